@@ -1,0 +1,75 @@
+"""What Resonant raises, drawn as a tree.
+
+::
+
+    ResonantError                  every error of this package: one line that says what, where and what now
+    ├── InvalidEvent               an input that is no event (bad JSON, missing type, too large ...)
+    ├── ConflictingEvent           a known id with other content
+    ├── StoreError
+    │   ├── StoreUnavailable       the database cannot be opened, reached or written
+    │   └── StoreTooNew            its schema was written by a newer Resonant
+    ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
+    │   └── AddressRefused         its address is private or special, and the endpoint does not allow that
+    └── SendFailed                 a send that was answered, but not with 2xx
+        └── UnexpectedStatus       carries the status, Retry-After and an excerpt of the answer
+
+``SendFailed`` never reaches a user: the classifier turns it into a verdict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class ResonantError(Exception):
+    """Base of every error of this package; its text is fit to be shown to a user, and holds no secret."""
+
+
+class InvalidEvent(ResonantError):
+    """The input is no event; the text says why."""
+
+
+class ConflictingEvent(ResonantError):
+    """An event with this id is known, and its content is different."""
+
+
+class StoreError(ResonantError):
+    """The durable store cannot do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be opened, reached or written."""
+
+
+class StoreTooNew(StoreError):
+    """The database's schema was written by a newer version of Resonant."""
+
+
+class EndpointError(ResonantError):
+    """An endpoint that cannot be used as it is configured."""
+
+
+class AddressRefused(EndpointError):
+    """The endpoint's address is private or special, and the endpoint does not allow that."""
+
+
+class SendFailed(ResonantError):
+    """A send that the receiver answered, but not with success."""
+
+
+@dataclass
+class UnexpectedStatus(SendFailed):
+    """A final status other than 2xx.
+
+    Attributes:
+        status_code: 100 to 599.
+        retry_after: the raw ``Retry-After`` header, None where there is none.
+        excerpt: the first KiB of the answer, as text.
+    """
+
+    status_code: int
+    retry_after: str | None = None
+    excerpt: str = ""
+
+    def __str__(self) -> str:
+        return f"the endpoint answered {self.status_code}"

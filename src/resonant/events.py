@@ -1,0 +1,389 @@
+"""The words of Resonant as frozen data: events, and what the store says of their deliveries.
+
+Times are seconds since the Unix epoch (float, UTC) everywhere, except ``Event.time``, which is the producer's own
+RFC 3339 text (CloudEvents ``time``) and is never computed with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+from resonant.errors import InvalidEvent
+
+Status = Literal["pending", "retrying", "delivered", "dead_letter"]
+Reason = Literal["permanent", "exhausted", "expired", "crashed", "cancelled"]
+Result = Literal["delivered", "failed", "lost"]
+Clock = Callable[[], float]
+
+DEFAULT_MAX_EVENT_BYTES = 1024 * 1024
+MAX_ATTRIBUTE_CHARACTERS = 255
+_INPUT_KEYS = frozenset({"id", "type", "source", "data", "time", "subject"})
+# A line that was a CloudEvent elsewhere carries these; they say nothing that Resonant would send otherwise.
+_IMPLIED = {"specversion": "1.0", "datacontenttype": "application/json"}
+
+# What CloudEvents 1.0 keeps out of its strings: control characters, surrogates, noncharacters.
+_NONCHARACTERS = "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17))
+_FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
+# `datetime.fromisoformat` also takes week dates, bare hours, commas and 24:00, which RFC 3339 does not.
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:[0-5]\d)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The immutable fact, in CloudEvents 1.0 attributes.
+
+    Attributes:
+        id: 1 to 255 visible ASCII characters; the ``webhook-id`` of every attempt.
+        type: e.g. ``com.example.order.paid``.
+        source: a URI reference that says who produced it.
+        body: ``data`` as compact UTF-8 JSON, keys in the order given: the bytes of every attempt.
+        time: when it happened, RFC 3339; None lets the store fill in the time of acceptance.
+        subject: what it is about, within the source.
+    """
+
+    id: str
+    type: str
+    source: str
+    body: bytes = field(repr=False)
+    time: str | None = None
+    subject: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything but the id: what "the same content" means (64 hex digits)."""
+        attributes = json.dumps([self.type, self.source, self.time, self.subject]).encode()
+        return hashlib.sha256(attributes + b"\n" + self.body).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's claim on one delivery, with what it needs to make the next attempt.
+
+    Attributes:
+        delivery_id: the store's key.
+        token: the fencing token; it grows with every claim.
+        owner: who holds it, e.g. a flow run's id.
+        attempts: attempts recorded so far, over all rounds.
+        round: 1 at acceptance, one more for each replay.
+        round_attempts: attempts recorded in this round.
+        round_started_at: when the round began; the policy's ``max_age`` counts from here.
+        accepted_at: when the event was stored.
+        last_delay: the delay before this attempt, in seconds (decorrelated jitter starts from it).
+        policy: the policy's name, given when the event was stored; None for the endpoint's own.
+        max_attempts: an override of the policy's, given when the event was stored.
+    """
+
+    delivery_id: int
+    token: int
+    owner: str
+    event: Event
+    endpoint: str
+    attempts: int = 0
+    round: int = 1
+    round_attempts: int = 0
+    round_started_at: float = 0.0
+    accepted_at: float = 0.0
+    last_delay: float | None = None
+    policy: str | None = None
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try, as history keeps it. ``late`` ones were reported after the lease had gone to somebody else."""
+
+    number: int
+    round: int
+    started_at: float
+    duration: float
+    result: Result
+    status_code: int | None = None
+    category: str | None = None
+    code: str | None = None
+    blame: str | None = None
+    maybe_processed: bool | None = None
+    error_type: str | None = None
+    error: str | None = None
+    excerpt: str | None = None
+    warning: str | None = None
+    retry_after: float | None = None
+    decision: str | None = None
+    delay: float | None = None
+    next_attempt_at: float | None = None
+    owner: str | None = None
+    task_run_id: str | None = None
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event to one endpoint, as it stands now."""
+
+    event_id: str
+    event_type: str
+    endpoint: str
+    status: Status
+    attempts: int
+    replays: int
+    accepted_at: float
+    first_attempt_at: float | None
+    next_attempt_at: float | None
+    finished_at: float | None
+    reason: Reason | None
+    category: str | None
+    code: str | None
+    error_type: str | None
+    error: str | None
+    status_code: int | None
+    leased_by: str | None = None
+    lease_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A delivery given up, with a reason: the keys of ``resonant dlq --json``."""
+
+    event_id: str
+    event_type: str
+    endpoint: str
+    reason: Reason
+    category: str | None
+    code: str | None
+    error_type: str | None
+    error: str | None
+    status_code: int | None
+    attempts: int
+    first_attempt_at: float | None
+    dead_at: float
+    replays: int
+
+
+def new_event_id(now: float | None = None) -> str:
+    """Make ``evt_`` and a UUIDv7 (RFC 9562, 5.7; sub-millisecond fraction in ``rand_a``): ids sort by time.
+
+    Args:
+        now: seconds since the epoch; the wall clock by default.
+    """
+    nanoseconds = time.time_ns() if now is None else int(now * 1e9)
+    milliseconds, rest = divmod(nanoseconds, 1_000_000)
+    fraction = rest * 4096 // 1_000_000
+    tail = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
+    value = (milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | tail
+    digits = f"{value:032x}"
+    return f"evt_{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def encode_data(data: Any) -> bytes:
+    """Serialise an event's data once: compact UTF-8 JSON, keys in the order given.
+
+    Args:
+        data: any JSON value; a ``Decimal`` is a number that keeps all its digits.
+
+    Raises:
+        InvalidEvent: it is not JSON (NaN, lone surrogates, objects that are no JSON values, too deep a nesting).
+    """
+    try:
+        return _encode(data).encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent("data holds a lone surrogate, which is no UTF-8 text") from None
+    except RecursionError:
+        raise InvalidEvent("data is nested too deeply") from None
+    except (ValueError, TypeError) as error:
+        raise InvalidEvent(f"data is no JSON value: {error}") from None
+
+
+def make_event(
+    *,
+    type: str,  # noqa: A002 - CloudEvents calls it that
+    source: str,
+    data: Any,
+    id: str | None = None,  # noqa: A002 - CloudEvents calls it that
+    time: str | None = None,
+    subject: str | None = None,
+    max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+) -> Event:
+    """Build a valid event from a producer's values.
+
+    Args:
+        data: any JSON value.
+        max_bytes: the largest body allowed, in bytes.
+
+    Raises:
+        InvalidEvent: a value is missing, malformed or too large; the text says which and why.
+    """
+    event_id = new_event_id() if id is None else _visible_ascii("id", id)
+    body = encode_data(data)
+    if len(body) > max_bytes:
+        raise InvalidEvent(
+            f"data is {len(body):,} bytes, the limit is {max_bytes:,} (RESONANT_MAX_EVENT_BYTES raises it)"
+        )
+    return Event(
+        id=event_id,
+        type=_text("type", type),
+        source=_text("source", source),
+        body=body,
+        time=None if time is None else _rfc3339(time),
+        subject=None if subject is None else _text("subject", subject),
+    )
+
+
+def parse_event(
+    line: bytes | str, *, default_type: str | None = None, max_bytes: int = DEFAULT_MAX_EVENT_BYTES
+) -> Event:
+    """Read one input line: ``{"type": ..., "source": ..., "data": ...}`` with optional id, time, subject.
+
+    Numbers keep their value, also where a float would round it. Of a key given twice in one object, the last one
+    counts.
+
+    Args:
+        line: one JSON object; bytes are UTF-8, a byte order mark before it is skipped.
+        default_type: the type of a line that has none.
+        max_bytes: the largest body allowed, in bytes.
+
+    Raises:
+        InvalidEvent: the line is no event; the text says why.
+    """
+    try:
+        text = line.decode() if isinstance(line, bytes) else line
+        fields = _DECODER.decode(text.removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise InvalidEvent(f"not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise InvalidEvent("not an event: nested too deeply") from None
+    except ValueError:
+        raise InvalidEvent(f"a number has more than {sys.get_int_max_str_digits():,} digits") from None
+    return event_from_fields(fields, default_type=default_type, max_bytes=max_bytes)
+
+
+def event_from_fields(
+    fields: dict[str, Any],
+    *,
+    default_type: str | None = None,
+    max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+) -> Event:
+    """Build an event from an input line that is already decoded; see ``parse_event``."""
+    if not isinstance(fields, dict):
+        raise InvalidEvent(f"not a JSON object but {_json_kind(fields)}")
+    for name in sorted(fields.keys() - _INPUT_KEYS, key=str):
+        if name not in _IMPLIED:
+            raise InvalidEvent(f"unknown key {name!r:.80}; known are {', '.join(sorted(_INPUT_KEYS))}")
+        if fields[name] != _IMPLIED[name]:
+            raise InvalidEvent(f"{name} must be {_IMPLIED[name]!r} where it is given")
+    event_type = fields.get("type")
+    if event_type is None:
+        event_type = default_type
+    if event_type is None:
+        raise InvalidEvent("type is missing (and no --type was given)")
+    for required in ("source", "data"):
+        if required not in fields:
+            raise InvalidEvent(f"{required} is missing")
+    return make_event(
+        id=fields.get("id"),
+        type=event_type,
+        source=fields["source"],
+        data=fields["data"],
+        time=fields.get("time"),
+        subject=fields.get("subject"),
+        max_bytes=max_bytes,
+    )
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidEvent(f"{name} must be a string, not {_json_kind(value)}")
+    if not value or len(value) > MAX_ATTRIBUTE_CHARACTERS:
+        raise InvalidEvent(f"{name} must have 1 to {MAX_ATTRIBUTE_CHARACTERS} characters, not {len(value)}")
+    if not value.isprintable() and _FORBIDDEN_CHARACTER.search(value):
+        raise InvalidEvent(f"{name} holds a control character, a lone surrogate or a noncharacter")
+    return value
+
+
+def _visible_ascii(name: str, value: Any) -> str:
+    # It travels as it is in a header and in the signed content, so nothing that would need an encoding.
+    text = _text(name, value)
+    if not text.isascii() or " " in text:
+        raise InvalidEvent(f"{name} must be visible ASCII characters only: {text!r}")
+    return text
+
+
+def _rfc3339(value: Any) -> str:
+    text = _text("time", value)
+    try:
+        valid = _RFC3339.fullmatch(text.upper()) and datetime.fromisoformat(text.upper())
+    except ValueError:
+        valid = None
+    if not valid:
+        raise InvalidEvent(f"time {text!r} is not RFC 3339, as in 2026-01-31T12:00:00Z")
+    return text
+
+
+def rfc3339(moment: float) -> str:
+    """Write seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _encode(data: Any) -> str:
+    try:
+        return _ENCODER.encode(data)
+    except TypeError:
+        return _encode_exactly(data)
+
+
+def _encode_exactly(data: Any) -> str:
+    # The json module knows no Decimal, and has no way to be taught one: here it writes everything else.
+    if isinstance(data, Decimal) and data.is_finite():
+        return str(data)
+    if isinstance(data, dict):
+        members = (_ENCODER.encode({key: 0})[1:-2] + _encode_exactly(value) for key, value in data.items())
+        return f"{{{','.join(members)}}}"
+    if isinstance(data, list | tuple):
+        return f"[{','.join(map(_encode_exactly, data))}]"
+    return _ENCODER.encode(data)
+
+
+def _number(literal: str) -> float | Decimal:
+    value = float(literal)
+    if repr(value) == literal:
+        return value
+    if math.isinf(value):
+        raise InvalidEvent(f"the number {literal:.40} is out of range: most receivers would read infinity")
+    try:
+        exact = Decimal(literal)
+    except InvalidOperation:
+        raise InvalidEvent(f"the number {literal:.40} is out of range") from None
+    return value if exact == Decimal(repr(value)) else exact
+
+
+def _refuse_constant(name: str) -> Any:
+    raise InvalidEvent(f"not JSON: {name} is no JSON value")
+
+
+def _json_kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        Decimal: "a number",
+        str: "a string",
+        list: "an array",
+    }
+    return kinds.get(type(value), "an object")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant)
