@@ -1,0 +1,194 @@
+"""When to try again: the backoff curve, the jitter, and the one decision taken on each failure.
+
+Terms: *backoff* is the curve over attempts, *jitter* the randomness, *delay* the value drawn. A delay is drawn for
+each retry of each delivery; a list drawn once would send everybody back in step (Brooker, "Exponential Backoff And
+Jitter", AWS Architecture Blog, 2015).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import random
+
+    from resonant.classify import Verdict
+    from resonant.events import Reason
+
+Jitter = Literal["proportional", "full", "equal", "decorrelated", "none"]
+
+# Prefect's own `retries` stands above every policy, so that the policy decides; this is what a policy may ask for.
+MAX_ATTEMPTS_LIMIT = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, how late and for how long a delivery is tried in one round.
+
+    Attributes:
+        max_attempts: attempts in a round, the first included.
+        unknown_max_attempts: the same for failures of category ``unknown``.
+        base: the first backoff, in seconds.
+        factor: what each further backoff is multiplied with.
+        cap: the largest backoff, in seconds.
+        jitter: how the delay is drawn around the backoff.
+        spread: the share of the backoff that ``proportional`` moves it by, either way; and the share of a
+            Retry-After within which those who were told the same time come back.
+        max_age: a round's length in seconds; a retry that would fall beyond it is not waited for.
+        park_after: a backoff (or Retry-After) longer than this, in seconds, is waited for in the store.
+
+    Raises:
+        ValueError: a value is out of its range; the text says which.
+    """
+
+    max_attempts: int = 10
+    unknown_max_attempts: int = 3
+    base: float = 1.0
+    factor: float = 3.0
+    cap: float = 3600.0
+    jitter: Jitter = "proportional"
+    spread: float = 0.2
+    max_age: float = 24 * 3600.0
+    park_after: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_attempts", "unknown_max_attempts"):
+            if not 1 <= getattr(self, name) <= MAX_ATTEMPTS_LIMIT:
+                raise ValueError(f"{name} must be 1 to {MAX_ATTEMPTS_LIMIT}, not {getattr(self, name)}")
+        for name in ("base", "cap", "max_age", "park_after"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be finite and not negative, not {getattr(self, name)}")
+        if not 1 <= self.factor < float("inf"):
+            raise ValueError(f"factor must be at least 1, not {self.factor}")
+        if not 0 <= self.spread < 1:
+            raise ValueError(f"spread must be from 0 to below 1, not {self.spread}")
+        if self.jitter not in ("proportional", "full", "equal", "decorrelated", "none"):
+            raise ValueError(
+                f"jitter {self.jitter!r} is not one of proportional, full, equal, decorrelated, none"
+            )
+
+    @classmethod
+    def classic(cls) -> RetryPolicy:
+        """Return the first version's policy: 4 attempts, 1, 2, 4 s, ±20 %, nothing parked."""
+        return cls(max_attempts=4, base=1.0, factor=2.0, park_after=24 * 3600.0)
+
+    def with_max_attempts(self, max_attempts: int | None) -> RetryPolicy:
+        """Return this policy with another budget of attempts; None changes nothing."""
+        return self if max_attempts is None else replace(self, max_attempts=max_attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again after ``delay`` seconds, waiting in this process."""
+
+    delay: float
+    next_attempt_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Try again at ``next_attempt_at``, waiting in the store."""
+
+    delay: float
+    next_attempt_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Do not try again: a dead letter, with this reason."""
+
+    reason: Reason
+
+
+Decision = Retry | Park | GiveUp
+
+
+def backoff(policy: RetryPolicy, attempt: int) -> float:
+    """Return ``min(cap, base * factor ** (attempt - 1))``, in seconds, for the wait after this attempt (from 1)."""
+    try:
+        return min(policy.cap, policy.base * policy.factor ** (attempt - 1))
+    except OverflowError:
+        return policy.cap if policy.base else 0.0
+
+
+def draw_delay(
+    policy: RetryPolicy, attempt: int, rng: random.Random, *, last_delay: float | None = None
+) -> float:
+    """Draw the wait after this attempt, in seconds.
+
+    ::
+
+        proportional   backoff * uniform(1 - spread, 1 + spread)
+        full           uniform(0, backoff)
+        equal          backoff / 2 + uniform(0, backoff / 2)
+        decorrelated   min(cap, uniform(base, 3 * last_delay))
+        none           backoff
+
+    Args:
+        attempt: the attempt of this round that failed, from 1.
+        last_delay: the delay drawn before, for ``decorrelated``; None at the first retry.
+    """
+    wait = backoff(policy, attempt)
+    match policy.jitter:
+        case "none":
+            return wait
+        case "proportional":
+            return wait * rng.uniform(1 - policy.spread, 1 + policy.spread)
+        case "full":
+            return rng.uniform(0, wait)
+        case "equal":
+            return wait / 2 + rng.uniform(0, wait / 2)
+        case "decorrelated":
+            highest = max(policy.base, 3 * (policy.base if last_delay is None else last_delay))
+            return min(policy.cap, rng.uniform(policy.base, highest))
+
+
+def decide(
+    verdict: Verdict,
+    attempt: int,
+    policy: RetryPolicy,
+    rng: random.Random,
+    now: float,
+    *,
+    round_started_at: float,
+    last_delay: float | None = None,
+    may_wait: bool = True,
+) -> Decision:
+    """Decide, once for each failure, what becomes of the delivery; draws at most two random numbers.
+
+    Retry-After is a floor: neither jitter nor cap goes below it, and ``uniform(0, spread * delay)`` is added, as far
+    as the round reaches, since a bare floor makes everybody who was told it come back in the same instant.
+
+    Args:
+        verdict: what the classifier said of the failure.
+        attempt: the number within the round of the attempt that failed, from 1.
+        now: seconds since the epoch.
+        round_started_at: when the round began, seconds since the epoch.
+        last_delay: the delay drawn before, in seconds.
+        may_wait: False when there is no room to wait in this process: then what would be a Retry is a Park.
+    """
+    if verdict.category == "permanent":
+        return GiveUp("permanent")
+    budget = policy.max_attempts
+    if verdict.category == "unknown":
+        budget = min(budget, policy.unknown_max_attempts)
+    if attempt >= budget:
+        return GiveUp("exhausted")
+
+    delay = draw_delay(policy, attempt, rng, last_delay=last_delay)
+    # The undrawn wait decides where it is spent: otherwise the dice would park one delivery and not its twin.
+    # (Decorrelated jitter has no other wait than the one drawn.)
+    wait = delay if policy.jitter == "decorrelated" else backoff(policy, attempt)
+    if verdict.retry_after is not None:
+        wait = max(wait, verdict.retry_after)
+        delay = max(delay, verdict.retry_after)
+    room = round_started_at + policy.max_age - now
+    if delay > room:
+        return GiveUp("expired")
+    if verdict.retry_after is not None:
+        # Within the round: the dice must not expire what may come back in time.
+        delay += rng.uniform(0, min(policy.spread * delay, room - delay))
+    if wait > policy.park_after or not may_wait:
+        return Park(delay, now + delay)
+    return Retry(delay, now + delay)
