@@ -1,0 +1,47 @@
+# make demo sets everything up and shows the whole story; make test sets everything up and passes the tests.
+# Both need Python 3.11 or newer and git; uv is used where it is there.
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+
+.PHONY: setup demo test test-fast lint bench clean help
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/ready  ## make .venv with everything in it; quick when there is nothing to do
+
+.venv/ready: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found: install one, or say make PYTHON=/path/to/python"; exit 1; }
+	@echo "setting up .venv (a minute or two, once)"
+	@if command -v uv >/dev/null 2>&1; then \
+		test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
+		uv pip install --quiet --python $(BIN)/python -r requirements.txt && \
+		uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	else \
+		test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	fi
+	@touch $@
+
+demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 events: the whole story in two minutes
+	@$(BIN)/resonant demo $(ARGS)
+
+test: setup  ## every test, against a real Prefect server, PostgreSQL and HTTP
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup  ## the tests that need no Prefect server
+	@$(BIN)/python -m pytest -m "not engine" $(ARGS)
+
+lint: setup  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup  ## every measurement, as ratios in one run
+	@$(BIN)/python -m benches $(ARGS)
+
+clean:  ## remove .venv and what tools left behind
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
