@@ -1,0 +1,121 @@
+"""Settings: every field can be set as ``RESONANT_<NAME>`` in the environment."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as MalformedJson
+
+from resonant.errors import ResonantError
+from resonant.retry import RetryPolicy
+
+DEFAULT_POLICY = "default"
+_BUILT_IN_POLICIES = {DEFAULT_POLICY: RetryPolicy(), "classic": RetryPolicy.classic()}
+
+
+class SettingsError(ResonantError):
+    """A setting in the environment is malformed, or a name it should hold is not there."""
+
+
+class UnknownPolicy(SettingsError, ValueError):
+    """No retry policy has that name."""
+
+
+class Settings(BaseSettings):
+    """What can be set, with what holds where nothing is."""
+
+    model_config = SettingsConfigDict(env_prefix="RESONANT_", env_ignore_empty=True, frozen=True)
+
+    home: Path = Field(
+        default=Path("~/.resonant"),
+        description="Folder of the default store and of what `resonant up` notes.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; SQLite under the home where unset.",
+    )
+    max_event_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=1024 * 1024, description="Largest body of an event, in bytes."
+    )
+    lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+        default=60.0, description="How long a worker's claim on a delivery lasts unless it renews it."
+    )
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=100, description="Sends at the same time in one emission run."
+    )
+    endpoint_concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=50, description="Sends at the same time to one endpoint in one emission run."
+    )
+    max_waiting: Annotated[int, Field(ge=0)] = Field(
+        default=1_000, description="Retries that may wait in one emission run; more are parked in the store."
+    )
+    policies: dict[str, RetryPolicy] = Field(
+        default={},
+        description='Retry policies by name, as JSON: {"patient": {"max_attempts": 20, "cap": 7200}}.',
+    )
+    default_policy: str = Field(
+        default=DEFAULT_POLICY, description="The policy of endpoints and events that name none."
+    )
+
+    @field_validator("policies", mode="before")
+    @classmethod
+    def _no_unknown_fields(cls, value: object) -> object:
+        # pydantic would drop a misspelt field of a dataclass in silence.
+        if isinstance(value, dict):
+            for name, fields in value.items():
+                if isinstance(fields, dict) and (unknown := fields.keys() - set(RetryPolicy.__slots__)):
+                    raise ValueError(f"policy {name!r} has no field {min(unknown)!r}")
+        return value
+
+    @field_validator("default_policy")
+    @classmethod
+    def _default_policy_is_known(cls, name: str, fields: ValidationInfo) -> str:
+        _named_policy(name, fields.data.get("policies", {}))
+        return name
+
+    @cached_property
+    def store_url(self) -> str:
+        """The database's URL, with its password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.home.expanduser() / 'resonant.db'}"
+
+    def policy(self, name: str | None = None) -> RetryPolicy:
+        """Return a retry policy by name; the default one for None.
+
+        Raises:
+            UnknownPolicy: no policy has that name; the text lists those there are.
+        """
+        return _named_policy(self.default_policy if name is None else name, self.policies)
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a variable is malformed; the text names it.
+    """
+    try:
+        return Settings()
+    except MalformedJson as error:
+        # Of what the environment holds, only the policies are JSON; its text speaks of pydantic's own names.
+        raise SettingsError(f"RESONANT_POLICIES: not JSON: {error.__cause__}") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field, *place = map(str, first["loc"])
+        where = ": ".join([f"RESONANT_{field.upper()}", *([".".join(place)] if place else [])])
+        raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _named_policy(name: str, more: dict[str, RetryPolicy]) -> RetryPolicy:
+    known = _BUILT_IN_POLICIES | more
+    if name not in known:
+        raise UnknownPolicy(
+            f"no retry policy is named {name!r}; known are {', '.join(sorted(known))} "
+            "(RESONANT_POLICIES adds more)"
+        )
+    return known[name]
