@@ -1,0 +1,128 @@
+"""Which addresses an endpoint may have: a customer's URL must not reach into the network of the sender.
+
+The lists are IANA's special-purpose address registries (RFC 6890 and its successors), as of 2025:
+https://www.iana.org/assignments/iana-ipv4-special-registry and .../iana-ipv6-special-registry. Everything in them is
+refused, also the few anycast services that are globally reachable: no endpoint lives there. They are written out
+because ``ipaddress.is_global`` follows the registries at a distance that differs between patch releases of Python.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
+
+from resonant.errors import AddressRefused
+
+if TYPE_CHECKING:
+    from aiohttp import AddrInfoType
+
+_SPECIAL_IPV4 = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # shared address space of carriers
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, the metadata services of clouds too
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # IETF protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # automatic multicast tunnelling
+        "192.88.99.0/24",  # 6to4 relays, deprecated
+        "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+    )
+)
+
+# Everything else is refused without a list: ::1, IPv4-compatible, NAT64 (64:ff9b::/96, 64:ff9b:1::/48), discard-only
+# (100::/64), SRv6 (5f00::/16), unique-local, link-local, site-local and multicast are all outside of it.
+_GLOBAL_UNICAST_IPV6 = IPv6Network("2000::/3")
+
+_SPECIAL_IPV6 = tuple(
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # IETF protocol assignments: Teredo, ORCHID, benchmarking ...
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: an IPv4 address in disguise, perhaps a private one
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+)
+
+
+class _ConnectionRefusedHere(AddressRefused, OSError):
+    """An ``AddressRefused`` that comes out of aiohappyeyeballs.
+
+    When it tries several addresses, it drops what is no ``OSError``, and makes one plain ``OSError`` of errors whose
+    texts differ. Hence this type, and one text for every address; ``__cause__`` names the address.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            errno.EACCES, "a private or special address, and the endpoint does not allow private ones"
+        )
+
+
+def is_allowed(address: str | IPv4Address | IPv6Address) -> bool:
+    """Say whether an endpoint may have this address: globally reachable unicast only.
+
+    Args:
+        address: in canonical text form, or parsed. An IPv4-mapped IPv6 address is judged by what it maps.
+
+    Returns:
+        False also for what is no address (a name, an octal or hexadecimal form, ...).
+    """
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, IPv4Address):
+        return not any(ip in network for network in _SPECIAL_IPV4)
+    if ip.ipv4_mapped is not None:
+        return is_allowed(ip.ipv4_mapped)
+    return ip in _GLOBAL_UNICAST_IPV6 and not any(ip in network for network in _SPECIAL_IPV6)
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that is not globally reachable unicast.
+
+    Raises:
+        AddressRefused: naming the address and what permits it.
+    """
+    if not is_allowed(address):
+        raise AddressRefused(
+            f"{address} is a private or special address; --allow-private (allow_private on the endpoint) permits it"
+        )
+
+
+def guarded_socket_factory(addr_info: AddrInfoType) -> socket.socket:
+    """Make the socket for a connection to a resolved address, if that is allowed.
+
+    For ``aiohttp.TCPConnector(socket_factory=...)``. The address checked is the very one that is then connected to,
+    so neither a name that resolves differently the second time (DNS rebinding) nor a peculiar spelling slips by.
+    Through a proxy it would see the proxy's address only: do not combine the two.
+
+    Args:
+        addr_info: as ``socket.getaddrinfo`` returns it.
+
+    Returns:
+        An unconnected socket; the caller makes it non-blocking.
+
+    Raises:
+        AddressRefused: one that is an ``OSError`` too, so that aiohttp tries the name's other addresses.
+            It arrives as the cause of ``aiohttp.ClientConnectorError``.
+    """
+    family, kind, protocol, _, address = addr_info
+    try:
+        check_address(str(address[0]))
+    except AddressRefused as refused:
+        raise _ConnectionRefusedHere from refused
+    return socket.socket(family=family, type=kind, proto=protocol)

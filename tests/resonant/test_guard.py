@@ -1,0 +1,272 @@
+"""Which addresses are refused, and that a refused one is never connected to."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp.abc import AbstractResolver
+from httpx_aiohttp import AiohttpTransport
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resonant.classify import classify
+from resonant.errors import AddressRefused
+from resonant.guard import check_address, guarded_socket_factory, is_allowed
+
+DENIED = {
+    "private": "10.254.0.0 192.168.10.65 172.16.10.65 fdee:3a45:9057::1 fd00:ec2::254",
+    "this network": "0.0.0.0 0.1.2.3 ::",
+    "loopback": "127.0.0.1 127.254.254.254 ::1",
+    "link-local": "169.254.45.1 169.254.169.254 fe80::dead:beef fe80::1%eth0 fe80::1%25",
+    "site-local": "fec0::1",
+    "broadcast and reserved": "255.255.255.255 240.240.240.240",
+    "multicast": "224.1.2.3 239.255.255.255 ff02::1 ff0e::1 ff02::1%eth0",
+    "IETF protocol assignments": "192.0.0.0 192.0.0.9 192.0.0.170 2001:1::1",
+    "documentation": "192.0.2.255 198.51.100.1 203.0.113.1 2001:db8::1 3fff::1 3fff:fff:ffff::1",
+    "shared address space": "100.64.0.0 100.100.0.0 100.127.255.255",
+    "benchmarking": "198.18.0.0 198.19.255.255 2001:2::1",
+    "AS112 and multicast tunnelling": "192.31.196.1 192.52.193.1 192.175.48.1 2620:4f:8000::1",
+    "6to4": "192.88.99.1 2002:c0a8:1::dead:beef 2002:808:808::1",
+    "NAT64": "64:ff9b::c0a8:0 64:ff9b::808:808 64:ff9b:1::808:808",
+    "Teredo": "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    "ORCHID": "2001:10::1 2001:20::1",
+    "SRv6": "5f00::1",
+    "discard-only": "100::1",
+    "IPv4-mapped": "::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:a9fe:a9fe ::ffff:127.0.0.1%eth0",
+    "IPv4-compatible and translated": "::127.0.0.1 ::8.8.8.8 ::ffff:0:8.8.8.8",
+    "no address": "localhost 2130706433 0x7f000001 0177.0.0.1 127.1 8.8.8 08.8.8.8 8.8.8.8/32 [::1] 1.1.1.1%eth0 -",
+}
+ALLOWED = "1.1.1.1 8.8.8.8 2001:4860:4860::8888 2606:4700::1111 2a00:1450::1 ::ffff:8.8.8.8 ::ffff:808:808"
+
+
+@pytest.mark.parametrize(
+    "address", [pytest.param(a, id=f"{kind}: {a}") for kind, all_ in DENIED.items() for a in all_.split()]
+)
+def test_a_private_or_special_address_is_refused(address):
+    assert not is_allowed(address)
+
+
+@pytest.mark.parametrize("address", ["", " ", "8.8.8.8 ", "8.8.8.8\n", "\uff18.8.8.8"])
+def test_what_is_no_address_is_refused(address):
+    assert not is_allowed(address)
+
+
+@pytest.mark.parametrize("address", ALLOWED.split())
+def test_a_globally_reachable_address_is_allowed(address):
+    assert is_allowed(address)
+    check_address(address)
+
+
+@pytest.mark.parametrize(
+    ("last_inside", "first_outside"),
+    [
+        ("10.255.255.255", "11.0.0.0"),
+        ("100.127.255.255", "100.128.0.0"),
+        ("172.31.255.255", "172.32.0.0"),
+        ("192.0.0.255", "192.0.1.0"),
+        ("198.19.255.255", "198.20.0.0"),
+        ("2001:1ff:ffff::", "2001:200::"),
+        ("2001:db8:ffff::", "2001:db9::"),
+        ("2002:ffff::", "2003::"),
+    ],
+)
+def test_a_block_ends_where_the_registry_says(last_inside, first_outside):
+    assert not is_allowed(last_inside)
+    assert is_allowed(first_outside)
+
+
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_address_mapped_into_ipv6_is_judged_like_itself(ip):
+    assert is_allowed(f"::ffff:{ip}") == is_allowed(str(ip)) == is_allowed(ip)
+
+
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_address_in_any_other_disguise_is_refused(ip):
+    n = int(ip)
+    for disguise in (
+        n,  # IPv4-compatible
+        (0x0064_FF9B << 96) + n,  # NAT64
+        (0x2002 << 112) + (n << 80),  # 6to4
+        (0x2001_0000 << 96) + (n ^ 0xFFFF_FFFF),  # Teredo
+    ):
+        assert not is_allowed(ipaddress.IPv6Address(disguise))
+
+
+@given(st.ip_addresses())
+def test_what_the_standard_library_calls_private_or_special_is_never_allowed(ip):
+    special = not ip.is_global or ip.is_private or ip.is_multicast or ip.is_reserved or ip.is_link_local
+    mapped = getattr(ip, "ipv4_mapped", None)
+    assert mapped is not None or not (special and is_allowed(ip))
+
+
+@given(st.text())
+def test_no_text_is_too_strange_to_be_judged(text):
+    assert is_allowed(text) in {True, False}
+
+
+def test_the_refusal_names_the_address_and_what_permits_it():
+    with pytest.raises(AddressRefused) as refused:
+        check_address("10.0.0.1")
+    text = str(refused.value)
+    assert "10.0.0.1" in text
+    assert "private or special" in text
+    assert "--allow-private" in text
+    assert "allow_private" in text
+    assert "\n" not in text
+
+
+class NamesResolveTo(AbstractResolver):
+    """A name server that answers whatever the test says."""
+
+    def __init__(self, *addresses):
+        self.addresses = addresses
+
+    async def resolve(self, host, port=0, family=socket.AF_INET):
+        return [
+            {
+                "hostname": host,
+                "host": address,
+                "port": port,
+                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
+                "proto": 0,
+                "flags": socket.AI_NUMERICHOST,
+            }
+            for address in self.addresses
+        ]
+
+    async def close(self):
+        pass
+
+
+@contextlib.asynccontextmanager
+async def counting_server():
+    """A server on 127.0.0.1 that answers 204; yields its port and the list of connections it saw."""
+    seen = []
+
+    async def answer(reader, writer):
+        seen.append(writer.get_extra_info("peername"))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], seen
+    finally:
+        server.close()
+
+
+async def fetch(host, *, factory=guarded_socket_factory, resolver=None):
+    """Fetch from the counting server by this name: the status or the error, and how many connections it saw."""
+    async with counting_server() as (port, seen):
+        connector = aiohttp.TCPConnector(socket_factory=factory, resolver=resolver)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            try:
+                async with session.get(f"http://{host}:{port}/") as response:
+                    return response.status, len(seen)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, it is to be judged
+                return failure, len(seen)
+
+
+def code_of(failure):
+    return classify(failure, now=0.0).code
+
+
+def test_without_the_guard_the_server_is_reached():
+    assert asyncio.run(fetch("127.0.0.1", factory=None)) == (204, 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
+def test_a_refused_address_is_never_connected_to(host):
+    failure, connections = asyncio.run(fetch(host))
+    assert connections == 0
+    assert code_of(failure) == "address_refused"
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0"])
+def test_a_peculiar_spelling_of_a_refused_address_is_never_connected_to(host):
+    failure, connections = asyncio.run(fetch(host))
+    assert connections == 0
+    # Some spellings are refused by aiohttp itself (3.14 and later), and some the resolver does not know.
+    assert code_of(failure) in {"address_refused", "invalid_url", "dns_not_found"}
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"],
+        ["127.0.0.1", "127.0.0.2"],
+        ["127.0.0.1", "::1"],
+        ["::1", "10.0.0.1", "fe80::1", "192.168.0.1"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_with_refused_addresses_only_is_refused(addresses):
+    failure, connections = asyncio.run(fetch("rebound.example", resolver=NamesResolveTo(*addresses)))
+    assert connections == 0
+    assert code_of(failure) == "address_refused"
+    assert isinstance(failure, aiohttp.ClientConnectorError)
+    assert isinstance(failure.__cause__, AddressRefused)
+    assert str(failure.__cause__.__cause__).split()[0] in addresses
+
+
+@pytest.mark.parametrize(
+    "addresses", [["10.0.0.1", "127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["fe80::1", "127.0.0.1"]]
+)
+def test_a_refused_address_does_not_stand_in_the_way_of_the_names_permitted_one(addresses):
+    tried = []
+
+    def factory(addr_info):
+        address = addr_info[4][0]
+        tried.append(address)
+        if address == "127.0.0.1":  # stands for a public address, which a test cannot listen on
+            return socket.socket(*addr_info[:3])
+        return guarded_socket_factory(addr_info)
+
+    assert asyncio.run(fetch("mixed.example", factory=factory, resolver=NamesResolveTo(*addresses))) == (
+        204,
+        1,
+    )
+
+
+def test_httpx_on_aiohttp_keeps_the_refusal_in_the_chain():
+    async def post():
+        async with counting_server() as (port, seen):
+            connector = aiohttp.TCPConnector(
+                socket_factory=guarded_socket_factory, resolver=NamesResolveTo("127.0.0.1", "::1")
+            )
+            transport = AiohttpTransport(client=lambda: aiohttp.ClientSession(connector=connector))
+            async with httpx.AsyncClient(transport=transport) as client:
+                with pytest.raises(httpx.TransportError) as failure:
+                    await client.post(f"http://rebound.example:{port}/", json={})
+            return failure.value, len(seen)
+
+    failure, connections = asyncio.run(post())
+    assert connections == 0
+    assert classify(failure, now=0.0).code == "address_refused"
+    assert classify(failure, now=0.0).category == "permanent"
+    assert not classify(failure, now=0.0).maybe_processed
+
+
+@pytest.mark.parametrize(
+    ("family", "address"),
+    [(socket.AF_INET, ("8.8.8.8", 443)), (socket.AF_INET6, ("2001:4860:4860::8888", 443, 0, 0))],
+)
+def test_an_allowed_address_gets_a_plain_socket(family, address):
+    with guarded_socket_factory((family, socket.SOCK_STREAM, 0, "", address)) as made:
+        assert (made.family, made.type) == (family, socket.SOCK_STREAM)
+
+
+@given(st.ip_addresses())
+def test_the_factory_judges_as_is_allowed_does(ip):
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    addr_info = (family, socket.SOCK_STREAM, 0, "", (str(ip), 443))
+    if is_allowed(ip):
+        guarded_socket_factory(addr_info).close()
+    else:
+        with pytest.raises(AddressRefused):
+            guarded_socket_factory(addr_info)
