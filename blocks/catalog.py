@@ -1,0 +1,108 @@
+"""The endpoints there are: saved, listed, removed, by the name that the store knows them by."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from pydantic import SecretStr
+
+from blocks.endpoint import DEFAULT_BLOCK_TYPE, EndpointBlock, load_endpoint
+from blocks.webhook_endpoint import WebhookEndpoint
+from resonant.errors import EndpointError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import BlockDocument
+
+
+def name_from_url(url: str) -> str:
+    """Make an endpoint's name of a URL's host and port: ``127-0-0-1-8080``, ``hooks-example-com``.
+
+    Raises:
+        EndpointError: the URL has no host.
+    """
+    import httpx  # noqa: PLC0415 - only here
+
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        raise EndpointError("the URL is not well-formed") from None
+    where = f"{parsed.host}-{parsed.port}" if parsed.port else parsed.host
+    name = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
+    if not name or parsed.scheme not in {"http", "https"}:
+        raise EndpointError("the URL must be http://HOST... or https://HOST...")
+    return name
+
+
+async def save_webhook_endpoint(name: str, block: WebhookEndpoint, *, overwrite: bool) -> None:
+    """Check an endpoint, and save it.
+
+    Raises:
+        EndpointError: it cannot be used as configured, or exists and ``overwrite`` is not set.
+    """
+    block.to_endpoint(name)
+    try:
+        await block.asave(name, overwrite=overwrite)
+    except ValueError as error:
+        if "already in use" not in str(error):
+            raise
+        raise EndpointError(f"endpoint {name!r} exists: --overwrite replaces it") from None
+
+
+async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
+    """Return the name of the endpoint made from this URL's host and port; it is saved first if it is new.
+
+    Raises:
+        EndpointError: the URL cannot be used, or that name is taken by another URL.
+    """
+    name = name_from_url(url)
+    new = WebhookEndpoint(url=SecretStr(url), allow_private=allow_private)
+    new.to_endpoint(name)
+    try:
+        known = await load_endpoint(name)
+    except EndpointError:
+        await save_webhook_endpoint(name, new, overwrite=False)
+        return name
+    if not isinstance(known, WebhookEndpoint) or known.url != new.url:
+        raise EndpointError(
+            f"endpoint {name!r} exists with another URL: `resonant endpoint add NAME URL` saves this one under a "
+            "name of its own"
+        )
+    if allow_private and not known.allow_private:
+        known.allow_private = True
+        await save_webhook_endpoint(name, known, overwrite=True)
+    return name
+
+
+async def list_endpoints() -> list[tuple[str, EndpointBlock]]:
+    """Return every endpoint, by name."""
+    names: list[str] = []
+    async with get_client() as client:
+        schemas = await client.read_block_schemas()
+        types = {s.block_type.slug for s in schemas if s.block_type and "deliver-events" in s.capabilities}
+        for slug in sorted(types):
+            documents = await client.read_block_documents_by_type(slug)
+            names += [_name(slug, document) for document in documents]
+    return [(name, await load_endpoint(name)) for name in sorted(names)]
+
+
+async def remove_endpoint(name: str) -> None:
+    """Remove an endpoint; its deliveries stay in the store.
+
+    Raises:
+        EndpointError: there is none of that name.
+    """
+    await load_endpoint(name)
+    slug, _, document = (name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}").partition("/")
+    async with get_client() as client:
+        try:
+            found = await client.read_block_document_by_name(document, slug)
+            await client.delete_block_document(found.id)
+        except ObjectNotFound:
+            raise EndpointError(f"no endpoint is named {name!r}") from None
+
+
+def _name(slug: str, document: BlockDocument) -> str:
+    return str(document.name) if slug == DEFAULT_BLOCK_TYPE else f"{slug}/{document.name}"

@@ -1,0 +1,118 @@
+"""What every endpoint block is, the base for a user's own, and how one is found by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from prefect.blocks.core import Block
+from pydantic import Field
+
+from resonant.courier import Target
+from resonant.errors import EndpointError
+from resonant.sink import CallableSink
+
+if TYPE_CHECKING:
+    from resonant.events import Event
+    from resonant.sink import Receipt
+
+DEFAULT_BLOCK_TYPE = "webhook-endpoint"
+
+
+class EndpointBlock(Block, ABC):
+    """A destination of events, as an operator configures it."""
+
+    _block_schema_capabilities = ["deliver-events"]  # noqa: RUF012 - Prefect's own way
+
+    policy: str | None = Field(
+        default=None, description="Name of the retry policy (RESONANT_POLICIES); the default one where empty."
+    )
+    timeout: float = Field(
+        default=15.0,
+        gt=0,
+        le=600,
+        description="Deadline of one attempt in seconds, from connecting to the answer.",
+    )
+    concurrency: int | None = Field(
+        default=None, ge=1, description="Sends at the same time in one run; the common limit where empty."
+    )
+
+    @abstractmethod
+    def open(self, name: str) -> Target:
+        """Return the endpoint, ready for sending under this name.
+
+        Raises:
+            EndpointError: it cannot be used as configured.
+        """
+
+
+class SinkBlock(EndpointBlock, ABC):
+    """The base for an endpoint of your own: subclass it, and write ``deliver``.
+
+    The subclass must be imported by ``blocks/__init__.py`` and registered; events go to it by
+    ``--endpoint BLOCK-TYPE/NAME``. See ``blocks/file_endpoint.py`` for an example.
+    """
+
+    @abstractmethod
+    async def deliver(self, event: Event) -> Receipt | None:
+        """Deliver the event once. Any exception means a failure, which the classifier judges by its type.
+
+        Args:
+            event: ``event.body`` is its data as compact UTF-8 JSON.
+        """
+
+    def open(self, name: str) -> Target:
+        """Return this block as an endpoint; the text of its exceptions is kept without its secrets."""
+        from resonant.redact import one_line  # noqa: PLC0415
+
+        def describe(error: BaseException) -> str:
+            text = one_line(f"{type(error).__name__}: {error}")
+            for secret in _secrets(self):
+                text = text.replace(secret, "***")
+            return text[:300]
+
+        async def close() -> None:
+            return None
+
+        return Target(
+            name=name,
+            sink=CallableSink(self.deliver),
+            describe=describe,
+            close=close,
+            timeout=self.timeout,
+            policy=self.policy,
+            concurrency=self.concurrency,
+        )
+
+
+async def load_endpoint(name: str) -> EndpointBlock:
+    """Load an endpoint's block: ``NAME`` is a ``webhook-endpoint``, ``BLOCK-TYPE/NAME`` any other.
+
+    Raises:
+        EndpointError: there is none of that name, or it is no endpoint.
+    """
+    slug = name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}"
+    try:
+        block = await Block.aload(slug, validate=False)
+    except ValueError as error:
+        if "Unable to find block document" not in str(error):
+            raise
+        raise EndpointError(
+            f"no endpoint is named {name!r}: `resonant endpoint list` shows those there are, "
+            f"`resonant endpoint add {name} URL` makes one"
+        ) from None
+    if not isinstance(block, EndpointBlock):
+        raise EndpointError(f"{name!r} is a block, but no endpoint: it does not subclass SinkBlock")
+    return block
+
+
+def _secrets(value: Any) -> list[str]:
+    """Return every secret text in a block's fields, the longest first."""
+    found: list[str] = []
+    for field in value.__dict__.values():
+        revealed = field.get_secret_value() if hasattr(field, "get_secret_value") else None
+        if isinstance(revealed, str):
+            found.append(revealed)
+        elif isinstance(revealed, dict):
+            found += [str(each) for each in revealed.values()]
+    return sorted((text for text in found if text), key=len, reverse=True)

@@ -1,0 +1,36 @@
+"""An example of an endpoint of your own, which is no HTTP: it appends events to a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, HttpUrl
+
+from blocks.endpoint import SinkBlock
+
+if TYPE_CHECKING:
+    from resonant.events import Event
+
+
+class FileEndpoint(SinkBlock):
+    """Appends each event's data to a file, one JSON document a line."""
+
+    _block_type_name = "File Endpoint"
+    _block_type_slug = "file-endpoint"
+    _description = "Appends events to a file; an example of an endpoint that is no HTTP."
+    _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
+
+    path: Path = Field(description="The file; its folder must exist.")
+
+    async def deliver(self, event: Event) -> None:
+        """Append and sync; an ``OSError`` says what went wrong, and the classifier knows which of them pass."""
+        await asyncio.to_thread(self._append, event.body + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
