@@ -1,0 +1,1 @@
+"""Prefect flows: each names its steps, and nothing else."""

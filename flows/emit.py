@@ -1,0 +1,50 @@
+"""``emit_events``: what is given is stored, what is due is emitted, each delivery as a task run of its own."""
+
+from typing import Annotated, Any
+
+from prefect import State, flow
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from resonant.errors import EndpointError
+from tasks.emission import emit_as_task, open_emission, say_waiting, store_events
+from tasks.failing import fails_plainly
+
+
+def _run_name() -> str:
+    return f"emit to {flow_run.parameters.get('endpoint') or 'every endpoint'}"
+
+
+@flow(name="emit-events", flow_run_name=_run_name, persist_result=False)
+@fails_plainly
+async def emit_events(
+    events: list[dict[str, Any]] | None = None,
+    endpoint: str | None = None,
+    policy: str | None = None,
+    max_attempts: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    run_for: Annotated[float, Field(ge=0)] = 0,
+) -> State[None]:
+    """Deliver events to HTTP endpoints.
+
+    Without events it also takes over what a lost worker left behind, and waits for what other workers hold. A dead
+    letter fails its task run, not this flow; this flow fails when the store or an endpoint is missing.
+
+    Args:
+        events: Events to store first, as input lines (512 KiB at most; `resonant enqueue` takes more).
+        endpoint: Name of the endpoint. Required with events; otherwise empty means every endpoint.
+        policy: Name of the retry policy for this run, instead of the deliveries' own.
+        max_attempts: Attempts in a round, instead of the policy's own.
+        run_for: Seconds to go on for, emitting what becomes due meanwhile. 0 ends when nothing is due.
+    """
+    if events is not None and endpoint is None:
+        raise EndpointError("events were given without the endpoint they are for")
+    async with open_emission(policy=policy, max_attempts=max_attempts, run_for=run_for) as emission:
+        if events is not None and endpoint is not None:
+            await store_events(emission, events, endpoint)
+        summary = await emission.run(
+            emit_as_task, endpoint=endpoint, take_over=events is None, on_waiting=say_waiting
+        )
+    if summary.unknown_endpoints:
+        return Failed(message=f"{summary}; {'; '.join(summary.unknown_endpoints.values())}")
+    return Completed(message=str(summary))

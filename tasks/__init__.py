@@ -1,0 +1,1 @@
+"""Prefect tasks: each unwraps what Prefect brings, calls ``resonant``, and logs."""

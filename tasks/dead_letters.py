@@ -1,0 +1,97 @@
+"""The steps of the dead-letter queue's flows."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from prefect.artifacts import acreate_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.logging import get_run_logger
+
+from resonant.events import rfc3339
+from resonant.settings import load_settings
+from resonant.store import open_store
+from resonant.store.triage import triage
+from resonant.store.work import lease_owners
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from resonant.store import Store
+
+TRIAGE_ARTIFACT = "dead-letter-triage"
+
+
+@asynccontextmanager
+async def open_configured_store() -> AsyncIterator[Store]:
+    """Open the store that the settings name.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    settings = load_settings()
+    store = await open_store(settings.store_url, lease_seconds=settings.lease_seconds)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def take_back_expired_leases(store: Store) -> int:
+    """Take back the deliveries whose lease ran out; return how many."""
+    count = await store.recover()
+    get_run_logger().info("%d expired leases taken back", count)
+    return count
+
+
+async def take_back_leases_of_ended_runs(store: Store) -> int:
+    """Take back the deliveries whose owning flow run is over, without waiting for their leases; return how many.
+
+    A run that this Prefect server does not know may be known to another: its leases are left to expire.
+    """
+    owners = [owner for owner in await store.read(lease_owners) if _is_uuid(owner)]
+    if not owners:
+        return 0
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(owner) for owner in owners])),
+            limit=min(len(owners), 200),
+        )
+    over = [str(run.id) for run in runs if run.state is not None and run.state.is_final()]
+    count = await store.recover(owners=over) if over else 0
+    get_run_logger().info("%d leases of %d ended runs taken back", count, len(over))
+    return count
+
+
+async def write_triage(store: Store) -> str:
+    """Write the triage as a table artifact, so that its history shows in the UI; return it in a few words."""
+    groups = await store.read(triage)
+    await acreate_table_artifact(
+        key=TRIAGE_ARTIFACT,
+        table=[
+            {
+                "endpoint": group.endpoint,
+                "reason": group.reason,
+                "category": group.category,
+                "code": group.code,
+                "count": group.count,
+                "first": rfc3339(group.first_at),
+                "last": rfc3339(group.last_at),
+                "example": group.example,
+            }
+            for group in groups
+        ],
+        description="Dead letters in groups that one repair would mend; `resonant detail ID` shows an example.",
+    )
+    return f"{sum(group.count for group in groups)} dead letters in {len(groups)} groups"
+
+
+def _is_uuid(owner: str) -> bool:
+    try:
+        UUID(owner)
+    except ValueError:
+        return False
+    return True

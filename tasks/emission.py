@@ -1,0 +1,123 @@
+"""What an emission needs from its surroundings: settings, the open store, endpoints from blocks, Prefect's task."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from blocks import load_endpoint
+from resonant.courier import Courier
+from resonant.emission import Emission, Limits
+from resonant.events import event_from_fields, rfc3339
+from resonant.settings import Settings, load_settings
+from resonant.store import open_store
+from tasks.emit import Ticket, current_emission, emit_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+
+    from resonant.courier import Target
+    from resonant.events import Lease
+    from resonant.store import Accepted
+
+
+@asynccontextmanager
+async def open_emission(
+    *, policy: str | None = None, max_attempts: int | None = None, run_for: float = 0.0
+) -> AsyncIterator[Emission]:
+    """Open the store that the settings name, for one emission run; what it still holds at the end is handed back.
+
+    Args:
+        policy: the retry policy's name for this run; None leaves it to the deliveries and their endpoints.
+        max_attempts: an override of the policy's.
+        run_for: seconds to go on looking for what becomes due.
+
+    Raises:
+        UnknownPolicy: no policy has that name.
+        StoreError: the store cannot be opened.
+    """
+    settings = load_settings()
+    settings.policy(policy)
+    store = await open_store(settings.store_url, lease_seconds=settings.lease_seconds)
+    try:
+        courier = Courier(
+            clock=store.clock,
+            rng=random.Random(),
+            policy=settings.policy,
+            run_policy=policy,
+            run_max_attempts=max_attempts,
+        )
+        emission = Emission(
+            store, courier, open_target, owner=_owner(), limits=_limits(settings, run_for=run_for)
+        )
+        async with emission:
+            token = current_emission.set(emission)
+            try:
+                yield emission
+            finally:
+                current_emission.reset(token)
+    finally:
+        await store.close()
+
+
+async def open_target(name: str) -> Target:
+    """Open an endpoint by name.
+
+    Raises:
+        EndpointError: there is none, or it cannot be used as configured.
+    """
+    block = await load_endpoint(name)
+    return block.open(name)
+
+
+async def emit_as_task(lease: Lease) -> None:
+    """Run ``emit_event`` for a claimed delivery; a dead letter fails its task run, and nothing else."""
+    run: Awaitable[object] = emit_event(Ticket.of(lease), return_state=True)  # type: ignore[assignment]  # Prefect's overloads lose the await
+    await run
+
+
+async def store_events(emission: Emission, events: list[dict[str, Any]], endpoint: str) -> Accepted:
+    """Store the events that a flow run was given, so that they survive it: all of them, or none.
+
+    Args:
+        emission: open.
+        events: input lines, decoded.
+        endpoint: its name.
+
+    Raises:
+        InvalidEvent: one of them is no event.
+        ConflictingEvent: an id is known with other content.
+    """
+    max_bytes = load_settings().max_event_bytes
+    accepted = await emission.store.enqueue(
+        [event_from_fields(fields, max_bytes=max_bytes) for fields in events], endpoint
+    )
+    get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
+    return accepted
+
+
+def say_waiting(until: float) -> None:
+    """Log that other workers hold what is left."""
+    get_run_logger().info("Other workers hold deliveries until %s: waiting for them", rfc3339(until))
+
+
+def _limits(settings: Settings, *, run_for: float) -> Limits:
+    return Limits(
+        concurrency=settings.concurrency,
+        endpoint_concurrency=settings.endpoint_concurrency,
+        max_waiting=settings.max_waiting,
+        run_for=run_for,
+    )
+
+
+def _owner() -> str:
+    # The flow run's id lets collect_dead_letters ask Prefect whether the owner is still there.
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return str(uuid.uuid4())
+    return str(context.flow_run.id)

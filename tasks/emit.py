@@ -1,0 +1,106 @@
+"""``emit_event``: the emission of one delivery, attempt by attempt, as one task run.
+
+Prefect retries it as long as ``decide`` said so, after the very delay that ``decide`` drew: the condition is asked
+first, and the delay is read right after it (see docs/decisions). What was decided travels in the exception.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from resonant.emission import Emission, LeaseLost
+from resonant.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
+
+    from resonant.courier import Report
+    from resonant.events import Lease
+
+current_emission: ContextVar[Emission] = ContextVar("current_emission")
+_decided_delay: ContextVar[float] = ContextVar("decided_delay")
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a task run is told of its delivery: enough to be read in the UI, and nothing of the payload."""
+
+    delivery_id: int
+    event_id: str
+    event_type: str
+    endpoint: str
+
+    @classmethod
+    def of(cls, lease: Lease) -> Ticket:
+        """Make the ticket of a claimed delivery."""
+        return cls(lease.delivery_id, lease.event.id, lease.event.type, lease.endpoint)
+
+
+class Undelivered(Exception):
+    """An attempt failed; says what the classifier and ``decide`` said, and nothing of URL, headers or payload."""
+
+    def __init__(self, report: Report) -> None:
+        attempt = report.attempt
+        super().__init__(f"attempt {attempt.number}: {attempt.category} {attempt.code}; {report.next_step}")
+        self.verdict = report.verdict
+        self.decision = report.decision
+
+
+class _DecidedDelays(list[float]):
+    """A delay list for Prefect whose items are looked up when they are read: the one just decided."""
+
+    def __getitem__(self, _index: Any) -> Any:
+        return _decided_delay.get()
+
+
+def _was_decided_to_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    failure = state.data
+    if not (isinstance(failure, Undelivered) and isinstance(failure.decision, Retry)):
+        return False
+    _decided_delay.set(failure.decision.delay)
+    return True
+
+
+@task(
+    name="emit-event",
+    task_run_name="{ticket.event_type} {ticket.event_id} to {ticket.endpoint}",
+    description="Deliver one event to one endpoint.",
+    retries=MAX_ATTEMPTS_LIMIT,
+    retry_delay_seconds=lambda _retries: _DecidedDelays([0.0]),
+    retry_condition_fn=_was_decided_to_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def emit_event(ticket: Ticket) -> State[None] | None:
+    """Make the next attempt of a delivery.
+
+    Returns:
+        None once it is delivered; a completed state named ``Parked`` or ``TakenOver`` where it is not ours any more.
+
+    Raises:
+        Undelivered: it failed. Prefect runs this again if the decision is a Retry; otherwise it is a dead letter,
+            and this task run is red.
+    """
+    context = TaskRunContext.get()
+    task_run_id = None if context is None else str(context.task_run.id)
+    try:
+        report = await current_emission.get().attempt(ticket.delivery_id, task_run_id=task_run_id)
+    except LeaseLost:
+        return Completed(name="TakenOver", message="another worker has this delivery now")
+    if report.decision is None:
+        return None
+    failure = Undelivered(report)
+    if not isinstance(report.decision, GiveUp):  # of those, Prefect says the same as it ends the run
+        get_run_logger().warning("%s", failure)
+    if isinstance(report.decision, Park):
+        return Completed(name="Parked", message=str(failure))
+    raise failure from None

@@ -1,0 +1,33 @@
+"""How a flow ends when a user has to mend something: failed, with one line that says what; no traceback."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, ParamSpec
+
+from prefect.states import Failed
+
+from resonant.errors import ResonantError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from prefect.client.schemas.objects import State
+
+P = ParamSpec("P")
+
+
+def fails_plainly(flow_function: Callable[P, Awaitable[State[None]]]) -> Callable[P, Awaitable[State[None]]]:
+    """Turn a ``ResonantError``, whose text is made for users, into a failed state; other errors pass.
+
+    Prefect evaluates a flow's annotations in the wrapper's module, so a module of flows must not postpone them.
+    """
+
+    @functools.wraps(flow_function)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> State[None]:
+        try:
+            return await flow_function(*args, **kwargs)
+        except ResonantError as error:
+            return Failed(message=str(error))
+
+    return run

@@ -1,0 +1,119 @@
+"""The flow under a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from blocks import FileEndpoint
+from flows.dead_letters import collect_dead_letters
+from flows.emit import emit_events
+from resonant.store import open_store
+
+pytestmark = pytest.mark.engine
+
+EVENT = {"type": "t", "source": "/s", "data": {"n": 1}}
+
+
+@pytest.fixture
+def engine(prefect_api, tmp_path, monkeypatch):
+    """Prefect at work, and an empty store for this test."""
+    monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{tmp_path}/store.db")
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield
+
+
+async def statuses(tmp_path):
+    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    status = await store.status()
+    await store.close()
+    return status
+
+
+def test_an_endpoint_that_is_no_http_gets_its_events_like_any_other(engine, tmp_path):
+    async def main():
+        path = tmp_path / "out.jsonl"
+        await FileEndpoint(path=path).asave("log", overwrite=True)
+        state = await emit_events(
+            events=[EVENT, EVENT | {"data": 2}], endpoint="file-endpoint/log", return_state=True
+        )
+        return state, path.read_text(), await statuses(tmp_path)
+
+    state, written, status = asyncio.run(main())
+
+    assert state.message == "2 delivered, 0 retried, 0 parked, 0 dead-lettered"
+    assert sorted(written.splitlines()) == ["2", '{"n":1}']
+    assert (status.delivered, status.balanced) == (2, True)
+
+
+def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine, tmp_path):
+    async def main():
+        await FileEndpoint(path=tmp_path / "no-such-folder" / "out").asave("broken", overwrite=True)
+        await emit_events(events=[EVENT | {"id": "e1"}], endpoint="file-endpoint/broken", return_state=True)
+        store = await open_store(f"sqlite:///{tmp_path}/store.db")
+        letters = await store.dead_letters()
+        await store.close()
+        return letters
+
+    [letter] = asyncio.run(main())
+
+    assert (letter.category, letter.reason, letter.error_type) == (
+        "permanent",
+        "permanent",
+        "FileNotFoundError",
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"events": [EVENT]}, "events were given without the endpoint they are for"),
+        ({"events": [{"type": "t"}], "endpoint": "file-endpoint/log"}, "source is missing"),
+        ({"endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),
+        ({"policy": "nonsense"}, "no retry policy is named 'nonsense'"),
+    ],
+)
+def test_what_a_user_must_mend_fails_the_flow_with_one_line(engine, tmp_path, parameters, message):
+    state = asyncio.run(emit_events(**parameters, return_state=True))
+
+    assert state.is_failed()
+    assert message in state.message
+    assert asyncio.run(statuses(tmp_path)).accepted == 0
+
+
+def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine, tmp_path):
+    async def main():
+        store = await open_store(f"sqlite:///{tmp_path}/store.db", clock=lambda: 1_000.0)
+        from resonant.events import make_event
+
+        await store.enqueue([make_event(type="t", source="/s", data=1)], "hooks")
+        await store.begin(await store.claim("hooks", owner="a worker long gone", limit=1))
+        await store.close()
+        return await collect_dead_letters(return_state=True), await statuses(tmp_path)
+
+    state, status = asyncio.run(main())
+
+    assert state.message == "1 deliveries taken back; 0 dead letters in 0 groups"
+    assert (status.retrying, status.in_flight, status.balanced) == (1, 0, True)
+
+
+def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, tmp_path):
+    async def main():
+        ended = await emit_events(return_state=True)
+        store = await open_store(f"sqlite:///{tmp_path}/store.db")
+        from resonant.events import make_event
+
+        await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(2)], "hooks")
+        await store.claim("hooks", owner=str(ended.state_details.flow_run_id), limit=1)
+        await store.claim(
+            "hooks", owner="8c6f1c0e-0000-7000-8000-000000000000", limit=1
+        )  # of some other server
+        await store.close()
+        return await collect_dead_letters(return_state=True), await statuses(tmp_path)
+
+    state, status = asyncio.run(main())
+
+    assert state.message.startswith("1 deliveries taken back")
+    assert (status.pending, status.in_flight) == (2, 1)

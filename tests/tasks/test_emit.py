@@ -1,0 +1,139 @@
+"""The task of one delivery, without the engine: what it returns, what it raises, what it asks Prefect to do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from resonant.courier import Courier, Target
+from resonant.emission import Emission
+from resonant.errors import UnexpectedStatus
+from resonant.events import make_event
+from resonant.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
+from resonant.sink import CallableSink
+from resonant.store import open_store
+from tasks import emit
+from tasks.emit import Ticket, Undelivered, current_emission, emit_event
+
+DEFAULT = RetryPolicy()
+
+
+@pytest.fixture
+def attempt(tmp_path, monkeypatch):
+    """Make one attempt of one event through the task's function, with a sink of the test's."""
+    monkeypatch.setattr(emit, "get_run_logger", lambda: SimpleNamespace(warning=lambda *_: None))
+
+    def run(sink, policy: RetryPolicy = DEFAULT):
+        async def close():
+            return None
+
+        async def main():
+            store = await open_store(f"sqlite:///{tmp_path}/store.db")
+            await store.enqueue([make_event(type="order.paid", source="/s", data={"n": 1}, id="e1")], "hooks")
+
+            async def open_target(name):
+                return Target(name, CallableSink(sink), describe=str, close=close)
+
+            courier = Courier(clock=store.clock, rng=random.Random(1), policy=lambda _: policy)
+            seen = {}
+
+            async def emit_one(lease):
+                seen["ticket"] = Ticket.of(lease)
+                try:
+                    seen["result"] = await emit_event.fn(seen["ticket"])
+                except Undelivered as failure:
+                    seen["failure"] = failure
+
+            async with Emission(store, courier, open_target, owner="me") as emission:
+                current_emission.set(emission)
+                await emission.run(emit_one)
+            await store.close()
+            return SimpleNamespace(**{"result": None, "failure": None} | seen)
+
+        return asyncio.run(main())
+
+    return run
+
+
+async def deliver(_event):
+    return None
+
+
+async def answer_503(_event):
+    raise UnexpectedStatus(503)
+
+
+async def answer_400(_event):
+    raise UnexpectedStatus(400)
+
+
+def test_a_delivery_returns_nothing(attempt):
+    seen = attempt(deliver)
+
+    assert (seen.result, seen.failure) == (None, None)
+
+
+def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
+    seen = attempt(answer_503)
+
+    assert isinstance(seen.failure.decision, Retry)
+    assert str(seen.failure) == f"attempt 1: transient http_503; retry in {seen.failure.decision.delay:.2f} s"
+
+
+def test_a_parked_delivery_completes_under_a_name_of_its_own(attempt):
+    seen = attempt(answer_503, RetryPolicy(base=60))
+
+    assert (seen.result.name, seen.result.is_completed()) == ("Parked", True)
+
+
+def test_a_dead_letter_raises_so_that_its_task_run_is_red(attempt):
+    seen = attempt(answer_400)
+
+    assert isinstance(seen.failure.decision, GiveUp)
+    assert seen.failure.__cause__ is None
+    assert seen.failure.__suppress_context__, "what httpx raised holds the URL"
+
+
+def test_a_ticket_names_the_delivery_and_holds_no_payload(attempt):
+    ticket = attempt(deliver).ticket
+
+    assert (ticket.event_id, ticket.event_type, ticket.endpoint) == ("e1", "order.paid", "hooks")
+    assert not hasattr(ticket, "body")
+    assert emit_event.task_run_name.format(ticket=ticket) == "order.paid e1 to hooks"
+
+
+@pytest.mark.parametrize(
+    ("decision", "retries"), [(Retry(1.5, 0.0), True), (Park(99.0, 0.0), False), (GiveUp("exhausted"), False)]
+)
+def test_prefect_retries_what_was_decided_to_be_retried_after_the_very_delay(decision, retries):
+    failure = Undelivered.__new__(Undelivered)
+    failure.decision = decision
+
+    assert emit_event.retry_condition_fn(emit_event, None, SimpleNamespace(data=failure)) is retries
+    if retries:
+        assert emit_event.retry_delay_seconds[0] == emit_event.retry_delay_seconds[49] == 1.5
+
+
+def test_a_failure_of_the_pipeline_itself_is_not_retried_by_prefect():
+    assert emit_event.retry_condition_fn(emit_event, None, SimpleNamespace(data=OSError("disk"))) is False
+
+
+def test_prefects_own_budget_of_retries_stands_above_every_policys():
+    assert emit_event.retries >= MAX_ATTEMPTS_LIMIT
+
+
+def test_deliveries_that_run_side_by_side_do_not_see_each_others_delay():
+    async def decided(delay):
+        failure = Undelivered.__new__(Undelivered)
+        failure.decision = Retry(delay, 0.0)
+        emit_event.retry_condition_fn(emit_event, None, SimpleNamespace(data=failure))
+        await asyncio.sleep(0)
+        return emit_event.retry_delay_seconds[0]
+
+    async def main():
+        return await asyncio.gather(*(decided(float(n)) for n in range(50)))
+
+    assert asyncio.run(main()) == [float(n) for n in range(50)]
