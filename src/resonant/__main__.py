@@ -1,0 +1,5 @@
+"""``python -m resonant`` is ``resonant``."""
+
+from resonant.cli import main
+
+main()

@@ -1,0 +1,31 @@
+"""What the receivers of the end-to-end tests do; run by ``python -m resonant.testing --script receiver_scripts:NAME``."""
+
+from resonant.testing import Action, Request, flaky, never_answer, respond
+
+_flaky = flaky(0.3, seed=7)
+
+
+def mixed(request: Request) -> Action:
+    """Answer 400 to some types, never to others, and fail three in ten first attempts of the rest."""
+    if request.event_type.endswith(".rejected"):
+        return respond(400, body=b'{"error": "no such customer"}')
+    if request.event_type.endswith(".unanswered"):
+        return never_answer()
+    return _flaky(request)
+
+
+def always_unavailable(_: Request) -> Action:
+    return respond(503)
+
+
+def unavailable_for_a_second(_: Request) -> Action:
+    return respond(503, headers={"retry-after": "1"})
+
+
+def slowly_ok(_: Request) -> Action:
+    """Answer after a moment, so that some are in flight whenever the sender is killed."""
+    return respond(200, delay=0.05)
+
+
+def answers_after_three_seconds_at_first(request: Request) -> Action:
+    return respond(200, delay=3.0) if request.try_number == 1 else respond(200)

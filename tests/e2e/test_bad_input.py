@@ -1,0 +1,167 @@
+"""Bad input has an answer: one line that says what, where and what now; nothing half done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+GOOD = {"type": "t", "source": "/s", "data": {"n": 1}}
+
+
+@pytest.fixture
+def hooks(machine, start_receiver):
+    """An endpoint that answers, whose name is new in this session's Prefect server."""
+    receiver = start_receiver("resonant.testing:always_ok")
+    name = f"hooks-{machine.home.name.replace('_', '-')[:40]}".lower()
+    added = machine.run("endpoint", "add", name, receiver.url, "--allow-private", "--overwrite")
+    assert added.returncode == 0, added.stderr
+    return name
+
+
+def assert_one_line(finished, *fragments: str, code: int = 1) -> None:
+    assert finished.returncode == code, finished.stderr
+    assert "Traceback" not in finished.stderr
+    lines = [line for line in finished.stderr.splitlines() if line.startswith("resonant: ")]
+    assert len(lines) == 1, finished.stderr
+    for fragment in fragments:
+        assert fragment in lines[0]
+
+
+def test_an_unknown_endpoint_is_named_and_nothing_is_stored(machine):
+    path = machine.write_events("e.jsonl", [GOOD])
+
+    finished = machine.run("emit", path, "--endpoint", "nowhere")
+
+    assert_one_line(finished, "no endpoint is named 'nowhere'", "endpoint add nowhere URL")
+    assert machine.read("status")["accepted"] == 0
+
+
+def test_a_file_without_an_endpoint_is_a_misuse(machine):
+    finished = machine.run("emit", machine.write_events("e.jsonl", [GOOD]))
+
+    assert_one_line(finished, "--endpoint is missing", code=2)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "ftp://example.com/x", "http://ex ample.com", "https://[::1", "http://x:99999/"]
+)
+def test_a_malformed_url_is_refused_before_anything_is_stored(machine, url):
+    finished = machine.run("emit", machine.write_events("e.jsonl", [GOOD]), "--endpoint", url)
+
+    assert_one_line(finished, "URL")
+    assert machine.read("status")["accepted"] == 0
+
+
+def test_a_private_address_is_refused_unless_it_is_allowed(machine, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+
+    finished = machine.run("emit", machine.write_events("e.jsonl", [GOOD]), "--endpoint", receiver.url)
+
+    assert_one_line(finished, "private", "--allow-private")
+    assert receiver.journal == []
+
+
+def test_a_server_that_does_not_answer_is_an_error_before_anything_is_stored(machine):
+    machine.prefect_api = "http://127.0.0.1:1/api"
+
+    finished = machine.run("emit", machine.write_events("e.jsonl", [GOOD]), "--endpoint", "hooks")
+
+    assert_one_line(finished, "no Prefect server answers at http://127.0.0.1:1/api", "PREFECT_API_URL")
+    assert not machine.database.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "fragment"),
+    [
+        ("postgresql://user:swordfish@127.0.0.1:1/nothing", "no database server answers"),
+        ("mysql://x/y", "sqlite:///PATH or postgresql://"),
+        ("sqlite:////proc/nowhere/x.db", "check its path and mode"),
+    ],
+)
+def test_an_unreachable_database_is_one_line_without_its_password(machine, url, fragment):
+    machine.variables["RESONANT_DATABASE_URL"] = url
+
+    for command in (["status"], ["emit"]):
+        finished = machine.run(*command)
+
+        assert_one_line(finished, fragment)
+        assert "swordfish" not in finished.stderr
+
+
+def test_a_database_of_a_newer_version_is_refused(machine):
+    assert machine.run("status").returncode == 0
+    with contextlib.closing(sqlite3.connect(machine.database)) as connection, connection:
+        connection.execute("UPDATE resonant_schema SET version_num = '9999'")
+
+    assert_one_line(machine.run("emit"), "9999", "upgrade Resonant")
+
+
+def test_bad_lines_are_reported_and_the_good_ones_are_delivered(machine, hooks):
+    path = machine.home / "mixed.jsonl"
+    lines = [
+        json.dumps(GOOD | {"id": "good-1"}),
+        "{not json",
+        json.dumps({"type": "t", "data": 1}),
+        json.dumps(GOOD | {"id": "big", "data": "x" * 10_000_000}),
+        "",
+        json.dumps(GOOD | {"id": "good-2"}),
+        json.dumps(GOOD | {"id": "good-1", "data": {"n": 2}}),
+    ]
+    path.write_text("\n".join(lines))
+
+    finished = machine.run("emit", str(path), "--endpoint", hooks)
+
+    assert finished.returncode == 1, finished.stderr
+    assert f"{path}:2: not JSON" in finished.stderr
+    assert f"{path}:3: source is missing" in finished.stderr
+    assert f"{path}:4: " in finished.stderr
+    assert "RESONANT_MAX_EVENT_BYTES" in finished.stderr or "limit" in finished.stderr
+    assert f"{path}:7: id 'good-1' is known with other content" in finished.stderr
+    assert '{"n":2}' in finished.stderr
+    assert '{"n":1}' in finished.stderr
+    status = machine.read("status")
+    assert (status["accepted"], status["delivered"], status["balanced"]) == (2, 2, True)
+
+
+def test_strict_stores_nothing_if_any_line_is_bad(machine, hooks):
+    path = machine.home / "mixed.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n{\n")
+
+    finished = machine.run("emit", str(path), "--endpoint", hooks, "--strict")
+
+    assert finished.returncode == 1, finished.stderr
+    assert f"{path}:2: not JSON" in finished.stderr
+    assert machine.read("status")["accepted"] == 0
+
+
+def test_a_larger_event_is_accepted_where_the_limit_is_raised(machine, hooks):
+    machine.variables["RESONANT_MAX_EVENT_BYTES"] = str(16 * 1024 * 1024)
+    path = machine.write_events("big.jsonl", [GOOD | {"data": "x" * 10_000_000}])
+
+    finished = machine.run("emit", path, "--endpoint", hooks)
+
+    assert finished.returncode == 0, finished.stderr
+    assert machine.read("status")["delivered"] == 1
+
+
+def test_an_endpoint_that_vanished_holds_up_nobody_else(machine, hooks, start_receiver):
+    other = start_receiver("resonant.testing:always_ok")
+    gone = f"{hooks}-gone"
+    assert machine.run("endpoint", "add", gone, other.url, "--allow-private").returncode == 0
+    for name in (gone, hooks):
+        assert (
+            machine.run("enqueue", machine.write_events("e.jsonl", [GOOD]), "--endpoint", name).returncode
+            == 0
+        )
+    assert machine.run("endpoint", "remove", gone, "--yes").returncode == 0
+
+    finished = machine.run("emit")
+
+    assert_one_line(finished, f"no endpoint is named '{gone}'", "1 delivered")
+    status = machine.read("status")
+    assert (status["delivered"], status["pending"]) == (1, 1)

@@ -1,0 +1,157 @@
+"""Workers that are killed or stopped: nothing is lost, duplicates are bounded, who comes late changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+LEASE_SECONDS = "2"
+
+
+@pytest.fixture
+def crashing(machine):
+    machine.variables["RESONANT_LEASE_SECONDS"] = LEASE_SECONDS
+    return machine
+
+
+def events(count: int) -> list[dict]:
+    return [{"id": f"e{n:05d}", "type": "t", "source": "/s", "data": {"n": n}} for n in range(count)]
+
+
+def add_endpoint(machine, receiver, timeout: str = "1") -> None:
+    added = machine.run(
+        "endpoint", "add", "hooks", receiver.url, "--allow-private", "--overwrite", "--timeout", timeout
+    )
+    assert added.returncode == 0, added.stderr
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, "what was waited for did not happen"
+        time.sleep(0.01)
+
+
+def test_killing_the_emitting_process_at_ten_moments_loses_nothing(crashing, start_receiver):
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    receiver = start_receiver("receiver_scripts:slowly_ok")
+    add_endpoint(crashing, receiver)
+    count = 3_000
+    stored = crashing.run("enqueue", crashing.write_events("e.jsonl", events(count)), "--endpoint", "hooks")
+    assert stored.returncode == 0, stored.stderr
+
+    in_flight = 0
+    for _ in range(10):
+        process = crashing.start("emit")
+        # From here on it sends; what was there before is the same at every moment.
+        before = len(receiver.journal)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda before=before: len(receiver.journal) > before, 15)
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        in_flight += crashing.query("SELECT count(*) AS n FROM resonant_deliveries WHERE sending")[0]["n"]
+        status = crashing.read("status")
+        assert status["balanced"]
+        assert status["accepted"] == count
+
+    finished = crashing.run("emit")
+
+    assert finished.returncode == 0, finished.stderr
+    status = crashing.read("status")
+    assert (status["balanced"], status["delivered"]) == (True, count)
+    received = Counter(entry["webhook_id"] for entry in receiver.journal)
+    assert set(received) == {event["id"] for event in events(count)}
+    assert in_flight > 0, "no kill hit a send: the test tests nothing"
+    duplicates = sum(received.values()) - count
+    print(f"{in_flight} in flight when killed, {duplicates} received twice")
+    assert duplicates <= in_flight
+
+
+def test_killing_the_process_that_stores_keeps_what_it_acknowledged(crashing, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    add_endpoint(crashing, receiver)
+    path = crashing.write_events("e.jsonl", events(30_000))
+    process = crashing.start("enqueue", path, "--endpoint", "hooks")
+    wait_until(lambda: crashing.database.exists() and crashing.read("status")["accepted"] > 0)
+    process.kill()
+    process.communicate()
+
+    status = crashing.read("status")
+    assert status["balanced"]
+    again = crashing.run("enqueue", path, "--endpoint", "hooks")
+    assert again.returncode == 0, again.stderr
+    assert crashing.read("status")["accepted"] == 30_000
+
+
+def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, start_receiver):
+    receiver = start_receiver("receiver_scripts:answers_after_three_seconds_at_first")
+    add_endpoint(crashing, receiver, timeout="10")
+    crashing.variables["RESONANT_LEASE_SECONDS"] = "12"
+    stored = crashing.run("enqueue", crashing.write_events("e.jsonl", events(20)), "--endpoint", "hooks")
+    assert stored.returncode == 0, stored.stderr
+    sleeper = crashing.start("emit")
+    wait_until(lambda: len(receiver.journal) == 20)
+    sleeper.send_signal(signal.SIGSTOP)
+    try:
+        finished = crashing.run("emit")  # waits for the leases to end, takes over, delivers
+        assert finished.returncode == 0, finished.stderr
+        before = crashing.query("SELECT * FROM resonant_deliveries ORDER BY id")
+        counters = crashing.query("SELECT * FROM resonant_rollups ORDER BY 1, 2, 3, 4, 5, 6, 7, 8")
+        assert {row["status"] for row in before} == {"delivered"}
+    finally:
+        sleeper.send_signal(signal.SIGCONT)
+    sleeper.communicate(timeout=60)
+
+    after = crashing.query("SELECT * FROM resonant_deliveries ORDER BY id")
+    assert [tuple(row) for row in after] == [tuple(row) for row in before]
+    counted = crashing.query("SELECT * FROM resonant_rollups ORDER BY 1, 2, 3, 4, 5, 6, 7, 8")
+    assert [tuple(row) for row in counted] == [tuple(row) for row in counters]
+    late = crashing.query("SELECT count(*) AS n FROM resonant_attempts WHERE late")[0]["n"]
+    assert late == 20, "its attempts are in the history"
+    assert crashing.read("status")["balanced"]
+
+
+def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver):
+    receiver = start_receiver("receiver_scripts:answers_after_three_seconds_at_first")
+    add_endpoint(crashing, receiver, timeout="10")
+    crashing.variables["RESONANT_LEASE_SECONDS"] = "60"
+    process = crashing.start("emit", crashing.write_events("e.jsonl", events(5)), "--endpoint", "hooks")
+    wait_until(lambda: len(receiver.journal) == 5)
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    status = crashing.read("status")
+    assert (status["balanced"], status["pending"], status["in_flight"]) == (True, 5, 0)
+    assert crashing.query("SELECT count(*) AS n FROM resonant_attempts")[0]["n"] == 0, "nothing is charged"
+    assert crashing.run("emit").returncode == 0
+    assert crashing.read("status")["delivered"] == 5
+
+
+def test_two_emitting_processes_share_the_work_and_send_nothing_twice(crashing, start_receiver):
+    receiver = start_receiver("receiver_scripts:slowly_ok")
+    add_endpoint(crashing, receiver)
+    stored = crashing.run("enqueue", crashing.write_events("e.jsonl", events(600)), "--endpoint", "hooks")
+    assert stored.returncode == 0, stored.stderr
+
+    processes: list[subprocess.Popen[str]] = [crashing.start("emit"), crashing.start("emit")]
+    for process in processes:
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors
+
+    received = Counter(entry["webhook_id"] for entry in receiver.journal)
+    assert received == Counter({event["id"]: 1 for event in events(600)})
+    assert crashing.read("status")["delivered"] == 600

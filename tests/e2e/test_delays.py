@@ -1,0 +1,85 @@
+"""The delays that really pass between attempts. If an upgrade of Prefect changes them, this fails, and no customer."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+EVENTS = 40
+# What a loaded machine may add between the end of a delay and the receiver's clock, in seconds.
+LATENESS = 0.6
+
+
+def gaps_at_the_receiver(receiver) -> dict[str, list[float]]:
+    times = defaultdict(list)
+    for entry in receiver.journal:
+        times[entry["webhook_id"]].append(entry["received_at"])
+    return {
+        event_id: [b - a for a, b in zip(moments, moments[1:], strict=False)]
+        for event_id, moments in times.items()
+    }
+
+
+def emit_events(machine, receiver, policy: dict) -> None:
+    machine.variables["RESONANT_POLICIES"] = json.dumps({"measured": policy})
+    events = [{"id": f"e{n}", "type": "t", "source": "/s", "data": n} for n in range(EVENTS)]
+    emitted = machine.run(
+        "emit", machine.write_events("e.jsonl", events), "--endpoint", receiver.url, "--allow-private",
+        "--policy", "measured",
+    )  # fmt: skip
+    assert emitted.returncode == 0, emitted.stderr
+
+
+def test_delays_that_pass_are_within_a_fifth_of_the_curve_and_all_different(machine, start_receiver):
+    receiver = start_receiver("receiver_scripts:always_unavailable")
+
+    emit_events(machine, receiver, {"max_attempts": 4, "base": 0.5, "factor": 2, "park_after": 60})
+
+    gaps = gaps_at_the_receiver(receiver)
+    assert len(gaps) == EVENTS
+    for delays in gaps.values():
+        assert len(delays) == 3
+        for backoff, passed in zip((0.5, 1.0, 2.0), delays, strict=True):
+            assert 0.8 * backoff <= passed <= 1.2 * backoff + LATENESS
+    drawn = machine.query(
+        "SELECT number, delay, started_at, duration FROM resonant_attempts WHERE delay IS NOT NULL"
+    )
+    assert len({row["delay"] for row in drawn}) == 3 * EVENTS
+    for row in drawn:
+        assert abs(row["delay"] / (0.5 * 2 ** (row["number"] - 1)) - 1) <= 0.2
+
+
+def test_the_delay_that_was_recorded_is_the_delay_that_passed(machine, start_receiver):
+    receiver = start_receiver("receiver_scripts:always_unavailable")
+
+    emit_events(
+        machine, receiver, {"max_attempts": 3, "base": 1.0, "factor": 1, "jitter": "full", "park_after": 60}
+    )
+
+    passed = gaps_at_the_receiver(receiver)
+    rows = machine.query(
+        "SELECT event_id, delay FROM resonant_attempts a JOIN resonant_deliveries d ON d.id = delivery_id"
+        " WHERE delay IS NOT NULL ORDER BY number"
+    )
+    recorded = defaultdict(list)
+    for row in rows:
+        recorded[row["event_id"]].append(row["delay"])
+    for event_id, delays in recorded.items():
+        for delay, gap in zip(delays, passed[event_id], strict=True):
+            assert delay <= gap <= delay + LATENESS
+
+
+def test_a_retry_after_is_never_undercut(machine, start_receiver):
+    receiver = start_receiver("receiver_scripts:unavailable_for_a_second")
+
+    emit_events(machine, receiver, {"max_attempts": 3, "base": 0.1, "factor": 1, "park_after": 60})
+
+    delays = [delay for each in gaps_at_the_receiver(receiver).values() for delay in each]
+    assert len(delays) == 2 * EVENTS
+    assert min(delays) >= 1.0
+    assert max(delays) <= 1.2 + LATENESS
+    assert len(set(delays)) == len(delays), "a bare floor would bring everybody back in the same instant"

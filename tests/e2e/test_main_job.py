@@ -1,0 +1,155 @@
+"""Events in, delivered or dead-lettered, none lost: the whole path, seen from the receiver, the store and Prefect."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+KINDS = ("opened", "rejected", "closed", "unanswered", "edited", "labeled", "assigned", "pinned")
+TEXTS = (
+    "naïve café ☕",
+    "日本語のタイトル",
+    "עברית",
+    "emoji 👩‍👩‍👧‍👦 🚀",
+    "tab\tand\nnewline",
+    'quotes " and \\',
+)
+QUICK = {"quick": {"max_attempts": 3, "base": 0.3, "factor": 2, "park_after": 60}}
+
+
+def many_events(count: int) -> list[dict]:
+    return [
+        {
+            "id": f"evt-{n:04d}",
+            "type": f"com.example.issue.{KINDS[n % len(KINDS)]}",
+            "source": "https://api.example.com/repos/octo",
+            "data": {
+                "z_first": n,
+                "action": KINDS[n % len(KINDS)],
+                "title": TEXTS[n % len(TEXTS)] * (1 + n % 40),
+                "nested": [{"id": 17273051 + n, "private": n % 2 == 0, "ratio": n / 7, "none": None}]
+                * (n % 30),
+                "a_last": "é",
+            },
+        }
+        for n in range(count)
+    ]
+
+
+def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
+    machine, start_receiver, task_runs
+):
+    receiver = start_receiver("receiver_scripts:mixed")
+    machine.variables["RESONANT_POLICIES"] = json.dumps(QUICK)
+    added = machine.run(
+        "endpoint",
+        "add",
+        "hooks",
+        receiver.url,
+        "--allow-private",
+        "--overwrite",
+        "--timeout",
+        "1",
+        "--policy",
+        "quick",
+    )
+    assert added.returncode == 0, added.stderr
+    events = many_events(327)
+
+    emitted = machine.run("emit", machine.write_events("events.jsonl", events), "--endpoint", "hooks")
+
+    assert emitted.returncode == 0, emitted.stderr
+    by_kind = Counter(event["type"].rpartition(".")[2] for event in events)
+    status = machine.read("status")
+    assert status["balanced"]
+    assert (status["accepted"], status["pending"], status["retrying"]) == (327, 0, 0)
+    assert status["dead_letter"] == by_kind["rejected"] + by_kind["unanswered"]
+    assert status["by_category"] == {"permanent": by_kind["rejected"], "transient": by_kind["unanswered"]}
+
+    dead = machine.read("dlq", "--limit", "0")
+    whys = {row["event_id"]: (row["category"], row["code"], row["reason"], row["attempts"]) for row in dead}
+    assert whys == {
+        event["id"]: ("permanent", "http_400", "permanent", 1)
+        if event["type"].endswith("rejected")
+        else ("transient", "timeout", "exhausted", 3)
+        for event in events
+        if event["type"].endswith(("rejected", "unanswered"))
+    }
+
+    received = Counter(entry["webhook_id"] for entry in receiver.journal)
+    attempts = {
+        row["event_id"]: row["attempts"] for row in machine.query("SELECT * FROM resonant_deliveries")
+    }
+    assert received == attempts
+    history = machine.query(
+        "SELECT event_id, count(*) AS n FROM resonant_attempts a JOIN resonant_deliveries d ON d.id = delivery_id"
+        " GROUP BY event_id"
+    )
+    assert {row["event_id"]: row["n"] for row in history} == attempts
+    assert sum(attempts.values()) > 327 + 2 * by_kind["unanswered"], "some first attempts were to fail"
+
+    bodies = {row["id"]: row["body"] for row in machine.query("SELECT id, body FROM resonant_events")}
+    for entry in receiver.journal:
+        assert base64.b64decode(entry["body"]) == bodies[entry["webhook_id"]]
+    expected = {
+        event["id"]: json.dumps(event["data"], ensure_ascii=False, separators=(",", ":")).encode()
+        for event in events
+    }
+    assert bodies == expected
+
+    runs = task_runs(expected=327)
+    run_counts = {run["name"].split()[1]: run["run_count"] for run in runs}
+    assert run_counts == attempts
+    states = {run["name"].split()[1]: run["state_type"] for run in runs}
+    assert {event_id for event_id, state in states.items() if state == "FAILED"} == set(whys)
+
+
+def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_keeps(
+    machine, start_receiver, prefect_api
+):
+    receiver = start_receiver("receiver_scripts:mixed")
+    path_token, header_token = "path-token-5f2a9c", "header-token-77aa01"
+    secret = "whsec_" + base64.b64encode(b"signing-secret-of-the-test").decode()
+    headers = machine.home / "headers"
+    headers.write_text(f"Authorization: Bearer {header_token}")
+    added = machine.run(
+        "endpoint", "add", "secretive", "-", "--allow-private", "--timeout", "1", "--header", f"@{headers}",
+        input=f"{receiver.url}/{path_token}?key={path_token}\n",
+    )  # fmt: skip
+    assert added.returncode == 0, added.stderr
+    events = [
+        {"type": f"a.{kind}", "source": "/x", "data": {"card": "payload-4111-1111"}}
+        for kind in ("rejected", "unanswered", "opened")
+    ]
+
+    emitted = machine.run(
+        "emit", machine.write_events("events.jsonl", events), "--endpoint", "secretive", "--max-attempts", "2"
+    )
+
+    assert emitted.returncode == 0, emitted.stderr
+    assert {entry["headers"]["authorization"] for entry in receiver.journal} == {f"Bearer {header_token}"}
+    machine.run("export", "--output", str(machine.home / "report.json"))
+    files = [path for path in machine.home.rglob("*") if path.is_file() and path.name != "headers"]
+    shown = {"stdout": emitted.stdout.encode(), "stderr": emitted.stderr.encode()}
+    shown |= {str(path): path.read_bytes() for path in files if not path.name.startswith("journal")}
+    shown |= {"prefect": _all_that_prefect_keeps(prefect_api)}
+    for where, text in shown.items():
+        for token in (path_token, header_token, secret):
+            assert token.encode() not in text, f"{token} in {where}"
+        if "resonant.db" not in where and "events.jsonl" not in where:
+            assert b"payload-4111" not in text, f"payload in {where}"
+
+
+def _all_that_prefect_keeps(prefect_api: str) -> bytes:
+    import httpx
+
+    found = b""
+    with httpx.Client(base_url=prefect_api) as client:
+        for kind in ("flow_runs", "task_runs", "logs", "artifacts", "block_documents"):
+            found += client.post(f"/{kind}/filter", json={"limit": 200}).content
+    return found
