@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=0)] = Field(
         default=1_000, description="Retries that may wait in one emission run; more are parked in the store."
     )
+    retention_by_reason: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description='Days that dead letters of a reason are kept, as JSON: {"permanent": 90}.'
+    )
+    retention_by_endpoint: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="Days that dead letters of an endpoint are kept, as JSON; before the reason."
+    )
     policies: dict[str, RetryPolicy] = Field(
         default={},
         description='Retry policies by name, as JSON: {"patient": {"max_attempts": 20, "cap": 7200}}.',
@@ -102,13 +108,15 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except MalformedJson as error:
-        # Of what the environment holds, only the policies are JSON; its text speaks of pydantic's own names.
-        raise SettingsError(f"RESONANT_POLICIES: not JSON: {error.__cause__}") from None
+        field = (
+            str(error).partition('"')[2].partition('"')[0]
+        )  # error parsing value for field "policies" from ...
+        raise SettingsError(f"RESONANT_{field.upper()}: not JSON: {error.__cause__}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field, *place = map(str, first["loc"])
-        where = ": ".join([f"RESONANT_{field.upper()}", *([".".join(place)] if place else [])])
-        raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        parts = [f"RESONANT_{field.upper()}", ".".join(place), first["msg"].removeprefix("Value error, ")]
+        raise SettingsError(": ".join(filter(None, parts))) from None
 
 
 def _named_policy(name: str, more: dict[str, RetryPolicy]) -> RetryPolicy:

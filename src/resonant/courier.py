@@ -1,0 +1,220 @@
+"""One attempt: send, time it, classify what went wrong, decide once. It writes nothing and waits for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from resonant.classify import Verdict, classifier
+from resonant.events import Attempt
+from resonant.redact import one_line, root_cause
+from resonant.retry import Decision, GiveUp, Park, Retry, RetryPolicy, decide
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from resonant.classify import Category, Classifier
+    from resonant.events import Clock, Lease
+    from resonant.sink import Sink
+
+logger = logging.getLogger(__name__)
+
+# A sink keeps its own deadline; this is what it gets on top before it is cut off.
+_GRACE_SECONDS = 1.0
+_EXCERPT_CHARACTERS = 1024
+_STATUSES = range(100, 600)
+_DECISION_NAMES = {Retry: "retry", Park: "park", GiveUp: "give_up"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An endpoint, open for sending.
+
+    Attributes:
+        name: what the store knows it by.
+        sink: sends once, or raises.
+        describe: a failure as one line without secrets, fit to be stored.
+        close: ends its connections.
+        timeout: the deadline of one attempt, in seconds.
+        overrides: statuses whose category the endpoint decides.
+        policy: the name of its retry policy; None for the default.
+        concurrency: sends to it at the same time; None for the common limit.
+    """
+
+    name: str
+    sink: Sink
+    describe: Callable[[BaseException], str]
+    close: Callable[[], Awaitable[None]]
+    timeout: float = 15.0
+    overrides: Mapping[int, Category] = field(default_factory=dict)
+    policy: str | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of one attempt: all that whoever records, logs or waits needs to know."""
+
+    lease: Lease
+    attempt: Attempt
+    decision: Decision | None
+    verdict: Verdict | None = None
+
+    @property
+    def next_step(self) -> str:
+        """The decision in words."""
+        match self.decision:
+            case None:
+                return "delivered"
+            case Retry(delay=delay):
+                return f"retry in {delay:.2f} s"
+            case Park(delay=delay):
+                return f"parked for {delay:.0f} s"
+            case GiveUp(reason=reason):
+                return f"given up: {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Courier:
+    """Makes attempts.
+
+    Attributes:
+        clock: seconds since the epoch.
+        rng: the jitter is drawn from it.
+        policy: resolves a policy's name (None for the default) to the policy.
+        run_policy, run_max_attempts: what this run was asked to use instead of the deliveries' own.
+        classifier: tells a failure's category.
+    """
+
+    clock: Clock
+    rng: random.Random
+    policy: Callable[[str | None], RetryPolicy] = lambda _name: RetryPolicy()
+    run_policy: str | None = None
+    run_max_attempts: int | None = None
+    classifier: Classifier = classifier
+
+    async def attempt(
+        self,
+        lease: Lease,
+        target: Target,
+        *,
+        may_wait: Callable[[], bool] = lambda: True,
+        task_run_id: str | None = None,
+    ) -> Report:
+        """Send once, and decide what comes next; only what is no ``Exception`` (a cancellation) is raised.
+
+        Args:
+            lease: the delivery; its attempts are those made before this one.
+            target: where to.
+            may_wait: tells whether a retry may be waited for in this process; asked when one is decided on.
+            task_run_id: kept in the history.
+        """
+        # Before the send, since a mistake in it must not undo what was sent.
+        policy = self._policy_for(lease, target)
+        attempt = Attempt(
+            number=lease.attempts + 1,
+            round=lease.round,
+            started_at=self.clock(),
+            duration=0.0,
+            result="delivered",
+            owner=lease.owner,
+            task_run_id=task_run_id,
+        )
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(target.timeout + _GRACE_SECONDS) as deadline:
+                receipt = await target.sink.send(lease.event)
+        except Exception as error:  # noqa: BLE001 - every failure of a sink is the classifier's to judge
+            attempt = replace(attempt, duration=time.perf_counter() - start)
+            # In no variable of this frame, which its traceback holds: the two would keep each other in memory.
+            return self._judge(
+                lease,
+                target,
+                policy,
+                _cut_off(target) if deadline.expired() else error,
+                attempt,
+                may_wait=may_wait,
+            )
+        attempt = replace(attempt, duration=time.perf_counter() - start)
+        if receipt is not None:
+            attempt = replace(
+                attempt,
+                status_code=receipt.status_code,
+                excerpt=_excerpt(receipt.excerpt),
+                warning=receipt.warning,
+            )
+        return Report(lease, attempt, None)
+
+    def _policy_for(self, lease: Lease, target: Target) -> RetryPolicy:
+        name = self.run_policy or lease.policy or target.policy
+        try:
+            return self.policy(name).with_max_attempts(self.run_max_attempts or lease.max_attempts)
+        except ValueError as error:
+            # A producer's or an operator's mistake, which must not hold up the other deliveries.
+            logger.warning("%s; %s is tried by the default policy", error, lease.event.id)
+            return self.policy(None)
+
+    def _judge(
+        self,
+        lease: Lease,
+        target: Target,
+        policy: RetryPolicy,
+        failure: Exception,
+        attempt: Attempt,
+        *,
+        may_wait: Callable[[], bool],
+    ) -> Report:
+        now = self.clock()
+        verdict = self.classifier.classify(failure, now=now, overrides=target.overrides)
+        decision = decide(
+            verdict,
+            lease.round_attempts + 1,
+            policy,
+            self.rng,
+            now,
+            round_started_at=lease.round_started_at,
+            last_delay=lease.last_delay,
+            may_wait=may_wait(),
+        )
+        waits = None if isinstance(decision, GiveUp) else decision
+        attempt = replace(
+            attempt,
+            result="failed",
+            status_code=_status_code(failure),
+            category=verdict.category,
+            code=verdict.code,
+            blame=verdict.blame,
+            maybe_processed=verdict.maybe_processed,
+            error_type=type(root_cause(failure)).__name__,
+            error=_describe(target, failure),
+            excerpt=_excerpt(getattr(failure, "excerpt", None)),
+            retry_after=verdict.retry_after,
+            decision=_DECISION_NAMES[type(decision)],
+            delay=None if waits is None else waits.delay,
+            next_attempt_at=None if waits is None else waits.next_attempt_at,
+        )
+        return Report(lease, attempt, decision, verdict)
+
+
+def _cut_off(target: Target) -> Exception:
+    return TimeoutError(f"the sink was cut off after {target.timeout + _GRACE_SECONDS:g} s")
+
+
+def _describe(target: Target, failure: Exception) -> str:
+    try:
+        return target.describe(failure)
+    except Exception:  # noqa: BLE001 - a sink's exceptions are anybody's code, and so are their texts
+        return type(failure).__name__
+
+
+def _status_code(failure: Exception) -> int | None:
+    status = getattr(getattr(failure, "response", failure), "status_code", None)
+    return status if isinstance(status, int) and status in _STATUSES else None
+
+
+def _excerpt(text: object) -> str | None:
+    return one_line(text)[:_EXCERPT_CHARACTERS] or None if isinstance(text, str) else None

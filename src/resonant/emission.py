@@ -1,0 +1,424 @@
+"""Emission: take what is due from the store and make attempts until nothing is due, or a bound is reached.
+
+The way of one delivery::
+
+    Emission.run      claims it, and hands it to `emit_one` (in flows: a Prefect task run)
+    Emission.attempt  begins in the store, lets the Courier send and decide, records both, reports
+    emit_one          returns (delivered, parked), waits and calls attempt again (retry), or ends (given up)
+
+No Prefect here: the clock, the random generator, the endpoints and `emit_one` are arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+from resonant.errors import EndpointError, StoreError
+from resonant.retry import GiveUp, Park, Retry
+from resonant.slots import Slots
+from resonant.store.commit import GroupCommit, patiently
+from resonant.store.work import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from resonant.courier import Courier, Report, Target
+    from resonant.events import Lease
+    from resonant.store import Store
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+# When an endpoint that could not be opened is tried again, in a run that goes on that long.
+REOPEN_SECONDS = 30.0
+
+
+class LeaseLost(Exception):
+    """The lease went to another worker: nothing may be sent, and nothing but history was written."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did, counted in deliveries.
+
+    Attributes:
+        delivered: answered with success.
+        retried: waited in this run for at least one retry.
+        parked: left in the store until they are due again.
+        dead_letters: given up, by reason.
+        lost: taken over by another worker.
+        attempts: counted in attempts, unlike all others.
+        unknown_endpoints: endpoints that could not be opened, and why; their deliveries wait.
+    """
+
+    delivered: int = 0
+    retried: int = 0
+    parked: int = 0
+    lost: int = 0
+    attempts: int = 0
+    dead_letters: Counter[str] = field(default_factory=Counter)
+    unknown_endpoints: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = f"{self.delivered} delivered, {self.retried} retried, {self.parked} parked, "
+        text += f"{self.dead_letters.total()} dead-lettered"
+        if self.dead_letters:
+            text += f" ({', '.join(f'{n} {reason}' for reason, n in sorted(self.dead_letters.items()))})"
+        return text + (f", {self.lost} taken over by another worker" if self.lost else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of one run.
+
+    Attributes:
+        concurrency: sends at the same time.
+        endpoint_concurrency: sends at the same time to one endpoint; half of ``concurrency`` at most (see ``Slots``).
+        max_waiting: retries that may wait in this process; beyond that they are parked.
+        run_for: seconds during which the run goes on looking for what becomes due; 0 ends when nothing is due.
+    """
+
+    concurrency: int = 100
+    endpoint_concurrency: int = 50
+    max_waiting: int = 1_000
+    run_for: float = 0.0
+
+
+class Emission:
+    """One run over a store. Use it as an async context manager: on exit every lease is handed back.
+
+    Args:
+        store: open, and bound to the running loop.
+        courier: makes the attempts.
+        open_target: opens an endpoint by name; raises EndpointError where there is none.
+        owner: who holds the leases, e.g. the flow run's id.
+        limits: the bounds of the run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        courier: Courier,
+        open_target: Callable[[str], Awaitable[Target]],
+        *,
+        owner: str,
+        limits: Limits = Limits(),
+    ) -> None:
+        self.store = store
+        self.owner = owner
+        self.limits = limits
+        self.summary = Summary()
+        self._courier = courier
+        self._open_target = open_target
+        self._slots = Slots(limits.concurrency, limits.endpoint_concurrency)
+        self._patience = store.lease_seconds / 3
+        self._commits = GroupCommit(store, patience=self._patience)
+        self._targets: dict[str, Target] = {}
+        self._leases: dict[int, Lease] = {}
+        self._waiting: set[int] = set()
+        self._retried: set[int] = set()
+        self._busy: Counter[str] = Counter()
+        self._due: list[str] = []
+        self._look_again_at = 0.0
+        self._reopen_at: dict[str, float] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._changed = asyncio.Event()
+        self._said_waiting = False
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._renewing = asyncio.create_task(self._renew_leases())
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        try:
+            if self._renewing is not None:
+                self._renewing.cancel()
+                await asyncio.wait([self._renewing])
+            await self._commits.close()
+            # Also without a lease that we know of: a claim may have been cancelled while it was committed.
+            await self.store.release_all(self.owner)
+        except StoreError as error:
+            logger.warning("leases were not handed back, and will run out by themselves: %s", error)
+        finally:
+            closing = [target.close() for target in self._targets.values()]
+            await asyncio.gather(*closing, return_exceptions=True)
+
+    async def attempt(self, delivery_id: int, *, task_run_id: str | None = None) -> Report:
+        """Make one attempt, and record it with the decision taken on it.
+
+        Raises:
+            LeaseLost: another worker has the delivery.
+            StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
+        """
+        try:
+            return await self._attempt(self._leases[delivery_id], task_run_id)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            self._fail(error)  # whatever `emit_one` makes of it
+            raise
+
+    async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
+        if lease.delivery_id in self._waiting:
+            self._waiting.remove(lease.delivery_id)
+            self._busy[lease.endpoint] += 1
+        async with self._slots.hold(lease.endpoint):
+            if not await self._commits.begin(lease):
+                raise self._lost(lease)
+            report = await self._courier.attempt(
+                lease,
+                self._targets[lease.endpoint],
+                may_wait=lambda: len(self._waiting) < self.limits.max_waiting,
+                task_run_id=task_run_id,
+            )
+        if isinstance(report.decision, Retry):
+            # Counted before it is written: nobody else shall be promised this place meanwhile.
+            self._start_waiting(lease)
+        # Without the slot, so that the next sends begin in the very transaction that records this one.
+        gone = report.verdict is not None and report.verdict.gone
+        if not await self._commits.record(Outcome(lease, report.attempt, report.decision, gone=gone)):
+            raise self._lost(lease)
+        self._settle(report)
+        return report
+
+    async def run(
+        self,
+        emit_one: Callable[[Lease], Awaitable[None]],
+        *,
+        endpoint: str | None = None,
+        take_over: bool = False,
+        on_waiting: Callable[[float], None] = lambda _until: None,
+    ) -> Summary:
+        """Claim what is due and emit it, until nothing is due or the time is up.
+
+        Args:
+            emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. What it raises
+                ends the run; so does its ending without an attempt.
+            endpoint: only this endpoint; None for all.
+            take_over: take over expired leases too, and wait for live ones to end.
+            on_waiting: called once, with the moment until which other workers hold what is left.
+
+        Raises:
+            EndpointError: there is no such endpoint (where one is named).
+            StoreUnavailable: the store went away.
+        """
+        if endpoint is not None:
+            await self._target(endpoint)
+        end = time.monotonic() + self.limits.run_for
+        self._failure = None
+        try:
+            while True:
+                self._changed.clear()
+                if self._failure is not None:
+                    raise self._failure
+                time_is_up = self.limits.run_for > 0 and time.monotonic() >= end
+                if not time_is_up:
+                    await patiently(
+                        lambda: self._take_due(emit_one, endpoint, take_over=take_over), self._patience
+                    )
+                if self._running or time.monotonic() < end:
+                    await self._wait_for_change()
+                elif time_is_up or not await self._others_hold(endpoint, on_waiting, take_over=take_over):
+                    return self.summary
+        finally:
+            await self._cancel_running()
+
+    async def emit_given(
+        self, emit_one: Callable[[Lease], Awaitable[None]], batches: AsyncIterator[list[Lease]]
+    ) -> Summary:
+        """Emit what an iterator hands over, already leased by this owner, and wait for all of it.
+
+        It is asked for the next batch only while the sends keep up.
+
+        Args:
+            emit_one: as in ``run``.
+            batches: leases of this emission's owner.
+
+        Raises:
+            EndpointError: an endpoint cannot be opened; what is leased is handed back.
+            StoreUnavailable: the store went away.
+        """
+        self._failure = None
+        try:
+            async for leases in batches:
+                for lease in leases:
+                    await self._target(lease.endpoint)
+                    self._start(emit_one, lease)
+                while self._busy.total() >= 2 * self.limits.concurrency:
+                    await self._next_change()
+            while self._running:
+                await self._next_change()
+            if self._failure is not None:
+                raise self._failure
+            return self.summary
+        finally:
+            await self._cancel_running()
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        if self._failure is None and self._running:
+            await self._wait_for_change()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _cancel_running(self) -> None:
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _take_due(
+        self, emit_one: Callable[[Lease], Awaitable[None]], endpoint: str | None, *, take_over: bool
+    ) -> None:
+        """Claim what there is room for, of each endpoint until nothing more of it is due."""
+        if not self._running or time.monotonic() >= self._look_again_at:
+            await self._look(endpoint, take_over=take_over)
+            self._look_again_at = time.monotonic() + POLL_SECONDS
+        for name in list(self._due):
+            if room := self._room(name):
+                leases = await self.store.claim(name, owner=self.owner, limit=room)
+                if len(leases) < room:
+                    self._due.remove(name)
+                for lease in leases:
+                    self._start(emit_one, lease)
+
+    async def _look(self, endpoint: str | None, *, take_over: bool) -> None:
+        """See which endpoints have something due, and open those that are new."""
+        if take_over:
+            await self.store.recover(endpoint=endpoint)
+        now = self.store.clock()
+        due = [due.endpoint for due in await self.store.due(endpoint) if due.at <= now]
+        self._due = [name for name in due if await self._is_open(name)]
+
+    def _room(self, endpoint: str) -> int:
+        """Return how many deliveries to claim now: ahead of need, and many at once or none."""
+        wanted = 4 * self._slots.share(endpoint)
+        room = wanted - self._busy[endpoint]
+        return room if room >= wanted // 2 else 0
+
+    def _start(self, emit_one: Callable[[Lease], Awaitable[None]], lease: Lease) -> None:
+        self._leases[lease.delivery_id] = lease
+        self._busy[lease.endpoint] += 1
+        task = asyncio.create_task(self._emit(emit_one, lease))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _emit(self, emit_one: Callable[[Lease], Awaitable[None]], lease: Lease) -> None:
+        with contextlib.suppress(LeaseLost):
+            await emit_one(lease)
+        left = self._leases.get(lease.delivery_id)
+        if left is None or left.token != lease.token:
+            return
+        if left.attempts == lease.attempts:
+            raise RuntimeError(f"the emission of {lease.event.id} ended without an attempt")
+        # It ended where it should have waited: whoever looks when the retry is due goes on.
+        self._forget(left)
+        self.summary.parked += 1
+        await self.store.release([left])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._changed.set()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._changed.set()
+
+    async def _is_open(self, name: str) -> bool:
+        if time.monotonic() < self._reopen_at.get(name, 0.0):
+            return False
+        try:
+            await self._target(name)
+        except EndpointError as error:
+            self.summary.unknown_endpoints[name] = str(error)
+            self._reopen_at[name] = time.monotonic() + REOPEN_SECONDS
+            return False
+        self.summary.unknown_endpoints.pop(name, None)
+        return True
+
+    async def _target(self, name: str) -> Target:
+        if name not in self._targets:
+            target = await self._open_target(name)
+            self._targets[name] = target
+            self._slots.limit(name, target.concurrency)
+        return self._targets[name]
+
+    def _start_waiting(self, lease: Lease) -> None:
+        self._waiting.add(lease.delivery_id)
+        self._busy[lease.endpoint] -= 1
+        self._changed.set()
+
+    def _settle(self, report: Report) -> None:
+        lease, decision = report.lease, report.decision
+        self.summary.attempts += 1
+        match decision:
+            case Retry(delay=delay):
+                self._leases[lease.delivery_id] = replace(
+                    lease,
+                    attempts=lease.attempts + 1,
+                    round_attempts=lease.round_attempts + 1,
+                    last_delay=delay,
+                )
+                if lease.delivery_id not in self._retried:
+                    self._retried.add(lease.delivery_id)
+                    self.summary.retried += 1
+                return
+            case None:
+                self.summary.delivered += 1
+            case Park():
+                self.summary.parked += 1
+            case GiveUp(reason=reason):
+                self.summary.dead_letters[reason] += 1
+        self._forget(lease)
+
+    def _lost(self, lease: Lease) -> LeaseLost:
+        self._forget(lease)
+        self.summary.lost += 1
+        return LeaseLost()
+
+    def _forget(self, lease: Lease) -> None:
+        if lease.delivery_id in self._waiting:
+            self._waiting.remove(lease.delivery_id)
+        else:
+            self._busy[lease.endpoint] -= 1
+        self._retried.discard(lease.delivery_id)
+        self._leases.pop(lease.delivery_id, None)
+
+    async def _wait_for_change(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._changed.wait()
+
+    async def _others_hold(
+        self, endpoint: str | None, on_waiting: Callable[[float], None], *, take_over: bool
+    ) -> bool:
+        """Tell whether other workers hold what may yet be ours to emit, after waiting for a moment if they do."""
+        if not take_over:
+            return False
+        until = await patiently(lambda: self.store.latest_lease_end(endpoint), self._patience)
+        if until is None:
+            return False
+        if not self._said_waiting:
+            self._said_waiting = True
+            on_waiting(until)
+        await asyncio.sleep(min(POLL_SECONDS, max(0.05, until - self.store.clock())))
+        return True
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self.store.lease_seconds / 3)
+            if self._leases:
+                with contextlib.suppress(StoreError):  # the next renewal, or the next commit, will say
+                    await self.store.renew(self.owner)

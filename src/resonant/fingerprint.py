@@ -1,0 +1,29 @@
+"""Fingerprints: failures that one repair would mend have the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+_VARIABLE_PARTS = (
+    (re.compile(r"https?://\S+"), "<url>"),
+    (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"), "<time>"),
+    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b"), "<address>"),
+    (re.compile(r"0x[0-9a-f]+|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b", re.IGNORECASE), "<hex>"),
+    (re.compile(r"'[^']*'|\"[^\"]*\""), "<text>"),
+    (re.compile(r"\d+(?:\.\d+)?"), "<n>"),
+)
+
+
+def normalised(message: str) -> str:
+    """Return a message with its variable parts (URLs, ids, times, addresses, quoted texts, numbers) taken out."""
+    for pattern, placeholder in _VARIABLE_PARTS:
+        message = pattern.sub(placeholder, message)
+    return message
+
+
+def fingerprint(endpoint: str, code: str | None, message: str | None) -> str:
+    """Return 12 hex digits that stand for endpoint, code and normalised message."""
+    parts = "\x00".join((endpoint, code or "", normalised(message or "")))
+    return hashlib.sha256(parts.encode(errors="backslashreplace")).hexdigest()[:12]

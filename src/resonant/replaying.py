@@ -1,0 +1,195 @@
+"""Replay: dead letters sent again, oldest first, at a rate that the receiver can take, with a slow start."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resonant.errors import ResonantError
+from resonant.store import dead_letters
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from resonant.events import Lease
+    from resonant.store import Store
+    from resonant.store.selection import Selection
+
+# The rate begins at a tenth and grows evenly for this long: a receiver that is coming back meets a trickle first.
+SLOW_START_SECONDS = 10.0
+_SLOW_START_SHARE = 0.1
+# What a delay of ours may make up for at once, as a share of a second: more would be a burst.
+_BURST_SECONDS = 0.1
+_UNPACED_BATCH = 100
+_CANCEL_BATCH = 500
+
+
+class EmptySelection(ResonantError):
+    """A replay or a cancellation of everything has to be asked for."""
+
+
+def require_restricted(selection: Selection, *, everything: bool) -> None:
+    """Refuse an empty selection, unless everything is meant.
+
+    Raises:
+        EmptySelection: nothing restricts it.
+    """
+    if selection.is_empty and not everything:
+        raise EmptySelection("the selection is empty: restrict it, or say that all are meant")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRequest:
+    """Which dead letters to send again, and how.
+
+    Attributes:
+        selection: which.
+        include_permanent: also those whose failure was permanent.
+        limit: how many at most.
+        rate: letters a second, once the slow start is over; None is as fast as they go.
+        everything: an empty selection is meant.
+
+    Raises:
+        EmptySelection: nothing restricts the selection, and ``everything`` is not set.
+    """
+
+    selection: Selection
+    include_permanent: bool = False
+    limit: int | None = None
+    rate: float | None = None
+    everything: bool = False
+
+    def __post_init__(self) -> None:
+        require_restricted(self.selection, everything=self.everything)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPlan:
+    """What a replay would take now, and what it leaves out.
+
+    Attributes:
+        selected: letters that would be sent again.
+        permanent: letters left out because their failure was permanent.
+        beyond_limit: letters left out because of the limit.
+    """
+
+    selected: int
+    permanent: int
+    beyond_limit: int
+
+    def __str__(self) -> str:
+        text = f"{self.selected:,} would be sent again"
+        if self.permanent:
+            text += f"; {self.permanent:,} left out, as their failure was permanent (include them by asking for it)"
+        if self.beyond_limit:
+            text += f"; {self.beyond_limit:,} left out by the limit"
+        return text
+
+
+async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
+    """Count what a replay would take, and change nothing."""
+
+    async def count(*, include_permanent: bool) -> int:
+        conditions = dead_letters.replayable(
+            request.selection, died_before=store.clock(), include_permanent=include_permanent
+        )
+        return await store.read(dead_letters.count, conditions)
+
+    everything = await count(include_permanent=True)
+    taken = everything if request.include_permanent else await count(include_permanent=False)
+    selected = taken if request.limit is None else min(taken, request.limit)
+    return ReplayPlan(selected, everything - taken, taken - selected)
+
+
+async def cancel(store: Store, selection: Selection, *, who: str) -> int:
+    """Give up the selected unfinished deliveries, but for those that are being sent now; return how many.
+
+    Args:
+        store: open.
+        selection: which; its times are those of acceptance.
+        who: for the audit.
+    """
+    now = store.clock()
+    cancelled = 0
+    try:
+        while count := await store.write(dead_letters.cancel, selection, limit=_CANCEL_BATCH, now=now):
+            cancelled += count
+    finally:
+        entry = dead_letters.AuditEntry(now, who, "cancel", selection.as_dict(), cancelled)
+        await store.write(dead_letters.write_audit, entry)
+    return cancelled
+
+
+class Pace:
+    """How many letters may have been sent after so many seconds; a token bucket with a slow start.
+
+    Args:
+        rate: letters a second, once the slow start is over.
+        slow_start: its length in seconds.
+    """
+
+    def __init__(self, rate: float, *, slow_start: float = SLOW_START_SECONDS) -> None:
+        self._rate = rate
+        self._slow_start = slow_start
+        self._burst = max(1.0, rate * _BURST_SECONDS)
+        self._tokens = 0.0
+        self._filled_to = 0.0
+
+    def take(self, elapsed: float) -> int:
+        """Return how many letters may be sent now, and count them as sent.
+
+        Args:
+            elapsed: seconds since the start; never less than at the call before.
+        """
+        self._tokens = min(
+            self._burst, self._tokens + self._allowed(elapsed) - self._allowed(self._filled_to)
+        )
+        self._filled_to = elapsed
+        whole = int(self._tokens)
+        self._tokens -= whole
+        return whole
+
+    def pause(self) -> float:
+        """Return for how many seconds to wait before asking again."""
+        return max(0.005, min(_BURST_SECONDS / 4, 1 / self._rate))
+
+    def _allowed(self, elapsed: float) -> float:
+        """Return the integral of the rate from 0: it grows from a tenth to the whole, then stays."""
+        ramp = min(elapsed, self._slow_start)
+        share = _SLOW_START_SHARE * ramp
+        if self._slow_start:
+            share += (1 - _SLOW_START_SHARE) * ramp * ramp / (2 * self._slow_start)
+        return self._rate * (share + max(0.0, elapsed - self._slow_start))
+
+
+async def letters(store: Store, request: ReplayRequest, *, owner: str) -> AsyncIterator[list[Lease]]:
+    """Take the selected dead letters out of the queue, batch by batch at the rate asked for, each leased to the owner.
+
+    A letter that dies again meanwhile is not taken again, and one that another replay has is passed over.
+    """
+    started_at = store.clock()
+    start = time.monotonic()
+    pace = None if request.rate is None else Pace(request.rate)
+    left = request.limit
+    while left is None or left > 0:
+        wanted = _UNPACED_BATCH if pace is None else pace.take(time.monotonic() - start)
+        if pace is not None and not wanted:
+            await asyncio.sleep(pace.pause())
+            continue
+        leases = await store.write(
+            dead_letters.replay,
+            request.selection,
+            died_before=started_at,
+            include_permanent=request.include_permanent,
+            limit=wanted if left is None else min(wanted, left),
+            owner=owner,
+            now=store.clock(),
+            lease_seconds=store.lease_seconds,
+        )
+        if not leases:
+            return
+        if left is not None:
+            left -= len(leases)
+        yield leases

@@ -1,0 +1,101 @@
+"""How many sends go on at the same time: in all, and to each endpoint, shared out fairly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Slots:
+    """Limits around the send, in this process; whoever waits for a retry holds no slot.
+
+    An endpoint may use its own limit, but no more slots than it leaves free: one gets half of the total, two get a
+    third each. So those that never answer leave a place for the next one (the dynamic threshold of Choudhury and
+    Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
+
+    Args:
+        total: sends at the same time, at least 1.
+        per_endpoint: sends at the same time to one endpoint, at least 1.
+    """
+
+    def __init__(self, total: int, per_endpoint: int) -> None:
+        self._total = total
+        self._per_endpoint = per_endpoint
+        self._own_limit: dict[str, int] = {}
+        self._in_use = 0
+        self._used: Counter[str] = Counter()
+        self._wanted: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    def limit(self, endpoint: str, own: int | None) -> None:
+        """Give an endpoint a limit of its own instead of the common one; None leaves the common one."""
+        if own is not None:
+            self._own_limit[endpoint] = own
+
+    def share(self, endpoint: str) -> int:
+        """Return how many slots this endpoint can count on, beside the others that want some now."""
+        others = len(self._wanted) - (endpoint in self._wanted)
+        return min(self._own(endpoint), max(1, self._total // (others + 2)))
+
+    @asynccontextmanager
+    async def hold(self, endpoint: str) -> AsyncIterator[None]:
+        """Hold one slot; waits for it in the order of arrival at that endpoint."""
+        self._wanted[endpoint] += 1
+        try:
+            await self._acquire(endpoint)
+            try:
+                yield
+            finally:
+                self._give_back(endpoint)
+        finally:
+            self._wanted[endpoint] -= 1
+            if not self._wanted[endpoint]:
+                del self._wanted[endpoint]
+
+    async def _acquire(self, endpoint: str) -> None:
+        if self._may_take(endpoint):
+            self._take(endpoint)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(endpoint, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give_back(endpoint)
+            raise
+
+    def _own(self, endpoint: str) -> int:
+        return self._own_limit.get(endpoint, self._per_endpoint)
+
+    def _may_take(self, endpoint: str) -> bool:
+        used = self._used[endpoint]
+        return used < self._own(endpoint) and used < self._total - self._in_use
+
+    def _take(self, endpoint: str) -> None:
+        self._used[endpoint] += 1
+        self._in_use += 1
+
+    def _give_back(self, endpoint: str) -> None:
+        self._in_use -= 1
+        self._used[endpoint] -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            # The endpoint that uses the fewest comes first; among equals, the one that was served longest ago.
+            endpoint = min(filter(self._may_take, self._waiting), key=self._used.__getitem__, default=None)
+            if endpoint is None:
+                return
+            queue = self._waiting.pop(endpoint)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[endpoint] = queue
+            if not turn.done():  # whoever waited may have been cancelled
+                self._take(endpoint)
+                turn.set_result(None)

@@ -1,0 +1,394 @@
+import asyncio
+import logging
+import random
+import re
+import weakref
+from dataclasses import replace
+
+import pytest
+
+from resonant.classify import Classifier
+from resonant.courier import Courier, Report, Target
+from resonant.errors import UnexpectedStatus
+from resonant.events import Lease, make_event
+from resonant.redact import safe_message
+from resonant.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
+from resonant.settings import UnknownPolicy
+from resonant.sink import CallableSink, Endpoint, HttpSink, Receipt
+from resonant.testing import FixedClock, Receiver, never_answer, reset_before_response, respond
+
+START = 1_800_000_000.0
+EVENT = make_event(type="order.paid", source="/orders", data={"order": 42}, id="evt_1")
+LEASE = Lease(7, 3, "me", EVENT, "orders", round_started_at=START, accepted_at=START)
+POLICIES = {
+    name: RetryPolicy(max_attempts=attempts, jitter="none", base=float(attempts))
+    for name, attempts in (("run", 2), ("delivery", 3), ("endpoint", 4), ("default", 5))
+}
+
+
+def policy(name):
+    try:
+        return POLICIES["default" if name is None else name]
+    except KeyError:
+        raise UnknownPolicy(f"no retry policy is named {name!r}") from None
+
+
+def courier(**fields):
+    return Courier(**{"clock": FixedClock(START), "rng": random.Random(7), "policy": policy} | fields)
+
+
+def target(function, **fields):
+    async def close():
+        return None
+
+    given = {"describe": lambda error: f"{type(error).__name__}: {error}", "close": close}
+    return Target(name="orders", sink=CallableSink(function), **given | fields)
+
+
+def attempt(function, *, lease=LEASE, by=None, options=None, **fields):
+    made_by = courier() if by is None else by
+    return asyncio.run(made_by.attempt(lease, target(function, **fields), **options or {}))
+
+
+def failing(error):
+    async def send(_event):
+        raise error
+
+    return send
+
+
+async def succeed(_event):
+    return None
+
+
+refuse = failing(UnexpectedStatus(503))
+
+
+def test_a_delivery_is_an_attempt_with_no_decision():
+    async def send(event):
+        assert event is EVENT
+        clock.advance(99)
+        return Receipt(202, "thanks", "the answer's body took too long")
+
+    clock = FixedClock(START)
+    report = attempt(send, by=courier(clock=clock), options={"task_run_id": "run-1"})
+
+    assert report.decision is None
+    assert report.verdict is None
+    assert report.next_step == "delivered"
+    made = report.attempt
+    assert (made.number, made.round, made.started_at, made.result) == (1, 1, START, "delivered")
+    assert (made.status_code, made.excerpt) == (202, "thanks")
+    assert made.warning == "the answer's body took too long"
+    assert (made.owner, made.task_run_id) == ("me", "run-1")
+
+
+def test_a_sink_need_not_give_a_receipt():
+    made = attempt(succeed).attempt
+
+    assert (made.result, made.status_code, made.excerpt, made.warning) == ("delivered", None, None, None)
+
+
+def test_attempts_are_numbered_over_all_rounds_and_budgeted_within_one():
+    lease = replace(LEASE, attempts=12, round=3, round_attempts=3)
+
+    report = attempt(refuse, lease=lease)
+    assert (report.attempt.number, report.attempt.round) == (13, 3)
+    assert report.decision == Park(135.0, START + 135.0)
+
+    assert attempt(refuse, lease=replace(lease, round_attempts=4)).decision == GiveUp("exhausted")
+
+
+def test_a_failure_is_kept_with_the_verdict_and_the_decision_taken_on_it():
+    report = attempt(failing(UnexpectedStatus(503, "20", "come back later")))
+
+    assert report.decision == Retry(pytest.approx(22, abs=2.1), pytest.approx(START + 22, abs=2.1))
+    assert report.decision.delay >= 20
+    kept = report.attempt
+    assert (kept.result, kept.category, kept.code, kept.blame) == (
+        "failed",
+        "transient",
+        "http_503",
+        "endpoint",
+    )
+    assert (kept.status_code, kept.retry_after, kept.excerpt) == (503, 20.0, "come back later")
+    assert (kept.error_type, kept.error) == (
+        "UnexpectedStatus",
+        "UnexpectedStatus: the endpoint answered 503",
+    )
+    assert (kept.decision, kept.delay) == ("retry", report.decision.delay)
+    assert kept.next_attempt_at == report.decision.next_attempt_at
+    assert kept.maybe_processed is report.verdict.maybe_processed
+
+
+@pytest.mark.parametrize(
+    ("error", "round_attempts", "decision", "said"),
+    [
+        (UnexpectedStatus(503), 0, "retry", r"retry in 5\.00 s"),
+        (UnexpectedStatus(503, "120"), 0, "park", r"parked for 1\d\d s"),
+        (UnexpectedStatus(400), 0, "give_up", "given up: permanent"),
+        (UnexpectedStatus(503), 4, "give_up", "given up: exhausted"),
+        (UnexpectedStatus(503, "90000"), 0, "give_up", "given up: expired"),
+    ],
+)
+def test_the_decision_is_kept_and_said_in_words(error, round_attempts, decision, said):
+    report = attempt(failing(error), lease=replace(LEASE, round_attempts=round_attempts))
+
+    assert report.attempt.decision == decision
+    assert re.fullmatch(said, report.next_step)
+    assert (report.attempt.delay is None) == (decision == "give_up")
+
+
+def test_the_policy_is_the_runs_else_the_deliverys_else_the_endpoints_else_the_default():
+    def budget(**given):
+        report = attempt(
+            refuse,
+            by=courier(run_policy=given.get("run")),
+            lease=replace(LEASE, policy=given.get("delivery")),
+            policy=given.get("endpoint"),
+        )
+        return report.decision.delay
+
+    assert budget(run="run", delivery="delivery", endpoint="endpoint") == 2
+    assert budget(delivery="delivery", endpoint="endpoint") == 3
+    assert budget(endpoint="endpoint") == 4
+    assert budget() == 5
+
+
+def test_the_budget_of_attempts_is_the_runs_else_the_deliverys_else_the_policys():
+    def is_exhausted(round_attempts, *, run=None, delivery=None):
+        lease = replace(LEASE, round_attempts=round_attempts, max_attempts=delivery)
+        report = attempt(refuse, by=courier(run_max_attempts=run), lease=lease)
+        return report.decision == GiveUp("exhausted")
+
+    assert [is_exhausted(n, run=1, delivery=7) for n in (0, 1)] == [True, True]
+    assert [is_exhausted(n, delivery=7) for n in (5, 6)] == [False, True]
+    assert [is_exhausted(n) for n in (3, 4)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("lease", "fields", "said"),
+    [
+        (replace(LEASE, policy="forgotten"), {}, "no retry policy is named 'forgotten'"),
+        (LEASE, {"policy": "forgotten"}, "no retry policy is named 'forgotten'"),
+        (replace(LEASE, max_attempts=5000), {}, "max_attempts must be 1 to 1000"),
+    ],
+)
+def test_a_policy_that_cannot_be_used_holds_up_no_delivery(lease, fields, said, caplog):
+    report = attempt(refuse, lease=lease, **fields)
+
+    assert report.decision.delay == POLICIES["default"].base
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert said in record.message
+    assert "evt_1" in record.message
+
+
+def test_decorrelated_jitter_goes_on_from_the_last_delay():
+    jittery = RetryPolicy(jitter="decorrelated", base=1.0)
+
+    report = attempt(refuse, by=courier(policy=lambda _name: jittery), lease=replace(LEASE, last_delay=6.0))
+
+    assert report.decision.delay == draw_delay(jittery, 1, random.Random(7), last_delay=6.0)
+    assert report.decision.delay > 3  # what is drawn without it
+
+
+def test_the_clock_is_asked_again_after_the_send():
+    async def send(_event):
+        clock.advance(10)
+        raise UnexpectedStatus(503)
+
+    clock = FixedClock(START)
+    report = attempt(send, by=courier(clock=clock))
+
+    assert report.attempt.started_at == START
+    assert report.attempt.next_attempt_at == START + 10 + report.decision.delay
+
+
+def test_a_retry_that_may_not_wait_here_is_parked():
+    assert isinstance(attempt(refuse, options={"may_wait": lambda: False}).decision, Park)
+
+
+def test_whether_a_retry_may_wait_is_asked_once_the_send_has_failed():
+    async def send(_event):
+        room.append(True)
+        raise UnexpectedStatus(503)
+
+    room = []
+
+    assert isinstance(attempt(send, options={"may_wait": lambda: bool(room)}).decision, Retry)
+
+
+def test_an_endpoints_own_categories_count():
+    assert (
+        attempt(failing(UnexpectedStatus(404)), overrides={404: "transient"}).verdict.category == "transient"
+    )
+
+
+def test_a_users_rule_counts():
+    own = Classifier()
+    own.rule(KeyError, category="transient", code="not_there_yet")
+
+    assert attempt(failing(KeyError("x")), by=courier(classifier=own)).attempt.code == "not_there_yet"
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_is_no_failure_passes_through(error):
+    async def scenario():
+        with pytest.raises(error):
+            await courier().attempt(LEASE, target(failing(error())))
+
+    asyncio.run(scenario())
+
+
+def test_a_group_with_a_cancellation_in_it_passes_through():
+    group = BaseExceptionGroup("both", [ValueError("x"), asyncio.CancelledError()])
+
+    with pytest.raises(BaseExceptionGroup):
+        attempt(failing(group))
+
+
+def test_a_sink_that_never_returns_is_cut_off_after_its_timeout():
+    async def send(_event):
+        await asyncio.sleep(60)
+
+    report = attempt(send, timeout=-0.9)
+
+    assert report.verdict.code == "timeout"
+    assert report.attempt.error == "TimeoutError: the sink was cut off after 0.1 s"
+    assert 0.05 < report.attempt.duration < 10
+
+
+def test_a_sink_that_runs_into_its_own_timeout_says_so_itself():
+    report = attempt(failing(TimeoutError("no answer within 15 s")))
+
+    assert report.attempt.error == "TimeoutError: no answer within 15 s"
+
+
+def test_the_type_and_the_text_of_an_error_are_of_the_same_link_in_the_chain():
+    async def send(_event):
+        try:
+            try:
+                raise ConnectionResetError(104, "Connection reset by peer")
+            except OSError as error:
+                raise RuntimeError("read failed") from error
+        except RuntimeError as error:
+            raise ValueError("could not send") from error
+
+    endpoint = Endpoint("orders", "https://example.com/hook")
+    kept = attempt(send, describe=lambda error: safe_message(error, endpoint)).attempt
+
+    assert kept.error_type == "ConnectionResetError"
+    assert kept.error.startswith("ConnectionResetError: ")
+
+
+def test_errors_that_are_each_others_cause_are_no_riddle():
+    outer, inner, itself = RuntimeError("outer"), UnexpectedStatus(503), KeyError("itself")
+    outer.__cause__, inner.__cause__, itself.__cause__ = inner, outer, itself
+
+    assert attempt(failing(outer)).attempt.error_type == "UnexpectedStatus"
+    assert attempt(failing(itself)).attempt.error_type == "KeyError"
+
+
+def test_an_error_without_a_text_is_still_a_failure_like_any_other():
+    class Shy(Exception):
+        def __str__(self):
+            raise RuntimeError("I have no text")
+
+    kept = attempt(failing(Shy())).attempt
+
+    assert (kept.result, kept.error_type, kept.error) == ("failed", "Shy", "Shy")
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [(503, 503), ("503", None), (-1, None), (2**70, None), (lambda: 503, None), (None, None)],
+)
+def test_only_a_status_that_is_one_is_kept(status, kept):
+    class Odd(Exception):
+        status_code = status
+
+    assert attempt(failing(Odd())).attempt.status_code == kept
+
+
+def test_the_status_is_found_in_the_response_of_other_libraries():
+    class Response:
+        status_code = 503
+
+    class HTTPStatusError(Exception):
+        response = Response()
+
+    assert attempt(failing(HTTPStatusError())).attempt.status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("excerpt", "kept"),
+    [("a\x00b\nc", "a b c"), ("x" * 5000, "x" * 1024), ("", None), (b"bytes", None), (None, None)],
+)
+def test_of_an_excerpt_what_can_be_stored_is_kept(excerpt, kept):
+    class Odd(Exception):
+        pass
+
+    error = Odd()
+    error.excerpt = excerpt
+
+    async def answer(_event):
+        return Receipt(200, excerpt)
+
+    assert attempt(failing(error)).attempt.excerpt == kept
+    assert attempt(answer).attempt.excerpt == kept
+
+
+def test_an_error_is_let_go_once_it_is_judged():
+    async def scenario():
+        class Large(Exception):
+            pass
+
+        async def send(_event):
+            error = Large()
+            kept.append(weakref.ref(error))
+            try:
+                raise error
+            finally:
+                del error
+
+        kept = []
+        report = await courier().attempt(LEASE, target(send))
+        assert report.attempt.error_type == "Large"
+        assert kept[0]() is None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("script", "error_type", "code", "decision"),
+    [
+        (respond(200), None, None, None),
+        (respond(400, body=b"no such amount"), "UnexpectedStatus", "http_400", "give_up"),
+        (reset_before_response(), "ConnectionResetError", "connection_reset", "retry"),
+        (never_answer(), "TimeoutError", "timeout", "retry"),
+    ],
+    ids=["200", "400", "reset", "never answers"],
+)
+def test_what_a_real_receiver_does_is_told_as_it_was(script, error_type, code, decision):
+    async def scenario() -> Report:
+        async with Receiver(script) as receiver:
+            endpoint = Endpoint("orders", f"{receiver.url}/s3cret-path", allow_private=True, timeout=0.3)
+            sink = HttpSink(endpoint)
+            opened = Target(
+                name="orders",
+                sink=sink,
+                describe=lambda error: safe_message(error, endpoint),
+                close=sink.aclose,
+                timeout=endpoint.timeout,
+            )
+            try:
+                return await courier().attempt(LEASE, opened)
+            finally:
+                await opened.close()
+
+    kept = asyncio.run(scenario()).attempt
+
+    assert (kept.error_type, kept.code, kept.decision) == (error_type, code, decision)
+    assert (kept.error or "").partition(":")[0] == (error_type or "")
+    assert "s3cret" not in repr(kept)

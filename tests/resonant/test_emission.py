@@ -1,0 +1,1114 @@
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import signal
+import sqlite3
+import sys
+import textwrap
+import time
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from sqlalchemy import Engine, event
+
+from resonant.courier import Courier, Report, Target
+from resonant.emission import Emission, LeaseLost, Limits, Summary
+from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
+from resonant.events import make_event
+from resonant.redact import safe_message
+from resonant.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
+from resonant.sink import CallableSink, Endpoint, HttpSink
+from resonant.store import Store, open_store
+from resonant.testing import FixedClock, Receiver, reset_before_response, respond
+
+START = 1_800_000_000.0
+QUICK = RetryPolicy(max_attempts=3, base=1.0, factor=1.0, jitter="none")
+
+
+@dataclass
+class Scene:
+    """A worker's emission, and what a test wants to see of it."""
+
+    emission: Emission
+    store: Store
+    clock: FixedClock
+    reports: list[Report] = field(default_factory=list)
+
+    async def emit_one(self, lease):
+        """Make the attempts of a delivery; in place of waiting, the clock moves on."""
+        while True:
+            report = await self.emission.attempt(lease.delivery_id)
+            self.reports.append(report)
+            if not isinstance(report.decision, Retry):
+                return
+            self.clock.advance(report.decision.delay)
+
+    async def run(self, **options) -> Summary:
+        return await asyncio.wait_for(self.emission.run(self.emit_one, **options), 30)
+
+
+def sink_target(name, sink, **fields):
+    async def close():
+        return None
+
+    def describe(error):
+        return f"{type(error).__name__}: {error}"
+
+    return Target(name=name, sink=sink, **{"describe": describe, "close": close, "timeout": 15.0} | fields)
+
+
+@asynccontextmanager
+async def scene(path, *, policy=QUICK, clock=None, lease_seconds=60.0, limits=None, sinks=None, **more_sinks):
+    """Open an emission with an endpoint for each sink: an async function of the event, or a whole target."""
+    clock = clock or FixedClock(START)
+    sinks = more_sinks if sinks is None else sinks
+
+    async def open_target(name):
+        if name not in sinks:
+            raise EndpointError(f"no endpoint is named {name!r}")
+        sink = sinks[name]
+        return sink if isinstance(sink, Target) else sink_target(name, CallableSink(sink))
+
+    store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, lease_seconds=lease_seconds)
+    try:
+        courier = Courier(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
+        async with Emission(
+            store, courier, open_target, owner="worker", limits=limits or Limits()
+        ) as emission:
+            yield Scene(emission, store, clock)
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def another_worker(path, *, clock, lease_seconds=60.0):
+    """The store as another process sees it."""
+    store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, lease_seconds=lease_seconds)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+numbers = itertools.count()
+
+
+async def enqueue(store, count=1, endpoint="orders", **options):
+    events = [
+        make_event(type="order.paid", source="/shop", data=n, id=f"evt_{next(numbers)}") for n in range(count)
+    ]
+    await store.enqueue(events, endpoint, **options)
+    return [event.id for event in events]
+
+
+def rows(path, query):
+    """Read what is committed, as another process would."""
+    with contextlib.closing(sqlite3.connect(path / "r.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def deliveries(path, columns):
+    return rows(path, f"SELECT {columns} FROM resonant_deliveries ORDER BY id")
+
+
+async def succeed(_event):
+    return None
+
+
+async def fail(_event):
+    raise UnexpectedStatus(503)
+
+
+def failing_first(times=1):
+    """A sink that fails the first attempts of each event."""
+    tries = Counter()
+
+    async def send(event):
+        tries[event.id] += 1
+        if tries[event.id] <= times:
+            raise UnexpectedStatus(503)
+
+    return send
+
+
+async def until(condition):
+    """Let the others go on until something is so."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def nobody_is_left():
+    return asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@contextlib.contextmanager
+def listening(name, listener):
+    event.listen(Engine, name, listener)
+    try:
+        yield
+    finally:
+        event.remove(Engine, name, listener)
+
+
+@pytest.fixture
+def impatient_sqlite():
+    """Connections wait for a lock for a moment only."""
+    with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
+        yield
+
+
+@pytest.fixture
+def quick_look(monkeypatch):
+    """What is due is looked for many times a second."""
+    monkeypatch.setattr("resonant.emission.POLL_SECONDS", 0.02)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Keep everybody from writing, as another process with a long transaction would."""
+    connection = sqlite3.connect(path / "r.db", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    finally:
+        if connection.in_transaction:
+            connection.rollback()
+        connection.close()
+
+
+class TestWhatARunDoes:
+    def test_every_delivery_that_is_due_is_emitted(self, tmp_path):
+        async def scenario():
+            async def send(event):
+                sent.append(event.id)
+
+            sent = []
+            async with scene(tmp_path, orders=send) as worker:
+                ids = await enqueue(worker.store, 300)
+                summary = await worker.run()
+                assert sorted(sent) == sorted(ids)
+                assert (summary.delivered, summary.attempts) == (300, 300)
+                assert (await worker.store.status()).balanced
+
+        asyncio.run(scenario())
+        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 300}
+
+    def test_a_failure_is_retried_until_it_is_delivered(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, orders=failing_first(2)) as worker:
+                await enqueue(worker.store, 5)
+                summary = await worker.run()
+                assert (summary.delivered, summary.retried, summary.attempts) == (5, 5, 15)
+
+        asyncio.run(scenario())
+        assert rows(tmp_path, "SELECT number, count(*) FROM resonant_attempts GROUP BY number") == [
+            (1, 5),
+            (2, 5),
+            (3, 5),
+        ]
+
+    def test_a_delivery_ends_as_its_last_decision_says(self, tmp_path):
+        async def scenario():
+            async def send(event):
+                raise answers[event.body]
+
+            answers = {
+                b"0": UnexpectedStatus(400),
+                b"1": UnexpectedStatus(503),
+                b"2": UnexpectedStatus(503, "600"),
+                b"3": UnexpectedStatus(503, "100000"),
+            }
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store, 4)
+                summary = await worker.run()
+                assert summary.dead_letters == {"permanent": 1, "exhausted": 1, "expired": 1}
+                assert (summary.parked, summary.delivered) == (1, 0)
+                assert str(summary) == (
+                    "0 delivered, 1 retried, 1 parked, 3 dead-lettered (1 exhausted, 1 expired, 1 permanent)"
+                )
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "status, reason, lease_owner") == [
+            ("dead_letter", "permanent", None),
+            ("dead_letter", "exhausted", None),
+            ("retrying", None, None),
+            ("dead_letter", "expired", None),
+        ]
+
+    def test_of_several_endpoints_the_one_that_is_named_is_served(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed, others=succeed) as worker:
+                await enqueue(worker.store, endpoint="orders")
+                await enqueue(worker.store, endpoint="others")
+                await worker.run(endpoint="others")
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "endpoint, status") == [("orders", "pending"), ("others", "delivered")]
+
+    def test_an_endpoint_that_answers_410_is_flagged_gone(self, tmp_path):
+        async def scenario():
+            async def gone(_event):
+                raise UnexpectedStatus(410)
+
+            async with scene(tmp_path, orders=gone, others=succeed) as worker:
+                await enqueue(worker.store, endpoint="orders")
+                await enqueue(worker.store, endpoint="others")
+                await worker.run()
+
+        asyncio.run(scenario())
+        assert rows(tmp_path, "SELECT name, gone_at FROM resonant_endpoints ORDER BY name") == [
+            ("orders", START),
+            ("others", None),
+        ]
+
+    def test_each_retry_is_drawn_from_the_delay_before_it(self, tmp_path):
+        jittery = RetryPolicy(jitter="decorrelated", base=1.0, max_attempts=6, park_after=1e6)
+
+        async def scenario():
+            async with scene(tmp_path, policy=jittery, orders=fail) as worker:
+                await enqueue(worker.store)
+                await worker.run()
+                return [report.attempt.delay for report in worker.reports]
+
+        *delays, last = asyncio.run(scenario())
+
+        rng, expected = random.Random(7), []
+        for number in range(1, 6):
+            before = expected[-1] if expected else None
+            expected.append(draw_delay(jittery, number, rng, last_delay=before))
+        assert delays == expected
+        assert last is None
+
+    def test_many_events_share_few_transactions(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed) as worker:
+                await enqueue(worker.store, 1000)
+                start = time.monotonic()
+                with listening("commit", lambda c: count.update([c.get_execution_options().get("write")])):
+                    await worker.run()
+                return time.monotonic() - start
+
+        count = Counter()
+        seconds = asyncio.run(scenario())
+        # 20 batches of begins with the outcomes of those before them, as many of outcomes alone, 10 claims
+        assert count[True] < 60
+        # one look a second, one at the start and one at the end
+        assert count[None] <= seconds + 2
+
+    def test_there_are_always_some_claimed_ahead_and_they_are_claimed_many_at_once(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("resonant.emission.POLL_SECONDS", 3600)
+
+        def note_claims(_connection, _cursor, statement, *_):
+            claims.extend(["claim"] * ("UPDATE" in statement and "RETURNING" in statement))
+
+        async def scenario():
+            async def send(event):
+                if event.id == first:
+                    await until(lambda: len(sent) == 399)
+                await asyncio.sleep(random.random() / 100)
+                sent.append(event.id)
+
+            async with scene(tmp_path, orders=send, limits=Limits(concurrency=20)) as worker:
+                first, *_ = await enqueue(worker.store, 400)
+                with listening("before_cursor_execute", note_claims):
+                    assert (await worker.run()).delivered == 400
+
+        sent, claims = [], []
+        asyncio.run(scenario())
+        assert 10 <= len(claims) <= 20
+
+    def test_the_endpoints_are_closed_at_the_end_even_if_one_cannot_be(self, tmp_path):
+        def target(name, error=None):
+            async def close():
+                closed.append(name)
+                if error is not None:
+                    raise error
+
+            return sink_target(name, CallableSink(succeed), close=close)
+
+        async def scenario():
+            async with scene(tmp_path, a=target("a", OSError("broken")), b=target("b")) as worker:
+                await enqueue(worker.store, endpoint="a")
+                await enqueue(worker.store, endpoint="b")
+                await worker.run()
+                assert not closed
+
+        closed = []
+        asyncio.run(scenario())
+        assert sorted(closed) == ["a", "b"]
+
+
+class TestStoreFirst:
+    def test_nothing_is_sent_before_its_event_and_its_begin_are_committed(self, tmp_path):
+        async def scenario():
+            async def send(event):
+                query = "SELECT lease_owner, sending FROM resonant_deliveries JOIN resonant_events e ON e.id = event_id"
+                seen.extend(rows(tmp_path, f"{query} WHERE e.id = '{event.id}'"))
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store, 20)
+                await worker.run()
+
+        seen = []
+        asyncio.run(scenario())
+        assert seen == [("worker", 1)] * 20
+
+    def test_an_outcome_and_its_decision_are_stored_before_they_are_reported(self, tmp_path):
+        async def scenario():
+            async def send(event):
+                raise answers.get(event.body, UnexpectedStatus(503))
+
+            async def emit_one(lease):
+                report = await worker.emission.attempt(lease.delivery_id)
+                (row,) = rows(
+                    tmp_path,
+                    f"SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
+                    f"JOIN resonant_attempts a ON delivery_id = d.id WHERE d.id = {lease.delivery_id}",
+                )
+                seen[type(report.decision)] = row
+                assert row[-1] == report.attempt.delay
+                if isinstance(report.decision, Retry):
+                    await worker.emission.attempt(lease.delivery_id)
+
+            answers = {b"0": UnexpectedStatus(400), b"1": UnexpectedStatus(503, "60")}
+            async with scene(tmp_path, orders=send, fine=succeed) as worker:
+                await enqueue(worker.store, 3)
+                await enqueue(worker.store, endpoint="fine")
+                await worker.emission.run(emit_one)
+
+        seen = {}
+        asyncio.run(scenario())
+        assert {kind: row[:-1] for kind, row in seen.items()} == {
+            type(None): ("delivered", 1, 1, None),
+            Retry: ("retrying", 1, 1, "retry"),
+            Park: ("retrying", 1, 1, "park"),
+            GiveUp: ("dead_letter", 1, 1, "give_up"),
+        }
+
+
+class TestLeases:
+    def test_nothing_is_sent_once_the_lease_is_lost(self, tmp_path):
+        async def scenario():
+            async def send(event):
+                sent.append(event.id)
+
+            async def emit_one(lease):
+                async with another_worker(tmp_path, clock=worker.clock) as other:
+                    await other.recover(owners=["worker"])
+                    await other.claim("orders", owner="other", limit=1)
+                with pytest.raises(LeaseLost):
+                    await worker.emission.attempt(lease.delivery_id)
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store)
+                summary = await worker.emission.run(emit_one)
+                assert summary.lost == 1
+                assert str(summary).endswith(", 1 taken over by another worker")
+
+        sent = []
+        asyncio.run(scenario())
+        assert not sent
+        assert deliveries(tmp_path, "lease_owner, attempts") == [("other", 0)]
+
+    @pytest.mark.parametrize("answer", [None, UnexpectedStatus(503), UnexpectedStatus(400)])
+    def test_an_outcome_that_comes_after_the_lease_was_lost_is_history_and_nothing_else(
+        self, tmp_path, answer
+    ):
+        async def scenario():
+            async def send(_event):
+                async with another_worker(tmp_path, clock=worker.clock) as other:
+                    await other.recover(owners=["worker"])
+                    await other.claim("orders", owner="other", limit=1)
+                if answer is not None:
+                    raise answer
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store)
+                summary = await worker.run()  # emit_one lets LeaseLost through
+                assert (summary.lost, summary.delivered, summary.retried) == (1, 0, 0)
+                assert not summary.dead_letters
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "status, lease_owner") == [("retrying", "other")]
+        # the crash that the other worker charged, and the attempt that came too late
+        assert rows(tmp_path, "SELECT result, late FROM resonant_attempts ORDER BY id") == [
+            ("lost", 0),
+            ("delivered" if answer is None else "failed", 1),
+        ]
+
+    def test_a_retry_is_not_sent_if_the_lease_was_lost_while_it_waited(self, tmp_path):
+        async def scenario():
+            async def send(event):
+                sent.append(event.id)
+                raise UnexpectedStatus(503)
+
+            async def emit_one(lease):
+                await worker.emission.attempt(lease.delivery_id)
+                async with another_worker(tmp_path, clock=worker.clock) as other:
+                    await other.recover(owners=["worker"])
+                with pytest.raises(LeaseLost):
+                    await worker.emission.attempt(lease.delivery_id)
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store)
+                assert (await worker.emission.run(emit_one)).lost == 1
+
+        sent = []
+        asyncio.run(scenario())
+        assert len(sent) == 1
+        assert deliveries(tmp_path, "status, attempts, lease_owner") == [("retrying", 1, None)]
+
+    def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
+        async def scenario():
+            async def slow(_event):
+                async with another_worker(tmp_path, clock=time.time) as other:
+                    for _ in range(10):
+                        await asyncio.sleep(0.2)
+                        recovered.append(await other.recover())
+
+            async with scene(tmp_path, clock=time.time, lease_seconds=1.5, orders=slow) as worker:
+                await enqueue(worker.store)
+                summary = await worker.run()
+                assert (summary.delivered, summary.lost) == (1, 0)
+
+        recovered = []
+        asyncio.run(scenario())
+        assert recovered == [0] * 10
+
+    def test_expired_leases_are_taken_over(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed) as worker:
+                await enqueue(worker.store, 3)
+                await worker.store.claim("orders", owner="killed", limit=3)
+                worker.clock.advance(61)
+                assert (await worker.run()).delivered == 0
+                assert (await worker.run(take_over=True)).delivered == 3
+
+        asyncio.run(scenario())
+
+    def test_live_leases_are_waited_for_and_then_taken_over(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, clock=time.time, lease_seconds=1.0, orders=succeed) as worker:
+                await enqueue(worker.store, 2)
+                before = time.time()
+                await worker.store.claim("orders", owner="killed", limit=1)
+                after = time.time()
+                summary = await worker.run(take_over=True, on_waiting=said.append)
+                assert summary.delivered == 2
+                (until_then,) = said
+                assert before + 1 <= until_then <= after + 1
+                assert time.time() >= until_then
+
+        said = []
+        asyncio.run(scenario())
+
+    def test_without_taking_over_what_others_hold_is_left_to_them(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed) as worker:
+                await enqueue(worker.store, 2)
+                await worker.store.claim("orders", owner="other", limit=1)
+                assert (await worker.run()).delivered == 1
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "lease_owner, status") == [("other", "pending"), (None, "delivered")]
+
+    def test_what_is_parked_for_a_moment_may_be_claimed_again_while_its_emission_ends(
+        self, tmp_path, quick_look
+    ):
+        async def scenario():
+            async def emit_one(lease):
+                report = await worker.emission.attempt(lease.delivery_id)
+                if isinstance(report.decision, Park):
+                    worker.clock.advance(report.decision.delay)
+                    await until(lambda: len(tries) == 2)
+
+            async def send(_event):
+                tries.append(1)
+                if len(tries) == 1:
+                    raise UnexpectedStatus(503, "60")
+                await asyncio.sleep(0.1)
+
+            tries = []
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store)
+                summary = await asyncio.wait_for(worker.emission.run(emit_one), 10)
+                assert (summary.parked, summary.delivered, summary.lost) == (1, 1, 0)
+
+        asyncio.run(scenario())
+
+
+class TestWaiting:
+    def test_a_sleeping_retry_holds_no_slot(self, tmp_path):
+        async def scenario():
+            async def send(event):
+                sent.append(event.id)
+                if sent.count(patient) == 1 and event.id == patient:
+                    raise UnexpectedStatus(503)
+
+            async def emit_one(lease):
+                while True:
+                    report = await worker.emission.attempt(lease.delivery_id)
+                    if not isinstance(report.decision, Retry):
+                        return
+                    await until(lambda: len(sent) == 4)
+
+            async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
+                patient, *others = await enqueue(worker.store, 4)
+                await asyncio.wait_for(worker.emission.run(emit_one), 10)
+                assert sent == [patient, *others, patient]
+
+        sent = []
+        asyncio.run(scenario())
+
+    def test_beyond_the_bound_retries_are_parked(self, tmp_path):
+        async def scenario():
+            async def send(_event):
+                arrived.append(1)
+                await until(lambda: len(arrived) == 40)  # all of them fail in the same moment
+                raise UnexpectedStatus(503)
+
+            async def emit_one(lease):
+                decisions.append((await worker.emission.attempt(lease.delivery_id)).decision)
+                await until(lambda: len(decisions) == 40)
+
+            async with scene(tmp_path, orders=send, limits=Limits(max_waiting=3)) as worker:
+                await enqueue(worker.store, 40)
+                await worker.emission.run(emit_one)
+
+        arrived, decisions = [], []
+        asyncio.run(scenario())
+        assert Counter(map(type, decisions)) == {Retry: 3, Park: 37}
+        assert Counter(deliveries(tmp_path, "status, lease_owner, next_attempt_at")) == {
+            ("retrying", None, START + 1): 40
+        }
+
+    def test_whoever_waited_leaves_its_place_to_the_next(self, tmp_path):
+        async def scenario():
+            async with scene(
+                tmp_path, orders=failing_first(2), limits=Limits(concurrency=1, max_waiting=1)
+            ) as worker:
+                for _ in range(5):
+                    await enqueue(worker.store)
+                    await worker.run()
+                assert (worker.emission.summary.delivered, worker.emission.summary.parked) == (5, 0)
+
+        asyncio.run(scenario())
+
+    def test_an_emission_that_ends_where_it_should_wait_hands_its_delivery_back(self, tmp_path):
+        async def scenario():
+            async def emit_one(lease):
+                await worker.emission.attempt(lease.delivery_id)
+
+            async with scene(tmp_path, orders=failing_first()) as worker:
+                await enqueue(worker.store)
+                summary = await worker.emission.run(emit_one)
+                assert (summary.delivered, summary.parked) == (0, 1)
+                assert deliveries(tmp_path, "status, lease_owner, available_at") == [
+                    ("retrying", None, START + 1)
+                ]
+                worker.clock.advance(1)
+                assert (await worker.emission.run(emit_one)).delivered == 1
+
+        asyncio.run(scenario())
+
+
+class TestEndpoints:
+    def test_a_named_endpoint_that_there_is_not_is_an_error(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed) as worker:
+                await enqueue(worker.store)
+                with pytest.raises(EndpointError, match="no endpoint is named 'ordres'"):
+                    await worker.run(endpoint="ordres")
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "status") == [("pending",)]
+
+    def test_one_that_is_found_in_the_store_and_cannot_be_opened_does_not_stop_the_others(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed) as worker:
+                await enqueue(worker.store, 2, endpoint="forgotten")
+                await enqueue(worker.store, 2, endpoint="orders")
+                summary = await worker.run()
+                assert summary.delivered == 2
+                assert summary.unknown_endpoints == {"forgotten": "no endpoint is named 'forgotten'"}
+
+        asyncio.run(scenario())
+        assert Counter(deliveries(tmp_path, "endpoint, status, lease_owner")) == {
+            ("forgotten", "pending", None): 2,
+            ("orders", "delivered", None): 2,
+        }
+
+    def test_one_that_turns_up_later_is_opened_then(self, tmp_path, quick_look, monkeypatch):
+        monkeypatch.setattr("resonant.emission.REOPEN_SECONDS", 0.1)
+
+        async def scenario():
+            sinks = {}
+            async with scene(tmp_path, sinks=sinks, limits=Limits(run_for=60)) as worker:
+                await enqueue(worker.store, endpoint="late")
+                running = asyncio.create_task(worker.run())
+                summary = worker.emission.summary
+                await until(lambda: "late" in summary.unknown_endpoints)
+                sinks["late"] = succeed
+                await until(lambda: summary.delivered == 1)
+                assert summary.unknown_endpoints == {}
+                running.cancel()
+                await asyncio.wait([running])
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize("names", [("dead", "healthy"), ("healthy", "dead")], ids=["first", "last"])
+    @pytest.mark.parametrize("alphabet", ["az", "za"])
+    def test_one_that_never_answers_does_not_hold_up_another(self, tmp_path, names, alphabet):
+        async def scenario():
+            async def healthy(event):
+                await asyncio.sleep(0.001)
+                delivered.append(event.id)
+                if len(delivered) == 300:
+                    all_delivered.set()
+
+            async def dead(_event):
+                await all_delivered.wait()
+                raise UnexpectedStatus(400)
+
+            all_delivered = asyncio.Event()
+            actual = {"dead": alphabet[0], "healthy": alphabet[1]}
+            sinks = {actual["dead"]: dead, actual["healthy"]: healthy}
+            async with scene(
+                tmp_path, limits=Limits(concurrency=20, endpoint_concurrency=20), **sinks
+            ) as worker:
+                for name in names:
+                    await enqueue(worker.store, 300, endpoint=actual[name])
+                summary = await worker.run()
+                assert summary.delivered == 300
+                assert summary.dead_letters == {"permanent": 300}
+
+        delivered = []
+        asyncio.run(scenario())
+
+    def test_several_that_never_answer_do_not_hold_up_one_that_comes_later(self, tmp_path, quick_look):
+        async def scenario():
+            async def healthy(event):
+                delivered.append(event.id)
+                if len(delivered) == 100:
+                    all_delivered.set()
+
+            async def dead(_event):
+                sending.append(1)
+                await all_delivered.wait()
+                raise UnexpectedStatus(400)
+
+            all_delivered = asyncio.Event()
+            sinks = {"dead-1": dead, "dead-2": dead, "dead-3": dead, "healthy": healthy}
+            async with scene(tmp_path, limits=Limits(concurrency=40), **sinks) as worker:
+                for name in ("dead-1", "dead-2", "dead-3"):
+                    await enqueue(worker.store, 100, endpoint=name)
+                running = asyncio.create_task(worker.run())
+                await until(lambda: len(sending) >= 30)
+                await enqueue(worker.store, 100, endpoint="healthy")
+                assert (await running).delivered == 100
+
+        delivered, sending = [], []
+        asyncio.run(scenario())
+
+    def test_its_own_limit_of_sends_is_kept(self, tmp_path):
+        async def scenario():
+            async def send(_event):
+                now.append(1)
+                most.append(len(now))
+                await asyncio.sleep(0.002)
+                now.pop()
+
+            target = sink_target("orders", CallableSink(send), concurrency=3)
+            async with scene(tmp_path, orders=target) as worker:
+                await enqueue(worker.store, 60)
+                await worker.run()
+
+        now, most = [], []
+        asyncio.run(scenario())
+        assert max(most) == 3
+
+
+class TestCancellation:
+    def test_a_run_cancelled_in_mid_send_hands_everything_back_with_no_attempt_charged(self, tmp_path):
+        async def scenario():
+            async def hang(event):
+                sending.append(event.id)
+                await asyncio.sleep(3600)
+
+            async with scene(tmp_path, orders=hang) as worker:
+                await enqueue(worker.store, 120)
+                running = asyncio.create_task(worker.run())
+                await until(lambda: len(sending) == 50)
+                running.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+            assert nobody_is_left()
+
+        sending = []
+        asyncio.run(scenario())
+        columns = "status, attempts, round_attempts, lease_owner, sending, available_at"
+        assert Counter(deliveries(tmp_path, columns)) == {("pending", 0, 0, None, 0, START): 120}
+        assert rows(tmp_path, "SELECT * FROM resonant_attempts") == []
+
+    def test_a_run_cancelled_while_retries_wait_hands_them_back_for_when_they_are_due(self, tmp_path):
+        async def scenario():
+            async def emit_one(lease):
+                await worker.emission.attempt(lease.delivery_id)
+                waiting.append(lease)
+                await asyncio.sleep(3600)
+
+            async with scene(tmp_path, orders=fail) as worker:
+                await enqueue(worker.store, 10)
+                running = asyncio.create_task(worker.emission.run(emit_one))
+                await until(lambda: len(waiting) == 10)
+                running.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+            assert nobody_is_left()
+
+        waiting = []
+        asyncio.run(scenario())
+        assert Counter(deliveries(tmp_path, "status, attempts, lease_owner, sending, available_at")) == {
+            ("retrying", 1, None, 0, START + 1): 10
+        }
+
+    @pytest.mark.parametrize("waits", [False, True], ids=["sending", "waiting"])
+    def test_ctrl_c_does_the_same(self, tmp_path, waits):
+        async def scenario():
+            async def send(_event):
+                if waits:
+                    raise UnexpectedStatus(503)
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(3600)
+
+            async def emit_one(lease):
+                await worker.emission.attempt(lease.delivery_id)
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(3600)
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store)
+                await worker.emission.run(emit_one)
+
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(scenario())
+        assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, int(waits))]
+
+    @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
+    def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, error):
+        async def scenario():
+            async def send(_event):
+                raise error
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store, 3)
+                await worker.run()
+
+        with pytest.raises(error):
+            asyncio.run(scenario())
+        assert Counter(deliveries(tmp_path, "status, attempts, lease_owner, sending")) == {
+            ("pending", 0, None, 0): 3
+        }
+        assert rows(tmp_path, "SELECT * FROM resonant_attempts") == []
+
+    def test_a_claim_that_is_cancelled_while_it_is_committed_is_handed_back_too(self, tmp_path):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed) as worker:
+                await enqueue(worker.store, 3)
+                running = asyncio.create_task(worker.run())
+                tasks.append((asyncio.get_running_loop(), running))
+                await asyncio.wait([running])
+                assert running.cancelled()
+                assert not worker.emission._leases
+
+        def cancel(connection):
+            query = "SELECT 1 FROM resonant_deliveries WHERE lease_owner = 'worker'"
+            if tasks and connection.exec_driver_sql(query).fetchall():
+                loop, running = tasks.pop()
+                loop.call_soon_threadsafe(running.cancel)
+                time.sleep(0.05)  # the commit takes its time
+
+        tasks = []
+        with listening("commit", cancel):
+            asyncio.run(scenario())
+        assert deliveries(tmp_path, "lease_owner, lease_token") == [(None, 1)] * 3
+
+    def test_a_run_that_fails_leaves_no_task_behind_either(self, tmp_path):
+        async def scenario():
+            async def emit_one(lease):
+                if lease.event.id == first:
+                    raise RuntimeError("the pipeline is broken")
+                await asyncio.sleep(3600)
+
+            async with scene(tmp_path, orders=succeed) as worker:
+                first, *_ = await enqueue(worker.store, 5)
+                with pytest.raises(RuntimeError, match="the pipeline is broken"):
+                    await worker.emission.run(emit_one)
+            assert nobody_is_left()
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "lease_owner") == [(None,)] * 5
+
+
+class TestTheStoreGoesAway:
+    def test_for_less_than_the_patience_nobody_notices(self, tmp_path, impatient_sqlite, quick_look):
+        async def scenario():
+            async def send(_event):
+                if not sent:
+                    stack.enter_context(locked(tmp_path))
+                    asyncio.get_running_loop().call_later(0.3, stack.close)
+                sent.append(1)
+
+            async with scene(tmp_path, orders=send, lease_seconds=15) as worker:
+                await enqueue(worker.store, 200)
+                assert (await worker.run(take_over=True)).delivered == 200
+
+        sent, stack = [], contextlib.ExitStack()
+        asyncio.run(scenario())
+        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 200}
+        assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(200,)]
+
+    def test_for_longer_the_run_fails_and_what_was_in_flight_is_tried_again(
+        self, tmp_path, impatient_sqlite, caplog
+    ):
+        async def scenario():
+            async def send(_event):
+                sent.append(1)
+                if len(sent) == 1:
+                    stack.enter_context(locked(tmp_path))
+
+            async def emit_one(lease):
+                with contextlib.suppress(StoreUnavailable):  # as Prefect keeps what its tasks raise to itself
+                    await worker.emission.attempt(lease.delivery_id)
+
+            async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
+                await enqueue(worker.store, 3)
+                with pytest.raises(StoreUnavailable):
+                    await asyncio.wait_for(worker.emission.run(emit_one), 10)
+            assert nobody_is_left()
+            assert "leases were not handed back" in caplog.text
+            stack.close()
+
+            async with scene(tmp_path, orders=send, clock=FixedClock(START + 60)) as next_one:
+                assert (await next_one.run(take_over=True)).delivered == 3
+
+        sent, stack = [], contextlib.ExitStack()
+        asyncio.run(scenario())
+        assert len(sent) == 6
+        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
+
+    def test_while_nothing_is_sent_it_is_waited_for_too(self, tmp_path, impatient_sqlite):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed, lease_seconds=15) as worker:
+                await enqueue(worker.store, 1)
+                stack.enter_context(locked(tmp_path))
+                asyncio.get_running_loop().call_later(0.2, stack.close)
+                assert (await worker.run(take_over=True)).delivered == 1
+
+        stack = contextlib.ExitStack()
+        asyncio.run(scenario())
+
+    def test_an_emission_that_ends_without_an_attempt_fails_the_run(self, tmp_path):
+        async def scenario():
+            async def emit_one(_lease):
+                return None
+
+            async with scene(tmp_path, orders=succeed) as worker:
+                (event_id,) = await enqueue(worker.store)
+                with pytest.raises(RuntimeError, match=f"emission of {event_id} ended without an attempt"):
+                    await worker.emission.run(emit_one)
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
+
+
+class TestWhatIsGivenWithItsLeases:
+    @staticmethod
+    async def claim(worker, count, *, endpoint="orders"):
+        await enqueue(worker.store, count, endpoint)
+        return await worker.store.claim(endpoint, owner="worker", limit=count)
+
+    def test_it_is_emitted_like_what_was_found_due(self, tmp_path):
+        async def scenario():
+            async def batches():
+                yield await self.claim(worker, 3)
+                yield await self.claim(worker, 2)
+
+            async with scene(tmp_path, orders=failing_first()) as worker:
+                summary = await worker.emission.emit_given(worker.emit_one, batches())
+                assert (summary.delivered, summary.retried) == (5, 5)
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "status, attempts") == [("delivered", 2)] * 5
+
+    def test_more_is_asked_for_only_while_the_sends_keep_up(self, tmp_path):
+        async def scenario():
+            async def send(_event):
+                await all_asked.wait()
+
+            async def batches():
+                for _ in range(50):
+                    asked.append(1)
+                    yield await self.claim(worker, 1)
+
+            all_asked = asyncio.Event()
+            async with scene(tmp_path, orders=send, limits=Limits(concurrency=4)) as worker:
+                emitting = asyncio.create_task(worker.emission.emit_given(worker.emit_one, batches()))
+                await until(lambda: len(asked) == 8)
+                await asyncio.sleep(0.05)
+                assert len(asked) == 8
+                all_asked.set()
+                assert (await emitting).delivered == 50
+
+        asked = []
+        asyncio.run(scenario())
+
+    def test_an_endpoint_that_there_is_not_is_an_error_and_all_is_handed_back(self, tmp_path):
+        async def scenario():
+            async def hang(_event):
+                await asyncio.sleep(3600)
+
+            async def batches():
+                yield await self.claim(worker, 2)
+                yield await self.claim(worker, 2, endpoint="forgotten")
+
+            async with scene(tmp_path, orders=hang) as worker:
+                with pytest.raises(EndpointError, match="'forgotten'"):
+                    await worker.emission.emit_given(worker.emit_one, batches())
+            assert nobody_is_left()
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "lease_owner, attempts") == [(None, 0)] * 4
+
+    @pytest.mark.parametrize("late", [False, True], ids=["while it waits", "while it asks for more"])
+    def test_a_failure_of_the_pipeline_is_raised_whenever_it_comes(self, tmp_path, late):
+        async def scenario():
+            async def emit_one(_lease):
+                raise RuntimeError("the pipeline is broken")
+
+            async def batches():
+                yield await self.claim(worker, 1)
+                if late:
+                    await until(lambda: not worker.emission._running)
+
+            async with scene(tmp_path, orders=succeed) as worker:
+                with pytest.raises(RuntimeError, match="the pipeline is broken"):
+                    await worker.emission.emit_given(emit_one, batches())
+
+        asyncio.run(scenario())
+
+
+ANOTHER_PROCESS = """
+    import asyncio, sys
+    from resonant.events import make_event
+    from resonant.store import open_store
+
+    async def main():
+        store = await open_store(sys.argv[1])
+        await store.enqueue([make_event(type="t", source="/s", data=1, id="evt_late")], "orders")
+        await store.close()
+
+    asyncio.run(main())
+"""
+
+
+class TestHowLongARunGoesOn:
+    def test_what_another_process_stores_meanwhile_is_emitted(self, tmp_path):
+        async def scenario():
+            async def send(event):
+                sent.append(event.id)
+                if event.id == "evt_late":
+                    running.cancel()
+
+            async with scene(tmp_path, clock=time.time, orders=send, limits=Limits(run_for=60)) as worker:
+                await enqueue(worker.store)
+                running = asyncio.create_task(worker.emission.run(worker.emit_one))
+                await until(lambda: worker.emission.summary.delivered == 1)
+                other = await asyncio.create_subprocess_exec(
+                    sys.executable, "-c", textwrap.dedent(ANOTHER_PROCESS), f"sqlite:///{tmp_path / 'r.db'}"
+                )
+                assert await other.wait() == 0
+                await asyncio.wait([running], timeout=30)
+
+        sent = []
+        asyncio.run(scenario())
+        assert sent[1:] == ["evt_late"]
+
+    def test_it_ends_when_the_time_is_up_though_nothing_is_due(self, tmp_path, quick_look):
+        async def scenario():
+            async with scene(tmp_path, orders=succeed, limits=Limits(run_for=0.3)) as worker:
+                start = time.monotonic()
+                await worker.run(take_over=True)
+                assert 0.3 <= time.monotonic() - start < 5
+
+        asyncio.run(scenario())
+
+    def test_when_the_time_is_up_nothing_new_is_claimed_and_what_was_begun_is_ended(
+        self, tmp_path, quick_look
+    ):
+        async def scenario():
+            async def send(_event):
+                await asyncio.sleep(0.6)
+
+            limits = Limits(concurrency=1, run_for=0.3)
+            async with scene(tmp_path, orders=send, limits=limits) as worker:
+                await enqueue(worker.store)
+                running = asyncio.create_task(worker.run())
+                await asyncio.sleep(0.4)
+                await enqueue(worker.store)
+                assert (await running).delivered == 1
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "status") == [("delivered",), ("pending",)]
+
+
+def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
+    def script(request):
+        first = request.try_number == 1
+        return {
+            0: respond(200),
+            1: respond(500) if first else respond(200),
+            2: respond(400, body=b"no such amount"),
+            3: reset_before_response() if first else respond(200),
+            4: respond(429, {"retry-after": "3600"}),
+        }[int(request.body) % 5]
+
+    async def scenario():
+        async with Receiver(script) as receiver:
+            endpoint = Endpoint("hook", receiver.url, allow_private=True)
+            sink = HttpSink(endpoint)
+
+            def describe(error):
+                return safe_message(error, endpoint)
+
+            target = sink_target("hook", sink, describe=describe, close=sink.aclose)
+            async with scene(tmp_path, hook=target) as worker:
+                await enqueue(worker.store, 50, endpoint="hook")
+                summary = await worker.run()
+            return summary, receiver.journal
+
+    summary, journal = asyncio.run(scenario())
+
+    assert str(summary) == "30 delivered, 20 retried, 10 parked, 10 dead-lettered (10 permanent)"
+    received = Counter((entry.webhook_id, entry.body, entry.status) for entry in journal)
+    stored = rows(
+        tmp_path,
+        "SELECT event_id, body, a.status_code FROM resonant_attempts a "
+        "JOIN resonant_deliveries d ON d.id = delivery_id JOIN resonant_events e ON e.id = event_id",
+    )
+    assert Counter(stored) == received
+    assert Counter(
+        rows(tmp_path, "SELECT code, error_type FROM resonant_attempts WHERE result = 'failed'")
+    ) == {
+        ("http_500", "UnexpectedStatus"): 10,
+        ("http_400", "UnexpectedStatus"): 10,
+        ("connection_reset", "ConnectionResetError"): 10,
+        ("throttled", "UnexpectedStatus"): 10,
+    }

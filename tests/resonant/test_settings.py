@@ -1,0 +1,159 @@
+import pytest
+from pydantic import ValidationError
+
+from resonant.retry import RetryPolicy
+from resonant.settings import Settings, SettingsError, UnknownPolicy, load_settings
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Set RESONANT_ variables by their names in lower case; none is set otherwise."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"RESONANT_{name.upper()}", raising=False)
+
+    def set_variables(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(f"RESONANT_{name.upper()}", value)
+
+    return set_variables
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("max_event_bytes", "2048", 2048),
+        ("lease_seconds", "7.5", 7.5),
+        ("concurrency", "7", 7),
+        ("endpoint_concurrency", "3", 3),
+        ("max_waiting", "0", 0),
+        ("default_policy", "classic", "classic"),
+    ],
+)
+def test_a_field_is_set_by_its_name_in_the_environment(environment, name, text, value):
+    assert getattr(load_settings(), name) != value
+
+    environment(**{name: text})
+
+    assert getattr(load_settings(), name) == value
+
+
+def test_without_a_database_url_the_store_is_an_sqlite_file_in_the_home(environment, tmp_path):
+    environment(home=str(tmp_path))
+
+    assert load_settings().store_url == f"sqlite:///{tmp_path}/resonant.db"
+
+
+def test_the_home_may_be_relative_to_the_users(environment, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert load_settings().store_url == f"sqlite:///{tmp_path}/.resonant/resonant.db"
+
+
+def test_a_database_url_is_used_as_it_is_and_never_shown(environment):
+    environment(database_url="postgresql://me:hunter2@db/events")
+
+    settings = load_settings()
+
+    assert settings.store_url == "postgresql://me:hunter2@db/events"
+    assert "hunter2" not in repr(settings)
+
+
+def test_a_variable_that_is_empty_is_not_set(environment, tmp_path):
+    environment(database_url="", policies="", concurrency="", home=str(tmp_path))
+
+    settings = load_settings()
+
+    assert settings.store_url == f"sqlite:///{tmp_path}/resonant.db"
+    assert settings.concurrency == Settings.model_fields["concurrency"].default
+
+
+def test_policies_are_read_as_json_and_found_by_name(environment):
+    environment(policies='{"patient": {"max_attempts": 20, "cap": 7200}}')
+
+    settings = load_settings()
+
+    assert settings.policy("patient") == RetryPolicy(max_attempts=20, cap=7200)
+    assert settings.policy("classic") == RetryPolicy.classic()
+    assert settings.policy() == RetryPolicy()
+
+
+def test_the_default_policy_may_be_any_that_is_known(environment):
+    environment(policies='{"patient": {"max_attempts": 20}}', default_policy="patient")
+
+    assert load_settings().policy() == RetryPolicy(max_attempts=20)
+
+
+def test_a_built_in_policy_may_be_redefined(environment):
+    environment(policies='{"default": {"max_attempts": 2}}')
+
+    assert load_settings().policy() == RetryPolicy(max_attempts=2)
+
+
+def test_an_unknown_policy_is_an_error_that_lists_those_there_are(environment):
+    environment(policies='{"patient": {}}')
+
+    with pytest.raises(
+        UnknownPolicy, match=r"'impatient'; known are classic, default, patient \(RESONANT_POL"
+    ):
+        load_settings().policy("impatient")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("concurrency", "many", "RESONANT_CONCURRENCY: Input should be a valid integer"),
+        ("concurrency", "0", "RESONANT_CONCURRENCY: Input should be greater than or equal to 1"),
+        ("lease_seconds", "0.5", "RESONANT_LEASE_SECONDS: Input should be greater"),
+        ("lease_seconds", "inf", "RESONANT_LEASE_SECONDS: Input should be a finite number"),
+        ("max_event_bytes", "0", "RESONANT_MAX_EVENT_BYTES: Input should be greater than 0"),
+        ("max_waiting", "-1", "RESONANT_MAX_WAITING: Input should be greater than or equal to 0"),
+        ("policies", "{patient: 3}", "RESONANT_POLICIES: not JSON: Expecting property name"),
+        ("retention_by_reason", "permanent=90", "RESONANT_RETENTION_BY_REASON: not JSON: Expecting value"),
+        ("policies", "[]", "RESONANT_POLICIES: Input should be a valid dictionary"),
+        ("policies", '{"a": 3}', "RESONANT_POLICIES: a: Input should be a dictionary"),
+        ("policies", '{"a": {"max_atempts": 3}}', "RESONANT_POLICIES: policy 'a' has no field 'max_atempts'"),
+        (
+            "policies",
+            '{"a": {"max_attempts": 0}}',
+            "RESONANT_POLICIES: a: max_attempts must be 1 to 1000, not 0",
+        ),
+        ("policies", '{"a": {"cap": "high"}}', "RESONANT_POLICIES: a.cap: Input should be a valid number"),
+        (
+            "policies",
+            '{"a": {"jitter": "some"}}',
+            "RESONANT_POLICIES: a.jitter: Input should be 'proportional'",
+        ),
+        (
+            "default_policy",
+            "bold",
+            "RESONANT_DEFAULT_POLICY: no retry policy is named 'bold'; known are classic",
+        ),
+    ],
+)
+def test_a_malformed_setting_is_one_line_that_names_its_variable(environment, variable, text, said):
+    environment(**{variable: text})
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_several_malformed_settings_the_first_is_named(environment):
+    environment(concurrency="0", default_policy="bold")
+
+    with pytest.raises(SettingsError, match=r"^RESONANT_CONCURRENCY: [^\n]*$"):
+        load_settings()
+
+
+def test_policies_that_are_malformed_are_named_rather_than_the_default_that_was_to_be_among_them(environment):
+    environment(policies='{"bold": {"cap": -1}}', default_policy="bold")
+
+    with pytest.raises(SettingsError, match=r"^RESONANT_POLICIES: bold: cap must be"):
+        load_settings()
+
+
+def test_settings_do_not_change_once_they_are_read(environment):
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().concurrency = 3
