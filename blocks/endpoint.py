@@ -10,6 +10,7 @@ from pydantic import Field
 
 from resonant.courier import Target
 from resonant.errors import EndpointError
+from resonant.redact import one_line, root_cause
 from resonant.sink import CallableSink
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ class SinkBlock(EndpointBlock, ABC):
 
     def open(self, name: str) -> Target:
         """Return this block as an endpoint; the text of its exceptions is kept without its secrets."""
-        from resonant.redact import one_line  # noqa: PLC0415
 
         def describe(error: BaseException) -> str:
+            error = root_cause(error)
             text = one_line(f"{type(error).__name__}: {error}")
             for secret in _secrets(self):
                 text = text.replace(secret, "***")

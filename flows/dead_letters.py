@@ -1,15 +1,26 @@
-"""The flows of the dead-letter queue."""
+"""The flows of the dead-letter queue: collect, replay, cancel, purge."""
+
+from datetime import datetime
+from typing import Annotated, Literal
 
 from prefect import State, flow
 from prefect.states import Completed
+from pydantic import Field
 
+from resonant.replaying import ReplayRequest, cancel, require_restricted
 from tasks.dead_letters import (
     open_configured_store,
     take_back_expired_leases,
     take_back_leases_of_ended_runs,
     write_triage,
 )
+from tasks.emission import open_emission
 from tasks.failing import fails_plainly
+from tasks.purge import purge_final_deliveries
+from tasks.replay import replay, say_plan, select, who_runs_this
+
+Category = Literal["transient", "permanent", "unknown"]
+Reason = Literal["permanent", "exhausted", "expired", "crashed", "cancelled"]
 
 
 @flow(name="collect-dead-letters", persist_result=False)
@@ -21,3 +32,119 @@ async def collect_dead_letters() -> State[None]:
         taken_back += await take_back_leases_of_ended_runs(store)
         groups = await write_triage(store)
     return Completed(message=f"{taken_back} deliveries taken back; {groups}")
+
+
+@flow(name="replay-dead-letters", persist_result=False)
+@fails_plainly
+async def replay_dead_letters(
+    ids: list[str] | None = None,
+    event_type: str | None = None,
+    endpoint: str | None = None,
+    category: Category | None = None,
+    code: str | None = None,
+    reason: Reason | None = None,
+    text: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    all_dead_letters: bool = False,
+    include_permanent: bool = False,
+    limit: Annotated[int | None, Field(ge=1)] = None,
+    rate: Annotated[float | None, Field(gt=0, le=10_000)] = None,
+    policy: str | None = None,
+    dry_run: bool = False,
+) -> State[None]:
+    """Send dead letters again, the oldest first; each begins a new round of attempts, and keeps its history.
+
+    All that is given must hold. Cancelling this run stops it in good order: what is not sent yet stays or is due again.
+
+    Args:
+        ids: Event ids.
+        event_type: Event type; * stands for any text, ? for one character.
+        endpoint: Name of the endpoint.
+        category: What the classifier said of the last failure.
+        code: The classifier's code, such as http_503.
+        reason: Why it was given up.
+        text: A part of the error, in any case.
+        since: Given up at this time or later.
+        until: Given up before this time.
+        all_dead_letters: Required when nothing above is given - every dead letter is meant.
+        include_permanent: Also those whose failure was permanent; otherwise they are left out.
+        limit: How many at most.
+        rate: Letters a second, after a slow start of ten seconds; empty is as fast as they go.
+        policy: Name of the retry policy for this run, instead of the deliveries' own.
+        dry_run: Only count what would be sent again and what is left out.
+    """
+    selection = select(
+        ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=reason, text=text,
+        since=since, until=until,
+    )  # fmt: skip
+    request = ReplayRequest(
+        selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=all_dead_letters
+    )
+    if dry_run:
+        async with open_configured_store() as store:
+            return Completed(message=await say_plan(store, request))
+    async with open_emission(policy=policy) as emission:
+        return Completed(message=await replay(emission, request, who=who_runs_this()))
+
+
+@flow(name="cancel-deliveries", persist_result=False)
+@fails_plainly
+async def cancel_deliveries(
+    ids: list[str] | None = None,
+    event_type: str | None = None,
+    endpoint: str | None = None,
+    category: Category | None = None,
+    code: str | None = None,
+    text: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    all_deliveries: bool = False,
+) -> State[None]:
+    """Give up unfinished deliveries, with reason cancelled; those being sent at this moment are left alone.
+
+    Args:
+        ids: Event ids.
+        event_type: Event type; * stands for any text, ? for one character.
+        endpoint: Name of the endpoint.
+        category: What the classifier said of the last failure.
+        code: The classifier's code, such as http_503.
+        text: A part of the last error, in any case.
+        since: Accepted at this time or later.
+        until: Accepted before this time.
+        all_deliveries: Required when nothing above is given - every unfinished delivery is meant.
+    """
+    selection = select(
+        ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=None, text=text,
+        since=since, until=until,
+    )  # fmt: skip
+    require_restricted(selection, everything=all_deliveries)
+    async with open_configured_store() as store:
+        return Completed(message=f"{await cancel(store, selection, who=who_runs_this())} given up")
+
+
+@flow(name="purge-dead-letters", persist_result=False)
+@fails_plainly
+async def purge_dead_letters(
+    older_than_days: Annotated[float, Field(ge=0)] = 30,
+    delivered_older_than_days: Annotated[float | None, Field(ge=0)] = None,
+    archive: str | None = None,
+    dry_run: bool = False,
+) -> State[None]:
+    """Remove old deliveries for good; never one that is not final, nor one that is being replayed.
+
+    Args:
+        older_than_days: Age of dead letters, in days since they were given up; 0 is all of them.
+        delivered_older_than_days: Age of delivered history, in days since its delivery; empty keeps it.
+        archive: File on the worker's machine to append what is removed to, before it goes; .gz is compressed.
+        dry_run: Only count.
+    """
+    async with open_configured_store() as store:
+        report = await purge_final_deliveries(
+            store,
+            older_than_days=older_than_days,
+            delivered_older_than_days=delivered_older_than_days,
+            archive=archive,
+            dry_run=dry_run,
+        )
+    return Completed(message=report)

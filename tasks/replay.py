@@ -1,0 +1,115 @@
+"""The steps of a replay, and of a cancellation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from resonant.replaying import ReplayRequest, letters, plan
+from resonant.store import dead_letters
+from resonant.store.selection import Selection
+from tasks.emission import emit_as_task
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+    from uuid import UUID
+
+    from resonant.emission import Emission
+    from resonant.events import Lease
+    from resonant.store import Store
+
+PROGRESS_ARTIFACT = "replay-progress"
+
+
+def select(
+    *,
+    ids: list[str] | None,
+    event_type: str | None,
+    endpoint: str | None,
+    category: str | None,
+    code: str | None,
+    reason: str | None,
+    text: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> Selection:
+    """Make the selection of what a form was filled with."""
+    return Selection(
+        ids=tuple(ids or ()),
+        event_type=event_type or None,
+        endpoint=endpoint or None,
+        category=category or None,
+        code=code or None,
+        reason=reason or None,
+        text=text or None,
+        since=None if since is None else since.timestamp(),
+        until=None if until is None else until.timestamp(),
+    )
+
+
+def who_runs_this() -> str:
+    """Return who is asking, for the audit: the flow run, by name and id."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return "python"
+    return f"flow run {context.flow_run.name} ({context.flow_run.id})"
+
+
+async def say_plan(store: Store, request: ReplayRequest) -> str:
+    """Count what a replay would take and leave out, log it, and return it."""
+    text = str(await plan(store, request))
+    get_run_logger().info("%s", text)
+    return text
+
+
+async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str:
+    """Send the selected dead letters again, each as a task run; return how that went.
+
+    However it ends, what was taken is in the audit, and what was not sent is due again by itself.
+    """
+    planned = await plan(emission.store, request)
+    progress = await _Progress.start(planned.selected)
+    taken = 0
+
+    async def counted_letters() -> AsyncIterator[list[Lease]]:
+        nonlocal taken
+        async for leases in letters(emission.store, request, owner=emission.owner):
+            taken += len(leases)
+            yield leases
+            await progress.show(taken)
+
+    started_at = emission.store.clock()
+    try:
+        summary = await emission.emit_given(emit_as_task, counted_letters())
+    finally:
+        entry = dead_letters.AuditEntry(started_at, who, "replay", request.selection.as_dict(), taken)
+        await emission.store.write(dead_letters.write_audit, entry)
+        get_run_logger().info("%d of %d letters taken out of the queue", taken, planned.selected)
+    await progress.show(planned.selected)
+    return f"{taken} sent again: {summary}"
+
+
+class _Progress:
+    """A bar in the UI, by whole percents."""
+
+    def __init__(self, artifact_id: UUID, total: int) -> None:
+        self._id = artifact_id
+        self._total = total
+        self._shown = 0
+
+    @classmethod
+    async def start(cls, total: int) -> _Progress:
+        artifact_id = await acreate_progress_artifact(
+            key=PROGRESS_ARTIFACT, progress=0.0, description=f"Replay of {total} dead letters"
+        )
+        return cls(artifact_id, total)
+
+    async def show(self, done: int) -> None:
+        percent = 100 if not self._total else min(100, 100 * done // self._total)
+        if percent > self._shown:
+            self._shown = percent
+            await aupdate_progress_artifact(artifact_id=self._id, progress=float(percent))
