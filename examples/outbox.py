@@ -1,0 +1,75 @@
+"""A transactional outbox: an order and its event are committed together, or neither is.
+
+The shop keeps Resonant's tables in its own database and gives ``enqueue`` its own connection. There is no moment at
+which an order has no event, or an event no order; a crash at any line leaves both or none::
+
+    python examples/outbox.py shop.db
+    RESONANT_DATABASE_URL=sqlite:///shop.db resonant status
+
+With an asynchronous engine (PostgreSQL by asyncpg) it is ``await connection.run_sync(place_order, ...)``.
+"""  # noqa: INP001 - a script
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, func, insert, select
+
+from resonant.events import make_event
+from resonant.store import enqueue, open_store
+
+ENDPOINT = "warehouse"
+
+shop = MetaData()
+orders = Table(
+    "orders",
+    shop,
+    Column("number", Integer, primary_key=True),
+    Column("article", Text, nullable=False),
+    Column("quantity", Integer, nullable=False),
+)
+
+
+class OutOfStock(Exception):
+    """The shop's own error: it undoes the order, and its event with it."""
+
+
+def place_order(connection: Connection, number: int, article: str, quantity: int) -> None:
+    """Store an order and its event in the transaction of this connection, which the caller commits."""
+    order = {"number": number, "article": article, "quantity": quantity}
+    connection.execute(insert(orders), order)
+    # An id that follows from the order: should this ever run twice, it is one event all the same.
+    event = make_event(id=f"order-{number}-placed", type="shop.order.placed", source="/shop", data=order)
+    enqueue(connection, [event], ENDPOINT, now=time.time())
+    if quantity > 100:  # noqa: PLR2004 - the example's stock
+        raise OutOfStock(f"order {number}: not so many {article} in stock")
+
+
+async def create_tables(url: str) -> None:
+    """Let Resonant make its tables, which it does whenever it opens a database."""
+    store = await open_store(url)
+    await store.close()
+
+
+def main(path: str) -> None:
+    """Place two orders that succeed and one that does not; say what is stored."""
+    asyncio.run(create_tables(path))
+    engine = create_engine(f"sqlite:///{path}")
+    shop.create_all(engine)
+    with engine.connect() as connection:
+        first = 1 + (connection.scalar(select(func.max(orders.c.number))) or 0)
+    for number, quantity in enumerate((1, 1_000, 2), start=first):
+        try:
+            with engine.begin() as connection:
+                place_order(connection, number, "lamp", quantity)
+        except OutOfStock as error:
+            sys.stdout.write(f"refused: {error}\n")
+        else:
+            sys.stdout.write(f"placed: order {number}\n")
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "shop.db")

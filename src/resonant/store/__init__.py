@@ -1,0 +1,11 @@
+"""The durable store: what was accepted, what was tried, what was decided.
+
+The functions that say what happens (``enqueue``, ``claim``, ``record`` ...) are plain functions over an SQLAlchemy
+connection in its transaction, so that a producer can call ``enqueue`` inside its own; ``Store`` runs them.
+"""
+
+from resonant.store.intake import Accepted, Conflict, enqueue
+from resonant.store.store import Store, open_store
+from resonant.store.work import Due, Outcome
+
+__all__ = ["Accepted", "Conflict", "Due", "Outcome", "Store", "enqueue", "open_store"]

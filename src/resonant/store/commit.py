@@ -1,0 +1,134 @@
+"""Group commit: what many coroutines want written at the same moment goes into one transaction.
+
+Nobody waits for a timer: while one transaction is being written the next ones gather, and go together after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from resonant.errors import StoreUnavailable
+from resonant.store import work
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sqlalchemy import Connection
+
+    from resonant.events import Lease
+    from resonant.store.store import Store
+
+T = TypeVar("T")
+
+_RETRY_PAUSE_SECONDS = 0.5
+
+
+class GroupCommit:
+    """Begins and outcomes, each acknowledged after the commit that holds it.
+
+    Args:
+        store: open, and bound to the running loop.
+        patience: for how many seconds a store that went away is waited for; the store's lease should be longer.
+    """
+
+    def __init__(self, store: Store, *, patience: float = 20.0) -> None:
+        self._store = store
+        self._patience = patience
+        self._begins: list[tuple[Lease, asyncio.Future[bool]]] = []
+        self._outcomes: list[tuple[work.Outcome, asyncio.Future[bool]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def begin(self, lease: Lease) -> bool:
+        """Note that a send is about to start; False when the lease is lost, and nothing may be sent.
+
+        Raises:
+            StoreUnavailable: the store did not come back in time.
+        """
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._begins.append((lease, future))
+        return await self._written(future)
+
+    async def record(self, outcome: work.Outcome) -> bool:
+        """Write an attempt and its decision; False when the lease was lost, and only history was added.
+
+        Raises:
+            StoreUnavailable: the store did not come back in time.
+        """
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._outcomes.append((outcome, future))
+        return await self._written(future)
+
+    async def close(self) -> None:
+        """Wait until all is written that was handed in, also by those who have stopped waiting for it."""
+        while self._writer is not None and (self._begins or self._outcomes or not self._writer.done()):
+            await asyncio.wait([self._ensure_writer()])  # which, unlike an await, passes no cancellation on
+
+    def _ensure_writer(self) -> asyncio.Task[None]:
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_all())
+        return self._writer
+
+    async def _written(self, future: asyncio.Future[bool]) -> bool:
+        self._ensure_writer()
+        return await future
+
+    async def _write_all(self) -> None:
+        while self._begins or self._outcomes:
+            await asyncio.sleep(0)  # lets those whom the last commit woke hand in what follows from it
+            # Whoever was cancelled meanwhile will not send; what was sent is written in any case.
+            begins = [(lease, future) for lease, future in self._begins if not future.done()]
+            outcomes = self._outcomes
+            self._begins, self._outcomes = [], []
+            leases = [lease for lease, _ in begins]
+            try:
+                begun, recorded = await self._write(leases, [outcome for outcome, _ in outcomes])
+            except BaseException as error:
+                for _, future in [*begins, *outcomes]:
+                    if not future.done():
+                        future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+                continue
+            for lease, future in begins:
+                if not future.done():
+                    future.set_result(lease.delivery_id in begun)
+            for outcome, future in outcomes:
+                if not future.done():
+                    future.set_result(outcome.lease.delivery_id in recorded)
+
+    async def _write(self, leases: list[Lease], outcomes: list[work.Outcome]) -> tuple[set[int], set[int]]:
+        if not leases and not outcomes:
+            return set(), set()
+        return await patiently(
+            lambda: self._store.write(_write, leases, outcomes, now=self._store.clock()), self._patience
+        )
+
+
+async def patiently(operation: Callable[[], Awaitable[T]], patience: float) -> T:
+    """Repeat an operation for as long as the store is away.
+
+    Raises:
+        StoreUnavailable: it did not come back within ``patience`` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + patience
+    while True:
+        try:
+            return await operation()
+        except StoreUnavailable:
+            if loop.time() + _RETRY_PAUSE_SECONDS > give_up_at:
+                raise
+        await asyncio.sleep(_RETRY_PAUSE_SECONDS)
+
+
+def _write(
+    connection: Connection, leases: list[Lease], outcomes: list[work.Outcome], *, now: float
+) -> tuple[set[int], set[int]]:
+    if leases and outcomes:
+        # All in one order, so that a renewal of the same leases and this never wait for each other in a ring.
+        of_outcomes = [outcome.lease for outcome in outcomes]
+        work.lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes]])
+    begun = work.begin(connection, leases, now=now) if leases else set()
+    recorded = work.record(connection, outcomes, now=now) if outcomes else set()
+    return begun, recorded

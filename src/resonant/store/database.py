@@ -1,0 +1,136 @@
+"""Opening the database that a URL names, with its schema brought up to date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from resonant.errors import StoreError, StoreTooNew
+from resonant.store.migrate import SCHEMA_VERSION, alone_in_this_process, migrate, read_schema_version
+from resonant.store.postgresql import PostgreSQL
+from resonant.store.sqlite import SQLite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy import Connection
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What may stand after the URL's question mark.
+_SERVER_OPTIONS = frozenset({"host", "port", "sslmode"})
+_OPTIONS = {"sqlite": frozenset[str](), "postgresql": _SERVER_OPTIONS, "postgres": _SERVER_OPTIONS}
+
+
+class Transaction(Protocol):
+    """An open transaction; SQLAlchemy's ``AsyncConnection`` is one too."""
+
+    async def run_sync(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an operation within it.
+
+        Raises:
+            StoreUnavailable: the database went away, or is full or read-only.
+        """
+
+
+class Database(Protocol):
+    """A database with the transactions that Resonant needs. Its text is its URL without the password."""
+
+    async def write(self, operation: Callable[[Connection], T], /) -> T:
+        """Run the operation in a transaction of its own, which is committed when this returns.
+
+        The operation may run more than once; what it did before is then rolled back.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached, is locked, read-only or full.
+        """
+
+    async def read(self, operation: Callable[[Connection], T], /) -> T:
+        """Run the operation on one snapshot.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached.
+        """
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Open a transaction; it commits at the end of the block, or rolls back on an error.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached, is locked, read-only or full.
+        """
+
+    async def reclaim_space(self) -> None:
+        """Give the space of removed rows back to the disk, where that does not happen by itself."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+async def open_database(url: str) -> Database:
+    """Open the database and bring its schema up to date; safe when several processes do so at once.
+
+    Args:
+        url: ``sqlite:///PATH``, ``postgresql://USER:PASSWORD@HOST/NAME``, or a bare path of an SQLite file.
+
+    Raises:
+        StoreError: the URL names no database that Resonant knows.
+        StoreUnavailable: it cannot be opened, reached or written.
+        StoreTooNew: a newer Resonant wrote its schema.
+    """
+    parsed = _parse(url)
+    database = _connect(parsed)
+    try:
+        if await database.read(read_schema_version) != SCHEMA_VERSION:
+            await _migrate(parsed)
+    except StoreTooNew as error:
+        await database.close()
+        raise StoreTooNew(f"{database}: {error}") from None
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+async def _migrate(url: URL) -> None:
+    # With no limit to a statement: a migration of a large table takes its time.
+    patient = _connect(url, statement_timeout=None)
+    try:
+        async with alone_in_this_process():
+            await patient.write(migrate)
+    finally:
+        await patient.close()
+
+
+def _connect(url: URL, *, statement_timeout: float | None = 60.0) -> Database:
+    if url.get_backend_name() == "sqlite":
+        return SQLite(url)
+    return PostgreSQL(url, statement_timeout=statement_timeout)
+
+
+def _parse(url: str) -> URL:
+    if "://" not in url:
+        return URL.create("sqlite", database=url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = URL.create("unknown")
+    # Whoever writes postgresql+psycopg for other tools gets our driver here.
+    kind, _, _ = parsed.drivername.partition("+")
+    if kind not in _OPTIONS:
+        raise StoreError(
+            "RESONANT_DATABASE_URL must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+        )
+    if unknown := sorted(parsed.query.keys() - _OPTIONS[kind]):
+        known = ", ".join(sorted(_OPTIONS[kind])) or "none"
+        raise StoreError(f"RESONANT_DATABASE_URL has the option {unknown[0]!r}; known for {kind}: {known}")
+    if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise StoreError("RESONANT_DATABASE_URL: an SQLite store needs a file: sqlite:///PATH")
+    if kind != "sqlite" and "@" in f"{parsed.host}{parsed.database}":
+        raise StoreError("RESONANT_DATABASE_URL: percent-encode what is special in its password (%40 for @)")
+    return parsed.set(drivername="sqlite" if kind == "sqlite" else "postgresql")

@@ -1,0 +1,79 @@
+"""What drivers raise, made plain: one line that names the database and says what now, never its password."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from resonant.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ELSEWHERE = "or set RESONANT_DATABASE_URL"
+# PostgreSQL's SQLSTATE (Appendix A of its manual), or a part of SQLite's text.
+_HINTS = {
+    "28P01": "the server refuses this user or password",
+    "28000": "the server refuses this user or password",
+    "3D000": f"the server has no such database: create it, {_ELSEWHERE}",
+    "42501": "this user may not do that: grant it CREATE on the schema",
+    "53100": "the server's disk is full: free some space and run the same command again",
+    "53300": "the server has no connection left: try again later",
+    "57P03": "the server is starting or stopping: try again in a moment",
+    "database is locked": "another process holds its lock: try again when it is done",
+    "readonly database": f"it is read-only for this user: change its mode, {_ELSEWHERE}",
+    "disk is full": "the disk is full: free some space and run the same command again",
+    "unable to open": f"it cannot be opened: check its path and mode, {_ELSEWHERE}",
+    "not a database": f"the file is no SQLite database: choose another, {_ELSEWHERE}",
+    "malformed": "the file is damaged: restore it from a backup",
+}
+_SHOWN_CHARACTERS = 300
+
+
+@contextmanager
+def plain_errors(database: str, *others: type[Exception]) -> Iterator[None]:
+    """Turn a failure of the database within the block into StoreUnavailable; our own mistakes keep their traceback.
+
+    Args:
+        database: what to call it; no secret may be in it.
+        others: what else is a failure of the database here.
+    """
+    expected: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, TimeoutError, *others)
+    try:
+        yield
+    except expected as error:
+        if _is_our_mistake(error):
+            raise
+        raise StoreUnavailable(f"{database}: {_reason(error)}") from None
+
+
+def sqlstate(error: BaseException) -> str:
+    """Return PostgreSQL's five characters for what went wrong; empty where there are none."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+
+
+def _is_our_mistake(error: BaseException) -> bool:
+    state = sqlstate(error)
+    if state:
+        return state.startswith(("22", "23", "42")) and state not in _HINTS
+    text = str(getattr(error, "orig", ""))
+    return isinstance(error, IntegrityError) or "syntax error" in text or "no such column" in text
+
+
+def _reason(error: BaseException) -> str:
+    error = getattr(error, "orig", None) or error
+    text = " ".join(str(error).split())
+    if state := sqlstate(error):
+        return _HINTS.get(state) or text[:_SHOWN_CHARACTERS]
+    match error:
+        case ConnectionRefusedError() | FileNotFoundError():
+            return f"no database server answers there: start it, {_ELSEWHERE}"
+        case TimeoutError():
+            return f"the database server does not answer: check its address, {_ELSEWHERE}"
+    for fragment, hint in _HINTS.items():
+        if fragment in text:
+            return hint
+    return text[:_SHOWN_CHARACTERS] or type(error).__name__

@@ -1,0 +1,181 @@
+"""Accepting events: idempotent by event id, in one transaction, which may be the producer's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from resonant.errors import ConflictingEvent
+from resonant.events import Event, rfc3339
+from resonant.store import schema
+from resonant.store.rollups import Tally
+from resonant.store.work import portions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection, Table
+
+_SHOWN_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An event that was refused: its id is known with other content."""
+
+    given: Event
+    stored: Event
+
+    def __str__(self) -> str:
+        return (
+            f"id {self.given.id!r} is known with other content: "
+            f"given {_summary(self.given)}; stored {_summary(self.stored)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a batch: deliveries accepted now, deliveries known before, events refused."""
+
+    accepted: int = 0
+    known: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+
+    def __add__(self, other: Accepted) -> Accepted:
+        return Accepted(
+            self.accepted + other.accepted, self.known + other.known, self.conflicts + other.conflicts
+        )
+
+
+def enqueue(
+    connection: Connection,
+    events: Iterable[Event],
+    endpoint: str,
+    *,
+    now: float,
+    policy: str | None = None,
+    max_attempts: int | None = None,
+    report_conflicts: bool = False,
+) -> Accepted:
+    """Store events for one endpoint inside the caller's transaction; the caller commits.
+
+    The same id with the same content to the same endpoint is one delivery, however often it is given. Two
+    transactions with ids in common wait for each other; give many events in one call rather than in several, since
+    within a call ids are locked in order, and nobody waits in a ring.
+
+    Args:
+        connection: an open transaction on a database that has Resonant's tables (``open_store`` creates them).
+        events: all are held in memory.
+        endpoint: the endpoint's name.
+        now: seconds since the epoch.
+        policy: a policy's name, kept with the deliveries.
+        max_attempts: an override of the policy's, kept with the deliveries.
+        report_conflicts: return conflicts instead of raising at the first one; they are not stored.
+
+    Raises:
+        ConflictingEvent: an id is known with other content (unless ``report_conflicts``).
+    """
+    given = [(event, event.digest) for event in events]
+    first: dict[str, tuple[Event, str]] = {}
+    for event, digest in given:
+        first.setdefault(event.id, (event, digest))
+    digests = _store_events(connection, first, now)
+    refused = [event for event, digest in given if digest != digests[event.id]]
+    conflicts = tuple(Conflict(event, _read_event(connection, event.id)) for event in refused)
+    if conflicts and not report_conflicts:
+        raise ConflictingEvent(str(conflicts[0]))
+
+    wanted = {event.id: event.type for event, digest in given if digest == digests[event.id]}
+    common = {
+        "endpoint": endpoint,
+        "status": "pending",
+        "accepted_at": now,
+        "round_started_at": now,
+        "next_attempt_at": now,
+        "available_at": now,
+        "policy": policy,
+        "max_attempts": max_attempts,
+    }
+    rows = [{"event_id": event_id, "event_type": type_, **common} for event_id, type_ in wanted.items()]
+    accepted = _insert(connection, schema.deliveries, rows, returning="event_id")
+    if accepted:
+        _count(connection, endpoint, Counter(wanted[event_id] for event_id in accepted), now)
+    return Accepted(len(accepted), len(given) - len(accepted) - len(conflicts), conflicts)
+
+
+def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], now: float) -> dict[str, str]:
+    """Insert the events that are not there yet, and return the digest that is stored for each."""
+    digests: dict[str, str] = {}
+    accepted = (now, rfc3339(now))
+    # More than once only where a purge removes a known event after it was found and before it is held.
+    while missing := [pair for event_id, pair in events.items() if event_id not in digests]:
+        inserted = _insert(
+            connection, schema.events, [_event_row(*pair, *accepted) for pair in missing], returning="id"
+        )
+        digests.update((event_id, events[event_id][1]) for event_id in inserted)
+        table = schema.events
+        for ids in portions([event.id for event, _ in missing if event.id not in inserted]):
+            known = select(table.c.id, table.c.digest).where(table.c.id.in_(ids))
+            held = connection.execute(known.with_for_update(read=True, key_share=True))
+            digests.update((row.id, row.digest) for row in held)
+    return digests
+
+
+def _event_row(event: Event, digest: str, accepted_at: float, accepted_time: str) -> dict[str, object]:
+    return {
+        "id": event.id,
+        "type": event.type,
+        "source": event.source,
+        "subject": event.subject,
+        "time": accepted_time if event.time is None else event.time,
+        "digest": digest,
+        "accepted_at": accepted_at,
+        "body": event.body,
+    }
+
+
+def _insert(
+    connection: Connection, table: Table, rows: list[dict[str, object]], *, returning: str
+) -> set[str]:
+    """Insert the rows that are not there yet, and return which they were."""
+    if not rows:
+        return set()
+    # In the order of the keys, so that two producers of the same ids never wait for each other in a ring.
+    rows.sort(key=lambda row: str(row[returning]))
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    statement = insert.on_conflict_do_nothing().returning(table.c[returning])
+    return set(connection.execute(statement, rows).scalars())
+
+
+def _read_event(connection: Connection, event_id: str) -> Event:
+    table = schema.events
+    row = connection.execute(select(table).where(table.c.id == event_id)).one()
+    return Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
+
+
+def _count(connection: Connection, endpoint: str, by_type: Counter[str], now: float) -> None:
+    tally = Tally(now)
+    for event_type, count in by_type.items():
+        tally.add("accepted", endpoint, event_type, "accepted", count=count)
+    tally.write(connection)
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(schema.endpoints)
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["name"], set_={"accepted": schema.endpoints.c.accepted + insert.excluded.accepted}
+        ),
+        {"name": endpoint, "accepted": by_type.total()},
+    )
+
+
+def _summary(event: Event) -> str:
+    text = event.body.decode(errors="replace")
+    if len(text) > _SHOWN_CHARACTERS:
+        text = f"{text[:_SHOWN_CHARACTERS]}… ({len(event.body):,} bytes, sha256 {sha256(event.body).hexdigest()[:12]})"
+    attributes = {"type": event.type, "source": event.source, "time": event.time, "subject": event.subject}
+    shown = [f"{name}={value}" for name, value in attributes.items() if value is not None]
+    return " ".join([*shown, f"data={text}"])

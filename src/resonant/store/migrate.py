@@ -1,0 +1,70 @@
+"""Bringing the schema up to date, whoever comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import inspect, text
+
+from resonant.errors import StoreTooNew
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection
+
+SCHEMA_VERSION = "0001"
+VERSION_TABLE = "resonant_schema"
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+
+# Any number, the same in every process: who migrates holds this advisory lock on PostgreSQL.
+_LOCK_KEY = 0x5E50_4A17
+# Alembic keeps what it works on in module globals.
+_one_at_a_time = threading.Lock()
+
+
+def read_schema_version(connection: Connection) -> str | None:
+    """Return the version that the database has; None where it has no tables of Resonant."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the schema up to date within the open transaction; a process that comes second finds it done.
+
+    Raises:
+        StoreTooNew: the schema is of a version that this Resonant does not know.
+    """
+    # Alembic is slow to import, and an up-to-date database, which is nearly every one, does not need it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    version = read_schema_version(connection)
+    if version is not None and version not in known:
+        raise StoreTooNew(
+            f"its schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant"
+        )
+    command.upgrade(config, "head")
+
+
+@asynccontextmanager
+async def alone_in_this_process() -> AsyncIterator[None]:
+    """Hold the process's turn to migrate, in whichever thread and event loop others ask for it."""
+    while not _one_at_a_time.acquire(blocking=False):  # noqa: ASYNC110 - an asyncio.Event knows one loop only
+        await asyncio.sleep(0.02)
+    try:
+        yield
+    finally:
+        _one_at_a_time.release()

@@ -1,0 +1,254 @@
+"""What an operator reads: the balance, the dead letters, one event's whole history."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from sqlalchemy import BigInteger, case, cast, func, literal, select, tuple_
+
+from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
+from resonant.store import schema
+from resonant.store.selection import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Row
+
+_d = schema.deliveries
+_STATUSES: tuple[Status, ...] = get_args(Status)
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """The balance, counted in one snapshot.
+
+    Attributes:
+        accepted, purged: the ledgers.
+        pending, retrying, delivered, dead_letter: counted from the rows.
+        in_flight: those of pending and retrying that are leased now.
+        by_category: dead letters by category.
+        oldest_due_at: when the longest waiting unfinished delivery was or is due, seconds since the epoch.
+        oldest_dead_at: when the oldest dead letter was given up.
+    """
+
+    accepted: int
+    pending: int
+    retrying: int
+    in_flight: int
+    delivered: int
+    dead_letter: int
+    purged: int
+    by_category: dict[str, int]
+    oldest_due_at: float | None
+    oldest_dead_at: float | None
+
+    @property
+    def balanced(self) -> bool:
+        """Whether accepted = pending + retrying + delivered + dead_letter + purged."""
+        counted = self.pending + self.retrying + self.delivered + self.dead_letter + self.purged
+        return self.accepted == counted
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One event, its deliveries and every attempt of each."""
+
+    event: Event
+    accepted_at: float
+    deliveries: tuple[tuple[Delivery, tuple[Attempt, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A dead letter, every attempt of it, and its event where that was asked for."""
+
+    dead_letter: DeadLetter
+    attempts: tuple[Attempt, ...]
+    event: Event | None
+
+
+def status(connection: Connection, *, now: float, endpoint: str | None = None) -> StoreStatus:
+    """Count everything; what one transaction of ``Store.read`` reads is one snapshot."""
+    of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
+    of_ledger = [] if endpoint is None else [schema.endpoints.c.name == endpoint]
+    ledgers = schema.endpoints.c
+    accepted, purged = connection.execute(
+        select(_total(ledgers.accepted), _total(ledgers.purged)).where(*of_ledger)
+    ).one()
+
+    leased = case((_d.c.lease_owner.is_not(None) & (_d.c.available_at > now), 1))
+    rows = connection.execute(
+        select(_d.c.status, _d.c.category, func.count(), func.count(leased))
+        .where(*of_endpoint)
+        .group_by(_d.c.status, _d.c.category)
+    )
+    counts = dict.fromkeys(_STATUSES, 0)
+    by_category: Counter[str] = Counter()
+    in_flight = 0
+    for name, category, count, count_leased in rows:
+        counts[name] += count
+        in_flight += count_leased
+        if name == "dead_letter":
+            by_category[category or "unknown"] += count
+    oldest_due = select(func.min(_d.c.next_attempt_at)).where(_d.c.available_at.is_not(None), *of_endpoint)
+    oldest_dead = select(func.min(_d.c.finished_at)).where(_d.c.status == "dead_letter", *of_endpoint)
+    return StoreStatus(
+        accepted=accepted,
+        purged=purged,
+        in_flight=in_flight,
+        by_category=dict(sorted(by_category.items())),
+        oldest_due_at=connection.execute(oldest_due).scalar(),
+        oldest_dead_at=connection.execute(oldest_dead).scalar(),
+        **counts,
+    )
+
+
+def _total(ledger: ColumnElement[int]) -> ColumnElement[int]:
+    # Cast: PostgreSQL's sum of integers is no integer.
+    return cast(func.coalesce(func.sum(ledger), 0), BigInteger)
+
+
+def dead_letters(
+    connection: Connection,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    *,
+    limit: int | None = None,
+) -> list[DeadLetter]:
+    """Return dead letters, the newest first."""
+    return list(each_dead_letter(connection, selection, limit=limit))
+
+
+def each_dead_letter(
+    connection: Connection,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    *,
+    limit: int | None = None,
+) -> Iterator[DeadLetter]:
+    """Yield dead letters, the newest first; a page at a time, so that memory stays flat however many there are."""
+    for page in _pages(connection, selection, limit):
+        yield from map(_dead_letter, page)
+
+
+def each_history(
+    connection: Connection,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    *,
+    with_events: bool = False,
+) -> Iterator[History]:
+    """Yield dead letters with their attempts, the newest first; a page at a time, like ``each_dead_letter``."""
+    for page in _pages(connection, selection, None):
+        attempts = _attempts(connection, [row.id for row in page])
+        for row in page:
+            # One at a time: a page of the largest events would be half a gigabyte.
+            event = _event(connection, row.event_id) if with_events else None
+            yield History(_dead_letter(row), tuple(attempts.get(row.id, ())), event)
+
+
+def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
+    """Return the ids that begin with this text, in their order."""
+    ids = schema.events.c.id
+    query = select(ids).where(ids.startswith(prefix, autoescape=True)).order_by(ids).limit(limit)
+    return list(connection.execute(query).scalars())
+
+
+def count_dead_letters(connection: Connection, selection: Selection = Selection()) -> int:  # noqa: B008 - frozen
+    """Return how many dead letters are selected."""
+    query = select(func.count()).select_from(_d).where(_d.c.status == "dead_letter", *selection.conditions())
+    return connection.execute(query).scalar_one()
+
+
+def detail(connection: Connection, event_id: str) -> Detail | None:
+    """Return one event with its whole history; None where no such event is stored."""
+    query = select(schema.events.c.accepted_at).where(schema.events.c.id == event_id)
+    accepted_at = connection.execute(query).scalar()
+    if accepted_at is None:
+        return None
+    deliveries = connection.execute(select(_d).where(_d.c.event_id == event_id).order_by(_d.c.endpoint)).all()
+    attempts = _attempts(connection, [each.id for each in deliveries])
+    return Detail(
+        event=_event(connection, event_id),
+        accepted_at=accepted_at,
+        deliveries=tuple((_delivery(each), tuple(attempts.get(each.id, ()))) for each in deliveries),
+    )
+
+
+def _pages(
+    connection: Connection, selection: Selection, limit: int | None
+) -> Iterator[Sequence[Row[tuple[object, ...]]]]:
+    """Page by key: the whole result is never in memory, and no page costs more than the first."""
+    query = select(_d).where(_d.c.status == "dead_letter", *selection.conditions())
+    query = query.order_by(_d.c.finished_at.desc(), _d.c.id.desc())
+    after, left = query, limit
+    while left is None or left > 0:
+        size = _PAGE if left is None else min(_PAGE, left)
+        page = connection.execute(after.limit(size)).all()
+        if page:
+            yield page
+        if len(page) < size:
+            return
+        left = None if left is None else left - size
+        key, last = (_d.c.finished_at, _d.c.id), page[-1]
+        bound = (literal(getattr(last, column.name), column.type) for column in key)
+        after = query.where(tuple_(*key) < tuple_(*bound))
+
+
+def _event(connection: Connection, event_id: str) -> Event:
+    table = schema.events
+    row = connection.execute(select(table).where(table.c.id == event_id)).one()
+    return Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
+
+
+def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list[Attempt]]:
+    """Return the history of each of these deliveries, in order."""
+    table = schema.attempts
+    query = select(table).where(table.c.delivery_id.in_(delivery_ids)).order_by(table.c.number, table.c.id)
+    found: dict[int, list[Attempt]] = {}
+    for row in connection.execute(query).mappings():
+        fields = {name: value for name, value in row.items() if name not in ("id", "delivery_id")}
+        found.setdefault(row["delivery_id"], []).append(Attempt(**fields))
+    return found
+
+
+def _dead_letter(row: Row[tuple[object, ...]]) -> DeadLetter:
+    return DeadLetter(
+        event_id=row.event_id,
+        event_type=row.event_type,
+        endpoint=row.endpoint,
+        reason=row.reason,
+        category=row.category,
+        code=row.code,
+        error_type=row.error_type,
+        error=row.error,
+        status_code=row.status_code,
+        attempts=row.attempts,
+        first_attempt_at=row.first_attempt_at,
+        dead_at=row.finished_at,
+        replays=row.round - 1,
+    )
+
+
+def _delivery(row: Row[tuple[object, ...]]) -> Delivery:
+    return Delivery(
+        event_id=row.event_id,
+        event_type=row.event_type,
+        endpoint=row.endpoint,
+        status=row.status,
+        attempts=row.attempts,
+        replays=row.round - 1,
+        accepted_at=row.accepted_at,
+        first_attempt_at=row.first_attempt_at,
+        next_attempt_at=row.next_attempt_at,
+        finished_at=row.finished_at,
+        reason=row.reason,
+        category=row.category,
+        code=row.code,
+        error_type=row.error_type,
+        error=row.error,
+        status_code=row.status_code,
+        leased_by=row.lease_owner,
+        lease_until=None if row.lease_owner is None else row.available_at,
+    )

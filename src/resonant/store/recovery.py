@@ -1,0 +1,107 @@
+"""Taking back what lost workers held: a lease that ran out, or one whose owner is known to be over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert, select
+
+from resonant.events import Attempt
+from resonant.store import schema
+from resonant.store.rollups import Tally
+from resonant.store.work import attempt_row, change_all, change_each, hand_back
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Row
+
+LOST_LEASES_BEFORE_GIVING_UP = 5
+_d = schema.deliveries
+
+
+def recover(
+    connection: Connection,
+    *,
+    now: float,
+    endpoint: str | None = None,
+    owners: Iterable[str] | None = None,
+    limit: int = 500,
+) -> int:
+    """Take back leases that ran out, or, with ``owners``, those of owners known to be over.
+
+    A send that had begun is charged as a crash and shown in the history as ``lost``; the fifth in a round makes it a
+    dead letter with reason ``crashed``. Nothing had begun: nothing is charged.
+
+    Returns:
+        How many leases were taken back; call again while it is ``limit``.
+    """
+    lost: list[ColumnElement[bool]] = [_d.c.lease_owner.is_not(None)]
+    lost.append(_d.c.available_at <= now if owners is None else _d.c.lease_owner.in_(list(owners)))
+    if endpoint is not None:
+        lost.append(_d.c.endpoint == endpoint)
+    rows = connection.execute(
+        select(_d)
+        .where(*lost)
+        .order_by(_d.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    ).all()
+    # The token moves on here too: what the lost worker still says is late from now on.
+    change_all(connection, [row.id for row in rows], {"lease_token": _d.c.lease_token + 1})
+    hand_back(connection, [row.id for row in rows if not row.sending], now)
+    if crashed := [row for row in rows if row.sending]:
+        _charge_crashes(connection, crashed, now)
+    return len(rows)
+
+
+def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...]]], now: float) -> None:
+    tally = Tally(now)
+    changes: list[dict[str, object]] = []
+    history: list[dict[str, object]] = []
+    for row in rows:
+        is_final = row.crashes + 1 >= LOST_LEASES_BEFORE_GIVING_UP
+        attempt = Attempt(
+            number=row.attempts + 1,
+            round=row.round,
+            started_at=max(row.next_attempt_at, row.accepted_at),
+            duration=0.0,
+            result="lost",
+            category="unknown",
+            code="worker_lost",
+            blame="local",
+            maybe_processed=True,
+            error_type="WorkerLost",
+            error="the worker was lost while sending",
+            decision="give_up" if is_final else "retry",
+            next_attempt_at=None if is_final else now,
+            owner=row.lease_owner,
+        )
+        history.append(attempt_row(row.id, attempt, late=False))
+        changes.append(
+            {
+                "key": row.id,
+                "attempts": attempt.number,
+                "crashes": row.crashes + 1,
+                "status": "dead_letter" if is_final else "retrying",
+                "reason": "crashed" if is_final else None,
+                "finished_at": now if is_final else None,
+                "next_attempt_at": attempt.next_attempt_at,
+                "available_at": attempt.next_attempt_at,
+                "lease_owner": None,
+                "sending": False,
+                "category": attempt.category,
+                "code": attempt.code,
+                "error_type": attempt.error_type,
+                "error": attempt.error,
+                "status_code": None,
+            }
+        )
+        facts = (row.endpoint, row.event_type)
+        tally.add("attempt", *facts, "lost", "unknown", "worker_lost")
+        if is_final:
+            age = now - row.accepted_at
+            tally.add("delivery", *facts, "dead_letter", "unknown", "worker_lost", seconds=age)
+    connection.execute(insert(schema.attempts), history)
+    change_each(connection, changes)
+    tally.write(connection)

@@ -1,0 +1,171 @@
+"""The tables. Every name is prefixed, since they may live in a producer's own database (transactional outbox).
+
+Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test holds both together.
+
+Transactions lock in one order, so that none of them wait for each other in a ring: events, deliveries, rollups, endpoints,
+and within a table in the order of its key. Only a purge has to go from deliveries to events; where it meets the same
+event being given again, PostgreSQL breaks the ring and ``Database.write`` tries again.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+# SQLite gives its cheap automatic key only to a column that says INTEGER.
+_Key = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+events = Table(
+    "resonant_events",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("subject", Text),
+    Column("time", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("accepted_at", Double, nullable=False),
+    # Last, so that a scan of the columns before it need not follow a large body's overflow pages.
+    Column("body", LargeBinary, nullable=False),
+)
+
+deliveries = Table(
+    "resonant_deliveries",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("event_id", Text, ForeignKey("resonant_events.id"), nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("accepted_at", Double, nullable=False),
+    # What the producer asked for; null leaves it to the endpoint and the settings.
+    Column("policy", Text),
+    Column("max_attempts", Integer),
+    # The current round.
+    Column("round", Integer, nullable=False, server_default="1"),
+    Column("round_started_at", Double, nullable=False),
+    Column("round_attempts", Integer, nullable=False, server_default="0"),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    # The history in short.
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("first_attempt_at", Double),
+    Column("last_delay", Double),
+    Column("next_attempt_at", Double),
+    Column("finished_at", Double),
+    # When a worker may take it: the time it is due, the end of its lease, or null when it is final.
+    Column("available_at", Double),
+    Column("lease_owner", Text),
+    Column("lease_token", Integer, nullable=False, server_default="0"),
+    Column("sending", Boolean, nullable=False, server_default="0"),
+    # The last failure, and why it was given up.
+    Column("reason", Text),
+    Column("category", Text),
+    Column("code", Text),
+    Column("error_type", Text),
+    Column("error", Text),
+    Column("status_code", Integer),
+    UniqueConstraint("event_id", "endpoint", name="resonant_deliveries_identity"),
+)
+Index(
+    "resonant_deliveries_available",
+    deliveries.c.endpoint,
+    deliveries.c.available_at,
+    sqlite_where=deliveries.c.available_at.is_not(None),
+    postgresql_where=deliveries.c.available_at.is_not(None),
+)
+Index(
+    "resonant_deliveries_leased",
+    deliveries.c.lease_owner,
+    deliveries.c.available_at,
+    sqlite_where=deliveries.c.lease_owner.is_not(None),
+    postgresql_where=deliveries.c.lease_owner.is_not(None),
+)
+Index("resonant_deliveries_status", deliveries.c.status, deliveries.c.category)
+Index(
+    "resonant_deliveries_dead",
+    deliveries.c.finished_at,
+    deliveries.c.id,
+    sqlite_where=deliveries.c.status == "dead_letter",
+    postgresql_where=deliveries.c.status == "dead_letter",
+)
+
+attempts = Table(
+    "resonant_attempts",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("delivery_id", _Key, ForeignKey("resonant_deliveries.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("duration", Double, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("late", Boolean, nullable=False, server_default="0"),
+    Column("status_code", Integer),
+    Column("category", Text),
+    Column("code", Text),
+    Column("blame", Text),
+    Column("maybe_processed", Boolean),
+    Column("error_type", Text),
+    Column("error", Text),
+    Column("excerpt", Text),
+    Column("warning", Text),
+    Column("retry_after", Double),
+    Column("decision", Text),
+    Column("delay", Double),
+    Column("next_attempt_at", Double),
+    Column("owner", Text),
+    Column("task_run_id", Text),
+)
+Index("resonant_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
+
+# One row an endpoint: the two ledgers of the balance, and whether it answered 410.
+endpoints = Table(
+    "resonant_endpoints",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("accepted", BigInteger, nullable=False, server_default="0"),
+    Column("purged", BigInteger, nullable=False, server_default="0"),
+    Column("gone_at", Double),
+)
+
+# Counters that only go up, by minute: see store/rollups.py.
+rollups = Table(
+    "resonant_rollups",
+    metadata,
+    Column("measure", Text, primary_key=True),
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),
+    Column("endpoint", Text, primary_key=True),
+    Column("event_type", Text, primary_key=True),
+    Column("result", Text, primary_key=True),
+    Column("category", Text, primary_key=True),
+    Column("code", Text, primary_key=True),
+    Column("le", Double, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    Column("total", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+audit = Table(
+    "resonant_audit",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("selection", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+)

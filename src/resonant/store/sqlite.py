@@ -1,0 +1,185 @@
+"""SQLite: one file, one writer at a time, every transaction in a thread of its own.
+
+A thread, and not an asynchronous driver: a transaction is one hop instead of one for each statement, and a cancelled
+coroutine cannot stop it half way. It commits or rolls back, and the next one waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import create_engine, event
+
+from resonant.errors import StoreUnavailable
+from resonant.store.failures import plain_errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine import URL
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_BUSY_TIMEOUT_SECONDS = 30.0
+_READERS = 3
+_INCREMENTAL = 2  # what SQLite answers for auto_vacuum=INCREMENTAL
+_PAGES_AT_ONCE = 2_000
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "cache_size=-65536",  # KiB
+    "case_sensitive_like=ON",  # as on PostgreSQL
+)
+
+
+class SQLite:
+    """An SQLite file as a ``Database``."""
+
+    def __init__(self, url: URL) -> None:
+        path = Path(url.database or "").expanduser()
+        self._name = f"sqlite:///{path}"
+        _prepare_file(path)
+        self._reading = _make_engine(url.set(drivername="sqlite", database=str(path)))
+        self._writing = self._reading.execution_options(write=True)
+        self._writer = ThreadPoolExecutor(1, "resonant-store-writer")
+        self._readers = ThreadPoolExecutor(_READERS, "resonant-store-reader")
+        # Held over the hops of a `transaction`, so that no other write gets between them.
+        self._turn = asyncio.Lock()
+
+    def __str__(self) -> str:
+        return self._name
+
+    async def write(self, operation: Callable[[Connection], T]) -> T:
+        """Run the operation in a transaction of its own; see ``Database``."""
+        async with self._turn:
+            return await self.in_writer(_run, self._writing, operation)
+
+    async def read(self, operation: Callable[[Connection], T]) -> T:
+        """Run the operation on one snapshot; see ``Database``."""
+        with plain_errors(self._name):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._readers, _run, self._reading, operation)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[_Transaction]:
+        """Open a transaction for several operations; see ``Database``."""
+        async with self._turn:
+            stack = ExitStack()
+            try:
+                connection = await self.in_writer(stack.enter_context, self._writing.begin())
+                yield _Transaction(self, connection)
+            except BaseException as error:
+                await self._end(stack, type(error), error, error.__traceback__)
+                raise
+            await self._end(stack, None, None, None)
+
+    async def reclaim_space(self) -> None:
+        """Give freed pages back to the disk, in short transactions; see ``Database``."""
+        while await self.write(_reclaim_pages):
+            pass
+
+    async def close(self) -> None:
+        """Close every connection, after what is being written."""
+
+        def close() -> None:
+            self._writer.shutdown()
+            self._readers.shutdown()
+            self._reading.dispose()
+
+        await asyncio.to_thread(close)
+
+    async def in_writer(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in the thread that writes."""
+        with plain_errors(self._name):
+            call = partial(function, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._writer, call)
+
+    async def _end(self, stack: ExitStack, *exit_arguments: Any) -> None:
+        # Handed to the thread at once and shielded: a transaction ends even where nobody waits for it any more.
+        ended = asyncio.wrap_future(self._writer.submit(stack.__exit__, *exit_arguments))
+        with plain_errors(self._name):
+            await asyncio.shield(ended)
+
+
+class _Transaction:
+    def __init__(self, database: SQLite, connection: Connection) -> None:
+        self._database = database
+        self._connection = connection
+
+    async def run_sync(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._database.in_writer(operation, self._connection, *args, **kwargs)
+
+
+def _run(engine: Engine, operation: Callable[[Connection], T]) -> T:
+    with engine.begin() as connection:
+        return operation(connection)
+
+
+def _reclaim_pages(connection: Connection) -> bool:
+    """Give back some free pages; tell whether there may be more."""
+    free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() != _INCREMENTAL or not free:
+        return False
+    connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").all()
+    return bool(free > _PAGES_AT_ONCE)
+
+
+def _prepare_file(path: Path) -> None:
+    """Make the file and the folders above it, for their owner alone; SQLite gives its side files the same mode."""
+    try:
+        for folder in reversed(path.parents):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
+        # Only ever a new file: to open and close one that is in use would drop this process's locks on it.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not (os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
+            raise PermissionError(errno.EACCES, "read-only for this user")
+    except OSError as error:
+        raise StoreUnavailable(
+            f"sqlite:///{path}: it cannot be opened for writing ({error.strerror}): "
+            "check its path and mode, or set RESONANT_DATABASE_URL"
+        ) from None
+
+
+def _make_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        connect_args={"timeout": _BUSY_TIMEOUT_SECONDS},
+        pool_size=1 + _READERS,
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        # The driver's own BEGIN comes late and is never IMMEDIATE: it is switched off, and `begin` below says it.
+        connection.isolation_level = None
+        if connection.execute("PRAGMA page_count").fetchone() == (0,):
+            # Only while nothing is in the file: later it would write on every connect, and wait for the writer.
+            # A full vacuum would hold the lock for as long as the file is large; this way a purge gives the pages it
+            # freed back to the disk, a few at a time.
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that will write takes the lock at once: upgrading later fails where waiting would do.
+        immediate = connection.get_execution_options().get("write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine

@@ -1,0 +1,163 @@
+"""``Store``: each operation in a transaction of its own."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from resonant.store import intake, reading, recovery, work
+from resonant.store.database import Database, Transaction, open_database
+from resonant.store.selection import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+    from sqlalchemy import Connection
+
+    from resonant.events import Clock, DeadLetter, Event, Lease
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_LEASE_SECONDS = 60.0
+_RECOVERY_BATCH = 500
+
+
+class Store:
+    """The durable store, open. Make one with ``open_store``; it belongs to the event loop that opened it.
+
+    Every method raises StoreUnavailable when the database went away, or is locked, read-only or full.
+    """
+
+    def __init__(
+        self, database: Database, *, clock: Clock = time.time, lease_seconds: float = DEFAULT_LEASE_SECONDS
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.lease_seconds = lease_seconds
+
+    def __str__(self) -> str:
+        return str(self.database)
+
+    async def reclaim_space(self) -> None:
+        """Give the space of what was purged back to the disk."""
+        await self.database.reclaim_space()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.database.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Open one transaction for several calls of ``enqueue``: all of them are kept, or none."""
+        async with self.database.transaction() as transaction:
+            yield transaction
+
+    async def write(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run one operation in a transaction that commits before this returns.
+
+        It may run more than once (the server broke a deadlock): what it did before is then rolled back.
+        """
+        return await self.database.write(lambda connection: operation(connection, *args, **kwargs))
+
+    async def read(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run one operation on a snapshot."""
+        return await self.database.read(lambda connection: operation(connection, *args, **kwargs))
+
+    async def enqueue(self, events: Iterable[Event], endpoint: str, **options: Any) -> intake.Accepted:
+        """Store events for one endpoint; see ``intake.enqueue`` for the options and the errors."""
+        return await self.write(intake.enqueue, list(events), endpoint, now=self.clock(), **options)
+
+    async def due(self, endpoint: str | None = None) -> list[work.Due]:
+        """Return when each endpoint's earliest unfinished delivery may be taken."""
+        return await self.read(work.due, endpoint)
+
+    async def claim(self, endpoint: str, *, owner: str, limit: int) -> list[Lease]:
+        """Lease up to ``limit`` due deliveries of one endpoint."""
+        return await self.write(
+            work.claim,
+            endpoint,
+            owner=owner,
+            limit=limit,
+            now=self.clock(),
+            lease_seconds=self.lease_seconds,
+        )
+
+    async def begin(self, leases: Sequence[Lease]) -> set[int]:
+        """Note that sends are about to start; return the delivery ids that are still held."""
+        return await self.write(work.begin, leases, now=self.clock())
+
+    async def record(self, outcomes: Sequence[work.Outcome]) -> set[int]:
+        """Write attempts and decisions; return the delivery ids whose lease still held."""
+        return await self.write(work.record, outcomes, now=self.clock())
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """Hand deliveries back with no attempt charged."""
+        await self.write(work.release, leases, now=self.clock())
+
+    async def renew(self, owner: str) -> int:
+        """Put off the end of every lease of this owner."""
+        return await self.write(work.renew, owner, now=self.clock(), lease_seconds=self.lease_seconds)
+
+    async def release_all(self, owner: str) -> int:
+        """Hand back everything this owner holds, with no attempt charged; return how many there were."""
+        return await self.write(work.release_all, owner, now=self.clock())
+
+    async def gone_at(self, endpoint: str) -> float | None:
+        """Return since when an endpoint has answered 410, seconds since the epoch; None where it has not."""
+        return await self.read(work.gone_at, endpoint)
+
+    async def unfinished(self, endpoint: str | None = None) -> int:
+        """Return how many deliveries are neither delivered nor given up."""
+        return await self.read(work.unfinished, endpoint)
+
+    async def latest_lease_end(self, endpoint: str | None = None) -> float | None:
+        """Return when the last of the leases ends, in seconds since the epoch; None where nothing is leased."""
+        return await self.read(work.latest_lease_end, endpoint)
+
+    async def recover(self, *, endpoint: str | None = None, owners: Iterable[str] | None = None) -> int:
+        """Take back every lease that ran out, or every one of these owners; return how many."""
+        recovered = 0
+        owners = None if owners is None else list(owners)
+        while True:
+            batch = await self.write(
+                recovery.recover, now=self.clock(), endpoint=endpoint, owners=owners, limit=_RECOVERY_BATCH
+            )
+            recovered += batch
+            if batch < _RECOVERY_BATCH:
+                return recovered
+
+    async def status(self, *, endpoint: str | None = None) -> reading.StoreStatus:
+        """Count everything, in one snapshot."""
+        return await self.read(reading.status, now=self.clock(), endpoint=endpoint)
+
+    async def dead_letters(
+        self, selection: Selection | None = None, *, limit: int | None = None
+    ) -> list[DeadLetter]:
+        """Return the selected dead letters, the newest first."""
+        return await self.read(reading.dead_letters, selection or Selection(), limit=limit)
+
+    async def detail(self, event_id: str) -> reading.Detail | None:
+        """Return one event with its whole history; None where no such event is stored."""
+        return await self.read(reading.detail, event_id)
+
+
+async def open_store(
+    url: str, *, clock: Clock = time.time, lease_seconds: float = DEFAULT_LEASE_SECONDS
+) -> Store:
+    """Open the store at this database URL, and bring its schema up to date.
+
+    Args:
+        url: ``sqlite:///PATH``, ``postgresql://USER:PASSWORD@HOST/NAME``, or a bare path of an SQLite file.
+        clock: gives the time, in seconds since the epoch.
+        lease_seconds: how long a worker's claim lasts unless it is renewed.
+
+    Raises:
+        StoreError: the database cannot be used; its subclasses and its text say why.
+    """
+    return Store(await open_database(url), clock=clock, lease_seconds=lease_seconds)

@@ -1,0 +1,397 @@
+"""What a worker does to deliveries: claim, begin, record, release, renew.
+
+A claim is a lease with a fencing token, which grows whenever the lease changes hands. Whoever comes back with an older
+token may add its attempt to the history and changes nothing else (Kleppmann, "How to do distributed locking", 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from sqlalchemy import bindparam, func, insert, select, update
+
+from resonant.events import Attempt, Event, Lease
+from resonant.retry import Decision, GiveUp, Park, Retry
+from resonant.store import schema
+from resonant.store.rollups import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from sqlalchemy import Connection, Row, Update
+
+T = TypeVar("T")
+
+_IDS_IN_A_STATEMENT = 10_000
+_ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
+_d = schema.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An attempt that ended, and the decision taken on it.
+
+    Attributes:
+        lease: as it was claimed, with ``attempts`` counted on for those made since.
+        decision: None for a delivery.
+        gone: whether the endpoint said that it will never be there again (410).
+
+    Raises:
+        ValueError: the attempt's number does not follow the lease's attempts.
+    """
+
+    lease: Lease
+    attempt: Attempt
+    decision: Decision | None
+    gone: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attempt.number != self.lease.attempts + 1:
+            raise ValueError(
+                f"attempt {self.attempt.number} cannot follow the {self.lease.attempts} of its lease"
+            )
+
+
+class Due(NamedTuple):
+    """When the next delivery of an endpoint is due, or its lease ends: seconds since the epoch."""
+
+    endpoint: str
+    at: float
+
+
+def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
+    """Return, for each endpoint with unfinished deliveries, when the earliest of them may be taken."""
+    earliest = (
+        select(func.min(_d.c.available_at))
+        .where(_d.c.endpoint == schema.endpoints.c.name, _d.c.available_at.is_not(None))
+        .scalar_subquery()
+    )
+    query = select(schema.endpoints.c.name, earliest)
+    if endpoint is not None:
+        query = query.where(schema.endpoints.c.name == endpoint)
+    return [Due(name, at) for name, at in connection.execute(query) if at is not None]
+
+
+def gone_at(connection: Connection, endpoint: str) -> float | None:
+    """Return since when an endpoint has answered 410, seconds since the epoch; None where it has not."""
+    table = schema.endpoints
+    return connection.execute(select(table.c.gone_at).where(table.c.name == endpoint)).scalar()
+
+
+def unfinished(connection: Connection, endpoint: str | None = None) -> int:
+    """Return how many deliveries are neither delivered nor given up."""
+    query = select(func.count()).select_from(_d).where(_d.c.available_at.is_not(None))
+    if endpoint is not None:
+        query = query.where(_d.c.endpoint == endpoint)
+    return connection.execute(query).scalar_one()
+
+
+def latest_lease_end(connection: Connection, endpoint: str | None = None) -> float | None:
+    """Return when the last of the live leases ends, seconds since the epoch; None where nothing is leased."""
+    query = select(func.max(_d.c.available_at)).where(_d.c.lease_owner.is_not(None))
+    if endpoint is not None:
+        query = query.where(_d.c.endpoint == endpoint)
+    return connection.execute(query).scalar()
+
+
+def claim(
+    connection: Connection, endpoint: str, *, owner: str, limit: int, now: float, lease_seconds: float
+) -> list[Lease]:
+    """Lease up to ``limit`` due deliveries of one endpoint, the longest due first.
+
+    On PostgreSQL, rows that another worker is claiming are passed over (``FOR UPDATE SKIP LOCKED``); on SQLite the
+    transaction has the database to itself.
+    """
+    picked = (
+        select(_d.c.id)
+        .where(_d.c.endpoint == endpoint, _d.c.available_at <= now, _d.c.lease_owner.is_(None))
+        .order_by(_d.c.available_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+        .cte("picked")
+    )
+    claimed = connection.execute(
+        update(_d)
+        .where(_d.c.id.in_(select(picked.c.id)))
+        .values(
+            lease_owner=owner,
+            lease_token=_d.c.lease_token + 1,
+            available_at=now + lease_seconds,
+            sending=False,
+        )
+        .returning(_d)
+    ).all()
+    return leases_of(connection, claimed)
+
+
+def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
+    """Return the leases of rows just claimed, with their events, the longest due first."""
+    events = _read_events(connection, [row.event_id for row in claimed])
+    longest_due_first = sorted(claimed, key=lambda row: (row.next_attempt_at, row.id))
+    return [_lease(row, events[row.event_id]) for row in longest_due_first]
+
+
+def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set[int]:
+    """Note that a send is about to start, so that losing the lease from now on is charged as a crash.
+
+    Returns:
+        The delivery ids that are still held; whoever holds no more must not send.
+    """
+    held = _held(connection, leases)
+    change_all(
+        connection, held, {"sending": True, "first_attempt_at": func.coalesce(_d.c.first_attempt_at, now)}
+    )
+    return held
+
+
+def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[int]:
+    """Write attempts and the decisions taken on them, together.
+
+    Whoever did not hear that it was written may say it again: it is written once.
+
+    Returns:
+        The delivery ids whose outcome stands. The others' lease was lost: their attempts are in the history, marked
+        late, and changed nothing else.
+    """
+    rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
+    history: list[dict[str, object]] = []
+    kept: list[Outcome] = []
+    standing: set[int] = set()
+    for outcome in outcomes:
+        delivery_id = outcome.lease.delivery_id
+        if (row := rows.get(delivery_id)) is None:  # delivered by another, and purged since
+            continue
+        is_ours = row.lease_token == outcome.lease.token
+        if is_ours and row.attempts >= outcome.attempt.number:
+            standing.add(delivery_id)
+            continue
+        is_held = is_ours and row.lease_owner is not None
+        history.append(attempt_row(delivery_id, outcome.attempt, late=not is_held))
+        if is_held:
+            standing.add(delivery_id)
+            kept.append(outcome)
+    if history:
+        connection.execute(insert(schema.attempts), history)
+    _write_kept(connection, kept, now)
+    return standing
+
+
+def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
+    """Hand back what is still held, with no attempt charged: it is due again when it was due before."""
+    hand_back(connection, _held(connection, leases), now)
+
+
+def release_all(connection: Connection, owner: str, *, now: float) -> int:
+    """Hand back everything this owner holds, with no attempt charged; return how many there were."""
+    held = _held_by(connection, owner)
+    hand_back(connection, held, now)
+    return len(held)
+
+
+def renew(connection: Connection, owner: str, *, now: float, lease_seconds: float) -> int:
+    """Put off the end of every lease of this owner; return how many there are."""
+    held = _held_by(connection, owner)
+    change_all(connection, held, {"available_at": now + lease_seconds})
+    return len(held)
+
+
+def lease_owners(connection: Connection) -> list[str]:
+    """Return who holds leases now."""
+    return list(
+        connection.execute(select(_d.c.lease_owner).where(_d.c.lease_owner.is_not(None)).distinct()).scalars()
+    )
+
+
+def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
+    """Lock these deliveries in the order of their ids, so that two workers never wait for each other in a ring.
+
+    Returns:
+        ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of those there are, by id.
+    """
+    query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
+    rows = {}
+    for ids in portions(sorted(delivery_ids)):
+        # Not FOR UPDATE: the history of a delivery may be added to while it is locked.
+        found = connection.execute(query.where(_d.c.id.in_(ids)).with_for_update(key_share=True))
+        rows.update({row.id: row for row in found})
+    return rows
+
+
+def hand_back(connection: Connection, delivery_ids: Collection[int], now: float) -> None:
+    """End the leases of locked deliveries: they are due again when they were due before."""
+    changes = {
+        "lease_owner": None,
+        "sending": False,
+        "available_at": func.coalesce(_d.c.next_attempt_at, now),
+    }
+    change_all(connection, delivery_ids, changes)
+
+
+def change_all(connection: Connection, delivery_ids: Collection[int], changes: dict[str, Any]) -> None:
+    """Apply the same changes to deliveries already locked by this transaction."""
+    for ids in portions(list(delivery_ids)):
+        connection.execute(update(_d).where(_d.c.id.in_(ids)).values(changes))
+
+
+def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
+    """Apply to each delivery its own changes; ``key`` is its id, and this transaction has locked it."""
+    by_shape: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for change in changes:
+        by_shape.setdefault(tuple(change), []).append(change)
+    for shape, rows in by_shape.items():
+        connection.execute(_change(shape), rows)
+
+
+def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, object]:
+    """Return the row that keeps this attempt."""
+    row = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
+    for name in ("error_type", "error", "excerpt", "warning"):
+        row[name] = _storable(row[name])
+    return {**row, "late": late, "delivery_id": delivery_id}
+
+
+@cache
+def _change(shape: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {name: bindparam(name) for name in shape if name != "key"}
+    return update(_d).where(_d.c.id == bindparam("key")).values(values)
+
+
+def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None:
+    change_each(connection, [_delivery_changes(outcome, now) for outcome in kept])
+    tally = Tally(now)
+    for outcome in kept:
+        _count(tally, outcome, now)
+    tally.write(connection)
+    # After the rollups, as when events are accepted: see the order of locks in schema.py.
+    if gone := sorted({outcome.lease.endpoint for outcome in kept if outcome.gone}):
+        endpoints = schema.endpoints
+        connection.execute(
+            update(endpoints)
+            .where(endpoints.c.name.in_(gone), endpoints.c.gone_at.is_(None))
+            .values(gone_at=now)
+        )
+
+
+def _delivery_changes(outcome: Outcome, now: float) -> dict[str, object]:
+    lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
+    changes: dict[str, object] = {
+        "key": lease.delivery_id,
+        "attempts": attempt.number,
+        "round_attempts": lease.round_attempts + 1,
+        "sending": False,
+        "status_code": attempt.status_code,
+    }
+    if decision is None:
+        return changes | {
+            "status": "delivered",
+            "finished_at": now,
+            "next_attempt_at": None,
+            "available_at": None,
+            "lease_owner": None,
+        }
+    changes |= {
+        "category": attempt.category,
+        "code": attempt.code,
+        "error_type": _storable(attempt.error_type),
+        "error": _storable(attempt.error),
+    }
+    match decision:
+        case Retry():
+            return changes | {
+                "status": "retrying",
+                "last_delay": decision.delay,
+                "next_attempt_at": decision.next_attempt_at,
+            }
+        case Park():
+            return changes | {
+                "status": "retrying",
+                "last_delay": decision.delay,
+                "next_attempt_at": decision.next_attempt_at,
+                "available_at": decision.next_attempt_at,
+                "lease_owner": None,
+            }
+        case GiveUp():
+            return changes | {
+                "status": "dead_letter",
+                "reason": decision.reason,
+                "finished_at": now,
+                "next_attempt_at": None,
+                "available_at": None,
+                "lease_owner": None,
+            }
+
+
+def _count(tally: Tally, outcome: Outcome, now: float) -> None:
+    attempt, decision = outcome.attempt, outcome.decision
+    category, code = attempt.category, attempt.code
+    where = (outcome.lease.endpoint, outcome.lease.event.type)
+    age = now - outcome.lease.accepted_at
+    tally.add("attempt", *where, attempt.result, category, code, seconds=attempt.duration)
+    match decision:
+        case None:
+            tally.add("delivery", *where, "delivered", seconds=age)
+        case GiveUp():
+            tally.add("delivery", *where, "dead_letter", category, code, seconds=age)
+        case Retry() | Park():
+            result = "park" if isinstance(decision, Park) else "retry"
+            tally.add("retry_delay", *where, result, category, code, seconds=decision.delay)
+
+
+def _held(connection: Connection, leases: Sequence[Lease]) -> set[int]:
+    """Lock the deliveries, and return those that are still leased with the token of these leases."""
+    rows = lock(connection, [lease.delivery_id for lease in leases])
+    return {
+        lease.delivery_id
+        for lease in leases
+        if (row := rows.get(lease.delivery_id)) is not None
+        and row.lease_owner is not None
+        and row.lease_token == lease.token
+    }
+
+
+def _held_by(connection: Connection, owner: str) -> list[int]:
+    """Lock everything this owner holds, in the order of ``lock``."""
+    query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id).with_for_update(key_share=True)
+    return list(connection.execute(query).scalars())
+
+
+def _storable(text: str | None) -> str | None:
+    """Return the text without what a database refuses, and a receiver may send: NUL and lone surrogates."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def _read_events(connection: Connection, event_ids: list[str]) -> dict[str, Event]:
+    table = schema.events
+    events = {}
+    for ids in portions(event_ids):
+        for row in connection.execute(select(table).where(table.c.id.in_(ids))):
+            events[row.id] = Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
+    return events
+
+
+def portions(ids: list[T]) -> Iterator[list[T]]:
+    """Cut into portions that a statement can name: SQLite and asyncpg bind about 32,700 values at most."""
+    for start in range(0, len(ids), _IDS_IN_A_STATEMENT):
+        yield ids[start : start + _IDS_IN_A_STATEMENT]
+
+
+def _lease(row: Row[tuple[object, ...]], event: Event) -> Lease:
+    return Lease(
+        delivery_id=row.id,
+        token=row.lease_token,
+        owner=row.lease_owner,
+        event=event,
+        endpoint=row.endpoint,
+        attempts=row.attempts,
+        round=row.round,
+        round_attempts=row.round_attempts,
+        round_started_at=row.round_started_at,
+        accepted_at=row.accepted_at,
+        last_delay=row.last_delay,
+        policy=row.policy,
+        max_attempts=row.max_attempts,
+    )

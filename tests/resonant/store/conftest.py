@@ -1,0 +1,164 @@
+"""What the tests of the store have in common: an open store, a clock to turn, and short words for what a worker does."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from resonant.events import Attempt, Delivery, Event, Lease, make_event
+from resonant.retry import Decision, GiveUp, Park, Retry
+from resonant.store import Outcome, Store, open_store, schema
+from resonant.testing import FixedClock
+
+START = 1_700_000_000.0
+LEASE_SECONDS = 60.0
+
+
+@dataclass
+class Desk:
+    """A store, and a test's hands on it; every method waits for what it does."""
+
+    store: Store
+    clock: FixedClock
+    runner: asyncio.Runner
+
+    def run(self, coroutine):
+        """Run it in the loop that the store belongs to."""
+        return self.runner.run(coroutine)
+
+    def read(self, operation, *args, **kwargs):
+        return self.run(self.store.read(operation, *args, **kwargs))
+
+    def write(self, operation, *args, **kwargs):
+        return self.run(self.store.write(operation, *args, **kwargs))
+
+    def enqueue(self, *events: Event | str, endpoint: str = "orders", **options: Any):
+        """Store events; of a text an event with that id is made."""
+        given = [self.make(event) if isinstance(event, str) else event for event in events]
+        return self.run(self.store.enqueue(given, endpoint, **options))
+
+    def claim(self, limit: int = 100, *, owner: str = "worker", endpoint: str = "orders") -> list[Lease]:
+        return self.run(self.store.claim(endpoint, owner=owner, limit=limit))
+
+    def claim_one(self, *, owner: str = "worker", endpoint: str = "orders") -> Lease:
+        [lease] = self.claim(1, owner=owner, endpoint=endpoint)
+        return lease
+
+    def begin(self, *leases: Lease) -> set[int]:
+        return self.run(self.store.begin(leases))
+
+    def record(self, *outcomes: Outcome) -> set[int]:
+        return self.run(self.store.record(outcomes))
+
+    def deliver(self, *leases: Lease) -> set[int]:
+        """Send with success, and record it."""
+        self.begin(*leases)
+        return self.record(*(self.delivered(lease) for lease in leases))
+
+    def fail(self, lease: Lease, decision: Decision, **attempt: Any) -> bool:
+        """Send without success, and record what was decided."""
+        self.begin(lease)
+        return bool(self.record(self.failed(lease, decision, **attempt)))
+
+    def retry_in(self, seconds: float) -> Retry:
+        return Retry(seconds, self.clock() + seconds)
+
+    def park_for(self, seconds: float) -> Park:
+        return Park(seconds, self.clock() + seconds)
+
+    def recover(self, **options: Any) -> int:
+        return self.run(self.store.recover(**options))
+
+    def status(self, **options: Any):
+        return self.run(self.store.status(**options))
+
+    def detail(self, event_id: str):
+        return self.run(self.store.detail(event_id))
+
+    def delivery(self, event_id: str, endpoint: str = "orders") -> Delivery:
+        [found] = [each for each, _ in self.detail(event_id).deliveries if each.endpoint == endpoint]
+        return found
+
+    def history(self, event_id: str) -> tuple[Attempt, ...]:
+        [(_, attempts)] = self.detail(event_id).deliveries
+        return attempts
+
+    def rows(self, table) -> list[dict[str, Any]]:
+        """Return a whole table, in the order of its key."""
+        query = select(table).order_by(*table.primary_key.columns)
+        return self.read(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
+
+    def row(self, event_id: str) -> dict[str, Any]:
+        """Return every column of a delivery."""
+        [row] = [row for row in self.rows(schema.deliveries) if row["event_id"] == event_id]
+        return row
+
+    @staticmethod
+    def make(event_id: str, data: Any = None, *, event_type: str = "order.paid") -> Event:
+        return make_event(id=event_id, type=event_type, source="/shop", data=data)
+
+    @staticmethod
+    def counted_on(lease: Lease, decision: Decision) -> Lease:
+        """Return the lease as its holder keeps it for the next attempt."""
+        return replace(
+            lease,
+            attempts=lease.attempts + 1,
+            round_attempts=lease.round_attempts + 1,
+            last_delay=decision.delay,
+        )
+
+    @staticmethod
+    def delivered(lease: Lease, **attempt: Any) -> Outcome:
+        return Outcome(lease, _attempt(lease, result="delivered", **{"status_code": 200} | attempt), None)
+
+    @staticmethod
+    def failed(lease: Lease, decision: Decision, *, gone: bool = False, **attempt: Any) -> Outcome:
+        names = {Retry: "retry", Park: "park", GiveUp: "give_up"}
+        values = {
+            "status_code": 503,
+            "category": "transient",
+            "code": "http_503",
+            "blame": "endpoint",
+            "maybe_processed": True,
+            "error_type": "UnexpectedStatus",
+            "error": "the endpoint answered 503",
+            "decision": names[type(decision)],
+            "delay": getattr(decision, "delay", None),
+            "next_attempt_at": getattr(decision, "next_attempt_at", None),
+        }
+        return Outcome(lease, _attempt(lease, result="failed", **values | attempt), decision, gone=gone)
+
+
+def _attempt(lease: Lease, **values: Any) -> Attempt:
+    defaults = {"started_at": START, "duration": 0.02, "owner": lease.owner}
+    return Attempt(number=lease.attempts + 1, round=lease.round, **defaults | values)
+
+
+@pytest.fixture
+def clock():
+    return FixedClock(START)
+
+
+@pytest.fixture
+def open_desk(clock):
+    """Open stores; all of them belong to one loop and read one clock."""
+    with asyncio.Runner() as runner:
+        opened: list[Store] = []
+
+        def open_(url: str) -> Desk:
+            store = runner.run(open_store(url, clock=clock, lease_seconds=LEASE_SECONDS))
+            opened.append(store)
+            return Desk(store, clock, runner)
+
+        yield open_
+        for store in opened:
+            runner.run(store.close())
+
+
+@pytest.fixture
+def desk(open_desk, store_url):
+    return open_desk(store_url)

@@ -1,0 +1,393 @@
+import asyncio
+import contextlib
+import sqlite3
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import Engine, event
+
+from resonant.errors import StoreUnavailable
+from resonant.events import Attempt, make_event
+from resonant.retry import Park
+from resonant.store import Outcome, open_store
+from resonant.store.commit import GroupCommit, patiently
+from resonant.testing import FixedClock
+
+START = 1_800_000_000.0
+
+
+@asynccontextmanager
+async def leased(tmp_path, count, *, patience=0.0):
+    """A store with so many leased deliveries, and a group commit to it."""
+    store = await open_store(f"sqlite:///{tmp_path}/r.db", clock=FixedClock(START))
+    try:
+        events = [make_event(type="t", source="/s", data=n, id=f"evt_{n}") for n in range(count)]
+        await store.enqueue(events, "orders")
+        leases = await store.claim("orders", owner="me", limit=count)
+        yield store, leases, GroupCommit(store, patience=patience)
+    finally:
+        await store.close()
+
+
+@contextlib.contextmanager
+def listening(name, listener):
+    event.listen(Engine, name, listener)
+    try:
+        yield
+    finally:
+        event.remove(Engine, name, listener)
+
+
+@pytest.fixture
+def impatient_sqlite():
+    """Connections wait for a lock for a moment only."""
+    with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
+        yield
+
+
+@pytest.fixture
+def transactions():
+    """A list that grows with each transaction that may have written."""
+    counted = []
+
+    def count(connection):
+        if connection.get_execution_options().get("write"):
+            counted.append(connection)
+
+    with listening("commit", count):
+        yield counted
+
+
+@contextlib.contextmanager
+def locked(tmp_path):
+    """Keep everybody from writing, as another process with a long transaction would."""
+    connection = sqlite3.connect(tmp_path / "r.db", isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    finally:
+        if connection.in_transaction:
+            connection.rollback()
+        connection.close()
+
+
+def rows(tmp_path, query):
+    with contextlib.closing(sqlite3.connect(tmp_path / "r.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def sending(tmp_path):
+    return {row[0] for row in rows(tmp_path, "SELECT id FROM resonant_deliveries WHERE sending")}
+
+
+def delivered(lease):
+    attempt = Attempt(
+        number=lease.attempts + 1, round=lease.round, started_at=START, duration=0.1, result="delivered"
+    )
+    return Outcome(lease, attempt, None)
+
+
+def test_what_many_want_written_at_the_same_moment_goes_into_one_transaction(tmp_path, transactions):
+    async def scenario():
+        async with leased(tmp_path, 40) as (_, leases, commits):
+            transactions.clear()
+
+            begun = await asyncio.gather(*(commits.begin(lease) for lease in leases))
+
+            assert begun == [True] * 40
+            assert len(transactions) == 1
+
+    asyncio.run(scenario())
+
+
+def test_begins_and_outcomes_share_a_transaction(tmp_path, transactions):
+    async def scenario():
+        async with leased(tmp_path, 2) as (_, leases, commits):
+            transactions.clear()
+
+            kept = await asyncio.gather(commits.begin(leases[0]), commits.record(delivered(leases[1])))
+
+            assert kept == [True, True]
+            assert len(transactions) == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_while_a_transaction_is_written_goes_into_the_next(tmp_path, transactions):
+    async def scenario():
+        async with leased(tmp_path, 30) as (_, leases, commits):
+            transactions.clear()
+
+            async def send(lease):
+                assert await commits.begin(lease)
+                assert await commits.record(delivered(lease))
+
+            await asyncio.gather(*(send(lease) for lease in leases))
+
+            assert len(transactions) == 2
+
+    asyncio.run(scenario())
+
+
+def test_what_follows_at_once_from_a_transaction_goes_into_the_next_together(tmp_path, transactions):
+    async def scenario():
+        async with leased(tmp_path, 20) as (_, leases, commits):
+            transactions.clear()
+            slots = asyncio.Semaphore(10)
+
+            async def send(lease):
+                async with slots:
+                    await commits.begin(lease)
+                await commits.record(delivered(lease))
+
+            await asyncio.gather(*(send(lease) for lease in leases))
+
+            # ten begins; their outcomes and ten more begins; the outcomes of those
+            assert len(transactions) == 3
+
+    asyncio.run(scenario())
+
+
+def test_others_see_what_was_written_as_soon_as_it_is_acknowledged(tmp_path):
+    async def scenario():
+        async with leased(tmp_path, 1) as (_, (lease,), commits):
+            await commits.begin(lease)
+            assert sending(tmp_path) == {lease.delivery_id}
+
+            await commits.record(delivered(lease))
+            assert rows(tmp_path, "SELECT status FROM resonant_deliveries") == [("delivered",)]
+            assert rows(tmp_path, "SELECT number, result FROM resonant_attempts") == [(1, "delivered")]
+
+    asyncio.run(scenario())
+
+
+def test_only_those_whose_lease_is_lost_are_refused(tmp_path):
+    async def scenario():
+        async with leased(tmp_path, 2) as (store, (lost, kept), commits):
+            await store.release([lost])
+
+            assert await asyncio.gather(commits.begin(lost), commits.begin(kept)) == [False, True]
+            assert await asyncio.gather(commits.record(delivered(lost)), commits.record(delivered(kept))) == [
+                False,
+                True,
+            ]
+            assert rows(tmp_path, "SELECT delivery_id, late FROM resonant_attempts ORDER BY late") == [
+                (kept.delivery_id, 0),
+                (lost.delivery_id, 1),
+            ]
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_is_away_is_an_error_to_each_who_waits(tmp_path, impatient_sqlite):
+    async def scenario():
+        async with leased(tmp_path, 3) as (_, leases, commits):
+            with locked(tmp_path):
+                errors = await asyncio.gather(
+                    *(commits.begin(lease) for lease in leases[:2]),
+                    commits.record(delivered(leases[2])),
+                    return_exceptions=True,
+                )
+
+            assert [type(error) for error in errors] == [StoreUnavailable] * 3
+
+    asyncio.run(scenario())
+
+
+def test_after_an_error_the_next_write_is_tried_anew(tmp_path, impatient_sqlite):
+    async def scenario():
+        async with leased(tmp_path, 1) as (_, (lease,), commits):
+            with locked(tmp_path), pytest.raises(StoreUnavailable):
+                await commits.begin(lease)
+
+            assert await commits.begin(lease)
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_comes_back_in_time_is_waited_for(tmp_path, impatient_sqlite):
+    async def scenario():
+        async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
+            with locked(tmp_path) as other:
+                writing = asyncio.create_task(commits.record(delivered(lease)))
+                await asyncio.sleep(0.2)
+                assert not writing.done()
+                other.rollback()
+
+                assert await writing
+            assert rows(tmp_path, "SELECT number FROM resonant_attempts") == [(1,)]
+
+    asyncio.run(scenario())
+
+
+def test_patience_ends(tmp_path, impatient_sqlite):
+    async def scenario():
+        async with leased(tmp_path, 1, patience=0.7) as (_, (lease,), commits):
+            loop = asyncio.get_running_loop()
+            start = loop.time()
+            with locked(tmp_path), pytest.raises(StoreUnavailable):
+                await commits.begin(lease)
+
+            assert 0.5 <= loop.time() - start < 5
+
+    asyncio.run(scenario())
+
+
+def test_only_a_store_that_is_away_is_waited_for():
+    async def operation():
+        tried.append(1)
+        raise ValueError("wrong")
+
+    tried = []
+    with pytest.raises(ValueError, match="wrong"):
+        asyncio.run(patiently(operation, 60))
+    assert len(tried) == 1
+
+
+def test_one_who_stops_waiting_does_not_disturb_the_others(tmp_path):
+    async def scenario():
+        async with leased(tmp_path, 3) as (_, leases, commits):
+            tasks = [asyncio.create_task(commits.begin(lease)) for lease in leases]
+            await asyncio.sleep(0)
+            tasks[1].cancel()
+
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+
+            assert (results[0], results[2]) == (True, True)
+            assert isinstance(results[1], asyncio.CancelledError)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_one_who_stops_waiting_during_the_write_does_not_disturb_the_others(
+    tmp_path, impatient_sqlite, comes_back
+):
+    async def scenario():
+        async with leased(tmp_path, 6, patience=0.7) as (_, leases, commits):
+            with locked(tmp_path) as other:
+                tasks = [asyncio.create_task(commits.begin(lease)) for lease in leases[:3]]
+                tasks += [asyncio.create_task(commits.record(delivered(lease))) for lease in leases[3:]]
+                await asyncio.sleep(0.1)
+                tasks[0].cancel()
+                tasks[3].cancel()
+                if comes_back:
+                    other.rollback()
+                results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+
+            kinds = [type(result) for result in results]
+            written = bool if comes_back else StoreUnavailable
+            assert kinds == [asyncio.CancelledError, written, written] * 2
+
+    asyncio.run(scenario())
+
+
+def test_a_begin_that_nobody_waits_for_any_more_is_not_written(tmp_path):
+    async def scenario():
+        async with leased(tmp_path, 3) as (_, leases, commits):
+            first = asyncio.create_task(commits.begin(leases[0]))
+            await asyncio.sleep(0.0)
+            cancelled = asyncio.create_task(commits.begin(leases[1]))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            await first
+            await commits.close()
+
+            assert sending(tmp_path) == {leases[0].delivery_id}
+
+    asyncio.run(scenario())
+
+
+def test_an_outcome_is_written_even_if_nobody_waits_for_it_any_more(tmp_path):
+    async def scenario():
+        async with leased(tmp_path, 2) as (_, leases, commits):
+            tasks = [asyncio.create_task(commits.record(delivered(lease))) for lease in leases]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await commits.close()
+
+            assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(2,)]
+
+    asyncio.run(scenario())
+
+
+def test_closing_waits_for_what_is_being_written(tmp_path, impatient_sqlite):
+    async def scenario():
+        async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
+            with locked(tmp_path) as other:
+                recording = asyncio.create_task(commits.record(delivered(lease)))
+                await asyncio.sleep(0.05)
+                closing = asyncio.create_task(commits.close())
+                await asyncio.sleep(0.05)
+                assert not closing.done()
+                other.rollback()
+                await closing
+
+            assert recording.done()
+            assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(1,)]
+
+    asyncio.run(scenario())
+
+
+def test_closing_what_has_nothing_to_write_returns_at_once(tmp_path):
+    async def scenario():
+        async with leased(tmp_path, 1) as (store, (lease,), commits):
+            await GroupCommit(store).close()
+            await commits.begin(lease)
+            await commits.close()
+            await commits.close()
+
+    asyncio.run(scenario())
+
+
+def test_cancelling_who_closes_does_not_cancel_the_writing(tmp_path, impatient_sqlite):
+    async def scenario():
+        async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
+            with locked(tmp_path) as other:
+                recording = asyncio.create_task(commits.record(delivered(lease)))
+                closing = asyncio.create_task(commits.close())
+                await asyncio.sleep(0.05)
+                closing.cancel()
+                await asyncio.wait([closing])
+                other.rollback()
+
+                assert await recording
+
+    asyncio.run(scenario())
+
+
+def test_when_the_loop_cancels_every_task_closing_still_writes_what_was_handed_in(tmp_path, impatient_sqlite):
+    # As asyncio.run does it after a KeyboardInterrupt that a task raised: the writer too is cancelled.
+    async def scenario():
+        async with leased(tmp_path, 3, patience=10) as (_, leases, commits):
+            with locked(tmp_path):
+                begins = [asyncio.create_task(commits.begin(lease)) for lease in leases[:2]]
+                await asyncio.sleep(0.05)
+                recording = asyncio.create_task(commits.record(delivered(leases[2])))
+                await asyncio.sleep(0.05)
+                tasks = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in tasks - {begins[0]}:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            await commits.close()
+
+            assert begins[0].cancelled()
+            assert recording.cancelled()
+            assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(1,)]
+
+    asyncio.run(scenario())
+
+
+def test_a_parked_delivery_is_due_again_when_it_was_decided(tmp_path):
+    async def scenario():
+        async with leased(tmp_path, 1) as (_, (lease,), commits):
+            attempt = Attempt(number=1, round=1, started_at=START, duration=0.1, result="failed")
+
+            assert await commits.record(Outcome(lease, attempt, Park(60.0, START + 60)))
+
+            query = "SELECT status, available_at, lease_owner FROM resonant_deliveries"
+            assert rows(tmp_path, query) == [("retrying", START + 60, None)]
+
+    asyncio.run(scenario())

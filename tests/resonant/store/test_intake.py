@@ -1,0 +1,299 @@
+"""Accepting events: each once, whoever gives it and however often."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+from sqlalchemy import create_engine, delete, event, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from resonant.errors import ConflictingEvent
+from resonant.events import Event, rfc3339
+from resonant.store import Accepted, enqueue, schema
+
+
+def test_an_accepted_event_is_stored_as_it_was_given(desk):
+    given = Event("evt_1", "order.paid", "/shop", b'{"b":1,"a":2}', "2026-01-31T12:00:00Z", "order 7")
+    assert desk.enqueue(given) == Accepted(accepted=1)
+    assert desk.detail("evt_1").event == given
+    assert desk.detail("evt_1").accepted_at == desk.clock()
+    assert desk.delivery("evt_1").status == "pending"
+    assert desk.status().balanced
+
+
+def test_an_event_without_a_time_gets_the_time_of_its_acceptance(desk):
+    desk.enqueue("evt_1")
+    assert desk.detail("evt_1").event.time == rfc3339(desk.clock())
+
+
+def test_an_event_given_twice_is_one_delivery(desk):
+    desk.enqueue("evt_1")
+    desk.clock.advance(10)
+    assert desk.enqueue("evt_1", "evt_2") == Accepted(accepted=1, known=1)
+    assert desk.status().accepted == 2
+    assert desk.delivery("evt_1").accepted_at == desk.clock() - 10
+
+
+def test_an_event_given_twice_in_one_batch_is_one_delivery(desk):
+    assert desk.enqueue("evt_1", "evt_2", "evt_1") == Accepted(accepted=2, known=1)
+    assert desk.status().accepted == desk.status().pending == 2
+
+
+def test_one_event_to_two_endpoints_is_two_deliveries_of_one_event(desk):
+    assert desk.enqueue("evt_1", endpoint="orders").accepted == 1
+    assert desk.enqueue("evt_1", endpoint="audit").accepted == 1
+    assert [each.endpoint for each, _ in desk.detail("evt_1").deliveries] == ["audit", "orders"]
+    assert len(desk.rows(schema.events)) == 1
+    assert desk.status().accepted == 2
+    assert desk.status(endpoint="audit").accepted == 1
+
+
+def test_a_delivered_event_given_again_is_not_sent_again(desk):
+    desk.enqueue("evt_1")
+    desk.deliver(desk.claim_one())
+    assert desk.enqueue("evt_1") == Accepted(known=1)
+    assert desk.claim() == []
+
+
+def test_what_the_producer_asks_for_is_kept_with_the_delivery(desk):
+    desk.enqueue("evt_1", policy="patient", max_attempts=7)
+    lease = desk.claim_one()
+    assert (lease.policy, lease.max_attempts) == ("patient", 7)
+
+
+def test_nothing_given_is_nothing_stored(desk):
+    assert desk.enqueue() == Accepted()
+    assert desk.rows(schema.endpoints) == []
+    assert desk.status().balanced
+
+
+def test_a_known_id_with_other_content_is_refused_and_both_are_shown(desk):
+    desk.enqueue(desk.make("evt_1", {"total": 10}))
+    with pytest.raises(ConflictingEvent) as refusal:
+        desk.enqueue("evt_0", desk.make("evt_1", {"total": 11}), "evt_2")
+    assert "evt_1" in str(refusal.value)
+    assert '{"total":10}' in str(refusal.value)
+    assert '{"total":11}' in str(refusal.value)
+    assert desk.detail("evt_0") is desk.detail("evt_2") is None, "a batch is stored as a whole or not at all"
+    assert desk.status().accepted == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Event("evt_1", "order.refunded", "/shop", b"null"),
+        Event("evt_1", "order.paid", "/other", b"null"),
+        Event("evt_1", "order.paid", "/shop", b"0"),
+        Event("evt_1", "order.paid", "/shop", b"null", "2026-01-31T12:00:00Z"),
+        Event("evt_1", "order.paid", "/shop", b"null", None, "order 7"),
+        Event("evt_1", "order.paid", "/shop", b" null"),
+    ],
+    ids=["type", "source", "data", "time", "subject", "bytes"],
+)
+def test_content_is_everything_but_the_id(desk, other):
+    desk.enqueue(Event("evt_1", "order.paid", "/shop", b"null"))
+    with pytest.raises(ConflictingEvent):
+        desk.enqueue(other, endpoint="elsewhere")
+
+
+def test_large_contents_that_differ_at_their_end_are_shown_to_differ(desk):
+    desk.enqueue(desk.make("evt_1", "x" * 5_000 + "a"))
+    with pytest.raises(ConflictingEvent) as refusal:
+        desk.enqueue(desk.make("evt_1", "x" * 5_000 + "b"))
+    given, stored = str(refusal.value).partition("given ")[2].split("; stored ")
+    assert given != stored
+    assert len(str(refusal.value)) < 1_000
+
+
+def test_conflicts_can_be_reported_while_the_others_are_stored(desk):
+    desk.enqueue("evt_1")
+    other = desk.make("evt_1", "other")
+    found = desk.enqueue("evt_0", other, "evt_1", endpoint="audit", report_conflicts=True)
+    assert (found.accepted, found.known) == (2, 0)
+    [conflict] = found.conflicts
+    assert conflict.given is other
+    assert conflict.stored == desk.detail("evt_1").event
+    assert desk.status().accepted == 3
+    assert desk.status().balanced
+
+
+def test_of_two_contents_in_one_batch_the_first_is_stored(desk):
+    first, second = desk.make("evt_1", 1), desk.make("evt_1", 2)
+    found = desk.enqueue(first, second, first, report_conflicts=True)
+    assert (found.accepted, found.known) == (1, 1)
+    assert [conflict.given for conflict in found.conflicts] == [second]
+    assert desk.detail("evt_1").event.body == b"1"
+
+
+def test_events_can_be_stored_in_one_transaction_over_several_calls(desk):
+    async def store_two(fail: bool):
+        async with desk.store.transaction() as transaction:
+            for event_id in ("evt_1", "evt_2"):
+                await transaction.run_sync(enqueue, [desk.make(event_id)], "orders", now=desk.clock())
+            if fail:
+                raise KeyError("the producer's own")
+
+    with pytest.raises(KeyError):
+        desk.run(store_two(fail=True))
+    assert desk.status().accepted == 0
+    desk.run(store_two(fail=False))
+    assert desk.status().accepted == 2
+    assert desk.status().balanced
+
+
+def test_an_event_stored_in_a_producers_transaction_lives_and_dies_with_it(desk, store_url):
+    """The transactional outbox: neither an order without its event, nor an event without its order."""
+    url = make_url(store_url)
+
+    def place_order(connection, number: int) -> None:
+        connection.execute(text("INSERT INTO orders (number) VALUES (:number)"), {"number": number})
+        accepted = enqueue(connection, [desk.make(f"evt_{number}")], "orders", now=desk.clock())
+        assert accepted.accepted == 1
+
+    def orders(connection) -> list[int]:
+        return list(connection.execute(text("SELECT number FROM orders ORDER BY number")).scalars())
+
+    async def on_postgresql() -> list[int]:
+        engine = create_async_engine(url.set(drivername="postgresql+asyncpg"))
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE orders (number INTEGER)"))
+        async with engine.begin() as connection:
+            await connection.run_sync(place_order, 1)
+        async with engine.connect() as connection:
+            await connection.run_sync(place_order, 2)
+            await connection.rollback()
+            found = await connection.run_sync(orders)
+        await engine.dispose()
+        return found
+
+    def on_sqlite() -> list[int]:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE orders (number INTEGER)"))
+        with engine.begin() as connection:
+            place_order(connection, 1)
+        with engine.connect() as connection:
+            place_order(connection, 2)
+            connection.rollback()
+            found = orders(connection)
+        engine.dispose()
+        return found
+
+    found = on_sqlite() if url.get_backend_name() == "sqlite" else asyncio.run(on_postgresql())
+    assert found == [1]
+    assert desk.detail("evt_1") is not None
+    assert desk.detail("evt_2") is None
+    assert desk.status().accepted == 1
+    assert desk.status().balanced
+
+
+_ENQUEUE_SOME = """
+import asyncio, sys
+from resonant.events import make_event
+from resonant.store import open_store
+
+async def main(url, order):
+    store = await open_store(url)
+    events = [make_event(id=f"evt_{n}", type="t", source="/s", data=n) for n in range(400)]
+    if order == "backwards":
+        events.reverse()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    accepted = 0
+    for start in range(0, 400, 40):
+        accepted += (await store.enqueue(events[start:start + 40], "orders")).accepted
+    accepted += (await store.enqueue(events, "orders")).accepted
+    print(accepted)
+    await store.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_processes_that_store_the_same_events_at_once_store_each_of_them_once(desk, store_url):
+    producers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _ENQUEUE_SOME, store_url, order],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for order in ("forwards", "backwards", "forwards")
+    ]
+    for producer in producers:
+        assert producer.stdout.readline() == "ready\n"
+    for producer in producers:
+        producer.stdin.write("go\n")
+        producer.stdin.flush()
+    accepted = [int(producer.communicate(timeout=60)[0]) for producer in producers]
+    assert sum(accepted) == 400
+    assert desk.status().accepted == desk.status().pending == 400
+    [endpoint] = desk.rows(schema.endpoints)
+    assert endpoint["accepted"] == 400
+
+
+def test_storing_known_events_again_asks_the_database_a_fixed_number_of_times(open_desk, sqlite_url):
+    desk = open_desk(sqlite_url)
+    events = [f"evt_{number}" for number in range(500)]
+    desk.enqueue(*events)
+    statements = []
+
+    def enqueue_counting(connection):
+        event.listen(
+            connection.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
+        )
+        return enqueue(connection, [desk.make(event_id) for event_id in events], "orders", now=0.0)
+
+    assert desk.write(enqueue_counting).known == 500
+    assert len(statements) < 10
+
+
+def test_an_event_that_is_purged_just_when_it_is_given_again_is_accepted_anew(
+    open_desk, postgresql_url, postgresql
+):
+    desk = open_desk(postgresql_url)
+    desk.enqueue("evt_1")
+    desk.write(lambda connection: connection.execute(delete(schema.deliveries)) and None)
+    purge = threading.Thread(target=postgresql.execute, args=("DELETE FROM resonant_events", "test"))
+
+    def enqueue_while_it_is_purged(connection):
+        def purge_before_it_is_held(_connection, _cursor, statement, *_rest):
+            if statement.startswith("SELECT") and purge.ident is None:
+                purge.start()
+                purge.join()
+
+        event.listen(connection, "before_cursor_execute", purge_before_it_is_held)
+        return enqueue(connection, [desk.make("evt_1")], "orders", now=desk.clock())
+
+    assert desk.write(enqueue_while_it_is_purged).accepted == 1
+    assert purge.ident is not None
+    assert desk.detail("evt_1").event.id == "evt_1"
+
+
+def test_an_event_that_was_found_known_cannot_be_purged_before_the_commit(open_desk, postgresql_url):
+    desk = open_desk(postgresql_url)
+    desk.enqueue("evt_1")
+    desk.write(lambda connection: connection.execute(delete(schema.deliveries)) and None)
+    purges = []
+
+    def purge_if_nothing_needs_it(connection):
+        purges.append("tried")
+        unneeded = ~select(schema.deliveries.c.id).exists()
+        connection.execute(delete(schema.events).where(unneeded))
+
+    async def enqueue_and_purge_meanwhile():
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(enqueue, [desk.make("evt_1")], "orders", now=desk.clock())
+            purging = asyncio.create_task(desk.store.write(purge_if_nothing_needs_it))
+            _, waiting = await asyncio.wait([purging], timeout=0.3)
+            assert waiting
+        await purging
+
+    desk.run(enqueue_and_purge_meanwhile())
+    assert len(purges) == 2, "what it found to be unneeded was needed by then: it looked again"
+    assert desk.delivery("evt_1").status == "pending"

@@ -1,0 +1,185 @@
+"""Picking dead letters: the same words everywhere, and no word is ever taken for SQL."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert, select
+
+from resonant.errors import StoreError
+from resonant.retry import GiveUp
+from resonant.store import schema
+from resonant.store.reading import count_dead_letters
+from resonant.store.selection import Selection
+
+NASTY = [
+    "%",
+    "_",
+    "\\",
+    "'",
+    '"',
+    "*",
+    "?",
+    "[",
+    "]",
+    "--",
+    ";",
+    "\\%",
+    "'; DROP TABLE resonant_events; --",
+    "é",
+]
+
+
+def select_ids(desk, **words) -> set[str]:
+    selection = Selection(**words)
+    found = {letter.event_id for letter in desk.run(desk.store.dead_letters(selection))}
+    assert desk.read(count_dead_letters, selection) == len(found)
+    return found
+
+
+def bury(
+    desk, event_id, *, event_type="order.paid", endpoint="orders", reason="permanent", **attempt
+) -> None:
+    """Store an event and give it up."""
+    desk.enqueue(desk.make(event_id, event_type=event_type), endpoint=endpoint)
+    desk.fail(desk.claim_one(endpoint=endpoint), GiveUp(reason), **attempt)
+
+
+@pytest.fixture
+def letters(desk):
+    """Three dead letters, and three deliveries that are none, of which each selection must find the letters alone."""
+    bury(desk, "evt_1", category="permanent", code="http_400", error="Bad Request: total")
+    desk.clock.advance(100)
+    bury(desk, "evt_2", event_type="order.refunded", endpoint="audit", reason="exhausted")
+    desk.clock.advance(100)
+    bury(
+        desk, "evt_3", event_type="user.created", reason="expired", code="throttled", error_type="ReadTimeout"
+    )
+    desk.enqueue("evt_pending", "evt_parked", "evt_delivered")
+    parked, delivered = desk.claim(2)
+    desk.fail(parked, desk.park_for(10))
+    desk.deliver(delivered)
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ({}, {1, 2, 3}),
+        ({"ids": ("evt_1", "evt_3", "evt_9")}, {1, 3}),
+        ({"event_type": "order.paid"}, {1}),
+        ({"event_type": "order.*"}, {1, 2}),
+        ({"event_type": "*.?re*"}, {3}),
+        ({"event_type": "Order.*"}, set()),
+        ({"event_type": "order"}, set()),
+        ({"endpoint": "audit"}, {2}),
+        ({"category": "permanent"}, {1}),
+        ({"category": "transient"}, {2, 3}),
+        ({"code": "throttled"}, {3}),
+        ({"reason": "exhausted"}, {2}),
+        ({"text": "bad request"}, {1}),
+        ({"text": "readtime"}, {3}),
+        ({"text": "ANSWERED 503"}, {2, 3}),
+        ({"text": "nowhere"}, set()),
+        ({"since": 100.0}, {2, 3}),
+        ({"until": 100.0}, {1}),
+        ({"since": 100.0, "until": 200.0}, {2}),
+        ({"event_type": "order.*", "endpoint": "orders", "category": "permanent"}, {1}),
+        ({"event_type": "order.*", "reason": "expired"}, set()),
+    ],
+    ids=str,
+)
+def test_every_word_selects_and_all_of_them_must_hold(letters, words, found):
+    start = letters.clock() - 200
+    words = {name: start + value if name in ("since", "until") else value for name, value in words.items()}
+    assert select_ids(letters, **words) == {f"evt_{number}" for number in found}
+
+
+def test_every_field_is_tried_above():
+    [mark] = test_every_word_selects_and_all_of_them_must_hold.pytestmark
+    tried = {name for words, _ in mark.args[1] for name in words}
+    assert tried == {field.name for field in fields(Selection)}
+
+
+def test_an_unfinished_delivery_is_selected_by_another_moment(letters):
+    now = letters.clock()
+
+    def pending(connection, **words):
+        table = schema.deliveries
+        conditions = Selection(**words).conditions(moment=table.c.accepted_at)
+        query = select(table.c.event_id).where(table.c.status == "pending", *conditions)
+        return list(connection.execute(query).scalars())
+
+    assert letters.read(pending, since=now, until=now + 1) == ["evt_pending"]
+    assert letters.read(pending, since=now + 1) == letters.read(pending, until=now) == []
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_text_is_found_as_it_stands(desk, text):
+    bury(desk, "evt_1", error=f"before {text} after")
+    bury(desk, "evt_2", error="before and after")
+    assert select_ids(desk, text=text) == {"evt_1"}
+    assert desk.status().accepted == 2, "nothing was dropped"
+
+
+@pytest.mark.parametrize("text", [text for text in NASTY if text not in "*?"])
+def test_a_type_is_found_as_it_stands(desk, text):
+    bury(desk, "evt_1", event_type=f"a{text}b")
+    bury(desk, "evt_2", event_type="aXb")
+    assert select_ids(desk, event_type=f"a{text}b") == select_ids(desk, event_type=f"?{text}*") == {"evt_1"}
+
+
+@pytest.mark.parametrize("word", ["endpoint", "category", "code", "reason"])
+@pytest.mark.parametrize("text", ["' OR '1'='1", "%", "*", ""])
+def test_other_words_are_compared_as_a_whole(letters, word, text):
+    assert select_ids(letters, **{word: text}) == set()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(glob=st.text(alphabet="ab%_\\*?.", max_size=6), value=st.text(alphabet="abA%_\\.", max_size=6))
+def test_a_glob_matches_what_a_shell_would_match(desk, glob, value):
+    """The reference is fnmatch, without its character classes."""
+
+    def matches(connection) -> bool:
+        row = {"event_id": "evt", "endpoint": "e", "event_type": value, "status": "dead_letter"}
+        times = {"accepted_at": 0.0, "round_started_at": 0.0}
+        connection.execute(insert(schema.events).values(**_EVENT))
+        connection.execute(insert(schema.deliveries).values(**row, **times))
+        found = count_dead_letters(connection, Selection(event_type=glob))
+        connection.rollback()
+        return bool(found)
+
+    assert desk.write(matches) == fnmatchcase(value, glob)
+
+
+_EVENT = {
+    "id": "evt",
+    "type": "t",
+    "source": "/s",
+    "time": "2026-01-31T12:00:00Z",
+    "digest": "",
+    "accepted_at": 0.0,
+    "body": b"null",
+}
+
+
+def test_more_ids_than_a_statement_can_name_are_refused():
+    with pytest.raises(StoreError, match="at most 30,000 ids"):
+        Selection(ids=tuple(map(str, range(30_001)))).conditions()
+
+
+def test_as_many_ids_as_are_allowed_can_be_named(letters):
+    ids = ("evt_1", *(f"other_{number}" for number in range(29_999)))
+    assert select_ids(letters, ids=ids) == {"evt_1"}
+
+
+def test_a_selection_knows_whether_it_restricts_anything():
+    assert Selection().is_empty
+    assert not Selection(since=0.0).is_empty
+    assert not Selection(text="").is_empty
+    assert not Selection(ids=("evt_1",)).is_empty
+    assert Selection(ids=("evt_1",), until=0.0).as_dict() == {"ids": ("evt_1",), "until": 0.0}

@@ -1,0 +1,536 @@
+"""What a worker does to deliveries, and what a worker that comes late can no longer do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import delete, update
+
+from resonant.events import Attempt
+from resonant.retry import GiveUp, Park, Retry
+from resonant.store import Due, Outcome, schema
+from resonant.store.work import lease_owners
+
+
+def snapshot(desk):
+    """Return everything that a late worker must not change."""
+    tables = (schema.deliveries, schema.rollups, schema.endpoints, schema.events)
+    return [desk.rows(table) for table in tables]
+
+
+class TestClaim:
+    def test_gives_a_lease_with_what_the_next_attempt_needs(self, desk):
+        desk.enqueue(desk.make("evt_1", {"a": 1}))
+        lease = desk.claim_one(owner="run-1")
+        assert lease.event == desk.detail("evt_1").event
+        assert (lease.endpoint, lease.owner, lease.token) == ("orders", "run-1", 1)
+        assert (lease.attempts, lease.round, lease.round_attempts, lease.last_delay) == (0, 1, 0, None)
+        assert lease.accepted_at == lease.round_started_at == desk.clock()
+        delivery = desk.delivery("evt_1")
+        assert (delivery.leased_by, delivery.lease_until) == (
+            "run-1",
+            desk.clock() + desk.store.lease_seconds,
+        )
+        assert delivery.status == "pending", "a lease is no status"
+
+    def test_takes_what_is_longest_due_first(self, desk):
+        for event_id in ("evt_c", "evt_a", "evt_b"):
+            desk.enqueue(event_id)
+            desk.clock.advance(1)
+        desk.fail(desk.claim_one(), desk.park_for(1))
+        desk.clock.advance(1)
+        assert [lease.event.id for lease in desk.claim(2)] == ["evt_a", "evt_b"]
+        assert [lease.event.id for lease in desk.claim(2)] == ["evt_c"]
+
+    def test_takes_no_more_than_asked_and_nothing_twice(self, desk):
+        desk.enqueue(*(f"evt_{number}" for number in range(5)))
+        first, second, third = (desk.claim(2) for _ in range(3))
+        assert [len(first), len(second), len(third)] == [2, 2, 1]
+        assert len({lease.event.id for lease in first + second + third}) == 5
+
+    def test_takes_only_from_the_endpoint_that_was_named(self, desk):
+        desk.enqueue("evt_1", endpoint="orders")
+        desk.enqueue("evt_2", endpoint="audit")
+        assert [lease.event.id for lease in desk.claim(endpoint="audit")] == ["evt_2"]
+        assert desk.claim(endpoint="nobody") == []
+
+    def test_takes_only_what_is_due(self, desk):
+        desk.enqueue("evt_1")
+        desk.fail(desk.claim_one(), desk.park_for(100))
+        desk.clock.advance(99.5)
+        assert desk.claim() == []
+        desk.clock.advance(0.5)
+        assert [lease.event.id for lease in desk.claim()] == ["evt_1"]
+
+    def test_counts_the_token_on_whenever_the_lease_changes_hands(self, desk):
+        desk.enqueue("evt_1")
+        tokens = []
+        for _ in range(3):
+            lease = desk.claim_one()
+            tokens.append(lease.token)
+            desk.run(desk.store.release([lease]))
+        lease = desk.claim_one()
+        tokens.append(lease.token)
+        desk.clock.advance(100)
+        desk.recover()
+        tokens.append(desk.claim_one().token)
+        assert tokens == sorted(set(tokens))
+
+    def test_does_not_take_an_expired_lease_by_itself(self, desk):
+        desk.enqueue("evt_1")
+        desk.claim_one()
+        desk.clock.advance(1_000)
+        assert desk.claim() == [], "what a crash costs is decided by recover, and by nobody in passing"
+
+    def test_by_many_at_once_gives_each_delivery_to_one_of_them(self, open_desk, store_url):
+        desks = [open_desk(store_url) for _ in range(4)]
+        desks[0].enqueue(*(f"evt_{number}" for number in range(400)))
+
+        async def claim_all(owner: int):
+            claimed = []
+            while leases := await desks[owner].store.claim("orders", owner=f"worker-{owner}", limit=7):
+                claimed += leases
+            return claimed
+
+        async def claim_at_once():
+            return await asyncio.gather(*(claim_all(owner) for owner in range(4)))
+
+        by_owner = desks[0].run(claim_at_once())
+        ids = [lease.delivery_id for leases in by_owner for lease in leases]
+        assert len(ids) == len(set(ids)) == 400
+        owners = {row["id"]: row["lease_owner"] for row in desks[0].rows(schema.deliveries)}
+        assert all(owners[lease.delivery_id] == lease.owner for leases in by_owner for lease in leases)
+
+    def test_passes_over_rows_that_another_worker_is_claiming(self, open_desk, postgresql_url):
+        ours, theirs = open_desk(postgresql_url), open_desk(postgresql_url)
+        ours.enqueue("evt_1")
+        ours.clock.advance(1)
+        ours.enqueue("evt_2")
+
+        async def claim_within_the_claim_of_another():
+            from resonant.store.work import claim
+
+            options = {"now": ours.clock(), "lease_seconds": 60.0}
+            async with ours.store.transaction() as transaction:
+                first = await transaction.run_sync(claim, "orders", owner="a", limit=1, **options)
+                async with asyncio.timeout(5):
+                    return first, await theirs.store.claim("orders", owner="b", limit=1)
+
+        [first], [second] = ours.run(claim_within_the_claim_of_another())
+        assert (first.event.id, second.event.id) == ("evt_1", "evt_2")
+
+
+class TestDue:
+    def test_tells_when_the_earliest_delivery_of_each_endpoint_may_be_taken(self, desk):
+        start = desk.clock()
+        desk.enqueue("evt_1", endpoint="orders")
+        desk.clock.advance(5)
+        desk.enqueue("evt_2", "evt_3", endpoint="audit")
+        assert set(desk.run(desk.store.due())) == {Due("orders", start), Due("audit", start + 5)}
+        assert desk.run(desk.store.due("audit")) == [Due("audit", start + 5)]
+        assert desk.run(desk.store.due("nobody")) == []
+
+    def test_counts_a_lease_until_its_end_and_parking_until_its_time(self, desk):
+        desk.enqueue("evt_1")
+        lease = desk.claim_one()
+        assert desk.run(desk.store.due()) == [Due("orders", desk.clock() + 60)]
+        desk.fail(lease, desk.park_for(500))
+        assert desk.run(desk.store.due()) == [Due("orders", desk.clock() + 500)]
+
+    def test_leaves_out_endpoints_where_all_is_final(self, desk):
+        desk.enqueue("evt_1", "evt_2")
+        first, second = desk.claim()
+        desk.deliver(first)
+        desk.fail(second, GiveUp("permanent"))
+        assert desk.run(desk.store.due()) == []
+
+    def test_the_end_of_the_last_lease_is_known(self, desk):
+        assert desk.run(desk.store.latest_lease_end()) is None
+        desk.enqueue("evt_1", endpoint="orders")
+        desk.enqueue("evt_2", endpoint="audit")
+        desk.claim_one()
+        desk.clock.advance(5)
+        desk.claim_one(endpoint="audit")
+        assert desk.run(desk.store.latest_lease_end()) == desk.clock() + 60
+        assert desk.run(desk.store.latest_lease_end("orders")) == desk.clock() + 55
+
+    def test_the_owners_of_leases_are_known(self, desk):
+        desk.enqueue("evt_1", "evt_2", "evt_3")
+        desk.claim(2, owner="a")
+        desk.claim(1, owner="b")
+        assert sorted(desk.read(lease_owners)) == ["a", "b"]
+
+
+class TestBegin:
+    def test_notes_the_first_attempt_and_that_a_send_is_under_way(self, desk):
+        desk.enqueue("evt_1")
+        lease = desk.claim_one()
+        assert desk.begin(lease) == {lease.delivery_id}
+        row = desk.row("evt_1")
+        assert row["sending"] is True
+        assert row["first_attempt_at"] == desk.clock()
+
+    def test_keeps_the_time_of_the_first_attempt(self, desk):
+        desk.enqueue("evt_1")
+        started_at = desk.clock()
+        lease, decision = desk.claim_one(), desk.retry_in(2)
+        desk.fail(lease, decision)
+        desk.clock.advance(2)
+        desk.begin(desk.counted_on(lease, decision))
+        assert desk.delivery("evt_1").first_attempt_at == started_at
+
+    def test_refuses_who_holds_the_lease_no_more(self, desk):
+        desk.enqueue("evt_1", "evt_2")
+        lost, kept = desk.claim()
+        desk.run(desk.store.release([lost]))
+        assert desk.begin(lost, kept) == {kept.delivery_id}
+        successor = desk.claim_one(owner="successor")
+        before = snapshot(desk)
+        assert desk.begin(lost) == set()
+        assert snapshot(desk) == before
+        assert desk.begin(successor) == {successor.delivery_id}
+
+
+class TestRecord:
+    def test_a_delivery_is_final_and_its_attempt_is_in_the_history(self, desk):
+        desk.enqueue("evt_1")
+        lease = desk.claim_one()
+        desk.begin(lease)
+        desk.clock.advance(3)
+        outcome = desk.delivered(lease, duration=2.5, excerpt="ok", warning="slow", task_run_id="tr-1")
+        assert desk.record(outcome) == {lease.delivery_id}
+        assert desk.history("evt_1") == (outcome.attempt,)
+        row = desk.row("evt_1")
+        assert (row["status"], row["finished_at"]) == ("delivered", desk.clock())
+        assert (row["attempts"], row["round_attempts"], row["status_code"]) == (1, 1, 200)
+        assert row["lease_owner"] is row["available_at"] is row["next_attempt_at"] is row["reason"] is None
+        assert row["sending"] is False
+
+    def test_a_retry_keeps_the_lease_while_it_is_waited_for(self, desk):
+        desk.enqueue("evt_1")
+        lease, decision = desk.claim_one(), desk.retry_in(2.5)
+        assert desk.fail(lease, decision, retry_after=2.0)
+        row = desk.row("evt_1")
+        assert (row["status"], row["lease_owner"], row["sending"]) == ("retrying", "worker", False)
+        assert (row["last_delay"], row["next_attempt_at"]) == (2.5, desk.clock() + 2.5)
+        assert row["available_at"] == desk.clock() + 60, "the end of its lease, and not of its waiting"
+        assert (row["category"], row["code"], row["error_type"]) == (
+            "transient",
+            "http_503",
+            "UnexpectedStatus",
+        )
+        assert (row["error"], row["status_code"]) == ("the endpoint answered 503", 503)
+        [attempt] = desk.history("evt_1")
+        assert (attempt.decision, attempt.delay, attempt.retry_after) == ("retry", 2.5, 2.0)
+        assert attempt.next_attempt_at == desk.clock() + 2.5
+        assert desk.claim() == []
+
+    def test_parking_gives_the_lease_back_until_its_time(self, desk):
+        desk.enqueue("evt_1")
+        desk.fail(desk.claim_one(), desk.park_for(300))
+        row = desk.row("evt_1")
+        assert (row["status"], row["lease_owner"], row["last_delay"]) == ("retrying", None, 300)
+        assert row["available_at"] == row["next_attempt_at"] == desk.clock() + 300
+        desk.clock.advance(300)
+        lease = desk.claim_one()
+        assert (lease.attempts, lease.round_attempts, lease.last_delay) == (1, 1, 300)
+
+    @pytest.mark.parametrize("reason", ["permanent", "exhausted", "expired"])
+    def test_giving_up_makes_a_dead_letter_with_its_reason(self, desk, reason):
+        desk.enqueue("evt_1")
+        desk.fail(desk.claim_one(), GiveUp(reason))
+        row = desk.row("evt_1")
+        assert (row["status"], row["reason"], row["finished_at"]) == ("dead_letter", reason, desk.clock())
+        assert row["lease_owner"] is row["available_at"] is row["next_attempt_at"] is None
+        assert desk.claim() == []
+
+    def test_the_attempts_of_a_delivery_are_counted_on(self, desk):
+        desk.enqueue("evt_1")
+        lease = desk.claim_one()
+        for _ in range(3):
+            decision = desk.retry_in(1)
+            assert desk.fail(lease, decision)
+            lease = desk.counted_on(lease, decision)
+        assert desk.deliver(lease)
+        assert [attempt.number for attempt in desk.history("evt_1")] == [1, 2, 3, 4]
+        assert desk.delivery("evt_1").attempts == 4
+        assert desk.row("evt_1")["round_attempts"] == 4
+
+    def test_a_delivery_after_failures_keeps_what_failed_last(self, desk):
+        desk.enqueue("evt_1")
+        lease, decision = desk.claim_one(), desk.retry_in(1)
+        desk.fail(lease, decision)
+        desk.deliver(desk.counted_on(lease, decision))
+        delivery = desk.delivery("evt_1")
+        assert (delivery.status, delivery.status_code) == ("delivered", 200)
+        assert delivery.code == "http_503"
+
+    def test_outcomes_of_every_kind_go_together(self, desk):
+        desk.enqueue(*(f"evt_{number}" for number in range(8)))
+        leases = desk.claim()
+        desk.begin(*leases)
+        decisions = [desk.retry_in(1), desk.park_for(60), GiveUp("exhausted")]
+        outcomes = [desk.failed(lease, decision) for lease, decision in zip(leases, decisions, strict=False)]
+        outcomes += [desk.delivered(lease) for lease in leases[3:]]
+        assert desk.record(*outcomes) == {lease.delivery_id for lease in leases}
+        status = desk.status()
+        assert (status.retrying, status.dead_letter, status.delivered, status.in_flight) == (2, 1, 5, 1)
+        assert status.balanced
+
+    def test_an_outcome_that_is_recorded_again_is_written_once(self, desk):
+        """The commit came through, its answer did not: whoever asks again is told the same."""
+        desk.enqueue("evt_1", "evt_2", "evt_3", "evt_4")
+        leases = desk.claim()
+        desk.begin(*leases)
+        decisions = [desk.retry_in(1), desk.park_for(60), GiveUp("exhausted")]
+        outcomes = [desk.failed(lease, decision) for lease, decision in zip(leases, decisions, strict=False)]
+        outcomes.append(desk.delivered(leases[3]))
+        kept = desk.record(*outcomes)
+        before, history = snapshot(desk), desk.rows(schema.attempts)
+        assert desk.record(*outcomes) == kept == {lease.delivery_id for lease in leases}
+        assert snapshot(desk) == before
+        assert desk.rows(schema.attempts) == history
+
+    def test_an_attempt_must_follow_the_attempts_of_its_lease(self, desk):
+        desk.enqueue("evt_1")
+        lease = desk.claim_one()
+        stale = replace(lease, attempts=1)
+        with pytest.raises(ValueError, match="attempt 1 cannot follow the 1 of its lease"):
+            Outcome(stale, desk.delivered(lease).attempt, None)
+
+    def test_an_endpoint_that_says_it_is_gone_is_flagged_once(self, desk):
+        desk.enqueue("evt_1", "evt_2")
+        first, second = desk.claim()
+        desk.record(desk.failed(first, GiveUp("permanent"), gone=True))
+        gone_at = desk.clock()
+        desk.clock.advance(60)
+        desk.record(desk.failed(second, GiveUp("permanent"), gone=True))
+        [endpoint] = desk.rows(schema.endpoints)
+        assert endpoint["gone_at"] == gone_at
+
+    def test_what_a_receiver_says_is_storable_whatever_it_holds(self, desk):
+        desk.enqueue("evt_1")
+        dirty = {
+            "excerpt": "a\0b",
+            "error": "lone \ud800, NUL \0, é and 🙂",
+            "error_type": "\0",
+            "warning": "\udfff",
+        }
+        desk.fail(desk.claim_one(), desk.retry_in(1), **dirty)
+        [attempt] = desk.history("evt_1")
+        assert attempt.excerpt == "a\ufffdb"
+        assert attempt.error == desk.delivery("evt_1").error == "lone ?, NUL \ufffd, é and 🙂"
+        assert (attempt.error_type, attempt.warning) == ("\ufffd", "?")
+
+
+class TestLateWorker:
+    """A worker that comes back after its lease has gone to somebody else."""
+
+    @pytest.mark.parametrize("how", ["delivered", "retry", "park", "give_up"])
+    def test_adds_its_attempt_to_the_history_and_changes_nothing_else(self, desk, how):
+        desk.enqueue("evt_1")
+        late = desk.claim_one(owner="late")
+        desk.begin(late)
+        desk.clock.advance(61)
+        desk.recover()
+        successor = desk.claim_one(owner="successor")
+        desk.begin(successor)
+        before = snapshot(desk)
+        decisions = {"retry": Retry(1, 1e9), "park": Park(9, 1e9), "give_up": GiveUp("permanent")}
+        outcome = desk.delivered(late)
+        if how in decisions:
+            outcome = desk.failed(late, decisions[how], gone=True)
+        assert desk.record(outcome) == set()
+        assert snapshot(desk) == before
+        [lost, added] = desk.history("evt_1")
+        assert lost.result == "lost"
+        assert added == replace(outcome.attempt, late=True)
+        assert desk.deliver(successor) == {successor.delivery_id}
+        assert desk.status().balanced
+
+    def test_is_late_too_while_nobody_has_taken_over_yet(self, desk):
+        desk.enqueue("evt_1")
+        late = desk.claim_one()
+        desk.begin(late)
+        desk.clock.advance(61)
+        desk.recover()
+        before = snapshot(desk)
+        assert desk.record(desk.delivered(late)) == set()
+        assert desk.begin(late) == set()
+        desk.run(desk.store.release([late]))
+        assert snapshot(desk) == before
+
+    def test_is_late_after_it_has_handed_back(self, desk):
+        desk.enqueue("evt_1")
+        late = desk.claim_one()
+        desk.run(desk.store.release([late]))
+        before = snapshot(desk)
+        assert desk.record(desk.delivered(late)) == set()
+        assert snapshot(desk) == before
+        assert [attempt.late for attempt in desk.history("evt_1")] == [True]
+
+    def test_cannot_reopen_what_another_has_delivered(self, desk):
+        desk.enqueue("evt_1")
+        late = desk.claim_one(owner="late")
+        desk.clock.advance(61)
+        desk.recover()
+        desk.deliver(desk.claim_one(owner="successor"))
+        before = snapshot(desk)
+        assert desk.record(desk.failed(late, Retry(1, 1e9))) == set()
+        assert snapshot(desk) == before
+
+    def test_of_a_purged_delivery_spoils_nothing_for_the_others(self, desk):
+        desk.enqueue("evt_1", "evt_2")
+        late, current = desk.claim()
+        desk.write(
+            lambda connection: (
+                connection.execute(
+                    delete(schema.deliveries).where(schema.deliveries.c.id == late.delivery_id)
+                )
+                and None
+            )
+        )
+        outcomes = [desk.delivered(late), desk.delivered(current)]
+        assert desk.record(*outcomes) == {current.delivery_id}
+        assert desk.record(desk.delivered(late)) == set()
+
+    def test_and_its_successor_in_one_write_are_told_apart(self, desk):
+        desk.enqueue("evt_1")
+        late = desk.claim_one(owner="late")
+        desk.run(desk.store.release([late]))
+        successor = desk.claim_one(owner="successor")
+        desk.record(desk.failed(late, GiveUp("permanent")), desk.delivered(successor))
+        assert desk.delivery("evt_1").status == "delivered"
+        assert [(each.result, each.late) for each in desk.history("evt_1")] == [
+            ("failed", True),
+            ("delivered", False),
+        ]
+
+
+class TestLease:
+    def test_that_is_past_its_end_is_honoured_while_nobody_took_it(self, desk):
+        desk.enqueue("evt_1")
+        lease = desk.claim_one()
+        desk.clock.advance(1_000)
+        assert desk.deliver(lease) == {lease.delivery_id}
+        assert desk.delivery("evt_1").status == "delivered"
+
+    def test_is_put_off_by_its_owner_alone(self, desk):
+        desk.enqueue("evt_1", "evt_2", "evt_3")
+        desk.claim(2, owner="a")
+        desk.claim(1, owner="b")
+        desk.clock.advance(50)
+        assert desk.run(desk.store.renew("a")) == 2
+        assert desk.run(desk.store.renew("nobody")) == 0
+        desk.clock.advance(20)
+        assert desk.recover() == 1
+        assert desk.read(lease_owners) == ["a"]
+
+    def test_is_put_off_while_its_retry_is_waited_for(self, desk):
+        desk.enqueue("evt_1")
+        desk.fail(desk.claim_one(), desk.retry_in(25))
+        desk.clock.advance(50)
+        assert desk.run(desk.store.renew("worker")) == 1
+        assert desk.delivery("evt_1").lease_until == desk.clock() + 60
+        assert desk.delivery("evt_1").next_attempt_at == desk.clock() - 25
+
+    def test_handed_back_before_the_first_attempt_is_due_at_once_and_uncharged(self, desk):
+        desk.enqueue("evt_1")
+        before = desk.row("evt_1")
+        lease = desk.claim_one()
+        desk.run(desk.store.release([lease]))
+        assert desk.row("evt_1") == before | {"lease_token": 1}
+        assert desk.history("evt_1") == ()
+        assert desk.claim_one().event.id == "evt_1"
+
+    def test_handed_back_after_a_send_began_is_uncharged(self, desk):
+        desk.enqueue("evt_1")
+        lease = desk.claim_one()
+        desk.begin(lease)
+        desk.run(desk.store.release([lease]))
+        row = desk.row("evt_1")
+        assert (row["attempts"], row["crashes"], row["sending"]) == (0, 0, False)
+
+    def test_handed_back_while_its_retry_is_waited_for_is_due_when_that_was(self, desk):
+        desk.enqueue("evt_1")
+        lease, decision = desk.claim_one(), desk.retry_in(20)
+        desk.fail(lease, decision)
+        desk.run(desk.store.release([desk.counted_on(lease, decision)]))
+        row = desk.row("evt_1")
+        assert (row["status"], row["lease_owner"]) == ("retrying", None)
+        assert row["available_at"] == decision.next_attempt_at
+
+    def test_of_everything_an_owner_holds_is_handed_back_at_once(self, desk):
+        desk.enqueue("evt_1", "evt_2", "evt_3")
+        waiting, _ = desk.claim(2, owner="a")
+        decision = desk.retry_in(20)
+        desk.fail(waiting, decision)
+        desk.claim(1, owner="b")
+        assert desk.run(desk.store.release_all("a")) == 2
+        assert desk.run(desk.store.release_all("a")) == 0
+        assert desk.read(lease_owners) == ["b"]
+        assert desk.row(waiting.event.id)["available_at"] == decision.next_attempt_at
+        assert len(desk.claim()) == 1
+        assert desk.status().balanced
+
+    def test_ids_that_do_not_exist_are_no_error(self, desk):
+        desk.enqueue("evt_1")
+        nowhere = replace(desk.claim_one(), delivery_id=987_654)
+        assert desk.begin(nowhere) == set()
+        assert desk.record(desk.delivered(nowhere)) == set()
+        desk.run(desk.store.release([nowhere]))
+
+    def test_nothing_to_do_is_done(self, desk):
+        assert desk.begin() == desk.record() == set()
+        desk.run(desk.store.release([]))
+        assert desk.recover() == desk.recover(owners=[]) == 0
+
+
+def test_an_attempts_every_field_is_kept(desk):
+    desk.enqueue("evt_1")
+    lease = desk.claim_one()
+    attempt = Attempt(
+        number=1,
+        round=1,
+        started_at=desk.clock() + 0.123456,
+        duration=1.5,
+        result="failed",
+        status_code=429,
+        category="transient",
+        code="throttled",
+        blame="endpoint",
+        maybe_processed=False,
+        error_type="UnexpectedStatus",
+        error="the endpoint answered 429",
+        excerpt="slow down",
+        warning="Retry-After is nonsense",
+        retry_after=7.0,
+        decision="park",
+        delay=7.25,
+        next_attempt_at=desk.clock() + 7.25,
+        owner="worker",
+        task_run_id="0f9c",
+    )
+    assert all(getattr(attempt, name) is not None for name in attempt.__slots__), "a new field belongs here"
+    desk.record(Outcome(lease, attempt, desk.park_for(7.25)))
+    assert desk.history("evt_1") == (attempt,)
+
+
+def test_a_replayed_delivery_says_its_round(desk):
+    desk.enqueue("evt_1")
+    desk.fail(desk.claim_one(), GiveUp("exhausted"))
+    replay = {
+        "status": "pending",
+        "round": 2,
+        "round_attempts": 0,
+        "available_at": desk.clock(),
+        "reason": None,
+    }
+    desk.write(lambda connection: connection.execute(update(schema.deliveries).values(replay)) and None)
+    lease = desk.claim_one()
+    assert (lease.round, lease.attempts, lease.round_attempts) == (2, 1, 0)
+    desk.deliver(lease)
+    assert [(each.number, each.round) for each in desk.history("evt_1")] == [(1, 1), (2, 2)]
+    assert desk.row("evt_1")["round_attempts"] == 1
