@@ -1,0 +1,84 @@
+"""The command line: ``resonant COMMAND``. Commands import what they need when they run, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from resonant.cli import dead_letters, demo, detail, emit, endpoint, enqueue, export, output, reading, up
+from resonant.cli.options import Misuse
+from resonant.errors import ResonantError
+
+_FAILED, _MISUSED, _INTERRUPTED, _PIPE_CLOSED = 1, 2, 130, 141
+
+
+class _Commands(TyperGroup):
+    """What a user can mend becomes one line and an exit code; anything else keeps its traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override,unused-ignore]  # Typer 0.2x vendors click
+        try:
+            result = super().invoke(ctx)
+            output.flush()
+        except Misuse as error:
+            output.say(f"resonant: {error}")
+            raise typer.Exit(_MISUSED) from None
+        except ResonantError as error:
+            output.say(f"resonant: {error}")
+            raise typer.Exit(_FAILED) from None
+        except KeyboardInterrupt as error:
+            output.say(f"resonant: {_last_words(error) or 'interrupted'}")
+            raise typer.Exit(_INTERRUPTED) from None
+        except output.PipeClosed:
+            raise typer.Exit(_PIPE_CLOSED) from None
+        return result
+
+
+def _last_words(error: KeyboardInterrupt) -> str:
+    """Return what the work that Ctrl-C cancelled says of itself; asyncio.run makes this error of its own."""
+    from asyncio import CancelledError
+
+    return str(error.__context__) if isinstance(error.__context__, CancelledError) else ""
+
+
+app = typer.Typer(
+    name="resonant",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # they hold payloads and secrets
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        output.write(f"resonant {version('resonant')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _resonant(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Get events out to their endpoints: stored first, retried with care, none lost."""
+
+
+# Help lists the commands in this order.
+for _module in (emit, enqueue, reading, detail, export, dead_letters, endpoint, up, demo):
+    _module.register(app)
+
+
+def main() -> None:
+    """Run the command line on ``sys.argv``, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        # Data may hold what a terminal's encoding has no character for; that must not end a command.
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app()

@@ -1,0 +1,284 @@
+"""``resonant retry``, ``replay``, ``cancel``, ``purge``, ``audit``: the dead-letter queue as a place of work."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resonant.cli import filters, options, output
+
+if TYPE_CHECKING:
+    from prefect import State
+
+    from resonant.events import DeadLetter
+    from resonant.purging import PurgeReport
+    from resonant.settings import Settings
+    from resonant.store import Store
+
+_IDS_SHOWN = 10
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count, and change nothing.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command, example in (
+        (retry, "resonant retry evt_0193c5c2-7a31-7c4e-9d0b-5f7e0a1b2c3d"),
+        (replay, "resonant replay --endpoint billing --code http_503 --since 2h --rate 50"),
+        (cancel, "resonant cancel --endpoint billing --type 'order.*'"),
+        (purge, "resonant purge --older-than 30 --archive purged.jsonl.gz"),
+        (audit, "resonant audit --json"),
+    ):
+        app.command(rich_help_panel=options.WORK, epilog=f"Example: {example}")(command)
+
+
+def retry(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids of dead letters.")],
+    policy: options.Policy = None,
+    yes: Yes = False,
+) -> None:
+    """Send these dead letters again, now.
+
+    Asks first when a failure was permanent: the same event to the same endpoint will most likely fail again.
+    """
+    from resonant.cli.running import run_with_store
+    from resonant.errors import ResonantError
+    from resonant.settings import load_settings
+
+    settings = load_settings()
+    policy = options.known_policy(policy, settings)
+    selection = filters.selection(ids=list(dict.fromkeys(ids)))
+    letters = run_with_store(lambda store: store.dead_letters(selection), settings)
+    if missing := set(ids) - {letter.event_id for letter in letters}:
+        raise ResonantError(
+            f"{_some(sorted(missing))} {'is' if len(missing) == 1 else 'are'} not in the dead-letter queue: nothing was "
+            "sent (`resonant dlq` lists what is)"
+        )
+    permanent = [letter for letter in letters if letter.category == "permanent"]
+    if permanent and not yes:
+        _confirm_permanent(permanent)
+    parameters = {"ids": list(selection.ids), "include_permanent": True, "policy": policy}
+    _run_replay(settings, parameters)
+
+
+def replay(
+    endpoint: filters.EndpointFilter = None,
+    event_type: filters.TypeFilter = None,
+    category: filters.CategoryFilter = None,
+    code: filters.CodeFilter = None,
+    reason: filters.ReasonFilter = None,
+    text: filters.TextFilter = None,
+    since: filters.Since = None,
+    until: filters.Until = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every dead letter, where nothing selects.")
+    ] = False,
+    include_permanent: Annotated[
+        bool, typer.Option("--include-permanent", help="Also those whose failure was permanent.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="How many at most.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0.01, max=10_000, help="Letters a second, after a slow start."),
+    ] = None,
+    policy: options.Policy = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Send the selected dead letters again, the oldest first, and keep their history.
+
+    Those whose failure was permanent are left out unless asked for. Ctrl-C stops it in good order; run it again to go
+    on. A second replay at the same time takes other letters.
+    """
+    from resonant.replaying import ReplayRequest, plan
+    from resonant.settings import load_settings
+
+    settings = load_settings()
+    selection = filters.selection(
+        endpoint=endpoint, event_type=event_type, category=category, code=code, reason=reason, text=text,
+        since=since, until=until,
+    )  # fmt: skip
+    if selection.is_empty and not everything:
+        raise options.Misuse("nothing selects the dead letters to replay: give a filter, or --all")
+    request = ReplayRequest(
+        selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=everything
+    )
+    if dry_run:
+        from resonant.cli.running import run_with_store
+
+        output.write(f"{run_with_store(lambda store: plan(store, request), settings)}\n")
+        return
+    parameters = selection.as_dict() | {
+        "all_dead_letters": everything,
+        "include_permanent": include_permanent,
+        "limit": limit,
+        "rate": rate,
+        "policy": options.known_policy(policy, settings),
+    }
+    for moment in ("since", "until"):
+        if moment in parameters:
+            parameters[moment] = datetime.fromtimestamp(parameters[moment], UTC)
+    _run_replay(settings, parameters)
+
+
+def cancel(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Event ids.")] = None,
+    endpoint: filters.EndpointFilter = None,
+    event_type: filters.TypeFilter = None,
+    category: filters.CategoryFilter = None,
+    code: filters.CodeFilter = None,
+    text: filters.TextFilter = None,
+    since: filters.Since = None,
+    until: filters.Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every unfinished delivery.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Give up unfinished deliveries: dead letters with reason cancelled, which can be replayed.
+
+    Times are those of acceptance. Deliveries that are being sent at this moment are left alone.
+    """
+    from resonant.cli.running import run_with_store
+    from resonant.replaying import cancel as cancel_deliveries
+
+    selection = filters.selection(
+        ids=ids or (), endpoint=endpoint, event_type=event_type, category=category, code=code, text=text,
+        since=since, until=until,
+    )  # fmt: skip
+    if selection.is_empty and not everything:
+        raise options.Misuse("nothing selects the deliveries to cancel: give ids, a filter, or --all")
+    cancelled = run_with_store(lambda store: cancel_deliveries(store, selection, who=_who()))
+    if as_json:
+        output.write(output.to_json({"cancelled": cancelled}) + "\n")
+    else:
+        output.write(f"{output.counted(cancelled, 'delivery', 'deliveries')} given up\n")
+
+
+def purge(
+    older_than: Annotated[
+        float,
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Dead letters older than this; 0 is all."),
+    ],
+    delivered_older_than: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DAYS", min=0, help="Also delivered history older than this; otherwise it is kept."
+        ),
+    ] = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Append what is removed to this file first; .gz is compressed."),
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Remove old deliveries for good, with their history; never one that is not final.
+
+    Retention by reason and by endpoint (RESONANT_RETENTION_BY_REASON, RESONANT_RETENTION_BY_ENDPOINT) goes before
+    --older-than.
+    """
+    from pathlib import Path
+
+    from resonant.cli.running import run_with_store
+    from resonant.purging import Retention
+    from resonant.purging import purge as purge_deliveries
+    from resonant.settings import load_settings
+
+    settings = load_settings()
+    retention = Retention(
+        dead_letters=older_than,
+        delivered=delivered_older_than,
+        by_reason=settings.retention_by_reason,
+        by_endpoint=settings.retention_by_endpoint,
+    )
+
+    async def work(store: Store) -> PurgeReport:
+        return await purge_deliveries(
+            store, retention, who=_who(), archive=Path(archive) if archive else None, dry_run=dry_run
+        )
+
+    report = run_with_store(work, settings)
+    if as_json:
+        output.write(
+            output.to_json({"purged": report.purged, "kept": report.kept, "dry_run": report.dry_run}) + "\n"
+        )
+    else:
+        output.write(f"{report}\n")
+
+
+def audit(
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Rows at most; 0 is all.")] = 50,
+    as_json: options.Json = False,
+) -> None:
+    """List who replayed, cancelled or purged what, the newest first."""
+    from resonant.cli.running import run_with_store
+    from resonant.events import rfc3339
+    from resonant.store.dead_letters import read_audit
+
+    entries = run_with_store(lambda store: store.read(read_audit, limit=limit or None))
+    if as_json:
+        rows = (
+            {
+                "at": rfc3339(each.at),
+                "who": each.who,
+                "action": each.action,
+                "selection": each.selection,
+                "count": each.count,
+            }
+            for each in entries
+        )
+        output.write_json_array(map(output.to_json, rows))
+    elif entries:
+        output.write_table(
+            ("at", "who", "action", "count", "selection"),
+            [
+                (
+                    rfc3339(each.at),
+                    output.visible(each.who),
+                    each.action,
+                    str(each.count),
+                    output.visible(json.dumps(each.selection, ensure_ascii=False)),
+                )
+                for each in entries
+            ],
+        )
+    else:
+        output.say("nothing was replayed, cancelled or purged")
+
+
+def _run_replay(settings: Settings, parameters: dict[str, Any]) -> None:
+    from resonant.cli.flow_runs import run_flow
+
+    async def start() -> State[None]:
+        from flows.dead_letters import replay_dead_letters
+
+        run: Any = replay_dead_letters(**parameters, return_state=True)
+        state: State[None] = await run
+        return state
+
+    run_flow(settings, start)
+
+
+def _confirm_permanent(permanent: list[DeadLetter]) -> None:
+    named = _some([letter.event_id for letter in permanent])
+    if not sys.stdin.isatty():
+        raise options.Misuse(f"the failure of {named} was permanent: --yes sends them all the same")
+    for letter in permanent[:_IDS_SHOWN]:
+        output.say(f"{letter.event_id}: {letter.code}: {letter.error}")
+    if not typer.confirm(f"The failure of {named} was permanent. Send again all the same?"):
+        raise typer.Exit(1)
+
+
+def _some(ids: list[str]) -> str:
+    shown = ", ".join(ids[:_IDS_SHOWN])
+    return shown if len(ids) <= _IDS_SHOWN else f"{shown} and {len(ids) - _IDS_SHOWN:,} more"
+
+
+def _who() -> str:
+    try:
+        return f"{getpass.getuser()} on the command line"
+    except (KeyError, OSError):
+        return "the command line"

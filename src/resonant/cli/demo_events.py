@@ -1,0 +1,67 @@
+"""What the demonstration sends, and how its receiver takes it: most of it well, the rest in eight ways not so well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resonant.events import make_event
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator
+
+    from resonant.events import Event
+
+ORDINARY = "well"
+# The last part of an event's type tells the receiver what to do: see `eight_ways` in resonant.testing.
+WAYS = {
+    ORDINARY: "200",
+    "slow": "200, after 2 s",
+    "500-then-200": "500, then 200",
+    "503-retry-after": "503, Retry-After, 200",
+    "429": "429, then 200",
+    "400": "400",
+    "reset": "a reset in mid-answer",
+    "silent": "nothing, ever",
+    "redirect": "a redirect",
+}
+_MISBEHAVED = [way for way in WAYS if way != ORDINARY]
+_ORDINARY_TYPES = ("demo.order.placed", "demo.order.paid", "demo.order.shipped", "demo.invoice.sent")
+_CUSTOMERS = ("Ada", "Barbara", "Edsger", "Grace", "Katherine", "Leslie", "Margaret", "Tony")
+
+
+def way_of(event_type: str) -> str:
+    """Return which of the ways an event of this type is taken in."""
+    way = event_type.rpartition(".")[2]
+    return way if way in WAYS else ORDINARY
+
+
+def demo_events(count: int, rng: random.Random) -> Iterator[Event]:
+    """Generate events, seven of ten of ordinary types, the others shared out among the eight ways.
+
+    Args:
+        count: how many.
+        rng: draws what is in them.
+    """
+    misbehaved = 0
+    for number in range(count):
+        if number % 10 in {2, 5, 8}:
+            event_type = f"demo.{_MISBEHAVED[misbehaved % len(_MISBEHAVED)]}"
+            misbehaved += 1
+        else:
+            event_type = rng.choice(_ORDINARY_TYPES)
+        order = 10_000 + number
+        yield make_event(
+            type=event_type,
+            source="/resonant/demo/shop",
+            subject=f"order/{order}",
+            data={
+                "order": order,
+                "customer": rng.choice(_CUSTOMERS),
+                "items": [
+                    {"sku": f"A-{rng.randrange(100, 1000)}", "quantity": rng.randint(1, 4)}
+                    for _ in range(rng.randint(1, 3))
+                ],
+                "total": {"amount": f"{rng.randint(500, 50_000) / 100:.2f}", "currency": "EUR"},
+            },
+        )

@@ -1,0 +1,176 @@
+"""``resonant detail``: one event with its whole history."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant.cli import options, output
+from resonant.errors import InvalidEvent, ResonantError
+from resonant.events import encode_data, rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+    from resonant.cli.output import Document
+    from resonant.events import Attempt, Delivery, Event
+    from resonant.store.reading import Detail
+
+_SHOWN_DATA_CHARACTERS = 4_000
+_NAMED_MATCHES = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "detail", rich_help_panel=options.LOOK, epilog="Example: resonant detail evt_0198c0de --json"
+    )(detail)
+
+
+def detail(
+    event_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The event's id, or enough of its beginning.")
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """Show one event: its data, and every attempt with its error, delay and next step."""
+    from resonant.cli.running import run_with_store
+
+    found = run_with_store(lambda store: store.read(_find, event_id))
+    if as_json:
+        output.write(output.with_raw(detail_document(found), "data", found.event.body) + "\n")
+    else:
+        for line in _lines(found, now=time.time()):
+            output.write(f"{line}\n")
+
+
+def detail_document(found: Detail) -> Document:
+    """Return everything but the data, which is JSON already."""
+    from resonant.cli.documents import document
+
+    return {
+        "event_id": found.event.id,
+        "event_type": found.event.type,
+        "source": found.event.source,
+        "subject": found.event.subject,
+        "time": found.event.time,
+        "accepted_at": rfc3339(found.accepted_at),
+        "deliveries": [
+            {**document(delivery), "history": [document(attempt) for attempt in attempts]}
+            for delivery, attempts in found.deliveries
+        ],
+    }
+
+
+def _find(connection: Connection, event_id: str) -> Detail:
+    from resonant.store import reading
+
+    if found := reading.detail(connection, event_id):
+        return found
+    match reading.find_event_ids(connection, event_id, limit=_NAMED_MATCHES + 1):
+        case []:
+            raise ResonantError(f"no event {event_id!r} is stored")
+        case [only] if found := reading.detail(connection, only):
+            return found
+        case several:
+            named = ", ".join(several[:_NAMED_MATCHES])
+            more = " ..." if len(several) > _NAMED_MATCHES else ""
+            raise ResonantError(f"several events begin with {event_id!r}: {named}{more}")
+
+
+def _lines(found: Detail, *, now: float) -> Iterator[str]:
+    event = found.event
+    yield event.id
+    yield f"  type      {output.visible(event.type)}"
+    yield f"  source    {output.visible(event.source)}"
+    if event.subject is not None:
+        yield f"  subject   {output.visible(event.subject)}"
+    yield f"  time      {event.time}"
+    yield f"  accepted  {_moment(found.accepted_at, now)}"
+    yield f"  data      {output.counted(len(event.body), 'byte')}"
+    yield from _data_lines(event)
+    for delivery, attempts in found.deliveries:
+        yield ""
+        yield f"{delivery.endpoint}: {_state(delivery, now)}"
+        for attempt in attempts:
+            last = attempt is attempts[-1]
+            yield from _attempt_lines(attempt, delivery, is_last=last)
+
+
+def _data_lines(event: Event) -> Iterator[str]:
+    text = _indented(event.body)
+    for line in text[:_SHOWN_DATA_CHARACTERS].split("\n"):
+        yield f"    {output.visible(line)}"
+    if len(text) > _SHOWN_DATA_CHARACTERS:
+        yield f"    ... (resonant detail {event.id} --json shows all of it)"
+
+
+def _indented(body: bytes) -> str:
+    data = json.loads(body)
+    try:
+        exact = encode_data(data) == body
+    except InvalidEvent:
+        exact = False
+    # A number that a float would round is shown as it is stored, at the price of the line breaks.
+    return json.dumps(data, indent=2, ensure_ascii=False) if exact else body.decode()
+
+
+def _state(delivery: Delivery, now: float) -> str:
+    attempts = output.counted(delivery.attempts, "attempt")
+    replays = f" ({output.counted(delivery.replays, 'replay')})" if delivery.replays else ""
+    match delivery.status:
+        case "delivered":
+            what = f"delivered {_moment(delivery.finished_at, now)}"
+        case "dead_letter":
+            what = f"dead letter, {delivery.reason}, given up {_moment(delivery.finished_at, now)}"
+        case _ if delivery.lease_until is not None and delivery.lease_until > now:
+            what = f"{delivery.status}, held by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
+        case _:
+            what = f"{delivery.status}, due {_moment(delivery.next_attempt_at, now)}"
+    return f"{what}, {attempts}{replays}"
+
+
+def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> Iterator[str]:
+    head = (
+        f"took {attempt.duration:.3f} s",
+        attempt.result,
+        attempt.status_code is not None and f"status {attempt.status_code}",
+        " ".join(filter(None, (attempt.category, attempt.code))),
+        attempt.blame == "local" and "on this side",
+        attempt.maybe_processed and attempt.result != "delivered" and "perhaps processed there",
+        attempt.late and "late, changed nothing",
+    )
+    yield f"  {attempt.number:>3}  {rfc3339(attempt.started_at)}  {', '.join(part for part in head if part)}"
+    for name, text in (
+        ("error", attempt.error or attempt.error_type),
+        ("answer", attempt.excerpt),
+        ("warning", attempt.warning),
+        ("next", _next_step(attempt, delivery, is_last=is_last)),
+    ):
+        if text:
+            yield f"       {name:<8} {output.visible(text)}"
+
+
+def _next_step(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> str | None:
+    asked = "" if attempt.retry_after is None else f" (it asked for {attempt.retry_after:g} s)"
+    match attempt.decision:
+        case "retry" if attempt.delay is None:
+            return "retry"
+        case "retry":
+            return f"retry in {attempt.delay:.2f} s{asked}"
+        case "park" if attempt.next_attempt_at is not None:
+            return f"parked until {rfc3339(attempt.next_attempt_at)}{asked}"
+        case "give_up":
+            # Only the current round's reason is kept.
+            return f"gave up: {delivery.reason}" if is_last and delivery.reason else "gave up"
+        case other:
+            return other
+
+
+def _moment(moment: float | None, now: float) -> str:
+    return "never" if moment is None else f"{rfc3339(moment)} ({output.ago(now - moment)})"

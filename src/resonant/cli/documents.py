@@ -1,0 +1,48 @@
+"""The store's answers as JSON objects: the keys are a contract, times are RFC 3339 in UTC."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from resonant.events import rfc3339
+
+if TYPE_CHECKING:
+    from resonant.cli.output import Document
+    from resonant.events import Attempt, DeadLetter, Delivery
+    from resonant.store.reading import StoreStatus
+
+_TIMES = frozenset(
+    {
+        "accepted_at",
+        "dead_at",
+        "finished_at",
+        "first_attempt_at",
+        "lease_until",
+        "next_attempt_at",
+        "started_at",
+    }
+)
+
+
+def status_document(status: StoreStatus) -> Document:
+    """Return the object of ``resonant status --json``."""
+    return {
+        "accepted": status.accepted,
+        "pending": status.pending,
+        "retrying": status.retrying,
+        "in_flight": status.in_flight,
+        "delivered": status.delivered,
+        "dead_letter": status.dead_letter,
+        "purged": status.purged,
+        "balanced": status.balanced,
+        "by_category": status.by_category,
+    }
+
+
+def document(row: DeadLetter | Delivery | Attempt) -> Document:
+    """Return a row as an object with the names of its fields."""
+    return {
+        name: rfc3339(value) if name in _TIMES and value is not None else value
+        for name, value in asdict(row).items()
+    }

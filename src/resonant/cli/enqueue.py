@@ -1,0 +1,74 @@
+"""``resonant enqueue``: only store; whoever drains the store emits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant.cli import options, output
+
+if TYPE_CHECKING:
+    from resonant.cli.intake import Summary
+    from resonant.store import Store
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "enqueue",
+        rich_help_panel=options.SEND,
+        epilog="Example: resonant enqueue orders.jsonl --endpoint billing",
+    )(enqueue)
+
+
+def enqueue(
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="JSONL files; - is standard input.")],
+    *,
+    endpoint: Annotated[str, typer.Option(metavar="NAME", help="The endpoint's name.")],
+    event_type: options.EventType = None,
+    policy: options.Policy = None,
+    max_attempts: options.MaxAttempts = None,
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+) -> None:
+    """Store the events of JSONL files, one event a line, and emit nothing.
+
+    A line: {"type": ..., "source": ..., "data": ...}, optionally id, time, subject.
+    A bad line is reported, the good ones are stored, and the exit code is 1.
+    """
+    from resonant.cli.intake import store_files
+    from resonant.cli.running import run_with_store
+    from resonant.settings import load_settings
+
+    settings = load_settings()
+    name = options.endpoint_name(endpoint)
+    policy = options.known_policy(policy, settings)
+
+    async def work(store: Store) -> Summary:
+        return await store_files(
+            store,
+            files,
+            name,
+            max_event_bytes=settings.max_event_bytes,
+            event_type=event_type,
+            policy=policy,
+            max_attempts=max_attempts,
+            strict=strict,
+        )
+
+    summary = run_with_store(work, settings)
+    if as_json:
+        counts = {"stored": summary.stored, "known": summary.known, "bad": summary.bad}
+        output.write(output.to_json(counts) + "\n")
+    else:
+        output.write(summary_line(summary, name) + "\n")
+    if summary.bad:
+        raise typer.Exit(1)
+
+
+def summary_line(summary: Summary, endpoint: str) -> str:
+    """Say what was stored."""
+    bad = f"; {output.counted(summary.bad, 'bad line')}" if summary.bad else ""
+    known = f", {summary.known:,} known before" if summary.known else ""
+    return f"stored {output.counted(summary.stored, 'event')} for {endpoint}{known}{bad}"

@@ -1,0 +1,159 @@
+"""``resonant export``: the error report, every dead letter with its history, as one JSON document."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant.cli import options, output
+from resonant.errors import ResonantError
+from resonant.events import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
+
+    from resonant.cli.running import UntilStopped
+    from resonant.store.reading import History
+    from resonant.store.triage import Group
+
+    Write = Callable[[str], None]
+
+STDOUT = "-"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "export",
+        rich_help_panel=options.LOOK,
+        epilog="Example: resonant export --output /var/tmp/errors.json",
+    )(export)
+
+
+def export(
+    path: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
+    ] = "error_report.json",
+    with_data: Annotated[bool, typer.Option("--with-data", help="With each event's data.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the error report: totals, groups, and every dead letter with its attempts, as JSON.
+
+    The file is complete or not there, and only its owner may read it.
+    """
+    from resonant.cli.running import run_reading
+
+    if path == STDOUT:
+        run_reading(partial(_write_report, write=output.write, with_data=with_data))
+        return
+    with atomic_file(Path(path)) as write:
+        count = run_reading(partial(_write_report, write=write, with_data=with_data))
+    if as_json:
+        output.write(output.to_json({"path": path, "dead_letters": count}) + "\n")
+    else:
+        output.write(f"wrote {output.counted(count, 'dead letter')} to {output.visible(path)}\n")
+
+
+def _write_report(
+    connection: Connection, until_stopped: UntilStopped, *, write: Write, with_data: bool
+) -> int:
+    """Write the report from one snapshot, dead letter by dead letter; return how many there are."""
+    from resonant.cli.documents import status_document
+    from resonant.store import reading
+    from resonant.store.triage import triage
+
+    now = time.time()
+    head = {
+        "generated_at": rfc3339(now),
+        "totals": status_document(reading.status(connection, now=now)),
+        "groups": [_group_document(group) for group in triage(connection)],
+    }
+    write(output.to_json(head)[:-1] + ', "dead_letters": ')
+    count = 0
+
+    def rows() -> Iterator[str]:
+        nonlocal count
+        for history in until_stopped(reading.each_history(connection, with_events=with_data)):
+            count += 1
+            yield _row(history)
+
+    output.write_json_array(rows(), write)
+    write("}\n")
+    return count
+
+
+def _group_document(group: Group) -> output.Document:
+    return {
+        "endpoint": group.endpoint,
+        "reason": group.reason,
+        "category": group.category,
+        "code": group.code,
+        "count": group.count,
+        "first_dead_at": rfc3339(group.first_at),
+        "last_dead_at": rfc3339(group.last_at),
+        "example": group.example,
+    }
+
+
+def _row(history: History) -> str:
+    from resonant.cli.documents import document
+
+    row = document(history.dead_letter)
+    row["history"] = [document(attempt) for attempt in history.attempts]
+    return output.to_json(row) if history.event is None else output.with_raw(row, "data", history.event.body)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Write]:
+    """Write a text file that is complete or not there: a temporary one beside it takes its place, synced, at the end.
+
+    Only its owner may read it. A symbolic link is followed.
+
+    Raises:
+        ResonantError: it cannot be written; what was there before is untouched.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        # Replacing it would turn /dev/null into a file.
+        raise ResonantError(f"{path} is no regular file (- is standard output)")
+    try:
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ResonantError(f"{path}: {error.strerror}") from None
+    try:
+        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - a descriptor
+
+            def write(text: str) -> None:
+                # Within a transaction an OSError would be taken for the database's.
+                try:
+                    file.write(text)
+                except OSError as error:
+                    raise ResonantError(f"{path}: {error.strerror}") from None
+
+            yield write
+            file.flush()
+            os.fsync(fd)
+        Path(name).replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ResonantError(f"{path}: {error.strerror}") from None
+    finally:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

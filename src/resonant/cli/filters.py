@@ -1,0 +1,63 @@
+"""The options that select deliveries: the same words for every command."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant.classify import Category
+from resonant.cli import options
+from resonant.events import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resonant.store.selection import Selection
+
+EndpointFilter = Annotated[str | None, typer.Option("--endpoint", metavar="NAME", help="To this endpoint.")]
+TypeFilter = Annotated[
+    str | None, typer.Option("--type", metavar="GLOB", help="Of these types, as in 'order.*'.")
+]
+CategoryFilter = Annotated[Category | None, typer.Option("--category", help="What the classifier said.")]
+CodeFilter = Annotated[str | None, typer.Option("--code", metavar="CODE", help="As in http_503.")]
+ReasonFilter = Annotated[Reason | None, typer.Option("--reason", help="Why it was given up.")]
+TextFilter = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="A part of the error.")]
+Since = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="Since then: 30m, 2h, 7d ago, or RFC 3339.")
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
+
+
+def selection(
+    *,
+    ids: Sequence[str] = (),
+    endpoint: str | None = None,
+    event_type: str | None = None,
+    category: str | None = None,
+    code: str | None = None,
+    reason: str | None = None,
+    text: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+) -> Selection:
+    """Make the selection of what the options say.
+
+    Raises:
+        Misuse: a name or a time is none.
+    """
+    from resonant.store.selection import Selection
+
+    now = time.time()
+    return Selection(
+        ids=tuple(ids),
+        endpoint=None if endpoint is None else options.endpoint_name(endpoint),
+        event_type=event_type,
+        category=category,
+        code=code,
+        reason=reason,
+        text=text,
+        since=options.moment("--since", since, now=now),
+        until=options.moment("--until", until, now=now),
+    )

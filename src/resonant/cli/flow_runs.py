@@ -1,0 +1,79 @@
+"""How a command runs a flow: with a Prefect server at hand, in this process, its outcome told in one line."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from resonant.cli import output
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from prefect import State
+
+    from resonant.cli.server import Server
+    from resonant.settings import Settings
+
+T = TypeVar("T")
+
+# How long the records of the runs may take to reach a server that ends with this command.
+_RECORD_SECONDS = 60.0
+_RECORD_POLL_SECONDS = 2.0
+
+
+def run_flow(settings: Settings, start: Callable[[], Awaitable[State[None] | None]]) -> None:
+    """Run what starts a flow, and tell how the flow ended.
+
+    Args:
+        settings: say where `resonant up` may run.
+        start: imports the flow, which it finds, runs it, and returns its state; None where it ran none, and said why.
+
+    Raises:
+        ServerError: there is no server, and none can be started.
+        typer.Exit: with code 1, the flow failed, or did not run.
+    """
+    from resonant.cli.project import make_flows_importable
+    from resonant.cli.server import prefect_server, send_events
+
+    make_flows_importable()
+    with prefect_server(settings) as server:
+        state = asyncio.run(_awaited(start))
+        if state is not None and server.is_temporary:
+            send_events()
+            asyncio.run(_wait_for_records(server, state))
+    if state is None:
+        raise typer.Exit(1)
+    if not state.is_completed():
+        output.say(f"resonant: {state.message}")
+        raise typer.Exit(1)
+    output.write(f"{state.message}\n")
+
+
+async def _awaited(start: Callable[[], Awaitable[T]]) -> T:
+    return await start()
+
+
+async def _wait_for_records(server: Server, state: State[None]) -> None:
+    """Wait until a server that is about to end has recorded how every task run of this flow run ended."""
+    import httpx
+
+    of_run: dict[str, object] = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+    unended: dict[str, object] = {
+        "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}
+    }
+    async with httpx.AsyncClient(base_url=server.api_url, trust_env=False) as client:
+
+        async def count(query: dict[str, object]) -> int:
+            answer = await client.post("/task_runs/count", json=query)
+            return int(answer.json())
+
+        seen = -1
+        for _ in range(int(_RECORD_SECONDS / _RECORD_POLL_SECONDS)):
+            runs = await count(of_run)
+            if runs == seen and not await count(of_run | unended):
+                return
+            seen = runs
+            await asyncio.sleep(_RECORD_POLL_SECONDS)

@@ -1,0 +1,105 @@
+"""Options that several commands take, and what their values mean."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant.retry import MAX_ATTEMPTS_LIMIT
+
+if TYPE_CHECKING:
+    from resonant.settings import Settings
+
+SEND, LOOK, WORK, RUN = "Send", "Look", "Work on the dead-letter queue", "Run"
+DEFAULT_BLOCK_TYPE = "webhook-endpoint"
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+EventType = Annotated[
+    str | None, typer.Option("--type", metavar="TYPE", help="The type of lines that have none.")
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The retry policy of these deliveries: default, classic ..."),
+]
+MaxAttempts = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Attempts at most, instead of the policy's."
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
+
+_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
+_ENDPOINT_NAME = re.compile(rf"({_NAME}/)?{_NAME}")
+_AGE = re.compile(r"(\d{1,9})([smhdw])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+class Misuse(Exception):
+    """The command was given something that it does not take: one line, exit code 2."""
+
+
+def is_url(text: str) -> bool:
+    """Tell whether this is meant as a URL and not as an endpoint's name."""
+    return "://" in text
+
+
+def endpoint_name(text: str) -> str:
+    """Return the name by which the store knows an endpoint.
+
+    Args:
+        text: ``NAME``, or ``BLOCK-TYPE-SLUG/NAME``; ``webhook-endpoint/NAME`` and ``NAME`` are the same.
+
+    Raises:
+        Misuse: it is no such name.
+    """
+    if is_url(text):
+        # A URL may hold a secret: it is not repeated.
+        raise Misuse("--endpoint takes a name here: `resonant endpoint add` saves a URL under one")
+    if not _ENDPOINT_NAME.fullmatch(text):
+        raise Misuse(
+            f"--endpoint {text!r} is no name: lower case letters, digits and single dashes, as in billing-eu"
+        )
+    return text.removeprefix(f"{DEFAULT_BLOCK_TYPE}/")
+
+
+def known_policy(name: str | None, settings: Settings) -> str | None:
+    """Return the policy's name.
+
+    Raises:
+        Misuse: no policy has it.
+    """
+    try:
+        settings.policy(name)
+    except ValueError as error:
+        raise Misuse(f"--policy: {error}") from None
+    return name
+
+
+def moment(option: str, text: str | None, *, now: float) -> float | None:
+    """Return the seconds since the epoch that a time option means.
+
+    Args:
+        option: its name, for the error.
+        text: RFC 3339, or an age: ``45s``, ``30m``, ``2h``, ``7d``, ``2w``; None stays None.
+        now: seconds since the epoch; ages count from here.
+
+    Raises:
+        Misuse: it is neither.
+    """
+    if text is None:
+        return None
+    if age := _AGE.fullmatch(text):
+        return now - int(age[1]) * _UNIT_SECONDS[age[2]]
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise Misuse(
+            f"{option} {text!r} is no time: give an age (45s, 30m, 2h, 7d) or one like 2026-01-31T12:00:00Z"
+        )
+    return time.timestamp()

@@ -1,0 +1,163 @@
+"""What commands print: JSON for programs, text for people.
+
+Data is shown as it is: never as markup, never as something that a terminal would obey. Where standard output is no
+terminal nothing is wrapped or cut, and a row is a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from resonant.errors import ResonantError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from rich.console import Console
+
+Document = dict[str, Any]
+
+# Control characters, line ends, what reorders text, lone surrogates. Joiners stay: emoji are made of them.
+_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+class PipeClosed(Exception):
+    """Whoever reads standard output has had enough, as in ``resonant dlq | head -1``."""
+
+
+def write(text: str) -> None:
+    """Write to standard output.
+
+    Raises:
+        PipeClosed: its reader is gone.
+        ResonantError: it cannot be written for another reason.
+    """
+    try:
+        sys.stdout.write(text)
+    except OSError as error:
+        _give_up_stdout(error)
+
+
+def flush() -> None:
+    """Flush standard output; raises what ``write`` raises."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up_stdout(error)
+
+
+def _give_up_stdout(error: OSError) -> None:
+    # Python flushes once more at exit, and would complain there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        raise PipeClosed from None
+    raise ResonantError(f"standard output: {error.strerror}") from None
+
+
+def say(line: str) -> None:
+    """Write one line to standard error."""
+    say_on(stderr(), line)
+
+
+def say_on(console: Console, line: str) -> None:
+    """Write one line to a console, also while it shows a progress bar."""
+    console.print(visible(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def stdout() -> Console:
+    """Return a console on standard output."""
+    from rich.console import Console
+
+    return Console()
+
+
+def stderr() -> Console:
+    """Return a console on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def visible(text: str) -> str:
+    r"""Write a text on one line, with escapes for what a terminal would obey (``\n``, ``\x1b``)."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def to_json(document: object) -> str:
+    """Serialise a document on one line."""
+    return json.dumps(document, ensure_ascii=False)
+
+
+def with_raw(document: Document, name: str, raw: bytes) -> str:
+    """Serialise a document and one more member that is JSON already: its numbers keep all their digits."""
+    return f"{to_json(document)[:-1]}, {to_json(name)}: {raw.decode()}}}"
+
+
+def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) -> None:
+    """Write serialised rows as one JSON array, a row a line, as they come."""
+    separator = "["
+    for row in rows:
+        write(f"{separator}\n{row}")
+        separator = ","
+    write("[]\n" if separator == "[" else "\n]\n")
+
+
+def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table: on a terminal as wide as that is, elsewhere in aligned columns, a row a line.
+
+    Args:
+        header: names of the columns.
+        rows: cells; on a terminal they may have several lines; the first line of the first and of
+            the last column is never folded.
+    """
+    console = stdout()
+    if console.is_terminal:
+        _write_on_terminal(console, header, rows)
+        return
+    lines = [[name.upper() for name in header], *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        write("  ".join(map(str.ljust, line, widths)).rstrip() + "\n")
+
+
+def _write_on_terminal(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    is_tall = any("\n" in cell for row in rows for cell in row)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=int(is_tall))
+    for index, name in enumerate(header):
+        whole = index in (0, len(header) - 1)
+        table.add_column(name, overflow="fold", min_width=_first_lines(rows, index) if whole else None)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _first_lines(rows: Sequence[Sequence[str]], index: int) -> int:
+    return max(len(row[index].partition("\n")[0]) for row in rows)
+
+
+def ago(seconds: float) -> str:
+    """Say how long ago something was, or how soon it will be, for a negative number of seconds: ``12 min ago``."""
+    size = abs(seconds)
+    if size < _MINUTE:
+        text = f"{size:.0f} s"
+    elif size < _HOUR:
+        text = f"{size / _MINUTE:.0f} min"
+    elif size < 2 * _DAY:
+        text = f"{size / _HOUR:.0f} h"
+    else:
+        text = f"{size / _DAY:.0f} days"
+    return f"{text} ago" if seconds >= 0 else f"in {text}"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Write ``1 event``, ``1,234 events``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

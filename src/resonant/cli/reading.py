@@ -1,0 +1,235 @@
+"""``resonant status``, ``dlq``, ``failed``, ``retry-candidates``: what an operator looks at first."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant.classify import Category  # noqa: TC001 - Typer reads it
+from resonant.cli import filters, options, output
+from resonant.events import Reason, rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
+
+    from resonant.cli.running import UntilStopped
+    from resonant.events import DeadLetter
+    from resonant.store.reading import StoreStatus
+    from resonant.store.selection import Selection
+
+DEFAULT_LIMIT = 50
+# Aligned and drawn together: a table of a million rows would fill the memory.
+_TABLE_ROWS = 1_000
+# What is due for longer than this, in seconds, and nobody has taken, needs somebody who emits.
+_OVERDUE_SECONDS = 60.0
+_SHOWN_CHARACTERS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """A command that lists dead letters; a reason or category that it names is all it lists."""
+
+    name: str
+    help: str
+    example: str
+    reason: Reason | None = None
+    category: Category | None = None
+
+
+_LISTS = (
+    _List("dlq", "List dead letters, the newest first.", "resonant dlq --endpoint billing --since 2h"),
+    _List(
+        "failed",
+        "List the dead letters that no retry would have mended: reason permanent.",
+        "resonant failed --type 'com.example.order.*' --limit 0",
+        reason="permanent",
+    ),
+    _List(
+        "retry-candidates",
+        "List the dead letters that may well succeed now: category transient.",
+        "resonant retry-candidates --code http_503 --json",
+        category="transient",
+    ),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("status", rich_help_panel=options.LOOK, epilog="Example: resonant status --json")(status)
+    for each in _LISTS:
+        panel, epilog = options.LOOK, f"Example: {each.example}"
+        app.command(each.name, help=each.help, rich_help_panel=panel, epilog=epilog)(_listing(each))
+
+
+def status(
+    endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Count this endpoint's only.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Count deliveries by status, and say whether they balance."""
+    from resonant.cli.documents import status_document
+    from resonant.cli.running import run_with_store
+
+    name = None if endpoint is None else options.endpoint_name(endpoint)
+    found = run_with_store(lambda store: store.status(endpoint=name))
+    if as_json:
+        output.write(output.to_json(status_document(found)) + "\n")
+    else:
+        _write_status(found, now=time.time())
+
+
+def _write_status(found: StoreStatus, *, now: float) -> None:
+    balanced = "yes" if found.balanced else "NO"
+    output.write(f"balanced: {balanced}; {next_step(found, now=now)}\n")
+    categories = ", ".join(f"{count:,} {category}" for category, count in found.by_category.items())
+    rows = [
+        ("accepted", found.accepted, ""),
+        ("pending", found.pending, ""),
+        ("retrying", found.retrying, ""),
+        ("delivered", found.delivered, ""),
+        ("dead letter", found.dead_letter, categories),
+        ("purged", found.purged, ""),
+        ("in flight", found.in_flight, "of those pending and retrying"),
+    ]
+    output.write_table(
+        ("status", "deliveries", "of which"), [(name, f"{count:>10,}", note) for name, count, note in rows]
+    )
+    for what, moment in (
+        ("oldest due", found.oldest_due_at),
+        ("oldest dead letter", found.oldest_dead_at),
+    ):
+        if moment is not None:
+            output.write(f"{what}: {output.ago(now - moment)}, {rfc3339(moment)}\n")
+
+
+def next_step(found: StoreStatus, *, now: float) -> str:
+    """Say what an operator does next."""
+    waiting = found.pending + found.retrying
+    if not found.balanced:
+        counted = waiting + found.delivered + found.dead_letter + found.purged
+        return (
+            f"{found.accepted:,} were accepted and {counted:,} are accounted for: "
+            "keep a copy of the database and report this"
+        )
+    if not found.accepted:
+        return "nothing is stored yet: `resonant emit FILE --endpoint URL` stores and sends"
+    steps = []
+    if waiting > found.in_flight and found.oldest_due_at and now - found.oldest_due_at > _OVERDUE_SECONDS:
+        steps.append(
+            f"{output.counted(waiting, 'delivery waits', 'deliveries wait')}: `resonant emit` sends them"
+        )
+    elif waiting:
+        steps.append(f"{output.counted(waiting, 'delivery is', 'deliveries are')} on the way")
+    if found.dead_letter:
+        steps.append(f"`resonant dlq` shows {output.counted(found.dead_letter, 'dead letter')}")
+    return "; ".join(steps) or "nothing to do"
+
+
+def _listing(which: _List) -> Callable[..., None]:
+    def listing(
+        *,
+        limit: Annotated[
+            int, typer.Option(metavar="N", min=0, help="Rows at most; 0 is all.")
+        ] = DEFAULT_LIMIT,
+        endpoint: filters.EndpointFilter = None,
+        event_type: filters.TypeFilter = None,
+        category: filters.CategoryFilter = None,
+        code: filters.CodeFilter = None,
+        reason: filters.ReasonFilter = None,
+        text: filters.TextFilter = None,
+        since: filters.Since = None,
+        until: filters.Until = None,
+        as_json: options.Json = False,
+    ) -> None:
+        selection = filters.selection(
+            endpoint=endpoint,
+            event_type=event_type,
+            category=_only(which, "category", category),
+            code=code,
+            reason=_only(which, "reason", reason),
+            text=text,
+            since=since,
+            until=until,
+        )
+        _list_dead_letters(selection, limit=limit, as_json=as_json, now=time.time())
+
+    return listing
+
+
+def _only(which: _List, field: str, asked: str | None) -> str | None:
+    fixed: str | None = getattr(which, field)
+    if fixed and asked and asked != fixed:
+        raise options.Misuse(f"{which.name} lists {field} {fixed} only: `resonant dlq --{field} {asked}`")
+    return fixed or asked
+
+
+def _list_dead_letters(selection: Selection, *, limit: int, as_json: bool, now: float) -> None:
+    from resonant.cli.documents import document
+    from resonant.cli.running import run_reading
+    from resonant.store.reading import count_dead_letters, each_dead_letter
+
+    def show(connection: Connection, until_stopped: UntilStopped) -> None:
+        letters = until_stopped(each_dead_letter(connection, selection, limit=limit or None))
+        if as_json:
+            output.write_json_array(output.to_json(document(letter)) for letter in letters)
+        else:
+            _write_dead_letters(letters, now=now)
+        total = count_dead_letters(connection, selection)
+        if 0 < limit < total:
+            output.say(f"showing {limit:,} of {total:,}: --limit 0 shows all")
+        elif not total:
+            output.say("no dead letters" if selection.is_empty else "no such dead letters")
+
+    run_reading(show)
+
+
+def _write_dead_letters(letters: Iterator[DeadLetter], *, now: float) -> None:
+    on_terminal = output.stdout().is_terminal
+    header, cells = (_SCREEN, _screen_cells) if on_terminal else (_COLUMNS, _column_cells)
+    example = None
+    while page := list(islice(letters, _TABLE_ROWS)):
+        example = example or page[0].event_id
+        output.write_table(header, [cells(letter, now) for letter in page])
+    if example and on_terminal:
+        width = len(example)
+        output.write(
+            f"resonant detail {example}  shows every attempt\n"
+            f"resonant export {'':{width}}  writes all of them to error_report.json\n"
+        )
+
+
+_COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", "dead at", "error")
+_SCREEN = ("event", "to", "given up")
+
+
+def _column_cells(letter: DeadLetter, _now: float) -> tuple[str, ...]:
+    return (
+        letter.event_id,
+        output.visible(letter.event_type),
+        letter.endpoint,
+        letter.reason,
+        letter.category or "-",
+        letter.code or "-",
+        str(letter.attempts),
+        rfc3339(letter.dead_at),
+        output.visible(letter.error or letter.error_type or ""),
+    )
+
+
+def _screen_cells(letter: DeadLetter, now: float) -> tuple[str, ...]:
+    error = output.visible(letter.error or letter.error_type or "")
+    if len(error) > _SHOWN_CHARACTERS:
+        error = f"{error[:_SHOWN_CHARACTERS]}…"
+    category = "" if letter.reason == letter.category else f" ({letter.category})"
+    replays = f"\n{output.counted(letter.replays, 'replay')}" if letter.replays else ""
+    dead_at = rfc3339(letter.dead_at)
+    return (
+        f"{letter.event_id}\n{output.visible(letter.event_type)}\n{letter.reason}{category} {letter.code}: {error}",
+        f"{letter.endpoint}\n{output.counted(letter.attempts, 'try', 'tries')}{replays}",
+        f"{output.ago(now - letter.dead_at)}\n{dead_at[:10]} {dead_at[11:16]}Z",
+    )

@@ -1,0 +1,73 @@
+"""How a command runs on the store that the settings name."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from sqlalchemy import Connection
+
+    from resonant.settings import Settings
+    from resonant.store import Store
+
+T = TypeVar("T")
+Row = TypeVar("Row")
+
+
+class UntilStopped(Protocol):
+    """Passes rows on until Ctrl-C: the operation runs in a thread, which nothing else would end."""
+
+    def __call__(self, rows: Iterator[Row], /) -> Iterator[Row]:
+        """Yield the rows; raise when it is time to stop."""
+
+
+class _Stopped(Exception):
+    """Nobody sees it: whoever waited for the operation has gone."""
+
+
+def run_with_store(work: Callable[[Store], Awaitable[T]], settings: Settings | None = None) -> T:
+    """Open the store, do this work on it, close it.
+
+    Raises:
+        ResonantError: the settings are malformed, or the store cannot be used.
+    """
+    from resonant.settings import load_settings
+    from resonant.store import open_store
+
+    settings = settings or load_settings()
+
+    async def main() -> T:
+        store = await open_store(settings.store_url, lease_seconds=settings.lease_seconds)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(main())
+
+
+def run_reading(operation: Callable[[Connection, UntilStopped], T]) -> T:
+    """Run an operation that may take long on one snapshot of the store, so that Ctrl-C ends it.
+
+    Raises:
+        ResonantError: the settings are malformed, or the store cannot be used.
+    """
+    stopped = threading.Event()
+
+    def until_stopped(rows: Iterator[Row]) -> Iterator[Row]:
+        for row in rows:
+            if stopped.is_set():
+                raise _Stopped
+            yield row
+
+    async def work(store: Store) -> T:
+        try:
+            return await store.read(operation, until_stopped)
+        finally:
+            stopped.set()
+
+    return run_with_store(work)

@@ -1,0 +1,286 @@
+"""Which Prefect server a command that sends works with: yours, the one of ``resonant up``, or one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from resonant.cli import output
+from resonant.cli.project import project_directory
+from resonant.errors import ResonantError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from resonant.settings import Settings
+
+START_SECONDS = 90.0
+SERVER_LOG = "prefect-server.log"
+_POLL_SECONDS = 0.2
+_STOP_SECONDS = 15.0
+_SEND_SECONDS = 30.0
+
+
+class ServerError(ResonantError):
+    """The Prefect server cannot be reached, or does not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A Prefect server that answers.
+
+    Attributes:
+        api_url: of its API.
+        is_temporary: whether it ends with this command.
+    """
+
+    api_url: str
+    is_temporary: bool = False
+
+    @property
+    def ui_url(self) -> str:
+        """The address of its UI."""
+        return self.api_url.removesuffix("/api")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptServer:
+    """A Prefect server of ours.
+
+    Attributes:
+        api_url: of its API.
+        keeper: the process that ends when the server does.
+    """
+
+    api_url: str
+    keeper: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def prefect_server(settings: Settings) -> Iterator[Server]:
+    """Find a server, or start one that ends with the block; point Prefect, not yet imported, at it.
+
+    Raises:
+        ServerError: the one at ``PREFECT_API_URL`` does not answer, or none starts.
+    """
+    configure_prefect()
+    if configured := configured_url():
+        if not is_healthy(configured):
+            raise ServerError(
+                f"no Prefect server answers at {configured} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
+            )
+        yield Server(_use(configured))
+    elif running := running_up(settings):
+        yield Server(_use(running))
+    else:
+        output.say("starting a Prefect server for this command, 5 to 20 s; `resonant up` keeps one running")
+        with started_server(settings, port=free_port(), ui=False) as api_url:
+            try:
+                yield Server(_use(api_url), is_temporary=True)
+            finally:
+                send_events()
+
+
+def configured_url() -> str | None:
+    """Return the API's URL of the server that the user chose, by ``PREFECT_API_URL`` or by a Prefect profile."""
+    return os.environ.get("PREFECT_API_URL") or _url_of_profile()
+
+
+def configure_prefect() -> None:
+    """Set what our runs need of Prefect in this process, where the user has not; before it is imported."""
+    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
+    # As in server.env, and then there is no notice of it in the middle of what we say.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # Its line for each retry and each success: ours says more, and says it once.
+    os.environ.setdefault("PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL", "WARNING")
+
+
+@contextlib.contextmanager
+def started_server(settings: Settings, *, port: int, ui: bool) -> Iterator[str]:
+    """Run a server as ``kept_server`` does, and yield its API's URL."""
+    with kept_server(settings, port=port, ui=ui) as server:
+        yield server.api_url
+
+
+@contextlib.contextmanager
+def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServer]:
+    """Run a server on loopback with the shipped settings for as long as the block.
+
+    Raises:
+        ServerError: it does not start; the text says where its log is.
+    """
+    home = prepared_home(settings)
+    log_path = home / SERVER_LOG
+    api_url = f"http://127.0.0.1:{port}/api"
+    environment = (
+        os.environ
+        | shipped_settings()
+        | {
+            "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
+            "PREFECT_SERVER_UI_API_URL": api_url,
+            "PREFECT_API_URL": api_url,
+        }
+    )
+    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "prefect-start.lock").open("w") as lock, log_path.open("ab") as log:
+        # Two servers that start at once on one database would both migrate it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        keeper = keep([sys.executable, *command], environment, log)
+        try:
+            _wait_until_healthy(api_url, keeper, log_path)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            yield KeptServer(api_url, keeper)
+        finally:
+            end(keeper)
+
+
+def keep(
+    command: list[str], environment: dict[str, str], log: IO[bytes], *, patience: float = _STOP_SECONDS
+) -> subprocess.Popen[bytes]:
+    """Start a process that ends when this one does; ``end`` ends it before.
+
+    Args:
+        command: the program and its arguments.
+        environment: its variables.
+        log: takes what it writes.
+        patience: seconds that it gets to end in good order.
+    """
+    return subprocess.Popen(  # noqa: S603 - our own interpreter
+        [sys.executable, "-m", "resonant.cli.keeper", str(patience), *command],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        cwd=project_directory(),
+        start_new_session=True,  # Ctrl-C is for us: the server must outlive the runs that report to it
+    )
+
+
+def end(keeper: subprocess.Popen[bytes]) -> None:
+    """End a process started by ``keep``, and wait for it."""
+    if keeper.stdin is not None:
+        keeper.stdin.close()
+    keeper.wait()
+
+
+def shipped_settings() -> dict[str, str]:
+    """Return what ``deployments/server.env`` sets, less what the environment already does."""
+    lines = (project_directory() / "deployments" / "server.env").read_text().splitlines()
+    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {name: value for name, value in pairs if name not in os.environ}
+
+
+def running_up(settings: Settings) -> str | None:
+    """Return the API's URL of the ``resonant up`` that runs on this machine; None where none does."""
+    try:
+        noted = json.loads(note_of_up(settings).read_text())
+        url = str(noted["api_url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return url if is_healthy(url) else None
+
+
+def note_of_up(settings: Settings) -> Path:
+    """Return the file in which ``resonant up`` notes where it runs."""
+    return settings.home.expanduser() / "up.json"
+
+
+def is_healthy(api_url: str) -> bool:
+    """Ask a server's API whether it is there."""
+    import httpx
+
+    try:
+        headers = {}
+        if auth := os.environ.get("PREFECT_API_AUTH_STRING"):
+            import base64
+
+            headers["authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+        answer = httpx.get(f"{api_url.rstrip('/')}/health", timeout=5, headers=headers, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return answer.status_code == 200  # noqa: PLR2004 - OK
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Tell whether nobody listens on this port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def prepared_home(settings: Settings) -> Path:
+    """Return the folder for what is noted between commands, made for this user alone.
+
+    Raises:
+        ServerError: it cannot be made.
+    """
+    home = settings.home.expanduser()
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ServerError(f"cannot make {home} (RESONANT_HOME): {error.strerror}") from None
+    return home
+
+
+def send_events() -> None:
+    """Wait until Prefect, if it is imported, has sent its events (task runs are among them) to the server."""
+    if "prefect.events.worker" in sys.modules:
+        import logging
+
+        from prefect.events.worker import EventsWorker
+
+        logging.getLogger("prefect.EventsWorker").setLevel(
+            logging.ERROR
+        )  # it warns that it has something to send
+        EventsWorker.drain_all(timeout=_SEND_SECONDS, at_exit=False)
+
+
+def _use(api_url: str) -> str:
+    os.environ["PREFECT_API_URL"] = api_url
+    return api_url
+
+
+def _url_of_profile() -> str | None:
+    """Return the API's URL of the user's own Prefect profile, if it has one."""
+    import tomllib
+
+    folder = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    try:
+        profiles = tomllib.loads((folder / "profiles.toml").read_text())
+        name = os.environ.get("PREFECT_PROFILE", profiles["active"])
+        url = profiles["profiles"][name].get("PREFECT_API_URL")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return None if url is None else str(url)
+
+
+def _wait_until_healthy(api_url: str, keeper: subprocess.Popen[bytes], log_path: Path) -> None:
+    give_up_at = time.monotonic() + START_SECONDS
+    while not is_healthy(api_url):
+        if keeper.poll() is not None:
+            raise ServerError(f"the Prefect server ended at once: {log_path} says why")
+        if time.monotonic() > give_up_at:
+            raise ServerError(
+                f"the Prefect server did not start within {START_SECONDS:.0f} s: see {log_path}"
+            )
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,315 @@
+"""Prefect on this machine: a server, a worker and the deployments, started together and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from resonant.cli import output
+from resonant.cli.project import make_flows_importable
+from resonant.cli.server import (
+    SERVER_LOG,
+    Server,
+    ServerError,
+    configure_prefect,
+    configured_url,
+    end,
+    is_free,
+    keep,
+    kept_server,
+    note_of_up,
+    prepared_home,
+)
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from prefect import State
+
+    from resonant.settings import Settings
+
+WORKER_LOG = "prefect-worker.log"
+_WORKER_SECONDS = 60.0
+# Prefect's worker, once it has cancelled a run, does not heed SIGTERM any more.
+_WORKER_STOP_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A process of the stack.
+
+    Attributes:
+        name: what it is.
+        keeper: the process that ends when it does.
+        log: what it writes.
+    """
+
+    name: str
+    keeper: subprocess.Popen[bytes]
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Prefect on this machine: a server, a worker, and the deployments of prefect.yaml.
+
+    Attributes:
+        server: where it is.
+        deployments: as ``FLOW/NAME``.
+        parts: what must run.
+    """
+
+    server: Server
+    deployments: list[str]
+    parts: tuple[Part, ...]
+
+    def check(self) -> None:
+        """See whether all of it still runs.
+
+        Raises:
+            ServerError: a part of it ended; the text says where its log is.
+        """
+        for part in self.parts:
+            if (code := part.keeper.poll()) is not None:
+                raise ServerError(f"the {part.name} ended (exit code {code}): {part.log} says why")
+
+    def watch(self) -> NoReturn:
+        """Look on until a part of it ends; raises what ``check`` raises."""
+        while True:
+            self.check()
+            time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Treat a termination, and a terminal that goes away, like Ctrl-C."""
+    # Not by raising SIGINT: a shell's background job ignores that.
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def running_stack(settings: Settings, *, port: int) -> Iterator[Stack]:
+    """Run server, worker and deployments for as long as the block, and point Prefect, not yet imported, at them.
+
+    Raises:
+        ServerError: it cannot start here; the text says why.
+    """
+    make_flows_importable()
+    home = prepared_home(settings).absolute()
+    server = Server(f"http://127.0.0.1:{port}/api")
+    with _only_one(settings):
+        _check_nothing_else_is_configured(server)
+        if not is_free(port):
+            raise ServerError(
+                f"port {port} is in use by another program: stop that, or choose another port, "
+                f"as in `resonant up --port {port + 1}`"
+            )
+        output.say("starting the Prefect server, 5 to 20 s")
+        configure_prefect()
+        os.environ["PREFECT_API_URL"] = server.api_url
+        # Importing it takes as long as the server needs to start.
+        threading.Thread(target=_import_prefect, daemon=True).start()
+        with kept_server(settings, port=port, ui=True) as kept:
+            output.say("starting the worker and applying the deployments, 5 to 10 s")
+            started_at = time.time()
+            asyncio.run(_prepare())
+            with _kept_worker(settings, home) as worker:
+                parts = (
+                    Part("Prefect server", kept.keeper, home / SERVER_LOG),
+                    Part("Prefect worker", worker, home / WORKER_LOG),
+                )
+                stack = Stack(server, asyncio.run(_deploy()), parts)
+                _wait_for_worker(stack, started_at)
+                with _noted(settings, server):
+                    yield stack
+
+
+async def start_run(deployment: str, **parameters: Any) -> UUID:
+    """Have the worker run a deployment now; return the flow run's id.
+
+    Args:
+        deployment: as ``FLOW/NAME``.
+        parameters: of the flow.
+    """
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        found = await client.read_deployment_by_name(deployment)
+        run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
+    return run.id
+
+
+@contextlib.contextmanager
+def _noted(settings: Settings, server: Server) -> Iterator[None]:
+    """Let the other commands know of this server for as long as the block."""
+    note = note_of_up(settings)
+    note.write_text(json.dumps({"api_url": server.api_url, "pid": os.getpid()}))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    note = note_of_up(settings)
+    with note.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerError(f"`resonant up` runs already{_where(note)}") from None
+        yield
+
+
+def _where(note: Path) -> str:
+    try:
+        noted = json.loads(note.read_text())
+        return f": {Server(noted['api_url']).ui_url}, process {noted['pid']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ", and is starting"
+
+
+def _check_nothing_else_is_configured(server: Server) -> None:
+    """Refuse to start a server that the other commands would not use."""
+    configured = configured_url()
+    same = (server.api_url, server.api_url.replace("127.0.0.1", "localhost"))
+    if configured and configured.rstrip("/") not in same:
+        raise ServerError(
+            f"Prefect is configured for the server at {configured} (PREFECT_API_URL, or its profile), and "
+            "`resonant up` starts one of its own. Unset that; or use that server, in the project's folder: "
+            "`python -m deployments.bootstrap`, then `prefect worker start --pool resonant`"
+        )
+
+
+def _import_prefect() -> None:
+    import prefect.client.orchestration  # noqa: F401
+
+    import deployments.bootstrap  # noqa: F401
+
+
+async def _prepare() -> None:
+    """Make the work pool, and close the book on the runs of a worker that was killed: they hold slots."""
+    from prefect.states import Crashed
+
+    from deployments.bootstrap import make_work_pool
+
+    await make_work_pool()
+    await _set_states(Crashed(message="its worker is gone"))
+
+
+async def _deploy() -> list[str]:
+    from deployments.bootstrap import bootstrap
+
+    return await bootstrap()
+
+
+@contextlib.contextmanager
+def _kept_worker(settings: Settings, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker for as long as the block; what it runs then is cancelled, and hands back what it holds."""
+    from prefect.states import Cancelled, Cancelling
+
+    from deployments.bootstrap import WORK_POOL
+
+    environment = os.environ | _settings_elsewhere(settings)
+    environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        WORK_POOL,
+        "--name",
+        "resonant-up",
+    ]
+    with (home / WORKER_LOG).open("ab") as log:
+        worker = keep(command, environment, log, patience=_WORKER_STOP_SECONDS)
+        try:
+            yield worker
+        finally:
+            output.say("stopping")
+            with contextlib.suppress(Exception):  # the server may be what ended
+                asyncio.run(_set_states(Cancelling()))
+            end(worker)
+            with contextlib.suppress(Exception):
+                asyncio.run(_set_states(Cancelled(message="`resonant up` was stopped")))
+
+
+def _settings_elsewhere(settings: Settings) -> dict[str, str]:
+    """Return the variables for a process in another folder: what is relative here is not so there."""
+    variables = {"RESONANT_HOME": str(settings.home.expanduser().absolute())}
+    kind, _, path = settings.store_url.rpartition(":///")
+    if kind.startswith("sqlite") or "://" not in settings.store_url:
+        variables["RESONANT_DATABASE_URL"] = f"sqlite:///{Path(path).expanduser().absolute()}"
+    return variables
+
+
+def _wait_for_worker(stack: Stack, started_at: float) -> None:
+    from prefect.client.orchestration import get_client
+
+    from deployments.bootstrap import WORK_POOL
+
+    async def is_there() -> bool:
+        async with get_client() as client:
+            workers = await client.read_workers_for_work_pool(WORK_POOL)
+        return any(
+            each.last_heartbeat_time and each.last_heartbeat_time.timestamp() >= started_at
+            for each in workers
+        )
+
+    give_up_at = time.monotonic() + _WORKER_SECONDS
+    while not asyncio.run(is_there()):
+        stack.check()
+        if time.monotonic() > give_up_at:
+            raise ServerError(
+                f"the Prefect worker did not start within {_WORKER_SECONDS:.0f} s: see {stack.parts[-1].log}"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+async def _set_states(state: State[Any]) -> None:
+    """Set the state of every unfinished run in the work pool: the server, and so all of them, are ours."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    from deployments.bootstrap import WORK_POOL
+
+    unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished))
+            ),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
+        )
+        for run in runs:
+            await client.set_flow_run_state(run.id, state, force=True)

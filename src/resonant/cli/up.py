@@ -1,0 +1,63 @@
+"""``resonant up``: Prefect's server, a worker and the deployments on this machine, for as long as it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant.cli import options, output
+
+if TYPE_CHECKING:
+    from resonant.cli.stack import Stack
+    from resonant.store import Store
+
+PORT = 4200
+DRAIN = "emit-events/drain"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("up", rich_help_panel=options.RUN, epilog="Example: resonant up --port 4300")(up)
+
+
+def up(
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=1, max=65535, help="Of the server and its UI, on 127.0.0.1.")
+    ] = PORT,
+) -> None:
+    """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
+
+    Meanwhile what `resonant enqueue` stores is emitted within seconds, lost work is taken back every few minutes, and
+    the other commands use this server instead of starting one each.
+    """
+    from resonant.cli.running import run_with_store
+    from resonant.cli.stack import interrupted_by_signals, running_stack, start_run
+    from resonant.settings import load_settings
+
+    settings = load_settings()
+    store = run_with_store(_name, settings)
+    with interrupted_by_signals(), running_stack(settings, port=port) as stack:
+        # The first scheduled one is an interval away.
+        asyncio.run(start_run(DRAIN))
+        output.write(_what_runs(stack, store))
+        output.flush()
+        with contextlib.suppress(KeyboardInterrupt):
+            stack.watch()
+
+
+async def _name(store: Store) -> str:
+    return str(store)
+
+
+def _what_runs(stack: Stack, store: str) -> str:
+    return (
+        f"UI           {stack.server.ui_url}\n"
+        f"API          {stack.server.api_url}\n"
+        f"deployments  {', '.join(stack.deployments)}\n"
+        f"store        {store}\n"
+        f"logs         {', '.join(str(part.log) for part in stack.parts)}\n"
+        "Ctrl-C stops all of it.\n"
+    )

@@ -1,0 +1,165 @@
+"""A store in a folder of its own, filled by what a worker really does, and the command line on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from resonant.cli import app
+from resonant.events import Attempt, make_event
+from resonant.retry import Retry
+from resonant.store import Outcome, open_store
+from resonant.testing import FixedClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from resonant.events import Lease
+    from resonant.retry import Decision
+
+MAIN = "from resonant.cli import main; main()"
+
+
+class Operator:
+    """Runs commands, in this process and as programs of their own."""
+
+    def __call__(self, *argv: str, code: int = 0) -> Answer:
+        """Run a command in this process; it must end with this exit code."""
+        result = CliRunner().invoke(app, list(argv), prog_name="resonant")
+        answer = Answer(result.exit_code, result.stdout, result.stderr)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert answer.code == code, answer
+        return answer
+
+    def json(self, *argv: str) -> Any:
+        """Run a command with --json and return its document."""
+        return json.loads(self(*argv, "--json").out)
+
+    def program(self, *argv: str, before: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command as a program, with some code before it."""
+        command = [sys.executable, "-c", f"{before}\n{MAIN}", *argv]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+    def start(self, *argv: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a command as a program, with pipes to talk to it."""
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen([sys.executable, "-c", MAIN, *argv], text=True, **(pipes | options))
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+class Worker:
+    """Does to the store what producers and workers do, at the time its clock says."""
+
+    def __init__(self, url: str) -> None:
+        self.clock = FixedClock(time.time())
+        self._url = url
+        self._held: dict[str, list[Lease]] = {}
+
+    def do(self, work: Any) -> Any:
+        """Run a coroutine function on the open store."""
+
+        async def run() -> Any:
+            store = await open_store(self._url, clock=self.clock)
+            try:
+                return await work(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(run())
+
+    def accept(
+        self, *ids: str, endpoint: str = "billing", event_type: str = "order.paid", data: Any = None
+    ) -> None:
+        """Store events with these ids."""
+        events = [make_event(id=each, type=event_type, source="/shop", data=data) for each in ids]
+        self.do(lambda store: store.enqueue(events, endpoint))
+
+    def claim_all(self, endpoint: str = "billing") -> list[Lease]:
+        """Take everything that is due by now, also what commands have stored since."""
+        self.clock.advance(max(0.0, time.time() - self.clock()))
+        return self.do(lambda store: store.claim(endpoint, owner="run-1", limit=100_000))
+
+    def attempt(self, decision: Decision | None = None, *, endpoint: str = "billing", **fields: Any) -> None:
+        """Make the next attempt of everything that is due: delivered, unless there is a decision."""
+        result = {"result": "delivered", "status_code": 200}
+        if decision is not None:
+            result = {"result": "failed", "status_code": 503, "category": "transient", "code": "http_503"}
+            result |= {"error_type": "UnexpectedStatus", "error": "the endpoint answered 503"}
+            words = {"Retry": "retry", "Park": "park", "GiveUp": "give_up"}
+            result["decision"] = words[type(decision).__name__]
+            result["delay"] = getattr(decision, "delay", None)
+            result["next_attempt_at"] = getattr(decision, "next_attempt_at", None)
+
+        async def work(store):
+            leases = self._held.pop(endpoint, None) or await store.claim(endpoint, owner="run-1", limit=1_000)
+            await store.begin(leases)
+            outcomes = [
+                Outcome(
+                    lease,
+                    Attempt(
+                        number=lease.attempts + 1,
+                        round=lease.round,
+                        started_at=self.clock(),
+                        **{"duration": 0.25, "owner": "run-1", **result, **fields},
+                    ),
+                    decision,
+                )
+                for lease in leases
+            ]
+            await store.record(outcomes)
+            if isinstance(decision, Retry):
+                self._held[endpoint] = [replace(lease, attempts=lease.attempts + 1) for lease in leases]
+
+        self.do(work)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables: to copy it is quicker than to make it for every test."""
+    path = tmp_path_factory.mktemp("store") / "resonant.db"
+
+    async def make() -> None:
+        await (await open_store(f"sqlite:///{path}")).close()
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture(autouse=True)
+def url(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The database's URL, in the environment of every command."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED"):
+        monkeypatch.delenv(name, raising=False)
+    url = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+    monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
+    monkeypatch.chdir(tmp_path)
+    return url
+
+
+@pytest.fixture
+def resonant() -> Operator:
+    """The command line."""
+    return Operator()
+
+
+@pytest.fixture
+def worker(url: str) -> Worker:
+    """Somebody who stores events and makes attempts."""
+    return Worker(url)

@@ -1,0 +1,199 @@
+"""What holds for every command: help, exit codes, errors of one line, streams that end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resonant.cli import app, main
+from resonant.retry import GiveUp
+
+COMMANDS = ("enqueue", "status", "dlq", "failed", "retry-candidates", "detail", "export")
+
+
+def test_the_entry_point_is_main():
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="resonant")
+    assert entry.load() is main
+
+
+def test_help_lists_the_commands_in_the_order_of_the_work(resonant):
+    text = resonant("--help").out
+    positions = [text.index(f"│ {command} ") for command in COMMANDS]
+    assert positions == sorted(positions)
+    assert text.index("─ Send") < text.index("─ Look")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_shows_an_example(resonant, command):
+    assert f"Example: resonant {command}" in resonant(command, "--help").out
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "enqueue"])
+def test_each_command_that_reads_takes_json_after_its_name(resonant, command):
+    assert "--json" in resonant(command, "--help").out
+
+
+def test_version_is_the_packages(resonant):
+    assert resonant("--version").out == f"resonant {importlib.metadata.version('resonant')}\n"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["status"]])
+def test_what_a_command_does_not_need_is_not_imported(resonant, worker, argv):
+    worker.accept("evt_1")
+    code = f"""
+import sys
+sys.argv = ["resonant", *{argv!r}]
+from resonant.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+sys.stderr.write(" ".join(sys.modules.keys() & {{"prefect", "pandas", "alembic", "numpy", "aiohttp"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_help_imports_no_database_either(resonant):
+    code = (
+        "import resonant.cli, sys; sys.exit(bool(sys.modules.keys() & {'sqlalchemy', 'pydantic', 'httpx'}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("RESONANT_MAX_EVENT_BYTES", "-1", "RESONANT_MAX_EVENT_BYTES"),
+        ("RESONANT_DATABASE_URL", "mysql://root:hunter2@db/x", "RESONANT_DATABASE_URL"),
+        ("RESONANT_DATABASE_URL", "sqlite:////proc/no/such/x.db", "/proc/no"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_code_1(resonant, monkeypatch, variable, value, said):
+    monkeypatch.setenv(variable, value)
+    answer = resonant("status", code=1)
+    assert answer.out == ""
+    assert answer.err.startswith("resonant: ")
+    assert answer.err.count("\n") == 1
+    assert said in answer.err
+    assert "hunter2" not in answer.err
+
+
+def test_a_long_error_is_not_wrapped_where_stderr_is_no_terminal(resonant, monkeypatch, tmp_path):
+    monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{'x' * 200}/y.db")
+    (tmp_path / ("x" * 200)).write_text("no folder")
+    assert resonant.program("status").stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [["no-such-command"], ["status", "--no-such-option"], ["enqueue"], ["dlq", "--limit", "x"]]
+)
+def test_misuse_is_exit_code_2(resonant, argv):
+    assert resonant(*argv, code=2).out == ""
+
+
+def test_a_bug_keeps_its_traceback_without_the_values_of_variables(resonant):
+    bug = """
+import resonant.cli.documents
+def status_document(status):
+    secret = "hunter2" + "-and-more"
+    raise RuntimeError("a bug")
+resonant.cli.documents.status_document = status_document
+"""
+    done = resonant.program("status", "--json", before=bug)
+    assert done.returncode == 1
+    assert "RuntimeError: a bug" in done.stderr
+    assert "status_document" in done.stderr
+    assert "hunter2-and-more" not in done.stderr
+
+
+def test_a_reader_that_has_had_enough_ends_a_command_in_silence(resonant, worker):
+    worker.accept(*(f"evt_{n:04}" for n in range(1_000)))
+    worker.attempt(GiveUp("permanent"), error="x" * 200)
+    listing = resonant.start("dlq", "--limit", "0")
+    assert listing.stdout.readline().startswith("EVENT")
+    listing.stdout.close()
+    assert listing.wait(timeout=30) == 141
+    assert listing.stderr.read() == ""
+
+
+@pytest.mark.parametrize("argv", [["status"], ["export", "--output", "-"]])
+def test_a_full_disk_behind_stdout_is_one_line(resonant, worker, argv):
+    worker.accept("evt_1")
+    with Path("/dev/full").open("w") as full:
+        running = resonant.start(*argv, stdout=full)
+        said = running.stderr.read()
+    assert running.wait() == 1
+    assert said == "resonant: standard output: No space left on device\n"
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(resonant):
+    waiting = resonant.start("enqueue", "-", "--endpoint", "billing")
+    waiting.stdin.write(json.dumps({"id": "evt_1", "type": "t", "source": "s", "data": 1}) + "\n")
+    waiting.stdin.flush()
+    while not resonant.json("status")["accepted"]:
+        assert waiting.poll() is None
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(timeout=30) == 130
+    said = waiting.stderr.read()
+    assert said.count("\n") == 1
+    assert said.startswith("resonant: interrupted; 1 event stored before, which stay")
+
+
+def test_ctrl_c_ends_a_long_listing(resonant, worker):
+    worker.accept(*(f"evt_{n:04}" for n in range(1_000)))
+    worker.attempt(GiveUp("permanent"), error="x" * 300)
+    # A page fills the pipe, so the listing stands still until it is read; then it must not go on to its end.
+    listing = resonant.start("dlq", "--limit", "0", "--json")
+    begun = listing.stdout.read(10)
+    listing.send_signal(signal.SIGINT)
+    rest = listing.stdout.read()
+    assert listing.wait(timeout=30) == 130
+    assert listing.stderr.read() == "resonant: interrupted\n"
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(begun + rest)
+
+
+def test_on_a_terminal_a_table_fits_its_width_and_keeps_the_ids_whole(resonant, worker):
+    event_id = "evt_0198c0de-7000-7000-8000-000000000001"
+    worker.clock.advance(-720)
+    worker.accept(event_id, event_type="order.[red]paid[/red]")
+    worker.attempt(GiveUp("exhausted"), error="it said: " + "long " * 40)
+    screen = on_a_terminal("dlq")
+    assert event_id in screen
+    assert "order.[red]paid[/red]" in screen
+    assert "12 min ago" in screen
+    assert f"resonant detail {event_id}" in screen
+    assert max(map(len, screen.splitlines()[:-1])) <= 80
+
+
+def on_a_terminal(*argv: str) -> str:
+    """Run a command on a terminal of 80 columns; return what it shows."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(COLUMNS="80", LINES="40", TERM="dumb")
+        os.execv(sys.executable, [sys.executable, "-c", "from resonant.cli import main; main()", *argv])
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 65_536)
+        except OSError:  # Linux says so at the end of a terminal
+            chunk = b""
+        if not chunk:
+            break
+        shown += chunk
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_every_command_has_a_help_panel():
+    assert all(command.rich_help_panel for command in app.registered_commands)

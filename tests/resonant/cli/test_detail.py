@@ -1,0 +1,150 @@
+"""``detail``: one event with its whole history."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from resonant.events import Attempt, rfc3339
+from resonant.retry import GiveUp, Park, Retry
+from resonant.store import Outcome
+
+
+@pytest.fixture
+def history(worker):
+    """Three attempts: retried, parked, given up."""
+    start = worker.clock()
+    worker.accept("evt_1", event_type="order.[red]paid[/red]", data={"b": 1, "a": [True, "ü\x1b"]})
+    worker.attempt(Retry(1.084, start + 1.084), duration=0.123, retry_after=1.0, excerpt="busy\n\x1b[31mnow")
+    worker.clock.advance(2)
+    worker.attempt(
+        Park(60.0, start + 62),
+        status_code=None,
+        code="read_timeout",
+        error="no answer",
+        blame="local",
+        maybe_processed=True,
+    )
+    worker.clock.advance(60)
+    worker.attempt(GiveUp("exhausted"), warning="Retry-After is nonsense")
+    return start
+
+
+def test_json_holds_the_event_its_deliveries_and_every_attempt(resonant, history):
+    found = resonant.json("detail", "evt_1")
+    assert list(found) == [
+        *("event_id", "event_type", "source", "subject", "time", "accepted_at", "deliveries", "data"),
+    ]
+    assert found["event_id"] == "evt_1"
+    assert found["accepted_at"] == rfc3339(history)
+    assert found["data"] == {"b": 1, "a": [True, "ü\x1b"]}
+    (delivery,) = found["deliveries"]
+    assert delivery["status"] == "dead_letter"
+    assert delivery["reason"] == "exhausted"
+    assert delivery["finished_at"] == rfc3339(history + 62)
+    first, second, third = delivery["history"]
+    assert [each["number"] for each in (first, second, third)] == [1, 2, 3]
+    assert [each["decision"] for each in (first, second, third)] == ["retry", "park", "give_up"]
+    assert first["started_at"] == rfc3339(history)
+    assert first["delay"] == 1.084
+    assert first["excerpt"] == "busy\n\x1b[31mnow"
+    assert second["next_attempt_at"] == rfc3339(history + 62)
+    assert third["late"] is False
+
+
+def test_text_shows_each_attempt_with_its_error_and_next_step(resonant, history):
+    text = resonant("detail", "evt_1").out
+    assert "  type      order.[red]paid[/red]\n" in text
+    assert '      "b": 1,\n' in text
+    assert f"billing: dead letter, exhausted, given up {rfc3339(history + 62)} (" in text
+    attempts = text[text.index("billing: ") :].splitlines()[1:]
+    second = "took 0.250 s, failed, transient read_timeout, on this side, perhaps processed there"
+    assert attempts == [
+        f"    1  {rfc3339(history)}  took 0.123 s, failed, status 503, transient http_503",
+        "       error    the endpoint answered 503",
+        r"       answer   busy\n\x1b[31mnow",
+        "       next     retry in 1.08 s (it asked for 1 s)",
+        f"    2  {rfc3339(history + 2)}  {second}",
+        "       error    no answer",
+        f"       next     parked until {rfc3339(history + 62)}",
+        f"    3  {rfc3339(history + 62)}  took 0.250 s, failed, status 503, transient http_503",
+        "       error    the endpoint answered 503",
+        "       warning  Retry-After is nonsense",
+        "       next     gave up: exhausted",
+    ]
+
+
+def test_an_attempt_that_came_after_its_lease_had_gone_is_marked(resonant, worker):
+    worker.accept("evt_1")
+
+    async def be_late(store):
+        (old,) = await store.claim("billing", owner="slow", limit=1)
+        worker.clock.advance(61)
+        await store.recover()
+        await store.claim("billing", owner="quick", limit=1)
+        late = Attempt(number=1, round=1, started_at=worker.clock(), duration=1.0, result="delivered")
+        await store.record([Outcome(old, late, None)])
+
+    worker.do(be_late)
+    assert "delivered, late, changed nothing" in resonant("detail", "evt_1").out
+    (delivery,) = resonant.json("detail", "evt_1")["deliveries"]
+    assert delivery["history"][0]["late"] is True
+    assert delivery["status"] == "pending"
+
+
+def test_every_delivery_of_the_event_is_shown(resonant, worker):
+    worker.accept("evt_1", endpoint="crm")
+    worker.accept("evt_1", endpoint="billing")
+    worker.attempt(endpoint="crm")
+    text = resonant("detail", "evt_1").out
+    assert "\nbilling: pending, due " in text
+    assert "\ncrm: delivered " in text
+    worker.do(lambda store: store.claim("billing", owner="run-7", limit=1))
+    assert "\nbilling: pending, held by run-7 until " in resonant("detail", "evt_1").out
+
+
+def test_numbers_keep_all_their_digits(resonant, worker):
+    exact = Decimal("0.12345678901234567890123")
+    worker.accept("evt_1", data={"price": exact})
+    assert f'"data": {{"price":{exact}}}' in resonant("detail", "evt_1", "--json").out
+    assert f'    {{"price":{exact}}}\n' in resonant("detail", "evt_1").out
+
+
+def test_large_data_is_cut_in_text_and_whole_in_json(resonant, worker):
+    worker.accept("evt_1", data=["x" * 100] * 1_000)
+    text = resonant("detail", "evt_1").out
+    assert len(text) < 10_000
+    assert "resonant detail evt_1 --json shows all of it" in text
+    assert resonant.json("detail", "evt_1")["data"] == ["x" * 100] * 1_000
+
+
+def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(resonant, worker):
+    worker.accept("evt_1a", "evt_1b", "evt_1c", "evt_1d", "EVT_2", "evt_1")
+    assert resonant.json("detail", "evt_1a")["event_id"] == "evt_1a"
+    assert resonant.json("detail", "EVT")["event_id"] == "EVT_2"
+    assert resonant.json("detail", "evt_1")["event_id"] == "evt_1"
+
+
+def test_an_ambiguous_beginning_names_some_of_the_ids(resonant, worker):
+    worker.accept("evt_1a", "evt_1b", "evt_1c", "evt_1d")
+    said = resonant("detail", "evt_1", code=1).err
+    assert said == "resonant: several events begin with 'evt_1': evt_1a, evt_1b, evt_1c ...\n"
+
+
+@pytest.mark.parametrize("event_id", ["evt_9", "evt%", "evt_1x"])
+def test_an_unknown_id_is_one_line_and_exit_code_1(resonant, worker, event_id):
+    worker.accept("evt_1")
+    answer = resonant("detail", event_id, "--json", code=1)
+    assert (answer.out, answer.err) == ("", f"resonant: no event {event_id!r} is stored\n")
+
+
+def test_text_is_made_for_every_json_value(resonant, worker):
+    for n, data in enumerate([None, 0, "", [], {}, [[]], 1e300]):
+        worker.accept(f"evt_{n}", data=data)
+        assert json.loads(resonant("detail", f"evt_{n}", "--json").out)["data"] == data
+        assert (
+            f"data      {len(json.dumps(data, separators=(',', ':')))} byte"
+            in resonant("detail", f"evt_{n}").out
+        )

@@ -1,0 +1,139 @@
+"""``export``: the error report."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from resonant.cli.export import atomic_file
+from resonant.errors import ResonantError
+from resonant.retry import GiveUp, Retry
+
+
+@pytest.fixture
+def dead(worker):
+    worker.accept("evt_1", "evt_2", data={"secret": "of the customer"})
+    worker.attempt(Retry(0.0, worker.clock()))
+    worker.attempt(GiveUp("exhausted"))
+    worker.accept("evt_3", endpoint="crm")
+    worker.attempt(GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400")
+    worker.accept("evt_4")
+    return worker
+
+
+def test_the_report_holds_totals_groups_and_every_dead_letter_with_its_attempts(resonant, dead, tmp_path):
+    answer = resonant("export")
+    assert answer.out == "wrote 3 dead letters to error_report.json\n"
+    report = json.loads((tmp_path / "error_report.json").read_text())
+    assert list(report) == ["generated_at", "totals", "groups", "dead_letters"]
+    assert report["totals"] == resonant.json("status")
+    assert [(g["endpoint"], g["reason"], g["code"], g["count"]) for g in report["groups"]] == [
+        ("billing", "exhausted", "http_503", 2),
+        ("crm", "permanent", "http_400", 1),
+    ]
+    rows = {row["event_id"]: row for row in report["dead_letters"]}
+    assert rows.keys() == {"evt_1", "evt_2", "evt_3"}
+    assert [attempt["number"] for attempt in rows["evt_1"]["history"]] == [1, 2]
+    assert [attempt["decision"] for attempt in rows["evt_1"]["history"]] == ["retry", "give_up"]
+    history = rows["evt_3"].pop("history")
+    assert len(history) == 1
+    assert rows["evt_3"] == next(row for row in resonant.json("dlq") if row["event_id"] == "evt_3")
+
+
+def test_data_is_in_it_only_when_asked_for(resonant, dead, tmp_path):
+    resonant("export")
+    assert "of the customer" not in (tmp_path / "error_report.json").read_text()
+    resonant("export", "--with-data", "--output", "with.json")
+    rows = json.loads((tmp_path / "with.json").read_text())["dead_letters"]
+    assert {row["event_id"]: row["data"] for row in rows} == {
+        "evt_1": {"secret": "of the customer"},
+        "evt_2": {"secret": "of the customer"},
+        "evt_3": None,
+    }
+
+
+def test_a_dash_is_standard_output(resonant, dead, tmp_path):
+    answer = resonant("export", "--output", "-")
+    assert len(json.loads(answer.out)["dead_letters"]) == 3
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_json_says_where_and_how_many(resonant, dead):
+    assert resonant.json("export", "-o", "x.json") == {"path": "x.json", "dead_letters": 3}
+
+
+def test_no_dead_letters_make_an_empty_report(resonant, tmp_path):
+    resonant("export")
+    assert json.loads((tmp_path / "error_report.json").read_text())["dead_letters"] == []
+
+
+def test_more_dead_letters_than_a_page_are_all_there_once(resonant, worker):
+    worker.accept(*(f"evt_{n:04}" for n in range(1_000)))
+    worker.attempt(GiveUp("permanent"))
+    rows = json.loads(resonant("export", "-o", "-").out)["dead_letters"]
+    assert sorted(row["event_id"] for row in rows) == [f"evt_{n:04}" for n in range(1_000)]
+    assert all(len(row["history"]) == 1 for row in rows)
+
+
+def test_only_its_owner_may_read_it_whatever_was_there_before(resonant, dead, tmp_path):
+    path = tmp_path / "error_report.json"
+    path.write_text("old")
+    path.chmod(0o644)
+    resonant("export")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.glob("*report*")] + list(tmp_path.glob(".*")) == [
+        "error_report.json"
+    ]
+
+
+@pytest.mark.parametrize("output", ["missing/report.json", ".", "device"])
+def test_a_place_that_takes_no_file_is_one_line_and_exit_code_1(resonant, dead, tmp_path, output):
+    os.mkfifo(tmp_path / "device")
+    answer = resonant("export", "--output", output, code=1)
+    assert answer.err.startswith("resonant: ")
+    assert answer.err.count("\n") == 1
+    assert (tmp_path / "device").is_fifo()
+
+
+def test_a_link_stays_a_link(resonant, dead, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "folder" / "report.json")
+    resonant("export", "-o", "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "folder" / "report.json").read_text())["totals"]["accepted"] == 4
+
+
+def test_what_fails_midway_leaves_what_was_there_before(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+
+    def fail():
+        with atomic_file(path) as write:
+            write("half")
+            raise ResonantError("the store went away")
+
+    with pytest.raises(ResonantError, match="the store went away"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.glob("*report*")) + list(tmp_path.glob(".*")) == [path]
+
+
+def test_ctrl_c_leaves_no_half_report(resonant, worker, tmp_path):
+    worker.accept(*(f"evt_{n:04}" for n in range(1_000)))
+    worker.attempt(GiveUp("permanent"), error="x" * 300)
+    interrupt = """
+import os, signal, resonant.store.reading as reading
+every = reading.each_history
+def each_history(*args, **options):
+    for n, row in enumerate(every(*args, **options)):
+        if n == 600:
+            os.kill(os.getpid(), signal.SIGINT)
+        yield row
+reading.each_history = each_history
+"""
+    done = resonant.program("export", before=interrupt)
+    assert done.returncode == 130
+    assert done.stderr == "resonant: interrupted\n"
+    assert not list(tmp_path.glob("*report*")) + list(tmp_path.glob(".error*"))

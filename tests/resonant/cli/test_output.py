@@ -1,0 +1,55 @@
+"""How data is shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resonant.cli import output
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s ago"),
+        (59, "59 s ago"),
+        (720, "12 min ago"),
+        (7_200, "2 h ago"),
+        (86_400, "24 h ago"),
+        (5 * 86_400, "5 days ago"),
+        (-180, "in 3 min"),
+    ],
+)
+def test_ages_are_said_as_people_say_them(seconds, said):
+    assert output.ago(seconds) == said
+
+
+@given(st.text(st.characters()))
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(text):
+    shown = output.visible(text)
+    assert len(f"x{shown}x".splitlines()) == 1
+    assert not any(
+        character < " " or "\x7f" <= character < "\xa0" or "\u202a" <= character <= "\u202e"
+        for character in shown
+    )
+    shown.encode()
+
+
+@given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs"))))
+def test_everything_else_is_shown_as_it_is(text):
+    assert output.visible(text) == text
+
+
+def test_raw_json_keeps_all_its_digits():
+    text = output.with_raw({"id": "x"}, "data", b'{"price":0.12345678901234567890123}')
+    assert text == '{"id": "x", "data": {"price":0.12345678901234567890123}}'
+
+
+@given(st.lists(st.integers()))
+def test_an_array_is_written_as_its_rows_come(rows):
+    written = []
+    output.write_json_array(map(str, rows), written.append)
+    assert json.loads("".join(written)) == rows
