@@ -1,5 +1,8 @@
 """What the receivers of the end-to-end tests do; run by ``python -m resonant.testing --script receiver_scripts:NAME``."""
 
+import os
+from pathlib import Path
+
 from resonant.testing import Action, Request, flaky, never_answer, respond
 
 _flaky = flaky(0.3, seed=7)
@@ -29,3 +32,10 @@ def slowly_ok(_: Request) -> Action:
 
 def answers_after_three_seconds_at_first(request: Request) -> Action:
     return respond(200, delay=3.0) if request.try_number == 1 else respond(200)
+
+
+def broken_until_repaired(request: Request) -> Action:
+    """Fail, 400 for types that end in ``.rejected`` and 503 for all others, until the file named by REPAIRED is there."""
+    if Path(os.environ["REPAIRED"]).exists():
+        return respond(200)
+    return respond(400 if request.event_type.endswith(".rejected") else 503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 
@@ -18,10 +19,7 @@ def gaps_at_the_receiver(receiver) -> dict[str, list[float]]:
     times = defaultdict(list)
     for entry in receiver.journal:
         times[entry["webhook_id"]].append(entry["received_at"])
-    return {
-        event_id: [b - a for a, b in zip(moments, moments[1:], strict=False)]
-        for event_id, moments in times.items()
-    }
+    return {event_id: [b - a for a, b in itertools.pairwise(moments)] for event_id, moments in times.items()}
 
 
 def emit_events(machine, receiver, policy: dict) -> None:

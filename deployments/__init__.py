@@ -1,0 +1,1 @@
+"""What surrounds prefect.yaml: making a server ready, its settings."""

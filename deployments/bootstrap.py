@@ -1,0 +1,106 @@
+"""Makes a Prefect server ready for Resonant: the work pool, the block types, the deployments of prefect.yaml.
+
+``python -m deployments.bootstrap`` does it, in the project's folder, to the server at ``PREFECT_API_URL``; doing it again
+updates what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import sys
+
+from resonant.cli import output
+from resonant.cli.project import project_directory
+from resonant.cli.server import configure_prefect, configured_url, is_healthy
+from resonant.errors import ResonantError
+
+WORK_POOL = "resonant"
+_SHOWN_LINES = 15
+
+
+class BootstrapFailed(ResonantError):
+    """The server did not take what prefect.yaml declares."""
+
+
+async def bootstrap() -> list[str]:
+    """Bring the server that Prefect is configured for up to date; return its deployments as ``FLOW/NAME``.
+
+    Raises:
+        BootstrapFailed: prefect.yaml cannot be deployed; the text says why.
+    """
+    await make_work_pool()
+    await asyncio.gather(register_block_types(), deploy())
+    return await deployed()
+
+
+async def make_work_pool() -> None:
+    """Make the work pool; one that is there, of whatever kind, stays as it is."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - two seconds, and after the settings
+    from prefect.client.schemas.actions import WorkPoolCreate  # noqa: PLC0415
+    from prefect.exceptions import ObjectAlreadyExists  # noqa: PLC0415
+
+    async with get_client() as client:
+        with contextlib.suppress(ObjectAlreadyExists):
+            await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+
+
+async def register_block_types() -> None:
+    """Register every kind of endpoint, so that the UI can make one."""
+    import blocks  # noqa: PLC0415
+
+    for kind in vars(blocks).values():
+        if inspect.isclass(kind) and issubclass(kind, blocks.EndpointBlock) and not inspect.isabstract(kind):
+            await kind.aregister_type_and_schema()
+
+
+async def deploy() -> None:
+    """Apply prefect.yaml, by the command that reads it as Prefect documents it.
+
+    Raises:
+        BootstrapFailed: the command failed.
+    """
+    command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all")
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=project_directory(),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    if process.returncode:
+        tail = "\n".join(said.decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:])
+        raise BootstrapFailed(f"prefect.yaml was not deployed: {tail}")
+
+
+async def deployed() -> list[str]:
+    """Return the server's deployments to the work pool, as ``FLOW/NAME``."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
+    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName  # noqa: PLC0415
+
+    ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
+    async with get_client() as client:
+        deployments = await client.read_deployments(work_pool_filter=ours)
+        flows = {flow.id: flow.name for flow in await client.read_flows(work_pool_filter=ours)}
+    return sorted(f"{flows[each.flow_id]}/{each.name}" for each in deployments)
+
+
+def main() -> None:
+    """Do it, and say what there is now."""
+    configure_prefect()
+    url = configured_url()
+    if url is None or not is_healthy(url):
+        output.say(f"no Prefect server answers at {url or 'PREFECT_API_URL, which is not set'}")
+        sys.exit(1)
+    try:
+        names = asyncio.run(bootstrap())
+    except ResonantError as error:
+        output.say(str(error))
+        sys.exit(1)
+    output.write(f"work pool {WORK_POOL}, block types, and {', '.join(names)} are at {url}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What prefect.yaml declares is what a server has after the bootstrap: Prefect ignores a misspelt key in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from prefect.flows import load_flow_from_entrypoint
+
+from deployments import bootstrap
+
+PROJECT = Path(__file__).parents[2]
+DECLARED = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+QUIET = {"PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING"}
+
+# Full name: entrypoint, parameters, schedule with its time zone.
+EVERY_FIVE_MINUTES = {"interval": 300.0, "timezone": "UTC"}
+EXPECTED = {
+    "emit-events/on-demand": ("flows.emit.emit_events", {}, None),
+    "emit-events/drain": ("flows.emit.emit_events", {"run_for": 270}, EVERY_FIVE_MINUTES),
+    "collect-dead-letters/scheduled": ("flows.dead_letters.collect_dead_letters", {}, EVERY_FIVE_MINUTES),
+    "replay-dead-letters/on-demand": ("flows.dead_letters.replay_dead_letters", {}, None),
+    "purge-dead-letters/daily": (
+        "flows.dead_letters.purge_dead_letters",
+        {"older_than_days": 30},
+        {"cron": "15 3 * * *", "timezone": "UTC"},
+    ),
+}
+
+
+def run_bootstrap(api: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deployments.bootstrap"],
+        cwd=PROJECT,
+        env=os.environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(home), "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def server(prefect_api, tmp_path_factory):
+    """A server that was made ready twice."""
+    for _ in range(2):
+        finished = run_bootstrap(prefect_api, tmp_path_factory.mktemp("home"))
+        assert finished.returncode == 0, finished.stderr
+    with httpx.Client(base_url=prefect_api, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def deployed(server):
+    """The deployments to our work pool, by full name."""
+    of_pool = {"work_pools": {"name": {"any_": ["resonant"]}}}
+    flows = {flow["id"]: flow["name"] for flow in server.post("/flows/filter", json=of_pool).json()}
+    deployments = server.post("/deployments/filter", json=of_pool).json()
+    named = {f"{flows[each['flow_id']]}/{each['name']}": each for each in deployments}
+    assert len(named) == len(deployments)
+    return named
+
+
+@pytest.mark.parametrize("entrypoint", sorted({each["entrypoint"] for each in DECLARED}))
+def test_every_entrypoint_is_dotted_and_loads(entrypoint):
+    assert ":" not in entrypoint
+    flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+    assert flow.name in {name.partition("/")[0] for name in EXPECTED}
+
+
+def test_no_path_of_a_machine_is_declared():
+    assert not [line for line in (PROJECT / "prefect.yaml").read_text().splitlines() if ": /" in line]
+
+
+@pytest.mark.engine
+def test_all_deployments_are_there_and_no_other(deployed):
+    assert deployed.keys() == EXPECTED.keys()
+    assert len(DECLARED) == len(EXPECTED)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_deployment_is_as_expected(deployed, name):
+    entrypoint, parameters, schedule = EXPECTED[name]
+    found = deployed[name]
+
+    assert found["entrypoint"] == entrypoint
+    assert found["parameters"] == parameters
+    assert found["work_pool_name"] == "resonant"
+    assert found["job_variables"] == {"working_dir": ".", "env": QUIET}
+    assert found["pull_steps"] == []
+    assert not found["paused"]
+    assert found["description"], "the UI shows the flow's docstring"
+    shown = [
+        {key: value for key, value in each["schedule"].items() if key in ("interval", "cron", "timezone")}
+        for each in found["schedules"]
+        if each["active"]
+    ]
+    assert shown == ([schedule] if schedule else [])
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", [name for name, (*_, schedule) in EXPECTED.items() if schedule])
+def test_of_a_scheduled_deployment_one_run_at_a_time_and_the_others_are_cancelled(deployed, name):
+    found = deployed[name]
+    assert found["global_concurrency_limit"]["limit"] == 1
+    assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+@pytest.mark.engine
+def test_a_drain_run_is_over_before_a_worker_asks_for_the_next_one(deployed):
+    drain = deployed["emit-events/drain"]
+    looks_ahead = 10
+    attempt = 15
+    assert (
+        drain["parameters"]["run_for"] + attempt + looks_ahead < drain["schedules"][0]["schedule"]["interval"]
+    )
+
+
+@pytest.mark.engine
+def test_the_work_pool_runs_processes(server):
+    assert server.get("/work_pools/resonant").json()["type"] == "process"
+
+
+@pytest.mark.engine
+def test_every_kind_of_endpoint_can_be_made_in_the_ui_and_their_base_cannot(server):
+    slugs = {each["slug"] for each in server.post("/block_types/filter", json={}).json()}
+    assert {"webhook-endpoint", "file-endpoint"} <= slugs
+    assert not slugs & {"endpointblock", "sinkblock"}
+
+
+@pytest.mark.engine
+def test_a_crashed_emission_starts_the_collection_once(server, deployed):
+    automations = server.post("/automations/filter", json={}).json()
+    assert [each["name"] for each in automations] == [
+        "collect dead letters when an emission crashed or failed"
+    ]
+    deployment, collection = deployed["emit-events/on-demand"], deployed["collect-dead-letters/scheduled"]
+    run = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()
+    crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
+    server.post(f"/flow_runs/{run['id']}/set_state", json=crashed).raise_for_status()
+
+    by_trigger = {
+        "deployments": {"id": {"any_": [collection["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": []}},
+    }
+    give_up_at = time.monotonic() + 30
+    started: list[dict] = []
+    while not started and time.monotonic() < give_up_at:
+        time.sleep(0.2)
+        found = server.post("/flow_runs/filter", json=by_trigger).json()
+        started = [each for each in found if not each["auto_scheduled"]]
+    assert len(started) == 1
+
+
+@pytest.mark.engine
+def test_a_prefect_yaml_that_prefect_would_skip_is_an_error(server, tmp_path, monkeypatch):
+    text = (PROJECT / "prefect.yaml").read_text()
+    (tmp_path / "prefect.yaml").write_text(text.replace("interval: 300", "intervall: 300"))
+    monkeypatch.setattr(bootstrap, "project_directory", lambda: tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", str(server.base_url).rstrip("/"))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+
+    with pytest.raises(bootstrap.BootstrapFailed, match="Invalid fields"):
+        asyncio.run(bootstrap.deploy())
+
+
+def test_without_a_server_it_says_so_in_one_line(tmp_path):
+    finished = run_bootstrap("http://127.0.0.1:9/api", tmp_path)
+    assert finished.returncode == 1
+    assert finished.stderr == "no Prefect server answers at http://127.0.0.1:9/api\n"
