@@ -27,9 +27,10 @@ EXPECTED = {
     "emit-events/drain": ("flows.emit.emit_events", {"run_for": 270}, EVERY_FIVE_MINUTES),
     "collect-dead-letters/scheduled": ("flows.dead_letters.collect_dead_letters", {}, EVERY_FIVE_MINUTES),
     "replay-dead-letters/on-demand": ("flows.dead_letters.replay_dead_letters", {}, None),
+    "cancel-deliveries/on-demand": ("flows.dead_letters.cancel_deliveries", {}, None),
     "purge-dead-letters/daily": (
         "flows.dead_letters.purge_dead_letters",
-        {"older_than_days": 30},
+        {"older_than_days": 30, "delivered_older_than_days": 30},
         {"cron": "15 3 * * *", "timezone": "UTC"},
     ),
 }

@@ -54,13 +54,11 @@ class Machine:
             **options,
         )
 
-    def run(
-        self, *arguments: str, input: str | None = None, timeout: float = 120
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, typed: str = "", timeout: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "resonant", *arguments],
             env=self.environment,
-            input=input if input is not None else "",
+            input=typed,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -45,6 +45,7 @@ def wait_until(condition, seconds: float = 30.0) -> None:
 
 def test_killing_the_emitting_process_at_ten_moments_loses_nothing(crashing, start_receiver):
     seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
     rng = random.Random(seed)
     receiver = start_receiver("receiver_scripts:slowly_ok")
     add_endpoint(crashing, receiver)
@@ -76,6 +77,7 @@ def test_killing_the_emitting_process_at_ten_moments_loses_nothing(crashing, sta
     assert set(received) == {event["id"] for event in events(count)}
     assert in_flight > 0, "no kill hit a send: the test tests nothing"
     duplicates = sum(received.values()) - count
+    print(f"{in_flight} in flight when killed, {duplicates} received twice")
     assert duplicates <= in_flight
 
 

@@ -217,7 +217,7 @@ def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_run
 
         # And a worker that dies ends all of it.
         assert next_one.process.wait(timeout=60) == 1
-        assert "the Prefect worker ended (exit code -9)" in next_one.process.stderr.read()
+        assert "the Prefect worker ended (exit code 137)" in next_one.process.stderr.read()
         assert not alive(family)
     assert home.unfinished_runs() == 0
 
@@ -228,7 +228,7 @@ def test_a_server_that_dies_ends_all_of_it(home):
         started.find("server", "start").send_signal(signal.SIGKILL)
 
         assert started.process.wait(timeout=90) == 1
-        assert "the Prefect server ended (exit code -9)" in started.process.stderr.read()
+        assert "the Prefect server ended (exit code 137)" in started.process.stderr.read()
         assert not alive(family)
 
 

@@ -1,0 +1,184 @@
+"""``resonant demo``: the whole story, told once; and nothing of it remains, nor touches what is the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import pytest
+
+from resonant.cli.demo_events import ORDINARY, WAYS, demo_events, way_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BUDGET_SECONDS = 120
+
+
+@dataclass
+class User:
+    """Somebody with a store and a server of their own, which no demo may touch."""
+
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RESONANT_", "PREFECT_"))}
+        return kept | {
+            "HOME": str(self.home),
+            "TMPDIR": str(self.home / "tmp"),
+            "RESONANT_DATABASE_URL": f"sqlite:///{self.home}/mine.db",
+            "PREFECT_API_URL": "http://prefect.example/api",
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "resonant", *arguments],
+            env=self.environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def type(self, commands: list[str]) -> subprocess.CompletedProcess[str]:
+        """Type these lines into a shell."""
+        return subprocess.run(
+            ["bash", "-e", "-c", "\n".join(commands)],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def user(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    return User(tmp_path)
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    me = psutil.Process(process.pid)
+    return [me, *me.children(recursive=True)]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def hints(said: str) -> list[str]:
+    """Return the lines that may be copied into a shell."""
+    return [line.strip() for line in said.splitlines() if line.startswith("  ")]
+
+
+@contextlib.contextmanager
+def ending(process: subprocess.Popen[str]):
+    try:
+        yield
+    finally:
+        process.terminate()
+        with contextlib.suppress(ValueError):
+            process.communicate(timeout=60)
+
+
+def test_of_the_events_seven_in_ten_are_ordinary_and_each_way_gets_its_share():
+    ways = Counter(way_of(event.type) for event in demo_events(300, random.Random(7)))
+    assert ways[ORDINARY] == 210
+    assert set(ways) == set(WAYS)
+    assert all(11 <= count <= 12 for way, count in ways.items() if way != ORDINARY)
+
+
+@pytest.mark.engine
+def test_the_whole_story_in_two_minutes(user):
+    started_at = time.monotonic()
+    process = user.start("demo")
+    with ending(process):
+        said, noise = process.communicate(timeout=2 * BUDGET_SECONDS)
+
+    assert process.returncode == 0, noise
+    assert time.monotonic() - started_at < BUDGET_SECONDS
+    assert said.splitlines()[-1] == "balanced: yes"
+    assert "300 accepted = 256 delivered + 44 dead letters + 0 retrying + 0 pending" in said
+    rows = {re.split(r"\s{2,}", line)[0]: re.split(r"\s{2,}", line)[1:] for line in said.splitlines()[1:11]}
+    assert rows == {
+        "200": ["210", "210", "0", "0"],
+        "200, after 2 s": ["12", "12", "0", "0"],
+        "500, then 200": ["12", "12", "12", "0"],
+        "503, Retry-After, 200": ["11", "11", "11", "0"],
+        "429, then 200": ["11", "11", "11", "0"],
+        "400": ["11", "0", "0", "11 permanent, http_400"],
+        "a reset in mid-answer": ["11", "0", "11", "11 exhausted, connection_reset"],
+        "nothing, ever": ["11", "0", "11", "11 exhausted, timeout"],
+        "a redirect": ["11", "0", "0", "11 permanent, http_302"],
+        "all": ["300", "256", "56", "44"],
+    }
+    # No control character, none of Prefect's own lines, and few of ours.
+    assert "\x1b" not in said + noise
+    assert "prefect." not in noise
+    assert len(noise.splitlines()) < 30
+
+    # What it says to try next works, and shows the demo's dead letters.
+    *setting, dlq, detail, status, _up = hints(said)
+    shown = user.type([*setting, dlq.partition("#")[0] + "--limit 0 --json"])
+    assert len(json.loads(shown.stdout)) == 44, shown.stderr
+    assert user.type([*setting, detail]).returncode == 0
+    assert "balanced: yes" in user.type([*setting, status]).stdout
+
+    # All of it is in one folder of its own.
+    assert {each.name for each in user.home.iterdir()} == {"tmp"}
+
+
+@pytest.mark.engine
+def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
+    process = user.start("demo", "--keep", "--events", "20")
+    with ending(process):
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line.startswith("balanced"):
+                break
+        assert line == "balanced: yes\n", process.communicate()
+        ui, run_id = re.search(r"UI: (\S+), the emission: \S+/(\S+)", said).groups()
+        runs = {"flow_runs": {"id": {"any_": [run_id]}}}
+        task_runs = httpx.post(f"{ui}/api/task_runs/filter", json=runs).json()
+        assert Counter(each["state_name"] for each in task_runs) == {"Completed": 16, "Failed": 4}
+        setting = [line for line in hints(said) if line.startswith(("export", "unset"))]
+        tested = user.type([*setting, f"{sys.executable} -m resonant endpoint test demo"])
+        assert tested.stdout.startswith("delivered"), tested.stderr
+        family = family_of(process)
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(60) == 0
+        assert not alive(family)
+
+
+@pytest.mark.engine
+def test_interrupted_in_the_middle_it_leaves_nothing_running(user):
+    process = user.start("demo", "--events", "20")
+    with ending(process):
+        for line in process.stderr:
+            if line.startswith("the worker runs"):
+                break
+        family = family_of(process)
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(60) == 130
+        assert not alive(family)
