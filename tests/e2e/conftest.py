@@ -35,7 +35,7 @@ class Machine:
             "HOME": str(self.home),
             "RESONANT_HOME": str(self.home / "resonant"),
             "PREFECT_HOME": str(self.home / "prefect"),
-            "PREFECT_API_URL": self.prefect_api,
+            **({"PREFECT_API_URL": self.prefect_api} if self.prefect_api else {}),
             **self.variables,
         }
 

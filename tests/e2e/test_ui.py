@@ -1,0 +1,155 @@
+"""What an operator does in the Prefect UI, in a real browser: look at the triage, fill the form, replay, purge.
+
+The screenshots are kept in ``build/screenshots``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from resonant.cli.server import free_port
+
+pytestmark = pytest.mark.engine
+
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+# Whatever Chromium would look for in a network that is not there.
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture
+def browser():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.fail("this test needs Playwright: pip install playwright", pytrace=False)
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.fail("this test needs a browser: apt-get install chromium", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(QUIET))
+        yield browser.new_page(viewport={"width": 1400, "height": 1100})
+        browser.close()
+
+
+@pytest.fixture
+def up(machine):
+    """``resonant up`` on a machine that has no other server; its UI's address."""
+    machine.prefect_api = ""
+    port = free_port()
+    process = machine.start("up", "--port", str(port))
+    note = machine.home / "resonant" / "up.json"
+    give_up_at = time.monotonic() + 90
+    while not note.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < give_up_at, "`resonant up` did not start"
+        time.sleep(0.2)
+    yield f"http://127.0.0.1:{port}"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def screenshot(page, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def deployment(ui: str, name: str) -> str:
+    return httpx.get(f"{ui}/api/deployments/name/{name}").json()["id"]
+
+
+def after(page, name: str, what: str):
+    """The first element of a kind that comes after a parameter's name."""
+    label = f'//label[starts-with(normalize-space(), "{name} ") or normalize-space()="{name}"]'
+    return page.locator(f"xpath={label}/following::{what}[1]")
+
+
+def open_artifact(page, ui: str, key: str) -> None:
+    """Open the newest artifact of a key, by way of its history."""
+    page.goto(f"{ui}/artifacts/key/{key}")
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
+
+
+def submit_and_wait(page, ui: str, name: str) -> str:
+    """Give the run a name, submit the form, and see in the UI that it completed; return what it says."""
+    after(page, "Run Name", "input").fill(name)
+    page.get_by_role("button", name="Submit").click()
+    query = {"flow_runs": {"name": {"any_": [name]}}}
+    give_up_at = time.monotonic() + 90
+    while True:
+        runs = httpx.post(f"{ui}/api/flow_runs/filter", json=query).json()
+        if runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            break
+        assert time.monotonic() < give_up_at, f"the run did not end: {runs}"
+        time.sleep(0.5)
+    page.goto(f"{ui}/runs/flow-run/{runs[0]['id']}")
+    page.get_by_text("Completed").first.wait_for()
+    return runs[0]["state"]["message"]
+
+
+def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
+    machine, up, browser, start_receiver, monkeypatch
+):
+    monkeypatch.setenv("REPAIRED", str(machine.home / "repaired"))
+    receiver = start_receiver("receiver_scripts:broken_until_repaired")
+    machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
+    assert machine.run("endpoint", "add", "hooks", receiver.url, "--allow-private").returncode == 0
+    kinds = ("order.paid", "order.rejected")
+    events = [{"id": f"e{n}", "type": kinds[n % 2], "source": "/s", "data": n} for n in range(8)]
+    path = machine.write_events("e.jsonl", events)
+    emitted = machine.run("emit", path, "--endpoint", "hooks", "--policy", "once")
+    assert emitted.returncode == 0, emitted.stderr
+    assert machine.read("status")["dead_letter"] == 8
+
+    collect = deployment(up, "collect-dead-letters/scheduled")
+    browser.goto(f"{up}/deployments/deployment/{collect}/run")
+    submit_and_wait(browser, up, "triage-by-hand")
+    open_artifact(browser, up, "dead-letter-triage")
+    browser.get_by_text("http_503").first.wait_for()
+    browser.wait_for_timeout(1_000)
+    screenshot(browser, "triage")
+
+    (machine.home / "repaired").touch()
+    replay = deployment(up, "replay-dead-letters/on-demand")
+    browser.goto(f"{up}/deployments/deployment/{replay}/run")
+    browser.get_by_text("Letters a second, after a slow start").wait_for()
+    after(browser, "endpoint", 'button[normalize-space()="str"]').click()
+    after(browser, "endpoint", "*[self::input or self::textarea]").fill("hooks")
+    screenshot(browser, "replay-form")
+    said = submit_and_wait(browser, up, "replay-by-hand")
+    browser.wait_for_timeout(2_000)
+    screenshot(browser, "replay-run")
+
+    assert said.startswith("4 sent again: 4 delivered")
+    assert len(receiver.journal) == 12
+    status = machine.read("status")
+    assert (status["delivered"], status["dead_letter"], status["balanced"]) == (4, 4, True)
+
+    purge = deployment(up, "purge-dead-letters/daily")
+    browser.goto(f"{up}/deployments/deployment/{purge}/run")
+    browser.get_by_text("Age of dead letters").wait_for()
+    after(browser, "older_than_days", "input").fill("0")
+    screenshot(browser, "purge-form")
+    said = submit_and_wait(browser, up, "purge-by-hand")
+    open_artifact(browser, up, "purge-report")
+    browser.get_by_text("would be purged").or_(browser.get_by_text("purged")).first.wait_for()
+    browser.wait_for_timeout(1_000)
+    screenshot(browser, "purge-report")
+
+    assert said == "4 purged, 4 kept"
+    status = machine.read("status")
+    assert (status["purged"], status["dead_letter"], status["balanced"]) == (4, 0, True)
