@@ -6,13 +6,13 @@ The screenshots are kept in ``build/screenshots``.
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
 from resonant.cli.server import free_port
 
@@ -32,14 +32,8 @@ QUIET = (
 
 
 @pytest.fixture
-def browser():
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.fail("this test needs Playwright: pip install playwright", pytrace=False)
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.fail("this test needs a browser: apt-get install chromium", pytrace=False)
+def browser(require_program):
+    executable = require_program("apt-get install chromium", "chromium", "google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(QUIET))
         yield browser.new_page(viewport={"width": 1400, "height": 1100})
