@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+# A bounded run parks its retries this long before its end, in seconds: one that waited beyond it would put off the next run.
+LAST_WAIT_SECONDS = 30.0
 # When an endpoint that could not be opened is tried again, in a run that goes on that long.
 REOPEN_SECONDS = 30.0
 
@@ -126,6 +128,7 @@ class Emission:
         self._busy: Counter[str] = Counter()
         self._due: list[str] = []
         self._look_again_at = 0.0
+        self._end: float | None = None
         self._reopen_at: dict[str, float] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -176,7 +179,7 @@ class Emission:
             report = await self._courier.attempt(
                 lease,
                 self._targets[lease.endpoint],
-                may_wait=lambda: len(self._waiting) < self.limits.max_waiting,
+                may_wait=self._may_wait,
                 task_run_id=task_run_id,
             )
         if isinstance(report.decision, Retry):
@@ -188,6 +191,11 @@ class Emission:
             raise self._lost(lease)
         self._settle(report)
         return report
+
+    def _may_wait(self) -> bool:
+        """Tell whether a retry may be waited for here: there is room, and the run goes on for long enough."""
+        ends_soon = self._end is not None and time.monotonic() + LAST_WAIT_SECONDS > self._end
+        return len(self._waiting) < self.limits.max_waiting and not ends_soon
 
     async def run(
         self,
@@ -213,6 +221,7 @@ class Emission:
         if endpoint is not None:
             await self._target(endpoint)
         end = time.monotonic() + self.limits.run_for
+        self._end = end if self.limits.run_for > 0 else None
         self._failure = None
         try:
             while True:

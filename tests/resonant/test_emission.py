@@ -1050,6 +1050,15 @@ class TestHowLongARunGoesOn:
 
         asyncio.run(scenario())
 
+    def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path, quick_look):
+        async def scenario():
+            async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.3)) as worker:
+                await enqueue(worker.store)
+                await worker.run()
+                assert (worker.emission.summary.parked, worker.emission.summary.retried) == (1, 0)
+
+        asyncio.run(scenario())
+
     def test_when_the_time_is_up_nothing_new_is_claimed_and_what_was_begun_is_ended(
         self, tmp_path, quick_look
     ):
