@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 _KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.05
+_BY_SIGNAL = 128
 _PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
 
 
 def main(patience: float, command: list[str]) -> int:
-    """Run the command; return its exit code.
+    """Run the command; return its exit code, which is 128 and the signal's number if one ended it.
 
     Args:
         patience: seconds that it gets to end in good order.
@@ -38,7 +39,8 @@ def main(patience: float, command: list[str]) -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own caller
     threading.Thread(target=_exit_with_standard_input, daemon=True).start()
     try:
-        return child.wait()
+        code = child.wait()
+        return code if code >= 0 else _BY_SIGNAL - code
     finally:
         stop(patience)
 
@@ -79,7 +81,7 @@ def _exit_with_standard_input() -> None:
 
 def _exit(number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_IGN)  # once is enough: ending the others must not be interrupted
-    sys.exit(128 + number)
+    sys.exit(_BY_SIGNAL + number)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from resonant.cli.server import (
     configured_url,
     end,
     is_free,
+    is_healthy,
     keep,
     kept_server,
     note_of_up,
@@ -250,11 +251,18 @@ def _kept_worker(settings: Settings, home: Path) -> Iterator[subprocess.Popen[by
             yield worker
         finally:
             output.say("stopping")
-            with contextlib.suppress(Exception):  # the server may be what ended
-                asyncio.run(_set_states(Cancelling()))
+            _close_runs(Cancelling())
             end(worker)
-            with contextlib.suppress(Exception):
-                asyncio.run(_set_states(Cancelled(message="`resonant up` was stopped")))
+            _close_runs(Cancelled(message="`resonant up` was stopped"))
+
+
+def _close_runs(state: State[Any]) -> None:
+    """Set the state of every unfinished run, unless it is the server that ended."""
+    import httpx
+
+    if is_healthy(os.environ["PREFECT_API_URL"]):
+        with contextlib.suppress(httpx.HTTPError):
+            asyncio.run(_set_states(state))
 
 
 def _settings_elsewhere(settings: Settings) -> dict[str, str]:

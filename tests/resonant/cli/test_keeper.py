@@ -1,0 +1,89 @@
+"""The keeper: nothing outlives whoever asked for it, in whatever session it hides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+# Starts a process in a session of its own, as Prefect's worker does, and says its id.
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {child!r}], start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+OBEDIENT = "import time; print(flush=True); time.sleep(60)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {OBEDIENT}"
+
+
+@contextlib.contextmanager
+def kept(child: str = OBEDIENT, *, patience: float = 10.0):
+    """Run the parent in a keeper; give the keeper, the parent and the child."""
+    command = [sys.executable, "-c", PARENT.format(child=child)]
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "resonant.cli.keeper", str(patience), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        grandchild = psutil.Process(int(keeper.stdout.readline()))
+        yield keeper, grandchild.parent(), grandchild
+    finally:
+        keeper.stdin.close()
+        keeper.stdout.close()
+        keeper.wait(30)
+
+
+def alive(*processes: psutil.Process) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_all_of_it_ends_when_standard_input_does():
+    with kept() as (keeper, *family):
+        keeper.stdin.close()
+        assert keeper.wait(10) == 128 + signal.SIGTERM
+        assert not alive(*family)
+
+
+def test_all_of_it_ends_on_a_termination():
+    with kept() as (keeper, *family):
+        keeper.terminate()
+        assert keeper.wait(10) == 128 + signal.SIGTERM
+        assert not alive(*family)
+
+
+def test_what_does_not_end_politely_is_killed_after_its_time():
+    with kept(STUBBORN, patience=0.5) as (keeper, *family):
+        started_at = time.monotonic()
+        keeper.stdin.close()
+        keeper.wait(10)
+        assert time.monotonic() - started_at >= 0.5
+        assert not alive(*family)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere the orphans of a killed process have no way back"
+)
+def test_what_a_killed_process_leaves_behind_is_ended_too():
+    with kept() as (keeper, parent, child):
+        parent.kill()
+        assert keeper.wait(10) == 128 + signal.SIGKILL
+        assert not alive(child)
+
+
+def test_it_ends_with_a_code_like_the_process():
+    finished = subprocess.run(
+        [sys.executable, "-m", "resonant.cli.keeper", "1", sys.executable, "-c", "raise SystemExit(7)"],
+        stdin=os.pipe()[0],
+        check=False,
+    )
+    assert finished.returncode == 7
