@@ -59,6 +59,13 @@ class Settings(BaseSettings):
     retention_by_endpoint: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default={}, description="Days that dead letters of an endpoint are kept, as JSON; before the reason."
     )
+    metrics_window_hours: Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)] = Field(
+        default=24.0, description="How far statistics and percentiles look back."
+    )
+    metrics_textfile: Path | None = Field(
+        default=None,
+        description="Prometheus text for a node exporter to read; metrics/resonant.prom under the home where unset.",
+    )
     policies: dict[str, RetryPolicy] = Field(
         default={},
         description='Retry policies by name, as JSON: {"patient": {"max_attempts": 20, "cap": 7200}}.',
@@ -89,6 +96,16 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.home.expanduser() / 'resonant.db'}"
+
+    @property
+    def metrics_window_seconds(self) -> float:
+        """How far statistics look back, in seconds."""
+        return self.metrics_window_hours * 3600
+
+    @property
+    def textfile(self) -> Path:
+        """Where the metrics flow writes Prometheus text."""
+        return (self.metrics_textfile or self.home / "metrics" / "resonant.prom").expanduser()
 
     def policy(self, name: str | None = None) -> RetryPolicy:
         """Return a retry policy by name; the default one for None.

@@ -26,6 +26,7 @@ EXPECTED = {
     "emit-events/on-demand": ("flows.emit.emit_events", {}, None),
     "emit-events/drain": ("flows.emit.emit_events", {"run_for": 270}, EVERY_FIVE_MINUTES),
     "collect-dead-letters/scheduled": ("flows.dead_letters.collect_dead_letters", {}, EVERY_FIVE_MINUTES),
+    "export-metrics/scheduled": ("flows.metrics.export_metrics", {}, EVERY_FIVE_MINUTES),
     "replay-dead-letters/on-demand": ("flows.dead_letters.replay_dead_letters", {}, None),
     "cancel-deliveries/on-demand": ("flows.dead_letters.cancel_deliveries", {}, None),
     "purge-dead-letters/daily": (

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from resonant.cli import dead_letters, demo, detail, emit, endpoint, enqueue, export, output, reading, up
+from resonant.cli import (
+    dead_letters,
+    demo,
+    detail,
+    emit,
+    endpoint,
+    enqueue,
+    export,
+    metrics,
+    output,
+    reading,
+    up,
+)
 from resonant.cli.options import Misuse
 from resonant.errors import ResonantError
 
@@ -71,7 +83,7 @@ def _resonant(
 
 
 # Help lists the commands in this order.
-for _module in (emit, enqueue, reading, detail, export, dead_letters, endpoint, up, demo):
+for _module in (emit, enqueue, reading, detail, export, metrics, dead_letters, endpoint, up, demo):
     _module.register(app)
 
 

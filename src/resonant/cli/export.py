@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,19 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant.cli import options, output
-from resonant.errors import ResonantError
 from resonant.events import rfc3339
+from resonant.files import atomic_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from sqlalchemy import Connection
 
     from resonant.cli.running import UntilStopped
+    from resonant.files import Write
     from resonant.store.reading import History
     from resonant.store.triage import Group
-
-    Write = Callable[[str], None]
 
 STDOUT = "-"
 
@@ -110,50 +106,3 @@ def _row(history: History) -> str:
     row = document(history.dead_letter)
     row["history"] = [document(attempt) for attempt in history.attempts]
     return output.to_json(row) if history.event is None else output.with_raw(row, "data", history.event.body)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Write]:
-    """Write a text file that is complete or not there: a temporary one beside it takes its place, synced, at the end.
-
-    Only its owner may read it. A symbolic link is followed.
-
-    Raises:
-        ResonantError: it cannot be written; what was there before is untouched.
-    """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        # Replacing it would turn /dev/null into a file.
-        raise ResonantError(f"{path} is no regular file (- is standard output)")
-    try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise ResonantError(f"{path}: {error.strerror}") from None
-    try:
-        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - a descriptor
-
-            def write(text: str) -> None:
-                # Within a transaction an OSError would be taken for the database's.
-                try:
-                    file.write(text)
-                except OSError as error:
-                    raise ResonantError(f"{path}: {error.strerror}") from None
-
-            yield write
-            file.flush()
-            os.fsync(fd)
-        Path(name).replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise ResonantError(f"{path}: {error.strerror}") from None
-    finally:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,7 +16,9 @@ import pytest
 from resonant.cli import app, main
 from resonant.retry import GiveUp
 
-COMMANDS = ("enqueue", "status", "dlq", "failed", "retry-candidates", "detail", "export")
+LOOK = ("status", "dlq", "failed", "retry-candidates", "detail", "export", "metrics")
+WORK = ("retry", "replay", "cancel", "purge", "audit")
+COMMANDS = ("emit", "enqueue", *LOOK, "prometheus", *WORK, "up", "demo", "endpoint")
 
 
 def test_the_entry_point_is_main():
@@ -26,8 +28,9 @@ def test_the_entry_point_is_main():
 
 def test_help_lists_the_commands_in_the_order_of_the_work(resonant):
     text = resonant("--help").out
-    positions = [text.index(f"│ {command} ") for command in COMMANDS]
+    positions = [text.index(f"│ {command} ") for command in ("emit", "enqueue", *LOOK, *WORK)]
     assert positions == sorted(positions)
+    assert all(f"│ {command} " in text for command in COMMANDS)
     assert text.index("─ Send") < text.index("─ Look")
 
 
@@ -36,7 +39,7 @@ def test_the_help_of_each_command_shows_an_example(resonant, command):
     assert f"Example: resonant {command}" in resonant(command, "--help").out
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "enqueue"])
+@pytest.mark.parametrize("command", [*LOOK, "audit"])
 def test_each_command_that_reads_takes_json_after_its_name(resonant, command):
     assert "--json" in resonant(command, "--help").out
 

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from resonant.cli.export import atomic_file
 from resonant.errors import ResonantError
+from resonant.files import atomic_file
 from resonant.retry import GiveUp, Retry
 
 

@@ -1,0 +1,32 @@
+"""``export_metrics``: what the store holds as Prometheus text, and a window's statistics as an artifact."""
+
+from typing import Annotated
+
+from prefect import State, flow
+from prefect.states import Completed
+from pydantic import Field
+
+from resonant.report import summary
+from tasks.dead_letters import open_configured_store
+from tasks.failing import fails_plainly
+from tasks.metrics import measure_store, show_statistics, write_textfile
+
+
+@flow(name="export-metrics", persist_result=False)
+@fails_plainly
+async def export_metrics(
+    window_hours: Annotated[float | None, Field(gt=0, le=876_000, allow_inf_nan=False)] = None,
+    textfile: str | None = None,
+) -> State[None]:
+    """Write the metrics for Prometheus, and show the statistics of the last hours.
+
+    Args:
+        window_hours: How far the statistics look back; empty is RESONANT_METRICS_WINDOW_HOURS, 24 by default.
+        textfile: File on the worker's machine, in the folder of a node exporter's textfile collector; empty is
+            RESONANT_METRICS_TEXTFILE, metrics/resonant.prom under the home by default.
+    """
+    async with open_configured_store() as store:
+        totals, found = await measure_store(store, window_hours=window_hours)
+    write_textfile(totals, found, textfile)
+    await show_statistics(found)
+    return Completed(message=summary(found))

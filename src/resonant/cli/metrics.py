@@ -1,0 +1,189 @@
+"""``resonant metrics``, ``prometheus``: statistics as a person reads them, and Prometheus text."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant.cli import options, output
+from resonant.cli.export import STDOUT
+from resonant.events import rfc3339
+from resonant.files import atomic_file
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from resonant.settings import Settings
+    from resonant.stats import Hour, Spread, Statistics
+    from resonant.store import Store
+
+# A node exporter runs as another user; nothing secret is in it.
+READABLE_BY_ALL = 0o644
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("metrics", rich_help_panel=options.LOOK, epilog="Example: resonant metrics --window 7d")(
+        metrics
+    )
+    app.command(
+        "prometheus",
+        rich_help_panel=options.LOOK,
+        epilog="Example: resonant prometheus --output metrics.prom",
+    )(prometheus)
+
+
+def metrics(
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE",
+            help="What to look back on: 30m, 24h, 7d, or a time; RESONANT_METRICS_WINDOW_HOURS.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show success and error rates, latency percentiles, retries and errors, by endpoint and by hour.
+
+    The success rate is per event, of those that ended in the window; the error rate is per attempt.
+    """
+    from resonant.cli.running import run_with_store
+    from resonant.settings import load_settings
+    from resonant.stats import statistics
+    from resonant.store.measuring import read_window
+
+    settings, now = load_settings(), time.time()
+    since = options.moment("--window", window, now=now)
+    if since is None:
+        since = now - settings.metrics_window_seconds
+    read = run_with_store(lambda store: store.read(read_window, now=now, since=since), settings)
+    found = statistics(read.attempts, read.deliveries, since=since, until=now)
+    if as_json:
+        output.write(output.to_json(metrics_document(found)) + "\n")
+    else:
+        _write_statistics(found)
+
+
+def prometheus(
+    path: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
+    ] = STDOUT,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--serve", metavar="PORT", min=1, max=65_535, help="Answer scrapes on 127.0.0.1, until Ctrl-C."
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write the metrics as Prometheus text, or answer scrapes over HTTP.
+
+    A file takes the place of the last one in one step: a node exporter's textfile collector never reads half of it.
+    """
+    from resonant.cli.running import run_with_store
+    from resonant.exposition import to_text
+    from resonant.settings import load_settings
+
+    if port is not None:
+        if path != STDOUT or as_json:
+            raise options.Misuse("--serve goes with neither --output nor --json")
+        _serve(port)
+        return
+    settings = load_settings()
+    registry = run_with_store(lambda store: read_registry(store, settings), settings)
+    if path != STDOUT:
+        with atomic_file(Path(path), mode=READABLE_BY_ALL) as write:
+            write(to_text(registry))
+    if as_json:
+        output.write(output.to_json(_samples(registry)) + "\n")
+    elif path == STDOUT:
+        output.write(to_text(registry))
+    else:
+        output.write(f"wrote {output.counted(len(_samples(registry)), 'sample')} to {output.visible(path)}\n")
+
+
+async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
+    """Read the metrics of this moment, in one snapshot.
+
+    Raises:
+        StoreUnavailable: the store went away.
+    """
+    from resonant.exposition import registry_of
+    from resonant.stats import statistics
+    from resonant.store.measuring import measure
+
+    now = store.clock()
+    since = now - settings.metrics_window_seconds
+    totals, window = await store.read(measure, now=now, since=since)
+    return registry_of(totals, statistics(window.attempts, window.deliveries, since=since, until=now))
+
+
+def _serve(port: int) -> None:
+    from contextlib import suppress
+
+    from resonant.cli.scraping import scrape_server
+    from resonant.settings import load_settings
+
+    with scrape_server(load_settings(), port) as server:
+        output.say(f"serving http://127.0.0.1:{port}/metrics; Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def metrics_document(found: Statistics) -> output.Document:
+    """Return the object of ``resonant metrics --json``: rates are parts of 1; what there is none of is null."""
+    figures = found.overall
+    events = figures.events
+    return {
+        "events": {
+            "total": events.total,
+            "success": events.success,
+            "failed": events.failed,
+            "dead_letter": events.dead_letter,
+            "success_rate": events.success_rate,
+        },
+        "error_categories": figures.error_categories,
+        "error_types": figures.error_types,
+        "latency_ms": _milliseconds(figures.latency),
+        "retries": asdict(figures.retries),
+        "hourly": [_hour_document(hour) for hour in found.hourly],
+    }
+
+
+def _hour_document(hour: Hour) -> output.Document:
+    return {
+        "hour": rfc3339(hour.start),
+        "success": hour.success,
+        "dead_letter": hour.dead_letter,
+        "attempts": hour.attempts,
+        "failed_attempts": hour.failed_attempts,
+        "latency_ms": _milliseconds(hour.latency),
+    }
+
+
+def _milliseconds(spread: Spread) -> output.Document:
+    return {
+        name: None if seconds is None else round(1000 * seconds, 3)
+        for name, seconds in asdict(spread).items()
+    }
+
+
+def _samples(registry: CollectorRegistry) -> list[output.Document]:
+    return [
+        {"name": sample.name, "labels": sample.labels, "value": sample.value}
+        for family in registry.collect()
+        for sample in family.samples
+    ]
+
+
+def _write_statistics(found: Statistics) -> None:
+    from resonant.report import summary, tables
+
+    output.write(f"{summary(found)}\n")
+    for title, header, rows in tables(found):
+        output.write(f"\n{title}\n")
+        output.write_table(header, [tuple(map(output.visible, row)) for row in rows])

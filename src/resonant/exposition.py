@@ -1,0 +1,238 @@
+"""The store's counters and gauges, and a window's percentiles, as Prometheus metrics on a registry of their own.
+
+Labels are bounded: endpoints, and words that the classifier and the queue use; never an id, a URL or an error text.
+A counter of a known endpoint is there from the start, at 0, so that its first increase is seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, TypeVar, get_args
+
+import prometheus_client
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from resonant.events import Status
+from resonant.store.rollups import BUCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from prometheus_client import Metric
+
+    from resonant.stats import Statistics
+    from resonant.store.measuring import Counted, Totals
+
+    Labels = tuple[str, ...]
+
+L = TypeVar("L", bound="Labels")
+
+
+class _Collected(Collector):
+    """Hands over what was measured before."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = tuple(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def registry_of(totals: Totals, statistics: Statistics) -> CollectorRegistry:
+    """Return a registry with the metrics of this moment; nothing else is on it.
+
+    Args:
+        totals: counters and gauges.
+        statistics: of the window whose percentiles are shown.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collected([*_counters(totals), *_histograms(totals), *_gauges(totals, statistics)]))
+    return registry
+
+
+def to_text(registry: CollectorRegistry) -> str:
+    """Return the registry in the Prometheus text format, version 0.0.4."""
+    return prometheus_client.generate_latest(registry).decode()
+
+
+def _counters(totals: Totals) -> Iterator[Metric]:
+    def sums(
+        measure: str, labels: Callable[[Counted], Labels], *, zero: Iterable[Labels]
+    ) -> dict[Labels, int]:
+        counts = dict.fromkeys(zero, 0)
+        for row in totals.counted:
+            if row.measure == measure:
+                counts[labels(row)] = counts.get(labels(row), 0) + row.number
+        return counts
+
+    endpoints = [(endpoint,) for endpoint in totals.endpoints]
+    yield _counter(
+        "resonant_events_accepted_total",
+        "Deliveries accepted: one for each event and the endpoint it is for, however often it is then tried.",
+        ("endpoint",),
+        sums("accepted", lambda row: (row.endpoint,), zero=endpoints),
+    )
+    yield _counter(
+        "resonant_delivery_outcomes_total",
+        "How deliveries ended: delivered, or given up as a dead letter. "
+        "One that is replayed ends once more; an attempt that will be retried is no end.",
+        ("endpoint", "outcome"),
+        sums(
+            "delivery",
+            lambda row: (row.endpoint, row.result),
+            zero=[(*endpoint, outcome) for endpoint in endpoints for outcome in ("delivered", "dead_letter")],
+        ),
+    )
+    yield _counter(
+        "resonant_delivery_attempts_total",
+        "Attempts, the first of a delivery and every retry: delivered, failed, or lost with their worker; "
+        "category and code say what the classifier made of a failure.",
+        ("endpoint", "result", "category", "code"),
+        sums(
+            "attempt",
+            lambda row: (row.endpoint, row.result, row.category, row.code),
+            zero=[(*endpoint, "delivered", "", "") for endpoint in endpoints],
+        ),
+    )
+    yield _counter(
+        "resonant_dead_letter_replays_total",
+        "Dead letters that an operator sent again.",
+        ("endpoint",),
+        sums("replay", lambda row: (row.endpoint,), zero=endpoints),
+    )
+    yield _counter(
+        "resonant_dead_letter_purges_total",
+        "Dead letters removed for good, by retention or by an operator.",
+        ("endpoint",),
+        {
+            labels[:1]: count
+            for labels, count in sums(
+                "purge",
+                lambda row: (row.endpoint, row.result),
+                zero=[(*endpoint, "dead_letter") for endpoint in endpoints],
+            ).items()
+            if labels[1] == "dead_letter"
+        },
+    )
+
+
+def _histograms(totals: Totals) -> Iterator[Metric]:
+    yield _histogram(
+        "resonant_delivery_attempt_duration_seconds",
+        "How long an attempt took, from the start of the request to its answer or failure; "
+        "attempts lost with their worker are not in it.",
+        totals,
+        lambda row: row.measure == "attempt" and row.result != "lost",
+    )
+    yield _histogram(
+        "resonant_delivery_end_to_end_duration_seconds",
+        "How long a delivered event took from its acceptance to its delivery, all retries and waits included.",
+        totals,
+        lambda row: row.measure == "delivery" and row.result == "delivered",
+    )
+    yield _histogram(
+        "resonant_delivery_retry_delay_seconds",
+        "How long it was decided to wait before a retry, whether in the worker or parked in the store.",
+        totals,
+        lambda row: row.measure == "retry_delay",
+    )
+
+
+def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
+    latencies = {name: figures.latency for name, figures in statistics.by_endpoint.items()}
+    percentiles = {
+        (endpoint, name): value
+        for endpoint, latency in latencies.items()
+        for name, value in (("p50", latency.p50), ("p95", latency.p95), ("p99", latency.p99))
+        if value is not None
+    }
+    yield _gauge(
+        "resonant_delivery_latency_percentile_seconds",
+        "Exact percentiles of the duration of an attempt over the exporter's window (24 hours by default); "
+        "absent while there was no attempt.",
+        ("endpoint", "percentile"),
+        percentiles,
+    )
+    none = dict.fromkeys(
+        ((endpoint, status) for endpoint in totals.endpoints for status in get_args(Status)), 0
+    )
+    yield _gauge(
+        "resonant_deliveries",
+        "Deliveries in the store now, by status: pending was never tried, retrying will be tried again, "
+        "delivered and dead_letter are final.",
+        ("endpoint", "status"),
+        none | totals.deliveries,
+    )
+    yield _gauge(
+        "resonant_dead_letters",
+        "Dead letters in the store now, by the category of their last failure and the reason they were given up.",
+        ("endpoint", "category", "reason"),
+        totals.dead_letters,
+    )
+    yield _gauge(
+        "resonant_oldest_due_timestamp_seconds",
+        "When the longest waiting unfinished delivery was due, or will be; absent while there is none. "
+        "Far in the past means that nobody emits.",
+        ("endpoint",),
+        _labelled(totals.oldest_due_at),
+    )
+    yield _gauge(
+        "resonant_last_claim_timestamp_seconds",
+        "The minute in which a worker that had claimed deliveries last recorded an attempt; absent before the first.",
+        ("endpoint",),
+        _labelled(totals.last_seen_at),
+    )
+    yield _gauge(
+        "resonant_dead_letter_oldest_timestamp_seconds",
+        "When the oldest dead letter was given up; absent while there is none.",
+        ("endpoint",),
+        _labelled(totals.oldest_dead_at),
+    )
+    yield _gauge(
+        "resonant_last_export_timestamp_seconds",
+        "When these metrics were read from the store. In the past means that the exporter is silent.",
+        (),
+        {(): totals.taken_at},
+    )
+
+
+def _counter(name: str, text: str, labels: Labels, values: Mapping[L, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for label_values, value in sorted(values.items()):
+        family.add_metric(label_values, value)
+    return family
+
+
+def _gauge(name: str, text: str, labels: Labels, values: Mapping[L, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for label_values, value in sorted(values.items()):
+        family.add_metric(label_values, value)
+    return family
+
+
+def _histogram(name: str, text: str, totals: Totals, is_measured: Callable[[Counted], bool]) -> Metric:
+    counts: dict[str, defaultdict[float, int]] = {name: defaultdict(int) for name in totals.endpoints}
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for row in filter(is_measured, totals.counted):
+        counts.setdefault(row.endpoint, defaultdict(int))[row.le] += row.number
+        seconds[row.endpoint] += row.seconds
+    family = HistogramMetricFamily(name, text, labels=("endpoint",))
+    for endpoint, by_bound in sorted(counts.items()):
+        family.add_metric((endpoint,), _cumulative(by_bound), seconds[endpoint])
+    return family
+
+
+def _cumulative(by_bound: Mapping[float, int]) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    below = 0
+    for bound in BUCKETS:
+        below += by_bound.get(bound, 0)
+        buckets.append(("+Inf" if math.isinf(bound) else str(bound), below))
+    return buckets
+
+
+def _labelled(by_endpoint: Mapping[str, float]) -> dict[Labels, float]:
+    return {(endpoint,): value for endpoint, value in by_endpoint.items()}

@@ -1,0 +1,131 @@
+"""A window's statistics as tables of text, for the command line and for the artifact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from resonant.events import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from resonant.stats import Figures, Spread, Statistics
+
+EVERY_ENDPOINT = "all"
+_NOTHING = "-"
+
+
+class Table(NamedTuple):
+    """A table; the title says what its rows are."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def summary(statistics: Statistics) -> str:
+    """Say the two rates in one line, each with what it is of."""
+    events, attempts = statistics.overall.events, statistics.overall.attempts
+    if not (events.total or attempts.total):
+        return f"nothing happened since {_moment(statistics.since)}"
+    ended = events.success + events.dead_letter
+    return (
+        f"since {_moment(statistics.since)}: of {ended:,} events that ended {_percent(events.success_rate)} were "
+        f"delivered, {events.unfinished:,} are unfinished; of {attempts.total:,} attempts "
+        f"{_percent(attempts.error_rate)} failed"
+    )
+
+
+def tables(statistics: Statistics) -> Iterator[Table]:
+    """Yield the tables that have rows."""
+    overall = statistics.overall
+    by_endpoint = {EVERY_ENDPOINT: overall} | statistics.by_endpoint
+    every = (
+        Table(
+            "Events, each counted once however often it was tried",
+            ("endpoint", "delivered", "dead letter", "permanent", "unfinished", "success rate"),
+            tuple((name, *_events(figures)) for name, figures in by_endpoint.items()),
+        ),
+        Table(
+            "Attempts, every retry counted",
+            ("endpoint", "attempts", "failed", "error rate", "retries", "per event", "most"),
+            tuple((name, *_attempts(figures)) for name, figures in by_endpoint.items()),
+        ),
+        Table("Time of an attempt, in ms", _SPREAD, _spreads({n: f.latency for n, f in by_endpoint.items()})),
+        Table(
+            "Time from acceptance to delivery, in ms",
+            _SPREAD,
+            _spreads({n: f.end_to_end for n, f in by_endpoint.items()}),
+        ),
+        Table(
+            "Failed attempts and dead letters, by kind",
+            ("kind", "name", "count"),
+            (
+                *_counts("category", overall.error_categories),
+                *_counts("code", overall.error_codes),
+                *_counts("error type", overall.error_types),
+                *_counts("dead-letter reason", overall.reasons),
+            ),
+        ),
+        Table(
+            "By hour, in UTC",
+            ("hour", "delivered", "dead letter", "attempts", "failed", "p50 ms", "p95 ms", "p99 ms"),
+            tuple(
+                (
+                    _moment(hour.start),
+                    f"{hour.success:,}",
+                    f"{hour.dead_letter:,}",
+                    f"{hour.attempts:,}",
+                    f"{hour.failed_attempts:,}",
+                    *map(_milliseconds, (hour.latency.p50, hour.latency.p95, hour.latency.p99)),
+                )
+                for hour in statistics.hourly
+            ),
+        ),
+    )
+    return (table for table in every if table.rows)
+
+
+_SPREAD = ("endpoint", "min", "avg", "p50", "p95", "p99", "max")
+
+
+def _events(figures: Figures) -> tuple[str, ...]:
+    events = figures.events
+    counts = (events.success, events.dead_letter, events.failed, events.unfinished)
+    return (*(f"{count:,}" for count in counts), _percent(events.success_rate))
+
+
+def _attempts(figures: Figures) -> tuple[str, ...]:
+    attempts, retries = figures.attempts, figures.retries
+    return (
+        f"{attempts.total:,}",
+        f"{attempts.failed:,}",
+        _percent(attempts.error_rate),
+        f"{retries.total:,}",
+        _NOTHING if retries.avg is None else f"{retries.avg:.2f}",
+        _NOTHING if retries.max is None else f"{retries.max:,}",
+    )
+
+
+def _spreads(spreads: Mapping[str, Spread]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (name, *map(_milliseconds, (each.min, each.avg, each.p50, each.p95, each.p99, each.max)))
+        for name, each in spreads.items()
+        if each.max is not None
+    )
+
+
+def _counts(kind: str, counts: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+    return ((kind, name, f"{count:,}") for name, count in counts.items())
+
+
+def _percent(part: float | None) -> str:
+    return _NOTHING if part is None else f"{100 * part:.2f} %"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return _NOTHING if seconds is None else f"{1000 * seconds:,.1f}"
+
+
+def _moment(seconds: float) -> str:
+    return f"{rfc3339(seconds)[:16].replace('T', ' ')}Z"

@@ -1,0 +1,244 @@
+"""``metrics`` and ``prometheus``."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from resonant.cli.server import free_port
+from resonant.retry import GiveUp, Retry
+
+SPREAD = ["min", "avg", "p50", "p95", "p99", "max"]
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+
+@pytest.fixture
+def busy(worker):
+    """Two events delivered, one of them by a retry; one given up, three days after one that is old."""
+    now = worker.clock()
+    worker.clock.advance(-3 * 86_400)
+    worker.accept("evt_old")
+    worker.attempt()
+    worker.clock.advance(now - worker.clock())
+    worker.accept("evt_1")
+    worker.attempt(duration=0.1)
+    worker.accept("evt_2")
+    worker.attempt(Retry(0.0, now), duration=0.2)
+    worker.attempt(duration=0.3)
+    worker.accept("evt_3", endpoint="crm")
+    worker.attempt(GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400", duration=0.4)
+    return worker
+
+
+def samples(text, parse=parse_text):
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in parse(text)
+        for sample in family.samples
+    }
+
+
+def test_the_document_has_the_keys_of_the_contract_and_counts_events_once(resonant, busy):
+    document = resonant.json("metrics")
+    hourly = document.pop("hourly")
+    assert document.pop("latency_ms") == {
+        "min": 100.0,
+        "avg": 250.0,
+        "p50": 250.0,
+        "p95": pytest.approx(385.0),
+        "p99": pytest.approx(397.0),
+        "max": 400.0,
+    }
+    assert document == {
+        "events": {
+            "total": 3,
+            "success": 2,
+            "failed": 1,
+            "dead_letter": 1,
+            "success_rate": pytest.approx(2 / 3),
+        },
+        "error_categories": {"permanent": 1, "transient": 1},
+        "error_types": {"UnexpectedStatus": 2},
+        "retries": {"total": 1, "avg": pytest.approx(1 / 3), "max": 1},
+    }
+    assert [list(hour) for hour in hourly] == [
+        ["hour", "success", "dead_letter", "attempts", "failed_attempts", "latency_ms"]
+    ] * len(hourly)
+    assert sum(hour["attempts"] for hour in hourly) == 4
+    assert list(hourly[-1]["latency_ms"]) == SPREAD
+
+
+@pytest.mark.parametrize(("window", "events"), [("24h", 3), ("7d", 4), ("2000-01-01T00:00:00Z", 4)])
+def test_the_window_is_an_age_or_a_time(resonant, busy, window, events):
+    assert resonant.json("metrics", "--window", window)["events"]["total"] == events
+
+
+def test_the_window_can_be_set(resonant, busy, monkeypatch):
+    monkeypatch.setenv("RESONANT_METRICS_WINDOW_HOURS", "96")
+    assert resonant.json("metrics")["events"]["total"] == 4
+
+
+def test_a_window_that_is_none_is_exit_code_2(resonant):
+    assert "--window 'soon' is no time" in resonant("metrics", "--window", "soon", code=2).err
+
+
+def test_nothing_is_null_and_no_error(resonant):
+    document = resonant.json("metrics")
+    assert document["events"] == {
+        "total": 0,
+        "success": 0,
+        "failed": 0,
+        "dead_letter": 0,
+        "success_rate": None,
+    }
+    assert document["latency_ms"] == dict.fromkeys(SPREAD)
+    assert document["retries"] == {"total": 0, "avg": None, "max": None}
+    assert document["hourly"] == []
+    assert resonant("metrics").out.startswith("nothing happened since ")
+
+
+def test_a_person_reads_first_which_rate_is_of_what(resonant, busy):
+    first, *rest = resonant("metrics").out.splitlines()
+    assert "of 3 events that ended 66.67 % were delivered, 0 are unfinished" in first
+    assert "of 4 attempts 50.00 % failed" in first
+    rows = [" ".join(line.split()) for line in rest]
+    assert "crm 0 1 1 0 0.00 %" in rows
+    assert "billing 3 1 33.33 % 1 0.50 1" in rows
+    assert "all 100.0 250.0 250.0 385.0 397.0 400.0" in rows
+    assert "category permanent 1" in rows
+
+
+def test_prometheus_text_is_on_stdout(resonant, busy):
+    found = samples(resonant("prometheus").out)
+    assert found["resonant_events_accepted_total", "billing"] == 3
+    assert found["resonant_delivery_outcomes_total", "crm", "dead_letter"] == 1
+    assert found["resonant_delivery_latency_percentile_seconds", "billing", "p50"] == pytest.approx(0.2)
+
+
+def test_a_file_takes_the_place_of_whatever_was_there_and_others_may_read_it(resonant, busy, tmp_path):
+    path = tmp_path / "metrics.prom"
+    path.write_text("half a fi")
+    path.chmod(0o600)
+    said = resonant("prometheus", "--output", "metrics.prom").out
+    found = samples(path.read_text())
+    assert said == f"wrote {len(found)} samples to metrics.prom\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert found["resonant_events_accepted_total", "crm"] == 1
+
+
+def test_a_store_that_is_away_leaves_the_last_file(resonant, busy, tmp_path, monkeypatch):
+    resonant("prometheus", "-o", "metrics.prom")
+    before = (tmp_path / "metrics.prom").read_text()
+    monkeypatch.setenv("RESONANT_DATABASE_URL", "sqlite:////proc/no/such.db")
+    resonant("prometheus", "-o", "metrics.prom", code=1)
+    assert (tmp_path / "metrics.prom").read_text() == before
+    assert not list(tmp_path.glob(".metrics*"))
+
+
+def test_json_has_the_same_samples(resonant, busy):
+    rows = resonant.json("prometheus")
+    found = {
+        (row["name"], *(label for _, label in sorted(row["labels"].items()))): row["value"] for row in rows
+    }
+    text = samples(resonant("prometheus").out)
+    assert found.pop(("resonant_last_export_timestamp_seconds",)) > 0
+    del text["resonant_last_export_timestamp_seconds",]
+    assert found == text
+
+
+@pytest.mark.parametrize("argv", [["--output", "x"], ["--json"]])
+def test_serving_goes_with_nothing_else(resonant, argv):
+    assert "--serve goes with neither" in resonant("prometheus", "--serve", "9999", *argv, code=2).err
+
+
+@contextmanager
+def serving(resonant):
+    """Yield a function that scrapes a running server, and the server."""
+    port = free_port()
+    server = resonant.start("prometheus", "--serve", str(port))
+    try:
+        assert server.stderr.readline() == f"serving http://127.0.0.1:{port}/metrics; Ctrl-C ends it\n"
+
+        def scrape(path="/metrics", **headers):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read().decode()
+            connection.close()
+            return answer.status, answer.headers["Content-Type"], body
+
+        yield scrape, server
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_each_scrape_reads_the_store_anew(resonant, busy):
+    with serving(resonant) as (scrape, _):
+        status, kind, body = scrape()
+        assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert samples(body)["resonant_events_accepted_total", "crm"] == 1
+        busy.accept("evt_9", endpoint="crm")
+        assert samples(scrape()[2])["resonant_events_accepted_total", "crm"] == 2
+
+
+def test_openmetrics_is_served_to_who_asks_for_it(resonant, busy):
+    with serving(resonant) as (scrape, _):
+        status, kind, body = scrape(Accept=OPENMETRICS)
+    assert status == 200
+    assert kind.startswith("application/openmetrics-text; version=1.0.0")
+    assert samples(body, parse_openmetrics)["resonant_events_accepted_total", "crm"] == 1
+
+
+def test_a_store_that_is_away_is_503_with_one_line_until_it_is_back(resonant, busy, tmp_path):
+    store = tmp_path / "resonant.db"
+    with serving(resonant) as (scrape, _):
+        store.rename(tmp_path / "aside")
+        store.mkdir()
+        status, _, body = scrape()
+        assert status == 503
+        assert body.count("\n") == 1
+        assert "resonant.db" in body
+        store.rmdir()
+        (tmp_path / "aside").rename(store)
+        assert scrape()[0] == 200
+
+
+def test_another_path_is_not_found(resonant):
+    with serving(resonant) as (scrape, _):
+        assert scrape("/admin")[0] == 404
+        assert scrape("/")[0] == 200
+
+
+def test_ctrl_c_ends_serving_in_silence(resonant):
+    with serving(resonant) as (scrape, server):
+        scrape()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+        assert (server.stdout.read(), server.stderr.read()) == ("", "")
+
+
+def test_a_port_that_is_taken_is_one_line(resonant):
+    with serving(resonant) as (_, server):
+        port = server.args[-1]
+        assert (
+            resonant("prometheus", "--serve", port, code=1).err
+            == f"resonant: --serve {port}: Address already in use\n"
+        )
+
+
+def test_the_command_line_imports_pandas_only_for_these_commands(resonant):
+    code = "import resonant.cli, sys; print(json.dumps(sorted(sys.modules.keys() & {'pandas', 'prometheus_client'})))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == []
