@@ -5,13 +5,22 @@ from __future__ import annotations
 import hashlib
 import re
 
+# Where an id may begin: also after the underscore of its prefix, as in evt_0193c5c2.
+_APART = r"(?<![^\W_])"
 _VARIABLE_PARTS = (
     (re.compile(r"https?://\S+"), "<url>"),
-    (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
+    (re.compile(rf"{_APART}[0-9a-f]{{8}}-(?:[0-9a-f]{{4}}-){{3}}[0-9a-f]{{12}}\b", re.IGNORECASE), "<uuid>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"), "<time>"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b"), "<address>"),
-    (re.compile(r"0x[0-9a-f]+|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b", re.IGNORECASE), "<hex>"),
-    (re.compile(r"'[^']*'|\"[^\"]*\""), "<text>"),
+    (
+        re.compile(r"(?<![\w:])(?=[0-9a-f:]*::|(?:[0-9a-f]+:){7})[0-9a-f:]{3,}(?![\w:])", re.IGNORECASE),
+        "<address>",
+    ),
+    (
+        re.compile(rf"0x[0-9a-f]+|{_APART}(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{{8,}}\b", re.IGNORECASE),
+        "<hex>",
+    ),
+    (re.compile(r"(?<!\w)'[^']*'(?!\w)|\"[^\"]*\""), "<text>"),
     (re.compile(r"\d+(?:\.\d+)?"), "<n>"),
 )
 

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -145,7 +145,7 @@ def _append(archive: BinaryIO, documents: Iterator[dict[str, object]]) -> None:
     data = lines.encode(errors="backslashreplace")
     try:
         # Each batch is a gzip member of its own: a file cut short by a crash loses nothing before the cut.
-        archive.write(gzip.compress(data) if archive.name.endswith(".gz") else data)
+        archive.write(gzip.compress(data) if str(archive.name).endswith(".gz") else data)
         archive.flush()
         os.fsync(archive.fileno())
     except OSError as error:
@@ -160,11 +160,19 @@ def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
         yield None
         return
     try:
-        file = os.fdopen(os.open(path.expanduser(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        file = open(path.expanduser(), "ab", opener=_for_its_owner_alone)  # noqa: SIM115 - closed below, after errors of opening alone were caught
     except OSError as error:
         raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
-    with file:
+    try:
         yield file
+    finally:
+        # What counts is synced; what is still buffered is what could not be written, and was said.
+        with suppress(OSError):
+            file.close()
+
+
+def _for_its_owner_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _bytes(value: object) -> str:

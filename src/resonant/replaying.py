@@ -133,7 +133,8 @@ class Pace:
     def __init__(self, rate: float, *, slow_start: float = SLOW_START_SECONDS) -> None:
         self._rate = rate
         self._slow_start = slow_start
-        self._burst = max(1.0, rate * _BURST_SECONDS)
+        # With what comes in during a pause: otherwise who asks on time would lose the fractions above a whole letter.
+        self._burst = max(1.0, rate * _BURST_SECONDS) + rate * self.pause()
         self._tokens = 0.0
         self._filled_to = 0.0
 

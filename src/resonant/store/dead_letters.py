@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import case, delete, func, insert, or_, select, update
 
 from resonant.store import schema
 from resonant.store.rollups import Tally
@@ -46,7 +46,7 @@ def replayable(
         died_before: the replay's start, seconds since the epoch: a letter that dies again is not taken again.
         include_permanent: also those whose failure was permanent.
     """
-    conditions = [_d.c.status == "dead_letter", _d.c.finished_at < died_before, *selection.conditions()]
+    conditions = [schema.is_dead_letter, _d.c.finished_at < died_before, *selection.conditions()]
     if not include_permanent:
         conditions.append(or_(_d.c.category.is_(None), _d.c.category != "permanent"))
     return conditions
@@ -68,19 +68,15 @@ def replay(
     Two replays at once never take the same letter: what one has locked the other passes over, and what one has taken is
     no dead letter any more. A replay that is killed leaves leases that run out, like any worker.
     """
-    picked = (
-        select(_d.c.id)
-        .where(*replayable(selection, died_before=died_before, include_permanent=include_permanent))
-        .order_by(_d.c.finished_at, _d.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, key_share=True)
-        .cte("picked")
-    )
+    conditions = replayable(selection, died_before=died_before, include_permanent=include_permanent)
+    picked = _pick_final(connection, conditions, limit=limit)
+    place = {delivery_id: number for number, delivery_id in enumerate(picked)}
     rows = connection.execute(
         update(_d)
-        .where(_d.c.id.in_(select(picked.c.id)))
+        .where(_d.c.id.in_(picked))
         .values(
-            status="retrying",
+            # Cancelled before the first attempt: it goes back to those never tried.
+            status=case((_d.c.attempts == 0, "pending"), else_="retrying"),
             round=_d.c.round + 1,
             round_started_at=now,
             round_attempts=0,
@@ -100,13 +96,14 @@ def replay(
     for (endpoint, event_type), count in Counter((row.endpoint, row.event_type) for row in rows).items():
         tally.add("replay", endpoint, event_type, "replayed", count=count)
     tally.write(connection)
-    return leases_of(connection, rows)
+    return sorted(leases_of(connection, rows), key=lambda lease: place[lease.delivery_id])
 
 
 def cancel(connection: Connection, selection: Selection, *, limit: int, now: float) -> int:
     """Give up to ``limit`` unfinished deliveries up, with reason ``cancelled``; those being sent now are left alone.
 
-    A delivery that waits for a retry in some process is fenced: that process will find its lease gone.
+    A delivery that waits for a retry in some process is fenced: that process will find its lease gone. What another
+    transaction has locked is waited for: passed over, it would be forgotten.
     """
     picked = (
         select(_d.c.id)
@@ -117,7 +114,7 @@ def cancel(connection: Connection, selection: Selection, *, limit: int, now: flo
         )
         .order_by(_d.c.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(key_share=True)
         .cte("picked")
     )
     rows = connection.execute(
@@ -153,7 +150,8 @@ def purgeable(
     status: Final, *, finished_before: float, selection: Selection | None = None
 ) -> list[ColumnElement[bool]]:
     """Return the conditions for the final deliveries that a purge takes: those that ended before this moment."""
-    conditions = [_d.c.status == status, _d.c.finished_at <= finished_before]
+    is_status = schema.is_dead_letter if status == "dead_letter" else schema.is_delivered
+    conditions = [is_status, _d.c.finished_at <= finished_before]
     return conditions if selection is None else [*conditions, *selection.conditions()]
 
 
@@ -161,14 +159,7 @@ def pick_purgeable(
     connection: Connection, conditions: Sequence[ColumnElement[bool]], *, limit: int
 ) -> list[int]:
     """Lock and return up to ``limit`` deliveries to purge, in the order in which they ended."""
-    query = (
-        select(_d.c.id)
-        .where(*conditions)
-        .order_by(_d.c.finished_at, _d.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return list(connection.execute(query).scalars())
+    return _pick_final(connection, conditions, limit=limit)
 
 
 def purge(connection: Connection, delivery_ids: Sequence[int], *, now: float) -> int:
@@ -205,6 +196,20 @@ def purge(connection: Connection, delivery_ids: Sequence[int], *, now: float) ->
             .values(purged=schema.endpoints.c.purged + count)
         )
     return len(rows)
+
+
+def _pick_final(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]], *, limit: int
+) -> list[int]:
+    """Lock up to ``limit`` final deliveries, the longest ended first; those that another has locked are passed over."""
+    query = (
+        select(_d.c.id)
+        .where(*conditions)
+        .order_by(_d.c.finished_at, _d.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return list(connection.execute(query).scalars())
 
 
 def read_history(connection: Connection, delivery_ids: Sequence[int]) -> Iterator[dict[str, object]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from sqlalchemy import BigInteger, case, cast, func, literal, select, tuple_
+from sqlalchemy import BigInteger, cast, func, literal, select, tuple_
 
 from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
@@ -80,26 +80,25 @@ def status(connection: Connection, *, now: float, endpoint: str | None = None) -
         select(_total(ledgers.accepted), _total(ledgers.purged)).where(*of_ledger)
     ).one()
 
-    leased = case((_d.c.lease_owner.is_not(None) & (_d.c.available_at > now), 1))
     rows = connection.execute(
-        select(_d.c.status, _d.c.category, func.count(), func.count(leased))
+        select(_d.c.status, _d.c.category, func.count())
         .where(*of_endpoint)
         .group_by(_d.c.status, _d.c.category)
     )
     counts = dict.fromkeys(_STATUSES, 0)
     by_category: Counter[str] = Counter()
-    in_flight = 0
-    for name, category, count, count_leased in rows:
+    for name, category, count in rows:
         counts[name] += count
-        in_flight += count_leased
         if name == "dead_letter":
             by_category[category or "unknown"] += count
+    leased = (_d.c.lease_owner.is_not(None), _d.c.available_at > now)
+    in_flight = select(func.count()).select_from(_d).where(*leased, *of_endpoint)
     oldest_due = select(func.min(_d.c.next_attempt_at)).where(_d.c.available_at.is_not(None), *of_endpoint)
-    oldest_dead = select(func.min(_d.c.finished_at)).where(_d.c.status == "dead_letter", *of_endpoint)
+    oldest_dead = select(func.min(_d.c.finished_at)).where(schema.is_dead_letter, *of_endpoint)
     return StoreStatus(
         accepted=accepted,
         purged=purged,
-        in_flight=in_flight,
+        in_flight=connection.execute(in_flight).scalar_one(),
         by_category=dict(sorted(by_category.items())),
         oldest_due_at=connection.execute(oldest_due).scalar(),
         oldest_dead_at=connection.execute(oldest_dead).scalar(),
@@ -155,10 +154,15 @@ def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[s
     return list(connection.execute(query).scalars())
 
 
-def count_dead_letters(connection: Connection, selection: Selection = Selection()) -> int:  # noqa: B008 - frozen
-    """Return how many dead letters are selected."""
-    query = select(func.count()).select_from(_d).where(_d.c.status == "dead_letter", *selection.conditions())
-    return connection.execute(query).scalar_one()
+def count_dead_letters(
+    connection: Connection,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    *,
+    at_most: int | None = None,
+) -> int:
+    """Return how many dead letters are selected; with ``at_most``, count no further than that."""
+    found = select(_d.c.id).where(schema.is_dead_letter, *selection.conditions()).limit(at_most)
+    return connection.execute(select(func.count()).select_from(found.subquery())).scalar_one()
 
 
 def detail(connection: Connection, event_id: str) -> Detail | None:
@@ -180,7 +184,7 @@ def _pages(
     connection: Connection, selection: Selection, limit: int | None
 ) -> Iterator[Sequence[Row[tuple[object, ...]]]]:
     """Page by key: the whole result is never in memory, and no page costs more than the first."""
-    query = select(_d).where(_d.c.status == "dead_letter", *selection.conditions())
+    query = select(_d).where(schema.is_dead_letter, *selection.conditions())
     query = query.order_by(_d.c.finished_at.desc(), _d.c.id.desc())
     after, left = query, limit
     while left is None or left > 0:

@@ -73,7 +73,9 @@ class Selection:
             for column in (_d.c.endpoint, _d.c.category, _d.c.code, _d.c.reason)
             if (value := getattr(self, column.name)) is not None
         ]
-        if self.event_type is not None:
+        if self.event_type is not None and not {"*", "?"} & set(self.event_type):
+            found.append(_d.c.event_type == self.event_type)
+        elif self.event_type is not None:
             found.append(_d.c.event_type.like(_glob_to_like(self.event_type), escape="\\"))
         if self.text is not None:
             found.append(

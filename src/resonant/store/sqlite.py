@@ -132,7 +132,9 @@ def _reclaim_pages(connection: Connection) -> bool:
     free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
     if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() != _INCREMENTAL or not free:
         return False
-    connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").all()
+    # Each page is a step, and only a script is stepped to its end. It commits first: the pragma is a transaction itself.
+    driver: Any = connection.connection.driver_connection
+    driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
     return bool(free > _PAGES_AT_ONCE)
 
 

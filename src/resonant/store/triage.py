@@ -46,7 +46,7 @@ def triage(connection: Connection) -> list[Group]:
             func.max(_d.c.finished_at),
             func.max(_d.c.event_id),
         )
-        .where(_d.c.status == "dead_letter")
+        .where(schema.is_dead_letter)
         .group_by(*key)
         .order_by(func.count().desc(), *key)
     )

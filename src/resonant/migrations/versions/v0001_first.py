@@ -119,7 +119,26 @@ def upgrade() -> None:
         sqlite_where=sa.text("lease_owner IS NOT NULL"),
         postgresql_where=sa.text("lease_owner IS NOT NULL"),
     )
-    op.create_index("resonant_deliveries_status", "resonant_deliveries", ["status", "category"], unique=False)
+    op.create_index(
+        "resonant_deliveries_status", "resonant_deliveries", ["category", "status", "endpoint"], unique=False
+    )
+    op.create_index(
+        "resonant_deliveries_delivered",
+        "resonant_deliveries",
+        ["finished_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("status = 'delivered'"),
+        postgresql_where=sa.text("status = 'delivered'"),
+    )
+    for column in ("endpoint", "event_type", "reason", "category", "code"):
+        op.create_index(
+            f"resonant_deliveries_dead_{column}",
+            "resonant_deliveries",
+            [column, "finished_at", "id"],
+            unique=False,
+            sqlite_where=sa.text("status = 'dead_letter'"),
+            postgresql_where=sa.text("status = 'dead_letter'"),
+        )
     op.create_table(
         "resonant_attempts",
         sa.Column(

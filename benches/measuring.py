@@ -1,0 +1,129 @@
+"""Rounds in turn, so that whatever else the machine does meets both sides; and the table of what came out."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+Round = Callable[[], Awaitable[float]]
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was measured, round by round.
+
+    Attributes:
+        what: in a few words.
+        unit: of both sides.
+        ours, baseline: one value a round; the n-th of both were measured one after the other.
+        against: what the baseline is.
+        ratio_at_least, ours_at_least, ours_at_most: targets for the median; None where there is none.
+    """
+
+    what: str
+    unit: str
+    ours: Sequence[float]
+    baseline: Sequence[float]
+    against: str
+    ratio_at_least: float | None = None
+    ours_at_least: float | None = None
+    ours_at_most: float | None = None
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours by the baseline's, pair by pair."""
+        return [ours / baseline for ours, baseline in zip(self.ours, self.baseline, strict=True)]
+
+    @property
+    def targets(self) -> dict[str, bool]:
+        """The targets in words, and whether the median meets them."""
+        ratio, ours = statistics.median(self.ratios), statistics.median(self.ours)
+        found = {}
+        if self.ratio_at_least is not None:
+            found[f"ratio ≥ {self.ratio_at_least:g}"] = ratio >= self.ratio_at_least
+        if self.ours_at_least is not None:
+            found[f"≥ {_number(self.ours_at_least)} {self.unit}"] = ours >= self.ours_at_least
+        if self.ours_at_most is not None:
+            found[f"≤ {_number(self.ours_at_most)} {self.unit}"] = ours <= self.ours_at_most
+        return found
+
+
+def measure_apart(module: str, count: int | None, rounds: int | None) -> list[Comparison]:
+    """Run a bench in a process of its own, which imports nothing that another one needed."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_measure, module, count, rounds).result()
+
+
+def _measure(module: str, count: int | None, rounds: int | None) -> list[Comparison]:
+    bench = importlib.import_module(module)
+    return bench.run(count or bench.EVENTS, rounds or getattr(bench, "ROUNDS", _ROUNDS))
+
+
+async def in_turn(ours: Round, baseline: Round, rounds: int) -> tuple[list[float], list[float]]:
+    """Run A B A B, after one round of each that is not counted, and return the values of both."""
+    measured: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        values = await ours(), await baseline()
+        say(f"  round {number or 'to warm up'}: {_number(values[0])} against {_number(values[1])}")
+        if number:
+            for list_, value in zip(measured, values, strict=True):
+                list_.append(value)
+    return measured
+
+
+class Stopwatch:
+    """Seconds of the wall and of this process's CPU (all its threads) within the block."""
+
+    seconds: float
+    cpu_seconds: float
+
+    def __enter__(self) -> Self:
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start[0]
+        self.cpu_seconds = time.process_time() - self._start[1]
+
+
+def say(text: str) -> None:
+    """Tell on standard error what is going on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(comparisons: Iterable[tuple[str, Comparison]]) -> None:
+    """Print the table: with lines on a terminal, plain elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    table = Table(box=SIMPLE if console.is_terminal else None, pad_edge=False)
+    for heading in ("bench", "what", "ours", "baseline", "ratio (range)", "target"):
+        table.add_column(heading, justify="right" if heading in {"ours", "baseline"} else "left")
+    for name, each in comparisons:
+        ratios = each.ratios
+        table.add_row(
+            name,
+            f"{each.what}, {each.unit}",
+            _number(statistics.median(each.ours)),
+            f"{_number(statistics.median(each.baseline))} {each.against}",
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            "; ".join(f"{text}: {'met' if met else 'MISSED'}" for text, met in each.targets.items()),
+        )
+    console.print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

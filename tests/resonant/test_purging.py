@@ -1,0 +1,189 @@
+"""A purge: what goes, what stays, and what is on disk before it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from resonant.events import Attempt, make_event
+from resonant.purging import DAY_SECONDS, ArchiveError, Retention, purge
+from resonant.retry import GiveUp, Park
+from resonant.store import Outcome, open_store
+from resonant.store.dead_letters import read_audit
+from resonant.testing import FixedClock
+
+
+@asynccontextmanager
+async def opened(url):
+    store = await open_store(url, clock=FixedClock(1_700_000_000.0))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def end(store, *ids, endpoint="orders", reason="exhausted", attempts=1, days_ago=0.0, data=None):
+    """Accept events, and let each end in this way, so long ago; no reason is a delivery."""
+    now = store.clock()
+    store.clock.advance(-days_ago * DAY_SECONDS)
+    events = [make_event(id=each, type="t", source="/s", data=data) for each in ids]
+    await store.enqueue(events, endpoint)
+    for number in range(1, attempts + 1):
+        leases = await store.claim(endpoint, owner="w", limit=10_000)
+        decision = GiveUp(reason) if reason else None
+        decision = Park(0.0, store.clock()) if number < attempts else decision
+        result = "delivered" if decision is None else "failed"
+        await store.begin(leases)
+        await store.record(
+            [Outcome(each, Attempt(number, 1, store.clock(), 0.1, result), decision) for each in leases]
+        )
+    store.clock.advance(now - store.clock())
+
+
+def archived(path):
+    data = path.read_bytes()
+    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+async def ids_left(store):
+    return {letter.event_id for letter in await store.dead_letters()}
+
+
+def test_retention_goes_by_endpoint_then_by_reason_then_by_age(store_url):
+    retention = Retention(dead_letters=30, by_reason={"permanent": 5}, by_endpoint={"audit": 90})
+
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, "evt_old", days_ago=31)
+            await end(store, "evt_new", days_ago=29)
+            await end(store, "evt_permanent", reason="permanent", days_ago=6)
+            await end(store, "evt_permanent_new", reason="permanent", days_ago=4)
+            await end(store, "evt_audit", endpoint="audit", reason="permanent", days_ago=60)
+            await end(store, "evt_audit_old", endpoint="audit", days_ago=91)
+            await end(store, "evt_delivered", reason=None, days_ago=1_000)
+            report = await purge(store, retention, who="x")
+            assert (report.purged, report.kept) == (3, 4)
+            assert await ids_left(store) == {"evt_new", "evt_permanent_new", "evt_audit"}
+            assert (await store.status()).balanced
+
+    asyncio.run(main())
+
+
+def test_delivered_history_goes_by_its_own_age(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, "evt_old", reason=None, days_ago=8)
+            await end(store, "evt_new", reason=None, days_ago=6)
+            await end(store, "evt_dead", days_ago=8)
+            assert (await purge(store, Retention(delivered=7), who="x")).purged == 1
+            assert await store.detail("evt_old") is None
+            assert await store.detail("evt_new") is not None
+
+    asyncio.run(main())
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(store_url, tmp_path):
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, "evt_1", "evt_2")
+            await store.enqueue([make_event(id="evt_3", type="t", source="/s", data=None)], "orders")
+            before = await store.status()
+            archive = tmp_path / "a.jsonl"
+            report = await purge(store, Retention(dead_letters=0), who="x", archive=archive, dry_run=True)
+            assert (report.purged, report.kept, str(report)) == (2, 0, "2 would be purged, 0 kept")
+            assert await store.status() == before
+            assert await store.read(read_audit) == []
+            assert not archive.exists()
+
+    asyncio.run(main())
+
+
+def test_zero_days_is_all_that_is_final_in_many_transactions_with_an_audit_row(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, *(f"evt_{number}" for number in range(1_200)))
+            await store.enqueue([make_event(id="evt_p", type="t", source="/s", data=None)], "orders")
+            seen = []
+            report = await purge(store, Retention(dead_letters=0), who="Zoë", on_progress=seen.append)
+            assert (report.purged, seen) == (1_200, [500, 1_000, 1_200])
+            status = await store.status()
+            assert (status.pending, status.purged, status.balanced) == (1, 1_200, True)
+            [entry] = await store.read(read_audit)
+            assert (entry.who, entry.action, entry.count) == ("Zoë", "purge", 1_200)
+            assert entry.selection["dead_letters"] == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["purged.jsonl", "purged.jsonl.gz"])
+def test_the_archive_holds_every_attempt_and_is_added_to(store_url, tmp_path, name):
+    archive = tmp_path / name
+
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, "evt_0001", attempts=3, data={"name": "Zoë"})
+            await purge(store, Retention(dead_letters=0), who="x", archive=archive)
+            await end(store, *(f"evt_{number:04}" for number in range(2, 1_002)))
+            await purge(store, Retention(dead_letters=0), who="x", archive=archive)
+
+    asyncio.run(main())
+    documents = archived(archive)
+    assert [each["event"]["id"] for each in documents] == [f"evt_{number:04}" for number in range(1, 1_002)]
+    assert [each["number"] for each in documents[0]["attempts"]] == [1, 2, 3]
+    assert documents[0]["delivery"]["reason"] == "exhausted"
+    assert archive.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_archived_is_on_disk_before_its_row_goes(store_url, tmp_path, monkeypatch):
+    archive = tmp_path / "purged.jsonl"
+
+    class Killed(BaseException):
+        """Stands for the end of the process between the archive and the row."""
+
+    def killed(*_args, **_kwargs):
+        raise Killed
+
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, "evt_1")
+            monkeypatch.setattr("resonant.store.dead_letters.purge", killed)
+            with pytest.raises(Killed):
+                await purge(store, Retention(dead_letters=0), who="x", archive=archive)
+            assert [each["event"]["id"] for each in archived(archive)] == ["evt_1"]
+            assert await ids_left(store) == {"evt_1"}
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_archive_that_cannot_be_written_leaves_the_rows(store_url, tmp_path):
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, "evt_1")
+            for archive in (Path("/dev/full"), tmp_path / "nowhere" / "a.jsonl"):
+                with pytest.raises(ArchiveError, match="purged"):
+                    await purge(store, Retention(dead_letters=0), who="x", archive=archive)
+            assert await ids_left(store) == {"evt_1"}
+            assert (await store.status()).purged == 0
+
+    asyncio.run(main())
+
+
+def test_the_file_of_an_sqlite_store_gets_smaller(sqlite_url):
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+
+    async def main():
+        async with opened(sqlite_url) as store:
+            await end(store, *(f"evt_{number}" for number in range(2_000)), data="x" * 5_000)
+        before = path.stat().st_size
+        async with opened(sqlite_url) as store:
+            await purge(store, Retention(dead_letters=0), who="x")
+        assert path.stat().st_size < before / 5
+
+    asyncio.run(main())
