@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from resonant.courier import Target
 from resonant.errors import EndpointError
@@ -94,7 +94,10 @@ async def load_endpoint(name: str) -> EndpointBlock:
     """
     slug = name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}"
     try:
-        block = await Block.aload(slug, validate=False)
+        block = await Block.aload(slug)
+    except (ValidationError, RuntimeError):
+        # Their texts may quote what was configured, secrets too.
+        raise EndpointError(f"endpoint {name!r} is not configured completely: save it again") from None
     except ValueError as error:
         if "Unable to find block document" not in str(error):
             raise

@@ -29,6 +29,7 @@ async def emit_events(
 
     Without events it also takes over what a lost worker left behind, and waits for what other workers hold. A dead
     letter fails its task run, not this flow; this flow fails when the store or an endpoint is missing.
+    (Another lane than one task run a delivery is another function in place of `emit_as_task`.)
 
     Args:
         events: Events to store first, as input lines (512 KiB at most; `resonant enqueue` takes more).

@@ -20,9 +20,12 @@ from resonant.store.work import lease_owners
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from prefect.client.schemas.objects import FlowRun
+
     from resonant.store import Store
 
 TRIAGE_ARTIFACT = "dead-letter-triage"
+_RUNS_A_PAGE = 200
 
 
 @asynccontextmanager
@@ -55,11 +58,11 @@ async def take_back_leases_of_ended_runs(store: Store) -> int:
     owners = [owner for owner in await store.read(lease_owners) if _is_uuid(owner)]
     if not owners:
         return 0
+    runs: list[FlowRun] = []
     async with get_client() as client:
-        runs = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(owner) for owner in owners])),
-            limit=min(len(owners), 200),
-        )
+        for start in range(0, len(owners), _RUNS_A_PAGE):
+            ids = [UUID(owner) for owner in owners[start : start + _RUNS_A_PAGE]]
+            runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
     over = [str(run.id) for run in runs if run.state is not None and run.state.is_final()]
     count = await store.recover(owners=over) if over else 0
     get_run_logger().info("%d leases of %d ended runs taken back", count, len(over))

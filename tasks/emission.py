@@ -15,6 +15,7 @@ from prefect.utilities.annotations import opaque
 from blocks import load_endpoint
 from resonant.courier import Courier
 from resonant.emission import Emission, Limits
+from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
 from resonant.store import open_store
@@ -79,6 +80,12 @@ async def open_target(name: str) -> Target:
         EndpointError: there is none, or it cannot be used as configured.
     """
     block = await load_endpoint(name)
+    lease_seconds = load_settings().lease_seconds
+    if block.timeout >= lease_seconds:
+        raise EndpointError(
+            f"endpoint {name!r}: its timeout of {block.timeout:g} s must be shorter than a worker's lease of "
+            f"{lease_seconds:g} s (RESONANT_LEASE_SECONDS)"
+        )
     return block.open(name)
 
 
@@ -91,7 +98,7 @@ async def emit_as_task(lease: Lease) -> None:
 
 
 async def store_events(emission: Emission, events: list[dict[str, Any]], endpoint: str) -> Accepted:
-    """Store the events that a flow run was given, so that they survive it: all of them, or none.
+    """Store the events that a flow run was given, so that they survive it.
 
     Args:
         emission: open.
@@ -100,12 +107,17 @@ async def store_events(emission: Emission, events: list[dict[str, Any]], endpoin
 
     Raises:
         InvalidEvent: one of them is no event.
-        ConflictingEvent: an id is known with other content.
+        ConflictingEvent: an id is known with other content; the others are stored.
     """
     max_bytes = load_settings().max_event_bytes
-    accepted = await emission.store.enqueue(
-        [event_from_fields(fields, max_bytes=max_bytes) for fields in events], endpoint
-    )
+    given = [event_from_fields(fields, max_bytes=max_bytes) for fields in events]
+    accepted = await emission.store.enqueue(given, endpoint, report_conflicts=True)
+    if accepted.conflicts:
+        # Its text shows both contents, and Prefect keeps what a run says.
+        known = accepted.conflicts[0].given.id
+        raise ConflictingEvent(
+            f"id {known!r} is known with other content: `resonant detail {known}` shows it"
+        )
     get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
     return accepted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from pathlib import Path
@@ -15,6 +16,11 @@ from sqlalchemy.engine import URL
 
 from resonant.cli.server import free_port, started_server
 from resonant.settings import Settings
+
+
+def pytest_configure() -> None:
+    # A shell lets its background jobs ignore Ctrl-C, and so would every process that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class PostgreSQLServer:

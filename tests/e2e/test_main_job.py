@@ -119,7 +119,8 @@ def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_kee
     headers.write_text(f"Authorization: Bearer {header_token}")
     added = machine.run(
         "endpoint", "add", "secretive", "-", "--allow-private", "--timeout", "1", "--header", f"@{headers}",
-        typed=f"{receiver.url}/{path_token}?key={path_token}\n",
+        "--secret-stdin",
+        typed=f"{receiver.url}/{path_token}?key={path_token}\n{secret}\n",
     )  # fmt: skip
     assert added.returncode == 0, added.stderr
     events = [
@@ -132,6 +133,7 @@ def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_kee
     )
 
     assert emitted.returncode == 0, emitted.stderr
+    assert all(entry["headers"]["webhook-signature"].startswith("v1,") for entry in receiver.journal)
     assert {entry["headers"]["authorization"] for entry in receiver.journal} == {f"Bearer {header_token}"}
     machine.run("export", "--output", str(machine.home / "report.json"))
     files = [path for path in machine.home.rglob("*") if path.is_file() and path.name != "headers"]
@@ -139,7 +141,7 @@ def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_kee
     shown |= {str(path): path.read_bytes() for path in files if not path.name.startswith("journal")}
     shown |= {"prefect": _all_that_prefect_keeps(prefect_api)}
     for where, text in shown.items():
-        for token in (path_token, header_token, secret):
+        for token in (path_token, header_token, secret.removeprefix("whsec_")):
             assert token.encode() not in text, f"{token} in {where}"
         if "resonant.db" not in where and "events.jsonl" not in where:
             assert b"payload-4111" not in text, f"payload in {where}"

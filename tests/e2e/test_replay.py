@@ -19,7 +19,16 @@ def broken(machine, start_receiver, monkeypatch):
     machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
     receiver = start_receiver("receiver_scripts:broken_until_repaired")
     added = machine.run(
-        "endpoint", "add", "hooks", receiver.url, "--allow-private", "--overwrite", "--policy", "once"
+        "endpoint",
+        "add",
+        "hooks",
+        receiver.url,
+        "--allow-private",
+        "--overwrite",
+        "--policy",
+        "once",
+        "--timeout",
+        "1",
     )
     assert added.returncode == 0, added.stderr
     return receiver

@@ -83,6 +83,35 @@ def test_what_a_user_must_mend_fails_the_flow_with_one_line(engine, tmp_path, pa
     assert asyncio.run(statuses(tmp_path)).accepted == 0
 
 
+def test_a_conflict_shows_no_payload_in_what_prefect_keeps(engine, tmp_path):
+    async def main():
+        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+        for data in ("first-payload", "second-payload"):
+            state = await emit_events(
+                events=[EVENT | {"id": "e1", "data": data}], endpoint="file-endpoint/log", return_state=True
+            )
+        return state
+
+    state = asyncio.run(main())
+
+    assert state.is_failed()
+    assert "id 'e1' is known with other content" in state.message
+    assert "payload" not in state.message
+
+
+def test_an_endpoint_whose_deadline_is_not_within_the_lease_is_refused(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESONANT_LEASE_SECONDS", "15")
+
+    async def main():
+        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+        return await emit_events(events=[EVENT], endpoint="file-endpoint/log", return_state=True)
+
+    state = asyncio.run(main())
+
+    assert state.is_failed()
+    assert "must be shorter than a worker's lease of 15 s" in state.message
+
+
 def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine, tmp_path):
     async def main():
         store = await open_store(f"sqlite:///{tmp_path}/store.db", clock=lambda: 1_000.0)
