@@ -45,6 +45,7 @@ class _Lane:
         self._recorded: tuple[list[float], list[float]] = ([], [])
 
     async def compare(self, url: str) -> list[Comparison]:
+        from prefect.logging.handlers import APILogHandler
         from pydantic import SecretStr
 
         from blocks.catalog import save_webhook_endpoint
@@ -53,6 +54,7 @@ class _Lane:
         endpoint = WebhookEndpoint(url=SecretStr(url), allow_private=True)
         await save_webhook_endpoint(ENDPOINT, endpoint, overwrite=False)
         ours, baseline = await in_turn(self._emit, self._do_nothing, self._rounds)
+        await APILogHandler.aflush()  # before the server ends
         against = f"empty tasks, {self._in_flight} in flight"
         return [
             Comparison("throughput", "events/s", ours, baseline, against, ratio_at_least=0.75),

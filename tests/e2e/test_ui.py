@@ -36,7 +36,9 @@ def browser(require_program):
     executable = require_program("apt-get install chromium", "chromium", "google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(QUIET))
-        yield browser.new_page(viewport={"width": 1400, "height": 1100})
+        page = browser.new_page(viewport={"width": 1400, "height": 1100})
+        page.set_default_timeout(60_000)
+        yield page
         browser.close()
 
 
@@ -44,6 +46,8 @@ def browser(require_program):
 def up(machine):
     """``resonant up`` on a machine that has no other server; its UI's address."""
     machine.prefect_api = ""
+    # Known to its worker too, whose drain may be the one that takes an event.
+    machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
     port = free_port()
     process = machine.start("up", "--port", str(port))
     note = machine.home / "resonant" / "up.json"
@@ -100,7 +104,6 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
 ):
     monkeypatch.setenv("REPAIRED", str(machine.home / "repaired"))
     receiver = start_receiver("receiver_scripts:broken_until_repaired")
-    machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
     assert machine.run("endpoint", "add", "hooks", receiver.url, "--allow-private").returncode == 0
     kinds = ("order.paid", "order.rejected")
     events = [{"id": f"e{n}", "type": kinds[n % 2], "source": "/s", "data": n} for n in range(8)]
