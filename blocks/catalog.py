@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
-from blocks.endpoint import DEFAULT_BLOCK_TYPE, EndpointBlock, load_endpoint
+from blocks.endpoint import DEFAULT_BLOCK_TYPE, EndpointBlock, block_slug, load_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError
 
@@ -23,8 +24,6 @@ def name_from_url(url: str) -> str:
     Raises:
         EndpointError: the URL has no host.
     """
-    import httpx  # noqa: PLC0415 - only here
-
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
@@ -95,7 +94,7 @@ async def remove_endpoint(name: str) -> None:
         EndpointError: there is none of that name.
     """
     await load_endpoint(name)
-    slug, _, document = (name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}").partition("/")
+    slug, _, document = block_slug(name).partition("/")
     async with get_client() as client:
         try:
             found = await client.read_block_document_by_name(document, slug)

@@ -86,15 +86,19 @@ class SinkBlock(EndpointBlock, ABC):
         )
 
 
+def block_slug(name: str) -> str:
+    """Return what Prefect calls an endpoint's block: ``BLOCK-TYPE/NAME``."""
+    return name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}"
+
+
 async def load_endpoint(name: str) -> EndpointBlock:
     """Load an endpoint's block: ``NAME`` is a ``webhook-endpoint``, ``BLOCK-TYPE/NAME`` any other.
 
     Raises:
         EndpointError: there is none of that name, or it is no endpoint.
     """
-    slug = name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}"
     try:
-        block = await Block.aload(slug)
+        block = await Block.aload(block_slug(name))
     except (ValidationError, RuntimeError):
         # Their texts may quote what was configured, secrets too.
         raise EndpointError(f"endpoint {name!r} is not configured completely: save it again") from None

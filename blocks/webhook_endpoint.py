@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from prefect.blocks.fields import SecretDict
 from pydantic import Field, HttpUrl, SecretStr
 
@@ -69,14 +67,10 @@ class WebhookEndpoint(EndpointBlock):
         return Target(
             name=name,
             sink=sink,
-            describe=functools.partial(_describe, endpoint=endpoint),
+            describe=lambda error: safe_message(error, endpoint),
             close=sink.aclose,
             timeout=self.timeout,
             overrides=endpoint.overrides,
             policy=self.policy,
             concurrency=self.concurrency,
         )
-
-
-def _describe(error: BaseException, *, endpoint: Endpoint) -> str:
-    return safe_message(error, endpoint)

@@ -1,15 +1,17 @@
 """The flows of the dead-letter queue: collect, replay, cancel, purge."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
+from resonant.classify import Category
+from resonant.configured import open_configured_store
+from resonant.events import Reason
 from resonant.replaying import ReplayRequest, cancel, require_restricted
 from tasks.dead_letters import (
-    open_configured_store,
     take_back_expired_leases,
     take_back_leases_of_ended_runs,
     write_triage,
@@ -18,9 +20,6 @@ from tasks.emission import open_emission
 from tasks.failing import fails_plainly
 from tasks.purge import purge_final_deliveries
 from tasks.replay import replay, say_plan, select, who_runs_this
-
-Category = Literal["transient", "permanent", "unknown"]
-Reason = Literal["permanent", "exhausted", "expired", "crashed", "cancelled"]
 
 
 @flow(name="collect-dead-letters", persist_result=False)

@@ -6,8 +6,8 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
+from resonant.configured import open_configured_store
 from resonant.report import summary
-from tasks.dead_letters import open_configured_store
 from tasks.failing import fails_plainly
 from tasks.metrics import measure_store, show_statistics, write_textfile
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,35 +11,16 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
 
 from resonant.events import rfc3339
-from resonant.settings import load_settings
-from resonant.store import open_store
 from resonant.store.triage import triage
 from resonant.store.work import lease_owners
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from prefect.client.schemas.objects import FlowRun
 
     from resonant.store import Store
 
 TRIAGE_ARTIFACT = "dead-letter-triage"
 _RUNS_A_PAGE = 200
-
-
-@asynccontextmanager
-async def open_configured_store() -> AsyncIterator[Store]:
-    """Open the store that the settings name.
-
-    Raises:
-        StoreError: it cannot be opened.
-    """
-    settings = load_settings()
-    store = await open_store(settings.store_url, lease_seconds=settings.lease_seconds)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def take_back_expired_leases(store: Store) -> int:

@@ -13,12 +13,12 @@ from prefect.logging import get_run_logger
 from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
+from resonant.configured import open_configured_store
 from resonant.courier import Courier
 from resonant.emission import Emission, Limits
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
-from resonant.store import open_store
 from tasks.emit import Ticket, current_emission, emit_event
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ async def open_emission(
     """
     settings = load_settings()
     settings.policy(policy)
-    store = await open_store(settings.store_url, lease_seconds=settings.lease_seconds)
-    try:
+    async with open_configured_store(settings) as store:
         courier = Courier(
             clock=store.clock,
             rng=random.Random(),
@@ -69,8 +68,6 @@ async def open_emission(
                     yield emission
             finally:
                 current_emission.reset(token)
-    finally:
-        await store.close()
 
 
 async def open_target(name: str) -> Target:

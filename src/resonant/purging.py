@@ -113,9 +113,9 @@ async def purge(
     """
     now = store.clock()
     rules = retention.rules(now)
-    total = sum([await store.read(dead_letters.count, rule) for rule in rules])
     final = await store.read(dead_letters.count, [deliveries.c.finished_at.is_not(None)])
     if dry_run:
+        total = sum([await store.read(dead_letters.count, rule) for rule in rules])
         return PurgeReport(total, final - total, dry_run=True)
     purged = 0
     try:
@@ -134,7 +134,7 @@ async def purge(
 def _purge_batch(
     connection: Connection, rule: Sequence[ColumnElement[bool]], archive: BinaryIO | None, *, now: float
 ) -> int:
-    ids = dead_letters.pick_purgeable(connection, rule, limit=_BATCH)
+    ids = dead_letters.pick_final(connection, rule, limit=_BATCH)
     if ids and archive is not None:
         _append(archive, dead_letters.read_history(connection, ids))
     return dead_letters.purge(connection, ids, now=now)

@@ -108,11 +108,10 @@ async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[N
     from flows.emit import emit_events
     from resonant.cli.enqueue import summary_line
     from resonant.cli.intake import Summary, store_files
-    from resonant.store import open_store
+    from resonant.configured import open_configured_store
 
     name = request.endpoint
-    store = await open_store(settings.store_url, lease_seconds=settings.lease_seconds)
-    try:
+    async with open_configured_store(settings) as store:
         if name is not None:
             if options.is_url(name):
                 name = await endpoint_for_url(name, allow_private=request.allow_private)
@@ -137,8 +136,6 @@ async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[N
             # Prefect's overloads lose what a flow returns that is a coroutine function with a state.
             run: Any = emit_events(endpoint=name, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
             state: State[None] = await run
-    finally:
-        await store.close()
     return stored, state
 
 

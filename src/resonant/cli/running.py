@@ -35,17 +35,11 @@ def run_with_store(work: Callable[[Store], Awaitable[T]], settings: Settings | N
     Raises:
         ResonantError: the settings are malformed, or the store cannot be used.
     """
-    from resonant.settings import load_settings
-    from resonant.store import open_store
-
-    settings = settings or load_settings()
+    from resonant.configured import open_configured_store
 
     async def main() -> T:
-        store = await open_store(settings.store_url, lease_seconds=settings.lease_seconds)
-        try:
+        async with open_configured_store(settings) as store:
             return await work(store)
-        finally:
-            await store.close()
 
     return asyncio.run(main())
 

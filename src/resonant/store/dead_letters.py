@@ -69,7 +69,7 @@ def replay(
     no dead letter any more. A replay that is killed leaves leases that run out, like any worker.
     """
     conditions = replayable(selection, died_before=died_before, include_permanent=include_permanent)
-    picked = _pick_final(connection, conditions, limit=limit)
+    picked = pick_final(connection, conditions, limit=limit)
     place = {delivery_id: number for number, delivery_id in enumerate(picked)}
     rows = connection.execute(
         update(_d)
@@ -146,27 +146,17 @@ def cancel(connection: Connection, selection: Selection, *, limit: int, now: flo
     return len(rows)
 
 
-def purgeable(
-    status: Final, *, finished_before: float, selection: Selection | None = None
-) -> list[ColumnElement[bool]]:
+def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bool]]:
     """Return the conditions for the final deliveries that a purge takes: those that ended before this moment."""
     is_status = schema.is_dead_letter if status == "dead_letter" else schema.is_delivered
-    conditions = [is_status, _d.c.finished_at <= finished_before]
-    return conditions if selection is None else [*conditions, *selection.conditions()]
-
-
-def pick_purgeable(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], *, limit: int
-) -> list[int]:
-    """Lock and return up to ``limit`` deliveries to purge, in the order in which they ended."""
-    return _pick_final(connection, conditions, limit=limit)
+    return [is_status, _d.c.finished_at <= finished_before]
 
 
 def purge(connection: Connection, delivery_ids: Sequence[int], *, now: float) -> int:
     """Remove these deliveries for good, with their history and with events that nothing else needs.
 
     Args:
-        delivery_ids: from ``pick_purgeable``, in the same transaction.
+        delivery_ids: from ``pick_final``, in the same transaction.
         now: seconds since the epoch.
     """
     if not delivery_ids:
@@ -198,9 +188,7 @@ def purge(connection: Connection, delivery_ids: Sequence[int], *, now: float) ->
     return len(rows)
 
 
-def _pick_final(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], *, limit: int
-) -> list[int]:
+def pick_final(connection: Connection, conditions: Sequence[ColumnElement[bool]], *, limit: int) -> list[int]:
     """Lock up to ``limit`` final deliveries, the longest ended first; those that another has locked are passed over."""
     query = (
         select(_d.c.id)

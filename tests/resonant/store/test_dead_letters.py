@@ -40,7 +40,7 @@ def purge(desk, status="dead_letter", *, before=None, limit=100):
     conditions = dead_letters.purgeable(status, finished_before=desk.clock() if before is None else before)
 
     def pick_and_purge(connection):
-        ids = dead_letters.pick_purgeable(connection, conditions, limit=limit)
+        ids = dead_letters.pick_final(connection, conditions, limit=limit)
         return dead_letters.purge(connection, ids, now=desk.clock())
 
     return desk.write(pick_and_purge)

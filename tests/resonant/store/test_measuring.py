@@ -68,7 +68,7 @@ def purge_everything(desk):
     def purge(connection):
         for status in ("dead_letter", "delivered"):
             conditions = dead_letters.purgeable(status, finished_before=desk.clock())
-            ids = dead_letters.pick_purgeable(connection, conditions, limit=1_000)
+            ids = dead_letters.pick_final(connection, conditions, limit=1_000)
             dead_letters.purge(connection, ids, now=desk.clock())
 
     desk.write(purge)
