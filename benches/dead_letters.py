@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from benches.measuring import Comparison, Stopwatch, say
 from benches.surroundings import DATA_BYTES, ENDPOINT, empty_home, events
@@ -37,19 +38,28 @@ _AT_MOST_MB = 300
 # The queue's span: the older half is purged.
 _DAYS = 60
 _EMISSION_PAUSE_SECONDS = 0.02
+# Forty kinds of failure, and two in a thousand letters of two rare ones, of which one says something else each time.
+_KINDS = 40
+_RARE, _VARYING = "i % 1000 = 7", "i % 1000 = 13"
 _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
-_CODE = "CASE WHEN i % 1000 = 7 THEN 'tls_certificate' ELSE 'http_' || (500 + i % 10) END"
-_ENDPOINT = "CASE WHEN i % 1000 = 7 THEN 'rare' ELSE 'endpoint-' || (i % 20) END"
+_CAUSE = f"CASE WHEN {_RARE} THEN {_KINDS + 7} WHEN {_VARYING} THEN {_KINDS + 13} ELSE i % {_KINDS} END"
+_CODE = f"CASE WHEN {_RARE} THEN 'tls_certificate' WHEN {_VARYING} THEN 'http_400' ELSE 'http_' || (500 + i % 10) END"
+_ENDPOINT = f"CASE WHEN {_RARE} THEN 'rare' ELSE 'endpoint-' || (i % 20) END"
 _CATEGORY = "CASE i % 10 WHEN 0 THEN 'permanent' WHEN 1 THEN 'unknown' ELSE 'transient' END"
 _REASON = "CASE i % 10 WHEN 0 THEN 'permanent' WHEN 1 THEN 'crashed' ELSE 'exhausted' END"
+_ERROR = f"CASE WHEN {_VARYING} THEN 'order ' || i || ' is refused' ELSE 'the endpoint answered ' || (500 + i % 10) END"
 _FILL = (
+    f"""{_NUMBERS.replace(":count", "1013")} INSERT INTO resonant_causes
+    (id, digest, fingerprint, endpoint, event_type, reason, category, code, error_type, error, varies)
+    SELECT {_CAUSE}, 'd' || i, 'f' || i, {_ENDPOINT}, 'com.example.t' || (i % 40), {_REASON}, {_CATEGORY}, {_CODE},
+    'UnexpectedStatus', {_ERROR}, {_VARYING} FROM n WHERE i > 1000 AND i <= 1013 OR i > 13 AND i <= 40""",
     f"""{_NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
     SELECT 'evt_' || i, 'com.example.t' || (i % 40), '/bench', '2026-01-01T00:00:00Z', 'd' || i, :start, :body FROM n""",
     f"""{_NUMBERS} INSERT INTO resonant_deliveries
     (id, event_id, endpoint, event_type, status, accepted_at, round_started_at, attempts, finished_at, first_attempt_at,
-    reason, category, code, error_type, error, status_code)
+    reason, category, code, error_type, error, status_code, cause_id)
     SELECT i, 'evt_' || i, {_ENDPOINT}, 'com.example.t' || (i % 40), 'dead_letter', :start, :start, 2, :start + i * :step,
-    :start, {_REASON}, {_CATEGORY}, {_CODE}, 'UnexpectedStatus', 'the endpoint answered ' || (500 + i % 10), 503 FROM n""",
+    :start, {_REASON}, {_CATEGORY}, {_CODE}, 'UnexpectedStatus', {_ERROR}, 503, {_CAUSE} FROM n""",
     *(
         f"""{_NUMBERS} INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result, category,
         code, error_type, error, excerpt, decision)
@@ -113,11 +123,19 @@ async def _fill(url: str, count: int, now: float) -> None:
             body = {"body": b"x" * DATA_BYTES} if ":body" in statement else {}
             connection.execute(text(statement), body)
         if connection.dialect.name == "postgresql":
-            key = "pg_get_serial_sequence('resonant_deliveries', 'id')"
-            connection.execute(text(f"SELECT setval({key}, (SELECT max(id) FROM resonant_deliveries))"))
+            for table in ("deliveries", "causes"):
+                key = f"pg_get_serial_sequence('resonant_{table}', 'id')"
+                connection.execute(text(f"SELECT setval({key}, (SELECT max(id) FROM resonant_{table}))"))
 
     await database.write(fill)
     await database.close()
+    if url.startswith("postgresql"):
+        # What autovacuum does within a minute of such a load.
+        async with create_async_engine(
+            url.replace("postgresql", "postgresql+asyncpg", 1)
+        ).connect() as connection:
+            autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await autocommit.execute(text("VACUUM ANALYZE"))
 
 
 def _looks(now: float) -> dict[str, Callable[[Store], Awaitable[object]]]:
@@ -148,6 +166,7 @@ def _looks(now: float) -> dict[str, Callable[[Store], Awaitable[object]]]:
         "--reason": {"reason": "crashed"},
         "--reason, none": {"reason": "cancelled"},
         "--text": {"text": "answered 503"},
+        "--text, in what varies": {"text": "is refused"},
         "--text, none": {"text": "no such text"},
         "--since": {"since": half},
         "--until": {"until": half},

@@ -56,14 +56,17 @@ async def write_triage(store: Store) -> str:
         key=TRIAGE_ARTIFACT,
         table=[
             {
+                "count": group.count,
                 "endpoint": group.endpoint,
+                "code": group.code,
+                "error": group.error,
+                "what to do": group.advice,
                 "reason": group.reason,
                 "category": group.category,
-                "code": group.code,
-                "count": group.count,
                 "first": rfc3339(group.first_at),
                 "last": rfc3339(group.last_at),
                 "example": group.example,
+                "fingerprint": group.fingerprint,
             }
             for group in groups
         ],

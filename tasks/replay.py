@@ -9,7 +9,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
 from resonant.replaying import ReplayRequest, letters, plan
-from resonant.store import dead_letters
+from resonant.store.audit import audited
 from resonant.store.selection import Selection
 from tasks.emission import emit_as_task
 
@@ -71,24 +71,24 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
 
     However it ends, what was taken is in the audit, and what was not sent is due again by itself.
     """
-    planned = await plan(emission.store, request)
+    store = emission.store
+    planned = await plan(store, request)
     progress = await _Progress.start(planned.selected)
     taken = 0
 
-    async def counted_letters() -> AsyncIterator[list[Lease]]:
-        nonlocal taken
-        async for leases in letters(emission.store, request, owner=emission.owner):
-            taken += len(leases)
-            yield leases
-            await progress.show(taken)
+    async with audited(store, who=who, action="replay", selection=request.selection.as_dict()) as audit_id:
 
-    started_at = emission.store.clock()
-    try:
-        summary = await emission.emit_given(emit_as_task, counted_letters())
-    finally:
-        entry = dead_letters.AuditEntry(started_at, who, "replay", request.selection.as_dict(), taken)
-        await emission.store.write(dead_letters.write_audit, entry)
-        get_run_logger().info("%d of %d letters taken out of the queue", taken, planned.selected)
+        async def counted_letters() -> AsyncIterator[list[Lease]]:
+            nonlocal taken
+            async for leases in letters(store, request, owner=emission.owner, audit_id=audit_id):
+                taken += len(leases)
+                yield leases
+                await progress.show(taken)
+
+        try:
+            summary = await emission.emit_given(emit_as_task, counted_letters())
+        finally:
+            get_run_logger().info("%d of %d letters taken out of the queue", taken, planned.selected)
     await progress.show(planned.selected)
     return f"{taken} sent again: {summary}"
 

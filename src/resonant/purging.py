@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
 import os
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from resonant.errors import ResonantError
 from resonant.store import dead_letters
+from resonant.store.audit import audited
 from resonant.store.schema import deliveries
 
 if TYPE_CHECKING:
@@ -21,10 +24,15 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
 
     from resonant.store import Store
+    from resonant.store.letters import Key
 
 DAY_SECONDS = 86_400.0
-# Rows a transaction: short enough that an emission, which waits for the write lock meanwhile, does not notice.
-_BATCH = 500
+# How long a transaction shall take, and how many deliveries it removes at most: whoever waits for the write lock meanwhile
+# waits no longer, and holding more in memory would gain nothing.
+_TRANSACTION_SECONDS = 0.06
+_FEWEST, _FIRST, _MOST = 50, 500, 5_000
+# Between two transactions, so that those who wait come in: SQLite has no queue, and a waiting writer looks every 2 ms.
+_PAUSE_SECONDS = 0.004
 
 
 class ArchiveError(ResonantError):
@@ -118,57 +126,100 @@ async def purge(
         total = sum([await store.read(dead_letters.count, rule) for rule in rules])
         return PurgeReport(total, final - total, dry_run=True)
     purged = 0
-    try:
+    batch = _Batch()
+    async with audited(store, who=who, action="purge", selection=asdict(retention)) as audit_id:
         with _opened(archive) as file:
             for rule in rules:
-                while count := await store.write(_purge_batch, rule, file, now=now):
+                last = None
+                while True:
+                    count, last, began = await store.write(
+                        _purge_batch, rule, file, now=now, limit=batch.size, after=last, audit_id=audit_id
+                    )
+                    if not count:
+                        break
+                    batch.took(time.perf_counter() - began)
                     purged += count
                     on_progress(purged)
-    finally:
-        entry = dead_letters.AuditEntry(now, who, "purge", asdict(retention), purged)
-        await store.write(dead_letters.write_audit, entry)
+                    await asyncio.sleep(_PAUSE_SECONDS)
     await store.reclaim_space()
     return PurgeReport(purged, final - purged)
 
 
+class _Batch:
+    """How many deliveries to remove in the next transaction, learned from the last one."""
+
+    def __init__(self) -> None:
+        self.size = _FIRST
+
+    def took(self, seconds: float) -> None:
+        """Aim at the time that a transaction shall take; grow slowly, shrink at once."""
+        aimed = int(self.size * _TRANSACTION_SECONDS / max(seconds, 1e-6))
+        self.size = max(_FEWEST, min(aimed, 2 * self.size, _MOST))
+
+
 def _purge_batch(
-    connection: Connection, rule: Sequence[ColumnElement[bool]], archive: BinaryIO | None, *, now: float
-) -> int:
-    ids = dead_letters.pick_final(connection, rule, limit=_BATCH)
-    if ids and archive is not None:
-        _append(archive, dead_letters.read_history(connection, ids))
-    return dead_letters.purge(connection, ids, now=now)
+    connection: Connection,
+    rule: Sequence[ColumnElement[bool]],
+    archive: _Archive | None,
+    *,
+    now: float,
+    limit: int,
+    after: Key | None,
+    audit_id: int,
+) -> tuple[int, Key | None, float]:
+    """Return how many were purged, the last of them, and when the lock was got: who waits for it does not hold it."""
+    began = time.perf_counter()
+    picked = dead_letters.pick_final(connection, rule, limit=limit, after=after, with_events=True)
+    if not picked:
+        return 0, None, began
+    ids = [key.id for key in picked]
+    if archive is not None:
+        archive.append(dead_letters.read_history(connection, ids))
+    return dead_letters.purge(connection, ids, now=now, audit_id=audit_id), picked[-1], began
 
 
-def _append(archive: BinaryIO, documents: Iterator[dict[str, object]]) -> None:
-    lines = "".join(json.dumps(document, ensure_ascii=False, default=_bytes) + "\n" for document in documents)
-    data = lines.encode(errors="backslashreplace")
-    try:
+class _Archive:
+    """A file of JSON lines to append to; what is appended is on disk when that returns, or not in the file at all."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._is_compressed = str(file.name).endswith(".gz")
+
+    def append(self, documents: Iterator[dict[str, object]]) -> None:
+        """Add these documents, a line each.
+
+        Raises:
+            ArchiveError: they cannot be written.
+        """
+        lines = "".join(
+            json.dumps(document, ensure_ascii=False, default=_bytes) + "\n" for document in documents
+        )
+        data = lines.encode(errors="backslashreplace")
         # Each batch is a gzip member of its own: a file cut short by a crash loses nothing before the cut.
-        archive.write(gzip.compress(data) if str(archive.name).endswith(".gz") else data)
-        archive.flush()
-        os.fsync(archive.fileno())
-    except OSError as error:
-        raise ArchiveError(
-            f"{archive.name}: {error.strerror}; what was not archived was not purged"
-        ) from None
+        data = gzip.compress(data, compresslevel=6, mtime=0) if self._is_compressed else data
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            self._file.write(data)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), size)
+            raise ArchiveError(
+                f"{self._file.name}: {error.strerror}; what was not archived was not purged"
+            ) from None
 
 
 @contextmanager
-def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
+def _opened(path: Path | None) -> Iterator[_Archive | None]:
     if path is None:
         yield None
         return
     try:
-        file = open(path.expanduser(), "ab", opener=_for_its_owner_alone)  # noqa: SIM115 - closed below, after errors of opening alone were caught
+        file = open(path.expanduser(), "ab", buffering=0, opener=_for_its_owner_alone)  # noqa: SIM115 - closed below, after errors of opening alone were caught
     except OSError as error:
         raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
-    try:
-        yield file
-    finally:
-        # What counts is synced; what is still buffered is what could not be written, and was said.
-        with suppress(OSError):
-            file.close()
+    with file:
+        yield _Archive(file)
 
 
 def _for_its_owner_alone(path: str, flags: int) -> int:

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
 from resonant.store import dead_letters
+from resonant.store.audit import audited
+from resonant.store.letters import Letters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection
 
     from resonant.events import Lease
     from resonant.store import Store
@@ -90,15 +94,18 @@ class ReplayPlan:
 
 async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     """Count what a replay would take, and change nothing."""
+    died_before = store.clock()
 
-    async def count(*, include_permanent: bool) -> int:
-        conditions = dead_letters.replayable(
-            request.selection, died_before=store.clock(), include_permanent=include_permanent
+    def count(connection: Connection, *, include_permanent: bool) -> int:
+        letters = Letters.of(connection, request.selection, include_permanent=include_permanent)
+        return letters.count(connection, died_before=died_before)
+
+    def both(connection: Connection) -> tuple[int, int]:
+        return count(connection, include_permanent=True), count(
+            connection, include_permanent=request.include_permanent
         )
-        return await store.read(dead_letters.count, conditions)
 
-    everything = await count(include_permanent=True)
-    taken = everything if request.include_permanent else await count(include_permanent=False)
+    everything, taken = await store.read(both)
     selected = taken if request.limit is None else min(taken, request.limit)
     return ReplayPlan(selected, everything - taken, taken - selected)
 
@@ -113,12 +120,11 @@ async def cancel(store: Store, selection: Selection, *, who: str) -> int:
     """
     now = store.clock()
     cancelled = 0
-    try:
-        while count := await store.write(dead_letters.cancel, selection, limit=_CANCEL_BATCH, now=now):
+    async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
+        while count := await store.write(
+            dead_letters.cancel, selection, limit=_CANCEL_BATCH, now=now, audit_id=audit_id
+        ):
             cancelled += count
-    finally:
-        entry = dead_letters.AuditEntry(now, who, "cancel", selection.as_dict(), cancelled)
-        await store.write(dead_letters.write_audit, entry)
     return cancelled
 
 
@@ -165,7 +171,9 @@ class Pace:
         return self._rate * (share + max(0.0, elapsed - self._slow_start))
 
 
-async def letters(store: Store, request: ReplayRequest, *, owner: str) -> AsyncIterator[list[Lease]]:
+async def letters(
+    store: Store, request: ReplayRequest, *, owner: str, audit_id: int
+) -> AsyncIterator[list[Lease]]:
     """Take the selected dead letters out of the queue, batch by batch at the rate asked for, each leased to the owner.
 
     A letter that dies again meanwhile is not taken again, and one that another replay has is passed over.
@@ -174,12 +182,13 @@ async def letters(store: Store, request: ReplayRequest, *, owner: str) -> AsyncI
     start = time.monotonic()
     pace = None if request.rate is None else Pace(request.rate)
     left = request.limit
+    last = None
     while left is None or left > 0:
         wanted = _UNPACED_BATCH if pace is None else pace.take(time.monotonic() - start)
         if pace is not None and not wanted:
             await asyncio.sleep(pace.pause())
             continue
-        leases = await store.write(
+        replayed = await store.write(
             dead_letters.replay,
             request.selection,
             died_before=started_at,
@@ -188,9 +197,15 @@ async def letters(store: Store, request: ReplayRequest, *, owner: str) -> AsyncI
             owner=owner,
             now=store.clock(),
             lease_seconds=store.lease_seconds,
+            audit_id=audit_id,
+            after=last,
         )
-        if not leases:
+        # At the end once more from the beginning: what another had locked, and let go, was passed over.
+        is_over = last is None and not replayed.leases
+        last = replayed.last
+        if is_over:
             return
         if left is not None:
-            left -= len(leases)
-        yield leases
+            left -= len(replayed.leases)
+        if replayed.leases:
+            yield replayed.leases

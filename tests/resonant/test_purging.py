@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
+import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from resonant.events import Attempt, make_event
-from resonant.purging import DAY_SECONDS, ArchiveError, Retention, purge
+from resonant.purging import DAY_SECONDS, ArchiveError, Retention, _Batch, purge
 from resonant.retry import GiveUp, Park
 from resonant.store import Outcome, open_store
-from resonant.store.dead_letters import read_audit
+from resonant.store.audit import read_audit
 from resonant.testing import FixedClock
 
 
@@ -111,7 +113,8 @@ def test_zero_days_is_all_that_is_final_in_many_transactions_with_an_audit_row(s
             await store.enqueue([make_event(id="evt_p", type="t", source="/s", data=None)], "orders")
             seen = []
             report = await purge(store, Retention(dead_letters=0), who="Zoë", on_progress=seen.append)
-            assert (report.purged, seen) == (1_200, [500, 1_000, 1_200])
+            assert (report.purged, seen[0], seen[-1]) == (1_200, 500, 1_200)
+            assert len(seen) > 1
             status = await store.status()
             assert (status.pending, status.purged, status.balanced) == (1, 1_200, True)
             [entry] = await store.read(read_audit)
@@ -173,6 +176,77 @@ def test_an_archive_that_cannot_be_written_leaves_the_rows(store_url, tmp_path):
             assert (await store.status()).purged == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["purged.jsonl", "purged.jsonl.gz"])
+def test_an_archive_on_a_disk_that_is_full_is_left_whole_and_goes_on_when_there_is_room(
+    store_url, tmp_path, monkeypatch, name
+):
+    archive = tmp_path / name
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, "evt_1")
+            await purge(store, Retention(dead_letters=0), who="x", archive=archive)
+            size = archive.stat().st_size
+            await end(store, "evt_2")
+            with monkeypatch.context() as patched:
+                patched.setattr("os.fsync", full)
+                with pytest.raises(ArchiveError, match="No space left"):
+                    await purge(store, Retention(dead_letters=0), who="x", archive=archive)
+            assert archive.stat().st_size == size
+            assert await ids_left(store) == {"evt_2"}
+            await purge(store, Retention(dead_letters=0), who="x", archive=archive)
+
+    asyncio.run(main())
+    assert [each["event"]["id"] for each in archived(archive)] == ["evt_1", "evt_2"]
+
+
+def test_a_purge_that_is_killed_leaves_who_began_it_and_what_it_removed(store_url, monkeypatch):
+    class Killed(BaseException):
+        """Stands for the end of the process: nothing after it is written."""
+
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, *(f"evt_{number}" for number in range(1_000)))
+
+            def killed(_purged):
+                monkeypatch.setattr("resonant.store.audit.end_audit", lambda *_args, **_kwargs: None)
+                raise Killed
+
+            with pytest.raises(Killed):
+                await purge(store, Retention(dead_letters=0), who="Zoë", on_progress=killed)
+            [entry] = await store.read(read_audit)
+            assert (entry.who, entry.action, entry.count, entry.ended_at) == ("Zoë", "purge", 500, None)
+            assert (await store.status()).purged == 500
+
+    asyncio.run(main())
+
+
+def test_what_a_rule_passes_over_is_not_read_again_for_every_batch(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, *(f"kept_{number}" for number in range(700)), endpoint="kept")
+            await end(store, *(f"evt_{number}" for number in range(700)))
+            retention = Retention(dead_letters=0, by_endpoint={"kept": 30})
+            report = await purge(store, retention, who="x")
+            assert (report.purged, report.kept) == (700, 700)
+
+    asyncio.run(main())
+
+
+def test_a_transaction_removes_as_many_as_the_time_allows():
+    batch = _Batch()
+    batch.took(0.6)
+    assert batch.size == 50
+    for _ in range(20):
+        batch.took(0.001)
+    assert batch.size == 5_000
+    batch.took(0.1)
+    assert batch.size == 3_000
 
 
 def test_the_file_of_an_sqlite_store_gets_smaller(sqlite_url):

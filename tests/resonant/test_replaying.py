@@ -16,7 +16,7 @@ from resonant.events import Attempt, make_event
 from resonant.replaying import SLOW_START_SECONDS, EmptySelection, Pace, ReplayRequest, cancel, letters, plan
 from resonant.retry import GiveUp
 from resonant.store import Outcome, open_store
-from resonant.store.dead_letters import read_audit
+from resonant.store.audit import audited, read_audit
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 
@@ -49,7 +49,9 @@ async def dead(store, *ids, category="transient"):
 
 
 async def taken(store, request):
-    return [lease.event.id async for batch in letters(store, request, owner="r") for lease in batch]
+    async with audited(store, who="x", action="replay", selection={}) as audit_id:
+        batches = letters(store, request, owner="r", audit_id=audit_id)
+        return [lease.event.id async for batch in batches for lease in batch]
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -93,9 +95,12 @@ def test_a_letter_that_dies_again_is_not_taken_again(store_url):
         async with opened(store_url) as store:
             await dead(store, *(f"evt_{number}" for number in range(150)))
             batches = 0
-            async for leases in letters(store, ReplayRequest(**EVERYTHING), owner="r"):
-                batches += 1
-                await die(store, leases)
+            async with audited(store, who="x", action="replay", selection={}) as audit_id:
+                async for leases in letters(store, ReplayRequest(**EVERYTHING), owner="r", audit_id=audit_id):
+                    batches += 1
+                    await die(store, leases)
+            [entry] = await store.read(read_audit)
+            assert (entry.count, entry.ended_at is None) == (150, False)
             assert batches == 2
             assert {letter.replays for letter in await store.dead_letters()} == {1}
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from resonant.events import DeadLetter
     from resonant.purging import PurgeReport
+    from resonant.replaying import ReplayRequest
     from resonant.settings import Settings
     from resonant.store import Store
 
@@ -48,6 +49,7 @@ def retry(
     """
     from resonant.cli.running import run_with_store
     from resonant.errors import ResonantError
+    from resonant.replaying import ReplayRequest
     from resonant.settings import load_settings
 
     settings = load_settings()
@@ -63,7 +65,7 @@ def retry(
     if permanent and not yes:
         _confirm_permanent(permanent)
     parameters = {"ids": list(selection.ids), "include_permanent": True, "policy": policy}
-    _run_replay(settings, parameters)
+    _run_replay(settings, ReplayRequest(selection, include_permanent=True), parameters)
 
 
 def replay(
@@ -98,6 +100,7 @@ def replay(
     from resonant.settings import load_settings
 
     settings = load_settings()
+    policy = options.known_policy(policy, settings)
     selection = filters.selection(
         endpoint=endpoint, event_type=event_type, category=category, code=code, reason=reason, text=text,
         since=since, until=until,
@@ -117,12 +120,12 @@ def replay(
         "include_permanent": include_permanent,
         "limit": limit,
         "rate": rate,
-        "policy": options.known_policy(policy, settings),
+        "policy": policy,
     }
     for moment in ("since", "until"):
         if moment in parameters:
             parameters[moment] = datetime.fromtimestamp(parameters[moment], UTC)
-    _run_replay(settings, parameters)
+    _run_replay(settings, request, parameters)
 
 
 def cancel(
@@ -182,6 +185,7 @@ def purge(
     """
     from pathlib import Path
 
+    from resonant.cli.progress import progress
     from resonant.cli.running import run_with_store
     from resonant.purging import Retention
     from resonant.purging import purge as purge_deliveries
@@ -196,9 +200,15 @@ def purge(
     )
 
     async def work(store: Store) -> PurgeReport:
-        return await purge_deliveries(
-            store, retention, who=_who(), archive=Path(archive) if archive else None, dry_run=dry_run
-        )
+        with progress("purging") as show:
+            return await purge_deliveries(
+                store,
+                retention,
+                who=_who(),
+                archive=Path(archive) if archive else None,
+                dry_run=dry_run,
+                on_progress=show,
+            )
 
     report = run_with_store(work, settings)
     if as_json:
@@ -216,7 +226,7 @@ def audit(
     """List who replayed, cancelled or purged what, the newest first."""
     from resonant.cli.running import run_with_store
     from resonant.events import rfc3339
-    from resonant.store.dead_letters import read_audit
+    from resonant.store.audit import read_audit
 
     entries = run_with_store(lambda store: store.read(read_audit, limit=limit or None))
     if as_json:
@@ -227,19 +237,22 @@ def audit(
                 "action": each.action,
                 "selection": each.selection,
                 "count": each.count,
+                "ended_at": None if each.ended_at is None else rfc3339(each.ended_at),
             }
             for each in entries
         )
         output.write_json_array(map(output.to_json, rows))
     elif entries:
         output.write_table(
-            ("at", "who", "action", "count", "selection"),
+            ("at", "who", "action", "count", "took", "selection"),
             [
                 (
                     rfc3339(each.at),
                     output.visible(each.who),
                     each.action,
                     str(each.count),
+                    # Killed, or still at it: what is counted is done all the same.
+                    "not ended" if each.ended_at is None else f"{each.ended_at - each.at:.1f} s",
                     output.visible(json.dumps(each.selection, ensure_ascii=False)),
                 )
                 for each in entries
@@ -249,14 +262,25 @@ def audit(
         output.say("nothing was replayed, cancelled or purged")
 
 
-def _run_replay(settings: Settings, parameters: dict[str, Any]) -> None:
+def _run_replay(settings: Settings, request: ReplayRequest, parameters: dict[str, Any]) -> None:
     from resonant.cli.flow_runs import run_flow
+    from resonant.cli.progress import polled_progress
+    from resonant.configured import open_configured_store
+    from resonant.replaying import plan
 
     async def start() -> State[None]:
         from flows.dead_letters import replay_dead_letters
 
-        run: Any = replay_dead_letters(**parameters, return_state=True)
-        state: State[None] = await run
+        async with open_configured_store(settings) as store:
+            total = (await plan(store, request)).selected
+
+            async def done() -> int:
+                left = await plan(store, request)
+                return max(0, total - left.selected - left.beyond_limit)
+
+            async with polled_progress("replaying", total, done):
+                run: Any = replay_dead_letters(**parameters, return_state=True)
+                state: State[None] = await run
         return state
 
     run_flow(settings, start)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from resonant.cli.output import Document
     from resonant.events import Attempt, DeadLetter, Delivery
     from resonant.store.reading import StoreStatus
+    from resonant.store.triage import Group
 
 _TIMES = frozenset(
     {
@@ -37,6 +38,23 @@ def status_document(status: StoreStatus) -> Document:
         "purged": status.purged,
         "balanced": status.balanced,
         "by_category": status.by_category,
+    }
+
+
+def group_document(group: Group) -> Document:
+    """Return a group of dead letters as an object."""
+    return {
+        "fingerprint": group.fingerprint,
+        "endpoint": group.endpoint,
+        "code": group.code,
+        "reason": group.reason,
+        "category": group.category,
+        "error": group.error,
+        "count": group.count,
+        "first_dead_at": rfc3339(group.first_at),
+        "last_dead_at": rfc3339(group.last_at),
+        "example": group.example,
+        "advice": group.advice,
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,15 +10,10 @@ import typer
 from resonant.cli import options, output
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from prefect import State
 
     from resonant.cli.intake import Summary
     from resonant.settings import Settings
-    from resonant.store import Store
-
-_REFRESH_SECONDS = 0.5
 
 
 def register(app: typer.Typer) -> None:
@@ -108,6 +101,7 @@ async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[N
     from flows.emit import emit_events
     from resonant.cli.enqueue import summary_line
     from resonant.cli.intake import Summary, store_files
+    from resonant.cli.progress import polled_progress
     from resonant.configured import open_configured_store
 
     name = request.endpoint
@@ -132,37 +126,13 @@ async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[N
             if request.strict and stored.bad:
                 return stored, None
         for_run = {} if request.files else {"policy": request.policy, "max_attempts": request.max_attempts}
-        async with _progress(store, name):
+        total = await store.unfinished(name)
+
+        async def done() -> int:
+            return max(0, total - await store.unfinished(name))
+
+        async with polled_progress("emitting", total, done):
             # Prefect's overloads lose what a flow returns that is a coroutine function with a state.
             run: Any = emit_events(endpoint=name, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
             state: State[None] = await run
     return stored, state
-
-
-@contextlib.asynccontextmanager
-async def _progress(store: Store, endpoint: str | None) -> AsyncIterator[None]:
-    """Show on a terminal how many deliveries are still unfinished."""
-    console = output.stderr()
-    if not console.is_terminal:
-        yield
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        total = await store.unfinished(endpoint)
-        bar = progress.add_task("emitting", total=total)
-
-        async def refresh() -> None:
-            while True:
-                left = await store.unfinished(endpoint)
-                progress.update(bar, completed=max(0, total - left))
-                await asyncio.sleep(_REFRESH_SECONDS)
-
-        refreshing = asyncio.create_task(refresh())
-        try:
-            yield
-        finally:
-            refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await refreshing

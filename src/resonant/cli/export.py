@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from resonant.cli.running import UntilStopped
     from resonant.files import Write
     from resonant.store.reading import History
-    from resonant.store.triage import Group
 
 STDOUT = "-"
 
@@ -63,7 +62,7 @@ def _write_report(
     connection: Connection, until_stopped: UntilStopped, *, write: Write, with_data: bool
 ) -> int:
     """Write the report from one snapshot, dead letter by dead letter; return how many there are."""
-    from resonant.cli.documents import status_document
+    from resonant.cli.documents import group_document, status_document
     from resonant.store import reading
     from resonant.store.triage import triage
 
@@ -71,7 +70,7 @@ def _write_report(
     head = {
         "generated_at": rfc3339(now),
         "totals": status_document(reading.status(connection, now=now)),
-        "groups": [_group_document(group) for group in triage(connection)],
+        "groups": [group_document(group) for group in triage(connection)],
     }
     write(output.to_json(head)[:-1] + ', "dead_letters": ')
     count = 0
@@ -85,19 +84,6 @@ def _write_report(
     output.write_json_array(rows(), write)
     write("}\n")
     return count
-
-
-def _group_document(group: Group) -> output.Document:
-    return {
-        "endpoint": group.endpoint,
-        "reason": group.reason,
-        "category": group.category,
-        "code": group.code,
-        "count": group.count,
-        "first_dead_at": rfc3339(group.first_at),
-        "last_dead_at": rfc3339(group.last_at),
-        "example": group.example,
-    }
 
 
 def _row(history: History) -> str:

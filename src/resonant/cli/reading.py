@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
     from resonant.cli.running import UntilStopped
     from resonant.events import DeadLetter
+    from resonant.store.letters import Key
     from resonant.store.reading import StoreStatus
     from resonant.store.selection import Selection
+    from resonant.store.triage import Group
 
 DEFAULT_LIMIT = 50
 COUNTED = 10_000
@@ -30,6 +33,7 @@ _TABLE_ROWS = 1_000
 # What is due for longer than this, in seconds, and nobody has taken, needs somebody who emits.
 _OVERDUE_SECONDS = 60.0
 _SHOWN_CHARACTERS = 120
+_PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class _List:
 
 
 _LISTS = (
-    _List("dlq", "List dead letters, the newest first.", "resonant dlq --endpoint billing --since 2h"),
+    _List("dlq", "List dead letters, the newest first.", "resonant dlq --group --since 2h"),
     _List(
         "failed",
         "List the dead letters that no retry would have mended: reason permanent.",
@@ -145,6 +149,14 @@ def _listing(which: _List) -> Callable[..., None]:
         text: filters.TextFilter = None,
         since: filters.Since = None,
         until: filters.Until = None,
+        after: Annotated[
+            str | None,
+            typer.Option(metavar="PLACE", help="Go on after this place, which the list before ended with."),
+        ] = None,
+        group: Annotated[
+            bool,
+            typer.Option("--group", help="Group what one repair would mend, and say what to do about each."),
+        ] = False,
         as_json: options.Json = False,
     ) -> None:
         selection = filters.selection(
@@ -157,7 +169,13 @@ def _listing(which: _List) -> Callable[..., None]:
             since=since,
             until=until,
         )
-        _list_dead_letters(selection, limit=limit, as_json=as_json, now=time.time())
+        now = time.time()
+        if group and after is not None:
+            raise options.Misuse("--after goes on with a list of dead letters, and --group lists none")
+        if group:
+            _list_groups(selection, limit=limit, as_json=as_json, now=now)
+        else:
+            _list_dead_letters(selection, limit=limit, after=_place(after), as_json=as_json, now=now)
 
     return listing
 
@@ -169,13 +187,47 @@ def _only(which: _List, field: str, asked: str | None) -> str | None:
     return fixed or asked
 
 
-def _list_dead_letters(selection: Selection, *, limit: int, as_json: bool, now: float) -> None:
+def _place(text: str | None) -> Key | None:
+    from resonant.store.letters import Key
+
+    if text is None:
+        return None
+    if not (found := _PLACE.fullmatch(text)):
+        raise options.Misuse(
+            f"--after {text!r} is no place: a list that was cut says which place it ended with"
+        )
+    return Key(float(found[1]), int(found[2]))
+
+
+def _list_groups(selection: Selection, *, limit: int, as_json: bool, now: float) -> None:
+    from resonant.cli.documents import group_document
+    from resonant.cli.running import run_with_store
+    from resonant.store.triage import triage
+
+    groups = run_with_store(lambda store: store.read(triage, selection))
+    shown = groups[:limit] if limit else groups
+    if as_json:
+        output.write_json_array(output.to_json(group_document(group)) for group in shown)
+    elif shown:
+        cells = _screen_group if output.stdout().is_terminal else _column_group
+        header = _SCREEN_GROUPS if output.stdout().is_terminal else _GROUP_COLUMNS
+        output.write_table(header, [cells(group, now) for group in shown])
+    if len(shown) < len(groups):
+        output.say(f"showing {len(shown):,} of {len(groups):,} groups: --limit 0 shows all")
+    elif not groups:
+        output.say("no dead letters" if selection.is_empty else "no such dead letters")
+
+
+def _list_dead_letters(
+    selection: Selection, *, limit: int, after: Key | None, as_json: bool, now: float
+) -> None:
     from resonant.cli.documents import document
     from resonant.cli.running import run_reading
+    from resonant.store.letters import Letters
     from resonant.store.reading import count_dead_letters, each_dead_letter
 
     def show(connection: Connection, until_stopped: UntilStopped) -> None:
-        letters = until_stopped(each_dead_letter(connection, selection, limit=limit or None))
+        letters = until_stopped(each_dead_letter(connection, selection, limit=limit or None, before=after))
         if as_json:
             output.write_json_array(output.to_json(document(letter)) for letter in letters)
         else:
@@ -184,7 +236,13 @@ def _list_dead_letters(selection: Selection, *, limit: int, as_json: bool, now: 
         total = count_dead_letters(connection, selection, at_most=COUNTED)
         if 0 < limit < total:
             of = f"{total:,}" if total < COUNTED else f"{COUNTED:,} or more"
-            output.say(f"showing {limit:,} of {of}: --limit 0 shows all")
+            shown = Letters.of(connection, selection).newest(connection, limit=limit + 1, before=after)
+            if len(shown) > limit:
+                at, delivery_id = shown[-2]
+                more = f"--after {at!r}-{delivery_id} shows the next, --limit 0 all"
+            else:
+                more = "these are the last"
+            output.say(f"showing {min(len(shown), limit):,} of {of}: {more}")
         elif not total:
             output.say("no dead letters" if selection.is_empty else "no such dead letters")
 
@@ -210,6 +268,33 @@ _COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", 
 _SCREEN = ("event", "to", "given up")
 
 
+_GROUP_COLUMNS = ("count", "endpoint", "code", "reason", "first", "last", "example", "error", "what to do")
+_SCREEN_GROUPS = ("dead letters", "failed with", "seen")
+
+
+def _column_group(group: Group, _now: float) -> tuple[str, ...]:
+    return (
+        str(group.count),
+        group.endpoint,
+        group.code or "-",
+        group.reason,
+        rfc3339(group.first_at),
+        rfc3339(group.last_at),
+        group.example,
+        output.visible(group.error) or "-",
+        group.advice,
+    )
+
+
+def _screen_group(group: Group, now: float) -> tuple[str, ...]:
+    why = _why(group.reason, group.code, output.visible(group.error))
+    return (
+        f"{group.count:,}\nto {group.endpoint}",
+        f"{why}\n{group.advice}\nas in {group.example}",
+        f"{output.ago(now - group.last_at)}\nfirst {output.ago(now - group.first_at)}",
+    )
+
+
 def _column_cells(letter: DeadLetter, _now: float) -> tuple[str, ...]:
     return (
         letter.event_id,
@@ -228,11 +313,18 @@ def _screen_cells(letter: DeadLetter, now: float) -> tuple[str, ...]:
     error = output.visible(letter.error or letter.error_type or "")
     if len(error) > _SHOWN_CHARACTERS:
         error = f"{error[:_SHOWN_CHARACTERS]}…"
-    category = "" if letter.reason == letter.category else f" ({letter.category})"
+    category = "" if letter.category in (None, letter.reason) else f" ({letter.category})"
+    why = _why(f"{letter.reason}{category}", letter.code, error)
     replays = f"\n{output.counted(letter.replays, 'replay')}" if letter.replays else ""
     dead_at = rfc3339(letter.dead_at)
     return (
-        f"{letter.event_id}\n{output.visible(letter.event_type)}\n{letter.reason}{category} {letter.code}: {error}",
+        f"{letter.event_id}\n{output.visible(letter.event_type)}\n{why}",
         f"{letter.endpoint}\n{output.counted(letter.attempts, 'try', 'tries')}{replays}",
         f"{output.ago(now - letter.dead_at)}\n{dead_at[:10]} {dead_at[11:16]}Z",
     )
+
+
+def _why(reason: str, code: str | None, error: str) -> str:
+    """Say why in one line; what was cancelled before its first attempt has a reason alone."""
+    failed_with = f"{reason} {code}" if code else reason
+    return f"{failed_with}: {error}" if error else failed_with

@@ -1,17 +1,19 @@
-"""What an operator does to deliveries: replay, cancel, purge. Each leaves its counts, and its caller an audit row."""
+"""What an operator does to deliveries: replay, cancel, purge. What each does is counted in the transaction that does it."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import case, delete, func, insert, or_, select, update
+from sqlalchemy import bindparam, case, delete, func, select, update
 
 from resonant.store import schema
+from resonant.store.audit import add_to_audit
+from resonant.store.causes import Cause, cause_ids
+from resonant.store.letters import Key, Letters, is_after
 from resonant.store.rollups import Tally
-from resonant.store.work import leases_of
+from resonant.store.sql import is_any_of
+from resonant.store.work import change_all, leases_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,31 +27,11 @@ _d = schema.deliveries
 Final = Literal["dead_letter", "delivered"]
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """Who did what to how many, and by which selection."""
+class Replayed(NamedTuple):
+    """Letters taken out of the queue, the oldest first, and the place in it of the last of them."""
 
-    at: float
-    who: str
-    action: str
-    selection: dict[str, object]
-    count: int
-
-
-def replayable(
-    selection: Selection, *, died_before: float, include_permanent: bool
-) -> list[ColumnElement[bool]]:
-    """Return the conditions for the dead letters that a replay takes.
-
-    Args:
-        selection: which.
-        died_before: the replay's start, seconds since the epoch: a letter that dies again is not taken again.
-        include_permanent: also those whose failure was permanent.
-    """
-    conditions = [schema.is_dead_letter, _d.c.finished_at < died_before, *selection.conditions()]
-    if not include_permanent:
-        conditions.append(or_(_d.c.category.is_(None), _d.c.category != "permanent"))
-    return conditions
+    leases: list[Lease]
+    last: Key | None
 
 
 def replay(
@@ -62,18 +44,35 @@ def replay(
     owner: str,
     now: float,
     lease_seconds: float,
-) -> list[Lease]:
+    audit_id: int | None = None,
+    after: Key | None = None,
+) -> Replayed:
     """Begin a new round for up to ``limit`` dead letters, the oldest first, and lease them; their history stays.
 
     Two replays at once never take the same letter: what one has locked the other passes over, and what one has taken is
     no dead letter any more. A replay that is killed leaves leases that run out, like any worker.
+
+    Args:
+        connection: in a transaction that writes.
+        selection: which.
+        died_before: the replay's start, seconds since the epoch: a letter that dies again is not taken again.
+        include_permanent: also those whose failure was permanent.
+        limit: how many at most.
+        owner: who leases them.
+        now: seconds since the epoch.
+        lease_seconds: for how long.
+        audit_id: the row of ``begin_audit`` to count them in.
+        after: go on after this letter, which spares a walk over all that the selection passes over.
     """
-    conditions = replayable(selection, died_before=died_before, include_permanent=include_permanent)
-    picked = pick_final(connection, conditions, limit=limit)
-    place = {delivery_id: number for number, delivery_id in enumerate(picked)}
+    letters = Letters.of(connection, selection, include_permanent=include_permanent)
+    conditions = [*letters.conditions(), _d.c.finished_at < died_before]
+    picked = pick_final(connection, conditions, limit=limit, after=after)
+    if not picked:
+        return Replayed([], None)
+    place = {key.id: number for number, key in enumerate(picked)}
     rows = connection.execute(
         update(_d)
-        .where(_d.c.id.in_(picked))
+        .where(is_any_of(_d.c.id, list(place)))
         .values(
             # Cancelled before the first attempt: it goes back to those never tried.
             status=case((_d.c.attempts == 0, "pending"), else_="retrying"),
@@ -96,53 +95,42 @@ def replay(
     for (endpoint, event_type), count in Counter((row.endpoint, row.event_type) for row in rows).items():
         tally.add("replay", endpoint, event_type, "replayed", count=count)
     tally.write(connection)
-    return sorted(leases_of(connection, rows), key=lambda lease: place[lease.delivery_id])
+    _add_to_audit(connection, audit_id, len(rows))
+    leases = sorted(leases_of(connection, rows), key=lambda lease: place[lease.delivery_id])
+    return Replayed(leases, picked[-1])
 
 
-def cancel(connection: Connection, selection: Selection, *, limit: int, now: float) -> int:
+def cancel(
+    connection: Connection, selection: Selection, *, limit: int, now: float, audit_id: int | None = None
+) -> int:
     """Give up to ``limit`` unfinished deliveries up, with reason ``cancelled``; those being sent now are left alone.
 
     A delivery that waits for a retry in some process is fenced: that process will find its lease gone. What another
     transaction has locked is waited for: passed over, it would be forgotten.
     """
-    picked = (
-        select(_d.c.id)
-        .where(
-            _d.c.available_at.is_not(None),
-            _d.c.sending.is_(False),
-            *selection.conditions(moment=_d.c.accepted_at),
-        )
-        .order_by(_d.c.id)
-        .limit(limit)
-        .with_for_update(key_share=True)
-        .cte("picked")
-    )
-    rows = connection.execute(
-        update(_d)
-        .where(_d.c.id.in_(select(picked.c.id)))
-        .values(
-            status="dead_letter",
-            reason="cancelled",
-            finished_at=now,
-            next_attempt_at=None,
-            available_at=None,
-            lease_owner=None,
-            lease_token=_d.c.lease_token + 1,
-        )
-        .returning(_d.c.endpoint, _d.c.event_type, _d.c.category, _d.c.code, _d.c.accepted_at)
-    ).all()
+    unfinished = (_d.c.available_at.is_not(None), _d.c.sending.is_(False), *selection.of_unfinished())
+    query = select(_d).where(*unfinished).order_by(_d.c.id).limit(limit).with_for_update(key_share=True)
+    rows = connection.execute(query).all()
+    by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
     tally = Tally(now)
     for row in rows:
-        tally.add(
-            "delivery",
-            row.endpoint,
-            row.event_type,
-            "dead_letter",
-            category=row.category,
-            code=row.code,
-            seconds=now - row.accepted_at,
-        )
+        error = (row.category, row.code, row.error_type, row.error)
+        by_cause[Cause.of(row.endpoint, row.event_type, "cancelled", *error)].append(row.id)
+        labels = (row.endpoint, row.event_type, "dead_letter", row.category, row.code)
+        tally.add("delivery", *labels, seconds=now - row.accepted_at)
+    final: dict[str, Any] = {
+        "status": "dead_letter",
+        "reason": "cancelled",
+        "finished_at": now,
+        "next_attempt_at": None,
+        "available_at": None,
+        "lease_owner": None,
+        "lease_token": _d.c.lease_token + 1,
+    }
+    for cause, cause_id in cause_ids(connection, by_cause).items():
+        change_all(connection, by_cause[cause], {**final, "cause_id": cause_id})
     tally.write(connection)
+    _add_to_audit(connection, audit_id, len(rows))
     return len(rows)
 
 
@@ -152,25 +140,29 @@ def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bo
     return [is_status, _d.c.finished_at <= finished_before]
 
 
-def purge(connection: Connection, delivery_ids: Sequence[int], *, now: float) -> int:
+def purge(
+    connection: Connection, delivery_ids: Sequence[int], *, now: float, audit_id: int | None = None
+) -> int:
     """Remove these deliveries for good, with their history and with events that nothing else needs.
 
     Args:
+        connection: in a transaction that writes.
         delivery_ids: from ``pick_final``, in the same transaction.
         now: seconds since the epoch.
+        audit_id: the row of ``begin_audit`` to count them in.
     """
     if not delivery_ids:
         return 0
-    connection.execute(delete(schema.attempts).where(schema.attempts.c.delivery_id.in_(delivery_ids)))
+    connection.execute(delete(schema.attempts).where(is_any_of(schema.attempts.c.delivery_id, delivery_ids)))
     rows = connection.execute(
         delete(_d)
-        .where(_d.c.id.in_(delivery_ids))
+        .where(is_any_of(_d.c.id, delivery_ids))
         .returning(_d.c.event_id, _d.c.endpoint, _d.c.event_type, _d.c.status)
     ).all()
     events = schema.events
     connection.execute(
         delete(events).where(
-            events.c.id.in_([row.event_id for row in rows]),
+            is_any_of(events.c.id, [row.event_id for row in rows]),
             ~select(_d.c.id).where(_d.c.event_id == events.c.id).exists(),
         )
     )
@@ -179,36 +171,62 @@ def purge(connection: Connection, delivery_ids: Sequence[int], *, now: float) ->
     for (endpoint, event_type, status), count in kinds.items():
         tally.add("purge", endpoint, event_type, status, count=count)
     tally.write(connection)
-    for endpoint, count in sorted(Counter(row.endpoint for row in rows).items()):
-        connection.execute(
-            update(schema.endpoints)
-            .where(schema.endpoints.c.name == endpoint)
-            .values(purged=schema.endpoints.c.purged + count)
-        )
+    ledgers = schema.endpoints
+    connection.execute(
+        update(ledgers)
+        .where(ledgers.c.name == bindparam("endpoint"))
+        .values(purged=ledgers.c.purged + bindparam("more")),
+        [
+            {"endpoint": endpoint, "more": count}
+            for endpoint, count in sorted(Counter(row.endpoint for row in rows).items())
+        ],
+    )
+    _add_to_audit(connection, audit_id, len(rows))
     return len(rows)
 
 
-def pick_final(connection: Connection, conditions: Sequence[ColumnElement[bool]], *, limit: int) -> list[int]:
-    """Lock up to ``limit`` final deliveries, the longest ended first; those that another has locked are passed over."""
-    query = (
-        select(_d.c.id)
-        .where(*conditions)
-        .order_by(_d.c.finished_at, _d.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return list(connection.execute(query).scalars())
+def pick_final(
+    connection: Connection,
+    conditions: Sequence[ColumnElement[bool]],
+    *,
+    limit: int,
+    after: Key | None = None,
+    with_events: bool = False,
+) -> list[Key]:
+    """Lock up to ``limit`` final deliveries, the longest ended first; those that another has locked are passed over.
+
+    Args:
+        connection: in a transaction that writes.
+        conditions: which.
+        limit: how many at most.
+        after: go on after this one, which spares a walk over all that the conditions pass over.
+        with_events: lock their events too, and pass over those whose event another has locked.
+    """
+    key, events = (_d.c.finished_at, _d.c.id), schema.events
+    query = select(*key).where(*conditions).order_by(*key).limit(limit)
+    if with_events and connection.dialect.name == "postgresql":
+        query = query.join(events, events.c.id == _d.c.event_id)
+        query = query.with_for_update(skip_locked=True, of=[_d, events])
+    else:
+        query = query.with_for_update(skip_locked=True)
+    if after is not None:
+        query = query.where(is_after(after))
+    return [Key(*row) for row in connection.execute(query)]
 
 
 def read_history(connection: Connection, delivery_ids: Sequence[int]) -> Iterator[dict[str, object]]:
     """Yield each delivery with its event and its attempts, as plain columns: what an archive keeps."""
     attempts: defaultdict[int, list[dict[str, object]]] = defaultdict(list)
     table = schema.attempts
-    query = select(table).where(table.c.delivery_id.in_(delivery_ids)).order_by(table.c.id)
+    query = select(table).where(is_any_of(table.c.delivery_id, delivery_ids)).order_by(table.c.id)
     for row in connection.execute(query).mappings():
         attempts[row["delivery_id"]].append(dict(row))
-    found = connection.execute(select(_d).where(_d.c.id.in_(delivery_ids)).order_by(_d.c.id)).mappings().all()
-    of_them = schema.events.c.id.in_([row["event_id"] for row in found])
+    found = (
+        connection.execute(select(_d).where(is_any_of(_d.c.id, delivery_ids)).order_by(_d.c.id))
+        .mappings()
+        .all()
+    )
+    of_them = is_any_of(schema.events.c.id, [row["event_id"] for row in found])
     events = {
         row["id"]: dict(row) for row in connection.execute(select(schema.events).where(of_them)).mappings()
     }
@@ -220,30 +238,11 @@ def read_history(connection: Connection, delivery_ids: Sequence[int]) -> Iterato
         }
 
 
-def write_audit(connection: Connection, entry: AuditEntry) -> None:
-    """Note who did what."""
-    connection.execute(
-        insert(schema.audit),
-        {
-            "at": entry.at,
-            "who": entry.who,
-            "action": entry.action,
-            "selection": json.dumps(entry.selection, ensure_ascii=False),
-            "count": entry.count,
-        },
-    )
-
-
-def read_audit(connection: Connection, *, limit: int | None = None) -> list[AuditEntry]:
-    """Return who did what, the newest first."""
-    table = schema.audit
-    rows = connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))
-    return [
-        AuditEntry(at, who, action, json.loads(selection), number)
-        for _, at, who, action, selection, number in rows
-    ]
-
-
 def count(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> int:
     """Return how many deliveries meet the conditions."""
     return connection.execute(select(func.count()).select_from(_d).where(*conditions)).scalar_one()
+
+
+def _add_to_audit(connection: Connection, audit_id: int | None, count: int) -> None:
+    if audit_id is not None and count:
+        add_to_audit(connection, audit_id, count)

@@ -14,7 +14,7 @@ from resonant.errors import ConflictingEvent
 from resonant.events import Event, rfc3339
 from resonant.store import schema
 from resonant.store.rollups import Tally
-from resonant.store.work import portions
+from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -119,8 +119,8 @@ def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], 
         )
         digests.update((event_id, events[event_id][1]) for event_id in inserted)
         table = schema.events
-        for ids in portions([event.id for event, _ in missing if event.id not in inserted]):
-            known = select(table.c.id, table.c.digest).where(table.c.id.in_(ids))
+        if ids := [event.id for event, _ in missing if event.id not in inserted]:
+            known = select(table.c.id, table.c.digest).where(is_any_of(table.c.id, ids))
             held = connection.execute(known.with_for_update(read=True, key_share=True))
             digests.update((row.id, row.digest) for row in held)
     return digests

@@ -6,16 +6,20 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from sqlalchemy import BigInteger, cast, func, literal, select, tuple_
+from sqlalchemy import BigInteger, cast, func, select
 
 from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
+from resonant.store.letters import Letters
 from resonant.store.selection import Selection
+from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Row
+
+    from resonant.store.letters import Key
 
 _d = schema.deliveries
 _STATUSES: tuple[Status, ...] = get_args(Status)
@@ -116,9 +120,10 @@ def dead_letters(
     selection: Selection = Selection(),  # noqa: B008 - frozen
     *,
     limit: int | None = None,
+    before: Key | None = None,
 ) -> list[DeadLetter]:
-    """Return dead letters, the newest first."""
-    return list(each_dead_letter(connection, selection, limit=limit))
+    """Return dead letters, the newest first; ``before`` goes on after that one."""
+    return list(each_dead_letter(connection, selection, limit=limit, before=before))
 
 
 def each_dead_letter(
@@ -126,9 +131,10 @@ def each_dead_letter(
     selection: Selection = Selection(),  # noqa: B008 - frozen
     *,
     limit: int | None = None,
+    before: Key | None = None,
 ) -> Iterator[DeadLetter]:
     """Yield dead letters, the newest first; a page at a time, so that memory stays flat however many there are."""
-    for page in _pages(connection, selection, limit):
+    for page in _pages(connection, selection, limit, before):
         yield from map(_dead_letter, page)
 
 
@@ -161,8 +167,7 @@ def count_dead_letters(
     at_most: int | None = None,
 ) -> int:
     """Return how many dead letters are selected; with ``at_most``, count no further than that."""
-    found = select(_d.c.id).where(schema.is_dead_letter, *selection.conditions()).limit(at_most)
-    return connection.execute(select(func.count()).select_from(found.subquery())).scalar_one()
+    return Letters.of(connection, selection).count(connection, at_most=at_most)
 
 
 def detail(connection: Connection, event_id: str) -> Detail | None:
@@ -181,23 +186,21 @@ def detail(connection: Connection, event_id: str) -> Detail | None:
 
 
 def _pages(
-    connection: Connection, selection: Selection, limit: int | None
+    connection: Connection, selection: Selection, limit: int | None, before: Key | None = None
 ) -> Iterator[Sequence[Row[tuple[object, ...]]]]:
     """Page by key: the whole result is never in memory, and no page costs more than the first."""
-    query = select(_d).where(schema.is_dead_letter, *selection.conditions())
-    query = query.order_by(_d.c.finished_at.desc(), _d.c.id.desc())
-    after, left = query, limit
+    letters = Letters.of(connection, selection)
+    left = limit
     while left is None or left > 0:
         size = _PAGE if left is None else min(_PAGE, left)
-        page = connection.execute(after.limit(size)).all()
-        if page:
-            yield page
-        if len(page) < size:
+        keys = letters.newest(connection, limit=size, before=before, goes_on=limit != size)
+        if keys:
+            found = connection.execute(select(_d).where(is_any_of(_d.c.id, [key.id for key in keys])))
+            yield sorted(found, key=lambda row: (row.finished_at, row.id), reverse=True)
+        if len(keys) < size:
             return
         left = None if left is None else left - size
-        key, last = (_d.c.finished_at, _d.c.id), page[-1]
-        bound = (literal(getattr(last, column.name), column.type) for column in key)
-        after = query.where(tuple_(*key) < tuple_(*bound))
+        before = keys[-1]
 
 
 def _event(connection: Connection, event_id: str) -> Event:
@@ -209,7 +212,9 @@ def _event(connection: Connection, event_id: str) -> Event:
 def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list[Attempt]]:
     """Return the history of each of these deliveries, in order."""
     table = schema.attempts
-    query = select(table).where(table.c.delivery_id.in_(delivery_ids)).order_by(table.c.number, table.c.id)
+    query = (
+        select(table).where(is_any_of(table.c.delivery_id, delivery_ids)).order_by(table.c.number, table.c.id)
+    )
     found: dict[int, list[Attempt]] = {}
     for row in connection.execute(query).mappings():
         fields = {name: value for name, value in row.items() if name not in ("id", "delivery_id")}

@@ -8,7 +8,9 @@ from sqlalchemy import insert, select
 
 from resonant.events import Attempt
 from resonant.store import schema
+from resonant.store.causes import Cause, point_at_causes
 from resonant.store.rollups import Tally
+from resonant.store.sql import is_any_of
 from resonant.store.work import attempt_row, change_all, change_each, hand_back
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def recover(
         How many leases were taken back; call again while it is ``limit``.
     """
     lost: list[ColumnElement[bool]] = [_d.c.lease_owner.is_not(None)]
-    lost.append(_d.c.available_at <= now if owners is None else _d.c.lease_owner.in_(list(owners)))
+    lost.append(_d.c.available_at <= now if owners is None else is_any_of(_d.c.lease_owner, list(owners)))
     if endpoint is not None:
         lost.append(_d.c.endpoint == endpoint)
     rows = connection.execute(
@@ -59,6 +61,7 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
     tally = Tally(now)
     changes: list[dict[str, object]] = []
     history: list[dict[str, object]] = []
+    causes: dict[object, Cause] = {}
     for row in rows:
         is_final = row.crashes + 1 >= LOST_LEASES_BEFORE_GIVING_UP
         attempt = Attempt(
@@ -100,8 +103,11 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
         facts = (row.endpoint, row.event_type)
         tally.add("attempt", *facts, "lost", "unknown", "worker_lost")
         if is_final:
+            error = (attempt.category, attempt.code, attempt.error_type, attempt.error)
+            causes[row.id] = Cause.of(*facts, "crashed", *error)
             age = now - row.accepted_at
             tally.add("delivery", *facts, "dead_letter", "unknown", "worker_lost", seconds=age)
     connection.execute(insert(schema.attempts), history)
+    point_at_causes(connection, changes, causes)
     change_each(connection, changes)
     tally.write(connection)

@@ -2,9 +2,9 @@
 
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test holds both together.
 
-Transactions lock in one order, so that none of them wait for each other in a ring: events, deliveries, rollups, endpoints,
-and within a table in the order of its key. Only a purge has to go from deliveries to events; where it meets the same
-event being given again, PostgreSQL breaks the ring and ``Database.write`` tries again.
+Transactions lock in one order, so that none of them wait for each other in a ring: events, deliveries, causes, rollups,
+endpoints, audit, and within a table in the order of its key. A purge, which has to go from deliveries to events, locks
+both at once and waits for neither.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ deliveries = Table(
     Column("error_type", Text),
     Column("error", Text),
     Column("status_code", Integer),
+    # Of a dead letter: a row of resonant_causes. No foreign key, as its check would cost every purge a lookup.
+    Column("cause_id", _Key),
     UniqueConstraint("event_id", "endpoint", name="resonant_deliveries_identity"),
+    # Otherwise SQLite gives the id of a purged delivery again, and a worker from before would hold a token that fits.
+    sqlite_autoincrement=True,
 )
 Index(
     "resonant_deliveries_available",
@@ -108,23 +112,43 @@ Index(
     sqlite_where=is_delivered,
     postgresql_where=is_delivered,
 )
+# Every look at the queue goes by these two, and a delivery that succeeds is in neither: the whole queue by the time of
+# death, and each cause by it. What a filter selects is decided on the few causes, not on the many letters.
 Index(
     "resonant_deliveries_dead",
+    deliveries.c.finished_at,
+    deliveries.c.id,
+    deliveries.c.cause_id,
+    sqlite_where=is_dead_letter,
+    postgresql_where=is_dead_letter,
+)
+Index(
+    "resonant_deliveries_cause",
+    deliveries.c.cause_id,
     deliveries.c.finished_at,
     deliveries.c.id,
     sqlite_where=is_dead_letter,
     postgresql_where=is_dead_letter,
 )
-# The newest that meet a filter, without reading those that do not. A delivery that succeeds is in none of them.
-for _name in ("endpoint", "event_type", "reason", "category", "code"):
-    Index(
-        f"resonant_deliveries_dead_{_name}",
-        deliveries.c[_name],
-        deliveries.c.finished_at,
-        deliveries.c.id,
-        sqlite_where=is_dead_letter,
-        postgresql_where=is_dead_letter,
-    )
+
+# What dead letters died of, each once: see store/causes.py. Empty texts stand for what is not there.
+causes = Table(
+    "resonant_causes",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("error_type", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    # Whether the error stands for many that differ in their variable parts.
+    Column("varies", Boolean, nullable=False),
+)
+Index("resonant_causes_endpoint", causes.c.endpoint, causes.c.code)
 
 attempts = Table(
     "resonant_attempts",
@@ -182,6 +206,18 @@ rollups = Table(
     sqlite_with_rowid=False,
 )
 
+# Which alerts are raised: see store/alerting.py. Endpoint "" stands for all of them.
+alerts = Table(
+    "resonant_alerts",
+    metadata,
+    Column("condition", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    # Null once it has recovered.
+    Column("raised_at", Double),
+    # What happened last, as JSON, until it has been announced.
+    Column("unannounced", Text),
+)
+
 audit = Table(
     "resonant_audit",
     metadata,
@@ -191,4 +227,6 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("selection", Text, nullable=False),
     Column("count", BigInteger, nullable=False),
+    # Null while it goes on, and for ever where it was killed.
+    Column("ended_at", Double),
 )

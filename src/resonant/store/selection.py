@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import or_
+from sqlalchemy import false, or_
 
-from resonant.errors import StoreError
 from resonant.store import schema
+from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
+    from typing import TypeAlias
 
-# SQLite and asyncpg bind about 32,700 values in a statement at most.
-_MOST_IDS = 30_000
-_d = schema.deliveries
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.sql.base import ReadOnlyColumnCollection
+
+    Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
+
+_OF_CAUSE = ("event_type", "endpoint", "category", "code", "reason", "text")
+_d, _c = schema.deliveries, schema.causes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Selection:
     """Which deliveries; what is None or empty restricts nothing, and all that is given must hold.
 
     Attributes:
-        ids: event ids, 30,000 at most.
+        ids: event ids.
         event_type: a glob over the type: ``*`` is any text, ``?`` one character.
         endpoint: the endpoint's name.
         category: transient, permanent or unknown.
@@ -52,35 +56,48 @@ class Selection:
         """Return what was given, for the audit."""
         return {name: value for name, value in asdict(self).items() if value not in (None, ())}
 
-    def conditions(
-        self, *, moment: ColumnElement[float | None] = _d.c.finished_at
-    ) -> list[ColumnElement[bool]]:
-        """Return the SQL conditions; every value is bound, none is pasted.
+    @property
+    def is_by_cause(self) -> bool:
+        """Whether it restricts more than ids and times."""
+        return any(getattr(self, name) is not None for name in _OF_CAUSE)
 
-        Args:
-            moment: what ``since`` and ``until`` are compared with.
+    def of_unfinished(self) -> list[ColumnElement[bool]]:
+        """Return the conditions on deliveries that are not final; their moment is that of acceptance."""
+        found = [*self._kinds(_d.c), *self._ids_and_times(_d.c.accepted_at)]
+        return found if self.text is None else [*found, self.text_in(_d.c)]
 
-        Raises:
-            StoreError: too many ids for one statement.
-        """
-        found: list[ColumnElement[bool]] = []
-        if len(self.ids) > _MOST_IDS:
-            raise StoreError(f"a selection names at most {_MOST_IDS:,} ids, not {len(self.ids):,}")
-        if self.ids:
-            found.append(_d.c.event_id.in_(self.ids))
-        found += [
-            column == value
-            for column in (_d.c.endpoint, _d.c.category, _d.c.code, _d.c.reason)
-            if (value := getattr(self, column.name)) is not None
+    def of_letters(self) -> list[ColumnElement[bool]]:
+        """Return the conditions on dead letters that their cause does not decide; their moment is that of death."""
+        return self._ids_and_times(_d.c.finished_at)
+
+    def of_causes(self) -> list[ColumnElement[bool]]:
+        """Return the conditions on causes; where one varies, its text has to be looked for in each letter."""
+        found = self._kinds(_c.c)
+        return found if self.text is None else [*found, or_(_c.c.varies, self.text_in(_c.c))]
+
+    def text_in(self, columns: Columns) -> ColumnElement[bool]:
+        """Return the condition that an error contains the text."""
+        return or_(
+            *(each.icontains(self.text, autoescape=True) for each in (columns.error, columns.error_type))
+        )
+
+    def _kinds(self, columns: Columns) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = [
+            # What is not there is null in a delivery and empty in a cause: an empty word asks for nothing.
+            columns[name] == value if value else false()
+            for name in ("endpoint", "category", "code", "reason")
+            if (value := getattr(self, name)) is not None
         ]
         if self.event_type is not None and not {"*", "?"} & set(self.event_type):
-            found.append(_d.c.event_type == self.event_type)
+            found.append(columns.event_type == self.event_type)
         elif self.event_type is not None:
-            found.append(_d.c.event_type.like(_glob_to_like(self.event_type), escape="\\"))
-        if self.text is not None:
-            found.append(
-                or_(*(c.icontains(self.text, autoescape=True) for c in (_d.c.error, _d.c.error_type)))
-            )
+            found.append(columns.event_type.like(_glob_to_like(self.event_type), escape="\\"))
+        return found
+
+    def _ids_and_times(self, moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = []
+        if self.ids:
+            found.append(is_any_of(_d.c.event_id, self.ids))
         if self.since is not None:
             found.append(moment >= self.since)
         if self.until is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -30,9 +32,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BUSY_TIMEOUT_SECONDS = 30.0
+_LOOK_AGAIN_SECONDS = 0.002
+# Long enough that a process that waits for the lock gets it between two of ours.
+_PAUSE_SECONDS = 2 * _LOOK_AGAIN_SECONDS
 _READERS = 3
 _INCREMENTAL = 2  # what SQLite answers for auto_vacuum=INCREMENTAL
-_PAGES_AT_ONCE = 2_000
+_PAGES_AT_ONCE = 1_000
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -85,8 +90,10 @@ class SQLite:
 
     async def reclaim_space(self) -> None:
         """Give freed pages back to the disk, in short transactions; see ``Database``."""
-        while await self.write(_reclaim_pages):
-            pass
+        there_is_more = True
+        while there_is_more:
+            there_is_more = await self.write(_reclaim_pages)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def close(self) -> None:
         """Close every connection, after what is being written."""
@@ -125,6 +132,31 @@ class _Transaction:
 def _run(engine: Engine, operation: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return operation(connection)
+
+
+def _wait_for_the_write_lock(connection: Connection) -> None:
+    """Begin a transaction that writes, as soon as no other does.
+
+    SQLite's own waiting sleeps up to 100 ms at a time: beside a process that writes again and again it would hardly ever
+    look in the right moment.
+    """
+    driver: Any = connection.connection.driver_connection
+    (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()  # milliseconds
+    until = time.monotonic() + patience / 1000
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        while time.monotonic() < until:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    break
+                time.sleep(_LOOK_AGAIN_SECONDS)
+            else:
+                return
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={patience}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # to fail the usual way
 
 
 def _reclaim_pages(connection: Connection) -> bool:
@@ -181,7 +213,9 @@ def _make_engine(url: URL) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # A transaction that will write takes the lock at once: upgrading later fails where waiting would do.
-        immediate = connection.get_execution_options().get("write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        if connection.get_execution_options().get("write", False):
+            _wait_for_the_write_lock(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine

@@ -1,18 +1,26 @@
-"""Triage: dead letters in groups that one repair would mend."""
+"""Triage: dead letters in groups that one repair would mend, with what to do about each."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
+from resonant.advice import advise
+from resonant.fingerprint import normalised
 from resonant.store import schema
+from resonant.store.letters import Letters
+from resonant.store.selection import Selection
+from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
-_d = schema.deliveries
+    from resonant.store.letters import CauseCount
+
+_d, _c = schema.deliveries, schema.causes
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,37 +28,62 @@ class Group:
     """Dead letters of one endpoint that failed alike.
 
     Attributes:
+        fingerprint: 12 hex digits that stand for endpoint, code and error; the same over every triage.
+        reason, category: those of most of them; empty where there is none.
+        error: what was said, with its variable parts taken out.
         count: how many.
         first_at, last_at: when the first and the last of them was given up, seconds since the epoch.
         example: the event id of one of them.
+        advice: what to do.
     """
 
+    fingerprint: str
     endpoint: str
+    code: str
     reason: str
     category: str
-    code: str
+    error: str
     count: int
     first_at: float
     last_at: float
     example: str
+    advice: str
 
 
-def triage(connection: Connection) -> list[Group]:
-    """Group the dead letters, the largest group first."""
-    key = (_d.c.endpoint, _d.c.reason, _d.c.category, _d.c.code)
-    query = (
-        select(
-            *key,
-            func.count(),
-            func.min(_d.c.finished_at),
-            func.max(_d.c.finished_at),
-            func.max(_d.c.event_id),
-        )
-        .where(schema.is_dead_letter)
-        .group_by(*key)
-        .order_by(func.count().desc(), *key)
+class _Member(NamedTuple):
+    cause: Row[tuple[object, ...]]
+    letters: CauseCount
+
+
+def triage(connection: Connection, selection: Selection = Selection()) -> list[Group]:  # noqa: B008 - frozen
+    """Group the selected dead letters by fingerprint, the largest group first."""
+    counts = {each.cause_id: each for each in Letters.of(connection, selection).count_by_cause(connection)}
+    members: defaultdict[str, list[_Member]] = defaultdict(list)
+    for cause in connection.execute(select(_c).where(is_any_of(_c.c.id, list(counts)))):
+        members[cause.fingerprint].append(_Member(cause, counts[cause.id]))
+    newest = [max(each.letters.last_id for each in group) for group in members.values()]
+    examples = connection.execute(select(_d.c.id, _d.c.event_id).where(is_any_of(_d.c.id, newest)))
+    event_ids = {row.id: row.event_id for row in examples}
+    groups = [_group(fingerprint, group, event_ids) for fingerprint, group in members.items()]
+    return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
+
+
+def _group(fingerprint: str, members: list[_Member], event_ids: dict[int, str]) -> Group:
+    kinds: Counter[tuple[str, str]] = Counter()
+    for cause, letters in members:
+        kinds[cause.reason, cause.category] += letters.number
+    [((reason, category), _)] = kinds.most_common(1)
+    first = members[0].cause
+    return Group(
+        fingerprint=fingerprint,
+        endpoint=first.endpoint,
+        code=first.code,
+        reason=reason,
+        category=category,
+        error=normalised(first.error),
+        count=kinds.total(),
+        first_at=min(each.letters.first_at for each in members),
+        last_at=max(each.letters.last_at for each in members),
+        example=event_ids[max(each.letters.last_id for each in members)],
+        advice=advise(code=first.code, reason=reason, category=category),
     )
-    return [
-        Group(endpoint, reason or "", category or "", code or "", count, first_at, last_at, example)
-        for endpoint, reason, category, code, count, first_at, last_at, example in connection.execute(query)
-    ]

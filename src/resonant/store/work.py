@@ -6,25 +6,25 @@ token may add its attempt to the history and changes nothing else (Kleppmann, "H
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select, update
 
 from resonant.events import Attempt, Event, Lease
 from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import schema
+from resonant.store.causes import Cause, point_at_causes
 from resonant.store.rollups import Tally
+from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection, Row, Update
 
-T = TypeVar("T")
-
-_IDS_IN_A_STATEMENT = 10_000
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _d = schema.deliveries
 
@@ -156,6 +156,7 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
         late, and changed nothing else.
     """
     rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
+    said_before = _said_before(connection, outcomes, rows)
     history: list[dict[str, object]] = []
     kept: list[Outcome] = []
     standing: set[int] = set()
@@ -167,6 +168,8 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
         if is_ours and row.attempts >= outcome.attempt.number:
             standing.add(delivery_id)
             continue
+        if _said(outcome) in said_before:
+            continue
         is_held = is_ours and row.lease_owner is not None
         history.append(attempt_row(delivery_id, outcome.attempt, late=not is_held))
         if is_held:
@@ -176,6 +179,37 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
         connection.execute(insert(schema.attempts), history)
     _write_kept(connection, kept, now)
     return standing
+
+
+class _Said(NamedTuple):
+    """What tells an attempt from every other, also from the one that a lost lease was charged with."""
+
+    delivery_id: int
+    number: int
+    started_at: float
+    owner: str | None
+    result: str
+
+
+def _said(outcome: Outcome) -> _Said:
+    attempt = outcome.attempt
+    where = (outcome.lease.delivery_id, attempt.number)
+    return _Said(*where, attempt.started_at, attempt.owner, attempt.result)
+
+
+def _said_before(connection: Connection, outcomes: Sequence[Outcome], rows: Mapping[int, Any]) -> set[_Said]:
+    """Return what is in the history already, of outcomes whose lease is no longer held."""
+    late = [
+        outcome.lease.delivery_id
+        for outcome in outcomes
+        if (row := rows.get(outcome.lease.delivery_id)) is not None
+        and (row.lease_owner is None or row.lease_token != outcome.lease.token)
+    ]
+    if not late:
+        return set()
+    a = schema.attempts.c
+    query = select(a.delivery_id, a.number, a.started_at, a.owner, a.result)
+    return set(itertools.starmap(_Said, connection.execute(query.where(is_any_of(a.delivery_id, late)))))
 
 
 def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
@@ -211,12 +245,9 @@ def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
         ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of those there are, by id.
     """
     query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
-    rows = {}
-    for ids in portions(sorted(delivery_ids)):
-        # Not FOR UPDATE: the history of a delivery may be added to while it is locked.
-        found = connection.execute(query.where(_d.c.id.in_(ids)).with_for_update(key_share=True))
-        rows.update({row.id: row for row in found})
-    return rows
+    # Not FOR UPDATE: the history of a delivery may be added to while it is locked.
+    query = query.where(is_any_of(_d.c.id, list(delivery_ids))).with_for_update(key_share=True)
+    return {row.id: row for row in connection.execute(query)}
 
 
 def hand_back(connection: Connection, delivery_ids: Collection[int], now: float) -> None:
@@ -231,8 +262,8 @@ def hand_back(connection: Connection, delivery_ids: Collection[int], now: float)
 
 def change_all(connection: Connection, delivery_ids: Collection[int], changes: dict[str, Any]) -> None:
     """Apply the same changes to deliveries already locked by this transaction."""
-    for ids in portions(list(delivery_ids)):
-        connection.execute(update(_d).where(_d.c.id.in_(ids)).values(changes))
+    if delivery_ids:
+        connection.execute(update(_d).where(is_any_of(_d.c.id, delivery_ids)).values(changes))
 
 
 def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
@@ -259,7 +290,9 @@ def _change(shape: tuple[str, ...]) -> Update:
 
 
 def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None:
-    change_each(connection, [_delivery_changes(outcome, now) for outcome in kept])
+    changes = [_delivery_changes(outcome, now) for outcome in kept]
+    point_at_causes(connection, changes, _causes(kept))
+    change_each(connection, changes)
     tally = Tally(now)
     for outcome in kept:
         _count(tally, outcome, now)
@@ -323,6 +356,18 @@ def _delivery_changes(outcome: Outcome, now: float) -> dict[str, object]:
             }
 
 
+def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
+    """Return the cause of each delivery that was given up."""
+    causes: dict[object, Cause] = {}
+    for outcome in outcomes:
+        if isinstance(outcome.decision, GiveUp):
+            lease, attempt = outcome.lease, outcome.attempt
+            error = (attempt.category, attempt.code, _storable(attempt.error_type), _storable(attempt.error))
+            where = (lease.endpoint, lease.event.type)
+            causes[lease.delivery_id] = Cause.of(*where, outcome.decision.reason, *error)
+    return causes
+
+
 def _count(tally: Tally, outcome: Outcome, now: float) -> None:
     attempt, decision = outcome.attempt, outcome.decision
     category, code = attempt.category, attempt.code
@@ -367,16 +412,9 @@ def _storable(text: str | None) -> str | None:
 def _read_events(connection: Connection, event_ids: list[str]) -> dict[str, Event]:
     table = schema.events
     events = {}
-    for ids in portions(event_ids):
-        for row in connection.execute(select(table).where(table.c.id.in_(ids))):
-            events[row.id] = Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
+    for row in connection.execute(select(table).where(is_any_of(table.c.id, event_ids))):
+        events[row.id] = Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
     return events
-
-
-def portions(ids: list[T]) -> Iterator[list[T]]:
-    """Cut into portions that a statement can name: SQLite and asyncpg bind about 32,700 values at most."""
-    for start in range(0, len(ids), _IDS_IN_A_STATEMENT):
-        yield ids[start : start + _IDS_IN_A_STATEMENT]
 
 
 def _lease(row: Row[tuple[object, ...]], event: Event) -> Lease:

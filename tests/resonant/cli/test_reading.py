@@ -196,7 +196,9 @@ def test_fifty_rows_are_shown_unless_more_are_asked_for(resonant, worker):
     worker.attempt(GiveUp("permanent"), **PERMANENT)
     answer = resonant("dlq", "--json")
     assert len(json.loads(answer.out)) == 50
-    assert answer.err == "showing 50 of 1,234: --limit 0 shows all\n"
+    assert re.fullmatch(
+        r"showing 50 of 1,234: --after [\d.]+-\d+ shows the next, --limit 0 all\n", answer.err
+    )
     assert len(resonant("dlq").out.splitlines()) == 51
     every = resonant("failed", "--limit", "0", "--json")
     assert every.err == ""

@@ -19,7 +19,11 @@ def die(desk, *event_ids, endpoint="orders", reason="exhausted", **attempt):
         desk.clock.advance(1)
 
 
-def replay(desk, selection=Selection(), *, limit=100, died_before=None, **options):  # noqa: B008 - frozen
+def replay(desk, selection=Selection(), **options):  # noqa: B008 - frozen
+    return take(desk, selection, **options).leases
+
+
+def take(desk, selection=Selection(), *, limit=100, died_before=None, **options):  # noqa: B008 - frozen
     return desk.write(
         dead_letters.replay,
         selection,
@@ -40,8 +44,8 @@ def purge(desk, status="dead_letter", *, before=None, limit=100):
     conditions = dead_letters.purgeable(status, finished_before=desk.clock() if before is None else before)
 
     def pick_and_purge(connection):
-        ids = dead_letters.pick_final(connection, conditions, limit=limit)
-        return dead_letters.purge(connection, ids, now=desk.clock())
+        picked = dead_letters.pick_final(connection, conditions, limit=limit)
+        return dead_letters.purge(connection, [key.id for key in picked], now=desk.clock())
 
     return desk.write(pick_and_purge)
 
@@ -112,6 +116,15 @@ class TestReplay:
         assert ids(replay(desk, Selection(endpoint="audit"))) == ["evt_3"]
         assert ids(replay(desk, Selection(ids=("evt_2", "evt_pending")))) == ["evt_2"]
 
+    def test_goes_on_after_the_letter_it_took_last(self, desk):
+        die(desk, "evt_1", "evt_2", "evt_3")
+        first = take(desk, limit=1)
+        assert first.last.finished_at == first.leases[0].round_started_at - 3
+        assert ids(take(desk, limit=1, after=first.last).leases) == ["evt_2"]
+        after_all = take(desk, limit=5, after=first.last)
+        assert ids(after_all.leases) == ["evt_3"]
+        assert take(desk, after=after_all.last) == ([], None)
+
     def test_does_not_take_again_what_died_since_it_began(self, desk):
         die(desk, "evt_1", "evt_2")
         started_at = desk.clock()
@@ -137,17 +150,19 @@ class TestReplay:
 
         async def take(store):
             taken = []
-            while leases := await store.write(
-                dead_letters.replay,
-                Selection(),
-                died_before=desk.clock(),
-                limit=4,
-                owner="replayer",
-                now=desk.clock(),
-                lease_seconds=60.0,
-            ):
-                taken += ids(leases)
-            return taken
+            while True:
+                replayed = await store.write(
+                    dead_letters.replay,
+                    Selection(),
+                    died_before=desk.clock(),
+                    limit=4,
+                    owner="replayer",
+                    now=desk.clock(),
+                    lease_seconds=60.0,
+                )
+                if not replayed.leases:
+                    return taken
+                taken += ids(replayed.leases)
 
         async def both():
             return await asyncio.gather(take(desk.store), take(other.store))
@@ -272,16 +287,3 @@ class TestPurge:
         purge(desk, "delivered")
         assert desk.record(desk.delivered(lost)) == set()
         assert desk.rows(schema.attempts) == []
-
-
-def test_the_audit_is_read_newest_first_as_it_was_written(desk):
-    entries = [
-        dead_letters.AuditEntry(
-            desk.clock() + number, "Zoë", action, {"code": "http_503", "since": 1.5}, number
-        )
-        for number, action in enumerate(["replay", "purge"])
-    ]
-    for entry in entries:
-        desk.write(dead_letters.write_audit, entry)
-    assert desk.read(dead_letters.read_audit) == entries[::-1]
-    assert desk.read(dead_letters.read_audit, limit=1) == entries[1:]

@@ -293,6 +293,18 @@ class TestRecord:
         assert snapshot(desk) == before
         assert desk.rows(schema.attempts) == history
 
+    def test_an_outcome_that_is_recorded_again_after_another_took_the_delivery_is_written_once(self, desk):
+        desk.enqueue("evt_1")
+        first = desk.claim_one()
+        parked = desk.failed(first, desk.park_for(5))
+        assert desk.record(parked) == {first.delivery_id}
+        desk.clock.advance(5)
+        desk.claim_one(owner="other")
+        before, history = snapshot(desk), desk.rows(schema.attempts)
+        assert desk.record(parked) == set(), "it is another's now"
+        assert snapshot(desk) == before
+        assert desk.rows(schema.attempts) == history
+
     def test_an_attempt_must_follow_the_attempts_of_its_lease(self, desk):
         desk.enqueue("evt_1")
         lease = desk.claim_one()

@@ -9,6 +9,14 @@ down_revision = None
 
 def upgrade() -> None:
     op.create_table(
+        "resonant_alerts",
+        sa.Column("condition", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("raised_at", sa.Double(), nullable=True),
+        sa.Column("unannounced", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("condition", "endpoint"),
+    )
+    op.create_table(
         "resonant_audit",
         sa.Column(
             "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
@@ -18,8 +26,28 @@ def upgrade() -> None:
         sa.Column("action", sa.Text(), nullable=False),
         sa.Column("selection", sa.Text(), nullable=False),
         sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("ended_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_table(
+        "resonant_causes",
+        sa.Column(
+            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("event_type", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("category", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("error_type", sa.Text(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("varies", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("digest"),
+    )
+    op.create_index("resonant_causes_endpoint", "resonant_causes", ["endpoint", "code"], unique=False)
     op.create_table(
         "resonant_endpoints",
         sa.Column("name", sa.Text(), nullable=False),
@@ -88,12 +116,14 @@ def upgrade() -> None:
         sa.Column("error_type", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("status_code", sa.Integer(), nullable=True),
+        sa.Column("cause_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.ForeignKeyConstraint(
             ["event_id"],
             ["resonant_events.id"],
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("event_id", "endpoint", name="resonant_deliveries_identity"),
+        sqlite_autoincrement=True,
     )
     op.create_index(
         "resonant_deliveries_available",
@@ -106,7 +136,7 @@ def upgrade() -> None:
     op.create_index(
         "resonant_deliveries_dead",
         "resonant_deliveries",
-        ["finished_at", "id"],
+        ["finished_at", "id", "cause_id"],
         unique=False,
         sqlite_where=sa.text("status = 'dead_letter'"),
         postgresql_where=sa.text("status = 'dead_letter'"),
@@ -130,15 +160,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("status = 'delivered'"),
         postgresql_where=sa.text("status = 'delivered'"),
     )
-    for column in ("endpoint", "event_type", "reason", "category", "code"):
-        op.create_index(
-            f"resonant_deliveries_dead_{column}",
-            "resonant_deliveries",
-            [column, "finished_at", "id"],
-            unique=False,
-            sqlite_where=sa.text("status = 'dead_letter'"),
-            postgresql_where=sa.text("status = 'dead_letter'"),
-        )
+    op.create_index(
+        "resonant_deliveries_cause",
+        "resonant_deliveries",
+        ["cause_id", "finished_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("status = 'dead_letter'"),
+        postgresql_where=sa.text("status = 'dead_letter'"),
+    )
     op.create_table(
         "resonant_attempts",
         sa.Column(
@@ -175,5 +204,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("audit", "attempts", "deliveries", "rollups", "endpoints", "events"):
+    for table in ("alerts", "audit", "attempts", "deliveries", "causes", "rollups", "endpoints", "events"):
         op.drop_table(f"resonant_{table}")

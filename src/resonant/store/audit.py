@@ -1,0 +1,91 @@
+"""Who did what to how many: a row is written before the first letter is touched, and counts in the transactions that do."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import insert, select, update
+
+from resonant.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from sqlalchemy import Connection
+
+    from resonant.store.store import Store
+
+Action = Literal["replay", "cancel", "purge"]
+_t = schema.audit
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what to how many, and by which selection.
+
+    Attributes:
+        at: when it began, seconds since the epoch.
+        count: how many deliveries so far.
+        ended_at: when it ended, by itself or stopped; None while it goes on, and where it was killed.
+    """
+
+    at: float
+    who: str
+    action: str
+    selection: dict[str, object]
+    count: int
+    ended_at: float | None
+
+
+@asynccontextmanager
+async def audited(
+    store: Store, *, who: str, action: Action, selection: Mapping[str, object]
+) -> AsyncIterator[int]:
+    """Note who is about to do what, and when that has ended; yield the row to count in, for ``add_to_audit``.
+
+    Raises:
+        StoreUnavailable: it cannot be noted; nothing was done.
+    """
+    audit_id = await store.write(begin_audit, at=store.clock(), who=who, action=action, selection=selection)
+    try:
+        yield audit_id
+    finally:
+        await store.write(end_audit, audit_id, now=store.clock())
+
+
+def begin_audit(
+    connection: Connection, *, at: float, who: str, action: Action, selection: Mapping[str, object]
+) -> int:
+    """Note who is about to do what; return the row to count in."""
+    row = {
+        "at": at,
+        "who": who,
+        "action": action,
+        "selection": json.dumps(selection, ensure_ascii=False),
+        "count": 0,
+    }
+    audit_id: int = connection.execute(insert(_t).returning(_t.c.id), row).scalar_one()
+    return audit_id
+
+
+def add_to_audit(connection: Connection, audit_id: int, count: int) -> None:
+    """Count what this transaction does."""
+    connection.execute(update(_t).where(_t.c.id == audit_id).values(count=_t.c["count"] + count))
+
+
+def end_audit(connection: Connection, audit_id: int, *, now: float) -> None:
+    """Note that it has ended, seconds since the epoch."""
+    connection.execute(update(_t).where(_t.c.id == audit_id).values(ended_at=now))
+
+
+def read_audit(connection: Connection, *, limit: int | None = None) -> list[AuditEntry]:
+    """Return who did what, the newest first."""
+    columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at)
+    rows = connection.execute(select(*columns).order_by(_t.c.id.desc()).limit(limit))
+    return [
+        AuditEntry(at, who, action, json.loads(selection), number, ended_at)
+        for at, who, action, selection, number, ended_at in rows
+    ]

@@ -1,0 +1,142 @@
+"""What dead letters died of, each cause once; a letter points at its cause.
+
+A queue of a million letters has a few hundred causes, so an operator's filter is decided on these, and the letters are
+read by an index of their cause. Errors that say something else each time would make as many causes as letters: where a
+kind of failure (endpoint, event type, reason, code) has fifty, others are kept with their variable parts taken out, and
+where it has a hundred without their text. Such a cause ``varies``, and a filter by text looks at each of its letters.
+
+Causes are never removed: what bounds them is above, and a worker may be about to point at one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from resonant.fingerprint import fingerprint, normalised
+from resonant.store import schema
+from resonant.store.sql import is_any_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy import Connection
+
+    from resonant.events import Reason
+
+MOST_ERRORS = 50
+MOST_NORMALISED = 100
+_ANY_ERROR = "<any>"
+_c = schema.causes
+
+
+class Cause(NamedTuple):
+    """Why a delivery was given up; empty texts stand for what is not there."""
+
+    endpoint: str
+    event_type: str
+    reason: str
+    category: str = ""
+    code: str = ""
+    error_type: str = ""
+    error: str = ""
+    varies: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        endpoint: str,
+        event_type: str,
+        reason: Reason,
+        category: str | None,
+        code: str | None,
+        error_type: str | None,
+        error: str | None,
+    ) -> Cause:
+        """Make the cause of a delivery that is given up, after its last failure if there was one."""
+        return cls(endpoint, event_type, reason, category or "", code or "", error_type or "", error or "")
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits that stand for all of it."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:32]
+
+
+def point_at_causes(
+    connection: Connection, changes: Iterable[dict[str, object]], causes: Mapping[object, Cause]
+) -> None:
+    """Add to each change of a delivery (``key`` is its id) the id of its cause, where it has one."""
+    if not causes:
+        return
+    ids = cause_ids(connection, causes.values())
+    for change in changes:
+        if cause := causes.get(change["key"]):
+            change["cause_id"] = ids[cause]
+
+
+def cause_ids(connection: Connection, causes: Iterable[Cause]) -> dict[Cause, int]:
+    """Return the id of each cause, and store those that are new."""
+    wanted = set(causes)
+    known = _read_ids(connection, wanted)
+    if new := sorted(wanted - known.keys(), key=lambda cause: (_kind(cause), cause)):
+        kept = _bounded(connection, new)
+        _store(connection, set(kept.values()))
+        ids = _read_ids(connection, set(kept.values()))
+        known.update({cause: ids[kept[cause]] for cause in new})
+    return known
+
+
+def _bounded(connection: Connection, new: list[Cause]) -> dict[Cause, Cause]:
+    """Return under which cause each of these is kept: itself while its kind has few."""
+    kept: dict[Cause, Cause] = {}
+    general = {cause: cause._replace(error=normalised(cause.error), varies=True) for cause in new}
+    known = _read_ids(connection, set(general.values())).keys()
+    for kind, causes in groupby(new, key=_kind):
+        count = _count(connection, kind)
+        for cause in causes:
+            if count < MOST_ERRORS:
+                kept[cause] = cause
+            elif general[cause] in known or count < MOST_NORMALISED:
+                kept[cause] = general[cause]
+            else:
+                kept[cause] = general[cause]._replace(error=_ANY_ERROR)
+            count += 1
+    return kept
+
+
+def _kind(cause: Cause) -> tuple[str, str, str, str]:
+    return cause.endpoint, cause.event_type, cause.reason, cause.code
+
+
+def _count(connection: Connection, kind: tuple[str, str, str, str]) -> int:
+    columns = (_c.c.endpoint, _c.c.event_type, _c.c.reason, _c.c.code)
+    of_kind = [column == value for column, value in zip(columns, kind, strict=True)]
+    return connection.execute(select(func.count()).where(*of_kind)).scalar_one()
+
+
+def _store(connection: Connection, causes: set[Cause]) -> None:
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(_c)
+    rows = [
+        {
+            **cause._asdict(),
+            "digest": cause.digest,
+            "fingerprint": fingerprint(cause.endpoint, cause.code, cause.error),
+        }
+        for cause in causes
+    ]
+    # In the order of their digests, so that two workers never wait for each other in a ring.
+    rows.sort(key=lambda row: str(row["digest"]))
+    connection.execute(insert.on_conflict_do_nothing(), rows)
+
+
+def _read_ids(connection: Connection, causes: set[Cause]) -> dict[Cause, int]:
+    if not causes:
+        return {}
+    by_digest = {cause.digest: cause for cause in causes}
+    query = select(_c.c.digest, _c.c.id).where(is_any_of(_c.c.digest, list(by_digest)))
+    return {by_digest[digest]: cause_id for digest, cause_id in connection.execute(query)}

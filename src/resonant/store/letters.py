@@ -1,0 +1,186 @@
+"""Finding dead letters: a selection is decided on their causes first, then the letters of those are read by index.
+
+There are two ways to the newest letters of some causes. A short list of few causes is put together of the newest letters
+of each. Everything else goes along the queue by the time of death and passes over the letters of other causes; that costs
+one walk over an index, however many pages are read, and never a sort.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import func, literal, literal_column, or_, select, tuple_
+
+from resonant.store import schema
+from resonant.store.sql import is_any_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import ColumnElement, Connection, Select
+
+    from resonant.store.selection import Selection
+
+_FEW_CAUSES = 64
+_d, _c = schema.deliveries, schema.causes
+
+
+class Key(NamedTuple):
+    """A letter's place in the queue: when it died, seconds since the epoch, and its delivery's id."""
+
+    finished_at: float
+    id: int
+
+
+class CauseCount(NamedTuple):
+    """The letters of one cause: how many, when the first and the last died, and the delivery that came last."""
+
+    cause_id: int
+    number: int
+    first_at: float
+    last_at: float
+    last_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """Dead letters that a selection names; what was decided on the causes holds for as long as the snapshot.
+
+    Attributes:
+        causes: theirs; None where the cause does not matter.
+        varying: those of them where the text has to be looked for in each letter.
+    """
+
+    selection: Selection
+    causes: frozenset[int] | None
+    varying: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, connection: Connection, selection: Selection, *, include_permanent: bool = True) -> Letters:
+        """Decide on the causes.
+
+        Args:
+            connection: open; the letters are read from the same snapshot.
+            selection: which.
+            include_permanent: also those whose failure was permanent.
+        """
+        if include_permanent and not selection.is_by_cause:
+            return cls(selection, None)
+        conditions = selection.of_causes()
+        if not include_permanent:
+            conditions.append(_c.c.category != "permanent")
+        found = connection.execute(select(_c.c.id, _c.c.varies).where(*conditions)).all()
+        causes = frozenset(cause for cause, _ in found)
+        if selection.text is not None:
+            return cls(selection, causes, frozenset(cause for cause, varies in found if varies))
+        everything = connection.execute(select(func.count()).select_from(_c)).scalar_one()
+        return cls(selection, None if len(causes) == everything else causes)
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the SQL conditions for reading along the queue."""
+        # With an index of the cause SQLite and PostgreSQL may sort a million letters for a page: the zero keeps them off.
+        return [*self._common(), *self._of_causes(_d.c.cause_id + literal_column("0"))]
+
+    def count(
+        self, connection: Connection, *, at_most: int | None = None, died_before: float | None = None
+    ) -> int:
+        """Return how many letters there are.
+
+        Args:
+            connection: the one that the causes were decided on.
+            at_most: count no further than that.
+            died_before: only those that died before then, seconds since the epoch.
+        """
+        conditions = self._common()
+        if died_before is not None:
+            conditions.append(_d.c.finished_at < died_before)
+        counted = 0
+        for part in self._parts():
+            left = None if at_most is None else at_most - counted
+            found: Select[Any] = (
+                select(literal_column("1")).select_from(_d).where(*conditions, *part).limit(left)
+            )
+            counted += connection.execute(select(func.count()).select_from(found.subquery())).scalar_one()
+        return counted
+
+    def count_by_cause(self, connection: Connection) -> list[CauseCount]:
+        """Count the letters of each cause that has any."""
+        moment, cause = _d.c.finished_at, _d.c.cause_id
+        query = select(cause, func.count(), func.min(moment), func.max(moment), func.max(_d.c.id))
+        query = query.where(*self._common()).group_by(cause)
+        return [
+            CauseCount(cause_id, number, first_at, last_at, last_id)
+            for part in self._parts()
+            for cause_id, number, first_at, last_at, last_id in connection.execute(query.where(*part))
+        ]
+
+    def newest(
+        self, connection: Connection, *, limit: int, before: Key | None = None, goes_on: bool = False
+    ) -> list[Key]:
+        """Return the newest letters, the newest first.
+
+        Args:
+            connection: the one that the causes were decided on.
+            limit: how many at most.
+            before: go on after this one, which the last call ended with.
+            goes_on: whether this is one page of a long reading.
+        """
+        key = (_d.c.finished_at, _d.c.id)
+        query = select(*key).order_by(*(column.desc() for column in key)).limit(limit)
+        if before is not None:
+            query = query.where(is_before(before))
+        if self.causes is not None and not goes_on and len(self.causes) <= _FEW_CAUSES:
+            return self._newest_of_each(connection, query, limit)
+        return _keys(connection, query.where(*self.conditions()))
+
+    def _newest_of_each(self, connection: Connection, query: Select[Any], limit: int) -> list[Key]:
+        found: list[Key] = []
+        for cause in self.causes or ():
+            of_cause = query.where(*self._common(), _d.c.cause_id == cause)
+            if cause in self.varying:
+                of_cause = of_cause.where(self.selection.text_in(_d.c))
+            found += _keys(connection, of_cause)
+        return heapq.nlargest(limit, found)
+
+    def _common(self) -> list[ColumnElement[bool]]:
+        return [schema.is_dead_letter, *self.selection.of_letters()]
+
+    def _of_causes(self, cause: ColumnElement[int]) -> list[ColumnElement[bool]]:
+        if self.causes is None:
+            return []
+        found = [is_any_of(cause, self.causes)]
+        if self.varying:
+            found.append(or_(is_any_of(cause, self.causes - self.varying), self.selection.text_in(_d.c)))
+        return found
+
+    def _parts(self) -> Iterator[list[ColumnElement[bool]]]:
+        """Yield conditions that part the letters, so that each part is read by the index of the cause."""
+        cause = _d.c.cause_id
+        if self.causes is None or len(self.varying) > _FEW_CAUSES:
+            yield self._of_causes(cause)
+            return
+        if whole := self.causes - self.varying:
+            yield [is_any_of(cause, whole)]
+        for varying in self.varying:
+            yield [cause == varying, self.selection.text_in(_d.c)]
+
+
+def is_before(key: Key) -> ColumnElement[bool]:
+    """Return the condition that a letter died before this one; keys part those of the same moment."""
+    return tuple_(_d.c.finished_at, _d.c.id) < _bound(key)
+
+
+def is_after(key: Key) -> ColumnElement[bool]:
+    """Return the condition that a letter died after this one."""
+    return tuple_(_d.c.finished_at, _d.c.id) > _bound(key)
+
+
+def _keys(connection: Connection, query: Select[Any]) -> list[Key]:
+    return [Key(finished_at, delivery_id) for finished_at, delivery_id in connection.execute(query)]
+
+
+def _bound(key: Key) -> ColumnElement[tuple[float | None, int]]:
+    values = zip(key, (_d.c.finished_at, _d.c.id), strict=True)
+    return tuple_(*(literal(value, column.type) for value, column in values))

@@ -1,0 +1,68 @@
+"""``is_any_of``: a column is one of many values, which are bound as one.
+
+SQLAlchemy's ``in_`` binds each value by itself: no more than 32,700 of them, and every number of values is another
+statement to compile, prepare and plan. Bound as one array the statement stays the same.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ARRAY, BigInteger, Boolean, Integer, Text, literal
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import ColumnElement, Dialect
+    from sqlalchemy.sql.compiler import SQLCompiler
+    from sqlalchemy.sql.operators import OperatorType
+
+
+def is_any_of(column: ColumnElement[Any], values: Collection[int] | Collection[str]) -> ColumnElement[bool]:
+    """Return the condition that a column of numbers or texts is one of these values."""
+    item = BigInteger() if isinstance(column.type, Integer) else Text()
+    return _IsAnyOf(column, literal(list(values), _Values(item)))
+
+
+class _Values(TypeDecorator[Any]):
+    """An array on PostgreSQL, JSON on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, item: TypeEngine[Any]) -> None:
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(ARRAY(self.item) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: list[Any] | None, dialect: Dialect) -> Any:
+        return value if dialect.name == "postgresql" else json.dumps(value)
+
+
+class _IsAnyOf(FunctionElement[bool]):
+    name = "is_any_of"
+    type = Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: OperatorType | None = None) -> _IsAnyOf:
+        # SQLAlchemy would write "... = 1", as for a column that holds a truth value, and no index could be used.
+        del against
+        return self
+
+
+@compiles(_IsAnyOf, "postgresql")
+def _to_array(element: _IsAnyOf, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} = ANY ({values})"
+
+
+@compiles(_IsAnyOf, "sqlite")
+def _to_json(element: _IsAnyOf, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled parts
