@@ -15,6 +15,7 @@ from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
 
@@ -75,32 +76,43 @@ async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
     return name
 
 
-async def list_endpoints() -> list[tuple[str, EndpointBlock]]:
-    """Return every endpoint, by name."""
+async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:
+    """Return every endpoint by name; for one that cannot be used as it is configured, why not."""
     names: list[str] = []
     async with get_client() as client:
-        schemas = await client.read_block_schemas()
-        types = {s.block_type.slug for s in schemas if s.block_type and "deliver-events" in s.capabilities}
-        for slug in sorted(types):
+        for slug in await _endpoint_types(client):
             documents = await client.read_block_documents_by_type(slug)
             names += [_name(slug, document) for document in documents]
-    return [(name, await load_endpoint(name)) for name in sorted(names)]
+    return [(name, await _loaded(name)) for name in sorted(names)]
 
 
 async def remove_endpoint(name: str) -> None:
-    """Remove an endpoint; its deliveries stay in the store.
+    """Remove an endpoint, also one that cannot be used; its deliveries stay in the store.
 
     Raises:
         EndpointError: there is none of that name.
     """
-    await load_endpoint(name)
     slug, _, document = block_slug(name).partition("/")
     async with get_client() as client:
+        if slug not in await _endpoint_types(client):
+            raise EndpointError(f"no endpoint is named {name!r}")
         try:
             found = await client.read_block_document_by_name(document, slug)
             await client.delete_block_document(found.id)
         except ObjectNotFound:
             raise EndpointError(f"no endpoint is named {name!r}") from None
+
+
+async def _endpoint_types(client: PrefectClient) -> list[str]:
+    schemas = await client.read_block_schemas()
+    return sorted({s.block_type.slug for s in schemas if s.block_type and "deliver-events" in s.capabilities})
+
+
+async def _loaded(name: str) -> EndpointBlock | EndpointError:
+    try:
+        return await load_endpoint(name)
+    except EndpointError as error:
+        return error
 
 
 def _name(slug: str, document: BlockDocument) -> str:

@@ -127,15 +127,23 @@ def add(
 @_commands.command("list", epilog="Example: resonant endpoint list")
 def list_(as_json: options.Json = False) -> None:
     """List the endpoints; URLs are secret, and not shown."""
+    from resonant.errors import EndpointError
+
     with _prefect():
         from blocks.catalog import list_endpoints
 
-        rows = [{"name": name, **_shown(block)} for name, block in asyncio.run(list_endpoints())]
+        found = asyncio.run(list_endpoints())
+    problems = {name: str(block) for name, block in found if isinstance(block, EndpointError)}
+    rows = [{"name": name, **_shown(block)} for name, block in found if name not in problems]
     if as_json:
-        output.write_json_array(map(output.to_json, rows))
-    elif rows:
+        broken = [{"name": name, "problem": problem} for name, problem in problems.items()]
+        output.write_json_array(map(output.to_json, [*rows, *broken]))
+        return
+    if rows:
         output.write_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
-    else:
+    for name, problem in problems.items():
+        output.say(f"endpoint {name} cannot be used: {problem}")
+    if not found:
         output.say("no endpoints: `resonant endpoint add NAME URL` makes one")
 
 
