@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_run_logger
 
+from blocks.endpoint import load_endpoint
 from resonant.cli.metrics import READABLE_BY_ALL
-from resonant.errors import ResonantError
+from resonant.errors import EndpointError, ResonantError
 from resonant.exposition import registry_of, to_text
 from resonant.files import atomic_file
 from resonant.report import summary, tables
-from resonant.settings import load_settings
-from resonant.stats import Statistics, statistics
+from resonant.settings import UnknownPolicy, load_settings
+from resonant.stats import Delays, Statistics, statistics
 from resonant.store.measuring import Totals, measure
 
 if TYPE_CHECKING:
     from resonant.report import Table
+    from resonant.retry import RetryPolicy
+    from resonant.settings import Settings
     from resonant.store import Store
 
 METRICS_ARTIFACT = "metrics"
 _SECONDS_AN_HOUR = 3600
+_MOST_POLICIES = 3
 
 
 async def measure_store(store: Store, *, window_hours: float | None) -> tuple[Totals, Statistics]:
@@ -62,12 +68,64 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
 
 
 async def show_statistics(found: Statistics) -> None:
-    """Write the statistics as an artifact, so that their history shows in the UI."""
+    """Write the statistics as an artifact, charts and then tables, so that their history shows in the UI."""
+    from resonant import charts  # noqa: PLC0415 - with matplotlib, which nothing else in this project waits for
+
+    images = [
+        _image("The time of an attempt, hour by hour", charts.latency(found)),
+        _image("Delivered events and dead letters, hour by hour", charts.outcomes(found)),
+        _image("Dead letters by reason", charts.dead_letters(found)),
+        *(
+            _image(
+                "Delays before a retry, against the curve of the policy",
+                charts.retry_delays(delays, name, policy),
+            )
+            for name, policy, delays in await _delays_by_policy(found)
+        ),
+    ]
     await acreate_markdown_artifact(
         key=METRICS_ARTIFACT,
-        markdown="\n\n".join([f"{summary(found)}.", *map(_markdown, tables(found))]),
+        markdown="\n\n".join([f"{summary(found)}.", *images, *map(_markdown, tables(found))]),
         description="What became of events, how often attempts failed, how long both took.",
     )
+
+
+async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, list[Delays]]]:
+    """Return the retries by the policy that they went by, of those with the most retries the first few.
+
+    As a worker finds it: what the producer asked for, or else what the endpoint says now. What ``--policy`` said for a
+    run is written nowhere, so the delays of such a run show off the curve.
+    """
+    settings = load_settings()
+    of_endpoint = {name: await _policy_of(name) for name in {each.endpoint for each in found.delays}}
+    by_policy: dict[str, list[Delays]] = defaultdict(list)
+    for each in found.delays:
+        name = each.policy or of_endpoint[each.endpoint]
+        by_policy[_known_policy(name, settings)].append(each)
+    most = sorted(by_policy, key=lambda name: (-sum(each.count for each in by_policy[name]), name))
+    names = most[:_MOST_POLICIES] or [settings.default_policy]
+    return [(name, settings.policy(name), by_policy[name]) for name in names]
+
+
+def _known_policy(name: str | None, settings: Settings) -> str:
+    """Return a policy's name, and for one that is no longer known the default's, as a worker does."""
+    try:
+        settings.policy(name)
+    except UnknownPolicy:
+        return settings.default_policy
+    return name or settings.default_policy
+
+
+async def _policy_of(endpoint: str) -> str | None:
+    try:
+        return (await load_endpoint(endpoint)).policy
+    except EndpointError:
+        return None  # removed since
+
+
+def _image(alt: str, svg: str) -> str:
+    # Prefect's UI takes the styles out of inline SVG, and leaves an image as it is.
+    return f"![{alt}](data:image/svg+xml;base64,{b64encode(svg.encode()).decode()})"
 
 
 def _markdown(table: Table) -> str:

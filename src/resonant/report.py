@@ -16,11 +16,17 @@ _NOTHING = "-"
 
 
 class Table(NamedTuple):
-    """A table; the title says what its rows are."""
+    """A table.
+
+    Attributes:
+        title: says what its rows are.
+        bars: the columns whose counts a terminal may also show as bars.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    bars: tuple[int, ...] = ()
 
 
 def summary(statistics: Statistics) -> str:
@@ -66,6 +72,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
                 *_counts("error type", overall.error_types),
                 *_counts("dead-letter reason", overall.reasons),
             ),
+            bars=(2,),
         ),
         Table(
             "By hour, in UTC",
@@ -81,6 +88,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
                 )
                 for hour in statistics.hourly
             ),
+            bars=(1, 2),
         ),
     )
     return (table for table in every if table.rows)

@@ -113,11 +113,32 @@ class Hour:
 
 
 @dataclass(frozen=True, slots=True)
+class Delays:
+    """The delays, in seconds, decided on after failed attempts that have all of this in common.
+
+    Attributes:
+        policy: the retry policy that their producer asked for; None left it to the endpoint.
+        after: the number of the failed attempt within its round, from 1.
+        asked: whether the endpoint asked for a wait, by Retry-After.
+    """
+
+    endpoint: str
+    policy: str | None
+    after: int
+    asked: bool
+    count: int
+    min: float
+    median: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A window's statistics.
 
     Attributes:
         hourly: every hour from the first in which something happened until the window's end, quiet ones too.
+        delays: by endpoint, policy and number of the attempt.
     """
 
     since: float
@@ -126,6 +147,7 @@ class Statistics:
     by_endpoint: dict[str, Figures]
     by_event_type: dict[str, Figures]
     hourly: tuple[Hour, ...]
+    delays: tuple[Delays, ...]
 
 
 def statistics(attempts: DataFrame, deliveries: DataFrame, *, since: float, until: float) -> Statistics:
@@ -144,6 +166,7 @@ def statistics(attempts: DataFrame, deliveries: DataFrame, *, since: float, unti
         by_endpoint=_figures_by("endpoint", attempts, deliveries),
         by_event_type=_figures_by("event_type", attempts, deliveries),
         hourly=_hourly(attempts, deliveries, since=since, until=until),
+        delays=_delays(attempts),
     )
 
 
@@ -196,6 +219,24 @@ def _retries(deliveries: DataFrame) -> Retries:
     if tried.empty:
         return Retries(total=0, avg=None, max=None)
     return Retries(total=int(tried.sum()), avg=float(tried.mean()), max=int(tried.max()))
+
+
+def _delays(attempts: DataFrame) -> tuple[Delays, ...]:
+    retried = attempts[attempts["delay"].notna()]
+    groups = retried.groupby(
+        [
+            retried["endpoint"],
+            retried["policy"].fillna(""),  # as a group, and sorted before the names
+            retried["round_attempt"].astype("int64"),
+            retried["retry_after"].notna(),
+        ]
+    )["delay"]
+    return tuple(
+        Delays(str(endpoint), policy or None, after, asked, count, low, median, high)
+        for (endpoint, policy, after, asked), count, low, median, high in groups.agg(
+            ["count", "min", "median", "max"]
+        ).itertuples(name=None)
+    )
 
 
 def _counts(names: Series[str]) -> dict[str, int]:

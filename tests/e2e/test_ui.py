@@ -1,10 +1,11 @@
-"""What an operator does in the Prefect UI, in a real browser: look at the triage, fill the form, replay, purge.
+"""What an operator does in the Prefect UI, in a real browser: look at the triage and the charts, fill the form, replay, purge.
 
 The screenshots are kept in ``build/screenshots``.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import time
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
+from resonant import charts
 from resonant.cli.server import free_port
 
 pytestmark = pytest.mark.engine
@@ -150,3 +153,39 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     assert said == "4 purged, 4 kept"
     status = machine.read("status")
     assert (status["purged"], status["dead_letter"], status["balanced"]) == (4, 0, True)
+
+
+def colours(image) -> set[tuple[int, int, int]]:
+    """The colours in which an element is shown."""
+    picture = Image.open(io.BytesIO(image.screenshot())).convert("RGB")
+    return {colour for _, colour in picture.getcolors(picture.width * picture.height)}
+
+
+def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, up, browser, start_receiver):
+    receiver = start_receiver("receiver_scripts:mixed")
+    assert machine.run("endpoint", "add", "hooks", receiver.url, "--allow-private").returncode == 0
+    kinds = ("order.rejected", *["order.paid"] * 7)
+    events = [{"id": f"e{n}", "type": kinds[n % 8], "source": "/s", "data": n} for n in range(80)]
+    emitted = machine.run("emit", machine.write_events("e.jsonl", events), "--endpoint", "hooks")
+    assert emitted.returncode == 0, emitted.stderr
+
+    export = deployment(up, "export-metrics/scheduled")
+    browser.goto(f"{up}/deployments/deployment/{export}/run")
+    assert "of 80 events that ended 87.50 % were delivered" in submit_and_wait(browser, up, "export-by-hand")
+
+    browser.set_viewport_size({"width": 1400, "height": 1500})
+    for theme, system in (("dark", "light"), ("light", "dark")):
+        # The UI's own theme, whatever the system's is.
+        browser.emulate_media(color_scheme=system)
+        browser.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
+        open_artifact(browser, up, "metrics")
+        images = browser.locator("img[src^='data:image/svg+xml']")
+        images.nth(3).wait_for()
+        browser.wait_for_timeout(1_000)
+        screenshot(browser, f"charts-{theme}")
+        shown = images.all()
+        assert len(shown) == 4
+        for image, ink in zip(
+            shown, (charts.BLUE, charts.VERMILION, charts.VERMILION, charts.BLUE), strict=True
+        ):
+            assert ImageColor.getrgb(getattr(ink, theme)) in colours(image)

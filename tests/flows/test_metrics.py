@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import re
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from pydantic import SecretStr
 
+from blocks import WebhookEndpoint
 from flows.metrics import export_metrics
-from resonant.events import make_event
-from resonant.store import open_store
+from resonant.events import Attempt, make_event
+from resonant.retry import Park
+from resonant.store import Outcome, open_store
 
 pytestmark = pytest.mark.engine
 
@@ -39,16 +44,52 @@ def accepted(path):
     return family.samples[0].value
 
 
-def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp_path):
-    async def main():
-        state = await export_metrics(return_state=True)
-        async with get_client() as client:
-            found = await client.read_artifacts(
-                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["metrics"]))
-            )
-        return state, [each for each in found if each.flow_run_id == state.state_details.flow_run_id]
+async def export():
+    """Run the flow; return its state and the artifacts that it wrote."""
+    state = await export_metrics(return_state=True)
+    async with get_client() as client:
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["metrics"])), limit=200
+        )
+    return state, [each for each in found if each.flow_run_id == state.state_details.flow_run_id]
 
-    state, [artifact] = asyncio.run(main())
+
+def svgs(markdown):
+    return [
+        base64.b64decode(image).decode()
+        for image in re.findall(
+            r"^!\[[\w ,]+\]\(data:image/svg\+xml;base64,([\w+/=]+)\)$", markdown, re.MULTILINE
+        )
+    ]
+
+
+async def fail_each_once(url, endpoint, **options):
+    """Store an event and park it after its first attempt."""
+    store = await open_store(url)
+    await store.enqueue([make_event(type="t", source="/s", data=1)], endpoint, **options)
+    leases = await store.claim(endpoint, owner="run", limit=10)
+    await store.begin(leases)
+    decision = Park(40.0, store.clock() + 40)
+    failure = {
+        "result": "failed",
+        "category": "transient",
+        "code": "http_503",
+        "error_type": "UnexpectedStatus",
+    }
+    failure |= {"decision": "park", "delay": 40.0, "next_attempt_at": decision.next_attempt_at}
+    await store.record(
+        [
+            Outcome(
+                lease, Attempt(1, 1, started_at=store.clock(), duration=0.1, owner="run", **failure), decision
+            )
+            for lease in leases
+        ]
+    )
+    await store.close()
+
+
+def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp_path):
+    state, [artifact] = asyncio.run(export())
 
     assert state.is_completed()
     assert "of 0 events that ended - were delivered, 2 are unfinished" in state.message
@@ -56,6 +97,35 @@ def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp
     assert artifact.type == "markdown"
     assert artifact.data.startswith(state.message)
     assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
+
+
+def test_charts_stand_before_the_tables_and_say_where_there_is_nothing_yet(engine):
+    _, [artifact] = asyncio.run(export())
+    assert len(svgs(artifact.data)) == artifact.data.count("![") == 4
+    assert artifact.data.index("![") < artifact.data.index("###")
+    said = ("no attempt was answered", "no event ended", "no event was given up", "nothing was retried")
+    assert all(words in svg for words, svg in zip(said, svgs(artifact.data), strict=True))
+
+
+def test_delays_are_drawn_against_the_policy_that_they_went_by(engine, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+
+    async def main():
+        block = WebhookEndpoint(url=SecretStr("http://127.0.0.1:1"), allow_private=True, policy="classic")
+        await block.asave("measured", overwrite=True)
+        await fail_each_once(url, "measured")  # by the endpoint's policy
+        await fail_each_once(url, "measured", policy="default")  # as the producer asked
+        await fail_each_once(url, "removed")  # by the default one, as nobody knows better
+        await fail_each_once(url, "also-measured", policy="no-such-policy")  # and here too
+        return await export()
+
+    _, [artifact] = asyncio.run(main())
+    default, classic = svgs(artifact.data)[3:]
+    assert "policy “default”" in default
+    assert "policy “classic”" in classic
+    assert all(f">{name}<" in default for name in ("measured", "removed", "also-measured"))
+    assert ">measured<" in classic
+    assert ">removed<" not in classic
 
 
 def test_the_textfile_can_be_set_and_given(engine, tmp_path, monkeypatch):

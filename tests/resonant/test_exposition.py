@@ -51,9 +51,9 @@ def counted(measure, result, number, le=math.inf, seconds=0.0, *, endpoint="orde
 
 
 def window(durations=()):
-    attempts = [("orders", "t", 1, NOW, duration, "delivered", None, None, None) for duration in durations]
+    attempts = [("orders", "t", 1, NOW, duration, "delivered", *[None] * 7) for duration in durations]
     columns = ["endpoint", "event_type", "number", "started_at", "duration", "result"]
-    columns += ["category", "code", "error_type"]
+    columns += ["category", "code", "error_type", "policy", "delay", "retry_after", "round_attempt"]
     deliveries = ["endpoint", "event_type", "status", "reason", "accepted_at", "finished_at", "attempts"]
     return statistics(
         pd.DataFrame(attempts, columns=columns).astype({"started_at": float, "duration": float}),

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.stats import Spread, statistics
+from resonant.stats import Delays, Spread, statistics
 
 HOUR = 3600
 START = 472_222 * HOUR + 0.0  # on an hour
 ATTEMPT_COLUMNS = (
     *("endpoint", "event_type", "number", "started_at", "duration", "result"),
     *("category", "code", "error_type"),
+    *("policy", "delay", "retry_after", "round_attempt"),
 )
 DELIVERY_COLUMNS = ("endpoint", "event_type", "status", "reason", "accepted_at", "finished_at", "attempts")
 
@@ -25,7 +26,7 @@ DELIVERY_COLUMNS = ("endpoint", "event_type", "status", "reason", "accepted_at",
 def attempt(
     duration=0.1, *, number=1, at=START, result="delivered", endpoint="orders", event_type="t", **failure
 ):
-    names = ("category", "code", "error_type")
+    names = ("category", "code", "error_type", "policy", "delay", "retry_after", "round_attempt")
     return (endpoint, event_type, number, at, duration, result, *(failure.get(name) for name in names))
 
 
@@ -43,7 +44,7 @@ def of(attempts=(), deliveries=(), *, since=START, until=START + 1800):
     times = {"accepted_at": "float64", "finished_at": "float64"}
     return statistics(
         pd.DataFrame(list(attempts), columns=ATTEMPT_COLUMNS).astype(
-            {"started_at": float, "duration": float}
+            dict.fromkeys(("started_at", "duration", "delay", "retry_after", "round_attempt"), float)
         ),
         pd.DataFrame(list(deliveries), columns=DELIVERY_COLUMNS).astype(times),
         since=since,
@@ -154,6 +155,38 @@ def test_each_endpoint_has_its_own_figures():
     assert [each.events.success_rate for each in found.by_endpoint.values()] == [0.0, None, 1.0]
 
 
+def test_delays_are_spread_by_the_attempt_of_the_round_that_they_followed():
+    found = of(
+        [
+            *(failed(delay=delay, round_attempt=1) for delay in (0.9, 1.0, 1.2)),
+            failed(number=5, delay=3.1, round_attempt=2),
+            failed(number=6),
+        ]
+    )
+    assert found.delays == (
+        Delays("orders", None, after=1, asked=False, count=3, min=0.9, median=1.0, max=1.2),
+        Delays("orders", None, after=2, asked=False, count=1, min=3.1, median=3.1, max=3.1),
+    )
+
+
+def test_delays_by_another_policy_or_asked_for_by_the_endpoint_are_not_mixed_in():
+    after_first = {"delay": 4.0, "round_attempt": 1}
+    found = of(
+        [
+            failed(**after_first, policy="patient"),
+            failed(**after_first, retry_after=0.0),
+            failed(**after_first),
+            failed(**after_first, endpoint="crm"),
+        ]
+    )
+    assert [(each.endpoint, each.policy, each.asked) for each in found.delays] == [
+        ("crm", None, False),
+        ("orders", None, False),
+        ("orders", None, True),
+        ("orders", "patient", False),
+    ]
+
+
 def test_each_event_type_has_its_own_figures():
     found = of(
         [
@@ -217,4 +250,4 @@ def test_an_empty_window_has_no_rates_no_hours_and_no_endpoints():
     found = of()
     assert (found.overall.events.success_rate, found.overall.attempts.error_rate) == (None, None)
     assert found.overall.latency == found.overall.end_to_end == Spread()
-    assert (found.hourly, found.by_endpoint) == ((), {})
+    assert (found.hourly, found.by_endpoint, found.delays) == ((), {}, ())

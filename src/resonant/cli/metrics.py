@@ -17,12 +17,15 @@ from resonant.files import atomic_file
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from resonant.report import Table
     from resonant.settings import Settings
     from resonant.stats import Hour, Spread, Statistics
     from resonant.store import Store
 
 # A node exporter runs as another user; nothing secret is in it.
 READABLE_BY_ALL = 0o644
+_LONGEST_BAR, _SHORTEST_BAR = 12, 3
+_TABLE_GAP = 3  # at most what output.write_table puts between two columns
 
 
 def register(app: typer.Typer) -> None:
@@ -184,6 +187,38 @@ def _write_statistics(found: Statistics) -> None:
     from resonant.report import summary, tables
 
     output.write(f"{summary(found)}\n")
-    for title, header, rows in tables(found):
-        output.write(f"\n{title}\n")
-        output.write_table(header, [tuple(map(output.visible, row)) for row in rows])
+    for table in tables(found):
+        output.write(f"\n{table.title}\n")
+        rows = [tuple(map(output.visible, row)) for row in with_bars(table).rows]
+        output.write_table(table.header, rows)
+
+
+def with_bars(table: Table) -> Table:
+    """Put bars of one scale beside the counts, where standard output is a terminal that can show them and has room."""
+    console = output.stdout()
+    if not (table.bars and console.is_terminal) or console.options.ascii_only:
+        return table
+    widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
+    numbers = {column: max(len(row[column]) for row in table.rows) for column in table.bars}
+    needed = sum(widths) + _TABLE_GAP * len(widths)
+    for size in range(_LONGEST_BAR, _SHORTEST_BAR - 1, -1):
+        wider = (max(0, number + 1 + size - widths[column]) for column, number in numbers.items())
+        if needed + sum(wider) <= console.width:
+            break
+    else:
+        return table
+    columns = [list(column) for column in zip(*table.rows, strict=True)]
+    counts = {column: [int(cell.replace(",", "")) for cell in columns[column]] for column in numbers}
+    highest = max(1, *(max(of_column) for of_column in counts.values()))
+    for column, number in numbers.items():
+        columns[column] = [
+            f"{cell:>{number}} {_bar(count / highest, size)}".rstrip()
+            for cell, count in zip(columns[column], counts[column], strict=True)
+        ]
+    return table._replace(rows=tuple(zip(*columns, strict=True)))
+
+
+def _bar(part: float, size: int) -> str:
+    """Draw a part of 1 as a bar of at most ``size`` characters, an eighth of one at least for what is not nothing."""
+    eighths = max(round(8 * size * part), int(part > 0))
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()

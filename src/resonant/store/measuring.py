@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from sqlalchemy import BigInteger, cast, func, or_, select
+from sqlalchemy import BigInteger, case, cast, func, or_, select
 
 from resonant.store import schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import Case, Connection, Select
 
 _d, _a, _r = schema.deliveries, schema.attempts, schema.rollups
-_TIMES = ("accepted_at", "finished_at", "started_at", "duration")
+_FLOATS = (
+    *("accepted_at", "finished_at", "started_at", "duration"),
+    *("delay", "round_attempt", "retry_after"),
+)
 
 
 class Counted(NamedTuple):
@@ -67,7 +70,9 @@ class Window:
 
     Attributes:
         attempts: those that began since then, without late ones; ``endpoint, event_type, number, started_at, duration,
-            result, category, code, error_type``.
+            result, category, code, error_type``; ``policy``, the name that the producer asked for, if any; and where
+            a retry was decided on: ``delay``, seconds; ``round_attempt``, the attempt's number in its round as the
+            policy counts, without lost ones; ``retry_after``, seconds, where the endpoint asked for a wait.
         deliveries: those that ended since then, and all that are unfinished; ``endpoint, event_type, status, reason,
             accepted_at, finished_at, attempts``.
     """
@@ -125,7 +130,8 @@ def read_window(connection: Connection, *, now: float, since: float) -> Window:
     attempts = (
         select(
             *(_d.c.endpoint, _d.c.event_type, _a.c.number, _a.c.started_at, _a.c.duration, _a.c.result),
-            *(_a.c.category, _a.c.code, _a.c.error_type),
+            *(_a.c.category, _a.c.code, _a.c.error_type, _d.c.policy, _a.c.delay, _a.c.retry_after),
+            _round_attempt().label("round_attempt"),
         )
         .join(_d, _d.c.id == _a.c.delivery_id)
         .where(_a.c.started_at >= since, _a.c.late.is_(False))
@@ -135,6 +141,21 @@ def read_window(connection: Connection, *, now: float, since: float) -> Window:
         _d.c.attempts,
     ).where(or_(_d.c.finished_at >= since, _d.c.available_at.is_not(None)))
     return Window(since, now, _frame(connection, attempts), _frame(connection, deliveries))
+
+
+def _round_attempt() -> Case[int]:
+    """Count the attempts of its round up to this one, where a retry was decided on: others need no look-up."""
+    before = _a.alias("before")
+    number = (
+        select(func.count())
+        .where(
+            *(before.c.delivery_id == _a.c.delivery_id, before.c.round == _a.c.round),
+            *(before.c.number <= _a.c.number, before.c.result != "lost", before.c.late.is_(False)),
+        )
+        .correlate(_a)
+        .scalar_subquery()
+    )
+    return case((_a.c.delay.is_not(None), number))
 
 
 def _read_counted(connection: Connection) -> tuple[Counted, ...]:
@@ -151,5 +172,5 @@ def _by_endpoint(connection: Connection, query: Select[Any]) -> dict[str, float]
 def _frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
     names = list(query.selected_columns.keys())
     frame = pd.DataFrame(list(map(tuple, connection.execute(query))), columns=names)
-    # Said, and not guessed: of no rows, or of times that are all null, pandas would make objects.
-    return frame.astype({name: "float64" for name in _TIMES if name in names})
+    # Said, and not guessed: of no rows, or of numbers that are all null, pandas would make objects.
+    return frame.astype({name: "float64" for name in _FLOATS if name in names})

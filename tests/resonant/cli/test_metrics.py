@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import pty
+import re
 import signal
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -17,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from resonant.cli.server import free_port
 from resonant.retry import GiveUp, Retry
 
+MAIN = "from resonant.cli import main; main()"
 SPREAD = ["min", "avg", "p50", "p95", "p99", "max"]
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -115,6 +119,55 @@ def test_a_person_reads_first_which_rate_is_of_what(resonant, busy):
     assert "billing 3 1 33.33 % 1 0.50 1" in rows
     assert "all 100.0 250.0 250.0 385.0 397.0 400.0" in rows
     assert "category permanent 1" in rows
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch):
+    """Run ``resonant metrics`` with a terminal as its standard output, and return the lines that it shows."""
+
+    def run(*, columns=120, encoding="utf-8"):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("PYTHONIOENCODING", encoding)
+        monkeypatch.setenv("NO_COLOR", "1")
+        ours, theirs = pty.openpty()
+        done = subprocess.Popen(
+            [sys.executable, "-c", MAIN, "metrics"], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        shown = b""
+        with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: whoever wrote is gone
+            while chunk := terminal.read(4096):
+                shown += chunk
+        assert done.wait(timeout=30) == 0, shown
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode(encoding, "replace")).splitlines()
+        return [" ".join(line.split()) for line in lines]
+
+    return run
+
+
+def test_on_a_terminal_counts_have_bars_of_one_scale_in_a_table(on_a_terminal, worker):
+    for n in range(8):
+        worker.accept(f"evt_{n}")
+    worker.attempt()
+    worker.accept("evt_8", endpoint="crm")
+    worker.attempt(GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400")
+    lines = on_a_terminal()
+    [hour] = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:00Z 8 ", line)]
+    assert re.search(r"8 (█+) 1 (█▌) 9 1", hour)[1] == "█" * 12
+    assert "category permanent 1 ████████████" in lines
+    assert "all 8 1 1 0 88.89 %" in lines
+
+
+@pytest.mark.parametrize("where", [{"columns": 80}, {"encoding": "ascii"}, {"encoding": "latin-1"}])
+def test_there_are_no_bars_where_a_terminal_has_no_room_or_no_such_characters(on_a_terminal, busy, where):
+    shown = "\n".join(on_a_terminal(**where))
+    hours = shown.partition("By hour, in UTC")[2]
+    assert hours
+    assert not {"█", "▌", "?", "\ufffd"} & set(hours)
+
+
+def test_elsewhere_there_are_numbers_alone(resonant, busy):
+    assert resonant("metrics").out.isascii()
 
 
 def test_prometheus_text_is_on_stdout(resonant, busy):

@@ -45,7 +45,7 @@ def busy(desk):
         now=desk.clock(),
         lease_seconds=60,
     )
-    desk.deliver(*replayed)
+    desk.deliver(*replayed.leases)
     return desk
 
 
@@ -68,8 +68,8 @@ def purge_everything(desk):
     def purge(connection):
         for status in ("dead_letter", "delivered"):
             conditions = dead_letters.purgeable(status, finished_before=desk.clock())
-            ids = dead_letters.pick_final(connection, conditions, limit=1_000)
-            dead_letters.purge(connection, ids, now=desk.clock())
+            picked = dead_letters.pick_final(connection, conditions, limit=1_000)
+            dead_letters.purge(connection, [key.id for key in picked], now=desk.clock())
 
     desk.write(purge)
 
@@ -174,6 +174,46 @@ def test_the_window_has_what_ended_or_began_in_it_and_all_that_is_unfinished(des
     window = desk.read(read_window, now=desk.clock(), since=start + 1)
     assert sorted(window.deliveries["status"]) == ["delivered", "delivered", "pending"]
     assert list(window.attempts["started_at"]) == [start + HOUR]
+
+
+def test_a_delay_is_known_by_the_attempt_of_its_round_also_after_a_crash_and_a_replay(desk):
+    """A lost attempt has a number, and the policy does not count it; a replay begins to count anew."""
+    start = desk.clock()
+    desk.enqueue("evt_1", policy="patient")
+
+    def go_on(seconds):
+        desk.clock.advance(seconds)
+        return desk.claim_one()
+
+    desk.fail(desk.claim_one(), desk.park_for(2), started_at=desk.clock())
+    desk.begin(go_on(2))
+    desk.clock.advance(61)
+    desk.recover()
+    desk.fail(desk.claim_one(), desk.park_for(7), started_at=desk.clock(), retry_after=6.0)
+    desk.fail(go_on(7), GiveUp("exhausted"), started_at=desk.clock())
+    desk.clock.advance(1)
+    now = desk.clock()
+    desk.write(
+        dead_letters.replay,
+        Selection(endpoint="orders"),
+        died_before=now,
+        limit=10,
+        owner="replay",
+        now=now,
+        lease_seconds=60,
+    )
+    desk.clock.advance(61)
+    desk.recover()
+    desk.fail(desk.claim_one(), desk.park_for(3), started_at=desk.clock())
+
+    def retries(since):
+        attempts = desk.read(read_window, now=desk.clock(), since=since).attempts
+        names = ["number", "round_attempt", "delay", "retry_after", "policy"]
+        return sorted(attempts[attempts["delay"].notna()][names].fillna(0).to_numpy().tolist())
+
+    every = [[1, 1, 2, 0, "patient"], [3, 2, 7, 6, "patient"], [5, 1, 3, 0, "patient"]]
+    assert retries(start) == every
+    assert retries(start + 1) == every[1:]
 
 
 def test_late_attempts_are_in_no_statistics(busy):
