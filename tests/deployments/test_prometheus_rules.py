@@ -1,0 +1,103 @@
+"""The shipped rules and configuration, judged by Prometheus's own tool; and that what an alert tells you to run can be run."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from resonant.cli import app
+
+PROJECT = Path(__file__).parents[2]
+SHIPPED = PROJECT / "deployments" / "prometheus"
+UNIT_TESTS = sorted((Path(__file__).parent / "prometheus").glob("*.test.yml"))
+
+
+def rules(file):
+    return [
+        rule for group in yaml.safe_load((SHIPPED / file).read_text())["groups"] for rule in group["rules"]
+    ]
+
+
+ALERTS = rules("alerts.yml")
+
+
+@pytest.fixture
+def promtool(require_program):
+    program = require_program("apt-get install prometheus", "promtool")
+
+    def run(*argv, folder):
+        done = subprocess.run([program, *argv], cwd=folder, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("file", ["recording.yml", "alerts.yml"])
+def test_promtool_has_no_remark_on_the_rules(promtool, file):
+    code, said = promtool("check", "rules", "--lint=all", "--lint-fatal", file, folder=SHIPPED)
+    assert code == 0, said
+
+
+def test_promtool_takes_the_example_configuration_with_its_rules(promtool):
+    code, said = promtool("check", "config", "prometheus.yml", folder=SHIPPED)
+    assert code == 0, said
+    assert "2 rule files found" in said
+
+
+@pytest.mark.parametrize("file", UNIT_TESTS, ids=lambda path: path.name.partition(".")[0])
+def test_alerts_fire_when_they_should_and_only_then(promtool, file):
+    code, said = promtool("test", "rules", file.name, folder=file.parent)
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("alert", [alert["alert"] for alert in ALERTS])
+def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not(alert):
+    cases = [
+        bool(case["exp_alerts"])
+        for file in UNIT_TESTS
+        for test in yaml.safe_load(file.read_text())["tests"]
+        for case in test.get("alert_rule_test", ())
+        if case["alertname"] == alert
+    ]
+    assert set(cases) == {True, False}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_each_alert_says_what_is_wrong_with_numbers_and_what_to_run(alert):
+    assert set(alert["annotations"]) == {"summary", "description", "runbook"}
+    assert alert["labels"]["severity"] in {"warning", "critical"}
+    if "absent" not in alert["expr"]:
+        assert "$value" in alert["annotations"]["description"]
+    commands = alert["annotations"]["runbook"].replace("{{ $labels.endpoint }}", "billing").splitlines()
+    assert commands
+    for command in commands:
+        program, *argv = shlex.split(command, comments=True)
+        assert program == "resonant"
+        parse(argv)
+
+
+def parse(argv):
+    """Let the command line read its arguments, and run nothing; a usage error is raised."""
+    command, context = typer.main.get_command(app), None
+    while hasattr(command, "get_command"):
+        name, *argv = argv
+        context = command.context_class(command, info_name=name, parent=context)
+        command = command.get_command(context, name)
+        assert command is not None, f"no command {name}"
+    command.make_context(name, argv, parent=context)
+
+
+@pytest.mark.parametrize("wrong", ["status --endpont x", "endpoint tets x", "replay --rate fast"])
+def test_a_command_that_does_not_exist_would_be_noticed(wrong):
+    with pytest.raises(Exception, match=r"No such option|no command|valid number"):
+        parse(wrong.split())
+
+
+def test_no_alert_but_the_page_says_what_to_do():
+    page = (PROJECT / "docs" / "monitoring.md").read_text()
+    assert [alert["alert"] for alert in ALERTS if f"`{alert['alert']}`" not in page] == []
