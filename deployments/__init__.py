@@ -1,1 +1,1 @@
-"""What surrounds prefect.yaml: making a server ready, its settings."""
+"""What surrounds prefect.yaml: making a server ready, its settings, its automations."""

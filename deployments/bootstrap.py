@@ -1,4 +1,4 @@
-"""Makes a Prefect server ready for Resonant: the work pool, the block types, the deployments of prefect.yaml.
+"""Makes a Prefect server ready for Resonant: work pool, block types, the deployments of prefect.yaml, automations.
 
 ``python -m deployments.bootstrap`` does it, in the project's folder, to the server at ``PREFECT_API_URL``; doing it again
 updates what is there.
@@ -15,6 +15,7 @@ from resonant.cli import output
 from resonant.cli.project import project_directory
 from resonant.cli.server import configure_prefect, configured_url, is_healthy
 from resonant.errors import ResonantError
+from resonant.settings import load_settings
 
 WORK_POOL = "resonant"
 _SHOWN_LINES = 15
@@ -29,9 +30,13 @@ async def bootstrap() -> list[str]:
 
     Raises:
         BootstrapFailed: prefect.yaml cannot be deployed; the text says why.
+        ResonantError: the notification block that the settings name is not there.
     """
+    from deployments.automations import apply_automations  # noqa: PLC0415 - Prefect, after the settings
+
     await make_work_pool()
     await asyncio.gather(register_block_types(), deploy())
+    await apply_automations()
     return await deployed()
 
 
@@ -99,7 +104,9 @@ def main() -> None:
     except ResonantError as error:
         output.say(str(error))
         sys.exit(1)
-    output.write(f"work pool {WORK_POOL}, block types, and {', '.join(names)} are at {url}\n")
+    output.write(f"work pool {WORK_POOL}, block types, automations, and {', '.join(names)} are at {url}\n")
+    if load_settings().alert_notification_block is None:
+        output.write("nobody is notified of alerts: RESONANT_ALERT_NOTIFICATION_BLOCK names no block\n")
 
 
 if __name__ == "__main__":

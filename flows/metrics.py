@@ -1,4 +1,4 @@
-"""``export_metrics``: what the store holds as Prometheus text, and a window's statistics as an artifact."""
+"""``export_metrics``: what the store holds as Prometheus text, alerts, and a window's statistics as an artifact."""
 
 from typing import Annotated
 
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from resonant.configured import open_configured_store
 from resonant.report import summary
+from tasks.alerts import announce_alerts
 from tasks.failing import fails_plainly
 from tasks.metrics import measure_store, show_statistics, write_textfile
 
@@ -18,7 +19,7 @@ async def export_metrics(
     window_hours: Annotated[float | None, Field(gt=0, le=876_000, allow_inf_nan=False)] = None,
     textfile: str | None = None,
 ) -> State[None]:
-    """Write the metrics for Prometheus, and show the statistics of the last hours.
+    """Write the metrics for Prometheus, tell which alerts began or ended, and show the statistics of the last hours.
 
     Args:
         window_hours: How far the statistics look back; empty is RESONANT_METRICS_WINDOW_HOURS, 24 by default.
@@ -27,6 +28,7 @@ async def export_metrics(
     """
     async with open_configured_store() as store:
         totals, found = await measure_store(store, window_hours=window_hours)
-    write_textfile(totals, found, textfile)
+        write_textfile(totals, found, textfile)
+        await announce_alerts(store, totals)
     await show_statistics(found)
     return Completed(message=summary(found))

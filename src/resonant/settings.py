@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as MalformedJson
 
+from resonant.alerts import Thresholds
 from resonant.errors import ResonantError
 from resonant.retry import RetryPolicy
 
@@ -73,6 +74,36 @@ class Settings(BaseSettings):
     default_policy: str = Field(
         default=DEFAULT_POLICY, description="The policy of endpoints and events that name none."
     )
+    alert_window_minutes: Annotated[float, Field(gt=0, le=1440)] = Field(
+        default=15.0, description="How far the error rate and the share of retries look back, for alerts."
+    )
+    alert_min_attempts: Annotated[int, Field(ge=1)] = Field(
+        default=20, description="Of fewer attempts in that time, an error rate is no alert."
+    )
+    alert_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.25,
+        description="Part of an endpoint's attempts that may fail; the alert ends at half of it.",
+    )
+    alert_dead_letters_per_hour: Annotated[int, Field(ge=1)] = Field(
+        default=5, description="So many more dead letters of an endpoint in an hour are an alert."
+    )
+    alert_dead_letter_age_hours: Annotated[float, Field(gt=0)] = Field(
+        default=72.0, description="How long a dead letter may wait to be replayed or purged."
+    )
+    alert_latency_factor: Annotated[float, Field(gt=1)] = Field(
+        default=2.0,
+        description="How many times as long as in the same hour of the day before attempts may take.",
+    )
+    alert_silence_minutes: Annotated[float, Field(gt=0)] = Field(
+        default=10.0, description="How long a delivery may be overdue while no worker makes an attempt."
+    )
+    alert_retry_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5, description="Part of all attempts that may only lead to another one."
+    )
+    alert_notification_block: str | None = Field(
+        default=None,
+        description="Notification block that alerts are sent to, as TYPE/NAME: slack-webhook/ops.",
+    )
 
     @field_validator("policies", mode="before")
     @classmethod
@@ -106,6 +137,20 @@ class Settings(BaseSettings):
     def textfile(self) -> Path:
         """Where the metrics flow writes Prometheus text."""
         return (self.metrics_textfile or self.home / "metrics" / "resonant.prom").expanduser()
+
+    @property
+    def alert_thresholds(self) -> Thresholds:
+        """Where alerts begin."""
+        return Thresholds(
+            window=self.alert_window_minutes * 60,
+            min_attempts=self.alert_min_attempts,
+            error_rate=self.alert_error_rate,
+            dead_letters=self.alert_dead_letters_per_hour,
+            dead_letter_age=self.alert_dead_letter_age_hours * 3600,
+            latency_factor=self.alert_latency_factor,
+            silence=self.alert_silence_minutes * 60,
+            retries=self.alert_retry_share,
+        )
 
     def policy(self, name: str | None = None) -> RetryPolicy:
         """Return a retry policy by name; the default one for None.

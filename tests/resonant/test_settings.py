@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from resonant.alerts import Thresholds
 from resonant.retry import RetryPolicy
 from resonant.settings import Settings, SettingsError, UnknownPolicy, load_settings
 
@@ -27,6 +28,8 @@ def environment(monkeypatch):
         ("endpoint_concurrency", "3", 3),
         ("max_waiting", "0", 0),
         ("default_policy", "classic", "classic"),
+        ("alert_error_rate", "0.1", 0.1),
+        ("alert_notification_block", "slack-webhook/ops", "slack-webhook/ops"),
     ],
 )
 def test_a_field_is_set_by_its_name_in_the_environment(environment, name, text, value):
@@ -157,3 +160,12 @@ def test_policies_that_are_malformed_are_named_rather_than_the_default_that_was_
 def test_settings_do_not_change_once_they_are_read(environment):
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().concurrency = 3
+
+
+def test_alerts_begin_where_they_do_without_settings_and_units_are_seconds(environment):
+    assert load_settings().alert_thresholds == Thresholds()
+
+    environment(alert_window_minutes="5", alert_dead_letter_age_hours="1", alert_silence_minutes="2")
+
+    thresholds = load_settings().alert_thresholds
+    assert (thresholds.window, thresholds.dead_letter_age, thresholds.silence) == (300, 3600, 120)

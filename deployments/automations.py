@@ -1,0 +1,164 @@
+"""The automations on alerts, declared: notify, notify that the export is silent, replay when an endpoint has recovered.
+
+They act on the events that the flow export-metrics sends, see ``tasks/alerts.py``. ``python -m deployments.bootstrap`` and
+``resonant up`` apply them; what was changed by hand is put back, but for whether an automation is enabled.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from prefect.automations import Automation, EventTrigger, Posture, RunDeployment, SendNotification
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+
+from resonant.alerts import Condition
+from resonant.errors import ResonantError
+from resonant.settings import load_settings
+from tasks.alerts import EVENT_RAISED, EVENT_RECOVERED
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import PrefectClient
+
+NOTIFY = "resonant: notify of alerts"
+NOTIFY_SILENT = "resonant: notify that the metrics export is silent"
+REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
+
+_REPLAY_DEPLOYMENT = "replay-dead-letters/on-demand"
+# Letters a second: what a service that has just come back should bear beside its usual traffic.
+_REPLAY_RATE = 10.0
+# Not every transient letter: those that somebody cancelled, or whose worker crashed time and again, are left to a person.
+_REPLAYED_REASONS = ("exhausted", "expired")
+# Two scheduled exports are missing, and the third is late.
+_EXPORT_SILENCE = timedelta(minutes=15)
+
+
+async def apply_automations() -> list[str]:
+    """Make the server's automations as declared here; return their names.
+
+    Without RESONANT_ALERT_NOTIFICATION_BLOCK none is made that notifies; one that is there stays as it is.
+
+    Raises:
+        ResonantError: the notification block is not there.
+    """
+    async with get_client() as client:
+        declared = [replay((await client.read_deployment_by_name(_REPLAY_DEPLOYMENT)).id)]
+        if name := load_settings().alert_notification_block:
+            block = await _notification_block(client, name)
+            declared += [notify(block), notify_silent(block)]
+        for automation in declared:
+            await _apply(client, automation)
+    return [automation.name for automation in declared]
+
+
+def replay(deployment: UUID) -> Automation:
+    """Replay what an endpoint's outage has left, once it is over; disabled until somebody enables it.
+
+    See docs/decisions/0005-alerts.md for why.
+    """
+    return Automation(
+        name=REPLAY,
+        description=(
+            "When an endpoint's error rate is normal again: replays the transient dead letters that gave up since the "
+            f"alert began, {_REPLAY_RATE:g} a second. Enable it where duplicates do no harm."
+        ),
+        enabled=False,
+        trigger=EventTrigger(
+            expect={EVENT_RECOVERED},
+            match={
+                "prefect.resource.id": "resonant.endpoint.*",
+                "resonant.condition": Condition.ERROR_RATE.value,
+            },
+            threshold=1,
+        ),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=deployment,
+                job_variables=None,
+                parameters={
+                    "endpoint": "{{ event.payload.endpoint }}",
+                    "since": "{{ event.payload.since }}",
+                    "category": "transient",
+                    "reason": reason,
+                    "rate": _REPLAY_RATE,
+                },
+            )
+            for reason in _REPLAYED_REASONS
+        ],
+    )
+
+
+def notify(block: UUID) -> Automation:
+    """Tell of each alert that begins or ends."""
+    return Automation(
+        name=NOTIFY,
+        description="Sends what an alert says when it begins, and when it ends.",
+        trigger=EventTrigger(
+            expect={EVENT_RAISED, EVENT_RECOVERED},
+            match={"prefect.resource.id": "resonant.*"},
+            threshold=1,
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=block,
+                subject="Resonant: {{ event.payload.condition }} {{ event.payload.what }}",
+                body="{{ event.payload.text }}",
+            )
+        ],
+    )
+
+
+def notify_silent(block: UUID, *, within: timedelta = _EXPORT_SILENCE) -> Automation:
+    """Tell that the export, which every other alert comes from, has not completed for a while; once, until it does."""
+    completed = "prefect.flow-run.Completed"
+    return Automation(
+        name=NOTIFY_SILENT,
+        description="Tells once when no run of export-metrics completes any more: then no alert can be trusted.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={completed},
+            expect={completed},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": "export-metrics"},
+            # One flow only: but without this, Prefect would start over by itself, and tell again every time.
+            for_each={"related:flow:prefect.resource.id"},
+            threshold=1,
+            within=within,
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=block,
+                subject="Resonant: the metrics export is silent",
+                body=f"No run of export-metrics has completed for {within.total_seconds() / 60:g} minutes: is the worker there?",
+            )
+        ],
+    )
+
+
+async def _apply(client: PrefectClient, declared: Automation) -> None:
+    for found in await client.read_automations_by_name(declared.name):
+        current = Automation(**found.model_dump())
+        declared.id, declared.enabled, declared.owner_resource = (
+            current.id,
+            current.enabled,
+            current.owner_resource,
+        )
+        if declared != current:  # not otherwise: an update makes a trigger forget what it has counted
+            await declared.aupdate()
+        return
+    await declared.acreate()
+
+
+async def _notification_block(client: PrefectClient, name: str) -> UUID:
+    kind, _, document = name.partition("/")
+    try:
+        return (await client.read_block_document_by_name(document, kind)).id
+    except ObjectNotFound:
+        raise ResonantError(
+            f"RESONANT_ALERT_NOTIFICATION_BLOCK: there is no block {name!r} on this Prefect server; "
+            "make it in the UI, and give it as TYPE/NAME, such as slack-webhook/ops"
+        ) from None

@@ -1,0 +1,286 @@
+"""Alerts: what is wrong with an endpoint, judged against thresholds, and when that changes.
+
+================= ========= ==================================================================================
+condition         value     bad when
+================= ========= ==================================================================================
+error_rate        part of 1 of the attempts of the last minutes too many failed: per attempt, as in ``stats``
+dead_letters      number    too many deliveries were given up in the last hour, less those that were replayed
+dead_letter_age   seconds   the oldest dead letter has waited too long
+latency           factor    an attempt takes several times as long, on average, as in the same hour a day before
+drain_silent      seconds   a delivery is overdue, and for as long no worker has made an attempt
+retries           part of 1 over all endpoints: too many attempts only lead to another
+================= ========= ==================================================================================
+
+The rules in ``deployments/prometheus`` judge the same by the same thresholds, where those are not set otherwise. Few
+attempts say nothing: an alert then neither begins nor, where its end is acted on, ends. So an endpoint that failed has
+recovered when it was seen to deliver, and not when nobody tries it any more.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from resonant.store.measuring import Totals
+
+ALL_ENDPOINTS = ""
+_HOUR = 3600
+# Of fewer attempts in an hour a mean, and of fewer in a window the share of retries, is chance.
+_MANY_ATTEMPTS = 100
+# Seconds. From 5 ms to 12 ms is nobody's trouble.
+_FELT_LATENCY = 0.1
+# Around the threshold itself an alert would come and go, and each time it goes a replay may begin.
+_RECOVERED_PART = 0.5
+
+
+class Condition(StrEnum):
+    """What can be wrong."""
+
+    ERROR_RATE = "error_rate"
+    DEAD_LETTERS = "dead_letters"
+    DEAD_LETTER_AGE = "dead_letter_age"
+    LATENCY = "latency"
+    DRAIN_SILENT = "drain_silent"
+    RETRIES = "retries"
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Where each condition becomes bad: above these, and at ``dead_letters``.
+
+    Attributes:
+        window: seconds that the error rate and the share of retries look back, by when attempts were recorded.
+        error_rate: part of attempts that failed, of ``min_attempts`` or more; the alert ends at half of it.
+        dead_letters: in an hour.
+        dead_letter_age: seconds.
+        latency_factor: mean duration of an attempt, against the same hour of the day before.
+        silence: seconds that a delivery is overdue, and nobody has tried any.
+        retries: part of attempts after which another was decided on.
+    """
+
+    window: float = 900.0
+    min_attempts: int = 20
+    error_rate: float = 0.25
+    dead_letters: int = 5
+    dead_letter_age: float = 3 * 86_400.0
+    latency_factor: float = 2.0
+    silence: float = 600.0
+    retries: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What was counted of one endpoint lately.
+
+    Attributes:
+        attempts, failed, retried: in the window; failed counts lost ones too.
+        dead_letters: in the last hour, less replays.
+        timed, seconds: attempts of the last hour that were answered or failed, and how long all of them took.
+        timed_before, seconds_before: in the same hour of the day before.
+    """
+
+    attempts: int = 0
+    failed: int = 0
+    retried: int = 0
+    dead_letters: int = 0
+    timed: int = 0
+    seconds: float = 0.0
+    timed_before: int = 0
+    seconds_before: float = 0.0
+
+
+class Key(NamedTuple):
+    """What an alert is about; ``ALL_ENDPOINTS`` is the endpoint of a condition of the whole store."""
+
+    condition: Condition
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A condition as it is; where too little is known to say, there is none.
+
+    Attributes:
+        value: see the table above.
+        threshold: what it is compared with.
+        text: both in words, fit to be shown: it holds no secret and no id.
+    """
+
+    key: Key
+    is_bad: bool
+    value: float
+    threshold: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """An alert that began or ended; times are seconds since the epoch.
+
+    Attributes:
+        since: when what was wrong may have begun: the beginning of the window in which it was seen first.
+    """
+
+    what: Literal["raised", "recovered"]
+    condition: Condition
+    endpoint: str
+    value: float
+    threshold: float
+    text: str
+    at: float
+    since: float
+
+    @property
+    def key(self) -> Key:
+        """What it is about."""
+        return Key(self.condition, self.endpoint)
+
+    def to_json(self) -> str:
+        """Write it down."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Crossing:
+        """Read what ``to_json`` wrote."""
+        fields = json.loads(text)
+        return cls(**fields | {"condition": Condition(fields["condition"])})
+
+
+def evaluate(
+    totals: Totals, activity: Mapping[str, Activity], thresholds: Thresholds, now: float
+) -> list[Finding]:
+    """Judge every condition of every endpoint that has ever accepted an event.
+
+    Args:
+        totals: counters and gauges.
+        activity: by endpoint; one that is missing was quiet.
+        thresholds: where each becomes bad.
+        now: seconds since the epoch.
+    """
+    of_all = [_retries(list(activity.values()), thresholds)]
+    of_each = (
+        finding
+        for endpoint in totals.endpoints
+        for finding in _of_endpoint(endpoint, totals, activity.get(endpoint, Activity()), thresholds, now)
+    )
+    return [finding for finding in (*of_all, *of_each) if finding]
+
+
+def crossings(
+    findings: Iterable[Finding], raised_at: Mapping[Key, float], thresholds: Thresholds, now: float
+) -> list[Crossing]:
+    """Return the alerts that begin and end, given when those that are raised began, seconds since the epoch."""
+    return [
+        Crossing(
+            "raised" if finding.is_bad else "recovered",
+            *finding.key,
+            finding.value,
+            finding.threshold,
+            finding.text,
+            at=now,
+            since=raised_at.get(finding.key, now) - thresholds.window,
+        )
+        for finding in findings
+        if finding.is_bad != (finding.key in raised_at)
+    ]
+
+
+def _of_endpoint(
+    endpoint: str, totals: Totals, activity: Activity, thresholds: Thresholds, now: float
+) -> Iterator[Finding | None]:
+    yield _error_rate(endpoint, activity, thresholds)
+    yield _dead_letters(endpoint, activity, thresholds)
+    yield _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds)
+    yield _latency(endpoint, activity, thresholds)
+    yield _drain_silent(
+        endpoint,
+        now - totals.oldest_due_at.get(endpoint, now),
+        now - totals.last_seen_at.get(endpoint, 0.0),
+        thresholds,
+    )
+
+
+def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding | None:
+    if not activity.attempts:
+        return None
+    value = activity.failed / activity.attempts
+    is_bad = activity.attempts >= thresholds.min_attempts and value > thresholds.error_rate
+    if not is_bad and value > thresholds.error_rate * _RECOVERED_PART:
+        return None
+    minutes = f"{thresholds.window / 60:g} minutes"
+    return Finding(
+        Key(Condition.ERROR_RATE, endpoint),
+        is_bad,
+        value,
+        thresholds.error_rate,
+        f"{endpoint}: {value:.0%} of {activity.attempts} attempts in {minutes} failed, "
+        f"the limit is {thresholds.error_rate:.0%}",
+    )
+
+
+def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
+    value = max(0, activity.dead_letters)
+    return Finding(
+        Key(Condition.DEAD_LETTERS, endpoint),
+        value >= thresholds.dead_letters,
+        value,
+        thresholds.dead_letters,
+        f"{endpoint}: {value} more dead letters in an hour, fewer than {thresholds.dead_letters} are normal",
+    )
+
+
+def _dead_letter_age(endpoint: str, age: float, thresholds: Thresholds) -> Finding:
+    hours, limit = age / _HOUR, thresholds.dead_letter_age / _HOUR
+    return Finding(
+        Key(Condition.DEAD_LETTER_AGE, endpoint),
+        age > thresholds.dead_letter_age,
+        age,
+        thresholds.dead_letter_age,
+        f"{endpoint}: the oldest dead letter has waited {hours:.0f} hours, the limit is {limit:g}",
+    )
+
+
+def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
+    # Too few to compare is no alert, and ends one: nothing is done on it but to tell.
+    is_comparable = min(activity.timed, activity.timed_before) >= _MANY_ATTEMPTS
+    mean = activity.seconds / activity.timed if activity.timed else 0.0
+    before = activity.seconds_before / activity.timed_before if activity.timed_before else 0.0
+    value = mean / before if before else 0.0
+    return Finding(
+        Key(Condition.LATENCY, endpoint),
+        is_comparable and value > thresholds.latency_factor and mean - before > _FELT_LATENCY,
+        value,
+        thresholds.latency_factor,
+        f"{endpoint}: an attempt takes {mean * 1000:.0f} ms, in the same hour of the day before {before * 1000:.0f} ms; "
+        f"the limit is {thresholds.latency_factor:g} times",
+    )
+
+
+def _drain_silent(endpoint: str, overdue: float, silent: float, thresholds: Thresholds) -> Finding:
+    limit = thresholds.silence
+    return Finding(
+        Key(Condition.DRAIN_SILENT, endpoint),
+        overdue > limit and silent > limit,
+        overdue,
+        limit,
+        f"{endpoint}: a delivery is {max(0.0, overdue) / 60:.0f} minutes overdue, the limit without an attempt "
+        f"is {limit / 60:g}",
+    )
+
+
+def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding:
+    attempts = sum(each.attempts for each in activities)
+    value = sum(each.retried for each in activities) / attempts if attempts else 0.0
+    return Finding(
+        Key(Condition.RETRIES, ALL_ENDPOINTS),
+        attempts >= _MANY_ATTEMPTS and value > thresholds.retries,
+        value,
+        thresholds.retries,
+        f"{value:.0%} of {attempts} attempts in {thresholds.window / 60:g} minutes only led to another, "
+        f"the limit is {thresholds.retries:.0%}",
+    )

@@ -1,0 +1,134 @@
+"""What alerts are judged by, and which of them are raised.
+
+A crossing is decided once, by a compare-and-set that writes it down together with the new state; it is announced after
+that, and only then taken off. So a process killed in between loses none: the next one announces it, as the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, case, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from resonant.alerts import Activity, Condition, Crossing, Key
+from resonant.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import ColumnElement, Connection
+
+_r, _t = schema.rollups, schema.alerts
+_HOUR, _DAY = 3600, 86_400
+
+
+def read_activity(connection: Connection, *, now: float, window: float) -> dict[str, Activity]:
+    """Count what happened lately, by endpoint.
+
+    Args:
+        connection: its transaction.
+        now: seconds since the epoch.
+        window: how far to look back for attempts and retries, seconds.
+    """
+    minute, end = _r.c.minute, int(now)
+    is_recent = minute >= int(now - window)
+    is_of_hour = minute >= end - _HOUR
+    is_of_day_before = minute.between(end - _DAY - _HOUR, end - _DAY)
+    is_attempt = _r.c.measure == "attempt"
+    is_timed = and_(is_attempt, _r.c.result != "lost")  # nobody saw how long a lost one took
+    is_dead = and_(_r.c.measure == "delivery", _r.c.result == "dead_letter")
+    number, seconds = _r.c["count"], _r.c.total
+    query = (
+        select(
+            _r.c.endpoint,
+            _sum(number, is_attempt, is_recent),
+            _sum(number, is_attempt, is_recent, _r.c.result != "delivered"),
+            _sum(number, _r.c.measure == "retry_delay", is_recent),
+            _sum(number, is_dead, is_of_hour) - _sum(number, _r.c.measure == "replay", is_of_hour),
+            _sum(number, is_timed, is_of_hour),
+            _sum(seconds, is_timed, is_of_hour),
+            _sum(number, is_timed, is_of_day_before),
+            _sum(seconds, is_timed, is_of_day_before),
+        )
+        .where(
+            # The key begins with these two: only the last 25 hours are read, and not all that was ever counted.
+            _r.c.measure.in_(["attempt", "delivery", "retry_delay", "replay"]),
+            minute >= end - _DAY - _HOUR,
+        )
+        .group_by(_r.c.endpoint)
+    )
+    # PostgreSQL's sum of integers is no integer.
+    return {
+        endpoint: Activity(
+            attempts=int(attempts),
+            failed=int(failed),
+            retried=int(retried),
+            dead_letters=int(dead_letters),
+            timed=int(timed),
+            seconds=seconds,
+            timed_before=int(timed_before),
+            seconds_before=seconds_before,
+        )
+        for endpoint, attempts, failed, retried, dead_letters, *times in connection.execute(query)
+        for timed, seconds, timed_before, seconds_before in [times]
+    }
+
+
+def read_raised(connection: Connection) -> dict[Key, float]:
+    """Return the alerts that are raised, and since when, seconds since the epoch."""
+    query = select(_t.c.condition, _t.c.endpoint, _t.c.raised_at).where(_t.c.raised_at.is_not(None))
+    known = set(Condition)  # a later version may have had more
+    return {
+        Key(Condition(condition), endpoint): at
+        for condition, endpoint, at in connection.execute(query)
+        if condition in known
+    }
+
+
+def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> None:
+    """Write down what began and ended, to be announced; what another process was quicker to write stays as it is."""
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(_t)
+    is_announced = _t.c.unannounced.is_(None)
+    for crossing in sorted(crossings, key=lambda each: each.key):
+        condition, endpoint = crossing.key
+        text = crossing.to_json()
+        if crossing.what == "raised":
+            values: dict[str, Any] = {"raised_at": crossing.at, "unannounced": text}
+            connection.execute(
+                insert.values(condition=condition, endpoint=endpoint, **values).on_conflict_do_update(
+                    index_elements=["condition", "endpoint"],
+                    set_=values,
+                    where=and_(_t.c.raised_at.is_(None), is_announced),
+                )
+            )
+        else:
+            connection.execute(
+                update(_t)
+                .where(_is(crossing.key), _t.c.raised_at.is_not(None), is_announced)
+                .values(raised_at=None, unannounced=text)
+            )
+
+
+def read_unannounced(connection: Connection) -> list[Crossing]:
+    """Return what began or ended and was not announced yet."""
+    query = select(_t.c.unannounced).where(_t.c.unannounced.is_not(None)).order_by(*_t.primary_key.columns)
+    return [Crossing.from_json(text) for text in connection.execute(query).scalars()]
+
+
+def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> None:
+    """Note that all of these were announced."""
+    for crossing in sorted(crossings, key=lambda each: each.key):
+        connection.execute(
+            update(_t)
+            .where(_is(crossing.key), _t.c.unannounced == crossing.to_json())
+            .values(unannounced=None)
+        )
+
+
+def _sum(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
+    return func.coalesce(func.sum(case((and_(*conditions), column), else_=0)), 0)
+
+
+def _is(key: Key) -> ColumnElement[bool]:
+    return and_(_t.c.condition == key.condition, _t.c.endpoint == key.endpoint)

@@ -1,0 +1,112 @@
+"""The step of the metrics flow that raises and ends alerts, as Prefect events for automations to act on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import NAMESPACE_URL, uuid5
+
+from prefect.context import FlowRunContext
+from prefect.events import Event, RelatedResource
+from prefect.events.clients import get_events_client
+from prefect.logging import get_run_logger
+
+from resonant.alerts import ALL_ENDPOINTS, crossings, evaluate
+from resonant.errors import ResonantError
+from resonant.settings import load_settings
+from resonant.store.alerting import (
+    note_announced,
+    read_activity,
+    read_raised,
+    read_unannounced,
+    record_crossings,
+)
+
+if TYPE_CHECKING:
+    from resonant.alerts import Crossing
+    from resonant.store import Store
+    from resonant.store.measuring import Totals
+
+EVENT_RAISED = "resonant.alert.raised"
+EVENT_RECOVERED = "resonant.alert.recovered"
+_RECONNECTIONS = 3
+# The server drops an event whose id it has just seen: what is announced twice, after a kill, shows once.
+_NAMESPACE = uuid5(NAMESPACE_URL, "resonant.alert")
+
+
+async def announce_alerts(store: Store, totals: Totals) -> None:
+    """Decide which alerts begin and end now, and send an event for each, at least once whatever is killed when.
+
+    Raises:
+        StoreUnavailable: the store went away.
+        ResonantError: Prefect's server takes no event; the next run sends it.
+    """
+    now = totals.taken_at
+    thresholds = load_settings().alert_thresholds
+    activity = await store.read(read_activity, now=now, window=thresholds.window)
+    raised_at = await store.read(read_raised)
+    findings = evaluate(totals, activity, thresholds, now)
+    await store.write(record_crossings, crossings(findings, raised_at, thresholds, now))
+    # With what an earlier run was killed before it had sent; what has changed since then is recorded by the next run.
+    await _announce(store)
+
+
+async def _announce(store: Store) -> None:
+    told = await store.read(read_unannounced)
+    if not told:
+        return
+    for crossing in told:
+        get_run_logger().warning("Alert %s: %s", crossing.what, crossing.text)
+    try:
+        # Not by emit_event: that leaves it to a thread, and a failure to a log.
+        async with get_events_client(_RECONNECTIONS, checkpoint_every=1) as client:
+            for crossing in told:
+                await client.emit(to_event(crossing))
+    except Exception as error:  # noqa: BLE001 - a token that is refused comes as a bare Exception
+        raise ResonantError(
+            f"Prefect's server takes no event, alerts are told by the next run: {error}"
+        ) from None
+    await store.write(note_announced, told)
+
+
+def to_event(crossing: Crossing) -> Event:
+    """Make the event that Prefect is told; the same for the same crossing."""
+    is_of_all = crossing.endpoint == ALL_ENDPOINTS
+    resource = {
+        "prefect.resource.id": "resonant.store" if is_of_all else f"resonant.endpoint.{crossing.endpoint}",
+        "prefect.resource.name": "all endpoints" if is_of_all else crossing.endpoint,
+        "resonant.condition": crossing.condition.value,
+    }
+    payload = {
+        "what": crossing.what,
+        "condition": crossing.condition.value,
+        "endpoint": crossing.endpoint,
+        "value": crossing.value,
+        "threshold": crossing.threshold,
+        "text": crossing.text,
+        "since": datetime.fromtimestamp(crossing.since, UTC).isoformat(),
+    }
+    fields = {
+        "id": uuid5(_NAMESPACE, crossing.to_json()),
+        "occurred": datetime.fromtimestamp(crossing.at, UTC),
+        "event": EVENT_RAISED if crossing.what == "raised" else EVENT_RECOVERED,
+        "resource": resource,
+        "related": _this_run(),
+        "payload": payload,
+    }
+    return Event.model_validate(fields)
+
+
+def _this_run() -> list[RelatedResource]:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return []
+    return [
+        RelatedResource(
+            {
+                "prefect.resource.id": f"prefect.flow-run.{context.flow_run.id}",
+                "prefect.resource.role": "flow-run",
+                "prefect.resource.name": context.flow_run.name,
+            }
+        )
+    ]

@@ -1,0 +1,239 @@
+"""The automations on alerts: applied as often as wanted, and what they really do on a server with its triggers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+from prefect import flow
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.events.clients import get_events_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments import automations
+from deployments.automations import NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations
+from resonant.alerts import Condition, Crossing
+from resonant.errors import ResonantError
+from tasks.alerts import to_event
+
+pytestmark = pytest.mark.engine
+
+PROJECT = Path(__file__).parents[2]
+SINCE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def server(prefect_api, tmp_path_factory):
+    """A client of a server that was made ready."""
+    home = str(tmp_path_factory.mktemp("home"))
+    subprocess.run(
+        [sys.executable, "-m", "deployments.bootstrap"],
+        cwd=PROJECT,
+        env=os.environ | {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": home, "HOME": home},
+        timeout=120,
+        check=True,
+        capture_output=True,
+    )
+    with (
+        temporary_settings({PREFECT_API_URL: prefect_api}),
+        httpx.Client(base_url=prefect_api, timeout=30) as client,
+    ):
+        yield client
+
+
+class Inbox(HTTPServer):
+    """Where notifications arrive."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.messages: list[dict] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.server.messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def inbox(server, monkeypatch):
+    """A notification block that posts to here, named by the settings."""
+    with Inbox() as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        block = CustomWebhookNotificationBlock(
+            name="inbox",
+            url=f"http://127.0.0.1:{listening.server_port}/",
+            json_data={"subject": "{{subject}}", "body": "{{body}}"},
+        )
+        asyncio.run(block.asave("inbox", overwrite=True))
+        monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "custom-webhook/inbox")
+        yield listening
+        listening.shutdown()
+    for each in found(server).values():
+        server.delete(f"/automations/{each['id']}")
+    monkeypatch.delenv("RESONANT_ALERT_NOTIFICATION_BLOCK")
+    asyncio.run(apply_automations())
+
+
+def found(server) -> dict[str, dict]:
+    """The automations that are ours, by name."""
+    every = server.post("/automations/filter", json={}).json()
+    ours = [each for each in every if each["name"].startswith("resonant: ")]
+    assert len({each["name"] for each in ours}) == len(ours)
+    return {each["name"]: each for each in ours}
+
+
+def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> None:
+    async def main():
+        now = time.time()
+        crossing = Crossing(what, condition, endpoint, 0.5, 0.25, "hooks: in words", now, SINCE.timestamp())
+        async with get_events_client(checkpoint_every=1) as client:
+            await client.emit(to_event(crossing))
+
+    asyncio.run(main())
+
+
+def wait_for(read, count, seconds=30.0):
+    """Wait until so many are there, and for no more within a moment; return them."""
+    give_up_at = time.monotonic() + seconds
+    while len(read()) < count and time.monotonic() < give_up_at:
+        time.sleep(0.2)
+    time.sleep(1.0)
+    assert len(read()) == count
+    return read()
+
+
+def replays_started(server) -> list[dict]:
+    query = {"flows": {"name": {"any_": ["replay-dead-letters"]}}}
+    return server.post("/flow_runs/filter", json=query).json()
+
+
+def test_without_a_notification_block_there_is_the_replay_alone_and_it_is_disabled(server):
+    assert list(found(server)) == [REPLAY]
+    assert not found(server)[REPLAY]["enabled"]
+
+
+def test_applied_again_nothing_has_changed(server, inbox):
+    asyncio.run(apply_automations())
+    before = found(server)
+
+    assert sorted(asyncio.run(apply_automations())) == sorted([NOTIFY, NOTIFY_SILENT, REPLAY])
+
+    assert found(server) == before, "not even the time of the last update, nor a trigger's id"
+    assert before.keys() == {NOTIFY, NOTIFY_SILENT, REPLAY}
+
+
+def test_what_was_changed_by_hand_is_put_back_and_what_was_enabled_stays_so(server, inbox):
+    asyncio.run(apply_automations())
+    replay, notify = found(server)[REPLAY], found(server)[NOTIFY]
+    server.patch(f"/automations/{replay['id']}", json={"enabled": True}).raise_for_status()
+    kept = ("name", "enabled", "trigger", "actions")
+    changed = {key: notify[key] for key in kept} | {"description": "by hand"}
+    server.put(f"/automations/{notify['id']}", json=changed).raise_for_status()
+
+    asyncio.run(apply_automations())
+
+    after = found(server)
+    assert after[REPLAY]["enabled"]
+    assert after[NOTIFY]["description"] == notify["description"]
+    assert {each["id"] for each in after.values()} >= {replay["id"], notify["id"]}
+
+
+def test_a_notification_block_that_is_not_there_is_one_clear_line(server, monkeypatch):
+    monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "slack-webhook/nobody")
+    with pytest.raises(
+        ResonantError, match="there is no block 'slack-webhook/nobody' on this Prefect server"
+    ):
+        asyncio.run(apply_automations())
+
+
+def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
+    asyncio.run(apply_automations())
+    time.sleep(1.0)  # the triggers learn of a new automation a moment later
+
+    emit("raised", condition=Condition.LATENCY)
+    wait_for(lambda: inbox.messages, 1)
+    emit("recovered", condition=Condition.LATENCY)
+
+    assert wait_for(lambda: inbox.messages, 2) == [
+        {"subject": "Resonant: latency raised", "body": "hooks: in words"},
+        {"subject": "Resonant: latency recovered", "body": "hooks: in words"},
+    ]
+
+
+def test_a_recovery_starts_no_replay_while_the_automation_is_disabled(server):
+    before = len(replays_started(server))
+    assert not found(server)[REPLAY]["enabled"]
+    emit("recovered")
+    time.sleep(3.0)
+    assert len(replays_started(server)) == before
+
+
+def test_a_silent_export_notifies_once(server, inbox, monkeypatch):
+    monkeypatch.setattr(automations, "notify_silent", _soon_silent(automations.notify_silent))
+    asyncio.run(apply_automations())
+    time.sleep(1.0)
+
+    @flow(name="export-metrics")
+    async def export() -> None:
+        pass
+
+    asyncio.run(export())
+
+    def of_silence():
+        return [each for each in inbox.messages if "silent" in each["subject"]]
+
+    assert not of_silence()
+    [message] = wait_for(of_silence, 1, 45)
+    assert "No run of export-metrics has completed" in message["body"]
+    time.sleep(15)
+    assert len(of_silence()) == 1
+
+
+def _soon_silent(notify_silent):
+    return lambda block: notify_silent(block, within=timedelta(seconds=10))
+
+
+def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no_other_condition(server):
+    automation = found(server)[REPLAY]
+    server.patch(f"/automations/{automation['id']}", json={"enabled": True}).raise_for_status()
+    before = {each["id"] for each in replays_started(server)}
+    time.sleep(1.0)
+    endpoint = f"hooks-{uuid4().hex[:8]}"
+
+    def started():
+        return [each for each in replays_started(server) if each["id"] not in before]
+
+    emit("raised", endpoint=endpoint)
+    emit("recovered", endpoint=endpoint, condition=Condition.DEAD_LETTERS)
+    emit("recovered", endpoint=endpoint)
+
+    runs = wait_for(started, 2)
+    assert [each["parameters"] for each in sorted(runs, key=lambda each: each["parameters"]["reason"])] == [
+        {
+            "endpoint": endpoint,
+            "since": "2026-01-02T03:04:00+00:00",
+            "category": "transient",
+            "reason": reason,
+            "rate": 10.0,
+        }
+        for reason in ("exhausted", "expired")
+    ]
+    server.patch(f"/automations/{automation['id']}", json={"enabled": False}).raise_for_status()
+    for run in runs:
+        server.delete(f"/flow_runs/{run['id']}")

@@ -1,0 +1,237 @@
+"""The metrics flow tells Prefect what began and what ended, once, as events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from itertools import count
+
+import pytest
+from prefect.events.clients import PrefectEventSubscriber
+from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.metrics import export_metrics
+from resonant.events import Attempt, make_event
+from resonant.retry import Park
+from resonant.store import Outcome, open_store
+from resonant.store.alerting import read_unannounced
+from tasks import alerts
+
+pytestmark = pytest.mark.engine
+
+numbers = count()
+
+
+class Feed:
+    """The events about alerts that the server takes, as they come: it keeps none."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api
+        self.events: list = []
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=[self._listen()], daemon=True
+        )
+
+    async def _listen(self) -> None:
+        self._listening = asyncio.current_task()
+        names = EventFilter(event=EventNameFilter(prefix=["resonant.alert."]))
+        subscriber = PrefectEventSubscriber(self._api, filter=names)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(contextlib.suppress(asyncio.CancelledError))
+            await stack.enter_async_context(subscriber)
+            self._ready.set()
+            async for event in subscriber:
+                self.events.append(event)
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._ready.wait(30)
+        return self
+
+    def __exit__(self, *_):
+        self._loop.call_soon_threadsafe(self._listening.cancel)
+        self._thread.join(10)
+
+    def expect(self, *whats: str) -> list:
+        """Wait for these, and for no other within a moment; return them."""
+        give_up_at = time.monotonic() + 20
+        while len(self.events) < len(whats) and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        found, self.events = self.events, []
+        assert [event.payload["what"] for event in found] == list(whats)
+        return found
+
+
+@pytest.fixture
+def url(prefect_api, tmp_path, monkeypatch):
+    """The URL of a store that the flow finds, with Prefect at work."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
+    monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield url
+
+
+@pytest.fixture
+def feed(url, prefect_api):
+    with Feed(prefect_api) as listening:
+        yield listening
+
+
+def with_store(url, operation):
+    async def main():
+        store = await open_store(url)
+        try:
+            return await operation(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(main())
+
+
+def send(url, *, delivered=0, failed=0):
+    """Send events to the endpoint ``hooks``; those that fail are parked."""
+
+    async def work(store):
+        events = [
+            make_event(id=f"e{next(numbers)}", type="t", source="/s", data=1)
+            for _ in range(delivered + failed)
+        ]
+        await store.enqueue(events, "hooks")
+        leases = await store.claim("hooks", owner="me", limit=1000)
+        await store.begin(leases)
+        now = time.time()
+        common = {"number": 1, "round": 1, "started_at": now, "duration": 0.01, "owner": "me"}
+        bad = {
+            "category": "transient",
+            "code": "http_503",
+            "error": "503",
+            "decision": "park",
+            "delay": 7200.0,
+        }
+        await store.record(
+            [
+                Outcome(lease, Attempt(**common, result="delivered", status_code=200), None)
+                if n < delivered
+                else Outcome(lease, Attempt(**common, result="failed", **bad), Park(7200.0, now + 7200))
+                for n, lease in enumerate(leases)
+            ]
+        )
+
+    with_store(url, work)
+
+
+def kill(*_):
+    raise KeyboardInterrupt
+
+
+def run_flow(tmp_path):
+    return asyncio.run(export_metrics(textfile=str(tmp_path / "out.prom"), return_state=True))
+
+
+def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_path):
+    send(url, failed=25)
+
+    state = run_flow(tmp_path)
+
+    assert state.is_completed()
+    [raised] = feed.expect("raised")
+    assert raised.event == "resonant.alert.raised"
+    assert dict(raised.resource) == {
+        "prefect.resource.id": "resonant.endpoint.hooks",
+        "prefect.resource.name": "hooks",
+        "resonant.condition": "error_rate",
+    }
+    assert [each.id for each in raised.related] == [f"prefect.flow-run.{state.state_details.flow_run_id}"]
+    assert raised.payload | {"since": None} == {
+        "what": "raised",
+        "condition": "error_rate",
+        "endpoint": "hooks",
+        "value": 1.0,
+        "threshold": 0.25,
+        "text": "hooks: 100% of 25 attempts in 15 minutes failed, the limit is 25%",
+        "since": None,
+    }
+
+    send(url, failed=1)
+    run_flow(tmp_path)
+    feed.expect()
+
+    send(url, delivered=210)
+    run_flow(tmp_path)
+    [recovered] = feed.expect("recovered")
+    assert recovered.event == "resonant.alert.recovered"
+    assert recovered.payload["since"] == raised.payload["since"]
+
+    run_flow(tmp_path)
+    feed.expect()
+
+
+def test_a_healthy_store_tells_nothing(url, feed, tmp_path):
+    send(url, delivered=30, failed=3)
+    assert run_flow(tmp_path).is_completed()
+    feed.expect()
+
+
+def test_the_thresholds_are_those_of_the_settings(url, feed, tmp_path, monkeypatch):
+    send(url, delivered=3, failed=1)
+    monkeypatch.setenv("RESONANT_ALERT_MIN_ATTEMPTS", "4")
+    monkeypatch.setenv("RESONANT_ALERT_ERROR_RATE", "0.2")
+    run_flow(tmp_path)
+    [raised] = feed.expect("raised")
+    assert (raised.payload["value"], raised.payload["threshold"]) == (0.25, 0.2)
+
+
+def test_a_run_that_was_killed_before_it_told_is_made_up_for_by_the_next(url, feed, tmp_path, monkeypatch):
+    send(url, failed=25)
+    with monkeypatch.context() as patch:
+        # As a kill would: the decision is written down, and nothing after it happens.
+        patch.setattr(alerts, "to_event", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run_flow(tmp_path)
+    feed.expect()
+
+    run_flow(tmp_path)
+    feed.expect("raised")
+    run_flow(tmp_path)
+    feed.expect()
+
+
+def test_a_run_that_was_killed_after_it_told_tells_the_same_event_again(url, feed, tmp_path, monkeypatch):
+    send(url, failed=25)
+    with monkeypatch.context() as patch:
+        patch.setattr(alerts, "note_announced", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run_flow(tmp_path)
+
+    run_flow(tmp_path)
+
+    feed.expect("raised")  # the server knows it by its id, and drops the second one
+    assert with_store(url, lambda store: store.read(read_unannounced)) == []
+
+
+def test_when_the_server_takes_no_events_the_export_is_written_and_the_run_says_so(
+    url, feed, tmp_path, monkeypatch
+):
+    send(url, failed=25)
+    with monkeypatch.context() as patch:
+
+        def refuse(*_, **__):
+            raise ConnectionRefusedError("nobody listens")
+
+        patch.setattr(alerts, "get_events_client", refuse)
+        state = run_flow(tmp_path)
+
+    assert state.is_failed()
+    assert state.message == (
+        "Prefect's server takes no event, alerts are told by the next run: nobody listens"
+    )
+    assert "resonant_events_accepted_total" in (tmp_path / "out.prom").read_text()
+    run_flow(tmp_path)
+    feed.expect("raised")

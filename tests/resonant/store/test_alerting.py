@@ -1,0 +1,180 @@
+"""What alerts are judged by, read from the rollups; and which are raised, decided once whoever is killed when."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from resonant.alerts import Activity, Condition, Crossing
+from resonant.retry import GiveUp
+from resonant.store import dead_letters, schema
+from resonant.store.alerting import (
+    note_announced,
+    read_activity,
+    read_raised,
+    read_unannounced,
+    record_crossings,
+)
+from resonant.store.selection import Selection
+
+HOUR, DAY = 3600.0, 86_400.0
+WINDOW = 900.0
+
+numbers = count()
+
+
+def activity(desk):
+    return desk.read(read_activity, now=desk.clock(), window=WINDOW)
+
+
+def send(desk, events, *, seconds=0.1, decision=None):
+    """Send so many events, each new, with success where nothing is decided."""
+    desk.enqueue(*(f"evt-{next(numbers)}" for _ in range(events)))
+    leases = desk.claim()
+    desk.begin(*leases)
+    if decision is None:
+        desk.record(*(desk.delivered(lease, duration=seconds) for lease in leases))
+    else:
+        desk.record(*(desk.failed(lease, decision, duration=seconds) for lease in leases))
+
+
+def test_a_store_in_which_nothing_happened_has_no_activity(desk):
+    assert activity(desk) == {}
+
+
+def test_attempts_failures_and_retries_of_the_window_are_counted_and_older_ones_are_not(desk):
+    send(desk, 3)
+    send(desk, 2, decision=desk.park_for(7200))
+    desk.clock.advance(WINDOW + 60)
+    send(desk, 4)
+    send(desk, 3, decision=desk.park_for(7200))
+
+    found = activity(desk)["orders"]
+
+    assert (found.attempts, found.failed, found.retried) == (7, 3, 3)
+    assert found.timed == 12, "of the last hour"
+    assert found.seconds == pytest.approx(1.2)
+
+
+def test_a_lost_attempt_has_failed_and_has_no_duration(desk):
+    desk.enqueue("evt")
+    desk.begin(desk.claim_one())
+    desk.clock.advance(61)
+    desk.recover()
+
+    found = activity(desk)["orders"]
+
+    assert (found.attempts, found.failed, found.timed) == (1, 1, 0)
+
+
+def test_dead_letters_of_the_last_hour_are_counted_less_those_replayed(desk):
+    send(desk, 2, decision=GiveUp("exhausted"))
+    desk.clock.advance(HOUR + 60)
+    send(desk, 3, decision=GiveUp("exhausted"))
+    assert activity(desk)["orders"].dead_letters == 3
+
+    desk.write(
+        dead_letters.replay,
+        Selection(endpoint="orders"),
+        died_before=desk.clock() + 1,
+        limit=1,
+        owner="replay",
+        now=desk.clock(),
+        lease_seconds=60,
+    )
+
+    assert activity(desk)["orders"].dead_letters == 2
+
+
+def test_the_same_hour_of_the_day_before_is_told_apart_from_every_other(desk):
+    send(desk, 5, seconds=9.0)  # 26 hours before
+    desk.clock.advance(1.5 * HOUR)
+    send(desk, 4, seconds=0.5)
+    desk.clock.advance(1.5 * HOUR)
+    send(desk, 6, seconds=9.0)  # 23 hours before
+    desk.clock.advance(23 * HOUR)
+    send(desk, 2, seconds=1.0)
+
+    found = activity(desk)["orders"]
+
+    assert (found.timed, found.seconds) == (2, pytest.approx(2.0))
+    assert (found.timed_before, found.seconds_before) == (4, pytest.approx(2.0))
+
+
+def test_each_endpoint_has_its_own(desk):
+    desk.enqueue("a", endpoint="crm")
+    desk.deliver(desk.claim_one(endpoint="crm"))
+    send(desk, 2)
+    assert {name: each.attempts for name, each in activity(desk).items()} == {"crm": 1, "orders": 2}
+    assert isinstance(activity(desk)["crm"], Activity)
+
+
+def crossing(what, at, endpoint="orders", condition=Condition.ERROR_RATE):
+    return Crossing(what, condition, endpoint, 0.5, 0.25, "in words", at, at - WINDOW)
+
+
+def test_what_was_decided_is_left_to_be_announced_until_it_was(desk):
+    raised = crossing("raised", 10.0)
+    desk.write(record_crossings, [raised])
+    assert desk.read(read_raised) == {raised.key: 10.0}
+    assert desk.read(read_unannounced) == [raised]
+
+    desk.write(note_announced, [raised])
+
+    assert desk.read(read_unannounced) == []
+    assert desk.read(read_raised) == {raised.key: 10.0}
+
+
+def test_of_two_who_decide_the_same_the_first_one_counts(desk):
+    first, second = crossing("raised", 10.0), crossing("raised", 10.5)
+    desk.write(record_crossings, [first])
+    desk.write(record_crossings, [second])
+    desk.write(note_announced, [second])
+    assert desk.read(read_unannounced) == [first]
+    desk.write(note_announced, [first])
+    desk.write(record_crossings, [second])
+    assert desk.read(read_unannounced) == [], "it is raised already, and was told"
+
+    for at in (20.0, 20.5):
+        desk.write(record_crossings, [crossing("recovered", at)])
+
+    assert desk.read(read_unannounced) == [crossing("recovered", 20.0)]
+    assert desk.read(read_raised) == {}
+
+
+def test_what_was_not_announced_yet_is_never_overwritten(desk):
+    raised = crossing("raised", 10.0)
+    desk.write(record_crossings, [raised])
+
+    desk.write(record_crossings, [crossing("recovered", 20.0)])
+
+    assert desk.read(read_unannounced) == [raised]
+    desk.write(note_announced, [raised])
+    recovered = crossing("recovered", 30.0)
+    desk.write(record_crossings, [recovered])
+
+    desk.write(record_crossings, [crossing("raised", 40.0)])
+
+    assert desk.read(read_unannounced) == [recovered]
+
+
+def test_an_alert_can_be_raised_again(desk):
+    for what, at in [("raised", 10.0), ("recovered", 20.0), ("raised", 30.0)]:
+        each = crossing(what, at)
+        desk.write(record_crossings, [each])
+        assert desk.read(read_unannounced) == [each]
+        desk.write(note_announced, [each])
+    assert list(desk.read(read_raised).values()) == [30.0]
+    assert len(desk.rows(schema.alerts)) == 1
+
+
+def test_a_recovery_of_what_was_never_raised_leaves_nothing(desk):
+    desk.write(record_crossings, [crossing("recovered", 10.0)])
+    assert desk.rows(schema.alerts) == []
+
+
+def test_a_condition_that_this_version_does_not_know_is_left_alone(desk):
+    row = {"condition": "of_the_future", "endpoint": "orders", "raised_at": 1.0}
+    desk.write(lambda connection: connection.execute(schema.alerts.insert(), row).close())
+    assert desk.read(read_raised) == {}
