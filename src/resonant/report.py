@@ -76,7 +76,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
         ),
         Table(
             "By hour, in UTC",
-            ("hour", "delivered", "dead letter", "attempts", "failed", "p50 ms", "p95 ms", "p99 ms"),
+            ("hour", "delivered", "dead", "attempts", "failed", "p50 ms", "p95 ms", "p99 ms"),
             tuple(
                 (
                     _moment(hour.start),

@@ -131,7 +131,7 @@ def _write_on_terminal(console: Console, header: Sequence[str], rows: Sequence[S
     from rich.text import Text
 
     is_tall = any("\n" in cell for row in rows for cell in row)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=int(is_tall))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, leading=int(is_tall))
     for index, name in enumerate(header):
         whole = index in (0, len(header) - 1)
         table.add_column(name, overflow="fold", min_width=_first_lines(rows, index) if whole else None)

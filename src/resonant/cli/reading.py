@@ -290,7 +290,7 @@ def _screen_group(group: Group, now: float) -> tuple[str, ...]:
     why = _why(group.reason, group.code, output.visible(group.error))
     return (
         f"{group.count:,}\nto {group.endpoint}",
-        f"{why}\n{group.advice}\nas in {group.example}",
+        f"{why}\n{group.advice}\n{group.example}",
         f"{output.ago(now - group.last_at)}\nfirst {output.ago(now - group.first_at)}",
     )
 
