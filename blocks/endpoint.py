@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from prefect.blocks.core import Block
+from prefect.blocks.core import Block, UnknownBlockType
 from pydantic import Field, ValidationError
 
 from resonant.courier import Target
@@ -99,6 +99,10 @@ async def load_endpoint(name: str) -> EndpointBlock:
     """
     try:
         block = await Block.aload(block_slug(name))
+    except UnknownBlockType:
+        raise EndpointError(
+            f"endpoint {name!r} is of a block type that blocks/__init__.py does not import"
+        ) from None
     except (ValidationError, RuntimeError):
         # Their texts may quote what was configured, secrets too.
         raise EndpointError(f"endpoint {name!r} is not configured completely: save it again") from None

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-_WAIT = "wait until it answers (`resonant endpoint test NAME`), then replay slowly: --rate 10"
-_CREDENTIAL = (
-    "fix the endpoint's credential (`resonant endpoint add NAME`), then replay with --include-permanent"
-)
-_URL = "fix the endpoint's URL (`resonant endpoint add NAME`), then replay with --include-permanent"
+# A replay leaves permanent ones out unless it is told not to, so what {replay} says goes by the category.
+_WAIT = "wait until it answers (`resonant endpoint test NAME`), then {replay}, slowly: --rate 10"
+_CREDENTIAL = "fix the endpoint's credential (`resonant endpoint add NAME URL --overwrite`), then {replay}"
+_URL = "fix the endpoint's URL (`resonant endpoint add NAME URL --overwrite`), then {replay}"
 _PAYLOAD = (
     "the receiver refuses these events: look at one (`resonant detail ID`), fix the producer or the receiver, then "
-    "replay with --include-permanent, or purge"
+    "{replay}, or purge"
 )
-_GONE = "the endpoint says that it is gone for good: remove it, or purge"
-_CERTIFICATE = "have the certificate renewed or its name fixed, then replay with --include-permanent"
-_NAME = "check the name in the endpoint's URL and this machine's resolver, then replay"
-_SLOWER = "it asks for less: replay with a low --rate once it has caught up"
-_HERE = "the fault is on this side (connections, proxy, disk or code): mend it here, then replay"
+_GONE = "the endpoint says that it is gone for good: remove it (`resonant endpoint remove NAME`), and purge"
+_CERTIFICATE = "have the certificate renewed or its name fixed, then {replay}"
+_NAME = "check the name in the endpoint's URL and this machine's resolver, then {replay}"
+_SLOWER = "it asks for less: once it has caught up, {replay}, slowly: --rate 10"
+_HERE = "the fault is on this side (connections, proxy, disk or code): mend it here, then {replay}"
 _CRASHED = (
     "workers were lost while sending: look at their memory and logs, and at the events' size, before a replay"
 )
-_EXPIRED = "it was away for longer than the policy's max_age: replay once it answers, or raise max_age"
+_EXPIRED = "it was away for longer than the policy's max_age: {replay} once it answers, or raise max_age"
 _CANCELLED = "an operator gave these up (`resonant audit` says who): replay them only if that was wrong"
 _UNKNOWN = "look at one (`resonant detail ID`), and give the classifier a rule for this failure"
 
 _BY_REASON = {"crashed": _CRASHED, "cancelled": _CANCELLED}
-_BY_CODE = {
+# Not where they are transient, by a Retry-After or by the endpoint's own override.
+_BY_PERMANENT_CODE = {
     "http_401": _CREDENTIAL,
     "http_402": _CREDENTIAL,
     "http_403": _CREDENTIAL,
     "http_404": _URL,
     "http_405": _URL,
-    "http_407": _HERE,
     "http_410": _GONE,
-    "http_429": _SLOWER,
+}
+_BY_CODE = {
+    "http_407": _HERE,
+    "http_511": _HERE,
     "throttled": _SLOWER,
     "too_many_redirects": _URL,
     "address_refused": _URL,
@@ -52,13 +54,18 @@ _BY_CODE = {
 
 def advise(*, code: str, reason: str, category: str) -> str:
     """Return what to do about dead letters with this code, reason and category; empty texts stand for none."""
-    known = _BY_REASON.get(reason) or _BY_CODE.get(code)
-    if known:
-        return known
-    if category == "permanent":
-        if code.startswith("http_3"):
-            return _URL
-        return _PAYLOAD if code.startswith("http_4") else _HERE
-    if reason == "expired":
-        return _EXPIRED
-    return _WAIT if category == "transient" else _UNKNOWN
+    is_permanent = category == "permanent"
+    line = _BY_REASON.get(reason) or _BY_CODE.get(code)
+    if line is None and is_permanent:
+        line = _BY_PERMANENT_CODE.get(code) or _of_permanent(code)
+    if line is None and reason == "expired":
+        line = _EXPIRED
+    if line is None:
+        line = _WAIT if category == "transient" else _UNKNOWN
+    return line.format(replay="replay with --include-permanent" if is_permanent else "replay")
+
+
+def _of_permanent(code: str) -> str:
+    if code.startswith("http_3"):
+        return _URL
+    return _PAYLOAD if code.startswith("http_") else _HERE

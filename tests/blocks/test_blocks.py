@@ -7,12 +7,17 @@ import base64
 import json
 
 import pytest
+from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import SecretStr, ValidationError
 
 from blocks import FileEndpoint, SinkBlock, WebhookEndpoint
-from blocks.catalog import name_from_url
+from blocks.catalog import list_endpoints, name_from_url, remove_endpoint
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import make_event
 
@@ -137,3 +142,124 @@ def test_a_sink_of_ones_own_keeps_its_secrets_out_of_what_is_stored():
     described = Queue().open("queue/q").describe(ConnectionError("with hunter2-hunter2 and also-secret"))
 
     assert described == "ConnectionError: with *** and ***"
+
+
+class Note(Block):
+    """A block that is no endpoint."""
+
+    _block_type_slug = "note"
+
+    text: str = "buy milk"
+
+
+@pytest.fixture
+def listed(prefect_api):
+    """List the endpoints that this test has made; other tests have theirs on the same server."""
+
+    async def names():
+        return {name for name, _ in await list_endpoints()}
+
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        others = asyncio.run(names())
+
+        async def list_them():
+            return [(name, block) for name, block in await list_endpoints() if name not in others]
+
+        yield list_them
+
+        async def remove():
+            for name in await names() - others:
+                await remove_endpoint(name)
+
+        asyncio.run(remove())
+
+
+async def break_endpoint(name: str) -> None:
+    """Save a webhook endpoint, and take its URL away as an older version or a hand in the UI may have done."""
+    await webhook().asave(name)
+    async with get_client() as client:
+        document = await client.read_block_document_by_name(name, "webhook-endpoint")
+        broken = BlockDocumentUpdate(data={"headers": {"x": "s3cret"}}, merge_existing_data=False)
+        await client.update_block_document(document.id, broken)
+
+
+@pytest.mark.engine
+def test_the_catalog_lists_every_endpoint_by_name(listed, tmp_path):
+    async def main():
+        await webhook(timeout=3).asave("the-zoo")
+        await FileEndpoint(path=tmp_path / "log").asave("the-log")
+        await webhook().asave("the-billing")
+        await Note().asave("shopping", overwrite=True)
+        return await listed()
+
+    found = asyncio.run(main())
+
+    assert [name for name, _ in found] == ["file-endpoint/the-log", "the-billing", "the-zoo"]
+    assert [type(block) for _, block in found] == [FileEndpoint, WebhookEndpoint, WebhookEndpoint]
+    assert found[2][1].timeout == 3
+
+
+@pytest.mark.engine
+def test_a_broken_endpoint_hides_none_of_the_others_and_says_no_secret(listed):
+    async def main():
+        await webhook().asave("the-billing")
+        await break_endpoint("the-crm")
+        await webhook().asave("the-zoo")
+        return await listed()
+
+    (_, billing), (name, problem), (_, zoo) = asyncio.run(main())
+
+    assert isinstance(billing, WebhookEndpoint)
+    assert isinstance(zoo, WebhookEndpoint)
+    assert name == "the-crm"
+    assert isinstance(problem, EndpointError)
+    assert str(problem) == "endpoint 'the-crm' is not configured completely: save it again"
+
+
+@pytest.mark.engine
+def test_an_endpoint_whose_class_is_gone_hides_none_of_the_others(listed):
+    async def main():
+        class Pigeon(SinkBlock):
+            _block_type_slug = "pigeon"
+
+            async def deliver(self, event):
+                return None
+
+        await Pigeon().asave("grey")
+        await webhook().asave("the-billing")
+        get_registry_for_type(Block).pop("pigeon")
+        found = dict(await listed())
+        await remove_endpoint("pigeon/grey")
+        return found, await listed()
+
+    before, after = asyncio.run(main())
+
+    assert isinstance(before["the-billing"], WebhookEndpoint)
+    assert isinstance(before["pigeon/grey"], EndpointError)
+    assert "pigeon" in str(before["pigeon/grey"])
+    assert [name for name, _ in after] == ["the-billing"]
+
+
+@pytest.mark.engine
+def test_a_broken_endpoint_can_be_removed_like_any_other(listed, tmp_path):
+    async def main():
+        await webhook().asave("the-billing")
+        await FileEndpoint(path=tmp_path / "log").asave("the-log")
+        await break_endpoint("the-crm")
+        await remove_endpoint("the-crm")
+        await remove_endpoint("file-endpoint/the-log")
+        return await listed()
+
+    assert [name for name, _ in asyncio.run(main())] == ["the-billing"]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", ["nowhere", "file-endpoint/nowhere", "note/shopping", "no-such-type/x"])
+def test_what_is_no_endpoint_is_not_removed(listed, name):
+    async def main():
+        await Note().asave("shopping", overwrite=True)
+        with pytest.raises(EndpointError, match=f"no endpoint is named '{name}'"):
+            await remove_endpoint(name)
+        return await Note.aload("shopping")
+
+    assert asyncio.run(main()).text == "buy milk"

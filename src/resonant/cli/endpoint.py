@@ -140,7 +140,9 @@ def list_(as_json: options.Json = False) -> None:
         output.write_json_array(map(output.to_json, [*rows, *broken]))
         return
     if rows:
-        output.write_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
+        # Each block type has fields of its own.
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        output.write_table(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
     for name, problem in problems.items():
         output.say(f"endpoint {name} cannot be used: {problem}")
     if not found:

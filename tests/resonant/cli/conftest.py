@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -54,6 +56,27 @@ class Operator:
         """Start a command as a program, with pipes to talk to it."""
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen([sys.executable, "-c", MAIN, *argv], text=True, **(pipes | options))
+
+    def on_a_terminal(self, *argv: str, typed: str = "", code: int = 0) -> str:
+        """Run a command on a terminal of 80 columns, where this is typed; return what the terminal shows."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.environ.update(COLUMNS="80", LINES="40", TERM="dumb")
+            os.execv(sys.executable, [sys.executable, "-c", MAIN, *argv])
+        os.write(terminal, typed.encode())
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(terminal, 65_536)
+            except OSError:  # Linux says so at the end of a terminal
+                chunk = b""
+            if not chunk:
+                break
+            shown += chunk
+        os.close(terminal)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == code, shown.decode()
+        return shown.decode().replace("\r\n", "\n")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -170,32 +168,12 @@ def test_on_a_terminal_a_table_fits_its_width_and_keeps_the_ids_whole(resonant, 
     worker.clock.advance(-720)
     worker.accept(event_id, event_type="order.[red]paid[/red]")
     worker.attempt(GiveUp("exhausted"), error="it said: " + "long " * 40)
-    screen = on_a_terminal("dlq")
+    screen = resonant.on_a_terminal("dlq")
     assert event_id in screen
     assert "order.[red]paid[/red]" in screen
     assert "12 min ago" in screen
     assert f"resonant detail {event_id}" in screen
     assert max(map(len, screen.splitlines()[:-1])) <= 80
-
-
-def on_a_terminal(*argv: str) -> str:
-    """Run a command on a terminal of 80 columns; return what it shows."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ.update(COLUMNS="80", LINES="40", TERM="dumb")
-        os.execv(sys.executable, [sys.executable, "-c", "from resonant.cli import main; main()", *argv])
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 65_536)
-        except OSError:  # Linux says so at the end of a terminal
-            chunk = b""
-        if not chunk:
-            break
-        shown += chunk
-    os.close(terminal)
-    os.waitpid(pid, 0)
-    return shown.decode().replace("\r\n", "\n")
 
 
 def test_every_command_has_a_help_panel():
