@@ -125,8 +125,8 @@ async def cancel_deliveries(
 @flow(name="purge-dead-letters", persist_result=False)
 @fails_plainly
 async def purge_dead_letters(
-    older_than_days: Annotated[float, Field(ge=0)] = 30,
-    delivered_older_than_days: Annotated[float | None, Field(ge=0)] = None,
+    older_than_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30,
+    delivered_older_than_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None,
     archive: str | None = None,
     dry_run: bool = False,
 ) -> State[None]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from resonant.replaying import ReplayRequest, letters, plan
-from resonant.store.audit import audited
+from resonant.errors import EndpointError
+from resonant.replaying import ReplayRequest, endpoints_of, letters, plan
+from resonant.store.audit import audited, operator
 from resonant.store.selection import Selection
 from tasks.emission import emit_as_task
 
@@ -52,11 +54,13 @@ def select(
 
 
 def who_runs_this() -> str:
-    """Return who is asking, for the audit: the flow run, by name and id."""
+    """Return who is asking, for the audit: the operator, where one said so, and the flow run by name and id."""
+    asked_by = operator.get()
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        return "python"
-    return f"flow run {context.flow_run.name} ({context.flow_run.id})"
+        return asked_by or "python"
+    run = f"flow run {context.flow_run.name} ({context.flow_run.id})"
+    return f"{asked_by}, {run}" if asked_by else run
 
 
 async def say_plan(store: Store, request: ReplayRequest) -> str:
@@ -72,11 +76,12 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
     However it ends, what was taken is in the audit, and what was not sent is due again by itself.
     """
     store = emission.store
+    request = await _without_closed_endpoints(emission, request)
     planned = await plan(store, request)
     progress = await _Progress.start(planned.selected)
     taken = 0
 
-    async with audited(store, who=who, action="replay", selection=request.selection.as_dict()) as audit_id:
+    async with audited(store, who=who, action="replay", selection=request.as_dict()) as audit_id:
 
         async def counted_letters() -> AsyncIterator[list[Lease]]:
             nonlocal taken
@@ -90,7 +95,22 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
         finally:
             get_run_logger().info("%d of %d letters taken out of the queue", taken, planned.selected)
     await progress.show(planned.selected)
-    return f"{taken} sent again: {summary}"
+    return "; ".join([f"{taken} sent again: {summary}", *planned.left_out])
+
+
+async def _without_closed_endpoints(emission: Emission, request: ReplayRequest) -> ReplayRequest:
+    """Leave the letters of endpoints that cannot be opened in the queue, where an operator finds them.
+
+    Raises:
+        EndpointError: the one endpoint that is selected cannot be opened.
+    """
+    names = await endpoints_of(emission.store, request)
+    closed = await emission.not_to_be_opened(names)
+    if closed and request.selection.endpoint in closed:
+        raise EndpointError(closed[request.selection.endpoint])
+    for name, why in closed.items():
+        get_run_logger().warning("dead letters to %s stay in the queue: %s", name, why)
+    return replace(request, without_endpoints=frozenset(closed))
 
 
 class _Progress:

@@ -26,7 +26,7 @@ from resonant.store.commit import GroupCommit, patiently
 from resonant.store.work import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from resonant.courier import Courier, Report, Target
     from resonant.events import Lease
@@ -344,6 +344,10 @@ class Emission:
         if self._failure is None:
             self._failure = error
         self._changed.set()
+
+    async def not_to_be_opened(self, names: Iterable[str]) -> dict[str, str]:
+        """Return those of these endpoints that cannot be opened, each with the reason."""
+        return {name: self.summary.unknown_endpoints[name] for name in names if not await self._is_open(name)}
 
     async def _is_open(self, name: str) -> bool:
         if time.monotonic() < self._reopen_at.get(name, 0.0):

@@ -27,8 +27,12 @@ _VARIABLE_PARTS = (
 
 def normalised(message: str) -> str:
     """Return a message with its variable parts (URLs, ids, times, addresses, quoted texts, numbers) taken out."""
-    for pattern, placeholder in _VARIABLE_PARTS:
-        message = pattern.sub(placeholder, message)
+    before = None
+    # Until nothing changes: what was taken out may have hidden another part, and what is normalised stays as it is.
+    while message != before:
+        before = message
+        for pattern, placeholder in _VARIABLE_PARTS:
+            message = pattern.sub(placeholder, message)
     return message
 
 

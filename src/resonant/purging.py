@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import gzip
-import json
-import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-from resonant.errors import ResonantError
+from resonant.archive import opened_archive
 from resonant.store import dead_letters
 from resonant.store.audit import audited
 from resonant.store.schema import deliveries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy import ColumnElement, Connection
 
+    from resonant.archive import Archive
+    from resonant.events import Reason
     from resonant.store import Store
     from resonant.store.letters import Key
 
@@ -30,13 +28,10 @@ DAY_SECONDS = 86_400.0
 # How long a transaction shall take, and how many deliveries it removes at most: whoever waits for the write lock meanwhile
 # waits no longer, and holding more in memory would gain nothing.
 _TRANSACTION_SECONDS = 0.06
-_FEWEST, _FIRST, _MOST = 50, 500, 5_000
+_FEWEST, _FIRST, _MOST = 50, 100, 5_000
+_MOST_BYTES = 4 * 1024 * 1024
 # Between two transactions, so that those who wait come in: SQLite has no queue, and a waiting writer looks every 2 ms.
 _PAUSE_SECONDS = 0.004
-
-
-class ArchiveError(ResonantError):
-    """The archive cannot be written; what was not archived was not purged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +47,7 @@ class Retention:
 
     dead_letters: float = 30.0
     delivered: float | None = None
-    by_reason: Mapping[str, float] = field(default_factory=dict)
+    by_reason: Mapping[Reason, float] = field(default_factory=dict)
     by_endpoint: Mapping[str, float] = field(default_factory=dict)
 
     def rules(self, now: float) -> list[list[ColumnElement[bool]]]:
@@ -127,16 +122,19 @@ async def purge(
         return PurgeReport(total, final - total, dry_run=True)
     purged = 0
     batch = _Batch()
-    async with audited(store, who=who, action="purge", selection=asdict(retention)) as audit_id:
-        with _opened(archive) as file:
+    asked = asdict(retention) | ({"archive": str(archive)} if archive else {})
+    async with audited(store, who=who, action="purge", selection=asked) as audit_id:
+        with opened_archive(archive) if archive else nullcontext() as file:
             for rule in rules:
                 last = None
-                while True:
-                    count, last, began = await store.write(
-                        _purge_batch, rule, file, now=now, limit=batch.size, after=last, audit_id=audit_id
+                # Looked for before the lock is taken: a rule may pass over many.
+                while picked := await store.read(
+                    dead_letters.look_for_final, rule, limit=batch.size, most_bytes=_MOST_BYTES, after=last
+                ):
+                    last = picked[-1]
+                    count, began = await store.write(
+                        _purge_batch, picked, rule, file, now=now, audit_id=audit_id
                     )
-                    if not count:
-                        break
                     batch.took(time.perf_counter() - began)
                     purged += count
                     on_progress(purged)
@@ -159,74 +157,16 @@ class _Batch:
 
 def _purge_batch(
     connection: Connection,
+    picked: Sequence[Key],
     rule: Sequence[ColumnElement[bool]],
-    archive: _Archive | None,
+    archive: Archive | None,
     *,
     now: float,
-    limit: int,
-    after: Key | None,
     audit_id: int,
-) -> tuple[int, Key | None, float]:
-    """Return how many were purged, the last of them, and when the lock was got: who waits for it does not hold it."""
+) -> tuple[int, float]:
+    """Return how many were purged, and when the lock was got: who waits for it does not hold it."""
     began = time.perf_counter()
-    picked = dead_letters.pick_final(connection, rule, limit=limit, after=after, with_events=True)
-    if not picked:
-        return 0, None, began
-    ids = [key.id for key in picked]
-    if archive is not None:
+    ids = dead_letters.lock_final(connection, picked, rule)
+    if ids and archive is not None:
         archive.append(dead_letters.read_history(connection, ids))
-    return dead_letters.purge(connection, ids, now=now, audit_id=audit_id), picked[-1], began
-
-
-class _Archive:
-    """A file of JSON lines to append to; what is appended is on disk when that returns, or not in the file at all."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._is_compressed = str(file.name).endswith(".gz")
-
-    def append(self, documents: Iterator[dict[str, object]]) -> None:
-        """Add these documents, a line each.
-
-        Raises:
-            ArchiveError: they cannot be written.
-        """
-        lines = "".join(
-            json.dumps(document, ensure_ascii=False, default=_bytes) + "\n" for document in documents
-        )
-        data = lines.encode(errors="backslashreplace")
-        # Each batch is a gzip member of its own: a file cut short by a crash loses nothing before the cut.
-        data = gzip.compress(data, compresslevel=6, mtime=0) if self._is_compressed else data
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            self._file.write(data)
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self._file.fileno(), size)
-            raise ArchiveError(
-                f"{self._file.name}: {error.strerror}; what was not archived was not purged"
-            ) from None
-
-
-@contextmanager
-def _opened(path: Path | None) -> Iterator[_Archive | None]:
-    if path is None:
-        yield None
-        return
-    try:
-        file = open(path.expanduser(), "ab", buffering=0, opener=_for_its_owner_alone)  # noqa: SIM115 - closed below, after errors of opening alone were caught
-    except OSError as error:
-        raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
-    with file:
-        yield _Archive(file)
-
-
-def _for_its_owner_alone(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _bytes(value: object) -> str:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    raise TypeError(type(value).__name__)
+    return dead_letters.purge(connection, ids, now=now, audit_id=audit_id), began

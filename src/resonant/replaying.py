@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 # The rate begins at a tenth and grows evenly for this long: a receiver that is coming back meets a trickle first.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1
-# What a delay of ours may make up for at once, as a share of a second: more would be a burst.
-_BURST_SECONDS = 0.1
+# What a delay of ours may make up for at once, as a share of a second: more would be a burst. The rest is made up for
+# little by little, as far as it is not too long ago.
+_BURST_SECONDS = 0.05
+_CATCH_UP_SHARE = 0.08
+_REMEMBERED_SECONDS = 10.0
 _UNPACED_BATCH = 100
 _CANCEL_BATCH = 500
 
@@ -54,6 +57,7 @@ class ReplayRequest:
         limit: how many at most.
         rate: letters a second, once the slow start is over; None is as fast as they go.
         everything: an empty selection is meant.
+        without_endpoints: leave out what goes there.
 
     Raises:
         EmptySelection: nothing restricts the selection, and ``everything`` is not set.
@@ -64,9 +68,20 @@ class ReplayRequest:
     limit: int | None = None
     rate: float | None = None
     everything: bool = False
+    without_endpoints: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         require_restricted(self.selection, everything=self.everything)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what was asked for, for the audit."""
+        asked = {
+            "all": self.everything,
+            "include_permanent": self.include_permanent,
+            "limit": self.limit,
+            "rate": self.rate,
+        }
+        return {**self.selection.as_dict(), **{name: value for name, value in asked.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +99,19 @@ class ReplayPlan:
     beyond_limit: int
 
     def __str__(self) -> str:
-        text = f"{self.selected:,} would be sent again"
+        return "; ".join([f"{self.selected:,} would be sent again", *self.left_out])
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is left out, and why."""
+        found = []
         if self.permanent:
-            text += f"; {self.permanent:,} left out, as their failure was permanent (include them by asking for it)"
+            found.append(
+                f"{self.permanent:,} left out, as their failure was permanent (include them by asking for it)"
+            )
         if self.beyond_limit:
-            text += f"; {self.beyond_limit:,} left out by the limit"
-        return text
+            found.append(f"{self.beyond_limit:,} left out by the limit")
+        return found
 
 
 async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
@@ -97,7 +119,12 @@ async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     died_before = store.clock()
 
     def count(connection: Connection, *, include_permanent: bool) -> int:
-        letters = Letters.of(connection, request.selection, include_permanent=include_permanent)
+        letters = Letters.of(
+            connection,
+            request.selection,
+            include_permanent=include_permanent,
+            without_endpoints=request.without_endpoints,
+        )
         return letters.count(connection, died_before=died_before)
 
     def both(connection: Connection) -> tuple[int, int]:
@@ -108,6 +135,16 @@ async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     everything, taken = await store.read(both)
     selected = taken if request.limit is None else min(taken, request.limit)
     return ReplayPlan(selected, everything - taken, taken - selected)
+
+
+async def endpoints_of(store: Store, request: ReplayRequest) -> list[str]:
+    """Return to which endpoints the selected letters go."""
+
+    def read(connection: Connection) -> list[str]:
+        letters = Letters.of(connection, request.selection, include_permanent=request.include_permanent)
+        return letters.endpoints(connection)
+
+    return await store.read(read)
 
 
 async def cancel(store: Store, selection: Selection, *, who: str) -> int:
@@ -121,11 +158,21 @@ async def cancel(store: Store, selection: Selection, *, who: str) -> int:
     now = store.clock()
     cancelled = 0
     async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
-        while count := await store.write(
-            dead_letters.cancel, selection, limit=_CANCEL_BATCH, now=now, audit_id=audit_id
-        ):
-            cancelled += count
-    return cancelled
+        last = None
+        while True:
+            batch = await store.write(
+                dead_letters.cancel,
+                selection,
+                limit=_CANCEL_BATCH,
+                now=now,
+                accepted_until=now,
+                after=last,
+                audit_id=audit_id,
+            )
+            if not batch.number:
+                return cancelled
+            cancelled += batch.number
+            last = batch.last
 
 
 class Pace:
@@ -142,6 +189,7 @@ class Pace:
         # With what comes in during a pause: otherwise who asks on time would lose the fractions above a whole letter.
         self._burst = max(1.0, rate * _BURST_SECONDS) + rate * self.pause()
         self._tokens = 0.0
+        self._missed = 0.0
         self._filled_to = 0.0
 
     def take(self, elapsed: float) -> int:
@@ -150,9 +198,12 @@ class Pace:
         Args:
             elapsed: seconds since the start; never less than at the call before.
         """
-        self._tokens = min(
-            self._burst, self._tokens + self._allowed(elapsed) - self._allowed(self._filled_to)
-        )
+        new = self._allowed(elapsed) - self._allowed(self._filled_to)
+        made_up = min(self._missed, _CATCH_UP_SHARE * new)
+        tokens = self._tokens + new + made_up
+        self._tokens = min(self._burst, tokens)
+        forgotten_beyond = self._rate * _REMEMBERED_SECONDS
+        self._missed = min(forgotten_beyond, self._missed - made_up + tokens - self._tokens)
         self._filled_to = elapsed
         whole = int(self._tokens)
         self._tokens -= whole
@@ -193,6 +244,7 @@ async def letters(
             request.selection,
             died_before=started_at,
             include_permanent=request.include_permanent,
+            without_endpoints=request.without_endpoints,
             limit=wanted if left is None else min(wanted, left),
             owner=owner,
             now=store.clock(),

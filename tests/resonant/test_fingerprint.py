@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resonant.fingerprint import fingerprint, normalised
 
@@ -58,3 +60,8 @@ def test_the_parts_are_kept_apart():
 
 def test_what_is_no_text_for_a_database_has_a_fingerprint_too():
     assert fingerprint("orders", "http_400", "\udcff")
+
+
+@given(st.text(alphabet="5a'\"0x1f.:- \n", max_size=20))
+def test_what_is_normalised_stays_as_it_is(message):
+    assert normalised(normalised(message)) == normalised(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,6 +192,10 @@ def purge(
     from resonant.purging import purge as purge_deliveries
     from resonant.settings import load_settings
 
+    if not math.isfinite(older_than) or not math.isfinite(delivered_older_than or 0.0):
+        raise options.Misuse("an age in days is a finite number")
+    if archive == "":
+        raise options.Misuse("--archive is empty")
     settings = load_settings()
     retention = Retention(
         dead_letters=older_than,
@@ -267,6 +272,7 @@ def _run_replay(settings: Settings, request: ReplayRequest, parameters: dict[str
     from resonant.cli.progress import polled_progress
     from resonant.configured import open_configured_store
     from resonant.replaying import plan
+    from resonant.store.audit import operator
 
     async def start() -> State[None]:
         from flows.dead_letters import replay_dead_letters
@@ -278,6 +284,7 @@ def _run_replay(settings: Settings, request: ReplayRequest, parameters: dict[str
                 left = await plan(store, request)
                 return max(0, total - left.selected - left.beyond_limit)
 
+            operator.set(_who())
             async with polled_progress("replaying", total, done):
                 run: Any = replay_dead_letters(**parameters, return_state=True)
                 state: State[None] = await run

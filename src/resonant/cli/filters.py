@@ -45,9 +45,16 @@ def selection(
     """Make the selection of what the options say.
 
     Raises:
-        Misuse: a name or a time is none.
+        Misuse: a name or a time is none, or a value is empty: most likely a variable that is not set.
     """
     from resonant.store.selection import Selection
+
+    given = {"--endpoint": endpoint, "--type": event_type, "--code": code, "--text": text}
+    for option, value in given.items():
+        if value == "":
+            raise options.Misuse(f"{option} is empty")
+    if "" in ids:
+        raise options.Misuse("an id is empty")
 
     now = time.time()
     return Selection(

@@ -16,7 +16,7 @@ from resonant.store.sql import is_any_of
 from resonant.store.work import change_all, leases_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection
 
@@ -40,6 +40,7 @@ def replay(
     *,
     died_before: float,
     include_permanent: bool = False,
+    without_endpoints: Collection[str] = (),
     limit: int,
     owner: str,
     now: float,
@@ -57,6 +58,7 @@ def replay(
         selection: which.
         died_before: the replay's start, seconds since the epoch: a letter that dies again is not taken again.
         include_permanent: also those whose failure was permanent.
+        without_endpoints: leave out what goes there.
         limit: how many at most.
         owner: who leases them.
         now: seconds since the epoch.
@@ -64,7 +66,9 @@ def replay(
         audit_id: the row of ``begin_audit`` to count them in.
         after: go on after this letter, which spares a walk over all that the selection passes over.
     """
-    letters = Letters.of(connection, selection, include_permanent=include_permanent)
+    letters = Letters.of(
+        connection, selection, include_permanent=include_permanent, without_endpoints=without_endpoints
+    )
     conditions = [*letters.conditions(), _d.c.finished_at < died_before]
     picked = pick_final(connection, conditions, limit=limit, after=after)
     if not picked:
@@ -100,15 +104,42 @@ def replay(
     return Replayed(leases, picked[-1])
 
 
+class Cancelled(NamedTuple):
+    """How many deliveries were given up, and the id of the last of them."""
+
+    number: int
+    last: int | None
+
+
 def cancel(
-    connection: Connection, selection: Selection, *, limit: int, now: float, audit_id: int | None = None
-) -> int:
+    connection: Connection,
+    selection: Selection,
+    *,
+    limit: int,
+    now: float,
+    accepted_until: float | None = None,
+    after: int | None = None,
+    audit_id: int | None = None,
+) -> Cancelled:
     """Give up to ``limit`` unfinished deliveries up, with reason ``cancelled``; those being sent now are left alone.
 
     A delivery that waits for a retry in some process is fenced: that process will find its lease gone. What another
     transaction has locked is waited for: passed over, it would be forgotten.
+
+    Args:
+        connection: in a transaction that writes.
+        selection: which; its times are those of acceptance.
+        limit: how many at most.
+        now: seconds since the epoch.
+        accepted_until: leave out what was accepted later, seconds since the epoch: beside a busy producer it would not end.
+        after: go on after this delivery, which spares a walk over all that the selection passes over.
+        audit_id: the row of ``begin_audit`` to count them in.
     """
-    unfinished = (_d.c.available_at.is_not(None), _d.c.sending.is_(False), *selection.of_unfinished())
+    unfinished = [_d.c.available_at.is_not(None), _d.c.sending.is_(False), *selection.of_unfinished()]
+    if accepted_until is not None:
+        unfinished.append(_d.c.accepted_at <= accepted_until)
+    if after is not None:
+        unfinished.append(_d.c.id > after)
     query = select(_d).where(*unfinished).order_by(_d.c.id).limit(limit).with_for_update(key_share=True)
     rows = connection.execute(query).all()
     by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
@@ -131,7 +162,7 @@ def cancel(
         change_all(connection, by_cause[cause], {**final, "cause_id": cause_id})
     tally.write(connection)
     _add_to_audit(connection, audit_id, len(rows))
-    return len(rows)
+    return Cancelled(len(rows), rows[-1].id if rows else None)
 
 
 def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bool]]:
@@ -191,7 +222,6 @@ def pick_final(
     *,
     limit: int,
     after: Key | None = None,
-    with_events: bool = False,
 ) -> list[Key]:
     """Lock up to ``limit`` final deliveries, the longest ended first; those that another has locked are passed over.
 
@@ -200,18 +230,59 @@ def pick_final(
         conditions: which.
         limit: how many at most.
         after: go on after this one, which spares a walk over all that the conditions pass over.
-        with_events: lock their events too, and pass over those whose event another has locked.
     """
-    key, events = (_d.c.finished_at, _d.c.id), schema.events
-    query = select(*key).where(*conditions).order_by(*key).limit(limit)
-    if with_events and connection.dialect.name == "postgresql":
-        query = query.join(events, events.c.id == _d.c.event_id)
-        query = query.with_for_update(skip_locked=True, of=[_d, events])
-    else:
-        query = query.with_for_update(skip_locked=True)
+    key = (_d.c.finished_at, _d.c.id)
+    query = select(*key).where(*conditions).order_by(*key).limit(limit).with_for_update(skip_locked=True)
     if after is not None:
         query = query.where(is_after(after))
     return [Key(*row) for row in connection.execute(query)]
+
+
+def look_for_final(
+    connection: Connection,
+    conditions: Sequence[ColumnElement[bool]],
+    *,
+    limit: int,
+    most_bytes: int,
+    after: Key | None = None,
+) -> list[Key]:
+    """Look for final deliveries, the longest ended first, and lock none: one at least, if there is any.
+
+    Args:
+        connection: open.
+        conditions: which.
+        limit: how many at most.
+        most_bytes: stop before their events have more than this.
+        after: go on after this one.
+    """
+    key, events = (_d.c.finished_at, _d.c.id), schema.events
+    query = select(*key, func.length(events.c.body)).join(events, events.c.id == _d.c.event_id)
+    query = query.where(*conditions).order_by(*key).limit(limit)
+    if after is not None:
+        query = query.where(is_after(after))
+    found: list[Key] = []
+    total = 0
+    for finished_at, delivery_id, size in connection.execute(query):
+        total += size
+        if found and total > most_bytes:
+            break
+        found.append(Key(finished_at, delivery_id))
+    return found
+
+
+def lock_final(
+    connection: Connection, picked: Sequence[Key], conditions: Sequence[ColumnElement[bool]]
+) -> list[int]:
+    """Lock those of these deliveries that still meet the conditions, with their events; return their ids.
+
+    What another has locked, a delivery or its event, is passed over: a purge waits for neither.
+    """
+    query = select(_d.c.id).where(is_any_of(_d.c.id, [key.id for key in picked]), *conditions)
+    if connection.dialect.name == "postgresql":
+        events = schema.events
+        query = query.join(events, events.c.id == _d.c.event_id)
+        query = query.with_for_update(skip_locked=True, of=[_d, events])
+    return list(connection.execute(query).scalars())
 
 
 def read_history(connection: Connection, delivery_ids: Sequence[int]) -> Iterator[dict[str, object]]:

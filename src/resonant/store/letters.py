@@ -17,7 +17,7 @@ from resonant.store import schema
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import ColumnElement, Connection, Select
 
@@ -58,25 +58,35 @@ class Letters:
     varying: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, connection: Connection, selection: Selection, *, include_permanent: bool = True) -> Letters:
+    def of(
+        cls,
+        connection: Connection,
+        selection: Selection,
+        *,
+        include_permanent: bool = True,
+        without_endpoints: Collection[str] = (),
+    ) -> Letters:
         """Decide on the causes.
 
         Args:
-            connection: open; the letters are read from the same snapshot.
+            connection: open; the letters are read by it too. What is read after new causes were committed does not
+                have their letters, except where no cause was left out.
             selection: which.
             include_permanent: also those whose failure was permanent.
+            without_endpoints: leave out what goes there.
         """
-        if include_permanent and not selection.is_by_cause:
+        if include_permanent and not selection.is_by_cause and not without_endpoints:
             return cls(selection, None)
         conditions = selection.of_causes()
         if not include_permanent:
             conditions.append(_c.c.category != "permanent")
+        if without_endpoints:
+            conditions.append(~is_any_of(_c.c.endpoint, list(without_endpoints)))
         found = connection.execute(select(_c.c.id, _c.c.varies).where(*conditions)).all()
         causes = frozenset(cause for cause, _ in found)
         if selection.text is not None:
             return cls(selection, causes, frozenset(cause for cause, varies in found if varies))
-        everything = connection.execute(select(func.count()).select_from(_c)).scalar_one()
-        return cls(selection, None if len(causes) == everything else causes)
+        return cls(selection, causes)
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions for reading along the queue."""
@@ -115,6 +125,12 @@ class Letters:
             for part in self._parts()
             for cause_id, number, first_at, last_at, last_id in connection.execute(query.where(*part))
         ]
+
+    def endpoints(self, connection: Connection) -> list[str]:
+        """Return to which endpoints they go."""
+        causes = [each.cause_id for each in self.count_by_cause(connection)]
+        query = select(_c.c.endpoint).where(is_any_of(_c.c.id, causes)).distinct().order_by(_c.c.endpoint)
+        return list(connection.execute(query).scalars())
 
     def newest(
         self, connection: Connection, *, limit: int, before: Key | None = None, goes_on: bool = False

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import false, or_
+from sqlalchemy import false, func, or_
 
+from resonant.errors import StoreError
 from resonant.store import schema
 from resonant.store.sql import is_any_of
 
@@ -35,6 +36,9 @@ class Selection:
         reason: why it was given up.
         text: a part of the error, in any case.
         since, until: from when and before when it was given up, seconds since the epoch.
+
+    Raises:
+        StoreError: a text holds NUL or a lone surrogate.
     """
 
     ids: tuple[str, ...] = ()
@@ -46,6 +50,19 @@ class Selection:
     text: str | None = None
     since: float | None = None
     until: float | None = None
+
+    def __post_init__(self) -> None:
+        for value in (
+            *self.ids,
+            self.event_type,
+            self.endpoint,
+            self.category,
+            self.code,
+            self.reason,
+            self.text,
+        ):
+            if value is not None and not _is_storable(value):
+                raise StoreError(f"{value!r} holds what no database stores: NUL, or bytes that are no UTF-8")
 
     @property
     def is_empty(self) -> bool:
@@ -85,9 +102,14 @@ class Selection:
         found: list[ColumnElement[bool]] = [
             # What is not there is null in a delivery and empty in a cause: an empty word asks for nothing.
             columns[name] == value if value else false()
-            for name in ("endpoint", "category", "code", "reason")
+            for name in ("endpoint", "code", "reason")
             if (value := getattr(self, name)) is not None
         ]
+        if self.category == "unknown":
+            # As `status` counts them: what was cancelled before its first attempt has no category.
+            found.append(func.coalesce(columns.category, "").in_(["unknown", ""]))
+        elif self.category is not None:
+            found.append(columns.category == self.category if self.category else false())
         if self.event_type is not None and not {"*", "?"} & set(self.event_type):
             found.append(columns.event_type == self.event_type)
         elif self.event_type is not None:
@@ -103,6 +125,13 @@ class Selection:
         if self.until is not None:
             found.append(moment < self.until)
         return found
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _glob_to_like(glob: str) -> str:

@@ -59,10 +59,10 @@ class _IsAnyOf(FunctionElement[bool]):
 @compiles(_IsAnyOf, "postgresql")
 def _to_array(element: _IsAnyOf, compiler: SQLCompiler, **options: Any) -> str:
     column, values = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{column} = ANY ({values})"
+    return f"({column} = ANY ({values}))"
 
 
 @compiles(_IsAnyOf, "sqlite")
 def _to_json(element: _IsAnyOf, compiler: SQLCompiler, **options: Any) -> str:
     column, values = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled parts
+    return f"({column} IN (SELECT value FROM json_each({values})))"  # noqa: S608 - compiled parts

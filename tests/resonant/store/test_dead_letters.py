@@ -37,7 +37,7 @@ def take(desk, selection=Selection(), *, limit=100, died_before=None, **options)
 
 
 def cancel(desk, selection=Selection(), *, limit=100):  # noqa: B008 - frozen
-    return desk.write(dead_letters.cancel, selection, limit=limit, now=desk.clock())
+    return desk.write(dead_letters.cancel, selection, limit=limit, now=desk.clock()).number
 
 
 def purge(desk, status="dead_letter", *, before=None, limit=100):

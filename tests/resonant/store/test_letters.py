@@ -120,3 +120,21 @@ def test_a_letter_that_is_gone_is_still_a_place_to_go_on_from(queue):
     [newest] = queue.run(queue.store.dead_letters(limit=1))
     before = Key(newest.dead_at, 10**9)
     assert queue.read(dead_letters, limit=1, before=before)[0] == newest
+
+
+def test_what_a_replay_may_take_is_named_cause_by_cause_even_where_that_is_all_of_them(queue):
+    """A letter of a new cause may be committed between the look at the causes and the look at the letters."""
+
+    def causes(connection, **words):
+        return Letters.of(connection, Selection(), **words).causes
+
+    assert queue.read(causes, include_permanent=False) is not None
+    assert queue.read(causes, without_endpoints={"nobody"}) is not None
+
+
+def test_an_endpoint_can_be_left_out(queue):
+    def found(connection):
+        letters = Letters.of(connection, Selection(), without_endpoints={"audit"})
+        return letters.endpoints(connection), letters.count(connection)
+
+    assert queue.read(found) == (["orders"], 30)

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
+from resonant.errors import StoreError
 from resonant.retry import GiveUp
-from resonant.store import schema
+from resonant.store import dead_letters, schema
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.reading import count_dead_letters
 from resonant.store.selection import Selection
@@ -166,6 +167,21 @@ _EVENT = {
     "accepted_at": 0.0,
     "body": b"null",
 }
+
+
+def test_what_has_no_category_is_found_as_unknown_as_the_status_counts_it(desk):
+    desk.enqueue("evt_1")
+    desk.write(dead_letters.cancel, Selection(), limit=1, now=desk.clock())
+    assert desk.status().by_category == {"unknown": 1}
+    assert select_ids(desk, category="unknown") == {"evt_1"}
+
+
+@pytest.mark.parametrize(
+    "words", [{"text": "a\0b"}, {"ids": ("evt_\ud800",)}, {"endpoint": "\udcff"}], ids=str
+)
+def test_what_no_database_stores_is_refused(words):
+    with pytest.raises(StoreError, match="NUL, or bytes that are no UTF-8"):
+        Selection(**words)
 
 
 def test_more_ids_can_be_named_than_a_statement_can_bind(letters):
