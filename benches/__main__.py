@@ -6,7 +6,7 @@ import argparse
 
 from benches.measuring import Comparison, measure_apart, say, show
 
-BENCHES = ("enqueue", "delivery", "task_lane", "memory", "dead_letters")
+BENCHES = ("enqueue", "delivery", "rollups", "task_lane", "memory", "dead_letters", "export")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from resonant.configured import open_configured_store
 from resonant.report import summary
 from tasks.alerts import announce_alerts
 from tasks.failing import fails_plainly
-from tasks.metrics import measure_store, show_statistics, write_textfile
+from tasks.metrics import compact_rollups, measure_store, show_statistics, write_textfile
 
 
 @flow(name="export-metrics", persist_result=False)
@@ -30,5 +30,6 @@ async def export_metrics(
         totals, found = await measure_store(store, window_hours=window_hours)
         write_textfile(totals, found, textfile)
         await announce_alerts(store, totals)
+        await compact_rollups(store)
     await show_statistics(found)
     return Completed(message=summary(found))

@@ -42,8 +42,16 @@ async def announce_alerts(store: Store, totals: Totals) -> None:
         ResonantError: Prefect's server takes no event; the next run sends it.
     """
     now = totals.taken_at
-    thresholds = load_settings().alert_thresholds
-    activity = await store.read(read_activity, now=now, window=thresholds.window)
+    settings = load_settings()
+    thresholds = settings.alert_thresholds
+    activity = None
+    if settings.rollups:
+        activity = await store.read(read_activity, now=now, window=thresholds.window)
+    else:
+        get_run_logger().warning(
+            "RESONANT_ROLLUPS is off: only the age of dead letters and the silence of the drain are judged; "
+            "other alerts neither begin nor end"
+        )
     raised_at = await store.read(read_raised)
     findings = evaluate(totals, activity, thresholds, now)
     await store.write(record_crossings, crossings(findings, raised_at, thresholds, now))

@@ -13,21 +13,22 @@ from prefect.logging import get_run_logger
 from blocks.endpoint import load_endpoint
 from resonant.cli.metrics import READABLE_BY_ALL
 from resonant.errors import EndpointError, ResonantError
-from resonant.exposition import registry_of, to_text
+from resonant.exposition import NOT_COUNTED, registry_of, to_text
 from resonant.files import atomic_file
 from resonant.report import summary, tables
 from resonant.settings import UnknownPolicy, load_settings
-from resonant.stats import Delays, Statistics, statistics
-from resonant.store.measuring import Totals, measure
+from resonant.store.compaction import compact
+from resonant.window import measure_sliding
 
 if TYPE_CHECKING:
     from resonant.report import Table
     from resonant.retry import RetryPolicy
     from resonant.settings import Settings
+    from resonant.stats import Delays, Statistics
     from resonant.store import Store
+    from resonant.store.measuring import Totals
 
 METRICS_ARTIFACT = "metrics"
-_SECONDS_AN_HOUR = 3600
 _MOST_POLICIES = 3
 
 
@@ -36,13 +37,14 @@ async def measure_store(store: Store, *, window_hours: float | None) -> tuple[To
 
     Args:
         store: open.
-        window_hours: how far to look back; None is what the settings say.
+        window_hours: how far to look back, all read anew; None is what the settings say, and goes on from the last
+            export.
     """
-    hours = load_settings().metrics_window_hours if window_hours is None else window_hours
-    now = store.clock()
-    since = now - hours * _SECONDS_AN_HOUR
-    totals, window = await store.read(measure, now=now, since=since)
-    return totals, statistics(window.attempts, window.deliveries, since=since, until=now)
+    settings = load_settings()
+    if window_hours is not None:
+        return await measure_sliding(store, hours=window_hours, folder=None)
+    folder = settings.home.expanduser() / "metrics" / "window"
+    return await measure_sliding(store, hours=settings.metrics_window_hours, folder=folder)
 
 
 def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> Path:
@@ -56,15 +58,24 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     Raises:
         ResonantError: it cannot be written; the last one is untouched.
     """
-    path = load_settings().textfile if textfile is None else Path(textfile).expanduser()
+    settings = load_settings()
+    path = settings.textfile if textfile is None else Path(textfile).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResonantError(f"{path.parent}: {error.strerror}") from None
     with atomic_file(path, mode=READABLE_BY_ALL) as write:
-        write(to_text(registry_of(totals, found)))
+        write(to_text(registry_of(totals, found, rollups=settings.rollups)))
     get_run_logger().info("Prometheus text written to %s", path)
+    if not settings.rollups:
+        get_run_logger().info(NOT_COUNTED)
     return path
+
+
+async def compact_rollups(store: Store) -> None:
+    """Gather old minutes, all of which each export reads: here, and not in a purge, which somebody may never run."""
+    if taken := await compact(store):
+        get_run_logger().info("%d rows of old counts gathered into hours and days", taken)
 
 
 async def show_statistics(found: Statistics) -> None:

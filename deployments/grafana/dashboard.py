@@ -270,7 +270,7 @@ def _queue() -> list[Graph]:
         ),
         _graph(
             "Last sign of a worker",
-            "How long ago one recorded an attempt, to the minute. Where nothing is due, none is expected.",
+            "How long ago one claimed deliveries. Where nothing is due, none is expected.",
             units.Seconds,
             (f"max by (endpoint) ({_age('resonant_last_claim_timestamp_seconds')})", "{{endpoint}}"),
             width=8,

@@ -7,7 +7,7 @@ error_rate        part of 1 of the attempts of the last minutes too many failed:
 dead_letters      number    too many deliveries were given up in the last hour, less those that were replayed
 dead_letter_age   seconds   the oldest dead letter has waited too long
 latency           factor    an attempt takes several times as long, on average, as in the same hour a day before
-drain_silent      seconds   a delivery is overdue, and for as long no worker has made an attempt
+drain_silent      seconds   a delivery is overdue, and for as long no worker has claimed one
 retries           part of 1 over all endpoints: too many attempts only lead to another
 ================= ========= ==================================================================================
 
@@ -152,16 +152,19 @@ class Crossing:
 
 
 def evaluate(
-    totals: Totals, activity: Mapping[str, Activity], thresholds: Thresholds, now: float
+    totals: Totals, activity: Mapping[str, Activity] | None, thresholds: Thresholds, now: float
 ) -> list[Finding]:
     """Judge every condition of every endpoint that has ever accepted an event.
 
     Args:
         totals: counters and gauges.
-        activity: by endpoint; one that is missing was quiet.
+        activity: by endpoint; one that is missing was quiet. None where nothing is counted: what is judged by it is
+            not judged then, and begins and ends nothing.
         thresholds: where each becomes bad.
         now: seconds since the epoch.
     """
+    if activity is None:
+        return [finding for name in totals.endpoints for finding in _of_rows(name, totals, thresholds, now)]
     of_all = [_retries(list(activity.values()), thresholds)]
     of_each = (
         finding
@@ -195,8 +198,13 @@ def _of_endpoint(
 ) -> Iterator[Finding | None]:
     yield _error_rate(endpoint, activity, thresholds)
     yield _dead_letters(endpoint, activity, thresholds)
-    yield _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds)
     yield _latency(endpoint, activity, thresholds)
+    yield from _of_rows(endpoint, totals, thresholds, now)
+
+
+def _of_rows(endpoint: str, totals: Totals, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+    """Judge what can be seen without anything being counted."""
+    yield _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds)
     yield _drain_silent(
         endpoint,
         now - totals.oldest_due_at.get(endpoint, now),
@@ -268,7 +276,7 @@ def _drain_silent(endpoint: str, overdue: float, silent: float, thresholds: Thre
         overdue > limit and silent > limit,
         overdue,
         limit,
-        f"{endpoint}: a delivery is {max(0.0, overdue) / 60:.0f} minutes overdue, the limit without an attempt "
+        f"{endpoint}: a delivery is {max(0.0, overdue) / 60:.0f} minutes overdue, the limit without a claim "
         f"is {limit / 60:g}",
     )
 

@@ -26,7 +26,9 @@ async def open_configured_store(settings: Settings | None = None) -> AsyncIterat
         StoreError: the store cannot be opened.
     """
     settings = settings or load_settings()
-    store = await open_store(settings.store_url, lease_seconds=settings.lease_seconds)
+    store = await open_store(
+        settings.store_url, lease_seconds=settings.lease_seconds, rollups=settings.rollups
+    )
     try:
         yield store
     finally:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 L = TypeVar("L", bound="Labels")
 
+NOT_COUNTED = "RESONANT_ROLLUPS is off: there are no counters and no histograms"
+
 
 class _Collected(Collector):
     """Hands over what was measured before."""
@@ -41,15 +43,18 @@ class _Collected(Collector):
         return self._families
 
 
-def registry_of(totals: Totals, statistics: Statistics) -> CollectorRegistry:
+def registry_of(totals: Totals, statistics: Statistics, *, rollups: bool = True) -> CollectorRegistry:
     """Return a registry with the metrics of this moment; nothing else is on it.
 
     Args:
         totals: counters and gauges.
         statistics: of the window whose percentiles are shown.
+        rollups: whether what happens is counted. Counters and histograms that stand still would tell of a silence that
+            is none: without rollups there are none of them, and the help of the export's time says why.
     """
+    counted = [*_counters(totals), *_histograms(totals)] if rollups else []
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected([*_counters(totals), *_histograms(totals), *_gauges(totals, statistics)]))
+    registry.register(_Collected([*counted, *_gauges(totals, statistics, rollups=rollups)]))
     return registry
 
 
@@ -141,7 +146,7 @@ def _histograms(totals: Totals) -> Iterator[Metric]:
     )
 
 
-def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
+def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterator[Metric]:
     latencies = {name: figures.latency for name, figures in statistics.by_endpoint.items()}
     percentiles = {
         (endpoint, name): value
@@ -181,7 +186,7 @@ def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
     )
     yield _gauge(
         "resonant_last_claim_timestamp_seconds",
-        "The minute in which a worker that had claimed deliveries last recorded an attempt; absent before the first.",
+        "When a worker last claimed deliveries; absent before the first claim.",
         ("endpoint",),
         _labelled(totals.last_seen_at),
     )
@@ -193,7 +198,8 @@ def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
     )
     yield _gauge(
         "resonant_last_export_timestamp_seconds",
-        "When these metrics were read from the store. In the past means that the exporter is silent.",
+        "When these metrics were read from the store. In the past means that the exporter is silent."
+        + ("" if rollups else f" {NOT_COUNTED}."),
         (),
         {(): totals.taken_at},
     )

@@ -12,6 +12,7 @@ from pydantic_settings.exceptions import SettingsError as MalformedJson
 
 from resonant.alerts import Thresholds
 from resonant.errors import ResonantError
+from resonant.events import Reason
 from resonant.retry import RetryPolicy
 
 DEFAULT_POLICY = "default"
@@ -45,6 +46,10 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         default=60.0, description="How long a worker's claim on a delivery lasts unless it renews it."
     )
+    rollups: bool = Field(
+        default=True,
+        description="Count what happens, for Prometheus's counters and most alerts; off where nobody reads them.",
+    )
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=100, description="Sends at the same time in one emission run."
     )
@@ -54,7 +59,7 @@ class Settings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=0)] = Field(
         default=1_000, description="Retries that may wait in one emission run; more are parked in the store."
     )
-    retention_by_reason: dict[str, Annotated[float, Field(ge=0)]] = Field(
+    retention_by_reason: dict[Reason, Annotated[float, Field(ge=0)]] = Field(
         default={}, description='Days that dead letters of a reason are kept, as JSON: {"permanent": 90}.'
     )
     retention_by_endpoint: dict[str, Annotated[float, Field(ge=0)]] = Field(

@@ -238,9 +238,7 @@ def facts(database: Path) -> dict[str, Samples]:
                 "endpoint", "MIN(next_attempt_at)", "resonant_deliveries WHERE finished_at IS NULL"
             ),
             "resonant_last_claim_timestamp_seconds": read(
-                "endpoint",
-                "MAX(minute)",
-                "resonant_rollups WHERE measure = 'attempt' AND result IN ('delivered', 'failed')",
+                "endpoint", "MAX(last_claim_at)", "resonant_claims"
             ),
             "resonant_dead_letter_oldest_timestamp_seconds": read(
                 "endpoint", "MIN(finished_at)", "resonant_deliveries WHERE status = 'dead_letter'"

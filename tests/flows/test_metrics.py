@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import time
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -12,12 +13,13 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from pydantic import SecretStr
+from sqlalchemy import select
 
 from blocks import WebhookEndpoint
 from flows.metrics import export_metrics
 from resonant.events import Attempt, make_event
 from resonant.retry import Park
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, open_store, schema
 
 pytestmark = pytest.mark.engine
 
@@ -140,3 +142,40 @@ def test_a_textfile_that_cannot_be_written_fails_the_flow_with_one_line(engine, 
     state = asyncio.run(export_metrics(textfile=str(tmp_path / "file" / "x.prom"), return_state=True))
     assert state.is_failed()
     assert state.message == f"{tmp_path / 'file'}: File exists"
+
+
+def test_old_minutes_are_gathered_and_what_is_exported_stays_the_same(engine, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+
+    async def main():
+        now = time.time()
+        for minute in range(1, 5):
+            store = await open_store(url, clock=lambda: now // 3600 * 3600 - 50 * 3600 + minute * 60)  # noqa: B023
+            await store.enqueue([make_event(type="t", source="/s", data=minute)], "hooks")
+            await store.close()
+        await export()
+        store = await open_store(url)
+        rows = await store.read(
+            lambda connection: connection.execute(select(schema.rollups.c.count)).scalars().all()
+        )
+        await store.close()
+        state, _ = await export()
+        return state, rows
+
+    state, rows = asyncio.run(main())
+    assert state.is_completed()
+    assert sorted(rows) == [2, 4], "the two of this minute, and an hour"
+    assert accepted(tmp_path / "home" / "metrics" / "resonant.prom") == 6
+
+
+def test_without_rollups_it_exports_gauges_and_judges_what_the_rows_show(
+    engine, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("RESONANT_ROLLUPS", "off")
+    state, _ = asyncio.run(export())
+    assert state.is_completed()
+    text = (tmp_path / "home" / "metrics" / "resonant.prom").read_text()
+    assert "RESONANT_ROLLUPS is off" in text
+    assert "resonant_deliveries{" in text
+    assert "_total" not in text
+    assert "only the age of dead letters and the silence of the drain are judged" in caplog.text

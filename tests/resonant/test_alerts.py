@@ -163,3 +163,10 @@ def test_each_crossing_is_told_once_and_raised_and_recovered_alternate(runs):
         changes = sum(before != after for before, after in zip([False, *said], said, strict=False))
         assert len(story) == changes
         assert story == ["raised", "recovered"] * (changes // 2) + ["raised"] * (changes % 2)
+
+
+def test_where_nothing_is_counted_only_what_the_rows_show_is_judged():
+    totals = replace(QUIET, oldest_due_at={"hooks": NOW - HOUR}, last_seen_at={})
+    findings = evaluate(totals, None, THRESHOLDS, NOW)
+    judged = {each.key.condition: each.is_bad for each in findings}
+    assert judged == {Condition.DEAD_LETTER_AGE: False, Condition.DRAIN_SILENT: True}

@@ -124,6 +124,18 @@ def test_each_has_a_help_text_that_is_a_sentence(full):
         assert re.fullmatch(r"[A-Z].{20,}[.]", family.documentation), family.name
 
 
+def test_without_rollups_there_are_gauges_alone_and_the_text_says_why():
+    registry = registry_of(totals(endpoints=("orders",)), window([0.1]), rollups=False)
+    found = list(registry.collect())
+    assert {family.type for family in found} == {"gauge"}
+    assert {family.name for family in found} == {
+        name for name, (kind, _) in CONTRACT.items() if kind == "gauge"
+    }
+    said = [family.name for family in found if "RESONANT_ROLLUPS is off" in family.documentation]
+    assert said == ["resonant_last_export_timestamp_seconds"]
+    assert check(to_text(registry)) == (0, "")
+
+
 @pytest.mark.parametrize("filled", [True, False])
 def test_promtool_has_no_remark(full, filled):
     assert check(to_text(full if filled else registry_of(totals(), window()))) == (0, "")

@@ -88,15 +88,17 @@ def prometheus(
     A file takes the place of the last one in one step: a node exporter's textfile collector never reads half of it.
     """
     from resonant.cli.running import run_with_store
-    from resonant.exposition import to_text
+    from resonant.exposition import NOT_COUNTED, to_text
     from resonant.settings import load_settings
 
-    if port is not None:
-        if path != STDOUT or as_json:
-            raise options.Misuse("--serve goes with neither --output nor --json")
-        _serve(port)
-        return
+    if port is not None and (path != STDOUT or as_json):
+        raise options.Misuse("--serve goes with neither --output nor --json")
     settings = load_settings()
+    if not settings.rollups:
+        output.say(NOT_COUNTED)
+    if port is not None:
+        _serve(port, settings)
+        return
     registry = run_with_store(lambda store: read_registry(store, settings), settings)
     if path != STDOUT:
         with atomic_file(Path(path), mode=READABLE_BY_ALL) as write:
@@ -122,16 +124,16 @@ async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
     now = store.clock()
     since = now - settings.metrics_window_seconds
     totals, window = await store.read(measure, now=now, since=since)
-    return registry_of(totals, statistics(window.attempts, window.deliveries, since=since, until=now))
+    found = statistics(window.attempts, window.deliveries, since=since, until=now)
+    return registry_of(totals, found, rollups=settings.rollups)
 
 
-def _serve(port: int) -> None:
+def _serve(port: int, settings: Settings) -> None:
     from contextlib import suppress
 
     from resonant.cli.scraping import scrape_server
-    from resonant.settings import load_settings
 
-    with scrape_server(load_settings(), port) as server:
+    with scrape_server(settings, port) as server:
         output.say(f"serving http://127.0.0.1:{port}/metrics; Ctrl-C ends it")
         with suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -164,12 +164,14 @@ def _count(connection: Connection, endpoint: str, by_type: Counter[str], now: fl
         tally.add("accepted", endpoint, event_type, "accepted", count=count)
     tally.write(connection)
     insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(schema.endpoints)
-    connection.execute(
+    accepted = connection.execute(
         insert.on_conflict_do_update(
             index_elements=["name"], set_={"accepted": schema.endpoints.c.accepted + insert.excluded.accepted}
-        ),
+        ).returning(schema.endpoints.c.accepted),
         {"name": endpoint, "accepted": by_type.total()},
-    )
+    ).scalar_one()
+    if accepted == by_type.total():
+        connection.execute(schema.claims.insert(), {"endpoint": endpoint})
 
 
 def _summary(event: Event) -> str:

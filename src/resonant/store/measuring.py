@@ -12,11 +12,19 @@ import pandas as pd
 from sqlalchemy import BigInteger, case, cast, func, or_, select
 
 from resonant.store import schema
+from resonant.store.letters import Letters
+from resonant.store.selection import Selection
+from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from sqlalchemy import Case, Connection, Select
 
-_d, _a, _r = schema.deliveries, schema.attempts, schema.rollups
+_d, _a, _c, _r = schema.deliveries, schema.attempts, schema.causes, schema.rollups
+_PAGE = 10_000
+# Longer than a transaction of a worker can take: the server ends each of its statements after a minute.
+_UNSETTLED_SECONDS = 300.0
 _FLOATS = (
     *("accepted_at", "finished_at", "started_at", "duration"),
     *("delay", "round_attempt", "retry_after"),
@@ -51,7 +59,7 @@ class Totals:
         deliveries: how many, by endpoint and status.
         dead_letters: how many, by endpoint, category and reason.
         oldest_due_at, oldest_dead_at: by endpoint, where there is one.
-        last_seen_at: the minute in which a worker last recorded an attempt, by endpoint; a purge does not change it.
+        last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
     """
 
     taken_at: float
@@ -83,44 +91,109 @@ class Window:
     deliveries: pd.DataFrame
 
 
+class Mark(NamedTuple):
+    """An attempt by which a store is known again."""
+
+    id: int
+    delivery_id: int
+    started_at: float
+
+
+class Recorded(NamedTuple):
+    """An attempt, and its delivery as it is now; see ``Window`` for the columns that it has too."""
+
+    id: int
+    number: int
+    started_at: float
+    duration: float
+    result: str
+    category: str | None
+    code: str | None
+    error_type: str | None
+    delay: float | None
+    retry_after: float | None
+    delivery_id: int
+    endpoint: str
+    event_type: str
+    policy: str | None
+    status: str
+    reason: str | None
+    accepted_at: float
+    finished_at: float
+    attempts: int
+    round: int
+    round_attempt: int | None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it ended its delivery, which has not been replayed since: all but a cancellation end by an attempt."""
+        is_final = self.status in {"delivered", "dead_letter"} and self.reason != "cancelled"
+        return is_final and self.number == self.attempts
+
+
+class End(NamedTuple):
+    """A delivery that was cancelled, and that is not replayed."""
+
+    delivery_id: int
+    endpoint: str
+    event_type: str
+    status: str
+    reason: str
+    accepted_at: float
+    finished_at: float
+    attempts: int
+    round: int
+
+
+class Unfinished(NamedTuple):
+    """How many unfinished deliveries have so many attempts."""
+
+    endpoint: str
+    event_type: str
+    attempts: int
+    number: int
+
+
 def measure(connection: Connection, *, now: float, since: float) -> tuple[Totals, Window]:
     """Read both; what one transaction of ``Store.read`` reads is one snapshot."""
     return read_totals(connection, now=now), read_window(connection, now=now, since=since)
 
 
-def read_totals(connection: Connection, *, now: float) -> Totals:
-    """Read the counters and the gauges."""
+def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, int] | None = None) -> Totals:
+    """Read the counters and the gauges.
+
+    Args:
+        connection: open.
+        now: seconds since the epoch.
+        delivered: how many rows say so, by endpoint, where that is known: they are most of all rows.
+    """
     names = select(schema.endpoints.c.name).order_by(schema.endpoints.c.name)
-    by_status = select(_d.c.endpoint, _d.c.status, func.count()).group_by(_d.c.endpoint, _d.c.status)
-    # As `status` counts them: what was cancelled before its first attempt has no category.
-    category = func.coalesce(_d.c.category, "unknown")
-    is_dead = _d.c.status == "dead_letter"
-    dead = (
-        select(_d.c.endpoint, category, _d.c.reason, func.count())
-        .where(is_dead)
-        .group_by(_d.c.endpoint, category, _d.c.reason)
+    if delivered is None:
+        delivered = read_delivered(connection)
+    deliveries = {(endpoint, "delivered"): number for endpoint, number in delivered.items()}
+    oldest_due_at: dict[str, float] = {}
+    unfinished = (
+        select(_d.c.endpoint, _d.c.status, func.count(), func.min(_d.c.next_attempt_at))
+        .where(_d.c.available_at.is_not(None))
+        .group_by(_d.c.endpoint, _d.c.status)
     )
+    for endpoint, status, number, due_at in connection.execute(unfinished):
+        deliveries[endpoint, status] = number
+        _keep_least(oldest_due_at, endpoint, due_at)
+    dead_letters, oldest_dead_at = _read_dead(connection)
+    for (endpoint, _, _), number in dead_letters.items():
+        deliveries[endpoint, "dead_letter"] = deliveries.get((endpoint, "dead_letter"), 0) + number
     return Totals(
         taken_at=now,
         endpoints=tuple(connection.execute(names).scalars()),
         counted=_read_counted(connection),
-        deliveries={(row[0], row[1]): row[2] for row in connection.execute(by_status)},
-        dead_letters={(row[0], row[1], row[2]): row[3] for row in connection.execute(dead)},
-        oldest_due_at=_by_endpoint(
-            connection,
-            select(_d.c.endpoint, func.min(_d.c.next_attempt_at))
-            .where(_d.c.available_at.is_not(None))
-            .group_by(_d.c.endpoint),
-        ),
-        oldest_dead_at=_by_endpoint(
-            connection,
-            select(_d.c.endpoint, func.min(_d.c.finished_at)).where(is_dead).group_by(_d.c.endpoint),
-        ),
+        deliveries=deliveries,
+        dead_letters=dead_letters,
+        oldest_due_at=oldest_due_at,
+        oldest_dead_at=oldest_dead_at,
         last_seen_at=_by_endpoint(
             connection,
-            select(_r.c.endpoint, func.max(_r.c.minute))
-            .where(_r.c.measure == "attempt", _r.c.result != "lost")
-            .group_by(_r.c.endpoint),
+            select(schema.claims.c.endpoint, schema.claims.c.last_claim_at),
         ),
     )
 
@@ -141,6 +214,117 @@ def read_window(connection: Connection, *, now: float, since: float) -> Window:
         _d.c.attempts,
     ).where(or_(_d.c.finished_at >= since, _d.c.available_at.is_not(None)))
     return Window(since, now, _frame(connection, attempts), _frame(connection, deliveries))
+
+
+def read_purged(connection: Connection) -> int:
+    """Read how many deliveries have ever been purged: each time, rows that were read before are gone."""
+    return int(connection.execute(select(func.coalesce(func.sum(schema.endpoints.c.purged), 0))).scalar_one())
+
+
+def read_delivered(connection: Connection) -> dict[str, int]:
+    """Count the rows of delivered events, by endpoint."""
+    query = select(_d.c.endpoint, func.count()).where(_d.c.status == "delivered").group_by(_d.c.endpoint)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def has_mark(connection: Connection, mark: Mark | None) -> bool:
+    """Tell whether the store has this very attempt; of none it has."""
+    if mark is None:
+        return True
+    query = select(_a.c.id, _a.c.delivery_id, _a.c.started_at).where(_a.c.id == mark.id)
+    return connection.execute(query).one_or_none() == tuple(mark)
+
+
+def read_settled(connection: Connection, *, after: int, now: float) -> Mark | None:
+    """Return the last attempt, of those with ids above ``after``, below which no other will appear any more."""
+    newest = select(_a.c.id, _a.c.delivery_id, _a.c.started_at).where(_a.c.id > after)
+    if connection.dialect.name == "postgresql":
+        # An id is given before the commit: below one of the last minutes another may still be on its way.
+        ended_at = _a.c.started_at + _a.c.duration
+        recent = ended_at.between(now - _UNSETTLED_SECONDS, now + _UNSETTLED_SECONDS)
+        first = connection.execute(select(func.min(_a.c.id)).where(_a.c.id > after, recent)).scalar()
+        if first is not None:
+            newest = newest.where(_a.c.id < first)
+    row = connection.execute(newest.order_by(_a.c.id.desc()).limit(1)).one_or_none()
+    return None if row is None else Mark(*row)
+
+
+def each_recorded(
+    connection: Connection, *, after: int, until: int | None, since: float | None
+) -> Iterator[list[Recorded]]:
+    """Yield attempts in the order of their ids, without late ones; a page at a time, so that memory stays flat.
+
+    Args:
+        connection: open.
+        after: with higher ids than this.
+        until: up to this id; None is no bound.
+        since: only those that began, or whose delivery ended, since then, seconds since the epoch; None is all.
+    """
+    query = (
+        select(
+            *(_a.c.id, _a.c.number, _a.c.started_at, _a.c.duration, _a.c.result, _a.c.category, _a.c.code),
+            *(_a.c.error_type, _a.c.delay, _a.c.retry_after, _a.c.delivery_id, _d.c.endpoint),
+            *(_d.c.event_type, _d.c.policy, _d.c.status, _d.c.reason, _d.c.accepted_at, _d.c.finished_at),
+            *(_d.c.attempts, _d.c.round, _round_attempt().label("round_attempt")),
+        )
+        .join(_d, _d.c.id == _a.c.delivery_id)
+        .where(_a.c.late.is_(False))
+        .order_by(_a.c.id)
+        .limit(_PAGE)
+    )
+    if until is not None:
+        query = query.where(_a.c.id <= until)
+    if since is not None:
+        query = query.where(or_(_a.c.started_at >= since, _d.c.finished_at >= since))
+    while page := list(map(Recorded._make, connection.execute(query.where(_a.c.id > after)))):
+        yield page
+        after = page[-1].id
+
+
+def read_unfinished(connection: Connection) -> list[Unfinished]:
+    """Count the unfinished deliveries by the attempts that they have had."""
+    key = (_d.c.endpoint, _d.c.event_type, _d.c.attempts)
+    query = select(*key, func.count()).where(_d.c.available_at.is_not(None)).group_by(*key)
+    return list(map(Unfinished._make, connection.execute(query)))
+
+
+def read_replayed(connection: Connection) -> list[int]:
+    """Return the ids of the unfinished deliveries that were dead letters before."""
+    query = select(_d.c.id).where(_d.c.available_at.is_not(None), _d.c.round > 1)
+    return list(connection.execute(query).scalars())
+
+
+def read_cancelled(connection: Connection, *, since: float) -> list[End]:
+    """Return what was cancelled since a moment, seconds since the epoch, by way of the few causes that say so."""
+    causes = connection.execute(select(_c.c.id).where(_c.c.reason == "cancelled")).scalars().all()
+    if not causes:
+        return []
+    query = select(
+        *(_d.c.id, _d.c.endpoint, _d.c.event_type, _d.c.status, _d.c.reason, _d.c.accepted_at),
+        *(_d.c.finished_at, _d.c.attempts, _d.c.round),
+    ).where(schema.is_dead_letter, is_any_of(_d.c.cause_id, causes), _d.c.finished_at >= since)
+    return list(map(End._make, connection.execute(query)))
+
+
+def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int], dict[str, float]]:
+    """Count dead letters by endpoint, category and reason, and find the oldest of each endpoint: by their causes."""
+    numbers: dict[tuple[str, str, str], int] = {}
+    oldest: dict[str, float] = {}
+    found = Letters.of(connection, Selection()).count_by_cause(connection)
+    key = (_c.c.id, _c.c.endpoint, _c.c.category, _c.c.reason)
+    causes = {cause: rest for cause, *rest in connection.execute(select(*key))}
+    for each in found:
+        endpoint, category, reason = causes[each.cause_id]
+        # As `status` counts them: what was cancelled before its first attempt has no category.
+        labels = (endpoint, category or "unknown", reason)
+        numbers[labels] = numbers.get(labels, 0) + each.number
+        _keep_least(oldest, endpoint, each.first_at)
+    return numbers, oldest
+
+
+def _keep_least(moments: dict[str, float], endpoint: str, moment: float | None) -> None:
+    if moment is not None:
+        moments[endpoint] = min(moment, moments.get(endpoint, moment))
 
 
 def _round_attempt() -> Case[int]:

@@ -1,7 +1,8 @@
 """Counters by minute, written in the very transaction whose facts they count; so no purge or restart lowers them.
 
 A row's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
-sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus.
+sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Old minutes
+are gathered into hours and days: see ``compaction``.
 
 ============= ================================ ==================================================
 measure       seconds measured                 result
@@ -20,16 +21,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from resonant.store import schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Insert
 
 Measure = Literal["accepted", "attempt", "delivery", "retry_delay", "replay", "purge"]
+_Labels = tuple[Measure, str, str, str, str, str, float]
 
 # Seconds. One set serves attempts (ms to the deadline) and waits (to a day); rows exist only for buckets that were hit.
 BUCKETS = (
@@ -37,18 +40,17 @@ BUCKETS = (
     *(300.0, 900.0, 3600.0, 14_400.0, 86_400.0, math.inf),
 )
 
+# Seconds are kept in whole numbers of this (15 microseconds): sums of such floats are exact up to 4,000 years, so they are
+# the same in whichever order a database adds, and compaction cannot make one fall by the last digit.
+_QUANTA_A_SECOND = 2**16
+QUANTUM = 1 / _QUANTA_A_SECOND
 
-class Key(NamedTuple):
-    """What one counter counts."""
+_OPTION = "resonant_rollups"
 
-    measure: Measure
-    minute: int
-    endpoint: str
-    event_type: str
-    result: str
-    category: str
-    code: str
-    le: float
+
+def switch_off(connection: Connection) -> None:
+    """Let everything that is done on this connection from now on be counted nowhere."""
+    connection.execution_options(**{_OPTION: False})
 
 
 class Tally:
@@ -56,7 +58,8 @@ class Tally:
 
     def __init__(self, now: float) -> None:
         self._minute = int(now // 60) * 60
-        self._counts: defaultdict[Key, list[float]] = defaultdict(lambda: [0, 0.0])
+        # By the columns of the key but the minute, which is the same for all: how many facts, how many quanta.
+        self._counts: defaultdict[_Labels, list[int]] = defaultdict(lambda: [0, 0])
 
     def add(
         self,
@@ -71,30 +74,49 @@ class Tally:
         count: int = 1,
     ) -> None:
         """Count ``count`` facts; ``seconds`` goes into the histogram, None is no measurement (bucket +Inf)."""
-        # A clock that was put back shall not make a sum fall.
-        measured = max(0.0, seconds or 0.0)
-        le = math.inf if seconds is None else BUCKETS[bisect_left(BUCKETS, measured)]
-        labels = (endpoint, event_type, result, category or "", code or "")
-        cell = self._counts[Key(measure, self._minute, *labels, le)]
+        le = math.inf if seconds is None else BUCKETS[bisect_left(BUCKETS, seconds)]
+        cell = self._counts[measure, endpoint, event_type, result, category or "", code or "", le]
         cell[0] += count
-        cell[1] += measured
+        if seconds and seconds > 0:  # a clock that was put back shall not make a sum fall
+            cell[1] += int(seconds * _QUANTA_A_SECOND + 0.5)
 
     def write(self, connection: Connection) -> None:
         """Add the counts to the table, in the order of their keys: two workers never wait for each other in a ring."""
-        if not self._counts:
+        if not self._counts or not connection.get_execution_options().get(_OPTION, True):
             return
         rows = [
-            {**key._asdict(), "count": cell[0], "total": cell[1]}
-            for key, cell in sorted(self._counts.items())
+            {
+                "measure": measure,
+                "minute": self._minute,
+                "endpoint": endpoint,
+                "event_type": event_type,
+                "result": result,
+                "category": category,
+                "code": code,
+                "le": le,
+                "count": number,
+                "total": quanta / _QUANTA_A_SECOND,
+            }
+            for (measure, endpoint, event_type, result, category, code, le), (number, quanta) in sorted(
+                self._counts.items()
+            )
         ]
-        insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(schema.rollups)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=list(schema.rollups.primary_key.columns),
-                set_={
-                    "count": schema.rollups.c.count + insert.excluded.count,
-                    "total": schema.rollups.c.total + insert.excluded.total,
-                },
-            ),
-            rows,
-        )
+        add_to_rollups(connection, rows)
+
+
+def add_to_rollups(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Add rows, in the order of their keys, to those that are there."""
+    connection.execute(_adding(connection.dialect.name), rows)
+
+
+@cache
+def _adding(dialect: str) -> Insert:
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert(schema.rollups)
+    adding: Insert = insert.on_conflict_do_update(
+        index_elements=list(schema.rollups.primary_key.columns),
+        set_={
+            "count": schema.rollups.c.count + insert.excluded.count,
+            "total": schema.rollups.c.total + insert.excluded.total,
+        },
+    )
+    return adding

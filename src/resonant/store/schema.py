@@ -3,7 +3,7 @@
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test holds both together.
 
 Transactions lock in one order, so that none of them wait for each other in a ring: events, deliveries, causes, rollups,
-endpoints, audit, and within a table in the order of its key. A purge, which has to go from deliveries to events, locks
+endpoints, claims, audit, and within a table in the order of its key. A purge, which has to go from deliveries to events, locks
 both at once and waits for neither.
 """
 
@@ -189,7 +189,17 @@ endpoints = Table(
     Column("gone_at", Double),
 )
 
-# Counters that only go up, by minute: see store/rollups.py.
+# When deliveries of an endpoint were last claimed. Not a column of resonant_endpoints: a producer holds its row there until
+# it commits, however long that takes, and no claim shall wait for it.
+claims = Table(
+    "resonant_claims",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    # Null until the first. The row is made with that of resonant_endpoints, as a claim that makes it would hold up others.
+    Column("last_claim_at", Double),
+)
+
+# Counters that only go up, by minute and later by hour and day: see store/rollups.py and store/compaction.py.
 rollups = Table(
     "resonant_rollups",
     metadata,

@@ -6,7 +6,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from resonant.store import intake, reading, recovery, work
+from resonant.store import intake, reading, recovery, rollups, work
 from resonant.store.database import Database, Transaction, open_database
 from resonant.store.selection import Selection
 
@@ -31,11 +31,17 @@ class Store:
     """
 
     def __init__(
-        self, database: Database, *, clock: Clock = time.time, lease_seconds: float = DEFAULT_LEASE_SECONDS
+        self,
+        database: Database,
+        *,
+        clock: Clock = time.time,
+        lease_seconds: float = DEFAULT_LEASE_SECONDS,
+        rollups: bool = True,
     ) -> None:
         self.database = database
         self.clock = clock
         self.lease_seconds = lease_seconds
+        self.rollups = rollups
 
     def __str__(self) -> str:
         return str(self.database)
@@ -52,6 +58,8 @@ class Store:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Open one transaction for several calls of ``enqueue``: all of them are kept, or none."""
         async with self.database.transaction() as transaction:
+            if not self.rollups:
+                await transaction.run_sync(rollups.switch_off)
             yield transaction
 
     async def write(
@@ -61,7 +69,13 @@ class Store:
 
         It may run more than once (the server broke a deadlock): what it did before is then rolled back.
         """
-        return await self.database.write(lambda connection: operation(connection, *args, **kwargs))
+
+        def run(connection: Connection) -> T:
+            if not self.rollups:
+                rollups.switch_off(connection)
+            return operation(connection, *args, **kwargs)
+
+        return await self.database.write(run)
 
     async def read(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -148,7 +162,11 @@ class Store:
 
 
 async def open_store(
-    url: str, *, clock: Clock = time.time, lease_seconds: float = DEFAULT_LEASE_SECONDS
+    url: str,
+    *,
+    clock: Clock = time.time,
+    lease_seconds: float = DEFAULT_LEASE_SECONDS,
+    rollups: bool = True,
 ) -> Store:
     """Open the store at this database URL, and bring its schema up to date.
 
@@ -156,8 +174,9 @@ async def open_store(
         url: ``sqlite:///PATH``, ``postgresql://USER:PASSWORD@HOST/NAME``, or a bare path of an SQLite file.
         clock: gives the time, in seconds since the epoch.
         lease_seconds: how long a worker's claim lasts unless it is renewed.
+        rollups: whether what is done through this store is counted, for Prometheus and alerts.
 
     Raises:
         StoreError: the database cannot be used; its subclasses and its text say why.
     """
-    return Store(await open_database(url), clock=clock, lease_seconds=lease_seconds)
+    return Store(await open_database(url), clock=clock, lease_seconds=lease_seconds, rollups=rollups)

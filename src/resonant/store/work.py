@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, or_, select, update
 
 from resonant.events import Attempt, Event, Lease
 from resonant.retry import Decision, GiveUp, Park, Retry
@@ -123,7 +123,26 @@ def claim(
         )
         .returning(_d)
     ).all()
-    return leases_of(connection, claimed)
+    leases = leases_of(connection, claimed)
+    if leases:
+        _note_claim(connection, endpoint, now)
+    return leases
+
+
+def _note_claim(connection: Connection, endpoint: str, now: float) -> None:
+    """Note when this endpoint was last claimed from; of several claims at once, one does."""
+    connection.execute(_noting_claim(), {"of": endpoint, "at": now})
+
+
+@cache
+def _noting_claim() -> Update:
+    table = schema.claims
+    at = bindparam("at", type_=table.c.last_claim_at.type)
+    # Passed over while another claim writes it, which is as recent as this one: no claim waits for another.
+    free = select(table.c.endpoint).where(table.c.endpoint == bindparam("of"))
+    is_later = or_(table.c.last_claim_at.is_(None), table.c.last_claim_at < at)
+    noting = update(table).where(table.c.endpoint.in_(free.with_for_update(skip_locked=True)), is_later)
+    return noting.values(last_claim_at=at)
 
 
 def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:

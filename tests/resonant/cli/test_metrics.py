@@ -188,6 +188,18 @@ def test_a_file_takes_the_place_of_whatever_was_there_and_others_may_read_it(res
     assert found["resonant_events_accepted_total", "crm"] == 1
 
 
+def test_without_rollups_prometheus_says_so_and_statistics_are_of_the_rows(resonant, busy, monkeypatch):
+    before = resonant.json("metrics")["events"]
+    monkeypatch.setenv("RESONANT_ROLLUPS", "off")
+    done = resonant("prometheus")
+    assert done.err == "RESONANT_ROLLUPS is off: there are no counters and no histograms\n"
+    names = {name for name, *_ in samples(done.out)}
+    assert "resonant_deliveries" in names
+    assert not [name for name in names if name.endswith(("_total", "_bucket", "_sum", "_count"))]
+    assert "RESONANT_ROLLUPS is off" in done.out
+    assert resonant.json("metrics")["events"] == before
+
+
 def test_a_store_that_is_away_leaves_the_last_file(resonant, busy, tmp_path, monkeypatch):
     resonant("prometheus", "-o", "metrics.prom")
     before = (tmp_path / "metrics.prom").read_text()

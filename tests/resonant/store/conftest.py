@@ -149,8 +149,8 @@ def open_desk(clock):
     with asyncio.Runner() as runner:
         opened: list[Store] = []
 
-        def open_(url: str) -> Desk:
-            store = runner.run(open_store(url, clock=clock, lease_seconds=LEASE_SECONDS))
+        def open_(url: str, **options: Any) -> Desk:
+            store = runner.run(open_store(url, clock=clock, lease_seconds=LEASE_SECONDS, **options))
             opened.append(store)
             return Desk(store, clock, runner)
 

@@ -103,6 +103,42 @@ class TestClaim:
         owners = {row["id"]: row["lease_owner"] for row in desks[0].rows(schema.deliveries)}
         assert all(owners[lease.delivery_id] == lease.owner for leases in by_owner for lease in leases)
 
+    def test_notes_when_an_endpoint_was_last_claimed_from(self, desk):
+        start = desk.clock()
+        desk.enqueue("evt_1", "evt_2")
+        desk.enqueue("evt_3", endpoint="crm")
+
+        def noted():
+            return {row["endpoint"]: row["last_claim_at"] for row in desk.rows(schema.claims)}
+
+        assert noted() == {"crm": None, "orders": None}
+        desk.claim(1)
+        desk.clock.advance(7.5)
+        desk.claim(1)
+        assert noted() == {"crm": None, "orders": start + 7.5}
+        desk.clock.advance(10)
+        assert desk.claim() == []
+        assert noted()["orders"] == start + 7.5, "nothing was claimed"
+        desk.clock.advance(-3600)
+        desk.enqueue("evt_4")
+        assert desk.claim_one().event.id == "evt_4"
+        assert noted()["orders"] == start + 7.5, "a clock that was put back"
+
+    def test_does_not_wait_for_a_producer_whose_transaction_is_open(self, open_desk, postgresql_url):
+        from resonant.store import enqueue
+
+        ours, theirs = open_desk(postgresql_url), open_desk(postgresql_url)
+        ours.enqueue("evt_1")
+
+        async def claim_within():
+            async with ours.store.transaction() as transaction:
+                await transaction.run_sync(enqueue, [ours.make("evt_2")], "orders", now=ours.clock())
+                async with asyncio.timeout(5):
+                    return await theirs.store.claim("orders", owner="b", limit=1)
+
+        assert [lease.event.id for lease in ours.run(claim_within())] == ["evt_1"]
+        assert [row["last_claim_at"] for row in ours.rows(schema.claims)] == [ours.clock()]
+
     def test_passes_over_rows_that_another_worker_is_claiming(self, open_desk, postgresql_url):
         ours, theirs = open_desk(postgresql_url), open_desk(postgresql_url)
         ours.enqueue("evt_1")

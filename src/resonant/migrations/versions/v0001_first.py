@@ -57,6 +57,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
+        "resonant_claims",
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("last_claim_at", sa.Double(), nullable=True),
+        sa.PrimaryKeyConstraint("endpoint"),
+    )
+    op.create_table(
         "resonant_events",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),
@@ -204,5 +210,16 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("alerts", "audit", "attempts", "deliveries", "causes", "rollups", "endpoints", "events"):
+    parts_first = (
+        "alerts",
+        "audit",
+        "attempts",
+        "deliveries",
+        "causes",
+        "rollups",
+        "claims",
+        "endpoints",
+        "events",
+    )
+    for table in parts_first:
         op.drop_table(f"resonant_{table}")

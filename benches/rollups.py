@@ -1,0 +1,110 @@
+"""What counting costs: claim, begin and record through the store with rollups on, against off, in turn.
+
+The store is all that works here, which is the worst case: with a send in between, the part of the rollups is smaller. In
+events a second of CPU, which is what an emission is short of: with a disk's and neighbours' moods in it, three in a hundred
+would be lost in the noise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from benches.measuring import Comparison, Round, Stopwatch, in_turn
+from benches.surroundings import ENDPOINT, empty_home, events
+from resonant.events import Attempt
+from resonant.retry import Park
+from resonant.store import Outcome, open_store
+from resonant.store.commit import GroupCommit
+
+if TYPE_CHECKING:
+    from resonant.events import Lease
+    from resonant.settings import Settings
+    from resonant.store import Store
+
+EVENTS = 10_000
+ROUNDS = 7
+_AT_LEAST = 0.97
+_CLAIMED = 200  # as many as an emission claims at once for one endpoint
+_IN_FLIGHT = 50
+_FAILED_PART = 0.2
+
+
+def run(count: int, rounds: int) -> list[Comparison]:
+    """Measure, and return what came out."""
+    with empty_home() as settings:
+        return asyncio.run(_compare(settings, count, rounds))
+
+
+async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparison]:
+    settings.home.mkdir()
+    names = (str(settings.home / f"{number}") for number in itertools.count())
+
+    def emission(*, rollups: bool, failed_part: float) -> Round:
+        async def emit() -> float:
+            store = await open_store(next(names), rollups=rollups)
+            try:
+                await store.enqueue(events(count), ENDPOINT)
+                with Stopwatch() as watch:
+                    await _emit(store, random.Random(7), failed_part)
+            finally:
+                await store.close()
+            return count / watch.cpu_seconds
+
+        return emit
+
+    comparisons = []
+    for what, failed_part in (("All delivered", 0.0), ("A fifth fails and is parked", _FAILED_PART)):
+        on, off = (emission(rollups=rollups, failed_part=failed_part) for rollups in (True, False))
+        measured = await in_turn(on, off, rounds)
+        comparisons.append(
+            Comparison(
+                f"{what}, counted", "events/s of CPU", *measured, "not counted", ratio_at_least=_AT_LEAST
+            )
+        )
+    return comparisons
+
+
+async def _emit(store: Store, rng: random.Random, failed_part: float) -> None:
+    """Do to each delivery what an emission does, but for the send."""
+    commit = GroupCommit(store)
+
+    async def one_after_the_other(leases: list[Lease]) -> None:
+        while leases:
+            lease = leases.pop()
+            await commit.begin(lease)
+            await commit.record(_outcome(store, lease, rng, failed_part))
+
+    while claimed := await store.claim(ENDPOINT, owner="bench", limit=_CLAIMED):
+        await asyncio.gather(*(one_after_the_other(claimed) for _ in range(_IN_FLIGHT)))
+    await commit.close()
+
+
+def _outcome(store: Store, lease: Lease, rng: random.Random, failed_part: float) -> Outcome:
+    now = store.clock()
+    attempt = Attempt(
+        1, 1, started_at=now, duration=rng.lognormvariate(-3, 1), result="delivered", owner="bench"
+    )
+    if rng.random() >= failed_part:
+        return Outcome(lease, attempt, None)
+    decision = Park(delay := rng.uniform(3_000, 4_000), now + delay)
+    return Outcome(lease, _failed(attempt, decision, rng.choice((500, 502, 503))), decision)
+
+
+def _failed(attempt: Attempt, decision: Park, status: int) -> Attempt:
+    return replace(
+        attempt,
+        result="failed",
+        status_code=status,
+        category="transient",
+        code=f"http_{status}",
+        blame="endpoint",
+        error_type="UnexpectedStatus",
+        error=f"the endpoint answered {status}",
+        decision="park",
+        delay=decision.delay,
+        next_attempt_at=decision.next_attempt_at,
+    )

@@ -1,0 +1,347 @@
+"""An exporter that is killed, a full disk, a file that is spoilt, a clock put back: the last good file or a clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from resonant.events import Attempt, make_event
+from resonant.exposition import registry_of, to_text
+from resonant.retry import Retry
+from resonant.stats import statistics
+from resonant.store import Outcome, compaction, open_store, schema
+from resonant.store.measuring import measure
+from resonant.testing import FixedClock
+
+PROJECT = Path(__file__).parents[2]
+EXPORTED_AT = "resonant_last_export_timestamp_seconds"
+HOUR, DAY = 3600.0, 86_400.0
+
+# What the child process loads before everything else: it says where it is, and stops there for good.
+STOP = """
+import os, pathlib, time
+real = getattr(os, "{function}") if "{module}" == "os" else getattr(pathlib.Path, "{function}")
+def stop(*arguments, **options):
+    if "metrics.prom" in str(arguments) or "{function}" == "fsync":
+        pathlib.Path("{reached}").touch()
+        time.sleep(600)
+    return real(*arguments, **options)
+setattr(os if "{module}" == "os" else pathlib.Path, "{function}", stop)
+"""
+
+# The two steps of the flow that read and write; what Prefect adds around them opens no file of ours.
+STEPS = """
+import asyncio, logging
+from resonant.configured import open_configured_store
+from tasks import metrics
+metrics.get_run_logger = lambda: logging.getLogger("run")
+
+async def main():
+    async with open_configured_store() as store:
+        totals, found = await metrics.measure_store(store, window_hours=None)
+        metrics.write_textfile(totals, found, {path!r})
+
+asyncio.run(main())
+"""
+
+
+def until(condition, patience=60):
+    give_up_at = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < give_up_at, "waited in vain"
+        time.sleep(0.02)
+
+
+@dataclass
+class Exporter:
+    """A store with some history, and exports of it by processes of their own."""
+
+    folder: Path
+
+    @property
+    def url(self):
+        return f"sqlite:///{self.folder}/resonant.db"
+
+    @property
+    def textfile(self):
+        return self.folder / "out" / "metrics.prom"
+
+    def command(self, way, path=None):
+        path = str(path or self.textfile)
+        if way == "command":
+            return [sys.executable, "-m", "resonant", "prometheus", "--output", path]
+        return [sys.executable, "-c", STEPS.format(path=path)]
+
+    def environment(self, **more):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
+        names = {"RESONANT_DATABASE_URL": self.url, "RESONANT_HOME": str(self.folder / "home")}
+        return (
+            kept | names | {"PYTHONPATH": str(PROJECT), "PREFECT_HOME": str(self.folder / "prefect")} | more
+        )
+
+    def export(self, way="command", path=None, **options):
+        return subprocess.run(
+            self.command(way, path),
+            env=self.environment(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **options,
+        )
+
+    def kill_where(self, function, way, module="os"):
+        """Start an export, and kill it with SIGKILL where it calls this function."""
+        site, reached = self.folder / f"site-{function}", self.folder / f"reached-{function}"
+        site.mkdir()
+        stop = STOP.format(function=function, module=module, reached=reached)
+        (site / "sitecustomize.py").write_text(stop)
+        environment = self.environment(PYTHONPATH=os.pathsep.join([str(site), str(PROJECT)]))
+        process = subprocess.Popen(self.command(way), env=environment, cwd=self.folder)
+        try:
+            until(reached.exists)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def work(self, endpoint="orders"):
+        """Deliver one more event; so the next export differs from the last."""
+        asyncio.run(self._work(endpoint))
+
+    async def _work(self, endpoint):
+        store = await open_store(self.url)
+        await store.enqueue([make_event(type="order.paid", source="/shop", data=1)], endpoint)
+        leases = await store.claim(endpoint, owner="worker", limit=10)
+        await store.begin(leases)
+        attempts = [Attempt(1, 1, started_at=store.clock(), duration=0.1, result="delivered") for _ in leases]
+        await store.record(
+            [Outcome(lease, attempt, None) for lease, attempt in zip(leases, attempts, strict=True)]
+        )
+        await store.close()
+
+
+@pytest.fixture
+def exporter(tmp_path):
+    """An exporter that has written one good file."""
+    made = Exporter(tmp_path)
+    made.textfile.parent.mkdir()
+    made.work()
+    done = made.export()
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def samples(text):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in parse_text(text)
+        for sample in family.samples
+    }
+
+
+def counters(text):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in parse_text(text)
+        if family.type in ("counter", "histogram")
+        for sample in family.samples
+    }
+
+
+def delivered(path):
+    return samples(path.read_text())[
+        "resonant_delivery_outcomes_total", ("endpoint", "orders"), ("outcome", "delivered")
+    ]
+
+
+def assert_no_counter_fell(before, after):
+    assert before
+    assert [key for key, value in before.items() if after.get(key, -1) < value] == []
+
+
+WAYS = pytest.mark.parametrize("way", ["command", "flow"])
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("module", "function"), [("os", "fsync"), ("Path", "replace")], ids=["in the middle", "before its place"]
+)
+def test_an_exporter_killed_between_computing_and_writing_leaves_the_last_file(
+    exporter, way, module, function
+):
+    before = exporter.textfile.read_text()
+    exporter.work()
+
+    exporter.kill_where(function, way, module)
+
+    assert exporter.textfile.read_text() == before
+    # A node exporter reads names that end in .prom alone.
+    assert [path.name for path in exporter.textfile.parent.glob("*.prom")] == ["metrics.prom"]
+    assert exporter.export(way).returncode == 0
+    assert delivered(exporter.textfile) == 2
+    assert_no_counter_fell(counters(before), counters(exporter.textfile.read_text()))
+
+
+@WAYS
+def test_a_disk_that_is_full_leaves_the_last_file_and_is_one_clear_line(exporter, way):
+    before = exporter.textfile.read_text()
+    disk = exporter.textfile.parent
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this test mounts a small disk, which only root may; the next one does without")
+    try:
+        exporter.textfile.write_text(before[:4000])
+        last = exporter.textfile.read_text()
+        done = exporter.export(way)
+        assert done.returncode == 1
+        assert "metrics.prom: No space left on device" in done.stderr.splitlines()[-1]
+        assert exporter.textfile.read_text() == last
+        assert [path.name for path in disk.iterdir()] == ["metrics.prom"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert exporter.export(way).returncode == 0
+
+
+def no_large_files():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = 40_000  # more than SQLite's own files need, less than the metrics of ten endpoints
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@WAYS
+def test_a_file_that_may_not_grow_so_large_leaves_the_last_one(exporter, way):
+    before = exporter.textfile.read_text()
+    for number in range(9):
+        exporter.work(f"endpoint-{number}")
+    done = exporter.export(way, preexec_fn=no_large_files)
+    assert done.returncode == 1
+    assert "metrics.prom: File too large" in done.stderr.splitlines()[-1]
+    assert exporter.textfile.read_text() == before
+    assert [path.name for path in exporter.textfile.parent.iterdir()] == ["metrics.prom"]
+
+
+@WAYS
+@pytest.mark.parametrize("spoil", [b"", b"# HELP resonant_del", b"\xff\x00\xfe}{", None], ids=str)
+def test_a_spoilt_file_is_replaced_as_a_whole(exporter, way, spoil):
+    whole = exporter.textfile.read_bytes()
+    exporter.textfile.write_bytes(whole[: len(whole) // 2] if spoil is None else spoil)
+    (exporter.textfile.parent / ".metrics.prom.killed").write_text("# HELP half a fi")
+
+    assert exporter.export(way).returncode == 0
+
+    assert counters(exporter.textfile.read_text()) == counters(whole.decode())
+
+
+@WAYS
+def test_a_folder_in_its_place_is_one_clear_line(exporter, way):
+    exporter.textfile.unlink()
+    exporter.textfile.mkdir()
+    done = exporter.export(way)
+    assert done.returncode == 1
+    assert f"{exporter.textfile} is no regular file" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_that_is_missing_is_one_clear_line_of_the_command_and_made_by_the_flow(exporter):
+    elsewhere = exporter.folder / "not" / "there" / "metrics.prom"
+    done = exporter.export("command", elsewhere)
+    assert done.returncode == 1
+    assert done.stderr == f"resonant: {elsewhere}: No such file or directory\n"
+    assert exporter.export("flow", elsewhere).returncode == 0
+    assert delivered(elsewhere) == 1
+
+
+@WAYS
+def test_a_folder_that_cannot_be_written_is_one_clear_line(exporter, way):
+    """Below /proc not even root may."""
+    done = exporter.export(way, "/proc/metrics.prom")
+    assert done.returncode == 1
+    assert "/proc/metrics.prom: " in done.stderr.splitlines()[-1]
+
+
+class Desk(SimpleNamespace):
+    """One store under a clock that a test turns."""
+
+    async def deliver(self, fails=False):
+        store, clock = self.store, self.clock
+        await store.enqueue([make_event(type="order.paid", source="/shop", data=1)], "orders")
+        [lease] = await store.claim("orders", owner="worker", limit=1)
+        await store.begin([lease])
+        if fails:
+            attempt = Attempt(
+                1, 1, started_at=clock(), duration=0.3, result="failed", category="transient", code="http_503",
+                decision="retry", delay=1.0, next_attempt_at=clock() + 1,
+            )  # fmt: skip
+            await store.record([Outcome(lease, attempt, Retry(1.0, clock() + 1))])
+            lease = replace(lease, attempts=1, round_attempts=1)
+        clock.advance(self.during)
+        attempt = Attempt(lease.attempts + 1, 1, started_at=clock(), duration=0.1, result="delivered")
+        await store.record([Outcome(lease, attempt, None)])
+
+    async def text(self):
+        now = self.clock()
+        totals, window = await self.store.read(measure, now=now, since=now - DAY)
+        found = statistics(window.attempts, window.deliveries, since=now - DAY, until=now)
+        return to_text(registry_of(totals, found))
+
+
+@pytest.mark.parametrize("during", [0.0, -HOUR], ids=["between deliveries", "while one is sent"])
+def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(store_url, during):
+    clock = FixedClock(1_700_000_000.0)
+
+    async def main():
+        store = await open_store(store_url, clock=clock)
+        desk = Desk(store=store, clock=clock, during=0.0)
+        await desk.deliver()
+        await desk.deliver(fails=True)
+        told = [await desk.text()]
+        if during:
+            desk.during = during
+        else:
+            clock.advance(-HOUR)
+        await desk.deliver(fails=True)
+        told.append(await desk.text())
+        desk.during = 0.0
+        await desk.deliver()
+        told.append(await desk.text())
+        clock.advance(3 * DAY)
+        await compaction.compact(store)
+        told.append(await desk.text())
+        rows = await store.read(lambda c: c.execute(schema.rollups.select()).mappings().all())
+        claims = await store.read(lambda c: c.execute(schema.claims.select()).mappings().all())
+        await store.close()
+        return told, rows, claims
+
+    told, rows, [claim] = asyncio.run(main())
+    for before, after in itertools.pairwise(told):
+        assert_no_counter_fell(counters(before), counters(after))
+    assert min(row["total"] for row in rows) >= 0
+    assert claim["last_claim_at"] == 1_700_000_000.0, "the latest, as it was seen"
+    # The exporter's own clock, whatever it said before.
+    at = [samples(text)[EXPORTED_AT,] for text in told]
+    assert at == [
+        1_700_000_000.0,
+        1_700_000_000.0 - HOUR,
+        1_700_000_000.0 - HOUR,
+        1_700_000_000.0 - HOUR + 3 * DAY,
+    ]
+    assert (
+        samples(told[-1])[
+            "resonant_delivery_outcomes_total", ("endpoint", "orders"), ("outcome", "delivered")
+        ]
+        == 4
+    )

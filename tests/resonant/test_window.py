@@ -1,0 +1,302 @@
+"""The statistics of a sliding window are those of the whole window read anew, whatever happened between two exports."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from resonant.events import Attempt, make_event
+from resonant.retry import GiveUp, Park
+from resonant.stats import statistics
+from resonant.store import Outcome, dead_letters, open_store
+from resonant.store.measuring import measure, read_totals
+from resonant.store.selection import Selection
+from resonant.testing import FixedClock
+from resonant.window import _quantiles, measure_sliding
+
+HOUR = 3600
+WINDOW_HOURS = 3
+START = 472_222 * HOUR + 1_700.0
+MANIFEST = "window.json"
+
+
+class Shop:
+    """A store in which things happen, and the exports of it."""
+
+    def __init__(self, url, folder):
+        self.clock = FixedClock(START)
+        self.folder = folder
+        self.url = url
+        self.number = 0
+        self.held = []
+
+    async def open(self):
+        self.store = await open_store(self.url, clock=self.clock)
+        return self
+
+    async def enqueue(self, count, endpoint):
+        kinds = ("paid", "refunded")
+        events = [
+            make_event(id=f"evt_{self.number + n}", type=kinds[n % 2], source="/s", data=n)
+            for n in range(count)
+        ]
+        self.number += count
+        await self.store.enqueue(events, endpoint, policy="patient" if count % 2 else None)
+
+    async def send(self, results, endpoint):
+        """Claim, and let each attempt end as its result says; "hang" leaves the lease to run out."""
+        leases = await self.store.claim(endpoint, owner="worker", limit=len(results))
+        await self.store.begin(leases)
+        ends = list(zip(leases, results, strict=False))
+        self.held += [lease for lease, (result, _) in ends if result == "hang"]
+        await self.store.record([self.outcome(lease, *each) for lease, each in ends if each[0] != "hang"])
+
+    def outcome(self, lease, result, duration):
+        common = {"started_at": self.clock() - duration, "duration": duration, "owner": "worker"}
+        attempt = Attempt(lease.attempts + 1, lease.round, result="delivered", **common)
+        if result == "delivered":
+            return Outcome(lease, attempt, None)
+        code = "http_400" if result == "permanent" else "http_503"
+        failure = {"category": "transient", "code": code, "error_type": "UnexpectedStatus"}
+        if result == "park":
+            decision = Park(5.0 * duration, self.clock() + 5 * duration)
+            failure |= {
+                "decision": "park",
+                "delay": decision.delay,
+                "retry_after": 1.0 if duration > 1 else None,
+            }
+        else:
+            decision = GiveUp(result)
+        return Outcome(lease, replace(attempt, result="failed", **failure), decision)
+
+    async def recover(self):
+        """Take back what hangs, and then let its worker say that it has delivered: too late."""
+        await self.store.recover()
+        late, self.held = self.held, []
+        await self.store.record([self.outcome(lease, "delivered", 0.5) for lease in late])
+
+    async def replay(self, limit):
+        now = self.clock()
+        await self.store.write(
+            dead_letters.replay,
+            Selection(),
+            died_before=now + 2 * HOUR,
+            include_permanent=True,
+            limit=limit,
+            owner="replay",
+            now=now,
+            lease_seconds=60,
+        )
+
+    async def cancel(self, limit):
+        await self.store.write(dead_letters.cancel, Selection(), limit=limit, now=self.clock())
+
+    async def purge(self, age):
+        def purge(connection):
+            for status in ("dead_letter", "delivered"):
+                conditions = dead_letters.purgeable(status, finished_before=self.clock() - age)
+                picked = dead_letters.pick_final(connection, conditions, limit=3)
+                dead_letters.purge(connection, [key.id for key in picked], now=self.clock())
+
+        await self.store.write(purge)
+
+    async def wait(self, seconds):
+        self.clock.advance(seconds)
+
+    async def export(self, hours=WINDOW_HOURS):
+        """Return what an export finds, and what is found when all is read anew."""
+        now = self.clock()
+        since = now - hours * HOUR
+        totals, found = await measure_sliding(self.store, hours=hours, folder=self.folder)
+        expected_totals, window = await self.store.read(measure, now=now, since=since)
+        return (
+            (totals, found),
+            (expected_totals, statistics(window.attempts, window.deliveries, since=since, until=now)),
+        )
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    assert_near(asdict(found[1]), asdict(expected[1]))
+    assert [list(each.error_codes) for each in found[1].by_endpoint.values()] == [
+        list(each.error_codes) for each in expected[1].by_endpoint.values()
+    ]
+
+
+def assert_near(found, expected):
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            assert_near(found[key], value)
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_near(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    else:
+        assert found == expected
+
+
+ENDPOINTS = st.sampled_from(["orders", "crm"])
+RESULTS = st.tuples(
+    st.sampled_from(["delivered", "delivered", "park", "exhausted", "permanent", "hang"]),
+    st.sampled_from([0.0, 0.1, 0.25, 2.0, 14.0, 4_000.0]),
+)
+STEPS = st.one_of(
+    st.tuples(st.just("enqueue"), st.integers(1, 5), ENDPOINTS),
+    st.tuples(st.just("send"), st.lists(RESULTS, min_size=1, max_size=6), ENDPOINTS),
+    st.tuples(st.just("send"), st.lists(RESULTS, min_size=1, max_size=6), ENDPOINTS),
+    st.tuples(st.just("recover")),
+    st.tuples(st.just("replay"), st.integers(1, 3)),
+    st.tuples(st.just("cancel"), st.integers(1, 2)),
+    st.tuples(st.just("purge"), st.sampled_from([0.0, 1_800.0, 5 * HOUR])),
+    st.tuples(st.just("wait"), st.sampled_from([1.0, 61.0, 1_500.0, HOUR, 2.5 * HOUR, -HOUR])),
+    st.tuples(st.just("export")),
+    st.tuples(st.just("export")),
+)
+
+
+async def live(shop, steps):
+    await shop.open()
+    try:
+        await shop.enqueue(6, "orders")
+        for name, *arguments in [*steps, ("export",)]:
+            outcome = await getattr(shop, name)(*arguments)
+            if name == "export":
+                assert_same(*outcome)
+    finally:
+        await shop.store.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(STEPS, min_size=5, max_size=30))
+def test_exports_find_what_the_whole_window_read_anew_says(steps):
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(live(Shop(f"sqlite:///{folder}/store.db", Path(folder) / "window"), steps))
+
+
+BUSY = [
+    ("send", [("exhausted", 0.1), ("park", 0.2), ("delivered", 2.0)], "orders"),
+    ("wait", 1.0),
+    ("export",),
+    ("replay", 1),
+    ("wait", 61.0),
+    ("recover",),
+    ("send", [("delivered", 0.1), ("delivered", 0.2), ("permanent", 2.0)], "orders"),
+    ("export",),
+    ("enqueue", 3, "crm"),
+    ("send", [("permanent", 0.1), ("delivered", 0.2)], "crm"),
+    ("cancel", 1),
+    ("export",),
+]
+
+
+def test_it_is_the_same_on_both_databases(store_url, tmp_path):
+    asyncio.run(live(Shop(store_url, tmp_path / "window"), BUSY))
+
+
+def test_what_is_purged_within_the_window_is_gone_from_it(tmp_path):
+    steps = [*BUSY, ("wait", 1.0), ("purge", 0.0), ("export",), ("send", [("delivered", 0.1)], "orders")]
+    asyncio.run(live(Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window"), steps))
+
+
+async def exported_after(shop, change):
+    """Export, change what was kept, go on, and compare the next export."""
+    await live(shop, BUSY)
+    change(shop.folder)
+    await live(shop, [("send", [("delivered", 0.1)], "orders")])
+
+
+def remove(folder):
+    (folder / MANIFEST).unlink()
+
+
+def scribble(folder):
+    (folder / MANIFEST).write_text('{"format": 1, "store"')
+
+
+def of_another_format(folder):
+    path = folder / MANIFEST
+    path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
+
+
+def of_another_store(folder):
+    path = folder / MANIFEST
+    path.write_text(path.read_text().replace('"store": "sqlite', '"store": "other'))
+
+
+def truncate(folder):
+    for path in folder.glob("*.npy"):
+        path.write_bytes(path.read_bytes()[:-8])
+
+
+def remove_parts(folder):
+    for path in folder.glob("*.npy"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "change", [remove, scribble, of_another_format, of_another_store, truncate, remove_parts]
+)
+def test_what_was_kept_and_cannot_be_used_is_read_anew(tmp_path, change):
+    shop = Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window")
+    asyncio.run(exported_after(shop, change))
+
+
+def test_a_store_that_was_made_anew_in_the_same_place_is_told_apart(tmp_path):
+    url, folder = f"sqlite:///{tmp_path}/store.db", tmp_path / "window"
+    asyncio.run(live(Shop(url, folder), BUSY))
+    for path in tmp_path.glob("store.db*"):
+        path.unlink()
+    asyncio.run(live(Shop(url, folder), [("wait", 5.0), *BUSY]))
+
+
+def test_where_nothing_can_be_kept_the_export_goes_on(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    asyncio.run(live(Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "file" / "window"), BUSY))
+
+
+def test_what_is_kept_is_for_its_owner_alone_and_nothing_is_left_behind(tmp_path):
+    folder = tmp_path / "window"
+    asyncio.run(live(Shop(f"sqlite:///{tmp_path}/store.db", folder), BUSY))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
+    text = (folder / MANIFEST).read_text()
+    assert all(path.name in text for path in folder.glob("*.npy"))
+
+
+def test_delivered_rows_are_counted_and_not_derived_from_a_ledger(tmp_path):
+    async def main():
+        shop = await Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window").open()
+        await shop.enqueue(3, "orders")
+        await shop.send([("delivered", 0.1)] * 2, "orders")
+        await shop.export()
+        await shop.send([("delivered", 0.1)], "orders")
+        (totals, _), _ = await shop.export()
+        assert totals == await shop.store.read(read_totals, now=shop.clock())
+        assert totals.deliveries["orders", "delivered"] == 3
+        await shop.store.close()
+
+    asyncio.run(main())
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 400)), min_size=1, max_size=8),
+    st.integers(0, 2**32 - 1),
+)
+def test_percentiles_over_many_runs_are_those_of_numpy(sizes, seed):
+    """Also of values of which many are the same."""
+    random = np.random.default_rng(seed)
+    runs = [np.sort(random.integers(0, kinds, size) / 7) for size, kinds in sizes if size]
+    if runs:
+        expected = np.percentile(np.concatenate(runs), [50, 95, 99])
+        assert _quantiles(runs, (0.5, 0.95, 0.99)) == pytest.approx(expected)
