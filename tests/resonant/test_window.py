@@ -19,7 +19,8 @@ from resonant.store import Outcome, dead_letters, open_store
 from resonant.store.measuring import measure, read_totals
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
-from resonant.window import _quantiles, measure_sliding
+from resonant.window import measure_sliding
+from resonant.window.quantiles import quantiles_of
 
 HOUR = 3600
 WINDOW_HOURS = 3
@@ -299,4 +300,4 @@ def test_percentiles_over_many_runs_are_those_of_numpy(sizes, seed):
     runs = [np.sort(random.integers(0, kinds, size) / 7) for size, kinds in sizes if size]
     if runs:
         expected = np.percentile(np.concatenate(runs), [50, 95, 99])
-        assert _quantiles(runs, (0.5, 0.95, 0.99)) == pytest.approx(expected)
+        assert quantiles_of(runs, (0.5, 0.95, 0.99)) == pytest.approx(expected)

@@ -1,0 +1,111 @@
+"""The statistics of a window that slides: what is known of it is kept on disk, and only new attempts are read.
+
+Attempts never change, and an event that has ended changes only when it is replayed or purged. So what an export has read
+is kept beside the metrics, by hours, as runs of sorted times: counts are added up, and a percentile over sorted runs is
+exact without putting them together. The next export reads the attempts with higher ids than the last one kept. What each
+change of the store means to what is kept:
+
+- an event ends: by its last attempt, which is new; only a cancellation has none, and cancelled ones are read every time;
+- a dead letter is replayed: as soon as it is seen to be unfinished, or to have ended anew, its former end is dropped;
+- a purge, a store put back from a backup, a clock put back further than is kept: all is read again;
+- PostgreSQL gives ids before a commit, so a smaller one may appear later: attempts of the last minutes are not kept, but
+  read again by every export until nobody can be writing beside them. One that takes longer to commit is missed until all
+  is read again.
+
+What is kept is no more than a shortcut: where it is missing, broken or of another store, all is read from the store.
+``stats.statistics`` says what comes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from resonant.errors import ResonantError
+from resonant.store import measuring
+from resonant.window.counting import statistics_of
+from resonant.window.keeping import Kept, load, save
+from resonant.window.reading import Batch, read_batches
+from resonant.window.segments import HOUR_SECONDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+    from resonant.stats import Statistics
+    from resonant.store import Store
+    from resonant.store.measuring import Totals
+
+__all__ = ["measure_sliding"]
+
+# A cancellation by a clock that was put back, of what had ended in the window before, is found all the same.
+_CLOCKS_DIFFER = 86_400
+
+
+async def measure_sliding(store: Store, *, hours: float, folder: Path | None) -> tuple[Totals, Statistics]:
+    """Read counters and gauges, and compute the statistics of the last hours, all of one snapshot.
+
+    Args:
+        store: open.
+        hours: how far to look back.
+        folder: where to keep what was read, for its owner alone; None keeps nothing.
+    """
+    now = store.clock()
+    known = None if folder is None else load(folder, str(store))
+    totals, found, kept = await store.read(
+        _measure, known, folder, store=str(store), now=now, since=now - hours * HOUR_SECONDS
+    )
+    if folder is not None:
+        with contextlib.suppress(OSError, ResonantError):  # the next export reads all again
+            save(folder, kept)
+    return totals, found
+
+
+def _measure(
+    connection: Connection, kept: Kept | None, folder: Path | None, *, store: str, now: float, since: float
+) -> tuple[Totals, Statistics, Kept]:
+    purged = measuring.read_purged(connection)
+    is_known = (
+        kept is not None
+        and kept.purged == purged
+        and kept.since <= since
+        and measuring.has_mark(connection, kept.mark)
+    )
+    if kept is None or not is_known:
+        kept = Kept(store, since, purged)
+    after = 0 if kept.mark is None else kept.mark.id
+    mark = measuring.read_settled(connection, after=after, now=now) or kept.mark
+    settled_id = 0 if mark is None else mark.id
+    # Of a store that is not known yet, what lies outside the window need not be read.
+    for new in read_batches(connection, kept.names, after, settled_id, since=None if is_known else since):
+        kept.drop_ends(new.replayed)
+        kept.add(new.segments())
+        kept.delivered += new.delivered
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                kept.put_away(folder)
+    recent = list(read_batches(connection, kept.names, settled_id, None))
+    recent_delivered = sum((each.delivered for each in recent), Counter[str]())
+    if not is_known:
+        kept.delivered = Counter(measuring.read_delivered(connection))
+        kept.delivered.subtract(recent_delivered)
+    kept.mark = mark
+
+    cancelled = Batch(kept.names)
+    cancelled.add_ends(measuring.read_cancelled(connection, since=since - _CLOCKS_DIFFER))
+    recent.append(cancelled)
+    kept.drop_ends(measuring.read_replayed(connection))
+    for each in recent:
+        kept.drop_ends(each.replayed)
+    kept.segments = [each for each in kept.segments if each.hour + HOUR_SECONDS > since]
+    # Whole hours stay, so that a clock that is a little behind the last one need not read all again.
+    kept.since = max(kept.since, since // HOUR_SECONDS * HOUR_SECONDS)
+    segments = [*kept.segments, *(each for batch in recent for each in batch.segments())]
+    cut = [each.since(since) if each.hour < since else each for each in segments]
+
+    delivered = kept.delivered + recent_delivered
+    totals = measuring.read_totals(connection, now=now, delivered=delivered)
+    unfinished = measuring.read_unfinished(connection)
+    return totals, statistics_of(kept.names, cut, unfinished, since=since, until=now), kept

@@ -1,0 +1,139 @@
+"""What is known of a window, kept on disk from one export to the next."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resonant.files import atomic_file
+from resonant.store import measuring
+from resonant.window.segments import Codes, Names, Segment, merged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from resonant.window.segments import Floats
+
+_FORMAT = 1
+_MANIFEST = "window.json"
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is known of the store.
+
+    Attributes:
+        store: its name.
+        since: what began and ended before is not in it; seconds since the epoch.
+        purged: the ledger; when it changes, rows that were read are gone.
+        mark: the last attempt that is kept; the store has another one, or none, when it is not the one that was read.
+        delivered: rows with that status, by endpoint.
+    """
+
+    store: str
+    since: float
+    purged: int
+    mark: measuring.Mark | None = None
+    delivered: Counter[str] = field(default_factory=Counter)
+    names: Names = field(default_factory=Names.empty)
+    segments: list[Segment] = field(default_factory=list)
+
+    def put_away(self, folder: Path) -> None:
+        """Write the hours that are over, and leave them on disk: a whole day would take much memory.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        newest = max((each.hour for each in self.segments), default=0)
+        for place, each in enumerate(self.segments):
+            if each.file is None and each.hour != newest:
+                each.file = _write_arrays(folder, each.arrays())
+                self.segments[place] = Segment.load(folder, each.to_document())
+
+    def drop_ends(self, deliveries: Sequence[int]) -> None:
+        """Forget that these deliveries ended: they have been replayed since."""
+        if deliveries:
+            ids = np.array(deliveries, dtype=np.float64)
+            self.segments = [each.without(ids) for each in self.segments]
+
+    def add(self, segments: Iterable[Segment]) -> None:
+        """Put new segments to those of their hour, which are few and each much smaller than the one before."""
+        newest = max((each.hour for each in self.segments), default=0)
+        for new in segments:
+            of_hour = [each for each in self.segments if each.hour == new.hour]
+            joined = [new]
+            while of_hour and of_hour[-1].size <= 2 * sum(each.size for each in joined):
+                joined.append(of_hour.pop())
+            others = [each for each in self.segments if each.hour != new.hour]
+            self.segments = [*others, *of_hour, merged(joined)]
+        if newest < max((each.hour for each in self.segments), default=0):
+            # An hour is over: hardly anything will be added to it.
+            by_hour: defaultdict[int, list[Segment]] = defaultdict(list)
+            for each in self.segments:
+                by_hour[each.hour].append(each)
+            self.segments = [merged(of_hour) for of_hour in by_hour.values()]
+
+
+def load(folder: Path, store: str) -> Kept | None:
+    """Return what was kept of this store; None where there is nothing that can be used."""
+    try:
+        document = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        if (document["format"], document["store"]) != (_FORMAT, store):
+            return None
+        return Kept(
+            store,
+            document["since"],
+            document["purged"],
+            measuring.Mark(*document["mark"]) if document["mark"] else None,
+            Counter(document["delivered"]),
+            Names(*(Codes(document["names"][name]) for name in Names._fields)),
+            [Segment.load(folder, each) for each in document["segments"]],
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def save(folder: Path, kept: Kept) -> None:
+    """Keep it: what is new in files of their own, then, in one step, the list of all of them.
+
+    Raises:
+        OSError, ResonantError: it cannot be written; what was kept before is untouched.
+    """
+    for segment in kept.segments:
+        if segment.file is None:
+            segment.file = _write_arrays(folder, segment.arrays())
+    document = {
+        "format": _FORMAT,
+        "store": kept.store,
+        "since": kept.since,
+        "purged": kept.purged,
+        "mark": kept.mark,
+        "delivered": kept.delivered,
+        "names": {name: list(codes) for name, codes in kept.names._asdict().items()},
+        "segments": [each.to_document() for each in kept.segments],
+    }
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with atomic_file(folder / _MANIFEST) as write:
+        write(json.dumps(document))
+    files = {segment.file for segment in kept.segments}
+    for path in folder.glob("*.npy"):
+        if path.name not in files:
+            path.unlink(missing_ok=True)
+
+
+def _write_arrays(folder: Path, arrays: Sequence[Floats]) -> str:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = f"{secrets.token_hex(8)}.npy"
+    fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+        np.save(file, np.concatenate(arrays), allow_pickle=False)
+        file.flush()
+        os.fsync(fd)
+    return name
