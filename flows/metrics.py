@@ -1,5 +1,6 @@
 """``export_metrics``: what the store holds as Prometheus text, alerts, and a window's statistics as an artifact."""
 
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 from prefect import State, flow
@@ -28,8 +29,10 @@ async def export_metrics(
     """
     async with open_configured_store() as store:
         totals, found = await measure_store(store, window_hours=window_hours)
-        write_textfile(totals, found, textfile)
-        await announce_alerts(store, totals)
-        await compact_rollups(store)
-    await show_statistics(found)
+        async with AsyncExitStack() as steps:
+            # The last first: whatever one of them cannot do, the others are done, and then the run fails.
+            steps.push_async_callback(show_statistics, found)
+            steps.push_async_callback(compact_rollups, store)
+            steps.push_async_callback(announce_alerts, store, totals)
+            write_textfile(totals, found, textfile)
     return Completed(message=summary(found))

@@ -43,8 +43,7 @@ async def measure_store(store: Store, *, window_hours: float | None) -> tuple[To
     settings = load_settings()
     if window_hours is not None:
         return await measure_sliding(store, hours=window_hours, folder=None)
-    folder = settings.home.expanduser() / "metrics" / "window"
-    return await measure_sliding(store, hours=settings.metrics_window_hours, folder=folder)
+    return await measure_sliding(store, hours=settings.metrics_window_hours, folder=settings.window_folder)
 
 
 def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> Path:

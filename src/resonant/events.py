@@ -36,6 +36,9 @@ _IMPLIED = {"specversion": "1.0", "datacontenttype": "application/json"}
 _NONCHARACTERS = "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17))
 _FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
 # `datetime.fromisoformat` also takes week dates, bare hours, commas and 24:00, which RFC 3339 does not.
+_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
+# How the store, labels and logs know an endpoint: NAME, or BLOCK-TYPE/NAME.
+ENDPOINT_NAME = re.compile(rf"({_NAME}/)?{_NAME}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:[0-5]\d)", re.ASCII)
 
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from resonant.stats import Figures, Spread, Statistics
 
-EVERY_ENDPOINT = "all"
+# No endpoint can have this name.
+EVERY_ENDPOINT = "(all)"
 _NOTHING = "-"
 
 

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     default_policy: str = Field(
         default=DEFAULT_POLICY, description="The policy of endpoints and events that name none."
     )
-    alert_window_minutes: Annotated[float, Field(gt=0, le=1440)] = Field(
+    alert_window_minutes: Annotated[float, Field(ge=5, le=1440)] = Field(
         default=15.0, description="How far the error rate and the share of retries look back, for alerts."
     )
     alert_min_attempts: Annotated[int, Field(ge=1)] = Field(
@@ -92,14 +92,14 @@ class Settings(BaseSettings):
     alert_dead_letters_per_hour: Annotated[int, Field(ge=1)] = Field(
         default=5, description="So many more dead letters of an endpoint in an hour are an alert."
     )
-    alert_dead_letter_age_hours: Annotated[float, Field(gt=0)] = Field(
+    alert_dead_letter_age_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=72.0, description="How long a dead letter may wait to be replayed or purged."
     )
-    alert_latency_factor: Annotated[float, Field(gt=1)] = Field(
+    alert_latency_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
         default=2.0,
         description="How many times as long as in the same hour of the day before attempts may take.",
     )
-    alert_silence_minutes: Annotated[float, Field(gt=0)] = Field(
+    alert_silence_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=10.0, description="How long a delivery may be overdue while no worker makes an attempt."
     )
     alert_retry_share: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -137,6 +137,11 @@ class Settings(BaseSettings):
     def metrics_window_seconds(self) -> float:
         """How far statistics look back, in seconds."""
         return self.metrics_window_hours * 3600
+
+    @property
+    def window_folder(self) -> Path:
+        """Where exports keep what they have read of the window."""
+        return self.home.expanduser() / "metrics" / "window"
 
     @property
     def textfile(self) -> Path:

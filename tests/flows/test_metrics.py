@@ -46,9 +46,9 @@ def accepted(path):
     return family.samples[0].value
 
 
-async def export():
+async def export(**parameters):
     """Run the flow; return its state and the artifacts that it wrote."""
-    state = await export_metrics(return_state=True)
+    state = await export_metrics(return_state=True, **parameters)
     async with get_client() as client:
         found = await client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["metrics"])), limit=200
@@ -88,6 +88,15 @@ async def fail_each_once(url, endpoint, **options):
         ]
     )
     await store.close()
+
+
+def test_a_textfile_that_cannot_be_written_fails_the_run_and_the_rest_is_done_all_the_same(engine, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    state, [artifact] = asyncio.run(export(textfile=str(tmp_path / "file" / "resonant.prom")))
+
+    assert state.is_failed()
+    assert "File exists" in state.message
+    assert "2 are unfinished" in artifact.data
 
 
 def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp_path):

@@ -6,6 +6,7 @@ import gzip
 import json
 import resource
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -31,12 +32,15 @@ def append(path, *documents):
         archive.append(documents)
 
 
-@pytest.fixture
-def small_disk():
+@contextmanager
+def small_disk(size):
     """Let no file grow beyond so many bytes: a write that begins below is done in part, as on a disk that gets full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_appended_follows_what_was_there(path):
@@ -46,11 +50,10 @@ def test_what_is_appended_follows_what_was_there(path):
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_a_disk_that_gets_full_in_the_middle_of_a_write_leaves_what_was_there(path, small_disk):
+def test_a_disk_that_gets_full_in_the_middle_of_a_write_leaves_what_was_there(path):
     append(path, {"n": 1})
     size = path.stat().st_size
-    small_disk(size + 20)
-    with pytest.raises(ArchiveError, match="what was not archived was not purged"):
+    with small_disk(size + 20), pytest.raises(ArchiveError, match="what was not archived was not purged"):
         append(path, {"n": 2, "text": "x" * 50}, {"n": 3})
     assert path.stat().st_size == size
     assert read(path) == [{"n": 1}]

@@ -112,19 +112,16 @@ def prometheus(
 
 
 async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
-    """Read the metrics of this moment, in one snapshot.
+    """Read the metrics of this moment, in one snapshot, going on from the last export.
 
     Raises:
         StoreUnavailable: the store went away.
     """
     from resonant.exposition import registry_of
-    from resonant.stats import statistics
-    from resonant.store.measuring import measure
+    from resonant.window import measure_sliding
 
-    now = store.clock()
-    since = now - settings.metrics_window_seconds
-    totals, window = await store.read(measure, now=now, since=since)
-    found = statistics(window.attempts, window.deliveries, since=since, until=now)
+    hours, folder = settings.metrics_window_hours, settings.window_folder
+    totals, found = await measure_sliding(store, hours=hours, folder=folder)
     return registry_of(totals, found, rollups=settings.rollups)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resonant.events import ENDPOINT_NAME
 from resonant.retry import MAX_ATTEMPTS_LIMIT
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ MaxAttempts = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
 
-_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
-_ENDPOINT_NAME = re.compile(rf"({_NAME}/)?{_NAME}")
 _AGE = re.compile(r"(\d{1,9})([smhdw])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -59,7 +58,7 @@ def endpoint_name(text: str) -> str:
     if is_url(text):
         # A URL may hold a secret: it is not repeated.
         raise Misuse("--endpoint takes a name here: `resonant endpoint add` saves a URL under one")
-    if not _ENDPOINT_NAME.fullmatch(text):
+    if not ENDPOINT_NAME.fullmatch(text):
         raise Misuse(
             f"--endpoint {text!r} is no name: lower case letters, digits and single dashes, as in billing-eu"
         )
@@ -93,7 +92,7 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
     if text is None:
         return None
     if age := _AGE.fullmatch(text):
-        return now - int(age[1]) * _UNIT_SECONDS[age[2]]
+        return max(0.0, now - int(age[1]) * _UNIT_SECONDS[age[2]])
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from socketserver import ThreadingMixIn
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -56,12 +57,15 @@ def scrape_app(settings: Settings) -> WSGIApplication:
     """Return the application: Prometheus text, or OpenMetrics where that is asked for; 503 while the store is away."""
     from prometheus_client import make_wsgi_app
 
+    one_at_a_time = Lock()
+
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] not in _PATHS:
             return _one_line(start_response, "404 Not Found", "metrics are at /metrics")
         try:
             # The store is opened for each scrape: it may go away and come back, and belongs to one thread's loop.
-            registry = run_with_store(lambda store: read_registry(store, settings), settings)
+            with one_at_a_time:
+                registry = run_with_store(lambda store: read_registry(store, settings), settings)
         except ResonantError as error:
             return _one_line(start_response, "503 Service Unavailable", str(error))
         return make_wsgi_app(registry)(environ, start_response)  # type: ignore[no-any-return,unused-ignore]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from resonant.errors import ConflictingEvent
-from resonant.events import Event, rfc3339
+from resonant.errors import ConflictingEvent, EndpointError
+from resonant.events import ENDPOINT_NAME, Event, rfc3339
 from resonant.store import schema
 from resonant.store.rollups import Tally
 from resonant.store.sql import is_any_of
@@ -78,8 +78,15 @@ def enqueue(
         report_conflicts: return conflicts instead of raising at the first one; they are not stored.
 
     Raises:
+        EndpointError: the endpoint is no name: lower case letters, digits and single dashes, with ``BLOCK-TYPE/`` before
+            it where it is no webhook.
         ConflictingEvent: an id is known with other content (unless ``report_conflicts``).
     """
+    if not ENDPOINT_NAME.fullmatch(endpoint):
+        # Not repeated: it may be a URL with a secret in it, and a name goes into labels and logs.
+        raise EndpointError(
+            "an endpoint's name is lower case letters, digits and single dashes, as in billing-eu"
+        )
     given = [(event, event.digest) for event in events]
     first: dict[str, tuple[Event, str]] = {}
     for event, digest in given:

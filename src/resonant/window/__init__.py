@@ -10,7 +10,7 @@ change of the store means to what is kept:
 - a purge, a store put back from a backup, a clock put back further than is kept: all is read again;
 - PostgreSQL gives ids before a commit, so a smaller one may appear later: attempts of the last minutes are not kept, but
   read again by every export until nobody can be writing beside them. One that takes longer to commit is missed until all
-  is read again.
+  is read again, which is once a day.
 
 What is kept is no more than a shortcut: where it is missing, broken or of another store, all is read from the store.
 ``stats.statistics`` says what comes out.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
@@ -42,6 +43,8 @@ __all__ = ["measure_sliding"]
 
 # A cancellation by a clock that was put back, of what had ended in the window before, is found all the same.
 _CLOCKS_DIFFER = 86_400
+# Whatever was missed, by a clock that is wrong or a commit that took very long, is missed no longer than this.
+_READ_ANEW_SECONDS = 86_400
 
 
 async def measure_sliding(store: Store, *, hours: float, folder: Path | None) -> tuple[Totals, Statistics]:
@@ -54,9 +57,12 @@ async def measure_sliding(store: Store, *, hours: float, folder: Path | None) ->
     """
     now = store.clock()
     known = None if folder is None else load(folder, str(store))
-    totals, found, kept = await store.read(
-        _measure, known, folder, store=str(store), now=now, since=now - hours * HOUR_SECONDS
-    )
+    measured = partial(_measure, store=str(store), now=now, since=now - hours * HOUR_SECONDS)
+    try:
+        totals, found, kept = await store.read(measured, known, folder)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        # What was kept is broken in a way that only shows in its use; without it, the error is another one.
+        totals, found, kept = await store.read(measured, None, folder)
     if folder is not None:
         with contextlib.suppress(OSError, ResonantError):  # the next export reads all again
             save(folder, kept)
@@ -71,10 +77,11 @@ def _measure(
         kept is not None
         and kept.purged == purged
         and kept.since <= since
+        and now - _READ_ANEW_SECONDS < kept.read_at <= now
         and measuring.has_mark(connection, kept.mark)
     )
     if kept is None or not is_known:
-        kept = Kept(store, since, purged)
+        kept = Kept(store, since, purged, now)
     after = 0 if kept.mark is None else kept.mark.id
     mark = measuring.read_settled(connection, after=after, now=now) or kept.mark
     settled_id = 0 if mark is None else mark.id

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
     from resonant.window.segments import Floats
 
-_FORMAT = 1
+_FORMAT = 2
+# Files of nobody any more; younger ones may be those of another exporter, whose list is about to be replaced.
+_LEFT_OVER_SECONDS = 3600
 _MANIFEST = "window.json"
 
 
@@ -33,6 +37,7 @@ class Kept:
         store: its name.
         since: what began and ended before is not in it; seconds since the epoch.
         purged: the ledger; when it changes, rows that were read are gone.
+        read_at: when all was read from the store, seconds since the epoch.
         mark: the last attempt that is kept; the store has another one, or none, when it is not the one that was read.
         delivered: rows with that status, by endpoint.
     """
@@ -40,6 +45,7 @@ class Kept:
     store: str
     since: float
     purged: int
+    read_at: float
     mark: measuring.Mark | None = None
     delivered: Counter[str] = field(default_factory=Counter)
     names: Names = field(default_factory=Names.empty)
@@ -91,12 +97,13 @@ def load(folder: Path, store: str) -> Kept | None:
             store,
             document["since"],
             document["purged"],
+            document["read_at"],
             measuring.Mark(*document["mark"]) if document["mark"] else None,
             Counter(document["delivered"]),
             Names(*(Codes(document["names"][name]) for name in Names._fields)),
             [Segment.load(folder, each) for each in document["segments"]],
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
@@ -114,6 +121,7 @@ def save(folder: Path, kept: Kept) -> None:
         "store": kept.store,
         "since": kept.since,
         "purged": kept.purged,
+        "read_at": kept.read_at,
         "mark": kept.mark,
         "delivered": kept.delivered,
         "names": {name: list(codes) for name, codes in kept.names._asdict().items()},
@@ -123,17 +131,23 @@ def save(folder: Path, kept: Kept) -> None:
     with atomic_file(folder / _MANIFEST) as write:
         write(json.dumps(document))
     files = {segment.file for segment in kept.segments}
+    old = time.time() - _LEFT_OVER_SECONDS
     for path in folder.glob("*.npy"):
-        if path.name not in files:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if path.name not in files and path.stat().st_mtime < old:
+                path.unlink()
 
 
 def _write_arrays(folder: Path, arrays: Sequence[Floats]) -> str:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = f"{secrets.token_hex(8)}.npy"
     fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
-        np.save(file, np.concatenate(arrays), allow_pickle=False)
-        file.flush()
-        os.fsync(fd)
+    try:
+        with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+            np.save(file, np.concatenate(arrays), allow_pickle=False)
+            file.flush()
+            os.fsync(fd)
+    except BaseException:
+        (folder / name).unlink(missing_ok=True)
+        raise
     return name

@@ -117,7 +117,7 @@ def test_a_person_reads_first_which_rate_is_of_what(resonant, busy):
     rows = [" ".join(line.split()) for line in rest]
     assert "crm 0 1 1 0 0.00 %" in rows
     assert "billing 3 1 33.33 % 1 0.50 1" in rows
-    assert "all 100.0 250.0 250.0 385.0 397.0 400.0" in rows
+    assert "(all) 100.0 250.0 250.0 385.0 397.0 400.0" in rows
     assert "category permanent 1" in rows
 
 
@@ -155,7 +155,7 @@ def test_on_a_terminal_counts_have_bars_of_one_scale_in_a_table(on_a_terminal, w
     [hour] = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:00Z 8 ", line)]
     assert re.search(r"8 (█+) 1 (█▌) 9 1", hour)[1] == "█" * 12
     assert "category permanent 1 ████████████" in lines
-    assert "all 8 1 1 0 88.89 %" in lines
+    assert "(all) 8 1 1 0 88.89 %" in lines
 
 
 @pytest.mark.parametrize("where", [{"columns": 80}, {"encoding": "ascii"}, {"encoding": "latin-1"}])

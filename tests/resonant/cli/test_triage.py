@@ -94,7 +94,7 @@ def test_on_a_terminal_a_group_fits_its_width_and_says_what_to_do(resonant, dead
         "3 exhausted http_503: no answer within <n> s 1 h ago",
         "to billing wait until it answers (`resonant endpoint test first 3 h ago",
         "NAME`), then replay, slowly: --rate 10",
-        "as in evt_busy_2",
+        "evt_busy_2",
     ]
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, delete, event, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from resonant.errors import ConflictingEvent
+from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import Event, rfc3339
 from resonant.store import Accepted, enqueue, schema
 
@@ -297,3 +297,18 @@ def test_an_event_that_was_found_known_cannot_be_purged_before_the_commit(open_d
     desk.run(enqueue_and_purge_meanwhile())
     assert len(purges) == 2, "what it found to be unneeded was needed by then: it looked again"
     assert desk.delivery("evt_1").status == "pending"
+
+
+@pytest.mark.parametrize(
+    "name", ["https://user:pw@h/x?token=s3cret", "", "a\nb", "Billing", "<img src=x>", "$(id)", "a--b"]
+)
+def test_what_is_no_endpoints_name_is_refused_and_not_repeated(desk, name):
+    with pytest.raises(EndpointError, match="lower case letters, digits and single dashes") as refused:
+        desk.enqueue("evt_1", endpoint=name)
+    assert "s3cret" not in str(refused.value)
+    assert desk.status().accepted == 0
+
+
+def test_an_endpoint_of_another_block_type_has_that_before_its_name(desk):
+    desk.enqueue("evt_1", endpoint="file-endpoint/audit")
+    assert desk.status(endpoint="file-endpoint/audit").accepted == 1
