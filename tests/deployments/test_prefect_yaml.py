@@ -139,28 +139,30 @@ def test_every_kind_of_endpoint_can_be_made_in_the_ui_and_their_base_cannot(serv
 
 
 @pytest.mark.engine
-def test_a_crashed_emission_starts_the_collection_once(server, deployed):
+@pytest.mark.parametrize("crashing", ["emit-events/on-demand", "replay-dead-letters/on-demand"])
+def test_a_run_that_crashed_while_it_held_leases_starts_the_collection_once(server, deployed, crashing):
     automations = server.post("/automations/filter", json={}).json()
     # With the one of deployments/automations.py, see test_automations.py.
     assert sorted(each["name"] for each in automations) == [
-        "collect dead letters when an emission crashed or failed",
+        "collect dead letters when an emission or a replay crashed or failed",
         "resonant: replay transient dead letters when an endpoint has recovered",
     ]
-    deployment, collection = deployed["emit-events/on-demand"], deployed["collect-dead-letters/scheduled"]
-    run = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()
-    crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
-    server.post(f"/flow_runs/{run['id']}/set_state", json=crashed).raise_for_status()
-
+    deployment, collection = deployed[crashing], deployed["collect-dead-letters/scheduled"]
     by_trigger = {
         "deployments": {"id": {"any_": [collection["id"]]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": []}},
     }
+    before = {each["id"] for each in server.post("/flow_runs/filter", json=by_trigger).json()}
+    run = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()
+    crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
+    server.post(f"/flow_runs/{run['id']}/set_state", json=crashed).raise_for_status()
+
     give_up_at = time.monotonic() + 30
     started: list[dict] = []
     while not started and time.monotonic() < give_up_at:
         time.sleep(0.2)
         found = server.post("/flow_runs/filter", json=by_trigger).json()
-        started = [each for each in found if not each["auto_scheduled"]]
+        started = [each for each in found if not each["auto_scheduled"] and each["id"] not in before]
     assert len(started) == 1
 
 
