@@ -59,7 +59,7 @@ async def write_triage(store: Store) -> str:
                 "count": group.count,
                 "endpoint": group.endpoint,
                 "code": group.code,
-                "error": group.error,
+                "error": _as_code(group.error),
                 "what to do": group.advice,
                 "reason": group.reason,
                 "category": group.category,
@@ -73,6 +73,12 @@ async def write_triage(store: Store) -> str:
         description="Dead letters in groups that one repair would mend; `resonant detail ID` shows an example.",
     )
     return f"{sum(group.count for group in groups)} dead letters in {len(groups)} groups"
+
+
+def _as_code(text: str) -> str:
+    """Return the text as the UI shows it as it is: in a table's cell it would take <n> for HTML."""
+    shown = text.replace("`", "'")
+    return f"`{shown}`" if text else ""
 
 
 def _is_uuid(owner: str) -> bool:

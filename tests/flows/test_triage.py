@@ -82,7 +82,7 @@ def test_each_group_is_a_row_that_says_what_to_do(collect):
         "count": 2,
         "endpoint": "hooks",
         "code": "http_503",
-        "error": "no answer after <n> s",
+        "error": "`no answer after <n> s`",
         "what to do": advise(code="http_503", reason="exhausted", category="transient"),
         "reason": "exhausted",
         "category": "transient",
@@ -91,7 +91,7 @@ def test_each_group_is_a_row_that_says_what_to_do(collect):
         "example": "evt_2",
         "fingerprint": "",
     }
-    assert (second["count"], second["error"]) == (1, "order <text> is unknown")
+    assert (second["count"], second["error"]) == (1, "`order <text> is unknown`")
     assert second["what to do"] == advise(code="http_400", reason="permanent", category="permanent")
 
 
