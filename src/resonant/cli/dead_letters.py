@@ -278,14 +278,13 @@ def _run_replay(settings: Settings, request: ReplayRequest, parameters: dict[str
         from flows.dead_letters import replay_dead_letters
 
         async with open_configured_store(settings) as store:
-            total = (await plan(store, request)).selected
 
-            async def done() -> int:
-                left = await plan(store, request)
-                return max(0, total - left.selected - left.beyond_limit)
+            async def left() -> int:
+                planned = await plan(store, request)
+                return planned.selected + planned.beyond_limit
 
             operator.set(_who())
-            async with polled_progress("replaying", total, done):
+            async with polled_progress("replaying", left, at_most=request.limit):
                 run: Any = replay_dead_letters(**parameters, return_state=True)
                 state: State[None] = await run
         return state

@@ -126,12 +126,7 @@ async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[N
             if request.strict and stored.bad:
                 return stored, None
         for_run = {} if request.files else {"policy": request.policy, "max_attempts": request.max_attempts}
-        total = await store.unfinished(name)
-
-        async def done() -> int:
-            return max(0, total - await store.unfinished(name))
-
-        async with polled_progress("emitting", total, done):
+        async with polled_progress("emitting", lambda: store.unfinished(name)):
             # Prefect's overloads lose what a flow returns that is a coroutine function with a state.
             run: Any = emit_events(endpoint=name, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
             state: State[None] = await run

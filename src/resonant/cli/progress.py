@@ -35,22 +35,25 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
 
 @contextlib.asynccontextmanager
-async def polled_progress(what: str, total: int, count: Callable[[], Awaitable[int]]) -> AsyncIterator[None]:
-    """Show how far the work in the block has come, by asking now and then how much is done.
+async def polled_progress(
+    what: str, left: Callable[[], Awaitable[int]], *, at_most: int | None = None
+) -> AsyncIterator[None]:
+    """Show how far the work in the block has come, by asking now and then how much is left.
 
     Args:
         what: the work, as in ``emitting``.
-        total: how much there is.
-        count: returns how much is done.
+        left: returns how much is left; asked on a terminal only.
+        at_most: how much of it the work takes at most; None is all.
     """
     if not output.stderr().is_terminal:
         yield
         return
-    with progress(what, total) as show:
+    before = await left()
+    with progress(what, before if at_most is None else min(before, at_most)) as show:
 
         async def refresh() -> None:
             while True:
-                show(await count())
+                show(max(0, before - await left()))
                 await asyncio.sleep(_REFRESH_SECONDS)
 
         refreshing = asyncio.create_task(refresh())

@@ -75,8 +75,10 @@ def begin_audit(
     return audit_id
 
 
-def add_to_audit(connection: Connection, audit_id: int, count: int) -> None:
-    """Count what this transaction does."""
+def add_to_audit(connection: Connection, audit_id: int | None, count: int) -> None:
+    """Count what this transaction does; no row to count in is None."""
+    if audit_id is None or not count:
+        return
     connection.execute(update(_t).where(_t.c.id == audit_id).values(count=_t.c["count"] + count))
 
 

@@ -18,7 +18,7 @@ from resonant.store.work import change_all, leases_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from resonant.events import Lease
     from resonant.store.selection import Selection
@@ -99,7 +99,7 @@ def replay(
     for (endpoint, event_type), count in Counter((row.endpoint, row.event_type) for row in rows).items():
         tally.add("replay", endpoint, event_type, "replayed", count=count)
     tally.write(connection)
-    _add_to_audit(connection, audit_id, len(rows))
+    add_to_audit(connection, audit_id, len(rows))
     leases = sorted(leases_of(connection, rows), key=lambda lease: place[lease.delivery_id])
     return Replayed(leases, picked[-1])
 
@@ -161,7 +161,7 @@ def cancel(
     for cause, cause_id in cause_ids(connection, by_cause).items():
         change_all(connection, by_cause[cause], {**final, "cause_id": cause_id})
     tally.write(connection)
-    _add_to_audit(connection, audit_id, len(rows))
+    add_to_audit(connection, audit_id, len(rows))
     return Cancelled(len(rows), rows[-1].id if rows else None)
 
 
@@ -178,7 +178,7 @@ def purge(
 
     Args:
         connection: in a transaction that writes.
-        delivery_ids: from ``pick_final``, in the same transaction.
+        delivery_ids: locked in the same transaction, by ``lock_final`` or ``pick_final``.
         now: seconds since the epoch.
         audit_id: the row of ``begin_audit`` to count them in.
     """
@@ -212,7 +212,7 @@ def purge(
             for endpoint, count in sorted(Counter(row.endpoint for row in rows).items())
         ],
     )
-    _add_to_audit(connection, audit_id, len(rows))
+    add_to_audit(connection, audit_id, len(rows))
     return len(rows)
 
 
@@ -231,10 +231,7 @@ def pick_final(
         limit: how many at most.
         after: go on after this one, which spares a walk over all that the conditions pass over.
     """
-    key = (_d.c.finished_at, _d.c.id)
-    query = select(*key).where(*conditions).order_by(*key).limit(limit).with_for_update(skip_locked=True)
-    if after is not None:
-        query = query.where(is_after(after))
+    query = _longest_ended(conditions, limit=limit, after=after).with_for_update(skip_locked=True)
     return [Key(*row) for row in connection.execute(query)]
 
 
@@ -255,11 +252,9 @@ def look_for_final(
         most_bytes: stop before their events have more than this.
         after: go on after this one.
     """
-    key, events = (_d.c.finished_at, _d.c.id), schema.events
-    query = select(*key, func.length(events.c.body)).join(events, events.c.id == _d.c.event_id)
-    query = query.where(*conditions).order_by(*key).limit(limit)
-    if after is not None:
-        query = query.where(is_after(after))
+    events = schema.events
+    query = _longest_ended(conditions, limit=limit, after=after).add_columns(func.length(events.c.body))
+    query = query.join(events, events.c.id == _d.c.event_id)
     found: list[Key] = []
     total = 0
     for finished_at, delivery_id, size in connection.execute(query):
@@ -268,6 +263,14 @@ def look_for_final(
             break
         found.append(Key(finished_at, delivery_id))
     return found
+
+
+def _longest_ended(
+    conditions: Sequence[ColumnElement[bool]], *, limit: int, after: Key | None
+) -> Select[Any]:
+    key = (_d.c.finished_at, _d.c.id)
+    query = select(*key).where(*conditions).order_by(*key).limit(limit)
+    return query if after is None else query.where(is_after(after))
 
 
 def lock_final(
@@ -312,8 +315,3 @@ def read_history(connection: Connection, delivery_ids: Sequence[int]) -> Iterato
 def count(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> int:
     """Return how many deliveries meet the conditions."""
     return connection.execute(select(func.count()).select_from(_d).where(*conditions)).scalar_one()
-
-
-def _add_to_audit(connection: Connection, audit_id: int | None, count: int) -> None:
-    if audit_id is not None and count:
-        add_to_audit(connection, audit_id, count)
