@@ -1,4 +1,7 @@
-"""``emit_events``: what is given is stored, what is due is emitted, each delivery as a task run of its own."""
+"""``emit_events``: what is given is stored, what is due is emitted, each delivery as a task run of its own.
+
+With a ``chunk_size``, first attempts are made together, and only deliveries that failed theirs have a task run.
+"""
 
 from typing import Annotated, Any
 
@@ -7,8 +10,9 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from resonant.bulk import MAX_CHUNK_SIZE
 from resonant.errors import EndpointError
-from tasks.emission import emit_as_task, open_emission, say_waiting, store_events
+from tasks.emission import emit_as_task, emit_chunk_as_task, open_emission, say_waiting, store_events
 from tasks.failing import fails_plainly
 
 
@@ -24,12 +28,12 @@ async def emit_events(
     policy: str | None = None,
     max_attempts: Annotated[int | None, Field(ge=1, le=1000)] = None,
     run_for: Annotated[float, Field(ge=0)] = 0,
+    chunk_size: Annotated[int, Field(ge=0, le=MAX_CHUNK_SIZE)] = 0,
 ) -> State[None]:
     """Deliver events to HTTP endpoints.
 
     Without events it also takes over what a lost worker left behind, and waits for what other workers hold. A dead
     letter fails its task run, not this flow; this flow fails when the store or an endpoint is missing.
-    (Another lane than one task run a delivery is another function in place of `emit_as_task`.)
 
     Args:
         events: Events to store first, as input lines (512 KiB at most; `resonant enqueue` takes more).
@@ -37,14 +41,22 @@ async def emit_events(
         policy: Name of the retry policy for this run, instead of the deliveries' own.
         max_attempts: Attempts in a round, instead of the policy's own.
         run_for: Seconds to go on for, emitting what becomes due meanwhile. 0 ends when nothing is due.
+        chunk_size: Deliveries whose first attempts are one task run (500 is a good number; only those that fail then
+            have a task run of their own). 0 gives every delivery its own.
     """
     if events is not None and endpoint is None:
         raise EndpointError("events were given without the endpoint they are for")
-    async with open_emission(policy=policy, max_attempts=max_attempts, run_for=run_for) as emission:
+    async with open_emission(
+        policy=policy, max_attempts=max_attempts, run_for=run_for, chunk_size=chunk_size
+    ) as emission:
         if events is not None and endpoint is not None:
             await store_events(emission, events, endpoint)
         summary = await emission.run(
-            emit_as_task, endpoint=endpoint, take_over=events is None, on_waiting=say_waiting
+            emit_as_task,
+            emit_chunk=emit_chunk_as_task,
+            endpoint=endpoint,
+            take_over=events is None,
+            on_waiting=say_waiting,
         )
     if summary.unknown_endpoints:
         return Failed(message=f"{summary}; {'; '.join(summary.unknown_endpoints.values())}")

@@ -19,7 +19,7 @@ from resonant.emission import Emission, Limits
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
-from tasks.emit import Ticket, current_emission, emit_event
+from tasks.emit import ChunkTicket, Ticket, current_emission, emit_chunk, emit_event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -35,7 +35,11 @@ _NEW_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 @asynccontextmanager
 async def open_emission(
-    *, policy: str | None = None, max_attempts: int | None = None, run_for: float = 0.0
+    *,
+    policy: str | None = None,
+    max_attempts: int | None = None,
+    run_for: float = 0.0,
+    chunk_size: int = 0,
 ) -> AsyncIterator[Emission]:
     """Open the store that the settings name, for one emission run; what it still holds at the end is handed back.
 
@@ -43,6 +47,7 @@ async def open_emission(
         policy: the retry policy's name for this run; None leaves it to the deliveries and their endpoints.
         max_attempts: an override of the policy's.
         run_for: seconds to go on looking for what becomes due.
+        chunk_size: deliveries that are first tried together, in the bulk lane; 0 is the task lane.
 
     Raises:
         UnknownPolicy: no policy has that name.
@@ -58,9 +63,8 @@ async def open_emission(
             run_policy=policy,
             run_max_attempts=max_attempts,
         )
-        emission = Emission(
-            store, courier, open_target, owner=_owner(), limits=_limits(settings, run_for=run_for)
-        )
+        limits = _limits(settings, run_for=run_for, chunk_size=chunk_size)
+        emission = Emission(store, courier, open_target, owner=_owner(), limits=limits)
         async with emission:
             token = current_emission.set(emission)
             try:
@@ -91,6 +95,13 @@ async def emit_as_task(lease: Lease) -> None:
     # Opaque: Prefect looks for futures in every field of a parameter otherwise, several times a run.
     ticket: Any = opaque(Ticket.of(lease))
     run: Awaitable[object] = emit_event(ticket, return_state=True)  # type: ignore[assignment]  # Prefect's overloads lose the await
+    await run
+
+
+async def emit_chunk_as_task(leases: list[Lease]) -> None:
+    """Run ``emit_chunk`` for claimed deliveries to one endpoint."""
+    ticket: Any = opaque(ChunkTicket.of(leases))
+    run: Awaitable[object] = emit_chunk(ticket, return_state=True)  # type: ignore[assignment]  # as above
     await run
 
 
@@ -138,12 +149,13 @@ def _garbage_collected_less_often() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _limits(settings: Settings, *, run_for: float) -> Limits:
+def _limits(settings: Settings, *, run_for: float, chunk_size: int) -> Limits:
     return Limits(
         concurrency=settings.concurrency,
         endpoint_concurrency=settings.endpoint_concurrency,
         max_waiting=settings.max_waiting,
         run_for=run_for,
+        chunk_size=chunk_size,
     )
 
 

@@ -1,4 +1,4 @@
-"""``emit_event``: the emission of one delivery, attempt by attempt, as one task run.
+"""``emit_event``: the emission of one delivery, attempt by attempt, as one task run; ``emit_chunk``: many first attempts.
 
 Prefect retries it as long as ``decide`` said so, after the very delay that ``decide`` drew: the condition is asked
 first, and the delay is read right after it (see docs/decisions). What was decided travels in the exception.
@@ -43,6 +43,20 @@ class Ticket:
     def of(cls, lease: Lease) -> Ticket:
         """Make the ticket of a claimed delivery."""
         return cls(lease.delivery_id, lease.event.id, lease.event.type, lease.endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTicket:
+    """What a task run is told of a chunk."""
+
+    number: int
+    endpoint: str
+    delivery_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, leases: list[Lease]) -> ChunkTicket:
+        """Make the ticket of claimed deliveries to one endpoint."""
+        return cls(len(leases), leases[0].endpoint, tuple(lease.delivery_id for lease in leases))
 
 
 class Undelivered(Exception):
@@ -104,3 +118,19 @@ async def emit_event(ticket: Ticket) -> State[None] | None:
     if isinstance(report.decision, Park):
         return Completed(name="Parked", message=str(failure))
     raise failure from None
+
+
+@task(
+    name="emit-chunk",
+    task_run_name="{ticket.number} first attempts to {ticket.endpoint}",
+    description="Try many deliveries to one endpoint; those that fail go on as task runs of their own.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def emit_chunk(ticket: ChunkTicket) -> State[None]:
+    """Make the first attempt of each delivery of a chunk; Emission hands those that failed to ``emit_event``."""
+    context = TaskRunContext.get()
+    task_run_id = None if context is None else str(context.task_run.id)
+    done = await current_emission.get().attempt_all(ticket.delivery_ids, task_run_id=task_run_id)
+    message = f"{done['delivered']} delivered, {done['failed']} go on as task runs of their own"
+    return Completed(message=message + (f", {done['left']} left untried" if done["left"] else ""))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.classify import Verdict, classifier
@@ -115,12 +116,11 @@ class Courier:
         """
         # Before the send, since a mistake in it must not undo what was sent.
         policy = self._policy_for(lease, target)
-        attempt = Attempt(
+        made = partial(
+            Attempt,
             number=lease.attempts + 1,
             round=lease.round,
             started_at=self.clock(),
-            duration=0.0,
-            result="delivered",
             owner=lease.owner,
             task_run_id=task_run_id,
         )
@@ -129,24 +129,21 @@ class Courier:
             async with asyncio.timeout(target.timeout + _GRACE_SECONDS) as deadline:
                 receipt = await target.sink.send(lease.event)
         except Exception as error:  # noqa: BLE001 - every failure of a sink is the classifier's to judge
-            attempt = replace(attempt, duration=time.perf_counter() - start)
+            made = partial(made, duration=time.perf_counter() - start)
             # In no variable of this frame, which its traceback holds: the two would keep each other in memory.
             return self._judge(
                 lease,
                 target,
                 policy,
                 _cut_off(target) if deadline.expired() else error,
-                attempt,
+                made,
                 may_wait=may_wait,
             )
-        attempt = replace(attempt, duration=time.perf_counter() - start)
-        if receipt is not None:
-            attempt = replace(
-                attempt,
-                status_code=receipt.status_code,
-                excerpt=_excerpt(receipt.excerpt),
-                warning=receipt.warning,
-            )
+        made = partial(made, duration=time.perf_counter() - start, result="delivered")
+        if receipt is None:
+            return Report(lease, made(), None)
+        excerpt = _excerpt(receipt.excerpt)
+        attempt = made(status_code=receipt.status_code, excerpt=excerpt, warning=receipt.warning)
         return Report(lease, attempt, None)
 
     def _policy_for(self, lease: Lease, target: Target) -> RetryPolicy:
@@ -164,7 +161,7 @@ class Courier:
         target: Target,
         policy: RetryPolicy,
         failure: Exception,
-        attempt: Attempt,
+        made: Callable[..., Attempt],
         *,
         may_wait: Callable[[], bool],
     ) -> Report:
@@ -181,8 +178,7 @@ class Courier:
             may_wait=may_wait(),
         )
         waits = None if isinstance(decision, GiveUp) else decision
-        attempt = replace(
-            attempt,
+        attempt = made(
             result="failed",
             status_code=_status_code(failure),
             category=verdict.category,

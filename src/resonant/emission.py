@@ -6,6 +6,11 @@ The way of one delivery::
     Emission.attempt  begins in the store, lets the Courier send and decide, records both, reports
     emit_one          returns (delivered, parked), waits and calls attempt again (retry), or ends (given up)
 
+In the bulk lane, `emit_chunk` is handed many that were never tried, to one endpoint::
+
+    Emission.attempt_all  makes the first attempt of each, as above, in large commits
+    emit_one              is handed those that failed; its first call of attempt reports what was attempted already
+
 No Prefect here: the clock, the random generator, the endpoints and `emit_one` are arguments.
 """
 
@@ -16,9 +21,12 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
+from resonant.bulk import send_ahead
 from resonant.errors import EndpointError, StoreError
 from resonant.retry import GiveUp, Park, Retry
 from resonant.slots import Slots
@@ -26,7 +34,7 @@ from resonant.store.commit import GroupCommit, patiently
 from resonant.store.work import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 
     from resonant.courier import Courier, Report, Target
     from resonant.events import Lease
@@ -39,6 +47,10 @@ POLL_SECONDS = 1.0
 LAST_WAIT_SECONDS = 30.0
 # When an endpoint that could not be opened is tried again, in a run that goes on that long.
 REOPEN_SECONDS = 30.0
+
+
+EmitOne = Callable[["Lease"], Awaitable[None]]
+EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
 
 
 class LeaseLost(Exception):
@@ -84,12 +96,14 @@ class Limits:
         endpoint_concurrency: sends at the same time to one endpoint; half of ``concurrency`` at most (see ``Slots``).
         max_waiting: retries that may wait in this process; beyond that they are parked.
         run_for: seconds during which the run goes on looking for what becomes due; 0 ends when nothing is due.
+        chunk_size: deliveries that are first tried together, in the bulk lane; 0 is the task lane.
     """
 
     concurrency: int = 100
     endpoint_concurrency: int = 50
     max_waiting: int = 1_000
     run_for: float = 0.0
+    chunk_size: int = 0
 
 
 class Emission:
@@ -123,6 +137,8 @@ class Emission:
         self._commits = GroupCommit(store, patience=self._patience)
         self._targets: dict[str, Target] = {}
         self._leases: dict[int, Lease] = {}
+        # By delivery: what was attempted in a chunk and failed, until `emit_one` asks for it.
+        self._first_reports: dict[int, Report] = {}
         self._waiting: set[int] = set()
         self._retried: set[int] = set()
         self._busy: Counter[str] = Counter()
@@ -132,6 +148,8 @@ class Emission:
         self._reopen_at: dict[str, float] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._emit_one: EmitOne
+        self._emit_chunk: EmitChunk | None = None
         self._changed = asyncio.Event()
         self._said_waiting = False
         self._renewing: asyncio.Task[None] | None = None
@@ -157,10 +175,14 @@ class Emission:
     async def attempt(self, delivery_id: int, *, task_run_id: str | None = None) -> Report:
         """Make one attempt, and record it with the decision taken on it.
 
+        Of a delivery whose first attempt was made in a chunk, the first call returns what came of that.
+
         Raises:
             LeaseLost: another worker has the delivery.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
         """
+        if (made := self._first_reports.pop(delivery_id, None)) is not None:
+            return made
         try:
             return await self._attempt(self._leases[delivery_id], task_run_id)
         except LeaseLost:
@@ -182,15 +204,78 @@ class Emission:
                 may_wait=self._may_wait,
                 task_run_id=task_run_id,
             )
-        if isinstance(report.decision, Retry):
-            # Counted before it is written: nobody else shall be promised this place meanwhile.
-            self._start_waiting(lease)
         # Without the slot, so that the next sends begin in the very transaction that records this one.
-        gone = report.verdict is not None and report.verdict.gone
-        if not await self._commits.record(Outcome(lease, report.attempt, report.decision, gone=gone)):
+        if not await self._record(report):
             raise self._lost(lease)
         self._settle(report)
         return report
+
+    async def attempt_all(
+        self, delivery_ids: Sequence[int], *, task_run_id: str | None = None
+    ) -> Counter[str]:
+        """Make the first attempt of deliveries to one endpoint; those that fail are handed to `emit_one`.
+
+        Returns:
+            How many were ``delivered``, ``failed``, or went back untried since the run's time is up (``left``).
+
+        Raises:
+            StoreUnavailable: outcomes could not be written; these deliveries will be tried again by somebody.
+        """
+        leases = [self._leases[each] for each in delivery_ids]
+        endpoint = leases[0].endpoint
+        recording: list[asyncio.Future[bool]] = []
+        done = Counter[str]()
+
+        async def send(lease: Lease) -> None:
+            async with self._slots.hold(endpoint):
+                report = await self._courier.attempt(
+                    lease, self._targets[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
+                )
+            recorded = self._record(report)
+            recorded.add_done_callback(partial(self._settle_first, report))
+            recording.append(recorded)
+            done["delivered" if report.decision is None else "failed"] += 1
+
+        try:
+            left = await send_ahead(
+                leases,
+                begin=self._commits.begin_all,
+                send=send,
+                on_lost=self._count_lost,
+                width=min(self._slots.limit_of(endpoint), len(leases)),
+                is_over=self._is_over,
+            )
+            await asyncio.gather(*recording)
+            for lease in left:
+                self._forget(lease)
+            await self.store.release(left)
+        except Exception as error:
+            self._fail(error)  # whatever `emit_chunk` makes of it
+            raise
+        done["left"] = len(left)
+        return +done
+
+    def _record(self, report: Report) -> asyncio.Future[bool]:
+        lease, decision = report.lease, report.decision
+        if isinstance(decision, Retry):
+            # Counted before it is written: nobody else shall be promised this place meanwhile.
+            self._start_waiting(lease)
+        gone = report.verdict is not None and report.verdict.gone
+        return self._commits.record_soon(Outcome(lease, report.attempt, decision, gone=gone))
+
+    def _settle_first(self, report: Report, recorded: asyncio.Future[bool]) -> None:
+        if recorded.cancelled() or recorded.exception() is not None:
+            return
+        if not recorded.result():
+            self._count_lost(report.lease)
+            return
+        self._settle(report)
+        if report.decision is not None:
+            self._first_reports[report.lease.delivery_id] = report
+            self._spawn(self._emit(report.lease))
+
+    def _is_over(self) -> bool:
+        return self._failure is not None or (self._end is not None and time.monotonic() >= self._end)
 
     def _may_wait(self) -> bool:
         """Tell whether a retry may be waited for here: there is room, and the run goes on for long enough."""
@@ -199,8 +284,9 @@ class Emission:
 
     async def run(
         self,
-        emit_one: Callable[[Lease], Awaitable[None]],
+        emit_one: EmitOne,
         *,
+        emit_chunk: EmitChunk | None = None,
         endpoint: str | None = None,
         take_over: bool = False,
         on_waiting: Callable[[float], None] = lambda _until: None,
@@ -210,6 +296,8 @@ class Emission:
         Args:
             emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. What it raises
                 ends the run; so does its ending without an attempt.
+            emit_chunk: makes the first attempts of many by ``attempt_all``, if the limits give a ``chunk_size``; what it
+                raises ends the run.
             endpoint: only this endpoint; None for all.
             take_over: take over expired leases too, and wait for live ones to end.
             on_waiting: called once, with the moment until which other workers hold what is left.
@@ -223,6 +311,7 @@ class Emission:
         end = time.monotonic() + self.limits.run_for
         self._end = end if self.limits.run_for > 0 else None
         self._failure = None
+        self._emit_one, self._emit_chunk = emit_one, emit_chunk
         try:
             while True:
                 self._changed.clear()
@@ -230,9 +319,7 @@ class Emission:
                     raise self._failure
                 time_is_up = self.limits.run_for > 0 and time.monotonic() >= end
                 if not time_is_up:
-                    await patiently(
-                        lambda: self._take_due(emit_one, endpoint, take_over=take_over), self._patience
-                    )
+                    await patiently(lambda: self._take_due(endpoint, take_over=take_over), self._patience)
                 if self._running or time.monotonic() < end:
                     await self._wait_for_change()
                 elif time_is_up or not await self._others_hold(endpoint, on_waiting, take_over=take_over):
@@ -240,9 +327,7 @@ class Emission:
         finally:
             await self._cancel_running()
 
-    async def emit_given(
-        self, emit_one: Callable[[Lease], Awaitable[None]], batches: AsyncIterator[list[Lease]]
-    ) -> Summary:
+    async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Summary:
         """Emit what an iterator hands over, already leased by this owner, and wait for all of it.
 
         It is asked for the next batch only while the sends keep up.
@@ -256,11 +341,12 @@ class Emission:
             StoreUnavailable: the store went away.
         """
         self._failure = None
+        self._emit_one = emit_one
         try:
             async for leases in batches:
                 for lease in leases:
                     await self._target(lease.endpoint)
-                    self._start(emit_one, lease)
+                    self._start(lease)
                 while self._busy.total() >= 2 * self.limits.concurrency:
                     await self._next_change()
             while self._running:
@@ -284,9 +370,7 @@ class Emission:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _take_due(
-        self, emit_one: Callable[[Lease], Awaitable[None]], endpoint: str | None, *, take_over: bool
-    ) -> None:
+    async def _take_due(self, endpoint: str | None, *, take_over: bool) -> None:
         """Claim what there is room for, of each endpoint until nothing more of it is due."""
         if not self._running or time.monotonic() >= self._look_again_at:
             await self._look(endpoint, take_over=take_over)
@@ -296,8 +380,7 @@ class Emission:
                 leases = await self.store.claim(name, owner=self.owner, limit=room)
                 if len(leases) < room:
                     self._due.remove(name)
-                for lease in leases:
-                    self._start(emit_one, lease)
+                self._start_claimed(leases)
 
     async def _look(self, endpoint: str | None, *, take_over: bool) -> None:
         """See which endpoints have something due, and open those that are new."""
@@ -309,20 +392,50 @@ class Emission:
 
     def _room(self, endpoint: str) -> int:
         """Return how many deliveries to claim now: ahead of need, and many at once or none."""
-        wanted = 4 * self._slots.share(endpoint)
+        wanted = max(4 * self._slots.share(endpoint), 2 * self._chunk_size)
         room = wanted - self._busy[endpoint]
         return room if room >= wanted // 2 else 0
 
-    def _start(self, emit_one: Callable[[Lease], Awaitable[None]], lease: Lease) -> None:
+    @property
+    def _chunk_size(self) -> int:
+        return 0 if self._emit_chunk is None else self.limits.chunk_size
+
+    def _start_claimed(self, leases: list[Lease]) -> None:
+        """Start those of one endpoint: never tried ones together in the bulk lane, all others one by one."""
+        # A lost lease is an attempt too: what may have crashed a worker shall not take a whole chunk with it again.
+        never_tried = [lease for lease in leases if self._chunk_size and not lease.attempts]
+        for lease in leases:
+            if self._chunk_size and not lease.attempts:
+                self._hold(lease)
+            else:
+                self._start(lease)
+        for start in range(0, len(never_tried), self._chunk_size or 1):
+            self._spawn(self._emit_all(never_tried[start : start + self._chunk_size]))
+
+    def _start(self, lease: Lease) -> None:
+        self._hold(lease)
+        self._spawn(self._emit(lease))
+
+    def _hold(self, lease: Lease) -> None:
         self._leases[lease.delivery_id] = lease
         self._busy[lease.endpoint] += 1
-        task = asyncio.create_task(self._emit(emit_one, lease))
+
+    def _spawn(self, emitting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(emitting)
         self._running.add(task)
         task.add_done_callback(self._ended)
 
-    async def _emit(self, emit_one: Callable[[Lease], Awaitable[None]], lease: Lease) -> None:
+    async def _emit_all(self, leases: list[Lease]) -> None:
+        if self._emit_chunk is not None:
+            await self._emit_chunk(leases)
+        for lease in leases:
+            left = self._leases.get(lease.delivery_id)
+            if left is not None and left.token == lease.token and left.attempts == lease.attempts:
+                raise RuntimeError(f"the emission of a chunk ended without an attempt of {lease.event.id}")
+
+    async def _emit(self, lease: Lease) -> None:
         with contextlib.suppress(LeaseLost):
-            await emit_one(lease)
+            await self._emit_one(lease)
         left = self._leases.get(lease.delivery_id)
         if left is None or left.token != lease.token:
             return
@@ -397,9 +510,12 @@ class Emission:
         self._forget(lease)
 
     def _lost(self, lease: Lease) -> LeaseLost:
+        self._count_lost(lease)
+        return LeaseLost()
+
+    def _count_lost(self, lease: Lease) -> None:
         self._forget(lease)
         self.summary.lost += 1
-        return LeaseLost()
 
     def _forget(self, lease: Lease) -> None:
         if lease.delivery_id in self._waiting:

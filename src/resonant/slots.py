@@ -40,7 +40,7 @@ class Slots:
     def share(self, endpoint: str) -> int:
         """Return how many slots this endpoint can count on, beside the others that want some now."""
         others = len(self._wanted) - (endpoint in self._wanted)
-        return min(self._own(endpoint), max(1, self._total // (others + 2)))
+        return min(self.limit_of(endpoint), max(1, self._total // (others + 2)))
 
     @asynccontextmanager
     async def hold(self, endpoint: str) -> AsyncIterator[None]:
@@ -70,12 +70,13 @@ class Slots:
                 self._give_back(endpoint)
             raise
 
-    def _own(self, endpoint: str) -> int:
+    def limit_of(self, endpoint: str) -> int:
+        """Return how many slots this endpoint may have at most, were it alone."""
         return self._own_limit.get(endpoint, self._per_endpoint)
 
     def _may_take(self, endpoint: str) -> bool:
         used = self._used[endpoint]
-        return used < self._own(endpoint) and used < self._total - self._in_use
+        return used < self.limit_of(endpoint) and used < self._total - self._in_use
 
     def _take(self, endpoint: str) -> None:
         self._used[endpoint] += 1

@@ -34,6 +34,7 @@ class _Request:
     max_attempts: int | None
     strict: bool
     allow_private: bool
+    chunk_size: int
 
 
 def emit(
@@ -48,6 +49,7 @@ def emit(
     policy: options.Policy = None,
     max_attempts: options.MaxAttempts = None,
     strict: options.Strict = False,
+    chunk_size: options.ChunkSize = 0,
     allow_private: Annotated[
         bool,
         typer.Option("--allow-private", help="With a URL: allow private addresses, such as 127.0.0.1."),
@@ -57,7 +59,8 @@ def emit(
 
     Each delivery is a Prefect task run, retried as its policy says; what cannot be delivered ends in the dead-letter
     queue (`resonant dlq`), and is no failure of this command. Without a file it emits what is due, takes over what a
-    lost worker left behind, and waits for what other workers hold. Ctrl-C hands everything back; nothing is lost.
+    lost worker left behind, and waits for what other workers hold. With --chunk-size it is several times as fast, and
+    only deliveries that failed their first attempt have task runs of their own. Ctrl-C hands everything back; nothing is lost.
     """
     from resonant.cli.flow_runs import run_flow
     from resonant.cli.intake import check_readable
@@ -75,6 +78,7 @@ def emit(
         max_attempts=max_attempts,
         strict=strict,
         allow_private=allow_private,
+        chunk_size=chunk_size,
     )
     if request.files and endpoint is None:
         raise options.Misuse("--endpoint is missing: where shall the events of these files go?")
@@ -128,6 +132,6 @@ async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[N
         for_run = {} if request.files else {"policy": request.policy, "max_attempts": request.max_attempts}
         async with polled_progress("emitting", lambda: store.unfinished(name)):
             # Prefect's overloads lose what a flow returns that is a coroutine function with a state.
-            run: Any = emit_events(endpoint=name, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
+            run: Any = emit_events(endpoint=name, chunk_size=request.chunk_size, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
             state: State[None] = await run
     return stored, state

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resonant.bulk import MAX_CHUNK_SIZE
 from resonant.events import ENDPOINT_NAME
 from resonant.retry import MAX_ATTEMPTS_LIMIT
 
@@ -29,6 +30,16 @@ MaxAttempts = Annotated[
     int | None,
     typer.Option(
         metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Attempts at most, instead of the policy's."
+    ),
+]
+ChunkSize = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=MAX_CHUNK_SIZE,
+        help="First attempts that are made as one Prefect task run, which is several times as fast (500 is a good number); "
+        "only deliveries that fail theirs have a task run of their own. 0: each has its own.",
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]

@@ -6,13 +6,13 @@ Nobody waits for a timer: while one transaction is being written the next ones g
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resonant.errors import StoreUnavailable
 from resonant.store import work
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sqlalchemy import Connection
 
@@ -35,7 +35,7 @@ class GroupCommit:
     def __init__(self, store: Store, *, patience: float = 20.0) -> None:
         self._store = store
         self._patience = patience
-        self._begins: list[tuple[Lease, asyncio.Future[bool]]] = []
+        self._begins: list[tuple[Sequence[Lease], asyncio.Future[set[int]]]] = []
         self._outcomes: list[tuple[work.Outcome, asyncio.Future[bool]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -45,9 +45,18 @@ class GroupCommit:
         Raises:
             StoreUnavailable: the store did not come back in time.
         """
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._begins.append((lease, future))
-        return await self._written(future)
+        return bool(await self.begin_all([lease]))
+
+    async def begin_all(self, leases: Sequence[Lease]) -> set[int]:
+        """Note that sends are about to start; return the delivery ids whose leases are still held.
+
+        Raises:
+            StoreUnavailable: the store did not come back in time.
+        """
+        future: asyncio.Future[set[int]] = asyncio.get_running_loop().create_future()
+        self._begins.append((leases, future))
+        self._ensure_writer()
+        return await future
 
     async def record(self, outcome: work.Outcome) -> bool:
         """Write an attempt and its decision; False when the lease was lost, and only history was added.
@@ -55,9 +64,14 @@ class GroupCommit:
         Raises:
             StoreUnavailable: the store did not come back in time.
         """
+        return await self.record_soon(outcome)
+
+    def record_soon(self, outcome: work.Outcome) -> asyncio.Future[bool]:
+        """As ``record``, for whoever does not wait for each of them: this returns at once."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._outcomes.append((outcome, future))
-        return await self._written(future)
+        self._ensure_writer()
+        return future
 
     async def close(self) -> None:
         """Wait until all is written that was handed in, also by those who have stopped waiting for it."""
@@ -69,33 +83,31 @@ class GroupCommit:
             self._writer = asyncio.create_task(self._write_all())
         return self._writer
 
-    async def _written(self, future: asyncio.Future[bool]) -> bool:
-        self._ensure_writer()
-        return await future
-
     async def _write_all(self) -> None:
         while self._begins or self._outcomes:
             await asyncio.sleep(0)  # lets those whom the last commit woke hand in what follows from it
             # Whoever was cancelled meanwhile will not send; what was sent is written in any case.
-            begins = [(lease, future) for lease, future in self._begins if not future.done()]
+            begins = [(leases, future) for leases, future in self._begins if not future.done()]
             outcomes = self._outcomes
             self._begins, self._outcomes = [], []
-            leases = [lease for lease, _ in begins]
+            leases = [lease for leases, _ in begins for lease in leases]
             try:
                 begun, recorded = await self._write(leases, [outcome for outcome, _ in outcomes])
             except BaseException as error:
-                for _, future in [*begins, *outcomes]:
-                    if not future.done():
-                        future.set_exception(error)
+                waiting: list[asyncio.Future[Any]] = [future for _, future in begins]
+                waiting += [future for _, future in outcomes]
+                for each in waiting:
+                    if not each.done():
+                        each.set_exception(error)
                 if not isinstance(error, Exception):
                     raise
                 continue
-            for lease, future in begins:
-                if not future.done():
-                    future.set_result(lease.delivery_id in begun)
-            for outcome, future in outcomes:
-                if not future.done():
-                    future.set_result(outcome.lease.delivery_id in recorded)
+            for of_one, beginning in begins:
+                if not beginning.done():
+                    beginning.set_result(begun.intersection(lease.delivery_id for lease in of_one))
+            for outcome, recording in outcomes:
+                if not recording.done():
+                    recording.set_result(outcome.lease.delivery_id in recorded)
 
     async def _write(self, leases: list[Lease], outcomes: list[work.Outcome]) -> tuple[set[int], set[int]]:
         if not leases and not outcomes:

@@ -266,7 +266,7 @@ def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
     query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
     # Not FOR UPDATE: the history of a delivery may be added to while it is locked.
     query = query.where(is_any_of(_d.c.id, list(delivery_ids))).with_for_update(key_share=True)
-    return {row.id: row for row in connection.execute(query)}
+    return {row.id: row for row in connection.execute(query).all()}
 
 
 def hand_back(connection: Connection, delivery_ids: Collection[int], now: float) -> None:
@@ -309,8 +309,10 @@ def _change(shape: tuple[str, ...]) -> Update:
 
 
 def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None:
-    changes = [_delivery_changes(outcome, now) for outcome in kept]
-    point_at_causes(connection, changes, _causes(kept))
+    _deliver(connection, [outcome for outcome in kept if outcome.decision is None], now)
+    failed = [outcome for outcome in kept if outcome.decision is not None]
+    changes = [_failure_changes(outcome, now) for outcome in failed]
+    point_at_causes(connection, changes, _causes(failed))
     change_each(connection, changes)
     tally = Tally(now)
     for outcome in kept:
@@ -326,7 +328,28 @@ def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None
         )
 
 
-def _delivery_changes(outcome: Outcome, now: float) -> dict[str, object]:
+def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -> None:
+    """Note deliveries: all of one status code in one statement, as most of them are alike."""
+    by_status_code: dict[int | None, list[int]] = {}
+    for outcome in delivered:
+        by_status_code.setdefault(outcome.attempt.status_code, []).append(outcome.lease.delivery_id)
+    for status_code, delivery_ids in by_status_code.items():
+        changes = {
+            # The row has the attempts of its lease: it is still held, with the same token.
+            "attempts": _d.c.attempts + 1,
+            "round_attempts": _d.c.round_attempts + 1,
+            "sending": False,
+            "status_code": status_code,
+            "status": "delivered",
+            "finished_at": now,
+            "next_attempt_at": None,
+            "available_at": None,
+            "lease_owner": None,
+        }
+        change_all(connection, delivery_ids, changes)
+
+
+def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
     lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
     changes: dict[str, object] = {
         "key": lease.delivery_id,
@@ -334,16 +357,6 @@ def _delivery_changes(outcome: Outcome, now: float) -> dict[str, object]:
         "round_attempts": lease.round_attempts + 1,
         "sending": False,
         "status_code": attempt.status_code,
-    }
-    if decision is None:
-        return changes | {
-            "status": "delivered",
-            "finished_at": now,
-            "next_attempt_at": None,
-            "available_at": None,
-            "lease_owner": None,
-        }
-    changes |= {
         "category": attempt.category,
         "code": attempt.code,
         "error_type": _storable(attempt.error_type),
@@ -373,6 +386,8 @@ def _delivery_changes(outcome: Outcome, now: float) -> dict[str, object]:
                 "available_at": None,
                 "lease_owner": None,
             }
+        case None:
+            raise ValueError("a delivery is no failure")
 
 
 def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
