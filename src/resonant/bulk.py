@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -47,17 +47,19 @@ async def send_ahead(
         while (lease := await begun.get()) is not None:
             await send(lease)
 
+    beginning = asyncio.create_task(_begin(leases, begun, begin, on_lost, is_over, width))
+    tasks: list[asyncio.Task[Any]] = [beginning, *(asyncio.create_task(send_each()) for _ in range(width))]
+    # No TaskGroup: it would raise an interruption once more where asyncio cancels what is left.
     try:
-        async with asyncio.TaskGroup() as group:
-            beginning = group.create_task(_begin(leases, begun, begin, on_lost, is_over))
-            for _ in range(width):
-                group.create_task(send_each())
-            left = await beginning
-            for _ in range(width):
-                await begun.put(None)
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return left
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done():
+                task.result()  # raises what it raised
+        return beginning.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _begin(
@@ -66,11 +68,14 @@ async def _begin(
     begin: Callable[[Sequence[Lease]], Awaitable[set[int]]],
     on_lost: Callable[[Lease], None],
     is_over: Callable[[], bool],
+    width: int,
 ) -> list[Lease]:
-    """Put what is begun into the queue, and wait while it is full; return what was not begun."""
+    """Put what is begun into the queue, wait while it is full, and say the end; return what was not begun."""
+    left: list[Lease] = []
     for start in range(0, len(leases), begun.maxsize):
         if is_over():
-            return list(leases[start:])
+            left = list(leases[start:])
+            break
         next_ones = leases[start : start + begun.maxsize]
         held = await begin(next_ones)
         for lease in next_ones:
@@ -78,4 +83,6 @@ async def _begin(
                 await begun.put(lease)
             else:
                 on_lost(lease)
-    return []
+    for _ in range(width):
+        await begun.put(None)
+    return left

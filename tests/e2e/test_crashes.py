@@ -25,6 +25,9 @@ def crashing(machine):
     return machine
 
 
+both_lanes = pytest.mark.parametrize("lane", [(), ("--chunk-size", "500")], ids=["task lane", "bulk lane"])
+
+
 def events(count: int) -> list[dict]:
     return [{"id": f"e{n:05d}", "type": "t", "source": "/s", "data": {"n": n}} for n in range(count)]
 
@@ -43,7 +46,8 @@ def wait_until(condition, seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def test_killing_the_emitting_process_at_ten_moments_loses_nothing(crashing, start_receiver):
+@both_lanes
+def test_killing_the_emitting_process_at_ten_moments_loses_nothing(crashing, start_receiver, lane):
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -55,7 +59,7 @@ def test_killing_the_emitting_process_at_ten_moments_loses_nothing(crashing, sta
 
     in_flight = 0
     for _ in range(10):
-        process = crashing.start("emit")
+        process = crashing.start("emit", *lane)
         # From here on it sends; what was there before is the same at every moment.
         before = len(receiver.journal)
         with contextlib.suppress(AssertionError):
@@ -68,7 +72,7 @@ def test_killing_the_emitting_process_at_ten_moments_loses_nothing(crashing, sta
         assert status["balanced"]
         assert status["accepted"] == count
 
-    finished = crashing.run("emit")
+    finished = crashing.run("emit", *lane)
 
     assert finished.returncode == 0, finished.stderr
     status = crashing.read("status")
@@ -97,13 +101,14 @@ def test_killing_the_process_that_stores_keeps_what_it_acknowledged(crashing, st
     assert crashing.read("status")["accepted"] == 30_000
 
 
-def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, start_receiver):
+@both_lanes
+def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, start_receiver, lane):
     receiver = start_receiver("receiver_scripts:answers_after_three_seconds_at_first")
     add_endpoint(crashing, receiver, timeout="10")
     crashing.variables["RESONANT_LEASE_SECONDS"] = "12"
     stored = crashing.run("enqueue", crashing.write_events("e.jsonl", events(20)), "--endpoint", "hooks")
     assert stored.returncode == 0, stored.stderr
-    sleeper = crashing.start("emit")
+    sleeper = crashing.start("emit", *lane)
     wait_until(lambda: len(receiver.journal) == 20)
     sleeper.send_signal(signal.SIGSTOP)
     try:
@@ -125,11 +130,14 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
     assert crashing.read("status")["balanced"]
 
 
-def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver):
+@both_lanes
+def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver, lane):
     receiver = start_receiver("receiver_scripts:answers_after_three_seconds_at_first")
     add_endpoint(crashing, receiver, timeout="10")
     crashing.variables["RESONANT_LEASE_SECONDS"] = "60"
-    process = crashing.start("emit", crashing.write_events("e.jsonl", events(5)), "--endpoint", "hooks")
+    process = crashing.start(
+        "emit", crashing.write_events("e.jsonl", events(5)), "--endpoint", "hooks", *lane
+    )
     wait_until(lambda: len(receiver.journal) == 5)
 
     process.send_signal(signal.SIGINT)
@@ -144,13 +152,14 @@ def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver):
     assert crashing.read("status")["delivered"] == 5
 
 
-def test_two_emitting_processes_share_the_work_and_send_nothing_twice(crashing, start_receiver):
+@both_lanes
+def test_two_emitting_processes_share_the_work_and_send_nothing_twice(crashing, start_receiver, lane):
     receiver = start_receiver("receiver_scripts:slowly_ok")
     add_endpoint(crashing, receiver)
     stored = crashing.run("enqueue", crashing.write_events("e.jsonl", events(600)), "--endpoint", "hooks")
     assert stored.returncode == 0, stored.stderr
 
-    processes: list[subprocess.Popen[str]] = [crashing.start("emit"), crashing.start("emit")]
+    processes: list[subprocess.Popen[str]] = [crashing.start("emit", *lane), crashing.start("emit", *lane)]
     for process in processes:
         _, errors = process.communicate(timeout=90)
         assert process.returncode == 0, errors

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import random
 import signal
@@ -10,7 +11,8 @@ import textwrap
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import pytest
 from sqlalchemy import Engine, event
@@ -37,6 +39,8 @@ class Scene:
     store: Store
     clock: FixedClock
     reports: list[Report] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)
+    chunk_size: ClassVar[int] = 0
 
     async def emit_one(self, lease):
         """Make the attempts of a delivery; in place of waiting, the clock moves on."""
@@ -47,8 +51,19 @@ class Scene:
                 return
             self.clock.advance(report.decision.delay)
 
+    async def emit_chunk(self, leases):
+        self.chunks.append(len(leases))
+        await self.emission.attempt_all([lease.delivery_id for lease in leases])
+
     async def run(self, **options) -> Summary:
-        return await asyncio.wait_for(self.emission.run(self.emit_one, **options), 30)
+        running = self.emission.run(self.emit_one, emit_chunk=self.emit_chunk, **options)
+        return await asyncio.wait_for(running, 30)
+
+
+@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
+def lane(request, monkeypatch):
+    """Whatever is said here of an emission is said of both lanes."""
+    monkeypatch.setattr(Scene, "chunk_size", request.param)
 
 
 def sink_target(name, sink, **fields):
@@ -76,9 +91,8 @@ async def scene(path, *, policy=QUICK, clock=None, lease_seconds=60.0, limits=No
     store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, lease_seconds=lease_seconds)
     try:
         courier = Courier(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
-        async with Emission(
-            store, courier, open_target, owner="worker", limits=limits or Limits()
-        ) as emission:
+        limits = replace(limits or Limits(), chunk_size=Scene.chunk_size)
+        async with Emission(store, courier, open_target, owner="worker", limits=limits) as emission:
             yield Scene(emission, store, clock)
     finally:
         await store.close()
@@ -284,7 +298,9 @@ class TestWhatARunDoes:
         assert delays == expected
         assert last is None
 
-    def test_many_events_share_few_transactions(self, tmp_path):
+    def test_many_events_share_few_transactions(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Scene, "chunk_size", 100 * Scene.chunk_size)
+
         async def scenario():
             async with scene(tmp_path, orders=succeed) as worker:
                 await enqueue(worker.store, 1000)
@@ -343,6 +359,86 @@ class TestWhatARunDoes:
         closed = []
         asyncio.run(scenario())
         assert sorted(closed) == ["a", "b"]
+
+
+class TestTheBulkLane:
+    """What is said of it alone."""
+
+    @pytest.fixture(autouse=True)
+    def lane(self, monkeypatch):
+        monkeypatch.setattr(Scene, "chunk_size", 4)
+
+    def test_first_attempts_are_made_together_and_only_what_failed_goes_on_alone(self, tmp_path):
+        async def refuse_every_third(event):
+            if json.loads(event.body) % 3 == 0:
+                raise UnexpectedStatus(503)
+
+        async def scenario():
+            async with scene(tmp_path, orders=refuse_every_third) as worker:
+                await enqueue(worker.store, 10)
+                summary = await worker.run()
+                return worker, summary
+
+        worker, summary = asyncio.run(scenario())
+        assert worker.chunks == [4, 4, 2]
+        assert (summary.delivered, summary.retried, summary.dead_letters) == (6, 4, {"exhausted": 4})
+        # What failed in a chunk is reported first, and not attempted again for that.
+        assert Counter(report.attempt.number for report in worker.reports) == {1: 4, 2: 4, 3: 4}
+        assert deliveries(tmp_path, "attempts") == [(3,) if n % 3 == 0 else (1,) for n in range(10)]
+
+    @pytest.mark.parametrize("status", [400, 503])
+    def test_what_is_given_up_or_parked_at_once_is_reported_alone_too(self, tmp_path, status):
+        async def refuse(_event):
+            raise UnexpectedStatus(status)
+
+        async def scenario():
+            policy = replace(QUICK, park_after=0.5)
+            async with scene(tmp_path, orders=refuse, policy=policy) as worker:
+                await enqueue(worker.store, 2)
+                return worker, await worker.run()
+
+        worker, summary = asyncio.run(scenario())
+        assert [type(report.decision) for report in worker.reports] == [GiveUp if status == 400 else Park] * 2
+        assert (summary.parked, summary.dead_letters.total()) == ((0, 2) if status == 400 else (2, 0))
+        assert summary.attempts == 2
+
+    def test_a_delivery_that_was_tried_before_is_not_tried_together_with_others(self, tmp_path):
+        async def scenario():
+            clock = FixedClock(START)
+            async with scene(tmp_path, orders=succeed, clock=clock) as worker:
+                await enqueue(worker.store, 6)
+                async with another_worker(tmp_path, clock=clock) as store:
+                    leases = await store.claim("orders", owner="dead", limit=2)
+                    await store.begin(leases)  # and then it is killed
+                clock.advance(61)
+                return worker, await worker.run(take_over=True)
+
+        worker, summary = asyncio.run(scenario())
+        assert summary.delivered == 6
+        assert worker.chunks == [4], "what may have crashed a worker takes no chunk with it"
+        assert len(worker.reports) == 2
+
+    def test_when_the_time_is_up_what_was_not_begun_goes_back_untried(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Scene, "chunk_size", 12)
+
+        async def scenario():
+            blocked = asyncio.Event()
+
+            async def wait(_event):
+                await blocked.wait()
+
+            limits = Limits(concurrency=2, endpoint_concurrency=1, run_for=0.2)
+            async with scene(tmp_path, orders=wait, limits=limits) as worker:
+                await enqueue(worker.store, 12)
+                running = asyncio.create_task(worker.run())
+                await asyncio.sleep(0.3)
+                blocked.set()
+                return await running
+
+        summary = asyncio.run(scenario())
+        tried = sum(row[0] for row in deliveries(tmp_path, "attempts"))
+        assert summary.delivered == tried < 12
+        assert {row[0] for row in deliveries(tmp_path, "lease_owner")} == {None}
 
 
 class TestStoreFirst:
