@@ -73,7 +73,7 @@ async def answer_400(_event):
 def test_a_delivery_returns_nothing(attempt):
     seen = attempt(deliver)
 
-    assert (seen.result, seen.failure) == (None, None)
+    assert (seen.result.name, seen.result.data.result, seen.failure) == ("Completed", None, None)
 
 
 def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
