@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, func, select, update
+from sqlalchemy import and_, case, func, or_, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from resonant.alerts import Activity, Condition, Crossing, Key
@@ -17,9 +17,9 @@ from resonant.store import schema
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Subquery
 
-_r, _t = schema.rollups, schema.alerts
+_t = schema.alerts
 _HOUR, _DAY = 3600, 86_400
 
 
@@ -31,33 +31,29 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
         now: seconds since the epoch.
         window: how far to look back for attempts and retries, seconds.
     """
-    minute, end = _r.c.minute, int(now)
-    is_recent = minute >= int(now - window)
-    is_of_hour = minute >= end - _HOUR
-    is_of_day_before = minute.between(end - _DAY - _HOUR, end - _DAY)
-    is_attempt = _r.c.measure == "attempt"
-    is_timed = and_(is_attempt, _r.c.result != "lost")  # nobody saw how long a lost one took
-    is_dead = and_(_r.c.measure == "delivery", _r.c.result == "dead_letter")
-    number, seconds = _r.c["count"], _r.c.total
-    query = (
-        select(
-            _r.c.endpoint,
-            _sum(number, is_attempt, is_recent),
-            _sum(number, is_attempt, is_recent, _r.c.result != "delivered"),
-            _sum(number, _r.c.measure == "retry_delay", is_recent),
-            _sum(number, is_dead, is_of_hour) - _sum(number, _r.c.measure == "replay", is_of_hour),
-            _sum(number, is_timed, is_of_hour),
-            _sum(seconds, is_timed, is_of_hour),
-            _sum(number, is_timed, is_of_day_before),
-            _sum(seconds, is_timed, is_of_day_before),
-        )
-        .where(
-            # The key begins with these two: only the last 25 hours are read, and not all that was ever counted.
-            _r.c.measure.in_(["attempt", "delivery", "retry_delay", "replay"]),
-            minute >= end - _DAY - _HOUR,
-        )
-        .group_by(_r.c.endpoint)
-    )
+    end = int(now)
+    recent, hour = int(now - window), end - _HOUR
+    day_before = (end - _DAY - _HOUR, end - _DAY)
+    c = _counted(since=min(recent, hour), and_between=day_before).c
+    minute = c.minute
+    is_recent = minute >= recent
+    is_of_hour = minute >= hour
+    is_of_day_before = minute.between(*day_before)
+    is_attempt = c.measure == "attempt"
+    is_timed = and_(is_attempt, c.result != "lost")  # nobody saw how long a lost one took
+    is_dead = c.measure == "delivery"  # of these no others are read
+    number, seconds = c["count"], c.total
+    query = select(
+        c.endpoint,
+        _sum(number, is_attempt, is_recent),
+        _sum(number, is_attempt, is_recent, c.result != "delivered"),
+        _sum(number, c.measure == "retry_delay", is_recent),
+        _sum(number, is_dead, is_of_hour) - _sum(number, c.measure == "replay", is_of_hour),
+        _sum(number, is_timed, is_of_hour),
+        _sum(seconds, is_timed, is_of_hour),
+        _sum(number, is_timed, is_of_day_before),
+        _sum(seconds, is_timed, is_of_day_before),
+    ).group_by(c.endpoint)
     # PostgreSQL's sum of integers is no integer.
     return {
         endpoint: Activity(
@@ -124,6 +120,25 @@ def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> Non
             .where(_is(crossing.key), _t.c.unannounced == crossing.to_json())
             .values(unannounced=None)
         )
+
+
+def _counted(*, since: int, and_between: tuple[int, int]) -> Subquery:
+    """Return what was counted since a moment, and between two others, all seconds since the epoch; of ends dead letters alone.
+
+    The last minutes are in the rollups and those before in the history, of which nothing outside of these ranges is read;
+    a minute with a late writer is in both.
+    """
+    names = ("minute", "measure", "endpoint", "result", "count", "total")
+    return union_all(
+        *(
+            select(*(table.c[name] for name in names)).where(
+                or_(table.c.minute >= since, table.c.minute.between(*and_between)),
+                table.c.measure.in_(["attempt", "delivery", "retry_delay", "replay"]),
+                or_(table.c.measure != "delivery", table.c.result == "dead_letter"),
+            )
+            for table in (schema.rollups, schema.rollup_history)
+        )
+    ).subquery()
 
 
 def _sum(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:

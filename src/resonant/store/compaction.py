@@ -1,61 +1,92 @@
-"""Old minutes of the rollups gathered into hours, and old hours into days; what they add up to never changes.
+"""Rollups moved on: into totals, which counters are read from, and into a history; what they add up to never changes.
 
-An hour is a row whose minute is the start of the hour. One transaction takes rows out and adds them there, so every
-reader sees the whole sum; a row that a writer adds to meanwhile is locked by one of the two, and one whose clock is
-behind makes a new minute, which the next compaction finds. Alerts read minutes of the last 25 hours.
+The emission adds to ``resonant_rollups`` alone. What is over there is moved into two tables at once: its totals over all
+time, and when it was, by minute. Alerts read the history of the last 25 hours; what is older becomes hours, and later
+days: rows whose minute is the start of the hour or of the day.
+
+One transaction takes rows out and adds them there, so every reader sees the whole sum, and whoever comes after a kill. A
+row that a writer holds meanwhile is passed over, so that nobody waits for a producer's long transaction; one that a writer
+makes later, with the minute of what is moved already, is moved by the next compaction. Two compactions take turns.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from collections import defaultdict
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, select
+from sqlalchemy import and_, delete, func, select, text, tuple_
 
 from resonant.store import schema
-from resonant.store.rollups import Measure, add_to_rollups
+from resonant.store.rollups import add_to
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Select
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Select, Table
 
     from resonant.store.store import Store
 
-MINUTES_KEPT_SECONDS = 48 * 3600
+# Past the minutes that workers write to now, whose clocks differ a little.
+STAYING_SECONDS = 300
+MINUTES_KEPT_SECONDS = 26 * 3600
 HOURS_KEPT_SECONDS = 60 * 86_400
 _HOUR, _DAY = 3600, 86_400
 _ROWS_AT_ONCE = 1_000
 # Between two transactions, so that those who wait for the write lock come in: see purging.py.
 _PAUSE_SECONDS = 0.004
-_r = schema.rollups
+_r, _h = schema.rollups, schema.rollup_history
+# Which waits for no writer and no vacuum of another table, and which only a compaction asks for.
+_TAKE_TURNS = text(f"LOCK TABLE {schema.rollup_totals.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 class Span(NamedTuple):
-    """Rows of one measure that become one hour or one day: those after ``start``, before ``end`` (both since the epoch)."""
+    """Rows of the history that become one hour or one day: after ``start``, before ``end`` (both since the epoch)."""
 
-    measure: str
     start: int
     end: int
 
 
 async def compact(store: Store) -> int:
-    """Gather what is old enough; safe beside writers and beside another compaction, and when killed at any moment.
+    """Move what is old enough; safe beside writers and beside another compaction, and when killed at any moment.
 
     Returns:
-        How many rows were taken out.
+        How many rows of the history were gathered into hours and days.
 
     Raises:
-        StoreUnavailable: the store went away; what was gathered before is gathered.
+        StoreUnavailable: the store went away; what was moved before is moved.
     """
-    taken = 0
-    for span in await store.read(find_spans, now=store.clock()):
+    now = store.clock()
+    moved = _ROWS_AT_ONCE
+    while moved == _ROWS_AT_ONCE:
+        moved = await store.write(move, now=now, limit=_ROWS_AT_ONCE)
+        await asyncio.sleep(_PAUSE_SECONDS)
+    gathered = 0
+    for span in await store.read(find_spans, now=now):
         while rows := await store.write(gather, span, limit=_ROWS_AT_ONCE):
-            taken += rows
+            gathered += rows
             await asyncio.sleep(_PAUSE_SECONDS)
-    return taken
+    return gathered
+
+
+def move(connection: Connection, *, now: float, limit: int) -> int:
+    """Take up to ``limit`` rows that are over out of the rollups, into totals and history; return how many there were.
+
+    Args:
+        connection: its transaction.
+        now: seconds since the epoch.
+        limit: how many at most.
+    """
+    _take_turns(connection)
+    rows = _take(connection, _r, _r.c.minute < int(now - STAYING_SECONDS), limit)
+    for table in (schema.rollup_totals, _h):
+        _add_up(connection, rows, table, names=_r.columns.keys())
+    return len(rows)
 
 
 def find_spans(connection: Connection, *, now: float) -> list[Span]:
-    """Return the hours and the days that old rows are to be gathered into.
+    """Return the hours and the days that old rows of the history are to be gathered into.
 
     Args:
         connection: its transaction.
@@ -64,42 +95,61 @@ def find_spans(connection: Connection, *, now: float) -> list[Span]:
     hours_before = int((now - MINUTES_KEPT_SECONDS) // _HOUR) * _HOUR
     days_before = int((now - HOURS_KEPT_SECONDS) // _DAY) * _DAY
     spans = set()
-    for measure in get_args(Measure):
-        for minute in connection.execute(_minutes_before(measure, hours_before)).scalars():
-            size = _DAY if minute < days_before else _HOUR
-            start = minute // size * size
-            if minute != start:
-                spans.add(Span(measure, start, start + size))
+    for minute in connection.execute(_minutes_before(hours_before)).scalars():
+        size = _DAY if minute < days_before else _HOUR
+        start = minute // size * size
+        if minute != start:
+            spans.add(Span(start, start + size))
     return sorted(spans)
 
 
 def gather(connection: Connection, span: Span, *, limit: int) -> int:
-    """Take up to ``limit`` rows out of a span, and add them to the row at its start; return how many there were."""
-    inside = and_(_r.c.measure == span.measure, _r.c.minute > span.start, _r.c.minute < span.end)
-    key = list(_r.primary_key.columns)
-    query = select(_r).where(inside).order_by(*key).limit(limit).with_for_update()
-    rows = connection.execute(query).mappings().all()
-    if not rows:
-        return 0
-    names = [column.name for column in key]
-    these = delete(_r).where(*(column == bindparam(f"key_{column.name}") for column in key))
-    connection.execute(these, [{f"key_{name}": row[name] for name in names} for row in rows])
-    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        moved = {**row, "minute": span.start}
-        known = sums.setdefault(tuple(moved[name] for name in names), moved)
-        if known is not moved:
-            known["count"] += moved["count"]
-            known["total"] += moved["total"]
-    add_to_rollups(connection, [sums[each] for each in sorted(sums)])
+    """Take up to ``limit`` rows out of a span, and add them to those at its start; return how many there were."""
+    _take_turns(connection)
+    rows = _take(connection, _h, and_(_h.c.minute > span.start, _h.c.minute < span.end), limit)
+    # The minute is the first of them.
+    _add_up(connection, [(span.start, *row[1:]) for row in rows], _h, names=_h.columns.keys())
     return len(rows)
 
 
-def _minutes_before(measure: str, end: int) -> Select[Any]:
-    """Return a measure's minutes, hours and days before this: a look into the key for each, however many rows they have."""
-    first = select(func.min(_r.c.minute).label("minute")).where(_r.c.measure == measure)
-    minutes = first.cte("minutes", recursive=True)
-    following = select(func.min(_r.c.minute)).where(_r.c.measure == measure, _r.c.minute > minutes.c.minute)
+def _take_turns(connection: Connection) -> None:
+    """Wait until no other compaction is in a transaction; in SQLite nobody is who writes."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_TAKE_TURNS)
+
+
+def _take(
+    connection: Connection, table: Table, condition: ColumnElement[bool], limit: int
+) -> Sequence[Sequence[Any]]:
+    """Take rows out that nobody else holds; return them as tuples of all columns."""
+    key = list(table.primary_key.columns)
+    picked = select(*key).where(condition).limit(limit).with_for_update(skip_locked=True).cte("picked")
+    those = delete(table).where(condition, tuple_(*key).in_(select(picked))).returning(table)
+    return connection.execute(those).all()
+
+
+def _add_up(connection: Connection, rows: Iterable[Sequence[Any]], table: Table, names: list[str]) -> None:
+    """Add rows with columns of these names, of which count and total are the last, to a table that has fewer of them."""
+    key_names = table.primary_key.columns.keys()
+    key_of = itemgetter(*map(names.index, key_names))
+    sums: defaultdict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0, 0.0])
+    for row in rows:
+        each = sums[key_of(row)]
+        each[0] += row[-2]
+        each[1] += row[-1]
+    if sums:
+        columns = (*key_names, "count", "total")
+        add_to(
+            table,
+            connection,
+            [dict(zip(columns, (*key, *each), strict=True)) for key, each in sorted(sums.items())],
+        )
+
+
+def _minutes_before(end: int) -> Select[Any]:
+    """Return the minutes, hours and days before this: a look into the key for each, however many rows they have."""
+    minutes = select(func.min(_h.c.minute).label("minute")).cte("minutes", recursive=True)
+    following = select(func.min(_h.c.minute)).where(_h.c.minute > minutes.c.minute)
     minutes = minutes.union_all(
         select(following.correlate(minutes).scalar_subquery()).where(minutes.c.minute < end)
     )

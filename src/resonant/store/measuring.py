@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
-from sqlalchemy import BigInteger, case, cast, func, or_, select
+from sqlalchemy import BigInteger, case, cast, func, or_, select, union_all
 
 from resonant.store import schema
 from resonant.store.letters import Letters
@@ -17,18 +18,22 @@ from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import Case, Connection, Select
+    from numpy.typing import NDArray
+    from sqlalchemy import Case, Connection, Row, Select
 
-_d, _a, _c, _r = schema.deliveries, schema.attempts, schema.causes, schema.rollups
+    Page = Sequence[Row[Any]]
+    Pass = Callable[[Iterator[Page]], Iterator[Page]]
+
+_d, _a, _c = schema.deliveries, schema.attempts, schema.causes
 _PAGE = 10_000
-# Longer than a transaction of a worker can take: the server ends each of its statements after a minute.
-_UNSETTLED_SECONDS = 300.0
-_FLOATS = (
-    *("accepted_at", "finished_at", "started_at", "duration"),
-    *("delay", "round_attempt", "retry_after"),
+# Fewer than Python's garbage collector lets live before it looks for cycles: of millions of rows, it would look for long.
+_ROWS = 500
+_FLOATS = frozenset(
+    {"accepted_at", "finished_at", "started_at", "duration", "delay", "round_attempt", "retry_after"}
 )
+_WHOLE = frozenset({"number", "attempts"})
 
 
 class Counted(NamedTuple):
@@ -76,6 +81,8 @@ class Totals:
 class Window:
     """The history from ``since`` until ``until`` (seconds since the epoch), as far as it is not purged.
 
+    Texts are categories, as a million of them would take much memory.
+
     Attributes:
         attempts: those that began since then, without late ones; ``endpoint, event_type, number, started_at, duration,
             result, category, code, error_type``; ``policy``, the name that the producer asked for, if any; and where
@@ -97,6 +104,13 @@ class Mark(NamedTuple):
     id: int
     delivery_id: int
     started_at: float
+
+
+class Run(NamedTuple):
+    """Ids that follow one another; both ends are in it."""
+
+    first: int
+    last: int
 
 
 class Recorded(NamedTuple):
@@ -198,8 +212,21 @@ def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, i
     )
 
 
-def read_window(connection: Connection, *, now: float, since: float) -> Window:
-    """Read the history since a moment, seconds since the epoch."""
+def read_window(
+    connection: Connection,
+    *,
+    now: float,
+    since: float,
+    passed: Pass = iter,
+) -> Window:
+    """Read the history since a moment.
+
+    Args:
+        connection: open.
+        now: seconds since the epoch.
+        since: seconds since the epoch.
+        passed: passes on the pages of rows as they come, so that it can count them, or stop.
+    """
     attempts = (
         select(
             *(_d.c.endpoint, _d.c.event_type, _a.c.number, _a.c.started_at, _a.c.duration, _a.c.result),
@@ -213,7 +240,7 @@ def read_window(connection: Connection, *, now: float, since: float) -> Window:
         *(_d.c.endpoint, _d.c.event_type, _d.c.status, _d.c.reason, _d.c.accepted_at, _d.c.finished_at),
         _d.c.attempts,
     ).where(or_(_d.c.finished_at >= since, _d.c.available_at.is_not(None)))
-    return Window(since, now, _frame(connection, attempts), _frame(connection, deliveries))
+    return Window(since, now, _frame(connection, attempts, passed), _frame(connection, deliveries, passed))
 
 
 def read_purged(connection: Connection) -> int:
@@ -235,29 +262,33 @@ def has_mark(connection: Connection, mark: Mark | None) -> bool:
     return connection.execute(query).one_or_none() == tuple(mark)
 
 
-def read_settled(connection: Connection, *, after: int, now: float) -> Mark | None:
-    """Return the last attempt, of those with ids above ``after``, below which no other will appear any more."""
-    newest = select(_a.c.id, _a.c.delivery_id, _a.c.started_at).where(_a.c.id > after)
-    if connection.dialect.name == "postgresql":
-        # An id is given before the commit: below one of the last minutes another may still be on its way.
-        ended_at = _a.c.started_at + _a.c.duration
-        recent = ended_at.between(now - _UNSETTLED_SECONDS, now + _UNSETTLED_SECONDS)
-        first = connection.execute(select(func.min(_a.c.id)).where(_a.c.id > after, recent)).scalar()
-        if first is not None:
-            newest = newest.where(_a.c.id < first)
-    row = connection.execute(newest.order_by(_a.c.id.desc()).limit(1)).one_or_none()
+def read_newest(connection: Connection) -> Mark | None:
+    """Return the attempt with the highest id; None where there is none."""
+    newest = select(_a.c.id, _a.c.delivery_id, _a.c.started_at).order_by(_a.c.id.desc()).limit(1)
+    row = connection.execute(newest).one_or_none()
     return None if row is None else Mark(*row)
 
 
-def each_recorded(
-    connection: Connection, *, after: int, until: int | None, since: float | None
-) -> Iterator[list[Recorded]]:
+def gives_ids_before_commit(connection: Connection) -> bool:
+    """Tell whether an attempt may appear whose id is below one that was there before: only with one writer, it cannot."""
+    return connection.dialect.name != "sqlite"
+
+
+def read_runs(connection: Connection, *, after: int, until: int) -> list[Run]:
+    """Return which ids above ``after`` and up to ``until`` attempts have, late ones too, as runs without a gap."""
+    place = func.row_number().over(order_by=_a.c.id)
+    ids = select(_a.c.id, (_a.c.id - place).label("run")).where(_a.c.id > after, _a.c.id <= until).subquery()
+    first = func.min(ids.c.id)
+    query = select(first, func.max(ids.c.id)).group_by(ids.c.run).order_by(first)
+    return list(map(Run._make, connection.execute(query)))
+
+
+def each_recorded(connection: Connection, ids: Run, *, since: float | None) -> Iterator[list[Recorded]]:
     """Yield attempts in the order of their ids, without late ones; a page at a time, so that memory stays flat.
 
     Args:
         connection: open.
-        after: with higher ids than this.
-        until: up to this id; None is no bound.
+        ids: those with these ids.
         since: only those that began, or whose delivery ended, since then, seconds since the epoch; None is all.
     """
     query = (
@@ -268,17 +299,16 @@ def each_recorded(
             *(_d.c.attempts, _d.c.round, _round_attempt().label("round_attempt")),
         )
         .join(_d, _d.c.id == _a.c.delivery_id)
-        .where(_a.c.late.is_(False))
+        .where(_a.c.late.is_(False), _a.c.id <= ids.last)
         .order_by(_a.c.id)
         .limit(_PAGE)
     )
-    if until is not None:
-        query = query.where(_a.c.id <= until)
     if since is not None:
         query = query.where(or_(_a.c.started_at >= since, _d.c.finished_at >= since))
-    while page := list(map(Recorded._make, connection.execute(query.where(_a.c.id > after)))):
+    first = ids.first
+    while page := list(map(Recorded._make, connection.execute(query.where(_a.c.id >= first)))):
         yield page
-        after = page[-1].id
+        first = page[-1].id + 1
 
 
 def read_unfinished(connection: Connection) -> list[Unfinished]:
@@ -343,18 +373,58 @@ def _round_attempt() -> Case[int]:
 
 
 def _read_counted(connection: Connection) -> tuple[Counted, ...]:
-    key = (_r.c.measure, _r.c.endpoint, _r.c.result, _r.c.category, _r.c.code, _r.c.le)
+    # The totals, and the last minutes, which are not in them yet.
+    names = [column.name for column in schema.rollup_totals.columns]
+    parts = (select(*(table.c[name] for name in names)) for table in (schema.rollup_totals, schema.rollups))
+    counts = union_all(*parts).subquery()
+    *key, number, seconds = counts.c
     # Cast: PostgreSQL's sum of integers is no integer.
-    query = select(*key, cast(func.sum(_r.c.count), BigInteger), func.sum(_r.c.total)).group_by(*key)
-    return tuple(Counted(*row) for row in connection.execute(query))
+    query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)
+    return tuple(map(Counted._make, connection.execute(query)))
 
 
 def _by_endpoint(connection: Connection, query: Select[Any]) -> dict[str, float]:
     return {row[0]: row[1] for row in connection.execute(query) if row[1] is not None}
 
 
-def _frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
-    names = list(query.selected_columns.keys())
-    frame = pd.DataFrame(list(map(tuple, connection.execute(query))), columns=names)
-    # Said, and not guessed: of no rows, or of numbers that are all null, pandas would make objects.
-    return frame.astype({name: "float64" for name in _FLOATS if name in names})
+def _frame(connection: Connection, query: Select[Any], passed: Pass) -> pd.DataFrame:
+    """Read rows into columns, a page at a time: as objects, a million rows would take a gigabyte."""
+    columns = {name: _Column(name) for name in query.selected_columns.keys()}  # noqa: SIM118 - it is no dict
+    result = connection.execute(query.execution_options(yield_per=_ROWS))
+    for page in passed(result.partitions()):
+        for column, values in zip(columns.values(), zip(*page, strict=True), strict=True):
+            column.add(values)
+    return pd.DataFrame({name: column.joined() for name, column in columns.items()})
+
+
+class _Column:
+    """A column of a frame, in parts: numbers, or texts of which each is kept once."""
+
+    def __init__(self, name: str) -> None:
+        # Said by the name, and not guessed: of no rows, or of numbers that are all null, pandas would make objects.
+        self._number = float if name in _FLOATS else np.int32 if name in _WHOLE else None
+        self._codes = _Codes({None: -1})  # what pandas has for what is not there
+        self._parts: list[NDArray[Any]] = []
+
+    def add(self, values: Sequence[Any]) -> None:
+        if self._number is not None:
+            self._parts.append(np.array(values, dtype=self._number))  # a None is a NaN
+            return
+        codes = self._codes
+        self._parts.append(np.array([codes[value] for value in values], dtype=np.int32))
+
+    def joined(self) -> NDArray[Any] | pd.Categorical:
+        parts, self._parts = self._parts, []
+        joined = np.concatenate([np.empty(0, self._number or np.int32), *parts])
+        if self._number is not None:
+            return joined
+        texts = pd.Index([text for text in self._codes if text is not None], dtype=object)
+        return pd.Categorical.from_codes(joined, categories=texts)
+
+
+class _Codes(dict[str | None, int]):
+    """A number for each text, in the order in which they come."""
+
+    def __missing__(self, text: str | None) -> int:
+        self[text] = code = len(self) - 1
+        return code

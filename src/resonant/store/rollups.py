@@ -1,8 +1,8 @@
 """Counters by minute, written in the very transaction whose facts they count; so no purge or restart lowers them.
 
 A row's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
-sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Old minutes
-are gathered into hours and days: see ``compaction``.
+sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only the last
+minutes stay here: what is over is moved into totals and a history, see ``compaction``.
 
 ============= ================================ ==================================================
 measure       seconds measured                 result
@@ -29,7 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from resonant.store import schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Insert
+    from sqlalchemy import Connection, Insert, Table
 
 Measure = Literal["accepted", "attempt", "delivery", "retry_delay", "replay", "purge"]
 _Labels = tuple[Measure, str, str, str, str, str, float]
@@ -81,7 +81,7 @@ class Tally:
             cell[1] += int(seconds * _QUANTA_A_SECOND + 0.5)
 
     def write(self, connection: Connection) -> None:
-        """Add the counts to the table, in the order of their keys: two workers never wait for each other in a ring."""
+        """Add the counts to the minute, in the order of their keys: two workers never wait for each other in a ring."""
         if not self._counts or not connection.get_execution_options().get(_OPTION, True):
             return
         rows = [
@@ -101,22 +101,19 @@ class Tally:
                 self._counts.items()
             )
         ]
-        add_to_rollups(connection, rows)
+        add_to(schema.rollups, connection, rows)
 
 
-def add_to_rollups(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Add rows, in the order of their keys, to those that are there."""
-    connection.execute(_adding(connection.dialect.name), rows)
+def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Add counts, in the order of their keys, to those that a table of rollups has."""
+    connection.execute(_adding(table, connection.dialect.name), rows)
 
 
 @cache
-def _adding(dialect: str) -> Insert:
-    insert = (postgresql if dialect == "postgresql" else sqlite).insert(schema.rollups)
+def _adding(table: Table, dialect: str) -> Insert:
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert(table)
     adding: Insert = insert.on_conflict_do_update(
-        index_elements=list(schema.rollups.primary_key.columns),
-        set_={
-            "count": schema.rollups.c.count + insert.excluded.count,
-            "total": schema.rollups.c.total + insert.excluded.total,
-        },
+        index_elements=list(table.primary_key.columns),
+        set_={name: table.c[name] + insert.excluded[name] for name in ("count", "total")},
     )
     return adding

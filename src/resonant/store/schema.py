@@ -4,7 +4,8 @@ Times are seconds since the Unix epoch, durations seconds. ``migrations/`` build
 
 Transactions lock in one order, so that none of them wait for each other in a ring: events, deliveries, causes, rollups,
 endpoints, claims, audit, and within a table in the order of its key. A purge, which has to go from deliveries to events, locks
-both at once and waits for neither.
+both at once and waits for neither. A compaction passes over the rollups that others hold; it alone writes their totals and
+history, one compaction after the other: see store/compaction.py.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ claims = Table(
     Column("last_claim_at", Double),
 )
 
-# Counters that only go up, by minute and later by hour and day: see store/rollups.py and store/compaction.py.
+# Counters that only go up, of the last minutes: see store/rollups.py.
 rollups = Table(
     "resonant_rollups",
     metadata,
@@ -211,6 +212,40 @@ rollups = Table(
     Column("category", Text, primary_key=True),
     Column("code", Text, primary_key=True),
     Column("le", Double, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    Column("total", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What was counted before the last minutes, added up over all time, for the counters of the metrics: as many rows as there
+# are labels. See store/compaction.py.
+rollup_totals = Table(
+    "resonant_rollup_totals",
+    metadata,
+    Column("measure", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    Column("result", Text, primary_key=True),
+    Column("category", Text, primary_key=True),
+    Column("code", Text, primary_key=True),
+    Column("le", Double, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    Column("total", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# The same by when it was, for alerts and for looking back: by minute, and later by hour and day. Without buckets, which
+# would make five times as many rows, and of which nobody asks when they were hit.
+rollup_history = Table(
+    "resonant_rollup_history",
+    metadata,
+    # First, as a time is what is asked for.
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),
+    Column("measure", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    Column("event_type", Text, primary_key=True),
+    Column("result", Text, primary_key=True),
+    Column("category", Text, primary_key=True),
+    Column("code", Text, primary_key=True),
     Column("count", BigInteger, nullable=False),
     Column("total", Double, nullable=False),
     sqlite_with_rowid=False,

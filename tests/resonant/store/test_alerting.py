@@ -16,6 +16,7 @@ from resonant.store.alerting import (
     read_unannounced,
     record_crossings,
 )
+from resonant.store.compaction import compact
 from resonant.store.selection import Selection
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -25,7 +26,11 @@ numbers = count()
 
 
 def activity(desk):
-    return desk.read(read_activity, now=desk.clock(), window=WINDOW)
+    """Read it from the rollups, and see that it is the same from their history."""
+    found = desk.read(read_activity, now=desk.clock(), window=WINDOW)
+    desk.run(compact(desk.store))
+    assert desk.read(read_activity, now=desk.clock(), window=WINDOW) == found
+    return found
 
 
 def send(desk, events, *, seconds=0.1, decision=None):

@@ -10,6 +10,7 @@ from resonant.exposition import registry_of
 from resonant.retry import GiveUp
 from resonant.stats import statistics
 from resonant.store import dead_letters, schema
+from resonant.store.compaction import compact
 from resonant.store.measuring import measure, read_totals, read_window
 from resonant.store.selection import Selection
 
@@ -127,6 +128,14 @@ def test_no_counter_falls_over_a_purge_and_a_restart(busy, open_desk, store_url)
     after = samples(registry(busy), *kinds)
     assert after == before | {purges: 1}
     assert samples(registry(open_desk(store_url)), *kinds) == after
+
+
+def test_counters_are_the_same_whether_they_are_rollups_or_totals(busy):
+    before = sorted(busy.read(read_totals, now=0).counted)
+    busy.clock.advance(HOUR)
+    busy.run(compact(busy.store))
+    assert busy.rows(schema.rollups) == []
+    assert sorted(busy.read(read_totals, now=0).counted) == before
 
 
 def test_gauges_follow_the_rows(busy):

@@ -92,6 +92,33 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "resonant_rollup_totals",
+        sa.Column("measure", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("result", sa.Text(), nullable=False),
+        sa.Column("category", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("le", sa.Double(), autoincrement=False, nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("total", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("measure", "endpoint", "result", "category", "code", "le"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "resonant_rollup_history",
+        sa.Column("minute", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("measure", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("event_type", sa.Text(), nullable=False),
+        sa.Column("result", sa.Text(), nullable=False),
+        sa.Column("category", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("total", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("minute", "measure", "endpoint", "event_type", "result", "category", "code"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "resonant_deliveries",
         sa.Column(
             "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
@@ -216,6 +243,8 @@ def downgrade() -> None:
         "attempts",
         "deliveries",
         "causes",
+        "rollup_history",
+        "rollup_totals",
         "rollups",
         "claims",
         "endpoints",
