@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 METRICS_ARTIFACT = "metrics"
 _MOST_POLICIES = 3
+# An event type may hold any of these, and is no Markdown and no HTML.
+_AS_IT_IS = {ord(character): f"&#{ord(character)};" for character in "&<>|`*~[]\\"}
 
 
 async def measure_store(store: Store, *, window_hours: float | None) -> tuple[Totals, Statistics]:
@@ -72,7 +74,7 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
 
 
 async def compact_rollups(store: Store) -> None:
-    """Gather old minutes, all of which each export reads: here, and not in a purge, which somebody may never run."""
+    """Move what was counted to where it is read fast: here, and not in a purge, which somebody may never run."""
     if taken := await compact(store):
         get_run_logger().info("%d rows of old counts gathered into hours and days", taken)
 
@@ -144,4 +146,4 @@ def _markdown(table: Table) -> str:
 
 
 def _markdown_row(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    return f"| {' | '.join(cell.translate(_AS_IT_IS) for cell in cells)} |"

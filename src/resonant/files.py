@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,12 +18,17 @@ if TYPE_CHECKING:
 
 Write = Callable[[str], None]
 
+# Whoever writes so slowly writes no more.
+_LEFT_OVER_SECONDS = 3600
+_RANDOM = "[a-z0-9_]{8}"  # what mkstemp puts behind the prefix
+
 
 @contextmanager
 def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
     """Write a text file that is complete or not there: a temporary one beside it takes its place, synced, at the end.
 
-    Only its owner may read it, unless ``mode`` says otherwise. A symbolic link is followed.
+    Only its owner may read it, unless ``mode`` says otherwise. A symbolic link is followed. Temporary ones that were left
+    there an hour ago or longer, as by a kill -9, are removed.
 
     Raises:
         ResonantError: it cannot be written; what was there before is untouched.
@@ -50,11 +57,27 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
             os.fsync(fd)
         Path(name).replace(path)
         _sync_folder(path.parent)
+        _sweep(path)
     except OSError as error:
         raise ResonantError(f"{path}: {error.strerror}") from None
     finally:
         with suppress(FileNotFoundError):
             Path(name).unlink()
+
+
+def _sweep(path: Path) -> None:
+    """Remove what others have left of this file, who were killed before they could give it its name."""
+    left_over = re.compile(re.escape(f".{path.name}.") + _RANDOM)
+    old = time.time() - _LEFT_OVER_SECONDS
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            with suppress(OSError):  # of another user, or somebody else sweeps too
+                if (
+                    left_over.fullmatch(entry.name)
+                    and entry.is_file(follow_symlinks=False)
+                    and entry.stat(follow_symlinks=False).st_mtime < old
+                ):
+                    Path(entry).unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.events import rfc3339
+from resonant.stats import Attempts, Events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 # No endpoint can have this name.
 EVERY_ENDPOINT = "(all)"
+MOST_TYPES = 20
 _NOTHING = "-"
 
 
@@ -64,6 +67,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
             _SPREAD,
             _spreads({n: f.end_to_end for n, f in by_endpoint.items()}),
         ),
+        Table("By event type, those of the most events first", _OF_TYPE, _types(statistics.by_event_type)),
         Table(
             "Failed attempts and dead letters, by kind",
             ("kind", "name", "count"),
@@ -95,6 +99,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
     return (table for table in every if table.rows)
 
 
+_OF_TYPE = ("event type", "delivered", "dead", "unfinished", "success rate", "attempts", "failed", "p95 ms")
 _SPREAD = ("endpoint", "min", "avg", "p50", "p95", "p99", "max")
 
 
@@ -102,6 +107,35 @@ def _events(figures: Figures) -> tuple[str, ...]:
     events = figures.events
     counts = (events.success, events.dead_letter, events.failed, events.unfinished)
     return (*(f"{count:,}" for count in counts), _percent(events.success_rate))
+
+
+def by_most_events(by_name: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
+    """Return names and figures, those of the most events first."""
+    return sorted(by_name.items(), key=lambda item: (-item[1].events.total, -item[1].attempts.total, item[0]))
+
+
+def _types(by_type: Mapping[str, Figures]) -> tuple[tuple[str, ...], ...]:
+    ranked = by_most_events(by_type)
+    rows = [
+        (name, *_type(figures.events, figures.attempts), _milliseconds(figures.latency.p95))
+        for name, figures in ranked[:MOST_TYPES]
+    ]
+    if others := [figures for _, figures in ranked[MOST_TYPES:]]:
+        events = (each.events for each in others)
+        attempts = (each.attempts for each in others)
+        summed = _type(
+            Events(*map(sum, zip(*map(astuple, events), strict=True))),
+            Attempts(*map(sum, zip(*map(astuple, attempts), strict=True))),
+        )
+        # Percentiles cannot be added up.
+        rows.append((f"{len(others):,} {'other' if len(others) == 1 else 'others'}", *summed, _NOTHING))
+    return tuple(rows)
+
+
+def _type(events: Events, attempts: Attempts) -> tuple[str, ...]:
+    counts = (events.success, events.dead_letter, events.unfinished)
+    rate = _percent(events.success_rate)
+    return (*(f"{count:,}" for count in counts), rate, f"{attempts.total:,}", f"{attempts.failed:,}")
 
 
 def _attempts(figures: Figures) -> tuple[str, ...]:

@@ -10,11 +10,20 @@ A rate or a percentile of nothing is None. Rates are parts of 1, durations secon
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pandas import Series
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from pandas import DataFrame
+
+    Key = Series[Any] | NDArray[Any]
 
 _HOUR = 3600
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -159,74 +168,121 @@ def statistics(attempts: DataFrame, deliveries: DataFrame, *, since: float, unti
         since: seconds since the epoch.
         until: seconds since the epoch.
     """
+    facts = _Facts(attempts, deliveries)
     return Statistics(
         since=since,
         until=until,
-        overall=_figures(attempts, deliveries),
-        by_endpoint=_figures_by("endpoint", attempts, deliveries),
-        by_event_type=_figures_by("event_type", attempts, deliveries),
-        hourly=_hourly(attempts, deliveries, since=since, until=until),
+        overall=_Grouped(facts, lambda frame: np.zeros(len(frame), dtype=np.int8)).figures(0),
+        by_endpoint=_figures_by("endpoint", facts),
+        by_event_type=_figures_by("event_type", facts),
+        hourly=_hourly(facts, since=since, until=until),
         delays=_delays(attempts),
     )
 
 
-def _figures_by(column: str, attempts: DataFrame, deliveries: DataFrame) -> dict[str, Figures]:
-    attempts_of = {str(name): group for name, group in attempts.groupby(column)}
-    deliveries_of = {str(name): group for name, group in deliveries.groupby(column)}
-    return {
-        name: _figures(attempts_of.get(name, attempts[:0]), deliveries_of.get(name, deliveries[:0]))
-        for name in sorted(attempts_of.keys() | deliveries_of.keys())
-    }
+class _Facts:
+    """The rows, and those of them that are counted on their own; taken apart once, and then grouped in several ways."""
+
+    def __init__(self, attempts: DataFrame, deliveries: DataFrame) -> None:
+        self.attempts = attempts
+        self.failures = attempts[attempts["result"] != "delivered"]
+        self.answered = attempts[attempts["result"] != "lost"]
+        self.deliveries = deliveries
+        self.delivered = deliveries[deliveries["status"] == "delivered"]
+        self.dead = deliveries[deliveries["status"] == "dead_letter"]
+        self.tried = deliveries[deliveries["attempts"] > 0]
 
 
-def _figures(attempts: DataFrame, deliveries: DataFrame) -> Figures:
-    failures = attempts[attempts["result"] != "delivered"]
-    delivered = deliveries[deliveries["status"] == "delivered"]
-    dead = deliveries[deliveries["status"] == "dead_letter"]
-    return Figures(
-        events=Events(
-            total=len(deliveries),
-            success=len(delivered),
-            dead_letter=len(dead),
-            failed=int((dead["reason"] == "permanent").sum()),
-            unfinished=len(deliveries) - len(delivered) - len(dead),
-        ),
-        attempts=Attempts(total=len(attempts), failed=len(failures)),
-        latency=_latency(attempts),
+def _figures_by(column: str, facts: _Facts) -> dict[str, Figures]:
+    grouped = _Grouped(facts, lambda frame: frame[column])
+    return {str(name): grouped.figures(name) for name in sorted(grouped.names)}
+
+
+class _Grouped:
+    """All that is counted, by group: one pass over the rows for each number, however many groups there are."""
+
+    def __init__(self, facts: _Facts, key: Callable[[DataFrame], Key]) -> None:
+        self._total = _sizes(key(facts.deliveries))
+        self._success = _sizes(key(facts.delivered))
+        self._dead = _sizes(key(facts.dead))
+        self._attempts = _sizes(key(facts.attempts))
+        self._failed = _sizes(key(facts.failures))
+        self._latency = _latencies(facts, key(facts.answered))
         # A clock that was put back makes no negative duration; the rollups say the same.
-        end_to_end=_spread((delivered["finished_at"] - delivered["accepted_at"]).clip(lower=0)),
-        retries=_retries(deliveries),
-        reasons=_counts(dead["reason"]),
-        error_categories=_counts(failures["category"]),
-        error_codes=_counts(failures["code"]),
-        error_types=_counts(failures["error_type"]),
-    )
+        took = (facts.delivered["finished_at"] - facts.delivered["accepted_at"]).clip(lower=0)
+        self._end_to_end = _spreads(took, key(facts.delivered))
+        retries = (facts.tried["attempts"] - 1).groupby(key(facts.tried), observed=True)
+        self._retries = {
+            name: Retries(int(total), float(average), int(most))
+            for name, total, average, most in retries.agg(["sum", "mean", "max"]).itertuples(name=None)
+        }
+        self._reasons = _counts(facts.dead["reason"], key(facts.dead))
+        failures = key(facts.failures)
+        self._categories = _counts(facts.failures["category"], failures)
+        self._codes = _counts(facts.failures["code"], failures)
+        self._types = _counts(facts.failures["error_type"], failures)
+
+    @property
+    def names(self) -> set[Any]:
+        """The groups of which there is anything."""
+        return {*self._total, *self._attempts}
+
+    def figures(self, name: Any) -> Figures:
+        """Return a group's figures; where there is nothing of it, they say so."""
+        reasons = self._reasons.get(name, {})
+        total, success, dead = (of.get(name, 0) for of in (self._total, self._success, self._dead))
+        return Figures(
+            events=Events(
+                total=total,
+                success=success,
+                dead_letter=dead,
+                failed=reasons.get("permanent", 0),
+                unfinished=total - success - dead,
+            ),
+            attempts=Attempts(total=self._attempts.get(name, 0), failed=self._failed.get(name, 0)),
+            latency=self._latency.get(name, Spread()),
+            end_to_end=self._end_to_end.get(name, Spread()),
+            retries=self._retries.get(name, Retries(total=0, avg=None, max=None)),
+            reasons=reasons,
+            error_categories=self._categories.get(name, {}),
+            error_codes=self._codes.get(name, {}),
+            error_types=self._types.get(name, {}),
+        )
 
 
-def _latency(attempts: DataFrame) -> Spread:
-    return _spread(attempts.loc[attempts["result"] != "lost", "duration"].clip(lower=0))
+def _sizes(key: Key) -> dict[Any, int]:
+    return {name: int(number) for name, number in Series(key).value_counts(sort=False).items() if number}
 
 
-def _spread(seconds: Series[float]) -> Spread:
-    if seconds.empty:
-        return Spread()
-    p50, p95, p99 = map(float, seconds.quantile(list(_QUANTILES)))
-    return Spread(float(seconds.min()), float(seconds.mean()), p50, p95, p99, float(seconds.max()))
+def _latencies(facts: _Facts, key: Key) -> dict[Any, Spread]:
+    return _spreads(facts.answered["duration"].clip(lower=0), key)
 
 
-def _retries(deliveries: DataFrame) -> Retries:
-    tried = deliveries.loc[deliveries["attempts"] > 0, "attempts"] - 1
-    if tried.empty:
-        return Retries(total=0, avg=None, max=None)
-    return Retries(total=int(tried.sum()), avg=float(tried.mean()), max=int(tried.max()))
+def _spreads(seconds: Series[float], key: Key) -> dict[Any, Spread]:
+    groups = seconds.groupby(key, observed=True)
+    found = groups.agg(["min", "mean", "max"])
+    for name in _QUANTILES:
+        found[name] = groups.quantile(name)
+    order = found[["min", "mean", *_QUANTILES, "max"]]
+    return {name: Spread(*map(float, numbers)) for name, *numbers in order.itertuples(name=None)}
+
+
+def _counts(names: Series[str], key: Key) -> dict[Any, dict[str, int]]:
+    counts: defaultdict[Any, list[tuple[str, int]]] = defaultdict(list)
+    sizes = names.groupby([key, names], observed=True).size()
+    for (group, name), number in zip(sizes.index, sizes, strict=True):
+        counts[group].append((str(name), int(number)))
+    return {
+        group: dict(sorted(items, key=lambda item: (-item[1], item[0]))) for group, items in counts.items()
+    }
 
 
 def _delays(attempts: DataFrame) -> tuple[Delays, ...]:
     retried = attempts[attempts["delay"].notna()]
     groups = retried.groupby(
         [
-            retried["endpoint"],
-            retried["policy"].fillna(""),  # as a group, and sorted before the names
+            retried["endpoint"].astype(object),  # sorted by name, and not by category
+            retried["policy"].astype(object).fillna(""),  # as a group, and sorted before the names
             retried["round_attempt"].astype("int64"),
             retried["retry_after"].notna(),
         ]
@@ -239,38 +295,31 @@ def _delays(attempts: DataFrame) -> tuple[Delays, ...]:
     )
 
 
-def _counts(names: Series[str]) -> dict[str, int]:
-    counts = {str(name): int(count) for name, count in names.value_counts().items()}
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _hourly(attempts: DataFrame, deliveries: DataFrame, *, since: float, until: float) -> tuple[Hour, ...]:
-    ended = deliveries[deliveries["finished_at"].notna()]
-    attempts_of = {int(hour): group for hour, group in attempts.groupby(_hours(attempts["started_at"]))}
-    ended_of = {int(hour): group for hour, group in ended.groupby(_hours(ended["finished_at"]))}
+def _hourly(facts: _Facts, *, since: float, until: float) -> tuple[Hour, ...]:
+    attempts = _sizes(_hours(facts.attempts["started_at"]))
+    failed = _sizes(_hours(facts.failures["started_at"]))
+    success = _sizes(_hours(facts.delivered["finished_at"]))
+    dead = _sizes(_hours(facts.dead["finished_at"]))
+    latency = _latencies(facts, _hours(facts.answered["started_at"]))
     # Not beyond the window: a worker whose clock is years ahead shall not make a row of every hour until then.
-    seen = [hour for hour in attempts_of.keys() | ended_of.keys() if since - _HOUR < hour <= until]
+    seen = [hour for hour in {*attempts, *success, *dead} if since - _HOUR < hour <= until]
     if not seen:
         return ()
-    hours = range(min(seen), int(until) + 1, _HOUR)
     return tuple(
-        _hour(hour, attempts_of.get(hour, attempts[:0]), ended_of.get(hour, ended[:0])) for hour in hours
+        Hour(
+            start=hour,
+            attempts=attempts.get(hour, 0),
+            failed_attempts=failed.get(hour, 0),
+            success=success.get(hour, 0),
+            dead_letter=dead.get(hour, 0),
+            latency=latency.get(hour, Spread()),
+        )
+        for hour in range(int(min(seen)), int(until) + 1, _HOUR)
     )
 
 
 def _hours(moments: Series[float]) -> Series[float]:
     return moments // _HOUR * _HOUR
-
-
-def _hour(start: int, attempts: DataFrame, ended: DataFrame) -> Hour:
-    return Hour(
-        start=start,
-        attempts=len(attempts),
-        failed_attempts=int((attempts["result"] != "delivered").sum()),
-        success=int((ended["status"] == "delivered").sum()),
-        dead_letter=int((ended["status"] == "dead_letter").sum()),
-        latency=_latency(attempts),
-    )
 
 
 def _part(of: int, whole: int) -> float | None:

@@ -321,7 +321,7 @@ def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(store_url, during):
         clock.advance(3 * DAY)
         await compaction.compact(store)
         told.append(await desk.text())
-        rows = await store.read(lambda c: c.execute(schema.rollups.select()).mappings().all())
+        rows = await store.read(lambda c: c.execute(schema.rollup_totals.select()).mappings().all())
         claims = await store.read(lambda c: c.execute(schema.claims.select()).mappings().all())
         await store.close()
         return told, rows, claims

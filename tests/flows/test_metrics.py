@@ -110,6 +110,20 @@ def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp
     assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
 
 
+def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(engine, tmp_path):
+    async def main():
+        store = await open_store(f"sqlite:///{tmp_path}/store.db")
+        odd = make_event(type="<b>|`x`|[y]</b>", source="/s", data=1)
+        await store.enqueue([odd], "hooks")
+        await store.close()
+        return await export()
+
+    _, [artifact] = asyncio.run(main())
+    _, _, table = artifact.data.partition("### By event type")
+    assert "| t | 0 | 0 | 2 | - | 0 | 0 | - |" in table
+    assert "| &#60;b&#62;&#124;&#96;x&#96;&#124;&#91;y&#93;&#60;/b&#62; | 0 | 0 | 1 |" in table
+
+
 def test_charts_stand_before_the_tables_and_say_where_there_is_nothing_yet(engine):
     _, [artifact] = asyncio.run(export())
     assert len(svgs(artifact.data)) == artifact.data.count("![") == 4
@@ -164,16 +178,18 @@ def test_old_minutes_are_gathered_and_what_is_exported_stays_the_same(engine, tm
             await store.close()
         await export()
         store = await open_store(url)
-        rows = await store.read(
-            lambda connection: connection.execute(select(schema.rollups.c.count)).scalars().all()
-        )
+        tables = (schema.rollups, schema.rollup_history, schema.rollup_totals)
+        found = [
+            await store.read(lambda connection: connection.execute(select(table.c["count"])).scalars().all())  # noqa: B023
+            for table in tables
+        ]
         await store.close()
         state, _ = await export()
-        return state, rows
+        return state, found
 
-    state, rows = asyncio.run(main())
+    state, found = asyncio.run(main())
     assert state.is_completed()
-    assert sorted(rows) == [2, 4], "the two of this minute, and an hour"
+    assert found == [[2], [4], [4]], "the two of this minute, an hour, and its total"
     assert accepted(tmp_path / "home" / "metrics" / "resonant.prom") == 6
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,17 @@ from resonant.events import rfc3339
 from resonant.files import atomic_file
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from collections.abc import Iterator
 
+    from prometheus_client import CollectorRegistry
+    from sqlalchemy import Connection
+
+    from resonant.cli.running import UntilStopped
     from resonant.report import Table
     from resonant.settings import Settings
-    from resonant.stats import Hour, Spread, Statistics
+    from resonant.stats import Events, Hour, Spread, Statistics
     from resonant.store import Store
+    from resonant.store.measuring import Page, Window
 
 # A node exporter runs as another user; nothing secret is in it.
 READABLE_BY_ALL = 0o644
@@ -50,25 +56,41 @@ def metrics(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show success and error rates, latency percentiles, retries and errors, by endpoint and by hour.
+    """Show success and error rates, latency percentiles, retries and errors, by endpoint, event type and hour.
 
     The success rate is per event, of those that ended in the window; the error rate is per attempt.
     """
-    from resonant.cli.running import run_with_store
+    from resonant.cli.running import run_reading
     from resonant.settings import load_settings
     from resonant.stats import statistics
-    from resonant.store.measuring import read_window
 
     settings, now = load_settings(), time.time()
     since = options.moment("--window", window, now=now)
     if since is None:
         since = now - settings.metrics_window_seconds
-    read = run_with_store(lambda store: store.read(read_window, now=now, since=since), settings)
+    read = run_reading(partial(_read_window, now=now, since=since))
     found = statistics(read.attempts, read.deliveries, since=since, until=now)
     if as_json:
         output.write(output.to_json(metrics_document(found)) + "\n")
     else:
         _write_statistics(found)
+
+
+def _read_window(connection: Connection, until_stopped: UntilStopped, *, now: float, since: float) -> Window:
+    from resonant.cli.progress import progress
+    from resonant.store.measuring import read_window
+
+    with progress("reading") as show:
+        read = 0
+
+        def counted(pages: Iterator[Page]) -> Iterator[Page]:
+            nonlocal read
+            for page in until_stopped(pages):
+                yield page
+                read += len(page)
+                show(read)
+
+        return read_window(connection, now=now, since=since, passed=counted)
 
 
 def prometheus(
@@ -138,21 +160,36 @@ def _serve(port: int, settings: Settings) -> None:
 
 def metrics_document(found: Statistics) -> output.Document:
     """Return the object of ``resonant metrics --json``: rates are parts of 1; what there is none of is null."""
+    from resonant.report import by_most_events
+
     figures = found.overall
-    events = figures.events
     return {
-        "events": {
-            "total": events.total,
-            "success": events.success,
-            "failed": events.failed,
-            "dead_letter": events.dead_letter,
-            "success_rate": events.success_rate,
-        },
+        "events": _events_document(figures.events),
         "error_categories": figures.error_categories,
         "error_types": figures.error_types,
         "latency_ms": _milliseconds(figures.latency),
         "retries": asdict(figures.retries),
         "hourly": [_hour_document(hour) for hour in found.hourly],
+        "by_event_type": {
+            name: {
+                "events": _events_document(of_type.events),
+                "attempts": asdict(of_type.attempts),
+                "error_categories": of_type.error_categories,
+                "latency_ms": _milliseconds(of_type.latency),
+                "retries": asdict(of_type.retries),
+            }
+            for name, of_type in by_most_events(found.by_event_type)
+        },
+    }
+
+
+def _events_document(events: Events) -> output.Document:
+    return {
+        "total": events.total,
+        "success": events.success,
+        "failed": events.failed,
+        "dead_letter": events.dead_letter,
+        "success_rate": events.success_rate,
     }
 
 

@@ -10,11 +10,14 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from resonant.cli import output
 from resonant.cli.metrics import read_registry
 from resonant.cli.running import run_with_store
-from resonant.errors import ResonantError
+from resonant.errors import ResonantError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from prometheus_client import CollectorRegistry
 
     from resonant.settings import Settings
 
@@ -43,34 +46,67 @@ def scrape_server(settings: Settings, port: int) -> WSGIServer:
     """Bind a server on this machine alone; ``serve_forever`` answers, leaving its ``with`` block closes it.
 
     Raises:
-        ResonantError: the port cannot be had.
+        ResonantError: the port cannot be had, or the settings name no store.
     """
+    app = scrape_app(settings)
     try:
         server = _Server((_HOST, port), _QuietHandler)
     except OSError as error:
         raise ResonantError(f"--serve {port}: {error.strerror}") from None
-    server.set_app(scrape_app(settings))
+    server.set_app(app)
     return server
 
 
 def scrape_app(settings: Settings) -> WSGIApplication:
-    """Return the application: Prometheus text, or OpenMetrics where that is asked for; 503 while the store is away."""
+    """Return the application: Prometheus text, or OpenMetrics where that is asked for; 503 while the store is away.
+
+    A store's file that was there and is gone is not made anew, as it would be for a command: in an empty store all counters
+    are zero, which Prometheus takes for a restart, and nobody would learn that the history is lost.
+
+    Raises:
+        StoreError: the URL names no database that Resonant knows.
+    """
     from prometheus_client import make_wsgi_app
 
+    from resonant.store.database import file_of
+
     one_at_a_time = Lock()
+    file = file_of(settings.store_url)
+    has_been_there = file is not None and not _is_gone(file)
+
+    def read() -> CollectorRegistry:
+        nonlocal has_been_there
+        if file is not None and has_been_there and _is_gone(file):
+            raise StoreUnavailable(
+                f"sqlite:///{file}: the file is gone: put it back, or restart `resonant prometheus --serve` "
+                "to begin with an empty store"
+            )
+        # The store is opened for each scrape: it may go away and come back, and belongs to one thread's loop.
+        registry = run_with_store(lambda store: read_registry(store, settings), settings)
+        has_been_there = True
+        return registry
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] not in _PATHS:
             return _one_line(start_response, "404 Not Found", "metrics are at /metrics")
         try:
-            # The store is opened for each scrape: it may go away and come back, and belongs to one thread's loop.
             with one_at_a_time:
-                registry = run_with_store(lambda store: read_registry(store, settings), settings)
+                registry = read()
         except ResonantError as error:
             return _one_line(start_response, "503 Service Unavailable", str(error))
         return make_wsgi_app(registry)(environ, start_response)  # type: ignore[no-any-return,unused-ignore]
 
     return app
+
+
+def _is_gone(file: Path) -> bool:
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # who opens it will say why it cannot be used
+    return False
 
 
 def _one_line(start_response: StartResponse, status: str, line: str) -> list[bytes]:

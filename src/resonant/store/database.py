@@ -10,11 +10,12 @@ from sqlalchemy.exc import ArgumentError
 from resonant.errors import StoreError, StoreTooNew
 from resonant.store.migrate import SCHEMA_VERSION, alone_in_this_process, migrate, read_schema_version
 from resonant.store.postgresql import PostgreSQL
-from resonant.store.sqlite import SQLite
+from resonant.store.sqlite import SQLite, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -95,6 +96,16 @@ async def open_database(url: str) -> Database:
         await database.close()
         raise
     return database
+
+
+def file_of(url: str) -> Path | None:
+    """Return where an SQLite store's file is, or will be; None of a database on a server.
+
+    Raises:
+        StoreError: the URL names no database that Resonant knows.
+    """
+    parsed = _parse(url)
+    return path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
 
 
 async def _migrate(url: URL) -> None:

@@ -47,11 +47,16 @@ _PRAGMAS = (
 )
 
 
+def path_of(url: URL) -> Path:
+    """Return where the file is that a URL names."""
+    return Path(url.database or "").expanduser()
+
+
 class SQLite:
     """An SQLite file as a ``Database``."""
 
     def __init__(self, url: URL) -> None:
-        path = Path(url.database or "").expanduser()
+        path = path_of(url)
         self._name = f"sqlite:///{path}"
         _prepare_file(path)
         self._reading = _make_engine(url.set(drivername="sqlite", database=str(path)))

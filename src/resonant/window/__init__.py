@@ -8,9 +8,9 @@ change of the store means to what is kept:
 - an event ends: by its last attempt, which is new; only a cancellation has none, and cancelled ones are read every time;
 - a dead letter is replayed: as soon as it is seen to be unfinished, or to have ended anew, its former end is dropped;
 - a purge, a store put back from a backup, a clock put back further than is kept: all is read again;
-- PostgreSQL gives ids before a commit, so a smaller one may appear later: attempts of the last minutes are not kept, but
-  read again by every export until nobody can be writing beside them. One that takes longer to commit is missed until all
-  is read again, which is once a day.
+- PostgreSQL gives ids before a commit, so a smaller one may appear later: ids are watched until an export has seen them,
+  or higher ones, five minutes ago, and what appears among them is read. An attempt whose transaction takes longer than
+  that is missed until all is read again, which is once a day.
 
 What is kept is no more than a shortcut: where it is missing, broken or of another store, all is read from the store.
 ``stats.statistics`` says what comes out.
@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
 from resonant.store import measuring
+from resonant.store.measuring import Run
 from resonant.window.counting import statistics_of
 from resonant.window.keeping import Kept, load, save
 from resonant.window.reading import Batch, read_batches
 from resonant.window.segments import HOUR_SECONDS
+from resonant.window.watching import MOST_WATCHED, appeared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,37 +84,44 @@ def _measure(
     )
     if kept is None or not is_known:
         kept = Kept(store, since, purged, now)
-    after = 0 if kept.mark is None else kept.mark.id
-    mark = measuring.read_settled(connection, after=after, now=now) or kept.mark
-    settled_id = 0 if mark is None else mark.id
+    newest = measuring.read_newest(connection)
     # Of a store that is not known yet, what lies outside the window need not be read.
-    for new in read_batches(connection, kept.names, after, settled_id, since=None if is_known else since):
-        kept.drop_ends(new.replayed)
-        kept.add(new.segments())
-        kept.delivered += new.delivered
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                kept.put_away(folder)
-    recent = list(read_batches(connection, kept.names, settled_id, None))
-    recent_delivered = sum((each.delivered for each in recent), Counter[str]())
+    not_before = None if is_known else since
+    for ids in _new_ids(connection, kept, newest, now=now):
+        for new in read_batches(connection, kept.names, ids, since=not_before):
+            kept.drop_ends(new.replayed)
+            kept.add(new.segments())
+            kept.delivered += new.delivered
+            if folder is not None:
+                with contextlib.suppress(OSError):
+                    kept.put_away(folder)
     if not is_known:
         kept.delivered = Counter(measuring.read_delivered(connection))
-        kept.delivered.subtract(recent_delivered)
-    kept.mark = mark
+    kept.mark = newest
 
     cancelled = Batch(kept.names)
     cancelled.add_ends(measuring.read_cancelled(connection, since=since - _CLOCKS_DIFFER))
-    recent.append(cancelled)
-    kept.drop_ends(measuring.read_replayed(connection))
-    for each in recent:
-        kept.drop_ends(each.replayed)
+    kept.drop_ends([*measuring.read_replayed(connection), *cancelled.replayed])
     kept.segments = [each for each in kept.segments if each.hour + HOUR_SECONDS > since]
     # Whole hours stay, so that a clock that is a little behind the last one need not read all again.
     kept.since = max(kept.since, since // HOUR_SECONDS * HOUR_SECONDS)
-    segments = [*kept.segments, *(each for batch in recent for each in batch.segments())]
+    segments = [*kept.segments, *cancelled.segments()]
     cut = [each.since(since) if each.hour < since else each for each in segments]
 
-    delivered = kept.delivered + recent_delivered
-    totals = measuring.read_totals(connection, now=now, delivered=delivered)
+    totals = measuring.read_totals(connection, now=now, delivered=kept.delivered)
     unfinished = measuring.read_unfinished(connection)
     return totals, statistics_of(kept.names, cut, unfinished, since=since, until=now), kept
+
+
+def _new_ids(connection: Connection, kept: Kept, newest: measuring.Mark | None, *, now: float) -> list[Run]:
+    """Return between which ids there are attempts that were not read yet, and count them as read."""
+    if newest is None:
+        return []
+    new = Run(1 if kept.mark is None else kept.mark.id + 1, newest.id)
+    if not measuring.gives_ids_before_commit(connection):
+        return [new]
+    after = kept.watch.settled = max(kept.watch.settled, newest.id - MOST_WATCHED)
+    found = measuring.read_runs(connection, after=after, until=newest.id)
+    late = [] if kept.mark is None else appeared(kept.watch.runs, found, until=kept.mark.id)
+    kept.watch.saw(found, newest.id, now=now)
+    return [*late, new]

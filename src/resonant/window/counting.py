@@ -10,10 +10,10 @@ from resonant.window.quantiles import quantiles_of
 from resonant.window.segments import ALL, HOUR_SECONDS, PILES, Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from resonant.store.measuring import Unfinished
-    from resonant.window.segments import Floats, Names, Segment
+    from resonant.window.segments import Codes, Floats, Names, Segment
 
 _QUANTILES = (0.5, 0.95, 0.99)
 
@@ -27,27 +27,23 @@ def statistics_of(
     until: float,
 ) -> Statistics:
     """Compute the statistics of a window, as ``stats.statistics`` does from its rows."""
-    attempts = _Sums(names, segments, unfinished)
-    runs = _runs(segments)
+    counts = _counts(names, segments, unfinished)
+    runs = _runs(segments, PILES)
 
-    def figures(place: int | None, name: str | None, suffix: str, key: int | None) -> Figures:
-        return attempts.figures(
-            lambda kind: place is None or kind[place] == name,
-            _spread(runs[f"latency{suffix}"].get(key, [])),
-            _spread(runs[f"took{suffix}"].get(key, [])),
-        )
-
-    by_name = []
-    for place, suffix, codes in ((0, "_endpoint", names.endpoints), (1, "_type", names.types)):
+    def by_name(place: int, suffix: str, codes: Codes) -> dict[str, Figures]:
         key_of = {name: key for key, (name,) in enumerate(codes)}
-        found = sorted(attempts.names(place))
-        by_name.append({name: figures(place, name, suffix, key_of.get(name)) for name in found})
+        latency, took = runs[f"latency{suffix}"], runs[f"took{suffix}"]
+        return {
+            name: of_name.figures(_spread(latency.get(key_of.get(name))), _spread(took.get(key_of.get(name))))
+            for name, of_name in sorted(counts.by(place).items())
+        }
+
     return Statistics(
         since=since,
         until=until,
-        overall=figures(None, None, "", ALL),
-        by_endpoint=by_name[0],
-        by_event_type=by_name[1],
+        overall=counts.figures(_spread(runs["latency"].get(ALL)), _spread(runs["took"].get(ALL))),
+        by_endpoint=by_name(0, "_endpoint", names.endpoints),
+        by_event_type=by_name(1, "_type", names.types),
         hourly=_hourly(names, segments, since=since, until=until),
         delays=_delays(names, runs["delay"]),
     )
@@ -60,57 +56,42 @@ class _Run(NamedTuple):
     total: float
 
 
-def _runs(segments: Iterable[Segment]) -> dict[str, dict[int | None, list[_Run]]]:
-    """Return the runs of each group of each pile."""
-    runs: dict[str, dict[int | None, list[_Run]]] = {name: {} for name in PILES}
+def _runs(segments: Iterable[Segment], piles: Iterable[str]) -> dict[str, dict[int | None, list[_Run]]]:
+    """Return the runs of each group of these piles."""
+    runs: dict[str, dict[int | None, list[_Run]]] = {name: {} for name in piles}
     for segment in segments:
-        for name, pile in segment.piles.items():
+        for name, of_pile in runs.items():
+            pile = segment.piles[name]
             for key, start, stop, total in pile.groups:
-                runs[name].setdefault(key, []).append(_Run(pile.values[start:stop], total))
+                of_pile.setdefault(key, []).append(_Run(pile.values[start:stop], total))
     return runs
 
 
-class _Sums:
-    """Counts by kind, added up."""
+class _Counts(NamedTuple):
+    """How many attempts there were of each kind, and what became of events of each kind; see ``Names``."""
 
-    def __init__(self, names: Names, segments: Iterable[Segment], unfinished: Iterable[Unfinished]) -> None:
-        attempts, ended = Counter[int](), defaultdict[int, list[Tally]](list)
-        for segment in segments:
-            attempts.update(segment.attempt_counts)
-            for kind, tally in segment.ended_counts.items():
-                ended[kind].append(tally)
-        kinds = list(names.attempts)
-        self._attempts = {kinds[code]: number for code, number in attempts.items()}
-        kinds = list(names.ended)
-        self._deliveries = {kinds[code]: tallies for code, tallies in ended.items()}
-        for each in unfinished:
-            tried = each.number if each.attempts else 0
-            retries = max(0, each.attempts - 1)
-            tally = Tally(each.number, tried, tried * retries, retries)
-            key = (each.endpoint, each.event_type, "unfinished", None)
-            self._deliveries.setdefault(key, []).append(tally)
+    attempts: list[tuple[tuple[Any, ...], int]]
+    ended: list[tuple[tuple[Any, ...], Tally]]
 
-    def names(self, place: int) -> set[str]:
-        return {str(kind[place]) for kind in (*self._attempts, *self._deliveries)}
+    def by(self, place: int) -> dict[str, _Counts]:
+        """Part them by what is in a place of their kinds."""
+        found: defaultdict[str, _Counts] = defaultdict(lambda: _Counts([], []))
+        for kind, number in self.attempts:
+            found[kind[place]].attempts.append((kind, number))
+        for kind, tally in self.ended:
+            found[kind[place]].ended.append((kind, tally))
+        return found
 
-    def figures(
-        self, is_counted: Callable[[tuple[Any, ...]], bool], latency: Spread, end_to_end: Spread
-    ) -> Figures:
-        attempts = [(kind, number) for kind, number in self._attempts.items() if is_counted(kind)]
-        failures = [(kind, number) for kind, number in attempts if kind[2] != "delivered"]
-        ends = [
-            (kind[2], kind[3], tally)
-            for kind, tallies in self._deliveries.items()
-            if is_counted(kind)
-            for tally in tallies
-        ]
+    def figures(self, latency: Spread, end_to_end: Spread) -> Figures:
+        """Add them up."""
+        failures = [(kind, number) for kind, number in self.attempts if kind[2] != "delivered"]
         by_status, reasons = Counter[str](), Counter[str]()
-        for status, reason, tally in ends:
+        for (_, _, status, reason), tally in self.ended:
             by_status[status] += tally.number
             if status == "dead_letter" and reason is not None:
                 reasons[reason] += tally.number
-        tried = sum(tally.tried for *_, tally in ends)
-        total = sum(tally.retries for *_, tally in ends)
+        tried = sum(tally.tried for _, tally in self.ended)
+        total = sum(tally.retries for _, tally in self.ended)
         return Figures(
             events=Events(
                 total=by_status.total(),
@@ -120,20 +101,36 @@ class _Sums:
                 unfinished=by_status["unfinished"],
             ),
             attempts=Attempts(
-                total=sum(number for _, number in attempts), failed=sum(number for _, number in failures)
+                total=sum(number for _, number in self.attempts), failed=sum(number for _, number in failures)
             ),
             latency=latency,
             end_to_end=end_to_end,
             retries=Retries(
                 total=total,
                 avg=total / tried if tried else None,
-                max=max(tally.most for *_, tally in ends if tally.tried) if tried else None,
+                max=max(tally.most for _, tally in self.ended if tally.tried) if tried else None,
             ),
             reasons=_ranked(reasons.items()),
             error_categories=_ranked((kind[3], number) for kind, number in failures),
             error_codes=_ranked((kind[4], number) for kind, number in failures),
             error_types=_ranked((kind[5], number) for kind, number in failures),
         )
+
+
+def _counts(names: Names, segments: Sequence[Segment], unfinished: Iterable[Unfinished]) -> _Counts:
+    kinds = list(names.attempts)
+    attempts = Counter[int]()
+    for segment in segments:
+        attempts.update(segment.attempt_counts)
+    counted = [(kinds[code], number) for code, number in attempts.items()]
+    kinds = list(names.ended)
+    ended = [(kinds[code], tally) for segment in segments for code, tally in segment.ended_counts.items()]
+    for each in unfinished:
+        tried = each.number if each.attempts else 0
+        retries = max(0, each.attempts - 1)
+        tally = Tally(each.number, tried, tried * retries, retries)
+        ended.append(((each.endpoint, each.event_type, "unfinished", None), tally))
+    return _Counts(counted, ended)
 
 
 def _ranked(counted: Iterable[tuple[str | None, int]]) -> dict[str, int]:
@@ -160,9 +157,8 @@ def _hourly(names: Names, segments: Sequence[Segment], *, since: float, until: f
 
 
 def _hour(names: Names, start: int, segments: Sequence[Segment]) -> Hour:
-    figures = _Sums(names, segments, ()).figures(
-        lambda _: True, _spread(_runs(segments)["latency"].get(ALL, [])), Spread()
-    )
+    latency = _spread(_runs(segments, ["latency"])["latency"].get(ALL))
+    figures = _counts(names, segments, ()).figures(latency, Spread())
     return Hour(
         start=start,
         attempts=figures.attempts.total,
@@ -186,7 +182,7 @@ def _delays(names: Names, runs: Mapping[int | None, Sequence[_Run]]) -> tuple[De
     return tuple(sorted(found, key=lambda each: (each.endpoint, each.policy or "", each.after, each.asked)))
 
 
-def _spread(runs: Sequence[_Run]) -> Spread:
+def _spread(runs: Sequence[_Run] | None) -> Spread:
     if not runs:
         return Spread()
     values = [run.values for run in runs]

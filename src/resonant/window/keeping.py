@@ -16,6 +16,7 @@ import numpy as np
 from resonant.files import atomic_file
 from resonant.store import measuring
 from resonant.window.segments import Codes, Names, Segment, merged
+from resonant.window.watching import Sight, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from resonant.window.segments import Floats
 
-_FORMAT = 2
+_FORMAT = 3
 # Files of nobody any more; younger ones may be those of another exporter, whose list is about to be replaced.
 _LEFT_OVER_SECONDS = 3600
 _MANIFEST = "window.json"
@@ -40,6 +41,7 @@ class Kept:
         read_at: when all was read from the store, seconds since the epoch.
         mark: the last attempt that is kept; the store has another one, or none, when it is not the one that was read.
         delivered: rows with that status, by endpoint.
+        watch: ids among which more may appear.
     """
 
     store: str
@@ -50,6 +52,7 @@ class Kept:
     delivered: Counter[str] = field(default_factory=Counter)
     names: Names = field(default_factory=Names.empty)
     segments: list[Segment] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
 
     def put_away(self, folder: Path) -> None:
         """Write the hours that are over, and leave them on disk: a whole day would take much memory.
@@ -102,6 +105,11 @@ def load(folder: Path, store: str) -> Kept | None:
             Counter(document["delivered"]),
             Names(*(Codes(document["names"][name]) for name in Names._fields)),
             [Segment.load(folder, each) for each in document["segments"]],
+            Watch(
+                document["settled"],
+                [measuring.Run(*each) for each in document["runs"]],
+                [Sight(*each) for each in document["sights"]],
+            ),
         )
     except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -125,6 +133,9 @@ def save(folder: Path, kept: Kept) -> None:
         "mark": kept.mark,
         "delivered": kept.delivered,
         "names": {name: list(codes) for name, codes in kept.names._asdict().items()},
+        "settled": kept.watch.settled,
+        "runs": kept.watch.runs,
+        "sights": kept.watch.sights,
         "segments": [each.to_document() for each in kept.segments],
     }
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -112,16 +112,17 @@ class Batch:
 
 
 def read_batches(
-    connection: Connection, names: Names, after: int, until: int | None, *, since: float | None = None
+    connection: Connection, names: Names, ids: measuring.Run, *, since: float | None
 ) -> Iterator[Batch]:
-    """Read attempts with ids above ``after`` and up to ``until``, the last batch being empty where there are none."""
+    """Read the attempts with these ids; see ``measuring.each_recorded``."""
     batch = Batch(names)
-    for page in measuring.each_recorded(connection, after=after, until=until, since=since):
+    for page in measuring.each_recorded(connection, ids, since=since):
         batch.add(page)
         if batch.size >= _BATCH:
             yield batch
             batch = Batch(names)
-    yield batch
+    if batch.size:
+        yield batch
 
 
 def _by_hour(rows: Floats) -> dict[int, Floats]:

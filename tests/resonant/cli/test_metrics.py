@@ -54,7 +54,9 @@ def samples(text, parse=parse_text):
 def test_the_document_has_the_keys_of_the_contract_and_counts_events_once(resonant, busy):
     document = resonant.json("metrics")
     hourly = document.pop("hourly")
-    assert document.pop("latency_ms") == {
+    by_event_type = document["by_event_type"]
+    latency = document.pop("latency_ms")
+    assert latency == {
         "min": 100.0,
         "avg": 250.0,
         "p50": 250.0,
@@ -73,6 +75,16 @@ def test_the_document_has_the_keys_of_the_contract_and_counts_events_once(resona
         "error_categories": {"permanent": 1, "transient": 1},
         "error_types": {"UnexpectedStatus": 2},
         "retries": {"total": 1, "avg": pytest.approx(1 / 3), "max": 1},
+        "by_event_type": by_event_type,
+    }
+    assert by_event_type == {
+        "order.paid": {
+            "events": document["events"],
+            "attempts": {"total": 4, "failed": 2},
+            "error_categories": document["error_categories"],
+            "latency_ms": latency,
+            "retries": document["retries"],
+        }
     }
     assert [list(hour) for hour in hourly] == [
         ["hour", "success", "dead_letter", "attempts", "failed_attempts", "latency_ms"]
@@ -91,6 +103,20 @@ def test_the_window_can_be_set(resonant, busy, monkeypatch):
     assert resonant.json("metrics")["events"]["total"] == 4
 
 
+def test_each_event_type_is_shown_the_most_frequent_first(resonant, busy):
+    busy.accept("evt_4", event_type="a.rare|one", endpoint="crm")
+    busy.attempt(endpoint="crm", duration=0.5)
+    assert [
+        (name, figures["events"]["total"])
+        for name, figures in resonant.json("metrics")["by_event_type"].items()
+    ] == [("order.paid", 3), ("a.rare|one", 1)]
+    lines = resonant("metrics").out.partition("By event type")[2].splitlines()
+    assert [" ".join(line.split()) for line in lines[2:4]] == [
+        "order.paid 2 1 0 66.67 % 4 2 385.0",
+        "a.rare|one 1 0 0 100.00 % 1 0 500.0",
+    ]
+
+
 def test_a_window_that_is_none_is_exit_code_2(resonant):
     assert "--window 'soon' is no time" in resonant("metrics", "--window", "soon", code=2).err
 
@@ -106,7 +132,7 @@ def test_nothing_is_null_and_no_error(resonant):
     }
     assert document["latency_ms"] == dict.fromkeys(SPREAD)
     assert document["retries"] == {"total": 0, "avg": None, "max": None}
-    assert document["hourly"] == []
+    assert (document["hourly"], document["by_event_type"]) == ([], {})
     assert resonant("metrics").out.startswith("nothing happened since ")
 
 
@@ -156,6 +182,14 @@ def test_on_a_terminal_counts_have_bars_of_one_scale_in_a_table(on_a_terminal, w
     assert re.search(r"8 (█+) 1 (█▌) 9 1", hour)[1] == "█" * 12
     assert "category permanent 1 ████████████" in lines
     assert "(all) 8 1 1 0 88.89 %" in lines
+
+
+def test_on_a_terminal_reading_is_seen_to_go_on_and_elsewhere_there_is_nothing_of_it(
+    on_a_terminal, resonant, busy, monkeypatch
+):
+    monkeypatch.setenv("TERM", "xterm")
+    assert any("reading" in line for line in on_a_terminal())
+    assert resonant("metrics").err == ""
 
 
 @pytest.mark.parametrize("where", [{"columns": 80}, {"encoding": "ascii"}, {"encoding": "latin-1"}])
@@ -276,6 +310,48 @@ def test_a_store_that_is_away_is_503_with_one_line_until_it_is_back(resonant, bu
         store.rmdir()
         (tmp_path / "aside").rename(store)
         assert scrape()[0] == 200
+
+
+@pytest.mark.parametrize("scraped_before", [True, False])
+def test_a_file_that_is_gone_is_503_and_no_new_store_in_which_all_counters_are_zero(
+    resonant, busy, tmp_path, scraped_before
+):
+    store, aside = tmp_path / "resonant.db", tmp_path / "aside"
+    with serving(resonant) as (scrape, _):
+        if scraped_before:
+            assert scrape()[0] == 200
+        aside.mkdir()
+        for path in tmp_path.glob("resonant.db*"):
+            path.rename(aside / path.name)
+        for _ in range(2):
+            status, _, body = scrape()
+            assert status == 503
+            assert body == (
+                f"sqlite:///{store}: the file is gone: put it back, or restart `resonant prometheus --serve` "
+                "to begin with an empty store\n"
+            )
+        assert not store.exists()
+        for path in aside.iterdir():
+            path.rename(tmp_path / path.name)
+        status, _, body = scrape()
+        assert status == 200
+        assert samples(body)["resonant_events_accepted_total", "billing"] == 3
+
+
+def test_on_a_fresh_machine_serving_begins_with_an_empty_store(resonant, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{tmp_path}/not/yet/resonant.db")
+    with serving(resonant) as (scrape, _):
+        assert [scrape()[0], scrape()[0]] == [200, 200]
+        for path in (tmp_path / "not" / "yet").iterdir():
+            path.unlink()
+        (tmp_path / "not" / "yet").rmdir()
+        assert scrape()[0] == 503
+
+
+def test_a_url_that_names_no_store_is_one_line_before_anything_is_served(resonant, monkeypatch):
+    monkeypatch.setenv("RESONANT_DATABASE_URL", "mysql://somewhere/x")
+    answer = resonant("prometheus", "--serve", str(free_port()), code=1)
+    assert answer.err.startswith("resonant: RESONANT_DATABASE_URL must be ")
 
 
 def test_another_path_is_not_found(resonant):

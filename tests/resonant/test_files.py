@@ -1,0 +1,104 @@
+"""Files that are complete or not there, and what is left of those that were never completed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+
+import pytest
+
+from resonant.files import atomic_file
+
+HOUR = 3600
+
+
+def aged(path, seconds):
+    path.touch()
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+def write(path):
+    with atomic_file(path) as into:
+        into("whole")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_writer_left_is_swept_after_an_hour(tmp_path):
+    target = tmp_path / "metrics.prom"
+    aged(tmp_path / ".metrics.prom.abcd_123", HOUR + 60)
+    aged(tmp_path / ".metrics.prom.zzzzzzzz", HOUR + 60)
+    write(target)
+    assert names(tmp_path) == ["metrics.prom"]
+    assert target.read_text() == "whole"
+
+
+def test_what_another_writer_may_be_writing_is_left(tmp_path):
+    aged(tmp_path / ".metrics.prom.abcd_123", HOUR - 60)
+    write(tmp_path / "metrics.prom")
+    assert names(tmp_path) == [".metrics.prom.abcd_123", "metrics.prom"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.prom.abcd1234",
+        ".metrics.prom.abcd123",
+        ".metrics.prom.abcd12345",
+        ".metrics.prom.ABCD1234",
+        ".metrics.prom.abcd.123",
+        ".metricsxprom.abcd1234",
+        ".other.prom.abcd1234",
+        ".metrics.prom.swp",
+        "x.metrics.prom.abcd1234",
+        ".metrics.prom.abcd1234\n",
+    ],
+)
+def test_no_other_file_is_touched_however_old(tmp_path, name):
+    aged(tmp_path / name, 1000 * HOUR)
+    write(tmp_path / "metrics.prom")
+    assert name in names(tmp_path)
+
+
+def test_a_folder_or_a_link_by_such_a_name_is_no_left_over(tmp_path):
+    (tmp_path / ".metrics.prom.aaaaaaaa").mkdir()
+    (tmp_path / ".metrics.prom.bbbbbbbb").symlink_to(aged(tmp_path / "elsewhere", 1000 * HOUR))
+    for name in ("aaaaaaaa", "bbbbbbbb"):
+        os.utime(tmp_path / f".metrics.prom.{name}", (0, 0), follow_symlinks=False)
+    write(tmp_path / "metrics.prom")
+    assert names(tmp_path) == [
+        ".metrics.prom.aaaaaaaa",
+        ".metrics.prom.bbbbbbbb",
+        "elsewhere",
+        "metrics.prom",
+    ]
+
+
+def test_behind_a_link_the_left_overs_lie_beside_what_is_written(tmp_path):
+    (tmp_path / "real").mkdir()
+    left_over = aged(tmp_path / "real" / ".metrics.prom.abcd1234", HOUR + 60)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "metrics.prom")
+    write(tmp_path / "link")
+    assert not left_over.exists()
+
+
+def test_a_file_that_is_not_complete_yet_is_none_that_a_textfile_collector_reads(tmp_path):
+    with atomic_file(tmp_path / "metrics.prom"):
+        [name] = names(tmp_path)
+    assert name.startswith(".metrics.prom.")
+    assert not name.endswith(".prom")
+
+
+def test_a_temporary_file_is_named_as_the_sweep_expects(tmp_path, monkeypatch):
+    """So that another Python, whose names have another shape, fails here, and leaves nothing behind for ever."""
+    target = tmp_path / "metrics.prom"
+    for _ in range(20):
+        fd, name = tempfile.mkstemp(prefix=".metrics.prom.", dir=tmp_path)
+        os.close(fd)
+        os.utime(name, (0, 0))
+    write(target)
+    assert names(tmp_path) == ["metrics.prom"]
