@@ -18,7 +18,7 @@ from prefect.logging import get_run_logger
 from prefect.results import ResultStore
 from prefect.states import Completed
 
-from resonant.emission import Emission, LeaseLost
+from resonant.emission import Emission, LeaseLost, TimeIsUp
 from resonant.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ async def emit_event(ticket: Ticket) -> State[Any]:
     """Make the next attempt of a delivery.
 
     Returns:
-        A completed state once it is delivered; one named ``Parked`` or ``TakenOver`` where it is not ours any more.
+        A completed state once it is delivered; one named ``Parked``, ``Left`` or ``TakenOver`` where it is not ours any more.
 
     Raises:
         Undelivered: it failed. Prefect runs this again if the decision is a Retry; otherwise it is a dead letter,
@@ -116,6 +116,8 @@ async def emit_event(ticket: Ticket) -> State[Any]:
     task_run_id = None if context is None else str(context.task_run.id)
     try:
         report = await current_emission.get().attempt(ticket.delivery_id, task_run_id=task_run_id)
+    except TimeIsUp:
+        return Completed(name="Left", message="the run's time was up: the next one goes on")
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
     if report.decision is None:

@@ -57,6 +57,10 @@ class LeaseLost(Exception):
     """The lease went to another worker: nothing may be sent, and nothing but history was written."""
 
 
+class TimeIsUp(Exception):
+    """The run ends, and this delivery, which waited for its turn to be sent, went back for the next one."""
+
+
 @dataclass(slots=True)
 class Summary:
     """What a run did, counted in deliveries.
@@ -179,13 +183,14 @@ class Emission:
 
         Raises:
             LeaseLost: another worker has the delivery.
+            TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
         """
         if (made := self._first_reports.pop(delivery_id, None)) is not None:
             return made
         try:
             return await self._attempt(self._leases[delivery_id], task_run_id)
-        except LeaseLost:
+        except (LeaseLost, TimeIsUp):
             raise
         except Exception as error:
             self._fail(error)  # whatever `emit_one` makes of it
@@ -196,6 +201,9 @@ class Emission:
             self._waiting.remove(lease.delivery_id)
             self._busy[lease.endpoint] += 1
         async with self._slots.hold(lease.endpoint):
+            if self._is_over():
+                await self._hand_back([lease])
+                raise TimeIsUp
             if not await self._commits.begin(lease):
                 raise self._lost(lease)
             report = await self._courier.attempt(
@@ -225,9 +233,13 @@ class Emission:
         endpoint = leases[0].endpoint
         recording: list[asyncio.Future[bool]] = []
         done = Counter[str]()
+        left: list[Lease] = []
 
         async def send(lease: Lease) -> None:
             async with self._slots.hold(endpoint):
+                if self._is_over():
+                    left.append(lease)
+                    return
                 report = await self._courier.attempt(
                     lease, self._targets[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
                 )
@@ -237,7 +249,7 @@ class Emission:
             done["delivered" if report.decision is None else "failed"] += 1
 
         try:
-            left = await send_ahead(
+            left += await send_ahead(
                 leases,
                 begin=self._commits.begin_all,
                 send=send,
@@ -246,14 +258,17 @@ class Emission:
                 is_over=self._is_over,
             )
             await asyncio.gather(*recording)
-            for lease in left:
-                self._forget(lease)
-            await self.store.release(left)
+            await self._hand_back(left)
         except Exception as error:
             self._fail(error)  # whatever `emit_chunk` makes of it
             raise
         done["left"] = len(left)
         return +done
+
+    async def _hand_back(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            self._forget(lease)
+        await self.store.release(leases)
 
     def _record(self, report: Report) -> asyncio.Future[bool]:
         lease, decision = report.lease, report.decision
@@ -434,7 +449,7 @@ class Emission:
                 raise RuntimeError(f"the emission of a chunk ended without an attempt of {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
-        with contextlib.suppress(LeaseLost):
+        with contextlib.suppress(LeaseLost, TimeIsUp):
             await self._emit_one(lease)
         left = self._leases.get(lease.delivery_id)
         if left is None or left.token != lease.token:

@@ -1155,6 +1155,23 @@ class TestHowLongARunGoesOn:
 
         asyncio.run(scenario())
 
+    def test_when_the_time_is_up_what_still_waits_for_its_turn_goes_back_untried(self, tmp_path, quick_look):
+        async def scenario():
+            async def send(_event):
+                await asyncio.sleep(0.6)
+
+            limits = Limits(concurrency=1, run_for=0.3)
+            async with scene(tmp_path, orders=send, limits=limits) as worker:
+                await enqueue(worker.store, 3)
+                assert (await worker.run()).delivered == 1
+
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "status, attempts, lease_owner") == [
+            ("delivered", 1, None),
+            ("pending", 0, None),
+            ("pending", 0, None),
+        ]
+
     def test_when_the_time_is_up_nothing_new_is_claimed_and_what_was_begun_is_ended(
         self, tmp_path, quick_look
     ):
