@@ -12,6 +12,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy.engine import URL
 
 from resonant.cli.server import free_port, started_server
@@ -21,6 +23,18 @@ from resonant.settings import Settings
 def pytest_configure() -> None:
     # A shell lets its background jobs ignore Ctrl-C, and so would every process that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _register_fuzzing(int(os.environ.get("RESONANT_FUZZ_EXAMPLES", "200")))
+
+
+def _register_fuzzing(examples: int) -> None:
+    """Make the profiles of tests/resonant/fuzz: so many cases for each test, and a tenth of them where files are read.
+
+    ``RESONANT_FUZZ_EXAMPLES=7000`` is a million cases in all, as most tests make many of each example; that takes some
+    minutes, the ordinary run some seconds.
+    """
+    options = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+    hypothesis_settings.register_profile("fuzz", max_examples=examples, **options)
+    hypothesis_settings.register_profile("fuzz-io", max_examples=max(50, examples // 10), **options)
 
 
 class PostgreSQLServer:

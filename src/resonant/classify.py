@@ -329,7 +329,12 @@ class Classifier:
         """
         if not isinstance(failure, Exception):
             raise failure
-        _, verdict = _Inquiry(tuple(self._rules), now, overrides).judge(failure)
+        try:
+            _, verdict = _Inquiry(tuple(self._rules), now, overrides).judge(failure)
+        except Exception as error:  # noqa: BLE001 - what an exception has for attributes is anybody's code
+            name, reason = type(failure).__name__, type(error).__name__
+            logger.warning("a %s that raises %s when it is looked at is taken for unknown", name, reason)
+            return _UNKNOWN
         return verdict
 
 

@@ -187,7 +187,7 @@ class Courier:
             maybe_processed=verdict.maybe_processed,
             error_type=type(root_cause(failure)).__name__,
             error=_describe(target, failure),
-            excerpt=_excerpt(getattr(failure, "excerpt", None)),
+            excerpt=_excerpt(_look(failure, "excerpt")),
             retry_after=verdict.retry_after,
             decision=_DECISION_NAMES[type(decision)],
             delay=None if waits is None else waits.delay,
@@ -208,8 +208,17 @@ def _describe(target: Target, failure: Exception) -> str:
 
 
 def _status_code(failure: Exception) -> int | None:
-    status = getattr(getattr(failure, "response", failure), "status_code", None)
+    response = _look(failure, "response")
+    status = _look(failure if response is None else response, "status_code")
     return status if isinstance(status, int) and status in _STATUSES else None
+
+
+def _look(thing: object, name: str) -> object:
+    """Return an attribute, or None: an exception's are anybody's code."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # noqa: BLE001
+        return None
 
 
 def _excerpt(text: object) -> str | None:

@@ -18,7 +18,7 @@ import ssl
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 from urllib.parse import quote
 
 import aiohttp
@@ -29,10 +29,12 @@ from standardwebhooks import Webhook
 
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.guard import check_address, guarded_socket_factory
-from resonant.redact import basic_authorization, one_line, secrets_pattern
+from resonant.redact import basic_authorization, one_line, secrets_pattern, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+    from aiohttp.connector import Connection
 
     from resonant.classify import Category
     from resonant.events import Clock, Event
@@ -53,6 +55,7 @@ _RESERVED_HEADERS = frozenset(
 )
 # CloudEvents HTTP binding, 3.1.3.2: everything printable but the double quote and the percent sign stays.
 _UNQUOTED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+_NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Endpoint:
         headers: sent with every event, next to those that Resonant sets.
         signing_secrets: Standard Webhooks secrets (``whsec_`` and base64, the prefix may be missing); while one is
             rotated there are two, and each signs.
+        signing_ends: when one of them stops signing, in seconds since the epoch; the others never do.
         timeout: seconds for a whole attempt, from connecting to the end of the answer.
         allow_private: whether private and special addresses may be connected to.
         overrides: categories for statuses, where this endpoint means something else by them.
@@ -113,6 +117,7 @@ class Endpoint:
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
+    signing_ends: Mapping[str, float] = field(default_factory=dict, repr=False)
     timeout: float = 15.0
     allow_private: bool = False
     overrides: Mapping[int, Category] = field(default_factory=dict)
@@ -185,7 +190,7 @@ class HttpSink:
         self._clock = clock
         url = httpx.URL(endpoint.url)
         self._url = url.copy_with(userinfo=b"", fragment=None)
-        self._constant_headers = {
+        constant_headers = {
             "user-agent": _user_agent(),
             **{name.lower(): value for name, value in endpoint.headers.items()},
             **({"authorization": basic_authorization(url)} if url.userinfo else {}),
@@ -193,7 +198,12 @@ class HttpSink:
             "content-type": "application/json",
             "ce-specversion": "1.0",
         }
-        self._webhooks = [Webhook(secret) for secret in endpoint.signing_secrets]
+        # As httpx keeps them, so that it need not encode them for each event.
+        self._constant_headers = httpx.Headers(constant_headers).raw
+        self._webhooks = [
+            (Webhook(secret), endpoint.signing_ends.get(secret, math.inf))
+            for secret in endpoint.signing_secrets
+        ]
         self._secrets = secrets_pattern(endpoint)
         self._transport: AiohttpTransport | None = None
 
@@ -224,7 +234,7 @@ class HttpSink:
         """
         if self._transport is None:
             self._transport = _open_transport(self._endpoint)
-        request = httpx.Request("POST", self._url, headers=self._headers(event), content=event.body)
+        request = self._request(event)
         response: httpx.Response | None = None
         body = bytearray()
         warning: str | None = None
@@ -257,9 +267,18 @@ class HttpSink:
             raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)
         return Receipt(response.status_code, excerpt, warning)
 
+    def _request(self, event: Event) -> httpx.Request:
+        own = [(name.encode(), value.encode()) for name, value in self._headers(event).items()]
+        headers = httpx.Headers([*self._constant_headers, *own])
+        # As a stream: for content, httpx would look for what it knows already in every header, several times.
+        request = httpx.Request("POST", self._url, headers=headers, stream=httpx.ByteStream(event.body))
+        request.headers.encoding = "ascii"
+        request.read()
+        return request
+
     def _headers(self, event: Event) -> dict[str, str]:
         timestamp = int(self._clock())
-        headers = self._constant_headers | {
+        headers = {
             "ce-id": _percent_encoded(event.id),
             "ce-type": _percent_encoded(event.type),
             "ce-source": _percent_encoded(event.source),
@@ -270,10 +289,10 @@ class HttpSink:
             headers["ce-time"] = _percent_encoded(event.time)
         if event.subject is not None:
             headers["ce-subject"] = _percent_encoded(event.subject)
-        if self._webhooks:
+        if webhooks := [webhook for webhook, ends in self._webhooks if timestamp < ends]:
             moment, text = datetime.fromtimestamp(timestamp, UTC), event.body.decode()
             headers["webhook-signature"] = " ".join(
-                webhook.sign(event.id, moment, text) for webhook in self._webhooks
+                webhook.sign(event.id, moment, text) for webhook in webhooks
             )
         return headers
 
@@ -282,11 +301,16 @@ class HttpSink:
             return ""
         # Four times as much, so that a secret which the cut would split has been seen whole.
         text = one_line(body[: 4 * EXCERPT_BYTES].decode(errors="replace"))
-        return self._secrets.sub("***", text).encode()[:EXCERPT_BYTES].decode(errors="ignore")
+        text = without_credentials(self._secrets.sub("***", text))
+        return text.encode()[:EXCERPT_BYTES].decode(errors="ignore")
 
 
 class _HeadFirst(ResponseHandler):
     """Saves the status from a body with bad chunks: aiohttp forgets the head in the same packet, or waits on for more."""
+
+    def is_connected(self) -> bool:
+        # Asked before a connection is used again: an answer that nobody waited for would be the next event's.
+        return super().is_connected() and not self._buffer
 
     def data_received(self, data: bytes) -> None:
         head, end, body = data.partition(b"\r\n\r\n")
@@ -296,6 +320,15 @@ class _HeadFirst(ResponseHandler):
         broken = self.exception()
         if broken is not None and self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(broken)
+
+
+class _Answer(aiohttp.ClientResponse):
+    """Has no reason phrase: where it is no UTF-8, as in ``200 Schön``, the transport fails to encode it."""
+
+    async def start(self, connection: Connection) -> Self:
+        await super().start(connection)
+        self.reason = None
+        return self
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -314,6 +347,7 @@ def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
     )
     session = aiohttp.ClientSession(
         connector=connector,
+        response_class=_Answer,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy from the environment would connect where the guard would not
         max_line_size=READ_BYTES,
@@ -324,7 +358,8 @@ def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
 
 async def _read(response: httpx.Response, body: bytearray) -> None:
     """Read the body, up to ``READ_BYTES`` of it."""
-    async for chunk in response.aiter_raw():
+    # Not by ``aiter_raw``, which is for those who read it twice or count it.
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
         body += chunk[: READ_BYTES - len(body)]
         if len(body) == READ_BYTES:
             return
@@ -347,4 +382,4 @@ def _user_agent() -> str:
 
 
 def _percent_encoded(value: str) -> str:
-    return quote(value, safe=_UNQUOTED)
+    return value if _NEEDS_NO_QUOTING.fullmatch(value) else quote(value, safe=_UNQUOTED)

@@ -1,0 +1,102 @@
+"""A receiver that misbehaves on purpose, and a clock that stands still: for Resonant's tests and for yours.
+
+The receiver is a real HTTP/1.1 server on a real socket. A *script* decides what each request meets::
+
+    def script(request: Request) -> Action:
+        return respond(500) if request.try_number == 1 else respond(200)
+
+    async with Receiver(script) as receiver:
+        ...  # send to receiver.url
+        assert receiver.journal[-1].status == 200
+
+``actions`` is all that a request can meet, and ``hell`` a script that does any of it, by the type of the event. What can
+go wrong before there is a request is in ``listeners`` (nobody accepts), in ``Authority`` (certificates that do not
+verify) and in the receiver's ``connection`` (a connection that ends before it was read).
+
+It runs as a process of its own too, so that its journal outlives a sender killed with ``kill -9``::
+
+    python -m resonant.testing --port 0 --journal received.jsonl --script resonant.testing:eight_ways
+
+A random generator for tests needs no help of ours: ``random.Random(7)``.
+"""
+
+from resonant.testing.actions import (
+    Action,
+    End,
+    Perform,
+    bad_gzip,
+    endless_body,
+    endless_headers,
+    endless_interim,
+    garbage,
+    gzip_bomb,
+    half_close,
+    huge_header,
+    interim_only,
+    many_headers,
+    never_answer,
+    never_read,
+    raw,
+    redirect,
+    reset_after_headers,
+    reset_before_response,
+    reset_mid_body,
+    reset_mid_response,
+    respond,
+    slow_body,
+    slow_headers,
+    surplus_body,
+    truncated_body,
+)
+from resonant.testing.certificates import Authority, Flaw
+from resonant.testing.clock import FixedClock
+from resonant.testing.journal import Received, Request, read_journal
+from resonant.testing.listeners import full_accept_queue, nobody_listening
+from resonant.testing.receiver import ConnectionScript, Receiver, Script
+from resonant.testing.scripts import HELL, always_ok, bad_day, eight_ways, flaky, hell
+
+__all__ = [
+    "HELL",
+    "Action",
+    "Authority",
+    "ConnectionScript",
+    "End",
+    "FixedClock",
+    "Flaw",
+    "Perform",
+    "Received",
+    "Receiver",
+    "Request",
+    "Script",
+    "always_ok",
+    "bad_day",
+    "bad_gzip",
+    "eight_ways",
+    "endless_body",
+    "endless_headers",
+    "endless_interim",
+    "flaky",
+    "full_accept_queue",
+    "garbage",
+    "gzip_bomb",
+    "half_close",
+    "hell",
+    "huge_header",
+    "interim_only",
+    "many_headers",
+    "never_answer",
+    "never_read",
+    "nobody_listening",
+    "raw",
+    "read_journal",
+    "redirect",
+    "reset_after_headers",
+    "reset_before_response",
+    "reset_mid_body",
+    "reset_mid_response",
+    "respond",
+    "slow_body",
+    "slow_headers",
+    "surplus_body",
+    "truncated_body",
+]

@@ -1,0 +1,276 @@
+"""What a request can meet.
+
+::
+
+    action
+    ├── respond, redirect                       a proper answer
+    ├── never_answer, never_read                nothing, for as long as the client waits
+    ├── garbage, raw                            no HTTP, or whatever bytes you like
+    ├── the head
+    │   ├── slow_headers, endless_headers       that never ends
+    │   ├── huge_header, many_headers           too much of it
+    │   ├── interim_only, endless_interim       1xx, and no answer after it
+    │   └── reset_before_response, reset_mid_response, reset_after_headers
+    ├── the body
+    │   ├── slow_body, endless_body             that never ends
+    │   ├── truncated_body, reset_mid_body      less than was promised
+    │   ├── surplus_body                        more than was promised
+    │   └── bad_gzip, gzip_bomb                 not what it says, or far more than it looks
+    └── half_close                              this side is done, the other may go on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import struct
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Literal
+
+Perform = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+# What follows the bytes: the next request, nothing until the client hangs up, FIN of both directions, FIN of one, RST.
+End = Literal["keep", "hold", "close", "half_close", "reset"]
+
+_CHUNK = b"x" * 16 * 1024
+_BOMB_MIB = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a request meets. Make your own from a name and a coroutine function that writes to the stream.
+
+    Attributes:
+        name: what the journal calls it.
+        perform: called with the connection's reader and writer once the request has been read and journalled. If
+            it leaves the writer open, the connection is kept alive.
+        status: what the journal shows as the status.
+    """
+
+    name: str
+    perform: Perform = field(repr=False)
+    status: int | None = None
+
+
+def respond(
+    status: int, headers: Mapping[str, str] | None = None, body: bytes = b"", delay: float = 0.0
+) -> Action:
+    """Answer properly, ``delay`` seconds late."""
+
+    async def perform(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if delay:
+            await asyncio.sleep(delay)
+        writer.write(_head(status, len(body), headers) + body)
+
+    return Action("respond", perform, status)
+
+
+def redirect(location: str, status: int = 302) -> Action:
+    """Send the client elsewhere; to ``/`` for a loop without end."""
+    return Action("redirect", respond(status, {"location": location}).perform, status)
+
+
+def raw(data: bytes, *, status: int | None = None, end: End = "close") -> Action:
+    """Write these bytes, whatever they are.
+
+    Args:
+        data: from the status line on.
+        status: what the journal shows.
+        end: what follows. ``half_close`` is for plain connections alone: TLS knows none.
+    """
+    return Action("raw", _send(data, end), status)
+
+
+def reset_before_response() -> Action:
+    """Take the request and reset the connection (TCP RST)."""
+    return Action("reset_before_response", _send(b"", "reset"))
+
+
+def reset_mid_response() -> Action:
+    """Reset the connection in the middle of the status line: the client never learns the status."""
+    return Action("reset_mid_response", _send(b"HTTP/1.1 2", "reset"))
+
+
+def reset_after_headers(status: int = 200) -> Action:
+    """Reset the connection between the head and the body: the client knows the status."""
+    return Action("reset_after_headers", _send(_head(status, 100), "reset"), status)
+
+
+def reset_mid_body(status: int = 200) -> Action:
+    """Reset the connection in the middle of the body: the client knows the status."""
+    return Action("reset_mid_body", _send(_head(status, 100) + b"half", "reset"), status)
+
+
+def half_close(status: int | None = None) -> Action:
+    """Say that nothing more will be sent (FIN), and go on reading; for plain connections.
+
+    Args:
+        status: of an answer that is left in the middle of its body; None leaves it before the status line.
+    """
+    data = b"" if status is None else _head(status, 100) + b"half"
+    return Action("half_close", _send(data, "half_close"), status)
+
+
+def truncated_body(status: int = 200) -> Action:
+    """Promise more bytes than are sent, and close in an orderly way."""
+    return Action("truncated_body", _send(_head(status, 100) + b"half", "close"), status)
+
+
+def surplus_body(status: int = 200, surplus: bytes | None = None) -> Action:
+    """Send more bytes than were promised, and keep the connection.
+
+    Args:
+        status: of the answer.
+        surplus: what is too much; by default a whole second answer, which must not be taken for that to the next request.
+    """
+    more = _head(200, 2) + b"ok" if surplus is None else surplus
+    return Action("surplus_body", _send(_head(status, 2) + b"ok" + more, "keep"), status)
+
+
+def garbage() -> Action:
+    """Answer with what is no HTTP at all."""
+    return Action("garbage", _send(b"\x00\x16\x03 this is no HTTP\r\n\r\n", "close"))
+
+
+def never_answer() -> Action:
+    """Take the request and say nothing, until the client hangs up."""
+    return Action("never_answer", _send(b"", "hold"))
+
+
+def never_read() -> Action:
+    """Leave in the kernel what the client sends, for good; as a receiver's ``connection``, also the request."""
+
+    async def perform(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport = writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)  # noqa: S101 - for the type checker
+        transport.pause_reading()
+        await asyncio.Event().wait()
+
+    return Action("never_read", perform)
+
+
+def slow_body(bytes_per_second: float = 1, status: int = 200) -> Action:
+    """Answer at once, with a body that trickles on for as long as the client reads."""
+    return Action("slow_body", _repeat(_head(status, 10_000_000), b".", 1 / bytes_per_second), status)
+
+
+def endless_body(status: int = 200) -> Action:
+    """Answer at once, with a body that never ends and comes as fast as the client reads."""
+    chunk = b"%x\r\n%b\r\n" % (len(_CHUNK), _CHUNK)
+    return Action(
+        "endless_body", _repeat(_head(status, None, {"transfer-encoding": "chunked"}), chunk), status
+    )
+
+
+def slow_headers(bytes_per_second: float = 1, status: int = 200) -> Action:
+    """Begin to answer at once, with a header that trickles on for as long as the client reads."""
+    return Action(
+        "slow_headers", _repeat(_unfinished_head(status) + b"x-slow: ", b".", 1 / bytes_per_second), status
+    )
+
+
+def endless_headers(status: int = 200) -> Action:
+    """Begin to answer at once, with headers that never end and come as fast as the client reads."""
+    return Action("endless_headers", _repeat(_unfinished_head(status), b"x-endless: yes\r\n" * 1000), status)
+
+
+def huge_header(size: int = 1024 * 1024, status: int = 200) -> Action:
+    """Answer properly, with one header of ``size`` bytes."""
+    return Action("huge_header", respond(status, {"x-huge": "x" * size}).perform, status)
+
+
+def many_headers(count: int = 10_000, status: int = 200) -> Action:
+    """Answer properly, with ``count`` headers."""
+    headers = {f"x-{number}": "x" for number in range(count)}
+    return Action("many_headers", respond(status, headers).perform, status)
+
+
+def interim_only(status: int = 102, end: End = "close") -> Action:
+    """Send an interim answer (1xx), and never the one that should follow."""
+    return Action("interim_only", _send(_head(status, None), end), status)
+
+
+def endless_interim(status: int = 102) -> Action:
+    """Send interim answers (1xx) without end, as fast as the client reads."""
+    return Action("endless_interim", _repeat(b"", _head(status, None) * 100), status)
+
+
+def bad_gzip(status: int = 200) -> Action:
+    """Say that the body is gzip, and send what is none."""
+    return Action(
+        "bad_gzip", respond(status, {"content-encoding": "gzip"}, b"this is no gzip").perform, status
+    )
+
+
+def gzip_bomb(status: int = 200) -> Action:
+    """Answer with an eighth of a MiB of gzip that decodes to 128 MiB."""
+
+    async def perform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await respond(status, {"content-encoding": "gzip"}, _bomb()).perform(reader, writer)
+
+    return Action("gzip_bomb", perform, status)
+
+
+@functools.cache
+def _bomb() -> bytes:
+    mebibyte = bytes(1024 * 1024)
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    # After a full flush nothing refers to what was before: the same block can be there any number of times.
+    block = deflate.compress(mebibyte) + deflate.flush(zlib.Z_FULL_FLUSH)
+    checksum = functools.reduce(lambda crc, _: zlib.crc32(mebibyte, crc), range(_BOMB_MIB), 0)
+    head, last_block = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff", b"\x03\x00"
+    size = _BOMB_MIB * len(mebibyte)
+    return head + block * _BOMB_MIB + last_block + struct.pack("<II", checksum, size)
+
+
+def _send(data: bytes, end: End) -> Perform:
+    async def perform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if data:
+            writer.write(data)
+            await writer.drain()
+        if end == "half_close":
+            writer.write_eof()
+        if end in {"half_close", "hold"}:
+            while await reader.read(len(_CHUNK)):
+                pass
+        if end == "reset":
+            # A linger time of 0 makes the kernel send RST instead of FIN.
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        elif end != "keep":
+            writer.close()
+
+    return perform
+
+
+def _repeat(first: bytes, again: bytes, pause_seconds: float = 0.0) -> Perform:
+    async def perform(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        while not writer.is_closing():
+            writer.write(again)
+            await writer.drain()
+            await asyncio.sleep(pause_seconds)
+
+    return perform
+
+
+def _head(status: int, length: int | None, headers: Mapping[str, str] | None = None) -> bytes:
+    lines = [f"{name}: {value}" for name, value in (headers or {}).items()]
+    if length is not None and status >= HTTPStatus.OK and status != HTTPStatus.NO_CONTENT:
+        lines.append(f"content-length: {length}")
+    return _unfinished_head(status) + "\r\n".join([*lines, "", ""]).encode()
+
+
+def _unfinished_head(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {_reason(status)}\r\n".encode()
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Whatever"

@@ -1,0 +1,62 @@
+"""Certificates that verify, and certificates that do not, for receivers that speak TLS."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Flaw = Literal["expired", "not_yet_valid", "wrong_name", "self_signed"]
+
+
+class Authority:
+    """A certificate authority of one test; it needs the package ``trustme``.
+
+    Its certificates are for 127.0.0.1::
+
+        authority = Authority()
+        async with Receiver(tls=authority.context("expired")) as receiver:
+            endpoint = Endpoint("orders", receiver.url, ca_file=authority.write_to(path), allow_private=True)
+    """
+
+    def __init__(self) -> None:
+        # Not at the top: whoever uses the rest of resonant.testing need not have it.
+        import trustme  # noqa: PLC0415
+
+        self._authority = trustme.CA()
+        self._stranger = trustme.CA()
+
+    def write_to(self, path: Path) -> str:
+        """Write its own certificate as PEM, for whom should trust it, and return the path."""
+        self._authority.cert_pem.write_to_path(str(path))
+        return str(path)
+
+    def context(self, flaw: Flaw | None = None) -> ssl.SSLContext:
+        """Make what a receiver speaks TLS with.
+
+        Args:
+            flaw: what is wrong with the certificate; None for one that verifies where this authority is trusted.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        now, day = datetime.now(UTC), timedelta(days=1)
+        if flaw == "self_signed":
+            # An authority's own certificate is.
+            with (
+                self._stranger.cert_pem.tempfile() as certificate,
+                self._stranger.private_key_pem.tempfile() as key,
+            ):
+                context.load_cert_chain(certificate, key)
+        elif flaw == "wrong_name":
+            self._authority.issue_cert("wrong.example").configure_cert(context)
+        elif flaw == "expired":
+            issued = self._authority.issue_cert("127.0.0.1", not_before=now - 2 * day, not_after=now - day)
+            issued.configure_cert(context)
+        elif flaw == "not_yet_valid":
+            issued = self._authority.issue_cert("127.0.0.1", not_before=now + day, not_after=now + 2 * day)
+            issued.configure_cert(context)
+        else:
+            self._authority.issue_cert("127.0.0.1").configure_cert(context)
+        return context

@@ -1,0 +1,78 @@
+"""What a receiver took in: a request as its script sees it, and the line of the journal that it becomes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a script sees of a request.
+
+    Attributes:
+        webhook_id: the event's id; empty where the header is missing.
+        try_number: how many-th time this webhook-id arrives, from 1.
+        path: with the query, as sent.
+        headers: names in lower case.
+        received_at: seconds since the epoch.
+    """
+
+    webhook_id: str
+    try_number: int
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    received_at: float
+
+    @property
+    def event_type(self) -> str:
+        """The CloudEvents ``type``; empty where the header is missing."""
+        return self.headers.get("ce-type", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One line of the journal: a request and what it was answered with.
+
+    Attributes:
+        action: the action's name, e.g. ``respond`` or ``reset_mid_response``.
+        status: the status the action begins to send; None where it sends none.
+    """
+
+    webhook_id: str
+    try_number: int
+    received_at: float
+    body: bytes
+    headers: Mapping[str, str]
+    action: str
+    status: int | None
+
+    def to_json(self) -> str:
+        """Write it as one line of JSON: ``body`` in base64, and its SHA-256 in hex for a quick comparison."""
+        fields = asdict(self) | {
+            "body": base64.b64encode(self.body).decode(),
+            "sha256": hashlib.sha256(self.body).hexdigest(),
+        }
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, line: str) -> Received:
+        """Read what ``to_json`` wrote."""
+        fields = json.loads(line)
+        del fields["sha256"]
+        return cls(**fields | {"body": base64.b64decode(fields["body"])})
+
+
+def read_journal(path: Path | str) -> list[Received]:
+    """Read a receiver's journal, also while it is being written: a last line that is not complete is left out."""
+    lines = Path(path).read_text().splitlines(keepends=True)
+    return [Received.from_json(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,42 @@
+"""Addresses where nobody accepts."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# How long a connection to loopback may take before the queue counts as full.
+_FULL_AFTER_SECONDS = 0.2
+
+
+@contextmanager
+def nobody_listening() -> Iterator[str]:
+    """Give a URL whose port is taken, so that nobody else gets it, and refuses every connection."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield _url(reserved)
+
+
+@contextmanager
+def full_accept_queue() -> Iterator[str]:
+    """Give a URL where somebody listens and never accepts, and where others wait already: Linux answers nothing."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        while True:
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(_FULL_AFTER_SECONDS)
+            try:
+                waiting.connect(listener.getsockname())
+            except TimeoutError:
+                break
+        yield _url(listener)
+
+
+def _url(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"

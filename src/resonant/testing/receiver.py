@@ -1,0 +1,158 @@
+"""The receiver: a server that does what a script says, and keeps a journal of what it received."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TextIO
+
+from resonant.testing.actions import Action
+from resonant.testing.journal import Received, Request
+from resonant.testing.scripts import always_ok
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+Script = Callable[[Request], Action]
+ConnectionScript = Callable[[int], Action | None]
+
+_MAX_HEAD_BYTES = 256 * 1024
+_BACKLOG = 1024
+
+
+class Receiver:
+    """The scripted receiver; use it as an async context manager.
+
+    Attributes:
+        journal: what was received, in order.
+        accepted: how many connections were accepted.
+
+    Raises:
+        Exception: on leaving the context, what a script or an action raised; it must not pass for an endpoint's fault.
+    """
+
+    def __init__(
+        self,
+        script: Script | Action = always_ok,
+        *,
+        port: int = 0,
+        journal_path: Path | str | None = None,
+        tls: ssl.SSLContext | None = None,
+        connection: ConnectionScript | Action | None = None,
+    ) -> None:
+        """Prepare a receiver; it listens from ``async with`` on.
+
+        Args:
+            script: decides what each request meets; an action is the same for all.
+            port: on 127.0.0.1; 0 takes a free one.
+            journal_path: a file to append each request to as a line of JSON, before the request is answered.
+            tls: makes the URL https.
+            connection: decides by its number, from 1, what each connection meets before anything is read from it; None
+                leaves it to the script.
+        """
+        self.journal: list[Received] = []
+        self.accepted = 0
+        self._script: Script = (lambda _: script) if isinstance(script, Action) else script
+        self._connection: ConnectionScript = connection if callable(connection) else lambda _: connection
+        self._port = port
+        self._journal_path = journal_path
+        self._journal_file: TextIO | None = None
+        self._tls = tls
+        self._tries: Counter[str] = Counter()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._failures: list[Exception] = []
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where to send to, without a path."""
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+
+    async def __aenter__(self) -> Self:
+        if self._journal_path is not None:
+            self._journal_file = Path(self._journal_path).open("a")  # noqa: SIM115, ASYNC230 - open until __aexit__
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self._port, ssl=self._tls, limit=_MAX_HEAD_BYTES, backlog=_BACKLOG
+        )
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        assert self._server is not None  # noqa: S101 - __aenter__ has set it
+        self._server.close()
+        connections = dict(self._connections)
+        for task, writer in connections.items():
+            writer.transport.abort()
+            task.cancel()
+        waits = [writer.wait_closed() for writer in connections.values()]
+        await asyncio.gather(*connections, *waits, return_exceptions=True)
+        await self._server.wait_closed()
+        if self._journal_file is not None:
+            self._journal_file.close()
+        if self._failures and error is None:
+            raise self._failures[0]
+
+    # Not a coroutine function: then the streams module would own the task, and complain when it is cancelled.
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        task = asyncio.create_task(self._serve(self.accepted, reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
+
+    async def _serve(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if welcome := self._connection(number):
+                await welcome.perform(reader, writer)
+            while not writer.is_closing():
+                request = self._count(*await _read_request(reader))
+                action = self._script(request)
+                self._record(request, action)
+                await action.perform(reader, writer)
+                if request.headers.get("connection", "").lower() == "close":
+                    writer.close()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client hung up
+        except Exception as failure:  # noqa: BLE001 - a broken script must fail the test that wrote it
+            self._failures.append(failure)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def _count(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Request:
+        webhook_id = headers.get("webhook-id", "")
+        self._tries[webhook_id] += 1
+        return Request(webhook_id, self._tries[webhook_id], method, path, headers, body, time.time())
+
+    def _record(self, request: Request, action: Action) -> None:
+        received = Received(
+            webhook_id=request.webhook_id,
+            try_number=request.try_number,
+            received_at=request.received_at,
+            body=request.body,
+            headers=request.headers,
+            action=action.name,
+            status=action.status,
+        )
+        self.journal.append(received)
+        if self._journal_file is not None:
+            self._journal_file.write(received.to_json() + "\n")
+            self._journal_file.flush()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str], bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    request_line, *lines = head.rstrip().split("\r\n")
+    method, path, _ = request_line.split(" ")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        key = name.lower()
+        headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return method, path, headers, body

@@ -1,0 +1,147 @@
+"""Scripts: who is answered with what."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from resonant.testing.actions import (
+    bad_gzip,
+    endless_body,
+    endless_headers,
+    endless_interim,
+    garbage,
+    gzip_bomb,
+    half_close,
+    huge_header,
+    interim_only,
+    many_headers,
+    never_answer,
+    redirect,
+    reset_after_headers,
+    reset_before_response,
+    reset_mid_body,
+    reset_mid_response,
+    respond,
+    slow_body,
+    slow_headers,
+    surplus_body,
+    truncated_body,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resonant.testing.actions import Action
+    from resonant.testing.journal import Request
+    from resonant.testing.receiver import Script
+
+
+def always_ok(_: Request) -> Action:
+    """The endpoint as one wishes it: 200 to everything."""
+    return respond(200)
+
+
+# What the first try meets, and what every later one does.
+_EIGHT_WAYS = {
+    "slow": (respond(200, delay=2.0), respond(200, delay=2.0)),
+    "500-then-200": (respond(500), respond(200)),
+    "503-retry-after": (respond(503, {"retry-after": "1"}), respond(200)),
+    "429": (respond(429), respond(200)),
+    "400": (
+        respond(400, body=b'{"error": "no such amount"}'),
+        respond(400, body=b'{"error": "no such amount"}'),
+    ),
+    "reset": (reset_mid_response(), reset_mid_response()),
+    "silent": (never_answer(), never_answer()),
+    "redirect": (redirect("https://example.com/moved"), redirect("https://example.com/moved")),
+}
+
+
+def eight_ways(request: Request) -> Action:
+    """Misbehave in the way that the end of the event's type names, e.g. ``demo.reset``; 200 to any other type."""
+    way = request.event_type.rpartition(".")[2]
+    first, later = _EIGHT_WAYS.get(way, (respond(200), respond(200)))
+    return first if request.try_number == 1 else later
+
+
+def flaky(share: float, seed: int) -> Script:
+    """Make a script that fails a share of first attempts with 500, the same ones whenever the seed is the same.
+
+    Args:
+        share: 0 to 1.
+        seed: decides, together with the webhook-id, which ones.
+    """
+
+    def script(request: Request) -> Action:
+        luck, _ = _drawn(f"{seed}:{request.webhook_id}")
+        return respond(500) if luck < share and request.try_number == 1 else respond(200)
+
+    return script
+
+
+HELL: Mapping[str, Action] = {
+    "bad-gzip": bad_gzip(),
+    "bad-gzip-503": bad_gzip(503),
+    "endless-body": endless_body(),
+    "endless-body-503": endless_body(503),
+    "endless-headers": endless_headers(),
+    "endless-interim": endless_interim(),
+    "garbage": garbage(),
+    "gzip-bomb": gzip_bomb(),
+    "gzip-bomb-503": gzip_bomb(503),
+    "half-close": half_close(),
+    "half-close-mid-body": half_close(200),
+    "huge-header": huge_header(),
+    "interim-only": interim_only(),
+    "interim-only-silent": interim_only(end="hold"),
+    "many-headers": many_headers(),
+    "redirect-loop": redirect("/"),
+    "reset-after-headers": reset_after_headers(),
+    "reset-after-headers-503": reset_after_headers(503),
+    "reset-before-response": reset_before_response(),
+    "reset-mid-body": reset_mid_body(),
+    "reset-mid-body-503": reset_mid_body(503),
+    "reset-mid-response": reset_mid_response(),
+    "silent": never_answer(),
+    "slow-body": slow_body(),
+    "slow-body-503": slow_body(status=503),
+    "slow-headers": slow_headers(),
+    "surplus-body": surplus_body(),
+    "surplus-body-503": surplus_body(503),
+    "truncated-body": truncated_body(),
+    "truncated-body-503": truncated_body(503),
+}
+_STATUS_NAME = re.compile("status-([1-9][0-9]{2})")
+
+
+def hell(request: Request) -> Action:
+    """Do what the end of the event's type names: a key of ``HELL``, or ``status-418``; 200 to any other type."""
+    way = request.event_type.rpartition(".")[2]
+    if status := _STATUS_NAME.fullmatch(way):
+        return respond(int(status[1]))
+    return HELL.get(way, respond(200))
+
+
+def bad_day(share: float, seed: int) -> Script:
+    """Make a script that does one of ``HELL`` to a share of all attempts, the same ones whenever the seed is the same.
+
+    Args:
+        share: 0 to 1.
+        seed: decides, together with the webhook-id and the number of the try, which ones, and what they meet.
+    """
+    ways = list(HELL.values())
+
+    def script(request: Request) -> Action:
+        luck, choice = _drawn(f"{seed}:{request.webhook_id}:{request.try_number}")
+        return ways[int(choice * len(ways))] if luck < share else respond(200)
+
+    return script
+
+
+def _drawn(text: str) -> tuple[float, float]:
+    """Return two numbers from 0 to 1, below 1, that look random and depend on the text alone."""
+    digest = hashlib.sha256(text.encode()).digest()
+    first, second = (int.from_bytes(digest[start : start + 6]) / 2**48 for start in (0, 6))
+    return first, second

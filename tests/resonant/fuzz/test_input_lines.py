@@ -1,0 +1,212 @@
+"""What anybody may pipe in: a line is an event, or it is refused in one clear line; and no line is lost or read twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import tempfile
+from contextlib import aclosing
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resonant.cli.intake import _Counts, _Progress, _Reader, _Source, _Splitter
+from resonant.errors import InvalidEvent
+from resonant.events import event_from_fields, parse_event
+
+fuzzed = settings.get_profile("fuzz")
+fuzzed_with_io = settings.get_profile("fuzz-io")
+
+MOST_BYTES = 2_000
+characters = st.characters()  # surrogates too
+keys = st.sampled_from(["id", "type", "source", "data", "time", "subject", "specversion", "datacontenttype"])
+numbers = st.integers() | st.floats() | st.sampled_from([10**400, -(10**25), 1e308, 5e-324])
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(characters, max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(characters, max_size=5), inner, max_size=4)
+    ),
+    max_leaves=5,
+)
+good_lines = st.builds(
+    lambda fields, indent, ascii_only: json.dumps(fields, indent=indent, ensure_ascii=ascii_only).encode(
+        errors="surrogatepass"
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.text(min_size=1, max_size=20),
+            "source": st.text(min_size=1, max_size=20),
+            "data": values,
+        },
+        optional={
+            "id": st.from_regex(r"[!-~]{1,30}", fullmatch=True),
+            "time": st.datetimes().map(lambda time: f"{time.isoformat()}Z"),
+            "subject": st.text(min_size=1, max_size=20),
+        },
+    ),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+)
+# One line is damaged in so many ways: Hypothesis takes far longer to make up a case than the parser to refuse it.
+WAYS = 50
+DAMAGE = [
+    *(bytes([code]) for code in range(256)),
+    *(
+        b"",
+        b"[" * 3000,
+        b'{"":' * 3000,
+        b"\\u",
+        b"\\ud800",
+        b"\\u0000",
+        b"\xef\xbb\xbf",
+        b"\xed\xa0\x80",
+        b"\xc0\xaf",
+    ),
+    *(b"1e999", b"NaN", b"-Infinity", b"0" * 5000, b"9" * 5000, b"1.0e-99999999999", b'{"id":1}', b"\x1b[2J"),
+    *(
+        b'"id":"' + b"x" * 300 + b'",',
+        "\u2028".encode(),
+        "\uffff".encode(),
+        "\U0010ffff".encode(),
+        b"null",
+        b"\r\n",
+    ),
+]
+
+
+def damaged(line, rng):
+    """Replace some bytes of a line, at up to three places."""
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randint(0, len(line))
+        line = line[:place] + rng.choice(DAMAGE) + line[place + rng.randint(0, 3) :]
+    return line
+
+
+seeds = st.integers(0, 2**32)
+damaged_lines = st.builds(lambda line, seed: damaged(line, random.Random(seed)), good_lines, seeds)
+
+
+def read(line, **options):
+    """Read a line; check what holds of every event and of every refusal."""
+    try:
+        event = parse_event(line, max_bytes=MOST_BYTES, **options)
+    except InvalidEvent as refusal:
+        text = str(refusal)
+        assert 0 < len(text) < 2_000
+        assert text.isprintable(), "one line, and nothing that a terminal would obey"
+        return None
+    assert re.fullmatch(r"[!-~]{1,255}", event.id)
+    assert len(event.body) <= MOST_BYTES
+    for text in (event.type, event.source, event.time, event.subject):
+        # What PostgreSQL, a header and a log line can hold.
+        assert text is None or not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text)
+        assert text is None or 1 <= len(text) <= 255
+    again = {
+        "id": event.id,
+        "type": event.type,
+        "source": event.source,
+        "time": event.time,
+        "subject": event.subject,
+    }
+    given_again = json.dumps({name: value for name, value in again.items() if value is not None}).encode()
+    repeated = parse_event(given_again[:-1] + b',"data":' + event.body + b"}", max_bytes=MOST_BYTES)
+    assert repeated == event
+    assert repeated.digest == event.digest
+    return event
+
+
+@fuzzed
+@given(st.binary(max_size=200) | st.text(characters, max_size=100))
+def test_anything_is_an_event_or_is_refused(line):
+    read(line)
+
+
+@fuzzed
+@given(good_lines, seeds)
+def test_a_damaged_line_is_an_event_or_is_refused(line, seed):
+    rng = random.Random(seed)
+    for _ in range(WAYS):
+        read(damaged(line, rng))
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"":'])
+def test_a_line_nested_too_deeply_is_refused(opening):
+    assert read(b'{"id":"1","type":"t","source":"s","data":' + opening * 100_000) is None
+
+
+@fuzzed
+@given(
+    st.dictionaries(keys | st.text(characters, max_size=3), values, max_size=8),
+    st.none() | st.text(characters),
+)
+def test_an_object_of_any_fields_is_an_event_or_is_refused(fields, default_type):
+    event = read(json.dumps(fields), default_type=default_type)
+    try:
+        same = event_from_fields(fields, default_type=default_type, max_bytes=MOST_BYTES)
+    except InvalidEvent:
+        same = None
+    # Both doors of the library agree, but for what only one of them has: a fresh id.
+    assert (event is None) == (same is None) or "id" not in fields
+
+
+@fuzzed
+@given(
+    st.lists(
+        st.sampled_from([b"a", b"\n", b"\n\n", b"\r\n", b"bc", b"\x00", b"\xff", b"long" * 5]), max_size=30
+    ),
+    st.lists(st.integers(0, 40), max_size=10),
+    st.integers(1, 12),
+)
+def test_lines_are_the_same_however_the_bytes_arrive(parts, cuts, longest):
+    data = b"".join(parts) + b"\n"
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    splitter, lines = _Splitter(longest), []
+    for start, end in pairwise(places):
+        lines += splitter.split(data[start:end])
+        assert len(splitter._rest) <= longest
+    expected = [line if len(line) <= longest else None for line in data.split(b"\n")[:-1]]
+    assert lines == list(enumerate(expected, 1))
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with asyncio.Runner() as opened:
+        yield opened
+
+
+@fuzzed_with_io
+@given(
+    st.lists(good_lines | damaged_lines | st.sampled_from([b"", b"  ", b"\t\r"]), max_size=6), st.booleans()
+)
+def test_of_a_file_every_line_is_an_event_or_is_reported_by_its_place(runner, lines, ended):
+    data = b"\n".join(lines) + (b"\n" if ended else b"")
+    reports = []
+
+    async def events_of(file):
+        progress, counts = _Progress(reports.append, lambda _bytes: None), _Counts(strict=False)
+        reader = _Reader(read_strictly, progress, counts, longest_line=10_000)
+        found = []
+        async with aclosing(reader.batches([_Source("FILE", file.fileno())])) as batches:
+            async for batch in batches:
+                found += batch.places.values()
+        return found, counts.bad
+
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(data)
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+        places, bad = runner.run(events_of(file))
+    assert len(reports) == bad
+    refused = [report.split(": ", 1)[0] for report in reports]
+    expected = [
+        f"FILE:{number}" for number, line in enumerate(data.split(b"\n"), 1) if line and not line.isspace()
+    ]
+    assert sorted([*places, *refused]) == sorted(expected)
+
+
+def read_strictly(line):
+    return parse_event(line, max_bytes=MOST_BYTES)

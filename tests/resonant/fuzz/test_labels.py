@@ -1,0 +1,74 @@
+"""Prometheus labels: whatever a text holds, it comes out as it went in, and makes no line of its own."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from resonant.exposition import registry_of, to_text
+from resonant.stats import statistics
+from resonant.store.measuring import Counted, Totals
+
+fuzzed = settings.get_profile("fuzz-io")
+
+nasty = st.text(
+    st.sampled_from(
+        ['"', "\\", "\n", "\r", "{", "}", ",", "=", " ", "#", "n", "a", "\t", "\x00", "\x85", "\u2028", "é"]
+    )
+    | st.characters(codec="utf-8"),
+    max_size=8,
+) | st.sampled_from(['a"} 1\nfake_total{x="', "x\\", '\\"', "\\n", "# HELP a b\n", "# EOF\n"])
+ATTEMPTS = (
+    "endpoint event_type number started_at duration result category code error_type policy delay retry_after"
+)
+DELIVERIES = "endpoint event_type status reason accepted_at finished_at attempts"
+NOTHING = statistics(
+    pd.DataFrame([], columns=[*ATTEMPTS.split(), "round_attempt"]).astype(
+        {"started_at": float, "duration": float}
+    ),
+    pd.DataFrame([], columns=DELIVERIES.split()).astype({"accepted_at": float, "finished_at": float}),
+    since=0.0,
+    until=1.0,
+)
+
+
+@fuzzed
+@given(st.lists(st.tuples(nasty, nasty, nasty, nasty), min_size=1, max_size=4, unique=True))
+def test_labels_come_out_as_they_went_in(labels):
+    endpoints = tuple(sorted({endpoint for endpoint, *_ in labels}))
+    totals = Totals(
+        taken_at=1.0,
+        endpoints=endpoints,
+        counted=tuple(
+            Counted("attempt", endpoint, result, category, code, math.inf, 7, 1.0)
+            for endpoint, result, category, code in labels
+        ),
+        deliveries={(endpoint, status): 3 for endpoint, status, *_ in labels},
+        dead_letters={(endpoint, category, reason): 5 for endpoint, category, reason, _ in labels},
+        oldest_due_at=dict.fromkeys(endpoints, 2.0),
+        oldest_dead_at={},
+        last_seen_at={},
+    )
+    text = to_text(registry_of(totals, NOTHING))
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert all(name.startswith("resonant_") for name in families)
+
+    def found(name, value, *words):
+        samples = [each for each in families[name].samples if each.value == value]
+        return {tuple(each.labels[word] for word in words) for each in samples}
+
+    attempts = found("resonant_delivery_attempts", 7.0, "endpoint", "result", "category", "code")
+    assert attempts == set(labels)
+    letters = found("resonant_dead_letters", 5.0, "endpoint", "category", "reason")
+    assert letters == set(totals.dead_letters)
+    assert found("resonant_deliveries", 3.0, "endpoint", "status") == set(totals.deliveries)
+    due = found("resonant_oldest_due_timestamp_seconds", 2.0, "endpoint")
+    assert due == {(endpoint,) for endpoint in endpoints}
+    samples = sum(len(family.samples) for family in families.values())
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    assert len(lines) == samples, "no text makes a line of its own"
+    text.encode()
