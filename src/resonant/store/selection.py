@@ -52,6 +52,9 @@ class Selection:
     until: float | None = None
 
     def __post_init__(self) -> None:
+        if self.text == "":
+            # Part of every error: who fills in no more than this has restricted nothing.
+            object.__setattr__(self, "text", None)
         for value in (
             *self.ids,
             self.event_type,

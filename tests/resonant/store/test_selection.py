@@ -192,6 +192,9 @@ def test_more_ids_can_be_named_than_a_statement_can_bind(letters):
 def test_a_selection_knows_whether_it_restricts_anything():
     assert Selection().is_empty
     assert not Selection(since=0.0).is_empty
-    assert not Selection(text="").is_empty
     assert not Selection(ids=("evt_1",)).is_empty
     assert Selection(ids=("evt_1",), until=0.0).as_dict() == {"ids": ("evt_1",), "until": 0.0}
+
+
+def test_an_empty_text_restricts_nothing():
+    assert Selection(text="").is_empty
