@@ -40,8 +40,17 @@ lint: setup  ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: setup  ## every measurement, as ratios in one run
+bench: .venv/bench-ready  ## every measurement, as ratios in one run; the comparison needs redis-server, too
 	@$(BIN)/python -m benches $(ARGS)
+
+.venv/bench-ready: .venv/ready
+	@echo "installing what the comparison compares with (once)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python -c requirements.txt -e '.[bench]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[bench]'; \
+	fi
+	@touch $@
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

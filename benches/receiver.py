@@ -1,40 +1,161 @@
-"""A receiver that costs next to nothing: it reads a request to its end and answers 200, and keeps the connection.
+"""A receiver that costs next to nothing: it reads a request to its end, answers, and keeps the connection.
 
-Run as a process of its own (``python -m benches.receiver``) it prints its URL, and ends when its standard input does.
+It answers 200; where it is asked to, 503 to the first attempt of a part of the events, which it knows by ``webhook-id``.
+
+Run as a process of its own (``python -m benches.receiver``) it prints its URL, and ends when its standard input does. A line
+``EVENTS FAULTS`` on it begins a count, which is printed as JSON when so many different events have been accepted; an empty
+line has it printed at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
+import select
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import time
+import zlib
+from dataclasses import asdict, dataclass
+from typing import IO, TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+_ID = re.compile(rb"\r\nwebhook-id: *([^\r]+)", re.IGNORECASE)
+_ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+_REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+
+
+class NotReceived(Exception):
+    """Not all that was expected arrived in time."""
+
+
+@dataclass(slots=True)
+class Receipts:
+    """What has arrived since a count began.
+
+    Attributes:
+        events: different ones that were accepted.
+        requests: all of them.
+        refused: those that were answered 503.
+        first_at: when the first request had been read, on the machine's monotonic clock, in seconds.
+        last_at: the same of the last event that was accepted for the first time.
+    """
+
+    events: int = 0
+    requests: int = 0
+    refused: int = 0
+    first_at: float = 0.0
+    last_at: float = 0.0
+
+    @property
+    def duplicates(self) -> int:
+        """Requests for events that had been accepted before."""
+        return self.requests - self.refused - self.events
+
+
+class Receiver:
+    """A receiver in a process of its own.
+
+    Attributes:
+        url: where it listens.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._commands = cast("IO[bytes]", process.stdin)
+        self._answers = cast("IO[bytes]", process.stdout)
+        self.url = self._answers.readline().decode().strip()
+
+    def expect(self, events: int, *, faults: float = 0.0) -> None:
+        """Begin a count; of the events in this part (0 to 1) the first attempt is answered 503."""
+        self._command(f"{events} {faults}")
+        self._answers.readline()  # it counts from now on
+
+    def wait(self, seconds: float) -> Receipts:
+        """Wait until as many events have been accepted as were expected.
+
+        Raises:
+            NotReceived: they were not, within so many seconds.
+        """
+        if not select.select([self._answers], [], [], seconds)[0]:
+            raise NotReceived(f"after {seconds:.0f} s only this has arrived: {self.so_far()}")
+        return self._read()
+
+    def so_far(self) -> Receipts:
+        """Return the count as it is now."""
+        self._command("")
+        return self._read()
+
+    def _command(self, text: str) -> None:
+        self._commands.write(f"{text}\n".encode())
+        self._commands.flush()
+
+    def _read(self) -> Receipts:
+        return Receipts(**json.loads(self._answers.readline()))
+
+
+@contextlib.contextmanager
+def counting_receiver() -> Iterator[Receiver]:
+    """Run one for as long as the block."""
+    command = [sys.executable, "-m", "benches.receiver"]
+    # Without a buffer: nothing that it has said shall be hidden from select.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        yield Receiver(process)
+        cast("IO[bytes]", process.stdin).close()
 
 
 @contextlib.contextmanager
 def receiver() -> Iterator[str]:
     """Run one for as long as the block, and yield its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benches.receiver"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process.stdout.readline().strip()
-        process.stdin.close()
+    with counting_receiver() as running:
+        yield running.url
 
 
-class _Receiver(asyncio.Protocol):
+class _Count:
+    """What has arrived, and how it is answered."""
+
+    def __init__(self, expected: int, faults: float) -> None:
+        self.receipts = Receipts()
+        self._expected = expected
+        self._faults = faults * 2**32
+        self._failed: set[bytes] = set()
+        self._accepted: set[bytes] = set()
+
+    def answer(self, head: bytearray, end: int) -> bytes:
+        receipts = self.receipts
+        receipts.requests += 1
+        if receipts.requests == 1:
+            receipts.first_at = time.monotonic()
+        found = _ID.search(head, 0, end)
+        event_id = found[1] if found else b""
+        if self._faults and event_id not in self._failed and zlib.crc32(event_id) < self._faults:
+            self._failed.add(event_id)
+            receipts.refused += 1
+            return _REFUSED
+        if event_id not in self._accepted:
+            self._accepted.add(event_id)
+            receipts.events += 1
+            receipts.last_at = time.monotonic()
+            if receipts.events == self._expected:
+                self.say()
+        return _ACCEPTED
+
+    def say(self) -> None:
+        print(json.dumps(asdict(self.receipts)), flush=True)
+
+
+class _Connection(asyncio.Protocol):
+    count: _Count | None = None
+
     def __init__(self) -> None:
         self._received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -43,15 +164,23 @@ class _Receiver(asyncio.Protocol):
             end = end_of_head + 4 + (int(length[1]) if length else 0)
             if len(self._received) < end:
                 return
+            count = _Connection.count
+            self._transport.write(count.answer(self._received, end_of_head) if count else _ACCEPTED)
             del self._received[:end]
-            self._transport.write(_ANSWER)
 
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Receiver, "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=1024)
     print("http://{}:{}/".format(*server.sockets[0].getsockname()), flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)
+    commands = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    async for line in commands:
+        if values := line.split():
+            _Connection.count = _Count(int(values[0]), float(values[1]))
+            print("counting", flush=True)
+        elif _Connection.count is not None:
+            _Connection.count.say()
 
 
 if __name__ == "__main__":

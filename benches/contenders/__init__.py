@@ -1,0 +1,56 @@
+"""What Resonant is compared with, and Resonant itself: how each is started and given events.
+
+All send the same events by POST, with ``content-type`` and ``webhook-id``, to one receiver; none signs them. Resonant sends
+its CloudEvents headers too. Whatever runs on asyncio sends through httpx on the httpx-aiohttp transport, in threads through
+httpx's own, a client for each thread. Each does its own retries, four attempts at most, at once or after 0.1 s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benches.contenders.ours import ours
+from benches.contenders.plain import EMPTY_TASKS, NAIVE_TASKS, RAW_LOOP
+from benches.contenders.queues import CELERY, DRAMATIQ, HUEY, PROCRASTINATE
+
+if TYPE_CHECKING:
+    from benches.contenders.contender import Contender
+
+__all__ = [
+    "BULK",
+    "BULK_TWICE",
+    "CELERY",
+    "CONTENDERS",
+    "DRAMATIQ",
+    "EMPTY_TASKS",
+    "HUEY",
+    "NAIVE_TASKS",
+    "PROCRASTINATE",
+    "RAW_LOOP",
+    "TASK",
+]
+
+TASK = ours("task", "SQLite")
+BULK = ours("bulk", "SQLite")
+BULK_TWICE = ours("bulk", "SQLite", processes=2)
+
+CONTENDERS: dict[str, Contender] = {
+    each.name: each
+    for each in (
+        RAW_LOOP,
+        EMPTY_TASKS,
+        NAIVE_TASKS,
+        CELERY,
+        DRAMATIQ,
+        HUEY,
+        PROCRASTINATE,
+        TASK,
+        ours("task", "PostgreSQL"),
+        ours("task", "SQLite", processes=2),
+        ours("task", "PostgreSQL", processes=2),
+        BULK,
+        ours("bulk", "PostgreSQL"),
+        BULK_TWICE,
+        ours("bulk", "PostgreSQL", processes=2),
+    )
+}

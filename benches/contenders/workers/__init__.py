@@ -1,0 +1,1 @@
+"""The processes that send, each as its own documentation recommends."""

@@ -1,0 +1,24 @@
+"""Resonant: a drain, whose one flow run goes on until the process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, cast
+
+from benches.lanes import LANES
+from benches.surroundings import ENDPOINT
+from flows.emit import emit_events
+
+if TYPE_CHECKING:
+    from benches.lanes import Lane
+
+_RUN_FOR_SECONDS = 86_400.0
+
+
+async def _main() -> None:
+    lane = cast("Lane", os.environ["BENCH_LANE"])
+    await emit_events(endpoint=ENDPOINT, run_for=_RUN_FOR_SECONDS, **LANES[lane])
+
+
+asyncio.run(_main())

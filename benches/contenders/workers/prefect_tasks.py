@@ -1,0 +1,36 @@
+"""Prefect tasks, one for each event: empty, or such as a first version posts by, with Prefect's own retries."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from prefect import flow, task
+
+from benches.contenders.workers.posting import apost, async_client
+from benches.contenders.workers.told import do_all_told
+from benches.empty_tasks import do_nothing
+
+if TYPE_CHECKING:
+    import httpx
+
+_client: httpx.AsyncClient | None = None
+
+
+@task(retries=3, retry_delay_seconds=0.1)
+async def deliver(event_id: str, body: str) -> None:
+    """Send one event."""
+    global _client  # noqa: PLW0603 - one for the process, made in its loop
+    if _client is None:
+        _client = async_client()
+    await apost(_client, event_id, body)
+
+
+@flow(persist_result=False)
+async def run_tasks(kind: str) -> None:
+    """Run a task for each event that this process is told of."""
+    await do_all_told(deliver if kind == "naive" else lambda *_event: do_nothing())
+
+
+asyncio.run(run_tasks(sys.argv[1]))

@@ -1,0 +1,26 @@
+"""The baseline: a loop that posts, and posts again at once what was refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+
+from benches.contenders.workers.posting import apost, async_client
+from benches.contenders.workers.told import do_all_told
+
+
+async def _main() -> None:
+    async with async_client() as client:
+
+        async def deliver(event_id: str, body: str) -> None:
+            while True:
+                try:
+                    return await apost(client, event_id, body)
+                except httpx.HTTPStatusError:
+                    pass
+
+        await do_all_told(deliver)
+
+
+asyncio.run(_main())

@@ -1,0 +1,38 @@
+"""What a worker is told: files of events, by their names on its input."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+IN_FLIGHT = int(os.environ["BENCH_IN_FLIGHT"])
+
+
+async def do_all_told(do: Callable[[str, str], Awaitable[object]]) -> None:
+    """Do this with the id and the body of each event of each file, so many at a time; say when it began and ended."""
+    async for events in _batches():
+        left = iter(events)
+
+        async def one_after_the_other() -> None:
+            for event_id, body in left:  # noqa: B023 - all are awaited below
+                await do(event_id, body)
+
+        began = time.monotonic()
+        await asyncio.gather(*(one_after_the_other() for _ in range(IN_FLIGHT)))
+        print(began, time.monotonic(), flush=True)
+
+
+async def _batches() -> AsyncIterator[list[tuple[str, str]]]:
+    names = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(names), sys.stdin)
+    async for line in names:
+        yield json.loads(Path(line.decode().strip()).read_bytes())

@@ -1,0 +1,49 @@
+"""Filling a store with many rows at once, by SQL that both databases understand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from benches.surroundings import DATA_BYTES
+from resonant.store.database import open_database
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# The numbers 1 to :count, as n(i): what a statement of a filling begins with.
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
+
+
+async def fill(url: str, statements: Sequence[str], **values: float) -> None:
+    """Run these statements in a store that has its tables, in one transaction.
+
+    Args:
+        url: the database's.
+        statements: with ``:name`` for each value, and ``:body`` for the body of an event.
+        values: numbers, by name.
+    """
+    database = await open_database(url)
+
+    def run(connection: Connection) -> None:
+        for statement in statements:
+            for name, value in values.items():  # pasted: PostgreSQL wants the types of what is bound
+                statement = statement.replace(f":{name}", repr(value))  # noqa: PLW2901 - line by line
+            body = {"body": b"x" * DATA_BYTES} if ":body" in statement else {}
+            connection.execute(text(statement), body)
+        if connection.dialect.name == "postgresql":
+            for table in ("deliveries", "causes"):
+                key = f"pg_get_serial_sequence('resonant_{table}', 'id')"
+                connection.execute(text(f"SELECT setval({key}, (SELECT max(id) FROM resonant_{table}))"))
+
+    await database.write(run)
+    await database.close()
+    if url.startswith("postgresql"):
+        # What autovacuum does within a minute of such a load.
+        engine = create_async_engine(url.replace("postgresql", "postgresql+asyncpg", 1))
+        async with engine.connect() as connection:
+            autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await autocommit.execute(text("VACUUM ANALYZE"))
+        await engine.dispose()

@@ -1,0 +1,170 @@
+"""An emission whose store holds the history of many deliveries, against one whose store holds none; in turn.
+
+Whole flow runs, from the call to the end. ``--events`` changes the history in proportion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from benches.filling import NUMBERS, fill
+from benches.lanes import LANES, Lane
+from benches.measuring import Comparison, Round, Stopwatch, all_in_turn, say
+from benches.processes import Tree, wait_until_quiet
+from benches.receiver import receiver
+from benches.surroundings import (
+    ENDPOINT,
+    Missing,
+    empty_home,
+    kept_prefect_server,
+    postgresql,
+    save_endpoint,
+)
+from benches.task_lane import emit_stored
+from resonant.purging import DAY_SECONDS
+from resonant.store import open_store
+
+if TYPE_CHECKING:
+    from resonant.settings import Settings
+
+EVENTS, ROUNDS = 2_000, 5
+# Deliveries that the store holds, for each event that is sent.
+_HISTORIES = (0, 50, 500)
+# How many times as many events are sent in a lane: of the bulk lane's, a flow run's start would be half.
+_TIMES = {"task": 1, "bulk": 5}
+_DAYS = 30
+_AT_LEAST = 0.95
+_QUIET_SECONDS = 120.0
+# All to the endpoint that is emitted to, one attempt each, each fiftieth a dead letter.
+_AT = ":start + i * :step"
+_DEAD = "i % 50 = 0"
+_FILL = (
+    f"INSERT INTO resonant_endpoints (name, accepted) VALUES ('{ENDPOINT}', :count)",
+    f"INSERT INTO resonant_claims (endpoint) VALUES ('{ENDPOINT}')",
+    f"""INSERT INTO resonant_causes
+    (id, digest, fingerprint, endpoint, event_type, reason, category, code, error_type, error, varies)
+    VALUES (1, 'd', 'f', '{ENDPOINT}', 'com.example.order.paid', 'permanent', 'permanent', 'http_400', 'UnexpectedStatus',
+    'the endpoint answered 400', false)""",
+    f"""{NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
+    SELECT 'evt_' || i, 'com.example.order.paid', '/bench', '2026-01-01T00:00:00Z', 'd' || i, {_AT}, :body FROM n""",
+    f"""{NUMBERS} INSERT INTO resonant_deliveries (id, event_id, endpoint, event_type, status, accepted_at,
+    round_started_at, first_attempt_at, attempts, finished_at, reason, category, code, error_type, error, status_code,
+    cause_id)
+    SELECT i, 'evt_' || i, '{ENDPOINT}', 'com.example.order.paid', CASE WHEN {_DEAD} THEN 'dead_letter' ELSE 'delivered' END,
+    {_AT}, {_AT}, {_AT}, 1, {_AT} + 0.02, CASE WHEN {_DEAD} THEN 'permanent' END, CASE WHEN {_DEAD} THEN 'permanent' END,
+    CASE WHEN {_DEAD} THEN 'http_400' END, CASE WHEN {_DEAD} THEN 'UnexpectedStatus' END,
+    CASE WHEN {_DEAD} THEN 'the endpoint answered 400' END, CASE WHEN {_DEAD} THEN 400 END, CASE WHEN {_DEAD} THEN 1 END
+    FROM n""",
+    f"""{NUMBERS} INSERT INTO resonant_attempts
+    (delivery_id, number, round, started_at, duration, result, status_code, category, code, error_type, error, decision)
+    SELECT i, 1, 1, {_AT}, 0.02, CASE WHEN {_DEAD} THEN 'failed' ELSE 'delivered' END,
+    CASE WHEN {_DEAD} THEN 400 ELSE 200 END, CASE WHEN {_DEAD} THEN 'permanent' END, CASE WHEN {_DEAD} THEN 'http_400' END,
+    CASE WHEN {_DEAD} THEN 'UnexpectedStatus' END, CASE WHEN {_DEAD} THEN 'the endpoint answered 400' END,
+    CASE WHEN {_DEAD} THEN 'give_up' END FROM n""",
+)
+
+
+def run(count: int, rounds: int) -> list[Comparison]:
+    """Measure, and return what came out."""
+    with contextlib.ExitStack() as stack:
+        settings = stack.enter_context(empty_home())
+        url = stack.enter_context(receiver())
+        try:
+            database = stack.enter_context(postgresql()).url
+        except Missing as error:
+            say(f"  without PostgreSQL: {error}")
+            database = None
+        server = stack.enter_context(kept_prefect_server(settings))
+        growth = _Growth(Tree([server.keeper.pid]), count, rounds)
+        return asyncio.run(growth.compare(settings, url, database))
+
+
+class _Growth:
+    def __init__(self, server: Tree, count: int, rounds: int) -> None:
+        self._server = server
+        self._count = count
+        self._rounds = rounds
+
+    async def compare(self, settings: Settings, url: str, postgresql_url: str | None) -> list[Comparison]:
+        from prefect.logging.handlers import APILogHandler
+
+        await save_endpoint(url)
+        stores = {"SQLite": await self._filled_stores(settings, None)}
+        if postgresql_url is not None:
+            stores["PostgreSQL"] = await self._filled_stores(settings, postgresql_url)
+        found: list[Comparison] = []
+        for lane in LANES:
+            say(
+                f"  {lane} lane: {', '.join(f'{size:,}' for size in self._sizes)} on {' and on '.join(stores)}"
+            )
+            found += await self._compare_lane(lane, stores)
+        await APILogHandler.aflush()  # before the server ends
+        return found
+
+    async def _compare_lane(self, lane: Lane, stores: dict[str, list[str]]) -> list[Comparison]:
+        urls = [url for of_database in stores.values() for url in of_database]
+        cpu: dict[str, list[float]] = {url: [] for url in urls}
+        measured = await all_in_turn([self._emission(url, lane, cpu[url]) for url in urls], self._rounds)
+        speeds = dict(zip(urls, measured, strict=True))
+        found = []
+        for database, (none, *others) in stores.items():
+            for size, url in zip(self._sizes[1:], others, strict=True):
+                what = f"{lane} lane, {database}, {size:,} deliveries of history"
+                found += [
+                    Comparison(what, "events/s", speeds[url], speeds[none], "none", ratio_at_least=_AT_LEAST),
+                    # Without the round to warm up.
+                    Comparison(
+                        f"{what}, CPU of the process", "ms an event", cpu[url][1:], cpu[none][1:], "none"
+                    ),
+                ]
+        return found
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [each * self._count for each in _HISTORIES]
+
+    def _emission(self, url: str, lane: Lane, cpu: list[float]) -> Round:
+        count = self._count * _TIMES[lane]
+
+        async def emit() -> float:
+            os.environ["RESONANT_DATABASE_URL"] = url
+            _, watch = await emit_stored(url, count, **LANES[lane])
+            cpu.append(watch.cpu_seconds / count * 1000)
+            # That the server records what it was sent shall not disturb the next.
+            await asyncio.to_thread(wait_until_quiet, [self._server], _QUIET_SECONDS)
+            return count / watch.seconds
+
+        return emit
+
+    async def _filled_stores(self, settings: Settings, server_url: str | None) -> list[str]:
+        """Make a store for each size, and return their URLs."""
+        urls = []
+        for size in self._sizes:
+            if server_url is None:
+                url = f"sqlite:///{settings.home / f'history-{size}.db'}"
+            else:
+                url = await _create_database(server_url, f"history_{size}")
+            await (await open_store(url)).close()
+            if size:
+                with Stopwatch() as watch:
+                    start = time.time() - _DAYS * DAY_SECONDS
+                    await fill(url, _FILL, count=size, start=start, step=_DAYS * DAY_SECONDS / size)
+                say(f"  {url.partition(':')[0]}: {size:,} deliveries after {watch.seconds:.0f} s")
+            urls.append(url)
+        return urls
+
+
+async def _create_database(server_url: str, name: str) -> str:
+    engine = create_async_engine(server_url.replace("postgresql", "postgresql+asyncpg", 1))
+    async with engine.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text(f"CREATE DATABASE {name}"))
+    await engine.dispose()
+    return server_url.replace("/postgres?", f"/{name}?")

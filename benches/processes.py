@@ -1,0 +1,183 @@
+"""Processes with all that they start: started, stopped, and what they cost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Self, TypeVar, cast
+
+import psutil
+
+from resonant.cli.server import end, keep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+_T = TypeVar("_T")
+_END_SECONDS = 5.0
+_SAMPLE_SECONDS = 0.2
+_BETWEEN_STOPS_SECONDS = 0.02
+_QUIET_SECONDS = 1.0
+_QUIET_CORES = 0.15
+
+
+@contextlib.contextmanager
+def kept(command: list[str], *, log: Path, variables: Mapping[str, str] = {}) -> Iterator[int]:
+    """Run a command for as long as the block and this process; yield its id.
+
+    Args:
+        command: the program and its arguments.
+        log: file for what it says.
+        variables: of its environment, beside this process's.
+    """
+    with log.open("ab") as file:
+        keeper = keep(command, os.environ | dict(variables), file, patience=_END_SECONDS)
+    try:
+        yield _child_of(keeper)
+    finally:
+        end(keeper)
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _child_of(keeper: subprocess.Popen[bytes]) -> int:
+    while not (children := psutil.Process(keeper.pid).children()):
+        if keeper.poll() is not None:
+            raise RuntimeError("a process ended at once")
+        time.sleep(0.01)
+    return children[0].pid
+
+
+@contextlib.contextmanager
+def told(command: list[str], *, log: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command that ends when its standard input does; what it says on its output is for the caller.
+
+    Args:
+        command: the program and its arguments.
+        log: file for its standard error.
+        variables: of its environment, beside this process's.
+    """
+    with (
+        log.open("ab") as file,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            env=os.environ | dict(variables),
+            bufsize=0,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            cast("IO[bytes]", process.stdin).close()
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+class Tree:
+    """Some processes and all that they have started.
+
+    Args:
+        roots: the processes' ids.
+    """
+
+    def __init__(self, roots: Iterable[int]) -> None:
+        self._roots = [psutil.Process(root) for root in roots]
+
+    def cpu_seconds(self) -> float:
+        """Return what they have used so far, with those that have ended and were waited for."""
+        return sum(sum(times[:4]) for each in self._all() if (times := _of(each.cpu_times)))
+
+    def resident_megabytes(self) -> float:
+        """Return the memory that they have now; what processes share is counted in each."""
+        return sum(memory.rss for each in self._all() if (memory := _of(each.memory_info))) / 1e6
+
+    @contextlib.contextmanager
+    def stopped(self, is_free: Callable[[], bool]) -> Iterator[None]:
+        """Let none of them run within the block.
+
+        Args:
+            is_free: whether they hold no lock now; where they do, they are stopped at another moment.
+        """
+        processes = self._all()
+        _signal(processes, signal.SIGSTOP)
+        try:
+            while not is_free():
+                _signal(processes, signal.SIGCONT)
+                time.sleep(_BETWEEN_STOPS_SECONDS)
+                _signal(processes, signal.SIGSTOP)
+            yield
+        finally:
+            _signal(processes, signal.SIGCONT)
+
+    def _all(self) -> list[psutil.Process]:
+        found = []
+        for root in self._roots:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [root, *root.children(recursive=True)]
+        return found
+
+
+def _of(look: Callable[[], _T]) -> _T | None:
+    """Return what is seen of a process, None where it has ended meanwhile."""
+    try:
+        return look()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _signal(processes: Iterable[psutil.Process], number: int) -> None:
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
+
+
+def wait_until_quiet(trees: Sequence[Tree], seconds: float) -> None:
+    """Wait until these do next to nothing, or so many seconds have passed."""
+    give_up_at = time.monotonic() + seconds
+    cores = _QUIET_CORES
+    while cores >= _QUIET_CORES and time.monotonic() < give_up_at:
+        before = sum(tree.cpu_seconds() for tree in trees)
+        time.sleep(_QUIET_SECONDS)
+        cores = (sum(tree.cpu_seconds() for tree in trees) - before) / _QUIET_SECONDS
+
+
+class PeakMemory:
+    """The most resident memory that a tree has within the block, looked at five times a second.
+
+    Attributes:
+        megabytes: known after the block.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.megabytes = 0.0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.megabytes = max(self.megabytes, self._tree.resident_megabytes())
+            if self._done.wait(_SAMPLE_SECONDS):
+                return
