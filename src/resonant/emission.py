@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
+# How long an event waits for an idle run at most: a look costs a millisecond.
+POLL_SECONDS = 0.25
+# How often expired leases are looked for, which takes the store's write lock.
+RECOVER_SECONDS = 1.0
 # A bounded run parks its retries this long before its end, in seconds: one that waited beyond it would put off the next run.
 LAST_WAIT_SECONDS = 30.0
 # When an endpoint that could not be opened is tried again, in a run that goes on that long.
@@ -148,6 +151,7 @@ class Emission:
         self._busy: Counter[str] = Counter()
         self._due: list[str] = []
         self._look_again_at = 0.0
+        self._recover_at = 0.0
         self._end: float | None = None
         self._reopen_at: dict[str, float] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -399,8 +403,9 @@ class Emission:
 
     async def _look(self, endpoint: str | None, *, take_over: bool) -> None:
         """See which endpoints have something due, and open those that are new."""
-        if take_over:
+        if take_over and time.monotonic() >= self._recover_at:
             await self.store.recover(endpoint=endpoint)
+            self._recover_at = time.monotonic() + RECOVER_SECONDS
         now = self.store.clock()
         due = [due.endpoint for due in await self.store.due(endpoint) if due.at <= now]
         self._due = [name for name in due if await self._is_open(name)]
