@@ -1,19 +1,30 @@
 """Alerts: what is wrong with an endpoint, judged against thresholds, and when that changes.
 
-================= ========= ==================================================================================
-condition         value     bad when
-================= ========= ==================================================================================
-error_rate        part of 1 of the attempts of the last minutes too many failed: per attempt, as in ``stats``
-dead_letters      number    too many deliveries were given up in the last hour, less those that were replayed
-dead_letter_age   seconds   the oldest dead letter has waited too long
-latency           factor    an attempt takes several times as long, on average, as in the same hour a day before
-drain_silent      seconds   a delivery is overdue, and for as long no worker has claimed one
-retries           part of 1 over all endpoints: too many attempts only lead to another
-================= ========= ==================================================================================
+================= ========= ================================================================== ======================
+condition         value     begins when                                                        ends
+================= ========= ================================================================== ======================
+error_rate        part of 1 of the attempts of the last minutes too many failed                at half of it
+dead_letters      number    too many deliveries were given up in the last hour, less those     at half of it
+                            that were replayed
+dead_letter_age   seconds   the oldest dead letter has waited too long                         when that one is gone
+latency           factor    an attempt takes several times as long, on average, as in the same halfway back to 1
+                            hour a day before
+drain_silent      seconds   a delivery is overdue, and for as long no worker has claimed one   when one is claimed
+retries           part of 1 over all endpoints: too many attempts only lead to another         at half of it
+================= ========= ================================================================== ======================
 
-The rules in ``deployments/prometheus`` judge the same by the same thresholds, where those are not set otherwise. Few
-attempts say nothing: an alert then neither begins nor, where its end is acted on, ends. So an endpoint that failed has
-recovered when it was seen to deliver, and not when nobody tries it any more.
+One rule for all that is a rate or a count: what began at a threshold ends at half of it. In between nothing is said, so
+nothing comes and goes around a threshold. An age needs no such rule, as it grows until something is done.
+
+Few attempts say nothing, so no alert begins. Nor does the error rate end by them, because its end is acted on: an endpoint
+that failed has recovered when it was seen to deliver, and not when nobody tries it any more. The others only tell; they end
+when so few attempts are left that half of what it takes to begin is not there.
+
+Lost attempts are in no rate: nobody saw how one ended, and the worker was at fault. Nor is what an operator cancelled a
+dead letter here: a person need not be told what he has just done.
+
+The rules in ``deployments/prometheus`` judge the same by the same thresholds, where those are not set otherwise;
+``docs/monitoring.md`` has both side by side.
 """
 
 from __future__ import annotations
@@ -34,8 +45,8 @@ _HOUR = 3600
 _MANY_ATTEMPTS = 100
 # Seconds. From 5 ms to 12 ms is nobody's trouble.
 _FELT_LATENCY = 0.1
-# Around the threshold itself an alert would come and go, and each time it goes a replay may begin.
-_RECOVERED_PART = 0.5
+# Around the threshold itself an alert would come and go, and each time an error rate goes a replay may begin.
+_END = 0.5
 
 
 class Condition(StrEnum):
@@ -51,11 +62,11 @@ class Condition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Where each condition becomes bad: above these, and at ``dead_letters``.
+    """Where each condition becomes bad: above these, and at ``dead_letters``; the table above says where that ends.
 
     Attributes:
         window: seconds that the error rate and the share of retries look back, by when attempts were recorded.
-        error_rate: part of attempts that failed, of ``min_attempts`` or more; the alert ends at half of it.
+        error_rate: part of attempts that failed, of ``min_attempts`` or more.
         dead_letters: in an hour.
         dead_letter_age: seconds.
         latency_factor: mean duration of an attempt, against the same hour of the day before.
@@ -78,8 +89,8 @@ class Activity:
     """What was counted of one endpoint lately.
 
     Attributes:
-        attempts, failed, retried: in the window; failed counts lost ones too.
-        dead_letters: in the last hour, less replays.
+        attempts, failed, retried: in the window, without lost ones.
+        dead_letters: in the last hour, less replays, and without what an operator cancelled.
         timed, seconds: attempts of the last hour that were answered or failed, and how long all of them took.
         timed_before, seconds_before: in the same hour of the day before.
     """
@@ -217,8 +228,8 @@ def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Fi
     if not activity.attempts:
         return None
     value = activity.failed / activity.attempts
-    is_bad = activity.attempts >= thresholds.min_attempts and value > thresholds.error_rate
-    if not is_bad and value > thresholds.error_rate * _RECOVERED_PART:
+    is_bad = _is_above(value, thresholds.error_rate)
+    if is_bad is None or (is_bad and activity.attempts < thresholds.min_attempts):
         return None
     minutes = f"{thresholds.window / 60:g} minutes"
     return Finding(
@@ -231,11 +242,14 @@ def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Fi
     )
 
 
-def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
+def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding | None:
     value = max(0, activity.dead_letters)
+    is_bad = _has_reached(value, thresholds.dead_letters)
+    if is_bad is None:
+        return None
     return Finding(
         Key(Condition.DEAD_LETTERS, endpoint),
-        value >= thresholds.dead_letters,
+        is_bad,
         value,
         thresholds.dead_letters,
         f"{endpoint}: {value} more dead letters in an hour, fewer than {thresholds.dead_letters} are normal",
@@ -253,15 +267,20 @@ def _dead_letter_age(endpoint: str, age: float, thresholds: Thresholds) -> Findi
     )
 
 
-def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
-    # Too few to compare is no alert, and ends one: nothing is done on it but to tell.
-    is_comparable = min(activity.timed, activity.timed_before) >= _MANY_ATTEMPTS
+def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding | None:
     mean = activity.seconds / activity.timed if activity.timed else 0.0
     before = activity.seconds_before / activity.timed_before if activity.timed_before else 0.0
     value = mean / before if before else 0.0
+    is_bad = _all(
+        _has_reached(min(activity.timed, activity.timed_before), _MANY_ATTEMPTS),
+        _is_above(value, thresholds.latency_factor, normal=1.0),
+        _is_above(mean - before, _FELT_LATENCY),
+    )
+    if is_bad is None:
+        return None
     return Finding(
         Key(Condition.LATENCY, endpoint),
-        is_comparable and value > thresholds.latency_factor and mean - before > _FELT_LATENCY,
+        is_bad,
         value,
         thresholds.latency_factor,
         f"{endpoint}: an attempt takes {mean * 1000:.0f} ms, in the same hour of the day before {before * 1000:.0f} ms; "
@@ -281,14 +300,38 @@ def _drain_silent(endpoint: str, overdue: float, silent: float, thresholds: Thre
     )
 
 
-def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding:
+def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding | None:
     attempts = sum(each.attempts for each in activities)
     value = sum(each.retried for each in activities) / attempts if attempts else 0.0
+    is_bad = _all(_has_reached(attempts, _MANY_ATTEMPTS), _is_above(value, thresholds.retries))
+    if is_bad is None:
+        return None
     return Finding(
         Key(Condition.RETRIES, ALL_ENDPOINTS),
-        attempts >= _MANY_ATTEMPTS and value > thresholds.retries,
+        is_bad,
         value,
         thresholds.retries,
         f"{value:.0%} of {attempts} attempts in {thresholds.window / 60:g} minutes only led to another, "
         f"the limit is {thresholds.retries:.0%}",
     )
+
+
+def _is_above(value: float, limit: float, *, normal: float = 0.0) -> bool | None:
+    """Tell whether a rate is above its limit; None on the way back to normal, where nothing begins or ends."""
+    if value > limit:
+        return True
+    return None if value > normal + (limit - normal) * _END else False
+
+
+def _has_reached(count: int, limit: int) -> bool | None:
+    """Tell whether a count has reached its limit; None above half of it, where nothing begins or ends."""
+    if count >= limit:
+        return True
+    return None if count > limit * _END else False
+
+
+def _all(*said: bool | None) -> bool | None:
+    """Tell whether all are so: one that is not decides, and else one that says nothing."""
+    if False in said:
+        return False
+    return None if None in said else True

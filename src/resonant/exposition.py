@@ -192,7 +192,7 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
     )
     yield _gauge(
         "resonant_dead_letter_oldest_timestamp_seconds",
-        "When the oldest dead letter was given up; absent while there is none.",
+        "When the oldest dead letter was given up, without those that an operator cancelled; absent while there is none.",
         ("endpoint",),
         _labelled(totals.oldest_dead_at),
     )

@@ -18,6 +18,8 @@ from resonant.events import Attempt, make_event
 from resonant.retry import Park
 from resonant.store import Outcome, open_store
 from resonant.store.alerting import read_unannounced
+from resonant.store.dead_letters import cancel
+from resonant.store.selection import Selection
 from tasks import alerts
 
 pytestmark = pytest.mark.engine
@@ -176,6 +178,20 @@ def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_path):
 def test_a_healthy_store_tells_nothing(url, feed, tmp_path):
     send(url, delivered=30, failed=3)
     assert run_flow(tmp_path).is_completed()
+    feed.expect()
+
+
+def test_what_an_operator_cancels_tells_nothing_and_grows_no_older(url, feed, tmp_path, monkeypatch):
+    async def cancel_many(store):
+        events = [make_event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(30)]
+        await store.enqueue(events, "hooks")
+        return await store.write(cancel, Selection(endpoint="hooks"), limit=100, now=time.time())
+
+    assert with_store(url, cancel_many).number == 30
+    monkeypatch.setenv("RESONANT_ALERT_DEAD_LETTER_AGE_HOURS", "0.000001")
+
+    assert run_flow(tmp_path).is_completed()
+
     feed.expect()
 
 

@@ -71,10 +71,22 @@ def test_an_error_rate_says_itself_in_words():
     assert (finding.value, finding.threshold) == (0.5, 0.25)
 
 
-@pytest.mark.parametrize(("more", "is_bad"), [(5, True), (4, False), (-3, False)])
-def test_dead_letters_are_counted_by_the_hour_less_replays(more, is_bad):
-    finding = judge(Condition.DEAD_LETTERS, Activity(dead_letters=more))
-    assert (finding.is_bad, finding.value) == (is_bad, max(0, more))
+def is_bad(finding):
+    """Return what is said, None where there is nothing."""
+    return None if finding is None else finding.is_bad
+
+
+@pytest.mark.parametrize(("more", "expected"), [(5, True), (4, None), (3, None), (2, False), (-3, False)])
+def test_dead_letters_are_bad_at_the_limit_and_good_below_half_of_it(more, expected):
+    assert is_bad(judge(Condition.DEAD_LETTERS, Activity(dead_letters=more))) is expected
+
+
+def test_one_dead_letter_may_be_the_limit():
+    thresholds = replace(THRESHOLDS, dead_letters=1)
+    found = [
+        judge(Condition.DEAD_LETTERS, Activity(dead_letters=n), thresholds=thresholds) for n in (1, 0, -3)
+    ]
+    assert [(finding.is_bad, finding.value) for finding in found] == [(True, 1), (False, 0), (False, 0)]
 
 
 @pytest.mark.parametrize(("age", "is_bad"), [(73 * HOUR, True), (72 * HOUR, False)])
@@ -84,20 +96,43 @@ def test_a_dead_letter_may_wait_three_days(age, is_bad):
 
 
 @pytest.mark.parametrize(
-    ("now", "before", "is_bad"),
+    ("now", "before", "expected"),
     [
         ((100, 30.0), (100, 10.0), True),
-        ((100, 20.0), (100, 10.0), False),
-        ((99, 99.0), (100, 10.0), False),
-        ((100, 100.0), (99, 9.9), False),
+        ((100, 20.0), (100, 10.0), None),
+        ((100, 15.1), (100, 10.0), None),
+        ((100, 15.0), (100, 10.0), False),
+        ((99, 99.0), (100, 10.0), None),
+        ((100, 100.0), (99, 9.9), None),
+        ((51, 51.0), (100, 10.0), None),
+        ((50, 50.0), (100, 10.0), False),
+        ((100, 100.0), (50, 5.0), False),
+        ((100, 20.0), (100, 9.0), True),
+        ((100, 12.0), (100, 5.0), None),
         ((100, 1.2), (100, 0.5), False),
         ((100, 100.0), (100, 0.0), False),
+        ((0, 0.0), (0, 0.0), False),
     ],
-    ids=["three times", "twice", "few now", "few before", "5 ms to 12 ms", "no time at all before"],
+    ids=[
+        "three times",
+        "twice",
+        "more than halfway back",
+        "halfway back",
+        "few now",
+        "few before",
+        "more than half as many now",
+        "half as many now",
+        "half as many before",
+        "0.11 s more",
+        "0.07 s more",
+        "5 ms to 12 ms",
+        "no time at all before",
+        "nothing",
+    ],
 )
-def test_latency_is_compared_with_the_same_hour_of_the_day_before(now, before, is_bad):
+def test_latency_is_compared_with_the_same_hour_of_the_day_before(now, before, expected):
     activity = Activity(timed=now[0], seconds=now[1], timed_before=before[0], seconds_before=before[1])
-    assert judge(Condition.LATENCY, activity).is_bad is is_bad
+    assert is_bad(judge(Condition.LATENCY, activity)) is expected
 
 
 @pytest.mark.parametrize(
@@ -111,13 +146,72 @@ def test_the_drain_is_silent_when_something_is_overdue_and_nobody_tries(due, see
     assert judge(Condition.DRAIN_SILENT, totals=totals).is_bad is is_bad
 
 
-def test_retries_are_judged_over_all_endpoints():
-    busy = Activity(attempts=60, retried=60)
-    calm = Activity(attempts=50, retried=0)
-    for activities, is_bad in [({"a": busy, "b": calm}, True), ({"a": busy}, False), ({"b": calm}, False)]:
-        findings = evaluate(QUIET, activities, THRESHOLDS, NOW)
-        [finding] = [each for each in findings if each.key == (Condition.RETRIES, ALL_ENDPOINTS)]
-        assert finding.is_bad is is_bad
+@pytest.mark.parametrize(
+    ("attempts", "retried", "expected"),
+    [
+        (110, 60, True),
+        (110, 55, None),
+        (110, 28, None),
+        (110, 27, False),
+        (99, 99, None),
+        (51, 51, None),
+        (50, 50, False),
+        (0, 0, False),
+    ],
+    ids=[
+        "above the limit",
+        "at the limit",
+        "more than half of the limit",
+        "less than half of it",
+        "too few attempts",
+        "more than half of that",
+        "half of that",
+        "nobody tried",
+    ],
+)
+def test_retries_are_judged_over_all_endpoints(attempts, retried, expected):
+    activities = {
+        "a": Activity(attempts=attempts // 2, retried=retried),
+        "b": Activity(attempts=attempts - attempts // 2),
+    }
+    found = {each.key: each for each in evaluate(QUIET, activities, THRESHOLDS, NOW)}
+    assert is_bad(found.get(Key(Condition.RETRIES, ALL_ENDPOINTS))) is expected
+
+
+@pytest.mark.parametrize(
+    ("condition", "endpoint", "bad", "between"),
+    [
+        (
+            Condition.ERROR_RATE,
+            "hooks",
+            Activity(attempts=100, failed=26),
+            Activity(attempts=100, failed=24),
+        ),
+        (Condition.DEAD_LETTERS, "hooks", Activity(dead_letters=5), Activity(dead_letters=4)),
+        (
+            Condition.LATENCY,
+            "hooks",
+            Activity(timed=100, seconds=21.0, timed_before=100, seconds_before=10.0),
+            Activity(timed=100, seconds=19.0, timed_before=100, seconds_before=10.0),
+        ),
+        (
+            Condition.RETRIES,
+            ALL_ENDPOINTS,
+            Activity(attempts=100, retried=51),
+            Activity(attempts=100, retried=49),
+        ),
+    ],
+    ids=lambda value: value.value if isinstance(value, Condition) else "",
+)
+def test_what_goes_up_and_down_around_a_limit_is_told_once(condition, endpoint, bad, between):
+    key = Key(condition, endpoint)
+    raised_at: dict[Key, float] = {}
+    told = []
+    for activity in (bad, between, bad, between, bad):
+        found = evaluate(QUIET, {"hooks": activity}, THRESHOLDS, NOW)
+        told += [each.what for each in crossings(found, raised_at, THRESHOLDS, NOW) if each.key == key]
+        raised_at |= dict.fromkeys([key] if told else [], NOW)
+    assert told == ["raised"]
 
 
 def finding(*, is_bad: bool, condition: Condition = Condition.ERROR_RATE) -> Finding:

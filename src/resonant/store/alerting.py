@@ -39,28 +39,28 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
     is_recent = minute >= recent
     is_of_hour = minute >= hour
     is_of_day_before = minute.between(*day_before)
-    is_attempt = c.measure == "attempt"
-    is_timed = and_(is_attempt, c.result != "lost")  # nobody saw how long a lost one took
+    is_ended = and_(c.measure == "attempt", c.result != "lost")  # nobody saw how a lost one ended, or when
     is_dead = c.measure == "delivery"  # of these no others are read
     number, seconds = c["count"], c.total
     query = select(
         c.endpoint,
-        _sum(number, is_attempt, is_recent),
-        _sum(number, is_attempt, is_recent, c.result != "delivered"),
+        _sum(number, is_ended, is_recent),
+        _sum(number, is_ended, is_recent, c.result != "delivered"),
         _sum(number, c.measure == "retry_delay", is_recent),
         _sum(number, is_dead, is_of_hour) - _sum(number, c.measure == "replay", is_of_hour),
-        _sum(number, is_timed, is_of_hour),
-        _sum(seconds, is_timed, is_of_hour),
-        _sum(number, is_timed, is_of_day_before),
-        _sum(seconds, is_timed, is_of_day_before),
+        _sum(number, is_ended, is_of_hour),
+        _sum(seconds, is_ended, is_of_hour),
+        _sum(number, is_ended, is_of_day_before),
+        _sum(seconds, is_ended, is_of_day_before),
     ).group_by(c.endpoint)
+    given_up = _read_given_up(connection, since=hour)
     # PostgreSQL's sum of integers is no integer.
     return {
         endpoint: Activity(
             attempts=int(attempts),
             failed=int(failed),
             retried=int(retried),
-            dead_letters=int(dead_letters),
+            dead_letters=min(int(dead_letters), given_up.get(endpoint, 0)),
             timed=int(timed),
             seconds=seconds,
             timed_before=int(timed_before),
@@ -120,6 +120,22 @@ def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> Non
             .where(_is(crossing.key), _t.c.unannounced == crossing.to_json())
             .values(unannounced=None)
         )
+
+
+def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
+    """Count the dead letters that died since then and are there now, without what was cancelled, by endpoint.
+
+    Their number is a bound to what the counters say, which do not know what was cancelled. By itself it would not do: what
+    is replayed and dies again dies anew.
+    """
+    d, causes = schema.deliveries.c, schema.causes.c
+    query = (
+        select(causes.endpoint, func.count())
+        .join_from(schema.deliveries, schema.causes, causes.id == d.cause_id)
+        .where(schema.is_dead_letter, d.finished_at >= since, causes.reason != "cancelled")
+        .group_by(causes.endpoint)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _counted(*, since: int, and_between: tuple[int, int]) -> Subquery:

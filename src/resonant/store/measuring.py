@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Pass = Callable[[Iterator[Page]], Iterator[Page]]
 
 _d, _a, _c = schema.deliveries, schema.attempts, schema.causes
-_PAGE = 10_000
-# Fewer than Python's garbage collector lets live before it looks for cycles: of millions of rows, it would look for long.
+# Few rows at once: of many that live at the same time, Python's garbage collector would look through all again and again.
+_PAGE = 1_000
 _ROWS = 500
 _FLOATS = frozenset(
     {"accepted_at", "finished_at", "started_at", "duration", "delay", "round_attempt", "retry_after"}
@@ -63,7 +63,8 @@ class Totals:
         endpoints: every endpoint that has ever accepted an event.
         deliveries: how many, by endpoint and status.
         dead_letters: how many, by endpoint, category and reason.
-        oldest_due_at, oldest_dead_at: by endpoint, where there is one.
+        oldest_due_at, oldest_dead_at: by endpoint, where there is one; a cancelled delivery is no dead letter in the second,
+            as it waits for nobody.
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
     """
 
@@ -306,7 +307,7 @@ def each_recorded(connection: Connection, ids: Run, *, since: float | None) -> I
     if since is not None:
         query = query.where(or_(_a.c.started_at >= since, _d.c.finished_at >= since))
     first = ids.first
-    while page := list(map(Recorded._make, connection.execute(query.where(_a.c.id >= first)))):
+    while page := list(map(Recorded._make, connection.execute(query.where(_a.c.id >= first)).all())):
         yield page
         first = page[-1].id + 1
 
@@ -348,7 +349,8 @@ def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int],
         # As `status` counts them: what was cancelled before its first attempt has no category.
         labels = (endpoint, category or "unknown", reason)
         numbers[labels] = numbers.get(labels, 0) + each.number
-        _keep_least(oldest, endpoint, each.first_at)
+        if reason != "cancelled":
+            _keep_least(oldest, endpoint, each.first_at)
     return numbers, oldest
 
 

@@ -62,7 +62,9 @@ def test_attempts_failures_and_retries_of_the_window_are_counted_and_older_ones_
     assert found.seconds == pytest.approx(1.2, rel=1e-3)
 
 
-def test_a_lost_attempt_has_failed_and_has_no_duration(desk):
+def test_a_lost_attempt_is_in_no_rate(desk):
+    send(desk, 3)
+    send(desk, 1, decision=desk.park_for(7200))
     desk.enqueue("evt")
     desk.begin(desk.claim_one())
     desk.clock.advance(61)
@@ -70,7 +72,42 @@ def test_a_lost_attempt_has_failed_and_has_no_duration(desk):
 
     found = activity(desk)["orders"]
 
-    assert (found.attempts, found.failed, found.timed) == (1, 1, 0)
+    assert (found.attempts, found.failed, found.timed) == (4, 1, 4)
+
+
+def test_a_delivery_given_up_for_lost_workers_is_a_dead_letter_like_any_other(desk):
+    desk.enqueue("evt")
+    while desk.status().dead_letter == 0:
+        desk.begin(desk.claim_one())
+        desk.clock.advance(61)
+        desk.recover()
+    assert activity(desk)["orders"].dead_letters == 1
+
+
+def replay(desk, number):
+    replayed = desk.write(
+        dead_letters.replay,
+        Selection(endpoint="orders"),
+        died_before=desk.clock() + 1,
+        limit=number,
+        owner="replay",
+        now=desk.clock(),
+        lease_seconds=60,
+    )
+    return replayed.leases
+
+
+def cancel(desk):
+    desk.write(dead_letters.cancel, Selection(endpoint="orders"), limit=100, now=desk.clock())
+
+
+def purge(desk):
+    def everything(connection):
+        conditions = dead_letters.purgeable("dead_letter", finished_before=desk.clock())
+        picked = dead_letters.pick_final(connection, conditions, limit=100)
+        dead_letters.purge(connection, [key.id for key in picked], now=desk.clock())
+
+    desk.write(everything)
 
 
 def test_dead_letters_of_the_last_hour_are_counted_less_those_replayed(desk):
@@ -79,17 +116,41 @@ def test_dead_letters_of_the_last_hour_are_counted_less_those_replayed(desk):
     send(desk, 3, decision=GiveUp("exhausted"))
     assert activity(desk)["orders"].dead_letters == 3
 
-    desk.write(
-        dead_letters.replay,
-        Selection(endpoint="orders"),
-        died_before=desk.clock() + 1,
-        limit=1,
-        owner="replay",
-        now=desk.clock(),
-        lease_seconds=60,
-    )
+    replay(desk, 1)
 
     assert activity(desk)["orders"].dead_letters == 2
+
+
+def test_what_is_replayed_and_dies_again_is_no_new_dead_letter(desk):
+    send(desk, 4, decision=GiveUp("exhausted"))
+    desk.clock.advance(HOUR + 60)
+    leases = replay(desk, 4)
+    desk.begin(*leases)
+    desk.record(*(desk.failed(lease, GiveUp("exhausted")) for lease in leases))
+    assert activity(desk)["orders"].dead_letters == 0
+
+
+def test_what_an_operator_cancelled_is_no_dead_letter_before_and_after_the_operator_purged_it(desk):
+    send(desk, 3, decision=GiveUp("exhausted"))
+    desk.clock.advance(HOUR + 60)
+    desk.enqueue(*(f"cancelled-{n}" for n in range(9)))
+    cancel(desk)
+    assert activity(desk)["orders"].dead_letters == 0, "though older ones are there"
+
+    send(desk, 2, decision=GiveUp("exhausted"))
+    assert activity(desk)["orders"].dead_letters == 2
+
+    purge(desk)
+    assert activity(desk)["orders"].dead_letters == 0
+
+
+def test_what_was_cancelled_and_replayed_and_then_dies_is_a_dead_letter(desk):
+    desk.enqueue(*(f"cancelled-{n}" for n in range(3)))
+    cancel(desk)
+    leases = replay(desk, 3)
+    desk.begin(*leases)
+    desk.record(*(desk.failed(lease, GiveUp("exhausted")) for lease in leases))
+    assert activity(desk)["orders"].dead_letters == 3
 
 
 def test_the_same_hour_of_the_day_before_is_told_apart_from_every_other(desk):

@@ -159,6 +159,24 @@ def test_gauges_follow_the_rows(busy):
     assert after.last_seen_at == totals.last_seen_at
 
 
+def test_the_oldest_letter_is_one_that_nobody_cancelled(desk):
+    def cancel():
+        desk.write(dead_letters.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
+        desk.clock.advance(HOUR)
+
+    desk.enqueue("evt_1")
+    cancel()
+    assert desk.read(read_totals, now=desk.clock()).oldest_dead_at == {}
+    desk.enqueue("evt_2")
+    desk.fail(desk.claim_one(), GiveUp("exhausted"))
+    died_at = desk.clock()
+    desk.clock.advance(HOUR)
+    desk.enqueue("evt_3")
+    cancel()
+
+    assert desk.read(read_totals, now=desk.clock()).oldest_dead_at == {"orders": died_at}
+
+
 def test_a_letter_cancelled_before_its_first_attempt_is_of_category_unknown(desk):
     desk.enqueue("evt_1")
     desk.write(dead_letters.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
