@@ -20,6 +20,7 @@ from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
 from tasks.emit import ChunkTicket, Ticket, current_emission, emit_chunk, emit_event
+from tasks.records import records
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -92,6 +93,7 @@ async def open_target(name: str) -> Target:
 
 async def emit_as_task(lease: Lease) -> None:
     """Run ``emit_event`` for a claimed delivery; a dead letter fails its task run, and nothing else."""
+    await records.catch_up()
     # Opaque: Prefect looks for futures in every field of a parameter otherwise, several times a run.
     ticket: Any = opaque(Ticket.of(lease))
     run: Awaitable[object] = emit_event(ticket, return_state=True)  # type: ignore[assignment]  # Prefect's overloads lose the await

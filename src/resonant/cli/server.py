@@ -27,7 +27,8 @@ START_SECONDS = 90.0
 SERVER_LOG = "prefect-server.log"
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 15.0
-_SEND_SECONDS = 30.0
+# At most; a server records fewer task runs a second than a quick emission makes, and lets it wait.
+_SEND_SECONDS = 300.0
 
 
 class ServerError(ResonantError):

@@ -1,0 +1,59 @@
+"""Prefect's in-memory message broker, made to let senders wait where Prefect's own drops what they send.
+
+A Prefect server hears of a task run by three messages, and keeps 10,000 of them for each of its services; beyond that it
+drops them, and the records of the task runs are lost. Here a sender waits once half of that is taken: its websocket is read
+no further, and the client keeps the rest. Those who wait leave the server's one thread to the services that read.
+
+``server.env`` names this module as ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER``. Servers that share the work use Redis
+instead, see docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from prefect.server.utilities.messaging import memory
+from prefect.server.utilities.messaging.memory import Consumer, break_topic, ephemeral_subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What Prefect asks of a broker's module.
+__all__ = ["Consumer", "Publisher", "break_topic", "ephemeral_subscription"]
+
+# Half of what a subscription of Prefect's holds.
+MOST_UNREAD = 5_000
+# A service that sends while it reads would wait for itself: after this long it finds room in the other half.
+PATIENCE_SECONDS = 10.0
+_PAUSE_SECONDS = 0.02
+
+
+class _Message(memory.MemoryMessage):
+    """A message that every subscription gets without copying what nobody changes."""
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> _Message:
+        return _Message(self.data, self.attributes, self.retry_count)
+
+
+class Publisher(memory.Publisher):
+    """Sends messages to the subscriptions of a topic in this process."""
+
+    async def publish_data(self, data: bytes, attributes: Mapping[str, str]) -> None:
+        """Send one message, unless it was sent before; waits while a subscription has too many unread."""
+        await self._wait_for_room()
+        messages: list[Any] = [_Message(data, attributes)]
+        if self.deduplicate_by:
+            messages = await self._cache.without_duplicates(self.deduplicate_by, messages)
+        for message in messages:
+            await self.topic.publish(message)
+
+    async def _wait_for_room(self) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + PATIENCE_SECONDS
+        # The queues are Prefect's, and tell nobody that they were read.
+        while self._unread() >= MOST_UNREAD and loop.time() < give_up_at:  # noqa: ASYNC110
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _unread(self) -> int:
+        return max((each._queue.qsize() for each in self.topic._subscriptions), default=0)  # noqa: SLF001

