@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import httpx
@@ -76,6 +77,51 @@ async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
     return name
 
 
+async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> datetime | None:
+    """Let a new secret sign; the one before signs too for so long, and then stops by itself.
+
+    Args:
+        name: the endpoint's.
+        secret: the new one.
+        keep_old: seconds.
+
+    Returns:
+        Until when the old one signs; None where there was none, or it stops at once.
+
+    Raises:
+        EndpointError: there is no such endpoint, it cannot be used with this secret, has it already, or a rotation
+            is under way: a third secret would cut off a receiver that still knows only the first.
+    """
+    block = await _webhook_endpoint(name)
+    now = datetime.now(UTC)
+    old, until = block.signing_secret, block.previous_signing_secret_until
+    if old == secret:
+        raise EndpointError(f"endpoint {name!r}: this is its signing secret already")
+    if block.previous_signing_secret is not None and (until is None or until > now):
+        raise EndpointError(
+            f"endpoint {name!r}: a rotation is under way: `resonant endpoint rotate-secret {name} --end` ends it"
+        )
+    ends = None if old is None or not keep_old else now + timedelta(seconds=keep_old)
+    block.signing_secret = secret
+    block.previous_signing_secret = None if ends is None else old
+    block.previous_signing_secret_until = ends
+    await save_webhook_endpoint(name, block, overwrite=True)
+    return ends
+
+
+async def end_rotation(name: str) -> None:
+    """Let the old secret sign no more.
+
+    Raises:
+        EndpointError: there is no such endpoint, or it has no old secret.
+    """
+    block = await _webhook_endpoint(name)
+    if block.previous_signing_secret is None:
+        raise EndpointError(f"endpoint {name!r}: no rotation is under way")
+    block.previous_signing_secret = block.previous_signing_secret_until = None
+    await save_webhook_endpoint(name, block, overwrite=True)
+
+
 async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:
     """Return every endpoint by name; for one that cannot be used as it is configured, why not."""
     names: list[str] = []
@@ -101,6 +147,13 @@ async def remove_endpoint(name: str) -> None:
             await client.delete_block_document(found.id)
         except ObjectNotFound:
             raise EndpointError(f"no endpoint is named {name!r}") from None
+
+
+async def _webhook_endpoint(name: str) -> WebhookEndpoint:
+    block = await load_endpoint(name)
+    if not isinstance(block, WebhookEndpoint):
+        raise EndpointError(f"endpoint {name!r} is no webhook endpoint, and signs nothing")
+    return block
 
 
 async def _endpoint_types(client: PrefectClient) -> list[str]:

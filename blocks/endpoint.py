@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from resonant.courier import Target
 from resonant.errors import EndpointError
-from resonant.redact import one_line, root_cause
+from resonant.redact import one_line, root_cause, without_credentials
 from resonant.sink import CallableSink
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class SinkBlock(EndpointBlock, ABC):
             text = one_line(f"{type(error).__name__}: {error}")
             for secret in _secrets(self):
                 text = text.replace(secret, "***")
-            return text[:300]
+            return without_credentials(text)[:300]
 
         async def close() -> None:
             return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from prefect.blocks.fields import SecretDict
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import AwareDatetime, Field, HttpUrl, SecretStr
 
-from blocks.endpoint import EndpointBlock
+from blocks.current import CurrentSink
+from blocks.endpoint import EndpointBlock, load_endpoint
 from resonant.classify import Category
 from resonant.courier import Target
-from resonant.redact import safe_message
-from resonant.sink import Endpoint, HttpSink
+from resonant.errors import EndpointError
+from resonant.sink import Endpoint
 
 
 class WebhookEndpoint(EndpointBlock):
@@ -30,7 +31,10 @@ class WebhookEndpoint(EndpointBlock):
     )
     previous_signing_secret: SecretStr | None = Field(
         default=None,
-        description="While a secret is rotated: the old one, which signs too until it is removed.",
+        description="While a secret is rotated: the old one, which signs too.",
+    )
+    previous_signing_secret_until: AwareDatetime | None = Field(
+        default=None, description="When the old one stops signing; not before it is removed where empty."
     )
     allow_private: bool = Field(
         default=False, description="Allow private and special addresses, such as 127.0.0.1 or 10.0.0.0/8."
@@ -48,12 +52,15 @@ class WebhookEndpoint(EndpointBlock):
         Raises:
             EndpointError: a value cannot be used; the text holds no secret.
         """
-        secrets = (self.signing_secret, self.previous_signing_secret)
+        secrets = _revealed(self.signing_secret)
+        old = [secret for secret in _revealed(self.previous_signing_secret) if secret not in secrets]
+        until = self.previous_signing_secret_until
         return Endpoint(
             name=name,
             url=self.url.get_secret_value(),
             headers={key: str(value) for key, value in self.headers.get_secret_value().items()},
-            signing_secrets=tuple(secret.get_secret_value() for secret in secrets if secret is not None),
+            signing_secrets=(*secrets, *old),
+            signing_ends={} if until is None else dict.fromkeys(old, until.timestamp()),
             timeout=self.timeout,
             allow_private=self.allow_private,
             overrides=dict(self.status_overrides),
@@ -61,16 +68,27 @@ class WebhookEndpoint(EndpointBlock):
         )
 
     def open(self, name: str) -> Target:
-        """Return the endpoint, ready for sending; see ``EndpointBlock.open``."""
+        """Return the endpoint, ready for sending, and read again while it is open; see ``EndpointBlock.open``."""
+
+        async def read() -> Endpoint:
+            block = await load_endpoint(name)
+            if not isinstance(block, WebhookEndpoint):
+                raise EndpointError(f"endpoint {name!r} is no webhook endpoint any more")
+            return block.to_endpoint(name)
+
         endpoint = self.to_endpoint(name)
-        sink = HttpSink(endpoint)
+        sink = CurrentSink(endpoint, read)
         return Target(
             name=name,
             sink=sink,
-            describe=lambda error: safe_message(error, endpoint),
+            describe=sink.describe,
             close=sink.aclose,
             timeout=self.timeout,
             overrides=endpoint.overrides,
             policy=self.policy,
             concurrency=self.concurrency,
         )
+
+
+def _revealed(secret: SecretStr | None) -> list[str]:
+    return [] if secret is None else [secret.get_secret_value()]

@@ -13,7 +13,7 @@ import sys
 
 from resonant.cli import output
 from resonant.cli.project import project_directory
-from resonant.cli.server import configure_prefect, configured_url, is_healthy
+from resonant.cli.server import admitted, configure_prefect, configured_url, is_healthy
 from resonant.errors import ResonantError
 from resonant.settings import load_settings
 
@@ -100,7 +100,8 @@ def main() -> None:
         output.say(f"no Prefect server answers at {url or 'PREFECT_API_URL, which is not set'}")
         sys.exit(1)
     try:
-        names = asyncio.run(bootstrap())
+        with admitted(url):
+            names = asyncio.run(bootstrap())
     except ResonantError as error:
         output.say(str(error))
         sys.exit(1)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from resonant.errors import ResonantError
 
@@ -63,6 +63,18 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
     finally:
         with suppress(FileNotFoundError):
             Path(name).unlink()
+
+
+def open_private(path: Path, mode: str) -> IO[bytes]:
+    """Open a binary file; if it is new, its owner alone may read and write it."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone."""
+    for each in (*reversed(folder.parents), folder):
+        if not each.exists():
+            each.mkdir(mode=0o700, exist_ok=True)
 
 
 def _sweep(path: Path) -> None:

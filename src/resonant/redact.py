@@ -1,4 +1,9 @@
-"""What an endpoint wants kept secret, taken out of texts that are stored and shown."""
+"""What is secret, taken out of texts that are stored and shown: of errors, and of what a receiver answered.
+
+By value: what is secret of the endpoint (``secrets_pattern``). By its looks, since a receiver may repeat secrets that are not
+ours: what stands behind ``Bearer`` or ``Basic``, behind a name like ``password``, ``api_key`` or ``token``, and the user
+and password in a URL (``without_credentials``). Whatever looks like none of these stays.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +22,40 @@ if TYPE_CHECKING:
 MESSAGE_CHARACTERS = 300
 # Shorter ones would blot out ordinary words; a part of a path must look more like a token than like a word.
 _MIN_SECRET, _MIN_PATH_SECRET = 4, 8
+# Behind = or a quote anything is a value; behind a bare colon, as in "invalid token: expired", only what is no word.
+_NAMED = (
+    r"(?:pass(?:word|wd|phrase)|secret|token|api[-_]?key|access[-_]?key|authorization|signature|credentials?)"
+)
+_LOOKS_RANDOM = r"(?=[^\s\"'<>,;]*(?:[\d=]|(?-i:[a-z][A-Z]))|[^\s\"'<>,;]{24})"
+_CREDENTIALS = re.compile(
+    rf"""
+    (?P<before> \b(?:bearer|basic)\s+ {_LOOKS_RANDOM}
+              | {_NAMED}\\?["']?\s?(?:=|:(?=\s?\\?["']))\s?\\?["']?
+              | {_NAMED}:\s?{_LOOKS_RANDOM}
+              | ://(?=[^\s/@]+@)
+    )
+    (?P<value> (?<=://)[^\s/@]+ | (?<=["'])[^"'\\]+ | [^\s"'<>,;&\\]+ )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 # White space, control characters, what reorders or hides text, and lone surrogates.
 _NOT_SHOWN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 
 
-def safe_message(error: BaseException, endpoint: Endpoint) -> str:
+def safe_message(error: BaseException, *endpoints: Endpoint) -> str:
     """Say on one line what went wrong, fit to be stored and shown.
 
     Args:
         error: its explicit causes are followed, and the last one speaks.
-        endpoint: whose URL, user, password, query, header values and signing secrets are replaced by ``***``.
+        endpoints: whose URL, user, password, query, header values and signing secrets are replaced by ``***``, and with
+            them what looks like anybody's credentials.
 
     Returns:
         The exception's type and text, at most 300 characters.
     """
     error = root_cause(error)
     text = one_line(f"{type(error).__name__}: {error}").removesuffix(":")
-    return secrets_pattern(endpoint).sub("***", text)[:MESSAGE_CHARACTERS]
+    return without_credentials(secrets_pattern(*endpoints).sub("***", text))[:MESSAGE_CHARACTERS]
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -50,9 +72,14 @@ def one_line(text: str) -> str:
     return _NOT_SHOWN.sub(" ", text).strip()
 
 
-def secrets_pattern(endpoint: Endpoint) -> re.Pattern[str]:
-    """Make the pattern that matches each secret of an endpoint, in texts that ``one_line`` has been over."""
-    secrets = {one_line(secret) for secret in _secrets_of(endpoint)}
+def without_credentials(text: str) -> str:
+    """Replace by ``***`` what looks like a credential, whosever it is."""
+    return _CREDENTIALS.sub(r"\g<before>***", text)
+
+
+def secrets_pattern(*endpoints: Endpoint) -> re.Pattern[str]:
+    """Make the pattern that matches each secret of these endpoints, in texts that ``one_line`` has been over."""
+    secrets = {one_line(secret) for endpoint in endpoints for secret in _secrets_of(endpoint)}
     longest_first = sorted((s for s in secrets if len(s) >= _MIN_SECRET), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)))
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
 
 _commands = typer.Typer(no_args_is_help=True)
+_SECRET_BYTES = 32  # Standard Webhooks wants 24 to 64
+_SECONDS_PER_HOUR = 3600
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name.")]
 
 
@@ -25,7 +27,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(
         _commands,
         name="endpoint",
-        help="Say where events go: add, list, show, test, remove.",
+        help="Say where events go: add, list, show, test, rotate-secret, remove.",
         rich_help_panel=options.RUN,
         epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
     )
@@ -180,6 +182,55 @@ def test(name: Name) -> None:
         raise typer.Exit(1)
 
 
+@_commands.command("rotate-secret", epilog="Example: resonant endpoint rotate-secret billing > new-secret")
+def rotate_secret(
+    name: Name,
+    secret_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--secret-stdin", help="Read the new secret (whsec_...) from standard input; else one is made."
+        ),
+    ] = False,
+    keep_old: Annotated[
+        float,
+        typer.Option(
+            metavar="HOURS", min=0, max=8760, help="How long the old one signs too; 0 stops it at once."
+        ),
+    ] = 24.0,
+    end: Annotated[
+        bool, typer.Option("--end", help="End the rotation that is under way: the old secret signs no more.")
+    ] = False,
+) -> None:
+    """Let a new secret sign an endpoint's events; for a time the old one signs them too, then it stops by itself.
+
+    A secret that is made here is printed once, alone, on standard output, for the receiver. Runs that are under way
+    use it within half a minute.
+    """
+    from pydantic import SecretStr
+
+    from resonant.events import rfc3339
+
+    name = options.endpoint_name(name)
+    if end and secret_stdin:
+        raise options.Misuse("--end takes no new secret")
+    secret = SecretStr(_line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
+    with _prefect():
+        from blocks.catalog import end_rotation, rotate_secret
+
+        if end:
+            asyncio.run(end_rotation(name))
+            output.say(f"endpoint {name}: the old secret signs no more")
+            return
+        until = asyncio.run(rotate_secret(name, secret, keep_old=keep_old * _SECONDS_PER_HOUR))
+    if not secret_stdin:
+        output.write(f"{secret.get_secret_value()}\n")
+        output.flush()
+    old = (
+        "and no old one does" if until is None else f"and the old one too until {rfc3339(until.timestamp())}"
+    )
+    output.say(f"endpoint {name}: the new secret signs, {old}")
+
+
 @_commands.command(epilog="Example: resonant endpoint remove billing --yes")
 def remove(name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
     """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is there again."""
@@ -264,6 +315,13 @@ def _override(text: str) -> tuple[int, Category]:
         if category == known:
             return int(status), known
     raise options.Misuse(f"--override {text!r}: the category is transient, permanent or unknown")
+
+
+def _new_secret() -> str:
+    import base64
+    import secrets
+
+    return f"whsec_{base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()}"
 
 
 def _line_of_stdin(what: str) -> str:

@@ -58,13 +58,18 @@ async def _awaited(start: Callable[[], Awaitable[T]]) -> T:
 
 async def _wait_for_records(server: Server, state: State[None]) -> None:
     """Wait until a server that is about to end has recorded how every task run of this flow run ended."""
+    import base64
+    import os
+
     import httpx
 
     of_run: dict[str, object] = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
     unended: dict[str, object] = {
         "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}
     }
-    async with httpx.AsyncClient(base_url=server.api_url, trust_env=False) as client:
+    auth = os.environ.get("PREFECT_API_AUTH_STRING")
+    headers = {"authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
+    async with httpx.AsyncClient(base_url=server.api_url, headers=headers, trust_env=False) as client:
 
         async def count(query: dict[str, object]) -> int:
             answer = await client.post("/task_runs/count", json=query)

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 from resonant.cli import output
 from resonant.cli.project import project_directory
 from resonant.errors import ResonantError
+from resonant.files import make_private_folder, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ _POLL_SECONDS = 0.2
 _STOP_SECONDS = 15.0
 # At most; a server records fewer task runs a second than a quick emission makes, and lets it wait.
 _SEND_SECONDS = 300.0
+_UNAUTHORIZED = 401
 
 
 class ServerError(ResonantError):
@@ -79,16 +81,36 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
             raise ServerError(
                 f"no Prefect server answers at {configured} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
             )
-        yield Server(_use(configured))
+        with admitted(configured):
+            yield Server(_use(configured))
     elif running := running_up(settings):
-        yield Server(_use(running))
+        with admitted(running):
+            yield Server(_use(running))
     else:
         output.say("starting a Prefect server for this command, 5 to 20 s; `resonant up` keeps one running")
-        with started_server(settings, port=free_port(), ui=False) as api_url:
+        with started_server(settings, port=free_port(), ui=False) as api_url, admitted(api_url):
             try:
                 yield Server(_use(api_url), is_temporary=True)
             finally:
                 send_events()
+
+
+@contextlib.contextmanager
+def admitted(api_url: str) -> Iterator[None]:
+    """Turn a server's refusal of our credentials, whatever was asked of it, into one line.
+
+    Raises:
+        ServerError: it answered 401.
+    """
+    try:
+        yield
+    except Exception as error:
+        if getattr(getattr(error, "response", None), "status_code", None) != _UNAUTHORIZED:
+            raise
+        raise ServerError(
+            f"the Prefect server at {api_url} does not let us in (401): PREFECT_API_AUTH_STRING must be what "
+            "PREFECT_SERVER_API_AUTH_STRING is there, USER:PASSWORD"
+        ) from None
 
 
 def configured_url() -> str | None:
@@ -123,7 +145,8 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
     log_path = home / SERVER_LOG
     api_url = f"http://127.0.0.1:{port}/api"
     environment = (
-        os.environ
+        # The store's password is none of the server's business.
+        {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
         | shipped_settings()
         | {
             "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
@@ -132,10 +155,11 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
         }
     )
     command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "prefect-start.lock").open("w") as lock, log_path.open("ab") as log:
+    with open_private(home / "prefect-start.lock", "wb") as lock, open_private(log_path, "ab") as log:
         # Two servers that start at once on one database would both migrate it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        keeper = keep([sys.executable, *command], environment, log)
+        # Its database holds the endpoints' secrets, and the key that they are encrypted with.
+        keeper = keep([sys.executable, *command], environment, log, umask=0o077)
         try:
             _wait_until_healthy(api_url, keeper, log_path)
             fcntl.flock(lock, fcntl.LOCK_UN)
@@ -145,7 +169,12 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
 
 
 def keep(
-    command: list[str], environment: dict[str, str], log: IO[bytes], *, patience: float = _STOP_SECONDS
+    command: list[str],
+    environment: dict[str, str],
+    log: IO[bytes],
+    *,
+    patience: float = _STOP_SECONDS,
+    umask: int = -1,
 ) -> subprocess.Popen[bytes]:
     """Start a process that ends when this one does; ``end`` ends it before.
 
@@ -162,6 +191,7 @@ def keep(
         stderr=log,
         env=environment,
         cwd=project_directory(),
+        umask=umask,
         start_new_session=True,  # Ctrl-C is for us: the server must outlive the runs that report to it
     )
 
@@ -200,12 +230,7 @@ def is_healthy(api_url: str) -> bool:
     import httpx
 
     try:
-        headers = {}
-        if auth := os.environ.get("PREFECT_API_AUTH_STRING"):
-            import base64
-
-            headers["authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
-        answer = httpx.get(f"{api_url.rstrip('/')}/health", timeout=5, headers=headers, trust_env=False)
+        answer = httpx.get(f"{api_url.rstrip('/')}/health", timeout=5, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
     return answer.status_code == 200  # noqa: PLR2004 - OK
@@ -237,7 +262,7 @@ def prepared_home(settings: Settings) -> Path:
     """
     home = settings.home.expanduser()
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(home)
     except OSError as error:
         raise ServerError(f"cannot make {home} (RESONANT_HOME): {error.strerror}") from None
     return home

@@ -21,6 +21,7 @@ from resonant.cli.server import (
     SERVER_LOG,
     Server,
     ServerError,
+    admitted,
     configure_prefect,
     configured_url,
     end,
@@ -31,6 +32,7 @@ from resonant.cli.server import (
     note_of_up,
     prepared_home,
 )
+from resonant.files import atomic_file, open_private
 
 if TYPE_CHECKING:
     import subprocess
@@ -131,7 +133,7 @@ def running_stack(settings: Settings, *, port: int) -> Iterator[Stack]:
         os.environ["PREFECT_API_URL"] = server.api_url
         # Importing it takes as long as the server needs to start.
         threading.Thread(target=_import_prefect, daemon=True).start()
-        with kept_server(settings, port=port, ui=True) as kept:
+        with kept_server(settings, port=port, ui=True) as kept, admitted(server.api_url):
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()
             asyncio.run(_prepare())
@@ -165,7 +167,8 @@ async def start_run(deployment: str, **parameters: Any) -> UUID:
 def _noted(settings: Settings, server: Server) -> Iterator[None]:
     """Let the other commands know of this server for as long as the block."""
     note = note_of_up(settings)
-    note.write_text(json.dumps({"api_url": server.api_url, "pid": os.getpid()}))
+    with atomic_file(note) as write:
+        write(json.dumps({"api_url": server.api_url, "pid": os.getpid()}))
     try:
         yield
     finally:
@@ -175,7 +178,7 @@ def _noted(settings: Settings, server: Server) -> Iterator[None]:
 @contextlib.contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     note = note_of_up(settings)
-    with note.with_suffix(".lock").open("w") as lock:
+    with open_private(note.with_suffix(".lock"), "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -245,7 +248,7 @@ def _kept_worker(settings: Settings, home: Path) -> Iterator[subprocess.Popen[by
         "--name",
         "resonant-up",
     ]
-    with (home / WORKER_LOG).open("ab") as log:
+    with open_private(home / WORKER_LOG, "ab") as log:
         worker = keep(command, environment, log, patience=_WORKER_STOP_SECONDS)
         try:
             yield worker

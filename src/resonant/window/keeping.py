@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resonant.files import atomic_file
+from resonant.files import atomic_file, make_private_folder
 from resonant.store import measuring
 from resonant.window.segments import Codes, Names, Segment, merged
 from resonant.window.watching import Sight, Watch
@@ -138,7 +138,7 @@ def save(folder: Path, kept: Kept) -> None:
         "sights": kept.watch.sights,
         "segments": [each.to_document() for each in kept.segments],
     }
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(folder)
     with atomic_file(folder / _MANIFEST) as write:
         write(json.dumps(document))
     files = {segment.file for segment in kept.segments}
@@ -150,7 +150,7 @@ def save(folder: Path, kept: Kept) -> None:
 
 
 def _write_arrays(folder: Path, arrays: Sequence[Floats]) -> str:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(folder)
     name = f"{secrets.token_hex(8)}.npy"
     fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -1,0 +1,189 @@
+"""The rotation of a signing secret: begun, run out, ended, and no event in between that a receiver cannot verify."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from blocks import FileEndpoint, WebhookEndpoint, current, load_endpoint
+from blocks.catalog import end_rotation, remove_endpoint, rotate_secret
+from resonant.courier import Courier
+from resonant.emission import Emission, Limits
+from resonant.errors import EndpointError
+from resonant.events import make_event
+from resonant.store import open_store
+from resonant.testing import Receiver, respond
+
+pytestmark = pytest.mark.engine
+
+OLD, NEW, THIRD = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"o", b"n", b"t"))
+NAME = "rotated"
+HOUR = 3600.0
+
+
+@pytest.fixture
+def on_prefect(prefect_api):
+    """Run a coroutine with an endpoint saved that signs with the old secret; it is removed afterwards."""
+
+    def run(work, *, url="https://hooks.example.com/in", secret=OLD):
+        async def main():
+            signing = None if secret is None else SecretStr(secret)
+            block = WebhookEndpoint(url=SecretStr(url), signing_secret=signing, allow_private=True)
+            await block.asave(NAME, overwrite=True)
+            try:
+                return await work()
+            finally:
+                await remove_endpoint(NAME)
+
+        with temporary_settings({PREFECT_API_URL: prefect_api}):
+            return asyncio.run(main())
+
+    return run
+
+
+async def signing():
+    """Return which secrets sign, each with its end."""
+    endpoint = (await load_endpoint(NAME)).to_endpoint(NAME)
+    return [(secret, endpoint.signing_ends.get(secret)) for secret in endpoint.signing_secrets]
+
+
+def test_a_new_secret_signs_first_and_the_old_one_ends_by_itself(on_prefect):
+    async def work():
+        until = await rotate_secret(NAME, SecretStr(NEW), keep_old=24 * HOUR)
+        return until, await signing()
+
+    until, secrets = on_prefect(work)
+    assert secrets == [(NEW, None), (OLD, until.timestamp())]
+    assert until.timestamp() == pytest.approx(time.time() + 24 * HOUR, abs=60)
+
+
+def test_to_keep_the_old_one_for_no_time_stops_it_at_once(on_prefect):
+    async def work():
+        return await rotate_secret(NAME, SecretStr(NEW), keep_old=0), await signing()
+
+    assert on_prefect(work) == (None, [(NEW, None)])
+
+
+def test_an_endpoint_that_signed_nothing_signs_from_now_on(on_prefect):
+    async def work():
+        return await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR), await signing()
+
+    assert on_prefect(work, secret=None) == (None, [(NEW, None)])
+
+
+def test_a_rotation_is_ended_by_hand(on_prefect):
+    async def work():
+        await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+        await end_rotation(NAME)
+        return await signing()
+
+    assert on_prefect(work) == [(NEW, None)]
+
+
+def test_a_second_rotation_waits_for_the_end_of_the_first(on_prefect):
+    async def work():
+        await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+        with pytest.raises(EndpointError, match="a rotation is under way"):
+            await rotate_secret(NAME, SecretStr(THIRD), keep_old=HOUR)
+        kept = await signing()
+        block = await load_endpoint(NAME)
+        block.previous_signing_secret_until = datetime.now(UTC) - timedelta(seconds=1)
+        await block.asave(NAME, overwrite=True)
+        await rotate_secret(NAME, SecretStr(THIRD), keep_old=HOUR)
+        return kept, await signing()
+
+    kept, after = on_prefect(work)
+    assert [secret for secret, _ in kept] == [NEW, OLD]
+    assert [secret for secret, _ in after] == [THIRD, NEW]
+
+
+@pytest.mark.parametrize(
+    ("secret", "problem"), [(OLD, "is its signing secret already"), ("s3cret!", "must be whsec_ and base64")]
+)
+def test_a_secret_that_cannot_be_the_new_one_changes_nothing(on_prefect, secret, problem):
+    async def work():
+        with pytest.raises(EndpointError, match=problem) as refused:
+            await rotate_secret(NAME, SecretStr(secret), keep_old=HOUR)
+        return str(refused.value), await signing()
+
+    said, secrets = on_prefect(work)
+    assert secret not in said
+    assert secrets == [(OLD, None)]
+
+
+def test_what_is_not_rotated_is_not_ended_and_what_signs_nothing_is_not_rotated(on_prefect, tmp_path):
+    async def work():
+        with pytest.raises(EndpointError, match="no rotation is under way"):
+            await end_rotation(NAME)
+        await FileEndpoint(path=tmp_path / "log").asave(NAME, overwrite=True)
+        with pytest.raises(EndpointError, match="signs nothing"):
+            await rotate_secret(f"file-endpoint/{NAME}", SecretStr(NEW), keep_old=HOUR)
+        await remove_endpoint(f"file-endpoint/{NAME}")
+
+    on_prefect(work)
+
+
+def verified_by(request) -> tuple[str, ...]:
+    found = []
+    for secret in (OLD, NEW):
+        try:
+            Webhook(secret).verify(request.body, dict(request.headers))
+        except WebhookVerificationError:
+            continue
+        found.append(secret)
+    return tuple(found)
+
+
+def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one_alone(
+    on_prefect, sqlite_url, monkeypatch
+):
+    monkeypatch.setattr(current, "LOOK_AGAIN_SECONDS", 0.05)
+
+    async def open_target(name):
+        return (await load_endpoint(name)).open(name)
+
+    async def until_signed_by(receiver, *secrets):
+        async with asyncio.timeout(30):
+            while not receiver.journal or verified_by(receiver.journal[-1]) != secrets:
+                await asyncio.sleep(0.01)
+
+    async def work():
+        async with Receiver(respond(200, delay=0.005)) as receiver:
+            block = await load_endpoint(NAME)
+            block.url = SecretStr(receiver.url)
+            await block.asave(NAME, overwrite=True)
+            store = await open_store(sqlite_url)
+            await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(20_000)], NAME)
+            courier = Courier(clock=time.time, rng=random.Random(1))
+            limits = Limits(concurrency=2, endpoint_concurrency=2)
+            async with Emission(store, courier, open_target, owner="run", limits=limits) as emission:
+
+                async def emit_one(lease):
+                    await emission.attempt(lease.delivery_id)
+
+                run = asyncio.create_task(emission.run(emit_one))
+                await until_signed_by(receiver, OLD)
+                await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+                await until_signed_by(receiver, OLD, NEW)
+                await end_rotation(NAME)
+                await until_signed_by(receiver, NEW)
+                assert not run.done()
+                run.cancel()
+                await asyncio.wait([run])
+            await store.close()
+            return [verified_by(request) for request in receiver.journal]
+
+    verified = on_prefect(work)
+    changes = [one for before, one in zip([None, *verified], verified, strict=False) if one != before]
+    # Two are under way at the same time, and either may be received first.
+    assert set(changes) == {(OLD,), (OLD, NEW), (NEW,)}
+    assert verified.index((OLD, NEW)) < verified.index((NEW,))
+    assert all(verified), "an event that nobody could verify"

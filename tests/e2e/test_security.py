@@ -1,0 +1,398 @@
+"""A secret in each place that can hold one, a run in which much goes wrong, and a search for each of them by value.
+
+The receiver repeats all that it is sent in its answers, and a sink is broken so that its errors quote everything. What is
+searched: the store, Prefect's database and what its API tells, logs at DEBUG, artifacts, Prometheus text, the error
+report, what each command prints, and the arguments of the processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.parse
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from standardwebhooks import Webhook
+
+from resonant.testing import Action, Request, respond
+
+pytestmark = pytest.mark.engine
+
+PROJECT = Path(__file__).parents[2]
+PAYLOAD = "payl0ad-4111-1111"
+
+
+def secret_key(text: str) -> str:
+    return "whsec_" + base64.b64encode(text.encode()).decode()
+
+
+SECRETS = {
+    "path of the URL": "path-t0ken/5f2a+9c",
+    "query of the URL": "query t0ken&77aa=01",
+    "password in the URL": "url-passw0rd@c3:d4",
+    "header": "header-t0ken-e5f6a7",
+    "signing secret": secret_key("signing s3cret of this test, new"),
+    "old signing secret": secret_key("signing s3cret of this test, old"),
+    "password of the database": "db-passw0rd-91b2c3",
+    "password of Prefect": "api-passw0rd-d4e5f6",
+}
+
+
+def forms_of(secret: str) -> set[bytes]:
+    """Write a secret as it may be met: plain, percent-encoded, as a key's bytes, hexadecimal, within base64."""
+    plain = secret.removeprefix("whsec_").encode()
+    raw = [plain, base64.b64decode(plain)] if secret.startswith("whsec_") else [plain]
+    found = {urllib.parse.quote(plain, safe="").encode(), urllib.parse.quote_plus(plain).encode(), *raw}
+    for each in raw:
+        found |= {each.hex().encode(), each.hex().upper().encode()}
+        for before in range(3):
+            # Of a longer text that is base64, those characters that this part alone decides.
+            encoded = base64.b64encode(bytes(before) + each)
+            whole = encoded[-(-before * 8 // 6) : (before + len(each)) * 8 // 6]
+            found |= {whole, whole.translate(bytes.maketrans(b"+/", b"-_"))}
+    return found
+
+
+FORMS = {place: forms_of(secret) for place, secret in SECRETS.items()}
+
+
+def echoing(request: Request) -> Action:
+    """Answer with all that was sent but the body, as it came and decoded; every kind of event with its own status."""
+    credentials = base64.b64decode(request.headers["authorization"].removeprefix("Basic "))
+    head = "\n".join(f"{name}: {value}" for name, value in request.headers.items())
+    echo = f"{request.path}\n{urllib.parse.unquote(request.path)}\n{head}\n".encode() + credentials
+    kind = request.event_type.rpartition(".")[2]
+    return respond({"rejected": 400, "broken": 503}.get(kind, 200), body=echo)
+
+
+def wait_a_second(_request: Request) -> Action:
+    return respond(200, delay=1.0)
+
+
+# A sink whose errors quote everything it knows, in the text and as a cause.
+BROKEN_SINK = """
+import resonant.sink as sink
+from resonant.cli import main
+
+async def send(self, event):
+    e = self._endpoint
+    known = f"{e.url} {dict(e.headers)} {e.signing_secrets}"
+    try:
+        raise KeyError(known)
+    except KeyError as error:
+        raise RuntimeError(f"cannot send to {known}") from error
+
+sink.HttpSink.send = send
+main()
+"""
+# Many commands in one process, which is quicker: one in each line of standard input.
+COMMANDS = """
+import sys
+from resonant.cli import main
+for line in sys.stdin:
+    sys.argv = ["resonant", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, line
+"""
+READING = """endpoint show secretive
+endpoint list --json
+status
+dlq --group
+failed
+retry-candidates
+replay --all --include-permanent --dry-run
+purge --older-than 0 --dry-run
+metrics
+prometheus
+audit
+"""
+SENDING = """replay --endpoint secretive --all --include-permanent --rate 1000
+endpoint test secretive
+"""
+FLOW = """
+import asyncio
+from resonant.cli.project import make_flows_importable
+make_flows_importable()
+from {module} import {flow}
+asyncio.run({flow}())
+"""
+
+
+# At DEBUG of the root logger this library prints the password of Prefect's API, as it sends it: SECURITY.md says so.
+WEBSOCKETS = re.compile(rb"^.*\| websockets\.client - .*\n", re.MULTILINE)
+
+
+def assert_nothing_secret(texts: dict[str, bytes]) -> None:
+    texts = {where: WEBSOCKETS.sub(b"", text) for where, text in texts.items()}
+    found = [
+        f"{place} in {where}"
+        for where, text in texts.items()
+        for place, forms in FORMS.items()
+        if any(form in text for form in forms)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.fixture
+def secretive(machine, start_receiver):
+    """Save the endpoint with a secret in each place, one of them just rotated; say what the commands printed."""
+    machine.variables |= {
+        "PREFECT_API_AUTH_STRING": f"admin:{SECRETS['password of Prefect']}",
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG",
+    }
+    printed: dict[str, bytes] = {}
+
+    def run(*arguments: str, code: int = 0, **options) -> subprocess.CompletedProcess[str]:
+        finished = machine.run(*arguments, **options)
+        assert finished.returncode == code, finished.stderr
+        printed[" ".join(arguments[:2])] = (finished.stdout + finished.stderr).encode()
+        return finished
+
+    def save(script: str = "test_security:echoing"):
+        receiver = start_receiver(script)
+        headers = machine.home / "headers"
+        headers.write_text(f"X-Api-Key: Token {SECRETS['header']}")
+        quoted = {place: urllib.parse.quote(secret, safe="") for place, secret in SECRETS.items()}
+        host = receiver.url.removeprefix("http://")
+        url = (
+            f"http://me:{quoted['password in the URL']}@{host}/hooks/{quoted['path of the URL']}"
+            f"?key={quoted['query of the URL']}"
+        )
+        run(
+            "endpoint", "add", "secretive", "-", "--allow-private", "--header", f"@{headers}", "--secret-stdin",
+            "--policy", "classic", "--overwrite", typed=f"{url}\n{SECRETS['old signing secret']}\n",
+        )  # fmt: skip
+        run(
+            "endpoint", "rotate-secret", "secretive", "--secret-stdin", typed=SECRETS["signing secret"] + "\n"
+        )
+        return receiver
+
+    return save, run, printed
+
+
+def events_of(*kinds: str) -> list[dict]:
+    return [{"type": f"a.{kind}", "source": "/x", "data": {"card": PAYLOAD}} for kind in kinds]
+
+
+def run_code(machine, code: str, *arguments: str, typed: str = "") -> bytes:
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=machine.environment,
+        cwd=PROJECT,
+        input=typed.encode(),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr.decode()
+    return finished.stdout + finished.stderr
+
+
+def all_that_prefect_tells(api: str) -> bytes:
+    found = b""
+    with httpx.Client(base_url=api, timeout=30) as client:
+        for kind in (
+            "flow_runs",
+            "task_runs",
+            "logs",
+            "artifacts",
+            "block_documents",
+            "variables",
+            "deployments",
+        ):
+            rows: list = []
+            while page := client.post(f"/{kind}/filter", json={"limit": 200, "offset": len(rows)}).json():
+                rows += page
+            found += json.dumps(rows, ensure_ascii=False).encode()
+    return found
+
+
+@pytest.fixture
+def prefects_own_files(tmp_path_factory, prefect_api):
+    """Read the session server's database, with what is not in its main file yet, and its log."""
+
+    def read() -> dict[str, bytes]:
+        files = [path for path in tmp_path_factory.getbasetemp().glob("prefect*/**/*") if path.is_file()]
+        assert any(path.name == "prefect.db" for path in files)
+        assert any(path.name == "prefect-server.log" for path in files)
+        return {f"Prefect's {path.name}": path.read_bytes() for path in files}
+
+    return read
+
+
+def everything_in(database_url: str) -> bytes:
+    """Read every row of every table of a PostgreSQL store, as text."""
+
+    async def read() -> bytes:
+        connection = await asyncpg.connect(database_url)
+        try:
+            tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            found = b""
+            for (table,) in tables:
+                for (row,) in await connection.fetch(f'SELECT t::text FROM "{table}" t'):
+                    found += row.encode() + b"\n"
+                for column in await connection.fetch(
+                    "SELECT column_name FROM information_schema.columns"
+                    f" WHERE table_name = '{table}' AND data_type = 'bytea'"
+                ):
+                    for (value,) in await connection.fetch(f'SELECT "{column[0]}" FROM "{table}"'):
+                        found += bytes(value or b"") + b"\n"
+            return found
+        finally:
+            await connection.close()
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretive, prefects_own_files):
+    save, run, printed = secretive
+    if kind == "postgresql":
+        server = request.getfixturevalue("postgresql")
+        url = request.getfixturevalue("postgresql_url")
+        url = server.url("test", user="postgres", password=SECRETS["password of the database"])
+        machine.variables["RESONANT_DATABASE_URL"] = url
+    receiver = save()
+    first = machine.write_events("events.jsonl", events_of("opened", "rejected", "broken"))
+    with contextlib.ExitStack() as stack:
+        if kind == "sqlite":
+            run("enqueue", first, "--endpoint", "secretive")
+            # As long as somebody else reads, SQLite keeps its side file.
+            reader = stack.enter_context(contextlib.closing(sqlite3.connect(machine.database)))
+            reader.execute("SELECT count(*) FROM resonant_events").fetchall()
+        run("emit", first, "--endpoint", "secretive", "--max-attempts", "2")
+        run("emit", machine.write_events("more.jsonl", events_of("opened", "rejected")), "--endpoint", "secretive",
+            "--chunk-size", "10")  # fmt: skip
+        broken = machine.write_events("broken.jsonl", events_of("unsendable"))
+        printed["broken sink"] = run_code(
+            machine, BROKEN_SINK, "emit", broken, "--endpoint", "secretive", "--max-attempts", "1"
+        )
+        printed["metrics flow"] = run_code(
+            machine, FLOW.format(module="flows.metrics", flow="export_metrics")
+        )
+        printed["triage flow"] = run_code(
+            machine, FLOW.format(module="flows.dead_letters", flow="collect_dead_letters")
+        )
+        files = {
+            str(path): path.read_bytes()
+            for path in machine.home.rglob("*")
+            if path.is_file() and path.name != "headers" and not path.name.startswith("journal")
+        }
+        assert kind == "postgresql" or f"{machine.database}-wal" in files
+
+    [dead, *_] = json.loads(run("dlq", "--json", "--limit", "0").stdout)
+    details = f"detail {dead['event_id']}\ndetail {dead['event_id']} --json\n"
+    printed["commands that read"] = run_code(machine, COMMANDS, typed=READING)
+    printed["detail"] = run_code(machine, COMMANDS, typed=details)
+    printed["replay and test"] = run_code(machine, COMMANDS, typed=SENDING)
+    report = machine.home / "report.json"
+    run("export", "--output", str(report))
+    files["the error report"] = report.read_bytes()
+    away = f"postgresql://me:{SECRETS['password of the database']}@127.0.0.1:1/events"
+    before, machine.variables["RESONANT_DATABASE_URL"] = machine.variables.get("RESONANT_DATABASE_URL"), away
+    run("status", code=1)
+    if before is not None:
+        files["the database"] = everything_in(before)
+
+    # What was to be hidden was sent, and repeated.
+    for entry in receiver.journal:
+        assert entry["headers"]["x-api-key"] == f"Token {SECRETS['header']}"
+        for place in ("signing secret", "old signing secret"):
+            Webhook(SECRETS[place]).verify(base64.b64decode(entry["body"]), entry["headers"])
+    assert b"***" in (
+        files.get("the database") or files[str(machine.database)] + files[f"{machine.database}-wal"]
+    )
+    assert b"DEBUG" in printed["emit " + first]
+    assert_nothing_secret(
+        printed
+        | files
+        | prefects_own_files()
+        | {"Prefect's API": all_that_prefect_tells(machine.prefect_api)}
+    )
+
+    outside_the_store = prefects_own_files() | {"Prefect's API": all_that_prefect_tells(machine.prefect_api)}
+    outside_the_store |= {name: text for name, text in printed.items() if not name.startswith("detail")}
+    outside_the_store |= {
+        name: text
+        for name, text in files.items()
+        if "resonant.db" not in name and "database" not in name and not name.endswith(".jsonl")
+    }
+    assert [name for name, text in outside_the_store.items() if PAYLOAD.encode() in text] == []
+
+
+def test_no_secret_is_an_argument_of_a_process(machine, secretive):
+    save, _, _ = secretive
+    save("test_security:wait_a_second")
+    path = machine.write_events("events.jsonl", events_of(*["opened"] * 3))
+    emitting = machine.start("emit", path, "--endpoint", "secretive")
+    arguments: dict[str, bytes] = {}
+    while emitting.poll() is None:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                arguments[f"process {process.pid}"] = "\0".join(process.cmdline()).encode()
+        time.sleep(0.1)
+    emitting.communicate()
+    assert emitting.returncode == 0
+    assert f"process {emitting.pid}" in arguments
+    assert_nothing_secret(arguments)
+
+
+def test_a_secret_is_rotated_by_commands(machine, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+
+    def verified_by(*secrets: str) -> list[bool]:
+        newest = receiver.journal[-1]
+        found = []
+        for secret in secrets:
+            try:
+                Webhook(secret).verify(base64.b64decode(newest["body"]), newest["headers"])
+            except Exception:  # noqa: BLE001 - the library's own, which says why
+                found.append(False)
+            else:
+                found.append(True)
+        return found
+
+    def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+        finished = machine.run("endpoint", *arguments, **options)
+        assert finished.returncode == 0, finished.stderr
+        return finished
+
+    old = SECRETS["old signing secret"]
+    run("add", "turning", receiver.url, "--allow-private", "--secret-stdin", typed=old)
+
+    rotated = run("rotate-secret", "turning", "--keep-old", "2")
+    new = rotated.stdout.removesuffix("\n")
+    assert len(base64.b64decode(new.removeprefix("whsec_"))) == 32
+    assert rotated.stderr.startswith("endpoint turning: the new secret signs, and the old one too until 20")
+    run("test", "turning")
+    assert verified_by(old, new) == [True, True]
+
+    shown = machine.read("endpoint", "show", "turning")
+    assert (shown["signing_secret"], shown["previous_signing_secret"]) == ("set", "set")
+    assert shown["previous_signing_secret_until"].startswith("20")
+
+    again = machine.run("endpoint", "rotate-secret", "turning")
+    assert again.returncode == 1
+    assert again.stdout == ""
+    assert "`resonant endpoint rotate-secret turning --end` ends it\n" in again.stderr
+
+    assert run("rotate-secret", "turning", "--end").stdout == ""
+    run("test", "turning")
+    assert verified_by(old, new) == [False, True]
+
+    misused = machine.run("endpoint", "rotate-secret", "turning", "--end", "--secret-stdin", typed=old)
+    assert misused.returncode == 2

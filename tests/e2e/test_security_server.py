@@ -1,0 +1,231 @@
+"""Prefect on this machine: reached from here alone, behind a password where one is set, its files for their owner alone."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import pytest
+
+from resonant.cli.server import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.engine
+
+PASSWORD = "admin:api-passw0rd-d4e5f6"
+AUTH = {"PREFECT_SERVER_API_AUTH_STRING": PASSWORD, "PREFECT_API_AUTH_STRING": PASSWORD}
+READABLE_BY_ALL = {"metrics/resonant.prom": 0o644, "metrics": 0o755}
+EVENT = '{"type": "t", "source": "/s", "data": 1}\n'
+FLOW = """
+import asyncio
+from resonant.cli.project import make_flows_importable
+make_flows_importable()
+from flows.metrics import export_metrics
+asyncio.run(export_metrics())
+"""
+
+
+@dataclass
+class Home:
+    """A user's home, and the umask of what the user runs."""
+
+    path: Path
+    umask: int
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RESONANT_", "PREFECT_"))}
+        return kept | {"HOME": str(self.path), "PREFECT_HOME": str(self.path / ".prefect")} | variables
+
+    def run(self, *arguments: str, code: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *(["-c", code] if code else ["-m", "resonant"]), *arguments],
+            cwd=self.path,
+            env=self.environment(**variables),
+            umask=self.umask,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def modes(self) -> dict[str, int]:
+        """Return what others may read or write of all that was written; of sockets, which have no content, nothing."""
+        resonant, prefect = self.path / ".resonant", self.path / ".prefect"
+        written = [resonant, *resonant.rglob("*"), prefect, *prefect.glob("prefect.db*")]
+        return {
+            str(path.relative_to(resonant if path.is_relative_to(resonant) else self.path)): stat.S_IMODE(
+                path.stat().st_mode
+            )
+            for path in written
+            if path.exists() and not path.is_socket()
+        }
+
+
+def open_to_others(modes: dict[str, int]) -> dict[str, str]:
+    return {
+        name: oct(mode) for name, mode in modes.items() if mode & 0o077 and mode != READABLE_BY_ALL.get(name)
+    }
+
+
+@contextlib.contextmanager
+def running_up(home: Home, **variables: str):
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "resonant", "up", "--port", str(port)],
+        cwd=home.path,
+        env=home.environment(**variables),
+        umask=home.umask,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        if not any(line.startswith("Ctrl-C") for line in process.stdout):
+            pytest.fail(process.communicate()[1])
+        yield process, port
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("home"), umask=0o000)
+    (home.path / "events.jsonl").write_text(EVENT)
+    return home
+
+
+@pytest.fixture(scope="module")
+def up(home):
+    """A ``resonant up`` behind a password, of a user whose umask takes nothing away."""
+    with running_up(home, **AUTH, RESONANT_CONCURRENCY="7") as started:
+        yield started
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    me = psutil.Process(process.pid)
+    return [me, *me.children(recursive=True)]
+
+
+def test_whatever_listens_listens_on_loopback(up):
+    process, port = up
+    listening = [
+        each.laddr
+        for one in family(process)
+        for each in one.net_connections("inet")
+        if each.status == "LISTEN"
+    ]
+    assert port in {address.port for address in listening}
+    assert all(ipaddress.ip_address(address.ip).is_loopback for address in listening)
+
+
+def test_the_api_is_behind_the_password_and_commands_that_have_it_work(up, home, start_receiver):
+    _, port = up
+    receiver = start_receiver("resonant.testing:always_ok")
+    assert httpx.post(f"http://127.0.0.1:{port}/api/block_documents/filter", json={}).status_code == 401
+
+    emitted = home.run("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private", **AUTH)
+
+    assert emitted.returncode == 0, emitted.stderr
+    assert len(receiver.journal) == 1
+    assert "starting a Prefect server" not in emitted.stderr
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"PREFECT_API_AUTH_STRING": "admin:wr0ng"}], ids=["without it", "with another"]
+)
+@pytest.mark.parametrize(
+    "command", ["emit events.jsonl --endpoint billing", "endpoint list", "emit", "replay --all"], ids=str
+)
+def test_a_command_without_the_password_says_so_in_one_line(up, home, variables, command):
+    refused = home.run(*command.split(), **variables)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1] == (
+        f"resonant: the Prefect server at http://127.0.0.1:{up[1]}/api does not let us in (401): "
+        "PREFECT_API_AUTH_STRING must be what PREFECT_SERVER_API_AUTH_STRING is there, USER:PASSWORD"
+    )
+    assert "Traceback" not in refused.stderr
+    assert "wr0ng" not in refused.stdout + refused.stderr
+
+
+def test_the_password_is_no_argument_and_the_server_knows_nothing_of_the_store(up):
+    process, _ = up
+    of_server = 0
+    for one in family(process):
+        assert PASSWORD not in " ".join(one.cmdline())
+        if one.cmdline()[1:4] == ["-m", "prefect", "server"]:
+            of_server += 1
+            assert [name for name in one.environ() if name.startswith("RESONANT_")] == []
+    assert of_server == 1
+
+
+def test_nothing_that_up_writes_is_open_to_others(up, home):
+    modes = home.modes()
+    assert {
+        "up.json",
+        "up.lock",
+        "prefect-server.log",
+        "prefect-worker.log",
+        "prefect-start.lock",
+    } <= modes.keys()
+    assert ".prefect/prefect.db" in modes
+    assert open_to_others(modes) == {}
+
+
+def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):
+    refused = Home(tmp_path, umask=0o022).run(
+        "up", "--port", str(free_port()), PREFECT_SERVER_API_AUTH_STRING=PASSWORD
+    )
+    assert refused.returncode == 1
+    assert "does not let us in (401)" in refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022], ids=oct)
+def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_reads(
+    umask, tmp_path, prefect_api, start_receiver
+):
+    home = Home(tmp_path, umask)
+    receiver = start_receiver("receiver_scripts:mixed")
+    (tmp_path / "events.jsonl").write_text(EVENT.replace('"t"', '"t.rejected"'))
+    api = {"PREFECT_API_URL": prefect_api}
+
+    def run(*arguments: str, **options) -> None:
+        finished = home.run(*arguments, **api, **options)
+        assert finished.returncode == 0, finished.stderr
+
+    run("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private")
+    run(code=FLOW)
+    run("export", "--output", str(tmp_path / ".resonant" / "report.json"))
+    run("prometheus", "--output", str(tmp_path / ".resonant" / "metrics" / "resonant.prom"))
+    run("purge", "--older-than", "0", "--archive", str(tmp_path / ".resonant" / "archive.jsonl.gz"))
+
+    modes = home.modes()
+    assert {"resonant.db", "report.json", "archive.jsonl.gz", "metrics/resonant.prom"} <= modes.keys()
+    assert any(name.startswith("metrics/window/") for name in modes)
+    assert open_to_others(modes) == {}
+
+
+def test_the_side_files_of_the_store_are_its_owners_alone(tmp_path):
+    home = Home(tmp_path, umask=0o000)
+    (tmp_path / "events.jsonl").write_text(EVENT)
+    assert home.run("enqueue", "events.jsonl", "--endpoint", "billing").returncode == 0
+
+    database = tmp_path / ".resonant" / "resonant.db"
+    with contextlib.closing(sqlite3.connect(database)) as reader:
+        reader.execute("SELECT count(*) FROM resonant_events").fetchall()
+        assert home.run("enqueue", "events.jsonl", "--endpoint", "crm").returncode == 0
+        modes = home.modes()
+    assert {"resonant.db-wal", "resonant.db-shm"} <= modes.keys()
+    assert open_to_others(modes) == {}

@@ -1,0 +1,316 @@
+"""The guard through every door: however a URL, a name, an answer or the environment points inwards, nobody is connected to.
+
+Each case is a whole send with an endpoint that allows no private addresses, beside a server on every address of this
+machine that counts who comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+import pytest
+
+from resonant import guard
+from resonant.classify import classify
+from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
+from resonant.events import make_event
+from resonant.sink import Endpoint, HttpSink
+
+EVENT = make_event(type="order.paid", source="/shop", data={"order": 42})
+# Stands for an address of the internet, which a test cannot listen on; PRIVATE for one that nobody may reach.
+PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
+
+# Where it is refused, and why there. PORT is the counting server's.
+REFUSED_AS_ADDRESS = {  # when the endpoint is saved: the host is an address, and it is private or special
+    "http://127.0.0.1:PORT/": "loopback",
+    "https://127.0.0.1:PORT/": "loopback, by TLS",
+    "HTTP://127.0.0.1:PORT/": "the scheme's case does not matter",
+    "http://127.255.255.254:PORT/": "all of 127.0.0.0/8 is loopback",
+    "http://0.0.0.0:PORT/": "the kernel takes it for this machine",
+    "http://[::]:PORT/": "the same in IPv6",
+    "http://[::1]:PORT/": "loopback",
+    "http://10.0.0.1:PORT/": "private",
+    "http://169.254.169.254/latest/meta-data/": "a cloud's metadata service",
+    "http://[fd00:ec2::254]/latest/meta-data/": "the same in IPv6",
+    "http://[fe80::1]:PORT/": "link-local",
+    "http://[::ffff:127.0.0.1]:PORT/": "IPv4-mapped",
+    "http://[::ffff:7f00:1]:PORT/": "IPv4-mapped, in hexadecimal",
+    "http://[0:0:0:0:0:ffff:127.0.0.1]:PORT/": "IPv4-mapped, in full",
+    "http://[::127.0.0.1]:PORT/": "IPv4-compatible",
+    "http://[::ffff:0:127.0.0.1]:PORT/": "IPv4-translated",
+    "http://[64:ff9b::7f00:1]:PORT/": "NAT64",
+    "http://[64:ff9b:1::7f00:1]:PORT/": "NAT64, of the local network",
+    "http://[2002:7f00:1::]:PORT/": "6to4",
+    "http://[2001:0:7f00:1::]:PORT/": "Teredo",
+    "http://good.example@127.0.0.1:PORT/": "what is before the @ is a user, no host",
+    "http://good.example:80@127.0.0.1:PORT/": "a user and a password",
+    "http://good.example%40@127.0.0.1:PORT/": "an encoded @ in the user",
+    "http://good.example\\@127.0.0.1:PORT/": "a backslash ends no host here",
+    "http://127.0.0.1:PORT#@good.example/": "what is behind the # is a fragment",
+    "http://127.0.0.1:PORT?@good.example/": "what is behind the ? is a query",
+    "http://127\u30020\u30020\u30021:PORT/": "ideographic full stops are dots (IDNA)",
+    "http://127\uff0e0\uff0e0\uff0e1:PORT/": "so are full-width ones",
+}
+REFUSED_AS_URL = {  # when the endpoint is saved: no URL that names a host by http
+    "http://0177.0.0.1:PORT/": "octal",
+    "http://127.000.000.001:PORT/": "leading zeros, which some take for octal",
+    "http://[::1%25lo]:PORT/": "a zone",
+    "http://[::1%lo]:PORT/": "a zone, not encoded",
+    "http://[fe80::1%25eth0]:PORT/": "a zone of a link-local address",
+    "http://[::ffff:127.0.0.1%25lo]:PORT/": "a zone of an IPv4-mapped address",
+    "http://\uff11\uff12\uff17.0.0.1:PORT/": "full-width digits",
+    "http://\u2460\u2461\u2466.\u24ea.\u24ea.\u2460:PORT/": "circled digits",
+    "http://\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3:PORT/": "localhost in circled letters",
+    "http://%31%32%37.0.0.1:PORT/": "encoded digits",
+    "http://127%2e0.0.1:PORT/": "an encoded dot",
+    "http://127.0.0.1%00.good.example:PORT/": "an encoded NUL",
+    "http://127.0.0.1%0d%0a:PORT/": "an encoded line end",
+    "http://127.0.0.1\t:PORT/": "a tab",
+    "http://127.0.0.1\r\nHost: good.example:PORT/": "a line end",
+    "http:127.0.0.1:PORT/": "no //",
+    "http:///127.0.0.1:PORT/": "an empty host",
+    "//127.0.0.1:PORT/": "no scheme",
+    "http://127.0.0.1:0/": "port 0",
+    "http+unix://%2Fvar%2Frun%2Fdocker.sock/": "a socket's path as a host",
+    "unix:///var/run/docker.sock": "a socket",
+    "file:///etc/passwd": "a file",
+    "gopher://127.0.0.1:PORT/": "another protocol",
+}
+REFUSED_WHEN_CONNECTING = {  # the resolver makes an address of it, and the socket for that is refused
+    "http://localhost:PORT/": "a name of loopback",
+    "http://LOCALHOST:PORT/": "case does not matter",
+    "http://0x7f000001:PORT/": "hexadecimal",
+    "http://0x7f.0.0.1:PORT/": "hexadecimal in part",
+}
+REFUSED_OR_UNKNOWN = {  # refused when connecting where the resolver knows it, and no name or host where it does not
+    "http://localhost.:PORT/": "the root's dot",
+    "http://localhost.localdomain:PORT/": "another name of loopback",
+    "http://127.0.0.1.:PORT/": "the root's dot behind an address",
+    "http://2130706433:PORT/": "decimal",
+    "http://017700000001:PORT/": "octal",
+    "http://127.1:PORT/": "two parts",
+    "http://127.0.1:PORT/": "three parts",
+    "http://0:PORT/": "0.0.0.0 in one part",
+    "http://unix:/var/run/docker.sock:/": "a socket's path behind a host named unix",
+}
+
+
+@contextlib.asynccontextmanager
+async def counting_server(host=None, answer=b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"):
+    """A server that answers everybody alike; yields its port, and the heads of the requests it received."""
+    received = []
+
+    async def reply(reader, writer):
+        received.append(b"")
+        received[-1] = await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(reply, sock=listening_on(host))
+    try:
+        yield server.sockets[0].getsockname()[1], received
+    finally:
+        server.close()
+
+
+def listening_on(host):
+    if host is None and socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server((host or "", 0))
+
+
+async def send(url, **fields):
+    """Send once; return the exception, or the receipt."""
+    try:
+        async with HttpSink(Endpoint("orders", url, **{"timeout": 5.0} | fields)) as sink:
+            return await sink.send(EVENT)
+    except Exception as failure:  # noqa: BLE001 - whatever it is, a test looks at it
+        return failure
+
+
+def send_beside_the_server(url, **fields):
+    async def run():
+        async with counting_server() as (port, received):
+            return await send(url.replace("PORT", str(port)), **fields), received
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("url", REFUSED_AS_ADDRESS, ids=REFUSED_AS_ADDRESS.get)
+def test_an_address_in_the_url_is_refused_when_it_is_saved(url):
+    outcome, received = send_beside_the_server(url)
+    assert isinstance(outcome, AddressRefused)
+    assert received == []
+
+
+@pytest.mark.parametrize("url", REFUSED_AS_URL, ids=REFUSED_AS_URL.get)
+def test_a_url_that_is_none_is_refused_when_it_is_saved(url):
+    outcome, received = send_beside_the_server(url)
+    assert isinstance(outcome, EndpointError)
+    assert received == []
+
+
+@pytest.mark.parametrize("url", REFUSED_AS_URL, ids=REFUSED_AS_URL.get)
+def test_a_url_that_is_none_is_refused_where_private_addresses_are_allowed_too(url):
+    outcome, received = send_beside_the_server(url, allow_private=True)
+    assert isinstance(outcome, EndpointError)
+    assert received == []
+
+
+@pytest.mark.parametrize("url", REFUSED_WHEN_CONNECTING, ids=REFUSED_WHEN_CONNECTING.get)
+def test_a_name_of_a_private_address_is_refused_when_connecting(url):
+    outcome, received = send_beside_the_server(url)
+    verdict = classify(outcome, now=0.0)
+    assert (verdict.category, verdict.code) == ("permanent", "address_refused")
+    assert received == []
+
+
+@pytest.mark.parametrize("url", REFUSED_OR_UNKNOWN, ids=REFUSED_OR_UNKNOWN.get)
+def test_what_only_some_resolvers_understand_is_never_connected_to(url):
+    outcome, received = send_beside_the_server(url)
+    # aiohttp from 3.14 on refuses some of these hosts before they are looked up.
+    assert classify(outcome, now=0.0).code in {
+        "address_refused",
+        "invalid_url",
+        "dns_not_found",
+        "dns_temporary",
+    }
+    assert received == []
+
+
+def test_where_private_addresses_are_allowed_the_server_is_reached():
+    outcome, received = send_beside_the_server("http://localhost:PORT/", allow_private=True)
+    assert outcome.status_code == 204
+    assert len(received) == 1
+
+
+# With a stand-in for the internet
+
+
+@pytest.fixture
+def public(monkeypatch):
+    """Let one loopback address pass for a public one."""
+    judged = guard.is_allowed
+    monkeypatch.setattr(guard, "is_allowed", lambda address: address == PUBLIC or judged(address))
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """A name server: it gives these answers for ``*.example`` in turn, the last one for ever; it notes what is asked."""
+    answers, asked, resolve = [], [], socket.getaddrinfo
+
+    def getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002 - as the real one calls it
+        if not str(host).endswith(".example"):
+            return resolve(host, port, family, type, proto, flags)
+        asked.append(host)
+        found = answers.pop(0) if len(answers) > 1 else answers[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return answers, asked
+
+
+@pytest.fixture
+def connected_to(monkeypatch):
+    """The addresses that the event loop is asked to connect to, as they are given to it."""
+    addresses = []
+    connect = asyncio.selector_events.BaseSelectorEventLoop.sock_connect
+
+    async def sock_connect(loop, sock, address):
+        addresses.append(address[0])
+        return await connect(loop, sock, address)
+
+    monkeypatch.setattr(asyncio.selector_events.BaseSelectorEventLoop, "sock_connect", sock_connect)
+    return addresses
+
+
+def test_an_answer_that_changes_between_check_and_connect_changes_nothing(public, names, connected_to):
+    """DNS rebinding: asked once, the name is public; asked again, it is private."""
+    answers, asked = names
+    answers += [[PUBLIC], [PRIVATE]]
+
+    async def run():
+        async with counting_server(PUBLIC) as (port, received), counting_server(PRIVATE) as (_, private):
+            first = await send(f"http://rebound.example:{port}/")
+            asked_then = len(asked)
+            second = await send(f"http://rebound.example:{port}/")
+            return first, asked_then, second, len(received), private
+
+    first, asked_then, second, received, private = asyncio.run(run())
+    assert first.status_code == 204
+    assert (asked_then, received) == (1, 1)
+    assert connected_to == [PUBLIC], "what was checked is what is connected to: an address, and no name"
+    assert classify(second, now=0.0).code == "address_refused"
+    assert private == []
+
+
+def test_of_a_name_with_both_kinds_of_addresses_only_the_public_one_is_connected_to(
+    public, names, connected_to
+):
+    answers, _ = names
+    answers += [[PRIVATE, "10.0.0.1", PUBLIC, "169.254.169.254"]]
+
+    async def run():
+        async with counting_server(PUBLIC) as (port, received):
+            return await send(f"http://mixed.example:{port}/"), received
+
+    outcome, received = asyncio.run(run())
+    assert outcome.status_code == 204
+    assert len(received) == 1
+    assert connected_to == [PUBLIC]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 300, 200])
+@pytest.mark.parametrize(
+    "header",
+    ["Location: http://{}/", "Location: //{}/", "Refresh: 0; url=http://{}/", "Content-Location: http://{}/"],
+)
+@pytest.mark.parametrize("target", [PRIVATE, PUBLIC], ids=["inwards", "to a public host"])
+def test_a_redirect_is_not_followed_wherever_it_leads(public, connected_to, status, header, target):
+    async def run():
+        async with counting_server(target) as (target_port, redirected):
+            where = header.format(f"{target}:{target_port}")
+            answer = f"HTTP/1.1 {status} X\r\n{where}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            async with counting_server(PUBLIC, answer.encode()) as (port, received):
+                return await send(f"http://{PUBLIC}:{port}/"), len(received), redirected
+
+    outcome, received, redirected = asyncio.run(run())
+    assert outcome.status_code == status
+    assert isinstance(outcome, UnexpectedStatus) == (status != 200)
+    assert (received, redirected, connected_to) == (1, [], [PUBLIC])
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_a_proxy_in_the_environment_is_not_asked(public, names, connected_to, monkeypatch, variable, scheme):
+    """It would connect on our behalf to addresses that the guard never sees."""
+    answers, _ = names
+    answers += [[PUBLIC]]
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def run():
+        async with counting_server(PRIVATE) as (proxy, asked), counting_server(PUBLIC) as (port, received):
+            monkeypatch.setenv(variable, f"{scheme}://{PRIVATE}:{proxy}")
+            return await send(f"http://hooks.example:{port}/"), len(received), asked
+
+    outcome, received, asked = asyncio.run(run())
+    assert outcome.status_code == 204
+    assert (received, asked, connected_to) == (1, [], [PUBLIC])
+
+
+def test_credentials_of_the_users_netrc_are_not_sent(public, names, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine hooks.example login me password s3cret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    answers, _ = names
+    answers += [[PUBLIC]]
+
+    async def run():
+        async with counting_server(PUBLIC) as (port, received):
+            await send(f"http://hooks.example:{port}/")
+            return received
+
+    [head] = asyncio.run(run())
+    assert b"uthorization" not in head
