@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast lint bench clean help
+.PHONY: setup demo test test-fast lint bench chaos audit clean help
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,11 @@ lint: setup  ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+chaos: setup  ## the long form of killing, of faults and of fuzzing: half an hour; figures in build/chaos.json
+	@RESONANT_CHAOS=long RESONANT_CHAOS_REPORT=$${RESONANT_CHAOS_REPORT:-build/chaos.json} \
+		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
+		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz $(ARGS)
+
 bench: .venv/bench-ready  ## every measurement, as ratios in one run; the comparison needs redis-server, too
 	@$(BIN)/python -m benches $(ARGS)
 
@@ -51,6 +56,21 @@ bench: .venv/bench-ready  ## every measurement, as ratios in one run; the compar
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[bench]'; \
 	fi
 	@touch $@
+
+audit: .venv/audit-ready  ## known vulnerabilities of the versions in requirements.txt; says so where nobody can be asked
+	@found=$$($(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements.txt 2>&1) && known=no || known=maybe; \
+	case "$$known $$found" in \
+		no*) echo "audit: nothing is known against any version in requirements.txt" ;; \
+		*"Found "*" known vulnerabilit"*) printf '%s\n' "$$found"; exit 1 ;; \
+		*) echo "audit: not done: $$(printf '%s\n' "$$found" | tail -n 1 | cut -c 1-200)" ;; \
+	esac
+
+.venv/audit-ready: .venv/ready
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python -c requirements.txt 'pip-audit>=2.9'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt 'pip-audit>=2.9'; \
+	fi && touch $@ || true
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

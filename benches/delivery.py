@@ -44,7 +44,7 @@ async def _compare(settings: Settings, url: str, count: int, rounds: int) -> lis
             )
 
             async def emit_one(lease: Lease) -> None:
-                await emission.attempt(lease.delivery_id)
+                await emission.attempt(lease.key)
 
             with Stopwatch() as watch:
                 async with emission:

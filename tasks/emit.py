@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefect.tasks import Task
 
     from resonant.courier import Report
-    from resonant.events import Lease
+    from resonant.events import Lease, LeaseKey
 
 current_emission: ContextVar[Emission] = ContextVar("current_emission")
 _decided_delay: ContextVar[float] = ContextVar("decided_delay")
@@ -36,7 +36,7 @@ _decided_delay: ContextVar[float] = ContextVar("decided_delay")
 class Ticket:
     """What a task run is told of its delivery: enough to be read in the UI, and nothing of the payload."""
 
-    delivery_id: int
+    key: LeaseKey
     event_id: str
     event_type: str
     endpoint: str
@@ -44,7 +44,7 @@ class Ticket:
     @classmethod
     def of(cls, lease: Lease) -> Ticket:
         """Make the ticket of a claimed delivery."""
-        return cls(lease.delivery_id, lease.event.id, lease.event.type, lease.endpoint)
+        return cls(lease.key, lease.event.id, lease.event.type, lease.endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,12 @@ class ChunkTicket:
 
     number: int
     endpoint: str
-    delivery_ids: tuple[int, ...]
+    keys: tuple[LeaseKey, ...]
 
     @classmethod
     def of(cls, leases: list[Lease]) -> ChunkTicket:
         """Make the ticket of claimed deliveries to one endpoint."""
-        return cls(len(leases), leases[0].endpoint, tuple(lease.delivery_id for lease in leases))
+        return cls(len(leases), leases[0].endpoint, tuple(lease.key for lease in leases))
 
 
 class Undelivered(Exception):
@@ -115,7 +115,7 @@ async def emit_event(ticket: Ticket) -> State[Any]:
     context = TaskRunContext.get()
     task_run_id = None if context is None else str(context.task_run.id)
     try:
-        report = await current_emission.get().attempt(ticket.delivery_id, task_run_id=task_run_id)
+        report = await current_emission.get().attempt(ticket.key, task_run_id=task_run_id)
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up: the next one goes on")
     except LeaseLost:
@@ -141,6 +141,10 @@ async def emit_chunk(ticket: ChunkTicket) -> State[None]:
     """Make the first attempt of each delivery of a chunk; Emission hands those that failed to ``emit_event``."""
     context = TaskRunContext.get()
     task_run_id = None if context is None else str(context.task_run.id)
-    done = await current_emission.get().attempt_all(ticket.delivery_ids, task_run_id=task_run_id)
+    emission = current_emission.get()
+    done = await emission.attempt_all(ticket.endpoint, ticket.keys, task_run_id=task_run_id)
     message = f"{done['delivered']} delivered, {done['failed']} go on as task runs of their own"
-    return Completed(message=message + (f", {done['left']} left untried" if done["left"] else ""))
+    for name, words in (("lost", "taken over by another worker"), ("left", "left for the next run")):
+        if done[name]:
+            message += f", {done[name]} {words}"
+    return Completed(message=message)

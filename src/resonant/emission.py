@@ -22,12 +22,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from resonant.bulk import send_ahead
 from resonant.errors import EndpointError, StoreError
+from resonant.in_hand import InHand
 from resonant.retry import GiveUp, Park, Retry
 from resonant.slots import Slots
 from resonant.store.commit import GroupCommit, patiently
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 
     from resonant.courier import Courier, Report, Target
-    from resonant.events import Lease
+    from resonant.events import Lease, LeaseKey
     from resonant.store import Store
 
 logger = logging.getLogger(__name__)
@@ -143,12 +144,9 @@ class Emission:
         self._patience = store.lease_seconds / 3
         self._commits = GroupCommit(store, patience=self._patience)
         self._targets: dict[str, Target] = {}
-        self._leases: dict[int, Lease] = {}
-        # By delivery: what was attempted in a chunk and failed, until `emit_one` asks for it.
-        self._first_reports: dict[int, Report] = {}
-        self._waiting: set[int] = set()
-        self._retried: set[int] = set()
-        self._busy: Counter[str] = Counter()
+        self._in_hand = InHand()
+        self._beginning: dict[str, asyncio.Lock] = {}
+        self._renewed_at = store.clock()
         self._due: list[str] = []
         self._look_again_at = 0.0
         self._recover_at = 0.0
@@ -156,6 +154,7 @@ class Emission:
         self._reopen_at: dict[str, float] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._is_ending = False
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
         self._changed = asyncio.Event()
@@ -180,20 +179,23 @@ class Emission:
             closing = [target.close() for target in self._targets.values()]
             await asyncio.gather(*closing, return_exceptions=True)
 
-    async def attempt(self, delivery_id: int, *, task_run_id: str | None = None) -> Report:
+    async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
         """Make one attempt, and record it with the decision taken on it.
 
         Of a delivery whose first attempt was made in a chunk, the first call returns what came of that.
 
         Raises:
-            LeaseLost: another worker has the delivery.
+            LeaseLost: another worker has the delivery, or this one has it by another lease.
             TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
         """
-        if (made := self._first_reports.pop(delivery_id, None)) is not None:
+        if (made := self._in_hand.take_report(key)) is not None:
+            self._changed.set()
             return made
+        if (lease := self._in_hand.get(key)) is None:
+            raise LeaseLost
         try:
-            return await self._attempt(self._leases[delivery_id], task_run_id)
+            return await self._attempt(lease, task_run_id)
         except (LeaseLost, TimeIsUp):
             raise
         except Exception as error:
@@ -201,9 +203,7 @@ class Emission:
             raise
 
     async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
-        if lease.delivery_id in self._waiting:
-            self._waiting.remove(lease.delivery_id)
-            self._busy[lease.endpoint] += 1
+        self._in_hand.resume(lease)
         async with self._slots.hold(lease.endpoint):
             if self._is_over():
                 await self._hand_back([lease])
@@ -223,18 +223,18 @@ class Emission:
         return report
 
     async def attempt_all(
-        self, delivery_ids: Sequence[int], *, task_run_id: str | None = None
+        self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
     ) -> Counter[str]:
         """Make the first attempt of deliveries to one endpoint; those that fail are handed to `emit_one`.
 
         Returns:
-            How many were ``delivered``, ``failed``, or went back untried since the run's time is up (``left``).
+            How many were ``delivered``, ``failed``, ``lost`` to another worker, or went back untried since the run's
+            time is up (``left``).
 
         Raises:
             StoreUnavailable: outcomes could not be written; these deliveries will be tried again by somebody.
         """
-        leases = [self._leases[each] for each in delivery_ids]
-        endpoint = leases[0].endpoint
+        leases = [lease for key in keys if (lease := self._in_hand.get(key)) is not None]
         recording: list[asyncio.Future[bool]] = []
         done = Counter[str]()
         left: list[Lease] = []
@@ -248,17 +248,22 @@ class Emission:
                     lease, self._targets[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
                 )
             recorded = self._record(report)
-            recorded.add_done_callback(partial(self._settle_first, report))
+            recorded.add_done_callback(partial(self._settle_first, report, done))
             recording.append(recorded)
-            done["delivered" if report.decision is None else "failed"] += 1
+
+        def count_lost(lease: Lease) -> None:
+            self._count_lost(lease)
+            done["lost"] += 1
 
         try:
             left += await send_ahead(
                 leases,
                 begin=self._commits.begin_all,
                 send=send,
-                on_lost=self._count_lost,
-                width=min(self._slots.limit_of(endpoint), len(leases)),
+                on_lost=count_lost,
+                width=max(1, min(self._slots.limit_of(endpoint), len(leases))),
+                turn=self._beginning.setdefault(endpoint, asyncio.Lock()),
+                good_for=self.store.lease_seconds / 2,
                 is_over=self._is_over,
             )
             await asyncio.gather(*recording)
@@ -267,30 +272,34 @@ class Emission:
             self._fail(error)  # whatever `emit_chunk` makes of it
             raise
         done["left"] = len(left)
-        return +done
+        return done
 
     async def _hand_back(self, leases: list[Lease]) -> None:
         for lease in leases:
-            self._forget(lease)
-        await self.store.release(leases)
+            self._in_hand.drop(lease)
+        if leases:
+            await patiently(lambda: self.store.release(leases), self._patience)
 
     def _record(self, report: Report) -> asyncio.Future[bool]:
         lease, decision = report.lease, report.decision
         if isinstance(decision, Retry):
             # Counted before it is written: nobody else shall be promised this place meanwhile.
-            self._start_waiting(lease)
+            self._in_hand.wait(lease)
+            self._changed.set()
         gone = report.verdict is not None and report.verdict.gone
         return self._commits.record_soon(Outcome(lease, report.attempt, decision, gone=gone))
 
-    def _settle_first(self, report: Report, recorded: asyncio.Future[bool]) -> None:
+    def _settle_first(self, report: Report, done: Counter[str], recorded: asyncio.Future[bool]) -> None:
         if recorded.cancelled() or recorded.exception() is not None:
             return
         if not recorded.result():
             self._count_lost(report.lease)
+            done["lost"] += 1
             return
         self._settle(report)
-        if report.decision is not None:
-            self._first_reports[report.lease.delivery_id] = report
+        done["delivered" if report.decision is None else "failed"] += 1
+        if report.decision is not None and not self._is_ending:
+            self._in_hand.keep_report(report)
             self._spawn(self._emit(report.lease))
 
     def _is_over(self) -> bool:
@@ -299,7 +308,7 @@ class Emission:
     def _may_wait(self) -> bool:
         """Tell whether a retry may be waited for here: there is room, and the run goes on for long enough."""
         ends_soon = self._end is not None and time.monotonic() + LAST_WAIT_SECONDS > self._end
-        return len(self._waiting) < self.limits.max_waiting and not ends_soon
+        return self._in_hand.waiting < self.limits.max_waiting and not ends_soon
 
     async def run(
         self,
@@ -329,7 +338,7 @@ class Emission:
             await self._target(endpoint)
         end = time.monotonic() + self.limits.run_for
         self._end = end if self.limits.run_for > 0 else None
-        self._failure = None
+        self._failure, self._is_ending = None, False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         try:
             while True:
@@ -359,14 +368,14 @@ class Emission:
             EndpointError: an endpoint cannot be opened; what is leased is handed back.
             StoreUnavailable: the store went away.
         """
-        self._failure = None
-        self._emit_one = emit_one
+        self._failure, self._is_ending = None, False
+        self._emit_one, self._emit_chunk = emit_one, None
         try:
             async for leases in batches:
                 for lease in leases:
                     await self._target(lease.endpoint)
                     self._start(lease)
-                while self._busy.total() >= 2 * self.limits.concurrency:
+                while self._in_hand.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()
             while self._running:
                 await self._next_change()
@@ -384,6 +393,7 @@ class Emission:
             raise self._failure
 
     async def _cancel_running(self) -> None:
+        self._is_ending = True
         running = list(self._running)
         for task in running:
             task.cancel()
@@ -404,6 +414,10 @@ class Emission:
     async def _look(self, endpoint: str | None, *, take_over: bool) -> None:
         """See which endpoints have something due, and open those that are new."""
         if take_over and time.monotonic() >= self._recover_at:
+            if self.store.clock() - self._renewed_at > self.store.lease_seconds / 2:
+                await (
+                    self._renew()
+                )  # after a stall, or a clock that jumped: before our own are taken for lost
             await self.store.recover(endpoint=endpoint)
             self._recover_at = time.monotonic() + RECOVER_SECONDS
         now = self.store.clock()
@@ -412,8 +426,10 @@ class Emission:
 
     def _room(self, endpoint: str) -> int:
         """Return how many deliveries to claim now: ahead of need, and many at once or none."""
-        wanted = max(4 * self._slots.share(endpoint), 2 * self._chunk_size)
-        room = wanted - self._busy[endpoint]
+        # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
+        others = len(self._in_hand.busy_endpoints() - {endpoint})
+        wanted = max(4 * self._slots.share(endpoint), 4 * self._chunk_size // (others + 2))
+        room = wanted - self._in_hand.busy(endpoint)
         return room if room >= wanted // 2 else 0
 
     @property
@@ -422,49 +438,49 @@ class Emission:
 
     def _start_claimed(self, leases: list[Lease]) -> None:
         """Start those of one endpoint: never tried ones together in the bulk lane, all others one by one."""
-        # A lost lease is an attempt too: what may have crashed a worker shall not take a whole chunk with it again.
-        never_tried = [lease for lease in leases if self._chunk_size and not lease.attempts]
-        for lease in leases:
-            if self._chunk_size and not lease.attempts:
-                self._hold(lease)
-            else:
+        size = self._chunk_size
+        if self._emit_chunk is None or not size:
+            for lease in leases:
                 self._start(lease)
-        for start in range(0, len(never_tried), self._chunk_size or 1):
-            self._spawn(self._emit_all(never_tried[start : start + self._chunk_size]))
+            return
+        # A lost lease is an attempt too: what may have crashed a worker shall not take a whole chunk with it again.
+        for lease in leases:
+            if lease.attempts:
+                self._start(lease)
+        never_tried = [lease for lease in leases if not lease.attempts]
+        for start in range(0, len(never_tried), size):
+            chunk = never_tried[start : start + size]
+            for lease in chunk:
+                self._in_hand.take(lease)
+            self._spawn(self._emit_all(self._emit_chunk, chunk))
 
     def _start(self, lease: Lease) -> None:
-        self._hold(lease)
+        self._in_hand.take(lease)
         self._spawn(self._emit(lease))
-
-    def _hold(self, lease: Lease) -> None:
-        self._leases[lease.delivery_id] = lease
-        self._busy[lease.endpoint] += 1
 
     def _spawn(self, emitting: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(emitting)
         self._running.add(task)
         task.add_done_callback(self._ended)
 
-    async def _emit_all(self, leases: list[Lease]) -> None:
-        if self._emit_chunk is not None:
-            await self._emit_chunk(leases)
+    async def _emit_all(self, emit_chunk: EmitChunk, leases: list[Lease]) -> None:
+        await emit_chunk(leases)
         for lease in leases:
-            left = self._leases.get(lease.delivery_id)
-            if left is not None and left.token == lease.token and left.attempts == lease.attempts:
+            left = self._in_hand.get(lease.key)
+            if left is not None and left.attempts == lease.attempts:
                 raise RuntimeError(f"the emission of a chunk ended without an attempt of {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
         with contextlib.suppress(LeaseLost, TimeIsUp):
             await self._emit_one(lease)
-        left = self._leases.get(lease.delivery_id)
-        if left is None or left.token != lease.token:
+        self._in_hand.take_report(lease.key)
+        if (left := self._in_hand.get(lease.key)) is None:
             return
         if left.attempts == lease.attempts:
             raise RuntimeError(f"the emission of {lease.event.id} ended without an attempt")
         # It ended where it should have waited: whoever looks when the retry is due goes on.
-        self._forget(left)
         self.summary.parked += 1
-        await self.store.release([left])
+        await self._hand_back([left])
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -501,24 +517,12 @@ class Emission:
             self._slots.limit(name, target.concurrency)
         return self._targets[name]
 
-    def _start_waiting(self, lease: Lease) -> None:
-        self._waiting.add(lease.delivery_id)
-        self._busy[lease.endpoint] -= 1
-        self._changed.set()
-
     def _settle(self, report: Report) -> None:
         lease, decision = report.lease, report.decision
         self.summary.attempts += 1
         match decision:
             case Retry(delay=delay):
-                self._leases[lease.delivery_id] = replace(
-                    lease,
-                    attempts=lease.attempts + 1,
-                    round_attempts=lease.round_attempts + 1,
-                    last_delay=delay,
-                )
-                if lease.delivery_id not in self._retried:
-                    self._retried.add(lease.delivery_id)
+                if self._in_hand.count_attempt(lease, delay):
                     self.summary.retried += 1
                 return
             case None:
@@ -527,23 +531,15 @@ class Emission:
                 self.summary.parked += 1
             case GiveUp(reason=reason):
                 self.summary.dead_letters[reason] += 1
-        self._forget(lease)
+        self._in_hand.drop(lease)
 
     def _lost(self, lease: Lease) -> LeaseLost:
         self._count_lost(lease)
         return LeaseLost()
 
     def _count_lost(self, lease: Lease) -> None:
-        self._forget(lease)
+        self._in_hand.drop(lease)
         self.summary.lost += 1
-
-    def _forget(self, lease: Lease) -> None:
-        if lease.delivery_id in self._waiting:
-            self._waiting.remove(lease.delivery_id)
-        else:
-            self._busy[lease.endpoint] -= 1
-        self._retried.discard(lease.delivery_id)
-        self._leases.pop(lease.delivery_id, None)
 
     async def _wait_for_change(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -568,6 +564,11 @@ class Emission:
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self.store.lease_seconds / 3)
-            if self._leases:
+            if self._in_hand:
                 with contextlib.suppress(StoreError):  # the next renewal, or the next commit, will say
-                    await self.store.renew(self.owner)
+                    await self._renew()
+
+    async def _renew(self) -> None:
+        now = self.store.clock()
+        await self.store.renew(self.owner)
+        self._renewed_at = now

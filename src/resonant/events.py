@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from resonant.errors import InvalidEvent
 
@@ -69,6 +69,13 @@ class Event:
         return hashlib.sha256(attributes + b"\n" + self.body).hexdigest()
 
 
+class LeaseKey(NamedTuple):
+    """What tells leases apart."""
+
+    delivery_id: int
+    token: int
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A worker's claim on one delivery, with what it needs to make the next attempt.
@@ -100,6 +107,11 @@ class Lease:
     last_delay: float | None = None
     policy: str | None = None
     max_attempts: int | None = None
+
+    @property
+    def key(self) -> LeaseKey:
+        """What tells it from every other lease, also from a later one of the same delivery."""
+        return LeaseKey(self.delivery_id, self.token)
 
 
 @dataclass(frozen=True, slots=True)

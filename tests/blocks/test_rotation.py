@@ -167,7 +167,7 @@ def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one
             async with Emission(store, courier, open_target, owner="run", limits=limits) as emission:
 
                 async def emit_one(lease):
-                    await emission.attempt(lease.delivery_id)
+                    await emission.attempt(lease.key)
 
                 run = asyncio.create_task(emission.run(emit_one))
                 await until_signed_by(receiver, OLD)

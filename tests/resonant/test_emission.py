@@ -45,7 +45,7 @@ class Scene:
     async def emit_one(self, lease):
         """Make the attempts of a delivery; in place of waiting, the clock moves on."""
         while True:
-            report = await self.emission.attempt(lease.delivery_id)
+            report = await self.emission.attempt(lease.key)
             self.reports.append(report)
             if not isinstance(report.decision, Retry):
                 return
@@ -53,7 +53,7 @@ class Scene:
 
     async def emit_chunk(self, leases):
         self.chunks.append(len(leases))
-        await self.emission.attempt_all([lease.delivery_id for lease in leases])
+        await self.emission.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
 
     async def run(self, **options) -> Summary:
         running = self.emission.run(self.emit_one, emit_chunk=self.emit_chunk, **options)
@@ -418,6 +418,71 @@ class TestTheBulkLane:
         assert worker.chunks == [4], "what may have crashed a worker takes no chunk with it"
         assert len(worker.reports) == 2
 
+    def test_a_failure_that_waits_for_its_turn_holds_up_the_claims(self, tmp_path, monkeypatch):
+        async def scenario():
+            async def emit_one(lease):
+                waiting.append(lease.event.id)
+                most.append(len(waiting))
+                await gate.wait()
+                waiting.remove(lease.event.id)
+                await worker.emit_one(lease)
+
+            gate = asyncio.Event()
+            limits = Limits(concurrency=8, endpoint_concurrency=4)
+            async with scene(tmp_path, orders=refuse, limits=limits) as worker:
+                await enqueue(worker.store, 60)
+                running = asyncio.create_task(worker.emission.run(emit_one, emit_chunk=worker.emit_chunk))
+                await asyncio.sleep(0.3)
+                gate.set()
+                assert (await running).dead_letters.total() == 60
+
+        async def refuse(_event):
+            raise UnexpectedStatus(400)
+
+        waiting, most = [], []
+        asyncio.run(scenario())
+        assert max(most) <= 4 * 4, "more than is claimed ahead of four slots"
+        assert len(most) == 60
+
+    def test_what_a_chunk_says_of_itself_counts_what_was_lost(self, tmp_path):
+        async def scenario():
+            async def send(_event):
+                if not done:
+                    async with another_worker(tmp_path, clock=worker.clock) as other:
+                        await other.recover(owners=["worker"])
+
+            async def emit_chunk(leases):
+                done.update(await worker.emission.attempt_all("orders", [lease.key for lease in leases]))
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store, 3)
+                return await worker.emission.run(worker.emit_one, emit_chunk=emit_chunk)
+
+        done = Counter()
+        summary = asyncio.run(scenario())
+        assert (done["delivered"], done["lost"]) == (0, 3)
+        assert (summary.delivered, summary.lost) == (3, 3), "and then delivered one by one"
+
+    def test_nothing_is_emitted_any_more_once_a_run_is_cancelled(self, tmp_path):
+        async def scenario():
+            async def refuse(_event):
+                sending.set()
+                raise UnexpectedStatus(503)
+
+            sending = asyncio.Event()
+            async with scene(tmp_path, orders=refuse) as worker:
+                await enqueue(worker.store, 4)
+                running = asyncio.create_task(worker.run())
+                await sending.wait()
+                running.cancel()
+                await asyncio.wait([running])
+                before = len(worker.reports)
+                await asyncio.sleep(0.3)  # while what was sent is still being written
+                assert len(worker.reports) == before
+
+        asyncio.run(scenario())
+        assert {row[0] for row in deliveries(tmp_path, "lease_owner")} == {None}
+
     def test_when_the_time_is_up_what_was_not_begun_goes_back_untried(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Scene, "chunk_size", 12)
 
@@ -462,7 +527,7 @@ class TestStoreFirst:
                 raise answers.get(event.body, UnexpectedStatus(503))
 
             async def emit_one(lease):
-                report = await worker.emission.attempt(lease.delivery_id)
+                report = await worker.emission.attempt(lease.key)
                 (row,) = rows(
                     tmp_path,
                     f"SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
@@ -471,7 +536,7 @@ class TestStoreFirst:
                 seen[type(report.decision)] = row
                 assert row[-1] == report.attempt.delay
                 if isinstance(report.decision, Retry):
-                    await worker.emission.attempt(lease.delivery_id)
+                    await worker.emission.attempt(lease.key)
 
             answers = {b"0": UnexpectedStatus(400), b"1": UnexpectedStatus(503, "60")}
             async with scene(tmp_path, orders=send, fine=succeed) as worker:
@@ -500,7 +565,7 @@ class TestLeases:
                     await other.recover(owners=["worker"])
                     await other.claim("orders", owner="other", limit=1)
                 with pytest.raises(LeaseLost):
-                    await worker.emission.attempt(lease.delivery_id)
+                    await worker.emission.attempt(lease.key)
 
             async with scene(tmp_path, orders=send) as worker:
                 await enqueue(worker.store)
@@ -546,11 +611,11 @@ class TestLeases:
                 raise UnexpectedStatus(503)
 
             async def emit_one(lease):
-                await worker.emission.attempt(lease.delivery_id)
+                await worker.emission.attempt(lease.key)
                 async with another_worker(tmp_path, clock=worker.clock) as other:
                     await other.recover(owners=["worker"])
                 with pytest.raises(LeaseLost):
-                    await worker.emission.attempt(lease.delivery_id)
+                    await worker.emission.attempt(lease.key)
 
             async with scene(tmp_path, orders=send) as worker:
                 await enqueue(worker.store)
@@ -560,6 +625,43 @@ class TestLeases:
         asyncio.run(scenario())
         assert len(sent) == 1
         assert deliveries(tmp_path, "status, attempts, lease_owner") == [("retrying", 1, None)]
+
+    def test_a_run_that_claims_anew_what_it_lost_takes_the_two_leases_for_two(self, tmp_path, quick_look):
+        async def scenario():
+            first = asyncio.Event()
+
+            async def send(event):
+                sent.append(event.id)
+                if len(sent) == 1:
+                    await first.wait()
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store)
+                running = asyncio.create_task(worker.run(take_over=True))
+                await until(lambda: sent)
+                async with another_worker(tmp_path, clock=worker.clock) as other:
+                    await other.recover(owners=["worker"])
+                await until(lambda: len(sent) == 2)
+                first.set()
+                summary = await running
+                assert (summary.delivered, summary.lost) == (1, 1)
+
+        sent = []
+        asyncio.run(scenario())
+        assert deliveries(tmp_path, "status, lease_owner") == [("delivered", None)]
+
+    def test_a_run_renews_its_own_leases_before_it_takes_over_what_ran_out(self, tmp_path, quick_look):
+        async def scenario():
+            async def send(_event):
+                worker.clock.advance(300)  # it stood still
+                await asyncio.sleep(1.2)
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store)
+                summary = await worker.run(take_over=True)
+                assert (summary.delivered, summary.lost) == (1, 0)
+
+        asyncio.run(scenario())
 
     def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
         async def scenario():
@@ -620,7 +722,7 @@ class TestLeases:
     ):
         async def scenario():
             async def emit_one(lease):
-                report = await worker.emission.attempt(lease.delivery_id)
+                report = await worker.emission.attempt(lease.key)
                 if isinstance(report.decision, Park):
                     worker.clock.advance(report.decision.delay)
                     await until(lambda: len(tries) == 2)
@@ -650,7 +752,7 @@ class TestWaiting:
 
             async def emit_one(lease):
                 while True:
-                    report = await worker.emission.attempt(lease.delivery_id)
+                    report = await worker.emission.attempt(lease.key)
                     if not isinstance(report.decision, Retry):
                         return
                     await until(lambda: len(sent) == 4)
@@ -671,7 +773,7 @@ class TestWaiting:
                 raise UnexpectedStatus(503)
 
             async def emit_one(lease):
-                decisions.append((await worker.emission.attempt(lease.delivery_id)).decision)
+                decisions.append((await worker.emission.attempt(lease.key)).decision)
                 await until(lambda: len(decisions) == 40)
 
             async with scene(tmp_path, orders=send, limits=Limits(max_waiting=3)) as worker:
@@ -700,7 +802,7 @@ class TestWaiting:
     def test_an_emission_that_ends_where_it_should_wait_hands_its_delivery_back(self, tmp_path):
         async def scenario():
             async def emit_one(lease):
-                await worker.emission.attempt(lease.delivery_id)
+                await worker.emission.attempt(lease.key)
 
             async with scene(tmp_path, orders=failing_first()) as worker:
                 await enqueue(worker.store)
@@ -856,7 +958,7 @@ class TestCancellation:
     def test_a_run_cancelled_while_retries_wait_hands_them_back_for_when_they_are_due(self, tmp_path):
         async def scenario():
             async def emit_one(lease):
-                await worker.emission.attempt(lease.delivery_id)
+                await worker.emission.attempt(lease.key)
                 waiting.append(lease)
                 await asyncio.sleep(3600)
 
@@ -885,7 +987,7 @@ class TestCancellation:
                 await asyncio.sleep(3600)
 
             async def emit_one(lease):
-                await worker.emission.attempt(lease.delivery_id)
+                await worker.emission.attempt(lease.key)
                 os.kill(os.getpid(), signal.SIGINT)
                 await asyncio.sleep(3600)
 
@@ -922,7 +1024,6 @@ class TestCancellation:
                 tasks.append((asyncio.get_running_loop(), running))
                 await asyncio.wait([running])
                 assert running.cancelled()
-                assert not worker.emission._leases
 
         def cancel(connection):
             query = "SELECT 1 FROM resonant_deliveries WHERE lease_owner = 'worker'"
@@ -982,7 +1083,7 @@ class TestTheStoreGoesAway:
 
             async def emit_one(lease):
                 with contextlib.suppress(StoreUnavailable):  # as Prefect keeps what its tasks raise to itself
-                    await worker.emission.attempt(lease.delivery_id)
+                    await worker.emission.attempt(lease.key)
 
             async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
                 await enqueue(worker.store, 3)

@@ -93,14 +93,16 @@ class Store:
 
     async def claim(self, endpoint: str, *, owner: str, limit: int) -> list[Lease]:
         """Lease up to ``limit`` due deliveries of one endpoint."""
-        return await self.write(
-            work.claim,
-            endpoint,
-            owner=owner,
-            limit=limit,
-            now=self.clock(),
-            lease_seconds=self.lease_seconds,
-        )
+        lease_seconds = self.lease_seconds
+
+        # The time is asked for inside: a lease shall not have ended while its transaction waited for the write lock.
+        def claim(connection: Connection) -> list[Lease]:
+            now = self.clock()
+            return work.claim(
+                connection, endpoint, owner=owner, limit=limit, now=now, lease_seconds=lease_seconds
+            )
+
+        return await self.write(claim)
 
     async def begin(self, leases: Sequence[Lease]) -> set[int]:
         """Note that sends are about to start; return the delivery ids that are still held."""
@@ -116,7 +118,11 @@ class Store:
 
     async def renew(self, owner: str) -> int:
         """Put off the end of every lease of this owner."""
-        return await self.write(work.renew, owner, now=self.clock(), lease_seconds=self.lease_seconds)
+        return await self.write(
+            lambda connection: work.renew(
+                connection, owner, now=self.clock(), lease_seconds=self.lease_seconds
+            )
+        )
 
     async def release_all(self, owner: str) -> int:
         """Hand back everything this owner holds, with no attempt charged; return how many there were."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, or_, select, update
+from sqlalchemy import bindparam, case, func, insert, or_, select, update
 
 from resonant.events import Attempt, Event, Lease
 from resonant.retry import Decision, GiveUp, Park, Retry
@@ -274,6 +274,8 @@ def hand_back(connection: Connection, delivery_ids: Collection[int], now: float)
     changes = {
         "lease_owner": None,
         "sending": False,
+        # Begun, and not sent after all.
+        "first_attempt_at": case((_d.c.attempts > 0, _d.c.first_attempt_at)),
         "available_at": func.coalesce(_d.c.next_attempt_at, now),
     }
     change_all(connection, delivery_ids, changes)

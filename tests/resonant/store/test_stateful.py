@@ -122,6 +122,8 @@ class Known:
 
     def hand_back(self, now: float) -> None:
         self.lease_owner, self.sending = None, False
+        if not self.attempts:
+            self.first_attempt_at = None
         self.available_at = now if self.next_attempt_at is None else self.next_attempt_at
 
     def end(self, status: str, reason: str | None, now: float) -> None:
@@ -219,10 +221,11 @@ class Model:
     def lose(self, known: Known, now: float) -> None:
         """Take back a lease; only a send that had begun is charged."""
         known.lease_token += 1
-        owner, was_sending = known.lease_owner, known.sending
+        owner, was_sending, first_attempt_at = known.lease_owner, known.sending, known.first_attempt_at
         known.hand_back(now)
         if not was_sending:
             return
+        known.first_attempt_at = first_attempt_at
         known.attempts, known.crashes = known.attempts + 1, known.crashes + 1
         known.category, known.code, known.status_code = "unknown", "worker_lost", None
         self.count("attempt", known, "lost", known.category, known.code)

@@ -1,0 +1,102 @@
+"""What a run has in hand: the deliveries that it holds leases of.
+
+By lease, and not by delivery: where a lease ran out, and this very run claimed the delivery again, the two are not the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resonant.courier import Report
+    from resonant.events import Lease, LeaseKey
+
+
+class InHand:
+    """Leases, each busy (it is sent, or will be as soon as there is room) or waiting for its retry."""
+
+    def __init__(self) -> None:
+        self._leases: dict[LeaseKey, Lease] = {}
+        self._waiting: set[LeaseKey] = set()
+        self._retried: set[LeaseKey] = set()
+        self._busy: Counter[str] = Counter()
+        # What was attempted in a chunk and failed, until somebody asks for it.
+        self._reports: dict[LeaseKey, Report] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._leases)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a retry."""
+        return len(self._waiting)
+
+    @property
+    def total_busy(self) -> int:
+        """How many are busy."""
+        return self._busy.total()
+
+    def busy(self, endpoint: str) -> int:
+        """Return how many of an endpoint are busy, or have a report that nobody has asked for yet."""
+        return self._busy[endpoint]
+
+    def busy_endpoints(self) -> set[str]:
+        """Return the endpoints of which some are busy."""
+        return {endpoint for endpoint, number in self._busy.items() if number}
+
+    def take(self, lease: Lease) -> None:
+        """Add a lease that was just claimed."""
+        self._leases[lease.key] = lease
+        self._busy[lease.endpoint] += 1
+
+    def get(self, key: LeaseKey) -> Lease | None:
+        """Return the lease as it is now, with the attempts that were made; None once it is over."""
+        return self._leases.get(key)
+
+    def wait(self, lease: Lease) -> None:
+        """Note that it waits for its retry from now on."""
+        self._waiting.add(lease.key)
+        self._busy[lease.endpoint] -= 1
+
+    def resume(self, lease: Lease) -> None:
+        """Note that it waits no longer, if it did."""
+        if lease.key in self._waiting:
+            self._waiting.remove(lease.key)
+            self._busy[lease.endpoint] += 1
+
+    def count_attempt(self, lease: Lease, delay: float) -> bool:
+        """Count an attempt that will be followed by another after this delay; tell whether it is the first such."""
+        if lease.key in self._leases:
+            self._leases[lease.key] = replace(
+                lease,
+                attempts=lease.attempts + 1,
+                round_attempts=lease.round_attempts + 1,
+                last_delay=delay,
+            )
+        is_first = lease.key not in self._retried
+        self._retried.add(lease.key)
+        return is_first
+
+    def drop(self, lease: Lease) -> None:
+        """Forget a lease that is over, if it is not forgotten."""
+        if self._leases.pop(lease.key, None) is None:
+            return
+        self._retried.discard(lease.key)
+        if lease.key in self._waiting:
+            self._waiting.remove(lease.key)
+        else:
+            self._busy[lease.endpoint] -= 1
+
+    def keep_report(self, report: Report) -> None:
+        """Keep what was attempted, which counts as busy until it is asked for."""
+        self._reports[report.lease.key] = report
+        self._busy[report.lease.endpoint] += 1
+
+    def take_report(self, key: LeaseKey) -> Report | None:
+        """Return what was attempted, once."""
+        report = self._reports.pop(key, None)
+        if report is not None:
+            self._busy[report.lease.endpoint] -= 1
+        return report

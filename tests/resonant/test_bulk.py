@@ -1,0 +1,149 @@
+import asyncio
+
+import pytest
+
+from resonant.bulk import send_ahead
+from resonant.events import Lease, make_event
+
+EVENT = make_event(type="t", source="/s", data=1)
+
+
+def leases(count, first=1):
+    return [Lease(number, 1, "worker", EVENT, "orders") for number in range(first, first + count)]
+
+
+class Store:
+    """Notes what begins; says of some that they are held no more."""
+
+    def __init__(self, lost=()):
+        self.begun = []
+        self.lost = set(lost)
+
+    async def begin(self, some):
+        await asyncio.sleep(0)
+        self.begun += [lease.delivery_id for lease in some]
+        return {lease.delivery_id for lease in some} - self.lost
+
+
+def sending(store, some, send, **options):
+    options = {"width": 2, "turn": asyncio.Lock(), "good_for": 30.0, "on_lost": lambda _lease: None} | options
+    return send_ahead(some, begin=store.begin, send=send, **options)
+
+
+async def never(_lease):
+    await asyncio.Event().wait()
+
+
+def test_each_is_begun_and_sent_once():
+    async def scenario():
+        async def send(lease):
+            await asyncio.sleep(0)
+            sent.append(lease.delivery_id)
+
+        assert await sending(store, leases(25), send) == []
+
+    store, sent = Store(), []
+    asyncio.run(scenario())
+    assert sorted(sent) == store.begun == list(range(1, 26))
+
+
+def test_what_is_not_held_any_more_is_not_sent():
+    async def scenario():
+        async def send(lease):
+            sent.append(lease.delivery_id)
+
+        await sending(
+            Store(lost=[2, 5]), leases(6), send, on_lost=lambda lease: lost.append(lease.delivery_id)
+        )
+
+    sent, lost = [], []
+    asyncio.run(scenario())
+    assert (sorted(sent), lost) == ([1, 3, 4, 6], [2, 5])
+
+
+def test_of_all_chunks_to_an_endpoint_little_more_has_begun_than_can_be_sent():
+    async def scenario():
+        turn = asyncio.Lock()
+        chunks = [
+            asyncio.create_task(sending(store, leases(50, first), never, turn=turn))
+            for first in (1, 101, 201)
+        ]
+        for _ in range(200):
+            await asyncio.sleep(0)
+        for chunk in chunks:
+            chunk.cancel()
+        await asyncio.gather(*chunks, return_exceptions=True)
+
+    store = Store()
+    asyncio.run(scenario())
+    assert len(store.begun) <= 4 * 2
+
+
+def test_what_began_too_long_ago_is_sent_only_if_it_is_still_held():
+    async def scenario():
+        async def send(lease):
+            sent.append(lease.delivery_id)
+            store.lost = {3}
+            await asyncio.sleep(0.02)
+
+        await sending(
+            store,
+            leases(4),
+            send,
+            width=1,
+            good_for=0.001,
+            on_lost=lambda lease: lost.append(lease.delivery_id),
+        )
+
+    store, sent, lost = Store(), [], []
+    asyncio.run(scenario())
+    assert lost == [3]
+    assert sent == [1, 2, 4]
+
+
+def test_when_it_is_over_what_had_not_begun_is_returned():
+    async def scenario():
+        async def send(lease):
+            sent.append(lease.delivery_id)
+
+        left = await sending(store, leases(20), send, is_over=lambda: len(sent) >= 6)
+        assert sent == store.begun
+        assert [lease.delivery_id for lease in left] == list(range(len(sent) + 1, 21))
+
+    store, sent = Store(), []
+    asyncio.run(scenario())
+    assert 6 <= len(sent) < 20
+
+
+@pytest.mark.parametrize("failure", [ValueError("broken"), asyncio.CancelledError()])
+def test_what_a_send_raises_ends_all(failure):
+    async def scenario():
+        async def send(lease):
+            if lease.delivery_id == 3:
+                raise failure
+            await never(lease)
+
+        with pytest.raises(type(failure)):
+            await asyncio.wait_for(sending(Store(), leases(500), send, width=4), 10)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def test_a_failing_store_ends_all():
+    async def scenario():
+        async def begin(_some):
+            raise OSError("away")
+
+        with pytest.raises(OSError, match="away"):
+            await send_ahead(
+                leases(5),
+                begin=begin,
+                send=never,
+                on_lost=print,
+                width=2,
+                turn=asyncio.Lock(),
+                good_for=1.0,
+            )
+
+    asyncio.run(scenario())
