@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from resonant.bulk import send_ahead
+from resonant.bulk import Ahead, send_ahead
 from resonant.errors import EndpointError, StoreError
 from resonant.in_hand import InHand
 from resonant.retry import GiveUp, Park, Retry
@@ -145,7 +145,7 @@ class Emission:
         self._commits = GroupCommit(store, patience=self._patience)
         self._targets: dict[str, Target] = {}
         self._in_hand = InHand()
-        self._beginning: dict[str, asyncio.Lock] = {}
+        self._ahead: dict[str, Ahead] = {}
         self._renewed_at = store.clock()
         self._due: list[str] = []
         self._look_again_at = 0.0
@@ -261,8 +261,7 @@ class Emission:
                 begin=self._commits.begin_all,
                 send=send,
                 on_lost=count_lost,
-                width=max(1, min(self._slots.limit_of(endpoint), len(leases))),
-                turn=self._beginning.setdefault(endpoint, asyncio.Lock()),
+                ahead=self._ahead[endpoint],
                 good_for=self.store.lease_seconds / 2,
                 is_over=self._is_over,
             )
@@ -515,6 +514,7 @@ class Emission:
             target = await self._open_target(name)
             self._targets[name] = target
             self._slots.limit(name, target.concurrency)
+            self._ahead[name] = Ahead(self._slots.limit_of(name))
         return self._targets[name]
 
     def _settle(self, report: Report) -> None:

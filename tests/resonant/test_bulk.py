@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from resonant.bulk import send_ahead
+from resonant.bulk import Ahead, send_ahead
 from resonant.events import Lease, make_event
 
 EVENT = make_event(type="t", source="/s", data=1)
@@ -25,8 +25,8 @@ class Store:
         return {lease.delivery_id for lease in some} - self.lost
 
 
-def sending(store, some, send, **options):
-    options = {"width": 2, "turn": asyncio.Lock(), "good_for": 30.0, "on_lost": lambda _lease: None} | options
+def sending(store, some, send, *, width=2, **options):
+    options = {"ahead": Ahead(width), "good_for": 30.0, "on_lost": lambda _lease: None} | options
     return send_ahead(some, begin=store.begin, send=send, **options)
 
 
@@ -63,9 +63,9 @@ def test_what_is_not_held_any_more_is_not_sent():
 
 def test_of_all_chunks_to_an_endpoint_little_more_has_begun_than_can_be_sent():
     async def scenario():
-        turn = asyncio.Lock()
+        ahead = Ahead(2)
         chunks = [
-            asyncio.create_task(sending(store, leases(50, first), never, turn=turn))
+            asyncio.create_task(sending(store, leases(50, first), never, ahead=ahead))
             for first in (1, 101, 201)
         ]
         for _ in range(200):
@@ -123,9 +123,11 @@ def test_what_a_send_raises_ends_all(failure):
                 raise failure
             await never(lease)
 
+        ahead = Ahead(4)
         with pytest.raises(type(failure)):
-            await asyncio.wait_for(sending(Store(), leases(500), send, width=4), 10)
+            await asyncio.wait_for(sending(Store(), leases(500), send, ahead=ahead), 10)
         assert asyncio.all_tasks() == {asyncio.current_task()}
+        await asyncio.wait_for(ahead.wait_for_room(), 1)  # for the chunks that come after it
 
     asyncio.run(scenario())
 
@@ -141,8 +143,7 @@ def test_a_failing_store_ends_all():
                 begin=begin,
                 send=never,
                 on_lost=print,
-                width=2,
-                turn=asyncio.Lock(),
+                ahead=Ahead(2),
                 good_for=1.0,
             )
 
