@@ -570,5 +570,6 @@ class Emission:
 
     async def _renew(self) -> None:
         now = self.store.clock()
-        await self.store.renew(self.owner)
+        # Only what is known: a claim whose commit was not heard of shall run out, and be found.
+        await self.store.renew(self.owner, self._in_hand.delivery_ids())
         self._renewed_at = now

@@ -46,6 +46,10 @@ class InHand:
         """Return the endpoints of which some are busy."""
         return {endpoint for endpoint, number in self._busy.items() if number}
 
+    def delivery_ids(self) -> set[int]:
+        """Return which deliveries there are."""
+        return {key.delivery_id for key in self._leases}
+
     def take(self, lease: Lease) -> None:
         """Add a lease that was just claimed."""
         self._leases[lease.key] = lease

@@ -11,7 +11,7 @@ from resonant.store.database import Database, Transaction, open_database
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 
     from sqlalchemy import Connection
 
@@ -116,11 +116,15 @@ class Store:
         """Hand deliveries back with no attempt charged."""
         await self.write(work.release, leases, now=self.clock())
 
-    async def renew(self, owner: str) -> int:
-        """Put off the end of every lease of this owner."""
+    async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
+        """Put off the end of this owner's leases of these deliveries, or of all its leases; return how many there are."""
         return await self.write(
             lambda connection: work.renew(
-                connection, owner, now=self.clock(), lease_seconds=self.lease_seconds
+                connection,
+                owner,
+                delivery_ids=delivery_ids,
+                now=self.clock(),
+                lease_seconds=self.lease_seconds,
             )
         )
 

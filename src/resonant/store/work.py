@@ -245,9 +245,19 @@ def release_all(connection: Connection, owner: str, *, now: float) -> int:
     return len(held)
 
 
-def renew(connection: Connection, owner: str, *, now: float, lease_seconds: float) -> int:
-    """Put off the end of every lease of this owner; return how many there are."""
+def renew(
+    connection: Connection,
+    owner: str,
+    *,
+    delivery_ids: Collection[int] | None = None,
+    now: float,
+    lease_seconds: float,
+) -> int:
+    """Put off the end of this owner's leases of these deliveries, or of all its leases; return how many there are."""
     held = _held_by(connection, owner)
+    if delivery_ids is not None:
+        known = set(delivery_ids)
+        held = [each for each in held if each in known]
     change_all(connection, held, {"available_at": now + lease_seconds})
     return len(held)
 

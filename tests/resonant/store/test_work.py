@@ -582,3 +582,13 @@ def test_a_replayed_delivery_says_its_round(desk):
     desk.deliver(lease)
     assert [(each.number, each.round) for each in desk.history("evt_1")] == [(1, 1), (2, 2)]
     assert desk.row("evt_1")["round_attempts"] == 1
+
+
+def test_of_an_owners_leases_only_those_that_it_knows_of_are_renewed(desk):
+    desk.enqueue("evt_1", "evt_2")
+    known, unheard_of = desk.claim(2)
+    desk.clock.advance(30)
+    assert desk.run(desk.store.renew("worker", [known.delivery_id])) == 1
+    desk.clock.advance(31)
+    assert desk.recover() == 1
+    assert desk.run(desk.store.begin([known, unheard_of])) == {known.delivery_id}

@@ -1,0 +1,361 @@
+"""The accounts of a round: what was accepted, what the receiver saw, what the store says, and what a kill explains."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from chaos_facts import History, Look, Row, histories
+from chaos_plan import GHOST, PURGING, SENDING
+from chaos_receiver import REASONS
+from chaos_watching import STALL_SECONDS
+from chaos_worker import WIDTH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from chaos_round import Round, Struck
+
+# What one process may have begun at a moment: bulk.send_ahead says five times its width for each of two chunks, and what
+# failed there is sent one by one.
+MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "bulk": 11 * WIDTH}
+
+
+@dataclass
+class Accounts:
+    """What is known after a round.
+
+    Attributes:
+        stored: what is in the store, by event id.
+        archived: what is only in the archive.
+        received: the receiver's journal, by event id.
+        stalled: the longest time that a watch stood still, in seconds.
+    """
+
+    round: Round
+    look: Look
+    stored: dict[str, History]
+    archived: dict[str, History]
+    received: dict[str, list[Row]]
+    bodies: dict[str, bytes]
+    audit: list[Row]
+    stalled: float
+
+    @classmethod
+    def of(cls, round_: Round, *, stalled: float) -> Accounts:
+        database = round_.database
+        with database.opened() as snapshot:
+            look = Look.at(snapshot)
+        stored = histories(database)
+        archived = {}
+        if round_.archive is not None and round_.archive.exists():
+            documents, _ = read_archive(round_.archive)
+            archived = {
+                each["delivery"]["event_id"]: History(each["delivery"], each["attempts"], is_purged=True)
+                for each in documents
+                if each["delivery"]["event_id"] not in stored
+            }
+        bodies = database.query("SELECT id, body FROM resonant_events")
+        return cls(
+            round_,
+            look,
+            stored,
+            archived,
+            round_.journal.received(),
+            {row["id"]: bytes(row["body"]) for row in bodies},
+            database.query("SELECT who, action, at, ended_at, count FROM resonant_audit ORDER BY id"),
+            stalled,
+        )
+
+    @property
+    def known(self) -> dict[str, History]:
+        """All whose history is known: but for what was purged without an archive."""
+        return self.archived | self.stored
+
+    @property
+    def missing(self) -> set[str]:
+        """What was accepted for certain, and is nowhere."""
+        acknowledged = {
+            event_id
+            for lines in self._said.values()
+            for line in lines
+            for event_id in line.get("accepted", ())
+        }
+        later = {event_id for event_id in self.round.events if "-later-" in event_id}
+        expected = self.round.events.keys() - later | acknowledged
+        if not self.round.plan.kinds & PURGING:
+            expected |= later
+        return expected - self.known.keys()
+
+    @property
+    def lost(self) -> int:
+        """How many accepted events are neither in the store nor purged."""
+        purged_without_trace = self.look.purged if "purge" in self.round.plan.kinds else 0
+        return max(0, len(self.missing) - purged_without_trace)
+
+    @property
+    def extra(self) -> dict[str, int]:
+        """How often each event was received beyond the attempts whose outcome stands."""
+        found = {}
+        for event_id, history in self.known.items():
+            more = len(self.received.get(event_id, ())) - len(history.recorded)
+            if more > 0:
+                found[event_id] = more
+        return found
+
+    @property
+    def in_flight(self) -> int:
+        """How many sends were in flight at the signals: as many duplicates there may be."""
+        return sum(len(each.in_flight) + each.tolerated for each in self.round.struck)
+
+    def as_dict(self) -> dict[str, object]:
+        plan = self.round.plan
+        return {
+            "round": plan.seed,
+            "database": plan.database,
+            "way": plan.way,
+            "victims": [each.as_dict() for each in self.round.struck],
+            "accepted": self.look.accepted,
+            "purged": self.look.purged,
+            "attempts": sum(map(len, self.received.values())),
+            "lost": self.lost,
+            "duplicates": sum(self.extra.values()),
+            "in_flight": self.in_flight,
+            "late": sum(each["late"] for history in self.known.values() for each in history.attempts),
+        }
+
+    def problems(self) -> list[str]:
+        """Say all that is wrong at the end of a round."""
+        return [
+            *self.look.problems(),
+            *self._problems_of_acceptance(),
+            *self._problems_of_fates(),
+            *(problem for history in self.known.values() for problem in history.problems()),
+            *self._problems_of_journal(),
+            *self._problems_of_duplicates(),
+            *self._problems_of_charges(),
+            *self._problems_of_acknowledgements(),
+            *self._problems_of_audit(),
+            *self._problems_of_purged(),
+        ]
+
+    def _problems_of_acceptance(self) -> Iterator[str]:
+        if self.lost:
+            yield f"{self.lost} accepted events are lost, as {sorted(self.missing)[:3]}"
+        if unknown := self.known.keys() - self.round.events.keys():
+            yield f"in the store, and given by nobody: {sorted(unknown)[:3]}"
+        for event_id, body in self.bodies.items():
+            if body != self.round.events.get(event_id):
+                yield f"{event_id}: its body is not the one that was given"
+
+    def _problems_of_fates(self) -> Iterator[str]:
+        """No kill makes a dead letter of what the receiver would have taken."""
+        for event_id, history in self.known.items():
+            reason, type_ = history.delivery["reason"], history.delivery["event_type"]
+            if reason not in (None, "cancelled", "crashed", REASONS.get(type_)):
+                yield f"{event_id}, a {type_}, was given up: {reason}"
+
+    def _problems_of_journal(self) -> Iterator[str]:
+        for event_id, entries in self.received.items():
+            given = self.round.events.get(event_id)
+            if given is None:
+                yield f"{event_id} was received, and given by nobody"
+            elif any(entry["sha256"] != sha256(given).hexdigest() for entry in entries):
+                yield f"{event_id} was received with another body"
+            elif not self._may_be_purged and event_id not in self.known:
+                yield f"{event_id} was received, and is not in the store"
+        for event_id, history in self.known.items():
+            answered = Counter(each["status_code"] for each in history.attempts if each["status_code"])
+            answers = Counter(entry["status"] for entry in self.received.get(event_id, ()))
+            if not answered <= answers:
+                yield f"{event_id}: its history says {dict(answered)}, the receiver {dict(answers)}"
+
+    def _problems_of_duplicates(self) -> Iterator[str]:
+        """Each send without an outcome that stands was in flight at a signal."""
+        struck = self.round.struck
+        stopped = [each for each in struck if each.victim.signal == "SIGSTOP"]
+        beside = self._lost_beside_signals
+        unexplained = {}
+        for event_id, more in self.extra.items():
+            explained = sum(event_id in each.in_flight for each in struck)
+            explained += beside.get(event_id, 0)
+            # Who was stopped may have got the same delivery again when it woke, by a lease about to run out.
+            explained += sum(max(0, self.known[event_id].lost_by(each.owner) - 1) for each in stopped)
+            if more > explained:
+                unexplained[event_id] = more - explained
+        tolerated = sum(each.tolerated for each in struck)
+        if sum(unexplained.values()) > tolerated:
+            shown = dict(list(unexplained.items())[:3])
+            yield f"{sum(unexplained.values())} received once more than was in flight, {tolerated} tolerated: {shown}"
+        # With what was charged and what came late: each send is in the history, but for what was handed back.
+        unwritten = {
+            event_id: more
+            for event_id, history in self.known.items()
+            if (more := len(self.received.get(event_id, ())) - len(history.attempts)) > 0
+        }
+        # A late outcome of what was purged meanwhile is written nowhere.
+        if self.look.purged:
+            tolerated += sum(len(each.in_flight) for each in stopped)
+        if sum(unwritten.values()) > tolerated:
+            yield f"{sum(unwritten.values())} sends are in no history, {tolerated} tolerated: {list(unwritten)[:3]}"
+
+    def _problems_of_charges(self) -> Iterator[str]:
+        for struck in self.round.struck:
+            kind = struck.victim.kind
+            if kind not in SENDING:
+                continue
+            if struck.begun > MOST_BEGUN[kind]:
+                yield f"{struck.owner} had begun {struck.begun}, and may begin {MOST_BEGUN[kind]}"
+            charged = self._charged_to(struck)
+            if struck.is_exact:
+                expected = Counter(struck.in_flight & self.known.keys())
+                if charged != expected:
+                    both = f"{len(charged - expected)} wrongly, {len(expected - charged)} not"
+                    yield f"{struck.owner} was killed with {expected.total()} in flight: charged {both}"
+                continue
+            # A command that ends in good order goes on to begin some; a worker of ours hands back what it began.
+            tolerated = 0 if self.round.commands is None else struck.tolerated
+            if len(wrongly := charged.keys() - struck.in_flight) > tolerated:
+                yield f"{struck.owner} is charged with what it did not send: {sorted(wrongly)[:3]}"
+        ghost = Counter({each: n for each, h in self.known.items() if (n := h.lost_by(GHOST))})
+        expected = Counter(self.round.begun_by_ghost & self.known.keys())
+        if ghost != expected:
+            yield f"a crashed worker had begun {expected.total()}, and is charged with {ghost.total()}"
+        beside = self._lost_beside_signals
+        stopped = any(each.victim.signal == "SIGSTOP" for each in self.round.struck)
+        if beside and not (stopped or self.stalled > STALL_SECONDS):
+            yield f"{sum(beside.values())} leases were lost that nobody had stopped, as of {sorted(beside)[:3]}"
+
+    @property
+    def _lost_beside_signals(self) -> Counter[str]:
+        """What was charged to workers that nobody hit: their leases ran out as they, or the machine, stood still."""
+        if self.round.commands is not None:
+            return Counter()
+        hit = {GHOST, *(each.owner for each in self.round.struck if not each.came_too_late)}
+        return Counter(
+            event_id
+            for event_id, history in self.known.items()
+            for each in history.attempts
+            if each["result"] == "lost" and each["owner"] not in hit
+        )
+
+    def _charged_to(self, struck: Struck) -> Counter[str]:
+        others = {GHOST, *self.round.helpers}
+        found: Counter[str] = Counter()
+        for event_id, history in self.known.items():
+            for each in history.attempts:
+                is_theirs = each["owner"] == struck.owner or (
+                    self.round.commands is not None and each["owner"] not in others
+                )
+                found[event_id] += each["result"] == "lost" and is_theirs
+        return +found
+
+    def _problems_of_acknowledgements(self) -> Iterator[str]:
+        """Whatever a process went on from is in the store."""
+        for name, lines in self._said.items():
+            for line in lines:
+                for event_id, number in line.get("recorded", ()):
+                    history = self.known.get(event_id)
+                    if history is None:
+                        if not self._may_be_purged:
+                            yield f"{name} went on from an attempt of {event_id}, which is nowhere"
+                    elif number not in {each["number"] for each in history.recorded}:
+                        yield f"{name} went on from attempt {number} of {event_id}, which was not recorded"
+
+    def _problems_of_audit(self) -> Iterator[str]:
+        asked = [each for each in self.round.struck if each.victim.kind in PURGING | {"replay"}]
+        killed = [each for each in asked if each.is_exact and not each.came_too_late]
+        unended = [row for row in self.audit if row["ended_at"] is None]
+        if self.round.commands is not None:
+            # Some commands handle SIGTERM, some do not.
+            may_have_no_end = [each for each in asked if each.victim.signal in ("SIGKILL", "SIGTERM")]
+            if len(unended) > len(may_have_no_end):
+                yield f"{len(unended)} audit rows without an end, of {len(may_have_no_end)} killed"
+            return
+        by_name = {row["who"]: row for row in self.audit}
+        for struck in asked:
+            row = by_name.get(struck.owner)
+            if row is None:
+                yield f"{struck.owner} is not in the audit"
+            elif struck in killed and not (row["ended_at"] is None or row["ended_at"] <= struck.hit_at + 1.0):
+                yield f"{struck.owner} was killed, and its audit row has an end"
+            elif struck not in killed and row["ended_at"] is None:
+                yield f"{struck.owner} has ended, and its audit row has no end"
+        names = {each.owner for each in killed}
+        for row in unended:
+            if row["who"] not in names:
+                yield f"the audit row of {row['who']} has no end"
+
+    def _problems_of_purged(self) -> Iterator[str]:
+        """With an archive, the counters are held against what is purged, too."""
+        if self.round.archive is None:
+            return
+        if len(self.archived) != self.look.purged:
+            yield f"{self.look.purged} were purged, {len(self.archived)} of what is gone are archived"
+        kept = [each for history in self.known.values() for each in history.attempts if not each["late"]]
+        for result in ("delivered", "failed", "lost"):
+            number = sum(each["result"] == result for each in kept)
+            if self.look.counted("attempt", result) != number:
+                yield f"{self.look.counted('attempt', result)} attempts {result} are counted, there were {number}"
+
+    @property
+    def _may_be_purged(self) -> bool:
+        return "purge" in self.round.plan.kinds
+
+    @property
+    def _said(self) -> dict[str, list[Row]]:
+        """What each process of the round acknowledged."""
+        found = {}
+        for path in sorted(self.round.folder.glob("*.progress")):
+            lines = path.read_text().splitlines(keepends=True)
+            found[path.stem] = [json.loads(line) for line in lines if line.endswith("\n")]
+        return found
+
+    def problems_of_archive(self, archive: Path) -> list[str]:
+        """Say what is wrong with it once all is purged: each letter is in it, whole, and once but for a kill."""
+        documents, rest = read_archive(archive)
+        problems = [f"{len(rest)} bytes at the end of the archive are no document"] if rest else []
+        times = Counter(each["delivery"]["event_id"] for each in documents)
+        if times.keys() != self.known.keys():
+            problems.append(f"{len(self.known)} were purged, {len(times)} are in the archive")
+        purges = [each for each in self.round.struck if each.victim.kind in PURGING]
+        twice = [event_id for event_id, number in times.items() if number > 1]
+        if twice and not any(not each.came_too_late for each in purges):
+            problems.append(f"{len(twice)} are in the archive twice, and no purge was killed: {twice[:3]}")
+        for each in documents:
+            event_id = each["delivery"]["event_id"]
+            if base64.b64decode(each["event"]["body"]) != self.round.events.get(event_id):
+                problems.append(f"{event_id}: its body in the archive is not the one that was given")
+        return problems
+
+
+def read_archive(path: Path) -> tuple[list[dict], bytes]:
+    """Return its documents, and what a kill has left half written at the end."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data, torn = _inflated(data)
+    else:
+        torn = b""
+    *lines, rest = data.split(b"\n")
+    return [json.loads(line) for line in lines], rest + torn
+
+
+def _inflated(data: bytes) -> tuple[bytes, bytes]:
+    """Return the whole members, inflated, and the rest as it is."""
+    whole = b""
+    while data:
+        inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        try:
+            member = inflate.decompress(data)
+        except zlib.error:
+            return whole, data
+        if not inflate.eof:
+            return whole, data
+        whole, data = whole + member, inflate.unused_data
+    return whole, b""

@@ -1,0 +1,95 @@
+"""The victims as a user starts them: the command line, and flows, on a Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+from chaos_plan import GHOST, PURGING
+from chaos_worker import ENDPOINT, POLICY, TIMEOUT_SECONDS, WIDTH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaos_plan import Victim
+    from chaos_round import Round, Struck
+
+_COLLECT = "import asyncio; from flows.dead_letters import collect_dead_letters as run; asyncio.run(run())"
+_EXPORT = "import asyncio; from flows.metrics import export_metrics as run; asyncio.run(run())"
+# What the imports take, in seconds of CPU: only after them there is anything to hit.
+_IMPORTED_AFTER = {"collect": 2.0, "export": 2.0}
+_OWNED = f"SELECT 1 AS one FROM resonant_deliveries WHERE lease_owner <> '{GHOST}' LIMIT 1"
+
+
+@dataclass
+class Commands:
+    """Starts victims with a Prefect server, and sees when they have begun."""
+
+    prefect_api: str
+    home: Path
+
+    def add_endpoint(self, url: str) -> None:
+        command = ["endpoint", "add", ENDPOINT, url, "--allow-private", "--overwrite"]
+        added = subprocess.run(
+            [sys.executable, "-m", "resonant", *command, "--timeout", f"{TIMEOUT_SECONDS}"],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert added.returncode == 0, added.stderr
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {
+            name: os.environ[name] for name in os.environ if not name.startswith(("RESONANT_", "PREFECT_"))
+        }
+        prefect = {"PREFECT_API_URL": self.prefect_api, "PREFECT_HOME": str(self.home / "prefect")}
+        return kept | prefect | {"HOME": str(self.home), "RESONANT_HOME": str(self.home / "resonant")} | more
+
+    def start(self, victim: Victim, round_: Round, name: str) -> subprocess.Popen[bytes]:
+        resonant = [sys.executable, "-m", "resonant"]
+        archive = [] if round_.archive is None else ["--archive", str(round_.archive)]
+        delivered = ["--delivered-older-than", "0"] if round_.plan.delivered_too else []
+        purge = [*resonant, "purge", "--older-than", "0", *delivered, *archive]
+        command = {
+            "emit": [*resonant, "emit"],
+            "bulk": [*resonant, "emit", "--chunk-size", "100"],
+            "replay": [*resonant, "replay", "--all", "--include-permanent"],
+            "purge": purge,
+            "archive": purge,
+            "collect": [sys.executable, "-c", _COLLECT],
+            "export": [sys.executable, "-c", _EXPORT],
+            "enqueue": [*resonant, "enqueue", str(round_.given_later), "--endpoint", ENDPOINT],
+        }[victim.kind]
+        environment = self.environment(
+            RESONANT_DATABASE_URL=round_.database.url,
+            RESONANT_HOME=str(round_.folder),
+            RESONANT_LEASE_SECONDS=f"{round_.lease_seconds}",
+            RESONANT_POLICIES=json.dumps({"chaos": asdict(POLICY)}),
+            RESONANT_DEFAULT_POLICY="chaos",
+            RESONANT_CONCURRENCY=f"{2 * WIDTH}",
+            RESONANT_ENDPOINT_CONCURRENCY=f"{WIDTH}",
+        )
+        return round_.start_process(name, command, environment)
+
+    @staticmethod
+    def has_begun(struck: Struck, round_: Round) -> bool:
+        kind, query = struck.victim.kind, round_.database.query
+        if kind in _IMPORTED_AFTER:
+            try:
+                times = psutil.Process(struck.process.pid).cpu_times()
+            except psutil.NoSuchProcess:
+                return True
+            return times.user + times.system > _IMPORTED_AFTER[kind]
+        if kind in PURGING:
+            purged = f"action = 'purge' AND count >= {struck.victim.progress}"
+            return bool(query(f"SELECT 1 AS one FROM resonant_audit WHERE {purged}"))
+        if kind == "enqueue":
+            return bool(query("SELECT 1 AS one FROM resonant_events WHERE id LIKE '%-later-%' LIMIT 1"))
+        return bool(query(_OWNED))

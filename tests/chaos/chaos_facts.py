@@ -1,0 +1,226 @@
+"""What the store holds, read by plain SQL past Resonant, and what must be so of it at every moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from resonant.store.recovery import LOST_LEASES_BEFORE_GIVING_UP
+
+Row = dict[str, Any]
+Snapshot = Callable[..., list[list[Row]]]
+
+
+@dataclass(frozen=True)
+class Database:
+    """A store's database; ``url`` is what Resonant is given."""
+
+    url: str
+
+    @property
+    def kind(self) -> str:
+        return self.url.partition(":")[0]
+
+    @contextmanager
+    def opened(self) -> Iterator[Snapshot]:
+        """Give a function that runs statements on one snapshot."""
+        if self.kind == "sqlite":
+            path = self.url.removeprefix("sqlite:///")
+            with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
+                connection.row_factory = sqlite3.Row
+
+                def read(*statements: str) -> list[list[Row]]:
+                    connection.execute("BEGIN")
+                    try:
+                        return [list(map(dict, connection.execute(each))) for each in statements]
+                    finally:
+                        connection.execute("ROLLBACK")
+
+                yield read
+            return
+        with asyncio.Runner() as runner:
+            connection = runner.run(_connected(self.url))
+            try:
+                yield lambda *statements: runner.run(_read(connection, statements))
+            finally:
+                runner.run(connection.close())
+
+    def read(self, *statements: str) -> list[list[Row]]:
+        with self.opened() as snapshot:
+            return snapshot(*statements)
+
+    def query(self, statement: str) -> list[Row]:
+        [rows] = self.read(statement)
+        return rows
+
+
+async def _connected(url: str) -> asyncpg.Connection:
+    return await asyncpg.connect(url)
+
+
+async def _read(connection: asyncpg.Connection, statements: tuple[str, ...]) -> list[list[Row]]:
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        return [list(map(dict, await connection.fetch(each))) for each in statements]
+
+
+_COUNTERS = """
+    SELECT measure, endpoint, result, category, code, le, sum(count) AS number
+    FROM (SELECT measure, endpoint, result, category, code, le, count FROM resonant_rollup_totals
+          UNION ALL
+          SELECT measure, endpoint, result, category, code, le, count FROM resonant_rollups) AS counted
+    GROUP BY measure, endpoint, result, category, code, le"""
+_LEDGERS = """
+    SELECT coalesce(sum(accepted), 0) AS accepted, coalesce(sum(purged), 0) AS purged FROM resonant_endpoints"""
+_STATUSES = (
+    "SELECT status, count(*) AS number, sum(round - 1) AS replays FROM resonant_deliveries GROUP BY status"
+)
+_ATTEMPTS = """
+    SELECT result, count(*) AS number, count(delay) AS delays
+    FROM resonant_attempts WHERE NOT late GROUP BY result"""
+_AUDIT = "SELECT action, sum(count) AS number FROM resonant_audit GROUP BY action"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one snapshot shows, added up."""
+
+    counters: dict[tuple[Any, ...], int]
+    accepted: int
+    purged: int
+    statuses: Counter[str]
+    replays: int
+    attempts: Counter[str]
+    delays: int
+    audited: Counter[str]
+
+    @classmethod
+    def at(cls, snapshot: Snapshot) -> Look:
+        counters, [ledgers], statuses, attempts, audit = snapshot(
+            _COUNTERS, _LEDGERS, _STATUSES, _ATTEMPTS, _AUDIT
+        )
+        return cls(
+            {tuple(row.values())[:-1]: int(row["number"]) for row in counters},
+            int(ledgers["accepted"]),
+            int(ledgers["purged"]),
+            Counter({row["status"]: row["number"] for row in statuses}),
+            int(sum(row["replays"] for row in statuses)),
+            Counter({row["result"]: row["number"] for row in attempts}),
+            sum(row["delays"] for row in attempts),
+            Counter({row["action"]: int(row["number"]) for row in audit}),
+        )
+
+    def counted(self, measure: str, result: str | None = None) -> int:
+        return sum(
+            number
+            for (of_measure, _, of_result, *_), number in self.counters.items()
+            if of_measure == measure and result in (None, of_result)
+        )
+
+    def problems(self) -> list[str]:
+        """Say what does not add up: what is counted in one transaction agrees in every snapshot."""
+        of_rows, purged = self.statuses, self.purged
+        replays, delivered_purged = self.counted("replay"), self.counted("purge", "delivered")
+        must_agree = {
+            "accepted = pending + retrying + delivered + dead_letter + purged": (
+                self.accepted,
+                of_rows.total() + purged,
+            ),
+            "accepted is counted": (self.counted("accepted"), self.accepted),
+            "purged is counted": (self.counted("purge"), purged),
+            "purged is in the audit": (self.audited["purge"], purged),
+            "replayed is in the audit": (self.audited["replay"], replays),
+            "delivered is counted": (
+                self.counted("delivery", "delivered"),
+                of_rows["delivered"] + delivered_purged,
+            ),
+            "dead letters are counted": (
+                self.counted("delivery", "dead_letter"),
+                of_rows["dead_letter"] + self.counted("purge", "dead_letter") + replays,
+            ),
+        }
+        if not purged:
+            must_agree["rounds are replays"] = (self.replays, replays)
+            must_agree["delays are counted"] = (self.counted("retry_delay"), self.delays)
+            for result in ("delivered", "failed", "lost"):
+                must_agree[f"attempts {result} are counted"] = (
+                    self.counted("attempt", result),
+                    self.attempts[result],
+                )
+        return [f"{what}: {one} against {other}" for what, (one, other) in must_agree.items() if one != other]
+
+    def fallen_since(self, before: Look) -> list[str]:
+        """Say which counters are lower than they were."""
+        return [
+            f"counter {key} fell from {number} to {self.counters.get(key, 0)}"
+            for key, number in before.counters.items()
+            if self.counters.get(key, 0) < number
+        ]
+
+
+@dataclass(frozen=True)
+class History:
+    """A delivery and its attempts, from the store or from the archive of a purge."""
+
+    delivery: Row
+    attempts: list[Row]
+    is_purged: bool = False
+
+    @property
+    def event_id(self) -> str:
+        return self.delivery["event_id"]
+
+    @property
+    def recorded(self) -> list[Row]:
+        """Attempts whose outcome stands."""
+        return [each for each in self.attempts if not each["late"] and each["result"] != "lost"]
+
+    def lost_by(self, owner: str) -> int:
+        return sum(each["result"] == "lost" and each["owner"] == owner for each in self.attempts)
+
+    def problems(self) -> list[str]:
+        """Say what does not fit together; the numbers and rounds go up, and the row says the same as its history."""
+        row = self.delivery
+        kept = sorted((each for each in self.attempts if not each["late"]), key=lambda each: each["number"])
+        of_round = [each for each in kept if each["round"] == row["round"]]
+        lost = sum(each["result"] == "lost" for each in of_round)
+        rounds = [each["round"] for each in kept]
+        must_agree = {
+            "attempt numbers": ([each["number"] for each in kept], [*range(1, row["attempts"] + 1)]),
+            "rounds in order": (rounds, sorted(rounds)),
+            "attempts of the round": (row["round_attempts"], len(of_round) - lost),
+            "crashes of the round": (row["crashes"], lost),
+            "given up as crashed": (
+                row["reason"] == "crashed",
+                row["crashes"] >= LOST_LEASES_BEFORE_GIVING_UP,
+            ),
+            "is final": (row["status"] in ("delivered", "dead_letter"), True),
+            "lease": ((row["lease_owner"], bool(row["sending"]), row["available_at"]), (None, False, None)),
+        }
+        if row["status"] == "delivered":
+            must_agree["delivered by its last attempt"] = (kept[-1]["result"] if kept else None, "delivered")
+        deliveries = sum(each["result"] == "delivered" for each in kept)
+        must_agree["delivered once"] = (deliveries, int(row["status"] == "delivered"))
+        return [
+            f"{self.event_id}: {what}: {one} against {other}"
+            for what, (one, other) in must_agree.items()
+            if one != other
+        ]
+
+
+def histories(database: Database) -> dict[str, History]:
+    """Read every delivery that is in the store, by event id."""
+    deliveries, attempts = database.read(
+        "SELECT * FROM resonant_deliveries", "SELECT * FROM resonant_attempts ORDER BY id"
+    )
+    by_delivery: dict[int, list[Row]] = {}
+    for each in attempts:
+        by_delivery.setdefault(each["delivery_id"], []).append(each)
+    return {row["event_id"]: History(row, by_delivery.get(row["id"], [])) for row in deliveries}

@@ -1,0 +1,47 @@
+"""What the receiver of the kill suite does, by the end of the event's type; ``python -m resonant.testing --script``."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from resonant.testing import (
+    Action,
+    Request,
+    never_answer,
+    reset_before_response,
+    reset_mid_response,
+    respond,
+)
+
+# By the number of the try: the last one is for all that follow. None is a delivery.
+_FATES: dict[str, list[Action | None]] = {
+    "good": [None],
+    "slow": [respond(200, delay=0.4)],
+    "unavailable": [respond(503), None],
+    "exhausting": [*[respond(503, delay=0.02)] * 4, None],
+    "rejected": [respond(400)],
+    # Maybe processed: the body was read.
+    "reset": [reset_before_response(), None],
+    "halfway": [reset_mid_response(), None],
+    "silent": [never_answer(), None],
+}
+# A type for each event; most are good.
+TYPES = [
+    *["chaos.good"] * 12,
+    *["chaos.slow"] * 2,
+    *["chaos.unavailable"] * 3,
+    "chaos.exhausting",
+    "chaos.rejected",
+    "chaos.reset",
+    "chaos.halfway",
+]
+RARE_TYPE = "chaos.silent"
+# Why events of a type may be given up, beside a cancellation or crashes.
+REASONS = {"chaos.rejected": "permanent", "chaos.exhausting": "exhausted"}
+
+
+def by_type(request: Request) -> Action:
+    """Do what the type says; a delivery takes 10 to 50 ms, so that some are in flight at every moment."""
+    fates = _FATES[request.event_type.rpartition(".")[2]]
+    fate = fates[min(request.try_number, len(fates)) - 1]
+    return fate or respond(200, delay=0.01 + crc32(request.webhook_id.encode()) % 40 / 1000)

@@ -1,0 +1,429 @@
+"""A round: a store with some history, processes at work on it, signals, and then the accounts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import chaos_worker
+import psutil
+from chaos_accounts import Accounts
+from chaos_plan import GHOST, PURGING, SENDING, Plan, Victim
+from chaos_receiver import RARE_TYPE, TYPES
+from chaos_watching import FileWatch, StoreWatch
+from chaos_worker import ENDPOINT, WIDTH, Orders
+
+from resonant.errors import ResonantError
+from resonant.events import parse_event
+from resonant.replaying import cancel
+from resonant.store.selection import Selection
+
+if TYPE_CHECKING:
+    from chaos_commands import Commands
+    from chaos_facts import Database
+    from chaos_journal import Journal
+
+_LEASE_SECONDS = 3.0
+_PATIENCE_SECONDS = 60.0
+_PROJECT = Path(__file__).parents[2]
+# What is sent while an emission ends in good order, and handed back: in the bulk lane one chunk is interrupted before the
+# other, which meanwhile sends in its place.
+_MOST_INTERRUPTED = {"emit": WIDTH, "replay": WIDTH, "bulk": 2 * WIDTH}
+# What the history before the round is dated back by, so that a compaction finds counts to move.
+_AGO_SECONDS = 1800.0
+
+
+class Unexpected(AssertionError):
+    """Something that no kill explains."""
+
+
+@dataclass
+class Struck:
+    """A victim's process, and what its end may have left.
+
+    Attributes:
+        owner: of its leases, and in the audit.
+        in_flight: events that it was sending when it was hit; of a stopped one also what it still held when it woke.
+        begun: how many deliveries it had begun when it was hit.
+        came_too_late: whether it had ended before the signal.
+        is_exact: whether it ended at the signal: what was in flight then, and nothing else, is charged to it.
+        tolerated: sends that it may have begun after it was hit, while it ended in good order.
+    """
+
+    victim: Victim
+    owner: str
+    process: subprocess.Popen[bytes]
+    progress: Path
+    errors: Path
+    in_flight: set[str] = field(default_factory=set)
+    begun: int = 0
+    came_too_late: bool = False
+    is_exact: bool = False
+    tolerated: int = 0
+    hit_at: float = 0.0
+
+    @property
+    def said(self) -> list[dict]:
+        """Its lines, as far as they are whole."""
+        if not self.progress.exists():
+            return []
+        lines = self.progress.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "kind": self.victim.kind,
+            "signal": self.victim.signal,
+            "delay": round(self.victim.delay, 3),
+            "in_flight": len(self.in_flight),
+            "came_too_late": self.came_too_late,
+        }
+
+
+class Round:
+    """Runs a plan in a folder; ``problems`` is all that was wrong."""
+
+    def __init__(
+        self, plan: Plan, folder: Path, database: Database, journal: Journal, commands: Commands | None = None
+    ) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.database = database
+        self.journal = journal
+        self.commands = commands
+        self.events: dict[str, bytes] = {}
+        self.struck: list[Struck] = []
+        self.helpers: list[str] = []
+        self.problems: list[str] = []
+        self.archive: Path | None = None
+        if "archive" in plan.kinds:
+            self.archive = folder / ("purged.jsonl.gz" if plan.compressed else "purged.jsonl")
+        self.textfile = folder / "metrics" / "resonant.prom"
+        self.textfile.parent.mkdir()
+        self.lease_seconds = _LEASE_SECONDS
+        self.looks = 0
+        self.given_later: Path | None = None
+        self.begun_by_ghost: set[str] = set()
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def run(self) -> Accounts:
+        """Run all of it, and return the accounts."""
+        self._prepare()
+        store_watch, file_watch = StoreWatch(self.database), FileWatch(self.textfile)
+        with store_watch, file_watch:
+            self.struck = [
+                self._start_victim(number, victim) for number, victim in enumerate(self.plan.victims)
+            ]
+            try:
+                with ThreadPoolExecutor(len(self.struck)) as threads:
+                    list(threads.map(self._strike, self.struck))
+            except Unexpected as error:
+                self.problems.append(str(error))
+            finally:
+                for process in self._processes:
+                    process.kill()
+                    process.wait()
+            self._finish()
+        accounts = Accounts.of(self, stalled=store_watch.longest_gap)
+        self.looks = store_watch.looks
+        self.problems += [*store_watch.problems, *file_watch.problems]
+        self.problems += accounts.problems()
+        if self.archive is not None:
+            self._purge_what_is_left()
+            self.problems += accounts.problems_of_archive(self.archive)
+        self.problems += self._problems_of_leftovers()
+        return accounts
+
+    # Before
+
+    def _prepare(self) -> None:
+        """Make the store, with letters, delivered events, a crashed worker's leases and pending ones, as needed."""
+        kinds = self.plan.kinds
+        ago = self._orders("before")
+
+        def then() -> float:
+            return time.time() - _AGO_SECONDS
+
+        async def prepare() -> None:
+            async with chaos_worker.opened_store(ago, then) as store:
+                never_tried = 2000 if kinds & PURGING else 200 if "replay" in kinds else 20
+                await store.enqueue(self._make("letter", never_tried), ENDPOINT)
+                await cancel(store, Selection(), who="before")
+                tried = 150 if self.plan.delivered_too and kinds & PURGING else 42
+                await store.enqueue(self._make("tried", tried), ENDPOINT)
+            await self._emit_all(ago, then)
+            async with chaos_worker.opened_store(ago, then) as store:
+                if "collect" in kinds:
+                    await store.enqueue(self._make("ghost", 250), ENDPOINT)
+                    leases = await store.claim(ENDPOINT, owner=GHOST, limit=220)
+                    await store.begin(leases[::2])
+                pending = 400 if kinds & SENDING else 40
+                await store.enqueue(self._make("pending", pending), ENDPOINT)
+            # Then, too: now there would be counts to compact, which is left to the round.
+            await chaos_worker.work(self._orders("before", kind="export", times=1), then)
+
+        asyncio.run(prepare())
+        self.begun_by_ghost = {
+            row["event_id"]
+            for row in self.database.query(
+                f"SELECT event_id FROM resonant_deliveries WHERE sending AND lease_owner = '{GHOST}'"
+            )
+        }
+        if "enqueue" in kinds:
+            self.given_later = self.folder / "later.jsonl"
+            self.given_later.write_bytes(b"".join(self._lines("later", 600)))
+
+    def _lines(self, kind: str, count: int) -> list[bytes]:
+        lines = []
+        for number in range(count):
+            name = f"{self.folder.name}-{kind}-{number:04d}"
+            type_ = RARE_TYPE if (kind, number) == ("pending", 7) else TYPES[number % len(TYPES)]
+            fields = {
+                "id": name,
+                "type": type_,
+                "source": "/chaos",
+                "data": {"n": number, "ü": "x" * (number % 50)},
+            }
+            lines.append(json.dumps(fields).encode() + b"\n")
+            self.events[name] = parse_event(lines[-1]).body
+        return lines
+
+    def _make(self, kind: str, count: int) -> list:
+        return [parse_event(line) for line in self._lines(kind, count)]
+
+    def _orders(self, name: str, *, kind: str = "emit", **more) -> Orders:
+        progress = str(self.folder / f"{name}.progress")
+        fixed = {
+            "archive": None if self.archive is None else str(self.archive),
+            "textfile": str(self.textfile),
+        }
+        return Orders(
+            kind, name, self.database.url, self.journal.url, progress, self.lease_seconds, **{**fixed, **more}
+        )
+
+    async def _emit_all(self, orders: Orders, clock=time.time) -> None:
+        """Emit until nothing is unfinished, parked ones too."""
+        progress = chaos_worker.Progress(orders.progress)
+        async with asyncio.timeout(_PATIENCE_SECONDS), chaos_worker.opened_store(orders, clock) as store:
+            while await store.unfinished():
+                await chaos_worker.emit(store, orders, progress)
+                await asyncio.sleep(0.05)
+
+    # During
+
+    def _start_victim(self, number: int, victim: Victim) -> Struck:
+        name = f"{victim.kind}-{number}"
+        if self.commands is not None:
+            process = self.commands.start(victim, self, name)
+        else:
+            process = self._start_worker(name, victim)
+        return Struck(victim, name, process, self.folder / f"{name}.progress", self.folder / f"{name}.errors")
+
+    def _start_worker(self, name: str, victim: Victim) -> subprocess.Popen[bytes]:
+        kind = {"bulk": "emit", "archive": "purge"}.get(victim.kind, victim.kind)
+        orders = self._orders(
+            name,
+            kind=kind,
+            chunk_size=100 if victim.kind == "bulk" else 0,
+            delivered_too=self.plan.delivered_too,
+            events=None if self.given_later is None else str(self.given_later),
+            pauses=victim.pauses,
+        )
+        return self.start_process(name, [sys.executable, chaos_worker.__file__, orders.to_json()])
+
+    def start_process(
+        self, name: str, command: list[str], environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.errors").open("wb") as errors:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=_PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+        self._processes.append(process)
+        return process
+
+    def _strike(self, struck: Struck) -> None:
+        """Wait until it works, and a little; hit it; see what was in flight; wait for its end."""
+        self._wait_until(lambda: self._has_begun(struck) or struck.process.poll() is not None)
+        time.sleep(struck.victim.delay)
+        struck.hit_at = time.time()
+        if struck.process.poll() is not None:
+            struck.came_too_late = True
+        else:
+            {"SIGSTOP": self._stop_for_a_while}.get(struck.victim.signal, self._end)(struck)
+        code = self._wait_for_end(struck.process, struck.owner)
+        if (struck.came_too_late or struck.victim.signal == "SIGSTOP") and code != 0:
+            raise Unexpected(f"{struck.owner} ended with {code}: {struck.errors.read_text()[-2000:]}")
+
+    def _end(self, struck: Struck) -> None:
+        number = getattr(signal, struck.victim.signal)
+        # A worker without Prefect handles no SIGTERM.
+        at_once = number == signal.SIGKILL or (number == signal.SIGTERM and self.commands is None)
+        if not at_once:
+            self._see_in_flight(struck)
+        struck.process.send_signal(number)
+        struck.came_too_late = self._wait_for_end(struck.process, struck.owner) == 0
+        if not at_once:
+            struck.tolerated = _MOST_INTERRUPTED.get(struck.victim.kind, 0)
+            return
+        struck.is_exact = True
+        if self.database.kind == "postgresql":
+            time.sleep(0.2)  # for a commit that the server had received
+        self._see_in_flight(struck)
+
+    @staticmethod
+    def _wait_for_end(process: subprocess.Popen[bytes], name: str) -> int:
+        try:
+            return process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Unexpected(f"{name} does not end") from None
+
+    def _stop_for_a_while(self, struck: Struck) -> None:
+        """Stop it for longer than a lease; one that sends until another has taken over what it held, if the other can."""
+        taker = None
+        struck.process.send_signal(signal.SIGSTOP)
+        try:
+            still = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+            self._wait_until(lambda: psutil.Process(struck.process.pid).status() in still)
+            if struck.process.poll() is not None:
+                struck.came_too_late = True
+                return
+            time.sleep(0.1)
+            if struck.victim.kind in SENDING:
+                self._see_in_flight(struck)
+                taker = self._start_taker(f"taker-{struck.owner}")
+            time.sleep(self.lease_seconds + 0.2)
+            if taker is not None:
+                with contextlib.suppress(Unexpected):
+                    self._wait_until(lambda: not self._held(struck, "lease_owner IS NOT NULL"), seconds=2.0)
+                struck.in_flight |= self._held(struck, "lease_owner IS NOT NULL")
+            # Whoever had to wait for it meanwhile could not renew its leases either.
+            struck.in_flight |= self._overdue()
+        finally:
+            struck.process.send_signal(signal.SIGCONT)
+        if taker is not None and self._wait_for_end(taker, f"taker-{struck.owner}"):
+            raise Unexpected(f"taker-{struck.owner} ended with {taker.returncode}")
+
+    def _start_taker(self, name: str) -> subprocess.Popen[bytes]:
+        self.helpers.append(name)
+        return self._start_worker(name, Victim("emit", "SIGSTOP", 0.0))
+
+    def _has_begun(self, struck: Struck) -> bool:
+        if self.commands is not None:
+            return self.commands.has_begun(struck, self)
+        kind, name = struck.victim.kind, struck.owner
+        if kind in SENDING:
+            found = f"SELECT 1 AS one FROM resonant_deliveries WHERE lease_owner = '{name}' LIMIT 1"
+        elif kind in PURGING:
+            found = f"SELECT 1 AS one FROM resonant_audit WHERE who = '{name}' AND count >= {struck.victim.progress}"
+        else:
+            return bool(struck.said)
+        return bool(self.database.query(found))
+
+    def _see_in_flight(self, struck: Struck) -> None:
+        sending = self._held(struck, "sending") if struck.victim.kind in SENDING else set()
+        struck.begun = len(sending)
+        struck.in_flight |= sending
+
+    def _held(self, struck: Struck, condition: str) -> set[str]:
+        if self.commands is None:
+            owned = f"lease_owner = '{struck.owner}'"
+        else:
+            others = ", ".join(f"'{name}'" for name in [GHOST, *self.helpers])
+            owned = f"lease_owner NOT IN ({others})"
+        query = f"SELECT event_id FROM resonant_deliveries WHERE {condition} AND {owned}"
+        return {row["event_id"] for row in self.database.query(query)}
+
+    def _overdue(self) -> set[str]:
+        """Return what living workers hold by leases that they should have renewed."""
+        living = [*self.helpers, *(each.owner for each in self.struck if each.process.poll() is None)]
+        owned = f"lease_owner IN ({', '.join(repr(name) for name in living)})"
+        overdue = time.time() + self.lease_seconds / 2
+        query = f"SELECT event_id FROM resonant_deliveries WHERE {owned} AND available_at < {overdue!r}"
+        return {row["event_id"] for row in self.database.query(query)}
+
+    @staticmethod
+    def _wait_until(condition, seconds: float = _PATIENCE_SECONDS) -> None:
+        give_up_at = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > give_up_at:
+                raise Unexpected("what was waited for did not happen")
+            time.sleep(0.01)
+
+    # After
+
+    def _finish(self) -> None:
+        """Take back what the dead held, and let one clean run of everything end what was begun."""
+        dead = [each.owner for each in self.struck if each.is_exact]
+        clean = self._orders("after")
+
+        async def finish() -> None:
+            async with chaos_worker.opened_store(clean) as store:
+                if self.plan.by_owner and dead:
+                    await store.recover(owners=dead)
+            if self.given_later is not None and not self.plan.kinds & PURGING:
+                # Of what is purged an id may be given anew, and is accepted anew.
+                await chaos_worker.work(self._orders("after", kind="enqueue", events=str(self.given_later)))
+            await self._emit_all(clean)
+            async with chaos_worker.opened_store(clean) as store:
+                status = await store.status()
+            if not status.balanced:
+                self.problems.append(f"status is not balanced: {status}")
+            await chaos_worker.work(self._orders("after", kind="export", times=1))
+
+        try:
+            asyncio.run(finish())
+        except (ResonantError, TimeoutError) as error:
+            self.problems.append(f"the clean run at the end failed: {error!r}")
+
+    def _purge_what_is_left(self) -> None:
+        asyncio.run(chaos_worker.work(self._orders("last", kind="purge", delivered_too=True)))
+
+    def _problems_of_leftovers(self) -> list[str]:
+        """Say what a killed export has left that the next ones do not sweep once it is old."""
+        folder, window = self.textfile.parent, self.textfile.parent / "window"
+        hidden = [path for path in (*folder.glob(".*"), *window.glob(".*")) if path.is_file()]
+        killed = sum(each.victim.kind == "export" and not each.came_too_late for each in self.struck)
+        problems = []
+        if len(hidden) > killed:
+            problems.append(f"{len(hidden)} temporary files of {killed} killed exports: {hidden}")
+        for path in (*hidden, *window.glob("*.npy")):
+            os.utime(path, times=(time.time() - 7200,) * 2)
+        asyncio.run(chaos_worker.work(self._orders("last", kind="export", times=1)))
+        manifest = json.loads((window / "window.json").read_text())
+        listed = {each["file"] for each in manifest["segments"]}
+        left = {path.name for path in (*folder.iterdir(), *window.iterdir())}
+        expected = {self.textfile.name, "window", "window.json", *listed}
+        if left != expected:
+            problems.append(f"not swept: {sorted(left - expected)}; missing: {sorted(expected - left)}")
+        return problems
+
+
+def summary(rounds: list[dict]) -> Counter[str]:
+    """Add up what the rounds' reports say."""
+    total: Counter[str] = Counter()
+    for each in rounds:
+        for name in ("accepted", "purged", "lost", "duplicates", "in_flight", "late", "attempts", "looks"):
+            total[name] += each[name]
+        for victim in each["victims"]:
+            if not victim["came_too_late"]:
+                total["hits"] += 1
+                total[victim["signal"]] += 1
+                total[f"{victim['kind']} hit"] += 1
+                total[f"hits on {each['database']}"] += 1
+    return total

@@ -1,0 +1,105 @@
+"""Looks at the store and at the metrics file while others are killed: what must always hold is not only true at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from chaos_facts import Look
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaos_facts import Database
+
+_LOOK_SECONDS = 0.1
+_READ_SECONDS = 0.005
+_LAST_SAMPLE = "\nresonant_last_export_timestamp_seconds "
+# A reader that itself stood still so long says that the machine did: then leases run out that nobody has stopped.
+STALL_SECONDS = 0.8
+
+
+class _Watch(threading.Thread):
+    """Looks again and again within its ``with`` block; ``problems`` is what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.problems: list[str] = []
+        self.looks = 0
+        self._over = threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # noqa: BLE001 - a watch that fell asleep must not pass for one that saw nothing
+            self.problems.append(f"{type(self).__name__} ended: {error!r}")
+
+
+class StoreWatch(_Watch):
+    """Balance and counters, in one snapshot at a time."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+        self.longest_gap = 0.0
+
+    def _watch(self) -> None:
+        with self._database.opened() as snapshot:
+            before = Look.at(snapshot)
+            last = time.monotonic()
+            while not self._over.wait(_LOOK_SECONDS):
+                now = Look.at(snapshot)
+                self.problems += [*now.problems(), *now.fallen_since(before)]
+                before, self.looks = now, self.looks + 1
+                moment = time.monotonic()
+                self.longest_gap, last = max(self.longest_gap, moment - last), moment
+
+
+class FileWatch(_Watch):
+    """A node exporter's eye: the file is there, whole, and its counters never fall."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._counters: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+
+    def _watch(self) -> None:
+        seen = None
+        while not self._over.wait(_READ_SECONDS):
+            try:
+                text = self._path.read_text()
+            except FileNotFoundError:
+                self.problems.append("the metrics file is gone")
+                continue
+            self.looks += 1
+            if text != seen:
+                self.problems += self.read(text)
+                seen = text
+
+    def read(self, text: str) -> list[str]:
+        """Say what is wrong with this text, and what fell since the one before."""
+        if not text.endswith("\n") or _LAST_SAMPLE not in text:
+            return [f"the metrics file is cut short: {len(text)} characters, …{text[-60:]!r}"]
+        found = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            if family.type in ("counter", "histogram")
+            for sample in family.samples
+        }
+        fallen = [
+            f"{key} fell from {value} to {found.get(key)} in the metrics file"
+            for key, value in self._counters.items()
+            if found.get(key, 0.0) < value
+        ]
+        self._counters = found
+        return fallen

@@ -1,0 +1,235 @@
+"""One operation on a store, in a process that is there to be killed.
+
+``python chaos_worker.py ORDERS``, with orders as JSON. It does what the flow or command of that name does, by the same
+functions of the domain, and without Prefect, whose import takes seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resonant.courier import Courier, Target
+from resonant.emission import Emission, Limits
+from resonant.events import parse_event
+from resonant.purging import Retention, purge
+from resonant.redact import safe_message
+from resonant.replaying import ReplayRequest, letters
+from resonant.retry import Retry, RetryPolicy
+from resonant.sink import Endpoint, HttpSink
+from resonant.store import open_store
+from resonant.store.audit import audited
+from resonant.store.selection import Selection
+from resonant.store.triage import triage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from resonant.events import Clock, Lease
+    from resonant.store import Store
+
+ENDPOINT = "hooks"
+TIMEOUT_SECONDS = 1.0
+WIDTH = 16
+POLICY = RetryPolicy(max_attempts=4, base=0.05, factor=3.0, cap=0.3, park_after=0.2)
+_EVENTS_AT_ONCE = 25
+_LONGEST_PAUSE_SECONDS = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What to do.
+
+    Attributes:
+        kind: emit, replay, purge, collect, export or enqueue.
+        name: who holds the leases, and who is in the audit.
+        progress: a file to say in what was begun, and what was acknowledged.
+        chunk_size: of an emission in the bulk lane.
+        archive, delivered_too: of a purge.
+        textfile: of an export; what it has read of the window is kept in ``window`` beside it.
+        events: the file that is enqueued.
+        rate: of a replay.
+        pauses: the seed of a store and a disk that are slow at random, so that a kill finds what is between two of
+            their answers; None leaves them as they are.
+        times: how often a collection or an export is repeated.
+    """
+
+    kind: str
+    name: str
+    url: str
+    receiver: str
+    progress: str
+    lease_seconds: float
+    chunk_size: int = 0
+    archive: str | None = None
+    delivered_too: bool = False
+    textfile: str | None = None
+    events: str | None = None
+    rate: float | None = None
+    pauses: int | None = None
+    times: int = 12
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Progress:
+    """Lines that outlive the process, each as soon as it is said."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def say(self, **fields: object) -> None:
+        os.write(self._descriptor, json.dumps(fields).encode() + b"\n")
+
+
+@asynccontextmanager
+async def opened_store(orders: Orders, clock: Clock = time.time) -> AsyncIterator[Store]:
+    store = await open_store(orders.url, clock=clock, lease_seconds=orders.lease_seconds)
+    if orders.pauses is not None:
+        _slow_down(store, random.Random(orders.pauses))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _slow_down(store: Store, rng: random.Random) -> None:
+    write, sync = store.write, os.fsync
+
+    async def slow_write(*args, **kwargs):
+        await asyncio.sleep(rng.uniform(0, _LONGEST_PAUSE_SECONDS))
+        written = await write(*args, **kwargs)
+        await asyncio.sleep(rng.uniform(0, _LONGEST_PAUSE_SECONDS))
+        return written
+
+    def slow_sync(descriptor):
+        time.sleep(rng.uniform(0, _LONGEST_PAUSE_SECONDS))
+        sync(descriptor)
+        time.sleep(rng.uniform(0, _LONGEST_PAUSE_SECONDS))
+
+    store.write, os.fsync = slow_write, slow_sync
+
+
+@asynccontextmanager
+async def opened_emission(store: Store, orders: Orders) -> AsyncIterator[Emission]:
+    endpoint = Endpoint(ENDPOINT, orders.receiver, timeout=TIMEOUT_SECONDS, allow_private=True)
+
+    async def open_target(name: str) -> Target:
+        sink = HttpSink(endpoint)
+        return Target(
+            name=name,
+            sink=sink,
+            describe=lambda error: safe_message(error, endpoint),
+            close=sink.aclose,
+            timeout=endpoint.timeout,
+        )
+
+    courier = Courier(clock=store.clock, rng=random.Random(), policy=lambda _name: POLICY)
+    limits = Limits(concurrency=2 * WIDTH, endpoint_concurrency=WIDTH, chunk_size=orders.chunk_size)
+    async with Emission(store, courier, open_target, owner=orders.name, limits=limits) as emission:
+        yield emission
+
+
+def _emit_one(emission: Emission, progress: Progress) -> Callable[[Lease], Awaitable[None]]:
+    async def emit_one(lease: Lease) -> None:
+        while True:
+            report = await emission.attempt(lease.key)
+            progress.say(recorded=[[lease.event.id, report.attempt.number]])
+            if not isinstance(report.decision, Retry):
+                return
+            await asyncio.sleep(report.decision.delay)
+
+    return emit_one
+
+
+def _emit_chunk(emission: Emission, progress: Progress) -> Callable[[list[Lease]], Awaitable[None]]:
+    async def emit_chunk(leases: list[Lease]) -> None:
+        lost_before = emission.summary.lost
+        await emission.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        if emission.summary.lost == lost_before:
+            progress.say(recorded=[[lease.event.id, lease.attempts + 1] for lease in leases])
+
+    return emit_chunk
+
+
+async def emit(store: Store, orders: Orders, progress: Progress) -> None:
+    async with opened_emission(store, orders) as emission:
+        await emission.run(
+            _emit_one(emission, progress), emit_chunk=_emit_chunk(emission, progress), take_over=True
+        )
+
+
+async def replay(store: Store, orders: Orders, progress: Progress) -> None:
+    request = ReplayRequest(Selection(), everything=True, include_permanent=True, rate=orders.rate)
+    async with (
+        opened_emission(store, orders) as emission,
+        audited(store, who=orders.name, action="replay", selection=request.as_dict()) as audit_id,
+    ):
+        taken = letters(store, request, owner=orders.name, audit_id=audit_id)
+        await emission.emit_given(_emit_one(emission, progress), taken)
+
+
+async def purge_all(store: Store, orders: Orders, _progress: Progress) -> None:
+    retention = Retention(dead_letters=0, delivered=0 if orders.delivered_too else None)
+    archive = None if orders.archive is None else Path(orders.archive)
+    await purge(store, retention, who=orders.name, archive=archive)
+
+
+async def collect(store: Store, orders: Orders, _progress: Progress) -> None:
+    for _ in range(orders.times):
+        await store.recover()
+        await store.read(triage)
+        await asyncio.sleep(0.05)
+
+
+async def export(store: Store, orders: Orders, _progress: Progress) -> None:
+    from resonant.exposition import registry_of, to_text
+    from resonant.files import atomic_file
+    from resonant.store.compaction import compact
+    from resonant.window import measure_sliding
+
+    path = Path(orders.textfile)
+    for _ in range(orders.times):
+        totals, found = await measure_sliding(store, hours=24, folder=path.parent / "window")
+        with atomic_file(path, mode=0o644) as write:
+            write(to_text(registry_of(totals, found)))
+        await compact(store)
+
+
+async def enqueue(store: Store, orders: Orders, progress: Progress) -> None:
+    lines = Path(orders.events).read_bytes().splitlines()
+    for start in range(0, len(lines), _EVENTS_AT_ONCE):
+        events = [parse_event(line) for line in lines[start : start + _EVENTS_AT_ONCE]]
+        await store.enqueue(events, ENDPOINT)
+        progress.say(accepted=[event.id for event in events])
+
+
+OPERATIONS = {
+    "emit": emit,
+    "replay": replay,
+    "purge": purge_all,
+    "collect": collect,
+    "export": export,
+    "enqueue": enqueue,
+}
+
+
+async def work(orders: Orders, clock: Clock = time.time) -> None:
+    """Do it once, from an open store to a closed one."""
+    progress = Progress(orders.progress)
+    async with opened_store(orders, clock) as store:
+        progress.say(begun=orders.kind)
+        await OPERATIONS[orders.kind](store, orders, progress)
+
+
+if __name__ == "__main__":
+    asyncio.run(work(Orders(**json.loads(sys.argv[1]))))

@@ -1,0 +1,91 @@
+"""The kill suite's seed, its receiver and its report.
+
+``RESONANT_CHAOS=long`` is the long form (``make chaos``), ``RESONANT_CHAOS_ROUNDS=20,3`` any number of rounds, by themselves
+and in Prefect. ``RESONANT_CHAOS_SEED`` repeats a run, ``RESONANT_CHAOS_REPORT`` names a file for the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+# This folder is no package: its modules are found by their names alone, here and in the processes that it starts.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from chaos_journal import started_receiver
+from chaos_round import summary
+
+_SUITE = pytest.StashKey["Suite"]()
+_ROUNDS = {"short": "4,1", "long": "96,10"}
+
+
+@dataclass
+class Suite:
+    """What is run, and what came of it."""
+
+    seed: int
+    domain_rounds: int
+    command_rounds: int
+    started_at: float = field(default_factory=time.time)
+    rounds: list[dict] = field(default_factory=list)
+
+    def report(self) -> dict[str, object]:
+        return {
+            "seed": self.seed,
+            "rounds": len(self.rounds),
+            "failed": sum(bool(each["problems"]) for each in self.rounds),
+            "seconds": round(time.time() - self.started_at, 1),
+            "processors": os.cpu_count(),
+            "total": dict(summary(self.rounds)),
+            "each": self.rounds,
+        }
+
+
+def _suite(config: pytest.Config) -> Suite:
+    if _SUITE not in config.stash:
+        rounds = os.environ.get("RESONANT_CHAOS_ROUNDS", _ROUNDS[os.environ.get("RESONANT_CHAOS", "short")])
+        domain, commands = map(int, rounds.split(","))
+        seed = int(os.environ.get("RESONANT_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
+        config.stash[_SUITE] = Suite(seed, domain, commands)
+    return config.stash[_SUITE]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "domain_round" in metafunc.fixturenames:
+        metafunc.parametrize("domain_round", range(_suite(metafunc.config).domain_rounds))
+    if "command_round" in metafunc.fixturenames:
+        metafunc.parametrize("command_round", range(_suite(metafunc.config).command_rounds))
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    suite = config.stash.get(_SUITE, None)
+    if suite is None or not suite.rounds:
+        return
+    total = summary(suite.rounds)
+    terminalreporter.write_line(
+        f"chaos: RESONANT_CHAOS_SEED={suite.seed}: {len(suite.rounds)} rounds, {total['hits']} processes hit, "
+        f"{total['accepted']} events, {total['lost']} lost, {total['duplicates']} received twice "
+        f"of {total['in_flight']} in flight"
+    )
+    if path := os.environ.get("RESONANT_CHAOS_REPORT"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(suite.report(), indent=1))
+
+
+@pytest.fixture(scope="session")
+def suite(pytestconfig) -> Suite:
+    return _suite(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def journal(tmp_path_factory):
+    """The receiver of all rounds."""
+    with started_receiver(tmp_path_factory.mktemp("receiver")) as started:
+        yield started

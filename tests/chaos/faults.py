@@ -1,0 +1,290 @@
+"""What the fault suite has in common: an emission on real parts, and the accounts that must add up after each fault.
+
+``RESONANT_CHAOS=long`` is the long form, as of the kill suite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from chaos_facts import Database, Look, histories
+from chaos_journal import Journal
+
+from resonant.courier import Courier, Target
+from resonant.emission import Emission, Limits
+from resonant.events import make_event
+from resonant.redact import safe_message
+from resonant.retry import Retry, RetryPolicy
+from resonant.sink import Endpoint, HttpSink
+from resonant.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from resonant.emission import Summary
+    from resonant.events import Clock, Event, Lease
+    from resonant.store import Store
+
+IS_LONG = os.environ.get("RESONANT_CHAOS", "short") == "long"
+PROJECT = Path(__file__).parents[2]
+ENDPOINT = "hooks"
+# Patient enough for every fault here, and quick.
+POLICY = RetryPolicy(max_attempts=12, base=0.1, factor=2.0, cap=0.5, park_after=10.0)
+_TASK_LANE, _BULK_LANE = pytest.param(0, id="task lane"), pytest.param(100, id="bulk lane")
+LANES = pytest.mark.parametrize("chunk_size", [_TASK_LANE, _BULK_LANE])
+# Where a fault has two forms, the short form of the suite meets one of them in each lane; the long form meets both in both.
+TASK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("chunk_size", [_TASK_LANE])
+BULK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("chunk_size", [_BULK_LANE])
+_LIMITS = Limits(concurrency=32, endpoint_concurrency=16)
+# What one emission may have begun at a moment: bulk.send_ahead says five times its width for each of two chunks, and
+# what failed there is sent one by one.
+MOST_BEGUN = 11 * _LIMITS.endpoint_concurrency
+_PATIENCE_SECONDS = 60.0
+_numbers = itertools.count()
+
+
+def long_form_only(why: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not IS_LONG, reason=f"{why}: RESONANT_CHAOS=long")
+
+
+def make_events(count: int, event_type: str = "chaos.good") -> list[Event]:
+    """Make events with ids of their own, each with another body."""
+    numbers = [next(_numbers) for _ in range(count)]
+    return [
+        make_event(type=event_type, source="/chaos", data={"n": n, "x": "ü" * (n % 40)}, id=f"fault-{n:06d}")
+        for n in numbers
+    ]
+
+
+def write_lines(path: Path, events: Sequence[Event]) -> Path:
+    """Write events as the command line takes them."""
+    lines = [
+        json.dumps(
+            {"id": event.id, "type": event.type, "source": event.source, "data": json.loads(event.body)}
+        )
+        for event in events
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@contextmanager
+def started_receiver(folder: Path, script: str, **environment: str) -> Iterator[Journal]:
+    """Run a receiver with this script as a process of its own."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"received-{time.monotonic_ns()}.jsonl"
+    path.touch()
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-m", "resonant.testing", "--journal", str(path), "--script", script]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": here} | environment
+    ) as process:
+        try:
+            yield Journal(process.stdout.readline().strip(), path)
+        finally:
+            process.kill()
+
+
+@dataclass
+class Fault:
+    """A store, a receiver, and what was given to the one for the other.
+
+    Attributes:
+        url: of the store.
+        receiver: its journal.
+        host: what stands for the receiver's address in the endpoint's URL.
+        timeout: of an attempt, in seconds.
+        more_receivers: of other endpoints.
+        given: what the store must have, by event id.
+    """
+
+    url: str
+    receiver: Journal
+    chunk_size: int = 0
+    lease_seconds: float = 30.0
+    policy: RetryPolicy = POLICY
+    clock: Clock = time.time
+    host: str = "127.0.0.1"
+    timeout: float = 5.0
+    more_receivers: tuple[Journal, ...] = ()
+    given: dict[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.receiver.mark()
+        self._requests_before = self.requests
+
+    async def enqueue(self, count: int, endpoint: str = ENDPOINT) -> set[str]:
+        """Store so many events, and return their ids."""
+        events = make_events(count)
+        async with self.opened_store() as store:
+            await store.enqueue(events, endpoint)
+        self.given |= {event.id: event.body for event in events}
+        return {event.id for event in events}
+
+    @asynccontextmanager
+    async def opened_store(self, url: str | None = None) -> AsyncIterator[Store]:
+        """Open it, by another URL if one is given."""
+        store = await open_store(url or self.url, clock=self.clock, lease_seconds=self.lease_seconds)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    @asynccontextmanager
+    async def opened_emission(
+        self, store: Store, *, owner: str = "worker", urls: dict[str, str] | None = None, **limits: float
+    ) -> AsyncIterator[Emission]:
+        urls = urls or {ENDPOINT: self.receiver.url.replace("127.0.0.1", self.host)}
+
+        async def open_target(name: str) -> Target:
+            endpoint = Endpoint(name, urls[name], timeout=self.timeout, allow_private=True)
+            sink = HttpSink(endpoint)
+            return Target(
+                name=name,
+                sink=sink,
+                describe=lambda error: safe_message(error, endpoint),
+                close=sink.aclose,
+                timeout=endpoint.timeout,
+            )
+
+        courier = Courier(clock=self.clock, rng=random.Random(), policy=lambda _name: self.policy)
+        fixed = {"concurrency": _LIMITS.concurrency, "endpoint_concurrency": _LIMITS.endpoint_concurrency}
+        all_limits = Limits(**{**fixed, "chunk_size": self.chunk_size, **limits})  # type: ignore[arg-type]
+        async with Emission(store, courier, open_target, owner=owner, limits=all_limits) as emission:
+            yield emission
+
+    async def emit(self, **options) -> Summary:
+        """Run one emission to its end."""
+        async with (
+            asyncio.timeout(_PATIENCE_SECONDS),
+            self.opened_store() as store,
+            self.opened_emission(store, **options) as emission,
+        ):
+            return await run(emission)
+
+    async def emit_all(self) -> None:
+        """Emit until nothing is unfinished."""
+        async with asyncio.timeout(_PATIENCE_SECONDS), self.opened_store() as store:
+            while await store.unfinished():
+                async with self.opened_emission(store, owner="after") as emission:
+                    await run(emission)
+                await asyncio.sleep(0.05)
+
+    async def when_received(self, count: int) -> None:
+        """Wait until the receiver has so many requests."""
+        await until(lambda: self.requests - self._requests_before >= count)
+
+    @property
+    def requests(self) -> int:
+        return self.receiver.path.read_bytes().count(b"\n")
+
+    def account(self, *, most_twice: int = 0, dead: dict[str, int] | None = None) -> Counter[str]:
+        """Hold what was given, the receiver's journal and the store against each other.
+
+        Args:
+            most_twice: how many requests there may be beyond the attempts that were recorded.
+            dead: how many dead letters there are, by reason.
+        """
+        database = Database(self.url)
+        with database.opened() as snapshot:
+            look = Look.at(snapshot)
+        stored = histories(database)
+        received = self.receiver.received()
+        for each in self.more_receivers:
+            received |= each.received()
+        problems = [*look.problems(), *(problem for each in stored.values() for problem in each.problems())]
+        if stored.keys() != self.given.keys():
+            lost, unknown = self.given.keys() - stored.keys(), stored.keys() - self.given.keys()
+            problems.append(f"{len(lost)} are lost, {len(unknown)} are unknown")
+        problems += self._problems_of_journal(stored, received)
+        twice = sum(
+            max(0, len(received.get(event_id, ())) - len(history.recorded))
+            for event_id, history in stored.items()
+        )
+        if twice > most_twice:
+            problems.append(f"{twice} received beyond what was recorded, and at most {most_twice} explained")
+        reasons = Counter(
+            each.delivery["reason"] for each in stored.values() if each.delivery["status"] == "dead_letter"
+        )
+        if reasons != (dead or {}):
+            problems.append(f"dead letters: {dict(reasons)}, expected {dead or {}}")
+        assert not problems, "\n".join(problems[:20])
+        return look.statuses + Counter(twice=twice, received=sum(map(len, received.values())))
+
+    def _problems_of_journal(self, stored, received) -> Iterator[str]:
+        for event_id, entries in received.items():
+            if any(entry["sha256"] != sha256(self.given[event_id]).hexdigest() for entry in entries):
+                yield f"{event_id} was received with another body"
+        for event_id, history in stored.items():
+            answers = Counter(entry["status"] for entry in received.get(event_id, ()))
+            answered = Counter(each["status_code"] for each in history.attempts if each["status_code"])
+            if not answered <= answers:
+                yield f"{event_id}: its history says {dict(answered)}, the receiver {dict(answers)}"
+
+    def attempts(self, columns: str) -> list[dict]:
+        return Database(self.url).query(f"SELECT {columns} FROM resonant_attempts")
+
+
+async def run(emission: Emission, **options) -> Summary:
+    """Emit as the flow does, without Prefect."""
+
+    async def emit_one(lease: Lease) -> None:
+        while True:
+            report = await emission.attempt(lease.key)
+            if not isinstance(report.decision, Retry):
+                return
+            await asyncio.sleep(report.decision.delay)
+
+    async def emit_chunk(leases: list[Lease]) -> None:
+        await emission.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+
+    return await emission.run(emit_one, emit_chunk=emit_chunk, **{"take_over": True, **options})
+
+
+async def until(condition: Callable[[], object], patience: float = _PATIENCE_SECONDS) -> None:
+    async with asyncio.timeout(patience):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def wait_until(condition: Callable[[], object], patience: float = _PATIENCE_SECONDS) -> None:
+    give_up_at = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < give_up_at, "what was waited for did not happen"
+        time.sleep(0.05)
+
+
+def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str) -> None:
+    """The command failed, and its last line says why; it is the only one of that kind, and no traceback is near."""
+    assert finished.returncode == 1, finished.stderr
+    assert "Traceback" not in finished.stderr, finished.stderr
+    assert "Traceback" not in finished.stdout, finished.stdout
+    lines = [line for line in finished.stderr.splitlines() if line.startswith("resonant: ")]
+    assert len(lines) == 1, finished.stderr
+    for fragment in fragments:
+        assert fragment in lines[0]
+
+
+def note_figures(name: str, figures: dict[str, object]) -> None:
+    """Print figures, and add them to a file beside the kill suite's report, where that was asked for."""
+    print(f"{name}: {json.dumps(figures)}")
+    if report := os.environ.get("RESONANT_CHAOS_REPORT"):
+        path = Path(report)
+        path = path.with_name(f"{path.stem}-faults{path.suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | {name: figures}, indent=1))

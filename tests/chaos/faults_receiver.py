@@ -1,0 +1,31 @@
+"""What the receivers of the fault suite do; ``python -m resonant.testing --script faults_receiver:NAME``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from zlib import crc32
+
+from resonant.testing import Action, Request, bad_day, never_answer, respond
+
+# One in ten attempts meets one of thirty ways to fail.
+ten_per_cent = bad_day(0.1, seed=6)
+
+
+def steady(request: Request) -> Action:
+    """Deliver everything, within 10 to 50 ms: so some are in flight at every moment."""
+    return respond(200, delay=0.01 + crc32(request.webhook_id.encode()) % 40 / 1000)
+
+
+def shaky(request: Request) -> Action:
+    """As ``steady``, but one in eight is refused at its first try."""
+    refused = crc32(request.webhook_id.encode()) % 8 == 0 and request.try_number == 1
+    return respond(503) if refused else steady(request)
+
+
+silent = never_answer()
+
+
+def asleep(_request: Request) -> Action:
+    """Answer nothing until the file ``WOKEN`` is there."""
+    return respond(200) if Path(os.environ["WOKEN"]).exists() else never_answer()

@@ -1,0 +1,150 @@
+"""One of the processes of the soak: ``python soak_worker.py ROLE ORDERS``, with orders as JSON.
+
+``produce`` stores events at a steady rate, ``drain`` emits them in runs that go on for a minute, as the drain deployment
+does, and ``keep`` exports metrics, collects and purges. None needs Prefect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resonant.courier import Courier, Target
+from resonant.emission import Emission, Limits
+from resonant.events import make_event
+from resonant.exposition import registry_of, to_text
+from resonant.files import atomic_file
+from resonant.purging import Retention, purge
+from resonant.redact import safe_message
+from resonant.retry import Retry, RetryPolicy
+from resonant.sink import Endpoint, HttpSink
+from resonant.store import open_store
+from resonant.store.compaction import compact
+from resonant.store.triage import triage
+from resonant.window import measure_sliding
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from resonant.events import Event, Lease
+    from resonant.store import Store
+
+ENDPOINT = "hooks"
+_POLICY = RetryPolicy(max_attempts=6, base=0.5, factor=3.0, cap=15.0, park_after=5.0)
+_TIMEOUT_SECONDS = 2.0
+_RUN_SECONDS = 60.0
+_MINUTE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What to do.
+
+    Attributes:
+        url: of the store.
+        receiver: its URL.
+        folder: for archives and metrics.
+        ends_at: when nothing more is stored, in seconds since the epoch; what is unfinished then is still emitted.
+        rate: events a second.
+        keep_minutes: how long what is final stays, and how far metrics look back.
+    """
+
+    url: str
+    receiver: str
+    folder: str
+    ends_at: float
+    rate: float
+    keep_minutes: float
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def event_of(number: int) -> Event:
+    data = {"n": number, "x": "ü" * (number % 200)}
+    return make_event(type=f"soak.{number % 5}", source="/soak", data=data, id=f"soak-{number:08d}")
+
+
+async def produce(store: Store, orders: Orders) -> None:
+    started_at, number = time.time(), 0
+    while (now := time.time()) < orders.ends_at:
+        upto = int((now - started_at) * orders.rate)
+        if upto > number:
+            await store.enqueue([event_of(each) for each in range(number, upto)], ENDPOINT)
+            number = upto
+        await asyncio.sleep(0.2)
+    (Path(orders.folder) / "produced").write_text(f"{number}")
+
+
+async def drain(store: Store, orders: Orders) -> None:
+    while time.time() < orders.ends_at or await store.unfinished():
+        seconds = min(_RUN_SECONDS, orders.ends_at - time.time())
+        async with _opened_emission(store, orders, run_for=max(0.0, seconds)) as emission:
+            await emission.run(_emitter(emission), take_over=True)
+        if time.time() >= orders.ends_at:
+            await asyncio.sleep(0.5)
+
+
+async def keep(store: Store, orders: Orders) -> None:
+    folder = Path(orders.folder)
+    days, number = orders.keep_minutes / (24 * 60), 0
+    pause = min(_MINUTE, orders.keep_minutes * _MINUTE / 4)
+    while time.time() < orders.ends_at:
+        await store.recover()
+        await store.read(triage)
+        totals, found = await measure_sliding(store, hours=orders.keep_minutes / 60, folder=folder / "window")
+        with atomic_file(folder / "resonant.prom", mode=0o644) as write:
+            write(to_text(registry_of(totals, found)))
+        await compact(store)
+        archive = folder / f"purged-{number:04d}.jsonl.gz"
+        await purge(store, Retention(days, days), who="soak", archive=archive)
+        number += 1
+        await asyncio.sleep(max(0.0, min(pause, orders.ends_at - time.time())))
+
+
+@asynccontextmanager
+async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> AsyncIterator[Emission]:
+    endpoint = Endpoint(ENDPOINT, orders.receiver, timeout=_TIMEOUT_SECONDS, allow_private=True)
+
+    async def open_target(name: str) -> Target:
+        sink = HttpSink(endpoint)
+        return Target(
+            name=name,
+            sink=sink,
+            describe=lambda error: safe_message(error, endpoint),
+            close=sink.aclose,
+            timeout=endpoint.timeout,
+        )
+
+    courier = Courier(clock=store.clock, rng=random.Random(), policy=lambda _name: _POLICY)
+    limits = Limits(run_for=run_for)
+    async with Emission(store, courier, open_target, owner=f"drain-{time.time()}", limits=limits) as emission:
+        yield emission
+
+
+def _emitter(emission: Emission):
+    async def emit_one(lease: Lease) -> None:
+        while isinstance(decision := (await emission.attempt(lease.key)).decision, Retry):
+            await asyncio.sleep(decision.delay)
+
+    return emit_one
+
+
+async def work(role: str, orders: Orders) -> None:
+    """Do one of the roles to its end."""
+    store = await open_store(orders.url)
+    try:
+        await {"produce": produce, "drain": drain, "keep": keep}[role](store, orders)
+    finally:
+        await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(work(sys.argv[1], Orders(**json.loads(sys.argv[2]))))

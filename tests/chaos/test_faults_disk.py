@@ -1,0 +1,184 @@
+"""The disk is full, and then has space again: nothing is lost, nothing half written is taken for whole."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import json
+import resource
+import signal
+
+import pytest
+from chaos_facts import Database
+from faults import (
+    BULK_LANE_FIRST,
+    ENDPOINT,
+    IS_LONG,
+    MOST_BEGUN,
+    TASK_LANE_FIRST,
+    Fault,
+    assert_one_line,
+    make_events,
+    started_receiver,
+    write_lines,
+)
+from faults_commands import Machine
+from faults_disk import small_disk
+
+from resonant.errors import StoreUnavailable
+from resonant.replaying import cancel
+from resonant.store.selection import Selection
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory):
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
+        yield started
+
+
+def stored(url: str) -> int:
+    return Database(url).query("SELECT count(*) AS number FROM resonant_deliveries")[0]["number"]
+
+
+def no_large_files() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = 1_000_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+class TestWhileEventsAreStored:
+    def test_what_was_stored_stays_and_the_same_command_stores_the_rest(self, tmp_path, receiver):
+        events = make_events(6000)
+        lines = write_lines(tmp_path / "events.jsonl", events)
+        with small_disk(tmp_path / "disk", "2m") as disk:
+            machine = Machine(tmp_path, f"sqlite:///{disk.folder}/resonant.db")
+            refused = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT)
+            assert_one_line(
+                refused, "the disk is full: free some space", "000 events stored before, which stay"
+            )
+            kept = stored(machine.store_url)
+            assert f" {kept:,} events stored before" in refused.stderr
+
+            disk.grow("64m")
+            done = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT)
+            assert done.stdout == f"stored {6000 - kept:,} events for {ENDPOINT}, {kept:,} known before\n"
+            assert 0 < kept < stored(machine.store_url) == 6000
+
+    def test_a_limit_to_what_a_file_may_hold_is_told_in_the_same_way(self, tmp_path):
+        lines = write_lines(tmp_path / "events.jsonl", make_events(3000))
+        machine = Machine(tmp_path, f"sqlite:///{tmp_path}/resonant.db")
+        refused = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, preexec_fn=no_large_files)
+        assert_one_line(refused, "the disk takes no more", "stored before, which stay")
+        assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
+        assert stored(machine.store_url) == 3000
+
+
+class TestWhileEventsAreEmitted:
+    @TASK_LANE_FIRST
+    def test_for_less_than_the_patience_nobody_notices(self, tmp_path, receiver, chunk_size):
+        with small_disk(tmp_path / "disk", "8m") as disk:
+            fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size)
+
+            async def scenario():
+                await fault.enqueue(400)
+                emitting = asyncio.create_task(fault.emit())
+                await fault.when_received(80)
+                disk.fill()
+                await asyncio.sleep(0.7)
+                recorded = len(fault.attempts("id"))
+                await asyncio.sleep(0.7)
+                assert recorded == len(fault.attempts("id")) < 400, "it was full"
+                disk.free()
+                return await emitting
+
+            assert asyncio.run(scenario()).delivered == 400
+            fault.account()
+
+    @BULK_LANE_FIRST
+    def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
+        self, tmp_path, receiver, chunk_size
+    ):
+        with small_disk(tmp_path / "disk", "8m") as disk:
+            fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size, lease_seconds=1.5)
+
+            async def scenario():
+                await fault.enqueue(400)
+                emitting = asyncio.create_task(fault.emit())
+                await fault.when_received(80)
+                disk.fill()
+                with pytest.raises(StoreUnavailable, match="the disk is full"):
+                    await emitting
+                disk.free()
+                await fault.emit_all()
+
+            asyncio.run(scenario())
+            fault.account(most_twice=MOST_BEGUN)
+
+
+class TestWhileWhatWasPurgedIsArchived:
+    @pytest.mark.parametrize(
+        ("name", "size"), [("purged.jsonl.gz", "64k"), *[("purged.jsonl", "256k")] * IS_LONG]
+    )
+    def test_what_is_not_in_the_archive_stays_and_the_next_purge_takes_it(
+        self, tmp_path, receiver, name, size
+    ):
+        fault = Fault(f"sqlite:///{tmp_path}/resonant.db", receiver)
+
+        async def give_up() -> None:
+            await fault.enqueue(2000)
+            async with fault.opened_store() as store:
+                await cancel(store, Selection(), who="test")
+
+        asyncio.run(give_up())
+        machine = Machine(tmp_path, fault.url)
+        with small_disk(tmp_path / "disk", size) as disk:
+            archive = disk.folder / name
+            purge = ("purge", "--older-than", "0", "--archive", str(archive))
+            refused = machine.run(*purge)
+            assert_one_line(refused, "No space left on device; what was not archived was not purged")
+            kept = stored(fault.url)
+            assert 0 < kept < 2000
+            assert len(self.read(archive)) == 2000 - kept
+
+            disk.grow("16m")
+            assert machine.run(*purge).returncode == 0
+            assert stored(fault.url) == 0
+            assert self.read(archive) == fault.given
+        assert machine.run("status", "--json").stdout.count('"balanced": true') == 1
+
+    @staticmethod
+    def read(archive) -> dict[str, bytes]:
+        """Read an archive in which each event is once."""
+        text = gzip.decompress(archive.read_bytes()) if archive.suffix == ".gz" else archive.read_bytes()
+        documents = [json.loads(line) for line in text.splitlines()]
+        found = {each["event"]["id"]: base64.b64decode(each["event"]["body"]) for each in documents}
+        assert len(found) == len(documents)
+        return found
+
+
+class TestWhileAReportIsExported:
+    def test_the_last_report_stays_and_the_next_one_is_whole(self, tmp_path, receiver):
+        fault = Fault(f"sqlite:///{tmp_path}/resonant.db", receiver)
+
+        async def give_up() -> None:
+            await fault.enqueue(500)
+            async with fault.opened_store() as store:
+                await cancel(store, Selection(), who="test")
+
+        machine = Machine(tmp_path, fault.url)
+        with small_disk(tmp_path / "disk", "64k") as disk:
+            report = disk.folder / "report.json"
+            export = ("export", "--output", str(report))
+            assert machine.run(*export).returncode == 0
+            last = report.read_bytes()
+            asyncio.run(give_up())
+
+            refused = machine.run(*export)
+            assert_one_line(refused, f"{report}: No space left on device")
+            assert report.read_bytes() == last
+            assert [path.name for path in disk.folder.iterdir()] == [report.name]
+
+            disk.grow("16m")
+            assert machine.run(*export).returncode == 0
+            assert len(json.loads(report.read_text())["dead_letters"]) == 500

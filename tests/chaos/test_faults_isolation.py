@@ -1,0 +1,115 @@
+"""An endpoint that never answers, and one that does, in the same run: the one does not hold up the other."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from faults import IS_LONG, LANES, Fault, note_figures, run, started_receiver, until
+
+from resonant.retry import RetryPolicy
+
+_DEAD, _HEALTHY = (10_000, 5_000) if IS_LONG else (1_000, 500)
+_TIMEOUT_SECONDS = 5.0
+_POLICY = RetryPolicy(max_attempts=1000, base=0.2, factor=2.0, cap=2.0)
+# As shipped.
+_CONCURRENCY, _ENDPOINT_CONCURRENCY = 100, 50
+
+
+@dataclass
+class Neighbours:
+    """The receivers: one that answers, and one that does so only once it is woken."""
+
+    healthy: object
+    asleep: object
+    woken: object
+
+    @property
+    def urls(self) -> dict[str, str]:
+        return {"healthy": self.healthy.url, "asleep": self.asleep.url}
+
+
+@pytest.fixture
+def neighbours(tmp_path):
+    woken = tmp_path / "woken"
+    with (
+        started_receiver(tmp_path / "healthy", "resonant.testing:always_ok") as healthy,
+        started_receiver(tmp_path / "asleep", "faults_receiver:asleep", WOKEN=str(woken)) as asleep,
+    ):
+        yield Neighbours(healthy, asleep, woken)
+
+
+def events_a_second(neighbours: Neighbours, ids: set[str]) -> float:
+    """Return how fast they came, without the first and the last tenth, which have a run's beginning and end in them."""
+    received = neighbours.healthy.received()
+    moments = sorted(received[event_id][0]["received_at"] for event_id in ids)
+    tenth = len(moments) // 10
+    return (len(moments) - 2 * tenth) / (moments[-tenth] - moments[tenth])
+
+
+@LANES
+def test_an_endpoint_that_never_answers_does_not_hold_up_another(sqlite_url, neighbours, chunk_size):
+    fault = Fault(
+        sqlite_url,
+        neighbours.healthy,
+        chunk_size,
+        policy=_POLICY,
+        timeout=_TIMEOUT_SECONDS,
+        more_receivers=(neighbours.asleep,),
+    )
+    fixed = {
+        "urls": neighbours.urls,
+        "concurrency": _CONCURRENCY,
+        "endpoint_concurrency": _ENDPOINT_CONCURRENCY,
+    }
+
+    def tries_of_the_dead() -> int:
+        return neighbours.asleep.path.read_bytes().count(b"\n")
+
+    async def alone() -> float:
+        ids = await fault.enqueue(_HEALTHY, "healthy")
+        async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as emission:
+            assert (await run(emission, endpoint="healthy")).delivered == _HEALTHY
+        return events_a_second(neighbours, ids)
+
+    async def beside() -> tuple[float, int]:
+        await fault.enqueue(_DEAD, "asleep")
+        async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as emission:
+            emitting = asyncio.create_task(run(emission))
+            # The dead one has what it can get before the other comes.
+            await until(lambda: tries_of_the_dead() >= _ENDPOINT_CONCURRENCY)
+            tries = tries_of_the_dead()
+            ids = await fault.enqueue(_HEALTHY, "healthy")
+            await until(lambda: emission.summary.delivered)
+            # It did not wait until the dead one let go of something.
+            assert emission.summary.attempts == emission.summary.delivered
+            await until(lambda: emission.summary.delivered == _HEALTHY)
+            tries = tries_of_the_dead() - tries
+            assert await store.unfinished("asleep") == _DEAD
+            emitting.cancel()
+            await asyncio.wait([emitting])
+        return events_a_second(neighbours, ids), tries
+
+    async def afterwards() -> None:
+        neighbours.woken.touch()
+        async with asyncio.timeout(120), fault.opened_store() as store:
+            while await store.unfinished():
+                await fault.emit(**fixed)
+
+    async def all_of_it() -> None:
+        before, (with_the_dead, tries), after = await alone(), await beside(), await alone()
+        figures = {
+            "alone": [round(before), round(after)],
+            "beside a dead one": round(with_the_dead),
+            "ratio": round(with_the_dead / ((before + after) / 2), 2),
+            "tries of the dead meanwhile": tries,
+        }
+        note_figures(f"isolation, {'bulk' if chunk_size else 'task'} lane, events/s", figures)
+        await afterwards()
+        # Ten of the healthy for each slot that the dead one keeps busy, and more would be time lost by waiting for it.
+        assert tries < _HEALTHY // 2
+
+    asyncio.run(all_of_it())
+    told = fault.account(most_twice=2 * _ENDPOINT_CONCURRENCY)
+    assert told["delivered"] == 2 * _HEALTHY + _HEALTHY + _DEAD

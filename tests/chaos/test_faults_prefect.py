@@ -1,0 +1,203 @@
+"""The Prefect server, or the worker, goes away and comes back while events are emitted."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import pytest
+from chaos_facts import Database
+from faults import (
+    ENDPOINT,
+    LANES,
+    MOST_BEGUN,
+    Fault,
+    assert_one_line,
+    long_form_only,
+    make_events,
+    started_receiver,
+    wait_until,
+    write_lines,
+)
+from faults_commands import Machine, finished
+from faults_postgresql import own_server
+from faults_prefect import own_prefect
+
+from resonant.cli.server import free_port
+
+if TYPE_CHECKING:
+    import subprocess
+
+pytestmark = pytest.mark.engine
+
+_AWAY_SECONDS = 30.0
+# So many events, sent one by one, take longer than that and the server's start: Prefect has to be told of the end.
+_OUTLASTING = 1500
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with own_prefect(tmp_path_factory.mktemp("prefect")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory):
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
+        yield started
+
+
+@pytest.fixture
+def machine(tmp_path, sqlite_url, server, receiver):
+    # One send at a time, so that a run takes as long as the fault.
+    made = Machine(tmp_path, sqlite_url, server.api_url, {"RESONANT_ENDPOINT_CONCURRENCY": "1"})
+    made.add_endpoint(receiver.url)
+    return made
+
+
+@contextlib.contextmanager
+def emitting(machine: Machine, fault: Fault, chunk_size: int, count: int):
+    """Start to emit so many events; give the process when some were received."""
+    events = make_events(count)
+    fault.given |= {event.id: event.body for event in events}
+    lines = write_lines(machine.home / "events.jsonl", events)
+    chunks = ("--chunk-size", str(chunk_size)) if chunk_size else ()
+    before = fault.requests
+    process = machine.start("emit", str(lines), "--endpoint", ENDPOINT, *chunks)
+    try:
+        wait_until(lambda: fault.requests - before >= 20 or process.poll() is not None)
+        yield process
+    finally:
+        process.kill()
+
+
+def outcome(server, name: str) -> list[str]:
+    """Return how the flow runs of this name ended, by the server."""
+    query = {"flows": {"name": {"any_": [name]}}, "sort": "START_TIME_DESC"}
+    return [
+        each["state_type"] for each in httpx.post(f"{server.api_url}/flow_runs/filter", json=query).json()
+    ]
+
+
+@long_form_only("this starts a Prefect server, again and again")
+@LANES
+@pytest.mark.parametrize("way", ["frozen", "killed"])
+def test_a_server_that_is_away_in_mid_run_ends_no_run_and_holds_up_no_event(
+    server, machine, receiver, way, chunk_size
+):
+    fault = Fault(machine.store_url, receiver, chunk_size)
+    with emitting(machine, fault, chunk_size, _OUTLASTING) as process:
+        with server.frozen() if way == "frozen" else server.killed():
+            before = fault.requests
+            time.sleep(_AWAY_SECONDS)
+            assert fault.requests > before, "events go out meanwhile"
+        done = finished(process)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{_OUTLASTING} delivered, 0 retried, 0 parked, 0 dead-lettered\n"
+    assert "Traceback" not in done.stderr
+    assert outcome(server, "emit-events")[0] == "COMPLETED"
+    fault.account()
+
+
+def test_a_server_that_answers_nothing_at_the_start_is_one_line_and_nothing_is_stored(tmp_path, sqlite_url):
+    lines = write_lines(tmp_path / "events.jsonl", make_events(10))
+    with started_receiver(tmp_path / "silent", "faults_receiver:silent") as silent:
+        machine = Machine(tmp_path, sqlite_url, f"{silent.url}/api")
+        refused = machine.run("emit", str(lines), "--endpoint", ENDPOINT)
+    assert_one_line(
+        refused, f"no Prefect server answers at {silent.url}/api", "start it, or unset PREFECT_API_URL"
+    )
+    assert machine.run("status", "--json").stdout.count('"accepted": 0') == 1
+
+
+@pytest.fixture(scope="module")
+def postgresql_server():
+    with own_server() as started:
+        yield started
+
+
+@long_form_only("the short form sees this without Prefect")
+@pytest.mark.parametrize("chunk_size", [0, 100], ids=["task lane", "bulk lane"])
+def test_a_store_that_is_away_for_longer_than_the_patience_ends_the_command_with_one_line(
+    server, machine, receiver, chunk_size, postgresql_server
+):
+    machine.store_url = postgresql_server.empty_database()
+    machine.variables["RESONANT_LEASE_SECONDS"] = "6"
+    machine.add_endpoint(receiver.url, "--timeout", "5")
+    fault = Fault(machine.store_url, receiver, chunk_size)
+    with emitting(machine, fault, chunk_size, 300) as process, postgresql_server.stopped():
+        done = finished(process)
+    assert_one_line(done, "postgresql://postgres@/faults: no database server answers there")
+    again = machine.run("emit")
+    assert again.returncode == 0, again.stderr
+    fault.account(most_twice=MOST_BEGUN)
+
+
+@long_form_only("Prefect takes minutes to give up")
+@pytest.mark.xfail(
+    strict=True,
+    reason="the command goes on for 7 s for each task run that it cannot report, and shows a traceback",
+)
+def test_a_server_that_never_comes_back_is_one_line_once_all_is_sent(server, machine, receiver):
+    fault = Fault(machine.store_url, receiver)
+    with emitting(machine, fault, 0, 100) as process:
+        server.kill()
+        try:
+            wait_until(lambda: Database(fault.url).query(_DELIVERED)[0]["number"] == 100)
+            done = finished(process, 60)
+        finally:
+            process.kill()
+            server.start()
+    fault.account()
+    assert_one_line(done, "Prefect server")
+
+
+_DELIVERED = "SELECT count(*) AS number FROM resonant_deliveries WHERE status = 'delivered'"
+
+
+@long_form_only("this starts `resonant up` twice, and waits for its schedule")
+@pytest.mark.timeout(900)
+def test_a_worker_that_is_killed_while_it_drains_is_replaced_by_the_next_up(tmp_path, sqlite_url, receiver):
+    machine = Machine(
+        tmp_path, sqlite_url, variables={"RESONANT_ENDPOINT_CONCURRENCY": "2", "RESONANT_LEASE_SECONDS": "10"}
+    )
+    fault = Fault(sqlite_url, receiver)
+    events = make_events(600)
+    fault.given |= {event.id: event.body for event in events}
+    lines = write_lines(tmp_path / "events.jsonl", events)
+    port = str(free_port())
+    before = fault.requests
+    with up(machine, port) as first:
+        machine.add_endpoint(receiver.url, "--timeout", "5")
+        assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
+        wait_until(lambda: fault.requests - before >= 100)
+        family = psutil.Process(first.pid).children(recursive=True)
+        worker = next(each for each in family if each.cmdline()[1:5] == ["-m", "prefect", "worker", "start"])
+        for each in [worker, *worker.children(recursive=True)]:
+            each.kill()
+        done = finished(first, 60)
+        assert_one_line(done, "the Prefect worker ended (exit code 137)", "says why")
+    with up(machine, port):
+        wait_until(lambda: Database(sqlite_url).query(_DELIVERED)[0]["number"] == 600, 400)
+    fault.account(most_twice=MOST_BEGUN)
+
+
+@contextlib.contextmanager
+def up(machine: Machine, port: str):
+    process = machine.start("up", "--port", port)
+    try:
+        wait_until_said(process, "Ctrl-C")
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def wait_until_said(process: subprocess.Popen[str], beginning: str) -> None:
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    pytest.fail(process.communicate()[1])

@@ -1,0 +1,220 @@
+"""What goes wrong on the sender's own machine: names that do not resolve, a clock that jumps, no descriptor left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from faults import IS_LONG, LANES, MOST_BEGUN, POLICY, Fault, run, started_receiver
+
+from resonant.replaying import ReplayRequest, letters
+from resonant.retry import Retry, RetryPolicy
+from resonant.store.audit import audited
+from resonant.store.selection import Selection
+
+pytestmark = LANES
+HOST = "hooks.example.test"
+HOUR = 3600.0
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory):
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
+        yield started
+
+
+@pytest.fixture
+def make_fault(sqlite_url, receiver, chunk_size):
+    def make(**fields) -> Fault:
+        return Fault(sqlite_url, receiver, chunk_size, **fields)
+
+    return make
+
+
+class Resolver:
+    """What the system's resolver says of ``HOST``.
+
+    Attributes:
+        error: an ``EAI_`` number; None is an answer.
+        asked: how often it was.
+    """
+
+    def __init__(self, real) -> None:
+        self.error: int | None = None
+        self.asked = 0
+        self._real = real
+
+    def __call__(self, host, *arguments, **options):
+        if host != HOST:
+            return self._real(host, *arguments, **options)
+        self.asked += 1
+        if self.error is not None:
+            raise socket.gaierror(self.error, "the resolver says no")
+        return self._real("127.0.0.1", *arguments, **options)
+
+
+@pytest.fixture
+def resolver(monkeypatch):
+    made = Resolver(socket.getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", made)
+    return made
+
+
+class TestNamesDoNotResolve:
+    def test_for_a_while_and_all_is_delivered_once_they_do(self, make_fault, resolver):
+        fault = make_fault(host=HOST)
+
+        async def scenario():
+            await fault.enqueue(300)
+            resolver.error = socket.EAI_AGAIN
+            emitting = asyncio.create_task(fault.emit())
+            await asyncio.sleep(1.0)
+            assert not emitting.done()
+            resolver.error = None
+            return await emitting
+
+        assert asyncio.run(scenario()).delivered == 300
+        assert resolver.asked > 2
+        failed = Counter(
+            (each["category"], each["code"])
+            for each in fault.attempts("category, code, result")
+            if each["code"]
+        )
+        assert failed.keys() == {("transient", "dns_temporary")}
+        assert fault.account()["received"] == 300, "nothing was sent while there was no address"
+
+    def test_at_all_and_they_are_given_up_sooner_and_can_be_replayed(self, make_fault, resolver):
+        fault = make_fault(host=HOST)
+
+        async def scenario():
+            await fault.enqueue(100)
+            resolver.error = socket.EAI_NONAME
+            summary = await fault.emit()
+            assert summary.dead_letters == {"exhausted": 100}
+            assert summary.attempts == 100 * POLICY.unknown_max_attempts
+            fault.account(dead={"exhausted": 100})
+
+            resolver.error = None
+            request = ReplayRequest(Selection(), everything=True)
+            async with (
+                fault.opened_store() as store,
+                fault.opened_emission(store) as emission,
+                audited(store, who="test", action="replay", selection=request.as_dict()) as audit_id,
+            ):
+
+                async def emit_one(lease):
+                    while isinstance((await emission.attempt(lease.key)).decision, Retry):
+                        await asyncio.sleep(0.1)
+
+                taken = letters(store, request, owner="worker", audit_id=audit_id)
+                await emission.emit_given(emit_one, taken)
+
+        asyncio.run(scenario())
+        assert fault.account()["delivered"] == 100
+
+
+class JumpingClock:
+    """The time, and what an administrator or a time server made of it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture(scope="module")
+def shaky_receiver(tmp_path_factory):
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:shaky") as started:
+        yield started
+
+
+class TestTheClockJumps:
+    @pytest.mark.parametrize("jumps", [(HOUR, -HOUR), *[(HOUR,), (-HOUR,)] * IS_LONG])
+    def test_in_mid_run_and_what_was_in_flight_is_sent_twice_at_most(
+        self, sqlite_url, shaky_receiver, chunk_size, jumps
+    ):
+        clock = JumpingClock()
+        fault = Fault(sqlite_url, shaky_receiver, chunk_size, clock=clock, lease_seconds=6.0)
+
+        async def scenario():
+            await fault.enqueue(600)
+            emitting = asyncio.create_task(fault.emit())
+            for number, jump in enumerate(jumps):
+                await fault.when_received(150 * (number + 1))
+                clock.ahead += jump
+                # Until the leases are looked at by the new time.
+                await asyncio.sleep(1.2)
+            await emitting
+            # What was accepted or put off by a clock that was ahead is due when the time has come.
+            clock.ahead = max(0.0, clock.ahead) + HOUR
+            await fault.emit_all()
+
+        asyncio.run(scenario())
+        told = fault.account(most_twice=MOST_BEGUN)
+        assert told["delivered"] == 600
+        attempts = fault.attempts("late, result")
+        late = sum(bool(each["late"]) for each in attempts)
+        # A jump ends every lease: what was being sent then is charged, once, and nothing is sent without a lease.
+        assert told["twice"] == late <= sum(each["result"] == "lost" for each in attempts)
+
+
+@contextmanager
+def no_descriptor_left(but: int):
+    """Take every descriptor that this process may have but a few; the block is given what gives them back."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def give_back() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        while taken:
+            os.close(taken.pop())
+
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, before[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(but):
+            os.close(taken.pop())
+        yield give_back
+    finally:
+        give_back()
+
+
+class TestNoDescriptorIsLeft:
+    @pytest.mark.parametrize("but", [0, *[2] * IS_LONG])
+    def test_for_a_while_and_nobody_spins_and_all_is_delivered_afterwards(self, make_fault, but):
+        policy = RetryPolicy(max_attempts=20, base=0.2, factor=2.0, cap=0.5, park_after=10.0)
+        fault = make_fault(policy=policy)
+
+        async def scenario():
+            await fault.enqueue(500)
+            async with fault.opened_store() as store, fault.opened_emission(store) as emission:
+                # What the store opens for its readers is open.
+                await asyncio.gather(*(store.due() for _ in range(6)))
+                with no_descriptor_left(but) as give_back:
+                    emitting = asyncio.create_task(run(emission))
+                    await asyncio.sleep(1.2)
+                    assert not emitting.done()
+                    give_back()
+                    return await emitting
+
+        assert asyncio.run(scenario()).delivered == 500
+        failed = [
+            each for each in fault.attempts("category, code, blame, result") if each["result"] == "failed"
+        ]
+        told = Counter((each["category"], each["code"], each["blame"]) for each in failed)
+        assert told.keys() == {("transient", "local_resources", "local")}
+        # A wait of 0.2 to 0.5 s between two attempts: whoever spins makes thousands of them.
+        assert told.total() < 500 * 12
+        fault.account()

@@ -1,0 +1,258 @@
+"""The store goes away and comes back while an emission runs: PostgreSQL restarted, its connections cut, SQLite locked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from faults import (
+    BULK_LANE_FIRST,
+    LANES,
+    MOST_BEGUN,
+    TASK_LANE_FIRST,
+    Fault,
+    long_form_only,
+    run,
+    started_receiver,
+)
+from faults_postgresql import LossyWay, own_server
+
+from resonant.errors import StoreUnavailable
+
+# Longer than the pause before another try: a store that fails each of them is away, and waited for no longer than that.
+_BETWEEN_CUTS_SECONDS = 0.7
+# Without an end, the few transactions of a run that waits for a lease would be hit each time.
+_MOST_CUTS = 5
+_END_TRANSACTIONS = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"""
+# What takes SQLite's write lock, says so, and holds it until its standard input ends.
+_HOLD_THE_LOCK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+connection.rollback()
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with own_server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory):
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
+        yield started
+
+
+@pytest.fixture
+def make_fault(receiver, chunk_size):
+    def make(url: str, **fields) -> Fault:
+        return Fault(url, receiver, chunk_size, **fields)
+
+    return make
+
+
+class TestPostgreSQLRestarts:
+    @TASK_LANE_FIRST
+    def test_for_less_than_the_patience_nobody_notices(self, server, make_fault):
+        fault = make_fault(server.empty_database())
+
+        async def scenario():
+            await fault.enqueue(400)
+            emitting = asyncio.create_task(fault.emit())
+            await fault.when_received(100)
+            async with server.stopped_meanwhile():
+                await asyncio.sleep(1.0)
+                assert not emitting.done()
+            return await emitting
+
+        assert asyncio.run(scenario()).delivered == 400
+        fault.account()
+
+    @BULK_LANE_FIRST
+    def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(self, server, make_fault):
+        fault = make_fault(server.empty_database(), lease_seconds=1.5)
+
+        async def scenario():
+            await fault.enqueue(400)
+            emitting = asyncio.create_task(fault.emit())
+            await fault.when_received(100)
+            async with server.stopped_meanwhile():
+                with pytest.raises(StoreUnavailable, match=r"^postgresql://postgres@/faults: [^\n]+$"):
+                    await emitting
+            await fault.emit_all()
+
+        asyncio.run(scenario())
+        fault.account(most_twice=MOST_BEGUN)
+
+
+class TestPostgreSQLLosesConnections:
+    @TASK_LANE_FIRST
+    def test_in_the_middle_of_transactions_again_and_again(self, server, make_fault):
+        fault = make_fault(server.empty_database(), lease_seconds=6.0)
+
+        async def cut():
+            """End the sessions that are within a transaction, as soon as some are found, and again after a while."""
+            async with server.connected() as connection:
+                while sum(cuts) < _MOST_CUTS:
+                    found = await connection.fetchval(_END_TRANSACTIONS)
+                    cuts.append(found)
+                    await asyncio.sleep(_BETWEEN_CUTS_SECONDS if found else 0.001)
+
+        async def scenario():
+            await fault.enqueue(1000)
+            emitting = asyncio.create_task(fault.emit())
+            await fault.when_received(1)
+            cutting = asyncio.create_task(cut())
+            summary = await emitting
+            cutting.cancel()
+            await asyncio.wait([cutting])
+            return summary
+
+        cuts: list[int] = []
+        assert asyncio.run(scenario()).delivered == 1000
+        assert sum(cuts) >= 2
+        fault.account()
+
+    @BULK_LANE_FIRST
+    def test_after_a_commit_whose_answer_never_came(self, server, make_fault):
+        """The server has committed, and nobody knows: it is said again, and counted once."""
+        server_url = server.empty_database()
+        way = LossyWay()
+        fault = make_fault(server_url, lease_seconds=6.0)
+
+        async def scenario(folder):
+            async with way.opened(server, folder) as fault.url:
+                await fault.enqueue(400)
+                emitting = asyncio.create_task(fault.emit())
+                await fault.when_received(1)
+                while not emitting.done():
+                    way.lose = int(way.lost < _MOST_CUTS)
+                    await asyncio.sleep(_BETWEEN_CUTS_SECONDS)
+                return await emitting
+
+        with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
+            summary = asyncio.run(scenario(Path(folder)))
+        fault.url = server_url
+        assert summary.delivered == 400
+        assert way.lost >= 3
+        fault.account()
+
+    @LANES
+    @long_form_only("this takes a quarter of a minute")
+    def test_after_a_claim_whose_answer_never_came(self, server, make_fault):
+        """Nobody knows who has them: they are due again once the lease is over, and not only when the run is."""
+        way = LossyWay()
+        fault = make_fault(server.empty_database(), lease_seconds=3.0)
+
+        async def scenario(folder):
+            first = await fault.enqueue(50)
+            async with way.opened(server, folder) as lossy_url, fault.opened_store(lossy_url) as store:
+                claim = store.claim
+
+                async def claim_by_the_lossy_way(*args, **options):
+                    way.lose = int(not way.lost)
+                    return await claim(*args, **options)
+
+                store.claim = claim_by_the_lossy_way
+                async with fault.opened_emission(store, run_for=12.0) as emission:
+                    emitting = asyncio.create_task(run(emission))
+                    while not emitting.done():
+                        await fault.enqueue(20)  # so that there is always something to renew
+                        await asyncio.sleep(0.2)
+                    await emitting
+            await fault.emit_all()
+            return first
+
+        with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
+            first = asyncio.run(scenario(Path(folder)))
+        assert way.lost == 1
+        fault.account()
+        sent_at = {
+            event_id: entries[0]["received_at"] for event_id, entries in fault.receiver.received().items()
+        }
+        began_at = min(sent_at.values())
+        assert max(sent_at[event_id] for event_id in first) < began_at + 9.0
+
+
+@contextlib.contextmanager
+def locked_by_another_process(fault):
+    path = fault.url.removeprefix("sqlite:///")
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD_THE_LOCK, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+class TestSQLiteIsLockedByAnotherProcess:
+    @TASK_LANE_FIRST
+    def test_and_a_producer_waits_for_it(self, sqlite_url, make_fault):
+        fault = make_fault(sqlite_url)
+
+        async def scenario():
+            await fault.enqueue(1)
+            with locked_by_another_process(fault):
+                storing = asyncio.create_task(fault.enqueue(100))
+                await asyncio.sleep(0.5)
+                assert not storing.done()
+            await storing
+            await fault.emit_all()
+
+        asyncio.run(scenario())
+        assert fault.account()["delivered"] == 101
+
+    @LANES
+    @pytest.mark.parametrize("busy_timeout", [30.0, 0.2], ids=["for less", "for longer"])
+    def test_than_its_busy_timeout_and_nobody_notices(
+        self, sqlite_url, make_fault, monkeypatch, busy_timeout
+    ):
+        monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", busy_timeout)
+        fault = make_fault(sqlite_url)
+
+        async def scenario():
+            await fault.enqueue(300)
+            emitting = asyncio.create_task(fault.emit())
+            await fault.when_received(60)
+            with locked_by_another_process(fault):
+                await asyncio.sleep(1.2)
+                assert not emitting.done()
+            return await emitting
+
+        assert asyncio.run(scenario()).delivered == 300
+        fault.account()
+
+    @BULK_LANE_FIRST
+    def test_for_longer_than_the_patience_the_run_ends_with_one_line(
+        self, sqlite_url, make_fault, monkeypatch
+    ):
+        monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
+        fault = make_fault(sqlite_url, lease_seconds=1.5)
+
+        async def scenario():
+            await fault.enqueue(300)
+            emitting = asyncio.create_task(fault.emit())
+            await fault.when_received(60)
+            with (
+                locked_by_another_process(fault),
+                pytest.raises(StoreUnavailable, match="another process holds its lock"),
+            ):
+                await emitting
+            await fault.emit_all()
+
+        asyncio.run(scenario())
+        fault.account(most_twice=MOST_BEGUN)

@@ -1,0 +1,54 @@
+"""Processes at work on one store are killed, interrupted or stopped at random moments: nothing is lost, and only what was
+in flight is sent twice."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from chaos_commands import Commands
+from chaos_facts import Database
+from chaos_plan import Plan
+from chaos_round import Round
+
+_SHOWN = 20
+
+
+def run(plan: Plan, request, suite, folder, journal, commands=None) -> None:
+    print(f"RESONANT_CHAOS_SEED={suite.seed}: {plan}")
+    database = Database(request.getfixturevalue(f"{plan.database}_url"))
+    # Its name is the beginning of the events' ids.
+    place = folder / f"{plan.way[0]}{plan.number}"
+    place.mkdir()
+    journal.mark()
+    start = time.monotonic()
+    round_ = Round(plan, place, database, journal, commands)
+    accounts = round_.run()
+    seconds = round(time.monotonic() - start, 1)
+    problems = list(dict.fromkeys(round_.problems))
+    suite.rounds.append(
+        accounts.as_dict() | {"looks": round_.looks, "seconds": seconds, "problems": problems[:_SHOWN]}
+    )
+    print(accounts.as_dict())
+    assert not problems, "\n".join([f"{len(problems)} problems", *problems[:_SHOWN]])
+
+
+def test_killed_workers_lose_nothing_and_send_twice_only_what_was_in_flight(
+    domain_round, request, suite, tmp_path, journal
+):
+    run(Plan.draw(suite.seed, domain_round, "domain"), request, suite, tmp_path, journal)
+
+
+@pytest.fixture(scope="session")
+def commands(prefect_api, journal, tmp_path_factory) -> Commands:
+    """The command line and the flows, with an endpoint for the receiver."""
+    made = Commands(prefect_api, tmp_path_factory.mktemp("home"))
+    made.add_endpoint(journal.url)
+    return made
+
+
+@pytest.mark.engine
+def test_killed_commands_lose_nothing_and_send_twice_only_what_was_in_flight(
+    command_round, request, suite, tmp_path, journal, commands
+):
+    run(Plan.draw(suite.seed, command_round, "commands"), request, suite, tmp_path, journal, commands)
