@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
@@ -14,11 +13,11 @@ from resonant.store.audit import audited
 from resonant.store.letters import Letters
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from sqlalchemy import Connection
 
-    from resonant.events import Clock, Lease
+    from resonant.events import Lease
     from resonant.store import Store
     from resonant.store.selection import Selection
 
@@ -240,19 +239,17 @@ async def letters(
         if pace is not None and not wanted:
             await asyncio.sleep(pace.pause())
             continue
-        batch = partial(
+        replayed = await store.write_leases(
             dead_letters.replay,
-            selection=request.selection,
+            request.selection,
             died_before=started_at,
             include_permanent=request.include_permanent,
             without_endpoints=request.without_endpoints,
             limit=wanted if left is None else min(wanted, left),
             owner=owner,
-            lease_seconds=store.lease_seconds,
             audit_id=audit_id,
             after=last,
         )
-        replayed = await store.write(_at_its_time, batch, store.clock)
         # At the end once more from the beginning: what another had locked, and let go, was passed over.
         is_over = last is None and not replayed.leases
         last = replayed.last
@@ -262,10 +259,3 @@ async def letters(
             left -= len(replayed.leases)
         if replayed.leases:
             yield replayed.leases
-
-
-def _at_its_time(
-    connection: Connection, batch: Callable[..., dead_letters.Replayed], clock: Clock
-) -> dead_letters.Replayed:
-    """Replay a batch; the time is asked for inside its transaction, as for a claim: see ``Store.claim``."""
-    return batch(connection, now=clock())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from resonant.events import Attempt
 from resonant.store import schema
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.rollups import Tally
 from resonant.store.sql import is_any_of
-from resonant.store.work import attempt_row, change_all, change_each, hand_back
+from resonant.store.work import add_attempts, attempt_row, change_all, change_each, hand_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,7 +107,7 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
             causes[row.id] = Cause.of(*facts, "crashed", *error)
             age = now - row.accepted_at
             tally.add("delivery", *facts, "dead_letter", "unknown", "worker_lost", seconds=age)
-    connection.execute(insert(schema.attempts), history)
+    add_attempts(connection, history)
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)
     tally.write(connection)

@@ -83,6 +83,18 @@ class Store:
         """Run one operation on a snapshot."""
         return await self.database.read(lambda connection: operation(connection, *args, **kwargs))
 
+    async def write_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run an operation that gives leases or puts off their end, in a transaction; it is told now, and how long they last.
+
+        The time is asked for inside: a lease shall not have ended while its transaction waited for the write lock.
+        """
+
+        def run(connection: Connection) -> T:
+            times = {"now": self.clock(), "lease_seconds": self.lease_seconds}
+            return operation(connection, *args, **times, **kwargs)
+
+        return await self.write(run)
+
     async def enqueue(self, events: Iterable[Event], endpoint: str, **options: Any) -> intake.Accepted:
         """Store events for one endpoint; see ``intake.enqueue`` for the options and the errors."""
         return await self.write(intake.enqueue, list(events), endpoint, now=self.clock(), **options)
@@ -93,16 +105,7 @@ class Store:
 
     async def claim(self, endpoint: str, *, owner: str, limit: int) -> list[Lease]:
         """Lease up to ``limit`` due deliveries of one endpoint."""
-        lease_seconds = self.lease_seconds
-
-        # The time is asked for inside: a lease shall not have ended while its transaction waited for the write lock.
-        def claim(connection: Connection) -> list[Lease]:
-            now = self.clock()
-            return work.claim(
-                connection, endpoint, owner=owner, limit=limit, now=now, lease_seconds=lease_seconds
-            )
-
-        return await self.write(claim)
+        return await self.write_leases(work.claim, endpoint, owner=owner, limit=limit)
 
     async def begin(self, leases: Sequence[Lease]) -> set[int]:
         """Note that sends are about to start; return the delivery ids that are still held."""
@@ -118,15 +121,7 @@ class Store:
 
     async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
         """Put off the end of this owner's leases of these deliveries, or of all its leases; return how many there are."""
-        return await self.write(
-            lambda connection: work.renew(
-                connection,
-                owner,
-                delivery_ids=delivery_ids,
-                now=self.clock(),
-                lease_seconds=self.lease_seconds,
-            )
-        )
+        return await self.write_leases(work.renew, owner, delivery_ids=delivery_ids)
 
     async def release_all(self, owner: str) -> int:
         """Hand back everything this owner holds, with no attempt charged; return how many there were."""
