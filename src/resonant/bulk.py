@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from resonant.events import Lease
+    from resonant.events import Lease, LeaseKey
 
 # Twice as many are held in memory, each with its body, if there is one endpoint; of several, four times as many in all.
 MAX_CHUNK_SIZE = 5_000
@@ -45,7 +45,7 @@ class Ahead:
 async def send_ahead(
     leases: Sequence[Lease],
     *,
-    begin: Callable[[Sequence[Lease]], Awaitable[set[int]]],
+    begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
     send: Callable[[Lease], Awaitable[None]],
     on_lost: Callable[[Lease], None],
     ahead: Ahead,
@@ -56,7 +56,7 @@ async def send_ahead(
 
     Args:
         leases: what to send, in this order.
-        begin: notes in the store that sends are about to start; returns the delivery ids that are still held.
+        begin: notes in the store that sends are about to start; returns which of them are still held.
         send: makes one attempt; it is called with up to ``ahead.width`` leases at the same time.
         on_lost: told of each lease that is not held any more; nothing is sent for it.
         ahead: shared by all chunks to the same endpoint, of which one begins after the other.
@@ -111,7 +111,7 @@ async def send_ahead(
 async def _begin(
     leases: Sequence[Lease],
     begun: asyncio.Queue[tuple[Lease, float] | None],
-    begin: Callable[[Sequence[Lease]], Awaitable[set[int]]],
+    begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
     on_lost: Callable[[Lease], None],
     ahead: Ahead,
     is_over: Callable[[], bool],
@@ -126,7 +126,7 @@ async def _begin(
         held = await begin(next_ones)
         begun_at = asyncio.get_running_loop().time()
         for lease in next_ones:
-            if lease.delivery_id in held:
+            if lease.key in held:
                 ahead.change(1)
                 begun.put_nowait((lease, begun_at))
             else:

@@ -22,7 +22,7 @@ class Store:
     async def begin(self, some):
         await asyncio.sleep(0)
         self.begun += [lease.delivery_id for lease in some]
-        return {lease.delivery_id for lease in some} - self.lost
+        return {lease.key for lease in some if lease.delivery_id not in self.lost}
 
 
 def sending(store, some, send, *, width=2, **options):

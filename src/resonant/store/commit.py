@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.events import Lease
+    from resonant.events import Lease, LeaseKey
     from resonant.store.store import Store
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class GroupCommit:
     def __init__(self, store: Store, *, patience: float = 20.0) -> None:
         self._store = store
         self._patience = patience
-        self._begins: list[tuple[Sequence[Lease], asyncio.Future[set[int]]]] = []
+        self._begins: list[tuple[Sequence[Lease], asyncio.Future[set[LeaseKey]]]] = []
         self._outcomes: list[tuple[work.Outcome, asyncio.Future[bool]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -47,13 +47,13 @@ class GroupCommit:
         """
         return bool(await self.begin_all([lease]))
 
-    async def begin_all(self, leases: Sequence[Lease]) -> set[int]:
-        """Note that sends are about to start; return the delivery ids whose leases are still held.
+    async def begin_all(self, leases: Sequence[Lease]) -> set[LeaseKey]:
+        """Note that sends are about to start; return which of these leases are still held.
 
         Raises:
             StoreUnavailable: the store did not come back in time.
         """
-        future: asyncio.Future[set[int]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[set[LeaseKey]] = asyncio.get_running_loop().create_future()
         self._begins.append((leases, future))
         self._ensure_writer()
         return await future
@@ -104,12 +104,12 @@ class GroupCommit:
                 continue
             for of_one, beginning in begins:
                 if not beginning.done():
-                    beginning.set_result(begun.intersection(lease.delivery_id for lease in of_one))
+                    beginning.set_result(begun.intersection(lease.key for lease in of_one))
             for outcome, recording in outcomes:
                 if not recording.done():
-                    recording.set_result(outcome.lease.delivery_id in recorded)
+                    recording.set_result(outcome.lease.key in recorded)
 
-    async def _write(self, leases: list[Lease], outcomes: list[work.Outcome]) -> tuple[set[int], set[int]]:
+    async def _write(self, leases: list[Lease], outcomes: list[work.Outcome]) -> tuple[set[LeaseKey], set[LeaseKey]]:
         if not leases and not outcomes:
             return set(), set()
         return await patiently(
@@ -136,7 +136,7 @@ async def patiently(operation: Callable[[], Awaitable[T]], patience: float) -> T
 
 def _write(
     connection: Connection, leases: list[Lease], outcomes: list[work.Outcome], *, now: float
-) -> tuple[set[int], set[int]]:
+) -> tuple[set[LeaseKey], set[LeaseKey]]:
     if leases and outcomes:
         # All in one order, so that a renewal of the same leases and this never wait for each other in a ring.
         of_outcomes = [outcome.lease for outcome in outcomes]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.events import Clock, DeadLetter, Event, Lease
+    from resonant.events import Clock, DeadLetter, Event, Lease, LeaseKey
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,12 +107,12 @@ class Store:
         """Lease up to ``limit`` due deliveries of one endpoint."""
         return await self.write_leases(work.claim, endpoint, owner=owner, limit=limit)
 
-    async def begin(self, leases: Sequence[Lease]) -> set[int]:
-        """Note that sends are about to start; return the delivery ids that are still held."""
+    async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
+        """Note that sends are about to start; return which of the leases are still held."""
         return await self.write(work.begin, leases, now=self.clock())
 
-    async def record(self, outcomes: Sequence[work.Outcome]) -> set[int]:
-        """Write attempts and decisions; return the delivery ids whose lease still held."""
+    async def record(self, outcomes: Sequence[work.Outcome]) -> set[LeaseKey]:
+        """Write attempts and decisions; return the leases whose outcome stands."""
         return await self.write(work.record, outcomes, now=self.clock())
 
     async def release(self, leases: Sequence[Lease]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import bindparam, case, func, insert, or_, select, update
 
-from resonant.events import Attempt, Event, Lease
+from resonant.events import Attempt, Event, Lease, LeaseKey
 from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import schema
 from resonant.store.causes import Cause, point_at_causes
@@ -155,47 +155,46 @@ def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease
     return [_lease(row, events[row.event_id]) for row in longest_due_first]
 
 
-def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set[int]:
+def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set[LeaseKey]:
     """Note that a send is about to start, so that losing the lease from now on is charged as a crash.
 
     Returns:
-        The delivery ids that are still held; whoever holds no more must not send.
+        The leases that are still held; whoever holds no more must not send.
     """
     held = _held(connection, leases)
-    change_all(
-        connection, held, {"sending": True, "first_attempt_at": func.coalesce(_d.c.first_attempt_at, now)}
-    )
+    begun = {"sending": True, "first_attempt_at": func.coalesce(_d.c.first_attempt_at, now)}
+    change_all(connection, [key.delivery_id for key in held], begun)
     return held
 
 
-def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[int]:
+def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[LeaseKey]:
     """Write attempts and the decisions taken on them, together.
 
     Whoever did not hear that it was written may say it again: it is written once.
 
     Returns:
-        The delivery ids whose outcome stands. The others' lease was lost: their attempts are in the history, marked
-        late, and changed nothing else.
+        The leases whose outcome stands. The others were lost: their attempts are in the history, marked late, and
+        changed nothing else.
     """
     rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
     said_before = _said_before(connection, outcomes, rows)
     history: list[dict[str, object]] = []
     kept: list[Outcome] = []
-    standing: set[int] = set()
+    standing: set[LeaseKey] = set()
     for outcome in outcomes:
         delivery_id = outcome.lease.delivery_id
         if (row := rows.get(delivery_id)) is None:  # delivered by another, and purged since
             continue
         is_ours = row.lease_token == outcome.lease.token
         if is_ours and row.attempts >= outcome.attempt.number:
-            standing.add(delivery_id)
+            standing.add(outcome.lease.key)
             continue
         if _said(outcome) in said_before:
             continue
         is_held = is_ours and row.lease_owner is not None
         history.append(attempt_row(delivery_id, outcome.attempt, late=not is_held))
         if is_held:
-            standing.add(delivery_id)
+            standing.add(outcome.lease.key)
             kept.append(outcome)
     add_attempts(connection, history)
     _write_kept(connection, kept, now)
@@ -235,7 +234,7 @@ def _said_before(connection: Connection, outcomes: Sequence[Outcome], rows: Mapp
 
 def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
     """Hand back what is still held, with no attempt charged: it is due again when it was due before."""
-    hand_back(connection, _held(connection, leases), now)
+    hand_back(connection, [key.delivery_id for key in _held(connection, leases)], now)
 
 
 def release_all(connection: Connection, owner: str, *, now: float) -> int:
@@ -457,11 +456,14 @@ def _count(tally: Tally, outcome: Outcome, now: float) -> None:
             tally.add("retry_delay", *where, result, category, code, seconds=decision.delay)
 
 
-def _held(connection: Connection, leases: Sequence[Lease]) -> set[int]:
-    """Lock the deliveries, and return those that are still leased with the token of these leases."""
+def _held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:
+    """Lock the deliveries, and return those of these leases that are not over.
+
+    At most one of a delivery, though several may be asked for: a run may claim again what it lost.
+    """
     rows = lock(connection, [lease.delivery_id for lease in leases])
     return {
-        lease.delivery_id
+        lease.key
         for lease in leases
         if (row := rows.get(lease.delivery_id)) is not None
         and row.lease_owner is not None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from resonant.events import Attempt, Delivery, Event, Lease, make_event
+from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey, make_event
 from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import Outcome, Store, open_store, schema
 from resonant.testing import FixedClock
@@ -48,13 +48,13 @@ class Desk:
         [lease] = self.claim(1, owner=owner, endpoint=endpoint)
         return lease
 
-    def begin(self, *leases: Lease) -> set[int]:
+    def begin(self, *leases: Lease) -> set[LeaseKey]:
         return self.run(self.store.begin(leases))
 
-    def record(self, *outcomes: Outcome) -> set[int]:
+    def record(self, *outcomes: Outcome) -> set[LeaseKey]:
         return self.run(self.store.record(outcomes))
 
-    def deliver(self, *leases: Lease) -> set[int]:
+    def deliver(self, *leases: Lease) -> set[LeaseKey]:
         """Send with success, and record it."""
         self.begin(*leases)
         return self.record(*(self.delivered(lease) for lease in leases))

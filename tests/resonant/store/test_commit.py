@@ -179,6 +179,20 @@ def test_only_those_whose_lease_is_lost_are_refused(tmp_path):
     asyncio.run(scenario())
 
 
+def test_of_two_leases_of_one_delivery_only_the_later_is_held_also_in_one_transaction(tmp_path):
+    async def scenario():
+        async with leased(tmp_path, 1) as (store, [lost], commits):
+            await store.release([lost])
+            [successor] = await store.claim("orders", owner="me", limit=1)
+
+            assert await asyncio.gather(commits.begin(lost), commits.begin(successor)) == [False, True]
+            both = (commits.record(delivered(lost)), commits.record(delivered(successor)))
+            assert await asyncio.gather(*both) == [False, True]
+            assert rows(tmp_path, "SELECT late FROM resonant_attempts ORDER BY late") == [(0,), (1,)]
+
+    asyncio.run(scenario())
+
+
 def test_a_store_that_is_away_is_an_error_to_each_who_waits(tmp_path, impatient_sqlite):
     async def scenario():
         async with leased(tmp_path, 3) as (_, leases, commits):

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, select, text
 
 from resonant.errors import ConflictingEvent
-from resonant.events import Event, Lease, make_event
+from resonant.events import Event, Lease, LeaseKey, make_event
 from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import Outcome, dead_letters, intake, reading, recovery, schema, work
 from resonant.store.selection import Selection
@@ -170,16 +170,18 @@ class Model:
             if not each.is_final and each.available_at <= now
         ]
 
-    def begin(self, leases, now: float) -> set[int]:
-        held = [known for lease in leases if (known := self.held(lease))]
-        for known in held:
-            known.sending = True
-            known.first_attempt_at = now if known.first_attempt_at is None else known.first_attempt_at
-        return {known.id for known in held}
+    def begin(self, leases, now: float) -> set[LeaseKey]:
+        begun = set()
+        for lease in leases:
+            if known := self.held(lease):
+                known.sending = True
+                known.first_attempt_at = now if known.first_attempt_at is None else known.first_attempt_at
+                begun.add(lease.key)
+        return begun
 
-    def record(self, outcomes, now: float) -> set[int]:
+    def record(self, outcomes, now: float) -> set[LeaseKey]:
         """Only what is said by the holder of the lease stands; what is said again was said before."""
-        return {outcome.lease.delivery_id for outcome in outcomes if self._record(outcome, now)}
+        return {outcome.lease.key for outcome in outcomes if self._record(outcome, now)}
 
     def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: PLR0911 - as many ways as there are
         lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
@@ -693,7 +695,7 @@ class Machine(RuleBasedStateMachine):
             facts |= {"category": "permanent", "code": "http_400", "status_code": 400}
         return self.desk.failed(lease, decision, gone=gone, **facts)
 
-    def record(self, *outcomes: Outcome) -> set[int]:
+    def record(self, *outcomes: Outcome) -> set[LeaseKey]:
         now = self.clock()
         stands = self.write(work.record, outcomes, now=now)
         assert stands == self.model.record(outcomes, now)

@@ -203,7 +203,7 @@ class TestBegin:
     def test_notes_the_first_attempt_and_that_a_send_is_under_way(self, desk):
         desk.enqueue("evt_1")
         lease = desk.claim_one()
-        assert desk.begin(lease) == {lease.delivery_id}
+        assert desk.begin(lease) == {lease.key}
         row = desk.row("evt_1")
         assert row["sending"] is True
         assert row["first_attempt_at"] == desk.clock()
@@ -221,12 +221,12 @@ class TestBegin:
         desk.enqueue("evt_1", "evt_2")
         lost, kept = desk.claim()
         desk.run(desk.store.release([lost]))
-        assert desk.begin(lost, kept) == {kept.delivery_id}
+        assert desk.begin(lost, kept) == {kept.key}
         successor = desk.claim_one(owner="successor")
         before = snapshot(desk)
         assert desk.begin(lost) == set()
         assert snapshot(desk) == before
-        assert desk.begin(successor) == {successor.delivery_id}
+        assert desk.begin(successor) == {successor.key}
 
 
 class TestRecord:
@@ -236,7 +236,7 @@ class TestRecord:
         desk.begin(lease)
         desk.clock.advance(3)
         outcome = desk.delivered(lease, duration=2.5, excerpt="ok", warning="slow", task_run_id="tr-1")
-        assert desk.record(outcome) == {lease.delivery_id}
+        assert desk.record(outcome) == {lease.key}
         assert desk.history("evt_1") == (outcome.attempt,)
         row = desk.row("evt_1")
         assert (row["status"], row["finished_at"]) == ("delivered", desk.clock())
@@ -310,7 +310,7 @@ class TestRecord:
         decisions = [desk.retry_in(1), desk.park_for(60), GiveUp("exhausted")]
         outcomes = [desk.failed(lease, decision) for lease, decision in zip(leases, decisions, strict=False)]
         outcomes += [desk.delivered(lease) for lease in leases[3:]]
-        assert desk.record(*outcomes) == {lease.delivery_id for lease in leases}
+        assert desk.record(*outcomes) == {lease.key for lease in leases}
         status = desk.status()
         assert (status.retrying, status.dead_letter, status.delivered, status.in_flight) == (2, 1, 5, 1)
         assert status.balanced
@@ -325,7 +325,7 @@ class TestRecord:
         outcomes.append(desk.delivered(leases[3]))
         kept = desk.record(*outcomes)
         before, history = snapshot(desk), desk.rows(schema.attempts)
-        assert desk.record(*outcomes) == kept == {lease.delivery_id for lease in leases}
+        assert desk.record(*outcomes) == kept == {lease.key for lease in leases}
         assert snapshot(desk) == before
         assert desk.rows(schema.attempts) == history
 
@@ -333,7 +333,7 @@ class TestRecord:
         desk.enqueue("evt_1")
         first = desk.claim_one()
         parked = desk.failed(first, desk.park_for(5))
-        assert desk.record(parked) == {first.delivery_id}
+        assert desk.record(parked) == {first.key}
         desk.clock.advance(5)
         desk.claim_one(owner="other")
         before, history = snapshot(desk), desk.rows(schema.attempts)
@@ -395,7 +395,7 @@ class TestLateWorker:
         [lost, added] = desk.history("evt_1")
         assert lost.result == "lost"
         assert added == replace(outcome.attempt, late=True)
-        assert desk.deliver(successor) == {successor.delivery_id}
+        assert desk.deliver(successor) == {successor.key}
         assert desk.status().balanced
 
     def test_is_late_too_while_nobody_has_taken_over_yet(self, desk):
@@ -441,7 +441,7 @@ class TestLateWorker:
             )
         )
         outcomes = [desk.delivered(late), desk.delivered(current)]
-        assert desk.record(*outcomes) == {current.delivery_id}
+        assert desk.record(*outcomes) == {current.key}
         assert desk.record(desk.delivered(late)) == set()
 
     def test_and_its_successor_in_one_write_are_told_apart(self, desk):
@@ -462,7 +462,7 @@ class TestLease:
         desk.enqueue("evt_1")
         lease = desk.claim_one()
         desk.clock.advance(1_000)
-        assert desk.deliver(lease) == {lease.delivery_id}
+        assert desk.deliver(lease) == {lease.key}
         assert desk.delivery("evt_1").status == "delivered"
 
     def test_is_put_off_by_its_owner_alone(self, desk):
@@ -591,4 +591,4 @@ def test_of_an_owners_leases_only_those_that_it_knows_of_are_renewed(desk):
     assert desk.run(desk.store.renew("worker", [known.delivery_id])) == 1
     desk.clock.advance(31)
     assert desk.recover() == 1
-    assert desk.run(desk.store.begin([known, unheard_of])) == {known.delivery_id}
+    assert desk.run(desk.store.begin([known, unheard_of])) == {known.key}
