@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from resonant.events import Lease, LeaseKey
+
+Place = Callable[[], AbstractAsyncContextManager[None]]
 
 # Twice as many are held in memory, each with its body, if there is one endpoint; of several, four times as many in all.
 MAX_CHUNK_SIZE = 5_000
 
 
 class Ahead:
-    """What has begun and is not being sent yet, of all chunks to an endpoint: a crash would be charged to it.
+    """What has begun and is not on the wire yet, of all chunks to an endpoint: a crash would be charged to it.
+
+    While no more than ``width`` are ahead, twice as many more begin at once: enough for a commit to be worth while. So
+    with those on the wire at most ``MOST_BEGUN`` times the width have begun.
 
     Args:
-        width: how many may be sent at the same time, at least 1. As many may be ahead when more is begun, twice as many
-            at once: large enough for a commit, and small enough.
+        width: how many can be on the wire at the same time, at least 1.
     """
+
+    MOST_BEGUN = 4
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -29,23 +37,63 @@ class Ahead:
         self._has_room = asyncio.Event()
         self._has_room.set()
 
+    @property
+    def at_once(self) -> int:
+        """How many begin together."""
+        return 2 * self.width
+
     async def wait_for_room(self) -> None:
         """Wait until more may begin."""
         await self._has_room.wait()
 
-    def change(self, number: int) -> None:
-        """Count what has begun, or, negative, what is being sent or is not to be sent any more."""
-        self._number += number
+    def change(self, by: int) -> None:
+        """Count so many that have begun, or, negative, that are on the wire or will not be sent."""
+        self._number += by
         if self._number <= self.width:
             self._has_room.set()
         else:
             self._has_room.clear()
 
 
+class _Begun:
+    """What has begun of one chunk, in a queue; each counts as ahead until it has a place on the wire."""
+
+    def __init__(self, ahead: Ahead) -> None:
+        self._ahead = ahead
+        self._number_ahead = 0
+        self._queue: asyncio.Queue[tuple[Lease, float] | None] = asyncio.Queue()
+
+    def put(self, lease: Lease) -> None:
+        self._change(1)
+        self._queue.put_nowait((lease, _now()))
+
+    def end(self, takers: int) -> None:
+        """Tell so many takers that nothing more comes."""
+        for _ in range(takers):
+            self._queue.put_nowait(None)
+
+    async def take(self) -> tuple[Lease, float] | None:
+        """Return the next lease and when it began; None where nothing more comes."""
+        return await self._queue.get()
+
+    def note_place(self) -> None:
+        """Count one that was taken no more: it has its place."""
+        self._change(-1)
+
+    def forget(self) -> None:
+        """Count none of them any more: no more will be sent."""
+        self._change(-self._number_ahead)
+
+    def _change(self, by: int) -> None:
+        self._number_ahead += by
+        self._ahead.change(by)
+
+
 async def send_ahead(
     leases: Sequence[Lease],
     *,
     begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
+    place: Place,
     send: Callable[[Lease], Awaitable[None]],
     on_lost: Callable[[Lease], None],
     ahead: Ahead,
@@ -57,7 +105,8 @@ async def send_ahead(
     Args:
         leases: what to send, in this order.
         begin: notes in the store that sends are about to start; returns which of them are still held.
-        send: makes one attempt; it is called with up to ``ahead.width`` leases at the same time.
+        place: a place on the wire; entering it waits until there is one.
+        send: makes one attempt, within a place; it is called with up to ``ahead.width`` leases at the same time.
         on_lost: told of each lease that is not held any more; nothing is sent for it.
         ahead: shared by all chunks to the same endpoint, of which one begins after the other.
         good_for: how many seconds after it began a lease may be sent without asking again whether it is still held.
@@ -69,29 +118,59 @@ async def send_ahead(
     Raises:
         Exception: whatever ``begin`` or ``send`` raised first; what is being sent is then cancelled.
     """
-    begun: asyncio.Queue[tuple[Lease, float] | None] = asyncio.Queue()
+    begun = _Begun(ahead)
     workers = min(ahead.width, len(leases))
-    now = asyncio.get_running_loop().time
-
-    async def send_each() -> None:
-        while (next_one := await begun.get()) is not None:
-            ahead.change(-1)
-            lease, begun_at = next_one
-            # This process may have stood still for longer than the lease went on.
-            if now() - begun_at > good_for and not await begin([lease]):
-                on_lost(lease)
-            else:
-                await send(lease)
 
     async def begin_all() -> list[Lease]:
         async with ahead.turn:
             left = await _begin(leases, begun, begin, on_lost, ahead, is_over)
-        for _ in range(workers):
-            begun.put_nowait(None)
+        begun.end(workers)
         return left
 
+    async def send_each() -> None:
+        while (next_one := await begun.take()) is not None:
+            lease, begun_at = next_one
+            async with place():
+                begun.note_place()
+                # This process may have stood still for longer than the lease went on.
+                if _now() - begun_at > good_for and not await begin([lease]):
+                    on_lost(lease)
+                else:
+                    await send(lease)
+
     beginning = asyncio.create_task(begin_all())
-    tasks: list[asyncio.Task[Any]] = [beginning, *(asyncio.create_task(send_each()) for _ in range(workers))]
+    try:
+        await _all_of([beginning, *(asyncio.create_task(send_each()) for _ in range(workers))])
+        return beginning.result()
+    finally:
+        begun.forget()
+
+
+async def _begin(
+    leases: Sequence[Lease],
+    begun: _Begun,
+    begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
+    on_lost: Callable[[Lease], None],
+    ahead: Ahead,
+    is_over: Callable[[], bool],
+) -> list[Lease]:
+    """Begin them in order; return what was not begun."""
+    for start in range(0, len(leases), ahead.at_once):
+        await ahead.wait_for_room()
+        if is_over():
+            return list(leases[start:])
+        next_ones = leases[start : start + ahead.at_once]
+        held = await begin(next_ones)
+        for lease in next_ones:
+            if lease.key in held:
+                begun.put(lease)
+            else:
+                on_lost(lease)
+    return []
+
+
+async def _all_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait for tasks; raise what the first one raised, and cancel the others."""
     # No TaskGroup: it would raise an interruption once more where asyncio cancels what is left.
     try:
         pending = set(tasks)
@@ -99,36 +178,11 @@ async def send_ahead(
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # raises what it raised, be it that a sink has cancelled itself
-        return beginning.result()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while not begun.empty():
-            ahead.change(-(begun.get_nowait() is not None))
 
 
-async def _begin(
-    leases: Sequence[Lease],
-    begun: asyncio.Queue[tuple[Lease, float] | None],
-    begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
-    on_lost: Callable[[Lease], None],
-    ahead: Ahead,
-    is_over: Callable[[], bool],
-) -> list[Lease]:
-    """Put what is begun into the queue; return what was not begun."""
-    at_once = 2 * ahead.width
-    for start in range(0, len(leases), at_once):
-        await ahead.wait_for_room()
-        if is_over():
-            return list(leases[start:])
-        next_ones = leases[start : start + at_once]
-        held = await begin(next_ones)
-        begun_at = asyncio.get_running_loop().time()
-        for lease in next_ones:
-            if lease.key in held:
-                ahead.change(1)
-                begun.put_nowait((lease, begun_at))
-            else:
-                on_lost(lease)
-    return []
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -163,6 +163,7 @@ class Emission:
 
     async def __aenter__(self) -> Self:
         self._renewing = asyncio.create_task(self._renew_leases())
+        self._renewing.add_done_callback(self._renewing_ended)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -240,13 +241,12 @@ class Emission:
         left: list[Lease] = []
 
         async def send(lease: Lease) -> None:
-            async with self._slots.hold(endpoint):
-                if self._is_over():
-                    left.append(lease)
-                    return
-                report = await self._courier.attempt(
-                    lease, self._targets[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
-                )
+            if self._is_over():
+                left.append(lease)
+                return
+            report = await self._courier.attempt(
+                lease, self._targets[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
+            )
             recorded = self._record(report)
             recorded.add_done_callback(partial(self._settle_first, report, done))
             recording.append(recorded)
@@ -259,6 +259,7 @@ class Emission:
             left += await send_ahead(
                 leases,
                 begin=self._commits.begin_all,
+                place=partial(self._slots.hold, endpoint),
                 send=send,
                 on_lost=count_lost,
                 ahead=self._ahead[endpoint],
@@ -335,8 +336,7 @@ class Emission:
         """
         if endpoint is not None:
             await self._target(endpoint)
-        end = time.monotonic() + self.limits.run_for
-        self._end = end if self.limits.run_for > 0 else None
+        self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
         self._failure, self._is_ending = None, False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         try:
@@ -344,10 +344,11 @@ class Emission:
                 self._changed.clear()
                 if self._failure is not None:
                     raise self._failure
-                time_is_up = self.limits.run_for > 0 and time.monotonic() >= end
+                time_is_up = self._is_over()
                 if not time_is_up:
                     await patiently(lambda: self._take_due(endpoint, take_over=take_over), self._patience)
-                if self._running or time.monotonic() < end:
+                goes_on = self._end is not None and not time_is_up
+                if self._running or goes_on or self._failure is not None:
                     await self._wait_for_change()
                 elif time_is_up or not await self._others_hold(endpoint, on_waiting, take_over=take_over):
                     return self.summary
@@ -413,10 +414,9 @@ class Emission:
     async def _look(self, endpoint: str | None, *, take_over: bool) -> None:
         """See which endpoints have something due, and open those that are new."""
         if take_over and time.monotonic() >= self._recover_at:
+            # After a stall, or a clock that jumped: before our own are taken for lost.
             if self.store.clock() - self._renewed_at > self.store.lease_seconds / 2:
-                await (
-                    self._renew()
-                )  # after a stall, or a clock that jumped: before our own are taken for lost
+                await self._renew()
             await self.store.recover(endpoint=endpoint)
             self._recover_at = time.monotonic() + RECOVER_SECONDS
         now = self.store.clock()
@@ -567,6 +567,11 @@ class Emission:
             if self._in_hand:
                 with contextlib.suppress(StoreError):  # the next renewal, or the next commit, will say
                     await self._renew()
+
+    def _renewing_ended(self, task: asyncio.Task[None]) -> None:
+        # Whatever ended it, leases would now run out under our hands.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
     async def _renew(self) -> None:
         now = self.store.clock()

@@ -71,8 +71,8 @@ class Slots:
             raise
 
     def limit_of(self, endpoint: str) -> int:
-        """Return how many slots this endpoint may have at most, were it alone."""
-        return self._own_limit.get(endpoint, self._per_endpoint)
+        """Return how many slots this endpoint can have at most, were it alone."""
+        return min(self._own_limit.get(endpoint, self._per_endpoint), (self._total + 1) // 2)
 
     def _may_take(self, endpoint: str) -> bool:
         used = self._used[endpoint]

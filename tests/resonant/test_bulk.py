@@ -1,9 +1,11 @@
 import asyncio
+from functools import partial
 
 import pytest
 
 from resonant.bulk import Ahead, send_ahead
 from resonant.events import Lease, make_event
+from resonant.slots import Slots
 
 EVENT = make_event(type="t", source="/s", data=1)
 
@@ -25,8 +27,13 @@ class Store:
         return {lease.key for lease in some if lease.delivery_id not in self.lost}
 
 
+def places(width):
+    return partial(Slots(100, width).hold, "orders")
+
+
 def sending(store, some, send, *, width=2, **options):
     options = {"ahead": Ahead(width), "good_for": 30.0, "on_lost": lambda _lease: None} | options
+    options.setdefault("place", places(options["ahead"].width))
     return send_ahead(some, begin=store.begin, send=send, **options)
 
 
@@ -63,9 +70,9 @@ def test_what_is_not_held_any_more_is_not_sent():
 
 def test_of_all_chunks_to_an_endpoint_little_more_has_begun_than_can_be_sent():
     async def scenario():
-        ahead = Ahead(2)
+        ahead, place = Ahead(2), places(2)
         chunks = [
-            asyncio.create_task(sending(store, leases(50, first), never, ahead=ahead))
+            asyncio.create_task(sending(store, leases(50, first), never, ahead=ahead, place=place))
             for first in (1, 101, 201)
         ]
         for _ in range(200):
@@ -76,7 +83,27 @@ def test_of_all_chunks_to_an_endpoint_little_more_has_begun_than_can_be_sent():
 
     store = Store()
     asyncio.run(scenario())
-    assert len(store.begun) <= 4 * 2
+    assert len(store.begun) <= Ahead.MOST_BEGUN * 2
+
+
+@pytest.mark.parametrize("chunk_size", [3, 7, 20])
+def test_nor_has_it_where_one_chunk_hands_over_to_the_next(chunk_size):
+    async def scenario():
+        async def send(lease):
+            for _ in range(lease.delivery_id % 5):
+                await asyncio.sleep(0)
+            most_begun.append(len(store.begun) - len(sent))
+            sent.append(lease.delivery_id)
+
+        ahead, place = Ahead(3), places(3)
+        chunks = [leases(chunk_size, first) for first in range(1, 200, chunk_size)]
+        await asyncio.gather(*(sending(store, chunk, send, ahead=ahead, place=place) for chunk in chunks))
+        await asyncio.wait_for(ahead.wait_for_room(), 1)
+
+    store, sent, most_begun = Store(), [], []
+    asyncio.run(scenario())
+    assert sorted(sent) == sorted(store.begun)
+    assert 3 <= max(most_begun) <= Ahead.MOST_BEGUN * 3
 
 
 def test_what_began_too_long_ago_is_sent_only_if_it_is_still_held():
@@ -141,6 +168,7 @@ def test_a_failing_store_ends_all():
             await send_ahead(
                 leases(5),
                 begin=begin,
+                place=places(2),
                 send=never,
                 on_lost=print,
                 ahead=Ahead(2),

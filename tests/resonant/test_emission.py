@@ -1112,6 +1112,48 @@ class TestTheStoreGoesAway:
         stack = contextlib.ExitStack()
         asyncio.run(scenario())
 
+    def test_a_failure_that_comes_while_the_store_is_asked_what_is_due_fails_the_run_too(
+        self, tmp_path, quick_look
+    ):
+        async def scenario():
+            async def emit_one(_lease):
+                await asked_again.wait()
+                raise RuntimeError("broken")
+
+            asked_again = asyncio.Event()
+            async with scene(tmp_path, orders=succeed) as worker:
+                await enqueue(worker.store)
+                due = worker.store.due
+
+                async def due_while_it_breaks(endpoint):
+                    if worker.emission._running:
+                        asked_again.set()
+                        while worker.emission._running:
+                            await asyncio.sleep(0)
+                    return await due(endpoint)
+
+                worker.store.due = due_while_it_breaks
+                with pytest.raises(RuntimeError, match="broken"):
+                    await worker.emission.run(emit_one, endpoint="orders")
+
+        asyncio.run(scenario())
+
+    def test_so_does_a_renewal_of_leases_that_breaks(self, tmp_path):
+        async def scenario():
+            async def renew(*_args):
+                raise RuntimeError("broken")
+
+            async def wait(_event):
+                await asyncio.sleep(30)
+
+            async with scene(tmp_path, lease_seconds=0.1, orders=wait) as worker:
+                await enqueue(worker.store)
+                worker.store.renew = renew
+                with pytest.raises(RuntimeError, match="broken"):
+                    await asyncio.wait_for(worker.run(), 10)
+
+        asyncio.run(scenario())
+
     def test_an_emission_that_ends_without_an_attempt_fails_the_run(self, tmp_path):
         async def scenario():
             async def emit_one(_lease):

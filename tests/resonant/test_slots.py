@@ -266,3 +266,13 @@ def test_no_schedule_breaks_a_limit_or_the_order_or_loses_a_slot(schedule, total
         assert held(await holders(slots, "a", 20)) == min(per_endpoint, (total + 1) // 2)
 
     run(scenario)
+
+
+@pytest.mark.parametrize(("total", "own", "most"), [(100, 50, 50), (10, 50, 5), (9, 50, 5), (1, 50, 1), (100, 3, 3)])
+def test_the_limit_of_an_endpoint_is_what_it_can_have_alone(total, own, most):
+    async def scenario():
+        slots = Slots(total, own)
+        assert slots.limit_of("orders") == most
+        assert held(await holders(slots, "orders", 2 * total)) == most
+
+    asyncio.run(scenario())
