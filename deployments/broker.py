@@ -1,8 +1,8 @@
 """Prefect's in-memory message broker, made to let senders wait where Prefect's own drops what they send.
 
 A Prefect server hears of a task run by three messages, and keeps 10,000 of them for each of its services; beyond that it
-drops them, and the records of the task runs are lost. Here a sender waits once half of that is taken: its websocket is read
-no further, and the client keeps the rest. Those who wait leave the server's one thread to the services that read.
+drops them, and the records of the task runs are lost. Here who sends many waits once half of that is taken: its websocket is
+read no further, and the client keeps the rest. Those who wait leave the server's one thread to the services that read.
 
 ``server.env`` names this module as ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER``. Servers that share the work use Redis
 instead, see docs/scaling.md.
@@ -26,6 +26,9 @@ __all__ = ["Consumer", "Publisher", "break_topic", "ephemeral_subscription"]
 MOST_UNREAD = 5_000
 # A service that sends while it reads would wait for itself: after this long it finds room in the other half.
 PATIENCE_SECONDS = 10.0
+# The server itself sends a few at a time, some within a transaction: were it to wait there, the service that records, which
+# writes to the same SQLite, could not make room.
+SENT_AT_ONCE = 20
 _PAUSE_SECONDS = 0.02
 
 
@@ -39,9 +42,13 @@ class _Message(memory.MemoryMessage):
 class Publisher(memory.Publisher):
     """Sends messages to the subscriptions of a topic in this process."""
 
+    _sent = 0
+
     async def publish_data(self, data: bytes, attributes: Mapping[str, str]) -> None:
-        """Send one message, unless it was sent before; waits while a subscription has too many unread."""
-        await self._wait_for_room()
+        """Send one message, unless it was sent before; who has sent many waits while a subscription has too many unread."""
+        self._sent += 1
+        if self._sent > SENT_AT_ONCE:
+            await self._wait_for_room()
         messages: list[Any] = [_Message(data, attributes)]
         if self.deduplicate_by:
             messages = await self._cache.without_duplicates(self.deduplicate_by, messages)

@@ -53,10 +53,24 @@ def test_a_sender_waits_while_half_of_what_a_subscription_holds_is_unread_and_no
 def test_whoever_sends_while_it_should_read_goes_on_after_a_while(topic, monkeypatch):
     monkeypatch.setattr(broker, "MOST_UNREAD", 3)
     monkeypatch.setattr(broker, "PATIENCE_SECONDS", 0.1)
+    count = broker.SENT_AT_ONCE + 2
 
     async def run() -> int:
         subscription = broker.Consumer(topic).subscription
-        await asyncio.wait_for(send(topic, 5), 5)
+        await asyncio.wait_for(send(topic, count), 5)
+        return subscription._queue.qsize()
+
+    assert asyncio.run(run()) == count
+
+
+def test_whoever_sends_a_few_does_not_wait_as_it_may_hold_the_lock_that_the_reader_needs(topic, monkeypatch):
+    monkeypatch.setattr(broker, "MOST_UNREAD", 3)
+    monkeypatch.setattr(broker, "PATIENCE_SECONDS", 3600)
+
+    async def run() -> int:
+        subscription = broker.Consumer(topic).subscription
+        for number in range(5):
+            await asyncio.wait_for(publisher(topic).publish_data(b"", {"id": f"{topic}-few-{number}"}), 1)
         return subscription._queue.qsize()
 
     assert asyncio.run(run()) == 5
