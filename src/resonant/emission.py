@@ -26,9 +26,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from resonant import claiming
 from resonant.bulk import Ahead, send_ahead
+from resonant.claiming import Claims
 from resonant.errors import EndpointError, StoreError
 from resonant.in_hand import InHand
+from resonant.renewal import Renewal
 from resonant.retry import GiveUp, Park, Retry
 from resonant.slots import Slots
 from resonant.store.commit import GroupCommit, patiently
@@ -43,10 +46,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How long an event waits for an idle run at most: a look costs a millisecond.
-POLL_SECONDS = 0.25
-# How often expired leases are looked for, which takes the store's write lock.
-RECOVER_SECONDS = 1.0
 # A bounded run parks its retries this long before its end, in seconds: one that waited beyond it would put off the next run.
 LAST_WAIT_SECONDS = 30.0
 # When an endpoint that could not be opened is tried again, in a run that goes on that long.
@@ -146,10 +145,7 @@ class Emission:
         self._targets: dict[str, Target] = {}
         self._in_hand = InHand()
         self._ahead: dict[str, Ahead] = {}
-        self._renewed_at = store.clock()
-        self._due: list[str] = []
-        self._look_again_at = 0.0
-        self._recover_at = 0.0
+        self._renewal = Renewal(store, owner, self._in_hand, self._fail)
         self._end: float | None = None
         self._reopen_at: dict[str, float] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -158,19 +154,14 @@ class Emission:
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
         self._changed = asyncio.Event()
-        self._said_waiting = False
-        self._renewing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._renewing = asyncio.create_task(self._renew_leases())
-        self._renewing.add_done_callback(self._renewing_ended)
+        self._renewal.start()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         try:
-            if self._renewing is not None:
-                self._renewing.cancel()
-                await asyncio.wait([self._renewing])
+            await self._renewal.stop()
             await self._commits.close()
             # Also without a lease that we know of: a claim may have been cancelled while it was committed.
             await self.store.release_all(self.owner)
@@ -339,6 +330,18 @@ class Emission:
         self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
         self._failure, self._is_ending = None, False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
+        claims = Claims(
+            self.store,
+            owner=self.owner,
+            slots=self._slots,
+            in_hand=self._in_hand,
+            endpoint=endpoint,
+            take_over=take_over,
+            chunk_size=self._chunk_size,
+            is_open=self._is_open,
+            renew=self._renewal.catch_up,
+            on_waiting=on_waiting,
+        )
         try:
             while True:
                 self._changed.clear()
@@ -346,11 +349,11 @@ class Emission:
                     raise self._failure
                 time_is_up = self._is_over()
                 if not time_is_up:
-                    await patiently(lambda: self._take_due(endpoint, take_over=take_over), self._patience)
+                    await patiently(lambda: self._take_due(claims), self._patience)
                 goes_on = self._end is not None and not time_is_up
                 if self._running or goes_on or self._failure is not None:
                     await self._wait_for_change()
-                elif time_is_up or not await self._others_hold(endpoint, on_waiting, take_over=take_over):
+                elif time_is_up or not await patiently(claims.others_hold, self._patience):
                     return self.summary
         finally:
             await self._cancel_running()
@@ -399,37 +402,9 @@ class Emission:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _take_due(self, endpoint: str | None, *, take_over: bool) -> None:
-        """Claim what there is room for, of each endpoint until nothing more of it is due."""
-        if not self._running or time.monotonic() >= self._look_again_at:
-            await self._look(endpoint, take_over=take_over)
-            self._look_again_at = time.monotonic() + POLL_SECONDS
-        for name in list(self._due):
-            if room := self._room(name):
-                leases = await self.store.claim(name, owner=self.owner, limit=room)
-                if len(leases) < room:
-                    self._due.remove(name)
-                self._start_claimed(leases)
-
-    async def _look(self, endpoint: str | None, *, take_over: bool) -> None:
-        """See which endpoints have something due, and open those that are new."""
-        if take_over and time.monotonic() >= self._recover_at:
-            # After a stall, or a clock that jumped: before our own are taken for lost.
-            if self.store.clock() - self._renewed_at > self.store.lease_seconds / 2:
-                await self._renew()
-            await self.store.recover(endpoint=endpoint)
-            self._recover_at = time.monotonic() + RECOVER_SECONDS
-        now = self.store.clock()
-        due = [due.endpoint for due in await self.store.due(endpoint) if due.at <= now]
-        self._due = [name for name in due if await self._is_open(name)]
-
-    def _room(self, endpoint: str) -> int:
-        """Return how many deliveries to claim now: ahead of need, and many at once or none."""
-        # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
-        others = len(self._in_hand.busy_endpoints() - {endpoint})
-        wanted = max(4 * self._slots.share(endpoint), 4 * self._chunk_size // (others + 2))
-        room = wanted - self._in_hand.busy(endpoint)
-        return room if room >= wanted // 2 else 0
+    async def _take_due(self, claims: Claims) -> None:
+        async for leases in claims.take(is_idle=not self._running):
+            self._start_claimed(leases)
 
     @property
     def _chunk_size(self) -> int:
@@ -543,38 +518,5 @@ class Emission:
 
     async def _wait_for_change(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
+            async with asyncio.timeout(claiming.POLL_SECONDS):
                 await self._changed.wait()
-
-    async def _others_hold(
-        self, endpoint: str | None, on_waiting: Callable[[float], None], *, take_over: bool
-    ) -> bool:
-        """Tell whether other workers hold what may yet be ours to emit, after waiting for a moment if they do."""
-        if not take_over:
-            return False
-        until = await patiently(lambda: self.store.latest_lease_end(endpoint), self._patience)
-        if until is None:
-            return False
-        if not self._said_waiting:
-            self._said_waiting = True
-            on_waiting(until)
-        await asyncio.sleep(min(POLL_SECONDS, max(0.05, until - self.store.clock())))
-        return True
-
-    async def _renew_leases(self) -> None:
-        while True:
-            await asyncio.sleep(self.store.lease_seconds / 3)
-            if self._in_hand:
-                with contextlib.suppress(StoreError):  # the next renewal, or the next commit, will say
-                    await self._renew()
-
-    def _renewing_ended(self, task: asyncio.Task[None]) -> None:
-        # Whatever ended it, leases would now run out under our hands.
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
-
-    async def _renew(self) -> None:
-        now = self.store.clock()
-        # Only what is known: a claim whose commit was not heard of shall run out, and be found.
-        await self.store.renew(self.owner, self._in_hand.delivery_ids())
-        self._renewed_at = now

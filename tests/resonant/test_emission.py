@@ -179,7 +179,7 @@ def impatient_sqlite():
 @pytest.fixture
 def quick_look(monkeypatch):
     """What is due is looked for many times a second."""
-    monkeypatch.setattr("resonant.emission.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("resonant.claiming.POLL_SECONDS", 0.02)
 
 
 @contextlib.contextmanager
@@ -319,7 +319,7 @@ class TestWhatARunDoes:
     def test_there_are_always_some_claimed_ahead_and_they_are_claimed_many_at_once(
         self, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr("resonant.emission.POLL_SECONDS", 3600)
+        monkeypatch.setattr("resonant.claiming.POLL_SECONDS", 3600)
 
         def note_claims(_connection, _cursor, statement, *_):
             claims.extend(["claim"] * ("UPDATE" in statement and "RETURNING" in statement))
@@ -339,6 +339,53 @@ class TestWhatARunDoes:
         sent, claims = [], []
         asyncio.run(scenario())
         assert 10 <= len(claims) <= 20
+
+    def test_of_large_events_no_more_are_claimed_than_memory_has_room_for(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("resonant.claiming.MOST_BYTES_AHEAD", 60 * 10_000)
+        monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
+
+        async def scenario():
+            async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:
+                data = "x" * 10_000
+                events = [make_event(type="t", source="/s", data=data, id=f"evt_{n}") for n in range(300)]
+                await worker.store.enqueue(events, "orders")
+                claim = worker.store.claim
+
+                async def claim_and_count(name, **options):
+                    found = await claim(name, **options)
+                    held.append(worker.emission._in_hand.busy(name) + len(found))
+                    return found
+
+                worker.store.claim = claim_and_count
+                assert (await worker.run()).delivered == 300
+
+        held = []
+        asyncio.run(scenario())
+        assert 10 < max(held) <= 60
+
+    def test_several_endpoints_share_what_is_claimed_for_chunks(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Scene, "chunk_size", 50 * Scene.chunk_size)
+
+        async def scenario():
+            names = [f"hooks-{n}" for n in range(9)]
+            async with scene(
+                tmp_path, sinks=dict.fromkeys(names, succeed), limits=Limits(concurrency=2)
+            ) as worker:
+                for name in names:
+                    await enqueue(worker.store, 60, name)
+                claim = worker.store.claim
+
+                async def claim_and_count(name, **options):
+                    found = await claim(name, **options)
+                    held.append(sum(map(worker.emission._in_hand.busy, names)) + len(found))
+                    return found
+
+                worker.store.claim = claim_and_count
+                assert (await worker.run()).delivered == 9 * 60
+
+        held = []
+        asyncio.run(scenario())
+        assert max(held) <= max(4 * Scene.chunk_size, 9 * 4)
 
     def test_the_endpoints_are_closed_at_the_end_even_if_one_cannot_be(self, tmp_path):
         def target(name, error=None):

@@ -1,0 +1,130 @@
+"""Claiming: what a run takes from the store, and when. Ahead of need, fairly between endpoints, no more than memory has room for."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from resonant.events import Lease
+    from resonant.in_hand import InHand
+    from resonant.slots import Slots
+    from resonant.store import Store
+
+# How long an event waits for an idle run at most: a look costs a millisecond.
+POLL_SECONDS = 0.25
+# How often expired leases are looked for, which takes the store's write lock.
+RECOVER_SECONDS = 1.0
+# Bodies of one endpoint that are claimed ahead of need, unless what can be sent at the same time has more.
+MOST_BYTES_AHEAD = 64 * 1024 * 1024
+
+
+class Claims:
+    """The claims of one run.
+
+    Args:
+        store: to claim from.
+        owner: who holds the leases.
+        slots: how much can be sent at the same time.
+        in_hand: what is held already.
+        endpoint: the only one to claim from; None for all.
+        take_over: whether expired leases are taken over, and live ones waited for.
+        chunk_size: deliveries that are sent together; 0 where each goes alone.
+        is_open: opens an endpoint; tells whether it can be sent to.
+        renew: renews the leases in hand if that is overdue.
+        on_waiting: called once, with the moment until which other workers hold what is left.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        owner: str,
+        slots: Slots,
+        in_hand: InHand,
+        endpoint: str | None,
+        take_over: bool,
+        chunk_size: int,
+        is_open: Callable[[str], Awaitable[bool]],
+        renew: Callable[[], Awaitable[None]],
+        on_waiting: Callable[[float], None],
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self._slots = slots
+        self._in_hand = in_hand
+        self._endpoint = endpoint
+        self._take_over = take_over
+        self._chunk_size = chunk_size
+        self._is_open = is_open
+        self._renew = renew
+        self._on_waiting = on_waiting
+        self._said_waiting = False
+        self._due: list[str] = []
+        self._mean_bytes: dict[str, float] = {}
+        self._look_again_at = 0.0
+        self._recover_at = 0.0
+
+    async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
+        """Claim what there is room for, of each endpoint until nothing more of it is due.
+
+        Args:
+            is_idle: nothing is under way, so that it is worth while to look at once what is due.
+        """
+        if is_idle or time.monotonic() >= self._look_again_at:
+            await self._look()
+            self._look_again_at = time.monotonic() + POLL_SECONDS
+        for name in list(self._due):
+            while name in self._due and (room := self._room(name)):
+                leases = await self._store.claim(name, owner=self._owner, limit=room)
+                if len(leases) < room:
+                    self._due.remove(name)
+                self._note_size(name, leases)
+                yield leases
+
+    async def others_hold(self) -> bool:
+        """Tell whether other workers hold what may yet be ours to emit, after waiting for a moment if they do."""
+        if not self._take_over:
+            return False
+        until = await self._store.latest_lease_end(self._endpoint)
+        if until is None:
+            return False
+        if not self._said_waiting:
+            self._said_waiting = True
+            self._on_waiting(until)
+        await asyncio.sleep(min(POLL_SECONDS, max(0.05, until - self._store.clock())))
+        return True
+
+    async def _look(self) -> None:
+        """See which endpoints have something due, and open those that are new."""
+        if self._take_over and time.monotonic() >= self._recover_at:
+            await self._renew()  # before our own are taken for lost
+            await self._store.recover(endpoint=self._endpoint)
+            self._recover_at = time.monotonic() + RECOVER_SECONDS
+        now = self._store.clock()
+        due = [due.endpoint for due in await self._store.due(self._endpoint) if due.at <= now]
+        self._due = [name for name in due if await self._is_open(name)]
+
+    def _room(self, endpoint: str) -> int:
+        """Return how many deliveries to claim now: ahead of need, and many at once or none."""
+        others = len((self._in_hand.busy_endpoints() | set(self._due)) - {endpoint})
+        share = self._slots.share(endpoint)
+        # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
+        wanted = max(4 * share, 4 * self._chunk_size // (others + 2))
+        wanted = min(wanted, max(share, self._fits_into_memory(endpoint, others)))
+        room = wanted - self._in_hand.busy(endpoint)
+        return room if room >= (wanted + 1) // 2 else 0
+
+    def _fits_into_memory(self, endpoint: str, others: int) -> int:
+        if (mean := self._mean_bytes.get(endpoint)) is None:  # the first few tell
+            return 4 * self._slots.share(endpoint)
+        return int(MOST_BYTES_AHEAD / (others + 1) / mean)
+
+    def _note_size(self, endpoint: str, leases: Sequence[Lease]) -> None:
+        if leases:
+            # Of the event's other parts there is a KiB or so.
+            self._mean_bytes[endpoint] = statistics.fmean(len(lease.event.body) + 1024 for lease in leases)

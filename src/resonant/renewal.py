@@ -1,0 +1,73 @@
+"""Renewal: the leases of what a run has in hand are put off for as long as it has it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from resonant.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resonant.in_hand import InHand
+    from resonant.store import Store
+
+
+class Renewal:
+    """Renews leases three times in the time that they last.
+
+    Args:
+        store: where they are.
+        owner: who holds them.
+        in_hand: which they are.
+        on_failure: told what ended it; leases would then run out under their holder's hands.
+    """
+
+    def __init__(
+        self, store: Store, owner: str, in_hand: InHand, on_failure: Callable[[BaseException], None]
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self._in_hand = in_hand
+        self._on_failure = on_failure
+        self._renewed_at = store.clock()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Renew from now on, in the background."""
+        self._task = asyncio.create_task(self._renew_again_and_again())
+        self._task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Renew no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def catch_up(self) -> None:
+        """Renew now if it is overdue: this process stood still, or the clock jumped.
+
+        Raises:
+            StoreError: it cannot be done now.
+        """
+        if self._store.clock() - self._renewed_at > self._store.lease_seconds / 2:
+            await self._renew()
+
+    async def _renew_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(self._store.lease_seconds / 3)
+            if self._in_hand:
+                with contextlib.suppress(StoreError):  # the next renewal, or the next commit, will say
+                    await self._renew()
+
+    async def _renew(self) -> None:
+        now = self._store.clock()
+        # Only what is known: a claim whose commit was not heard of shall run out, and be found.
+        await self._store.renew(self._owner, self._in_hand.delivery_ids())
+        self._renewed_at = now
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
