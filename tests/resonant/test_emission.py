@@ -363,30 +363,6 @@ class TestWhatARunDoes:
         asyncio.run(scenario())
         assert 10 < max(held) <= 60
 
-    def test_several_endpoints_share_what_is_claimed_for_chunks(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(Scene, "chunk_size", 50 * Scene.chunk_size)
-
-        async def scenario():
-            names = [f"hooks-{n}" for n in range(9)]
-            async with scene(
-                tmp_path, sinks=dict.fromkeys(names, succeed), limits=Limits(concurrency=2)
-            ) as worker:
-                for name in names:
-                    await enqueue(worker.store, 60, name)
-                claim = worker.store.claim
-
-                async def claim_and_count(name, **options):
-                    found = await claim(name, **options)
-                    held.append(sum(map(worker.emission._in_hand.busy, names)) + len(found))
-                    return found
-
-                worker.store.claim = claim_and_count
-                assert (await worker.run()).delivered == 9 * 60
-
-        held = []
-        asyncio.run(scenario())
-        assert max(held) <= max(4 * Scene.chunk_size, 9 * 4)
-
     def test_the_endpoints_are_closed_at_the_end_even_if_one_cannot_be(self, tmp_path):
         def target(name, error=None):
             async def close():
@@ -490,6 +466,33 @@ class TestTheBulkLane:
         asyncio.run(scenario())
         assert max(most) <= 4 * 4, "more than is claimed ahead of four slots"
         assert len(most) == 60
+
+    def test_several_endpoints_share_what_is_claimed_for_chunks(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Scene, "chunk_size", 50)
+
+        async def scenario():
+            async def slowly(_event):
+                await asyncio.sleep(0.01)
+
+            names = [f"hooks-{n}" for n in range(9)]
+            async with scene(
+                tmp_path, sinks=dict.fromkeys(names, slowly), limits=Limits(concurrency=20)
+            ) as worker:
+                for name in names:
+                    await enqueue(worker.store, 60, name)
+                claim = worker.store.claim
+
+                async def claim_and_count(name, **options):
+                    found = await claim(name, **options)
+                    held.append(sum(map(worker.emission._in_hand.busy, names)) + len(found))
+                    return found
+
+                worker.store.claim = claim_and_count
+                assert (await worker.run()).delivered == 9 * 60
+
+        held = []
+        asyncio.run(scenario())
+        assert max(held) <= 4 * 50
 
     def test_what_a_chunk_says_of_itself_counts_what_was_lost(self, tmp_path):
         async def scenario():
