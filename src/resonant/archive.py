@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import gzip
 import json
 import os
+import re
+import stat
 import zlib
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from resonant.errors import ResonantError
+from resonant.files import open_private, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1024 * 1024
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+# How every document of a purge begins (`read_history`). Of another file, what follows the last line would go as torn.
+_BEGINNING = b'{"event": {"id": "'
 
 
 class ArchiveError(ResonantError):
@@ -28,9 +35,10 @@ class ArchiveError(ResonantError):
 class Archive:
     """A file of JSON lines to append to; what is appended is on disk when that returns, or not in the file at all."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._is_compressed = str(file.name).endswith(".gz")
+        self._whole = 0  # up to here nothing is torn, as far as this process has looked
 
     def append(self, documents: Iterable[dict[str, object]]) -> None:
         """Add these documents, a line each; two processes may do so at once.
@@ -44,27 +52,45 @@ class Archive:
         data = lines.encode(errors="backslashreplace")
         # Each batch is a gzip member of its own, so that one that is cut short can be taken off again.
         data = gzip.compress(data, compresslevel=6, mtime=0) if self._is_compressed else data
-        descriptor = self._file.fileno()
-        with _alone(descriptor):
-            size = os.fstat(descriptor).st_size
-            try:
-                _write_all(descriptor, data)
-                os.fsync(descriptor)
-            except OSError as error:
-                with suppress(OSError):
-                    os.ftruncate(descriptor, size)
-                raise ArchiveError(
-                    f"{self._file.name}: {error.strerror}; what was not archived was not purged"
-                ) from None
+        try:
+            with _alone(self._file.fileno()) as descriptor:
+                # Another process may have been killed since, and what is written behind a tear would be lost with it.
+                self._mend(descriptor)
+                try:
+                    _write_all(descriptor, data)
+                    os.fsync(descriptor)
+                except OSError:
+                    with suppress(OSError):
+                        os.ftruncate(descriptor, self._whole)
+                    raise
+                self._whole += len(data)
+        except OSError as error:
+            raise ArchiveError(
+                f"{self._file.name}: {error.strerror}; what was not archived was not purged"
+            ) from None
 
     def mend(self) -> None:
-        """Take off what a killed process or a lost disk left half written at the end; its rows were not purged."""
-        descriptor = self._file.fileno()
-        with _alone(descriptor), open(self._file.name, "rb") as reader:  # noqa: PTH123 - by the name it was opened with
-            size = os.fstat(descriptor).st_size
-            whole = _end_of_last_member(reader) if self._is_compressed else _end_of_last_line(reader, size)
-            if whole < size:
-                os.ftruncate(descriptor, whole)
+        """Take off what a killed process or a lost disk left half written at the end; its rows were not purged.
+
+        Raises:
+            OSError: it cannot be read or cut, or it is a file that would lose what is in no store.
+        """
+        with _alone(self._file.fileno()) as descriptor:
+            self._mend(descriptor)
+
+    def _mend(self, descriptor: int) -> None:
+        """Make the end whole, under the lock; reads what was added since the last time, and nothing else."""
+        size = os.fstat(descriptor).st_size
+        if size < self._whole:  # somebody else has emptied it
+            self._whole = 0
+        if size == self._whole:
+            return
+        if self._whole == 0 and not _is_archive(os.pread(descriptor, _CHUNK_BYTES, 0), self._is_compressed):
+            raise OSError(errno.EINVAL, "is no archive of a purge: name another file")
+        mended = _mended_members if self._is_compressed else _mended_lines
+        self._whole = mended(descriptor, self._whole, size)
+        if self._whole < size:
+            os.ftruncate(descriptor, self._whole)
 
 
 @contextmanager
@@ -72,18 +98,22 @@ def opened_archive(path: Path) -> Iterator[Archive]:
     """Open an archive to append to, readable by its owner alone.
 
     Raises:
-        ArchiveError: it cannot be opened.
+        ArchiveError: it cannot be opened, or is another file, which is left as it is.
     """
     try:
-        file = open(path.expanduser(), "ab", buffering=0, opener=_for_its_owner_alone)  # noqa: SIM115 - closed below, after errors of opening alone were caught
+        file = open_private(path.expanduser(), "a+b", buffering=0)
     except OSError as error:
         raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
     with file:
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            # It cannot be synced; and as it is opened to be read, too, it would take a part and then wait for ever.
+            raise ArchiveError(f"{path}: is a pipe: name a file; nothing was purged")
         archive = Archive(file)
         try:
-            _sync_folder(path.expanduser())
-            if path.expanduser().is_file():
-                archive.mend()
+            archive.mend()
+            # The name of a new file has to be on disk too, and not only what is in it.
+            with suppress(OSError):  # a folder that cannot be read, or is none of a disk
+                sync_folder(path.expanduser().resolve().parent)
         except OSError as error:
             raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
         yield archive
@@ -97,31 +127,57 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextmanager
-def _alone(descriptor: int) -> Iterator[None]:
+def _alone(descriptor: int) -> Iterator[int]:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        yield
+        yield descriptor
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _end_of_last_line(reader: BinaryIO, size: int) -> int:
+def _is_archive(head: bytes, is_compressed: bool) -> bool:
+    """Whether a file that begins so is one of ours, which may have been torn in its very first line."""
+    if is_compressed:
+        try:
+            head = zlib.decompressobj(_GZIP_FORMAT).decompress(head, len(_BEGINNING))
+        except zlib.error:
+            return False
+    return head.startswith(_BEGINNING) or _BEGINNING.startswith(head)
+
+
+def _mended_lines(descriptor: int, start: int, size: int) -> int:
+    """Return where the last line that is whole ends, at or behind the start."""
     end = size
-    while end > 0:
-        start = max(0, end - _CHUNK_BYTES)
-        reader.seek(start)
-        at = reader.read(end - start).rfind(b"\n")
+    while end > start:
+        begin = max(start, end - _CHUNK_BYTES)
+        at = os.pread(descriptor, end - begin, begin).rfind(b"\n")
         if at >= 0:
-            return start + at + 1
-        end = start
-    return 0
+            end = begin + at + 1
+            break
+        end = begin
+    if _is_document(os.pread(descriptor, size - end, end)):
+        # Of an editor that takes off the last line's end: the row may be gone.
+        _write_all(descriptor, b"\n")
+        return size + 1
+    return end
 
 
-def _end_of_last_member(reader: BinaryIO) -> int:
-    """Return where the last gzip member that is whole ends; all of them have to be read for that."""
-    whole = position = 0
+def _mended_members(descriptor: int, start: int, size: int) -> int:
+    """Return where the last gzip member that is whole ends; all from the start on have to be read for that.
+
+    Raises:
+        OSError: others follow what is damaged, so that it is no end that was torn.
+    """
+    whole = _end_of_last_member(descriptor, start)
+    if whole < size and _has_member(descriptor, whole + 1):
+        raise OSError(errno.EINVAL, f"is damaged at byte {whole:,}, and more follows: name another file")
+    return whole
+
+
+def _end_of_last_member(descriptor: int, start: int) -> int:
+    whole = position = start
     inflate = zlib.decompressobj(_GZIP_FORMAT)
-    while chunk := reader.read(_CHUNK_BYTES):
+    while chunk := os.pread(descriptor, _CHUNK_BYTES, position):
         position += len(chunk)
         while chunk:
             try:
@@ -136,18 +192,22 @@ def _end_of_last_member(reader: BinaryIO) -> int:
     return whole
 
 
-def _sync_folder(path: Path) -> None:
-    # So that the name of a new file is on disk too, and not only what is in it.
-    with suppress(OSError):  # a folder that cannot be read, or is none of a disk
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _has_member(descriptor: int, start: int) -> bool:
+    """Whether a gzip member that is whole begins anywhere from here on."""
+    while chunk := os.pread(descriptor, _CHUNK_BYTES + len(_GZIP_MAGIC) - 1, start):
+        for found in re.finditer(_GZIP_MAGIC, chunk):
+            begin = start + found.start()
+            if _end_of_last_member(descriptor, begin) > begin:
+                return True
+        start += _CHUNK_BYTES
+    return False
 
 
-def _for_its_owner_alone(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _is_document(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _bytes(value: object) -> str:

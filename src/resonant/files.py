@@ -56,7 +56,7 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
             os.fchmod(fd, mode)
             os.fsync(fd)
         Path(name).replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         _sweep(path)
     except OSError as error:
         raise ResonantError(f"{path}: {error.strerror}") from None
@@ -65,9 +65,18 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
             Path(name).unlink()
 
 
-def open_private(path: Path, mode: str) -> IO[bytes]:
+def open_private(path: Path, mode: str, *, buffering: int = -1) -> IO[bytes]:
     """Open a binary file; if it is new, its owner alone may read and write it."""
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
+    return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names in a folder are on disk, and not only what is in the files."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def make_private_folder(folder: Path) -> None:
@@ -90,11 +99,3 @@ def _sweep(path: Path) -> None:
                     and entry.stat(follow_symlinks=False).st_mtime < old
                 ):
                     Path(entry).unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

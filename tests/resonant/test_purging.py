@@ -16,7 +16,7 @@ from resonant.archive import ArchiveError
 from resonant.events import Attempt, make_event
 from resonant.purging import DAY_SECONDS, Retention, _Batch, purge
 from resonant.retry import GiveUp, Park
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, dead_letters, open_store
 from resonant.store.audit import read_audit
 from resonant.testing import FixedClock
 
@@ -177,6 +177,50 @@ def test_an_archive_that_cannot_be_written_leaves_the_rows(store_url, tmp_path):
             assert (await store.status()).purged == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["orders.json", "orders.json.gz"])
+def test_a_file_that_is_no_archive_is_left_as_it_is_and_so_are_the_rows(store_url, tmp_path, name):
+    other = tmp_path / name
+    other.write_text('{"orders": [1, 2, 3]}')
+
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, "evt_1")
+            with pytest.raises(ArchiveError, match="is no archive of a purge"):
+                await purge(store, Retention(dead_letters=0), who="x", archive=other)
+            assert await ids_left(store) == {"evt_1"}
+
+    asyncio.run(main())
+    assert other.read_text() == '{"orders": [1, 2, 3]}'
+
+
+def test_what_was_purged_after_another_purge_was_killed_in_the_middle_of_a_write_stays_archived(
+    store_url, tmp_path, monkeypatch
+):
+    archive = tmp_path / "purged.jsonl.gz"
+    look_for_final = dead_letters.look_for_final
+    purged = {f"evt_{number}" for number in range(300)}
+
+    def torn(connection, rule, **kwargs):
+        """Leave what a purge that is killed now would."""
+        picked = look_for_final(connection, rule, **kwargs)
+        if picked:
+            with archive.open("ab") as other:
+                other.write(gzip.compress(b'{"event": {"id": "evt_torn"}}')[:25])
+        return picked
+
+    async def main():
+        async with opened(store_url) as store:
+            await end(store, *purged)
+            with monkeypatch.context() as patched:
+                patched.setattr(dead_letters, "look_for_final", torn)
+                assert (await purge(store, Retention(dead_letters=0), who="x", archive=archive)).purged == 300
+            await end(store, "evt_last")
+            await purge(store, Retention(dead_letters=0), who="x", archive=archive)
+
+    asyncio.run(main())
+    assert {each["event"]["id"] for each in archived(archive)} == {*purged, "evt_last"}
 
 
 @pytest.mark.parametrize("name", ["purged.jsonl", "purged.jsonl.gz"])

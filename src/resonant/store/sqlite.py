@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import create_engine, event
 
 from resonant.errors import StoreUnavailable
+from resonant.files import make_private_folder, open_private
 from resonant.store.failures import plain_errors
 
 if TYPE_CHECKING:
@@ -178,12 +179,10 @@ def _reclaim_pages(connection: Connection) -> bool:
 def _prepare_file(path: Path) -> None:
     """Make the file and the folders above it, for their owner alone; SQLite gives its side files the same mode."""
     try:
-        for folder in reversed(path.parents):
-            if not folder.exists():
-                folder.mkdir(mode=0o700, exist_ok=True)
+        make_private_folder(path.parent)
         # Only ever a new file: to open and close one that is in use would drop this process's locks on it.
         with suppress(FileExistsError):
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            open_private(path, "xb").close()
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not (os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
