@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import get_args
 
 import httpx
 import psutil
@@ -26,10 +25,10 @@ from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sink import EXCERPT_BYTES, READ_BYTES, Endpoint, HttpSink
 from resonant.testing import (
+    FLAWS,
     HELL,
     Action,
     Authority,
-    Flaw,
     Receiver,
     Request,
     bad_day,
@@ -65,6 +64,9 @@ DISCONNECTED = Verdict("transient", "disconnected", maybe_processed=True)
 RESET = Verdict("transient", "connection_reset", maybe_processed=True)
 NO_HTTP = Verdict("transient", "bad_response", maybe_processed=True)
 UNAVAILABLE = Verdict("transient", "http_503")
+THROTTLED = Verdict("transient", "throttled")
+# A date is read by a real clock.
+SOON = pytest.approx(5.0, abs=3.0)
 REDIRECTED = Verdict("permanent", "http_302")
 CUT_OFF = Verdict("transient", "broken_pipe", maybe_processed=True)
 TLS_BROKEN = Verdict("unknown", "tls_error")
@@ -105,6 +107,16 @@ EXPECTED = {
     "reset-mid-body": BROKE_OFF,
     "reset-mid-body-503": UNAVAILABLE,
     "reset-mid-response": RESET,
+    "retry-after-asctime": replace(THROTTLED, retry_after=SOON),
+    "retry-after-fractional": THROTTLED,
+    "retry-after-huge": replace(THROTTLED, retry_after=2**31),
+    "retry-after-imf-fixdate": replace(THROTTLED, retry_after=SOON),
+    "retry-after-negative": THROTTLED,
+    "retry-after-nonsense": THROTTLED,
+    "retry-after-past": replace(THROTTLED, retry_after=0),
+    "retry-after-rfc-850": replace(THROTTLED, retry_after=SOON),
+    "retry-after-seconds": replace(THROTTLED, retry_after=5),
+    "retry-after-seconds-503": replace(UNAVAILABLE, retry_after=5),
     "silent": TIMEOUT,
     "slow-body": TOO_LATE,
     "slow-body-503": UNAVAILABLE,
@@ -124,14 +136,14 @@ def of_type(way, number=1):
     return make_event(type=f"hell.{way}", source="/hell", data=None, id=f"evt_{number}_{way}")
 
 
-async def outcome_of(sink, event=EVENT):
+async def outcome_of(sink, event=EVENT, clock=lambda: NOW):
     """Send once; return a delivery in words or the verdict, and check what holds of every attempt."""
     start = time.monotonic()
     try:
         receipt = await sink.send(event)
     # What `send` documents, and nothing else.
     except (UnexpectedStatus, TimeoutError, EndpointError, httpx.HTTPError) as error:
-        outcome, excerpt = classify(error, now=NOW), getattr(error, "excerpt", "")
+        outcome, excerpt = classify(error, now=clock()), getattr(error, "excerpt", "")
     else:
         outcome, excerpt = delivered(receipt.warning and receipt.warning.partition(" (")[0]), receipt.excerpt
     assert time.monotonic() - start < DEADLINE + GRACE
@@ -154,11 +166,11 @@ async def no_socket_left():
     await until(lambda: descriptors() <= before)
 
 
-async def meet(script, *, tls=None, ca_file=None):
+async def meet(script, *, tls=None, ca_file=None, clock=lambda: NOW):
     """Meet a fault, then a receiver that is well again, with one sink; return the outcome of the first."""
     async with no_socket_left(), Receiver(script, tls=tls) as receiver:
         async with HttpSink(endpoint(receiver.url, ca_file=ca_file)) as sink:
-            outcome = await outcome_of(sink)
+            outcome = await outcome_of(sink, clock=clock)
             assert await outcome_of(sink, replace(EVENT, id="evt_2")) == delivered(), "the sink is broken"
             assert not sink._transport.client.connector._acquired, "a connection is held for good"
         return outcome
@@ -175,7 +187,7 @@ def test_every_way_of_hell_is_expected_to_end_somehow():
 
 @pytest.mark.parametrize("way", HELL)
 def test_every_way_ends_in_time_with_its_verdict_and_the_next_send_works(way):
-    assert asyncio.run(meet(first_meets(HELL[way]))) == EXPECTED[way]
+    assert asyncio.run(meet(first_meets(HELL[way]), clock=time.time)) == EXPECTED[way]
 
 
 # Statuses
@@ -510,7 +522,7 @@ def test_a_certificate_that_verifies_is_a_delivery(authority, ca_file):
     assert asyncio.run(meet_tls(ca_file, tls=authority.context())) == (delivered(), 2)
 
 
-@pytest.mark.parametrize("flaw", get_args(Flaw))
+@pytest.mark.parametrize("flaw", FLAWS)
 def test_a_certificate_that_does_not_verify_is_permanent_and_nothing_was_sent(authority, ca_file, flaw):
     assert asyncio.run(meet_tls(ca_file, tls=authority.context(flaw))) == (UNVERIFIED, 0)
 
@@ -549,7 +561,8 @@ def test_a_handshake_that_does_not_end_well_is_transient(ca_file, welcome, codes
 @pytest.mark.parametrize("way", [way for way in HELL if not way.startswith("half-close")])
 def test_over_tls_every_way_ends_like_without(authority, ca_file, way):
     action = HELL[way]
-    outcome = asyncio.run(meet(first_meets(action), tls=authority.context(), ca_file=ca_file))
+    tls = authority.context()
+    outcome = asyncio.run(meet(first_meets(action), tls=tls, ca_file=ca_file, clock=time.time))
     assert outcome == EXPECTED[way]
 
 
@@ -580,7 +593,7 @@ def test_a_bad_day_is_survived_and_the_journal_agrees(tmp_path):
             assert received[event_id].status == 200, received[event_id]
     kinds = Counter(outcome if isinstance(outcome, str) else outcome.code for outcome in outcomes.values())
     assert kinds[delivered()] > 100
-    assert {"timeout", "connection_reset", "bad_response", "http_503"} <= kinds.keys()
+    assert {"timeout", "connection_reset", "bad_response", "http_503", "throttled"} <= kinds.keys()
 
 
 def test_a_bad_day_is_the_same_whenever_the_seed_is():
@@ -604,6 +617,8 @@ def test_hell_does_what_the_type_names():
         "demo.status-418": ("respond", 418),
         "demo.garbage": ("garbage", None),
         "endless-body-503": ("endless_body", 503),
+        "demo.retry-after-seconds": ("retry_after", 429),
+        "demo.retry-after-seconds-503": ("retry_after", 503),
         "order.paid": ("respond", 200),
         "demo.status-099": ("respond", 200),
     }

@@ -3,18 +3,25 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
+import tomllib
 import warnings
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 import trustme
 
+from resonant.classify import parse_retry_after
 from resonant.testing import (
+    FLAWS,
     HELL,
     Action,
     Authority,
@@ -30,6 +37,7 @@ from resonant.testing import (
     full_accept_queue,
     garbage,
     half_close,
+    hell,
     huge_header,
     interim_only,
     many_headers,
@@ -44,11 +52,15 @@ from resonant.testing import (
     reset_mid_body,
     reset_mid_response,
     respond,
+    retry_after,
+    retry_after_date,
     slow_body,
     slow_headers,
     surplus_body,
     truncated_body,
 )
+from resonant.testing.__main__ import main
+from resonant.testing.dates import http_date
 
 
 async def post(url, *, webhook_id="evt_1", event_type="demo.ok", body=b"{}", **options):
@@ -65,7 +77,7 @@ async def talk(url, request):
     try:
         while chunk := await asyncio.wait_for(reader.read(65536), 5):
             received += chunk
-    except ConnectionResetError:
+    except ConnectionError:
         return received, "reset"
     else:
         return received, "closed"
@@ -152,6 +164,114 @@ def test_repeated_headers_are_joined():
             return receiver.journal[0].headers["x-a"]
 
     assert asyncio.run(run()) == "1, 2"
+
+
+CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: Chunked\r\nwebhook-id: evt_c\r\n\r\n"
+
+
+def test_a_chunked_body_is_one_body_and_the_next_request_follows_it():
+    chunks = b'7;name="value"\r\n{"n":1}\r\nA \r\n0123456789\r\n0\r\nx-trailer: yes\r\nx-more: yes\r\n\r\n'
+    last = RAW.replace(b"host: x", b"connection: close")
+
+    async def run():
+        async with Receiver() as receiver:
+            received, _ = await talk(receiver.url, CHUNKED + chunks + last)
+            return received, receiver.journal
+
+    received, journal = asyncio.run(run())
+    assert [each.body for each in journal] == [b'{"n":1}0123456789', b"{}"]
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+
+
+def test_what_a_client_streams_without_a_length_arrives_whole():
+    parts = [random.Random(7).randbytes(size) for size in (1, 70_000, 300_000)]
+
+    async def stream():
+        for part in parts:
+            yield part
+
+    async def run():
+        async with Receiver() as receiver:
+            return (await post(receiver.url, body=stream())).status_code, receiver.journal
+
+    status, [received] = asyncio.run(run())
+    assert status == 200
+    assert received.headers["transfer-encoding"] == "chunked"
+    assert received.body == b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (b"nonsense\r\n\r\n", b"request line"),
+        (b"\r\n\r\n", b"request line"),
+        (b"POST / and more HTTP/1.1\r\n\r\n", b"request line"),
+        (b"PRI * HTTP/2.0\r\n\r\n", b"request line"),
+        (b"POST / HTTP/1.1\r\nno colon\r\n\r\n", b"header"),
+        (b"POST / HTTP/1.1\r\ncontent-length : 2\r\n\r\n{}", b"header"),
+        (b"POST / HTTP/1.1\r\ncontent-length: two\r\n\r\n{}", b"content-length"),
+        (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n{}", b"content-length"),
+        (b"POST / HTTP/1.1\r\ncontent-length:\r\n\r\n{}", b"content-length"),
+        (b"POST / HTTP/1.1\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}", b"content-length"),
+        (b"POST / HTTP/1.1\r\ncontent-length: %b\r\n\r\n" % (b"9" * 5000), b"content-length"),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"transfer-encoding"),
+        (CHUNKED.replace(b"webhook-id: evt_c", b"content-length: 5") + b"0\r\n\r\n", b"content-length"),
+        (CHUNKED + b"two\r\n{}\r\n0\r\n\r\n", b"chunk size"),
+        (CHUNKED + b"-2\r\n{}\r\n0\r\n\r\n", b"chunk size"),
+        (CHUNKED + b"\r\n", b"chunk size"),
+        (CHUNKED + b"%b\r\n" % (b"f" * 5000), b"chunk size"),
+        (CHUNKED + b"2\r\n{}{}\r\n0\r\n\r\n", b"as long as it says"),
+    ],
+    ids=lambda value: ascii(value)[:60],
+)
+def test_a_malformed_request_is_the_clients_fault_and_not_the_scripts(request_, said):
+    async def run():
+        async with Receiver() as receiver:
+            received, _ = await talk(receiver.url, request_)
+            assert (await post(receiver.url)).status_code == 200
+            return received, receiver.journal
+
+    received, journal = asyncio.run(run())
+    assert received.startswith(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n")
+    assert said in received.partition(b"\r\n\r\n")[2]
+    assert [each.webhook_id for each in journal] == ["evt_1"]
+
+
+@pytest.mark.parametrize("endless", [b"POST / HTTP/1.1\r\nx-a: ", CHUNKED, CHUNKED + b"0\r\nx-trailer: "])
+def test_what_is_too_large_to_be_a_head_is_the_clients_fault_too(endless):
+    """Whether the answer arrives is another matter: there is more that nobody reads."""
+
+    async def run():
+        async with Receiver() as receiver:
+            received, _ = await talk(receiver.url, endless + b"1" * 1_000_000)
+            return received, receiver.journal
+
+    received, journal = asyncio.run(run())
+    assert received.startswith(b"HTTP/1.1 400 ") or received == b""
+    assert journal == []
+
+
+def test_what_is_no_tls_after_the_handshake_is_the_clients_fault_too(tmp_path):
+    authority = Authority()
+    trust = ssl.create_default_context(cafile=authority.write_to(tmp_path / "ca.pem"))
+    complaints = []
+
+    def break_the_rules(port):
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            trust.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted,
+        ):
+            os.write(encrypted.fileno(), b"this is no record of TLS")
+            with contextlib.suppress(OSError):
+                encrypted.recv(1)
+
+    async def run():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with Receiver(tls=authority.context()) as receiver:
+            await asyncio.to_thread(break_the_rules, httpx.URL(receiver.url).port)
+
+    asyncio.run(run())
+    assert complaints == []
 
 
 @pytest.mark.parametrize(
@@ -302,23 +422,112 @@ def test_each_flaw_of_a_certificate_is_what_its_name_says(tmp_path, flaw, said):
         asyncio.run(run(flaw))
 
 
+def test_without_its_package_an_authority_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'resonant[testing]'")):
+        Authority()
+    assert refusal(capsys, "--tls", "valid") == (
+        1,
+        "certificates need the package trustme: pip install 'resonant[testing]'",
+    )
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert any(each.startswith("trustme") for each in project["optional-dependencies"]["testing"])
+
+
+@contextmanager
+def receiver_process(folder, *options):
+    """Run a receiver as a process of its own, in a folder where its modules are found, and give its URL."""
+    command = [sys.executable, "-m", "resonant.testing", *options]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("certificate", ["valid", *(flaw.replace("_", "-") for flaw in FLAWS)])
+def test_the_process_speaks_tls_with_the_certificate_that_it_is_told(tmp_path, certificate):
+    with receiver_process(tmp_path, "--tls", certificate, "--ca-file", "ca.pem") as url:
+        assert url.startswith("https://127.0.0.1:")
+        trust = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+        if certificate == "valid":
+            assert httpx.post(url, verify=trust, trust_env=False).status_code == 200
+        else:
+            with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                httpx.post(url, verify=trust, trust_env=False)
+
+
+def test_the_process_takes_a_script_for_its_connections(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from resonant.testing import garbage\n"
+        "first_is_garbage = {1: garbage()}.get\n"
+        "all_are_garbage = garbage()\n"
+    )
+    with receiver_process(tmp_path, "--connection", "mine:first_is_garbage") as url:
+        with pytest.raises(httpx.TransportError):
+            httpx.post(url, trust_env=False)
+        assert httpx.post(url, trust_env=False).status_code == 200
+    with receiver_process(tmp_path, "--connection", "mine:all_are_garbage") as url:
+        for _ in range(2):
+            with pytest.raises(httpx.TransportError):
+                httpx.post(url, trust_env=False)
+
+
+def refusal(capsys, *options):
+    """Start a process's main with options that it cannot do; return its exit code, and the line that says why."""
+    with pytest.raises(SystemExit) as end:
+        main([*options])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch("python -m resonant[.]testing: [^\n]+\n", said.err)
+    return end.value.code, said.err.strip().partition(": ")[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--script", "nowhere:script"], "No module named 'nowhere'"),
+        (["--script", "resonant.testing:nothing"], "has no attribute 'nothing'"),
+        (["--script", "not a name"], "invalid format: 'not a name'"),
+        (["--script", "resonant.testing:HELL"], "resonant.testing:HELL is neither a script nor an action"),
+        (["--connection", "nowhere:script"], "No module named 'nowhere'"),
+        (["--port", "many"], "many is no number from 0 to 65535"),
+        (["--port", "65536"], "65536 is no number from 0 to 65535"),
+        (["--tls", "good"], "invalid choice: 'good'"),
+        (["--ca-file", "ca.pem"], "--ca-file needs --tls"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_that_cannot_be_meant_is_refused_in_one_line(capsys, options, said):
+    code, line = refusal(capsys, *options)
+    assert code == 2
+    assert said in line
+
+
+def test_a_port_in_use_is_one_line_and_leaves_nothing_open(capsys, tmp_path):
+    with nobody_listening() as url, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        port = str(httpx.URL(url).port)
+        code, line = refusal(capsys, "--port", port, "--journal", str(tmp_path / "journal.jsonl"))
+    assert code == 1
+    assert port in line
+    assert "address already in use" in line
+
+
+@pytest.mark.parametrize("option", ["--journal", "--ca-file"])
+def test_a_file_that_cannot_be_written_is_one_line(capsys, tmp_path, option):
+    for path, said in ((tmp_path, "Is a directory"), (tmp_path / "no" / "file", "No such file or directory")):
+        code, line = refusal(capsys, option, str(path), "--tls", "valid")
+        assert (code, line) == (1, f"{path}: {said}")
+
+
 def test_hell_runs_as_a_process_too(tmp_path):
     journal = tmp_path / "journal.jsonl"
-    command = [
-        sys.executable,
-        "-m",
-        "resonant.testing",
-        "--script",
-        "resonant.testing:hell",
-        "--journal",
-        str(journal),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        url = process.stdout.readline().strip()
+    with receiver_process(tmp_path, "--script", "resonant.testing:hell", "--journal", str(journal)) as url:
         headers = {"webhook-id": "evt_1", "ce-type": "demo.reset-mid-body"}
         with pytest.raises(httpx.TransportError):
             httpx.post(url, headers=headers, trust_env=False)
-        process.terminate()
     [received] = read_journal(journal)
     assert (received.webhook_id, received.action, received.status) == ("evt_1", "reset_mid_body", 200)
     assert {action.name for action in HELL.values()} > {"gzip_bomb", "slow_headers", "half_close"}
@@ -332,6 +541,62 @@ def test_redirects_name_a_location():
     response, received = asyncio.run(run())
     assert (response.status_code, response.headers["location"]) == (308, "http://127.0.0.1:1/")
     assert (received.action, received.status) == ("redirect", 308)
+
+
+@pytest.mark.parametrize(
+    ("form", "early", "late"),
+    [
+        ("imf-fixdate", "Sun, 06 Nov 1994 08:49:37 GMT", "Thu, 29 Feb 2024 23:59:59 GMT"),
+        ("rfc-850", "Sunday, 06-Nov-94 08:49:37 GMT", "Thursday, 29-Feb-24 23:59:59 GMT"),
+        ("asctime", "Sun Nov  6 08:49:37 1994", "Thu Feb 29 23:59:59 2024"),
+    ],
+)
+def test_a_date_has_the_form_that_it_is_asked_for(form, early, late):
+    assert (http_date(form, 784_111_777), http_date(form, 1_709_251_199)) == (early, late)
+
+
+@pytest.mark.parametrize(
+    ("way", "value", "seconds"),
+    [
+        ("seconds", "[0-9]+", 5),
+        ("imf-fixdate", "[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT", 5),
+        ("rfc-850", "[A-Z][a-z]+day, [0-9]{2}-[A-Z][a-z]{2}-[0-9]{2} [0-9:]{8} GMT", 5),
+        ("asctime", "[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9]{2} [0-9:]{8} [0-9]{4}", 5),
+        ("past", ".* GMT", 0),
+        ("negative", "-[0-9]+", None),
+        ("fractional", r"[0-9]+\.[0-9]+", None),
+        ("huge", "[0-9]{30}", 2**31),
+        ("nonsense", "[a-z]+", None),
+    ],
+)
+def test_hell_asks_for_a_wait_in_every_form_and_in_none(way, value, seconds):
+    async def run():
+        async with Receiver(hell) as receiver:
+            before = time.time()
+            response = await post(receiver.url, event_type=f"demo.retry-after-{way}")
+            return response, before, receiver.journal[0]
+
+    response, before, received = asyncio.run(run())
+    asked = response.headers["retry-after"]
+    assert (response.status_code, received.status, received.action) == (429, 429, "retry_after")
+    assert re.fullmatch(value, asked)
+    wait = parse_retry_after(asked, before)
+    assert wait == seconds or (seconds == 5 and 5 <= wait < 5 + 1 + time.time() - before)
+
+
+def test_a_wait_of_ones_own_is_asked_for_with_the_status_that_one_likes():
+    for action in (retry_after("7", 503), retry_after_date("rfc-850", 7, 503)):
+        received, _ = raw_exchange(Action("close", closing(action.perform)))
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: " in received
+
+
+def closing(perform):
+    async def then_close(reader, writer):
+        await perform(reader, writer)
+        writer.close()
+
+    return then_close
 
 
 def test_an_answer_can_be_late():

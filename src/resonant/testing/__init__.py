@@ -9,13 +9,17 @@ The receiver is a real HTTP/1.1 server on a real socket. A *script* decides what
         ...  # send to receiver.url
         assert receiver.journal[-1].status == 200
 
-``actions`` is all that a request can meet, and ``hell`` a script that does any of it, by the type of the event. What can
-go wrong before there is a request is in ``listeners`` (nobody accepts), in ``Authority`` (certificates that do not
-verify) and in the receiver's ``connection`` (a connection that ends before it was read).
+``actions`` is all that a request can meet, ``HELL`` names faults made of it, and ``hell`` is a script that does any of
+them, by the type of the event. What can go wrong before there is a request is in ``listeners`` (nobody accepts), in
+``Authority`` (``FLAWS``: certificates that do not verify) and in the receiver's ``connection`` (a connection that ends
+before it was read).
 
 It runs as a process of its own too, so that its journal outlives a sender killed with ``kill -9``::
 
     python -m resonant.testing --port 0 --journal received.jsonl --script resonant.testing:eight_ways
+    python -m resonant.testing --tls expired --ca-file ca.pem
+
+Certificates need ``pip install 'resonant[testing]'``.
 
 A random generator for tests needs no help of ours: ``random.Random(7)``.
 """
@@ -43,23 +47,28 @@ from resonant.testing.actions import (
     reset_mid_body,
     reset_mid_response,
     respond,
+    retry_after,
+    retry_after_date,
     slow_body,
     slow_headers,
     surplus_body,
     truncated_body,
 )
-from resonant.testing.certificates import Authority, Flaw
+from resonant.testing.certificates import FLAWS, Authority, Flaw
 from resonant.testing.clock import FixedClock
+from resonant.testing.dates import DateForm
 from resonant.testing.journal import Received, Request, read_journal
 from resonant.testing.listeners import full_accept_queue, nobody_listening
 from resonant.testing.receiver import ConnectionScript, Receiver, Script
 from resonant.testing.scripts import HELL, always_ok, bad_day, eight_ways, flaky, hell
 
 __all__ = [
+    "FLAWS",
     "HELL",
     "Action",
     "Authority",
     "ConnectionScript",
+    "DateForm",
     "End",
     "FixedClock",
     "Flaw",
@@ -95,6 +104,8 @@ __all__ = [
     "reset_mid_body",
     "reset_mid_response",
     "respond",
+    "retry_after",
+    "retry_after_date",
     "slow_body",
     "slow_headers",
     "surplus_body",

@@ -4,43 +4,130 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import pkgutil
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from resonant.testing.actions import Action
+from resonant.testing.certificates import FLAWS, Authority
 from resonant.testing.receiver import Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import ssl
+    from collections.abc import Iterator, Sequence
 
-    from resonant.testing.actions import Action
-    from resonant.testing.receiver import Script
+_VALID = "valid"
+_FLAWS = {flaw.replace("_", "-"): flaw for flaw in FLAWS}
+_LAST_PORT = 65535
+_FAILED, _MISUSED = 1, 2
 
 
-async def _run(script: Script | Action, port: int, journal_path: Path | None) -> None:
+class _CannotStart(Exception):
+    """The receiver cannot be there as asked for; the text says why."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one line, and not how all of it is used."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_MISUSED, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a receiver until SIGTERM or SIGINT; its URL is the one line on stdout."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.ca_file and not options.tls:
+        parser.error("--ca-file needs --tls")
+    try:
+        receiver = Receiver(
+            options.script,
+            port=options.port,
+            journal_path=options.journal,
+            tls=_tls(options.tls, options.ca_file) if options.tls else None,
+            connection=options.connection,
+        )
+        asyncio.run(_run(receiver))
+    except _CannotStart as error:
+        parser.exit(_FAILED, f"{parser.prog}: {error}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m resonant.testing", description="A scripted HTTP receiver.")
+    parser.add_argument(
+        "--port", type=_port, default=0, help="on 127.0.0.1; 0 (the default) takes a free one"
+    )
+    parser.add_argument("--journal", type=Path, help="append each request to this file as a line of JSON")
+    parser.add_argument(
+        "--script",
+        type=_found,
+        default="resonant.testing:always_ok",
+        metavar="MODULE:NAME",
+        help="a script or an action: what each request meets",
+    )
+    parser.add_argument(
+        "--connection",
+        type=_found,
+        metavar="MODULE:NAME",
+        help="a connection script or an action: what each connection meets before anything is read from it",
+    )
+    parser.add_argument(
+        "--tls",
+        choices=[_VALID, *_FLAWS],
+        help="speak TLS, with a certificate that is so (resonant[testing])",
+    )
+    parser.add_argument("--ca-file", type=Path, help="write here, as PEM, whom to trust to find it valid")
+    return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= _LAST_PORT):
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to {_LAST_PORT}")
+    return int(text)
+
+
+def _found(name: str) -> Any:
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{name} cannot be loaded: {error}") from None
+    if not (callable(found) or isinstance(found, Action)):
+        raise argparse.ArgumentTypeError(f"{name} is neither a script nor an action")
+    return found
+
+
+def _tls(certificate: str, ca_file: Path | None) -> ssl.SSLContext:
+    with _starting():
+        authority = Authority()
+        if ca_file is not None:
+            authority.write_to(ca_file)
+        return authority.context(_FLAWS.get(certificate))
+
+
+async def _run(receiver: Receiver) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Receiver(script, port=port, journal_path=journal_path) as receiver:
+    async with contextlib.AsyncExitStack() as stack:
+        with _starting():  # and no longer: what a script raises keeps its traceback
+            await stack.enter_async_context(receiver)
         sys.stdout.write(f"{receiver.url}\n")
         sys.stdout.flush()
         await stop.wait()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a receiver until SIGTERM or SIGINT; its URL is the one line on stdout."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resonant.testing", description="A scripted HTTP receiver."
-    )
-    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 (the default) takes a free one")
-    parser.add_argument("--journal", type=Path, help="append each request to this file as a line of JSON")
-    parser.add_argument(
-        "--script", default="resonant.testing:always_ok", help="MODULE:NAME of a script or an action"
-    )
-    options = parser.parse_args(arguments)
-    asyncio.run(_run(pkgutil.resolve_name(options.script), options.port, options.journal))
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise _CannotStart(f"{error}") from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise _CannotStart(f"{where}{error.strerror}") from None
 
 
 if __name__ == "__main__":

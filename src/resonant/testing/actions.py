@@ -4,6 +4,7 @@
 
     action
     ├── respond, redirect                       a proper answer
+    ├── retry_after, retry_after_date           a proper answer that asks for a wait, or for what is none
     ├── never_answer, never_read                nothing, for as long as the client waits
     ├── garbage, raw                            no HTTP, or whatever bytes you like
     ├── the head
@@ -23,13 +24,20 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from resonant.testing.dates import http_date
+
+if TYPE_CHECKING:
+    from resonant.testing.dates import DateForm
 
 Perform = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 # What follows the bytes: the next request, nothing until the client hangs up, FIN of both directions, FIN of one, RST.
@@ -71,6 +79,22 @@ def respond(
 def redirect(location: str, status: int = 302) -> Action:
     """Send the client elsewhere; to ``/`` for a loop without end."""
     return Action("redirect", respond(status, {"location": location}).perform, status)
+
+
+def retry_after(value: str, status: int = 429) -> Action:
+    """Refuse with a ``Retry-After`` of this value, which may be nonsense."""
+    return Action("retry_after", respond(status, {"retry-after": value}).perform, status)
+
+
+def retry_after_date(form: DateForm, seconds: float, status: int = 429) -> Action:
+    """Refuse with a ``Retry-After`` that is a date, so many seconds (or up to one more) from the answer on."""
+
+    async def perform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Dates have whole seconds: rounded down, the wait would be shorter than what was asked for.
+        date = http_date(form, math.ceil(time.time() + seconds))
+        await retry_after(date, status).perform(reader, writer)
+
+    return Action("retry_after", perform, status)
 
 
 def raw(data: bytes, *, status: int | None = None, end: End = "close") -> Action:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ssl
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Flaw = Literal["expired", "not_yet_valid", "wrong_name", "self_signed"]
+FLAWS: tuple[Flaw, ...] = get_args(Flaw)
 
 
 class Authority:
-    """A certificate authority of one test; it needs the package ``trustme``.
+    """A certificate authority of one test; it needs ``pip install 'resonant[testing]'``.
 
     Its certificates are for 127.0.0.1::
 
@@ -24,7 +25,12 @@ class Authority:
 
     def __init__(self) -> None:
         # Not at the top: whoever uses the rest of resonant.testing need not have it.
-        import trustme  # noqa: PLC0415
+        try:
+            import trustme  # noqa: PLC0415
+        except ImportError:
+            raise ImportError(
+                "certificates need the package trustme: pip install 'resonant[testing]'"
+            ) from None
 
         self._authority = trustme.CA()
         self._stranger = trustme.CA()

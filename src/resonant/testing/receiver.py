@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
-from resonant.testing.actions import Action
+from resonant.testing.actions import Action, respond
 from resonant.testing.journal import Received, Request
+from resonant.testing.reading import BadRequest, read_request
 from resonant.testing.scripts import always_ok
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
 
 Script = Callable[[Request], Action]
@@ -27,6 +28,8 @@ _BACKLOG = 1024
 
 class Receiver:
     """The scripted receiver; use it as an async context manager.
+
+    What a client sends that is no HTTP is answered with 400, and neither journalled nor shown to the script.
 
     Attributes:
         journal: what was received, in order.
@@ -76,9 +79,13 @@ class Receiver:
     async def __aenter__(self) -> Self:
         if self._journal_path is not None:
             self._journal_file = Path(self._journal_path).open("a")  # noqa: SIM115, ASYNC230 - open until __aexit__
-        self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", self._port, ssl=self._tls, limit=_MAX_HEAD_BYTES, backlog=_BACKLOG
-        )
+        try:
+            self._server = await asyncio.start_server(
+                self._accept, "127.0.0.1", self._port, ssl=self._tls, limit=_MAX_HEAD_BYTES, backlog=_BACKLOG
+            )
+        except BaseException:
+            self._close_journal()
+            raise
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -92,8 +99,7 @@ class Receiver:
         waits = [writer.wait_closed() for writer in connections.values()]
         await asyncio.gather(*connections, *waits, return_exceptions=True)
         await self._server.wait_closed()
-        if self._journal_file is not None:
-            self._journal_file.close()
+        self._close_journal()
         if self._failures and error is None:
             raise self._failures[0]
 
@@ -109,20 +115,27 @@ class Receiver:
             if welcome := self._connection(number):
                 await welcome.perform(reader, writer)
             while not writer.is_closing():
-                request = self._count(*await _read_request(reader))
+                request = self._count(*await read_request(reader))
                 action = self._script(request)
                 self._record(request, action)
                 await action.perform(reader, writer)
                 if request.headers.get("connection", "").lower() == "close":
                     writer.close()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client hung up
+        except BadRequest as error:
+            # The client's fault, which is no failure of the script.
+            await respond(400, {"connection": "close"}, f"{error}\n".encode()).perform(reader, writer)
+        except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
+            pass  # the client hung up, or breaks the rules of TLS
         except Exception as failure:  # noqa: BLE001 - a broken script must fail the test that wrote it
             self._failures.append(failure)
         finally:
             writer.close()
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
                 await writer.wait_closed()
+
+    def _close_journal(self) -> None:
+        if self._journal_file is not None:
+            self._journal_file.close()
 
     def _count(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Request:
         webhook_id = headers.get("webhook-id", "")
@@ -143,16 +156,3 @@ class Receiver:
         if self._journal_file is not None:
             self._journal_file.write(received.to_json() + "\n")
             self._journal_file.flush()
-
-
-async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str], bytes]:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    request_line, *lines = head.rstrip().split("\r\n")
-    method, path, _ = request_line.split(" ")
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        key = name.lower()
-        headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
-    body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return method, path, headers, body

@@ -24,6 +24,8 @@ from resonant.testing.actions import (
     reset_mid_body,
     reset_mid_response,
     respond,
+    retry_after,
+    retry_after_date,
     slow_body,
     slow_headers,
     surplus_body,
@@ -81,6 +83,10 @@ def flaky(share: float, seed: int) -> Script:
     return script
 
 
+# How long the faults named retry-after ask to wait, where they ask for something that one can do.
+_WAIT_SECONDS = 5
+
+# What one request can meet. Certificates are not here: they are a receiver's, and there before any request (``FLAWS``).
 HELL: Mapping[str, Action] = {
     "bad-gzip": bad_gzip(),
     "bad-gzip-503": bad_gzip(503),
@@ -104,6 +110,16 @@ HELL: Mapping[str, Action] = {
     "reset-mid-body": reset_mid_body(),
     "reset-mid-body-503": reset_mid_body(503),
     "reset-mid-response": reset_mid_response(),
+    "retry-after-asctime": retry_after_date("asctime", _WAIT_SECONDS),
+    "retry-after-fractional": retry_after("1.5"),
+    "retry-after-huge": retry_after("9" * 30),
+    "retry-after-imf-fixdate": retry_after_date("imf-fixdate", _WAIT_SECONDS),
+    "retry-after-negative": retry_after("-5"),
+    "retry-after-nonsense": retry_after("soon"),
+    "retry-after-past": retry_after_date("imf-fixdate", -3600),
+    "retry-after-rfc-850": retry_after_date("rfc-850", _WAIT_SECONDS),
+    "retry-after-seconds": retry_after(f"{_WAIT_SECONDS}"),
+    "retry-after-seconds-503": retry_after(f"{_WAIT_SECONDS}", 503),
     "silent": never_answer(),
     "slow-body": slow_body(),
     "slow-body-503": slow_body(status=503),

@@ -1,0 +1,22 @@
+"""The three forms that HTTP has for a date (RFC 9110 5.6.7)."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import Literal
+
+DateForm = Literal["imf-fixdate", "rfc-850", "asctime"]
+
+_LONG_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+def http_date(form: DateForm, moment: float) -> str:
+    """Write a moment, in seconds since the epoch, in one of the forms; without ``strftime``, which asks the locale."""
+    if form == "asctime":
+        return time.asctime(time.gmtime(moment))
+    fixdate = formatdate(moment, usegmt=True)
+    if form == "imf-fixdate":
+        return fixdate
+    _, day, month, year, clock, zone = fixdate.split()
+    return f"{_LONG_DAYS[time.gmtime(moment).tm_wday]}, {day}-{month}-{year[2:]} {clock} {zone}"
