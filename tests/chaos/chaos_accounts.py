@@ -16,15 +16,16 @@ from chaos_receiver import REASONS
 from chaos_watching import STALL_SECONDS
 from chaos_worker import WIDTH
 
+from resonant.bulk import Ahead
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from chaos_round import Round, Struck
 
-# What one process may have begun at a moment: bulk.send_ahead says five times its width for each of two chunks, and what
-# failed there is sent one by one.
-MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "bulk": 11 * WIDTH}
+# What one process may have begun at a moment: one for each slot, but for what a chunk begins ahead of need.
+_MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "bulk": Ahead.MOST_BEGUN * WIDTH}
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Accounts:
     Attributes:
         stored: what is in the store, by event id.
         archived: what is only in the archive.
+        removed: which deliveries were removed, each with its last status.
         received: the receiver's journal, by event id.
         stalled: the longest time that a watch stood still, in seconds.
     """
@@ -42,6 +44,7 @@ class Accounts:
     look: Look
     stored: dict[str, History]
     archived: dict[str, History]
+    removed: list[Row]
     received: dict[str, list[Row]]
     bodies: dict[str, bytes]
     audit: list[Row]
@@ -67,6 +70,7 @@ class Accounts:
             look,
             stored,
             archived,
+            database.removed(),
             round_.journal.received(),
             {row["id"]: bytes(row["body"]) for row in bodies},
             database.query("SELECT who, action, at, ended_at, count FROM resonant_audit ORDER BY id"),
@@ -80,7 +84,7 @@ class Accounts:
 
     @property
     def missing(self) -> set[str]:
-        """What was accepted for certain, and is nowhere."""
+        """What was accepted for certain, was not purged, and is nowhere."""
         acknowledged = {
             event_id
             for lines in self._said.values()
@@ -91,13 +95,11 @@ class Accounts:
         expected = self.round.events.keys() - later | acknowledged
         if not self.round.plan.kinds & PURGING:
             expected |= later
-        return expected - self.known.keys()
+        return expected - self.known.keys() - self.purged
 
     @property
-    def lost(self) -> int:
-        """How many accepted events are neither in the store nor purged."""
-        purged_without_trace = self.look.purged if "purge" in self.round.plan.kinds else 0
-        return max(0, len(self.missing) - purged_without_trace)
+    def purged(self) -> set[str]:
+        return {each["event_id"] for each in self.removed}
 
     @property
     def extra(self) -> dict[str, int]:
@@ -124,7 +126,7 @@ class Accounts:
             "accepted": self.look.accepted,
             "purged": self.look.purged,
             "attempts": sum(map(len, self.received.values())),
-            "lost": self.lost,
+            "lost": len(self.missing),
             "duplicates": sum(self.extra.values()),
             "in_flight": self.in_flight,
             "late": sum(each["late"] for history in self.known.values() for each in history.attempts),
@@ -146,8 +148,8 @@ class Accounts:
         ]
 
     def _problems_of_acceptance(self) -> Iterator[str]:
-        if self.lost:
-            yield f"{self.lost} accepted events are lost, as {sorted(self.missing)[:3]}"
+        if missing := self.missing:
+            yield f"{len(missing)} accepted events are lost, as {sorted(missing)[:3]}"
         if unknown := self.known.keys() - self.round.events.keys():
             yield f"in the store, and given by nobody: {sorted(unknown)[:3]}"
         for event_id, body in self.bodies.items():
@@ -162,13 +164,14 @@ class Accounts:
                 yield f"{event_id}, a {type_}, was given up: {reason}"
 
     def _problems_of_journal(self) -> Iterator[str]:
+        accepted = self.known.keys() | self.purged
         for event_id, entries in self.received.items():
             given = self.round.events.get(event_id)
             if given is None:
                 yield f"{event_id} was received, and given by nobody"
             elif any(entry["sha256"] != sha256(given).hexdigest() for entry in entries):
                 yield f"{event_id} was received with another body"
-            elif not self._may_be_purged and event_id not in self.known:
+            elif event_id not in accepted:
                 yield f"{event_id} was received, and is not in the store"
         for event_id, history in self.known.items():
             answered = Counter(each["status_code"] for each in history.attempts if each["status_code"])
@@ -210,8 +213,8 @@ class Accounts:
             kind = struck.victim.kind
             if kind not in SENDING:
                 continue
-            if struck.begun > MOST_BEGUN[kind]:
-                yield f"{struck.owner} had begun {struck.begun}, and may begin {MOST_BEGUN[kind]}"
+            if struck.begun > _MOST_BEGUN[kind]:
+                yield f"{struck.owner} had begun {struck.begun}, and may begin {_MOST_BEGUN[kind]}"
             charged = self._charged_to(struck)
             if struck.is_exact:
                 expected = Counter(struck.in_flight & self.known.keys())
@@ -263,7 +266,7 @@ class Accounts:
                 for event_id, number in line.get("recorded", ()):
                     history = self.known.get(event_id)
                     if history is None:
-                        if not self._may_be_purged:
+                        if event_id not in self.purged:
                             yield f"{name} went on from an attempt of {event_id}, which is nowhere"
                     elif number not in {each["number"] for each in history.recorded}:
                         yield f"{name} went on from attempt {number} of {event_id}, which was not recorded"
@@ -293,20 +296,21 @@ class Accounts:
                 yield f"the audit row of {row['who']} has no end"
 
     def _problems_of_purged(self) -> Iterator[str]:
-        """With an archive, the counters are held against what is purged, too."""
+        """Only what is final is removed, and is counted; with an archive, counters are held against that, too."""
+        if len(self.removed) != self.look.purged:
+            yield f"{len(self.removed)} were removed, {self.look.purged} are counted as purged"
+        may_be_removed = {"dead_letter", "delivered"} if self.round.plan.delivered_too else {"dead_letter"}
+        if wrongly := [each for each in self.removed if each["status"] not in may_be_removed]:
+            yield f"{len(wrongly)} were removed that no purge may remove, as {wrongly[0]}"
         if self.round.archive is None:
             return
-        if len(self.archived) != self.look.purged:
-            yield f"{self.look.purged} were purged, {len(self.archived)} of what is gone are archived"
+        if (purged := self.purged - self.stored.keys()) != self.archived.keys():
+            yield f"{len(purged)} were purged, {len(self.archived)} of what is gone are archived"
         kept = [each for history in self.known.values() for each in history.attempts if not each["late"]]
         for result in ("delivered", "failed", "lost"):
             number = sum(each["result"] == result for each in kept)
             if self.look.counted("attempt", result) != number:
                 yield f"{self.look.counted('attempt', result)} attempts {result} are counted, there were {number}"
-
-    @property
-    def _may_be_purged(self) -> bool:
-        return "purge" in self.round.plan.kinds
 
     @property
     def _said(self) -> dict[str, list[Row]]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import asyncpg
@@ -60,6 +61,42 @@ class Database:
     def query(self, statement: str) -> list[Row]:
         [rows] = self.read(statement)
         return rows
+
+    def note_what_is_removed(self) -> None:
+        """Let the database itself write down which deliveries are removed, in the very transaction that does it."""
+        if self.kind == "sqlite":
+            path = self.url.removeprefix("sqlite:///")
+            with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+                connection.executescript(_NOTE_ON_SQLITE)
+        else:
+            asyncio.run(_execute(self.url, _NOTE_ON_POSTGRESQL))
+
+    def removed(self) -> list[Row]:
+        """Return the event id and the last status of each delivery that was removed since then."""
+        return self.query("SELECT event_id, status FROM chaos_removed")
+
+
+_NOTE_ON_SQLITE = """
+    CREATE TABLE chaos_removed (event_id TEXT NOT NULL, status TEXT NOT NULL);
+    CREATE TRIGGER chaos_note_removed AFTER DELETE ON resonant_deliveries BEGIN
+        INSERT INTO chaos_removed VALUES (OLD.event_id, OLD.status);
+    END;"""
+_NOTE_ON_POSTGRESQL = """
+    CREATE TABLE chaos_removed (event_id TEXT NOT NULL, status TEXT NOT NULL);
+    CREATE FUNCTION chaos_note_removed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO chaos_removed VALUES (OLD.event_id, OLD.status);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER chaos_note_removed AFTER DELETE ON resonant_deliveries
+        FOR EACH ROW EXECUTE FUNCTION chaos_note_removed();"""
+
+
+async def _execute(url: str, statements: str) -> None:
+    connection = await _connected(url)
+    try:
+        await connection.execute(statements)
+    finally:
+        await connection.close()
 
 
 async def _connected(url: str) -> asyncpg.Connection:
@@ -185,6 +222,18 @@ class History:
     def lost_by(self, owner: str) -> int:
         return sum(each["result"] == "lost" and each["owner"] == owner for each in self.attempts)
 
+    @property
+    def came_too_soon(self) -> list[int]:
+        """The numbers of attempts that did not wait for as long as the receiver had asked for."""
+        kept = sorted((each for each in self.attempts if not each["late"]), key=lambda each: each["number"])
+        return [
+            then["number"]
+            for before, then in pairwise(kept)
+            if before["round"] == then["round"]
+            and before["retry_after"] is not None
+            and before["started_at"] + before["retry_after"] > then["started_at"]
+        ]
+
     def problems(self) -> list[str]:
         """Say what does not fit together; the numbers and rounds go up, and the row says the same as its history."""
         row = self.delivery
@@ -207,6 +256,7 @@ class History:
         if row["status"] == "delivered":
             must_agree["delivered by its last attempt"] = (kept[-1]["result"] if kept else None, "delivered")
         deliveries = sum(each["result"] == "delivered" for each in kept)
+        must_agree["came too soon after Retry-After"] = (self.came_too_soon, [])
         must_agree["delivered once"] = (deliveries, int(row["status"] == "delivered"))
         return [
             f"{self.event_id}: {what}: {one} against {other}"

@@ -1,4 +1,4 @@
-"""The receiver of the kill suite as a process of its own, and what it received since a round began."""
+"""A receiver as a process of its own, and what it received since a mark, such as the beginning of a round."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_ENDS_WITHIN_SECONDS = 30.0
 
 
 @dataclass
@@ -41,16 +44,26 @@ class Journal:
 
 
 @contextmanager
-def started_receiver(folder: Path) -> Iterator[Journal]:
-    path = folder / "received.jsonl"
-    script = ("--journal", str(path), "--script", "chaos_receiver:by_type")
+def started_receiver(folder: Path, script: str, **environment: str) -> Iterator[Journal]:
+    """Run a receiver with this script, of a module beside this one; at its end, say if the script has failed."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"received-{time.monotonic_ns()}.jsonl"
+    path.touch()
+    command = [sys.executable, "-m", "resonant.testing", "--journal", str(path), "--script", script]
+    found_here = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *_python_path()])}
     with subprocess.Popen(
-        [sys.executable, "-m", "resonant.testing", *script],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | found_here | environment
     ) as process:
         try:
             yield Journal(process.stdout.readline().strip(), path)
         finally:
             process.terminate()
+            try:
+                code = process.wait(_ENDS_WITHIN_SECONDS)
+            finally:
+                process.kill()
+        assert code == 0, f"the receiver ended with {code}: its standard error says why"
+
+
+def _python_path() -> list[str]:
+    return [path] if (path := os.environ.get("PYTHONPATH")) else []

@@ -12,6 +12,9 @@ SENDING = frozenset({"emit", "bulk", "replay"})
 PURGING = frozenset({"purge", "archive"})
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGSTOP"]
 SIGNALS: tuple[Signal, ...] = ("SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM")
+# Of a second command, while the first one is killed; what sends is worth the most.
+_OTHER_SIGNALS = SIGNALS[1:]
+_OTHER_KINDS: tuple[Kind, ...] = ("emit", "bulk", "replay", "enqueue", "collect")
 # A worker that crashed before the round, as its leases say.
 GHOST = "ghost"
 # In seconds from when the work is seen to have begun: hardly any of it takes longer.
@@ -69,38 +72,23 @@ class Plan:
 
     @classmethod
     def draw(cls, seed: int, number: int, way: Literal["domain", "commands"]) -> Plan:
-        """Draw a round. Databases, and the first victim's kind and signal, take turns; all else is chance."""
+        """Draw a round. Databases, and what is hit first and by which signal, take turns; all else is chance."""
         own_seed = f"{seed}:{way}:{number}"
         rng = random.Random(own_seed)
-        kinds: list[Kind] = [KINDS[number % len(KINDS)]]
-        # Each command is seconds of imports.
-        more = rng.choices((0, 1, 2), (3, 4, 3) if way == "domain" else (5, 4, 1))[0]
-        while len(kinds) < 1 + more:
-            kind = rng.choice(KINDS)
-            # One sending command at a time: there it cannot be told whose leases are whose.
-            if way == "commands" and (kind in kinds or (kind in SENDING and SENDING & set(kinds))):
-                continue
-            # All archive, or none: what is purged beside an archive is in no file.
-            kinds.append("archive" if kind in PURGING and "archive" in kinds else kind)
-        if "archive" in kinds:
-            kinds = ["archive" if kind in PURGING else kind for kind in kinds]
+        draw_hits = _domain_hits if way == "domain" else _command_hits
         victims: list[Victim] = []
-        for kind in kinds:
-            signal = rng.choices(SIGNALS, (45, 25 if kind in SENDING else 10, 15, 15))[0]
-            if not victims:
-                signal = SIGNALS[(number + number // len(KINDS)) % len(SIGNALS)]
-            elif signal == "SIGSTOP" and any(each.signal == "SIGSTOP" for each in victims):
-                signal = "SIGKILL"
-            pauses = rng.randrange(1 << 32) if rng.random() < 0.7 else None
+        for kind, signal in draw_hits(number, rng):
+            # Commands have the store as it is, and purge in a moment.
+            pauses = rng.randrange(1 << 32) if way == "domain" and rng.random() < 0.7 else None
             latest = LATEST[kind] * (1.0 if pauses is None else 2.0)
             progress = 0
-            if kind in PURGING and rng.random() < 0.6:
+            if kind in PURGING and (way == "commands" or rng.random() < 0.6):
                 progress, latest = rng.randrange(1, 1500), 0.02
             victims.append(Victim(kind, signal, rng.uniform(0, latest), pauses, progress))
         return cls(
             number,
             own_seed,
-            "sqlite" if (number + number // len(KINDS)) % 2 else "postgresql",
+            _database(number, way),
             way,
             tuple(victims),
             compressed=rng.random() < 0.5,
@@ -118,3 +106,34 @@ class Plan:
     def __str__(self) -> str:
         victims = ", ".join(f"{each.kind} {each.signal} after {each.delay:.2f} s" for each in self.victims)
         return f"round {self.seed} ({self.database}): {victims}"
+
+
+def _database(number: int, way: Literal["domain", "commands"]) -> Literal["sqlite", "postgresql"]:
+    """Take turns, and shift them so that in 64 rounds each kind meets each signal on both."""
+    turn, place = divmod(number, len(KINDS))
+    shift = place // len(SIGNALS) + turn // len(SIGNALS) if way == "domain" else 0
+    return "sqlite" if (place + turn + shift) % 2 else "postgresql"
+
+
+def _domain_hits(number: int, rng: random.Random) -> list[tuple[Kind, Signal]]:
+    """Return one to three: kinds and signals of the first take turns, in each turn by another signal."""
+    turn, place = divmod(number, len(KINDS))
+    kinds = [KINDS[place], *rng.choices(KINDS, k=rng.choices((0, 1, 2), (3, 4, 3))[0])]
+    # All archive, or none: what is purged beside an archive is in no file.
+    if purging := [kind for kind in kinds if kind in PURGING]:
+        kinds = [purging[0] if kind in PURGING else kind for kind in kinds]
+    hits: list[tuple[Kind, Signal]] = [(kinds[0], SIGNALS[(place + turn) % len(SIGNALS)])]
+    for kind in kinds[1:]:
+        signal = rng.choices(SIGNALS, (45, 25 if kind in SENDING else 10, 15, 15))[0]
+        if signal == "SIGSTOP" and any(each == "SIGSTOP" for _, each in hits):
+            signal = "SIGKILL"
+        hits.append((kind, signal))
+    return hits
+
+
+def _command_hits(number: int, rng: random.Random) -> list[tuple[Kind, Signal]]:
+    """Return two, since there are few such rounds: each kind in turn is killed, beside one that meets another signal."""
+    first = KINDS[number % len(KINDS)]
+    # One sending command at a time: there it cannot be told whose leases are whose.
+    beside = [kind for kind in _OTHER_KINDS if kind != first and not {kind, first} <= SENDING]
+    return [(first, "SIGKILL"), (rng.choice(beside), _OTHER_SIGNALS[number % len(_OTHER_SIGNALS)])]

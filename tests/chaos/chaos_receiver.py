@@ -13,11 +13,14 @@ from resonant.testing import (
     respond,
 )
 
+RETRY_AFTER_SECONDS = 1
 # By the number of the try: the last one is for all that follow. None is a delivery.
 _FATES: dict[str, list[Action | None]] = {
     "good": [None],
     "slow": [respond(200, delay=0.4)],
     "unavailable": [respond(503), None],
+    "busy": [respond(429, {"retry-after": f"{RETRY_AFTER_SECONDS}"}), None],
+    "again": [respond(429, {"retry-after": "0"}), None],
     "exhausting": [*[respond(503, delay=0.02)] * 4, None],
     "rejected": [respond(400)],
     # Maybe processed: the body was read.
@@ -29,7 +32,9 @@ _FATES: dict[str, list[Action | None]] = {
 TYPES = [
     *["chaos.good"] * 12,
     *["chaos.slow"] * 2,
-    *["chaos.unavailable"] * 3,
+    *["chaos.unavailable"] * 2,
+    "chaos.busy",
+    "chaos.again",
     "chaos.exhausting",
     "chaos.rejected",
     "chaos.reset",

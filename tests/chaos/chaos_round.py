@@ -155,12 +155,16 @@ class Round:
         def then() -> float:
             return time.time() - _AGO_SECONDS
 
+        async def make() -> None:
+            async with chaos_worker.opened_store(ago, then):
+                pass
+
         async def prepare() -> None:
             async with chaos_worker.opened_store(ago, then) as store:
                 never_tried = 2000 if kinds & PURGING else 200 if "replay" in kinds else 20
                 await store.enqueue(self._make("letter", never_tried), ENDPOINT)
                 await cancel(store, Selection(), who="before")
-                tried = 150 if self.plan.delivered_too and kinds & PURGING else 42
+                tried = 150 if self.plan.delivered_too and kinds & PURGING else 44
                 await store.enqueue(self._make("tried", tried), ENDPOINT)
             await self._emit_all(ago, then)
             async with chaos_worker.opened_store(ago, then) as store:
@@ -173,6 +177,8 @@ class Round:
             # Then, too: now there would be counts to compact, which is left to the round.
             await chaos_worker.work(self._orders("before", kind="export", times=1), then)
 
+        asyncio.run(make())
+        self.database.note_what_is_removed()
         asyncio.run(prepare())
         self.begun_by_ghost = {
             row["event_id"]

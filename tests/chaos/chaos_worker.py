@@ -56,7 +56,6 @@ class Orders:
         archive, delivered_too: of a purge.
         textfile: of an export; what it has read of the window is kept in ``window`` beside it.
         events: the file that is enqueued.
-        rate: of a replay.
         pauses: the seed of a store and a disk that are slow at random, so that a kill finds what is between two of
             their answers; None leaves them as they are.
         times: how often a collection or an export is repeated.
@@ -73,7 +72,6 @@ class Orders:
     delivered_too: bool = False
     textfile: str | None = None
     events: str | None = None
-    rate: float | None = None
     pauses: int | None = None
     times: int = 12
 
@@ -169,7 +167,7 @@ async def emit(store: Store, orders: Orders, progress: Progress) -> None:
 
 
 async def replay(store: Store, orders: Orders, progress: Progress) -> None:
-    request = ReplayRequest(Selection(), everything=True, include_permanent=True, rate=orders.rate)
+    request = ReplayRequest(Selection(), everything=True, include_permanent=True)
     async with (
         opened_emission(store, orders) as emission,
         audited(store, who=orders.name, action="replay", selection=request.as_dict()) as audit_id,

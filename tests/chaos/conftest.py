@@ -87,5 +87,5 @@ def suite(pytestconfig) -> Suite:
 @pytest.fixture(scope="session")
 def journal(tmp_path_factory):
     """The receiver of all rounds."""
-    with started_receiver(tmp_path_factory.mktemp("receiver")) as started:
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "chaos_receiver:by_type") as started:
         yield started

@@ -10,11 +10,9 @@ import itertools
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chaos_facts import Database, Look, histories
-from chaos_journal import Journal
 
+from resonant.bulk import Ahead
 from resonant.courier import Courier, Target
 from resonant.emission import Emission, Limits
 from resonant.events import make_event
@@ -33,7 +31,10 @@ from resonant.sink import Endpoint, HttpSink
 from resonant.store import open_store
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from chaos_journal import Journal
 
     from resonant.emission import Summary
     from resonant.events import Clock, Event, Lease
@@ -50,11 +51,16 @@ LANES = pytest.mark.parametrize("chunk_size", [_TASK_LANE, _BULK_LANE])
 TASK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("chunk_size", [_TASK_LANE])
 BULK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("chunk_size", [_BULK_LANE])
 _LIMITS = Limits(concurrency=32, endpoint_concurrency=16)
-# What one emission may have begun at a moment: bulk.send_ahead says five times its width for each of two chunks, and
-# what failed there is sent one by one.
-MOST_BEGUN = 11 * _LIMITS.endpoint_concurrency
 _PATIENCE_SECONDS = 60.0
 _numbers = itertools.count()
+
+
+def most_begun(chunk_size: int, width: int = _LIMITS.endpoint_concurrency) -> int:
+    """Return how many sends to one endpoint may have begun at a moment without an outcome in the store.
+
+    In the task lane each holds a slot, and is followed by the next one in the very commit that has its outcome.
+    """
+    return width * (Ahead.MOST_BEGUN if chunk_size else 1)
 
 
 def long_form_only(why: str) -> pytest.MarkDecorator:
@@ -82,23 +88,6 @@ def write_lines(path: Path, events: Sequence[Event]) -> Path:
     return path
 
 
-@contextmanager
-def started_receiver(folder: Path, script: str, **environment: str) -> Iterator[Journal]:
-    """Run a receiver with this script as a process of its own."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"received-{time.monotonic_ns()}.jsonl"
-    path.touch()
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-m", "resonant.testing", "--journal", str(path), "--script", script]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": here} | environment
-    ) as process:
-        try:
-            yield Journal(process.stdout.readline().strip(), path)
-        finally:
-            process.kill()
-
-
 @dataclass
 class Fault:
     """A store, a receiver, and what was given to the one for the other.
@@ -108,8 +97,10 @@ class Fault:
         receiver: its journal.
         host: what stands for the receiver's address in the endpoint's URL.
         timeout: of an attempt, in seconds.
+        timeouts: of attempts to other endpoints, by their names.
         more_receivers: of other endpoints.
         given: what the store must have, by event id.
+        failure: what the last emission that failed has raised.
     """
 
     url: str
@@ -120,8 +111,10 @@ class Fault:
     clock: Clock = time.time
     host: str = "127.0.0.1"
     timeout: float = 5.0
+    timeouts: dict[str, float] = field(default_factory=dict)
     more_receivers: tuple[Journal, ...] = ()
     given: dict[str, bytes] = field(default_factory=dict)
+    failure: Exception | None = None
 
     def __post_init__(self) -> None:
         self.receiver.mark()
@@ -151,7 +144,9 @@ class Fault:
         urls = urls or {ENDPOINT: self.receiver.url.replace("127.0.0.1", self.host)}
 
         async def open_target(name: str) -> Target:
-            endpoint = Endpoint(name, urls[name], timeout=self.timeout, allow_private=True)
+            endpoint = Endpoint(
+                name, urls[name], timeout=self.timeouts.get(name, self.timeout), allow_private=True
+            )
             sink = HttpSink(endpoint)
             return Target(
                 name=name,
@@ -169,12 +164,17 @@ class Fault:
 
     async def emit(self, **options) -> Summary:
         """Run one emission to its end."""
-        async with (
-            asyncio.timeout(_PATIENCE_SECONDS),
-            self.opened_store() as store,
-            self.opened_emission(store, **options) as emission,
-        ):
-            return await run(emission)
+        self.failure = None
+        try:
+            async with (
+                asyncio.timeout(_PATIENCE_SECONDS),
+                self.opened_store() as store,
+                self.opened_emission(store, **options) as emission,
+            ):
+                return await run(emission)
+        except Exception as error:
+            self.failure = error
+            raise
 
     async def emit_all(self) -> None:
         """Emit until nothing is unfinished."""
@@ -185,8 +185,10 @@ class Fault:
                 await asyncio.sleep(0.05)
 
     async def when_received(self, count: int) -> None:
-        """Wait until the receiver has so many requests."""
-        await until(lambda: self.requests - self._requests_before >= count)
+        """Wait until the receiver has so many requests; if the emission fails before, raise why."""
+        await until(lambda: self.failure or self.requests - self._requests_before >= count)
+        if self.failure is not None:
+            raise self.failure
 
     @property
     def requests(self) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from chaos_environment import clean_environment
 from faults import ENDPOINT, POLICY
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {
-            name: os.environ[name] for name in os.environ if not name.startswith(("RESONANT_", "PREFECT_"))
-        }
-        return kept | {
+        variables = {
             "HOME": str(self.home),
             "RESONANT_HOME": str(self.home / "resonant"),
             "RESONANT_DATABASE_URL": self.store_url,
@@ -44,6 +41,7 @@ class Machine:
             **({"PREFECT_API_URL": self.prefect_api} if self.prefect_api else {}),
             **self.variables,
         }
+        return clean_environment(**variables)
 
     def start(self, *arguments: str, **options) -> subprocess.Popen[str]:
         return subprocess.Popen(

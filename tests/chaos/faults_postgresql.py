@@ -106,7 +106,11 @@ class LossyWay:
         """Yield the URL of the database by this way."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there, on = await asyncio.open_unix_connection(str(server.folder / _SOCKET))
+            try:
+                there, on = await asyncio.open_unix_connection(str(server.folder / _SOCKET))
+            except OSError:
+                writer.close()
+                return
             backwards = asyncio.create_task(_copy(there, writer))
             try:
                 while data := await reader.read(1 << 16):
@@ -134,6 +138,9 @@ class LossyWay:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-    writer.close()
+    # Closed in any case: who closes a connection waits until the other end does.
+    try:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+    finally:
+        writer.close()

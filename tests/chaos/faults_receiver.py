@@ -8,8 +8,14 @@ from zlib import crc32
 
 from resonant.testing import Action, Request, bad_day, never_answer, respond
 
-# One in ten attempts meets one of thirty ways to fail.
-ten_per_cent = bad_day(0.1, seed=6)
+_BUSY = respond(429, {"retry-after": "1"})
+_bad_day = bad_day(0.08, seed=6)
+
+
+def ten_per_cent(request: Request) -> Action:
+    """Fail one in ten attempts: of these, two are told when to come back, and eight meet one of thirty ways to fail."""
+    is_busy = crc32(f"{request.webhook_id}:{request.try_number}".encode()) % 50 == 0
+    return _BUSY if is_busy else _bad_day(request)
 
 
 def steady(request: Request) -> Action:

@@ -11,16 +11,16 @@ import signal
 
 import pytest
 from chaos_facts import Database
+from chaos_journal import started_receiver
 from faults import (
     BULK_LANE_FIRST,
     ENDPOINT,
     IS_LONG,
-    MOST_BEGUN,
     TASK_LANE_FIRST,
     Fault,
     assert_one_line,
     make_events,
-    started_receiver,
+    most_begun,
     write_lines,
 )
 from faults_commands import Machine
@@ -113,7 +113,7 @@ class TestWhileEventsAreEmitted:
                 await fault.emit_all()
 
             asyncio.run(scenario())
-            fault.account(most_twice=MOST_BEGUN)
+            fault.account(most_twice=most_begun(chunk_size))
 
 
 class TestWhileWhatWasPurgedIsArchived:

@@ -10,15 +10,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from chaos_journal import started_receiver
 from faults import (
     BULK_LANE_FIRST,
     LANES,
-    MOST_BEGUN,
     TASK_LANE_FIRST,
     Fault,
     long_form_only,
+    most_begun,
     run,
-    started_receiver,
 )
 from faults_postgresql import LossyWay, own_server
 
@@ -80,7 +80,9 @@ class TestPostgreSQLRestarts:
         fault.account()
 
     @BULK_LANE_FIRST
-    def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(self, server, make_fault):
+    def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
+        self, server, make_fault, chunk_size
+    ):
         fault = make_fault(server.empty_database(), lease_seconds=1.5)
 
         async def scenario():
@@ -93,7 +95,7 @@ class TestPostgreSQLRestarts:
             await fault.emit_all()
 
         asyncio.run(scenario())
-        fault.account(most_twice=MOST_BEGUN)
+        fault.account(most_twice=most_begun(chunk_size))
 
 
 class TestPostgreSQLLosesConnections:
@@ -238,7 +240,7 @@ class TestSQLiteIsLockedByAnotherProcess:
 
     @BULK_LANE_FIRST
     def test_for_longer_than_the_patience_the_run_ends_with_one_line(
-        self, sqlite_url, make_fault, monkeypatch
+        self, sqlite_url, make_fault, monkeypatch, chunk_size
     ):
         monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
         fault = make_fault(sqlite_url, lease_seconds=1.5)
@@ -255,4 +257,4 @@ class TestSQLiteIsLockedByAnotherProcess:
             await fault.emit_all()
 
         asyncio.run(scenario())
-        fault.account(most_twice=MOST_BEGUN)
+        fault.account(most_twice=most_begun(chunk_size))
