@@ -25,6 +25,8 @@ from tasks.records import records
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
 
+    from prefect.tasks import Task
+
     from resonant.courier import Target
     from resonant.events import Lease
     from resonant.store import Accepted
@@ -94,16 +96,18 @@ async def open_target(name: str) -> Target:
 async def emit_as_task(lease: Lease) -> None:
     """Run ``emit_event`` for a claimed delivery; a dead letter fails its task run, and nothing else."""
     await records.catch_up()
-    # Opaque: Prefect looks for futures in every field of a parameter otherwise, several times a run.
-    ticket: Any = opaque(Ticket.of(lease))
-    run: Awaitable[object] = emit_event(ticket, return_state=True)  # type: ignore[assignment]  # Prefect's overloads lose the await
-    await run
+    await _run(emit_event, Ticket.of(lease))
 
 
 async def emit_chunk_as_task(leases: list[Lease]) -> None:
     """Run ``emit_chunk`` for claimed deliveries to one endpoint."""
-    ticket: Any = opaque(ChunkTicket.of(leases))
-    run: Awaitable[object] = emit_chunk(ticket, return_state=True)  # type: ignore[assignment]  # as above
+    await _run(emit_chunk, ChunkTicket.of(leases))
+
+
+async def _run(task: Task[Any, Any], ticket: Ticket | ChunkTicket) -> None:
+    """Run a task, however it ends."""
+    # Opaque: Prefect looks for futures in every field of a parameter otherwise, several times a run.
+    run: Awaitable[object] = task(opaque(ticket), return_state=True)  # Prefect's overloads lose the await
     await run
 
 

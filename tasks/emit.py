@@ -112,10 +112,8 @@ async def emit_event(ticket: Ticket) -> State[Any]:
         Undelivered: it failed. Prefect runs this again if the decision is a Retry; otherwise it is a dead letter,
             and this task run is red.
     """
-    context = TaskRunContext.get()
-    task_run_id = None if context is None else str(context.task_run.id)
     try:
-        report = await current_emission.get().attempt(ticket.key, task_run_id=task_run_id)
+        report = await current_emission.get().attempt(ticket.key, task_run_id=_task_run_id())
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up: the next one goes on")
     except LeaseLost:
@@ -142,12 +140,15 @@ async def emit_event(ticket: Ticket) -> State[Any]:
 )
 async def emit_chunk(ticket: ChunkTicket) -> State[None]:
     """Make the first attempt of each delivery of a chunk; Emission hands those that failed to ``emit_event``."""
-    context = TaskRunContext.get()
-    task_run_id = None if context is None else str(context.task_run.id)
     emission = current_emission.get()
-    done = await emission.attempt_all(ticket.endpoint, ticket.keys, task_run_id=task_run_id)
+    done = await emission.attempt_all(ticket.endpoint, ticket.keys, task_run_id=_task_run_id())
     message = f"{done['delivered']} delivered, {done['failed']} go on as task runs of their own"
     for name, words in (("lost", "taken over by another worker"), ("left", "left for the next run")):
         if done[name]:
             message += f", {done[name]} {words}"
     return Completed(message=message)
+
+
+def _task_run_id() -> str | None:
+    context = TaskRunContext.get()
+    return None if context is None else str(context.task_run.id)

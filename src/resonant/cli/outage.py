@@ -1,0 +1,80 @@
+"""A Prefect server that goes away in mid-run: events are sent nevertheless, and if it does not come back, one line says so.
+
+Prefect's client tries for two minutes to tell the server how a run ended, which is time enough for a server to be started
+again. What it says meanwhile, and tracebacks of its own, are nothing to whoever only wants events delivered. And the records of
+task runs that it still has then it would try to send for seven seconds each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from resonant.errors import ResonantError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_WITHIN_PREFECT = ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs")
+_OF_AN_OUTAGE = (
+    "Unable to connect to",
+    "Service 'EventsWorker' failed",
+    "Service 'APILogWorker' failed",
+    "Finished in state Running",  # which it could not leave
+)
+
+
+class ServerGone(ResonantError):
+    """The Prefect server went away, and did not come back while its client waited for it."""
+
+
+@contextlib.contextmanager
+def outage_told_plainly(api_url: str) -> Iterator[None]:
+    """Run what uses the server at this address.
+
+    Raises:
+        ServerGone: it failed, as the server is gone.
+    """
+    import httpx
+
+    from resonant.cli.server import is_healthy
+
+    _say_nothing_of_connections()
+    try:
+        yield
+    except httpx.TransportError:
+        if is_healthy(api_url):
+            raise
+        forget_records()
+        raise ServerGone(
+            f"the Prefect server at {api_url} went away, and did not come back: its UI does not know how this run "
+            "ended. Nothing is lost: `resonant status` counts what was delivered, `resonant emit` goes on with the rest"
+        ) from None
+
+
+def forget_records() -> None:
+    """End the services of Prefect's client, if it is imported, that have yet to tell the server about task runs and logs."""
+    if "prefect._internal.concurrency.services" in sys.modules:
+        from prefect._internal.concurrency.services import QueueService
+
+        services: list[Any] = list(QueueService._instances.values())  # type: ignore[misc]  # noqa: SLF001 - they have no other way to end soon
+        for service in services:
+            if service._loop is not None and service._task is not None:  # noqa: SLF001
+                service._loop.call_soon_threadsafe(service._task.cancel)  # noqa: SLF001
+
+
+def _say_nothing_of_connections() -> None:
+    """Let Prefect not say, for as long as this process lives, that it cannot reach its server."""
+    logging.raiseExceptions = False  # its handler that sends lines writes of itself
+    for name in _WITHIN_PREFECT:
+        logging.getLogger(name).addFilter(_is_no_outage)
+
+
+def _is_no_outage(record: logging.LogRecord) -> bool:
+    import httpx
+
+    error = record.exc_info[1] if record.exc_info else None
+    text = record.getMessage()
+    return not (isinstance(error, httpx.TransportError) or text.startswith(_OF_AN_OUTAGE))

@@ -1,0 +1,73 @@
+import asyncio
+import logging
+import time
+
+import httpx
+import pytest
+
+from resonant.cli.outage import ServerGone, forget_records, outage_told_plainly
+from resonant.testing import Receiver, nobody_listening
+
+
+def test_a_server_that_is_gone_is_one_line_which_says_what_now():
+    with (
+        nobody_listening() as url,
+        pytest.raises(ServerGone, match=rf"{url}/api went away.*`resonant status`.*`resonant emit`") as gone,
+        outage_told_plainly(f"{url}/api"),
+    ):
+        httpx.get(f"{url}/api/flow_runs")
+    assert "\n" not in str(gone.value)
+    assert gone.value.__suppress_context__
+
+
+def test_what_fails_although_the_server_is_there_stays_what_it_is():
+    async def scenario():
+        async with Receiver() as server:
+            await asyncio.to_thread(run, f"{server.url}/api")
+
+    def run(api_url):
+        with outage_told_plainly(api_url):
+            raise httpx.ReadTimeout("another server's")
+
+    with pytest.raises(httpx.ReadTimeout, match="another server's"):
+        asyncio.run(scenario())
+
+
+def test_an_error_that_is_not_about_connections_passes():
+    with nobody_listening() as url, pytest.raises(KeyError), outage_told_plainly(f"{url}/api"):
+        raise KeyError("of ours")
+
+
+def test_what_prefect_says_of_its_connections_is_not_shown_and_all_else_is(caplog):
+    with nobody_listening() as url, outage_told_plainly(f"{url}/api"):
+        pass
+    clients, services, runs = (
+        logging.getLogger(name)
+        for name in ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs")
+    )
+    caplog.handler.setLevel(logging.DEBUG)
+    for logger in (clients, services, runs):
+        logger.addHandler(caplog.handler)
+    try:
+        clients.warning("Unable to connect to %r. ...", "ws://127.0.0.1:1/api/events/in")
+        services.error("Service %r failed to process item %r", "EventsWorker", "an event")
+        runs.error("Encountered exception during execution", exc_info=httpx.ConnectError("refused"))
+        runs.error("Finished in state Failed")
+    finally:
+        for logger in (clients, services, runs):
+            logger.removeHandler(caplog.handler)
+    assert {record.getMessage() for record in caplog.records} == {"Finished in state Failed"}
+
+
+def test_records_that_nobody_will_take_hold_up_no_end_of_the_process():
+    from prefect.events import emit_event
+    from prefect.events.worker import EventsWorker
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+        for number in range(3):
+            emit_event("resonant.test", {"prefect.resource.id": f"resonant.test.{number}"})
+        began = time.monotonic()
+        forget_records()
+        EventsWorker.drain_all(timeout=30, at_exit=False)
+    assert time.monotonic() - began < 5, "one of them alone is tried for seven seconds"
