@@ -1,17 +1,21 @@
 """``python -m benches [NAME ...] [--events N] [--rounds N]``: measure, and print what came out as a table.
 
-``python -m benches plot FILE`` draws what ``--json FILE`` has written of the comparison.
+Of a bench that fails the error is told, and the others go on. ``python -m benches plot FILE`` draws what ``--json FILE`` has
+written of the comparison, ``python -m benches profile`` tells where the time of an emission goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
-from benches.measuring import Comparison, measure_apart, say, show
-from benches.standings import Standing, show_standings
+from benches.contenders import RAW_LOOP
+from benches.measuring import Interrupted, in_one_line, measure_apart, say, show
+from benches.results import Results, write_results
+from benches.standings import show_standings
 
 BENCHES = (
     "enqueue",
@@ -24,14 +28,14 @@ BENCHES = (
     "growth",
     "comparison",
 )
+_COMMANDS = {"plot": "benches.plot", "profile": "benches.profiling"}
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the benches that are named, or all, each in a process of its own."""
-    if sys.argv[1:2] == ["plot"]:
-        from benches.plot import main as plot
-
-        plot(sys.argv[2:])
+    if command := _COMMANDS.get(" ".join(sys.argv[1:2])):
+        importlib.import_module(command).main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser("python -m benches", description="Measure; each bench is a ratio.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)}; all by default")
@@ -50,24 +54,41 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):
         parser.error(f"no bench is named {min(unknown)!r}; there are {', '.join(BENCHES)}")
-    comparisons: list[tuple[str, Comparison]] = []
-    standings: list[Standing] = []
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the benches, whatever becomes of one; return the exit code."""
+    results = Results()
+    code = 0
     for name in arguments.names or BENCHES:
         say(name)
         options: dict[str, Any] = {"only": arguments.only} if name == "comparison" else {}
-        for found in measure_apart(f"benches.{name}", arguments.events, arguments.rounds, **options):
-            if isinstance(found, Standing):
-                standings.append(found)
-            else:
-                comparisons.append((name, found))
-    if arguments.json:
-        from benches.results import write_results
+        try:
+            results.add(name, measure_apart(f"benches.{name}", arguments.events, arguments.rounds, **options))
+        except KeyboardInterrupt as interrupt:
+            results.add(name, interrupt.found if isinstance(interrupt, Interrupted) else [])
+            results.failed[name] = "interrupted"
+            code = _INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - whatever it was, the others have their turn
+            results.failed[name] = in_one_line(error)
+            say(f"  {name} failed: {results.failed[name]}")
+            code = 1
+        if arguments.json:
+            write_results(arguments.json, results)
+        if code == _INTERRUPTED:
+            break
+    _show(results)
+    return code
 
-        write_results(arguments.json, comparisons, standings)
-    if standings:
-        show_standings(standings)
-    if comparisons:
-        show(comparisons)
+
+def _show(results: Results) -> None:
+    if results.standings:
+        show_standings(results.standings, results.standing_of(RAW_LOOP.name))
+    if results.comparisons:
+        show(results.comparisons)
+    for name, why in results.failed.items():
+        print(f"{name} failed: {why}")
 
 
 def _positive(text: str) -> int:

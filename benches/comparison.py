@@ -1,8 +1,12 @@
 """Resonant against other ways to get events delivered, on the same events, sent to the same receiver.
 
 Each contender in its turn is started with all that it needs, and nothing of the others runs meanwhile. It delivers some
-events to warm up; then one at a time, at random moments of a second, for its latency; then all, without and with faults. Its
-workers are stopped while these are handed over, so that none of that is in the time, nor in the CPU.
+events to warm up; then, without and with faults, some one at a time, each when all is idle, for its latency, and then all at
+once. Its workers are stopped while these are handed over, so that none of that is in the time, nor in the CPU.
+
+A latency ends when the receiver has read the request. It begins where the producer begins to hand the event over: to a queue,
+by what its producers call; where nothing is kept, by the call that sends, in the process that sends. So a bare call is
+the httpx call alone.
 """
 
 from __future__ import annotations
@@ -10,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from benches.contenders import (
     BULK,
@@ -23,10 +28,10 @@ from benches.contenders import (
     TASK,
 )
 from benches.contenders.contender import Place
-from benches.measuring import Comparison, apart, number, say
+from benches.measuring import Comparison, Interrupted, apart, in_one_line, number, say
 from benches.processes import PeakMemory, wait_until_quiet
 from benches.receiver import NotReceived, Receiver, counting_receiver
-from benches.standings import Delivered, Standing, Visit
+from benches.standings import Delivered, Standing, Visit, cpu_ms, events_per_second
 from benches.surroundings import Missing, empty_home, events
 
 if TYPE_CHECKING:
@@ -38,12 +43,36 @@ EVENTS = 5_000
 _FAULTS = 0.2
 _WARM_UP_PART = 0.1
 _WARM_UP_SECONDS = 90.0
+# Latencies, of 1 in so many events, at most so many, and for so long.
+_LATENCY_OF = 20
 _LATENCIES = 100
-_LATENCY_SECONDS = 20.0
-_PAUSE_SECONDS = 1.0
+_LATENCY_SECONDS = 60.0
+# One period of our drain's polling, so that an event comes at any moment of it with the same probability.
+_PAUSE_SECONDS = 0.25
+_IDLE_SECONDS, _IDLE_LOOK_SECONDS = 2.0, 0.05
 _QUIET_SECONDS = 300.0
 # Slower than this on average, in events a second, is taken for stuck.
 _STUCK = 10
+
+
+class _Target(NamedTuple):
+    what: str
+    unit: str
+    value: Callable[[Delivered], float]
+    ours: Contender
+    theirs: Contender
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+# What the issues ask for, without faults.
+_TARGETS = (
+    _Target("throughput", "events/s", events_per_second, TASK, EMPTY_TASKS, at_least=0.85),
+    _Target("throughput", "events/s", events_per_second, BULK, RAW_LOOP, at_least=0.7),
+    _Target("throughput", "events/s", events_per_second, BULK_TWICE, DRAMATIQ, at_least=1.5),
+    _Target("throughput", "events/s", events_per_second, BULK_TWICE, CELERY, at_least=3),
+    _Target("CPU", "ms an event", cpu_ms, BULK_TWICE, DRAMATIQ, at_most=0.45),
+)
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison | Standing]:
@@ -53,79 +82,60 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison | 
         count: events.
         rounds: how often each contender has its turn.
         only: parts of contenders' names, for these and the raw loop alone; all where it is empty.
+
+    Raises:
+        Interrupted: with what came out until then.
     """
     chosen = [
         each
         for each in CONTENDERS.values()
         if each is RAW_LOOP or not only or any(part.lower() in each.name.lower() for part in only)
     ]
-    visits: dict[str, dict[int, Visit]] = {each.name: {} for each in chosen}
-    remarks: dict[str, str] = {}
-    missing: set[str] = set()
-    for turn in range(1, rounds + 1):
-        for contender in chosen:
-            if contender.name in missing:
-                continue
-            try:
-                visits[contender.name][turn] = visit = apart(_visit, contender.name, count)
-            except Missing as error:
-                missing.add(contender.name)
-                remarks[contender.name] = str(error)
-                say(f"  {contender.name}: {error}")
-            except Exception as error:  # noqa: BLE001 - whatever it was, the others have their turn
-                remarks[contender.name] = f"round {turn} failed: {type(error).__name__}: {error}"
-                say(f"  {contender.name}: {remarks[contender.name]}")
-            else:
-                say(f"  round {turn}: {contender.name}: {_in_short(visit)}")
-    standings = {
-        each.name: Standing(each.name, each.in_flight, visits[each.name], remarks.get(each.name, ""))
-        for each in chosen
-    }
-    return [*standings.values(), *_targets(standings)]
+    standings = {each.name: Standing(each.name, each.in_flight) for each in chosen}
+    try:
+        for turn in range(1, rounds + 1):
+            for standing in [each for each in standings.values() if not each.is_missing]:
+                standings[standing.name] = _after_turn(standing, turn, count)
+    except KeyboardInterrupt:
+        raise Interrupted([*standings.values(), *_compare(standings)]) from None
+    return [*standings.values(), *_compare(standings)]
 
 
-def _targets(standings: dict[str, Standing]) -> list[Comparison]:
-    """Compare what the issues ask for."""
+def _after_turn(standing: Standing, turn: int, count: int) -> Standing:
+    """Give a contender its turn, and return how it stands then."""
+    name = standing.name
+    try:
+        visit = apart(_visit, name, count)
+    except Missing as error:
+        after = replace(standing, is_missing=True, remark=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it was, the others have their turn
+        after = replace(standing, remark=f"round {turn} failed: {in_one_line(error)}")
+    else:
+        say(f"  round {turn}: {name}: {_in_short(visit)}")
+        return replace(standing, visits=standing.visits | {turn: visit})
+    say(f"  {name}: {after.remark}")
+    return after
+
+
+def _compare(standings: dict[str, Standing]) -> list[Comparison]:
+    """Compare those of the targets that had their turns, by the rounds that both have."""
     found: list[Comparison] = []
-
-    def compare(
-        what: str,
-        unit: str,
-        value: Callable[[Delivered], float],
-        ours: Contender,
-        theirs: Contender,
-        *,
-        at_least: float | None = None,
-        at_most: float | None = None,
-    ) -> None:
-        if ours.name not in standings or theirs.name not in standings:
-            return
-        of_ours, of_theirs = standings[ours.name].visits, standings[theirs.name].visits
-        both = sorted(of_ours.keys() & of_theirs.keys())
-        if both:
+    for target in _TARGETS:
+        ours, theirs = (standings.get(each.name) for each in (target.ours, target.theirs))
+        if ours is None or theirs is None:
+            continue
+        if both := sorted(ours.visits.keys() & theirs.visits.keys()):
             found.append(
                 Comparison(
-                    f"{what}, {ours.name.removeprefix('Resonant, ')}",
-                    unit,
-                    [value(of_ours[turn].plain) for turn in both],
-                    [value(of_theirs[turn].plain) for turn in both],
+                    f"{target.what}, {ours.name.removeprefix('Resonant, ')}",
+                    target.unit,
+                    [target.value(ours.visits[turn].plain) for turn in both],
+                    [target.value(theirs.visits[turn].plain) for turn in both],
                     theirs.name,
-                    ratio_at_least=at_least,
-                    ratio_at_most=at_most,
+                    ratio_at_least=target.at_least,
+                    ratio_at_most=target.at_most,
                 )
             )
-
-    def speed(each: Delivered) -> float:
-        return each.events_per_second
-
-    def cpu(each: Delivered) -> float:
-        return each.cpu_ms
-
-    compare("throughput", "events/s", speed, TASK, EMPTY_TASKS, at_least=0.85)
-    compare("throughput", "events/s", speed, BULK, RAW_LOOP, at_least=0.7)
-    compare("throughput", "events/s", speed, BULK_TWICE, DRAMATIQ, at_least=1.5)
-    compare("throughput", "events/s", speed, BULK_TWICE, CELERY, at_least=3)
-    compare("CPU", "ms an event", cpu, BULK_TWICE, DRAMATIQ, at_most=0.45)
     return found
 
 
@@ -150,32 +160,41 @@ def _measure(running: Running, receiver: Receiver, count: int) -> Visit:
     warm_up = max(1, round(count * _WARM_UP_PART))
     receiver.expect(warm_up)
     running.enqueue(events(warm_up))
-    if running.wait:
-        running.wait()
-        return Visit(_deliver(running, receiver, count, faults=0), None, [])
-    receiver.wait(_WARM_UP_SECONDS + warm_up / _STUCK)
-    _settle(running)
-    latencies = _latencies(running, receiver, seconds=min(_LATENCY_SECONDS, count / 100))
+    _wait(running, receiver, _WARM_UP_SECONDS + warm_up / _STUCK)
     plain = _deliver(running, receiver, count, faults=0)
-    return Visit(plain, _deliver(running, receiver, count, faults=_FAULTS), latencies)
+    return Visit(plain, _deliver(running, receiver, count, faults=_FAULTS) if running.sends else None)
 
 
-def _latencies(running: Running, receiver: Receiver, *, seconds: float) -> list[float]:
-    """Hand over one event after the other, each to an idle system, for so long at most."""
+def _wait(running: Running, receiver: Receiver, seconds: float) -> tuple[float, float]:
+    """Wait until what was enqueued last is done; return when the first and when the last of it was."""
+    receipts = receiver.wait(seconds) if running.sends else None
+    called = running.wait() if running.wait else (0.0, 0.0)
+    return (receipts.first_at, receipts.last_at) if receipts else called
+
+
+def _latencies(running: Running, receiver: Receiver, count: int, *, faults: float) -> list[float]:
+    """Hand over one event after the other, each to an idle system, at any moment."""
     found: list[float] = []
     rng = random.Random(7)
-    give_up_at = time.monotonic() + seconds
-    while len(found) < _LATENCIES and (time.monotonic() < give_up_at or not found):
+    trees = [running.worker_tree, *running.service_trees.values()]
+    give_up_at = time.monotonic() + _LATENCY_SECONDS
+    while len(found) < min(_LATENCIES, max(1, count // _LATENCY_OF)) and time.monotonic() < give_up_at:
+        wait_until_quiet(trees, _IDLE_SECONDS, look_seconds=_IDLE_LOOK_SECONDS)
         time.sleep(rng.uniform(0, _PAUSE_SECONDS))
         event = events(1)
-        receiver.expect(1)
+        receiver.expect(1, faults=faults)
         began = time.monotonic()
         running.enqueue(event)
-        found.append(receiver.wait(_WARM_UP_SECONDS).last_at - began)
+        last_at = receiver.wait(_WARM_UP_SECONDS).last_at
+        if running.wait:
+            began, _ = running.wait()
+        found.append(last_at - began)
     return found
 
 
 def _deliver(running: Running, receiver: Receiver, count: int, *, faults: float) -> Delivered:
+    latencies = _latencies(running, receiver, count, faults=faults) if running.sends else []
+    _settle(running)
     given = events(count)
     workers, services = running.worker_tree, running.service_trees
     receiver.expect(count, faults=faults)
@@ -186,11 +205,7 @@ def _deliver(running: Running, receiver: Receiver, count: int, *, faults: float)
         cpu_before = workers.cpu_seconds()
         of_services_before = {name: tree.cpu_seconds() for name, tree in services.items()}
     with PeakMemory(workers) as memory:
-        if running.wait:
-            first_at, last_at = running.wait()
-        else:
-            receipts = receiver.wait(60 + count / _STUCK)
-            first_at, last_at = receipts.first_at, receipts.last_at
+        first_at, last_at = _wait(running, receiver, 60 + count / _STUCK)
     _settle(running)
     received = receiver.so_far()
     return Delivered(
@@ -205,6 +220,7 @@ def _deliver(running: Running, receiver: Receiver, count: int, *, faults: float)
         requests=received.requests,
         duplicates=received.duplicates,
         enqueue_seconds=enqueued_after,
+        latencies=latencies,
     )
 
 

@@ -238,8 +238,12 @@ async def _count(store: Store, *, after: int) -> None:
             if delay is not None:
                 count(started_at + took, "retry_delay", endpoint, type_, "retry", *why[1:], seconds=delay)
 
+    def write(connection: Connection) -> None:
+        for _, tally in sorted(tallies.items()):
+            tally.write(connection)
+
     await store.read(read)
-    await store.write(lambda connection: [tally.write(connection) for _, tally in sorted(tallies.items())])
+    await store.write(write)
 
 
 def _each(connection: Connection, query: Any) -> Iterable[Any]:

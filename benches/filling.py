@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 # The numbers 1 to :count, as n(i): what a statement of a filling begins with.
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
 
+# Which the databases write differently.
+_BOUND = {"body": b"x" * DATA_BYTES, "infinity": math.inf}
+
 
 async def fill(url: str, statements: Sequence[str], **values: float) -> None:
     """Run these statements in a store that has its tables, in one transaction.
 
     Args:
         url: the database's.
-        statements: with ``:name`` for each value, and ``:body`` for the body of an event.
+        statements: with ``:name`` for each value, ``:body`` for the body of an event, and ``:infinity``.
         values: numbers, by name.
     """
     database = await open_database(url)
@@ -31,8 +35,8 @@ async def fill(url: str, statements: Sequence[str], **values: float) -> None:
         for statement in statements:
             for name, value in values.items():  # pasted: PostgreSQL wants the types of what is bound
                 statement = statement.replace(f":{name}", repr(value))  # noqa: PLW2901 - line by line
-            body = {"body": b"x" * DATA_BYTES} if ":body" in statement else {}
-            connection.execute(text(statement), body)
+            bound = {name: value for name, value in _BOUND.items() if f":{name}" in statement}
+            connection.execute(text(statement), bound)
         if connection.dialect.name == "postgresql":
             for table in ("deliveries", "causes"):
                 key = f"pg_get_serial_sequence('resonant_{table}', 'id')"

@@ -8,19 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from benches.filling import NUMBERS, fill
+from benches.history import fill_history
 from benches.lanes import LANES, Lane
 from benches.measuring import Comparison, Round, Stopwatch, all_in_turn, say
 from benches.processes import Tree, wait_until_quiet
 from benches.receiver import receiver
 from benches.surroundings import (
-    ENDPOINT,
     Missing,
     empty_home,
     kept_prefect_server,
@@ -28,7 +26,6 @@ from benches.surroundings import (
     save_endpoint,
 )
 from benches.task_lane import emit_stored
-from resonant.purging import DAY_SECONDS
 from resonant.store import open_store
 
 if TYPE_CHECKING:
@@ -39,36 +36,8 @@ EVENTS, ROUNDS = 2_000, 5
 _HISTORIES = (0, 50, 500)
 # How many times as many events are sent in a lane: of the bulk lane's, a flow run's start would be half.
 _TIMES = {"task": 1, "bulk": 5}
-_DAYS = 30
 _AT_LEAST = 0.95
 _QUIET_SECONDS = 120.0
-# All to the endpoint that is emitted to, one attempt each, each fiftieth a dead letter.
-_AT = ":start + i * :step"
-_DEAD = "i % 50 = 0"
-_FILL = (
-    f"INSERT INTO resonant_endpoints (name, accepted) VALUES ('{ENDPOINT}', :count)",
-    f"INSERT INTO resonant_claims (endpoint) VALUES ('{ENDPOINT}')",
-    f"""INSERT INTO resonant_causes
-    (id, digest, fingerprint, endpoint, event_type, reason, category, code, error_type, error, varies)
-    VALUES (1, 'd', 'f', '{ENDPOINT}', 'com.example.order.paid', 'permanent', 'permanent', 'http_400', 'UnexpectedStatus',
-    'the endpoint answered 400', false)""",
-    f"""{NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
-    SELECT 'evt_' || i, 'com.example.order.paid', '/bench', '2026-01-01T00:00:00Z', 'd' || i, {_AT}, :body FROM n""",
-    f"""{NUMBERS} INSERT INTO resonant_deliveries (id, event_id, endpoint, event_type, status, accepted_at,
-    round_started_at, first_attempt_at, attempts, finished_at, reason, category, code, error_type, error, status_code,
-    cause_id)
-    SELECT i, 'evt_' || i, '{ENDPOINT}', 'com.example.order.paid', CASE WHEN {_DEAD} THEN 'dead_letter' ELSE 'delivered' END,
-    {_AT}, {_AT}, {_AT}, 1, {_AT} + 0.02, CASE WHEN {_DEAD} THEN 'permanent' END, CASE WHEN {_DEAD} THEN 'permanent' END,
-    CASE WHEN {_DEAD} THEN 'http_400' END, CASE WHEN {_DEAD} THEN 'UnexpectedStatus' END,
-    CASE WHEN {_DEAD} THEN 'the endpoint answered 400' END, CASE WHEN {_DEAD} THEN 400 END, CASE WHEN {_DEAD} THEN 1 END
-    FROM n""",
-    f"""{NUMBERS} INSERT INTO resonant_attempts
-    (delivery_id, number, round, started_at, duration, result, status_code, category, code, error_type, error, decision)
-    SELECT i, 1, 1, {_AT}, 0.02, CASE WHEN {_DEAD} THEN 'failed' ELSE 'delivered' END,
-    CASE WHEN {_DEAD} THEN 400 ELSE 200 END, CASE WHEN {_DEAD} THEN 'permanent' END, CASE WHEN {_DEAD} THEN 'http_400' END,
-    CASE WHEN {_DEAD} THEN 'UnexpectedStatus' END, CASE WHEN {_DEAD} THEN 'the endpoint answered 400' END,
-    CASE WHEN {_DEAD} THEN 'give_up' END FROM n""",
-)
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
@@ -154,8 +123,7 @@ class _Growth:
             await (await open_store(url)).close()
             if size:
                 with Stopwatch() as watch:
-                    start = time.time() - _DAYS * DAY_SECONDS
-                    await fill(url, _FILL, count=size, start=start, step=_DAYS * DAY_SECONDS / size)
+                    await fill_history(url, size)
                 say(f"  {url.partition(':')[0]}: {size:,} deliveries after {watch.seconds:.0f} s")
             urls.append(url)
         return urls

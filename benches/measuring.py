@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ T = TypeVar("T")
 Round = Callable[[], Awaitable[float]]
 
 _ROUNDS = 3
+_ERROR_WIDTH = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,31 @@ class Comparison:
         return found
 
 
+class Interrupted(KeyboardInterrupt):
+    """A bench was interrupted that had measured something.
+
+    Args:
+        found: what it had measured.
+    """
+
+    def __init__(self, found: list[Comparison | Standing]) -> None:
+        super().__init__(found)
+        self.found = found
+
+
 def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call a function in a process of its own, which imports nothing that another one needed."""
+    """Call a function in a process of its own, which imports nothing that another one needed.
+
+    Raises:
+        Interrupted: so was the function, as a terminal interrupts both processes, and it had something.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments, **options).result()
+        called = process.submit(function, *arguments, **options)
+        try:
+            return called.result()
+        except KeyboardInterrupt as interrupt:
+            error = called.exception()
+            raise (error if isinstance(error, Interrupted) else interrupt) from None
 
 
 def measure_apart(
@@ -130,6 +153,11 @@ class Stopwatch:
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._start[0]
         self.cpu_seconds = time.process_time() - self._start[1]
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return what an error says, shortened where that is long."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", _ERROR_WIDTH, placeholder=" …")
 
 
 def say(text: str) -> None:

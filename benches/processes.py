@@ -23,7 +23,6 @@ _T = TypeVar("_T")
 _END_SECONDS = 5.0
 _SAMPLE_SECONDS = 0.2
 _BETWEEN_STOPS_SECONDS = 0.02
-_QUIET_SECONDS = 1.0
 _QUIET_CORES = 0.15
 
 
@@ -145,14 +144,20 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
             each.send_signal(number)
 
 
-def wait_until_quiet(trees: Sequence[Tree], seconds: float) -> None:
-    """Wait until these do next to nothing, or so many seconds have passed."""
+def wait_until_quiet(trees: Sequence[Tree], seconds: float, *, look_seconds: float = 1.0) -> None:
+    """Wait until these do next to nothing, or so many seconds have passed.
+
+    Args:
+        trees: the processes.
+        seconds: at most.
+        look_seconds: for how long they have done nothing; the CPU of a process is known to a hundredth of a second.
+    """
     give_up_at = time.monotonic() + seconds
     cores = _QUIET_CORES
     while cores >= _QUIET_CORES and time.monotonic() < give_up_at:
         before = sum(tree.cpu_seconds() for tree in trees)
-        time.sleep(_QUIET_SECONDS)
-        cores = (sum(tree.cpu_seconds() for tree in trees) - before) / _QUIET_SECONDS
+        time.sleep(look_seconds)
+        cores = (sum(tree.cpu_seconds() for tree in trees) - before) / look_seconds
 
 
 class PeakMemory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from benches.measuring import Comparison
 from benches.standings import Delivered, Standing, Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benches.measuring import Comparison
+    from collections.abc import Iterable
 
 _PACKAGES = (
     "aiohttp",
@@ -34,22 +33,51 @@ _PACKAGES = (
 )
 
 
-def write_results(
-    path: Path, comparisons: Sequence[tuple[str, Comparison]], standings: Sequence[Standing]
-) -> None:
+@dataclass(slots=True)
+class Results:
+    """What has come out so far.
+
+    Attributes:
+        comparisons: each with the name of its bench.
+        standings: of the contenders of the comparison.
+        failed: why, by the name of the bench.
+    """
+
+    comparisons: list[tuple[str, Comparison]] = field(default_factory=list)
+    standings: list[Standing] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, bench: str, found: Iterable[Comparison | Standing]) -> None:
+        """Add what a bench has found."""
+        for each in found:
+            if isinstance(each, Standing):
+                self.standings.append(each)
+            else:
+                self.comparisons.append((bench, each))
+
+    def standing_of(self, name: str) -> Standing | None:
+        """Return how the contender of this name stands, None where it did not run."""
+        return next((each for each in self.standings if each.name == name and each.visits), None)
+
+
+def write_results(path: Path, results: Results) -> None:
     """Write a file with all values of all rounds."""
     document = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
-        "standings": [asdict(each) for each in standings],
-        "comparisons": [{"bench": name, **asdict(each)} for name, each in comparisons],
+        "standings": [asdict(each) for each in results.standings],
+        "comparisons": [{"bench": name, **asdict(each)} for name, each in results.comparisons],
+        "failed": results.failed,
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def read_standings(path: Path) -> list[Standing]:
-    """Read the standings of a file written by ``write_results``."""
-    return [_standing(fields) for fields in json.loads(path.read_text())["standings"]]
+def read_results(path: Path) -> Results:
+    """Read a file written by ``write_results``."""
+    document = json.loads(path.read_text())
+    comparisons = [(fields.pop("bench"), Comparison(**fields)) for fields in document["comparisons"]]
+    return Results(comparisons, list(map(_standing, document["standings"])), document["failed"])
 
 
 def _standing(fields: dict[str, Any]) -> Standing:
@@ -59,9 +87,7 @@ def _standing(fields: dict[str, Any]) -> Standing:
 
 def _visit(fields: dict[str, Any]) -> Visit:
     faulty = fields["faulty"]
-    return Visit(
-        Delivered(**fields["plain"]), None if faulty is None else Delivered(**faulty), fields["latencies"]
-    )
+    return Visit(Delivered(**fields["plain"]), None if faulty is None else Delivered(**faulty))
 
 
 def _machine() -> dict[str, Any]:

@@ -11,22 +11,18 @@ import numpy as np
 from benches.measuring import number, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
+    Kind = Callable[["Visit"], "Delivered | None"]
+    Value = Callable[["Delivered"], float]
+
+_OF_RAW = "of raw"
 _HEADINGS = (
-    "contender",
-    "sends at once",
-    "events/s",
-    "of raw",
-    "CPU ms",
-    "and of",
-    "peak MB",
-    "added ms p50",
-    "p99",
-    "a fifth fails: events/s",
-    "of raw",
-    "CPU ms",
+    *("contender", "at once", "faults"),
+    *("events/s", _OF_RAW, "CPU ms", _OF_RAW, "and of", "peak MB", _OF_RAW),
+    *("added ms p50", "of bare", "and p99", "of bare"),
 )
+_ENOUGH_FOR_P99 = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +38,8 @@ class Delivered:
         requests: that the receiver got.
         duplicates: requests for an event that had been accepted.
         enqueue_seconds: of handing the events over, before, while the workers were stopped.
+        latencies: of others, before, each to an idle system: seconds from handing one over until the receiver had it. Where
+            nothing is kept, from just before the worker's call: a file that says what to send is not part of it.
     """
 
     events_per_second: float
@@ -52,6 +50,7 @@ class Delivered:
     requests: int
     duplicates: int
     enqueue_seconds: float
+    latencies: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,10 @@ class Visit:
     Attributes:
         plain: with no faults.
         faulty: with the first attempt of a fifth of the events answered 503; None where nothing is sent.
-        latencies: seconds from handing one event over to an idle system until the receiver had it, once each.
     """
 
     plain: Delivered
     faulty: Delivered | None
-    latencies: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,77 +75,134 @@ class Standing:
         in_flight: sends at the same time.
         visits: by the number of the round; a round that failed is not there.
         remark: why there is nothing, or not all; empty otherwise.
+        is_missing: whether a part of it is not installed.
     """
 
     name: str
     in_flight: int
     visits: dict[int, Visit] = field(default_factory=dict)
     remark: str = ""
+    is_missing: bool = False
 
-    def values(self, value: Callable[[Visit], float | None]) -> list[float]:
+    def delivered(self, kind: Kind) -> dict[int, Delivered]:
+        """Return what was delivered without or with faults, by the number of the round."""
+        return {turn: found for turn, visit in self.visits.items() if (found := kind(visit)) is not None}
+
+    def values(self, kind: Kind, value: Value) -> list[float]:
         """Return a value of each round in which there is one."""
-        return [found for visit in self.visits.values() if (found := value(visit)) is not None]
+        return [value(each) for each in self.delivered(kind).values()]
 
-    def latency_ms(self, percentile: float) -> float | None:
+    def ratios(self, other: Standing, kind: Kind, value: Value) -> list[float]:
+        """Return a value by another's, of each round that both have."""
+        ours, theirs = self.delivered(kind), other.delivered(kind)
+        return [value(ours[turn]) / value(theirs[turn]) for turn in sorted(ours.keys() & theirs.keys())]
+
+    def latency_ms(self, kind: Kind, percentile: float) -> float | None:
         """Return a percentile (0 to 100) of all rounds' latencies."""
-        latencies = [each for visit in self.visits.values() for each in visit.latencies]
+        latencies = self.latencies(kind)
         return float(np.percentile(latencies, percentile)) * 1000 if latencies else None
 
+    def added_latency_ms(self, bare: Standing, kind: Kind, percentile: float) -> float | None:
+        """Return a percentile less the same percentile of another's."""
+        ours, theirs = (each.latency_ms(kind, percentile) for each in (self, bare))
+        return None if ours is None or theirs is None else ours - theirs
 
-def faulty(value: Callable[[Delivered], float]) -> Callable[[Visit], float | None]:
-    """Take a value of what was delivered with faults."""
-    return lambda visit: None if visit.faulty is None else value(visit.faulty)
+    def latencies(self, kind: Kind) -> list[float]:
+        """Return all rounds' latencies."""
+        return [latency for each in self.delivered(kind).values() for latency in each.latencies]
 
 
-def plain(value: Callable[[Delivered], float]) -> Callable[[Visit], float | None]:
-    """Take a value of what was delivered without faults."""
-    return lambda visit: value(visit.plain)
+def plain(visit: Visit) -> Delivered | None:
+    """Take what was delivered without faults."""
+    return visit.plain
 
 
-def show_standings(standings: Sequence[Standing]) -> None:
-    """Print a table with a row for each contender; the first is what others are compared with."""
-    raw = standings[0]
-    right = set(_HEADINGS[1:])
-    print_table(_HEADINGS, right, [_row(each, raw) for each in standings if each.visits])
+def faulty(visit: Visit) -> Delivered | None:
+    """Take what was delivered with faults."""
+    return visit.faulty
+
+
+def events_per_second(each: Delivered) -> float:
+    """Take the throughput."""
+    return each.events_per_second
+
+
+def cpu_ms(each: Delivered) -> float:
+    """Take the CPU of the processes that send."""
+    return each.cpu_ms
+
+
+def peak_megabytes(each: Delivered) -> float:
+    """Take their memory."""
+    return each.peak_megabytes
+
+
+# The part of the events whose first attempt fails.
+_KINDS: dict[str, Kind] = {"0 %": plain, "20 %": faulty}
+
+
+def show_standings(standings: Sequence[Standing], raw: Standing | None) -> None:
+    """Print a table with two rows for each contender, without and with faults.
+
+    Latencies are shown less those of a bare call, p50 less p50 and p99 less p99.
+
+    Args:
+        standings: of all contenders.
+        raw: the raw loop's, of which each row gives ratios, and whose calls are the bare ones; None where it is missing.
+    """
+    rows = [
+        _row(each, raw, faults, kind)
+        for each in standings
+        for faults, kind in _KINDS.items()
+        if each.delivered(kind)
+    ]
+    print_table(_HEADINGS, set(_HEADINGS) - {"contender", "and of"}, rows)
+    for faults, kind in _KINDS.items():
+        p50, p99 = (raw.latency_ms(kind, percentile) if raw else None for percentile in (50, 99))
+        if p50 is not None and p99 is not None:
+            print(f"bare call, {faults} faults: p50 {number(p50)} ms, p99 {number(p99)} ms")
+    counts = [count for each in standings for kind in _KINDS.values() if (count := len(each.latencies(kind)))]
+    if counts and min(counts) < _ENOUGH_FOR_P99:
+        print(
+            f"latencies a row: {min(counts)} to {max(counts)}; of fewer than {_ENOUGH_FOR_P99}, p99 is next to the largest"
+        )
     for each in standings:
         if each.remark:
             print(f"{each.name}: {each.remark}")
 
 
-def _row(standing: Standing, raw: Standing) -> list[str]:
-    cells = [standing.name, str(standing.in_flight)]
-    for kind in (plain, faulty):
-        speeds = standing.values(kind(lambda each: each.events_per_second))
-        of_raw = raw.values(kind(lambda each: each.events_per_second))
-        ratio = f"{statistics.median(speeds) / statistics.median(of_raw):.2f}" if speeds and of_raw else ""
-        cells += [_median_and_range(speeds), ratio, _median(standing.values(kind(lambda each: each.cpu_ms)))]
-        if kind is plain:
-            cells += [_services(standing), _median(standing.values(kind(lambda each: each.peak_megabytes)))]
-            cells += _added_latency(standing, raw)
-    return cells
+def _row(standing: Standing, raw: Standing | None, faults: str, kind: Kind) -> list[str]:
+    def measured(value: Value, *, with_range: bool = False) -> tuple[str, str]:
+        ratios = standing.ratios(raw, kind, value) if raw else []
+        ratio = f"{statistics.median(ratios):.2f}" if ratios else ""
+        if with_range and len(ratios) > 1:
+            ratio += f" ({min(ratios):.2f} to {max(ratios):.2f})"
+        return number(statistics.median(standing.values(kind, value))), ratio
+
+    return [
+        *(standing.name, str(standing.in_flight), faults),
+        *measured(events_per_second, with_range=True),
+        *measured(cpu_ms),
+        _services(standing, kind),
+        *measured(peak_megabytes),
+        *_added_latency(standing, raw, kind, 50),
+        *_added_latency(standing, raw, kind, 99),
+    ]
 
 
-def _services(standing: Standing) -> str:
-    visits = list(standing.visits.values())
-    names = visits[0].plain.services_cpu_ms
-    return ", ".join(
-        f"{name} {_median([visit.plain.services_cpu_ms[name] for visit in visits])}" for name in names
-    )
+def _services(standing: Standing, kind: Kind) -> str:
+    found: dict[str, list[float]] = {}
+    for each in standing.delivered(kind).values():
+        for name, milliseconds in each.services_cpu_ms.items():
+            found.setdefault(name, []).append(milliseconds)
+    return ", ".join(f"{name} {number(statistics.median(values))}" for name, values in found.items())
 
 
-def _added_latency(standing: Standing, raw: Standing) -> list[str]:
-    """Return percentiles, less what a bare call takes (in the median)."""
-    bare = raw.latency_ms(50)
-    found = [standing.latency_ms(50), standing.latency_ms(99)]
-    return ["" if each is None or bare is None else f"{each - bare:,.1f}" for each in found]
-
-
-def _median_and_range(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return _median(values)
-    return f"{_median(values)} ({number(min(values))} to {number(max(values))})"
-
-
-def _median(values: Iterable[float]) -> str:
-    known = list(values)
-    return number(statistics.median(known)) if known else ""
+def _added_latency(
+    standing: Standing, raw: Standing | None, kind: Kind, percentile: float
+) -> tuple[str, str]:
+    added = standing.added_latency_ms(raw, kind, percentile) if raw else None
+    bare = raw.latency_ms(kind, percentile) if raw else None
+    if added is None or bare is None:
+        return "", ""
+    return f"{added:,.1f}", f"{added / bare + 1:,.1f}"

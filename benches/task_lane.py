@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+from benches.lanes import task_runs_in_flight
 from benches.measuring import Comparison, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import (
@@ -20,7 +21,6 @@ from benches.surroundings import (
     recorded_task_runs,
     save_endpoint,
 )
-from resonant.slots import Slots
 from resonant.store import open_store
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class _Lane:
         self._api_url = api_url
         self._count = count
         self._rounds = rounds
-        # As many as Emission claims ahead, so as many as there are task runs in flight.
-        self._in_flight = 4 * Slots(settings.concurrency, settings.endpoint_concurrency).share(ENDPOINT)
+        self._in_flight = task_runs_in_flight(settings.concurrency, settings.endpoint_concurrency)
         self._cpu: tuple[list[float], list[float]] = ([], [])
         self._recorded: tuple[list[float], list[float]] = ([], [])
 

@@ -47,14 +47,16 @@ class Running:
         enqueue: hands events over, for sending; returns when they have been accepted.
         workers: the ids of the processes that send, without their children.
         services: of what the workers lean on (Redis, PostgreSQL, Prefect's server), by name.
-        wait: where it sends nothing: waits until all that was enqueued has been done, and returns when that began and
-            ended, on the monotonic clock.
+        sends: whether the receiver gets what was enqueued.
+        wait: where nothing is kept: waits until the worker says that it has done what was enqueued last, and returns when
+            its first call began and its last one ended, on the machine's monotonic clock. Each enqueuing is waited for.
         is_free: whether no worker holds a lock that events wait for before they are accepted.
     """
 
     enqueue: Callable[[Sequence[Event]], None]
     workers: Sequence[int]
     services: dict[str, int] = field(default_factory=dict)
+    sends: bool = True
     wait: Callable[[], tuple[float, float]] | None = None
     is_free: Callable[[], bool] = lambda: True
 
@@ -75,7 +77,7 @@ class Contender:
 
     Attributes:
         name: as the table says it.
-        in_flight: sends at the same time, of all its processes together.
+        in_flight: sends at the same time, of all its processes together; task runs where they send nothing.
         start: has it run for as long as a block; raises ``Missing`` where a part of it is not installed.
     """
 

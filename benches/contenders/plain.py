@@ -8,8 +8,10 @@ import json
 from typing import IO, TYPE_CHECKING, cast
 
 from benches.contenders.contender import IN_FLIGHT, Contender, Place, Running
+from benches.lanes import task_runs_in_flight
 from benches.processes import python, told
 from benches.surroundings import kept_prefect_server
+from resonant.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,12 +19,15 @@ if TYPE_CHECKING:
     from resonant.events import Event
 
 _WORKERS = "benches.contenders.workers"
+_TASK_RUNS_IN_FLIGHT = task_runs_in_flight(Settings.model_fields["concurrency"].default, IN_FLIGHT)
 
 
 @contextlib.contextmanager
-def _told(place: Place, module: str, *arguments: str, **services: int) -> Iterator[Running]:
+def _told(
+    place: Place, module: str, *arguments: str, in_flight: int = IN_FLIGHT, **services: int
+) -> Iterator[Running]:
     """Run a worker that reads files' names from its input, and says by a line when it has done what is in one."""
-    variables = {"BENCH_URL": place.url, "BENCH_IN_FLIGHT": str(IN_FLIGHT)}
+    variables = {"BENCH_URL": place.url, "BENCH_IN_FLIGHT": str(in_flight)}
     worker = told(python(f"{_WORKERS}.{module}", *arguments), log=place.log, variables=variables)
     files = (place.folder / f"{number}.json" for number in itertools.count())
     with worker as process:
@@ -34,22 +39,31 @@ def _told(place: Place, module: str, *arguments: str, **services: int) -> Iterat
             names.write(f"{file}\n".encode())
 
         def wait() -> tuple[float, float]:
-            began, ended = says.readline().split()
+            line = says.readline()
+            if not line:
+                raise RuntimeError("the worker has ended")
+            began, ended = line.split()
             return float(began), float(ended)
 
-        sends = "empty" not in arguments
-        yield Running(enqueue, [process.pid], services, None if sends else wait)
+        yield Running(enqueue, [process.pid], services, sends="empty" not in arguments, wait=wait)
 
 
 @contextlib.contextmanager
-def _told_tasks(place: Place, kind: str) -> Iterator[Running]:
+def _told_tasks(place: Place, kind: str, in_flight: int) -> Iterator[Running]:
     with (
         kept_prefect_server(place.settings) as server,
-        _told(place, "prefect_tasks", kind, Prefect=server.keeper.pid) as running,
+        _told(place, "prefect_tasks", kind, in_flight=in_flight, Prefect=server.keeper.pid) as running,
     ):
         yield running
 
 
 RAW_LOOP = Contender("raw httpx loop", IN_FLIGHT, lambda place: _told(place, "raw_loop"))
-EMPTY_TASKS = Contender("empty Prefect tasks", IN_FLIGHT, lambda place: _told_tasks(place, "empty"))
-NAIVE_TASKS = Contender("Prefect tasks with retries", IN_FLIGHT, lambda place: _told_tasks(place, "naive"))
+# As many as Resonant's task lane has, of which some claim, some wait to be recorded, and IN_FLIGHT send.
+EMPTY_TASKS = Contender(
+    "empty Prefect tasks",
+    _TASK_RUNS_IN_FLIGHT,
+    lambda place: _told_tasks(place, "empty", _TASK_RUNS_IN_FLIGHT),
+)
+NAIVE_TASKS = Contender(
+    "Prefect tasks with retries", IN_FLIGHT, lambda place: _told_tasks(place, "naive", IN_FLIGHT)
+)

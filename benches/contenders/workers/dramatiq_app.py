@@ -9,7 +9,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from benches.contenders.workers.posting import post
 
-dramatiq.set_broker(RedisBroker(url=os.environ["BENCH_BROKER"]))  # type: ignore[no-untyped-call]
+dramatiq.set_broker(RedisBroker(url=os.environ["BENCH_BROKER"]))
 
 
 @dramatiq.actor(max_retries=3, min_backoff=100, max_backoff=100)

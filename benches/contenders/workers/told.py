@@ -25,8 +25,9 @@ async def do_all_told(do: Callable[[str, str], Awaitable[object]]) -> None:
             for event_id, body in left:  # noqa: B023 - all are awaited below
                 await do(event_id, body)
 
+        at_once = min(IN_FLIGHT, len(events))
         began = time.monotonic()
-        await asyncio.gather(*(one_after_the_other() for _ in range(IN_FLIGHT)))
+        await asyncio.gather(*(one_after_the_other() for _ in range(at_once)))
         print(began, time.monotonic(), flush=True)
 
 

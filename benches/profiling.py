@@ -1,0 +1,155 @@
+"""``python -m benches profile``: where the time of an emission goes, or that of the Prefect server which records it.
+
+The emission is one flow run, seen by pyinstrument in the thread of its event loop; the server is seen by py-spy while empty
+tasks are sent to it and recorded. Both are in the ``bench`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import subprocess
+import sysconfig
+import tempfile
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from benches.lanes import LANES, Lane, task_runs_in_flight
+from benches.receiver import receiver
+from benches.surroundings import (
+    ENDPOINT,
+    empty_home,
+    events,
+    kept_prefect_server,
+    recorded_task_runs,
+    save_endpoint,
+)
+from benches.task_lane import emit_stored
+from resonant.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PY_SPY = Path(sysconfig.get_path("scripts"), "py-spy")
+_EVENTS = {"task": 2_000, "bulk": 20_000}
+_TASKS = 3_000
+_LINES, _WIDTH = 120, 150
+_SHARE_SHOWN = 0.02
+_SAMPLES_A_SECOND, _AT_MOST_SECONDS = 200, 3_600
+# What a sample of the server belongs to: the first of these of which a part is in the path of any of its frames.
+_AREAS = {
+    "recorder of task runs": ("services/task_run_recorder.py",),
+    "events into the database": ("services/event_persister.py", "events/storage/"),
+    "automations and triggers": ("events/triggers.py", "services/triggers.py", "events/actions.py"),
+    "events out to subscribers": ("events/stream.py",),
+    "events from the websocket into queues": ("api/events.py", "server/events/", "utilities/messaging/"),
+    "logs": ("server/api/logs.py", "server/logs/"),
+    "other services": ("server/services/", "docket/"),
+    # It runs in greenlets, whose stacks do not tell who asked.
+    "SQLAlchemy, for all of these": (
+        "sqlalchemy/",
+        "aiosqlite/",
+        "server/database/",
+        "utilities/database.py",
+    ),
+    "rest of the API": ("server/api/", "fastapi/"),
+    "websocket and HTTP protocols": ("uvicorn/protocols/", "websockets/"),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Profile what is asked for, and print it."""
+    parser = argparse.ArgumentParser("python -m benches profile", description="Tell where the time goes.")
+    parser.add_argument("--lane", choices=list(LANES), default="task", help="of the emission")
+    parser.add_argument("--server", action="store_true", help="the Prefect server's instead")
+    parser.add_argument("--events", type=int, metavar="N")
+    given = parser.parse_args(arguments)
+    lane: Lane = given.lane
+    if given.server:
+        print(_profile_server(given.events or _TASKS))
+    else:
+        print(_profile_emission(lane, given.events or _EVENTS[lane]))
+
+
+def _profile_emission(lane: Lane, count: int) -> str:
+    with empty_home() as settings, receiver() as url, kept_prefect_server(settings):
+        return asyncio.run(_profile_flow(settings.store_url, url, lane, count))
+
+
+async def _profile_flow(store_url: str, url: str, lane: Lane, count: int) -> str:
+    try:
+        from pyinstrument import Profiler
+        from pyinstrument.renderers import ConsoleRenderer
+    except ImportError:
+        return "pyinstrument is not installed: pip install -e '.[bench]'"
+    from prefect.logging.handlers import APILogHandler
+
+    await save_endpoint(url)
+    await emit_stored(store_url, count // 10, **LANES[lane])  # imports, and fills caches
+    store = await open_store(store_url)
+    await store.enqueue(events(count), ENDPOINT)
+    await store.close()
+    # All that the loop does, and not only what one of its tasks does.
+    with Profiler(async_mode="disabled") as profiler:
+        await emit_stored(store_url, 0, **LANES[lane])
+    await APILogHandler.aflush()  # before the server ends
+    options = {"filter_threshold": _SHARE_SHOWN, "show_regex": ".*"}  # Prefect's frames as well as ours
+    shown = ConsoleRenderer(time="percent_of_total", processor_options=options)
+    lines = profiler.output(shown).splitlines()
+    return "\n".join(line[:_WIDTH].rstrip() for line in lines[:_LINES])
+
+
+def _profile_server(count: int) -> str:
+    with (
+        empty_home() as settings,
+        kept_prefect_server(settings) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        raw = Path(folder) / "raw"
+        [process] = psutil.Process(server.keeper.pid).children()
+        # With Python's lock held: where it waits, and where SQLite works, which lets go of it, is not seen.
+        seen = ("--pid", str(process.pid), "--gil", "--rate", str(_SAMPLES_A_SECOND))
+        written = ("--duration", str(_AT_MOST_SECONDS), "--format", "raw", "--output", str(raw))
+        try:
+            sampling = subprocess.Popen(
+                [_PY_SPY, "record", *seen, *written],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        except FileNotFoundError:
+            return "py-spy is not installed: pip install -e '.[bench]'"
+        try:
+            in_flight = task_runs_in_flight(settings.concurrency, settings.endpoint_concurrency)
+            asyncio.run(_record_empty_tasks(server.api_url, count, in_flight))
+        finally:
+            sampling.send_signal(signal.SIGINT)
+            said, _ = sampling.communicate()
+        if not raw.exists():  # most often as ptrace is not permitted
+            return f"py-spy could not look into the server: {textwrap.shorten(said, _WIDTH)}"
+        return _by_area(raw.read_text())
+
+
+async def _record_empty_tasks(api_url: str, count: int, in_flight: int) -> None:
+    from prefect.logging.handlers import APILogHandler
+
+    from benches.empty_tasks import empty_tasks
+
+    state = await empty_tasks(count, in_flight, return_state=True)
+    await recorded_task_runs(api_url, state.state_details.flow_run_id, count)
+    await APILogHandler.aflush()  # before the server ends
+
+
+def _by_area(raw: str) -> str:
+    samples = Counter[str]()
+    for line in raw.splitlines():
+        stack, _, number = line.rpartition(" ")
+        areas = (area for area, parts in _AREAS.items() if any(part in stack for part in parts))
+        samples[next(areas, "the rest")] += int(number)
+    lines = [f"{number / samples.total():6.1%}  {area}" for area, number in samples.most_common()]
+    return "\n".join([f"of {samples.total():,} samples in which the server ran Python:", *lines])
