@@ -9,7 +9,7 @@ from sqlalchemy.exc import ArgumentError
 
 from resonant.errors import StoreError, StoreTooNew
 from resonant.store.migrate import SCHEMA_VERSION, alone_in_this_process, migrate, read_schema_version
-from resonant.store.postgresql import PostgreSQL
+from resonant.store.postgresql import STATEMENT_TIMEOUT_SECONDS, PostgreSQL
 from resonant.store.sqlite import SQLite, path_of
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ async def _migrate(url: URL) -> None:
         await patient.close()
 
 
-def _connect(url: URL, *, statement_timeout: float | None = 60.0) -> Database:
+def _connect(url: URL, *, statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS) -> Database:
     if url.get_backend_name() == "sqlite":
         return SQLite(url)
     return PostgreSQL(url, statement_timeout=statement_timeout)

@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_SECONDS = 10
-_STATEMENT_TIMEOUT_SECONDS = 60
+STATEMENT_TIMEOUT_SECONDS = 60
 # Serialization failure; deadlock; an event that a purge removes just when it is given again. The server has rolled
 # back, and another try finds clear ground.
 _TRY_AGAIN = ("40001", "40P01", "23503")
@@ -31,7 +31,7 @@ _TRIES = 4
 class PostgreSQL:
     """A PostgreSQL database as a ``Database``."""
 
-    def __init__(self, url: URL, *, statement_timeout: float | None = _STATEMENT_TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: URL, *, statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS) -> None:
         # Without its query, in which a password may stand too.
         self._name = url.set(query={}).render_as_string(hide_password=True)
         query: dict[str, Any] = dict(url.query)
