@@ -109,7 +109,9 @@ class GroupCommit:
                 if not recording.done():
                     recording.set_result(outcome.lease.key in recorded)
 
-    async def _write(self, leases: list[Lease], outcomes: list[work.Outcome]) -> tuple[set[LeaseKey], set[LeaseKey]]:
+    async def _write(
+        self, leases: list[Lease], outcomes: list[work.Outcome]
+    ) -> tuple[set[LeaseKey], set[LeaseKey]]:
         if not leases and not outcomes:
             return set(), set()
         return await patiently(

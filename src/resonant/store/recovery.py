@@ -9,9 +9,10 @@ from sqlalchemy import select
 from resonant.events import Attempt
 from resonant.store import schema
 from resonant.store.causes import Cause, point_at_causes
+from resonant.store.history import add_attempts, attempt_row
 from resonant.store.rollups import Tally
 from resonant.store.sql import is_any_of
-from resonant.store.work import add_attempts, attempt_row, change_all, change_each, hand_back
+from resonant.store.work import change_all, change_each, hand_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,17 +6,17 @@ token may add its attempt to the history and changes nothing else (Kleppmann, "H
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import bindparam, case, func, insert, or_, select, update
+from sqlalchemy import bindparam, case, func, or_, select, update
 
 from resonant.events import Attempt, Event, Lease, LeaseKey
 from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import schema
 from resonant.store.causes import Cause, point_at_causes
+from resonant.store.history import Said, add_attempts, attempt_row, said_before, storable
 from resonant.store.rollups import Tally
 from resonant.store.sql import is_any_of
 
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row, Update
 
-_ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
-_ATTEMPT_COLUMNS = (*_ATTEMPT_FIELDS, "late", "delivery_id")
-# So that a few statements serve any number; SQLite takes 32,766 values in one.
-_ROWS_AT_ONCE = (64, 8, 1)
 _d = schema.deliveries
 
 
@@ -177,59 +173,29 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
         changed nothing else.
     """
     rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
-    said_before = _said_before(connection, outcomes, rows)
+    # What is missing was delivered by another, and purged since.
+    there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
+    held = {outcome.lease.key for outcome in there if _is_held(rows, outcome.lease)}
+    known = said_before(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
     history: list[dict[str, object]] = []
     kept: list[Outcome] = []
     standing: set[LeaseKey] = set()
-    for outcome in outcomes:
-        delivery_id = outcome.lease.delivery_id
-        if (row := rows.get(delivery_id)) is None:  # delivered by another, and purged since
+    for outcome in there:
+        lease, attempt = outcome.lease, outcome.attempt
+        row = rows[lease.delivery_id]
+        if row.lease_token == lease.token and row.attempts >= attempt.number:
+            standing.add(lease.key)
             continue
-        is_ours = row.lease_token == outcome.lease.token
-        if is_ours and row.attempts >= outcome.attempt.number:
-            standing.add(outcome.lease.key)
+        if Said.of(lease.delivery_id, attempt) in known:
             continue
-        if _said(outcome) in said_before:
-            continue
-        is_held = is_ours and row.lease_owner is not None
-        history.append(attempt_row(delivery_id, outcome.attempt, late=not is_held))
+        is_held = lease.key in held
+        history.append(attempt_row(lease.delivery_id, attempt, late=not is_held))
         if is_held:
-            standing.add(outcome.lease.key)
+            standing.add(lease.key)
             kept.append(outcome)
     add_attempts(connection, history)
     _write_kept(connection, kept, now)
     return standing
-
-
-class _Said(NamedTuple):
-    """What tells an attempt from every other, also from the one that a lost lease was charged with."""
-
-    delivery_id: int
-    number: int
-    started_at: float
-    owner: str | None
-    result: str
-
-
-def _said(outcome: Outcome) -> _Said:
-    attempt = outcome.attempt
-    where = (outcome.lease.delivery_id, attempt.number)
-    return _Said(*where, attempt.started_at, attempt.owner, attempt.result)
-
-
-def _said_before(connection: Connection, outcomes: Sequence[Outcome], rows: Mapping[int, Any]) -> set[_Said]:
-    """Return what is in the history already, of outcomes whose lease is no longer held."""
-    late = [
-        outcome.lease.delivery_id
-        for outcome in outcomes
-        if (row := rows.get(outcome.lease.delivery_id)) is not None
-        and (row.lease_owner is None or row.lease_token != outcome.lease.token)
-    ]
-    if not late:
-        return set()
-    a = schema.attempts.c
-    query = select(a.delivery_id, a.number, a.started_at, a.owner, a.result)
-    return set(itertools.starmap(_Said, connection.execute(query.where(is_any_of(a.delivery_id, late)))))
 
 
 def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
@@ -307,39 +273,6 @@ def change_each(connection: Connection, changes: list[dict[str, object]]) -> Non
         connection.execute(_change(shape), rows)
 
 
-def add_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to the history.
-
-    To SQLite with many in one statement: each statement that its driver runs lets go of Python's lock, and waits for it
-    again beside a thread that sends. One by one, that was a third of the time of a commit.
-    """
-    if connection.dialect.name != "sqlite":
-        if rows:
-            connection.execute(insert(schema.attempts), rows)
-        return
-    start = 0
-    for size in _ROWS_AT_ONCE:
-        while len(rows) - start >= size:
-            values = [row[name] for row in rows[start : start + size] for name in _ATTEMPT_COLUMNS]
-            connection.exec_driver_sql(_adding_attempts(size), tuple(values))
-            start += size
-
-
-@cache
-def _adding_attempts(rows: int) -> str:
-    row = f"({', '.join('?' * len(_ATTEMPT_COLUMNS))})"
-    names = ", ".join(_ATTEMPT_COLUMNS)
-    return f"INSERT INTO {schema.attempts.name} ({names}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own names
-
-
-def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, object]:
-    """Return the row that keeps this attempt."""
-    row = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
-    for name in ("error_type", "error", "excerpt", "warning"):
-        row[name] = _storable(row[name])
-    return {**row, "late": late, "delivery_id": delivery_id}
-
-
 @cache
 def _change(shape: tuple[str, ...]) -> Update:
     values: dict[str, Any] = {name: bindparam(name) for name in shape if name != "key"}
@@ -397,8 +330,8 @@ def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
         "status_code": attempt.status_code,
         "category": attempt.category,
         "code": attempt.code,
-        "error_type": _storable(attempt.error_type),
-        "error": _storable(attempt.error),
+        "error_type": storable(attempt.error_type),
+        "error": storable(attempt.error),
     }
     match decision:
         case Retry():
@@ -434,7 +367,7 @@ def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
     for outcome in outcomes:
         if isinstance(outcome.decision, GiveUp):
             lease, attempt = outcome.lease, outcome.attempt
-            error = (attempt.category, attempt.code, _storable(attempt.error_type), _storable(attempt.error))
+            error = (attempt.category, attempt.code, storable(attempt.error_type), storable(attempt.error))
             where = (lease.endpoint, lease.event.type)
             causes[lease.delivery_id] = Cause.of(*where, outcome.decision.reason, *error)
     return causes
@@ -462,26 +395,19 @@ def _held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:
     At most one of a delivery, though several may be asked for: a run may claim again what it lost.
     """
     rows = lock(connection, [lease.delivery_id for lease in leases])
-    return {
-        lease.key
-        for lease in leases
-        if (row := rows.get(lease.delivery_id)) is not None
-        and row.lease_owner is not None
-        and row.lease_token == lease.token
-    }
+    return {lease.key for lease in leases if _is_held(rows, lease)}
+
+
+def _is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
+    """Tell by the rows that ``lock`` returned whether a lease is not over."""
+    row = rows.get(lease.delivery_id)
+    return row is not None and row.lease_owner is not None and bool(row.lease_token == lease.token)
 
 
 def _held_by(connection: Connection, owner: str) -> list[int]:
     """Lock everything this owner holds, in the order of ``lock``."""
     query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id).with_for_update(key_share=True)
     return list(connection.execute(query).scalars())
-
-
-def _storable(text: str | None) -> str | None:
-    """Return the text without what a database refuses, and a receiver may send: NUL and lone surrogates."""
-    if text is None or (text.isascii() and "\0" not in text):
-        return text
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def _read_events(connection: Connection, event_ids: list[str]) -> dict[str, Event]:

@@ -1,0 +1,88 @@
+"""The history of deliveries: each attempt, as it was made and as it was said; nothing of it is ever changed."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import insert, select
+
+from resonant.events import Attempt
+from resonant.store import schema
+from resonant.store.sql import is_any_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+_ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
+_ATTEMPT_COLUMNS = (*_ATTEMPT_FIELDS, "late", "delivery_id")
+# So that a few statements serve any number; SQLite takes 32,766 values in one.
+_ROWS_AT_ONCE = (64, 8, 1)
+
+
+class Said(NamedTuple):
+    """What tells an attempt from every other, also from the one that a lost lease was charged with."""
+
+    delivery_id: int
+    number: int
+    started_at: float
+    owner: str | None
+    result: str
+
+    @classmethod
+    def of(cls, delivery_id: int, attempt: Attempt) -> Said:
+        """Make it for an attempt of this delivery."""
+        return cls(delivery_id, attempt.number, attempt.started_at, attempt.owner, attempt.result)
+
+
+def said_before(connection: Connection, delivery_ids: Collection[int]) -> set[Said]:
+    """Return what the history of these deliveries has already."""
+    if not delivery_ids:
+        return set()
+    a = schema.attempts.c
+    query = select(a.delivery_id, a.number, a.started_at, a.owner, a.result)
+    rows = connection.execute(query.where(is_any_of(a.delivery_id, list(delivery_ids))))
+    return {Said(*row) for row in rows}
+
+
+def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, object]:
+    """Return the row that keeps this attempt."""
+    row = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
+    for name in ("error_type", "error", "excerpt", "warning"):
+        row[name] = storable(row[name])
+    return {**row, "late": late, "delivery_id": delivery_id}
+
+
+def add_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to the history.
+
+    To SQLite with many in one statement: each statement that its driver runs lets go of Python's lock, and waits for it
+    again beside a thread that sends. One by one, that was a third of the time of a commit.
+    """
+    if connection.dialect.name != "sqlite":
+        if rows:
+            connection.execute(insert(schema.attempts), rows)
+        return
+    start = 0
+    for size in _ROWS_AT_ONCE:
+        while len(rows) - start >= size:
+            values = [row[name] for row in rows[start : start + size] for name in _ATTEMPT_COLUMNS]
+            connection.exec_driver_sql(_adding_attempts(size), tuple(values))
+            start += size
+
+
+def storable(text: str | None) -> str | None:
+    """Return the text without what a database refuses, and a receiver may send: NUL and lone surrogates."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+@cache
+def _adding_attempts(rows: int) -> str:
+    row = f"({', '.join('?' * len(_ATTEMPT_COLUMNS))})"
+    names = ", ".join(_ATTEMPT_COLUMNS)
+    return f"INSERT INTO {schema.attempts.name} ({names}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own names
