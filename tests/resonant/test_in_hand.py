@@ -1,0 +1,68 @@
+from resonant.courier import Report
+from resonant.events import Attempt, Lease, make_event
+from resonant.in_hand import InHand
+
+EVENT = make_event(type="t", source="/s", data=1, id="evt_1")
+
+
+def lease(delivery_id, token=1, endpoint="orders"):
+    return Lease(delivery_id, token, "worker", EVENT, endpoint)
+
+
+def in_hand(*leases):
+    made = InHand()
+    for each in leases:
+        made.take(each)
+    return made
+
+
+def test_what_was_claimed_is_busy_until_it_is_dropped():
+    one, other = lease(1), lease(2, endpoint="invoices")
+    held = in_hand(one, other)
+    assert (held.busy("orders"), held.total_busy, held.busy_endpoints()) == (1, 2, {"orders", "invoices"})
+    held.drop(one)
+    held.drop(one)
+    assert (held.busy("orders"), held.total_busy, held.busy_endpoints()) == (0, 1, {"invoices"})
+    held.drop(other)
+    assert not held
+
+
+def test_what_waits_for_its_retry_is_in_hand_and_not_busy():
+    held = in_hand(lease(1), lease(2))
+    held.wait(lease(1))
+    assert (held.waiting, held.busy("orders"), held.delivery_ids()) == (1, 1, {1, 2})
+    held.resume(lease(1))
+    held.resume(lease(1))
+    assert (held.waiting, held.busy("orders")) == (0, 2)
+    held.wait(lease(1))
+    held.drop(lease(1))
+    assert (held.waiting, held.busy("orders")) == (0, 1)
+
+
+def test_attempts_are_counted_on_the_lease_and_the_first_retry_is_told():
+    held = in_hand(lease(1))
+    assert held.count_attempt(held.get(lease(1).key), delay=3.0)
+    assert not held.count_attempt(held.get(lease(1).key), delay=9.0)
+    now = held.get(lease(1).key)
+    assert (now.attempts, now.round_attempts, now.last_delay) == (2, 2, 9.0)
+
+
+def test_two_leases_of_one_delivery_are_two():
+    lost, successor = lease(1, token=1), lease(1, token=2)
+    held = in_hand(lost, successor)
+    held.drop(lost)
+    assert held.get(lost.key) is None
+    assert held.get(successor.key) is successor
+    assert (held.busy("orders"), held.delivery_ids()) == (1, {1})
+
+
+def test_a_report_is_kept_until_it_is_asked_for_once_and_is_busy_until_then():
+    held = in_hand(lease(1))
+    attempt = Attempt(number=1, round=1, started_at=0.0, duration=0.1, result="failed")
+    report = Report(lease(1), attempt, None)
+    held.wait(lease(1))
+    held.keep_report(report)
+    assert held.busy("orders") == 1
+    assert held.take_report(lease(1).key) is report
+    assert held.take_report(lease(1).key) is None
+    assert held.busy("orders") == 0

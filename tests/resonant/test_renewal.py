@@ -1,0 +1,104 @@
+import asyncio
+
+import pytest
+
+from resonant.errors import StoreUnavailable
+from resonant.events import Lease, make_event
+from resonant.in_hand import InHand
+from resonant.renewal import Renewal
+from resonant.testing import FixedClock
+
+START = 1_700_000_000.0
+
+
+class Store:
+    """Notes what is renewed, and fails as often as it is told to."""
+
+    def __init__(self, lease_seconds=60.0, failures=()):
+        self.clock = FixedClock(START)
+        self.lease_seconds = lease_seconds
+        self.renewed = []
+        self.failures = list(failures)
+
+    async def renew(self, owner, delivery_ids):
+        if self.failures:
+            raise self.failures.pop()
+        self.renewed.append((owner, delivery_ids))
+
+
+def renewal(store, *, held=(7,), on_failure=pytest.fail):
+    in_hand = InHand()
+    for delivery_id in held:
+        in_hand.take(Lease(delivery_id, 1, "me", make_event(type="t", source="/s", data=1), "orders"))
+    return Renewal(store, "me", in_hand, on_failure)
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_what_is_in_hand_is_renewed_three_times_in_the_time_that_a_lease_lasts():
+    async def scenario():
+        renewing = renewal(store)
+        renewing.start()
+        await until(lambda: len(store.renewed) >= 3)
+        await renewing.stop()
+        number = len(store.renewed)
+        await asyncio.sleep(0.03)
+        assert len(store.renewed) == number, "once it was stopped, no more"
+
+    store = Store(lease_seconds=0.03)
+    asyncio.run(scenario())
+    assert set(map(repr, store.renewed)) == {"('me', {7})"}
+
+
+def test_with_empty_hands_the_store_is_left_alone():
+    async def scenario():
+        renewing = renewal(store, held=())
+        renewing.start()
+        await asyncio.sleep(0.03)
+        await renewing.stop()
+
+    store = Store(lease_seconds=0.003)
+    asyncio.run(scenario())
+    assert store.renewed == []
+
+
+def test_a_store_that_is_away_for_a_moment_ends_no_renewal():
+    async def scenario():
+        renewing = renewal(store)
+        renewing.start()
+        await until(lambda: store.renewed)
+        await renewing.stop()
+
+    store = Store(lease_seconds=0.003, failures=[StoreUnavailable("away")] * 2)
+    asyncio.run(scenario())
+
+
+def test_whatever_else_ends_it_is_told():
+    async def scenario():
+        renewing = renewal(store, on_failure=told.append)
+        renewing.start()
+        await until(lambda: told)
+        await renewing.stop()
+
+    store, told = Store(lease_seconds=0.003, failures=[error := RuntimeError("broken")]), []
+    asyncio.run(scenario())
+    assert told == [error]
+
+
+def test_it_catches_up_only_where_it_is_overdue():
+    async def scenario():
+        renewing = renewal(store)
+        store.clock.advance(29)
+        await renewing.catch_up()
+        assert store.renewed == []
+        store.clock.advance(2)
+        await renewing.catch_up()
+        await renewing.catch_up()
+        assert len(store.renewed) == 1
+
+    store = Store(lease_seconds=60.0)
+    asyncio.run(scenario())
