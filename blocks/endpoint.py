@@ -6,14 +6,16 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block, UnknownBlockType
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from resonant.courier import Target
 from resonant.errors import EndpointError
-from resonant.redact import one_line, root_cause, without_credentials
+from resonant.redact import Redactor
 from resonant.sink import CallableSink
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from resonant.events import Event
     from resonant.sink import Receipt
 
@@ -63,14 +65,8 @@ class SinkBlock(EndpointBlock, ABC):
         """
 
     def open(self, name: str) -> Target:
-        """Return this block as an endpoint; the text of its exceptions is kept without its secrets."""
-
-        def describe(error: BaseException) -> str:
-            error = root_cause(error)
-            text = one_line(f"{type(error).__name__}: {error}")
-            for secret in _secrets(self):
-                text = text.replace(secret, "***")
-            return without_credentials(text)[:300]
+        """Return this block as an endpoint; what it raises and returns is kept without its secrets."""
+        redactor = Redactor(_secrets(self))
 
         async def close() -> None:
             return None
@@ -78,11 +74,12 @@ class SinkBlock(EndpointBlock, ABC):
         return Target(
             name=name,
             sink=CallableSink(self.deliver),
-            describe=describe,
+            describe=redactor.message,
             close=close,
             timeout=self.timeout,
             policy=self.policy,
             concurrency=self.concurrency,
+            redact=redactor.line,
         )
 
 
@@ -118,13 +115,18 @@ async def load_endpoint(name: str) -> EndpointBlock:
     return block
 
 
-def _secrets(value: Any) -> list[str]:
-    """Return every secret text in a block's fields, the longest first."""
-    found: list[str] = []
-    for field in value.__dict__.values():
-        revealed = field.get_secret_value() if hasattr(field, "get_secret_value") else None
-        if isinstance(revealed, str):
-            found.append(revealed)
-        elif isinstance(revealed, dict):
-            found += [str(each) for each in revealed.values()]
-    return sorted((text for text in found if text), key=len, reverse=True)
+def _secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:
+    """Find every secret text in a block, its lists, and the blocks within it; of a text of several lines, each line too."""
+    if hasattr(value, "get_secret_value"):
+        value, is_secret = value.get_secret_value(), True
+    if isinstance(value, BaseModel):
+        value = value.__dict__
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            yield from _secrets(each, is_secret=is_secret)
+    elif is_secret and value is not None:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        # A library may quote one line of a key.
+        yield from (text, *text.splitlines())

@@ -44,6 +44,7 @@ class Target:
         overrides: statuses whose category the endpoint decides.
         policy: the name of its retry policy; None for the default.
         concurrency: sends to it at the same time; None for the common limit.
+        redact: an excerpt or a warning that the sink gave back, as one line without secrets.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Target:
     overrides: Mapping[int, Category] = field(default_factory=dict)
     policy: str | None = None
     concurrency: int | None = None
+    redact: Callable[[str], str] = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,11 @@ class Courier:
         made = partial(made, duration=time.perf_counter() - start, result="delivered")
         if receipt is None:
             return Report(lease, made(), None)
-        excerpt = _excerpt(receipt.excerpt)
-        attempt = made(status_code=receipt.status_code, excerpt=excerpt, warning=receipt.warning)
+        attempt = made(
+            status_code=receipt.status_code,
+            excerpt=_line(target, receipt.excerpt),
+            warning=_line(target, receipt.warning),
+        )
         return Report(lease, attempt, None)
 
     def _policy_for(self, lease: Lease, target: Target) -> RetryPolicy:
@@ -187,7 +192,7 @@ class Courier:
             maybe_processed=verdict.maybe_processed,
             error_type=type(root_cause(failure)).__name__,
             error=_describe(target, failure),
-            excerpt=_excerpt(_look(failure, "excerpt")),
+            excerpt=_line(target, _look(failure, "excerpt")),
             retry_after=verdict.retry_after,
             decision=_DECISION_NAMES[type(decision)],
             delay=None if waits is None else waits.delay,
@@ -221,5 +226,5 @@ def _look(thing: object, name: str) -> object:
         return None
 
 
-def _excerpt(text: object) -> str | None:
-    return one_line(text)[:_EXCERPT_CHARACTERS] or None if isinstance(text, str) else None
+def _line(target: Target, text: object) -> str | None:
+    return target.redact(text)[:_EXCERPT_CHARACTERS] or None if isinstance(text, str) else None

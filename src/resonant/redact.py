@@ -1,6 +1,6 @@
 """What is secret, taken out of texts that are stored and shown: of errors, and of what a receiver answered.
 
-By value: what is secret of the endpoint (``secrets_pattern``). By its looks, since a receiver may repeat secrets that are not
+By value: what is secret of the endpoint (``Redactor``). By its looks, since a receiver may repeat secrets that are not
 ours: what stands behind ``Bearer`` or ``Basic``, behind a name like ``password``, ``api_key`` or ``token``, and the user
 and password in a URL (``without_credentials``). Whatever looks like none of these stays.
 """
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from resonant.sink import Endpoint
 
@@ -26,7 +26,9 @@ _MIN_SECRET, _MIN_PATH_SECRET = 4, 8
 _NAMED = (
     r"(?:pass(?:word|wd|phrase)|secret|token|api[-_]?key|access[-_]?key|authorization|signature|credentials?)"
 )
-_LOOKS_RANDOM = r"(?=[^\s\"'<>,;]*(?:[\d=]|(?-i:[a-z][A-Z]))|[^\s\"'<>,;]{24})"
+# No further than 23: from 24 on all is taken, and a hostile answer of nothing but names would be looked through for each.
+_LOOKS_RANDOM = r"(?=[^\s\"'<>,;]{0,23}(?:[\d=]|(?-i:[a-z][A-Z]))|[^\s\"'<>,;]{24})"
+_WORD_ENDS = " \"'<>,;"
 _CREDENTIALS = re.compile(
     rf"""
     (?P<before> \b(?:bearer|basic)\s+ {_LOOKS_RANDOM}
@@ -42,6 +44,58 @@ _CREDENTIALS = re.compile(
 _NOT_SHOWN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 
 
+class Redactor:
+    """Takes secrets out of texts: its own by value, and anybody's by their looks."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        """Prepare to take out these; those of less than four characters would blot out ordinary words, and stay."""
+        whole = {one_line(secret) for secret in secrets}
+        self._secrets = sorted((s for s in whole if len(s) >= _MIN_SECRET), key=len, reverse=True)
+        # Some write JSON with \/ for a slash.
+        forms = [re.escape(secret).replace("/", r"\\?/") for secret in self._secrets]
+        self._pattern = re.compile("|".join(forms) or r"(?!)")
+
+    @classmethod
+    def of(cls, *endpoints: Endpoint) -> Self:
+        """Make the one for the URL, user, password, query, header values and signing secrets of these endpoints."""
+        return cls(secret for endpoint in endpoints for secret in _secrets_of(endpoint))
+
+    def line(self, text: str) -> str:
+        """Write a text on one line without what is secret."""
+        return without_credentials(self._pattern.sub("***", one_line(text)))
+
+    def message(self, error: BaseException) -> str:
+        """Say on one line what went wrong; see ``safe_message``."""
+        error = root_cause(error)
+        text = one_line(f"{type(error).__name__}: {error}").removesuffix(":")
+        return self.line(text)[:MESSAGE_CHARACTERS]
+
+    def excerpt(self, answer: bytes | bytearray, size: int, *, is_whole: bool) -> str:
+        """Return the beginning of an answer, on one line without what is secret.
+
+        Args:
+            answer: what was read of it.
+            size: so many bytes are returned at most.
+            is_whole: False where it ends early; then what it ends with may be the beginning of a secret, and goes too.
+        """
+        # All of it by value, before anything is cut: white space that becomes one space moves any secret to the front.
+        text = one_line(answer.decode(errors="replace"))
+        if not is_whole:
+            text = text.rstrip("\ufffd ")  # a character that was cut in two
+        text = (self._pattern if is_whole else self._pattern_at_the_end_of(text)).sub("***", text)
+        # By looks no more than needed, as that takes far longer; nor a last word of which the cut may have left a part.
+        begin = text[: 4 * size]
+        if len(begin) < len(text):
+            begin = begin[: max(size, *(begin.rfind(end) for end in _WORD_ENDS))]
+        return without_credentials(begin).encode()[:size].decode(errors="ignore")
+
+    def _pattern_at_the_end_of(self, text: str) -> re.Pattern[str]:
+        """Return what matches the secrets, and before them the beginnings of secrets that this text ends with."""
+        begun = {secret[:n] for secret in self._secrets for n in range(_MIN_SECRET, len(secret))}
+        ends = sorted(filter(text.endswith, begun), key=len, reverse=True)
+        return re.compile("|".join([*(rf"{re.escape(end)}\Z" for end in ends), self._pattern.pattern]))
+
+
 def safe_message(error: BaseException, *endpoints: Endpoint) -> str:
     """Say on one line what went wrong, fit to be stored and shown.
 
@@ -53,9 +107,7 @@ def safe_message(error: BaseException, *endpoints: Endpoint) -> str:
     Returns:
         The exception's type and text, at most 300 characters.
     """
-    error = root_cause(error)
-    text = one_line(f"{type(error).__name__}: {error}").removesuffix(":")
-    return without_credentials(secrets_pattern(*endpoints).sub("***", text))[:MESSAGE_CHARACTERS]
+    return Redactor.of(*endpoints).message(error)
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -75,13 +127,6 @@ def one_line(text: str) -> str:
 def without_credentials(text: str) -> str:
     """Replace by ``***`` what looks like a credential, whosever it is."""
     return _CREDENTIALS.sub(r"\g<before>***", text)
-
-
-def secrets_pattern(*endpoints: Endpoint) -> re.Pattern[str]:
-    """Make the pattern that matches each secret of these endpoints, in texts that ``one_line`` has been over."""
-    secrets = {one_line(secret) for endpoint in endpoints for secret in _secrets_of(endpoint)}
-    longest_first = sorted((s for s in secrets if len(s) >= _MIN_SECRET), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)))
 
 
 def basic_authorization(url: httpx.URL) -> str:

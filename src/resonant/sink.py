@@ -29,7 +29,7 @@ from standardwebhooks import Webhook
 
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.guard import check_address, guarded_socket_factory
-from resonant.redact import basic_authorization, one_line, secrets_pattern, without_credentials
+from resonant.redact import Redactor, basic_authorization
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -204,7 +204,7 @@ class HttpSink:
             (Webhook(secret), endpoint.signing_ends.get(secret, math.inf))
             for secret in endpoint.signing_secrets
         ]
-        self._secrets = secrets_pattern(endpoint)
+        self._redactor = Redactor.of(endpoint)
         self._transport: AiohttpTransport | None = None
 
     async def __aenter__(self) -> Self:
@@ -262,7 +262,7 @@ class HttpSink:
             warning = f"the answer's body {late}"
         if len(body) == READ_BYTES:
             warning = f"the answer's body has {READ_BYTES // 1024} KiB or more"
-        excerpt = self._excerpt(body)
+        excerpt = self._excerpt(body, is_whole=warning is None)
         if not response.is_success:
             raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)
         return Receipt(response.status_code, excerpt, warning)
@@ -296,13 +296,8 @@ class HttpSink:
             )
         return headers
 
-    def _excerpt(self, body: bytearray) -> str:
-        if not body:
-            return ""
-        # Four times as much, so that a secret which the cut would split has been seen whole.
-        text = one_line(body[: 4 * EXCERPT_BYTES].decode(errors="replace"))
-        text = without_credentials(self._secrets.sub("***", text))
-        return text.encode()[:EXCERPT_BYTES].decode(errors="ignore")
+    def _excerpt(self, body: bytearray, *, is_whole: bool = True) -> str:
+        return self._redactor.excerpt(body, EXCERPT_BYTES, is_whole=is_whole) if body else ""
 
 
 class _HeadFirst(ResponseHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
 
 import pytest
 from prefect.blocks.core import Block
@@ -18,8 +19,11 @@ from pydantic import SecretStr, ValidationError
 
 from blocks import FileEndpoint, SinkBlock, WebhookEndpoint
 from blocks.catalog import list_endpoints, name_from_url, remove_endpoint
+from resonant.courier import Courier
 from resonant.errors import AddressRefused, EndpointError
-from resonant.events import make_event
+from resonant.events import Lease, make_event
+from resonant.sink import Receipt
+from resonant.testing import FixedClock
 
 SECRET = "whsec_" + base64.b64encode(b"a signing secret, 24 byte").decode()
 
@@ -142,6 +146,58 @@ def test_a_sink_of_ones_own_keeps_its_secrets_out_of_what_is_stored():
     described = Queue().open("queue/q").describe(ConnectionError("with hunter2-hunter2 and also-secret"))
 
     assert described == "ConnectionError: with *** and ***"
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\nAASCBKcwggSjAgEAAoIBAQ==\n-----END PRIVATE KEY-----\n"
+
+
+class Login(Block):
+    """A block within another."""
+
+    user: str = "anna"
+    password: SecretStr = SecretStr("hunter2-hunter2")
+
+
+class Vault(SinkBlock):
+    """An endpoint with a secret in each place, whose sink gives them all away."""
+
+    key: SecretStr = SecretStr(PEM)
+    login: Login = Login()
+    others: list[SecretStr] = [SecretStr("one-of-many")]  # noqa: RUF012 - pydantic copies it
+    options: SecretDict = SecretDict({"pins": [4711_0815], "nested": {"token": "also-s3cret"}})
+
+    async def deliver(self, event):
+        said = f"{PEM!r} {PEM} hunter2-hunter2 one-of-many 47110815 also-s3cret anna"
+        if event.type == "t.ok":
+            return Receipt(200, said, f"late: {said}")
+        error = ConnectionError(said)
+        error.excerpt = said
+        raise error
+
+
+def kept_of(event_type):
+    """What the courier would store of an attempt."""
+    event = make_event(type=event_type, source="/s", data=1)
+    lease = Lease(1, 1, "me", event, "vault/v", round_started_at=0.0, accepted_at=0.0)
+    courier = Courier(clock=FixedClock(0.0), rng=random.Random(7))
+    return asyncio.run(courier.attempt(lease, Vault().open("vault/v"))).attempt
+
+
+def test_a_secret_of_several_lines_is_taken_out_of_what_is_stored_whole_and_in_part():
+    described = Vault().open("vault/v").describe
+    assert described(ValueError(f"cannot read {PEM}")) == "ValueError: cannot read ***"
+    assert described(ValueError("in line 2: MIIEvQIBADANBgkqhkiG9w0BAQEF")) == "ValueError: in line 2: ***"
+
+
+@pytest.mark.parametrize(
+    ("event_type", "field"),
+    [("t.ok", "excerpt"), ("t.ok", "warning"), ("t.no", "excerpt"), ("t.no", "error")],
+)
+def test_whatever_a_sink_of_ones_own_gives_away_is_stored_without_the_secrets_of_its_block(event_type, field):
+    kept = getattr(kept_of(event_type), field)
+    assert "anna" in kept
+    for secret in (*PEM.splitlines(), "hunter2", "one-of-many", "47110815", "also-s3cret"):
+        assert secret not in kept
 
 
 class Note(Block):

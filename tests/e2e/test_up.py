@@ -74,7 +74,7 @@ class Up:
         return [me, *me.children(recursive=True)]
 
     def find(self, *words: str) -> psutil.Process:
-        return next(each for each in self.family if each.cmdline()[1:5] == ["-m", "prefect", *words])
+        return next(each for each in self.family if each.cmdline()[1:] == ["-m", *words])
 
 
 @contextlib.contextmanager
@@ -145,7 +145,7 @@ def test_the_ui_talks_to_the_server_on_this_port(up):
 
 def test_nobody_else_can_reach_it(up):
     addresses = [
-        each.laddr.ip for each in up.find("server", "start").net_connections() if each.status == "LISTEN"
+        each.laddr.ip for each in up.find("deployments.server").net_connections() if each.status == "LISTEN"
     ]
     assert addresses == ["127.0.0.1"]
 
@@ -211,7 +211,7 @@ def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_run
 
     with running(home) as next_one:
         family = next_one.family
-        next_one.find("server", "start").kill()
+        next_one.find("deployments.server").kill()
 
         # And when a part of it dies, all of it ends.
         assert next_one.process.wait(timeout=60) == 1

@@ -339,6 +339,21 @@ def test_of_an_excerpt_what_can_be_stored_is_kept(excerpt, kept):
     assert attempt(answer).attempt.excerpt == kept
 
 
+def test_what_a_sink_gives_back_is_kept_as_its_endpoint_redacts_it():
+    async def send(_event):
+        return Receipt(200, "the key s3cret", "s3cret is old")
+
+    async def refuse(_event):
+        raise UnexpectedStatus(401, excerpt="no s3cret")
+
+    def redact(text):
+        return text.replace("s3cret", "***")
+
+    delivered, refused = (attempt(each, redact=redact).attempt for each in (send, refuse))
+    assert (delivered.excerpt, delivered.warning) == ("the key ***", "*** is old")
+    assert refused.excerpt == "no ***"
+
+
 def test_an_error_is_let_go_once_it_is_judged():
     async def scenario():
         class Large(Exception):

@@ -628,8 +628,9 @@ def test_a_secret_that_is_written_percent_encoded_is_found_in_both_forms(
 
 def test_credentials_are_found_as_they_are_sent_too():
     sent = base64.b64encode(b"user:p@ss").decode()
-    message = safe_message(ValueError(f"Basic {sent}"), endpoint("https://user:p%40ss@example.com"))
-    assert message == "ValueError: Basic ***"
+    secretive = endpoint("https://user:p%40ss@example.com")
+    assert safe_message(ValueError(f"Basic {sent}"), secretive) == "ValueError: Basic ***"
+    assert safe_message(ValueError(f"refused: {sent}"), secretive) == "ValueError: refused: ***"
 
 
 def test_a_secret_is_found_as_it_is_sent():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from resonant.cli import output
+from resonant.cli.outage import outage_told_plainly
 from resonant.cli.project import project_directory
 from resonant.errors import ResonantError
 from resonant.files import make_private_folder, open_private
@@ -31,6 +32,8 @@ _STOP_SECONDS = 15.0
 # At most; a server records fewer task runs a second than a quick emission makes, and lets it wait.
 _SEND_SECONDS = 300.0
 _UNAUTHORIZED = 401
+# Whose web pages may use the server; Prefect takes the first name where both are set.
+_ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
 
 
 class ServerError(ResonantError):
@@ -81,16 +84,17 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
             raise ServerError(
                 f"no Prefect server answers at {configured} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
             )
-        with admitted(configured):
+        with admitted(configured), outage_told_plainly(configured):
             yield Server(_use(configured))
     elif running := running_up(settings):
-        with admitted(running):
+        with admitted(running), outage_told_plainly(running):
             yield Server(_use(running))
     else:
         output.say("starting a Prefect server for this command, 5 to 20 s; `resonant up` keeps one running")
         with started_server(settings, port=free_port(), ui=False) as api_url, admitted(api_url):
             try:
-                yield Server(_use(api_url), is_temporary=True)
+                with outage_told_plainly(api_url):
+                    yield Server(_use(api_url), is_temporary=True)
             finally:
                 send_events()
 
@@ -152,16 +156,18 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
             "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
             "PREFECT_SERVER_UI_API_URL": api_url,
             "PREFECT_API_URL": api_url,
+            "PREFECT_SERVER_API_HOST": "127.0.0.1",
+            "PREFECT_SERVER_API_PORT": str(port),
+            _ORIGINS[0]: _origins_that_may_come(port),
         }
     )
-    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open_private(home / "prefect-start.lock", "wb") as lock, open_private(log_path, "ab") as log:
         # Two servers that start at once on one database would both migrate it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Its database holds the endpoints' secrets, and the key that they are encrypted with.
-        keeper = keep([sys.executable, *command], environment, log, umask=0o077)
+        keeper = keep([sys.executable, "-m", "deployments.server"], environment, log, umask=0o077)
         try:
-            _wait_until_healthy(api_url, keeper, log_path)
+            _wait_until_healthy(port, keeper, log_path)
             fcntl.flock(lock, fcntl.LOCK_UN)
             yield KeptServer(api_url, keeper)
         finally:
@@ -212,6 +218,9 @@ def shipped_settings() -> dict[str, str]:
 
 def running_up(settings: Settings) -> str | None:
     """Return the API's URL of the ``resonant up`` that runs on this machine; None where none does."""
+    if not is_held(lock_of_up(settings)):
+        # The note of one that was killed: by now anybody may listen there, and would be told secrets.
+        return None
     try:
         noted = json.loads(note_of_up(settings).read_text())
         url = str(noted["api_url"])
@@ -223,6 +232,23 @@ def running_up(settings: Settings) -> str | None:
 def note_of_up(settings: Settings) -> Path:
     """Return the file in which ``resonant up`` notes where it runs."""
     return settings.home.expanduser() / "up.json"
+
+
+def lock_of_up(settings: Settings) -> Path:
+    """Return the file that ``resonant up`` holds locked as long as it lives."""
+    return note_of_up(settings).with_suffix(".lock")
+
+
+def is_held(lock: Path) -> bool:
+    """Tell whether a process holds this lock for itself alone; looking holds it, too, for a moment, but shared."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def is_healthy(api_url: str) -> bool:
@@ -300,9 +326,15 @@ def _url_of_profile() -> str | None:
     return None if url is None else str(url)
 
 
-def _wait_until_healthy(api_url: str, keeper: subprocess.Popen[bytes], log_path: Path) -> None:
+def _origins_that_may_come(port: int) -> str:
+    """Return what the user says, else the UI's own addresses: Prefect's default lets every web page read every secret."""
+    own = f"http://127.0.0.1:{port},http://localhost:{port}"
+    return next((os.environ[name] for name in _ORIGINS if name in os.environ), own)
+
+
+def _wait_until_healthy(port: int, keeper: subprocess.Popen[bytes], log_path: Path) -> None:
     give_up_at = time.monotonic() + START_SECONDS
-    while not is_healthy(api_url):
+    while not (_listens(keeper, port) and is_healthy(f"http://127.0.0.1:{port}/api")):
         if keeper.poll() is not None:
             raise ServerError(f"the Prefect server ended at once: {log_path} says why")
         if time.monotonic() > give_up_at:
@@ -310,3 +342,20 @@ def _wait_until_healthy(api_url: str, keeper: subprocess.Popen[bytes], log_path:
                 f"the Prefect server did not start within {START_SECONDS:.0f} s: see {log_path}"
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _listens(keeper: subprocess.Popen[bytes], port: int) -> bool:
+    """Tell whether what this keeper keeps listens there: somebody else may have taken the port since it was free."""
+    import psutil
+
+    def is_there(process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            return any(
+                each.status == psutil.CONN_LISTEN and each.laddr.port == port
+                for each in process.net_connections("tcp4")
+            )
+        return False
+
+    with contextlib.suppress(psutil.Error):
+        return any(map(is_there, psutil.Process(keeper.pid).children(recursive=True)))
+    return False

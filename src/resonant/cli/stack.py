@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from resonant.cli import output
 from resonant.cli.project import make_flows_importable
@@ -27,8 +27,10 @@ from resonant.cli.server import (
     end,
     is_free,
     is_healthy,
+    is_held,
     keep,
     kept_server,
+    lock_of_up,
     note_of_up,
     prepared_home,
 )
@@ -177,13 +179,23 @@ def _noted(settings: Settings, server: Server) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
-    note = note_of_up(settings)
-    with open_private(note.with_suffix(".lock"), "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServerError(f"`resonant up` runs already{_where(note)}") from None
+    note, path = note_of_up(settings), lock_of_up(settings)
+    with open_private(path, "wb") as lock:
+        while not _locked(lock):
+            # Else it is a command that looks whether somebody holds it.
+            if is_held(path):
+                raise ServerError(f"`resonant up` runs already{_where(note)}")
+        # Of one that was killed; who sees the lock held would believe it.
+        note.unlink(missing_ok=True)
         yield
+
+
+def _locked(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _where(note: Path) -> str:

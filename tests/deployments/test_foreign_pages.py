@@ -1,0 +1,104 @@
+"""Who is let in to the server: programs, and pages of its own; by what a browser says of a page, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+
+from deployments.server import OwnPagesAlone, guarded
+
+OWN = "http://127.0.0.1:4200,http://localhost:4200"
+WELCOME = [
+    ({"host": "127.0.0.1:4200"}, "a program"),
+    ({"host": "localhost:4200"}, "a program, by name"),
+    ({"host": "LOCALHOST"}, "another case, no port"),
+    ({"host": "localhost:8080"}, "through a tunnel from another port"),
+    ({"host": "127.0.0.1:4200", "origin": "http://127.0.0.1:4200"}, "the UI"),
+    ({"host": "127.0.0.1:4200", "origin": "http://localhost:4200"}, "the UI, opened by name"),
+]
+FOREIGN = [
+    ({"host": "127.0.0.1:4200", "origin": "https://evil.example"}, "a page"),
+    ({"host": "127.0.0.1:4200", "origin": "null"}, "a sandboxed page, or a file"),
+    ({"host": "127.0.0.1:4200", "origin": ""}, "an origin that is empty"),
+    ({"host": "127.0.0.1:4200", "origin": "http://localhost:4201"}, "another program's page"),
+    ({"host": "127.0.0.1:4200", "origin": "https://localhost:4200"}, "another scheme"),
+    (
+        {"host": "127.0.0.1:4200", "origin": "http://localhost:4200.evil.example"},
+        "a name that begins like ours",
+    ),
+    ({"host": "evil.example:4200"}, "a name that has come to mean 127.0.0.1"),
+    ({"host": "evil.example:4200", "origin": "http://evil.example:4200"}, "the same, as its own origin"),
+    ({"host": "127.0.0.1.evil.example:4200"}, "a name that begins like ours"),
+    ({"host": "[::1"}, "no host at all"),
+]
+
+
+def by_name(cases):
+    return [pytest.param(headers, id=name) for headers, name in cases]
+
+
+def status(headers, *, origins=OWN, method="POST"):
+    async def ask():
+        app = guarded(PlainTextResponse("secret"), origins)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
+            return (
+                await client.request(method, "http://unused/api/block_documents/filter", headers=headers)
+            ).status_code
+
+    return asyncio.run(ask())
+
+
+def websocket(headers):
+    """Open a websocket; return what the server says first, or what the application behind it does."""
+    said = []
+
+    async def application(scope, receive, send):
+        await send({"type": "websocket.accept"})
+
+    async def send(message):
+        said.append(message["type"])
+
+    scope = {
+        "type": "websocket",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    asyncio.run(guarded(application, OWN)(scope, None, send))
+    return said
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize("headers", by_name(WELCOME))
+def test_who_is_no_foreign_page_is_let_in(headers, method):
+    assert status(headers, method=method) == 200
+    assert websocket(headers) == ["websocket.accept"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize("headers", by_name(FOREIGN))
+def test_a_foreign_page_is_refused_whatever_it_asks(headers, method):
+    assert status(headers, method=method) == 403
+    assert websocket(headers) == ["websocket.close"]
+
+
+def test_whom_the_user_names_is_let_in_by_the_servers_name_there():
+    proxied = {"host": "prefect.example", "origin": "https://prefect.example"}
+    assert status(proxied) == 403
+    assert status(proxied, origins=f"{OWN}, https://prefect.example") == 200
+    assert status({"host": "prefect.example"}, origins="https://prefect.example") == 200
+
+
+def test_where_the_user_lets_everybody_in_nobody_is_refused():
+    assert status({"host": "evil.example", "origin": "https://evil.example"}, origins="*") == 200
+
+
+def test_the_servers_own_start_and_end_pass():
+    seen = []
+
+    async def application(scope, receive, send):
+        seen.append(scope["type"])
+
+    asyncio.run(OwnPagesAlone(application, [])({"type": "lifespan"}, None, None))
+    assert seen == ["lifespan"]

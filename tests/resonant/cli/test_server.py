@@ -1,0 +1,198 @@
+"""Which server a command believes in: none that somebody else may have put in the place of ours."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from resonant.cli import server, stack
+from resonant.cli.server import (
+    ServerError,
+    free_port,
+    is_held,
+    kept_server,
+    lock_of_up,
+    note_of_up,
+    running_up,
+)
+from resonant.settings import Settings
+
+HOLDER = """
+import sys, time
+from resonant.cli.stack import _only_one
+from resonant.settings import Settings
+with _only_one(Settings(home=sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def stranger():
+    """A program of somebody else that listens and answers every question with yes; yields its port and what it was asked."""
+    asked = []
+
+    class Yes(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"true")
+
+        def log_message(self, *_arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Yes) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield listening.server_address[1], asked
+        listening.shutdown()
+
+
+def note(settings, port) -> str:
+    url = f"http://127.0.0.1:{port}/api"
+    note_of_up(settings).write_text(json.dumps({"api_url": url, "pid": 1}))
+    return url
+
+
+def test_who_answers_where_a_killed_up_has_been_is_not_even_asked(settings, stranger):
+    port, asked = stranger
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(settings.home)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    url = note(settings, port)
+    assert running_up(settings) == url
+    asked.clear()
+
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+
+    assert note_of_up(settings).exists()
+    assert running_up(settings) is None
+    assert asked == []
+
+
+def test_while_the_next_one_starts_the_note_of_a_killed_one_is_not_believed(settings, stranger):
+    port, asked = stranger
+    note(settings, port)
+    with stack._only_one(settings):
+        assert running_up(settings) is None
+    assert asked == []
+
+
+def test_without_any_up_there_is_none(settings):
+    assert running_up(settings) is None
+
+
+def test_a_second_one_is_refused_as_long_as_the_first_lives(settings):
+    with stack._only_one(settings):
+        for _ in range(2):
+            with pytest.raises(ServerError, match="runs already"), stack._only_one(settings):
+                pass
+    with stack._only_one(settings):
+        pass
+
+
+def test_commands_that_look_keep_none_from_starting(settings):
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            is_held(lock_of_up(settings))
+
+    lookers = [threading.Thread(target=look) for _ in range(4)]
+    for each in lookers:
+        each.start()
+    try:
+        for _ in range(500):
+            with stack._only_one(settings):
+                pass
+    finally:
+        done.set()
+        for each in lookers:
+            each.join()
+
+
+@pytest.fixture
+def keep_instead(monkeypatch):
+    """Let a process with this code take the place of Prefect's server, for so many seconds at most until it answers."""
+    keep = server.keep
+
+    def choose(code, seconds=3.0):
+        command = [sys.executable, "-c", code]
+        monkeypatch.setattr(
+            server, "keep", lambda _theirs, *others, **options: keep(command, *others, **options)
+        )
+        monkeypatch.setattr(server, "START_SECONDS", seconds)
+
+    return choose
+
+
+def test_who_has_taken_the_port_before_our_server_is_not_taken_for_it(settings, stranger, keep_instead):
+    port, asked = stranger
+    keep_instead("import time; time.sleep(60)")
+    with pytest.raises(ServerError, match="did not start"), kept_server(settings, port=port, ui=False):
+        pass
+    assert asked == []
+
+
+def test_a_server_that_ends_for_want_of_its_port_is_said_to_have_ended(settings, stranger, keep_instead):
+    port, asked = stranger
+    keep_instead(f"import socket; socket.create_server(('127.0.0.1', {port}))", seconds=30.0)
+    with pytest.raises(ServerError, match="ended at once"), kept_server(settings, port=port, ui=False):
+        pass
+    assert asked == []
+
+
+def test_what_our_own_process_serves_is_believed(settings, keep_instead):
+    port = free_port()
+    code = (
+        "import http.server as h\n"
+        "class Yes(h.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(200); self.end_headers()\n"
+        f"h.HTTPServer(('127.0.0.1', {port}), Yes).serve_forever()"
+    )
+    # As Prefect's may: by a process of its own.
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    keep_instead(code, seconds=30.0)
+    with kept_server(settings, port=port, ui=False) as kept:
+        assert kept.api_url == f"http://127.0.0.1:{port}/api"
+
+
+SHOWING = "import json, os, sys; print(json.dumps(dict(os.environ)), file=sys.stderr, flush=True)"
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ({}, "http://127.0.0.1:PORT,http://localhost:PORT"),
+        ({"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "https://a.example"}, "https://a.example"),
+        ({"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "*"}, "*"),
+    ],
+    ids=["neither name", "the older name", "the newer name"],
+)
+def test_its_own_pages_may_use_a_server_unless_the_user_says_whose(
+    settings, monkeypatch, keep_instead, given, allowed
+):
+    for name in server._ORIGINS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    port = free_port()
+    keep_instead(SHOWING, seconds=30.0)
+    with pytest.raises(ServerError, match="ended at once"), kept_server(settings, port=port, ui=False):
+        pass
+    environment = json.loads((settings.home / server.SERVER_LOG).read_text())
+    assert environment["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] == allowed.replace("PORT", str(port))
+    assert environment["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
