@@ -268,7 +268,9 @@ def test_no_schedule_breaks_a_limit_or_the_order_or_loses_a_slot(schedule, total
     run(scenario)
 
 
-@pytest.mark.parametrize(("total", "own", "most"), [(100, 50, 50), (10, 50, 5), (9, 50, 5), (1, 50, 1), (100, 3, 3)])
+@pytest.mark.parametrize(
+    ("total", "own", "most"), [(100, 50, 50), (10, 50, 5), (9, 50, 5), (1, 50, 1), (100, 3, 3)]
+)
 def test_the_limit_of_an_endpoint_is_what_it_can_have_alone(total, own, most):
     async def scenario():
         slots = Slots(total, own)
