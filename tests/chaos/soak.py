@@ -125,6 +125,8 @@ class Accounts:
             problems.append(f"{altered} were received with another body")
         if wrong := [each for each, codes in answered.items() if not codes <= answers.get(each, Counter())]:
             problems.append(f"{len(wrong)} have answers that the receiver never gave, as {wrong[0]}")
+        if not look.purged:
+            problems.append("nothing was purged")
         twice = sum(max(0, number - recorded.get(each, 0)) for each, number in received.items())
         if twice:
             problems.append(f"{twice} were received beyond the attempts that were recorded")

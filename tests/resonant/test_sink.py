@@ -425,6 +425,19 @@ def test_connections_are_reused():
     assert (len(receiver.journal), receiver.accepted) == (20, 1)
 
 
+def test_a_connection_that_was_idle_for_five_seconds_is_not_used_again(monkeypatch):
+    """Common servers hang up then, perhaps while the next event is on its way."""
+
+    async def run():
+        async with Receiver() as receiver, HttpSink(endpoint(receiver.url)) as sink:
+            await sink.send(EVENT)
+            monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + 5.0)
+            await sink.send(EVENT)
+            return receiver.accepted
+
+    assert asyncio.run(run()) == 2
+
+
 def test_a_failure_that_was_read_to_its_end_keeps_its_connection():
     _, receiver = deliver(respond(503, body=b"busy"), times=5)
     assert receiver.accepted == 1
