@@ -44,7 +44,7 @@ ChunkSize = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
 
-_AGE = re.compile(r"(\d{1,9})([smhdw])")
+_AGE = re.compile(r"([0-9]{1,9})([smhdw])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
