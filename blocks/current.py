@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from resonant.errors import EndpointError
-from resonant.redact import safe_message
+from resonant.redact import Redactor
 from resonant.sink import HttpSink
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class CurrentSink:
         self._read = read
         # All that were used in this run: an error that comes late may hold what was secret of an old one.
         self._endpoints = [endpoint]
+        self._redactor = Redactor.of(endpoint)
         self._sinks = [HttpSink(endpoint)]
         self._looking: asyncio.Task[None] | None = None
 
@@ -51,7 +52,7 @@ class CurrentSink:
 
     def describe(self, error: BaseException) -> str:
         """Say what went wrong without anything that is, or was, secret of the endpoint."""
-        return safe_message(error, *self._endpoints)
+        return self._redactor.message(error)
 
     async def aclose(self) -> None:
         """Close the connections, and look no more."""
@@ -75,6 +76,7 @@ class CurrentSink:
         now = replace(read, timeout=opened.timeout, overrides=opened.overrides)
         if now != current:
             self._endpoints.append(now)
+            self._redactor = Redactor.of(*self._endpoints)
             self._sinks.append(HttpSink(now))
 
     async def _keep_looking(self) -> None:

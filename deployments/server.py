@@ -3,7 +3,8 @@
 CORS alone does not do that. It keeps a page from reading an answer, and from sending what says that it is JSON; but Prefect
 takes a body that says nothing for JSON, and any page may send that. Websockets, which know no CORS, tell it the ids it
 needs, and together they run a flow. And a page whose own name has come to mean 127.0.0.1 (DNS rebinding) is no foreign page
-to the browser. But each time the browser says where the page is from, by ``Origin`` or ``Host``; programs say nothing.
+to the browser. But each time the browser says where the page is from, by ``Origin`` or ``Host``; programs say no origin. Only a
+server of this machine alone knows by what names it may be called.
 
 ``python -m deployments.server`` in the project's folder takes its address, like all else, from Prefect's settings.
 """
@@ -34,16 +35,18 @@ _REFUSAL = (
 class OwnPagesAlone:
     """Refuses whatever a browser sends for a page of another origin."""
 
-    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, origins: Iterable[str], *, is_local: bool) -> None:
         """Stand before an application.
 
         Args:
             app: the application.
-            origins: whose pages may come; beside theirs, this machine's own names may be used for the server.
+            origins: whose pages may come.
+            is_local: whether the server is this machine's alone, so that it is called by loopback's names or those origins'.
         """
         self._app = app
         self._origins = frozenset(origins)
         self._hosts = {*_LOOPBACK, *(urlsplit(origin).hostname for origin in self._origins)}
+        self._is_local = is_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is welcome."""
@@ -56,25 +59,27 @@ class OwnPagesAlone:
 
     def _is_welcome(self, headers: Headers) -> bool:
         origin, host = headers.get("origin"), headers.get("host")
-        return (origin is None or origin in self._origins) and (host is None or _name(host) in self._hosts)
+        is_called_right = host is None or not self._is_local or _name(host) in self._hosts
+        return is_called_right and (origin is None or origin in self._origins)
 
 
-def guarded(app: ASGIApp, origins: str) -> ASGIApp:
+def guarded(app: ASGIApp, origins: str, *, address: str = _LOOPBACK[0]) -> ASGIApp:
     """Guard an application from foreign pages, unless everybody's may come.
 
     Args:
         app: the application.
         origins: as Prefect has them, with commas between.
+        address: what the server listens on.
     """
     allowed = [origin.strip() for origin in origins.split(",")]
-    return app if EVERYBODY in allowed else OwnPagesAlone(app, allowed)
+    return app if EVERYBODY in allowed else OwnPagesAlone(app, allowed, is_local=address in _LOOPBACK)
 
 
 def main() -> None:
     """Serve until a signal."""
     settings = get_current_settings().server
     uvicorn.run(
-        guarded(create_app(final=True), settings.api.cors_allowed_origins),
+        guarded(create_app(final=True), settings.api.cors_allowed_origins, address=settings.api.host),
         host=settings.api.host,
         port=settings.api.port,
         timeout_keep_alive=settings.api.keepalive_timeout,

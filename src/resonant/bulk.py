@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 Place = Callable[[], AbstractAsyncContextManager[None]]
 
-# Twice as many are held in memory, each with its body, if there is one endpoint; of several, up to four times as many in all
-# (`claiming`, which also looks at how large the bodies are).
+# Twice as many are held in memory, each with its body, if there is one endpoint; of several, somewhat more (`claiming`,
+# which also looks at how large the bodies are).
 MAX_CHUNK_SIZE = 5_000
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from resonant.events import Lease
     from resonant.in_hand import InHand
@@ -19,8 +18,15 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.25
 # How often expired leases are looked for, which takes the store's write lock.
 RECOVER_SECONDS = 1.0
-# Bodies of one endpoint that are claimed ahead of need, unless what can be sent at the same time has more.
-MOST_BYTES_AHEAD = 64 * 1024 * 1024
+# Bodies that a run holds in all; but twice as many deliveries as can be sent at the same time, whatever they have.
+MOST_BYTES = 64 * 1024 * 1024
+
+
+class _Room(NamedTuple):
+    """What may be claimed: so many deliveries, whose bodies have so many bytes at most (None: however many)."""
+
+    number: int
+    most_bytes: int | None
 
 
 class Claims:
@@ -35,6 +41,7 @@ class Claims:
         take_over: whether expired leases are taken over, and live ones waited for.
         chunk_size: deliveries that are sent together; 0 where each goes alone.
         is_open: opens an endpoint; tells whether it can be sent to.
+        is_over: tells whether the run has failed, or its time is up: nothing more is to be claimed then.
         renew: renews the leases in hand if that is overdue.
         on_waiting: called once, with the moment until which other workers hold what is left.
     """
@@ -50,6 +57,7 @@ class Claims:
         take_over: bool,
         chunk_size: int,
         is_open: Callable[[str], Awaitable[bool]],
+        is_over: Callable[[], bool],
         renew: Callable[[], Awaitable[None]],
         on_waiting: Callable[[float], None],
     ) -> None:
@@ -61,11 +69,11 @@ class Claims:
         self._take_over = take_over
         self._chunk_size = chunk_size
         self._is_open = is_open
+        self._is_over = is_over
         self._renew = renew
         self._on_waiting = on_waiting
         self._said_waiting = False
         self._due: list[str] = []
-        self._mean_bytes: dict[str, float] = {}
         self._look_again_at = 0.0
         self._recover_at = 0.0
 
@@ -79,11 +87,14 @@ class Claims:
             await self._look()
             self._look_again_at = time.monotonic() + POLL_SECONDS
         for name in list(self._due):
-            while name in self._due and (room := self._room(name)):
-                leases = await self._store.claim(name, owner=self._owner, limit=room)
-                if len(leases) < room:
+            if not self._is_over() and (room := self._room(name)):
+                leases = await self._store.claim(
+                    name, owner=self._owner, limit=room.number, most_bytes=room.most_bytes
+                )
+                if (
+                    len(leases) < room.number
+                ):  # that is all, or all that memory has room for until the next look
                     self._due.remove(name)
-                self._note_size(name, leases)
                 yield leases
 
     async def others_hold(self) -> bool:
@@ -109,22 +120,15 @@ class Claims:
         due = [due.endpoint for due in await self._store.due(self._endpoint) if due.at <= now]
         self._due = [name for name in due if await self._is_open(name)]
 
-    def _room(self, endpoint: str) -> int:
-        """Return how many deliveries to claim now: ahead of need, and many at once or none."""
+    def _room(self, endpoint: str) -> _Room | None:
+        """Return what to claim now: ahead of need, and many at once or none."""
         others = len((self._in_hand.busy_endpoints() | set(self._due)) - {endpoint})
         share = self._slots.share(endpoint)
         # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
         wanted = max(4 * share, 4 * self._chunk_size // (others + 2))
-        wanted = min(wanted, max(share, self._fits_into_memory(endpoint, others)))
+        left = MOST_BYTES - self._in_hand.bytes
+        most_bytes: int | None = left
+        if left < MOST_BYTES // 2:
+            wanted, most_bytes = 2 * share, None
         room = wanted - self._in_hand.busy(endpoint)
-        return room if room >= (wanted + 1) // 2 else 0
-
-    def _fits_into_memory(self, endpoint: str, others: int) -> int:
-        if (mean := self._mean_bytes.get(endpoint)) is None:  # the first few tell
-            return 4 * self._slots.share(endpoint)
-        return int(MOST_BYTES_AHEAD / (others + 1) / mean)
-
-    def _note_size(self, endpoint: str, leases: Sequence[Lease]) -> None:
-        if leases:
-            # Of the event's other parts there is a KiB or so.
-            self._mean_bytes[endpoint] = statistics.fmean(len(lease.event.body) + 1024 for lease in leases)
+        return _Room(room, most_bytes) if room >= (wanted + 1) // 2 else None

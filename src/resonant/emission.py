@@ -328,7 +328,7 @@ class Emission:
         if endpoint is not None:
             await self._target(endpoint)
         self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
-        self._failure, self._is_ending = None, False
+        self._is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         claims = Claims(
             self.store,
@@ -339,6 +339,7 @@ class Emission:
             take_over=take_over,
             chunk_size=self._chunk_size,
             is_open=self._is_open,
+            is_over=self._is_over,
             renew=self._renewal.catch_up,
             on_waiting=on_waiting,
         )
@@ -353,7 +354,9 @@ class Emission:
                 goes_on = self._end is not None and not time_is_up
                 if self._running or goes_on or self._failure is not None:
                     await self._wait_for_change()
-                elif time_is_up or not await patiently(claims.others_hold, self._patience):
+                elif not time_is_up and await patiently(claims.others_hold, self._patience):
+                    continue
+                elif self._failure is None:
                     return self.summary
         finally:
             await self._cancel_running()
@@ -371,7 +374,7 @@ class Emission:
             EndpointError: an endpoint cannot be opened; what is leased is handed back.
             StoreUnavailable: the store went away.
         """
-        self._failure, self._is_ending = None, False
+        self._is_ending = False
         self._emit_one, self._emit_chunk = emit_one, None
         try:
             async for leases in batches:

@@ -22,11 +22,17 @@ class InHand:
         self._waiting: set[LeaseKey] = set()
         self._retried: set[LeaseKey] = set()
         self._busy: Counter[str] = Counter()
+        self._bytes = 0
         # What was attempted in a chunk and failed, until somebody asks for it.
         self._reports: dict[LeaseKey, Report] = {}
 
     def __bool__(self) -> bool:
         return bool(self._leases)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the bodies have of all that is in hand."""
+        return self._bytes
 
     @property
     def waiting(self) -> int:
@@ -54,6 +60,7 @@ class InHand:
         """Add a lease that was just claimed."""
         self._leases[lease.key] = lease
         self._busy[lease.endpoint] += 1
+        self._bytes += len(lease.event.body)
 
     def get(self, key: LeaseKey) -> Lease | None:
         """Return the lease as it is now, with the attempts that were made; None once it is over."""
@@ -87,6 +94,7 @@ class InHand:
         """Forget a lease that is over, if it is not forgotten."""
         if self._leases.pop(lease.key, None) is None:
             return
+        self._bytes -= len(lease.event.body)
         self._retried.discard(lease.key)
         if lease.key in self._waiting:
             self._waiting.remove(lease.key)

@@ -91,8 +91,8 @@ class Redactor:
 
     def _pattern_at_the_end_of(self, text: str) -> re.Pattern[str]:
         """Return what matches the secrets, and before them the beginnings of secrets that this text ends with."""
-        begun = {secret[:n] for secret in self._secrets for n in range(_MIN_SECRET, len(secret))}
-        ends = sorted(filter(text.endswith, begun), key=len, reverse=True)
+        begun = {end for secret in self._secrets if (end := _beginning_at_the_end(secret, text))}
+        ends = sorted(begun, key=len, reverse=True)
         return re.compile("|".join([*(rf"{re.escape(end)}\Z" for end in ends), self._pattern.pattern]))
 
 
@@ -108,6 +108,12 @@ def safe_message(error: BaseException, *endpoints: Endpoint) -> str:
         The exception's type and text, at most 300 characters.
     """
     return Redactor.of(*endpoints).message(error)
+
+
+def _beginning_at_the_end(secret: str, text: str) -> str:
+    """Return the longest beginning of a secret with which a text ends; empty where there is none of four characters."""
+    lengths = range(min(len(secret) - 1, len(text)), _MIN_SECRET - 1, -1)
+    return next((secret[:n] for n in lengths if text.endswith(secret[:n])), "")
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -40,9 +40,9 @@ def by_name(cases):
     return [pytest.param(headers, id=name) for headers, name in cases]
 
 
-def status(headers, *, origins=OWN, method="POST"):
+def status(headers, *, origins=OWN, method="POST", address="127.0.0.1"):
     async def ask():
-        app = guarded(PlainTextResponse("secret"), origins)
+        app = guarded(PlainTextResponse("secret"), origins, address=address)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
             return (
                 await client.request(method, "http://unused/api/block_documents/filter", headers=headers)
@@ -90,6 +90,12 @@ def test_whom_the_user_names_is_let_in_by_the_servers_name_there():
     assert status({"host": "prefect.example"}, origins="https://prefect.example") == 200
 
 
+def test_a_server_for_other_machines_is_called_by_any_name_and_still_refuses_pages():
+    assert status({"host": "prefect.internal:4200"}, address="0.0.0.0") == 200
+    foreign = {"host": "prefect.internal:4200", "origin": "https://evil.example"}
+    assert status(foreign, address="0.0.0.0") == 403
+
+
 def test_where_the_user_lets_everybody_in_nobody_is_refused():
     assert status({"host": "evil.example", "origin": "https://evil.example"}, origins="*") == 200
 
@@ -100,5 +106,5 @@ def test_the_servers_own_start_and_end_pass():
     async def application(scope, receive, send):
         seen.append(scope["type"])
 
-    asyncio.run(OwnPagesAlone(application, [])({"type": "lifespan"}, None, None))
+    asyncio.run(OwnPagesAlone(application, [], is_local=True)({"type": "lifespan"}, None, None))
     assert seen == ["lifespan"]

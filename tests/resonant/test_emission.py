@@ -341,7 +341,7 @@ class TestWhatARunDoes:
         assert 10 <= len(claims) <= 20
 
     def test_of_large_events_no_more_are_claimed_than_memory_has_room_for(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("resonant.claiming.MOST_BYTES_AHEAD", 60 * 10_000)
+        monkeypatch.setattr("resonant.claiming.MOST_BYTES", 60 * 10_000)
         monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
 
         async def scenario():
@@ -476,7 +476,7 @@ class TestTheBulkLane:
 
             names = [f"hooks-{n}" for n in range(9)]
             async with scene(
-                tmp_path, sinks=dict.fromkeys(names, slowly), limits=Limits(concurrency=20)
+                tmp_path, sinks=dict.fromkeys(names, slowly), limits=Limits(concurrency=4)
             ) as worker:
                 for name in names:
                     await enqueue(worker.store, 60, name)

@@ -47,6 +47,16 @@ def test_attempts_are_counted_on_the_lease_and_the_first_retry_is_told():
     assert (now.attempts, now.round_attempts, now.last_delay) == (2, 2, 9.0)
 
 
+def test_the_bytes_of_bodies_are_known_of_all_that_is_in_hand():
+    large = Lease(3, 1, "worker", make_event(type="t", source="/s", data="x" * 998), "orders")
+    held = in_hand(lease(1), large)
+    held.wait(large)
+    assert held.bytes == 1 + 1000
+    held.drop(large)
+    held.drop(large)
+    assert held.bytes == 1
+
+
 def test_two_leases_of_one_delivery_are_two():
     lost, successor = lease(1, token=1), lease(1, token=2)
     held = in_hand(lost, successor)

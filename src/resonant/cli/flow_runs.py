@@ -35,15 +35,22 @@ def run_flow(settings: Settings, start: Callable[[], Awaitable[State[None] | Non
         ServerError: there is no server, and none can be started.
         typer.Exit: with code 1, the flow failed, or did not run.
     """
+    from resonant.cli.outage import ServerGone
     from resonant.cli.project import make_flows_importable
     from resonant.cli.server import prefect_server, send_events
 
     make_flows_importable()
-    with prefect_server(settings) as server:
-        state = asyncio.run(_awaited(start))
-        if state is not None and server.is_temporary:
-            send_events()
-            asyncio.run(_wait_for_records(server, state))
+    try:
+        with prefect_server(settings) as server:
+            state = asyncio.run(_awaited(start))
+            if state is not None and server.is_temporary:
+                send_events(server.api_url)
+                asyncio.run(_wait_for_records(server, state))
+    except ServerGone as error:
+        raise ServerGone(
+            f"{error}: its UI does not know how this run ended. Nothing is lost: `resonant status` counts what was "
+            "delivered, `resonant emit` goes on with the rest"
+        ) from None
     if state is None:
         raise typer.Exit(1)
     if not state.is_completed():

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_LOOKS = 3
 _WITHIN_PREFECT = ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs")
 _OF_AN_OUTAGE = (
     "Unable to connect to",
@@ -45,24 +46,22 @@ def outage_told_plainly(api_url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError:
-        if is_healthy(api_url):
+        # One that is busy may take longer than a look has time.
+        if any(is_healthy(api_url) for _ in range(_LOOKS)):
             raise
         forget_records()
-        raise ServerGone(
-            f"the Prefect server at {api_url} went away, and did not come back: its UI does not know how this run "
-            "ended. Nothing is lost: `resonant status` counts what was delivered, `resonant emit` goes on with the rest"
-        ) from None
+        raise ServerGone(f"the Prefect server at {api_url} went away, and did not come back") from None
 
 
 def forget_records() -> None:
     """End the services of Prefect's client, if it is imported, that have yet to tell the server about task runs and logs."""
     if "prefect._internal.concurrency.services" in sys.modules:
-        from prefect._internal.concurrency.services import QueueService
+        from prefect._internal.concurrency.services import _active_services
 
-        services: list[Any] = list(QueueService._instances.values())  # type: ignore[misc]  # noqa: SLF001 - they have no other way to end soon
-        for service in services:
-            if service._loop is not None and service._task is not None:  # noqa: SLF001
-                service._loop.call_soon_threadsafe(service._task.cancel)  # noqa: SLF001
+        for service in list(_active_services):
+            # The process ends when they are done, or say so; they have no other way to end soon.
+            if service._loop is not None and service._done_event is not None:  # noqa: SLF001
+                service._loop.call_soon_threadsafe(service._done_event.set)  # noqa: SLF001
 
 
 def _say_nothing_of_connections() -> None:

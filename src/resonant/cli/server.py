@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from resonant.cli import output
 from resonant.cli.outage import outage_told_plainly
@@ -31,6 +31,7 @@ _POLL_SECONDS = 0.2
 _STOP_SECONDS = 15.0
 # At most; a server records fewer task runs a second than a quick emission makes, and lets it wait.
 _SEND_SECONDS = 300.0
+_LOOK_AGAIN_SECONDS = 2.0
 _UNAUTHORIZED = 401
 # Whose web pages may use the server; Prefect takes the first name where both are set.
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
@@ -96,7 +97,7 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
                 with outage_told_plainly(api_url):
                     yield Server(_use(api_url), is_temporary=True)
             finally:
-                send_events()
+                send_events(api_url)
 
 
 @contextlib.contextmanager
@@ -294,17 +295,21 @@ def prepared_home(settings: Settings) -> Path:
     return home
 
 
-def send_events() -> None:
-    """Wait until Prefect, if it is imported, has sent its events (task runs are among them) to the server."""
+def send_events(api_url: str) -> None:
+    """Wait until Prefect, if it is imported, has sent its events (task runs are among them), or the server is gone."""
     if "prefect.events.worker" in sys.modules:
         import logging
+        from concurrent.futures import wait
 
         from prefect.events.worker import EventsWorker
 
-        logging.getLogger("prefect.EventsWorker").setLevel(
-            logging.ERROR
-        )  # it warns that it has something to send
-        EventsWorker.drain_all(timeout=_SEND_SECONDS, at_exit=False)
+        # It warns that it has something to send.
+        logging.getLogger("prefect.EventsWorker").setLevel(logging.ERROR)
+        give_up_at = time.monotonic() + _SEND_SECONDS
+        sending: Any = EventsWorker.drain_all(timeout=0, at_exit=False)
+        _, unsent = sending
+        while unsent and time.monotonic() < give_up_at and is_healthy(api_url):
+            _, unsent = wait(unsent, _LOOK_AGAIN_SECONDS)
 
 
 def _use(api_url: str) -> str:
@@ -327,9 +332,10 @@ def _url_of_profile() -> str | None:
 
 
 def _origins_that_may_come(port: int) -> str:
-    """Return what the user says, else the UI's own addresses: Prefect's default lets every web page read every secret."""
+    """Return the UI's own addresses, and what the user says beside them: Prefect's default lets every web page read every secret."""
     own = f"http://127.0.0.1:{port},http://localhost:{port}"
-    return next((os.environ[name] for name in _ORIGINS if name in os.environ), own)
+    more = next((os.environ[name] for name in _ORIGINS if os.environ.get(name)), None)
+    return own if more is None else f"{own},{more}"
 
 
 def _wait_until_healthy(port: int, keeper: subprocess.Popen[bytes], log_path: Path) -> None:
@@ -349,12 +355,13 @@ def _listens(keeper: subprocess.Popen[bytes], port: int) -> bool:
     import psutil
 
     def is_there(process: psutil.Process) -> bool:
-        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-            return any(
-                each.status == psutil.CONN_LISTEN and each.laddr.port == port
-                for each in process.net_connections("tcp4")
-            )
-        return False
+        try:
+            connections = process.net_connections("tcp4")
+        except psutil.AccessDenied:  # where nobody may look, whoever answers is believed
+            return True
+        except psutil.Error:  # it has ended meanwhile
+            return False
+        return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections)
 
     with contextlib.suppress(psutil.Error):
         return any(map(is_there, psutil.Process(keeper.pid).children(recursive=True)))

@@ -103,9 +103,11 @@ class Store:
         """Return when each endpoint's earliest unfinished delivery may be taken."""
         return await self.read(work.due, endpoint)
 
-    async def claim(self, endpoint: str, *, owner: str, limit: int) -> list[Lease]:
-        """Lease up to ``limit`` due deliveries of one endpoint."""
-        return await self.write_leases(work.claim, endpoint, owner=owner, limit=limit)
+    async def claim(
+        self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None
+    ) -> list[Lease]:
+        """Lease up to ``limit`` due deliveries of one endpoint; of more than one the bodies have ``most_bytes`` at most."""
+        return await self.write_leases(work.claim, endpoint, owner=owner, limit=limit, most_bytes=most_bytes)
 
     async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
         """Note that sends are about to start; return which of the leases are still held."""

@@ -6,6 +6,7 @@ token may add its attempt to the history and changes nothing else (Kleppmann, "H
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row, Update
 
 _d = schema.deliveries
+_bytes = func.length(schema.events.c.body).label("bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,18 @@ def latest_lease_end(connection: Connection, endpoint: str | None = None) -> flo
 
 
 def claim(
-    connection: Connection, endpoint: str, *, owner: str, limit: int, now: float, lease_seconds: float
+    connection: Connection,
+    endpoint: str,
+    *,
+    owner: str,
+    limit: int,
+    most_bytes: int | None = None,
+    now: float,
+    lease_seconds: float,
 ) -> list[Lease]:
     """Lease up to ``limit`` due deliveries of one endpoint, the longest due first.
+
+    Of more than one the bodies have ``most_bytes`` together at most, where that is given.
 
     On PostgreSQL, rows that another worker is claiming are passed over (``FOR UPDATE SKIP LOCKED``); on SQLite the
     transaction has the database to itself.
@@ -122,10 +133,26 @@ def claim(
         )
         .returning(_d)
     ).all()
+    if most_bytes is not None:
+        claimed = _that_fit(connection, claimed, most_bytes, now)
     leases = leases_of(connection, claimed)
     if leases:
         _note_claim(connection, endpoint, now)
     return leases
+
+
+def _that_fit(
+    connection: Connection, claimed: Sequence[Row[Any]], most_bytes: int, now: float
+) -> Sequence[Row[Any]]:
+    """Return those that may be kept, and hand back the others, before their bodies are read."""
+    events = schema.events.c
+    of_claimed = is_any_of(events.id, [row.event_id for row in claimed])
+    sizes = {row.id: row.bytes for row in connection.execute(select(events.id, _bytes).where(of_claimed))}
+    ordered = _longest_due_first(claimed)
+    totals = itertools.accumulate(sizes[row.event_id] for row in ordered)
+    fitting = max(1, sum(1 for total in totals if total <= most_bytes))
+    hand_back(connection, [row.id for row in ordered[fitting:]], now)
+    return ordered[:fitting]
 
 
 def _note_claim(connection: Connection, endpoint: str, now: float) -> None:
@@ -147,8 +174,11 @@ def _noting_claim() -> Update:
 def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
     """Return the leases of rows just claimed, with their events, the longest due first."""
     events = _read_events(connection, [row.event_id for row in claimed])
-    longest_due_first = sorted(claimed, key=lambda row: (row.next_attempt_at, row.id))
-    return [_lease(row, events[row.event_id]) for row in longest_due_first]
+    return [_lease(row, events[row.event_id]) for row in _longest_due_first(claimed)]
+
+
+def _longest_due_first(claimed: Sequence[Row[Any]]) -> list[Row[Any]]:
+    return sorted(claimed, key=lambda row: (row.next_attempt_at, row.id))
 
 
 def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set[LeaseKey]:

@@ -170,19 +170,20 @@ def test_what_our_own_process_serves_is_believed(settings, keep_instead):
         assert kept.api_url == f"http://127.0.0.1:{port}/api"
 
 
+OWN_PAGES = "http://127.0.0.1:PORT,http://localhost:PORT"
 SHOWING = "import json, os, sys; print(json.dumps(dict(os.environ)), file=sys.stderr, flush=True)"
 
 
 @pytest.mark.parametrize(
     ("given", "allowed"),
     [
-        ({}, "http://127.0.0.1:PORT,http://localhost:PORT"),
-        ({"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "https://a.example"}, "https://a.example"),
-        ({"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "*"}, "*"),
+        ({}, OWN_PAGES),
+        ({"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "https://a.example"}, f"{OWN_PAGES},https://a.example"),
+        ({"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "*"}, f"{OWN_PAGES},*"),
     ],
     ids=["neither name", "the older name", "the newer name"],
 )
-def test_its_own_pages_may_use_a_server_unless_the_user_says_whose(
+def test_its_own_pages_may_use_a_server_and_those_that_the_user_names(
     settings, monkeypatch, keep_instead, given, allowed
 ):
     for name in server._ORIGINS:

@@ -192,6 +192,22 @@ class TestDue:
         assert desk.run(desk.store.latest_lease_end()) == desk.clock() + 60
         assert desk.run(desk.store.latest_lease_end("orders")) == desk.clock() + 55
 
+    def test_of_large_events_as_many_are_leased_as_fit_and_the_others_stay_due(self, desk):
+        for number in range(4):
+            desk.enqueue(desk.make(f"evt_{number}", "x" * 98))
+            desk.clock.advance(1)
+
+        def claim(most_bytes):
+            options = {"owner": "worker", "limit": 10, "most_bytes": most_bytes}
+            return [each.event.id for each in desk.run(desk.store.claim("orders", **options))]
+
+        assert claim(most_bytes=250) == ["evt_0", "evt_1"]
+        assert desk.row("evt_2")["lease_owner"] is None
+        assert desk.row("evt_2")["available_at"] < desk.clock()
+        assert claim(most_bytes=0) == ["evt_2"], "one in any case"
+        assert claim(most_bytes=100) == ["evt_3"]
+        assert claim(most_bytes=100) == []
+
     def test_the_owners_of_leases_are_known(self, desk):
         desk.enqueue("evt_1", "evt_2", "evt_3")
         desk.claim(2, owner="a")
