@@ -32,7 +32,7 @@ _OLDEST_DUE = """
 _NO_MEASURES = ("seconds", "machine_load")
 # By the end of a measure's name: the last quarter's median may be so many times the second's, and so much more.
 _MAY_GROW = {
-    "rss_mib": (1.25, 25.0),
+    "rss_mib": (1.05, 6.0),
     "fds": (1.0, 12.0),
     "store_mib": (1.4, 16.0),
     "lag_seconds": (2.0, 15.0),
