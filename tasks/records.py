@@ -19,6 +19,8 @@ MOST_UNSENT = 5_000
 PATIENCE_SECONDS = 5.0
 AWAY_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 0.05
+# Of a task run, with a few retries. A look at Prefect's queue goes by its settings, and is not made where there is room anyway.
+_MOST_MESSAGES = 20
 
 
 def count_unsent() -> int:
@@ -48,9 +50,13 @@ class Records:
         self._clock = clock
         self._sleep = sleep
         self._is_away_until = 0.0
+        self._fitting = 0
 
     async def catch_up(self) -> None:
-        """Wait until there is room in the queue, or the server turns out to be away."""
+        """Wait until there is room in the queue for a task run's messages, or the server turns out to be away."""
+        if self._fitting > 0:
+            self._fitting -= 1
+            return
         unsent = self._unsent()
         give_up_at = self._clock() + PATIENCE_SECONDS
         while unsent >= MOST_UNSENT and self._clock() >= self._is_away_until:
@@ -61,6 +67,7 @@ class Records:
             left = self._unsent()
             if left < unsent:
                 unsent, give_up_at = left, self._clock() + PATIENCE_SECONDS
+        self._fitting = max(0, MOST_UNSENT - unsent) // _MOST_MESSAGES
 
 
 records = Records()

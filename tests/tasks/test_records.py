@@ -31,6 +31,21 @@ def test_nobody_waits_while_there_is_room(unsent):
     assert queue.waited == 0
 
 
+def test_the_queue_is_looked_at_no_more_often_than_it_could_have_filled():
+    looks = []
+
+    async def run(unsent, calls):
+        looks.clear()
+        records = Records(lambda: looks.append(1) or unsent, clock=lambda: 0.0)
+        for _ in range(calls):
+            await records.catch_up()
+
+    asyncio.run(run(0, MOST_UNSENT // 20 + 1))
+    assert len(looks) == 1
+    asyncio.run(run(MOST_UNSENT - 1, 10))
+    assert len(looks) == 10
+
+
 def test_an_emission_that_is_quicker_than_the_server_waits_until_there_is_room():
     queue = Queue(MOST_UNSENT + 2_000, sent_a_second=500)
     asyncio.run(queue.records().catch_up())
