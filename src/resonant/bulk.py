@@ -29,7 +29,9 @@ class Ahead:
         width: how many can be on the wire at the same time, at least 1.
     """
 
-    MOST_BEGUN = 4
+    _AT_ONCE = 2
+    # On the wire, ahead, and begun at once on top of these.
+    MOST_BEGUN = 1 + 1 + _AT_ONCE
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -41,7 +43,7 @@ class Ahead:
     @property
     def at_once(self) -> int:
         """How many begin together."""
-        return 2 * self.width
+        return self._AT_ONCE * self.width
 
     async def wait_for_room(self) -> None:
         """Wait until more may begin."""

@@ -78,7 +78,7 @@ class Claims:
         self._recover_at = 0.0
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
-        """Claim what there is room for, of each endpoint until nothing more of it is due.
+        """Claim what there is room for, of each endpoint of which something is due.
 
         Args:
             is_idle: nothing is under way, so that it is worth while to look at once what is due.
@@ -91,9 +91,8 @@ class Claims:
                 leases = await self._store.claim(
                     name, owner=self._owner, limit=room.number, most_bytes=room.most_bytes
                 )
-                if (
-                    len(leases) < room.number
-                ):  # that is all, or all that memory has room for until the next look
+                # Fewer are all that there is, or all that memory has room for until the next look.
+                if len(leases) < room.number:
                     self._due.remove(name)
                 yield leases
 
