@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import tempfile
 import warnings
@@ -111,21 +110,6 @@ def postgresql_url(postgresql):
 def store_url(request):
     """The URL of an empty database, of one kind after the other."""
     return request.getfixturevalue(f"{request.param}_url")
-
-
-@pytest.fixture(scope="session")
-def require_program():
-    """Find a program that a machine may lack: there the test is skipped, and says how to get it; on CI it fails."""
-
-    def find(how_to_get_it: str, *names: str) -> str:
-        for name in names:
-            if found := shutil.which(name):
-                return found
-        end = pytest.fail if os.environ.get("CI") else pytest.skip
-        end(f"this test needs {names[0]}: {how_to_get_it}")
-        return ""
-
-    return find
 
 
 @pytest.fixture(scope="session")

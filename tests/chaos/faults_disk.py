@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pytest
+from support.programs import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +57,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Disk]:
     except FileNotFoundError:
         mounted = False
     if not mounted:
-        end = pytest.fail if os.environ.get("CI") else pytest.skip
-        end(
+        lacking(
             "this test mounts a small disk, which only root may: run it as root, or `unshare -rm` before pytest"
         )
     try:

@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from resonant.cli import app
+from support.programs import need
 
 PROJECT = Path(__file__).parents[2]
 SHIPPED = PROJECT / "deployments" / "prometheus"
@@ -27,8 +28,8 @@ ALERTS = rules("alerts.yml")
 
 
 @pytest.fixture
-def promtool(require_program):
-    program = require_program("apt-get install prometheus", "promtool")
+def promtool():
+    program = need("promtool")
 
     def run(*argv, folder):
         done = subprocess.run([program, *argv], cwd=folder, capture_output=True, text=True, check=False)

@@ -24,6 +24,7 @@ from resonant.stats import statistics
 from resonant.store import Outcome, compaction, open_store, schema
 from resonant.store.measuring import measure
 from resonant.testing import FixedClock
+from support.programs import lacking
 
 PROJECT = Path(__file__).parents[2]
 EXPORTED_AT = "resonant_last_export_timestamp_seconds"
@@ -203,7 +204,7 @@ def test_a_disk_that_is_full_leaves_the_last_file_and_is_one_clear_line(exporter
         ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("this test mounts a small disk, which only root may; the next one does without")
+        lacking("this test mounts a small disk, which only root may; the next one does without")
     try:
         exporter.textfile.write_text(before[:4000])
         last = exporter.textfile.read_text()

@@ -28,6 +28,7 @@ from resonant.store import Outcome, dead_letters, open_store
 from resonant.store.rollups import BUCKETS
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
+from support.programs import need
 
 PROJECT = Path(__file__).parents[2]
 RULES = PROJECT / "deployments" / "prometheus"
@@ -431,14 +432,9 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory, require_program):
+def story(tmp_path_factory):
     """Work that Prometheus sees grow; then a purge of what is old and a restart of the server."""
-    programs = (
-        require_program("apt-get install prometheus", "prometheus"),
-        require_program(
-            "apt-get install prometheus-node-exporter", "prometheus-node-exporter", "node_exporter"
-        ),
-    )
+    programs = (need("prometheus"), need("prometheus-node-exporter"))
     with ExitStack() as stack:
         site = Site(tmp_path_factory.mktemp("site"), stack, programs)
         site.shop.do(site.shop.four_days_ago)

@@ -28,6 +28,7 @@ import pytest
 from dotenv import dotenv_values
 
 from resonant.cli.server import end, free_port, is_healthy, keep
+from support.programs import need, need_postgresql
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -126,10 +127,9 @@ class PostgreSQL:
 
 
 @pytest.fixture(scope="module")
-def postgresql(parts, require_program):
+def postgresql(parts):
     """A PostgreSQL of its own with the two databases."""
-    found = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/postgres")), reverse=True)
-    program = require_program("on Debian and Ubuntu, apt-get install postgresql", "postgres", *found)
+    programs = need_postgresql()
     # It does not run as root.
     as_user = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
     with tempfile.TemporaryDirectory(prefix="resonant-", ignore_cleanup_errors=True) as name:
@@ -137,7 +137,7 @@ def postgresql(parts, require_program):
         if as_user:
             shutil.chown(folder, "postgres")
         data = str(folder / "data")
-        made = [*as_user, str(Path(program).resolve().with_name("initdb")), "-D", data, "-U", "postgres"]
+        made = [*as_user, str(programs / "initdb"), "-D", data, "-U", "postgres"]
         options = ("--auth", "trust", "--no-sync", "--encoding", "UTF8", "--locale", "C.UTF-8")
         subprocess.run([*made, *options], check=True, stdout=subprocess.DEVNULL, timeout=120)
         settings = {
@@ -148,7 +148,9 @@ def postgresql(parts, require_program):
         }
         pairs = [f"--{key}={value}" for key, value in settings.items()]
         server = PostgreSQL(folder)
-        parts(server.log, *as_user, program, "-D", data, *pairs, environment=dict(os.environ))
+        parts(
+            server.log, *as_user, str(programs / "postgres"), "-D", data, *pairs, environment=dict(os.environ)
+        )
         wait_until(server.is_up, 30)
         for database in DATABASES:
             server.execute(f"CREATE DATABASE {database}")
@@ -156,8 +158,8 @@ def postgresql(parts, require_program):
 
 
 @pytest.fixture(scope="module")
-def redis_url(parts, require_program, tmp_path_factory):
-    program = require_program("on Debian and Ubuntu, apt-get install redis-server", "redis-server")
+def redis_url(parts, tmp_path_factory):
+    program = need("redis-server")
     folder, port = tmp_path_factory.mktemp("redis"), free_port()
     options = ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", "")
     parts(folder / "log", program, *options, environment=dict(os.environ))

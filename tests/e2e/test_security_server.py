@@ -24,6 +24,7 @@ from playwright.sync_api import sync_playwright
 
 from resonant.cli.server import free_port, started_server
 from resonant.settings import Settings
+from support.programs import need
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,9 +140,9 @@ def unlocked(tmp_path_factory):
 
 
 @pytest.fixture
-def page(require_program):
+def page():
     """A tab of a real browser, for whom rebound.example is 127.0.0.1."""
-    executable = require_program("apt-get install chromium", "chromium", "google-chrome")
+    executable = need("chromium")
     rules = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", rules])

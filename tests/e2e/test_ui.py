@@ -18,6 +18,7 @@ from playwright.sync_api import sync_playwright
 
 from resonant import charts
 from resonant.cli.server import free_port
+from support.programs import need
 
 pytestmark = pytest.mark.engine
 
@@ -35,8 +36,8 @@ QUIET = (
 
 
 @pytest.fixture
-def browser(require_program):
-    executable = require_program("apt-get install chromium", "chromium", "google-chrome")
+def browser():
+    executable = need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(QUIET))
         page = browser.new_page(viewport={"width": 1400, "height": 1100})

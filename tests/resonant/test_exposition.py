@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import subprocess
 
 import pandas as pd
@@ -18,6 +17,7 @@ from resonant.exposition import _Collected, registry_of, to_text
 from resonant.stats import statistics
 from resonant.store.measuring import Counted, Totals
 from resonant.store.rollups import BUCKETS
+from support.programs import need
 
 # The contract: kind and labels by name.
 CONTRACT = {
@@ -99,10 +99,9 @@ def value(registry, name, **labels):
 
 
 def promtool(*argv, document):
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.fail("this test needs promtool: apt-get install prometheus", pytrace=False)
-    return subprocess.run([program, *argv], input=document, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [need("promtool"), *argv], input=document, capture_output=True, text=True, check=False
+    )
 
 
 def check(document):

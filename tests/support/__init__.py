@@ -1,0 +1,1 @@
+"""What tests share: imported as ``support``, as ``tests`` itself is not a package."""

@@ -1,0 +1,55 @@
+"""The programs that some tests need and a machine may lack.
+
+Where one is missing, the test is skipped and the reason says how to get it. With ``REQUIRE_PROGRAMS=1``, which ``.ci/run``
+sets once it has installed them, the test fails instead, so that CI cannot skip it in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+# Each name: the names it may be installed under, and how to get it. `.ci/run` reads the names to hide the programs.
+PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
+    "chromium": (("chromium", "chromium-browser", "google-chrome"), "apt-get install chromium"),
+    "docker": (("docker",), "https://docs.docker.com/engine/install"),
+    "prometheus": (("prometheus",), "apt-get install prometheus"),
+    "prometheus-node-exporter": (
+        ("prometheus-node-exporter", "node_exporter"),
+        "apt-get install prometheus-node-exporter",
+    ),
+    "promtool": (("promtool",), "apt-get install prometheus"),
+    "redis-server": (("redis-server",), "apt-get install redis-server"),
+    "stress-ng": (("stress-ng",), "apt-get install stress-ng"),
+}
+POSTGRESQL = "this test needs Debian's PostgreSQL: apt-get install postgresql"
+
+
+def need(name: str) -> str:
+    """Return the path of a program; where it is missing, the test is skipped."""
+    names, how_to_get_it = PROGRAMS[name]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        lacking(f"this test needs {name}: {how_to_get_it}")
+    return found
+
+
+def need_postgresql() -> Path:
+    """Return the folder with the programs of Debian's newest PostgreSQL, which several clients may use over TCP."""
+    folders = Path("/usr/lib/postgresql").glob("*/bin")
+    found = [folder for folder in folders if (folder / "postgres").exists()]
+    # Debian keeps the server outside PATH. Its wrappers are on it, and `.ci/run` can hide those.
+    if not found or not shutil.which("pg_ctlcluster"):
+        lacking(POSTGRESQL)
+    return max(found, key=lambda folder: float(folder.parent.name))
+
+
+def lacking(reason: str) -> NoReturn:
+    """Skip the test, as this machine cannot run it; fail it where everything must run."""
+    if os.environ.get("REQUIRE_PROGRAMS"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)

@@ -1,0 +1,36 @@
+"""A machine without an optional program skips the tests that need it; a machine that must run everything fails them."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.programs import PROGRAMS, need, need_postgresql
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("REQUIRE_PROGRAMS", raising=False)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_missing_program_is_a_skip_that_says_how_to_get_it(name):
+    with pytest.raises(pytest.skip.Exception, match=f"this test needs {name}: (apt-get install|https://)"):
+        need(name)
+
+
+def test_a_missing_postgresql_is_a_skip_that_says_how_to_get_it():
+    with pytest.raises(pytest.skip.Exception, match="apt-get install postgresql"):
+        need_postgresql()
+
+
+def test_where_every_program_is_required_a_missing_one_fails_the_test(monkeypatch):
+    monkeypatch.setenv("REQUIRE_PROGRAMS", "1")
+    with pytest.raises(pytest.fail.Exception, match="promtool: apt-get install prometheus"):
+        need("promtool")
+
+
+def test_a_program_is_found_by_any_of_its_names(tmp_path):
+    chrome = tmp_path / "google-chrome"
+    chrome.touch(mode=0o755)
+    assert need("chromium") == str(chrome)
