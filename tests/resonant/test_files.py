@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,26 @@ def test_a_temporary_file_is_named_as_the_sweep_expects(tmp_path, monkeypatch):
         os.utime(name, (0, 0))
     write(target)
     assert names(tmp_path) == ["metrics.prom"]
+
+
+def test_the_file_is_on_disk_before_it_gets_its_name_and_the_name_is_on_disk_after(tmp_path, monkeypatch):
+    """A power cut leaves the old file or the whole new one."""
+    target = tmp_path / "metrics.prom"
+    calls = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(fd):
+        status = os.fstat(fd)
+        is_folder = stat.S_ISDIR(status.st_mode)
+        calls.append(("fsync", tmp_path if is_folder else target, status.st_size if not is_folder else None))
+        assert os.path.samestat(status, tmp_path.stat() if is_folder else next(tmp_path.iterdir()).stat())
+        fsync(fd)
+
+    def watched_replace(self, name):
+        calls.append(("rename", Path(name), None))
+        return replace(self, name)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    write(target)
+    assert calls == [("fsync", target, len("whole")), ("rename", target, None), ("fsync", tmp_path, None)]
