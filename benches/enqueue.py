@@ -40,7 +40,7 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
 
     async def by_the_library() -> float:
         given = lines(count)
-        store = await open_store(str(next(names)))
+        store = await open_store(f"sqlite:///{next(names)}")
         with Stopwatch() as watch:
             for batch in _batches(given):
                 await store.enqueue([parse_event(line) for line in batch], ENDPOINT)

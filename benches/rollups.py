@@ -41,7 +41,7 @@ def run(count: int, rounds: int) -> list[Comparison]:
 
 async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparison]:
     settings.home.mkdir()
-    names = (str(settings.home / f"{number}") for number in itertools.count())
+    names = (f"sqlite:///{settings.home / str(number)}" for number in itertools.count())
 
     def emission(*, rollups: bool, failed_part: float) -> Round:
         async def emit() -> float:

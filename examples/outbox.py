@@ -55,8 +55,9 @@ async def create_tables(url: str) -> None:
 
 def main(path: str) -> None:
     """Place two orders that succeed and one that does not; say what is stored."""
-    asyncio.run(create_tables(path))
-    engine = create_engine(f"sqlite:///{path}")
+    url = f"sqlite:///{path}"
+    asyncio.run(create_tables(url))
+    engine = create_engine(url)
     shop.create_all(engine)
     with engine.connect() as connection:
         first = 1 + (connection.scalar(select(func.max(orders.c.number))) or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -131,7 +132,7 @@ class Settings(BaseSettings):
         """The database's URL, with its password."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.home.expanduser() / 'resonant.db'}"
+        return f"sqlite:///{quote(str(self.home.expanduser() / 'resonant.db'))}"
 
     @property
     def metrics_window_seconds(self) -> float:

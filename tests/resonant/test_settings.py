@@ -4,6 +4,7 @@ from pydantic import ValidationError
 from resonant.alerts import Thresholds
 from resonant.retry import RetryPolicy
 from resonant.settings import Settings, SettingsError, UnknownPolicy, load_settings
+from resonant.store.database import file_of
 
 
 @pytest.fixture
@@ -44,6 +45,13 @@ def test_without_a_database_url_the_store_is_an_sqlite_file_in_the_home(environm
     environment(home=str(tmp_path))
 
     assert load_settings().store_url == f"sqlite:///{tmp_path}/resonant.db"
+
+
+@pytest.mark.parametrize("name", ["per%cent", "ques?tion"])
+def test_the_home_may_have_characters_that_a_url_quotes(environment, tmp_path, name):
+    environment(home=str(tmp_path / name))
+
+    assert file_of(load_settings().store_url) == tmp_path / name / "resonant.db"
 
 
 def test_the_home_may_be_relative_to_the_users(environment, monkeypatch, tmp_path):

@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote
 
 from resonant.cli import output
 from resonant.cli.project import make_flows_importable
@@ -39,6 +39,7 @@ from resonant.files import atomic_file, open_private
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
+    from pathlib import Path
     from uuid import UUID
 
     from prefect import State
@@ -119,8 +120,10 @@ def running_stack(settings: Settings, *, port: int) -> Iterator[Stack]:
 
     Raises:
         ServerError: it cannot start here; the text says why.
+        StoreError: the settings name no database that Resonant knows.
     """
     make_flows_importable()
+    elsewhere = _settings_elsewhere(settings)
     home = prepared_home(settings).absolute()
     server = Server(f"http://127.0.0.1:{port}/api")
     with _only_one(settings):
@@ -139,7 +142,7 @@ def running_stack(settings: Settings, *, port: int) -> Iterator[Stack]:
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()
             asyncio.run(_prepare())
-            with _kept_worker(settings, home) as worker:
+            with _kept_worker(home, elsewhere) as worker:
                 parts = (
                     Part("Prefect server", kept.keeper, home / SERVER_LOG),
                     Part("Prefect worker", worker, home / WORKER_LOG),
@@ -241,13 +244,13 @@ async def _deploy() -> list[str]:
 
 
 @contextlib.contextmanager
-def _kept_worker(settings: Settings, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker for as long as the block; what it runs then is cancelled, and hands back what it holds."""
     from prefect.states import Cancelled, Cancelling
 
     from deployments.bootstrap import WORK_POOL
 
-    environment = os.environ | _settings_elsewhere(settings)
+    environment = os.environ | variables
     environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
     command = [
         sys.executable,
@@ -281,11 +284,16 @@ def _close_runs(state: State[Any]) -> None:
 
 
 def _settings_elsewhere(settings: Settings) -> dict[str, str]:
-    """Return the variables for a process in another folder: what is relative here is not so there."""
+    """Return the variables for a process in another folder, with relative paths made absolute.
+
+    Raises:
+        StoreError: the URL names no database that Resonant knows.
+    """
+    from resonant.store.database import file_of
+
     variables = {"RESONANT_HOME": str(settings.home.expanduser().absolute())}
-    kind, _, path = settings.store_url.rpartition(":///")
-    if kind.startswith("sqlite") or "://" not in settings.store_url:
-        variables["RESONANT_DATABASE_URL"] = f"sqlite:///{Path(path).expanduser().absolute()}"
+    if file := file_of(settings.store_url):
+        variables["RESONANT_DATABASE_URL"] = f"sqlite:///{quote(str(file.absolute()))}"
     return variables
 
 

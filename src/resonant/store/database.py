@@ -77,7 +77,7 @@ async def open_database(url: str) -> Database:
     """Open the database and bring its schema up to date; safe when several processes do so at once.
 
     Args:
-        url: ``sqlite:///PATH``, ``postgresql://USER:PASSWORD@HOST/NAME``, or a bare path of an SQLite file.
+        url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
 
     Raises:
         StoreError: the URL names no database that Resonant knows.
@@ -125,8 +125,6 @@ def _connect(url: URL, *, statement_timeout: float | None = STATEMENT_TIMEOUT_SE
 
 
 def _parse(url: str) -> URL:
-    if "://" not in url:
-        return URL.create("sqlite", database=url)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -134,8 +132,10 @@ def _parse(url: str) -> URL:
     # Whoever writes postgresql+psycopg for other tools gets our driver here.
     kind, _, _ = parsed.drivername.partition("+")
     if kind not in _OPTIONS:
+        # The URL is not quoted: it may hold a password.
         raise StoreError(
             "RESONANT_DATABASE_URL must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+            + ("" if "://" in url else "; it has no scheme, so write sqlite:///PATH for a file")
         )
     if unknown := sorted(parsed.query.keys() - _OPTIONS[kind]):
         known = ", ".join(sorted(_OPTIONS[kind])) or "none"

@@ -178,7 +178,7 @@ async def open_store(
     """Open the store at this database URL, and bring its schema up to date.
 
     Args:
-        url: ``sqlite:///PATH``, ``postgresql://USER:PASSWORD@HOST/NAME``, or a bare path of an SQLite file.
+        url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
         clock: gives the time, in seconds since the epoch.
         lease_seconds: how long a worker's claim lasts unless it is renewed.
         rollups: whether what is done through this store is counted, for Prometheus and alerts.

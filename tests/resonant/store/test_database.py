@@ -53,6 +53,28 @@ def test_a_url_that_names_no_database_is_refused(url, hint):
     assert line.startswith("RESONANT_DATABASE_URL")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "relative.db",
+        "/absolute/resonant.db",
+        "sqlite:relative.db",
+        "sqlite:/absolute.db",
+        "postgresql//user:geheim@127.0.0.1/db",
+        "postgresql:user:geheim@127.0.0.1/db",
+        "",
+    ],
+)
+def test_a_url_without_a_scheme_is_refused_and_makes_no_file_or_folder(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(url) == (
+        "RESONANT_DATABASE_URL must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; "
+        "it has no scheme, so write sqlite:///PATH for a file"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_that_is_not_there_is_named_with_what_to_do():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -156,7 +156,7 @@ def test_a_producers_own_tables_are_left_alone(store_url):
 
 def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_path):
     async def open_at_once():
-        urls = [store_url, store_url, str(tmp_path / "other.db"), str(tmp_path / "third.db")]
+        urls = [store_url, store_url, f"sqlite:///{tmp_path}/other.db", f"sqlite:///{tmp_path}/third.db"]
         stores = await asyncio.gather(*map(open_store, urls))
         versions = [await store.read(read_schema_version) for store in stores]
         for store in stores:

@@ -28,7 +28,7 @@ def test_the_example_stores_an_order_with_its_event_or_neither(tmp_path, open_de
     ]
     with create_engine(f"sqlite:///{path}").connect() as connection:
         assert connection.execute(text("SELECT number FROM orders")).scalars().all() == [1, 3]
-    desk = open_desk(str(path))
+    desk = open_desk(f"sqlite:///{path}")
     assert desk.status().pending == 2
     assert desk.status().balanced
     assert desk.detail("order-1-placed").event.body == b'{"number":1,"article":"lamp","quantity":1}'
@@ -45,7 +45,7 @@ def test_the_example_can_be_run_again(tmp_path, open_desk):
         subprocess.run(
             [sys.executable, OUTBOX, tmp_path / "shop.db"], check=True, capture_output=True, timeout=60
         )
-    assert open_desk(str(tmp_path / "shop.db")).status().accepted == 4
+    assert open_desk(f"sqlite:///{tmp_path}/shop.db").status().accepted == 4
 
 
 def test_the_examples_order_is_placed_through_an_asynchronous_engine_too(open_desk, postgresql_url):

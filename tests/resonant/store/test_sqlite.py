@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -53,15 +54,15 @@ def test_modes_that_were_chosen_are_left_alone(tmp_path, open_desk):
     path = folder / "resonant.db"
     path.touch()
     path.chmod(0o644)
-    open_desk(str(path)).enqueue("evt_1")
+    open_desk(f"sqlite:///{path}").enqueue("evt_1")
     assert (mode(folder), mode(path)) == (0o755, 0o644)
 
 
 @pytest.mark.parametrize(
     "name", ["plain.db", "with space.db", "per%cent.db", "ques?tion.db", "ümlaut.db", "a:b.db"]
 )
-def test_a_bare_path_is_taken_as_it_is(tmp_path, open_desk, name):
-    desk = open_desk(str(tmp_path / name))
+def test_a_path_may_have_any_character_that_is_quoted(tmp_path, open_desk, name):
+    desk = open_desk(f"sqlite:///{tmp_path}/{quote(name)}")
     desk.enqueue("evt_1")
     assert str(desk.store) == f"sqlite:///{tmp_path / name}"
     assert (tmp_path / name).is_file()
@@ -147,7 +148,7 @@ def opened_by_an_ordinary_user(path: Path) -> str:
 
 def fill(path: Path) -> None:
     async def open_and_close() -> None:
-        await (await open_store(str(path))).close()
+        await (await open_store(f"sqlite:///{path}")).close()
 
     asyncio.run(open_and_close())
 
@@ -188,7 +189,7 @@ def event(number):
     return make_event(id=f"evt_{number}", type="t", source="/s", data="x" * 20_000)
 
 async def main(folder):
-    store = await open_store(f"{folder}/resonant.db")
+    store = await open_store(f"sqlite:///{folder}/resonant.db")
     stored = 0
     try:
         while True:
@@ -203,7 +204,7 @@ async def main(folder):
     assert len(leases) == 5, "the same store goes on when there is space again"
     await store.enqueue([event(stored)], "orders")
     await store.close()
-    store = await open_store(f"{folder}/resonant.db")
+    store = await open_store(f"sqlite:///{folder}/resonant.db")
     status = await store.status()
     assert status.balanced and status.accepted == stored + 1, (status, stored)
     for number in range(stored + 1):
