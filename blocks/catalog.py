@@ -28,9 +28,10 @@ def name_from_url(url: str) -> str:
     """
     try:
         parsed = httpx.URL(url)
+        host = parsed.host
     except (httpx.InvalidURL, ValueError):
         raise EndpointError("the URL is not well-formed") from None
-    where = f"{parsed.host}-{parsed.port}" if parsed.port else parsed.host
+    where = f"{host}-{parsed.port}" if parsed.port else host
     name = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
     if not name or parsed.scheme not in {"http", "https"}:
         raise EndpointError("the URL must be http://HOST... or https://HOST...")

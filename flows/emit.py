@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from prefect import State, flow
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from pydantic import Field
 
 from resonant.bulk import MAX_CHUNK_SIZE
@@ -33,7 +33,8 @@ async def emit_events(
     """Deliver events to HTTP endpoints.
 
     Without events it also takes over what a lost worker left behind, and waits for what other workers hold. A dead
-    letter fails its task run, not this flow; this flow fails when the store or an endpoint is missing.
+    letter fails its task run, not this flow. This flow fails when the store or the named endpoint cannot be opened; in a
+    run for every endpoint, the deliveries of one that cannot be opened wait, and the run's message says why.
 
     Args:
         events: Events to store first, as input lines (512 KiB at most; `resonant enqueue` takes more).
@@ -58,6 +59,4 @@ async def emit_events(
             take_over=events is None,
             on_waiting=say_waiting,
         )
-    if summary.unknown_endpoints:
-        return Failed(message=f"{summary}; {'; '.join(summary.unknown_endpoints.values())}")
-    return Completed(message=str(summary))
+    return Completed(message="; ".join([str(summary), *summary.unknown_endpoints.values()]))

@@ -113,13 +113,20 @@ class Limits:
     chunk_size: int = 0
 
 
+def _why_not_open(name: str, error: Exception) -> str:
+    # Only our own errors are known to hold no secret.
+    if isinstance(error, EndpointError):
+        return str(error)
+    return f"endpoint {name!r} cannot be opened: {type(error).__name__}"
+
+
 class Emission:
     """One run over a store. Use it as an async context manager: on exit every lease is handed back.
 
     Args:
         store: open, and bound to the running loop.
         courier: makes the attempts.
-        open_target: opens an endpoint by name; raises EndpointError where there is none.
+        open_target: opens an endpoint by name. Whatever it raises holds back this endpoint's deliveries alone.
         owner: who holds the leases, e.g. the flow run's id.
         limits: the bounds of the run.
     """
@@ -322,11 +329,11 @@ class Emission:
             on_waiting: called once, with the moment until which other workers hold what is left.
 
         Raises:
-            EndpointError: there is no such endpoint (where one is named).
+            EndpointError: the endpoint that is named cannot be opened.
             StoreUnavailable: the store went away.
         """
-        if endpoint is not None:
-            await self._target(endpoint)
+        if endpoint is not None and not await self._is_open(endpoint):
+            raise EndpointError(self.summary.unknown_endpoints[endpoint])
         self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
         self._is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
@@ -480,8 +487,8 @@ class Emission:
             return False
         try:
             await self._target(name)
-        except EndpointError as error:
-            self.summary.unknown_endpoints[name] = str(error)
+        except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
+            self.summary.unknown_endpoints[name] = _why_not_open(name, error)
             self._reopen_at[name] = time.monotonic() + REOPEN_SECONDS
             return False
         self.summary.unknown_endpoints.pop(name, None)

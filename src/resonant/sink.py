@@ -137,11 +137,12 @@ class Endpoint:
     def _parsed_url(self) -> httpx.URL:
         try:
             url = httpx.URL(self.url)
+            host = url.host  # decoded only now: an invalid A-label (xn--) raises here
         except (httpx.InvalidURL, TypeError, ValueError):
             raise self._error("its URL is not well-formed") from None  # their texts quote the URL
         if url.scheme not in {"http", "https"}:
             raise self._error("its URL must begin with http:// or https://")
-        if not url.host:
+        if not host:
             raise self._error("its URL has no host")
         if b"%" in url.raw_host:
             raise self._error("its URL has a host that no name or address can be")

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
-from blocks import FileEndpoint
+from blocks import FileEndpoint, WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from flows.emit import emit_events
 from resonant.store import open_store
@@ -81,6 +82,28 @@ def test_what_a_user_must_mend_fails_the_flow_with_one_line(engine, tmp_path, pa
     assert state.is_failed()
     assert message in state.message
     assert asyncio.run(statuses(tmp_path)).accepted == 0
+
+
+def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be_opened(engine, tmp_path):
+    from resonant.events import make_event
+
+    async def main():
+        url = SecretStr("https://xn--/")
+        await WebhookEndpoint(url=url).asave("bad-label", overwrite=True)
+        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+        store = await open_store(f"sqlite:///{tmp_path}/store.db")
+        for name in ("bad-label", "file-endpoint/log", "shp"):
+            await store.enqueue([make_event(type="t", source="/s", data=1)], name)
+        await store.close()
+        return await emit_events(return_state=True), await statuses(tmp_path)
+
+    state, status = asyncio.run(main())
+
+    assert state.is_completed()
+    assert state.message.startswith("1 delivered, 0 retried")
+    assert "endpoint 'bad-label': its URL is not well-formed" in state.message
+    assert "no endpoint is named 'shp'" in state.message
+    assert (status.delivered, status.pending) == (1, 2)
 
 
 def test_a_conflict_shows_no_payload_in_what_prefect_keeps(engine, tmp_path):

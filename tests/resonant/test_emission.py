@@ -893,6 +893,31 @@ class TestEndpoints:
             ("orders", "delivered", None): 2,
         }
 
+    @pytest.mark.parametrize("error", [UnicodeError("xn--s3cret"), RuntimeError("s3cret"), KeyError("s3cret")])
+    def test_any_error_in_opening_one_holds_back_only_its_own_deliveries(self, tmp_path, error):
+        class Sinks(dict):
+            def __contains__(self, name):
+                if name == "broken":
+                    raise error
+                return super().__contains__(name)
+
+        async def scenario():
+            async with scene(tmp_path, sinks=Sinks(orders=succeed)) as worker:
+                await enqueue(worker.store, 2, endpoint="broken")
+                await enqueue(worker.store, 2, endpoint="orders")
+                summary = await worker.run()
+                assert summary.delivered == 2
+                reason = f"endpoint 'broken' cannot be opened: {type(error).__name__}"
+                assert summary.unknown_endpoints == {"broken": reason}
+                with pytest.raises(EndpointError, match=reason):
+                    await worker.run(endpoint="broken")
+
+        asyncio.run(scenario())
+        assert Counter(deliveries(tmp_path, "endpoint, status, lease_owner")) == {
+            ("broken", "pending", None): 2,
+            ("orders", "delivered", None): 2,
+        }
+
     def test_one_that_turns_up_later_is_opened_then(self, tmp_path, quick_look, monkeypatch):
         monkeypatch.setattr("resonant.emission.REOPEN_SECONDS", 0.1)
 
