@@ -893,7 +893,9 @@ class TestEndpoints:
             ("orders", "delivered", None): 2,
         }
 
-    @pytest.mark.parametrize("error", [UnicodeError("xn--s3cret"), RuntimeError("s3cret"), KeyError("s3cret")])
+    @pytest.mark.parametrize(
+        "error", [UnicodeError("xn--s3cret"), RuntimeError("s3cret"), KeyError("s3cret")]
+    )
     def test_any_error_in_opening_one_holds_back_only_its_own_deliveries(self, tmp_path, error):
         class Sinks(dict):
             def __contains__(self, name):
