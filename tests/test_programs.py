@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
 import pytest
 
 from support.programs import PROGRAMS, need, need_postgresql
+
+PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +40,9 @@ def test_a_program_is_found_by_any_of_its_names(tmp_path):
     chrome = tmp_path / "google-chrome"
     chrome.touch(mode=0o755)
     assert need("chromium") == str(chrome)
+
+
+def test_ci_hides_every_optional_program_from_its_first_run():
+    [patterns] = re.findall(r"^optional='(.*)'$", (PROJECT / ".ci" / "run").read_text(), re.MULTILINE)
+    names = [name for names, _ in PROGRAMS.values() for name in names] + ["pg_ctlcluster", "postgres"]
+    assert [name for name in names if not any(fnmatch(name, each) for each in patterns.split("|"))] == []
