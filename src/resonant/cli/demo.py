@@ -19,6 +19,7 @@ import typer
 from resonant.cli import options, output
 from resonant.cli.demo_events import demo_events
 from resonant.cli.demo_view import shown_live, take_snapshot, write_table
+from resonant.cli.flow_runs import count_task_runs
 from resonant.cli.server import ServerError, end, free_port, is_free, keep
 from resonant.cli.stack import interrupted_by_signals, running_stack, start_run
 from resonant.cli.up import PORT
@@ -148,7 +149,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
         letters = await store.dead_letters(limit=1)
     finally:
         await store.close()
-    await _wait_for_records(stack, run_id, count)
+    await _wait_for_records(run_id, count)
     requests = len(read_journal(home / JOURNAL))
     return _Story(snapshot, requests, run_id, letters[0].event_id if letters else None)
 
@@ -178,20 +179,16 @@ async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
     return snapshot
 
 
-async def _wait_for_records(stack: Stack, run_id: UUID, count: int) -> None:
+async def _wait_for_records(run_id: UUID, count: int) -> None:
     """Wait until the server has recorded how every task run ended, so that its UI shows it: records lag behind."""
-    import httpx
+    from prefect.client.orchestration import get_client
 
-    ended = {"type": {"any_": ["COMPLETED", "FAILED"]}}
-    query = {"flow_runs": {"id": {"any_": [str(run_id)]}}, "task_runs": {"state": ended}}
+    of_run = {"id": {"any_": [str(run_id)]}}
+    ended = {"state": {"type": {"any_": ["COMPLETED", "FAILED"]}}}
     with contextlib.suppress(TimeoutError):
-        async with (
-            asyncio.timeout(_RECORD_SECONDS),
-            httpx.AsyncClient(base_url=stack.server.api_url, trust_env=False) as client,
-        ):
+        async with asyncio.timeout(_RECORD_SECONDS), get_client() as client:
             while True:
-                answer = await client.post("/task_runs/count", json=query)
-                if answer.json() >= count:
+                if await count_task_runs(client, flow_runs=of_run, task_runs=ended) >= count:
                     return
                 await asyncio.sleep(_POLL_SECONDS)
 

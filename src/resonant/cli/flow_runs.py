@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from prefect import State
+    from prefect.client.orchestration import PrefectClient
 
-    from resonant.cli.server import Server
     from resonant.settings import Settings
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def run_flow(settings: Settings, start: Callable[[], Awaitable[State[None] | Non
             state = asyncio.run(_awaited(start))
             if state is not None and server.is_temporary:
                 send_events(server.api_url)
-                asyncio.run(_wait_for_records(server, state))
+                asyncio.run(_wait_for_records(state))
     except ServerGone as error:
         raise ServerGone(
             f"{error}: its UI does not know how this run ended. Nothing is lost: `resonant status` counts what was "
@@ -63,29 +63,27 @@ async def _awaited(start: Callable[[], Awaitable[T]]) -> T:
     return await start()
 
 
-async def _wait_for_records(server: Server, state: State[None]) -> None:
+async def count_task_runs(client: PrefectClient, **query: object) -> int:
+    """Return how many task runs the server has recorded; one that is busy (503) is asked again by Prefect's client.
+
+    Args:
+        client: of the server.
+        query: Prefect's filters, by name.
+    """
+    return int((await client.request("POST", "/task_runs/count", json=query)).json())
+
+
+async def _wait_for_records(state: State[None]) -> None:
     """Wait until a server that is about to end has recorded how every task run of this flow run ended."""
-    import base64
-    import os
+    from prefect.client.orchestration import get_client
 
-    import httpx
-
-    of_run: dict[str, object] = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
-    unended: dict[str, object] = {
-        "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}
-    }
-    auth = os.environ.get("PREFECT_API_AUTH_STRING")
-    headers = {"authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
-    async with httpx.AsyncClient(base_url=server.api_url, headers=headers, trust_env=False) as client:
-
-        async def count(query: dict[str, object]) -> int:
-            answer = await client.post("/task_runs/count", json=query)
-            return int(answer.json())
-
+    of_run = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
+    unended = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}
+    async with get_client() as client:
         seen = -1
         for _ in range(int(_RECORD_SECONDS / _RECORD_POLL_SECONDS)):
-            runs = await count(of_run)
-            if runs == seen and not await count(of_run | unended):
+            runs = await count_task_runs(client, flow_runs=of_run)
+            if runs == seen and not await count_task_runs(client, flow_runs=of_run, task_runs=unended):
                 return
             seen = runs
             await asyncio.sleep(_RECORD_POLL_SECONDS)

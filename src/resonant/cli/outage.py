@@ -1,4 +1,4 @@
-"""A Prefect server that goes away in mid-run: events are sent nevertheless, and if it does not come back, one line says so.
+"""A Prefect server that goes away in mid-run, or stays busy: events are sent nevertheless, and one line says what happened.
 
 Prefect's client tries for two minutes to tell the server how a run ended, which is time enough for a server to be started
 again. What it says meanwhile, and tracebacks of its own, are nothing to whoever only wants events delivered. And the records of
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOOKS = 3
+_BUSY = 503
 _WITHIN_PREFECT = ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs")
 _OF_AN_OUTAGE = (
     "Unable to connect to",
@@ -28,7 +29,7 @@ _OF_AN_OUTAGE = (
 
 
 class ServerGone(ResonantError):
-    """The Prefect server went away, and did not come back while its client waited for it."""
+    """The Prefect server went away, or stayed too busy to answer, while its client waited for it."""
 
 
 @contextlib.contextmanager
@@ -36,7 +37,7 @@ def outage_told_plainly(api_url: str) -> Iterator[None]:
     """Run what uses the server at this address.
 
     Raises:
-        ServerGone: it failed, as the server is gone.
+        ServerGone: it failed, as the server is gone or stays too busy.
     """
     import httpx
 
@@ -51,6 +52,14 @@ def outage_told_plainly(api_url: str) -> Iterator[None]:
             raise
         forget_records()
         raise ServerGone(f"the Prefect server at {api_url} went away, and did not come back") from None
+    except httpx.HTTPStatusError as error:
+        # Prefect's client has tried for a minute by then.
+        if error.response.status_code != _BUSY or not str(error.request.url).startswith(api_url):
+            raise
+        raise ServerGone(
+            f"the Prefect server at {api_url} stays too busy to answer (503): run fewer things on it at once, or put it "
+            "on PostgreSQL"
+        ) from None
 
 
 def forget_records() -> None:

@@ -5,8 +5,9 @@ import time
 import httpx
 import pytest
 
+from resonant.cli.flow_runs import count_task_runs
 from resonant.cli.outage import ServerGone, forget_records, outage_told_plainly
-from resonant.testing import Receiver, nobody_listening
+from resonant.testing import Receiver, nobody_listening, respond
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +27,41 @@ def test_a_server_that_is_gone_is_one_line():
         httpx.get(f"{url}/api/flow_runs")
     assert "\n" not in str(gone.value)
     assert gone.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"), [(503, ServerGone), (500, httpx.HTTPStatusError)], ids=["busy", "broken"]
+)
+def test_a_server_that_stays_too_busy_is_one_line_and_one_that_is_broken_is_not_called_busy(status, refused):
+    answer = httpx.Response(status, request=httpx.Request("GET", "http://prefect.example/api/flow_runs"))
+    with pytest.raises(refused) as busy, outage_told_plainly("http://prefect.example/api"):
+        answer.raise_for_status()
+    assert "\n" not in str(busy.value) or status == 500
+
+
+def test_a_503_of_another_server_is_not_called_prefects():
+    answer = httpx.Response(503, request=httpx.Request("GET", "http://hooks.example/"))
+    with pytest.raises(httpx.HTTPStatusError), outage_told_plainly("http://prefect.example/api"):
+        answer.raise_for_status()
+
+
+def test_records_are_counted_although_the_server_is_busy_at_first():
+    from prefect.client.orchestration import PrefectClient
+
+    def busy_at_first(request):
+        if not request.path.endswith("/count"):
+            return respond(404)
+        counts.append(request.path)
+        return respond(200, {"content-type": "application/json"}, b"7") if counts[1:] else busy
+
+    async def scenario():
+        async with Receiver(busy_at_first) as server, PrefectClient(f"{server.url}/api") as client:
+            return await count_task_runs(client, task_runs={})
+
+    counts = []
+    busy = respond(503, {"retry-after": "0"}, b'{"exception_message": "Service Unavailable"}')
+    assert asyncio.run(scenario()) == 7
+    assert len(counts) == 2
 
 
 def test_what_fails_although_the_server_is_there_stays_what_it_is():
