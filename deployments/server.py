@@ -1,85 +1,136 @@
-"""Prefect's server as ``resonant up`` and commands that send start it: ``prefect server start``, and no foreign web page gets in.
+"""Prefect's server as ``resonant up`` and commands that send start it: ``prefect server start``, closed to foreign web pages.
 
-CORS alone does not do that. It keeps a page from reading an answer, and from sending what says that it is JSON; but Prefect
-takes a body that says nothing for JSON, and any page may send that. Websockets, which know no CORS, tell it the ids it
-needs, and together they run a flow. And a page whose own name has come to mean 127.0.0.1 (DNS rebinding) is no foreign page
-to the browser. But each time the browser says where the page is from, by ``Origin`` or ``Host``; programs say no origin. Only a
-server of this machine alone knows by what names it may be called.
+CORS is not enough. It stops a page from reading an answer, and from sending a body marked as JSON. But Prefect reads an
+unmarked body as JSON, and any page may send one. Websockets know no CORS, and give the page the ids that it needs to run
+a flow. And a page whose name is re-pointed to 127.0.0.1 (DNS rebinding) is not foreign to the browser.
 
-``python -m deployments.server`` in the project's folder takes its address, like all else, from Prefect's settings.
+The browser always says where a request comes from, in ``Origin``, ``Host`` or ``Sec-Fetch-Site``. Programs send no origin. Only a
+server that listens on loopback knows by what names it may be called.
+
+The UI also gets a content security policy. It may not be framed, and loads nothing from other hosts: neither an image that
+somebody's text smuggles in, nor the configuration that the new UI asks an analytics service for even where analytics are off.
+
+``python -m deployments.server`` in the project's folder takes its address, and everything else, from Prefect's settings.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import uvicorn
 from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EVERYBODY = "*"
+API = "/api"
 _LOOPBACK = ("127.0.0.1", "localhost")
+# RFC 9110, 7.2: no user. urlsplit would take one away, and leave a name that looks right.
+_HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
+_OWN_SITES = (None, "same-origin", "none")
+# Where Prefect keeps the logos of its block types.
+_LOGOS = "https://raw.githubusercontent.com https://images.ctfassets.net"
 _REFUSAL = (
     "This server answers pages of its own alone; PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS names others.\n"
 )
 
 
 class OwnPagesAlone:
-    """Refuses whatever a browser sends for a page of another origin."""
+    """Refuses whatever a browser sends for a page of another origin, and lets no page of another origin frame an answer."""
 
-    def __init__(self, app: ASGIApp, origins: Iterable[str], *, is_local: bool) -> None:
+    def __init__(self, app: ASGIApp, origins: Iterable[str], *, is_local: bool, api: str = API) -> None:
         """Stand before an application.
 
         Args:
             app: the application.
             origins: whose pages may come.
             is_local: whether the server is this machine's alone, so that it is called by loopback's names or those origins'.
+            api: the path of the API; pages elsewhere may link to everything but that.
         """
         self._app = app
         self._origins = frozenset(origins)
         self._hosts = {*_LOOPBACK, *(urlsplit(origin).hostname for origin in self._origins)}
         self._is_local = is_local
+        self._api = api.rstrip("/")
+        self._policy = _content_security_policy(self._origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is welcome."""
-        if scope["type"] == "lifespan" or self._is_welcome(Headers(scope=scope)):
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["content-security-policy"] = self._policy
+                headers["x-frame-options"] = "SAMEORIGIN"
+            await send(message)
+
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        elif self._is_welcome(scope):
+            await self._app(scope, receive, send_with_policy)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "a foreign page"})
         else:
-            await PlainTextResponse(_REFUSAL, 403)(scope, receive, send)
+            await PlainTextResponse(_REFUSAL, 403)(scope, receive, send_with_policy)
 
-    def _is_welcome(self, headers: Headers) -> bool:
+    def _is_welcome(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host")
-        is_called_right = host is None or not self._is_local or _name(host) in self._hosts
-        return is_called_right and (origin is None or origin in self._origins)
+        if self._is_local and host is not None and _name(host) not in self._hosts:
+            return False
+        if origin is not None:
+            return origin in self._origins
+        # A browser names no origin when a page reads without leave, as for an image, or follows a link.
+        return headers.get("sec-fetch-site") in _OWN_SITES or self._follows_a_link_to_the_ui(scope, headers)
+
+    def _follows_a_link_to_the_ui(self, scope: Scope, headers: Headers) -> bool:
+        asked = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+        if (
+            scope["type"] != "http"
+            or scope["method"] not in ("GET", "HEAD")
+            or asked != ("navigate", "document")
+        ):
+            return False
+        return not f"{scope['path']}/".startswith(f"{self._api}/")
 
 
-def guarded(app: ASGIApp, origins: str, *, address: str = _LOOPBACK[0]) -> ASGIApp:
+def guarded(app: ASGIApp, origins: str, *, address: str = _LOOPBACK[0], api: str = API) -> ASGIApp:
     """Guard an application from foreign pages, unless everybody's may come.
 
     Args:
         app: the application.
         origins: as Prefect has them, with commas between.
         address: what the server listens on.
+        api: the path of the API.
     """
     allowed = [origin.strip() for origin in origins.split(",")]
-    return app if EVERYBODY in allowed else OwnPagesAlone(app, allowed, is_local=address in _LOOPBACK)
+    if EVERYBODY in allowed:
+        return app
+    return OwnPagesAlone(app, allowed, is_local=address in _LOOPBACK, api=api)
 
 
 def main() -> None:
     """Serve until a signal."""
+    # The database holds the endpoints' secrets, and the key that they are encrypted with.
+    os.umask(0o077)
     settings = get_current_settings().server
+    app = guarded(
+        create_app(final=True),
+        settings.api.cors_allowed_origins,
+        address=settings.api.host,
+        api=settings.api.base_path or API,
+    )
     uvicorn.run(
-        guarded(create_app(final=True), settings.api.cors_allowed_origins, address=settings.api.host),
+        app,
         host=settings.api.host,
         port=settings.api.port,
         timeout_keep_alive=settings.api.keepalive_timeout,
@@ -89,11 +140,25 @@ def main() -> None:
     )
 
 
+def _content_security_policy(origins: Iterable[str]) -> str:
+    # The UI, opened by either name of loopback, calls the API by the one that it was started with.
+    pages = sorted(origins)
+    sockets = [f"ws{origin.removeprefix('http')}" for origin in pages]
+    return "; ".join(
+        (
+            "frame-ancestors 'self'",
+            f"img-src 'self' data: blob: {_LOGOS}",
+            f"connect-src 'self' {' '.join([*pages, *sockets])}",
+            "object-src 'none'",
+            "base-uri 'self'",
+            "form-action 'self'",
+        )
+    )
+
+
 def _name(host: str) -> str | None:
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+    found = _HOST.fullmatch(host)
+    return found and (found["name"] or found["address"]).lower()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from starlette.responses import PlainTextResponse
 from deployments.server import OwnPagesAlone, guarded
 
 OWN = "http://127.0.0.1:4200,http://localhost:4200"
+LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+FRAME = LINK | {"sec-fetch-dest": "iframe"}
 WELCOME = [
     ({"host": "127.0.0.1:4200"}, "a program"),
     ({"host": "localhost:4200"}, "a program, by name"),
@@ -18,6 +20,12 @@ WELCOME = [
     ({"host": "localhost:8080"}, "through a tunnel from another port"),
     ({"host": "127.0.0.1:4200", "origin": "http://127.0.0.1:4200"}, "the UI"),
     ({"host": "127.0.0.1:4200", "origin": "http://localhost:4200"}, "the UI, opened by name"),
+    (
+        {"host": "127.0.0.1:4200", "origin": "http://localhost:4200", "sec-fetch-site": "cross-site"},
+        "the UI, opened by name, in a browser that says so",
+    ),
+    ({"host": "127.0.0.1:4200", "sec-fetch-site": "same-origin"}, "the UI, reading"),
+    ({"host": "127.0.0.1:4200", "sec-fetch-site": "none"}, "a bookmark or a typed address"),
 ]
 FOREIGN = [
     ({"host": "127.0.0.1:4200", "origin": "https://evil.example"}, "a page"),
@@ -33,6 +41,14 @@ FOREIGN = [
     ({"host": "evil.example:4200", "origin": "http://evil.example:4200"}, "the same, as its own origin"),
     ({"host": "127.0.0.1.evil.example:4200"}, "a name that begins like ours"),
     ({"host": "[::1"}, "no host at all"),
+    ({"host": "x@127.0.0.1:4200"}, "a user before our name"),
+    ({"host": "evil.example:x@localhost"}, "a user and password before our name"),
+    ({"host": "127.0.0.1:4200/evil.example"}, "a path behind our name"),
+    ({"host": "127.0.0.1 evil.example"}, "two names"),
+    ({"host": "127.0.0.1:4200", "sec-fetch-site": "cross-site"}, "an image or a script of a page"),
+    ({"host": "127.0.0.1:4200", "sec-fetch-site": "same-site"}, "one of another program's page"),
+    ({"host": "127.0.0.1:4200", "sec-fetch-site": "anything"}, "a site that no standard knows"),
+    ({"host": "127.0.0.1:4200"} | LINK, "a link to the API"),
 ]
 
 
@@ -40,15 +56,19 @@ def by_name(cases):
     return [pytest.param(headers, id=name) for headers, name in cases]
 
 
-def status(headers, *, origins=OWN, method="POST", address="127.0.0.1"):
+def answer(
+    headers, *, origins=OWN, method="POST", address="127.0.0.1", path="/api/block_documents/filter", **api
+):
     async def ask():
-        app = guarded(PlainTextResponse("secret"), origins, address=address)
+        app = guarded(PlainTextResponse("secret"), origins, address=address, **api)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
-            return (
-                await client.request(method, "http://unused/api/block_documents/filter", headers=headers)
-            ).status_code
+            return await client.request(method, f"http://unused{path}", headers=headers)
 
     return asyncio.run(ask())
+
+
+def status(headers, **how):
+    return answer(headers, **how).status_code
 
 
 def websocket(headers):
@@ -81,6 +101,40 @@ def test_who_is_no_foreign_page_is_let_in(headers, method):
 def test_a_foreign_page_is_refused_whatever_it_asks(headers, method):
     assert status(headers, method=method) == 403
     assert websocket(headers) == ["websocket.close"]
+
+
+@pytest.mark.parametrize("path", ["/", "/runs/flow-run/1", "/v2/artifacts", "/apis"])
+def test_a_page_elsewhere_may_link_to_the_ui_and_frame_nothing(path):
+    local = {"host": "127.0.0.1:4200"}
+    assert status(local | LINK, method="GET", path=path) == 200
+    assert status(local | LINK, method="POST", path=path) == 403
+    assert status(local | FRAME, method="GET", path=path) == 403
+    assert websocket(local | LINK) == ["websocket.close"]
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/admin/version", "/%61pi/health"])
+def test_a_page_elsewhere_may_not_link_to_the_api(path):
+    assert status({"host": "127.0.0.1:4200"} | LINK, method="GET", path=path) == 403
+
+
+def test_the_api_may_have_another_path():
+    linked = {"host": "127.0.0.1:4200"} | LINK
+    assert status(linked, method="GET", path="/prefect/health", api="/prefect/") == 403
+    assert status(linked, method="GET", path="/api/health", api="/prefect/") == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:4200", "evil.example"])
+def test_no_answer_may_be_framed_by_a_foreign_page_or_load_what_is_foreign(host):
+    headers = answer({"host": host}).headers
+    assert headers["x-frame-options"] == "SAMEORIGIN"
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["frame-ancestors"] == "'self'"
+    # Prefect's own logos are images, and nothing else there is.
+    assert "http:" not in policy["img-src"]
+    assert "*" not in policy["img-src"]
+    assert set(policy["connect-src"].split()) == {
+        "'self'", "http://127.0.0.1:4200", "http://localhost:4200", "ws://127.0.0.1:4200", "ws://localhost:4200",
+    }  # fmt: skip
 
 
 def test_whom_the_user_names_is_let_in_by_the_servers_name_there():

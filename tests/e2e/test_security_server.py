@@ -208,6 +208,33 @@ def test_a_foreign_web_page_neither_reads_nor_changes_nor_listens_to_anything(un
     assert came == {"read": "refused", "readWithoutLeave": "refused", "listen": "refused", "write": []}
 
 
+def test_a_foreign_page_gets_no_answer_to_what_it_loads_blindly_and_frames_nothing(
+    unlocked, page, foreign_page
+):
+    page.goto(foreign_page)
+    server = f"http://127.0.0.1:{unlocked}"
+    for address, load in (
+        (f"{server}/api/health", "url => { new Image().src = url }"),
+        (f"{server}/api/ready", "url => { fetch(url, {mode: 'no-cors'}) }"),
+        (
+            f"{server}/",
+            "url => { document.body.append(Object.assign(document.createElement('iframe'), {src: url})) }",
+        ),
+    ):
+        with page.expect_response(address) as answer:
+            page.evaluate(load, address)
+        assert answer.value.status == 403, address
+
+
+def test_a_link_elsewhere_opens_the_ui_but_not_the_api(unlocked, page, foreign_page):
+    server = f"http://127.0.0.1:{unlocked}"
+    for address, expected in ((f"{server}/runs", 200), (f"{server}/api/health", 403)):
+        page.goto(foreign_page)
+        with page.expect_response(address) as answer:
+            page.evaluate("url => { location.href = url }", address)
+        assert answer.value.status == expected, address
+
+
 def test_a_web_page_whose_name_has_come_to_mean_this_machine_is_no_page_of_the_servers(unlocked, page):
     """DNS rebinding: for the browser, page and API are of one origin then."""
     answer = page.goto(f"http://rebound.example:{unlocked}/api{SECRETS}")
