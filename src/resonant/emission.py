@@ -34,6 +34,7 @@ from resonant.in_hand import InHand
 from resonant.renewal import Renewal
 from resonant.retry import GiveUp, Park, Retry
 from resonant.slots import Slots
+from resonant.store import endpoints
 from resonant.store.commit import GroupCommit, patiently
 from resonant.store.work import Outcome
 
@@ -483,15 +484,19 @@ class Emission:
         return {name: self.summary.unknown_endpoints[name] for name in names if not await self._is_open(name)}
 
     async def _is_open(self, name: str) -> bool:
+        if name in self._targets:
+            return True
         if time.monotonic() < self._reopen_at.get(name, 0.0):
             return False
         try:
             await self._target(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
-            self.summary.unknown_endpoints[name] = _why_not_open(name, error)
+            reason = self.summary.unknown_endpoints[name] = _why_not_open(name, error)
             self._reopen_at[name] = time.monotonic() + REOPEN_SECONDS
+            await self.store.write(endpoints.note_problem, name, reason, now=self.store.clock())
             return False
         self.summary.unknown_endpoints.pop(name, None)
+        await self.store.write(endpoints.clear_problem, name)
         return True
 
     async def _target(self, name: str) -> Target:

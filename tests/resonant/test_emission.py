@@ -923,6 +923,9 @@ class TestEndpoints:
     def test_one_that_turns_up_later_is_opened_then(self, tmp_path, quick_look, monkeypatch):
         monkeypatch.setattr("resonant.emission.REOPEN_SECONDS", 0.1)
 
+        def problems(path):
+            return rows(path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems")
+
         async def scenario():
             sinks = {}
             async with scene(tmp_path, sinks=sinks, limits=Limits(run_for=60)) as worker:
@@ -930,9 +933,12 @@ class TestEndpoints:
                 running = asyncio.create_task(worker.run())
                 summary = worker.emission.summary
                 await until(lambda: "late" in summary.unknown_endpoints)
+                await until(lambda: problems(tmp_path))
+                assert problems(tmp_path) == [("late", "no endpoint is named 'late'", START)]
                 sinks["late"] = succeed
                 await until(lambda: summary.delivered == 1)
                 assert summary.unknown_endpoints == {}
+                assert problems(tmp_path) == []
                 running.cancel()
                 await asyncio.wait([running])
 

@@ -38,6 +38,10 @@ def status_document(status: StoreStatus) -> Document:
         "purged": status.purged,
         "balanced": status.balanced,
         "by_category": status.by_category,
+        "endpoint_problems": [
+            {"endpoint": each.endpoint, "reason": each.reason, "since": rfc3339(each.since)}
+            for each in status.endpoint_problems
+        ],
     }
 
 

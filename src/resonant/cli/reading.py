@@ -104,6 +104,9 @@ def _write_status(found: StoreStatus, *, now: float) -> None:
     output.write_table(
         ("status", "deliveries", "of which"), [(name, f"{count:>10,}", note) for name, count, note in rows]
     )
+    for each in found.endpoint_problems:
+        reason, since = output.visible(each.reason), output.ago(now - each.since)
+        output.write(f"deliveries to {each.endpoint} wait: {reason} (first seen {since})\n")
     for what, moment in (
         ("oldest due", found.oldest_due_at),
         ("oldest dead letter", found.oldest_dead_at),

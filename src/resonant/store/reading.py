@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, cast, func, select
 
 from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
+from resonant.store.endpoints import problems
 from resonant.store.letters import Letters
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row
 
+    from resonant.store.endpoints import EndpointProblem
     from resonant.store.letters import Key
 
 _d = schema.deliveries
@@ -37,6 +39,7 @@ class StoreStatus:
         by_category: dead letters by category.
         oldest_due_at: when the longest waiting unfinished delivery was or is due, seconds since the epoch.
         oldest_dead_at: when the oldest dead letter was given up.
+        endpoint_problems: the endpoints that could not be opened and have unfinished deliveries.
     """
 
     accepted: int
@@ -49,6 +52,7 @@ class StoreStatus:
     by_category: dict[str, int]
     oldest_due_at: float | None
     oldest_dead_at: float | None
+    endpoint_problems: tuple[EndpointProblem, ...] = ()
 
     @property
     def balanced(self) -> bool:
@@ -106,6 +110,7 @@ def status(connection: Connection, *, now: float, endpoint: str | None = None) -
         by_category=dict(sorted(by_category.items())),
         oldest_due_at=connection.execute(oldest_due).scalar(),
         oldest_dead_at=connection.execute(oldest_dead).scalar(),
+        endpoint_problems=tuple(problems(connection, endpoint)),
         **counts,
     )
 

@@ -3,7 +3,7 @@
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test holds both together.
 
 Transactions lock in one order, so that none of them wait for each other in a ring: events, deliveries, causes, rollups,
-endpoints, claims, audit, and within a table in the order of its key. A purge, which has to go from deliveries to events, locks
+endpoints, claims, audit (endpoint_problems and signers have transactions of their own), and within a table in the order of its key. A purge, which has to go from deliveries to events, locks
 both at once and waits for neither. A compaction passes over the rollups that others hold; it alone writes their totals and
 history, one compaction after the other: see store/compaction.py.
 """
@@ -198,6 +198,27 @@ claims = Table(
     Column("endpoint", Text, primary_key=True),
     # Null until the first. The row is made with that of resonant_endpoints, as a claim that makes it would hold up others.
     Column("last_claim_at", Double),
+)
+
+# Endpoints that the last run could not open, and why; without a secret. See store/endpoints.py. Not a column of
+# resonant_endpoints, whose rows producers hold until they commit.
+endpoint_problems = Table(
+    "resonant_endpoint_problems",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("since", Double, nullable=False),
+)
+
+# Which runs have an endpoint open, and the rotation of its signing secret that each of them uses: see store/signers.py.
+signers = Table(
+    "resonant_signers",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    # The moment that names the rotation; null until the run has read the endpoint, and where it was never rotated.
+    Column("rotation", Double),
+    Column("seen_at", Double, nullable=False),
 )
 
 # Counters that only go up, of the last minutes: see store/rollups.py.

@@ -60,6 +60,7 @@ def test_status_counts_and_balances(resonant, dead):
         "purged": 0,
         "balanced": True,
         "by_category": {"permanent": 1, "transient": 1, "unknown": 1},
+        "endpoint_problems": [],
     }
 
 

@@ -1,0 +1,65 @@
+"""Endpoints as the store knows them: their names, and which of them could not be opened by the last run that tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import exists, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from resonant.store import schema
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_problems = schema.endpoint_problems
+_deliveries = schema.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointProblem:
+    """An endpoint that could not be opened, while deliveries wait for it.
+
+    Attributes:
+        endpoint: its name.
+        reason: one line without secrets.
+        since: when a run first found it, seconds since the epoch.
+    """
+
+    endpoint: str
+    reason: str
+    since: float
+
+
+def names(connection: Connection) -> set[str]:
+    """Return the endpoints that deliveries were ever accepted for."""
+    return set(connection.execute(select(schema.endpoints.c.name)).scalars())
+
+
+def note_problem(connection: Connection, endpoint: str, reason: str, *, now: float) -> None:
+    """Note that an endpoint which has deliveries cannot be opened; the time of the first note is kept."""
+    if not connection.execute(select(exists().where(schema.endpoints.c.name == endpoint))).scalar():
+        return
+    insert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
+    new = insert(_problems).values(endpoint=endpoint, reason=reason, since=now)
+    connection.execute(
+        new.on_conflict_do_update(index_elements=["endpoint"], set_={"reason": new.excluded.reason})
+    )
+
+
+def clear_problem(connection: Connection, endpoint: str) -> None:
+    """Note that an endpoint can be opened."""
+    connection.execute(_problems.delete().where(_problems.c.endpoint == endpoint))
+
+
+def problems(connection: Connection, endpoint: str | None = None) -> list[EndpointProblem]:
+    """Return the endpoints that cannot be opened and have unfinished deliveries, by name."""
+    waits = exists().where(
+        _deliveries.c.endpoint == _problems.c.endpoint, _deliveries.c.available_at.is_not(None)
+    )
+    query = select(_problems).where(waits).order_by(_problems.c.endpoint)
+    if endpoint is not None:
+        query = query.where(_problems.c.endpoint == endpoint)
+    return [EndpointProblem(row.endpoint, row.reason, row.since) for row in connection.execute(query)]

@@ -1,0 +1,62 @@
+"""Which runs sign an endpoint's events, and with which rotation of its secret: what ``rotate-secret`` waits for.
+
+A rotation is named by a moment (``previous_signing_secret_until``), so that nothing here derives from a secret. A run
+announces itself before it reads the endpoint. Then a command that saves a new secret first and looks here afterwards
+misses no run: one that it does not find reads the endpoint later, and so reads the new secret.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from resonant.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+# A run says every BEAT_SECONDS that it is alive, and is taken for dead after LIVE_SECONDS.
+BEAT_SECONDS, LIVE_SECONDS = 10.0, 40.0
+_KEPT_SECONDS = 3600.0
+
+_signers = schema.signers
+
+
+def report(connection: Connection, owner: str, rotations: Mapping[str, float | None], *, now: float) -> None:
+    """Write which rotation a run uses for each of these endpoints, and that it is alive."""
+    insert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
+    new = insert(_signers)
+    rows = [
+        {"owner": owner, "endpoint": endpoint, "rotation": rotation, "seen_at": now}
+        for endpoint, rotation in sorted(rotations.items())
+    ]
+    if rows:
+        changed = {"rotation": new.excluded.rotation, "seen_at": new.excluded.seen_at}
+        connection.execute(
+            new.on_conflict_do_update(index_elements=["owner", "endpoint"], set_=changed), rows
+        )
+
+
+def leave(connection: Connection, owner: str, *, now: float) -> None:
+    """Remove a run that ends, and what runs left behind that were killed."""
+    old = _signers.c.seen_at < now - _KEPT_SECONDS
+    connection.execute(_signers.delete().where(or_(_signers.c.owner == owner, old)))
+
+
+def behind(connection: Connection, endpoint: str, rotation: float, *, now: float) -> int:
+    """Return how many live runs do not use this rotation yet."""
+    query = (
+        select(func.count())
+        .select_from(_signers)
+        .where(
+            _signers.c.endpoint == endpoint,
+            _signers.c.seen_at > now - LIVE_SECONDS,
+            _signers.c.rotation.is_distinct_from(rotation),
+        )
+    )
+    return int(connection.execute(query).scalar_one())
