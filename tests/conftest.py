@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import tempfile
 import warnings
@@ -19,9 +20,12 @@ from resonant.cli.server import free_port, started_server
 from resonant.settings import Settings
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # A shell lets its background jobs ignore Ctrl-C, and so would every process that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):
+        # One seed for every process of pytest-xdist.
+        os.environ.setdefault("RESONANT_CHAOS_SEED", str(random.SystemRandom().randrange(1 << 32)))
     _register_fuzzing(int(os.environ.get("RESONANT_FUZZ_EXAMPLES", "200")))
 
 
@@ -34,6 +38,14 @@ def _register_fuzzing(examples: int) -> None:
     options = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
     hypothesis_settings.register_profile("fuzz", max_examples=examples, **options)
     hypothesis_settings.register_profile("fuzz-io", max_examples=max(50, examples // 10), **options)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, for pytest-xdist, what shares a Prefect server, or the fixtures of a file; begin with the longest."""
+    for item in items:
+        is_engine = item.get_closest_marker("engine") is not None
+        item.add_marker(pytest.mark.xdist_group("engine" if is_engine else item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
 
 
 class PostgreSQLServer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 import time
 from dataclasses import dataclass, field
@@ -52,8 +51,7 @@ def _suite(config: pytest.Config) -> Suite:
     if _SUITE not in config.stash:
         rounds = os.environ.get("RESONANT_CHAOS_ROUNDS", _ROUNDS[os.environ.get("RESONANT_CHAOS", "short")])
         domain, commands = map(int, rounds.split(","))
-        seed = int(os.environ.get("RESONANT_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
-        config.stash[_SUITE] = Suite(seed, domain, commands)
+        config.stash[_SUITE] = Suite(int(os.environ["RESONANT_CHAOS_SEED"]), domain, commands)
     return config.stash[_SUITE]
 
 

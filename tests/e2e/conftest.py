@@ -5,82 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
-
-@dataclass
-class Machine:
-    """An empty home, a store in it, and a Prefect server to use."""
-
-    home: Path
-    prefect_api: str
-    variables: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("RESONANT_", "PREFECT_"))
-        }
-        return kept | {
-            "HOME": str(self.home),
-            "RESONANT_HOME": str(self.home / "resonant"),
-            "PREFECT_HOME": str(self.home / "prefect"),
-            **({"PREFECT_API_URL": self.prefect_api} if self.prefect_api else {}),
-            **self.variables,
-        }
-
-    @property
-    def database(self) -> Path:
-        return self.home / "resonant" / "resonant.db"
-
-    def start(self, *arguments: str, **options) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "resonant", *arguments],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
-
-    def run(self, *arguments: str, typed: str = "", timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "resonant", *arguments],
-            env=self.environment,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-    def read(self, *arguments: str):
-        """Run a command that reads, and return its JSON document."""
-        finished = self.run(*arguments, "--json")
-        assert finished.returncode == 0, finished.stderr
-        return json.loads(finished.stdout)
-
-    def query(self, statement: str) -> list[sqlite3.Row]:
-        """Look into the store past Resonant."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            connection.row_factory = sqlite3.Row
-            return connection.execute(statement).fetchall()
-
-    def write_events(self, name: str, events: list[dict]) -> str:
-        path = self.home / name
-        path.write_text("".join(json.dumps(event) + "\n" for event in events))
-        return str(path)
+from support.machine import Machine
+from support.prefect import patient_client
+from support.waiting import wait_until
 
 
 @dataclass
@@ -141,7 +76,7 @@ def task_runs(prefect_api):
     """Read the task runs of the newest flow run of a name, once the server has recorded how each ended."""
 
     def read(flow_name: str = "emit-events", *, expected: int) -> list[dict]:
-        with httpx.Client(base_url=prefect_api) as client:
+        with patient_client(prefect_api) as client:
             query = {
                 "flows": {"name": {"any_": [flow_name]}},
                 # Without those that a schedule has planned.
@@ -151,14 +86,14 @@ def task_runs(prefect_api):
             }
             run = client.post("/flow_runs/filter", json=query).json()[0]
             of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}, "limit": 200}
-            give_up_at = time.monotonic() + 60
-            while True:
+
+            def read_all() -> list[dict]:
                 found: list[dict] = []
                 while page := client.post("/task_runs/filter", json=of_run | {"offset": len(found)}).json():
                     found += page
                 ended = [each for each in found if each["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]
-                if len(ended) >= expected or time.monotonic() > give_up_at:
-                    return found
-                time.sleep(0.5)
+                return found if len(ended) >= expected else []
+
+            return wait_until(read_all, every=0.5)
 
     return read

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
 
-import httpx
 import pytest
 
-from resonant.cli.server import free_port
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -22,23 +19,8 @@ def api(machine):
     """The API of a ``resonant up`` on this machine."""
     machine.prefect_api = ""
     machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
-    port = free_port()
-    up = machine.start("up", "--port", str(port))
-    with contextlib.closing(up.stdout), contextlib.closing(up.stderr):
-        try:
-            assert any(line.startswith("Ctrl-C") for line in up.stdout), up.stderr.read()
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as client:
-                yield client
-        finally:
-            up.terminate()
-            up.wait(60)
-
-
-def wait_until(condition, seconds=60.0):
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at, "what was waited for did not happen"
-        time.sleep(0.3)
+    with machine.up() as up:
+        yield up.api
 
 
 def store(machine, kind, number):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.waiting import wait_until
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -37,13 +39,6 @@ def add_endpoint(machine, receiver, timeout: str = "1") -> None:
         "endpoint", "add", "hooks", receiver.url, "--allow-private", "--overwrite", "--timeout", timeout
     )
     assert added.returncode == 0, added.stderr
-
-
-def wait_until(condition, seconds: float = 30.0) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at, "what was waited for did not happen"
-        time.sleep(0.01)
 
 
 @both_lanes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import re
 import signal
@@ -15,11 +14,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import httpx
-import psutil
 import pytest
 
 from resonant.cli.demo_events import ORDINARY, WAYS, demo_events, way_of
+from support.machine import clean_environment
+from support.prefect import patient_client
+from support.processes import alive, family
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +35,7 @@ class User:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RESONANT_", "PREFECT_"))}
-        return kept | {
+        return clean_environment() | {
             "HOME": str(self.home),
             "TMPDIR": str(self.home / "tmp"),
             "RESONANT_DATABASE_URL": f"sqlite:///{self.home}/mine.db",
@@ -71,15 +70,6 @@ class User:
 def user(tmp_path):
     (tmp_path / "tmp").mkdir()
     return User(tmp_path)
-
-
-def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    me = psutil.Process(process.pid)
-    return [me, *me.children(recursive=True)]
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
 def hints(said: str) -> list[str]:
@@ -156,17 +146,18 @@ def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
         assert line == "balanced: yes\n", process.communicate()
         ui, run_id = re.search(r"UI: (\S+), the emission: \S+/(\S+)", said).groups()
         runs = {"flow_runs": {"id": {"any_": [run_id]}}}
-        task_runs = httpx.post(f"{ui}/api/task_runs/filter", json=runs).json()
+        with patient_client(f"{ui}/api") as client:
+            task_runs = client.post("/task_runs/filter", json=runs).json()
         assert Counter(each["state_name"] for each in task_runs) == {"Completed": 18, "Failed": 2}
         setting = [line for line in hints(said) if line.startswith(("export", "unset"))]
         tested = user.type([*setting, f"{sys.executable} -m resonant endpoint test demo"])
         assert tested.stdout.startswith("delivered"), tested.stderr
-        family = family_of(process)
+        processes = family(process)
 
         process.send_signal(signal.SIGINT)
 
         assert process.wait(60) == 0
-        assert not alive(family)
+        assert not alive(processes)
 
 
 @pytest.mark.engine
@@ -176,9 +167,9 @@ def test_interrupted_in_the_middle_it_leaves_nothing_running(user):
         for line in process.stderr:
             if line.startswith("stored"):
                 break
-        family = family_of(process)
+        processes = family(process)
 
         process.send_signal(signal.SIGINT)
 
         assert process.wait(60) == 130
-        assert not alive(family)
+        assert not alive(processes)

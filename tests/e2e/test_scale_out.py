@@ -29,6 +29,7 @@ from dotenv import dotenv_values
 
 from resonant.cli.server import end, free_port, is_healthy, keep
 from support.programs import need, need_postgresql
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -69,13 +70,6 @@ class ScaleOut:
         said, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         return said
-
-
-def wait_until(condition, seconds: float) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at, "what was waited for did not happen"
-        time.sleep(0.1)
 
 
 def answers_ping(port: int) -> bool:

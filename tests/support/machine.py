@@ -1,0 +1,180 @@
+"""A user's machine in a folder: the command line as a process of its own, with a home, a store and a server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from resonant.cli.server import free_port
+from support.prefect import patient_client
+from support.processes import family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import httpx
+    import psutil
+
+STOP_SECONDS = 60.0
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the variables of this process without any that configures Resonant or Prefect."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("RESONANT_", "PREFECT_"))
+    }
+
+
+@dataclass
+class Machine:
+    """A home, in which commands run.
+
+    Attributes:
+        home: empty at first, and the folder of every command.
+        prefect_api: of the server to use; empty where commands are to find or start one.
+        variables: more of the environment.
+        umask: of every command; that of this process by default.
+    """
+
+    home: Path
+    prefect_api: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
+    umask: int = -1
+
+    @property
+    def environment(self) -> dict[str, str]:
+        homes = {
+            "HOME": str(self.home),
+            "RESONANT_HOME": str(self.home / "resonant"),
+            "PREFECT_HOME": str(self.home / "prefect"),
+        }
+        api = {"PREFECT_API_URL": self.prefect_api} if self.prefect_api else {}
+        return clean_environment() | homes | api | self.variables
+
+    @property
+    def database(self) -> Path:
+        return self.home / "resonant" / "resonant.db"
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a command, with pipes for what it says."""
+        return self._popen([sys.executable, "-m", "resonant", *arguments], **options)
+
+    def run(
+        self, *arguments: str, typed: str = "", timeout: float = 120, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, with more variables for it alone."""
+        return self._run([sys.executable, "-m", "resonant", *arguments], typed, timeout, variables)
+
+    def run_code(
+        self, code: str, *, timeout: float = 120, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python to its end."""
+        return self._run([sys.executable, "-c", code], "", timeout, variables)
+
+    def succeed(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command that must succeed."""
+        finished = self.run(*arguments, **options)
+        assert finished.returncode == 0, finished.stderr
+        return finished
+
+    def read(self, *arguments: str) -> Any:
+        """Run a command that reads, and return its JSON document."""
+        return json.loads(self.succeed(*arguments, "--json").stdout)
+
+    def query(self, statement: str) -> list[sqlite3.Row]:
+        """Look into the store past Resonant."""
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            connection.row_factory = sqlite3.Row
+            return connection.execute(statement).fetchall()
+
+    def write_events(self, name: str, events: list[dict]) -> str:
+        path = self.home / name
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+        return str(path)
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[Up]:
+        """Run ``resonant up`` on a free port for as long as the block."""
+        port = free_port()
+        process = self.start("up", "--port", str(port))
+        said = ""
+        try:
+            for line in process.stdout:
+                said += line
+                if line.startswith("Ctrl-C"):
+                    break
+            else:
+                pytest.fail(f"`resonant up` did not start: {process.communicate()[1]}")
+            with patient_client(f"http://127.0.0.1:{port}/api") as api:
+                yield Up(process, port, said, api)
+        finally:
+            process.terminate()
+            process.communicate(timeout=STOP_SECONDS)
+
+    def _popen(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        given = {"cwd": self.home, "env": self.environment, "umask": self.umask, "text": True}
+        return subprocess.Popen(command, **pipes | given | options)
+
+    def _run(
+        self, command: list[str], typed: str, timeout: float, variables: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.home,
+            env=self.environment | variables,
+            umask=self.umask,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+@dataclass
+class Up:
+    """A ``resonant up`` that is ready, and every process that came of it.
+
+    Attributes:
+        said: what it wrote until it was ready.
+        api: a client of its Prefect server.
+    """
+
+    process: subprocess.Popen[str]
+    port: int
+    said: str
+    api: httpx.Client
+
+    @property
+    def url(self) -> str:
+        """The address of its UI."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        return family(self.process)
+
+    def find(self, *words: str) -> psutil.Process:
+        """Return the process of a module with these arguments."""
+        return next(each for each in self.family if each.cmdline()[1:] == ["-m", *words])
+
+    def is_running_something(self) -> bool:
+        """Tell whether a flow run is under way."""
+        query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+        return self.api.post("/flow_runs/count", json=query).json() > 0
+
+
+def finished(process: subprocess.Popen[str], patience: float = 120) -> subprocess.CompletedProcess[str]:
+    """Wait for the end of a command."""
+    said, errors = process.communicate(timeout=patience)
+    return subprocess.CompletedProcess(process.args, process.returncode, said, errors)

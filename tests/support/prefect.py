@@ -1,0 +1,35 @@
+"""Talking to a Prefect server by HTTP as Prefect's own client does: when the server is busy, again."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+
+_BUSY = 503
+_PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.2
+
+
+class _Patient(httpx.HTTPTransport):
+    """Sends a request again while the server says 503: its SQLite has one writer at a time."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        give_up_at = time.monotonic() + _PATIENCE_SECONDS
+        while (
+            response := super().handle_request(request)
+        ).status_code == _BUSY and time.monotonic() < give_up_at:
+            response.close()
+            time.sleep(_PAUSE_SECONDS)
+        return response
+
+
+def patient_client(api_url: str, **options) -> httpx.Client:
+    """Return a client of a Prefect server's API that waits while the server is busy, and raises what is an error."""
+    return httpx.Client(
+        base_url=api_url,
+        transport=_Patient(),
+        timeout=30,
+        event_hooks={"response": [httpx.Response.raise_for_status]},
+        **options,
+    )

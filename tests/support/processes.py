@@ -1,0 +1,29 @@
+"""Processes and what came of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterable
+
+
+def family(process: subprocess.Popen) -> list[psutil.Process]:
+    """Return a process and all its descendants."""
+    me = psutil.Process(process.pid)
+    return [me, *me.children(recursive=True)]
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those that still run."""
+    return [each for each in processes if _runs(each)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
