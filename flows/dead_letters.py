@@ -125,7 +125,7 @@ async def cancel_deliveries(
 @flow(name="purge-dead-letters", persist_result=False)
 @fails_plainly
 async def purge_dead_letters(
-    older_than_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30,
+    older_than_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None,
     delivered_older_than_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None,
     archive: str | None = None,
     dry_run: bool = False,
@@ -133,9 +133,12 @@ async def purge_dead_letters(
     """Remove old deliveries for good; never one that is not final, nor one that is being replayed.
 
     Args:
-        older_than_days: Age of dead letters, in days since they were given up; 0 is all of them.
-        delivered_older_than_days: Age of delivered history, in days since its delivery; empty keeps it.
-        archive: File on the worker's machine to append what is removed to, before it goes; .gz is compressed.
+        older_than_days: Age of dead letters, in days since they were given up; 0 is all of them. Empty: 30 days, or
+            RESONANT_RETENTION_DAYS.
+        delivered_older_than_days: Age of delivered history, in days since its delivery. Empty: 30 days, or
+            RESONANT_RETENTION_DELIVERED_DAYS, which can be never.
+        archive: File on the worker's machine to append what is removed to, before it goes; .gz is compressed. Empty: a
+            file a day in the folder archive of RESONANT_HOME. Write none for no archive.
         dry_run: Only count.
     """
     async with open_configured_store() as store:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 
 from resonant.events import rfc3339
-from resonant.purging import Retention, purge
+from resonant.purging import Retention, prepared_archive, purge
 from resonant.settings import load_settings
 from tasks.replay import who_runs_this
 
@@ -22,40 +22,40 @@ PURGE_ARTIFACT = "purge-report"
 async def purge_final_deliveries(
     store: Store,
     *,
-    older_than_days: float,
+    older_than_days: float | None,
     delivered_older_than_days: float | None,
     archive: str | None,
     dry_run: bool,
 ) -> str:
     """Purge what is older than its retention, or count it; write the report, and return it in one line."""
     settings = load_settings()
-    retention = Retention(
-        dead_letters=older_than_days,
-        delivered=delivered_older_than_days,
-        by_reason=settings.retention_by_reason,
-        by_endpoint=settings.retention_by_endpoint,
-    )
-    report = await purge(
-        store,
-        retention,
-        who=who_runs_this(),
-        archive=Path(archive) if archive else None,
-        dry_run=dry_run,
-    )
-    get_run_logger().info("%s", report)
+    retention = Retention.of_settings(settings)
+    if older_than_days is not None:
+        retention = replace(retention, dead_letters=older_than_days)
+    if delivered_older_than_days is not None:
+        retention = replace(retention, delivered=delivered_older_than_days)
+    now = store.clock()
+    path = None if dry_run else prepared_archive(archive, settings, now)
+    report = await purge(store, retention, who=who_runs_this(), archive=path, dry_run=dry_run)
+    said = str(report)
+    if report.purged and not dry_run:
+        said += f"; archived in {path}" if path else "; no archive"
+    get_run_logger().info("%s", said)
     await acreate_table_artifact(
         key=PURGE_ARTIFACT,
         table=[
             {
-                "at": rfc3339(store.clock()),
+                "at": rfc3339(now),
                 "dry run": dry_run,
                 "would be purged" if dry_run else "purged": report.purged,
                 "kept": report.kept,
-                "dead letters older than (days)": older_than_days,
-                "delivered older than (days)": delivered_older_than_days,
-                "archive": archive or "none",
+                "dead letters older than (days)": retention.dead_letters,
+                "delivered older than (days)": "never"
+                if retention.delivered is None
+                else retention.delivered,
+                "archive": "none" if path is None else str(path),
             }
         ],
         description="Deliveries removed for good. Retention by reason and by endpoint is in the settings.",
     )
-    return str(report)
+    return said

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resonant.archive import opened_archive
+from resonant.archive import ArchiveError, opened_archive
+from resonant.events import rfc3339
+from resonant.files import make_private_folder
 from resonant.store import dead_letters
 from resonant.store.audit import audited
 from resonant.store.schema import deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from sqlalchemy import ColumnElement, Connection
 
     from resonant.archive import Archive
     from resonant.events import Reason
+    from resonant.settings import Settings
     from resonant.store import Store
     from resonant.store.letters import Key
 
 DAY_SECONDS = 86_400.0
+NO_ARCHIVE = "none"
 # How long a transaction shall take, and how many deliveries it removes at most: whoever waits for the write lock meanwhile
 # waits no longer, and holding more in memory would gain nothing.
 _TRANSACTION_SECONDS = 0.06
@@ -49,6 +53,16 @@ class Retention:
     delivered: float | None = None
     by_reason: Mapping[Reason, float] = field(default_factory=dict)
     by_endpoint: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_settings(cls, settings: Settings) -> Retention:
+        """Return the retention of the daily purge."""
+        return cls(
+            dead_letters=settings.retention_days,
+            delivered=settings.retention_delivered_days,
+            by_reason=settings.retention_by_reason,
+            by_endpoint=settings.retention_by_endpoint,
+        )
 
     def rules(self, now: float) -> list[list[ColumnElement[bool]]]:
         """Return the conditions of what may be purged now, rule by rule; no delivery meets two of them."""
@@ -90,6 +104,48 @@ class PurgeReport:
         return f"{self.purged:,} {'would be purged' if self.dry_run else 'purged'}, {self.kept:,} kept"
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a purge would remove now.
+
+    Attributes:
+        dead_letters, delivered: how many deliveries of each status.
+    """
+
+    dead_letters: int
+    delivered: int
+
+
+def forecast(connection: Connection, retention: Retention, *, now: float) -> Forecast:
+    """Count what a purge with this retention would remove now, in seconds since the epoch."""
+    counts = [dead_letters.count(connection, rule) for rule in retention.rules(now)]
+    delivered = 0 if retention.delivered is None else counts.pop()
+    return Forecast(sum(counts), delivered)
+
+
+def daily_archive(settings: Settings, now: float) -> Path:
+    """Return the file to which the daily purge of this day (UTC) appends what it removes."""
+    return settings.archive_folder / f"purged-{rfc3339(now)[:10]}.jsonl.gz"
+
+
+def prepared_archive(asked: str | None, settings: Settings, now: float) -> Path | None:
+    """Return the archive of a purge: that of the day unless another is named, or ``none``.
+
+    Raises:
+        ArchiveError: the folder of the day's archive cannot be made.
+    """
+    if asked == NO_ARCHIVE:
+        return None
+    if asked:
+        return Path(asked)
+    path = daily_archive(settings, now)
+    try:
+        make_private_folder(path.parent)
+    except OSError as error:
+        raise ArchiveError(f"{path.parent}: {error.strerror}; nothing was purged") from None
+    return path
+
+
 async def purge(
     store: Store,
     retention: Retention,
@@ -124,7 +180,8 @@ async def purge(
     batch = _Batch()
     asked = asdict(retention) | ({"archive": str(archive)} if archive else {})
     async with audited(store, who=who, action="purge", selection=asked) as audit_id:
-        with opened_archive(archive) if archive else nullcontext() as file:
+        with ExitStack() as opened:
+            file: Archive | None = None
             for rule in rules:
                 last = None
                 # Looked for before the lock is taken: a rule may pass over many.
@@ -132,6 +189,8 @@ async def purge(
                     dead_letters.look_for_final, rule, limit=batch.size, most_bytes=_MOST_BYTES, after=last
                 ):
                     last = picked[-1]
+                    if archive is not None and file is None:
+                        file = opened.enter_context(opened_archive(archive))
                     count, began = await store.write(
                         _purge_batch, picked, rule, file, now=now, audit_id=audit_id
                     )

@@ -60,6 +60,13 @@ class Settings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=0)] = Field(
         default=1_000, description="Retries that may wait in one emission run; more are parked in the store."
     )
+    retention_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=30.0, description="Days after which the daily purge removes dead letters."
+    )
+    retention_delivered_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=30.0,
+        description="Days after which the daily purge removes delivered history; never keeps it.",
+    )
     retention_by_reason: dict[Reason, Annotated[float, Field(ge=0)]] = Field(
         default={}, description='Days that dead letters of a reason are kept, as JSON: {"permanent": 90}.'
     )
@@ -111,6 +118,11 @@ class Settings(BaseSettings):
         description="Notification block that alerts are sent to, as TYPE/NAME: slack-webhook/ops.",
     )
 
+    @field_validator("retention_delivered_days", mode="before")
+    @classmethod
+    def _never_is_no_age(cls, value: object) -> object:
+        return None if value == "never" else value
+
     @field_validator("policies", mode="before")
     @classmethod
     def _no_unknown_fields(cls, value: object) -> object:
@@ -148,6 +160,11 @@ class Settings(BaseSettings):
     def textfile(self) -> Path:
         """Where the metrics flow writes Prometheus text."""
         return (self.metrics_textfile or self.home / "metrics" / "resonant.prom").expanduser()
+
+    @property
+    def archive_folder(self) -> Path:
+        """Where the daily purge keeps what it removes."""
+        return self.home.expanduser() / "archive"
 
     @property
     def alert_thresholds(self) -> Thresholds:

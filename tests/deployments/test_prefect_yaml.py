@@ -31,7 +31,7 @@ EXPECTED = {
     "cancel-deliveries/on-demand": ("flows.dead_letters.cancel_deliveries", {}, None),
     "purge-dead-letters/daily": (
         "flows.dead_letters.purge_dead_letters",
-        {"older_than_days": 30, "delivered_older_than_days": 30},
+        {},
         {"cron": "15 3 * * *", "timezone": "UTC"},
     ),
 }

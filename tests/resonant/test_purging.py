@@ -14,8 +14,17 @@ import pytest
 
 from resonant.archive import ArchiveError
 from resonant.events import Attempt, make_event
-from resonant.purging import DAY_SECONDS, Retention, _Batch, purge
+from resonant.purging import (
+    DAY_SECONDS,
+    Forecast,
+    Retention,
+    _Batch,
+    forecast,
+    prepared_archive,
+    purge,
+)
 from resonant.retry import GiveUp, Park
+from resonant.settings import Settings
 from resonant.store import Outcome, dead_letters, open_store
 from resonant.store.audit import read_audit
 from resonant.testing import FixedClock
@@ -306,3 +315,55 @@ def test_the_file_of_an_sqlite_store_gets_smaller(sqlite_url):
         assert path.stat().st_size < before / 5
 
     asyncio.run(main())
+
+
+# --- the daily purge ---------------------------------------------------------------------------------------------
+
+
+def test_the_daily_purge_goes_by_the_settings():
+    settings = Settings(
+        retention_days=7, retention_delivered_days="never", retention_by_reason={"expired": 1}
+    )
+    assert Retention.of_settings(settings) == Retention(7, None, {"expired": 1})
+    assert Retention.of_settings(Settings()) == Retention(30, 30)
+
+
+def test_a_forecast_counts_what_a_purge_would_remove(store_url):
+    async def run():
+        async with opened(store_url) as store:
+            await end(store, "evt_old", "evt_old_too", days_ago=31)
+            await end(store, "evt_delivered", reason=None, days_ago=31)
+            await end(store, "evt_new", "evt_expired", days_ago=1)
+            await end(store, "evt_other", endpoint="crm", days_ago=3)
+            retention = Retention(30, 30, by_endpoint={"crm": 2})
+            expected = await store.read(forecast, retention, now=store.clock())
+            report = await purge(store, retention, who="a test")
+        assert expected == Forecast(dead_letters=3, delivered=1)
+        assert report.purged == 4
+
+    asyncio.run(run())
+
+
+def test_the_archive_of_a_day_is_under_the_home_and_its_owners_alone(tmp_path):
+    settings = Settings(home=tmp_path / "home")
+    path = prepared_archive(None, settings, 1_700_000_000.0)
+    assert path == tmp_path / "home" / "archive" / "purged-2023-11-14.jsonl.gz"
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert prepared_archive("other.jsonl", settings, 0.0) == Path("other.jsonl")
+    assert prepared_archive("none", settings, 0.0) is None
+
+
+def test_a_folder_that_cannot_be_made_purges_nothing(tmp_path):
+    (tmp_path / "home").write_text("a file")
+    with pytest.raises(ArchiveError, match="archive: Not a directory; nothing was purged"):
+        prepared_archive(None, Settings(home=tmp_path / "home"), 0.0)
+
+
+def test_a_purge_that_removes_nothing_leaves_no_archive(sqlite_url, tmp_path):
+    async def run():
+        async with opened(sqlite_url) as store:
+            await end(store, "evt_new")
+            await purge(store, Retention(30), who="a test", archive=tmp_path / "purged.jsonl.gz")
+
+    asyncio.run(run())
+    assert not (tmp_path / "purged.jsonl.gz").exists()

@@ -42,6 +42,24 @@ def status_document(status: StoreStatus) -> Document:
             {"endpoint": each.endpoint, "reason": each.reason, "since": rfc3339(each.since)}
             for each in status.endpoint_problems
         ],
+        "oldest_due": _moment(status.oldest_due_at),
+        "oldest_dead_letter": _moment(status.oldest_dead_at),
+        "endpoints": [
+            {
+                "endpoint": each.name,
+                "pending": each.pending,
+                "retrying": each.retrying,
+                "in_flight": each.in_flight,
+                "due": each.due,
+                "parked": each.parked,
+                "delivered": each.delivered,
+                "dead_letter": each.dead_letter,
+                "delivered_last_hour": each.delivered_last_hour,
+                "failed_last_hour": each.failed_last_hour,
+                "oldest_due": _moment(each.oldest_due_at),
+            }
+            for each in status.endpoints
+        ],
     }
 
 
@@ -60,6 +78,10 @@ def group_document(group: Group) -> Document:
         "example": group.example,
         "advice": group.advice,
     }
+
+
+def _moment(moment: float | None) -> str | None:
+    return None if moment is None else rfc3339(moment)
 
 
 def document(row: DeadLetter | Delivery | Attempt) -> Document:

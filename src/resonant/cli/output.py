@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from resonant.errors import ResonantError
@@ -107,6 +108,14 @@ def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) 
     write("[]\n" if separator == "[" else "\n]\n")
 
 
+def write_paragraph(text: str) -> None:
+    """Write a text that is wrapped between words on a terminal, and one line elsewhere."""
+    console = stdout()
+    if console.is_terminal:
+        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    write(f"{text}\n")
+
+
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table: on a terminal as wide as that is, elsewhere in aligned columns, a row a line.
 
@@ -119,7 +128,7 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if console.is_terminal:
         _write_on_terminal(console, header, rows)
         return
-    lines = [[name.upper() for name in header], *rows]
+    lines = [[name.replace("\n", " ").upper() for name in header], *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         write("  ".join(map(str.ljust, line, widths)).rstrip() + "\n")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.running import UntilStopped
     from resonant.events import DeadLetter
+    from resonant.store import Store
     from resonant.store.letters import Key
     from resonant.store.reading import StoreStatus
     from resonant.store.selection import Selection
@@ -76,21 +77,45 @@ def status(
     endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Count this endpoint's only.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Count deliveries by status, and say whether they balance."""
+    """Show the balance, each endpoint, and what the next purge removes.
+
+    The balance: accepted = pending + retrying + delivered + dead letter + purged.
+    """
+    from resonant.cli import overview
     from resonant.cli.documents import status_document
     from resonant.cli.running import run_with_store
+    from resonant.settings import load_settings
 
     name = None if endpoint is None else options.endpoint_name(endpoint)
-    found = run_with_store(lambda store: store.status(endpoint=name))
+    settings = load_settings()
+
+    async def read(store: Store) -> tuple[StoreStatus, overview.Purges | None]:
+        found = await store.status(endpoint=name)
+        purges = None if name else await store.read(overview.read_purges, settings, found, now=store.clock())
+        return found, purges
+
+    found, purges = run_with_store(read, settings)
     if as_json:
-        output.write(output.to_json(status_document(found)) + "\n")
-    else:
-        _write_status(found, now=time.time())
+        document = status_document(found)
+        if purges:
+            document["retention"] = purges.document()
+        output.write(output.to_json(document) + "\n")
+        return
+    now = time.time()
+    _write_status(found, now=now)
+    on_terminal = output.stdout().is_terminal
+    if rows := overview.endpoint_rows(found.endpoints, now=now, on_terminal=on_terminal):
+        output.write_table(overview.ENDPOINT_COLUMNS, rows)
+        if more := overview.endpoints_left_out(found.endpoints):
+            output.write(f"{output.counted(more, 'more endpoint')}: --json lists all\n")
+    if purges:
+        for line in purges.lines(now=now):
+            output.write_paragraph(line)
 
 
 def _write_status(found: StoreStatus, *, now: float) -> None:
     balanced = "yes" if found.balanced else "NO"
-    output.write(f"balanced: {balanced}; {next_step(found, now=now)}\n")
+    output.write_paragraph(f"balanced: {balanced}; {next_step(found, now=now)}")
     categories = ", ".join(f"{count:,} {category}" for category, count in found.by_category.items())
     rows = [
         ("accepted", found.accepted, ""),
@@ -129,7 +154,8 @@ def next_step(found: StoreStatus, *, now: float) -> str:
     steps = []
     if waiting > found.in_flight and found.oldest_due_at and now - found.oldest_due_at > _OVERDUE_SECONDS:
         steps.append(
-            f"{output.counted(waiting, 'delivery waits', 'deliveries wait')}: `resonant emit` sends them"
+            f"{output.counted(waiting, 'delivery waits', 'deliveries wait')}: `resonant emit` sends them, "
+            "`resonant deliveries` lists them"
         )
     elif waiting:
         steps.append(f"{output.counted(waiting, 'delivery is', 'deliveries are')} on the way")

@@ -87,10 +87,13 @@ def end_audit(connection: Connection, audit_id: int, *, now: float) -> None:
     connection.execute(update(_t).where(_t.c.id == audit_id).values(ended_at=now))
 
 
-def read_audit(connection: Connection, *, limit: int | None = None) -> list[AuditEntry]:
+def read_audit(
+    connection: Connection, *, limit: int | None = None, action: Action | None = None
+) -> list[AuditEntry]:
     """Return who did what, the newest first."""
     columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at)
-    rows = connection.execute(select(*columns).order_by(_t.c.id.desc()).limit(limit))
+    query = select(*columns).order_by(_t.c.id.desc()).limit(limit)
+    rows = connection.execute(query if action is None else query.where(_t.c.action == action))
     return [
         AuditEntry(at, who, action, json.loads(selection), number, ended_at)
         for at, who, action, selection, number, ended_at in rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, cast, func, select
 
 from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
+from resonant.store.endpoint_status import EndpointStatus, endpoint_statuses
 from resonant.store.endpoints import problems
 from resonant.store.letters import Letters
 from resonant.store.selection import Selection
@@ -40,6 +41,7 @@ class StoreStatus:
         oldest_due_at: when the longest waiting unfinished delivery was or is due, seconds since the epoch.
         oldest_dead_at: when the oldest dead letter was given up.
         endpoint_problems: the endpoints that could not be opened and have unfinished deliveries.
+        endpoints: the same by endpoint, by name.
     """
 
     accepted: int
@@ -53,6 +55,7 @@ class StoreStatus:
     oldest_due_at: float | None
     oldest_dead_at: float | None
     endpoint_problems: tuple[EndpointProblem, ...] = ()
+    endpoints: tuple[EndpointStatus, ...] = ()
 
     @property
     def balanced(self) -> bool:
@@ -79,8 +82,17 @@ class History:
     event: Event | None
 
 
-def status(connection: Connection, *, now: float, endpoint: str | None = None) -> StoreStatus:
-    """Count everything; what one transaction of ``Store.read`` reads is one snapshot."""
+def status(
+    connection: Connection, *, now: float, endpoint: str | None = None, has_rollups: bool = True
+) -> StoreStatus:
+    """Count everything; what one transaction of ``Store.read`` reads is one snapshot.
+
+    Args:
+        connection: open.
+        now: seconds since the epoch.
+        endpoint: count only this one's deliveries.
+        has_rollups: whether the store counts what happens by the minute.
+    """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
     of_ledger = [] if endpoint is None else [schema.endpoints.c.name == endpoint]
     ledgers = schema.endpoints.c
@@ -88,29 +100,30 @@ def status(connection: Connection, *, now: float, endpoint: str | None = None) -
         select(_total(ledgers.accepted), _total(ledgers.purged)).where(*of_ledger)
     ).one()
 
-    rows = connection.execute(
-        select(_d.c.status, _d.c.category, func.count())
-        .where(*of_endpoint)
-        .group_by(_d.c.status, _d.c.category)
-    )
+    # In the order of the index, which has all that is read.
+    kinds = (_d.c.category, _d.c.status, _d.c.endpoint)
+    rows = connection.execute(select(*kinds, func.count()).where(*of_endpoint).group_by(*kinds))
     counts = dict.fromkeys(_STATUSES, 0)
     by_category: Counter[str] = Counter()
-    for name, category, count in rows:
+    by_endpoint: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for category, name, of, count in rows:
         counts[name] += count
+        by_endpoint[of][name] += count
         if name == "dead_letter":
             by_category[category or "unknown"] += count
-    leased = (_d.c.lease_owner.is_not(None), _d.c.available_at > now)
-    in_flight = select(func.count()).select_from(_d).where(*leased, *of_endpoint)
-    oldest_due = select(func.min(_d.c.next_attempt_at)).where(_d.c.available_at.is_not(None), *of_endpoint)
+    endpoints = endpoint_statuses(
+        connection, by_endpoint, now=now, endpoint=endpoint, has_rollups=has_rollups
+    )
     oldest_dead = select(func.min(_d.c.finished_at)).where(schema.is_dead_letter, *of_endpoint)
     return StoreStatus(
         accepted=accepted,
         purged=purged,
-        in_flight=connection.execute(in_flight).scalar_one(),
+        in_flight=sum(each.in_flight for each in endpoints),
         by_category=dict(sorted(by_category.items())),
-        oldest_due_at=connection.execute(oldest_due).scalar(),
+        oldest_due_at=min((at for each in endpoints if (at := each.oldest_due_at) is not None), default=None),
         oldest_dead_at=connection.execute(oldest_dead).scalar(),
         endpoint_problems=tuple(problems(connection, endpoint)),
+        endpoints=endpoints,
         **counts,
     )
 

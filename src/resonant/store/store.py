@@ -155,7 +155,7 @@ class Store:
 
     async def status(self, *, endpoint: str | None = None) -> reading.StoreStatus:
         """Count everything, in one snapshot."""
-        return await self.read(reading.status, now=self.clock(), endpoint=endpoint)
+        return await self.read(reading.status, now=self.clock(), endpoint=endpoint, has_rollups=self.rollups)
 
     async def dead_letters(
         self, selection: Selection | None = None, *, limit: int | None = None

@@ -1,0 +1,147 @@
+"""What ``resonant status`` shows below the balance: each endpoint, and what the daily purge removes."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resonant.cli import output
+from resonant.events import rfc3339
+from resonant.purging import Forecast, Retention, daily_archive, forecast
+from resonant.store.audit import AuditEntry, read_audit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+    from resonant.settings import Settings
+    from resonant.store.endpoint_status import EndpointStatus
+    from resonant.store.reading import StoreStatus
+
+ENDPOINT_COLUMNS = (
+    *(
+        "endpoint",
+        "delivered\nlast hour",
+        "failed\nlast hour",
+        "due",
+        "parked",
+        "dead\nletters",
+        "oldest\ndue",
+    ),
+)
+_MOST_ROWS = 20
+_MILLION = 1_000_000
+_NAME_WIDTH = 22
+
+
+def endpoint_rows(
+    endpoints: Sequence[EndpointStatus], *, now: float, on_terminal: bool
+) -> list[tuple[str, ...]]:
+    """Return a row for each endpoint: those with the most failures in the last hour first."""
+    ranked = sorted(endpoints, key=lambda each: (-(each.failed_last_hour or 0), -each.due, each.name))
+    rows = [
+        (
+            "\n".join(textwrap.wrap(each.name, _NAME_WIDTH)) if on_terminal else each.name,
+            _count(each.delivered_last_hour),
+            _count(each.failed_last_hour),
+            _count(each.due),
+            _count(each.parked),
+            _count(each.dead_letter),
+            "-" if each.oldest_due_at is None else output.ago(now - each.oldest_due_at).removesuffix(" ago"),
+        )
+        for each in ranked[:_MOST_ROWS]
+    ]
+    return [(row[0], *map(_right, row[1:], ENDPOINT_COLUMNS[1:])) for row in rows]
+
+
+def endpoints_left_out(endpoints: Sequence[EndpointStatus]) -> int:
+    """Return how many endpoints have no row."""
+    return max(0, len(endpoints) - _MOST_ROWS)
+
+
+def _count(number: int | None) -> str:
+    if number is None:
+        return "-"
+    return f"{number:,}" if number < _MILLION else f"{number / _MILLION:,.1f}M"
+
+
+def _right(cell: str, column: str) -> str:
+    return cell.rjust(max(map(len, column.split("\n"))))
+
+
+@dataclass(frozen=True, slots=True)
+class Purges:
+    """What the daily purge would remove now, by the settings, and what the last purge removed.
+
+    Attributes:
+        retention: how long what is kept.
+        forecast: what would go.
+        kept: final deliveries that would stay.
+        archive: where what goes is kept.
+        last: the last purge; None where there was none.
+    """
+
+    retention: Retention
+    forecast: Forecast
+    kept: int
+    archive: Path
+    last: AuditEntry | None
+
+    def document(self) -> output.Document:
+        """Return the object of ``resonant status --json``."""
+        last = self.last
+        return {
+            "dead_letters_days": self.retention.dead_letters,
+            "delivered_days": self.retention.delivered,
+            "by_reason": dict(self.retention.by_reason),
+            "by_endpoint": dict(self.retention.by_endpoint),
+            "would_purge": {
+                "dead_letters": self.forecast.dead_letters,
+                "delivered": self.forecast.delivered,
+            },
+            "would_keep": self.kept,
+            "archive": str(self.archive),
+            "last_purge": last
+            and {"at": rfc3339(last.at), "count": last.count, "archive": last.selection.get("archive")},
+        }
+
+    def lines(self, *, now: float) -> Iterator[str]:
+        """Yield the lines that a person reads."""
+        days = self.retention
+        apart = " or as set for their endpoint or reason" if days.by_reason or days.by_endpoint else ""
+        delivered = (
+            "no delivered history"
+            if days.delivered is None
+            else f"{self.forecast.delivered:,} delivered older than {days.delivered:g} days"
+        )
+        yield (
+            f"daily purge: {output.counted(self.forecast.dead_letters, 'dead letter')} older than {days.dead_letters:g} "
+            f"days{apart} and {delivered} would go now, {self.kept:,} would stay"
+        )
+        yield (f"archive: {output.visible(str(self.archive))}")
+        if self.last is None:
+            yield "last purge: never"
+        else:
+            archive = self.last.selection.get("archive")
+            where = f"archived in {output.visible(str(archive))}" if archive else "no archive"
+            removed = f"{self.last.count:,} removed" + (f", {where}" if self.last.count else "")
+            yield (f"last purge: {output.ago(now - self.last.at)}, {removed}")
+
+
+def read_purges(connection: Connection, settings: Settings, found: StoreStatus, *, now: float) -> Purges:
+    """Count what the daily purge would remove now.
+
+    Args:
+        connection: open.
+        settings: they name the retention.
+        found: the counts of all endpoints.
+        now: seconds since the epoch.
+    """
+    retention = Retention.of_settings(settings)
+    expected = forecast(connection, retention, now=now)
+    kept = found.delivered + found.dead_letter - expected.dead_letters - expected.delivered
+    last = next(iter(read_audit(connection, limit=1, action="purge")), None)
+    return Purges(retention, expected, kept, daily_archive(settings, now), last)

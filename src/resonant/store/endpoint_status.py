@@ -1,0 +1,136 @@
+"""Each endpoint at a glance: what waits for it, and what happened in the last hour. Read by index, whatever waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import case, func, select, union_all
+
+from resonant.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+HOUR_SECONDS = 3600
+_d = schema.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """The deliveries of one endpoint.
+
+    Attributes:
+        name: the endpoint's.
+        pending, retrying, delivered, dead_letter: how many deliveries have that status.
+        in_flight: those of pending and retrying that are leased now.
+        parked: those of pending and retrying that wait for a later moment.
+        due: those of pending and retrying that may be sent now.
+        oldest_due_at: when the longest waiting unfinished delivery was or is due, seconds since the epoch.
+        delivered_last_hour: deliveries that succeeded in the last hour; None where the store does not count them.
+        failed_last_hour: attempts that failed or were lost in the last hour; None where the store does not count them.
+    """
+
+    name: str
+    pending: int
+    retrying: int
+    delivered: int
+    dead_letter: int
+    in_flight: int
+    parked: int
+    oldest_due_at: float | None
+    delivered_last_hour: int | None
+    failed_last_hour: int | None
+
+    @property
+    def due(self) -> int:
+        """Deliveries that may be sent now, and that no worker has."""
+        return self.pending + self.retrying - self.in_flight - self.parked
+
+
+def endpoint_statuses(
+    connection: Connection,
+    counts: Mapping[str, Mapping[str, int]],
+    *,
+    now: float,
+    endpoint: str | None = None,
+    has_rollups: bool = True,
+) -> tuple[EndpointStatus, ...]:
+    """Return the endpoints that have deliveries or had some in the last hour, by name.
+
+    Args:
+        connection: the one that the deliveries were counted on.
+        counts: the deliveries of each endpoint by status.
+        now: seconds since the epoch.
+        endpoint: only this one.
+        has_rollups: whether the store counts what happens by the minute.
+    """
+    of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
+    is_live = _d.c.available_at > now
+    of_leases = (
+        select(_d.c.endpoint, func.sum(case((is_live, 1), else_=0)), func.min(_d.c.next_attempt_at))
+        .where(_d.c.lease_owner.is_not(None), *of_endpoint)
+        .group_by(_d.c.endpoint)
+    )
+    leased = {name: (int(live), due_at) for name, live, due_at in connection.execute(of_leases)}
+    of_later = select(_d.c.endpoint, func.count()).where(is_live, *of_endpoint).group_by(_d.c.endpoint)
+    later = {name: count for name, count in connection.execute(of_later)}  # noqa: C416 - rows are no pairs to mypy
+    hour = _last_hour(connection, since=now - HOUR_SECONDS, endpoint=endpoint) if has_rollups else None
+
+    def one(name: str) -> EndpointStatus:
+        of = counts.get(name, {})
+        live, leased_due_at = leased.get(name, (0, None))
+        waiting = of.get("pending", 0) + of.get("retrying", 0)
+        moments = (leased_due_at, _oldest_waiting(connection, name) if waiting else None)
+        return EndpointStatus(
+            name=name,
+            pending=of.get("pending", 0),
+            retrying=of.get("retrying", 0),
+            delivered=of.get("delivered", 0),
+            dead_letter=of.get("dead_letter", 0),
+            in_flight=live,
+            parked=later.get(name, 0) - live,
+            oldest_due_at=min((at for at in moments if at is not None), default=None),
+            delivered_last_hour=None if hour is None else hour[name, True],
+            failed_last_hour=None if hour is None else hour[name, False],
+        )
+
+    names = counts.keys() | ({name for name, _ in hour} if hour else set())
+    return tuple(map(one, sorted(names)))
+
+
+def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:
+    """Return when the first delivery without a lease was or is due: then it may be taken, so the index has it."""
+    query = (
+        select(_d.c.available_at)
+        .where(_d.c.endpoint == endpoint, _d.c.available_at.is_not(None), _d.c.lease_owner.is_(None))
+        .order_by(_d.c.available_at)
+        .limit(1)
+    )
+    return connection.execute(query).scalar()
+
+
+def _last_hour(connection: Connection, *, since: float, endpoint: str | None) -> Counter[tuple[str, bool]]:
+    """Count the deliveries that succeeded (True) and the attempts that did not (False), by endpoint."""
+    parts = []
+    # The last minutes are in one table and those before in the other; a late writer's minute is in both.
+    for table in (schema.rollups, schema.rollup_history):
+        query = select(table.c.endpoint, table.c.measure, table.c.result, table.c["count"]).where(
+            table.c.measure.in_(["delivery", "attempt"]), table.c.minute >= int(since)
+        )
+        parts.append(query if endpoint is None else query.where(table.c.endpoint == endpoint))
+    c = union_all(*parts).subquery().c
+    kinds = (c.endpoint, c.measure, c.result)
+    found: Counter[tuple[str, bool]] = Counter()
+    for name, measure, result, count in connection.execute(
+        select(*kinds, func.sum(c["count"])).group_by(*kinds)
+    ):
+        is_delivered = result == "delivered"
+        if is_delivered == (
+            measure == "delivery"
+        ):  # of attempts those that failed, of ends those that did not
+            found[name, is_delivered] += int(count)
+    return found

@@ -1,0 +1,140 @@
+"""``status`` below the balance: each endpoint, and what the daily purge removes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from resonant.events import rfc3339
+from resonant.purging import DAY_SECONDS
+from resonant.retry import GiveUp, Park
+
+REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
+
+
+@pytest.fixture
+def old(worker):
+    """A dead letter and a delivery of 40 days, a dead letter of 20 days, and what waits now."""
+    now = worker.clock()
+    worker.clock.advance(-40 * DAY_SECONDS)
+    worker.accept("evt_dead")
+    worker.attempt(GiveUp("permanent"), **REJECTED)
+    worker.accept("evt_delivered")
+    worker.attempt()
+    worker.clock.advance(20 * DAY_SECONDS)
+    worker.accept("evt_kept")
+    worker.attempt(GiveUp("permanent"), **REJECTED)
+    worker.clock.advance(now - worker.clock())
+    worker.accept("evt_parked", endpoint="crm")
+    worker.attempt(Park(3_600.0, now + 3_600), endpoint="crm")
+    worker.accept("evt_delivered_now", endpoint="crm")
+    worker.attempt(endpoint="crm")
+    return worker
+
+
+def test_each_endpoint_is_an_object_of_the_document(resonant, old):
+    found = resonant.json("status")
+
+    assert found["oldest_due"] == rfc3339(old.clock() + 3_600)
+    assert found["oldest_dead_letter"] == rfc3339(old.clock() - 40 * DAY_SECONDS)
+    billing, crm = found["endpoints"]
+    assert (billing["endpoint"], billing["dead_letter"], billing["oldest_due"]) == ("billing", 2, None)
+    assert crm == {
+        "endpoint": "crm",
+        "pending": 0,
+        "retrying": 1,
+        "in_flight": 0,
+        "due": 0,
+        "parked": 1,
+        "delivered": 1,
+        "dead_letter": 0,
+        "delivered_last_hour": 1,
+        "failed_last_hour": 1,
+        "oldest_due": rfc3339(old.clock() + 3_600),
+    }
+
+
+def test_an_empty_store_has_no_oldest(resonant):
+    found = resonant.json("status")
+    assert (found["oldest_due"], found["oldest_dead_letter"], found["endpoints"]) == (None, None, [])
+
+
+def test_the_endpoint_with_the_most_failures_is_first(resonant, old):
+    lines = [line.split() for line in resonant("status").out.splitlines()]
+    start = lines.index(
+        [
+            *("ENDPOINT", "DELIVERED", "LAST", "HOUR", "FAILED", "LAST", "HOUR"),
+            *("DUE", "PARKED"),
+            *("DEAD", "LETTERS", "OLDEST", "DUE"),
+        ]
+    )
+    assert lines[start + 1][:6] == ["crm", "1", "1", "0", "1", "0"]
+    assert lines[start + 1][6:] == ["in", "60", "min"]
+    assert lines[start + 2] == ["billing", "0", "0", "0", "0", "2", "-"]
+
+
+def test_a_store_of_long_names_and_large_counts_fits_80_columns(resonant, worker, url):
+    import sqlite3
+
+    for number in range(22):
+        worker.accept("evt_1", endpoint=f"partner-webhooks-production-eu-west-{number}")
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+        database.execute(
+            "UPDATE resonant_rollups SET count = 1234567, measure = 'delivery', result = 'delivered'"
+        )
+
+    screen = resonant.on_a_terminal("status")
+
+    lines = [line for line in screen.splitlines() if ".jsonl.gz" not in line]  # a path is never cut
+    assert max(map(len, lines)) <= 80
+    assert "1.2M" in screen
+    assert "2 more endpoints: --json lists all" in screen
+
+
+def test_status_says_what_the_daily_purge_removes_and_where_it_is_archived(resonant, old, tmp_path):
+    day = rfc3339(old.clock())[:10]
+    out = resonant("status").out
+    assert (
+        "daily purge: 1 dead letter older than 30 days and 1 delivered older than 30 days would go now, 2 would stay\n"
+        f"archive: {tmp_path}/home/archive/purged-{day}.jsonl.gz\n"
+        "last purge: never\n"
+    ) in out
+    assert resonant.json("status")["retention"] == {
+        "dead_letters_days": 30.0,
+        "delivered_days": 30.0,
+        "by_reason": {},
+        "by_endpoint": {},
+        "would_purge": {"dead_letters": 1, "delivered": 1},
+        "would_keep": 2,
+        "archive": f"{tmp_path}/home/archive/purged-{day}.jsonl.gz",
+        "last_purge": None,
+    }
+
+
+def test_the_retention_is_that_of_the_settings(resonant, old, monkeypatch):
+    monkeypatch.setenv("RESONANT_RETENTION_DAYS", "10")
+    monkeypatch.setenv("RESONANT_RETENTION_DELIVERED_DAYS", "never")
+    found = resonant.json("status")["retention"]
+    assert (found["dead_letters_days"], found["delivered_days"]) == (10.0, None)
+    assert found["would_purge"] == {"dead_letters": 2, "delivered": 0}
+    assert "2 dead letters older than 10 days and no delivered history would go now" in resonant("status").out
+
+    monkeypatch.setenv("RESONANT_RETENTION_BY_ENDPOINT", '{"billing": 25}')
+    assert resonant.json("status")["retention"]["would_purge"] == {"dead_letters": 1, "delivered": 0}
+    assert "10 days or as set for their endpoint or reason" in resonant("status").out
+
+
+def test_the_last_purge_is_shown(resonant, old, tmp_path):
+    resonant("purge", "--older-than", "30", "--archive", "gone.jsonl")
+    assert re.search(r"last purge: \d s ago, 1 removed, archived in gone.jsonl\n", resonant("status").out)
+    last = resonant.json("status")["retention"]["last_purge"]
+    assert (last["count"], last["archive"]) == (1, "gone.jsonl")
+
+    resonant("purge", "--older-than", "10")
+    assert re.search(r"last purge: \d s ago, 1 removed, no archive\n", resonant("status").out)
+
+
+def test_the_status_of_one_endpoint_says_nothing_of_the_purge(resonant, old):
+    assert "daily purge" not in resonant("status", "--endpoint", "crm").out
+    assert "retention" not in resonant.json("status", "--endpoint", "crm")
