@@ -28,7 +28,9 @@ def test_the_report_holds_totals_groups_and_every_dead_letter_with_its_attempts(
     assert answer.out == "wrote 3 dead letters to error_report.json\n"
     report = json.loads((tmp_path / "error_report.json").read_text())
     assert list(report) == ["generated_at", "totals", "groups", "dead_letters"]
-    assert report["totals"] == resonant.json("status")
+    status = resonant.json("status")
+    del status["retention"]  # what a purge would remove is no total
+    assert report["totals"] == status
     assert [(g["endpoint"], g["reason"], g["code"], g["count"]) for g in report["groups"]] == [
         ("billing", "exhausted", "http_503", 2),
         ("crm", "permanent", "http_400", 1),
