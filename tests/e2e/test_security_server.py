@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import httpx
-import psutil
 import pytest
 from playwright.sync_api import sync_playwright
 
 from resonant.cli.server import free_port, started_server
 from resonant.settings import Settings
+from support.machine import Machine
 from support.programs import need
 
 if TYPE_CHECKING:
@@ -44,35 +40,19 @@ asyncio.run(export_metrics())
 """
 
 
-@dataclass
-class Home:
-    """A user's home, and the umask of what the user runs."""
+class Home(Machine):
+    """A user's home, with all that is written at the default places."""
 
-    path: Path
-    umask: int
-
-    def environment(self, **variables: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RESONANT_", "PREFECT_"))}
-        return kept | {"HOME": str(self.path), "PREFECT_HOME": str(self.path / ".prefect")} | variables
-
-    def run(self, *arguments: str, code: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *(["-c", code] if code else ["-m", "resonant"]), *arguments],
-            cwd=self.path,
-            env=self.environment(**variables),
-            umask=self.umask,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    def __init__(self, path: Path, umask: int) -> None:
+        at_default = {"RESONANT_HOME": str(path / ".resonant"), "PREFECT_HOME": str(path / ".prefect")}
+        super().__init__(path, variables=at_default, umask=umask)
 
     def modes(self) -> dict[str, int]:
         """Return what others may read or write of all that was written; of sockets, which have no content, nothing."""
-        resonant, prefect = self.path / ".resonant", self.path / ".prefect"
+        resonant, prefect = self.home / ".resonant", self.home / ".prefect"
         written = [resonant, *resonant.rglob("*"), prefect, *prefect.glob("prefect.db*")]
         return {
-            str(path.relative_to(resonant if path.is_relative_to(resonant) else self.path)): stat.S_IMODE(
+            str(path.relative_to(resonant if path.is_relative_to(resonant) else self.home)): stat.S_IMODE(
                 path.stat().st_mode
             )
             for path in written
@@ -86,44 +66,18 @@ def open_to_others(modes: dict[str, int]) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def running_up(home: Home, **variables: str):
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "resonant", "up", "--port", str(port)],
-        cwd=home.path,
-        env=home.environment(**variables),
-        umask=home.umask,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        if not any(line.startswith("Ctrl-C") for line in process.stdout):
-            pytest.fail(process.communicate()[1])
-        yield process, port
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = Home(tmp_path_factory.mktemp("home"), umask=0o000)
-    (home.path / "events.jsonl").write_text(EVENT)
+    (home.home / "events.jsonl").write_text(EVENT)
     return home
 
 
 @pytest.fixture(scope="module")
 def up(home):
     """A ``resonant up`` behind a password, of a user whose umask takes nothing away."""
-    with running_up(home, **AUTH, RESONANT_CONCURRENCY="7") as started:
+    with home.up(**AUTH, RESONANT_CONCURRENCY="7") as started:
         yield started
-
-
-def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    me = psutil.Process(process.pid)
-    return [me, *me.children(recursive=True)]
 
 
 @pytest.fixture(scope="module")
@@ -270,21 +224,16 @@ def test_only_its_own_pages_are_told_that_they_may_read(unlocked, origin):
 
 
 def test_whatever_listens_listens_on_loopback(up):
-    process, port = up
     listening = [
-        each.laddr
-        for one in family(process)
-        for each in one.net_connections("inet")
-        if each.status == "LISTEN"
+        each.laddr for one in up.family for each in one.net_connections("inet") if each.status == "LISTEN"
     ]
-    assert port in {address.port for address in listening}
+    assert up.port in {address.port for address in listening}
     assert all(ipaddress.ip_address(address.ip).is_loopback for address in listening)
 
 
 def test_the_api_is_behind_the_password_and_commands_that_have_it_work(up, home, start_receiver):
-    _, port = up
     receiver = start_receiver("resonant.testing:always_ok")
-    assert httpx.post(f"http://127.0.0.1:{port}/api/block_documents/filter", json={}).status_code == 401
+    assert httpx.post(f"{up.url}/api/block_documents/filter", json={}).status_code == 401
 
     emitted = home.run("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private", **AUTH)
 
@@ -303,7 +252,7 @@ def test_a_command_without_the_password_says_so_in_one_line(up, home, variables,
     refused = home.run(*command.split(), **variables)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1] == (
-        f"resonant: the Prefect server at http://127.0.0.1:{up[1]}/api does not let us in (401): "
+        f"resonant: the Prefect server at http://127.0.0.1:{up.port}/api does not let us in (401): "
         "PREFECT_API_AUTH_STRING must be what PREFECT_SERVER_API_AUTH_STRING is there, USER:PASSWORD"
     )
     assert "Traceback" not in refused.stderr
@@ -311,9 +260,8 @@ def test_a_command_without_the_password_says_so_in_one_line(up, home, variables,
 
 
 def test_the_password_is_no_argument_and_the_server_knows_nothing_of_the_store(up):
-    process, _ = up
     of_server = 0
-    for one in family(process):
+    for one in up.family:
         assert PASSWORD not in " ".join(one.cmdline())
         if one.cmdline()[1:] == ["-m", "deployments.server"]:
             of_server += 1
@@ -348,19 +296,16 @@ def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_rea
     umask, tmp_path, prefect_api, start_receiver
 ):
     home = Home(tmp_path, umask)
+    home.prefect_api = prefect_api
     receiver = start_receiver("receiver_scripts:mixed")
     (tmp_path / "events.jsonl").write_text(EVENT.replace('"t"', '"t.rejected"'))
-    api = {"PREFECT_API_URL": prefect_api}
 
-    def run(*arguments: str, **options) -> None:
-        finished = home.run(*arguments, **api, **options)
-        assert finished.returncode == 0, finished.stderr
-
-    run("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private")
-    run(code=FLOW)
-    run("export", "--output", str(tmp_path / ".resonant" / "report.json"))
-    run("prometheus", "--output", str(tmp_path / ".resonant" / "metrics" / "resonant.prom"))
-    run("purge", "--older-than", "0", "--archive", str(tmp_path / ".resonant" / "archive.jsonl.gz"))
+    home.succeed("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private")
+    exported = home.run_code(FLOW)
+    assert exported.returncode == 0, exported.stderr
+    home.succeed("export", "--output", str(tmp_path / ".resonant" / "report.json"))
+    home.succeed("prometheus", "--output", str(tmp_path / ".resonant" / "metrics" / "resonant.prom"))
+    home.succeed("purge", "--older-than", "0", "--archive", str(tmp_path / ".resonant" / "archive.jsonl.gz"))
 
     modes = home.modes()
     assert {"resonant.db", "report.json", "archive.jsonl.gz", "metrics/resonant.prom"} <= modes.keys()

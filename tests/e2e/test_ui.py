@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import io
 import json
-import signal
-import time
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
 from resonant import charts
-from resonant.cli.server import free_port
+from support.prefect import patient_client
 from support.programs import need
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 # Whatever Chromium would look for in a network that is not there.
 QUIET = (
@@ -52,17 +51,8 @@ def up(machine):
     machine.prefect_api = ""
     # Known to its worker too, whose drain may be the one that takes an event.
     machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
-    port = free_port()
-    process = machine.start("up", "--port", str(port))
-    note = machine.home / "resonant" / "up.json"
-    give_up_at = time.monotonic() + 90
-    while not note.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < give_up_at, "`resonant up` did not start"
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    with machine.up() as started:
+        yield started.url
 
 
 def screenshot(page, name: str) -> None:
@@ -71,7 +61,8 @@ def screenshot(page, name: str) -> None:
 
 
 def deployment(ui: str, name: str) -> str:
-    return httpx.get(f"{ui}/api/deployments/name/{name}").json()["id"]
+    with patient_client(f"{ui}/api") as api:
+        return api.get(f"/deployments/name/{name}").json()["id"]
 
 
 def after(page, name: str, what: str):
@@ -91,16 +82,16 @@ def submit_and_wait(page, ui: str, name: str) -> str:
     after(page, "Run Name", "input").fill(name)
     page.get_by_role("button", name="Submit").click()
     query = {"flow_runs": {"name": {"any_": [name]}}}
-    give_up_at = time.monotonic() + 90
-    while True:
-        runs = httpx.post(f"{ui}/api/flow_runs/filter", json=query).json()
-        if runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-            break
-        assert time.monotonic() < give_up_at, f"the run did not end: {runs}"
-        time.sleep(0.5)
-    page.goto(f"{ui}/runs/flow-run/{runs[0]['id']}")
+    with patient_client(f"{ui}/api") as api:
+
+        def ended():
+            runs = api.post("/flow_runs/filter", json=query).json()
+            return [run for run in runs if run["state_type"] in ENDED]
+
+        [run] = wait_until(ended, 90, every=0.5)
+    page.goto(f"{ui}/runs/flow-run/{run['id']}")
     page.get_by_text("Completed").first.wait_for()
-    return runs[0]["state"]["message"]
+    return run["state"]["message"]
 
 
 def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(

@@ -102,10 +102,10 @@ class Machine:
         return str(path)
 
     @contextlib.contextmanager
-    def up(self) -> Iterator[Up]:
-        """Run ``resonant up`` on a free port for as long as the block."""
+    def up(self, **variables: str) -> Iterator[Up]:
+        """Run ``resonant up`` on a free port for as long as the block, with more variables for it alone."""
         port = free_port()
-        process = self.start("up", "--port", str(port))
+        process = self.start("up", "--port", str(port), env=self.environment | variables)
         said = ""
         try:
             for line in process.stdout:
