@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -78,49 +79,89 @@ async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
     return name
 
 
-async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> datetime | None:
-    """Let a new secret sign; the one before signs too for so long, and then stops by itself.
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A rotation of a signing secret that is saved.
+
+    Attributes:
+        moment: names it; see ``Endpoint.rotation``.
+        old_signs_until: when the old secret stops; None where it does not sign any more.
+        timeout: the endpoint's deadline of one attempt, in seconds.
+    """
+
+    moment: float
+    old_signs_until: datetime | None
+    timeout: float
+
+
+class NotConfirmed(EndpointError):
+    """The answer to a save was lost, and the endpoint cannot be read: it may or may not be saved."""
+
+
+async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rotation:
+    """Save a new secret to sign with; the one before signs too for so long, and then stops by itself.
+
+    A secret that the last rotation made the new one is not saved again, so that an interrupted command can be repeated.
 
     Args:
         name: the endpoint's.
         secret: the new one.
         keep_old: seconds.
 
-    Returns:
-        Until when the old one signs; None where there was none, or it stops at once.
-
     Raises:
         EndpointError: there is no such endpoint, it cannot be used with this secret, has it already, or a rotation
             is under way: a third secret would cut off a receiver that still knows only the first.
+        NotConfirmed: the secret may be saved.
     """
     block = await _webhook_endpoint(name)
     now = datetime.now(UTC)
     old, until = block.signing_secret, block.previous_signing_secret_until
+    is_under_way = block.previous_signing_secret is not None and (until is None or until > now)
     if old == secret:
+        if until is not None:
+            return Rotation(until.timestamp(), until if is_under_way else None, block.timeout)
         raise EndpointError(f"endpoint {name!r}: this is its signing secret already")
-    if block.previous_signing_secret is not None and (until is None or until > now):
+    if is_under_way:
         raise EndpointError(
             f"endpoint {name!r}: a rotation is under way: `resonant endpoint rotate-secret {name} --end` ends it"
         )
-    ends = None if old is None or not keep_old else now + timedelta(seconds=keep_old)
+    keeps_old = old is not None and keep_old > 0
     block.signing_secret = secret
-    block.previous_signing_secret = None if ends is None else old
-    block.previous_signing_secret_until = ends
-    await save_webhook_endpoint(name, block, overwrite=True)
-    return ends
+    block.previous_signing_secret = old if keeps_old else None
+    ends = block.previous_signing_secret_until = now + timedelta(seconds=keep_old if keeps_old else 0)
+    await _save_signing(name, block)
+    return Rotation(ends.timestamp(), ends if keeps_old else None, block.timeout)
 
 
-async def end_rotation(name: str) -> None:
+async def end_rotation(name: str) -> Rotation:
     """Let the old secret sign no more.
 
     Raises:
         EndpointError: there is no such endpoint, or it has no old secret.
+        NotConfirmed: it may be saved.
     """
     block = await _webhook_endpoint(name)
     if block.previous_signing_secret is None:
         raise EndpointError(f"endpoint {name!r}: no rotation is under way")
-    block.previous_signing_secret = block.previous_signing_secret_until = None
-    await save_webhook_endpoint(name, block, overwrite=True)
+    block.previous_signing_secret = None
+    now = block.previous_signing_secret_until = datetime.now(UTC)
+    await _save_signing(name, block)
+    return Rotation(now.timestamp(), None, block.timeout)
+
+
+async def _save_signing(name: str, block: WebhookEndpoint) -> None:
+    try:
+        await save_webhook_endpoint(name, block, overwrite=True)
+    except EndpointError:
+        raise
+    except Exception as error:  # the answer may be lost, and the endpoint saved all the same
+        try:
+            saved = await _webhook_endpoint(name)
+        except Exception:  # noqa: BLE001 - whatever it is, nothing is known
+            reason = f"the answer to its save was lost ({type(error).__name__})"
+            raise NotConfirmed(f"endpoint {name!r}: {reason}, and Prefect cannot be asked") from error
+        if saved.previous_signing_secret_until != block.previous_signing_secret_until:
+            raise
 
 
 async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:

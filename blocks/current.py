@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from resonant.errors import EndpointError
@@ -20,11 +20,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # How old what a run knows of an endpoint may be, in seconds; Prefect's answer takes some more.
-LOOK_AGAIN_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 10.0
+
+
+@dataclass
+class _Version:
+    """An endpoint as it was read once, and how many sends are under way with it."""
+
+    endpoint: Endpoint
+    sink: HttpSink
+    sending: int = 0
 
 
 class CurrentSink:
-    """Sends to an endpoint as it was read last, which is every ``LOOK_AGAIN_SECONDS`` from the first send on.
+    """Sends to an endpoint as it was read last, which is every ``LOOK_AGAIN_SECONDS`` from its first use on.
 
     What is under way ends as it began. Timeout and overrides stay those it was opened with, as the courier knows them.
     While it cannot be read, or cannot be used as it is configured now, it stays as it was.
@@ -39,16 +48,25 @@ class CurrentSink:
         """
         self._read = read
         # All that were used in this run: an error that comes late may hold what was secret of an old one.
-        self._endpoints = [endpoint]
+        self._versions = [_Version(endpoint, HttpSink(endpoint))]
         self._redactor = Redactor.of(endpoint)
-        self._sinks = [HttpSink(endpoint)]
         self._looking: asyncio.Task[None] | None = None
 
     async def send(self, event: Event) -> Receipt:
         """Deliver the event once; see ``HttpSink.send``."""
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._keep_looking())
-        return await self._sinks[-1].send(event)
+        self._start_looking()
+        version = self._versions[-1]
+        version.sending += 1
+        try:
+            return await version.sink.send(event)
+        finally:
+            version.sending -= 1
+
+    def rotation(self) -> float | None:
+        """Return the oldest rotation of the signing secret that is in use: of what is under way, or of the next send."""
+        self._start_looking()
+        *before, last = self._versions
+        return next((each for each in before if each.sending), last).endpoint.rotation
 
     def describe(self, error: BaseException) -> str:
         """Say what went wrong without anything that is, or was, secret of the endpoint."""
@@ -60,12 +78,12 @@ class CurrentSink:
             self._looking.cancel()
             await asyncio.wait([self._looking])
             self._looking = None
-        for sink in self._sinks:
-            await sink.aclose()
+        for version in self._versions:
+            await version.sink.aclose()
 
     async def look(self) -> None:
         """Read the endpoint; what differs is used from the next send on."""
-        opened, current = self._endpoints[0], self._endpoints[-1]
+        opened, current = self._versions[0].endpoint, self._versions[-1].endpoint
         try:
             read = await self._read()
         except Exception as error:  # noqa: BLE001 - whatever keeps Prefect from answering keeps nobody from sending
@@ -75,9 +93,12 @@ class CurrentSink:
             return
         now = replace(read, timeout=opened.timeout, overrides=opened.overrides)
         if now != current:
-            self._endpoints.append(now)
-            self._redactor = Redactor.of(*self._endpoints)
-            self._sinks.append(HttpSink(now))
+            self._versions.append(_Version(now, HttpSink(now)))
+            self._redactor = Redactor.of(*(version.endpoint for version in self._versions))
+
+    def _start_looking(self) -> None:
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._keep_looking())
 
     async def _keep_looking(self) -> None:
         while True:

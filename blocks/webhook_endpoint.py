@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from prefect.blocks.fields import SecretDict
-from pydantic import AwareDatetime, Field, HttpUrl, SecretStr
+from pydantic import AwareDatetime, Field, HttpUrl, SecretStr, field_validator
 
 from blocks.current import CurrentSink
 from blocks.endpoint import EndpointBlock, load_endpoint
@@ -22,9 +24,10 @@ class WebhookEndpoint(EndpointBlock):
     _documentation_url = HttpUrl("https://www.standardwebhooks.com")
 
     url: SecretStr = Field(description="http or https; kept secret, since it may carry a token.")
-    headers: SecretDict = Field(
-        default_factory=lambda: SecretDict({}),
-        description="Headers sent with every event, e.g. Authorization.",
+    # One text and not a SecretDict: an empty one is shown as ********, and then the form cannot be saved.
+    headers: SecretStr | None = Field(
+        default=None,
+        description='Headers sent with every event, as a JSON object: {"Authorization": "Bearer ..."}.',
     )
     signing_secret: SecretStr | None = Field(
         default=None, description="Standard Webhooks secret: whsec_ and base64. Signs every attempt."
@@ -34,7 +37,8 @@ class WebhookEndpoint(EndpointBlock):
         description="While a secret is rotated: the old one, which signs too.",
     )
     previous_signing_secret_until: AwareDatetime | None = Field(
-        default=None, description="When the old one stops signing; not before it is removed where empty."
+        default=None,
+        description="When the old one stops signing, or stopped; not before it is removed where empty.",
     )
     allow_private: bool = Field(
         default=False, description="Allow private and special addresses, such as 127.0.0.1 or 10.0.0.0/8."
@@ -45,6 +49,16 @@ class WebhookEndpoint(EndpointBlock):
     ca_file: str | None = Field(
         default=None, description="File of certificates (PEM) to trust instead of the public ones."
     )
+
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _as_text(cls, headers: object) -> object:
+        """Take a mapping too: older endpoints were saved as one."""
+        if isinstance(headers, SecretDict):
+            headers = headers.get_secret_value()
+        if isinstance(headers, dict):
+            return SecretStr(json.dumps(headers)) if headers else None
+        return headers
 
     def to_endpoint(self, name: str) -> Endpoint:
         """Return the plain endpoint, with its secrets.
@@ -58,9 +72,10 @@ class WebhookEndpoint(EndpointBlock):
         return Endpoint(
             name=name,
             url=self.url.get_secret_value(),
-            headers={key: str(value) for key, value in self.headers.get_secret_value().items()},
+            headers=_headers(name, self.headers),
             signing_secrets=(*secrets, *old),
             signing_ends={} if until is None else dict.fromkeys(old, until.timestamp()),
+            rotation=None if until is None else until.timestamp(),
             timeout=self.timeout,
             allow_private=self.allow_private,
             overrides=dict(self.status_overrides),
@@ -87,7 +102,20 @@ class WebhookEndpoint(EndpointBlock):
             overrides=endpoint.overrides,
             policy=self.policy,
             concurrency=self.concurrency,
+            rotation=sink.rotation,
         )
+
+
+def _headers(name: str, text: SecretStr | None) -> dict[str, str]:
+    try:
+        headers = json.loads((text.get_secret_value() if text else "").strip() or "{}")
+    except ValueError:
+        headers = None
+    if not isinstance(headers, dict):
+        raise EndpointError(
+            f'endpoint {name!r}: its headers must be a JSON object, as in {{"Authorization": "Bearer ..."}}'
+        )
+    return {key: str(value) for key, value in headers.items()}
 
 
 def _revealed(secret: SecretStr | None) -> list[str]:

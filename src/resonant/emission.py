@@ -33,6 +33,7 @@ from resonant.errors import EndpointError, StoreError
 from resonant.in_hand import InHand
 from resonant.renewal import Renewal
 from resonant.retry import GiveUp, Park, Retry
+from resonant.signing import Signing
 from resonant.slots import Slots
 from resonant.store import endpoints
 from resonant.store.commit import GroupCommit, patiently
@@ -154,6 +155,7 @@ class Emission:
         self._in_hand = InHand()
         self._ahead: dict[str, Ahead] = {}
         self._renewal = Renewal(store, owner, self._in_hand, self._fail)
+        self._signing = Signing(store, owner)
         self._end: float | None = None
         self._reopen_at: dict[str, float] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -165,14 +167,17 @@ class Emission:
 
     async def __aenter__(self) -> Self:
         self._renewal.start()
+        self._signing.start()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         try:
             await self._renewal.stop()
+            await self._signing.stop()
             await self._commits.close()
             # Also without a lease that we know of: a claim may have been cancelled while it was committed.
             await self.store.release_all(self.owner)
+            await self._signing.leave()
         except StoreError as error:
             logger.warning("leases were not handed back, and will run out by themselves: %s", error)
         finally:
@@ -333,8 +338,8 @@ class Emission:
             EndpointError: the endpoint that is named cannot be opened.
             StoreUnavailable: the store went away.
         """
-        if endpoint is not None and not await self._is_open(endpoint):
-            raise EndpointError(self.summary.unknown_endpoints[endpoint])
+        if endpoint is not None:
+            await self._open(endpoint)
         self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
         self._is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
@@ -387,7 +392,7 @@ class Emission:
         try:
             async for leases in batches:
                 for lease in leases:
-                    await self._target(lease.endpoint)
+                    await self._open(lease.endpoint)
                     self._start(lease)
                 while self._in_hand.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()
@@ -483,29 +488,30 @@ class Emission:
         """Return those of these endpoints that cannot be opened, each with the reason."""
         return {name: self.summary.unknown_endpoints[name] for name in names if not await self._is_open(name)}
 
+    async def _open(self, name: str) -> None:
+        if not await self._is_open(name):
+            raise EndpointError(self.summary.unknown_endpoints[name])
+
     async def _is_open(self, name: str) -> bool:
         if name in self._targets:
             return True
         if time.monotonic() < self._reopen_at.get(name, 0.0):
             return False
+        await self._signing.announce(name)
         try:
-            await self._target(name)
+            target = await self._open_target(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
             reason = self.summary.unknown_endpoints[name] = _why_not_open(name, error)
             self._reopen_at[name] = time.monotonic() + REOPEN_SECONDS
             await self.store.write(endpoints.note_problem, name, reason, now=self.store.clock())
             return False
+        self._targets[name] = target
+        self._slots.limit(name, target.concurrency)
+        self._ahead[name] = Ahead(self._slots.limit_of(name))
+        self._signing.follow(name, target.rotation)
         self.summary.unknown_endpoints.pop(name, None)
         await self.store.write(endpoints.clear_problem, name)
         return True
-
-    async def _target(self, name: str) -> Target:
-        if name not in self._targets:
-            target = await self._open_target(name)
-            self._targets[name] = target
-            self._slots.limit(name, target.concurrency)
-            self._ahead[name] = Ahead(self._slots.limit_of(name))
-        return self._targets[name]
 
     def _settle(self, report: Report) -> None:
         lease, decision = report.lease, report.decision

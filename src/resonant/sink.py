@@ -103,6 +103,7 @@ class Endpoint:
         signing_secrets: Standard Webhooks secrets (``whsec_`` and base64, the prefix may be missing); while one is
             rotated there are two, and each signs.
         signing_ends: when one of them stops signing, in seconds since the epoch; the others never do.
+        rotation: a moment that names the last rotation of the signing secret; None before the first.
         timeout: seconds for a whole attempt, from connecting to the end of the answer.
         allow_private: whether private and special addresses may be connected to.
         overrides: categories for statuses, where this endpoint means something else by them.
@@ -118,6 +119,7 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     signing_ends: Mapping[str, float] = field(default_factory=dict, repr=False)
+    rotation: float | None = None
     timeout: float = 15.0
     allow_private: bool = False
     overrides: Mapping[int, Category] = field(default_factory=dict)

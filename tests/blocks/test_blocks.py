@@ -78,6 +78,25 @@ def test_the_plain_endpoint_carries_everything_that_was_configured():
     assert endpoint.overrides == {404: "transient"}
 
 
+@pytest.mark.parametrize(
+    "headers", [{"x-key": "1"}, SecretDict({"x-key": 1}), SecretStr('{"x-key": "1"}'), '{"x-key": 1}']
+)
+def test_headers_are_json_and_may_come_as_the_mapping_that_older_endpoints_have(headers):
+    assert webhook(headers=headers).to_endpoint("billing").headers == {"x-key": "1"}
+
+
+@pytest.mark.parametrize("headers", [None, {}, SecretDict({}), "", " ", "{}"])
+def test_an_endpoint_may_have_no_headers(headers):
+    assert webhook(headers=headers).to_endpoint("billing").headers == {}
+
+
+@pytest.mark.parametrize("headers", ["x-key: s3cret", "[]", "{", '"s3cret"', "1"])
+def test_headers_that_are_no_json_object_are_refused_and_not_quoted(headers):
+    with pytest.raises(EndpointError, match="its headers must be a JSON object") as refused:
+        webhook(headers=headers).open("billing")
+    assert "s3cret" not in str(refused.value)
+
+
 def test_statuses_may_come_as_the_text_that_the_ui_sends():
     assert webhook(status_overrides={"404": "transient"}).status_overrides == {404: "transient"}
 

@@ -78,8 +78,41 @@ def test_it_is_read_again_and_again_from_the_first_send_until_it_is_closed(monke
     assert asyncio.run(run()) == 0
 
 
-def test_a_run_knows_of_a_change_after_half_a_minute():
-    assert current.LOOK_AGAIN_SECONDS == 30
+def test_a_run_knows_of_a_change_after_ten_seconds():
+    assert current.LOOK_AGAIN_SECONDS == 10
+
+
+def test_a_new_rotation_counts_as_used_when_nothing_that_began_before_it_is_under_way():
+    async def run():
+        async with Receiver(respond(200, delay=0.05)) as receiver:
+            configured = Configured(endpoint(receiver, rotation=1.0))
+            sink = CurrentSink(configured.now, configured.read)
+            under_way = asyncio.create_task(sink.send(EVENT))
+            await until(lambda: receiver.journal)
+            configured.now = endpoint(receiver, rotation=2.0)
+            await sink.look()
+            meanwhile = sink.rotation()
+            await under_way
+            after = sink.rotation()
+            await sink.aclose()
+            return meanwhile, after
+
+    assert asyncio.run(run()) == (1.0, 2.0)
+
+
+def test_an_endpoint_that_is_open_and_not_sent_to_is_read_again_too(monkeypatch):
+    monkeypatch.setattr(current, "LOOK_AGAIN_SECONDS", 0.005)
+
+    async def run():
+        async with Receiver() as receiver:
+            configured = Configured(endpoint(receiver, rotation=1.0))
+            sink = CurrentSink(configured.now, configured.read)
+            assert sink.rotation() == 1.0
+            configured.now = endpoint(receiver, rotation=2.0)
+            await until(lambda: sink.rotation() == 2.0)
+            await sink.aclose()
+
+    asyncio.run(run())
 
 
 def test_while_it_cannot_be_read_it_stays_as_it_was_and_the_log_tells_no_secret(caplog):
@@ -116,7 +149,7 @@ def test_what_the_courier_was_told_when_it_was_opened_stays():
             try:
                 await sink.send(EVENT)
             except UnexpectedStatus:
-                return sink._endpoints[-1], tokens(receiver)
+                return sink._versions[-1].endpoint, tokens(receiver)
             finally:
                 await sink.aclose()
 

@@ -8,17 +8,19 @@ import random
 import time
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from blocks import FileEndpoint, WebhookEndpoint, current, load_endpoint
-from blocks.catalog import end_rotation, remove_endpoint, rotate_secret
+from blocks.catalog import NotConfirmed, end_rotation, remove_endpoint, rotate_secret
 from resonant.courier import Courier
 from resonant.emission import Emission, Limits
 from resonant.errors import EndpointError
 from resonant.events import make_event
+from resonant.signing import until_every_run_signs
 from resonant.store import open_store
 from resonant.testing import Receiver, respond
 
@@ -57,8 +59,8 @@ async def signing():
 
 def test_a_new_secret_signs_first_and_the_old_one_ends_by_itself(on_prefect):
     async def work():
-        until = await rotate_secret(NAME, SecretStr(NEW), keep_old=24 * HOUR)
-        return until, await signing()
+        rotation = await rotate_secret(NAME, SecretStr(NEW), keep_old=24 * HOUR)
+        return rotation.old_signs_until, await signing()
 
     until, secrets = on_prefect(work)
     assert secrets == [(NEW, None), (OLD, until.timestamp())]
@@ -67,14 +69,16 @@ def test_a_new_secret_signs_first_and_the_old_one_ends_by_itself(on_prefect):
 
 def test_to_keep_the_old_one_for_no_time_stops_it_at_once(on_prefect):
     async def work():
-        return await rotate_secret(NAME, SecretStr(NEW), keep_old=0), await signing()
+        rotation = await rotate_secret(NAME, SecretStr(NEW), keep_old=0)
+        return rotation.old_signs_until, await signing()
 
     assert on_prefect(work) == (None, [(NEW, None)])
 
 
 def test_an_endpoint_that_signed_nothing_signs_from_now_on(on_prefect):
     async def work():
-        return await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR), await signing()
+        rotation = await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+        return rotation.old_signs_until, await signing()
 
     assert on_prefect(work, secret=None) == (None, [(NEW, None)])
 
@@ -117,6 +121,62 @@ def test_a_secret_that_cannot_be_the_new_one_changes_nothing(on_prefect, secret,
     said, secrets = on_prefect(work)
     assert secret not in said
     assert secrets == [(OLD, None)]
+
+
+@pytest.mark.parametrize("keep_old", [HOUR, 0])
+def test_the_same_secret_given_again_is_the_same_rotation(on_prefect, keep_old):
+    async def work():
+        first = await rotate_secret(NAME, SecretStr(NEW), keep_old=keep_old)
+        return first, await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+
+    first, again = on_prefect(work)
+    assert first == again
+
+
+def test_a_save_whose_answer_is_lost_is_looked_up(on_prefect, monkeypatch):
+    save = WebhookEndpoint.asave
+
+    async def save_and_lose_the_answer(block, *args, **kwargs):
+        await save(block, *args, **kwargs)
+        raise httpx.ReadError("connection reset")
+
+    async def lose_the_request(block, *args, **kwargs):
+        raise httpx.ConnectError("connection refused")
+
+    async def work():
+        with monkeypatch.context() as patch:
+            patch.setattr(WebhookEndpoint, "asave", lose_the_request)
+            with pytest.raises(httpx.ConnectError):
+                await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+            patch.setattr(WebhookEndpoint, "asave", save_and_lose_the_answer)
+            rotation = await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+        return rotation.moment, await signing()
+
+    moment, secrets = on_prefect(work)
+    assert secrets == [(NEW, None), (OLD, moment)]
+
+
+def test_a_save_that_cannot_be_looked_up_says_that_nothing_is_known(on_prefect, monkeypatch):
+    save = WebhookEndpoint.asave
+
+    async def save_and_die(block, *args, **kwargs):
+        await save(block, *args, **kwargs)
+        monkeypatch.setattr("blocks.catalog.load_endpoint", dead)
+        raise httpx.ReadError("connection reset")
+
+    async def dead(name):
+        raise httpx.ConnectError("connection refused")
+
+    async def work():
+        monkeypatch.setattr(WebhookEndpoint, "asave", save_and_die)
+        with pytest.raises(NotConfirmed) as raised:
+            await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+        monkeypatch.undo()
+        return str(raised.value)
+
+    said = on_prefect(work)
+    assert "the answer to its save was lost (ReadError), and Prefect cannot be asked" in said
+    assert NEW not in said
 
 
 def test_what_is_not_rotated_is_not_ended_and_what_signs_nothing_is_not_rotated(on_prefect, tmp_path):
@@ -171,19 +231,35 @@ def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one
 
                 run = asyncio.create_task(emission.run(emit_one))
                 await until_signed_by(receiver, OLD)
-                await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
+                await until_used(store, await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR))
+                changed_over.append(len(receiver.journal))
                 await until_signed_by(receiver, OLD, NEW)
-                await end_rotation(NAME)
-                await until_signed_by(receiver, NEW)
+                await until_used(store, await end_rotation(NAME))
+                changed_over.append(len(receiver.journal))
+                async with asyncio.timeout(30):
+                    while len(receiver.journal) == changed_over[-1]:
+                        await asyncio.sleep(0.01)
                 assert not run.done()
                 run.cancel()
                 await asyncio.wait([run])
             await store.close()
             return [verified_by(request) for request in receiver.journal]
 
+    async def until_used(store, rotation):
+        waited = []
+        behind = await until_every_run_signs(
+            store, NAME, rotation.moment, patience=30, on_waiting=waited.append
+        )
+        assert (behind, waited) == (0, [1])
+
+    changed_over = []
     verified = on_prefect(work)
     changes = [one for before, one in zip([None, *verified], verified, strict=False) if one != before]
     # Two are under way at the same time, and either may be received first.
     assert set(changes) == {(OLD,), (OLD, NEW), (NEW,)}
     assert verified.index((OLD, NEW)) < verified.index((NEW,))
     assert all(verified), "an event that nobody could verify"
+    # What the receiver relies on: from the end of each wait on, no send is signed as before.
+    both, new_alone = changed_over
+    assert (OLD,) not in verified[both:]
+    assert set(verified[new_alone:]) == {(NEW,)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,14 +107,12 @@ def add(
         url = _line_of_stdin("the URL")
     secret = SecretStr(_line_of_stdin("the signing secret")) if secret_stdin else None
     with _prefect() as settings:
-        from prefect.blocks.fields import SecretDict
-
         from blocks import WebhookEndpoint
         from blocks.catalog import save_webhook_endpoint
 
         block = WebhookEndpoint(
             url=SecretStr(url),
-            headers=SecretDict(headers),
+            headers=SecretStr(json.dumps(headers)) if headers else None,
             signing_secret=secret,
             policy=options.known_policy(policy, settings) if policy else None,
             timeout=timeout,
@@ -203,32 +202,22 @@ def rotate_secret(
 ) -> None:
     """Let a new secret sign an endpoint's events; for a time the old one signs them too, then it stops by itself.
 
-    A secret that is made here is printed once, alone, on standard output, for the receiver. Runs that are under way
-    use it within half a minute.
+    First both are saved. Then the command waits until every run that is under way signs with both, and only then prints
+    the new secret, alone, on standard output: from here on the receiver may change over whenever it likes.
     """
     from pydantic import SecretStr
-
-    from resonant.events import rfc3339
 
     name = options.endpoint_name(name)
     if end and secret_stdin:
         raise options.Misuse("--end takes no new secret")
     secret = SecretStr(_line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
-    with _prefect():
-        from blocks.catalog import end_rotation, rotate_secret
+    with _prefect() as settings:
+        from resonant.cli.rotating import end_rotation, rotate
 
         if end:
-            asyncio.run(end_rotation(name))
-            output.say(f"endpoint {name}: the old secret signs no more")
-            return
-        until = asyncio.run(rotate_secret(name, secret, keep_old=keep_old * _SECONDS_PER_HOUR))
-    if not secret_stdin:
-        output.write(f"{secret.get_secret_value()}\n")
-        output.flush()
-    old = (
-        "and no old one does" if until is None else f"and the old one too until {rfc3339(until.timestamp())}"
-    )
-    output.say(f"endpoint {name}: the new secret signs, {old}")
+            end_rotation(name, settings)
+        else:
+            rotate(name, secret, settings, keep_old=keep_old * _SECONDS_PER_HOUR, show=not secret_stdin)
 
 
 @_commands.command(epilog="Example: resonant endpoint remove billing --yes")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 # A run says every BEAT_SECONDS that it is alive, and is taken for dead after LIVE_SECONDS.
-BEAT_SECONDS, LIVE_SECONDS = 10.0, 40.0
+BEAT_SECONDS, LIVE_SECONDS = 10.0, 60.0
 _KEPT_SECONDS = 3600.0
 
 _signers = schema.signers

@@ -1,0 +1,106 @@
+"""The rotation of a signing secret is done when every run signs with it: runs say so, and the command waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from resonant.errors import StoreError
+from resonant.store import signers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resonant.store import Store
+
+# How often a run looks for a rotation that it has not reported yet, and the command for runs that have not.
+POLL_SECONDS = 1.0
+
+
+class Signing:
+    """Reports which rotation of its secret a run uses for each endpoint that it has open.
+
+    Args:
+        store: where the reports go; see ``store/signers.py``.
+        owner: the run's.
+    """
+
+    def __init__(self, store: Store, owner: str) -> None:
+        self._store = store
+        self._owner = owner
+        self._rotations: dict[str, Callable[[], float | None]] = {}
+        self._reported: dict[str, float | None] = {}
+        self._reported_at = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Report from now on, in the background."""
+        self._task = asyncio.create_task(self._report_again_and_again())
+
+    async def stop(self) -> None:
+        """Report no more; ``leave`` removes what was reported."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def leave(self) -> None:
+        """Remove what was reported.
+
+        Raises:
+            StoreError: it cannot be removed now; it counts no more when it is old enough.
+        """
+        await self._store.write(signers.leave, self._owner, now=self._store.clock())
+
+    async def announce(self, endpoint: str) -> None:
+        """Say that this run is about to read an endpoint, before it does.
+
+        Raises:
+            StoreError: it cannot be written; the endpoint must not be used.
+        """
+        await self._report({endpoint: None})
+
+    def follow(self, endpoint: str, rotation: Callable[[], float | None]) -> None:
+        """Report this endpoint's rotation from now on; the function returns the one in use."""
+        self._rotations[endpoint] = rotation
+
+    async def _report_again_and_again(self) -> None:
+        while True:
+            rotations = {endpoint: rotation() for endpoint, rotation in self._rotations.items()}
+            is_due = time.monotonic() - self._reported_at > signers.BEAT_SECONDS
+            if rotations != self._reported or (rotations and is_due):
+                with contextlib.suppress(StoreError):  # the next commit of the run will say
+                    await self._report(rotations)
+                    self._reported, self._reported_at = rotations, time.monotonic()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _report(self, rotations: dict[str, float | None]) -> None:
+        await self._store.write(signers.report, self._owner, rotations, now=self._store.clock())
+
+
+async def until_every_run_signs(
+    store: Store, endpoint: str, rotation: float, *, patience: float, on_waiting: Callable[[int], None]
+) -> int:
+    """Wait until every live run uses this rotation of an endpoint's secret.
+
+    Args:
+        store: that of the runs.
+        endpoint: its name.
+        rotation: the moment that names it; saved already, as a run that opens the endpoint later is not waited for.
+        patience: for how many seconds.
+        on_waiting: called with the number of runs that do not use it yet, when that changes.
+
+    Returns:
+        How many do not use it yet; 0 when it is done.
+    """
+    give_up_at = time.monotonic() + patience
+    said = 0
+    while behind := await store.read(signers.behind, endpoint, rotation, now=store.clock()):
+        if behind != said:
+            on_waiting(behind)
+            said = behind
+        if time.monotonic() > give_up_at:
+            return behind
+        await asyncio.sleep(POLL_SECONDS)
+    return 0

@@ -1,0 +1,83 @@
+"""``endpoint rotate-secret`` waits for the runs under way, and never loses the secret that it has made."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import signal
+import time
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+
+from blocks import WebhookEndpoint, load_endpoint
+from resonant.store import signers
+
+pytestmark = pytest.mark.engine
+
+NAME = "cli-rotated"
+OLD = "whsec_" + base64.b64encode(b"o" * 32).decode()
+SHORT_WAIT = "import resonant.cli.rotating as r; r._PATIENCE_SECONDS = 0.0"
+
+
+@pytest.fixture
+def signing(prefect_api, monkeypatch, resonant):
+    """An endpoint that signs with the old secret; the function returns the one that signs now."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+
+    async def save():
+        url = SecretStr("https://hooks.example.com/in")
+        block = WebhookEndpoint(url=url, signing_secret=SecretStr(OLD), timeout=0.5)
+        await block.asave(NAME, overwrite=True)
+
+    async def read():
+        return (await load_endpoint(NAME)).signing_secret.get_secret_value()
+
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        asyncio.run(save())
+        yield lambda: asyncio.run(read())
+    resonant.program("endpoint", "remove", NAME, "--yes")
+
+
+@pytest.fixture
+def stuck(worker):
+    """A run that is alive and does not read the endpoint again."""
+    worker.do(lambda store: store.write(signers.report, "stuck", {NAME: None}, now=time.time() + 60))
+
+
+def test_the_new_secret_is_printed_alone_when_every_run_signs_with_it(resonant, signing):
+    done = resonant.program("endpoint", "rotate-secret", NAME)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{signing()}\n"
+    assert "done, every run signs with the new secret, and with the old one too until" in done.stderr
+
+
+def test_a_run_that_does_not_follow_is_named_and_the_secret_is_not_lost(resonant, signing, stuck):
+    done = resonant.program("endpoint", "rotate-secret", NAME, before=SHORT_WAIT)
+
+    assert done.returncode == 1
+    assert "saved; waiting for 1 run to use it" in done.stderr
+    assert "saved, but 1 run signs with the old secret alone. Leave the receiver as it is" in done.stderr
+    assert "done" not in done.stderr.replace("not done", "")
+    assert done.stdout == f"{signing()}\n" != f"{OLD}\n"
+
+    again = resonant.program(
+        "endpoint", "rotate-secret", NAME, "--secret-stdin", input=done.stdout, before=SHORT_WAIT
+    )
+    assert again.returncode == 1
+    assert "1 run signs with the old secret alone" in again.stderr
+    assert (again.stdout, signing()) == ("", done.stdout.strip())
+
+
+def test_ctrl_c_in_the_wait_prints_the_secret_and_says_how_to_go_on(resonant, signing, stuck):
+    process = resonant.start("endpoint", "rotate-secret", NAME)
+    while "waiting for" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert out == f"{signing()}\n" != f"{OLD}\n"
+    assert "interrupted; the new secret is saved. Leave the receiver as it is" in err

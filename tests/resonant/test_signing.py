@@ -1,0 +1,141 @@
+"""A run says which rotation of an endpoint's signing secret it uses; ``rotate-secret`` waits for every run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+
+from resonant import signing
+from resonant.courier import Courier, Target
+from resonant.emission import Emission
+from resonant.errors import EndpointError
+from resonant.events import make_event
+from resonant.signing import until_every_run_signs
+from resonant.sink import CallableSink
+from resonant.store import open_store, schema, signers
+
+NEW = 2_000.5
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(signing, "POLL_SECONDS", 0.005)
+
+
+def target(name: str, send, rotation) -> Target:
+    async def close():
+        return None
+
+    return Target(name, CallableSink(send), describe=str, close=close, rotation=rotation)
+
+
+async def reported(store):
+    query = schema.signers.select()
+    return await store.read(
+        lambda connection: [(row.owner, row.endpoint, row.rotation) for row in connection.execute(query)]
+    )
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not await condition():
+            await asyncio.sleep(0.005)
+
+
+def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_until_it_ends(sqlite_url):
+    seen = {}
+
+    async def main():
+        store = await open_store(sqlite_url)
+        await store.enqueue([make_event(type="t", source="/s", data=1)], "billing")
+
+        async def open_target(name):
+            seen["while it is read"] = await reported(store)
+            return target(name, send, lambda: NEW)
+
+        async def send(event):
+            await until(is_reported)
+            seen["while it sends"] = await reported(store)
+
+        async def is_reported():
+            return ("run-1", "billing", NEW) in await reported(store)
+
+        courier = Courier(clock=time.time, rng=random.Random(1))
+        async with Emission(store, courier, open_target, owner="run-1") as emission:
+
+            async def emit_one(lease):
+                await emission.attempt(lease.key)
+
+            summary = await emission.run(emit_one)
+        seen["at the end"] = await reported(store)
+        await store.close()
+        return summary
+
+    assert asyncio.run(main()).delivered == 1
+    assert seen == {
+        "while it is read": [("run-1", "billing", None)],
+        "while it sends": [("run-1", "billing", NEW)],
+        "at the end": [],
+    }
+
+
+def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, monkeypatch):
+    opened = []
+
+    async def main():
+        store = await open_store(sqlite_url)
+
+        async def open_target(name):
+            opened.append(name)
+            raise EndpointError("no")
+
+        def broken(*args, **kwargs):
+            raise OSError("disk")
+
+        monkeypatch.setattr(signers, "report", broken)
+        courier = Courier(clock=time.time, rng=random.Random(1))
+        async with Emission(store, courier, open_target, owner="run-1") as emission:
+            with pytest.raises(OSError, match="disk"):
+                await emission.not_to_be_opened(["billing"])
+        await store.close()
+
+    asyncio.run(main())
+    assert opened == []
+
+
+def test_the_wait_ends_when_the_last_run_uses_the_rotation_and_counts_them_meanwhile(sqlite_url):
+    async def main():
+        store = await open_store(sqlite_url)
+        for owner in ("run-1", "run-2"):
+            await store.write(signers.report, owner, {"billing": None}, now=time.time())
+        waited = []
+
+        async def follow(behind):
+            owner = {2: "run-1", 1: "run-2"}[behind]
+            await store.write(signers.report, owner, {"billing": NEW}, now=time.time())
+
+        tasks = []
+
+        def on_waiting(behind):
+            waited.append(behind)
+            tasks.append(asyncio.ensure_future(follow(behind)))
+
+        behind = await until_every_run_signs(store, "billing", NEW, patience=30, on_waiting=on_waiting)
+        await store.close()
+        return behind, waited
+
+    assert asyncio.run(main()) == (0, [2, 1])
+
+
+def test_the_wait_is_bounded_and_says_how_many_runs_are_behind(sqlite_url):
+    async def main():
+        store = await open_store(sqlite_url)
+        await store.write(signers.report, "stuck", {"billing": 1.0}, now=time.time())
+        behind = await until_every_run_signs(store, "billing", NEW, patience=0.05, on_waiting=lambda _: None)
+        await store.close()
+        return behind
+
+    assert asyncio.run(main()) == 1
