@@ -14,10 +14,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 from prefect import flow
+from prefect.automations import Automation, EventTrigger, SendNotification
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.events import Event
 from prefect.events.clients import get_events_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -25,10 +26,13 @@ from deployments import automations
 from deployments.automations import NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations
 from resonant.alerts import Condition, Crossing
 from resonant.errors import ResonantError
+from support.prefect import patient_client
+from support.waiting import wait_until
 from tasks.alerts import to_event
 
 pytestmark = pytest.mark.engine
 
+PROBE = "resonant.test.probe"
 PROJECT = Path(__file__).parents[2]
 SINCE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -47,7 +51,7 @@ def server(prefect_api, tmp_path_factory):
     )
     with (
         temporary_settings({PREFECT_API_URL: prefect_api}),
-        httpx.Client(base_url=prefect_api, timeout=30) as client,
+        patient_client(prefect_api) as client,
     ):
         yield client
 
@@ -57,12 +61,17 @@ class Inbox(HTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.messages: list[dict] = []
+        self.everything: list[dict] = []
+
+    @property
+    def messages(self) -> list[dict]:
+        """What arrived but the probes."""
+        return [each for each in self.everything if each["subject"] != PROBE]
 
 
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        self.server.messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.server.everything.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.send_response(200)
         self.end_headers()
 
@@ -80,12 +89,14 @@ def inbox(server, monkeypatch):
             url=f"http://127.0.0.1:{listening.server_port}/",
             json_data={"subject": "{{subject}}", "body": "{{body}}"},
         )
-        asyncio.run(block.asave("inbox", overwrite=True))
+        listening.block = asyncio.run(block.asave("inbox", overwrite=True))
+        asyncio.run(make_probe(listening.block))
         monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "custom-webhook/inbox")
         yield listening
         listening.shutdown()
-    for each in found(server).values():
-        server.delete(f"/automations/{each['id']}")
+    for each in server.post("/automations/filter", json={}).json():
+        if each["name"].startswith("resonant: "):
+            server.delete(f"/automations/{each['id']}")
     monkeypatch.delenv("RESONANT_ALERT_NOTIFICATION_BLOCK")
     asyncio.run(apply_automations())
 
@@ -93,7 +104,7 @@ def inbox(server, monkeypatch):
 def found(server) -> dict[str, dict]:
     """The automations that are ours, by name."""
     every = server.post("/automations/filter", json={}).json()
-    ours = [each for each in every if each["name"].startswith("resonant: ")]
+    ours = [each for each in every if each["name"].startswith("resonant: ") and "probe" not in each["name"]]
     assert len({each["name"] for each in ours}) == len(ours)
     return {each["name"]: each for each in ours}
 
@@ -108,22 +119,36 @@ def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> None:
     asyncio.run(main())
 
 
-def change(server, method: str, path: str, **options) -> None:
-    """Change something, again while the server is busy: its SQLite has one writer at a time, and on a loaded machine it says 503."""
-    give_up_at = time.monotonic() + 30
-    while (
-        answer := server.request(method, path, **options)
-    ).status_code == 503 and time.monotonic() < give_up_at:
-        time.sleep(0.2)
-    answer.raise_for_status()
+async def make_probe(block) -> None:
+    """Make an automation that notifies of a test's own events."""
+    await Automation(
+        name="resonant: probe",
+        trigger=EventTrigger(expect={PROBE}, threshold=1),
+        actions=[SendNotification(block_document_id=block, subject=PROBE, body="{{ event.payload.number }}")],
+    ).acreate()
 
 
-def wait_for(read, count, seconds=30.0):
-    """Wait until so many are there, and for no more within a moment; return them."""
-    give_up_at = time.monotonic() + seconds
-    while len(read()) < count and time.monotonic() < give_up_at:
-        time.sleep(0.2)
-    time.sleep(1.0)
+def settle(inbox) -> None:
+    """Wait until the triggers know every automation, and all that was sent before has had its effects: both go in order."""
+
+    async def send() -> None:
+        event = Event(event=PROBE, resource={"prefect.resource.id": PROBE}, payload={"number": number})
+        async with get_events_client(checkpoint_every=1) as client:
+            await client.emit(event)
+
+    def arrived() -> bool:
+        # Again, as the triggers may not have known the probe yet.
+        asyncio.run(send())
+        return {"subject": PROBE, "body": number} in inbox.everything
+
+    number = uuid4().hex
+    wait_until(arrived, every=0.3)
+
+
+def exactly(count, read, inbox) -> list[dict]:
+    """Wait until there are so many, and see that there are no more once all is settled; return them."""
+    wait_until(lambda: len(read()) >= count)
+    settle(inbox)
     assert len(read()) == count
     return read()
 
@@ -151,10 +176,10 @@ def test_applied_again_nothing_has_changed(server, inbox):
 def test_what_was_changed_by_hand_is_put_back_and_what_was_enabled_stays_so(server, inbox):
     asyncio.run(apply_automations())
     replay, notify = found(server)[REPLAY], found(server)[NOTIFY]
-    change(server, "PATCH", f"/automations/{replay['id']}", json={"enabled": True})
+    server.patch(f"/automations/{replay['id']}", json={"enabled": True})
     kept = ("name", "enabled", "trigger", "actions")
     changed = {key: notify[key] for key in kept} | {"description": "by hand"}
-    change(server, "PUT", f"/automations/{notify['id']}", json=changed)
+    server.put(f"/automations/{notify['id']}", json=changed)
 
     asyncio.run(apply_automations())
 
@@ -174,56 +199,72 @@ def test_a_notification_block_that_is_not_there_is_one_clear_line(server, monkey
 
 def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
     asyncio.run(apply_automations())
-    time.sleep(1.0)  # the triggers learn of a new automation a moment later
+    settle(inbox)
 
     emit("raised", condition=Condition.LATENCY)
-    wait_for(lambda: inbox.messages, 1)
+    exactly(1, lambda: inbox.messages, inbox)
     emit("recovered", condition=Condition.LATENCY)
 
-    assert wait_for(lambda: inbox.messages, 2) == [
+    assert exactly(2, lambda: inbox.messages, inbox) == [
         {"subject": "Resonant: latency raised", "body": "hooks: in words"},
         {"subject": "Resonant: latency recovered", "body": "hooks: in words"},
     ]
 
 
-def test_a_recovery_starts_no_replay_while_the_automation_is_disabled(server):
+def test_a_recovery_starts_no_replay_while_the_automation_is_disabled(server, inbox):
     before = len(replays_started(server))
     assert not found(server)[REPLAY]["enabled"]
     emit("recovered")
-    time.sleep(3.0)
+    settle(inbox)
     assert len(replays_started(server)) == before
 
 
 def test_a_silent_export_notifies_once(server, inbox, monkeypatch):
     monkeypatch.setattr(automations, "notify_silent", _soon_silent(automations.notify_silent))
     asyncio.run(apply_automations())
-    time.sleep(1.0)
+    settle(inbox)
 
-    @flow(name="export-metrics")
-    async def export() -> None:
+    def of_silence(name="export-metrics"):
+        return [each for each in inbox.messages if f"No run of {name} has completed" in each["body"]]
+
+    asyncio.run(completed("export-metrics"))
+    assert not of_silence()
+    wait_until(of_silence)
+    # As long again: until a second flow has been silent, which was heard of after the first.
+    asyncio.run(_silence_of_another(inbox.block))
+    settle(inbox)
+    asyncio.run(completed("another"))
+    wait_until(lambda: of_silence("another"))
+    assert len(of_silence()) == 1
+
+
+async def completed(name: str) -> None:
+    """Run a flow of this name."""
+
+    @flow(name=name)
+    async def run() -> None:
         pass
 
-    asyncio.run(export())
-
-    def of_silence():
-        return [each for each in inbox.messages if "silent" in each["subject"]]
-
-    assert not of_silence()
-    [message] = wait_for(of_silence, 1, 45)
-    assert "No run of export-metrics has completed" in message["body"]
-    time.sleep(15)
-    assert len(of_silence()) == 1
+    await run()
 
 
 def _soon_silent(notify_silent):
     return lambda block: notify_silent(block, within=timedelta(seconds=10))
 
 
-def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no_other_condition(server):
+async def _silence_of_another(block) -> None:
+    """Make the same automation for another flow."""
+    declared = automations.notify_silent(block).model_dump_json().replace("export-metrics", "another")
+    await Automation.model_validate(json.loads(declared) | {"name": "resonant: another is silent"}).acreate()
+
+
+def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no_other_condition(
+    server, inbox
+):
     automation = found(server)[REPLAY]
-    change(server, "PATCH", f"/automations/{automation['id']}", json={"enabled": True})
+    server.patch(f"/automations/{automation['id']}", json={"enabled": True})
     before = {each["id"] for each in replays_started(server)}
-    time.sleep(1.0)
+    settle(inbox)
     endpoint = f"hooks-{uuid4().hex[:8]}"
 
     def started():
@@ -233,7 +274,7 @@ def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no
     emit("recovered", endpoint=endpoint, condition=Condition.DEAD_LETTERS)
     emit("recovered", endpoint=endpoint)
 
-    runs = wait_for(started, 2)
+    runs = exactly(2, started, inbox)
     assert [each["parameters"] for each in sorted(runs, key=lambda each: each["parameters"]["reason"])] == [
         {
             "endpoint": endpoint,
@@ -244,6 +285,6 @@ def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no
         }
         for reason in ("exhausted", "expired")
     ]
-    change(server, "PATCH", f"/automations/{automation['id']}", json={"enabled": False})
+    server.patch(f"/automations/{automation['id']}", json={"enabled": False})
     for run in runs:
         server.delete(f"/flow_runs/{run['id']}")

@@ -6,15 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 from prefect.flows import load_flow_from_entrypoint
 
 from deployments import bootstrap
+from support.prefect import patient_client
+from support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
 DECLARED = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
@@ -55,7 +55,7 @@ def server(prefect_api, tmp_path_factory):
     for _ in range(2):
         finished = run_bootstrap(prefect_api, tmp_path_factory.mktemp("home"))
         assert finished.returncode == 0, finished.stderr
-    with httpx.Client(base_url=prefect_api, timeout=30) as client:
+    with patient_client(prefect_api) as client:
         yield client
 
 
@@ -155,15 +155,13 @@ def test_a_run_that_crashed_while_it_held_leases_starts_the_collection_once(serv
     before = {each["id"] for each in server.post("/flow_runs/filter", json=by_trigger).json()}
     run = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()
     crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
-    server.post(f"/flow_runs/{run['id']}/set_state", json=crashed).raise_for_status()
+    server.post(f"/flow_runs/{run['id']}/set_state", json=crashed)
 
-    give_up_at = time.monotonic() + 30
-    started: list[dict] = []
-    while not started and time.monotonic() < give_up_at:
-        time.sleep(0.2)
+    def started() -> list[dict]:
         found = server.post("/flow_runs/filter", json=by_trigger).json()
-        started = [each for each in found if not each["auto_scheduled"] and each["id"] not in before]
-    assert len(started) == 1
+        return [each for each in found if not each["auto_scheduled"] and each["id"] not in before]
+
+    assert len(wait_until(started)) == 1
 
 
 @pytest.mark.engine

@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 
+from support.prefect import patient_client
+
 pytestmark = pytest.mark.engine
 
 KINDS = ("opened", "rejected", "closed", "unanswered", "edited", "labeled", "assigned", "pinned")
@@ -168,10 +170,8 @@ def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_kee
 
 
 def _all_that_prefect_keeps(prefect_api: str) -> bytes:
-    import httpx
-
     found = b""
-    with httpx.Client(base_url=prefect_api) as client:
+    with patient_client(prefect_api) as client:
         for kind in ("flow_runs", "task_runs", "logs", "artifacts", "block_documents"):
             found += client.post(f"/{kind}/filter", json={"limit": 200}).content
     return found

@@ -20,12 +20,12 @@ import urllib.parse
 from pathlib import Path
 
 import asyncpg
-import httpx
 import psutil
 import pytest
 from standardwebhooks import Webhook
 
 from resonant.testing import Action, Request, respond
+from support.prefect import patient_client
 
 pytestmark = pytest.mark.engine
 
@@ -204,7 +204,7 @@ def run_code(machine, code: str, *arguments: str, typed: str = "") -> bytes:
 
 def all_that_prefect_tells(api: str) -> bytes:
     found = b""
-    with httpx.Client(base_url=api, timeout=30) as client:
+    with patient_client(api) as client:
         for kind in (
             "flow_runs",
             "task_runs",

@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+from support.prefect import patient_client
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TASK_RUNS = 10_000
 BURST = f"""
@@ -34,7 +35,7 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded(prefect_api,
         "PREFECT_HOME": str(tmp_path),
         "PREFECT_API_URL": prefect_api,
     }
-    with httpx.Client(base_url=prefect_api, timeout=60) as client:
+    with patient_client(prefect_api) as client:
 
         def recorded() -> int:
             return client.post("/task_runs/count", json=of_burst).json()
