@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from resonant.events import rfc3339
 from resonant.store.triage import triage
 from resonant.store.work import lease_owners
+from resonant.wording import shortened
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -60,6 +61,7 @@ async def write_triage(store: Store) -> str:
                 "endpoint": group.endpoint,
                 "code": group.code,
                 "error": _as_code(group.error),
+                "answer": _as_code(shortened(group.answer)),
                 "what to do": group.advice,
                 "reason": group.reason,
                 "category": group.category,

@@ -20,6 +20,7 @@ from prefect.states import Completed
 
 from resonant.emission import Emission, LeaseLost, TimeIsUp
 from resonant.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
+from resonant.wording import shortened
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
@@ -62,11 +63,17 @@ class ChunkTicket:
 
 
 class Undelivered(Exception):
-    """An attempt failed; says what the classifier and ``decide`` said, and nothing of URL, headers or payload."""
+    """An attempt failed; says what the classifier and ``decide`` said, and how the receiver's answer begins.
+
+    The answer holds no secret of ours; of URL, headers and payload there is nothing else.
+    """
 
     def __init__(self, report: Report) -> None:
         attempt = report.attempt
-        super().__init__(f"attempt {attempt.number}: {attempt.category} {attempt.code}; {report.next_step}")
+        said = f"; the answer: {shortened(attempt.excerpt)}" if attempt.excerpt else ""
+        super().__init__(
+            f"attempt {attempt.number}: {attempt.category} {attempt.code}; {report.next_step}{said}"
+        )
         self.verdict = report.verdict
         self.decision = report.decision
 

@@ -50,10 +50,17 @@ _BY_CODE = {
     "pool_full": _HERE,
     "proxy_error": _HERE,
 }
+# The request was sent as a whole, and no answer came in time.
+_SENT_WITHOUT_ANSWER = {"http_504", "http_524", "read_timeout", "timeout"}
 
 
-def advise(*, code: str, reason: str, category: str) -> str:
-    """Return what to do about dead letters with this code, reason and category; empty texts stand for none."""
+def advise(*, code: str, reason: str, category: str, maybe_processed: bool = False) -> str:
+    """Return what to do about dead letters with this code, reason and category; empty texts stand for none.
+
+    Args:
+        code, reason, category: theirs.
+        maybe_processed: whether the receiver may have processed them.
+    """
     is_permanent = category == "permanent"
     line = _BY_REASON.get(reason) or _BY_CODE.get(code)
     if line is None and is_permanent:
@@ -62,7 +69,13 @@ def advise(*, code: str, reason: str, category: str) -> str:
         line = _EXPIRED
     if line is None:
         line = _WAIT if category == "transient" else _UNKNOWN
-    return line.format(replay="replay with --include-permanent" if is_permanent else "replay")
+    line = line.format(replay="replay with --include-permanent" if is_permanent else "replay")
+    return f"{processed(code)}: check the receiver before a replay; {line}" if maybe_processed else line
+
+
+def processed(code: str) -> str:
+    """Say how likely the receiver has processed what it may have processed, of a failure with this code."""
+    return "probably processed" if code in _SENT_WITHOUT_ANSWER else "possibly processed"
 
 
 def _of_permanent(code: str) -> str:

@@ -167,7 +167,12 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A delivery given up, with a reason: the keys of ``resonant dlq --json``."""
+    """A delivery given up, with a reason: the keys of ``resonant dlq --json``.
+
+    Attributes:
+        answer: the beginning of what the receiver answered to the last attempt, without secrets.
+        maybe_processed: whether the receiver may have processed it in one of the attempts that failed.
+    """
 
     event_id: str
     event_type: str
@@ -182,6 +187,8 @@ class DeadLetter:
     first_attempt_at: float | None
     dead_at: float
     replays: int
+    answer: str | None = None
+    maybe_processed: bool = False
 
 
 def new_event_id(now: float | None = None) -> str:

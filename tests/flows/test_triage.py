@@ -23,7 +23,7 @@ pytestmark = pytest.mark.engine
 
 START = 1_700_000_000.0
 COLUMNS = [
-    *("count", "endpoint", "code", "error", "what to do", "reason", "category"),
+    *("count", "endpoint", "code", "error", "answer", "what to do", "reason", "category"),
     *("first", "last", "example", "fingerprint"),
 ]
 
@@ -68,6 +68,7 @@ def collect(prefect_api, tmp_path, monkeypatch):
 def test_each_group_is_a_row_that_says_what_to_do(collect):
     busy = {"category": "transient", "code": "http_503", "status_code": 503}
     rejected = {"category": "permanent", "code": "http_400", "error": "order 'o-1' is unknown"}
+    rejected |= {"excerpt": '{"error": "no `id`"}', "maybe_processed": True}
 
     written = collect(
         rejected, busy | {"error": "no answer after 1 s"}, busy | {"error": "no answer after 2 s"}
@@ -83,6 +84,7 @@ def test_each_group_is_a_row_that_says_what_to_do(collect):
         "endpoint": "hooks",
         "code": "http_503",
         "error": "`no answer after <n> s`",
+        "answer": "",
         "what to do": advise(code="http_503", reason="exhausted", category="transient"),
         "reason": "exhausted",
         "category": "transient",
@@ -92,7 +94,11 @@ def test_each_group_is_a_row_that_says_what_to_do(collect):
         "fingerprint": "",
     }
     assert (second["count"], second["error"]) == (1, "`order <text> is unknown`")
-    assert second["what to do"] == advise(code="http_400", reason="permanent", category="permanent")
+    assert second["answer"] == """`{"error": "no 'id'"}`"""
+    assert second["what to do"] == (
+        "possibly processed: check the receiver before a replay; "
+        + advise(code="http_400", reason="permanent", category="permanent")
+    )
 
 
 def test_an_empty_queue_writes_an_empty_table_over_the_last_one(collect):

@@ -137,6 +137,21 @@ def test_a_failure_that_is_permanent_by_an_override_or_a_rule_can_be_replayed_by
     assert "--include-permanent" in advise(code=code, reason="permanent", category="permanent")
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("http_504", "probably processed"),
+        ("read_timeout", "probably processed"),
+        ("http_500", "possibly processed"),
+    ],
+)
+def test_what_the_receiver_may_have_processed_is_checked_before_a_replay(code, words):
+    advice = advise(code=code, reason="exhausted", category="transient", maybe_processed=True)
+
+    assert advice.startswith(f"{words}: check the receiver before a replay; ")
+    assert advice.endswith(advise(code=code, reason="exhausted", category="transient"))
+
+
 def test_a_letter_without_a_failure_has_a_line_too():
     assert "gave these up" in advise(code="", reason="cancelled", category="")
     assert "max_age" in advise(code="", reason="expired", category="")

@@ -83,6 +83,18 @@ def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
     assert str(seen.failure) == f"attempt 1: transient http_503; retry in {seen.failure.decision.delay:.2f} s"
 
 
+def test_a_failure_says_how_the_answer_begins(attempt):
+    async def answer_422(_event):
+        raise UnexpectedStatus(422, excerpt='{"error": "no amount"}' + " " * 300)
+
+    seen = attempt(answer_422)
+
+    assert str(seen.failure).startswith(
+        'attempt 1: permanent http_422; given up: permanent; the answer: {"error": "no amount"}'
+    )
+    assert len(str(seen.failure)) < 200
+
+
 def test_a_parked_delivery_completes_under_a_name_of_its_own(attempt):
     seen = attempt(answer_503, RetryPolicy(base=60))
 

@@ -77,6 +77,8 @@ def group_document(group: Group) -> Document:
         "last_dead_at": rfc3339(group.last_at),
         "example": group.example,
         "advice": group.advice,
+        "answer": group.answer,
+        "maybe_processed": group.maybe_processed,
     }
 
 

@@ -108,11 +108,20 @@ def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) 
     write("[]\n" if separator == "[" else "\n]\n")
 
 
-def write_paragraph(text: str) -> None:
-    """Write a text that is wrapped between words on a terminal, and one line elsewhere."""
+def write_paragraph(text: str, *, indent: int = 0) -> None:
+    """Write a text that is wrapped between words on a terminal, its later lines indented, and one line elsewhere."""
     console = stdout()
     if console.is_terminal:
-        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+        begin = text[: len(text) - len(text.lstrip())]
+        text = textwrap.fill(
+            text.lstrip(),
+            console.width,
+            initial_indent=begin,
+            subsequent_indent=" " * indent,
+            break_on_hyphens=False,
+            # A path or an id is never cut in two: it shall be copied.
+            break_long_words=False,
+        )
     write(f"{text}\n")
 
 

@@ -5,35 +5,29 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resonant.classify import Category  # noqa: TC001 - Typer reads it
-from resonant.cli import filters, options, output
+from resonant.cli import dlq_view, filters, options, output
 from resonant.events import Reason, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sqlalchemy import Connection
 
     from resonant.cli.running import UntilStopped
-    from resonant.events import DeadLetter
     from resonant.store import Store
     from resonant.store.letters import Key
     from resonant.store.reading import StoreStatus
     from resonant.store.selection import Selection
-    from resonant.store.triage import Group
 
 DEFAULT_LIMIT = 50
 COUNTED = 10_000
-# Aligned and drawn together: a table of a million rows would fill the memory.
-_TABLE_ROWS = 1_000
 # What is due for longer than this, in seconds, and nobody has taken, needs somebody who emits.
 _OVERDUE_SECONDS = 60.0
-_SHOWN_CHARACTERS = 120
 _PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
@@ -238,9 +232,7 @@ def _list_groups(selection: Selection, *, limit: int, as_json: bool, now: float)
     if as_json:
         output.write_json_array(output.to_json(group_document(group)) for group in shown)
     elif shown:
-        cells = _screen_group if output.stdout().is_terminal else _column_group
-        header = _SCREEN_GROUPS if output.stdout().is_terminal else _GROUP_COLUMNS
-        output.write_table(header, [cells(group, now) for group in shown])
+        dlq_view.write_groups(shown, now=now)
     if len(shown) < len(groups):
         output.say(f"showing {len(shown):,} of {len(groups):,} groups: --limit 0 shows all")
     elif not groups:
@@ -260,7 +252,7 @@ def _list_dead_letters(
         if as_json:
             output.write_json_array(output.to_json(document(letter)) for letter in letters)
         else:
-            _write_dead_letters(letters, now=now)
+            dlq_view.write_dead_letters(letters, now=now)
         # Counting a million takes longer than showing the first of them.
         total = count_dead_letters(connection, selection, at_most=COUNTED)
         if 0 < limit < total:
@@ -276,84 +268,3 @@ def _list_dead_letters(
             output.say("no dead letters" if selection.is_empty else "no such dead letters")
 
     run_reading(show)
-
-
-def _write_dead_letters(letters: Iterator[DeadLetter], *, now: float) -> None:
-    on_terminal = output.stdout().is_terminal
-    header, cells = (_SCREEN, _screen_cells) if on_terminal else (_COLUMNS, _column_cells)
-    example = None
-    while page := list(islice(letters, _TABLE_ROWS)):
-        example = example or page[0].event_id
-        output.write_table(header, [cells(letter, now) for letter in page])
-    if example and on_terminal:
-        width = len(example)
-        output.write(
-            f"resonant detail {example}  shows every attempt\n"
-            f"resonant export {'':{width}}  writes all of them to error_report.json\n"
-        )
-
-
-_COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", "dead at", "error")
-_SCREEN = ("event", "to", "given up")
-
-
-_GROUP_COLUMNS = ("count", "endpoint", "code", "reason", "first", "last", "example", "error", "what to do")
-_SCREEN_GROUPS = ("dead letters", "failed with", "seen")
-
-
-def _column_group(group: Group, _now: float) -> tuple[str, ...]:
-    return (
-        str(group.count),
-        group.endpoint,
-        group.code or "-",
-        group.reason,
-        rfc3339(group.first_at),
-        rfc3339(group.last_at),
-        group.example,
-        output.visible(group.error) or "-",
-        group.advice,
-    )
-
-
-def _screen_group(group: Group, now: float) -> tuple[str, ...]:
-    why = _why(group.reason, group.code, output.visible(group.error))
-    return (
-        f"{group.count:,}\nto {group.endpoint}",
-        f"{why}\n{group.advice}\n{group.example}",
-        f"{output.ago(now - group.last_at)}\nfirst {output.ago(now - group.first_at)}",
-    )
-
-
-def _column_cells(letter: DeadLetter, _now: float) -> tuple[str, ...]:
-    return (
-        letter.event_id,
-        output.visible(letter.event_type),
-        letter.endpoint,
-        letter.reason,
-        letter.category or "-",
-        letter.code or "-",
-        str(letter.attempts),
-        rfc3339(letter.dead_at),
-        output.visible(letter.error or letter.error_type or ""),
-    )
-
-
-def _screen_cells(letter: DeadLetter, now: float) -> tuple[str, ...]:
-    error = output.visible(letter.error or letter.error_type or "")
-    if len(error) > _SHOWN_CHARACTERS:
-        error = f"{error[:_SHOWN_CHARACTERS]}…"
-    category = "" if letter.category in (None, letter.reason) else f" ({letter.category})"
-    why = _why(f"{letter.reason}{category}", letter.code, error)
-    replays = f"\n{output.counted(letter.replays, 'replay')}" if letter.replays else ""
-    dead_at = rfc3339(letter.dead_at)
-    return (
-        f"{letter.event_id}\n{output.visible(letter.event_type)}\n{why}",
-        f"{letter.endpoint}\n{output.counted(letter.attempts, 'try', 'tries')}{replays}",
-        f"{output.ago(now - letter.dead_at)}\n{dead_at[:10]} {dead_at[11:16]}Z",
-    )
-
-
-def _why(reason: str, code: str | None, error: str) -> str:
-    """Say why in one line; what was cancelled before its first attempt has a reason alone."""
-    failed_with = f"{reason} {code}" if code else reason
-    return f"{failed_with}: {error}" if error else failed_with

@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, cast, func, select
 
 from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
+from resonant.store.answers import answers
 from resonant.store.endpoint_status import EndpointStatus, endpoint_statuses
 from resonant.store.endpoints import problems
 from resonant.store.letters import Letters
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row
 
+    from resonant.store.answers import Answered
     from resonant.store.endpoints import EndpointProblem
     from resonant.store.letters import Key
 
@@ -153,7 +155,8 @@ def each_dead_letter(
 ) -> Iterator[DeadLetter]:
     """Yield dead letters, the newest first; a page at a time, so that memory stays flat however many there are."""
     for page in _pages(connection, selection, limit, before):
-        yield from map(_dead_letter, page)
+        said = answers(connection, [row.id for row in page])
+        yield from (_dead_letter(row, said[row.id]) for row in page)
 
 
 def each_history(
@@ -164,11 +167,12 @@ def each_history(
 ) -> Iterator[History]:
     """Yield dead letters with their attempts, the newest first; a page at a time, like ``each_dead_letter``."""
     for page in _pages(connection, selection, None):
-        attempts = _attempts(connection, [row.id for row in page])
+        ids = [row.id for row in page]
+        attempts, said = _attempts(connection, ids), answers(connection, ids)
         for row in page:
             # One at a time: a page of the largest events would be half a gigabyte.
             event = _event(connection, row.event_id) if with_events else None
-            yield History(_dead_letter(row), tuple(attempts.get(row.id, ())), event)
+            yield History(_dead_letter(row, said[row.id]), tuple(attempts.get(row.id, ())), event)
 
 
 def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
@@ -240,7 +244,7 @@ def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list
     return found
 
 
-def _dead_letter(row: Row[tuple[object, ...]]) -> DeadLetter:
+def _dead_letter(row: Row[tuple[object, ...]], answered: Answered) -> DeadLetter:
     return DeadLetter(
         event_id=row.event_id,
         event_type=row.event_type,
@@ -255,6 +259,8 @@ def _dead_letter(row: Row[tuple[object, ...]]) -> DeadLetter:
         first_attempt_at=row.first_attempt_at,
         dead_at=row.finished_at,
         replays=row.round - 1,
+        answer=answered.answer,
+        maybe_processed=answered.maybe_processed,
     )
 
 

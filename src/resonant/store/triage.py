@@ -11,13 +11,17 @@ from sqlalchemy import select
 from resonant.advice import advise
 from resonant.fingerprint import normalised
 from resonant.store import schema
+from resonant.store.answers import answers
 from resonant.store.letters import Letters
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy import Connection, Row
 
+    from resonant.store.answers import Answered
     from resonant.store.letters import CauseCount
 
 _d, _c = schema.deliveries, schema.causes
@@ -33,8 +37,10 @@ class Group:
         error: what was said, with its variable parts taken out.
         count: how many.
         first_at, last_at: when the first and the last of them was given up, seconds since the epoch.
-        example: the event id of one of them.
+        example: the event id of the newest of them.
         advice: what to do.
+        answer: the beginning of what the receiver answered to the example; empty where it has none.
+        maybe_processed: whether the receiver may have processed some; judged by the newest one of each cause.
     """
 
     fingerprint: str
@@ -48,6 +54,8 @@ class Group:
     last_at: float
     example: str
     advice: str
+    answer: str
+    maybe_processed: bool
 
 
 class _Member(NamedTuple):
@@ -64,16 +72,21 @@ def triage(connection: Connection, selection: Selection = Selection()) -> list[G
     newest = [max(each.letters.last_id for each in group) for group in members.values()]
     examples = connection.execute(select(_d.c.id, _d.c.event_id).where(is_any_of(_d.c.id, newest)))
     event_ids = {row.id: row.event_id for row in examples}
-    groups = [_group(fingerprint, group, event_ids) for fingerprint, group in members.items()]
+    said = answers(connection, [each.letters.last_id for group in members.values() for each in group])
+    groups = [_group(fingerprint, group, event_ids, said) for fingerprint, group in members.items()]
     return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
 
 
-def _group(fingerprint: str, members: list[_Member], event_ids: dict[int, str]) -> Group:
+def _group(
+    fingerprint: str, members: list[_Member], event_ids: dict[int, str], said: Mapping[int, Answered]
+) -> Group:
     kinds: Counter[tuple[str, str]] = Counter()
     for cause, letters in members:
         kinds[cause.reason, cause.category] += letters.number
     [((reason, category), _)] = kinds.most_common(1)
     first = members[0].cause
+    newest = [each.letters.last_id for each in members]
+    maybe_processed = any(said[each].maybe_processed for each in newest)
     return Group(
         fingerprint=fingerprint,
         endpoint=first.endpoint,
@@ -84,6 +97,8 @@ def _group(fingerprint: str, members: list[_Member], event_ids: dict[int, str]) 
         count=kinds.total(),
         first_at=min(each.letters.first_at for each in members),
         last_at=max(each.letters.last_at for each in members),
-        example=event_ids[max(each.letters.last_id for each in members)],
-        advice=advise(code=first.code, reason=reason, category=category),
+        example=event_ids[max(newest)],
+        advice=advise(code=first.code, reason=reason, category=category, maybe_processed=maybe_processed),
+        answer=said[max(newest)].answer or "",
+        maybe_processed=maybe_processed,
     )

@@ -44,6 +44,16 @@ def test_the_report_holds_totals_groups_and_every_dead_letter_with_its_attempts(
     assert rows["evt_3"] == next(row for row in resonant.json("dlq") if row["event_id"] == "evt_3")
 
 
+def test_the_report_says_what_the_receiver_answered_and_whether_it_may_have_processed_it(resonant, worker):
+    worker.accept("evt_1")
+    worker.attempt(GiveUp("exhausted"), code="http_504", excerpt="upstream timeout", maybe_processed=True)
+
+    report = json.loads(resonant("export", "--output", "-").out)
+
+    for found in (report["groups"][0], report["dead_letters"][0]):
+        assert (found["answer"], found["maybe_processed"]) == ("upstream timeout", True)
+
+
 def test_data_is_in_it_only_when_asked_for(resonant, dead, tmp_path):
     resonant("export")
     assert "of the customer" not in (tmp_path / "error_report.json").read_text()

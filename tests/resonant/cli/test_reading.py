@@ -15,6 +15,7 @@ from resonant.store.reading import StoreStatus
 ROW_KEYS = [
     *("event_id", "event_type", "endpoint", "reason", "category", "code", "error_type", "error"),
     *("status_code", "attempts", "first_attempt_at", "dead_at", "replays"),
+    *("answer", "maybe_processed"),
 ]
 PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400, "error": "it answered 400"}
 
@@ -137,6 +138,8 @@ def test_dlq_lists_the_newest_first_with_the_keys_of_the_contract(resonant, dead
         "first_attempt_at": rfc3339(dead.clock() - 3600),
         "dead_at": rfc3339(dead.clock() - 3600),
         "replays": 0,
+        "answer": None,
+        "maybe_processed": False,
     }
 
 

@@ -15,7 +15,7 @@ def die(desk, *ids, endpoint="orders", event_type="order.paid", reason="exhauste
     """Accept events and give each up, a second after the one before."""
     for event_id in ids:
         desk.enqueue(desk.make(event_id, event_type=event_type), endpoint=endpoint)
-        desk.fail(desk.claim_one(endpoint=endpoint), GiveUp(reason), **attempt)
+        desk.fail(desk.claim_one(endpoint=endpoint), GiveUp(reason), **{"maybe_processed": False, **attempt})
         desk.clock.advance(1)
 
 

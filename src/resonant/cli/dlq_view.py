@@ -1,0 +1,133 @@
+"""How dead letters and their groups are shown: a few lines each on a terminal, a line each elsewhere."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from resonant.advice import advise, processed
+from resonant.cli import output
+from resonant.events import rfc3339
+from resonant.wording import shortened, why
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from resonant.events import DeadLetter
+    from resonant.store.triage import Group
+
+# Aligned and drawn together: a table of a million rows would fill the memory.
+_TABLE_ROWS = 1_000
+_COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", "dead at", "error")
+_GROUP_COLUMNS = ("count", "endpoint", "code", "reason", "first", "last", "example", "error", "what to do")
+
+
+def write_dead_letters(letters: Iterator[DeadLetter], *, now: float) -> None:
+    """Write dead letters as they come."""
+    if not output.stdout().is_terminal:
+        while page := list(islice(letters, _TABLE_ROWS)):
+            output.write_table(_COLUMNS, [_columns(letter) for letter in page])
+        return
+    example, before = None, None
+    for letter in letters:
+        example = example or letter.event_id
+        advice = advise(code=letter.code or "", reason=letter.reason, category=letter.category or "")
+        # Of many that failed alike, one says what to do.
+        _write_on_screen(letter, None if advice == before else advice, now=now)
+        before = advice
+    if example:
+        width = len(example)
+        output.write(
+            f"resonant detail {example}  shows every attempt\n"
+            f"resonant export {'':{width}}  writes all of them to error_report.json\n"
+        )
+
+
+def write_groups(groups: Sequence[Group], *, now: float) -> None:
+    """Write groups of dead letters."""
+    if output.stdout().is_terminal:
+        for group in groups:
+            _write_group_on_screen(group, now=now)
+    else:
+        output.write_table(_GROUP_COLUMNS, [_group_columns(group) for group in groups])
+
+
+def _write_on_screen(letter: DeadLetter, advice: str | None, *, now: float) -> None:
+    output.write_paragraph(
+        f"{letter.event_id}  to {letter.endpoint}  {output.ago(now - letter.dead_at)}", indent=2
+    )
+    tries = output.counted(letter.attempts, "try", "tries")
+    replays = f", {output.counted(letter.replays, 'replay')}" if letter.replays else ""
+    dead_at = rfc3339(letter.dead_at)
+    happened = f"{letter.reason} after {tries}{replays}, {dead_at[:10]} {dead_at[11:16]}Z"
+    _write_indented(
+        f"{happened}, {output.visible(letter.event_type)}",
+        output.visible(_why(letter)),
+        f"{processed(letter.code or '')}: check the receiver before a replay"
+        if letter.maybe_processed
+        else None,
+        f"next: {advice}" if advice else None,
+    )
+
+
+def _write_group_on_screen(group: Group, *, now: float) -> None:
+    output.write_paragraph(
+        f"{output.counted(group.count, 'dead letter')} to {group.endpoint}  last {output.ago(now - group.last_at)}, "
+        f"first {output.ago(now - group.first_at)}",
+        indent=2,
+    )
+    failed_with = why(reason=group.reason, code=group.code, error=group.error, answer=group.answer)
+    reason = f"{group.reason}, " if group.code else ""
+    _write_indented(
+        f"{reason}{output.visible(failed_with)}", f"next: {group.advice}", f"example: {group.example}"
+    )
+
+
+def _write_indented(*lines: str | None) -> None:
+    for line in lines:
+        if line:
+            output.write_paragraph(f"  {line}", indent=4)
+    output.write("\n")
+
+
+def _why(letter: DeadLetter) -> str:
+    return why(
+        reason=letter.reason,
+        code=letter.code,
+        error=letter.error or letter.error_type,
+        answer=letter.answer,
+    )
+
+
+def _columns(letter: DeadLetter) -> tuple[str, ...]:
+    parts = [
+        letter.error or letter.error_type,
+        letter.answer and f"the answer: {shortened(letter.answer)}",
+        letter.maybe_processed and processed(letter.code or ""),
+    ]
+    return (
+        letter.event_id,
+        output.visible(letter.event_type),
+        letter.endpoint,
+        letter.reason,
+        letter.category or "-",
+        letter.code or "-",
+        str(letter.attempts),
+        rfc3339(letter.dead_at),
+        output.visible("; ".join(part for part in parts if part)),
+    )
+
+
+def _group_columns(group: Group) -> tuple[str, ...]:
+    answer = f"; the answer: {shortened(group.answer)}" if group.answer else ""
+    return (
+        str(group.count),
+        group.endpoint,
+        group.code or "-",
+        group.reason,
+        rfc3339(group.first_at),
+        rfc3339(group.last_at),
+        group.example,
+        output.visible(f"{group.error}{answer}") or "-",
+        group.advice,
+    )

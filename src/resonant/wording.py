@@ -1,0 +1,28 @@
+"""Why a delivery failed, in words that fit on a line: the receiver's own where it answered."""
+
+from __future__ import annotations
+
+import re
+
+_ANSWER_CHARACTERS = 120
+_TAG = re.compile(r"<[^<>]*(?:>|$)")
+# As `redact.safe_message` writes it, and the text of `UnexpectedStatus`, which says no more than the code.
+_ERROR_TYPE = re.compile(r"\A[A-Za-z_]\w*: ")
+_STATUS_ALONE = re.compile(r"the endpoint answered (?:\d+|<n>)")
+
+
+def shortened(answer: str, characters: int = _ANSWER_CHARACTERS) -> str:
+    """Return the beginning of an answer; of HTML the text alone."""
+    text = answer
+    if answer.lstrip().startswith("<"):
+        text = " ".join(_TAG.sub(" ", answer).split()) or answer
+    return text if len(text) <= characters else f"{text[:characters].rstrip()}…"
+
+
+def why(*, reason: str, code: str | None, error: str | None, answer: str | None) -> str:
+    """Say why a delivery failed: ``http 422: amount is missing``; what was never tried has its reason alone."""
+    failed_with = code.replace("_", " ") if code else reason
+    said = shortened(answer) if answer else _ERROR_TYPE.sub("", error or "")
+    if _STATUS_ALONE.fullmatch(said):
+        said = "no text in the answer"
+    return f"{failed_with}: {said}" if said else failed_with

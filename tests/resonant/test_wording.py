@@ -1,0 +1,43 @@
+"""Why a delivery failed, in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from resonant.wording import shortened, why
+
+ANSWERED = "UnexpectedStatus: the endpoint answered 422"
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "answer", "said"),
+    [
+        ("http_422", ANSWERED, '{"error":"no amount"}', 'http 422: {"error":"no amount"}'),
+        ("http_422", ANSWERED, None, "http 422: no text in the answer"),
+        ("http_422", "UnexpectedStatus: the endpoint answered <n>", "", "http 422: no text in the answer"),
+        (
+            "connect_refused",
+            "ConnectError: all attempts failed",
+            None,
+            "connect refused: all attempts failed",
+        ),
+        ("connect_refused", "ConnectError", None, "connect refused: ConnectError"),
+        ("odd", "order: o-1: is unknown", None, "odd: o-1: is unknown"),
+        (None, None, None, "cancelled"),
+        ("", "", "", "cancelled"),
+    ],
+)
+def test_the_answer_goes_before_the_error(code, error, answer, said):
+    assert why(reason="cancelled", code=code, error=error, answer=answer) == said
+
+
+def test_of_html_the_text_is_shown():
+    page = "<html><head><title>503 Unavailable</title></head> <body bgcolor='red'><h1>Back  soon"
+    assert shortened(page) == "503 Unavailable Back soon"
+    assert shortened("<b") == "<b"
+    assert shortened("1 < 2") == "1 < 2"
+
+
+def test_a_long_answer_is_cut():
+    assert shortened("x" * 120) == "x" * 120
+    assert shortened("x" * 121) == "x" * 120 + "…"
