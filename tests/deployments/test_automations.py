@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -26,34 +22,20 @@ from deployments import automations
 from deployments.automations import NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations
 from resonant.alerts import Condition, Crossing
 from resonant.errors import ResonantError
-from support.prefect import patient_client
 from support.waiting import wait_until
 from tasks.alerts import to_event
 
 pytestmark = pytest.mark.engine
 
 PROBE = "resonant.test.probe"
-PROJECT = Path(__file__).parents[2]
 SINCE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def server(prefect_api, tmp_path_factory):
-    """A client of a server that was made ready."""
-    home = str(tmp_path_factory.mktemp("home"))
-    subprocess.run(
-        [sys.executable, "-m", "deployments.bootstrap"],
-        cwd=PROJECT,
-        env=os.environ | {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": home, "HOME": home},
-        timeout=120,
-        check=True,
-        capture_output=True,
-    )
-    with (
-        temporary_settings({PREFECT_API_URL: prefect_api}),
-        patient_client(prefect_api) as client,
-    ):
-        yield client
+@pytest.fixture(scope="module", autouse=True)
+def prefect(ready_api):
+    """Prefect in this process uses the server that was made ready."""
+    with temporary_settings({PREFECT_API_URL: ready_api}):
+        yield
 
 
 class Inbox(HTTPServer):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ import yaml
 from prefect.flows import load_flow_from_entrypoint
 
 from deployments import bootstrap
-from support.prefect import patient_client
 from support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
@@ -35,28 +31,6 @@ EXPECTED = {
         {"cron": "15 3 * * *", "timezone": "UTC"},
     ),
 }
-
-
-def run_bootstrap(api: str, home: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "deployments.bootstrap"],
-        cwd=PROJECT,
-        env=os.environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(home), "HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def server(prefect_api, tmp_path_factory):
-    """A server that was made ready twice."""
-    for _ in range(2):
-        finished = run_bootstrap(prefect_api, tmp_path_factory.mktemp("home"))
-        assert finished.returncode == 0, finished.stderr
-    with patient_client(prefect_api) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +150,7 @@ def test_a_prefect_yaml_that_prefect_would_skip_is_an_error(server, tmp_path, mo
         asyncio.run(bootstrap.deploy())
 
 
-def test_without_a_server_it_says_so_in_one_line(tmp_path):
-    finished = run_bootstrap("http://127.0.0.1:9/api", tmp_path)
+def test_without_a_server_it_says_so_in_one_line(tmp_path, bootstrapped):
+    finished = bootstrapped("http://127.0.0.1:9/api", tmp_path)
     assert finished.returncode == 1
     assert finished.stderr == "no Prefect server answers at http://127.0.0.1:9/api\n"

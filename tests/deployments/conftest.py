@@ -1,0 +1,48 @@
+"""A Prefect server that was made ready for Resonant."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.prefect import patient_client
+
+PROJECT = Path(__file__).parents[2]
+
+
+def run_bootstrap(api: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deployments.bootstrap"],
+        cwd=PROJECT,
+        env=os.environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(home), "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def ready_api(prefect_api, tmp_path_factory):
+    """The API's URL of the session's server, made ready twice: the second time must change nothing."""
+    for _ in range(2):
+        finished = run_bootstrap(prefect_api, tmp_path_factory.mktemp("home"))
+        assert finished.returncode == 0, finished.stderr
+    return prefect_api
+
+
+@pytest.fixture(scope="module")
+def server(ready_api):
+    """A client of the server that was made ready."""
+    with patient_client(ready_api) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def bootstrapped():
+    """Make a server ready, as a command."""
+    return run_bootstrap
