@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.25
 # How often expired leases are looked for, which takes the store's write lock.
 RECOVER_SECONDS = 1.0
+# How often what was accepted is moved into the ledgers.
+FOLD_SECONDS = 1.0
 # Bodies that a run holds in all; but twice as many deliveries as can be sent at the same time, whatever they have.
 MOST_BYTES = 64 * 1024 * 1024
 
@@ -76,6 +78,7 @@ class Claims:
         self._due: list[str] = []
         self._look_again_at = 0.0
         self._recover_at = 0.0
+        self._fold_at = 0.0
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
         """Claim what there is room for, of each endpoint of which something is due.
@@ -115,6 +118,9 @@ class Claims:
             await self._renew()  # before our own are taken for lost
             await self._store.recover(endpoint=self._endpoint)
             self._recover_at = time.monotonic() + RECOVER_SECONDS
+        if time.monotonic() >= self._fold_at:
+            await self._store.fold()
+            self._fold_at = time.monotonic() + FOLD_SECONDS
         now = self._store.clock()
         due = [due.endpoint for due in await self._store.due(self._endpoint) if due.at <= now]
         self._due = [name for name in due if await self._is_open(name)]

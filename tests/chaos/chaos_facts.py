@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -114,8 +115,11 @@ _COUNTERS = """
           UNION ALL
           SELECT measure, endpoint, result, category, code, le, count FROM resonant_rollups) AS counted
     GROUP BY measure, endpoint, result, category, code, le"""
+_NOT_FOLDED = "SELECT endpoint, sum(count) AS number FROM resonant_acceptances GROUP BY endpoint"
 _LEDGERS = """
-    SELECT coalesce(sum(accepted), 0) AS accepted, coalesce(sum(purged), 0) AS purged FROM resonant_endpoints"""
+    SELECT coalesce(sum(accepted), 0) AS accepted, coalesce(sum(purged), 0) AS purged
+    FROM (SELECT accepted, purged FROM resonant_endpoints
+          UNION ALL SELECT count, 0 FROM resonant_acceptances) AS ledgers"""
 _STATUSES = (
     "SELECT status, count(*) AS number, sum(round - 1) AS replays FROM resonant_deliveries GROUP BY status"
 )
@@ -140,11 +144,14 @@ class Look:
 
     @classmethod
     def at(cls, snapshot: Snapshot) -> Look:
-        counters, [ledgers], statuses, attempts, audit = snapshot(
-            _COUNTERS, _LEDGERS, _STATUSES, _ATTEMPTS, _AUDIT
+        counters, not_folded, [ledgers], statuses, attempts, audit = snapshot(
+            _COUNTERS, _NOT_FOLDED, _LEDGERS, _STATUSES, _ATTEMPTS, _AUDIT
         )
+        counted = Counter({tuple(row.values())[:-1]: int(row["number"]) for row in counters})
+        for row in not_folded:
+            counted["accepted", row["endpoint"], "accepted", "", "", math.inf] += int(row["number"])
         return cls(
-            {tuple(row.values())[:-1]: int(row["number"]) for row in counters},
+            counted,
             int(ledgers["accepted"]),
             int(ledgers["purged"]),
             Counter({row["status"]: row["number"] for row in statuses}),

@@ -58,6 +58,7 @@ async def compact(store: Store) -> int:
         StoreUnavailable: the store went away; what was moved before is moved.
     """
     now = store.clock()
+    await store.fold()
     moved = _ROWS_AT_ONCE
     while moved == _ROWS_AT_ONCE:
         moved = await store.write(move, now=now, limit=_ROWS_AT_ONCE)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import bindparam, case, delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 
 from resonant.store import schema
+from resonant.store.acceptances import add_to_ledger
 from resonant.store.audit import add_to_audit
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.letters import Key, Letters, is_after
@@ -202,16 +203,7 @@ def purge(
     for (endpoint, event_type, status), count in kinds.items():
         tally.add("purge", endpoint, event_type, status, count=count)
     tally.write(connection)
-    ledgers = schema.endpoints
-    connection.execute(
-        update(ledgers)
-        .where(ledgers.c.name == bindparam("endpoint"))
-        .values(purged=ledgers.c.purged + bindparam("more")),
-        [
-            {"endpoint": endpoint, "more": count}
-            for endpoint, count in sorted(Counter(row.endpoint for row in rows).items())
-        ],
-    )
+    add_to_ledger(connection, "purged", Counter(row.endpoint for row in rows))
     add_to_audit(connection, audit_id, len(rows))
     return len(rows)
 

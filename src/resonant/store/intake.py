@@ -12,8 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, rfc3339
-from resonant.store import schema
-from resonant.store.rollups import Tally
+from resonant.store import acceptances, schema
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
@@ -65,8 +64,9 @@ def enqueue(
     """Store events for one endpoint inside the caller's transaction; the caller commits.
 
     The same id with the same content to the same endpoint is one delivery, however often it is given. Two
-    transactions with ids in common wait for each other; give many events in one call rather than in several, since
-    within a call ids are locked in order, and nobody waits in a ring.
+    transactions with ids in common wait for each other, and others do not; on SQLite all writers wait for each other.
+    Give many events in one call rather than in several, since within a call ids are locked in order, and two
+    transactions never wait in a ring.
 
     Args:
         connection: an open transaction on a database that has Resonant's tables (``open_store`` creates them).
@@ -111,7 +111,7 @@ def enqueue(
     rows = [{"event_id": event_id, "event_type": type_, **common} for event_id, type_ in wanted.items()]
     accepted = _insert(connection, schema.deliveries, rows, returning="event_id")
     if accepted:
-        _count(connection, endpoint, Counter(wanted[event_id] for event_id in accepted), now)
+        acceptances.add(connection, endpoint, Counter(wanted[event_id] for event_id in accepted), now=now)
     return Accepted(len(accepted), len(given) - len(accepted) - len(conflicts), conflicts)
 
 
@@ -163,22 +163,6 @@ def _read_event(connection: Connection, event_id: str) -> Event:
     table = schema.events
     row = connection.execute(select(table).where(table.c.id == event_id)).one()
     return Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
-
-
-def _count(connection: Connection, endpoint: str, by_type: Counter[str], now: float) -> None:
-    tally = Tally(now)
-    for event_type, count in by_type.items():
-        tally.add("accepted", endpoint, event_type, "accepted", count=count)
-    tally.write(connection)
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(schema.endpoints)
-    accepted = connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["name"], set_={"accepted": schema.endpoints.c.accepted + insert.excluded.accepted}
-        ).returning(schema.endpoints.c.accepted),
-        {"name": endpoint, "accepted": by_type.total()},
-    ).scalar_one()
-    if accepted == by_type.total():
-        connection.execute(schema.claims.insert(), {"endpoint": endpoint})
 
 
 def _summary(event: Event) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import BigInteger, case, cast, func, or_, select, union_all
 
-from resonant.store import schema
+from resonant.store import acceptances, schema
 from resonant.store.letters import Letters
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
@@ -182,7 +182,6 @@ def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, i
         now: seconds since the epoch.
         delivered: how many rows say so, by endpoint, where that is known: they are most of all rows.
     """
-    names = select(schema.endpoints.c.name).order_by(schema.endpoints.c.name)
     if delivered is None:
         delivered = read_delivered(connection)
     deliveries = {(endpoint, "delivered"): number for endpoint, number in delivered.items()}
@@ -200,7 +199,7 @@ def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, i
         deliveries[endpoint, "dead_letter"] = deliveries.get((endpoint, "dead_letter"), 0) + number
     return Totals(
         taken_at=now,
-        endpoints=tuple(connection.execute(names).scalars()),
+        endpoints=acceptances.read_endpoints(connection),
         counted=_read_counted(connection),
         deliveries=deliveries,
         dead_letters=dead_letters,
@@ -375,10 +374,10 @@ def _round_attempt() -> Case[int]:
 
 
 def _read_counted(connection: Connection) -> tuple[Counted, ...]:
-    # The totals, and the last minutes, which are not in them yet.
+    # The totals, and the last minutes and acceptances, which are not in them yet.
     names = [column.name for column in schema.rollup_totals.columns]
     parts = (select(*(table.c[name] for name in names)) for table in (schema.rollup_totals, schema.rollups))
-    counts = union_all(*parts).subquery()
+    counts = union_all(*parts, acceptances.as_totals()).subquery()
     *key, number, seconds = counts.c
     # Cast: PostgreSQL's sum of integers is no integer.
     query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)

@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from sqlalchemy import BigInteger, cast, func, select
+from sqlalchemy import func, select
 
 from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
+from resonant.store.acceptances import read_ledgers
 from resonant.store.answers import answers
 from resonant.store.endpoint_status import EndpointStatus, endpoint_statuses
 from resonant.store.endpoints import problems
@@ -20,7 +21,7 @@ from resonant.store.sql import is_any_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import Connection, Row
 
     from resonant.store.answers import Answered
     from resonant.store.endpoints import EndpointProblem
@@ -96,12 +97,7 @@ def status(
         has_rollups: whether the store counts what happens by the minute.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
-    of_ledger = [] if endpoint is None else [schema.endpoints.c.name == endpoint]
-    ledgers = schema.endpoints.c
-    accepted, purged = connection.execute(
-        select(_total(ledgers.accepted), _total(ledgers.purged)).where(*of_ledger)
-    ).one()
-
+    accepted, purged = read_ledgers(connection, endpoint)
     # In the order of the index, which has all that is read.
     kinds = (_d.c.category, _d.c.status, _d.c.endpoint)
     rows = connection.execute(select(*kinds, func.count()).where(*of_endpoint).group_by(*kinds))
@@ -128,11 +124,6 @@ def status(
         endpoints=endpoints,
         **counts,
     )
-
-
-def _total(ledger: ColumnElement[int]) -> ColumnElement[int]:
-    # Cast: PostgreSQL's sum of integers is no integer.
-    return cast(func.coalesce(func.sum(ledger), 0), BigInteger)
 
 
 def dead_letters(

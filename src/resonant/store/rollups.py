@@ -1,5 +1,7 @@
 """Counters by minute, written in the very transaction whose facts they count; so no purge or restart lowers them.
 
+What is accepted is counted in ``resonant_acceptances`` first, and moved here later: see ``acceptances``.
+
 A row's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
 sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only the last
 minutes stay here: what is over is moved into totals and a history, see ``compaction``.
@@ -53,6 +55,11 @@ def switch_off(connection: Connection) -> None:
     connection.execution_options(**{_OPTION: False})
 
 
+def is_on(connection: Connection) -> bool:
+    """Tell whether what is done on this connection is counted."""
+    return bool(connection.get_execution_options().get(_OPTION, True))
+
+
 class Tally:
     """Counts collected for one transaction, then added to the table in one statement."""
 
@@ -82,9 +89,12 @@ class Tally:
 
     def write(self, connection: Connection) -> None:
         """Add the counts to the minute, in the order of their keys: two workers never wait for each other in a ring."""
-        if not self._counts or not connection.get_execution_options().get(_OPTION, True):
-            return
-        rows = [
+        if self._counts and is_on(connection):
+            add_to(schema.rollups, connection, self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the counts as rows of the table, in the order of their keys."""
+        return [
             {
                 "measure": measure,
                 "minute": self._minute,
@@ -101,7 +111,6 @@ class Tally:
                 self._counts.items()
             )
         ]
-        add_to(schema.rollups, connection, rows)
 
 
 def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> None:

@@ -6,6 +6,10 @@ Transactions lock in one order, so that none of them wait for each other in a ri
 endpoints, claims, audit (endpoint_problems and signers have transactions of their own), and within a table in the order of its key. A purge, which has to go from deliveries to events, locks
 both at once and waits for neither. A compaction passes over the rollups that others hold; it alone writes their totals and
 history, one compaction after the other: see store/compaction.py.
+
+A producer's transaction may stay open for long, so it writes to no row that others write to: it only adds events, deliveries
+and acceptances. Two producers wait for each other only where they give the same event ids. A fold passes over the acceptances
+that another fold holds.
 """
 
 from __future__ import annotations
@@ -180,7 +184,21 @@ attempts = Table(
 )
 Index("resonant_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
 
-# One row an endpoint: the two ledgers of the balance, and whether it answered 410.
+# What was accepted and is not yet in the ledger and the rollups: see store/acceptances.py.
+acceptances = Table(
+    "resonant_acceptances",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("endpoint", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("accepted_at", Double, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    # Whether the rollups count it too.
+    Column("counted", Boolean, nullable=False),
+)
+
+# One row an endpoint: the two ledgers of the balance, and whether it answered 410. `accepted` lacks what is in
+# resonant_acceptances; an endpoint whose acceptances are all there may have no row yet.
 endpoints = Table(
     "resonant_endpoints",
     metadata,
@@ -190,13 +208,12 @@ endpoints = Table(
     Column("gone_at", Double),
 )
 
-# When deliveries of an endpoint were last claimed. Not a column of resonant_endpoints: a producer holds its row there until
-# it commits, however long that takes, and no claim shall wait for it.
+# When deliveries of an endpoint were last claimed. Not a column of resonant_endpoints: no claim shall wait for a purge or a
+# fold that holds its row there. The first claim makes the row.
 claims = Table(
     "resonant_claims",
     metadata,
     Column("endpoint", Text, primary_key=True),
-    # Null until the first. The row is made with that of resonant_endpoints, as a claim that makes it would hold up others.
     Column("last_claim_at", Double),
 )
 

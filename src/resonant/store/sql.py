@@ -1,4 +1,4 @@
-"""``is_any_of``: a column is one of many values, which are bound as one.
+"""What SQLAlchemy says differently for each database: ``insert_into``, and ``is_any_of`` for many values bound as one.
 
 SQLAlchemy's ``in_`` binds each value by itself: no more than 32,700 of them, and every number of values is another
 statement to compile, prepare and plan. Bound as one array the statement stays the same.
@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ARRAY, BigInteger, Boolean, Integer, Text, literal
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -17,9 +18,16 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from sqlalchemy import ColumnElement, Dialect
+    from sqlalchemy import ColumnElement, Dialect, Table
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.sql.operators import OperatorType
+
+
+def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an insert that can say what happens on a conflict."""
+    if dialect == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
 
 
 def is_any_of(column: ColumnElement[Any], values: Collection[int] | Collection[str]) -> ColumnElement[bool]:

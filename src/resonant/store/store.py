@@ -6,7 +6,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from resonant.store import intake, reading, recovery, rollups, work
+from resonant.store import acceptances, intake, reading, recovery, rollups, work
 from resonant.store.database import Database, Transaction, open_database
 from resonant.store.selection import Selection
 
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 DEFAULT_LEASE_SECONDS = 60.0
 _RECOVERY_BATCH = 500
+_FOLD_BATCH = 5_000
 
 
 class Store:
@@ -98,6 +99,12 @@ class Store:
     async def enqueue(self, events: Iterable[Event], endpoint: str, **options: Any) -> intake.Accepted:
         """Store events for one endpoint; see ``intake.enqueue`` for the options and the errors."""
         return await self.write(intake.enqueue, list(events), endpoint, now=self.clock(), **options)
+
+    async def fold(self) -> None:
+        """Move what was accepted into the ledgers and the rollups; what it reads as does not change."""
+        folded = _FOLD_BATCH
+        while folded == _FOLD_BATCH and await self.read(acceptances.is_any):
+            folded = await self.write(acceptances.fold, limit=_FOLD_BATCH)
 
     async def due(self, endpoint: str | None = None) -> list[work.Due]:
         """Return when each endpoint's earliest unfinished delivery may be taken."""

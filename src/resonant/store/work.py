@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import bindparam, case, func, or_, select, update
+from sqlalchemy import Text, bindparam, case, func, literal, or_, select, update
 
 from resonant.events import Attempt, Event, Lease, LeaseKey
 from resonant.retry import Decision, GiveUp, Park, Retry
@@ -19,14 +19,16 @@ from resonant.store import schema
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.history import Said, add_attempts, attempt_row, said_before, storable
 from resonant.store.rollups import Tally
-from resonant.store.sql import is_any_of
+from resonant.store.sql import insert_into, is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Row, Update
+    from sqlalchemy import CTE, Connection, Insert, Row, Update
 
 _d = schema.deliveries
+# Any number, the same in every process.
+_FIRST_CLAIM_LOCK = 0x5E50_4A18
 _bytes = func.length(schema.events.c.body).label("bytes")
 
 
@@ -64,15 +66,25 @@ class Due(NamedTuple):
 
 def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
     """Return, for each endpoint with unfinished deliveries, when the earliest of them may be taken."""
+    names = (
+        select(literal(endpoint, Text).label("name")).cte() if endpoint is not None else _unfinished_names()
+    )
     earliest = (
         select(func.min(_d.c.available_at))
-        .where(_d.c.endpoint == schema.endpoints.c.name, _d.c.available_at.is_not(None))
+        .where(_d.c.endpoint == names.c.name, _d.c.available_at.is_not(None))
         .scalar_subquery()
     )
-    query = select(schema.endpoints.c.name, earliest)
-    if endpoint is not None:
-        query = query.where(schema.endpoints.c.name == endpoint)
+    query = select(names.c.name, earliest).where(names.c.name.is_not(None))
     return [Due(name, at) for name, at in connection.execute(query) if at is not None]
+
+
+def _unfinished_names() -> CTE:
+    """Find the endpoints that have unfinished deliveries: one look into the index for each, however many rows it has."""
+    unfinished = _d.c.available_at.is_not(None)
+    names = select(func.min(_d.c.endpoint).label("name")).where(unfinished).cte("names", recursive=True)
+    following = select(func.min(_d.c.endpoint)).where(unfinished, _d.c.endpoint > names.c.name)
+    following = following.correlate(names)
+    return names.union_all(select(following.scalar_subquery()).where(names.c.name.is_not(None)))
 
 
 def gone_at(connection: Connection, endpoint: str) -> float | None:
@@ -157,7 +169,9 @@ def _that_fit(
 
 def _note_claim(connection: Connection, endpoint: str, now: float) -> None:
     """Note when this endpoint was last claimed from; of several claims at once, one does."""
-    connection.execute(_noting_claim(), {"of": endpoint, "at": now})
+    values = {"of": endpoint, "at": now}
+    if not connection.execute(_noting_claim(), values).rowcount:
+        connection.execute(_noting_first_claim(connection.dialect.name), values)
 
 
 @cache
@@ -169,6 +183,20 @@ def _noting_claim() -> Update:
     is_later = or_(table.c.last_claim_at.is_(None), table.c.last_claim_at < at)
     noting = update(table).where(table.c.endpoint.in_(free.with_for_update(skip_locked=True)), is_later)
     return noting.values(last_claim_at=at)
+
+
+@cache
+def _noting_first_claim(dialect: str) -> Insert:
+    table = schema.claims
+    of, at = bindparam("of", type_=Text()), bindparam("at", type_=table.c.last_claim_at.type)
+    is_first = ~select(table.c.endpoint).where(table.c.endpoint == of).exists()
+    if dialect == "postgresql":
+        # An insert of the same key would wait for another first claim, which notes it anyway.
+        is_first &= func.pg_try_advisory_xact_lock(_FIRST_CLAIM_LOCK, func.hashtext(of))
+    row = select(of, at).where(is_first)
+    return (
+        insert_into(dialect, table).from_select(["endpoint", "last_claim_at"], row).on_conflict_do_nothing()
+    )
 
 
 def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
@@ -321,12 +349,13 @@ def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None
     tally.write(connection)
     # After the rollups, as when events are accepted: see the order of locks in schema.py.
     if gone := sorted({outcome.lease.endpoint for outcome in kept if outcome.gone}):
-        endpoints = schema.endpoints
-        connection.execute(
-            update(endpoints)
-            .where(endpoints.c.name.in_(gone), endpoints.c.gone_at.is_(None))
-            .values(gone_at=now)
+        insert = insert_into(connection.dialect.name, schema.endpoints)
+        flagging = insert.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"gone_at": insert.excluded.gone_at},
+            where=schema.endpoints.c.gone_at.is_(None),
         )
+        connection.execute(flagging, [{"name": name, "gone_at": now} for name in gone])
 
 
 def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -> None:

@@ -73,6 +73,10 @@ class Desk:
     def recover(self, **options: Any) -> int:
         return self.run(self.store.recover(**options))
 
+    def fold(self) -> None:
+        """Move what was accepted into the ledgers and the rollups."""
+        self.run(self.store.fold())
+
     def status(self, **options: Any):
         return self.run(self.store.status(**options))
 

@@ -322,14 +322,20 @@ def test_one_that_moves_what_another_gathers_never_deadlocks(open_desk, postgres
     assert [each.number for each in counted(first)] == [20 * 60]
 
 
-def test_a_producer_that_does_not_commit_holds_up_no_compaction(open_desk, postgresql_url):
+def test_a_worker_that_does_not_commit_holds_up_no_compaction(open_desk, postgresql_url):
     """As where its transaction goes on for an hour, with the counters of its minute locked."""
     desk = open_desk(postgresql_url)
     desk.enqueue("evt_1", desk.make("evt_2", event_type="order.refunded"))
+    desk.fold()
+
+    def count(connection):
+        tally = Tally(desk.clock())
+        tally.add("accepted", "orders", "order.paid", "accepted")
+        tally.write(connection)
 
     async def accept_slowly():
         async with desk.store.transaction() as transaction:
-            await transaction.run_sync(enqueue, [desk.make("evt_3")], "orders", now=desk.clock())
+            await transaction.run_sync(count)
             desk.clock.advance(HOUR)
             await asyncio.wait_for(compact(desk.store), 10)
             return await desk.store.read(lambda connection: connection.execute(select(schema.rollups)).all())

@@ -68,7 +68,7 @@ def test_what_the_producer_asks_for_is_kept_with_the_delivery(desk):
 
 def test_nothing_given_is_nothing_stored(desk):
     assert desk.enqueue() == Accepted()
-    assert desk.rows(schema.endpoints) == []
+    assert desk.rows(schema.acceptances) == desk.rows(schema.endpoints) == []
     assert desk.status().balanced
 
 
@@ -233,6 +233,7 @@ def test_processes_that_store_the_same_events_at_once_store_each_of_them_once(de
     accepted = [int(producer.communicate(timeout=60)[0]) for producer in producers]
     assert sum(accepted) == 400
     assert desk.status().accepted == desk.status().pending == 400
+    desk.fold()
     [endpoint] = desk.rows(schema.endpoints)
     assert endpoint["accepted"] == 400
 

@@ -7,6 +7,7 @@ the model; a failure is shown as the program that led to it.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -27,7 +28,7 @@ from sqlalchemy import delete, select, text
 from resonant.errors import ConflictingEvent
 from resonant.events import Event, Lease, LeaseKey, make_event
 from resonant.retry import Decision, GiveUp, Park, Retry
-from resonant.store import Outcome, dead_letters, intake, reading, recovery, schema, work
+from resonant.store import Outcome, acceptances, dead_letters, intake, reading, recovery, schema, work
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 
@@ -380,6 +381,10 @@ class Machine(RuleBasedStateMachine):
         for event_id in new:
             self.model.accept(ids[event_id], make(event_id), endpoint, now)
 
+    @deed(where=some(), limit=limits)
+    def fold(self, limit):
+        self.write(acceptances.fold, limit=limit)
+
     @deed(where=is_remembered, event_ids=batches, endpoint=endpoints)
     def enqueue_a_known_id_with_other_content(self, event_ids, endpoint):
         known = min((each.event_id for each in self.model.all()), default=None)
@@ -591,13 +596,14 @@ class Machine(RuleBasedStateMachine):
 
     # What goes wrong.
 
-    @deed(where=is_remembered, endpoint=endpoints, steps=st.integers(1, 8))
+    @deed(where=is_remembered, endpoint=endpoints, steps=st.integers(1, 9))
     def raise_half_way(self, endpoint, steps):
         """A transaction that raises takes back all it did, whatever that was."""
         now = self.clock() + 1_000  # when every lease is over, and everything is due
         claim = partial(work.claim, owner="ann", limit=100, now=now, lease_seconds=LEASE_SECONDS)
         outcomes = [self.desk.delivered(lease) for lease in self.remembered.values()]
         operations = [
+            lambda connection: acceptances.fold(connection, limit=100),
             lambda connection: intake.enqueue(connection, map(make, EVENT_IDS), endpoint, now=now),
             lambda connection: work.begin(connection, claim(connection, endpoint)[:2], now=now),
             lambda connection: work.record(connection, outcomes, now=now),
@@ -772,17 +778,25 @@ def look(connection, now: float) -> dict[str, Any]:
         )
     ).where(causes.id == schema.deliveries.c.cause_id, schema.is_dead_letter)
     key = [column.name for column in schema.rollups.primary_key.columns]
+    rollups = {tuple(row[name] for name in key): (row["count"], row["total"]) for row in rows(schema.rollups)}
+    ledgers = {
+        row["name"]: (row["accepted"], row["purged"], row["gone_at"]) for row in rows(schema.endpoints)
+    }
+    # What is not folded yet counts all the same.
+    for row in rows(schema.acceptances):
+        endpoint, minute = row["endpoint"], int(row["accepted_at"] // 60) * 60
+        accepted, purged, gone_at = ledgers.get(endpoint, (0, 0, None))
+        ledgers[endpoint] = (accepted + row["count"], purged, gone_at)
+        labels = ("accepted", minute, endpoint, row["event_type"], "accepted", "", "", math.inf)
+        count, total = rollups.get(labels, (0, 0.0))
+        rollups[labels] = (count + row["count"], total)
     return {
         "deliveries": rows(schema.deliveries),
         "histories": histories,
         "causes": {row[0]: tuple(row[1:]) for row in connection.execute(of_letters)},
         "events": [row["id"] for row in rows(schema.events)],
-        "endpoints": {
-            row["name"]: (row["accepted"], row["purged"], row["gone_at"]) for row in rows(schema.endpoints)
-        },
-        "rollups": {
-            tuple(row[name] for name in key): (row["count"], row["total"]) for row in rows(schema.rollups)
-        },
+        "endpoints": ledgers,
+        "rollups": rollups,
         "status": reading.status(connection, now=now),
     }
 

@@ -91,6 +91,7 @@ def _take_step(desk, endpoint, step, size, held, lost) -> None:  # noqa: C901 - 
 
 
 def _rollups(desk, endpoint):
+    desk.fold()
     return [row for row in desk.rows(schema.rollups) if row["endpoint"] == endpoint]
 
 

@@ -1,0 +1,117 @@
+"""What was accepted: counted in rows that producers only add, and folded into the ledgers and the rollups later.
+
+A producer's transaction may stay open for minutes. If it added to the ledger of its endpoint itself, every other producer
+for that endpoint would wait for its commit. So it adds rows of its own, and whoever reads the ledger or the counter of
+accepted events adds these rows up. ``fold`` moves them in one transaction, so every snapshot shows the same sums before
+and after. Dispatchers and compactions fold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import BigInteger, Double, Text, cast, delete, func, literal, select, union
+
+from resonant.store import schema
+from resonant.store.rollups import Tally, add_to, is_on
+from resonant.store.sql import insert_into
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import ColumnElement, Connection, Select
+
+_t = schema.acceptances
+_ledgers = schema.endpoints
+_FOLDED = (_t.c.endpoint, _t.c.event_type, _t.c.accepted_at, _t.c["count"], _t.c.counted)
+_MEASURE: Literal["accepted"] = "accepted"
+
+
+def add(connection: Connection, endpoint: str, by_type: Mapping[str, int], *, now: float) -> None:
+    """Note how many events of each type were accepted, in the transaction that accepts them."""
+    counted = is_on(connection)
+    rows = [
+        {"endpoint": endpoint, "event_type": each, "accepted_at": now, "count": count, "counted": counted}
+        for each, count in by_type.items()
+    ]
+    connection.execute(_t.insert().inline(), rows)
+
+
+def is_any(connection: Connection) -> bool:
+    """Tell whether there is something to fold."""
+    return connection.execute(select(_t.c.id).limit(1)).first() is not None
+
+
+def fold(connection: Connection, *, limit: int) -> int:
+    """Move up to ``limit`` rows into the ledgers and the rollups; return how many there were.
+
+    Rows that another fold holds are passed over.
+    """
+    picked = select(_t.c.id).order_by(_t.c.id).limit(limit).with_for_update(skip_locked=True).cte("picked")
+    taken = connection.execute(delete(_t).where(_t.c.id.in_(select(picked.c.id))).returning(*_FOLDED)).all()
+    accepted: Counter[str] = Counter()
+    tallies: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for endpoint, event_type, accepted_at, count, counted in taken:
+        accepted[endpoint] += count
+        if counted:
+            tallies[int(accepted_at // 60)][endpoint, event_type] += count
+    for minute, counts in sorted(tallies.items()):
+        tally = Tally(minute * 60)
+        for (endpoint, event_type), count in counts.items():
+            tally.add(_MEASURE, endpoint, event_type, "accepted", count=count)
+        # Not `write`: whether it is counted was for the producer to say.
+        add_to(schema.rollups, connection, tally.rows())
+    add_to_ledger(connection, "accepted", accepted)
+    return len(taken)
+
+
+def add_to_ledger(
+    connection: Connection, name: Literal["accepted", "purged"], by_endpoint: Mapping[str, int]
+) -> None:
+    """Add to one of the two ledgers of each endpoint, in the order of the endpoints."""
+    if not by_endpoint:
+        return
+    insert = insert_into(connection.dialect.name, _ledgers)
+    adding = insert.on_conflict_do_update(
+        index_elements=["name"], set_={name: _ledgers.c[name] + insert.excluded[name]}
+    )
+    connection.execute(
+        adding, [{"name": endpoint, name: count} for endpoint, count in sorted(by_endpoint.items())]
+    )
+
+
+def read_ledgers(connection: Connection, endpoint: str | None = None) -> tuple[int, int]:
+    """Return how many deliveries were ever accepted and purged, of one endpoint or of all."""
+    of_ledger = [] if endpoint is None else [_ledgers.c.name == endpoint]
+    of_rows = [] if endpoint is None else [_t.c.endpoint == endpoint]
+    accepted, purged = connection.execute(
+        select(_total(_ledgers.c.accepted), _total(_ledgers.c.purged)).where(*of_ledger)
+    ).one()
+    added = connection.execute(select(_total(_t.c["count"])).where(*of_rows)).scalar_one()
+    return accepted + added, purged
+
+
+def read_endpoints(connection: Connection) -> tuple[str, ...]:
+    """Return the names of all endpoints that ever accepted an event, in their order."""
+    names = union(select(_ledgers.c.name), select(_t.c.endpoint))
+    return tuple(sorted(connection.execute(names).scalars()))
+
+
+def as_totals() -> Select[tuple[str, str, str, str, str, float, int, float]]:
+    """Select what the rollups do not count yet, with the columns of ``resonant_rollup_totals``."""
+    empty = literal("", Text)
+    return (
+        select(
+            *(literal(_MEASURE, Text), _t.c.endpoint, literal("accepted", Text), empty, empty),
+            *(literal(math.inf, Double), _total(_t.c["count"]), literal(0.0, Double)),
+        )
+        .where(_t.c.counted)
+        .group_by(_t.c.endpoint)
+    )
+
+
+def _total(column: ColumnElement[int]) -> ColumnElement[int]:
+    # Cast: PostgreSQL's sum of integers is no integer.
+    return cast(func.coalesce(func.sum(column), 0), BigInteger)
