@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from resonant.store import schema
+from resonant.store.acceptances import read_endpoints
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -35,12 +36,12 @@ class EndpointProblem:
 
 def names(connection: Connection) -> set[str]:
     """Return the endpoints that deliveries were ever accepted for."""
-    return set(connection.execute(select(schema.endpoints.c.name)).scalars())
+    return set(read_endpoints(connection))
 
 
 def note_problem(connection: Connection, endpoint: str, reason: str, *, now: float) -> None:
     """Note that an endpoint which has deliveries cannot be opened; the time of the first note is kept."""
-    if not connection.execute(select(exists().where(schema.endpoints.c.name == endpoint))).scalar():
+    if endpoint not in names(connection):
         return
     insert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
     new = insert(_problems).values(endpoint=endpoint, reason=reason, since=now)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
-from resonant.store import compaction, enqueue, schema
+from resonant.store import compaction, schema
 from resonant.store.alerting import read_activity
 from resonant.store.compaction import Span, compact, find_spans, gather, move
 from resonant.store.measuring import read_totals
