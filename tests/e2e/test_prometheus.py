@@ -211,10 +211,12 @@ def facts(database: Path) -> dict[str, Samples]:
             return read(labels, "SUM(count)", f"resonant_rollups WHERE {condition}")
 
         found = {
-            "resonant_events_accepted_total": {
-                frozenset({("endpoint", name)}): number
-                for name, number in connection.execute("SELECT name, accepted FROM resonant_endpoints")
-            },
+            "resonant_events_accepted_total": read(
+                "endpoint",
+                "SUM(accepted)",
+                "(SELECT name AS endpoint, accepted FROM resonant_endpoints "
+                "UNION ALL SELECT endpoint, count FROM resonant_acceptances)",
+            ),
             "resonant_delivery_outcomes_total": {
                 frozenset({("endpoint", endpoint), ("outcome", result)}): number
                 for endpoint, result, number in connection.execute(
