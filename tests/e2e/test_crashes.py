@@ -27,7 +27,13 @@ def crashing(machine):
     return machine
 
 
-both_lanes = pytest.mark.parametrize("lane", [(), ("--chunk-size", "500")], ids=["task lane", "bulk lane"])
+both_lanes = pytest.mark.parametrize(
+    "lane",
+    [
+        pytest.param((), id="task lane"),
+        pytest.param(("--chunk-size", "500"), id="bulk lane", marks=pytest.mark.slow),
+    ],
+)
 
 
 def events(count: int) -> list[dict]:

@@ -94,6 +94,7 @@ def test_of_the_events_seven_in_ten_are_ordinary_and_each_way_gets_its_share():
     assert all(11 <= count <= 12 for way, count in ways.items() if way != ORDINARY)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_the_whole_story_in_two_minutes(user):
     started_at = time.monotonic()
@@ -160,6 +161,7 @@ def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
         assert not alive(processes)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_interrupted_in_the_middle_it_leaves_nothing_running(user):
     process = user.start("demo", "--events", "20")

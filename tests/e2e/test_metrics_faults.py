@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from resonant.store import Outcome, compaction, open_store, schema
 from resonant.store.measuring import measure
 from resonant.testing import FixedClock
 from support.programs import lacking
+from support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
 EXPORTED_AT = "resonant_last_export_timestamp_seconds"
@@ -56,13 +56,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def until(condition, patience=60):
-    give_up_at = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < give_up_at, "waited in vain"
-        time.sleep(0.02)
 
 
 @dataclass
@@ -113,7 +106,7 @@ class Exporter:
         environment = self.environment(PYTHONPATH=os.pathsep.join([str(site), str(PROJECT)]))
         process = subprocess.Popen(self.command(way), env=environment, cwd=self.folder)
         try:
-            until(reached.exists)
+            wait_until(reached.exists)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()

@@ -29,13 +29,13 @@ from resonant.store.rollups import BUCKETS
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 from support.programs import need
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 PROJECT = Path(__file__).parents[2]
 RULES = PROJECT / "deployments" / "prometheus"
 DASHBOARD = json.loads((PROJECT / "deployments" / "grafana" / "resonant.json").read_text())
 
 DAY = 86_400
-PATIENCE = 60  # seconds until a test gives up to wait for a scrape
 # The ways to scrape, as the example configuration names them.
 SERVED, TEXTFILE = "resonant", "node"
 HISTOGRAMS = (
@@ -62,15 +62,6 @@ GAUGES = (
 EXPORTED_AT = "resonant_last_export_timestamp_seconds"
 
 Samples = dict[frozenset[tuple[str, Any]], float]
-
-
-def until(condition):
-    """Ask until there is something, and return it."""
-    give_up_at = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < give_up_at, "waited in vain"
-        time.sleep(0.1)
-    return found
 
 
 class Prometheus:
@@ -320,7 +311,7 @@ class Site:
             f"--web.listen-address=127.0.0.1:{port}",
         )
         self.prometheus = Prometheus(f"http://127.0.0.1:{port}")
-        until(self.prometheus.is_ready)
+        wait_until(self.prometheus.is_ready)
 
     def _configuration(self, node_port: int) -> Path:
         """Return the shipped example, but faster, and with the ports that are free here."""
@@ -377,7 +368,7 @@ class Site:
         """Write the textfile, and wait until Prometheus has read it and has asked the server."""
         since = time.time()
         self.run("prometheus", "--output", str(self.textfile))
-        until(lambda: self.is_scraped(since))
+        wait_until(lambda: self.is_scraped(since))
 
     def look(self, *, old_letters: int) -> Moment:
         """Scrape, then ask the store and Prometheus the same.
@@ -388,7 +379,7 @@ class Site:
         self.scrape()
         moment = Moment(facts(self.database), json.loads(self.run("status", "--json")))
         is_old = 'ALERTS{alertname="ResonantDeadLetterOld"}'
-        until(lambda: len(self.prometheus.query(is_old)) == old_letters)
+        wait_until(lambda: len(self.prometheus.query(is_old)) == old_letters)
         moment.old_letters = {each["metric"]["endpoint"] for each in self.prometheus.query(is_old)}
         for job in (SERVED, TEXTFILE):
             ask = self.prometheus.samples
@@ -507,7 +498,7 @@ def test_an_endpoint_to_which_nothing_was_sent_has_counters_at_0(story):
 @pytest.mark.parametrize("job", [SERVED, TEXTFILE])
 def test_the_time_of_the_export_is_now(story, job):
     exported_at = story.prometheus.number(f'{EXPORTED_AT}{{job="{job}"}}')
-    assert 0 <= time.time() - exported_at < 2 * PATIENCE
+    assert 0 <= time.time() - exported_at < 2 * PATIENCE_SECONDS
 
 
 def test_the_alert_about_an_old_letter_ends_with_the_purge(story):
@@ -521,7 +512,7 @@ def test_all_rules_are_evaluated_without_error_and_what_is_recorded_is_there(sto
         rules = [rule for group in groups for rule in group["rules"]]
         return rules if all(rule["health"] != "unknown" for rule in rules) else None
 
-    rules = until(evaluated)
+    rules = wait_until(evaluated)
     shipped = [yaml.safe_load((RULES / file).read_text()) for file in ("recording.yml", "alerts.yml")]
     assert len(rules) == sum(len(group["rules"]) for each in shipped for group in each["groups"])
     assert [rule for rule in rules if rule["health"] != "ok" or rule.get("lastError")] == []

@@ -31,7 +31,7 @@ from resonant.cli.server import end, free_port, is_healthy, keep
 from support.programs import need, need_postgresql
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 EVENTS = int(os.environ.get("RESONANT_SCALE_EVENTS", "50000"))
