@@ -11,6 +11,7 @@ from resonant.classify import Category
 from resonant.configured import open_configured_store
 from resonant.events import Reason
 from resonant.replaying import ReplayRequest, cancel, require_restricted
+from resonant.store.dead_letters import cancellable
 from tasks.dead_letters import (
     take_back_expired_leases,
     take_back_leases_of_ended_runs,
@@ -99,6 +100,7 @@ async def cancel_deliveries(
     since: datetime | None = None,
     until: datetime | None = None,
     all_deliveries: bool = False,
+    dry_run: bool = False,
 ) -> State[None]:
     """Give up unfinished deliveries, with reason cancelled; those being sent at this moment are left alone.
 
@@ -112,6 +114,7 @@ async def cancel_deliveries(
         since: Accepted at this time or later.
         until: Accepted before this time.
         all_deliveries: Required when nothing above is given - every unfinished delivery is meant.
+        dry_run: Only count what would be given up.
     """
     selection = select(
         ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=None, text=text,
@@ -119,6 +122,8 @@ async def cancel_deliveries(
     )  # fmt: skip
     require_restricted(selection, everything=all_deliveries)
     async with open_configured_store() as store:
+        if dry_run:
+            return Completed(message=str(await store.read(cancellable, selection)))
         return Completed(message=f"{await cancel(store, selection, who=who_runs_this())} given up")
 
 

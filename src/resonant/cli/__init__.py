@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from resonant.cli import (
     dead_letters,
+    deliveries,
     demo,
     detail,
     emit,
@@ -83,7 +84,19 @@ def _resonant(
 
 
 # Help lists the commands in this order.
-for _module in (emit, enqueue, reading, detail, export, metrics, dead_letters, endpoint, up, demo):
+for _module in (
+    emit,
+    enqueue,
+    reading,
+    deliveries,
+    detail,
+    export,
+    metrics,
+    dead_letters,
+    endpoint,
+    up,
+    demo,
+):
     _module.register(app)
 
 

@@ -139,6 +139,7 @@ def cancel(
     since: filters.Since = None,
     until: filters.Until = None,
     everything: Annotated[bool, typer.Option("--all", help="Every unfinished delivery.")] = False,
+    dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Give up unfinished deliveries: dead letters with reason cancelled, which can be replayed.
@@ -147,6 +148,7 @@ def cancel(
     """
     from resonant.cli.running import run_with_store
     from resonant.replaying import cancel as cancel_deliveries
+    from resonant.store.dead_letters import cancellable
 
     selection = filters.selection(
         ids=ids or (), endpoint=endpoint, event_type=event_type, category=category, code=code, text=text,
@@ -154,6 +156,11 @@ def cancel(
     )  # fmt: skip
     if selection.is_empty and not everything:
         raise options.Misuse("nothing selects the deliveries to cancel: give ids, a filter, or --all")
+    if dry_run:
+        expected = run_with_store(lambda store: store.read(cancellable, selection))
+        found = {"would_cancel": expected.number, "being_sent": expected.being_sent, "dry_run": True}
+        output.write(f"{output.to_json(found) if as_json else expected}\n")
+        return
     cancelled = run_with_store(lambda store: cancel_deliveries(store, selection, who=_who()))
     if as_json:
         output.write(output.to_json({"cancelled": cancelled}) + "\n")

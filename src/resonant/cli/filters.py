@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,12 @@ Since = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="Since then: 30m, 2h, 7d ago, or RFC 3339.")
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
+After = Annotated[
+    str | None,
+    typer.Option("--after", metavar="PLACE", help="Go on after this place, which the last list ended with."),
+]
+
+_PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
 def selection(
@@ -68,3 +75,18 @@ def selection(
         since=options.moment("--since", since, now=now),
         until=options.moment("--until", until, now=now),
     )
+
+
+def place(text: str | None) -> tuple[float, int] | None:
+    """Return the place in a list that ``--after`` names: a time and a delivery's id.
+
+    Raises:
+        Misuse: it is no place.
+    """
+    if text is None:
+        return None
+    if not (found := _PLACE.fullmatch(text)):
+        raise options.Misuse(
+            f"--after {text!r} is no place: a list that was cut says which place it ended with"
+        )
+    return float(found[1]), int(found[2])

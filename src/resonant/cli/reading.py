@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from resonant.cli.running import UntilStopped
     from resonant.store import Store
-    from resonant.store.letters import Key
     from resonant.store.reading import StoreStatus
     from resonant.store.selection import Selection
 
@@ -28,7 +26,6 @@ DEFAULT_LIMIT = 50
 COUNTED = 10_000
 # What is due for longer than this, in seconds, and nobody has taken, needs somebody who emits.
 _OVERDUE_SECONDS = 60.0
-_PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +169,7 @@ def _listing(which: _List) -> Callable[..., None]:
         text: filters.TextFilter = None,
         since: filters.Since = None,
         until: filters.Until = None,
-        after: Annotated[
-            str | None,
-            typer.Option(metavar="PLACE", help="Go on after this place, which the list before ended with."),
-        ] = None,
+        after: filters.After = None,
         group: Annotated[
             bool,
             typer.Option("--group", help="Group what one repair would mend, and say what to do about each."),
@@ -198,7 +192,7 @@ def _listing(which: _List) -> Callable[..., None]:
         if group:
             _list_groups(selection, limit=limit, as_json=as_json, now=now)
         else:
-            _list_dead_letters(selection, limit=limit, after=_place(after), as_json=as_json, now=now)
+            _list_dead_letters(selection, limit=limit, after=filters.place(after), as_json=as_json, now=now)
 
     return listing
 
@@ -208,18 +202,6 @@ def _only(which: _List, field: str, asked: str | None) -> str | None:
     if fixed and asked and asked != fixed:
         raise options.Misuse(f"{which.name} lists {field} {fixed} only: `resonant dlq --{field} {asked}`")
     return fixed or asked
-
-
-def _place(text: str | None) -> Key | None:
-    from resonant.store.letters import Key
-
-    if text is None:
-        return None
-    if not (found := _PLACE.fullmatch(text)):
-        raise options.Misuse(
-            f"--after {text!r} is no place: a list that was cut says which place it ended with"
-        )
-    return Key(float(found[1]), int(found[2]))
 
 
 def _list_groups(selection: Selection, *, limit: int, as_json: bool, now: float) -> None:
@@ -240,15 +222,17 @@ def _list_groups(selection: Selection, *, limit: int, as_json: bool, now: float)
 
 
 def _list_dead_letters(
-    selection: Selection, *, limit: int, after: Key | None, as_json: bool, now: float
+    selection: Selection, *, limit: int, after: tuple[float, int] | None, as_json: bool, now: float
 ) -> None:
     from resonant.cli.documents import document
     from resonant.cli.running import run_reading
-    from resonant.store.letters import Letters
+    from resonant.store.letters import Key, Letters
     from resonant.store.reading import count_dead_letters, each_dead_letter
 
+    before = None if after is None else Key(*after)
+
     def show(connection: Connection, until_stopped: UntilStopped) -> None:
-        letters = until_stopped(each_dead_letter(connection, selection, limit=limit or None, before=after))
+        letters = until_stopped(each_dead_letter(connection, selection, limit=limit or None, before=before))
         if as_json:
             output.write_json_array(output.to_json(document(letter)) for letter in letters)
         else:
@@ -257,7 +241,7 @@ def _list_dead_letters(
         total = count_dead_letters(connection, selection, at_most=COUNTED)
         if 0 < limit < total:
             of = f"{total:,}" if total < COUNTED else f"{COUNTED:,} or more"
-            shown = Letters.of(connection, selection).newest(connection, limit=limit + 1, before=after)
+            shown = Letters.of(connection, selection).newest(connection, limit=limit + 1, before=before)
             if len(shown) > limit:
                 at, delivery_id = shown[-2]
                 more = f"--after {at!r}-{delivery_id} shows the next, --limit 0 all"

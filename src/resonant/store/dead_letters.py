@@ -166,6 +166,30 @@ def cancel(
     return Cancelled(len(rows), rows[-1].id if rows else None)
 
 
+class Cancellable(NamedTuple):
+    """What a cancellation would do now.
+
+    Attributes:
+        number: deliveries that would be given up.
+        being_sent: selected deliveries that are being sent at this moment, and would be left alone.
+    """
+
+    number: int
+    being_sent: int
+
+    def __str__(self) -> str:
+        left = f"; {self.being_sent:,} being sent now would be left alone" if self.being_sent else ""
+        return f"{self.number:,} would be given up{left}"
+
+
+def cancellable(connection: Connection, selection: Selection) -> Cancellable:
+    """Count what ``cancel`` would give up now."""
+    unfinished = [_d.c.available_at.is_not(None), *selection.of_unfinished()]
+    query = select(_d.c.sending, func.count()).where(*unfinished).group_by(_d.c.sending)
+    counts = {bool(sending): number for sending, number in connection.execute(query)}
+    return Cancellable(counts.get(False, 0), counts.get(True, 0))
+
+
 def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bool]]:
     """Return the conditions for the final deliveries that a purge takes: those that ended before this moment."""
     is_status = schema.is_dead_letter if status == "dead_letter" else schema.is_delivered

@@ -194,7 +194,7 @@ def detail(connection: Connection, event_id: str) -> Detail | None:
     return Detail(
         event=_event(connection, event_id),
         accepted_at=accepted_at,
-        deliveries=tuple((_delivery(each), tuple(attempts.get(each.id, ()))) for each in deliveries),
+        deliveries=tuple((delivery_of(each), tuple(attempts.get(each.id, ()))) for each in deliveries),
     )
 
 
@@ -255,7 +255,8 @@ def _dead_letter(row: Row[tuple[object, ...]], answered: Answered) -> DeadLetter
     )
 
 
-def _delivery(row: Row[tuple[object, ...]]) -> Delivery:
+def delivery_of(row: Row[tuple[object, ...]]) -> Delivery:
+    """Return the delivery of a whole row."""
     return Delivery(
         event_id=row.event_id,
         event_type=row.event_type,

@@ -14,7 +14,7 @@ import pytest
 from resonant.cli import app, main
 from resonant.retry import GiveUp
 
-LOOK = ("status", "dlq", "failed", "retry-candidates", "detail", "export", "metrics")
+LOOK = ("status", "dlq", "failed", "retry-candidates", "deliveries", "detail", "export", "metrics")
 WORK = ("retry", "replay", "cancel", "purge", "audit")
 COMMANDS = ("emit", "enqueue", *LOOK, "prometheus", *WORK, "up", "demo", "endpoint")
 
