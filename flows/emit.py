@@ -11,13 +11,14 @@ from prefect.states import Completed
 from pydantic import Field
 
 from resonant.bulk import MAX_CHUNK_SIZE
+from resonant.display import visible
 from resonant.errors import EndpointError
 from tasks.emission import emit_as_task, emit_chunk_as_task, open_emission, say_waiting, store_events
 from tasks.failing import fails_plainly
 
 
 def _run_name() -> str:
-    return f"emit to {flow_run.parameters.get('endpoint') or 'every endpoint'}"
+    return visible(f"emit to {flow_run.parameters.get('endpoint') or 'every endpoint'}")
 
 
 @flow(name="emit-events", flow_run_name=_run_name, persist_result=False)

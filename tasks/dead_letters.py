@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
 
+from resonant.display import markdown
 from resonant.events import rfc3339
 from resonant.store.triage import triage
 from resonant.store.work import lease_owners
@@ -58,16 +59,16 @@ async def write_triage(store: Store) -> str:
         table=[
             {
                 "count": group.count,
-                "endpoint": group.endpoint,
-                "code": group.code,
-                "error": _as_code(group.error),
-                "answer": _as_code(shortened(group.answer)),
+                "endpoint": markdown(group.endpoint),
+                "code": markdown(group.code),
+                "error": markdown(group.error),
+                "answer": markdown(shortened(group.answer)),
                 "what to do": group.advice,
                 "reason": group.reason,
                 "category": group.category,
                 "first": rfc3339(group.first_at),
                 "last": rfc3339(group.last_at),
-                "example": group.example,
+                "example": markdown(group.example),
                 "fingerprint": group.fingerprint,
             }
             for group in groups
@@ -75,12 +76,6 @@ async def write_triage(store: Store) -> str:
         description="Dead letters in groups that one repair would mend; `resonant detail ID` shows an example.",
     )
     return f"{sum(group.count for group in groups)} dead letters in {len(groups)} groups"
-
-
-def _as_code(text: str) -> str:
-    """Return the text as the UI shows it as it is: in a table's cell it would take <n> for HTML."""
-    shown = text.replace("`", "'")
-    return f"`{shown}`" if text else ""
 
 
 def _is_uuid(owner: str) -> bool:

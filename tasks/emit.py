@@ -18,6 +18,7 @@ from prefect.logging import get_run_logger
 from prefect.results import ResultStore
 from prefect.states import Completed
 
+from resonant.display import visible
 from resonant.emission import Emission, LeaseLost, TimeIsUp
 from resonant.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.wording import shortened
@@ -45,7 +46,7 @@ class Ticket:
     @classmethod
     def of(cls, lease: Lease) -> Ticket:
         """Make the ticket of a claimed delivery."""
-        return cls(lease.key, lease.event.id, lease.event.type, lease.endpoint)
+        return cls(lease.key, visible(lease.event.id), visible(lease.event.type), lease.endpoint)
 
 
 @dataclass(frozen=True, slots=True)

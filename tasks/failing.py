@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 from prefect.states import Failed
 
+from resonant.display import visible
 from resonant.errors import ResonantError
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ def fails_plainly(flow_function: Callable[P, Awaitable[State[None]]]) -> Callabl
     @functools.wraps(flow_function)
     async def run(*args: P.args, **kwargs: P.kwargs) -> State[None]:
         try:
-            return await flow_function(*args, **kwargs)
+            state = await flow_function(*args, **kwargs)
         except ResonantError as error:
-            return Failed(message=str(error))
+            state = Failed(message=str(error))
+        if state.message:
+            state.message = visible(state.message)
+        return state
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from prefect.logging import get_run_logger
 
 from blocks.endpoint import load_endpoint
 from resonant.cli.metrics import READABLE_BY_ALL
+from resonant.display import markdown, visible
 from resonant.errors import EndpointError, ResonantError
 from resonant.exposition import NOT_COUNTED, registry_of, to_text
 from resonant.files import atomic_file
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
 
 METRICS_ARTIFACT = "metrics"
 _MOST_POLICIES = 3
-# An event type may hold any of these, and is no Markdown and no HTML.
-_AS_IT_IS = {ord(character): f"&#{ord(character)};" for character in "&<>|`*~[]\\"}
+_FIGURE = re.compile(r"[0-9 ,.:%Z-]*")
 
 
 async def measure_store(store: Store, *, window_hours: float | None) -> tuple[Totals, Statistics]:
@@ -67,7 +68,7 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
         raise ResonantError(f"{path.parent}: {error.strerror}") from None
     with atomic_file(path, mode=READABLE_BY_ALL) as write:
         write(to_text(registry_of(totals, found, rollups=settings.rollups)))
-    get_run_logger().info("Prometheus text written to %s", path)
+    get_run_logger().info("Prometheus text written to %s", visible(str(path)))
     if not settings.rollups:
         get_run_logger().info(NOT_COUNTED)
     return path
@@ -146,4 +147,9 @@ def _markdown(table: Table) -> str:
 
 
 def _markdown_row(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cell.translate(_AS_IT_IS) for cell in cells)} |"
+    return f"| {' | '.join(map(_markdown_cell, cells))} |"
+
+
+def _markdown_cell(cell: str) -> str:
+    # A row is cut at bars first, also within code; a backslash before one may have a backslash before itself.
+    return cell if _FIGURE.fullmatch(cell) else markdown(cell).replace("|", r"\x7c")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 
+from resonant.display import markdown, visible
 from resonant.events import rfc3339
 from resonant.purging import Retention, prepared_archive, purge
 from resonant.settings import load_settings
@@ -40,7 +41,7 @@ async def purge_final_deliveries(
     said = str(report)
     if report.purged and not dry_run:
         said += f"; archived in {path}" if path else "; no archive"
-    get_run_logger().info("%s", said)
+    get_run_logger().info("%s", visible(said))
     await acreate_table_artifact(
         key=PURGE_ARTIFACT,
         table=[
@@ -53,7 +54,7 @@ async def purge_final_deliveries(
                 "delivered older than (days)": "never"
                 if retention.delivered is None
                 else retention.delivered,
-                "archive": "none" if path is None else str(path),
+                "archive": markdown("none" if path is None else str(path)),
             }
         ],
         description="Deliveries removed for good. Retention by reason and by endpoint is in the settings.",

@@ -9,6 +9,7 @@ from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifa
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
+from resonant.display import visible
 from resonant.errors import EndpointError
 from resonant.replaying import ReplayRequest, endpoints_of, letters, plan
 from resonant.store.audit import audited, operator
@@ -109,7 +110,7 @@ async def _without_closed_endpoints(emission: Emission, request: ReplayRequest) 
     if closed and request.selection.endpoint in closed:
         raise EndpointError(closed[request.selection.endpoint])
     for name, why in closed.items():
-        get_run_logger().warning("dead letters to %s stay in the queue: %s", name, why)
+        get_run_logger().warning("dead letters to %s stay in the queue: %s", name, visible(why))
     return replace(request, without_endpoints=frozenset(closed))
 
 

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.classify import Verdict, classifier
+from resonant.display import one_line
 from resonant.events import Attempt
-from resonant.redact import one_line, root_cause
+from resonant.redact import root_cause
 from resonant.retry import Decision, GiveUp, Park, Retry, RetryPolicy, decide
 
 if TYPE_CHECKING:

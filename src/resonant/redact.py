@@ -14,6 +14,8 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import httpx
 
+from resonant.display import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -40,8 +42,6 @@ _CREDENTIALS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-# White space, control characters, what reorders or hides text, and lone surrogates.
-_NOT_SHOWN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 
 
 class Redactor:
@@ -123,11 +123,6 @@ def root_cause(error: BaseException) -> BaseException:
         error = error.__cause__
         seen.add(id(error))
     return error
-
-
-def one_line(text: str) -> str:
-    """Write a text on one line, without the characters that cannot be seen."""
-    return _NOT_SHOWN.sub(" ", text).strip()
 
 
 def without_credentials(text: str) -> str:

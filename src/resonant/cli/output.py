@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from resonant.display import visible as visible  # noqa: PLC0414 - for commands
+from resonant.display import visible_json
 from resonant.errors import ResonantError
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-# Control characters, line ends, what reorders text, lone surrogates. Joiners stay: emoji are made of them.
-_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -84,19 +83,14 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
-def visible(text: str) -> str:
-    r"""Write a text on one line, with escapes for what a terminal would obey (``\n``, ``\x1b``)."""
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
 def to_json(document: object) -> str:
-    """Serialise a document on one line."""
-    return json.dumps(document, ensure_ascii=False)
+    """Serialise a document on one line, with escapes for what a terminal would obey or hide."""
+    return visible_json(json.dumps(document, ensure_ascii=False))
 
 
 def with_raw(document: Document, name: str, raw: bytes) -> str:
     """Serialise a document and one more member that is JSON already: its numbers keep all their digits."""
-    return f"{to_json(document)[:-1]}, {to_json(name)}: {raw.decode()}}}"
+    return f"{to_json(document)[:-1]}, {to_json(name)}: {visible_json(raw.decode())}}}"
 
 
 def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) -> None:

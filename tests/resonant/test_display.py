@@ -1,0 +1,170 @@
+"""How somebody else's text is shown: nothing hidden, nothing reordered, no markup; and emoji and every script as they are."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from resonant.display import markdown, one_line, visible, visible_json
+
+HIDDEN = {
+    "a right-to-left override": "\u202e",
+    "an isolate": "\u2066",
+    "a left-to-right mark": "\u200e",
+    "a right-to-left mark": "\u200f",
+    "an Arabic letter mark": "\u061c",
+    "a byte order mark": "\ufeff",
+    "a soft hyphen": "\u00ad",
+    "a zero-width space": "\u200b",
+    "a word joiner": "\u2060",
+    "an invisible separator": "\u2063",
+    "a tag": "\U000e0041",
+    "a tag's end": "\U000e007f",
+    "a Hangul filler": "\u3164",
+    "an annotation": "\ufff9",
+    "an escape": "\x1b",
+    "a C1 control": "\x9b",
+    "a line separator": "\u2028",
+    "a lone surrogate": "\ud800",
+    "a joiner in a word": "\u200d",
+    "a non-joiner in a word": "\u200c",
+    "a selector in a word": "\ufe0f",
+    "a rare selector in a word": "\U000e0100",
+}
+SHAPED = {
+    "a family": "👨\u200d👩\u200d👧",
+    "a heart on fire": "❤\ufe0f\u200d🔥",
+    "a skin tone": "👍🏽",
+    "a key": "1\ufe0f\u20e3 and #\ufe0f\u20e3",
+    "Persian": "می\u200cخواهم",  # noqa: RUF001
+    "Hindi": "क\u094d\u200dष",
+    "Sinhala": "ශ\u0dca\u200dරී",
+    "Mongolian": "ᠠ\u180e\u1820 ᠭ\u180b",
+    "a variant of a kanji": "葛\U000e0100",
+    "accents and German": "Größe, cafe\u0301",
+}
+
+
+def by_name(cases: dict[str, str]):
+    return [pytest.param(text, id=name) for name, text in cases.items()]
+
+
+@pytest.mark.parametrize("character", by_name(HIDDEN))
+def test_what_is_hidden_or_obeyed_is_shown_as_an_escape_in_each_place(character):
+    for text in (f"pay{character}pal", character, f"{character}a", f"a{character}"):
+        shown = visible(text)
+        assert shown == text.replace(character, character.encode("unicode_escape").decode())
+        assert shown.isascii()
+        assert one_line(text).isascii()
+        assert visible(markdown(text)) == markdown(text)
+
+
+@pytest.mark.parametrize("text", by_name(SHAPED))
+def test_emoji_and_scripts_that_need_joiners_stay_as_they_are(text):
+    assert visible(text) == one_line(text) == text
+    assert json.loads(visible_json(json.dumps(text, ensure_ascii=False))) == text
+    assert visible_json(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["é\u200d", "\u200dé", "é\u200d\u200dé", "é\ufe0f\ufe0f", "é\u202e\u200dé", "a\ufe0f\u200dé", "\u200d"],
+)
+def test_a_joiner_or_a_selector_that_shapes_nothing_is_hidden_text(text):
+    assert "\\u" in visible(text)
+
+
+def test_what_is_hidden_goes_from_a_stored_line_and_blanks_become_one_space():
+    assert one_line(" a\r\n\tb\u2028c\x1b[31m \ufeffto\u200bken ") == "a b c [31m token"
+
+
+@given(st.text(st.characters()))
+@example("\u00ad" * 3 + "é\u200dé")
+def test_a_shown_text_hides_nothing_and_is_shown_as_it_is(text):
+    for shown in (visible(text), one_line(text)):
+        assert visible(shown) == shown
+        shown.encode()
+        for character in shown:
+            assert unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
+            assert character not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\u200b"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters()),
+    lambda each: st.lists(each) | st.dictionaries(st.text(st.characters()), each),
+)
+
+
+@given(json_values, st.sampled_from([None, 2]))
+@example({"\u202ea": "\x7f\x9f\U000e0041\u200b\ud800"}, 2)
+def test_json_with_escapes_is_the_same_document(value, indent):
+    text = visible_json(json.dumps(value, ensure_ascii=False, indent=indent))
+    assert json.loads(text) == value
+    assert visible(text.replace("\n", "")) == text.replace("\n", "")
+
+
+MARKUP = [
+    "![i](http://127.0.0.1:9/x.png)",
+    "<img src=http://127.0.0.1:9/x.png>",
+    "[a]: http://evil.example",
+    "http://evil.example/a",
+    "see www.evil.example now",
+    "WWW.evil.example",
+    "someone@evil.example",
+    "<http://evil.example>",
+    "&#33;[i](http://127.0.0.1:9/x.png)",
+    "a`b",
+    "`",
+    "``a```b`",
+    "` ![i](x) `",
+    "*a* _b_ ~~c~~ **d**",
+    "# a",
+    "- a",
+    "1. a",
+    "    a",
+    "---",
+    "```\na",
+    "~~~",
+    "> a",
+    "a\\",
+    "\\`![i](http://127.0.0.1:9/x.png)",
+    " ",
+    "  a ",
+    "$a$",
+]
+
+
+def html_of(text: str) -> str:
+    return MarkdownIt("gfm-like", {"linkify": False}).render(text)
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_is_code_in_markdown(text):
+    written = markdown(text)
+    assert "\n" not in written
+    assert re.fullmatch(r"<p><code>.*</code></p>\n", html_of(written)), html_of(written)
+
+
+@given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), min_size=1))
+@example("`a")
+@example("a`")
+@example("``")
+def test_a_text_is_read_back_from_its_markdown_as_it_was(text):
+    [paragraph] = [token for token in MarkdownIt().parse(markdown(text)) if token.type == "inline"]
+    [shown] = paragraph.children
+    assert shown.type in ("text", "code_inline")
+    assert shown.content == visible(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["evt_0190a1b2-c3d4", "com.example.order.paid", "order.paid", "http_503", "http 503", "3 others", ""],
+)
+def test_words_are_written_as_they_are(text):
+    assert markdown(text) == text
