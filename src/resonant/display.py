@@ -28,7 +28,7 @@ _IN_PLACE = re.compile(
 )
 _BLANKS = re.compile(rf"[\s{_CONTROLS}]+")
 # What Markdown takes for words in any place: no marks that could pair, no address that it would make a link of.
-_WORDS = re.compile(r"(?!.*www\.)[a-z0-9]+(?:[ ._-][a-z0-9]+)*", re.ASCII | re.IGNORECASE)
+_WORDS = re.compile(r"(?!.*www\.)/?[a-z0-9]+(?:[ ._/-][a-z0-9]+)*", re.ASCII | re.IGNORECASE)
 
 
 def visible(text: str) -> str:

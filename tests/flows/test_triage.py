@@ -94,7 +94,7 @@ def test_each_group_is_a_row_that_says_what_to_do(collect):
         "fingerprint": "",
     }
     assert (second["count"], second["error"]) == (1, "`order <text> is unknown`")
-    assert second["answer"] == """`{"error": "no 'id'"}`"""
+    assert second["answer"] == """``{"error": "no `id`"}``"""
     assert second["what to do"] == (
         "possibly processed: check the receiver before a replay; "
         + advise(code="http_400", reason="permanent", category="permanent")

@@ -164,7 +164,17 @@ def test_a_text_is_read_back_from_its_markdown_as_it_was(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["evt_0190a1b2-c3d4", "com.example.order.paid", "order.paid", "http_503", "http 503", "3 others", ""],
+    [
+        "evt_0190a1b2-c3d4",
+        "com.example.order.paid",
+        "order.paid",
+        "http_503",
+        "http 503",
+        "3 others",
+        "file-endpoint/x",
+        "/var/a-1.gz",
+        "",
+    ],
 )
 def test_words_are_written_as_they_are(text):
     assert markdown(text) == text
