@@ -44,6 +44,9 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as error:
             output.say(f"resonant: {_last_words(error) or 'interrupted'}")
             raise typer.Exit(_INTERRUPTED) from None
+        except output.Interrupted as error:
+            output.say(f"resonant: {error}")
+            raise typer.Exit(error.exit_code) from None
         except output.PipeClosed:
             raise typer.Exit(_PIPE_CLOSED) from None
         return result

@@ -63,7 +63,7 @@ def emit(
     only deliveries that failed their first attempt have task runs of their own. Ctrl-C hands everything back; nothing is lost.
     """
     from resonant.cli.flow_runs import run_flow
-    from resonant.cli.intake import check_readable
+    from resonant.cli.sources import check_readable
     from resonant.settings import load_settings
     from resonant.sink import Endpoint
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
-import sys
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resonant.cli import output
+from resonant.cli.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
 from resonant.errors import InvalidEvent, ResonantError
 from resonant.events import parse_event
 
@@ -24,11 +21,8 @@ if TYPE_CHECKING:
 
     Enqueue = Callable[[list[Event]], Coroutine[Any, Any, Accepted]]
 
-STDIN = "-"
-BATCH_LINES, BATCH_BYTES = 1_000, 8 * 1024 * 1024
-# A stream that says nothing for this long, in seconds, has what it said so far stored.
-PAUSE_SECONDS = 0.2
-_CHUNK_BYTES = 256 * 1024
+BATCH_LINES, BATCH_BYTES, BATCH_SECONDS = 1_000, 8 * 1024 * 1024, 0.5
+SHOWN_BAD_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +40,26 @@ class Summary:
     bad: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Batch:
-    """Events on their way to the store; ``places`` says where each object came from, as ``FILE:LINE``."""
+    """Events on their way to the store; ``places`` says where each object came from, as ``FILE:LINE``.
 
+    ``oldest_at`` is when the first of them was read, by the loop's clock; ``size`` their bytes.
+    """
+
+    oldest_at: float
+    size: int = 0
     events: list[Event] = field(default_factory=list)
     places: dict[int, str] = field(default_factory=dict)
 
-    def add(self, event: Event, place: str) -> None:
+    def add(self, event: Event, place: str, size: int) -> None:
         self.events.append(event)
         self.places[id(event)] = place
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    name: str
-    fd: int
+        self.size += size
 
     @property
-    def size(self) -> int | None:
-        """The bytes of a file; None of what has no end yet."""
-        status = os.fstat(self.fd)
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+    def is_full(self) -> bool:
+        return len(self.events) >= BATCH_LINES or self.size >= BATCH_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +87,10 @@ async def store_files(
 ) -> Summary:
     """Store the events of these files for one endpoint; bad lines are reported on standard error.
 
-    A batch is stored when it has 1,000 lines or 8 MiB, and when a pipe pauses. A line may be four times as long as
-    the largest event and 64 KiB more (what ASCII escapes and the attributes can make of it); a longer one is bad, and
-    never in memory.
+    A batch is stored when it has 1,000 lines or 8 MiB, when its oldest line was read half a second ago, and when a pipe
+    pauses. A line may be four times as long as the largest event and 64 KiB more (what ASCII escapes and the attributes
+    can make of it); a longer one is bad, and never in memory. SIGINT and SIGTERM end the reading: the complete lines that
+    were read are stored, or none of them under ``strict``.
 
     Args:
         paths: JSONL files; ``-`` is standard input. All are opened before anything is stored.
@@ -110,12 +103,14 @@ async def store_files(
             meanwhile on SQLite.
 
     Raises:
+        Interrupted: a signal ended it; the text says how much was stored.
         ResonantError: a file cannot be read, or the store cannot write; the text says how much was stored before.
         asyncio.CancelledError: with a text that says how much was stored before.
     """
     options = {"policy": policy, "max_attempts": max_attempts, "report_conflicts": True}
     with ExitStack() as stack:
-        sources = [stack.enter_context(_opened(path)) for path in paths]
+        sources = [stack.enter_context(opened(path)) for path in paths]
+        interruption = stack.enter_context(noted_signals())
         progress = stack.enter_context(_progress(sources))
         counts = _Counts(strict=strict)
         parse = partial(parse_event, default_type=event_type, max_bytes=max_event_bytes)
@@ -123,10 +118,12 @@ async def store_files(
         try:
             async with (
                 _enqueueing(store, endpoint, options, strict=strict) as enqueue,
-                aclosing(reader.batches(sources)) as batches,
+                aclosing(reader.batches(sources, interruption)) as batches,
             ):
                 async for batch in batches:
                     await _store_batch(batch, enqueue, progress, counts)
+                if interruption.signal is not None:
+                    raise output.Interrupted(f"interrupted; {counts.so_far()}", interruption.signal)
                 if strict:
                     counts.refuse_bad()
         except _NothingStored:
@@ -136,27 +133,26 @@ async def store_files(
         except asyncio.CancelledError as stop:
             stop.args = (f"interrupted; {counts.so_far()}",)
             raise
+        finally:
+            if counts.bad > counts.shown:
+                more = output.counted(counts.bad - counts.shown, "more bad line")
+                progress.report(f"and {more}")
         return Summary(counts.stored, counts.known, counts.bad)
-
-
-def check_readable(paths: Sequence[str]) -> None:
-    """Open each file once, before anything slow is done; not a named pipe, whose writer would see its reader go.
-
-    Raises:
-        ResonantError: one cannot be read.
-    """
-    for path in paths:
-        if path != STDIN and not Path(path).is_fifo():
-            with _opened(path):
-                pass
 
 
 @dataclass(slots=True)
 class _Counts:
     strict: bool
+    shown: int = SHOWN_BAD_LINES
     stored: int = 0
     known: int = 0
     bad: int = 0
+
+    def add_bad(self, progress: _Progress, place: str, reason: str) -> None:
+        """Count a bad line, and report it unless there were many before."""
+        self.bad += 1
+        if self.bad <= self.shown:
+            progress.report(f"{place}: {reason}")
 
     def refuse_bad(self) -> None:
         if self.bad:
@@ -167,7 +163,7 @@ class _Counts:
         if self.strict:
             return "nothing was stored (--strict)"
         return (
-            f"{output.counted(self.stored, 'event')} stored before, which stay: "
+            f"{output.counted(self.stored, 'new event')} stored: "
             "running this again is safe for lines that have an id"
         )
 
@@ -195,11 +191,10 @@ async def _store_batch(batch: _Batch, enqueue: Enqueue, progress: _Progress, cou
         accepted = await writing
         counts.stored += accepted.accepted
         counts.known += accepted.known
-        counts.bad += len(accepted.conflicts)
         conflicts = {id(conflict.given): conflict for conflict in accepted.conflicts}
         for key, place in batch.places.items():
             if key in conflicts:
-                progress.report(f"{place}: {conflicts[key]}")
+                counts.add_bad(progress, place, str(conflicts[key]))
 
 
 class _Reader:
@@ -212,43 +207,49 @@ class _Reader:
         self._progress = progress
         self._counts = counts
         self._longest_line = longest_line
+        self._good = 0
 
-    async def batches(self, sources: Sequence[_Source]) -> AsyncGenerator[_Batch, None]:
-        batch, size = _Batch(), 0
+    async def batches(
+        self, sources: Sequence[Source], interruption: Interruption
+    ) -> AsyncGenerator[_Batch, None]:
+        clock = asyncio.get_running_loop().time
+        batch = _Batch(clock())
         for source in sources:
-            splitter = _Splitter(self._longest_line)
-            async with aclosing(_chunks(source)) as chunks:
-                async for chunk in chunks:
-                    self._progress.advance(len(chunk))
-                    for number, line in splitter.split(chunk):
-                        size += self._read_line(batch, f"{source.name}:{number}", line)
-                        if len(batch.events) >= BATCH_LINES or size >= BATCH_BYTES:
+            splitter, wrong = _Splitter(self._longest_line), None
+            good, bad = self._good, self._counts.bad
+            async with aclosing(chunks(source, interruption)) as pieces:
+                async for piece in pieces:
+                    if splitter.is_at_start:
+                        wrong = what_is_wrong(piece)
+                    if not batch.events:
+                        batch.oldest_at = clock()
+                    self._progress.advance(len(piece))
+                    for number, line in splitter.split(piece):
+                        self._read_line(batch, f"{source.name}:{number}", line)
+                        if batch.is_full:
                             yield batch
-                            batch, size = _Batch(), 0
-                    if batch.events and not chunk:
+                            batch = _Batch(clock())
+                    if batch.events and (not piece or clock() - batch.oldest_at >= BATCH_SECONDS):
                         yield batch
-                        batch, size = _Batch(), 0
+                        batch = _Batch(clock())
+            if wrong is not None and self._counts.bad > bad and self._good == good:
+                self._progress.report(f"{source.name}: {wrong}")
         if batch.events:
             yield batch
 
-    def _read_line(self, batch: _Batch, place: str, line: bytes | None) -> int:
-        """Add a line's event to the batch, and return its size in bytes."""
+    def _read_line(self, batch: _Batch, place: str, line: bytes | None) -> None:
+        """Add a line's event to the batch."""
         if line is None:
-            self._refuse(
-                place, f"longer than {self._longest_line:,} bytes (RESONANT_MAX_EVENT_BYTES raises the limit)"
-            )
+            reason = f"longer than {self._longest_line:,} bytes (RESONANT_MAX_EVENT_BYTES raises the limit)"
+            self._counts.add_bad(self._progress, place, reason)
         elif line and not line.isspace():
             try:
-                batch.add(self._parse(line), place)
+                event = self._parse(line)
             except InvalidEvent as error:
-                self._refuse(place, str(error))
+                self._counts.add_bad(self._progress, place, str(error))
             else:
-                return len(line)
-        return 0
-
-    def _refuse(self, place: str, reason: str) -> None:
-        self._counts.bad += 1
-        self._progress.report(f"{place}: {reason}")
+                batch.add(event, place, len(line))
+                self._good += 1
 
 
 class _Splitter:
@@ -260,6 +261,11 @@ class _Splitter:
         self._rest = b""
         self._too_long = False
 
+    @property
+    def is_at_start(self) -> bool:
+        """Whether nothing was split yet."""
+        return self._number == 1 and not self._rest and not self._too_long
+
     def split(self, chunk: bytes) -> Iterator[tuple[int, bytes | None]]:
         """Yield the numbers, from 1, and the lines that this chunk ends; None is one that is too long."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -270,60 +276,8 @@ class _Splitter:
             self._rest, self._too_long = b"", True
 
 
-async def _chunks(source: _Source) -> AsyncGenerator[bytes, None]:
-    """Yield what the source holds as it comes; an empty chunk says that it pauses. The last line gets an end."""
-    waits, ended = source.size is None, True
-    while True:
-        if waits and not await _readable(source.fd, PAUSE_SECONDS):
-            yield b""
-            await _readable(source.fd, None)
-        try:
-            chunk = os.read(source.fd, _CHUNK_BYTES)
-        except OSError as error:
-            raise ResonantError(f"{source.name}: {error.strerror}") from None
-        if not chunk:
-            break
-        ended = chunk.endswith(b"\n")
-        yield chunk
-        await asyncio.sleep(0)  # a file of nothing but bad lines can be interrupted too
-    if not ended:
-        yield b"\n"
-
-
-async def _readable(fd: int, timeout_seconds: float | None) -> bool:
-    """Wait until there is something to read, or the end; return False when the time is over."""
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    try:
-        loop.add_reader(fd, ready.set)
-    except PermissionError:
-        return True  # devices like /dev/null are always ready, and epoll does not take them
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            await ready.wait()
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(fd)
-    return True
-
-
 @contextmanager
-def _opened(path: str) -> Iterator[_Source]:
-    if path == STDIN:
-        if sys.stdin is None:
-            raise ResonantError("standard input is closed")
-        yield _Source("stdin", sys.stdin.fileno())
-        return
-    try:
-        file = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - `with` below closes it
-    except OSError as error:
-        raise ResonantError(f"{path}: {error.strerror}") from None
-    with file:
-        yield _Source(path, file.fileno())
-
-
-@contextmanager
-def _progress(sources: Sequence[_Source]) -> Iterator[_Progress]:
+def _progress(sources: Sequence[Source]) -> Iterator[_Progress]:
     """Show a bar while it lasts, on a terminal."""
     console = output.stderr()
     report = partial(output.say_on, console)

@@ -30,6 +30,14 @@ class PipeClosed(Exception):
     """Whoever reads standard output has had enough, as in ``resonant dlq | head -1``."""
 
 
+class Interrupted(Exception):
+    """A signal ended a command, which has put its work in order; the text says what became of it."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.exit_code = 128 + number
+
+
 def write(text: str) -> None:
     """Write to standard output.
 

@@ -146,7 +146,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(resonant):
     assert waiting.wait(timeout=30) == 130
     said = waiting.stderr.read()
     assert said.count("\n") == 1
-    assert said.startswith("resonant: interrupted; 1 event stored before, which stay")
+    assert said.startswith("resonant: interrupted; 1 new event stored: ")
 
 
 def test_ctrl_c_ends_a_long_listing(resonant, worker):

@@ -260,7 +260,7 @@ def test_ctrl_c_keeps_what_was_stored_and_says_how_many(resonant, url):
     assert feed.wait(timeout=30) == 130
     stored = resonant.json("status")["accepted"]
     assert feed.stderr.read() == (
-        f"resonant: interrupted; {stored:,} events stored before, which stay: "
+        f"resonant: interrupted; {stored:,} new events stored: "
         "running this again is safe for lines that have an id\n"
     )
 
@@ -284,7 +284,7 @@ def three_thousand(tmp_path) -> str:
 def test_a_disk_that_fills_up_says_how_many_were_stored_and_the_rest_can_follow(
     enqueue, worker, three_thousand, url
 ):
-    with pytest.raises(StoreUnavailable, match=r"the disk is full.* 2,000 events stored before, which stay"):
+    with pytest.raises(StoreUnavailable, match=r"the disk is full.* 2,000 new events stored: "):
         asyncio.run(store_on_a_small_disk(url, three_thousand))
     assert len(worker.claim_all()) == 2_000
     assert enqueue(three_thousand).out == "stored 1,000 events for billing, 2,000 known before\n"
@@ -323,7 +323,7 @@ def test_a_batch_that_ctrl_c_meets_in_the_store_is_counted(tmp_path, url):
             other.close()
             await store.close()
 
-    with pytest.raises(asyncio.CancelledError, match="interrupted; 2 events stored before"):
+    with pytest.raises(asyncio.CancelledError, match="interrupted; 2 new events stored: "):
         asyncio.run(run())
 
 
