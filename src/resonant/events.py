@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+from calendar import monthrange
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -343,13 +344,25 @@ def _visible_ascii(name: str, value: Any) -> str:
 
 def _rfc3339(value: Any) -> str:
     text = _text("time", value)
-    try:
-        valid = _RFC3339.fullmatch(text.upper()) and datetime.fromisoformat(text.upper())
-    except ValueError:
-        valid = None
-    if not valid:
+    if not _is_rfc3339(text.upper()):
         raise InvalidEvent(f"time {text!r} is not RFC 3339, as in 2026-01-31T12:00:00Z")
     return text
+
+
+def _is_rfc3339(text: str) -> bool:
+    if not _RFC3339.fullmatch(text):
+        return False
+    # `datetime` has no leap seconds. They are the last second of a month in UTC (RFC 3339, 5.7).
+    is_leap = text[17:19] == "60"
+    try:
+        moment = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if is_leap else text)
+        in_utc = moment.astimezone(UTC) if is_leap else None
+    except (ValueError, OverflowError):
+        return False
+    if in_utc is None:
+        return True
+    last_day = monthrange(in_utc.year, in_utc.month)[1]
+    return (in_utc.day, in_utc.hour, in_utc.minute) == (last_day, 23, 59)
 
 
 def rfc3339(moment: float) -> str:

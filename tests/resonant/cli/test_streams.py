@@ -107,7 +107,8 @@ def test_a_signal_under_strict_stores_nothing_and_says_so(resonant, monkeypatch,
 
     monkeypatch.setattr(intake, "_store_batch", announced)
     reading, writing = os.pipe()
-    monkeypatch.setattr(sys, "stdin", os.fdopen(reading))
+    stdin = os.fdopen(reading)
+    monkeypatch.setattr(sys, "stdin", stdin)
 
     def feed() -> None:
         os.write(writing, (line("evt_1") + "\n").encode())
@@ -127,6 +128,7 @@ def test_a_signal_under_strict_stores_nothing_and_says_so(resonant, monkeypatch,
         asyncio.run(run())
     feeder.join()
     os.close(writing)
+    stdin.close()
     assert stopped.value.exit_code == code
     assert resonant.json("status")["accepted"] == 0
 
