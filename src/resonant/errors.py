@@ -7,6 +7,9 @@
     ├── ConflictingEvent           a known id with other content
     ├── StoreError
     │   ├── StoreUnavailable       the database cannot be opened, reached or written
+    │   │   ├── StoreLocked        another process holds a lock on it
+    │   │   └── StoreRefused       it refuses what is configured: waiting does not help
+    │   ├── StoreReplaced          its file was deleted or replaced while it was open
     │   └── StoreTooNew            its schema was written by a newer Resonant
     ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
     │   └── AddressRefused         its address is private or special, and the endpoint does not allow that
@@ -39,6 +42,18 @@ class StoreError(ResonantError):
 
 class StoreUnavailable(StoreError):
     """The database cannot be opened, reached or written."""
+
+
+class StoreLocked(StoreUnavailable):
+    """Another process holds a lock that this one needs; it is there again when that process ends or goes on."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The database cannot be used as configured: a wrong password, no such database, a file that is none."""
+
+
+class StoreReplaced(StoreError):
+    """The database's file was deleted or replaced while it was open: what was written last is not stored."""
 
 
 class StoreTooNew(StoreError):

@@ -195,7 +195,7 @@ def locked_by_another_process(fault):
     ) as process:
         assert process.stdout.readline() == "held\n"
         try:
-            yield
+            yield process
         finally:
             process.stdin.close()
             process.wait()
@@ -239,8 +239,8 @@ class TestSQLiteIsLockedByAnotherProcess:
         fault.account()
 
     @BULK_LANE_FIRST
-    def test_for_longer_than_the_patience_the_run_ends_with_one_line(
-        self, sqlite_url, make_fault, monkeypatch, chunk_size
+    def test_for_longer_than_the_lease_and_the_run_names_it_and_goes_on(
+        self, sqlite_url, make_fault, monkeypatch, chunk_size, caplog
     ):
         monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
         fault = make_fault(sqlite_url, lease_seconds=1.5)
@@ -249,12 +249,13 @@ class TestSQLiteIsLockedByAnotherProcess:
             await fault.enqueue(300)
             emitting = asyncio.create_task(fault.emit())
             await fault.when_received(60)
-            with (
-                locked_by_another_process(fault),
-                pytest.raises(StoreUnavailable, match="another process holds its lock"),
-            ):
-                await emitting
-            await fault.emit_all()
+            with locked_by_another_process(fault) as holder:
+                await asyncio.sleep(3.0)
+                assert not emitting.done()
+            await emitting
+            return holder.pid
 
-        asyncio.run(scenario())
+        pid = asyncio.run(scenario())
+        [told] = [line for line in caplog.messages if "lock" in line]
+        assert told.endswith(f"/resonant.db: process {pid} holds its lock: waiting for it")
         fault.account(most_twice=most_begun(chunk_size))

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -174,6 +175,18 @@ def impatient_sqlite():
     """Connections wait for a lock for a moment only."""
     with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
         yield
+
+
+@pytest.fixture
+def disk():
+    """The file system below the stores; while ``is_read_only`` nothing can be written, as after a fault."""
+    state = SimpleNamespace(is_read_only=False)
+
+    def begin(connection):
+        connection.exec_driver_sql(f"PRAGMA query_only = {int(state.is_read_only)}")
+
+    with listening("begin", begin):
+        yield state
 
 
 @pytest.fixture
@@ -1155,14 +1168,12 @@ class TestTheStoreGoesAway:
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 200}
         assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(200,)]
 
-    def test_for_longer_the_run_fails_and_what_was_in_flight_is_tried_again(
-        self, tmp_path, impatient_sqlite, caplog
-    ):
+    def test_for_longer_the_run_fails_and_what_was_in_flight_is_tried_again(self, tmp_path, disk, caplog):
         async def scenario():
             async def send(_event):
                 sent.append(1)
                 if len(sent) == 1:
-                    stack.enter_context(locked(tmp_path))
+                    disk.is_read_only = True
 
             async def emit_one(lease):
                 with contextlib.suppress(StoreUnavailable):  # as Prefect keeps what its tasks raise to itself
@@ -1174,12 +1185,12 @@ class TestTheStoreGoesAway:
                     await asyncio.wait_for(worker.emission.run(emit_one), 10)
             assert nobody_is_left()
             assert "leases were not handed back" in caplog.text
-            stack.close()
+            disk.is_read_only = False
 
             async with scene(tmp_path, orders=send, clock=FixedClock(START + 60)) as next_one:
                 assert (await next_one.run(take_over=True)).delivered == 3
 
-        sent, stack = [], contextlib.ExitStack()
+        sent = []
         asyncio.run(scenario())
         assert len(sent) == 6
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant.cli import output
 from resonant.cli.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
-from resonant.errors import InvalidEvent, ResonantError
+from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
 from resonant.events import parse_event
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ async def store_files(
                     counts.refuse_bad()
         except _NothingStored:
             return Summary(bad=counts.bad)
+        except StoreReplaced:
+            raise  # nobody knows what became of those stored before
         except ResonantError as error:
             raise type(error)(f"{error}; {counts.so_far()}") from None
         except asyncio.CancelledError as stop:

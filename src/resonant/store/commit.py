@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resonant.errors import StoreUnavailable
+from resonant.errors import StoreLocked, StoreUnavailable
 from resonant.store import work
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class GroupCommit:
 
     Args:
         store: open, and bound to the running loop.
-        patience: for how many seconds a store that went away is waited for; the store's lease should be longer.
+        patience: for how many seconds a store that went away is waited for; the store's lease should be longer. One that
+            another process has locked is waited for without end, until ``close``.
     """
 
     def __init__(self, store: Store, *, patience: float = 20.0) -> None:
@@ -38,6 +39,7 @@ class GroupCommit:
         self._begins: list[tuple[Sequence[Lease], asyncio.Future[set[LeaseKey]]]] = []
         self._outcomes: list[tuple[work.Outcome, asyncio.Future[bool]]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     async def begin(self, lease: Lease) -> bool:
         """Note that a send is about to start; False when the lease is lost, and nothing may be sent.
@@ -75,6 +77,7 @@ class GroupCommit:
 
     async def close(self) -> None:
         """Wait until all is written that was handed in, also by those who have stopped waiting for it."""
+        self._is_closing = True
         while self._writer is not None and (self._begins or self._outcomes or not self._writer.done()):
             await asyncio.wait([self._ensure_writer()])  # which, unlike an await, passes no cancellation on
 
@@ -115,23 +118,37 @@ class GroupCommit:
         if not leases and not outcomes:
             return set(), set()
         return await patiently(
-            lambda: self._store.write(_write, leases, outcomes, now=self._store.clock()), self._patience
+            lambda: self._store.write(_write, leases, outcomes, now=self._store.clock()),
+            self._patience,
+            outlasts_locks=lambda: not self._is_closing,
         )
 
 
-async def patiently(operation: Callable[[], Awaitable[T]], patience: float) -> T:
-    """Repeat an operation for as long as the store is away.
+async def patiently(
+    operation: Callable[[], Awaitable[T]],
+    patience: float,
+    *,
+    outlasts_locks: Callable[[], bool] = lambda: True,
+) -> T:
+    """Repeat an operation for as long as the store is away, or locked by another process.
+
+    Args:
+        operation: may fail half way, and be done again.
+        patience: for how many seconds an outage is waited for.
+        outlasts_locks: tells whether a lock is waited for without end, as the database says who holds it; otherwise it is an
+            outage like others.
 
     Raises:
-        StoreUnavailable: it did not come back within ``patience`` seconds.
+        StoreUnavailable: it did not come back in time.
     """
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + patience
     while True:
         try:
             return await operation()
-        except StoreUnavailable:
-            if loop.time() + _RETRY_PAUSE_SECONDS > give_up_at:
+        except StoreUnavailable as error:
+            is_outlasted = isinstance(error, StoreLocked) and outlasts_locks()
+            if not is_outlasted and loop.time() + _RETRY_PAUSE_SECONDS > give_up_at:
                 raise
         await asyncio.sleep(_RETRY_PAUSE_SECONDS)
 

@@ -73,11 +73,12 @@ class Database(Protocol):
         """Close every connection."""
 
 
-async def open_database(url: str) -> Database:
+async def open_database(url: str, *, lease_seconds: float = 60.0) -> Database:
     """Open the database and bring its schema up to date; safe when several processes do so at once.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
+        lease_seconds: how long leases last: on PostgreSQL no transaction holds or awaits a lock for longer.
 
     Raises:
         StoreError: the URL names no database that Resonant knows.
@@ -85,7 +86,7 @@ async def open_database(url: str) -> Database:
         StoreTooNew: a newer Resonant wrote its schema.
     """
     parsed = _parse(url)
-    database = _connect(parsed)
+    database = _connect(parsed, lease_seconds=lease_seconds)
     try:
         if await database.read(read_schema_version) != SCHEMA_VERSION:
             await _migrate(parsed)
@@ -118,10 +119,12 @@ async def _migrate(url: URL) -> None:
         await patient.close()
 
 
-def _connect(url: URL, *, statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS) -> Database:
+def _connect(
+    url: URL, *, statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS, lease_seconds: float = 60.0
+) -> Database:
     if url.get_backend_name() == "sqlite":
         return SQLite(url)
-    return PostgreSQL(url, statement_timeout=statement_timeout)
+    return PostgreSQL(url, statement_timeout=statement_timeout, lease_seconds=lease_seconds)
 
 
 def _parse(url: str) -> URL:

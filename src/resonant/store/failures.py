@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from resonant.errors import StoreUnavailable
+from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ELSEWHERE = "or set RESONANT_DATABASE_URL"
+_CONNECTION_LOST = "the server ended the connection: run the same command again"
 # PostgreSQL's SQLSTATE (Appendix A of its manual), or a part of SQLite's text.
 _HINTS = {
     "28P01": "the server refuses this user or password",
     "28000": "the server refuses this user or password",
     "3D000": f"the server has no such database: create it, {_ELSEWHERE}",
     "42501": "this user may not do that: grant it CREATE on the schema",
+    "55P03": "another transaction holds a lock on it: try again when it is done",
     "53100": "the server's disk is full: free some space and run the same command again",
     "53300": "the server has no connection left: try again later",
     "57P03": "the server is starting or stopping: try again in a moment",
@@ -31,13 +33,29 @@ _HINTS = {
     "unable to open": f"it cannot be opened: check its path and mode, {_ELSEWHERE}",
     "not a database": f"the file is no SQLite database: choose another, {_ELSEWHERE}",
     "malformed": "the file is damaged: restore it from a backup",
+    # What asyncpg says on the next use of a connection that the server has ended.
+    "cannot switch to state": _CONNECTION_LOST,
+    "connection is closed": _CONNECTION_LOST,
 }
+_LOCKED = ("55P03", "database is locked")
+_REFUSED = (
+    "28P01",
+    "28000",
+    "3D000",
+    "42501",
+    "readonly database",
+    "unable to open",
+    "not a database",
+    "malformed",
+)
 _SHOWN_CHARACTERS = 300
 
 
 @contextmanager
 def plain_errors(database: str, *others: type[Exception]) -> Iterator[None]:
     """Turn a failure of the database within the block into StoreUnavailable; our own mistakes keep their traceback.
+
+    A lock becomes StoreLocked, what waiting does not mend StoreRefused.
 
     Args:
         database: what to call it; no secret may be in it.
@@ -49,12 +67,20 @@ def plain_errors(database: str, *others: type[Exception]) -> Iterator[None]:
     except expected as error:
         if _is_our_mistake(error):
             raise
-        raise StoreUnavailable(f"{database}: {_reason(error)}") from None
+        raise _kind(error)(f"{database}: {_reason(error)}") from None
 
 
 def sqlstate(error: BaseException) -> str:
     """Return PostgreSQL's five characters for what went wrong; empty where there are none."""
     return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+
+
+def _kind(error: BaseException) -> type[StoreUnavailable]:
+    found = sqlstate(error) or str(getattr(error, "orig", None) or error)
+    for kind, marks in ((StoreLocked, _LOCKED), (StoreRefused, _REFUSED)):
+        if any(mark in found for mark in marks):
+            return kind
+    return StoreUnavailable
 
 
 def _is_our_mistake(error: BaseException) -> bool:

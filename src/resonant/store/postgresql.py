@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+import asyncio
+import logging
+import math
+import os
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from resonant.errors import StoreLocked
 from resonant.store.failures import plain_errors, sqlstate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from sqlalchemy import Connection
     from sqlalchemy.engine import URL
@@ -20,31 +26,68 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _CONNECT_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 60
+# A transaction that writes waits this long for a lock, and holds its own for half as long while its process stands still: a
+# third of the lease, within these bounds. The server finds deadlocks after one second, and a statement has a minute in all.
+_LEAST_LOCK_SECONDS, _MOST_LOCK_SECONDS = 4.0, 30.0
+# After so long a wait, who holds the lock is looked up, and told once a minute.
+_LOOK_SECONDS = 2.0
+_TELL_AGAIN_SECONDS = 60.0
 # Serialization failure; deadlock; an event that a purge removes just when it is given again. The server has rolled
 # back, and another try finds clear ground.
 _TRY_AGAIN = ("40001", "40P01", "23503")
 _TRIES = 4
+_LOCK_NOT_AVAILABLE = "55P03"
+# Only for the transaction, which is all that PgBouncer leaves to one client.
+_SET_BOUNDS = """
+    SELECT set_config('lock_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '%d', true)"""
+_BLOCKING = """
+    SELECT pid, application_name, state FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids(%d)) ORDER BY xact_start"""
 
 
 class PostgreSQL:
-    """A PostgreSQL database as a ``Database``."""
+    """A PostgreSQL database as a ``Database``.
 
-    def __init__(self, url: URL, *, statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS) -> None:
+    Args:
+        url: where it is.
+        statement_timeout: how long the client waits for a statement, in seconds; None for a migration, which waits for
+            locks without end, too.
+        lease_seconds: how long leases last: locks are held and waited for shorter than that.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS,
+        lease_seconds: float = 60.0,
+    ) -> None:
         # Without its query, in which a password may stand too.
         self._name = url.set(query={}).render_as_string(hide_password=True)
         query: dict[str, Any] = dict(url.query)
         if "sslmode" in query:
             # What libpq calls it, and with it most services that hand out URLs.
             query["ssl"] = query.pop("sslmode")
+        if statement_timeout is None:
+            self._lock_seconds, self._idle_seconds = 0.0, float(STATEMENT_TIMEOUT_SECONDS)
+        else:
+            self._lock_seconds = max(_LEAST_LOCK_SECONDS, min(lease_seconds / 3, _MOST_LOCK_SECONDS))
+            self._idle_seconds = self._lock_seconds / 2
+        self._told = ("", -math.inf)
         self._writing = create_async_engine(
             url.set(drivername="postgresql+asyncpg", query=query),
             pool_size=5,
             max_overflow=5,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"timeout": _CONNECT_TIMEOUT_SECONDS, "command_timeout": statement_timeout},
+            connect_args={
+                "timeout": _CONNECT_TIMEOUT_SECONDS,
+                "command_timeout": statement_timeout,
+                "server_settings": {"application_name": _application_name()},
+            },
         )
         self._reading = self._writing.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -60,7 +103,8 @@ class PostgreSQL:
             while True:
                 tries_left -= 1
                 try:
-                    async with self._connected(self._writing) as connection:
+                    async with self._connected(self._writing) as connection, self.naming_holders(connection):
+                        await connection.exec_driver_sql(self._bounds(self._idle_seconds))
                         result = await connection.run_sync(operation)
                         await connection.commit()
                         return result
@@ -78,7 +122,10 @@ class PostgreSQL:
     async def transaction(self) -> AsyncIterator[_Transaction]:
         """Open a transaction for several operations; see ``Database``."""
         async with self._connected(self._writing) as connection:
-            yield _Transaction(connection, self._name)
+            # The caller decides what it waits for in between.
+            with plain_errors(self._name):
+                await connection.exec_driver_sql(self._bounds(0))
+            yield _Transaction(connection, self)
             with plain_errors(self._name):
                 await connection.commit()
 
@@ -90,6 +137,40 @@ class PostgreSQL:
         await self._writing.dispose()
 
     @asynccontextmanager
+    async def naming_holders(self, connection: AsyncConnection) -> AsyncIterator[None]:
+        """Say who holds a lock that the block waits for; StoreLocked, in plain words, where it does not get it."""
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        found: list[str] = []
+        looking = asyncio.create_task(self._look_for_holders(driver.get_server_pid(), found))
+        try:
+            yield
+        except DBAPIError as error:
+            if sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                raise
+            holder = found[-1] if found else "another transaction"
+            raise StoreLocked(f"{self._name}: {holder} holds a lock: try again when it is done") from None
+        finally:
+            looking.cancel()
+
+    async def _look_for_holders(self, server_pid: int, found: list[str]) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            rows: Sequence[Any] = ()
+            with suppress(Exception):  # it is only for the message
+                async with asyncio.timeout(_LOOK_SECONDS), self._reading.connect() as connection:
+                    rows = (await connection.exec_driver_sql(_BLOCKING % server_pid)).all()
+            for pid, application, state in rows[:1]:
+                found.append(f"session {pid} ({application or 'of another program'}; {state or 'unknown'})")
+                told, told_at = self._told
+                if found[-1] != told or now() > told_at + _TELL_AGAIN_SECONDS:
+                    self._told = (found[-1], now())
+                    logger.warning("%s: %s holds a lock: waiting for it", self._name, found[-1])
+
+    def _bounds(self, idle_seconds: float) -> str:
+        return _SET_BOUNDS % (self._lock_seconds * 1000, idle_seconds * 1000)
+
+    @asynccontextmanager
     async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """Check out a connection; what is not committed when it is given back is rolled back."""
         async with AsyncExitStack() as stack:
@@ -99,12 +180,20 @@ class PostgreSQL:
 
 
 class _Transaction:
-    def __init__(self, connection: AsyncConnection, name: str) -> None:
+    def __init__(self, connection: AsyncConnection, database: PostgreSQL) -> None:
         self._connection = connection
-        self._name = name
+        self._database = database
 
     async def run_sync(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        with plain_errors(self._name):
-            return await self._connection.run_sync(operation, *args, **kwargs)
+        with plain_errors(str(self._database)):
+            async with self._database.naming_holders(self._connection):
+                return await self._connection.run_sync(operation, *args, **kwargs)
+
+
+def _application_name() -> str:
+    """Name this process for whoever looks at the server's sessions; PostgreSQL keeps 63 bytes of ASCII."""
+    return f"resonant, process {os.getpid()} on {socket.gethostname()}".encode("ascii", "replace")[
+        :63
+    ].decode()

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import math
 import os
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import create_engine, event
 
-from resonant.errors import StoreUnavailable
+from resonant.errors import StoreLocked, StoreRefused
 from resonant.files import make_private_folder, open_private
 from resonant.store.failures import plain_errors
+from resonant.store.file_locks import OpenFile, lock_holder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import URL
@@ -32,11 +35,17 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _BUSY_TIMEOUT_SECONDS = 30.0
+# After so long a wait for the lock, its holder is told, and again once a minute.
+_TELL_SECONDS, _TELL_AGAIN_SECONDS = 2.0, 60.0
 _LOOK_AGAIN_SECONDS = 0.002
 # Long enough that a process that waits for the lock gets it between two of ours.
 _PAUSE_SECONDS = 2 * _LOOK_AGAIN_SECONDS
 _READERS = 3
+_PRIMARY_CODE = 0xFF  # without what SQLite adds in extended result codes
+_LOG = "resonant_log"
 _INCREMENTAL = 2  # what SQLite answers for auto_vacuum=INCREMENTAL
 _PAGES_AT_ONCE = 1_000
 _PRAGMAS = (
@@ -60,7 +69,10 @@ class SQLite:
         path = path_of(url)
         self._name = f"sqlite:///{path}"
         _prepare_file(path)
-        self._reading = _make_engine(url.set(drivername="sqlite", database=str(path)))
+        self._file = OpenFile(path, self._name)
+        self._reading = _make_engine(
+            url.set(drivername="sqlite", database=str(path)), _WriteLock(path, self._name), self._file
+        )
         self._writing = self._reading.execution_options(write=True)
         self._writer = ThreadPoolExecutor(1, "resonant-store-writer")
         self._readers = ThreadPoolExecutor(_READERS, "resonant-store-reader")
@@ -73,7 +85,7 @@ class SQLite:
     async def write(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation in a transaction of its own; see ``Database``."""
         async with self._turn:
-            return await self.in_writer(_run, self._writing, operation)
+            return await self.in_writer(self._write, operation)
 
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation on one snapshot; see ``Database``."""
@@ -87,7 +99,7 @@ class SQLite:
         async with self._turn:
             stack = ExitStack()
             try:
-                connection = await self.in_writer(stack.enter_context, self._writing.begin())
+                connection = await self.in_writer(stack.enter_context, self._begun())
                 yield _Transaction(self, connection)
             except BaseException as error:
                 await self._end(stack, type(error), error, error.__traceback__)
@@ -117,6 +129,19 @@ class SQLite:
             call = partial(function, *args, **kwargs)
             return await asyncio.get_running_loop().run_in_executor(self._writer, call)
 
+    def _write(self, operation: Callable[[Connection], T]) -> T:
+        with self._begun() as connection:
+            return operation(connection)
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        """Begin a transaction that writes; commit it at the end, and see whether it went into the file that is there."""
+        with self._writing.begin() as connection:
+            # No file can take its place as long as this connection is open, unless somebody deletes it.
+            log = connection.info.setdefault(_LOG, self._file.log_identity())
+            yield connection
+        self._file.check(log)
+
     async def _end(self, stack: ExitStack, *exit_arguments: Any) -> None:
         # Handed to the thread at once and shielded: a transaction ends even where nobody waits for it any more.
         ended = asyncio.wrap_future(self._writer.submit(stack.__exit__, *exit_arguments))
@@ -140,29 +165,55 @@ def _run(engine: Engine, operation: Callable[[Connection], T]) -> T:
         return operation(connection)
 
 
-def _wait_for_the_write_lock(connection: Connection) -> None:
-    """Begin a transaction that writes, as soon as no other does.
+class _WriteLock:
+    """SQLite's write lock, taken at the beginning of a transaction as soon as no other process has it.
 
     SQLite's own waiting sleeps up to 100 ms at a time: beside a process that writes again and again it would hardly ever
     look in the right moment.
     """
-    driver: Any = connection.connection.driver_connection
-    (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()  # milliseconds
-    until = time.monotonic() + patience / 1000
-    driver.execute("PRAGMA busy_timeout=0")
-    try:
-        while time.monotonic() < until:
-            try:
-                driver.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                    break
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._waiting_since = math.inf
+        self._told_at = -math.inf
+
+    def take(self, connection: Connection) -> None:
+        """Begin a transaction that writes.
+
+        Raises:
+            StoreLocked: another process has kept the lock for as long as the connection's busy timeout.
+        """
+        driver: Any = connection.connection.driver_connection
+        (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()  # milliseconds
+        until = time.monotonic() + patience / 1000
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            while not self._begin(driver):
+                now = time.monotonic()
+                self._waiting_since = min(self._waiting_since, now)
+                if now > max(self._waiting_since + _TELL_SECONDS, self._told_at + _TELL_AGAIN_SECONDS):
+                    self._told_at = now
+                    logger.warning(
+                        "%s: %s holds its lock: waiting for it", self._name, lock_holder(self._path)
+                    )
+                if now > until:
+                    holder = lock_holder(self._path)
+                    raise StoreLocked(f"{self._name}: {holder} holds its lock: try again when it is done")
                 time.sleep(_LOOK_AGAIN_SECONDS)
-            else:
-                return
-    finally:
-        driver.execute(f"PRAGMA busy_timeout={patience}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # to fail the usual way
+            self._waiting_since = math.inf
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={patience}")
+
+    @staticmethod
+    def _begin(driver: sqlite3.Connection) -> bool:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY:
+                return False
+            raise
+        return True
 
 
 def _reclaim_pages(connection: Connection) -> bool:
@@ -188,13 +239,13 @@ def _prepare_file(path: Path) -> None:
         if not (os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
             raise PermissionError(errno.EACCES, "read-only for this user")
     except OSError as error:
-        raise StoreUnavailable(
+        raise StoreRefused(
             f"sqlite:///{path}: it cannot be opened for writing ({error.strerror}): "
             "check its path and mode, or set RESONANT_DATABASE_URL"
         ) from None
 
 
-def _make_engine(url: URL) -> Engine:
+def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
     engine = create_engine(
         url,
         connect_args={"timeout": _BUSY_TIMEOUT_SECONDS},
@@ -213,12 +264,13 @@ def _make_engine(url: URL) -> Engine:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
+        file.check()  # which this connection has opened by its path
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # A transaction that will write takes the lock at once: upgrading later fails where waiting would do.
         if connection.get_execution_options().get("write", False):
-            _wait_for_the_write_lock(connection)
+            lock.take(connection)
         else:
             connection.exec_driver_sql("BEGIN")
 

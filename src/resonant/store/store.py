@@ -193,4 +193,5 @@ async def open_store(
     Raises:
         StoreError: the database cannot be used; its subclasses and its text say why.
     """
-    return Store(await open_database(url), clock=clock, lease_seconds=lease_seconds, rollups=rollups)
+    database = await open_database(url, lease_seconds=lease_seconds)
+    return Store(database, clock=clock, lease_seconds=lease_seconds, rollups=rollups)

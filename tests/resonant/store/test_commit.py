@@ -2,11 +2,12 @@ import asyncio
 import contextlib
 import sqlite3
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine, event
 
-from resonant.errors import StoreUnavailable
+from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt, make_event
 from resonant.retry import Park
 from resonant.store import Outcome, open_store
@@ -43,6 +44,18 @@ def impatient_sqlite():
     """Connections wait for a lock for a moment only."""
     with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
         yield
+
+
+@pytest.fixture
+def disk():
+    """The file system below the stores; while ``is_read_only`` nothing can be written, as after a fault."""
+    state = SimpleNamespace(is_read_only=False)
+
+    def begin(connection):
+        connection.exec_driver_sql(f"PRAGMA query_only = {int(state.is_read_only)}")
+
+    with listening("begin", begin):
+        yield state
 
 
 @pytest.fixture
@@ -193,35 +206,66 @@ def test_of_two_leases_of_one_delivery_only_the_later_is_held_also_in_one_transa
     asyncio.run(scenario())
 
 
-def test_a_store_that_is_away_is_an_error_to_each_who_waits(tmp_path, impatient_sqlite):
+def test_a_store_that_is_away_is_an_error_to_each_who_waits(tmp_path, disk):
     async def scenario():
         async with leased(tmp_path, 3) as (_, leases, commits):
-            with locked(tmp_path):
-                errors = await asyncio.gather(
-                    *(commits.begin(lease) for lease in leases[:2]),
-                    commits.record(delivered(leases[2])),
-                    return_exceptions=True,
-                )
+            disk.is_read_only = True
+            errors = await asyncio.gather(
+                *(commits.begin(lease) for lease in leases[:2]),
+                commits.record(delivered(leases[2])),
+                return_exceptions=True,
+            )
 
-            assert [type(error) for error in errors] == [StoreUnavailable] * 3
+            assert [isinstance(error, StoreUnavailable) for error in errors] == [True] * 3
 
     asyncio.run(scenario())
 
 
-def test_after_an_error_the_next_write_is_tried_anew(tmp_path, impatient_sqlite):
+def test_after_an_error_the_next_write_is_tried_anew(tmp_path, disk):
     async def scenario():
         async with leased(tmp_path, 1) as (_, (lease,), commits):
-            with locked(tmp_path), pytest.raises(StoreUnavailable):
+            disk.is_read_only = True
+            with pytest.raises(StoreUnavailable):
                 await commits.begin(lease)
 
+            disk.is_read_only = False
             assert await commits.begin(lease)
 
     asyncio.run(scenario())
 
 
-def test_a_store_that_comes_back_in_time_is_waited_for(tmp_path, impatient_sqlite):
+def test_a_store_that_comes_back_in_time_is_waited_for(tmp_path, disk):
     async def scenario():
         async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
+            disk.is_read_only = True
+            writing = asyncio.create_task(commits.record(delivered(lease)))
+            await asyncio.sleep(0.2)
+            assert not writing.done()
+            disk.is_read_only = False
+
+            assert await writing
+            assert rows(tmp_path, "SELECT number FROM resonant_attempts") == [(1,)]
+
+    asyncio.run(scenario())
+
+
+def test_patience_ends(tmp_path, disk):
+    async def scenario():
+        async with leased(tmp_path, 1, patience=0.7) as (_, (lease,), commits):
+            loop = asyncio.get_running_loop()
+            start = loop.time()
+            disk.is_read_only = True
+            with pytest.raises(StoreUnavailable):
+                await commits.begin(lease)
+
+            assert 0.5 <= loop.time() - start < 5
+
+    asyncio.run(scenario())
+
+
+def test_a_lock_is_waited_for_longer_than_an_outage(tmp_path, impatient_sqlite):
+    async def scenario():
+        async with leased(tmp_path, 1) as (_, (lease,), commits):
             with locked(tmp_path) as other:
                 writing = asyncio.create_task(commits.record(delivered(lease)))
                 await asyncio.sleep(0.2)
@@ -229,20 +273,19 @@ def test_a_store_that_comes_back_in_time_is_waited_for(tmp_path, impatient_sqlit
                 other.rollback()
 
                 assert await writing
-            assert rows(tmp_path, "SELECT number FROM resonant_attempts") == [(1,)]
 
     asyncio.run(scenario())
 
 
-def test_patience_ends(tmp_path, impatient_sqlite):
+def test_closing_waits_for_a_lock_no_longer_than_for_an_outage(tmp_path, impatient_sqlite):
     async def scenario():
-        async with leased(tmp_path, 1, patience=0.7) as (_, (lease,), commits):
-            loop = asyncio.get_running_loop()
-            start = loop.time()
-            with locked(tmp_path), pytest.raises(StoreUnavailable):
-                await commits.begin(lease)
-
-            assert 0.5 <= loop.time() - start < 5
+        async with leased(tmp_path, 1, patience=0.2) as (_, (lease,), commits):
+            with locked(tmp_path):
+                writing = commits.record_soon(delivered(lease))
+                await asyncio.sleep(0.3)
+                await asyncio.wait_for(commits.close(), 5)
+                with pytest.raises(StoreLocked, match="holds its lock"):
+                    await writing
 
     asyncio.run(scenario())
 
@@ -274,23 +317,20 @@ def test_one_who_stops_waiting_does_not_disturb_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_one_who_stops_waiting_during_the_write_does_not_disturb_the_others(
-    tmp_path, impatient_sqlite, comes_back
-):
+def test_one_who_stops_waiting_during_the_write_does_not_disturb_the_others(tmp_path, disk, comes_back):
     async def scenario():
         async with leased(tmp_path, 6, patience=0.7) as (_, leases, commits):
-            with locked(tmp_path) as other:
-                tasks = [asyncio.create_task(commits.begin(lease)) for lease in leases[:3]]
-                tasks += [asyncio.create_task(commits.record(delivered(lease))) for lease in leases[3:]]
-                await asyncio.sleep(0.1)
-                tasks[0].cancel()
-                tasks[3].cancel()
-                if comes_back:
-                    other.rollback()
-                results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+            disk.is_read_only = True
+            tasks = [asyncio.create_task(commits.begin(lease)) for lease in leases[:3]]
+            tasks += [asyncio.create_task(commits.record(delivered(lease))) for lease in leases[3:]]
+            await asyncio.sleep(0.1)
+            tasks[0].cancel()
+            tasks[3].cancel()
+            disk.is_read_only = not comes_back
+            results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
 
             kinds = [type(result) for result in results]
-            written = bool if comes_back else StoreUnavailable
+            written = bool if comes_back else StoreRefused
             assert kinds == [asyncio.CancelledError, written, written] * 2
 
     asyncio.run(scenario())

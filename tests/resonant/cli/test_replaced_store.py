@@ -1,0 +1,29 @@
+"""The store's file goes away below a command that has it open."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+
+def line(number: int) -> str:
+    return json.dumps({"id": f"evt_{number}", "type": "t", "source": "/s", "data": number}) + "\n"
+
+
+def test_what_went_into_a_deleted_file_is_no_success(resonant, url):
+    path = Path(url.removeprefix("sqlite:///"))
+    feed = resonant.start("enqueue", "-", "--endpoint", "billing")
+    feed.stdin.write(line(1))
+    feed.stdin.flush()
+    give_up_at = time.monotonic() + 30
+    while resonant.json("status")["accepted"] < 1:
+        assert time.monotonic() < give_up_at
+        assert feed.poll() is None
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+    said, errors = feed.communicate(line(2), timeout=30)
+    assert (feed.returncode, said) == (1, "")
+    assert errors.startswith(f"resonant: {url}: the file, or its -wal beside it, was deleted or replaced")
+    assert errors.count("\n") == 1
+    assert "which stay" not in errors

@@ -1,0 +1,190 @@
+"""A process that stands still in the middle of a transaction, as after Ctrl-Z: it is named, and the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sqlalchemy import update
+
+from resonant.errors import StoreLocked
+from resonant.store import enqueue, open_store, schema
+from resonant.store.commit import patiently
+from resonant.store.file_locks import lock_holder
+
+LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
+
+# Stops itself in its transaction, and says how that ended once it goes on.
+_STANDS_STILL = """
+import asyncio, os, signal, sys
+from sqlalchemy import update
+from resonant.errors import StoreUnavailable
+from resonant.store import open_store, schema
+
+def stand_still(connection):
+    connection.execute(update(schema.deliveries).values(policy="stopped"))
+    print("in its transaction", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+async def main(url, lease_seconds):
+    store = await open_store(url, lease_seconds=float(lease_seconds))
+    try:
+        await store.write(stand_still)
+        print("committed")
+    except StoreUnavailable as error:
+        print(error)
+    print(await store.unfinished())
+    await store.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@contextlib.contextmanager
+def stopped_in_its_transaction(url):
+    """Run a process that holds locks on every delivery, and does not move."""
+    command = [sys.executable, "-c", _STANDS_STILL, url, str(LEASE_SECONDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "in its transaction\n"
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            yield process
+        finally:
+            process.kill()
+
+
+def touch(connection):
+    connection.execute(update(schema.deliveries).values(policy="touched"))
+
+
+@pytest.fixture
+def opened(desk):
+    """Open more stores with the same lease."""
+
+    async def run(work, url, **options):
+        store = await open_store(url, clock=desk.clock, **{"lease_seconds": LEASE_SECONDS} | options)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return lambda *args, **options: desk.run(run(*args, **options))
+
+
+class TestOnPostgreSQL:
+    @pytest.fixture
+    def desk(self, open_desk, postgresql_url):
+        desk = open_desk(postgresql_url)
+        desk.enqueue("evt_1")
+        return desk
+
+    def test_others_go_on_when_the_server_has_ended_its_transaction(self, opened, postgresql_url):
+        with stopped_in_its_transaction(postgresql_url) as stopped:
+            opened(lambda store: store.write(touch), postgresql_url)
+            os.kill(stopped.pid, signal.SIGCONT)
+            told, unfinished = stopped.communicate(timeout=30)[0].splitlines()
+        assert told.startswith("postgresql://postgres@/test: connection was closed")
+        assert unfinished == "1", "it goes on with a new connection"
+
+    def test_its_process_is_named(self, opened, postgresql_url, postgresql, caplog, monkeypatch):
+        monkeypatch.setattr("resonant.store.postgresql._LOOK_SECONDS", 0.2)
+        with stopped_in_its_transaction(postgresql_url) as stopped:
+            opened(lambda store: store.write(touch), postgresql_url)
+        [line] = caplog.messages
+        assert line.startswith("postgresql://postgres@/test: session ")
+        assert f"(resonant, process {stopped.pid} on " in line
+        assert line.endswith("; idle in transaction) holds a lock: waiting for it")
+
+    def test_a_lock_that_is_kept_is_called_a_lock_and_its_holder_is_named(
+        self, desk, opened, postgresql_url, monkeypatch
+    ):
+        monkeypatch.setattr("resonant.store.postgresql._LOOK_SECONDS", 0.2)
+        monkeypatch.setattr("resonant.store.postgresql._LEAST_LOCK_SECONDS", 0.0)
+
+        async def wait_for_it(store):
+            async with desk.store.transaction() as transaction:
+                await transaction.run_sync(touch)
+                with pytest.raises(StoreLocked) as failure:
+                    await store.write(touch)
+            return str(failure.value)
+
+        line = opened(wait_for_it, postgresql_url, lease_seconds=3.0)
+        assert f"(resonant, process {os.getpid()} on " in line
+        assert line.endswith("; idle in transaction) holds a lock: try again when it is done")
+
+    def test_a_transaction_of_several_steps_may_wait_for_its_caller(
+        self, desk, opened, postgresql_url, monkeypatch
+    ):
+        monkeypatch.setattr("resonant.store.postgresql._LEAST_LOCK_SECONDS", 0.0)
+
+        async def enqueue_slowly(store):
+            async with store.transaction() as transaction:
+                await transaction.run_sync(enqueue, [desk.make("evt_2")], "orders", now=desk.clock())
+                await asyncio.sleep(0.7)
+                await transaction.run_sync(enqueue, [desk.make("evt_3")], "orders", now=desk.clock())
+
+        opened(enqueue_slowly, postgresql_url, lease_seconds=1.2)
+        assert desk.status().accepted == 3
+
+    def test_the_bounds_hold_for_our_transactions_only(self, desk):
+        def bounds(connection):
+            names = ("lock_timeout", "idle_in_transaction_session_timeout")
+            return [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
+
+        assert desk.write(bounds) == ["20s", "10s"]
+        assert desk.read(bounds) == ["0", "0"]
+
+
+class TestOnSQLite:
+    @pytest.fixture
+    def desk(self, open_desk, sqlite_url):
+        desk = open_desk(sqlite_url)
+        desk.enqueue("evt_1")
+        return desk
+
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch):
+        monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr("resonant.store.sqlite._TELL_SECONDS", 0.1)
+
+    def test_others_keep_trying_name_it_in_one_line_and_go_on_when_it_does(self, opened, sqlite_url, caplog):
+        async def touch_patiently(store):
+            writing = asyncio.create_task(patiently(lambda: store.write(touch), patience=0.0))
+            await asyncio.sleep(1.2)  # for longer than a busy timeout and the pause after it
+            assert not writing.done()
+            os.kill(stopped.pid, signal.SIGCONT)
+            await writing
+
+        with stopped_in_its_transaction(sqlite_url) as stopped:
+            opened(touch_patiently, sqlite_url)
+            assert stopped.communicate(timeout=30)[0].splitlines() == ["committed", "1"]
+        holder = f"process {stopped.pid}, which is stopped,"
+        assert caplog.messages == [f"{sqlite_url}: {holder} holds its lock: waiting for it"]
+
+    def test_who_does_not_keep_trying_is_told_which_process_it_is(self, opened, sqlite_url):
+        with stopped_in_its_transaction(sqlite_url) as stopped, pytest.raises(StoreLocked) as failure:
+            opened(lambda store: store.write(touch), sqlite_url)
+        holder = f"process {stopped.pid}, which is stopped,"
+        assert str(failure.value) == f"{sqlite_url}: {holder} holds its lock: try again when it is done"
+
+    def test_a_wait_ends_after_the_busy_timeout(self, desk, opened, sqlite_url):
+        """And not after twice as long."""
+        with stopped_in_its_transaction(sqlite_url):
+            started = time.monotonic()
+            with pytest.raises(StoreLocked):
+                desk.run(desk.store.write(touch))
+        assert time.monotonic() - started < 0.6
+
+    def test_a_new_process_can_open_the_store_and_read(self, opened, sqlite_url):
+        with stopped_in_its_transaction(sqlite_url):
+            assert opened(lambda store: store.unfinished(), sqlite_url) == 1
+
+    def test_where_the_machine_does_not_tell_it_is_another_process(self, tmp_path):
+        (tmp_path / "resonant.db").touch()
+        assert lock_holder(tmp_path / "resonant.db") == lock_holder(tmp_path / "none") == "another process"
