@@ -58,7 +58,7 @@ async def open_emission(
     """
     settings = load_settings()
     settings.policy(policy)
-    async with open_configured_store(settings) as store:
+    async with open_configured_store(settings, patient=True) as store:
         courier = Courier(
             clock=store.clock,
             rng=random.Random(),

@@ -109,7 +109,7 @@ async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[N
     from resonant.configured import open_configured_store
 
     name = request.endpoint
-    async with open_configured_store(settings) as store:
+    async with open_configured_store(settings, patient=True) as store:
         if name is not None:
             if options.is_url(name):
                 name = await endpoint_for_url(name, allow_private=request.allow_private)

@@ -110,6 +110,9 @@ def file_of(url: str) -> Path | None:
 
 
 async def _migrate(url: URL) -> None:
+    # Slow, and so before others wait for the lock.
+    import alembic.command  # noqa: F401, PLC0415
+
     # With no limit to a statement: a migration of a large table takes its time.
     patient = _connect(url, statement_timeout=None)
     try:

@@ -36,6 +36,7 @@ _HINTS = {
     # What asyncpg says on the next use of a connection that the server has ended.
     "cannot switch to state": _CONNECTION_LOST,
     "connection is closed": _CONNECTION_LOST,
+    "another operation": _CONNECTION_LOST,
 }
 _LOCKED = ("55P03", "database is locked")
 _REFUSED = (

@@ -81,6 +81,8 @@ class PostgreSQL:
             url.set(drivername="postgresql+asyncpg", query=query),
             pool_size=5,
             max_overflow=5,
+            # Whatever the database says: who waited for a lock must see what its holder has written.
+            isolation_level="READ COMMITTED",
             pool_pre_ping=True,
             hide_parameters=True,
             connect_args={

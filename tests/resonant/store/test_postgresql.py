@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import random
 import socket
+import sys
 import time
 
+import asyncpg
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.engine import make_url
@@ -236,3 +238,56 @@ def test_a_store_is_closed_with_all_its_connections(postgresql, postgresql_url):
             return
         time.sleep(0.1)  # the server's processes take a moment to end
     pytest.fail("connections stayed open")
+
+
+def test_processes_that_open_a_new_store_at_once_do_not_depend_on_the_databases_isolation(postgresql_url):
+    """A snapshot from before the wait for the others' migration would not show its tables."""
+
+    async def open_at_once() -> list[str]:
+        connection = await asyncpg.connect(postgresql_url)
+        await connection.execute("ALTER DATABASE test SET default_transaction_isolation = 'repeatable read'")
+        try:
+            return await asyncio.gather(*(run_program() for _ in range(3)))
+        finally:
+            await connection.execute("ALTER DATABASE test RESET default_transaction_isolation")
+            await connection.close()
+
+    async def run_program() -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _OPEN, postgresql_url), stderr=asyncio.subprocess.PIPE
+        )
+        return (await process.communicate())[1].decode()
+
+    assert asyncio.run(open_at_once()) == [""] * 3
+
+
+_OPEN = """
+import asyncio, sys
+from resonant.store import open_store
+
+async def main():
+    await (await open_store(sys.argv[1])).close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_a_connection_that_the_server_ended_between_two_steps_is_told_in_plain_words(desk, postgresql, pause):
+    """The driver may notice before the next statement, or in the middle of it."""
+
+    async def store_some() -> None:
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(lambda connection: connection.execute(select(1)) and None)
+            await asyncio.to_thread(postgresql.execute, _END_ALL)
+            await asyncio.sleep(pause)
+            await transaction.run_sync(lambda connection: connection.execute(select(1)) and None)
+
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable) as failure:
+            desk.run(store_some())
+        assert "cannot switch to state" not in str(failure.value)
+        assert "PreparedStatement" not in str(failure.value)
+
+
+_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'"

@@ -1,0 +1,83 @@
+"""Opening the store that the settings name while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+
+import pytest
+
+from resonant.configured import open_configured_store
+from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
+from resonant.settings import Settings
+
+
+async def unfinished(url, *, patient, lease_seconds=30.0):
+    settings = Settings(database_url=url, lease_seconds=lease_seconds)
+    async with open_configured_store(settings, patient=patient) as store:
+        return await store.unfinished()
+
+
+@pytest.fixture
+def away(postgresql):
+    """A database that is not there yet, and takes no connection when it is."""
+    name = "away"
+    postgresql.execute(f"CREATE DATABASE {name} ALLOW_CONNECTIONS false")
+    yield postgresql.url(name)
+    postgresql.execute(f"DROP DATABASE {name} (FORCE)")
+
+
+def test_a_drain_waits_for_a_store_that_comes_back_in_time(away, postgresql, caplog):
+    async def come_back():
+        opening = asyncio.create_task(unfinished(away, patient=True))
+        await asyncio.sleep(0.7)
+        assert not opening.done()
+        await asyncio.to_thread(postgresql.execute, "ALTER DATABASE away ALLOW_CONNECTIONS true")
+        return await opening
+
+    assert asyncio.run(come_back()) == 0
+    [line] = caplog.messages
+    assert line.startswith("postgresql://postgres@/away: ")
+    assert line.endswith(": trying again for 10 s")
+
+
+def test_its_patience_ends(away):
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(unfinished(away, patient=True, lease_seconds=3.0))
+    assert 0.5 < time.monotonic() - started < 5
+
+
+def test_other_commands_do_not_wait(away, caplog):
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(unfinished(away, patient=False))
+    assert caplog.messages == []
+
+
+def test_what_waiting_does_not_mend_is_not_waited_for(postgresql, tmp_path, caplog):
+    (tmp_path / "letter.db").write_text("Dear store,\n" * 1_000)
+    for url in (postgresql.url("nowhere"), f"sqlite:///{tmp_path}/letter.db", f"sqlite:///{tmp_path}"):
+        with pytest.raises(StoreRefused):
+            asyncio.run(unfinished(url, patient=True))
+    assert caplog.messages == []
+
+
+def test_a_new_store_that_another_process_has_locked_is_opened_when_it_is_free(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
+    url, path = f"sqlite:///{tmp_path}/resonant.db", tmp_path / "resonant.db"
+
+    async def open_when_free():
+        opening = asyncio.create_task(unfinished(url, patient=True, lease_seconds=1.0))
+        await asyncio.sleep(1.0)
+        assert not opening.done()
+        other.rollback()
+        return await opening
+
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode=WAL")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreLocked):
+        asyncio.run(unfinished(url, patient=False))
+    assert asyncio.run(open_when_free()) == 0
+    other.close()
