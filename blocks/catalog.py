@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
-from blocks.endpoint import DEFAULT_BLOCK_TYPE, EndpointBlock, block_slug, load_endpoint
+from blocks.endpoint import (
+    EndpointBlock,
+    block_slug,
+    endpoint_names,
+    endpoint_types,
+    load_endpoint,
+    unknown_endpoint,
+)
 from blocks.webhook_endpoint import WebhookEndpoint
-from resonant.errors import EndpointError
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import BlockDocument
+from resonant.errors import EndpointError, UnknownEndpoint
 
 
 def name_from_url(url: str) -> str:
@@ -65,7 +67,7 @@ async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
     new.to_endpoint(name)
     try:
         known = await load_endpoint(name)
-    except EndpointError:
+    except UnknownEndpoint:
         await save_webhook_endpoint(name, new, overwrite=False)
         return name
     if not isinstance(known, WebhookEndpoint) or known.url != new.url:
@@ -166,29 +168,26 @@ async def _save_signing(name: str, block: WebhookEndpoint) -> None:
 
 async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:
     """Return every endpoint by name; for one that cannot be used as it is configured, why not."""
-    names: list[str] = []
     async with get_client() as client:
-        for slug in await _endpoint_types(client):
-            documents = await client.read_block_documents_by_type(slug)
-            names += [_name(slug, document) for document in documents]
-    return [(name, await _loaded(name)) for name in sorted(names)]
+        names = await endpoint_names(client)
+    return [(name, await _loaded(name)) for name in names]
 
 
 async def remove_endpoint(name: str) -> None:
     """Remove an endpoint, also one that cannot be used; its deliveries stay in the store.
 
     Raises:
-        EndpointError: there is none of that name.
+        UnknownEndpoint: there is none of that name.
     """
     slug, _, document = block_slug(name).partition("/")
     async with get_client() as client:
-        if slug not in await _endpoint_types(client):
-            raise EndpointError(f"no endpoint is named {name!r}")
+        if slug not in await endpoint_types(client):
+            raise await unknown_endpoint(name)
         try:
             found = await client.read_block_document_by_name(document, slug)
             await client.delete_block_document(found.id)
         except ObjectNotFound:
-            raise EndpointError(f"no endpoint is named {name!r}") from None
+            raise await unknown_endpoint(name) from None
 
 
 async def _webhook_endpoint(name: str) -> WebhookEndpoint:
@@ -198,17 +197,8 @@ async def _webhook_endpoint(name: str) -> WebhookEndpoint:
     return block
 
 
-async def _endpoint_types(client: PrefectClient) -> list[str]:
-    schemas = await client.read_block_schemas()
-    return sorted({s.block_type.slug for s in schemas if s.block_type and "deliver-events" in s.capabilities})
-
-
 async def _loaded(name: str) -> EndpointBlock | EndpointError:
     try:
         return await load_endpoint(name)
     except EndpointError as error:
         return error
-
-
-def _name(slug: str, document: BlockDocument) -> str:
-    return str(document.name) if slug == DEFAULT_BLOCK_TYPE else f"{slug}/{document.name}"

@@ -6,15 +6,19 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block, UnknownBlockType
+from prefect.client.orchestration import get_client
 from pydantic import BaseModel, Field, ValidationError
 
 from resonant.courier import Target
-from resonant.errors import EndpointError
+from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.redact import Redactor
 from resonant.sink import CallableSink
+from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from prefect.client.orchestration import PrefectClient
 
     from resonant.events import Event
     from resonant.sink import Receipt
@@ -92,7 +96,8 @@ async def load_endpoint(name: str) -> EndpointBlock:
     """Load an endpoint's block: ``NAME`` is a ``webhook-endpoint``, ``BLOCK-TYPE/NAME`` any other.
 
     Raises:
-        EndpointError: there is none of that name, or it is no endpoint.
+        UnknownEndpoint: there is none of that name.
+        EndpointError: it is no endpoint, or is not configured completely.
     """
     try:
         block = await Block.aload(block_slug(name))
@@ -106,13 +111,37 @@ async def load_endpoint(name: str) -> EndpointBlock:
     except ValueError as error:
         if "Unable to find block document" not in str(error):
             raise
-        raise EndpointError(
-            f"no endpoint is named {name!r}: `resonant endpoint list` shows those there are, "
-            f"`resonant endpoint add {name} URL` makes one"
-        ) from None
+        raise await unknown_endpoint(name) from None
     if not isinstance(block, EndpointBlock):
         raise EndpointError(f"{name!r} is a block, but no endpoint: it does not subclass SinkBlock")
     return block
+
+
+async def unknown_endpoint(name: str) -> UnknownEndpoint:
+    """Return the error that says that no endpoint has this name, and which have one that looks like it."""
+    async with get_client() as client:
+        hint = did_you_mean(name, await endpoint_names(client))
+    return UnknownEndpoint(
+        f"no endpoint is named {name!r}{hint or ': `resonant endpoint list` shows them all'}"
+    )
+
+
+async def endpoint_names(client: PrefectClient) -> list[str]:
+    """Return the name of every endpoint, also of one that cannot be used."""
+    names: list[str] = []
+    for slug in await endpoint_types(client):
+        documents = await client.read_block_documents_by_type(slug)
+        names += [
+            str(document.name) if slug == DEFAULT_BLOCK_TYPE else f"{slug}/{document.name}"
+            for document in documents
+        ]
+    return sorted(names)
+
+
+async def endpoint_types(client: PrefectClient) -> list[str]:
+    """Return the slugs of the block types that events can be sent to."""
+    schemas = await client.read_block_schemas()
+    return sorted({s.block_type.slug for s in schemas if s.block_type and "deliver-events" in s.capabilities})
 
 
 def _secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:

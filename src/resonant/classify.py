@@ -496,6 +496,14 @@ def _status_code(status: int) -> str:
     return f"http_{status}" if status in _STATUSES else "http_other"
 
 
+def built_in_codes() -> set[str]:
+    """Return every code that a verdict may have without a rule of the user's own."""
+    by_status = {_status_code(status) for status in (*_STATUSES, 0)}
+    by_type = {verdict.code for _, verdict in _RANKED.values()}
+    # What no table has: an unknown failure, a name that may resolve later, and a worker that was lost while sending.
+    return by_status | by_type | {_UNKNOWN.code, _DNS_TEMPORARY.code, _DNS_NOT_FOUND.code, "worker_lost"}
+
+
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _LONG_DAY = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"

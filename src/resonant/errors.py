@@ -12,6 +12,7 @@
     │   ├── StoreReplaced          its file was deleted or replaced while it was open
     │   └── StoreTooNew            its schema was written by a newer Resonant
     ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
+    │   ├── UnknownEndpoint        no endpoint has that name
     │   └── AddressRefused         its address is private or special, and the endpoint does not allow that
     └── SendFailed                 a send that was answered, but not with 2xx
         └── UnexpectedStatus       carries the status, Retry-After and an excerpt of the answer
@@ -62,6 +63,10 @@ class StoreTooNew(StoreError):
 
 class EndpointError(ResonantError):
     """An endpoint that cannot be used as it is configured."""
+
+
+class UnknownEndpoint(EndpointError):
+    """No endpoint has that name; the text names those that look like it."""
 
 
 class AddressRefused(EndpointError):

@@ -181,3 +181,26 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, up, browser, start_
             shown, (charts.BLUE, charts.VERMILION, charts.VERMILION, charts.BLUE), strict=True
         ):
             assert ImageColor.getrgb(getattr(ink, theme)) in colours(image)
+
+
+def webhook_endpoint(ui: str, name: str) -> dict:
+    with patient_client(f"{ui}/api") as api:
+        return api.get(f"/block_types/slug/webhook-endpoint/block_documents/name/{name}").json()
+
+
+@pytest.mark.parametrize("headers", [(), ("--header", "x-key: s3cret-k3y")], ids=["without", "with"])
+def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(machine, up, browser, headers):
+    added = machine.run("endpoint", "add", "hooks", "https://hooks.example.com/in", *headers)
+    assert added.returncode == 0, added.stderr
+    before = webhook_endpoint(up, "hooks")
+
+    browser.goto(f"{up}/blocks/block/{before['id']}/edit")
+    after(browser, "Timeout", "input").fill("7")
+    screenshot(browser, f"endpoint-form-{'with' if headers else 'without'}-headers")
+    browser.get_by_role("button", name="Save").click()
+    wait_until(lambda: webhook_endpoint(up, "hooks")["data"]["timeout"] == 7)
+
+    kept = {name: value for name, value in before["data"].items() if value is not None}
+    assert webhook_endpoint(up, "hooks")["data"] == kept | {"timeout": 7}
+    shown = machine.read("endpoint", "show", "hooks")
+    assert (shown["timeout"], shown["url"], shown["headers"]) == (7.0, "set", "set" if headers else None)

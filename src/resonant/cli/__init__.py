@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from resonant.cli import (
     dead_letters,
@@ -23,9 +24,22 @@ from resonant.cli import (
     up,
 )
 from resonant.cli.options import Misuse
-from resonant.errors import ResonantError
+from resonant.errors import ResonantError, UnknownEndpoint
 
 _FAILED, _MISUSED, _INTERRUPTED, _PIPE_CLOSED = 1, 2, 130, 141
+
+
+class _Command(TyperCommand):
+    """Refuses an option that takes one value and was given two: the parser would keep the last, and say nothing."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for each, times in Counter(given).items():
+                takes_one = each.param_type_name == "option" and not getattr(each, "multiple", False)
+                if takes_one and times > 1 and not getattr(each, "is_flag", False):
+                    raise Misuse(f"{each.opts[0]} was given {times} times, and takes one value")
+        return super().parse_args(ctx, args)
 
 
 class _Commands(TyperGroup):
@@ -35,7 +49,7 @@ class _Commands(TyperGroup):
         try:
             result = super().invoke(ctx)
             output.flush()
-        except Misuse as error:
+        except (Misuse, UnknownEndpoint) as error:
             output.say(f"resonant: {error}")
             raise typer.Exit(_MISUSED) from None
         except ResonantError as error:
@@ -101,6 +115,17 @@ for _module in (
     demo,
 ):
     _module.register(app)
+
+
+def _check_options_of(commands: typer.Typer) -> None:
+    for command in commands.registered_commands:
+        command.cls = _Command
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _check_options_of(group.typer_instance)
+
+
+_check_options_of(app)
 
 
 def main() -> None:

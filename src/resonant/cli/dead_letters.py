@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant.cli import filters, options, output
+from resonant.cli import filters, known, options, output
 
 if TYPE_CHECKING:
     from prefect import State
@@ -156,6 +156,7 @@ def cancel(
     )  # fmt: skip
     if selection.is_empty and not everything:
         raise options.Misuse("nothing selects the deliveries to cancel: give ids, a filter, or --all")
+    known.check_ids(selection.ids)
     if dry_run:
         expected = run_with_store(lambda store: store.read(cancellable, selection))
         found = {"would_cancel": expected.number, "being_sent": expected.being_sent, "dry_run": True}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import options, output
+from resonant.cli import known, options, output
 
 if TYPE_CHECKING:
     from resonant.cli.intake import Summary
@@ -44,6 +44,8 @@ def enqueue(
     settings = load_settings()
     name = options.endpoint_name(endpoint)
     policy = options.known_policy(policy, settings)
+    if doubt := known.check_target(name, settings):
+        output.say(doubt)
 
     async def work(store: Store) -> Summary:
         return await store_files(

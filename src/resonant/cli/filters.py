@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant.classify import Category
-from resonant.cli import options
+from resonant.cli import known, options
 from resonant.events import Reason
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def selection(
     """Make the selection of what the options say.
 
     Raises:
-        Misuse: a name or a time is none, or a value is empty: most likely a variable that is not set.
+        Misuse: an endpoint or a code is unknown, a time is invalid, or a value is empty: most likely a variable that is
+            not set.
     """
     from resonant.store.selection import Selection
 
@@ -63,10 +64,13 @@ def selection(
     if "" in ids:
         raise options.Misuse("an id is empty")
 
+    if endpoint is not None:
+        endpoint = options.endpoint_name(endpoint)
+    known.check_filters(endpoint, code)
     now = time.time()
     return Selection(
         ids=tuple(ids),
-        endpoint=None if endpoint is None else options.endpoint_name(endpoint),
+        endpoint=endpoint,
         event_type=event_type,
         category=category,
         code=code,

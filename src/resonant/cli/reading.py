@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant.classify import Category  # noqa: TC001 - Typer reads it
-from resonant.cli import dlq_view, filters, options, output
+from resonant.cli import dlq_view, filters, known, options, output
 from resonant.events import Reason, rfc3339
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def status(
     from resonant.settings import load_settings
 
     name = None if endpoint is None else options.endpoint_name(endpoint)
+    known.check_filters(name, None)
     settings = load_settings()
 
     async def read(store: Store) -> tuple[StoreStatus, overview.Purges | None]:

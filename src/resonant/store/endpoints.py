@@ -39,6 +39,18 @@ def names(connection: Connection) -> set[str]:
     return set(read_endpoints(connection))
 
 
+def codes(connection: Connection) -> set[str]:
+    """Return the codes that deliveries were given up with, also those of a user's own rules."""
+    return set(connection.execute(select(schema.causes.c.code).distinct()).scalars()) - {""}
+
+
+def has_code(connection: Connection, code: str) -> bool:
+    """Tell whether a delivery failed with this code, or a dead letter ever did; it may look at every delivery."""
+    of_causes = exists().where(schema.causes.c.code == code)
+    of_deliveries = exists().where(_deliveries.c.code == code)
+    return bool(connection.execute(select(of_causes | of_deliveries)).scalar())
+
+
 def note_problem(connection: Connection, endpoint: str, reason: str, *, now: float) -> None:
     """Note that an endpoint which has deliveries cannot be opened; the time of the first note is kept."""
     if endpoint not in names(connection):

@@ -19,7 +19,7 @@ from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from sqlalchemy import Connection, Row
 
@@ -171,6 +171,12 @@ def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[s
     ids = schema.events.c.id
     query = select(ids).where(ids.startswith(prefix, autoescape=True)).order_by(ids).limit(limit)
     return list(connection.execute(query).scalars())
+
+
+def known_ids(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Return those of these ids that events have."""
+    column = schema.events.c.id
+    return set(connection.execute(select(column).where(is_any_of(column, ids))).scalars())
 
 
 def count_dead_letters(

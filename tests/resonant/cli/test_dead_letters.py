@@ -340,6 +340,7 @@ def test_the_audit_lists_who_did_what_the_newest_first(resonant, dead):
 
 
 def test_the_audit_is_as_long_as_it_is_asked_to_be(resonant, worker):
+    worker.accept(*(f"evt_{number}" for number in range(53)))
     for number in range(53):
         resonant("cancel", f"evt_{number}")
 

@@ -71,7 +71,7 @@ def test_a_broken_endpoint_is_removed_and_only_that_one(resonant, endpoints):
 
     assert (done.returncode, done.stdout) == (0, "removed endpoint cli-broken\n"), done.stderr
     again = resonant.program("endpoint", "remove", "cli-broken", "--yes")
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "no endpoint is named 'cli-broken'" in again.stderr
     left = {row["name"] for row in json.loads(resonant.program("endpoint", "list", "--json").stdout)}
     assert left & set(NAMES) == {"cli-hooks", "file-endpoint/cli-log"}

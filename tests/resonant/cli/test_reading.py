@@ -234,7 +234,7 @@ def test_where_stdout_is_no_terminal_a_row_is_a_line_with_nothing_cut(resonant, 
 def test_no_dead_letters_are_an_empty_array_and_a_word(resonant):
     answer = resonant("dlq", "--json")
     assert (json.loads(answer.out), answer.err) == ([], "no dead letters\n")
-    assert resonant("failed", "--code", "odd").err == "no such dead letters\n"
+    assert resonant("failed", "--code", "http_418").err == "no such dead letters\n"
 
 
 def test_postgresql_answers_the_same(resonant, worker, postgresql_url, monkeypatch):

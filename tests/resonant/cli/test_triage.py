@@ -142,7 +142,7 @@ def test_the_limit_is_of_groups_and_a_list_that_was_cut_says_so(resonant, dead):
 
 
 def test_no_groups_are_an_empty_array_and_a_word(resonant, dead):
-    answer = resonant("dlq", "--group", "--json", "--code", "odd")
+    answer = resonant("dlq", "--group", "--json", "--code", "http_418")
     assert (json.loads(answer.out), answer.err) == ([], "no such dead letters\n")
 
     resonant("purge", "--older-than", "0")

@@ -1,0 +1,154 @@
+"""Names and codes that a command is given: one that nothing knows is refused, with those that look like it."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+from resonant.cli.options import Misuse
+from resonant.suggestions import did_you_mean, near
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
+    import httpx
+
+    from resonant.settings import Settings
+    from resonant.store import Store
+
+T = TypeVar("T")
+
+_ASK_SECONDS = 5.0
+_PAGE = 200
+_IDS_SHOWN = 10
+
+
+def check_filters(endpoint: str | None, code: str | None, settings: Settings | None = None) -> None:
+    """Refuse an endpoint that neither the store nor Prefect knows, and a code that no failure can have.
+
+    Raises:
+        Misuse: naming those that look like it.
+        ResonantError: the store cannot be read.
+    """
+    from resonant.settings import load_settings
+
+    settings = settings or load_settings()
+    if endpoint is not None:
+        _check_endpoint(endpoint, settings)
+    if code is not None:
+        _check_code(code, settings)
+
+
+def check_ids(ids: Collection[str]) -> None:
+    """Refuse ids that no event has.
+
+    Raises:
+        Misuse: naming them.
+        ResonantError: the store cannot be read.
+    """
+    from resonant.settings import load_settings
+    from resonant.store import reading
+
+    if not ids:
+        return
+    stored = _with_store(lambda store: store.read(reading.known_ids, ids), load_settings())
+    if missing := sorted(set(ids) - stored):
+        shown = ", ".join(missing[:_IDS_SHOWN])
+        more = f" and {len(missing) - _IDS_SHOWN:,} more" if len(missing) > _IDS_SHOWN else ""
+        raise Misuse(f"no event has the id {shown}{more}: nothing was done")
+
+
+def check_target(endpoint: str, settings: Settings) -> str | None:
+    """Refuse an endpoint that a running Prefect server does not know; where none runs, return a doubt, if there is one.
+
+    Raises:
+        Misuse: naming those that look like it.
+    """
+    configured = configured_endpoints(settings)
+    if configured is not None:
+        if endpoint in configured:
+            return None
+        raise Misuse(
+            f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, configured)}; "
+            f"`resonant endpoint add {endpoint} URL` makes it"
+        )
+    stored = _read_names(settings)
+    if endpoint in stored or not (found := near(endpoint, stored)):
+        return None
+    return f"nothing was stored for an endpoint {endpoint!r} before: did you mean {' or '.join(found)}?"
+
+
+def configured_endpoints(settings: Settings) -> set[str] | None:
+    """Ask a Prefect server that runs for the endpoints; None where none runs, or it does not answer as it should."""
+    import httpx
+
+    from resonant.cli.server import configured_url, running_up
+
+    url = configured_url() or running_up(settings)
+    if url is None:
+        return None
+    auth = os.environ.get("PREFECT_API_AUTH_STRING")
+    headers = {"authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
+    try:
+        with httpx.Client(headers=headers, timeout=_ASK_SECONDS, trust_env=False) as client:
+            return _ask(client, f"{url.rstrip('/')}/block_documents/filter")
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError):
+        return None
+
+
+def _ask(client: httpx.Client, url: str) -> set[str]:
+    found: set[str] = set()
+    for offset in range(0, 1_000_000, _PAGE):
+        query = {
+            "block_schemas": {"block_capabilities": {"all_": ["deliver-events"]}},
+            "limit": _PAGE,
+            "offset": offset,
+        }
+        documents = client.post(url, json=query).raise_for_status().json()
+        found |= {
+            f"{each['block_type']['slug']}/{each['name']}".removeprefix("webhook-endpoint/")
+            for each in documents
+        }
+        if len(documents) < _PAGE:
+            break
+    return found
+
+
+def _check_endpoint(endpoint: str, settings: Settings) -> None:
+    stored = _read_names(settings)
+    if endpoint in stored:
+        return
+    configured = configured_endpoints(settings) or set()
+    if endpoint not in configured:
+        raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, stored | configured)}")
+
+
+def _check_code(code: str, settings: Settings) -> None:
+    from resonant.classify import built_in_codes
+    from resonant.store import endpoints
+
+    built_in = built_in_codes()
+    if code in built_in:
+        return
+    stored, is_used = _with_store(
+        lambda store: store.read(
+            lambda connection: (endpoints.codes(connection), endpoints.has_code(connection, code))
+        ),
+        settings,
+    )
+    if not is_used:
+        hint = ": did you mean throttled?" if code == "http_429" else did_you_mean(code, built_in | stored)
+        raise Misuse(f"no failure has the code {code!r}{hint}")
+
+
+def _read_names(settings: Settings) -> set[str]:
+    from resonant.store import endpoints
+
+    return _with_store(lambda store: store.read(endpoints.names), settings)
+
+
+def _with_store(work: Callable[[Store], Awaitable[T]], settings: Settings) -> T:
+    from resonant.cli.running import run_with_store
+
+    return run_with_store(work, settings)

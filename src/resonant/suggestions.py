@@ -1,0 +1,25 @@
+"""What a typo was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_NAMED_AT_MOST = 10
+
+
+def near(word: str, known: Collection[str]) -> list[str]:
+    """Return up to three known words that look like this one, the nearest first."""
+    return difflib.get_close_matches(word, known, n=3)
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return the end of a message that refuses a word: those that look like it, or all of them where they are few."""
+    if found := near(word, known):
+        return f": did you mean {' or '.join(found)}?"
+    if 0 < len(known) <= _NAMED_AT_MOST:
+        return f": there {'is' if len(known) == 1 else 'are'} {', '.join(sorted(known))}"
+    return ""

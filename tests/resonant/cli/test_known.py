@@ -1,0 +1,152 @@
+"""A name, a code or an id that nothing knows is refused with exit code 2, and so is an option given twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import typer
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+
+from blocks import WebhookEndpoint
+from blocks.catalog import remove_endpoint
+from resonant.classify import built_in_codes, classifier
+from resonant.cli import _Command, app
+from resonant.retry import GiveUp
+
+
+@pytest.fixture
+def stored(worker, monkeypatch, tmp_path):
+    """Events for two endpoints, one of them given up with a code of the user's own; no Prefect server runs."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    worker.accept("e1", endpoint="shop")
+    worker.accept("e2", endpoint="billing")
+    worker.attempt(GiveUp("permanent"), code="my_own_code", category="permanent")
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "dlq", "failed", "retry-candidates", "replay", "cancel", "replay --dry-run"]
+)
+def test_an_endpoint_that_nothing_knows_is_refused_with_the_near_ones(resonant, stored, command):
+    said = resonant(*command.split(), "--endpoint", "shp", code=2).err
+    assert said == "resonant: no endpoint is named 'shp': did you mean shop?\n"
+
+
+def test_where_no_name_is_near_all_are_named(resonant, stored):
+    said = resonant("dlq", "--endpoint", "zzz", code=2).err
+    assert said == "resonant: no endpoint is named 'zzz': there are billing, shop\n"
+
+
+@pytest.mark.parametrize("command", ["dlq", "failed", "retry-candidates", "replay", "cancel"])
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("connection_refused", "did you mean connect_refused"),
+        ("http_429", "did you mean throttled?"),
+        ("my_own_cod", "my_own_code"),
+    ],
+)
+def test_a_code_that_no_failure_can_have_is_refused_with_the_near_ones(resonant, stored, command, code, hint):
+    said = resonant(command, "--code", code, code=2).err
+    assert f"no failure has the code {code!r}" in said
+    assert hint in said
+
+
+@pytest.mark.parametrize(
+    "code", ["my_own_code", "connect_refused", "http_503", "throttled", "worker_lost", "unknown"]
+)
+def test_a_code_of_the_classifier_or_of_ones_own_rules_is_taken(resonant, stored, code):
+    resonant("dlq", "--code", code)
+
+
+def test_every_code_of_a_verdict_without_own_rules_is_known():
+    failures = [TimeoutError(), ValueError(), OSError(), Exception(), ConnectionRefusedError()]
+    assert {classifier.classify(each, now=0.0).code for each in failures} <= built_in_codes()
+
+
+def test_ids_that_no_event_has_are_refused_and_nothing_is_cancelled(resonant, stored):
+    said = resonant("cancel", "e1", "typo", code=2).err
+    assert said == "resonant: no event has the id typo: nothing was done\n"
+    assert resonant.json("status", "--endpoint", "shop")["pending"] == 1
+
+
+def every_command(command, path=()):
+    if subcommands := getattr(command, "commands", None):
+        for name, each in subcommands.items():
+            yield from every_command(each, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+COMMANDS = dict(every_command(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_refuses_an_option_of_one_value_that_is_given_twice(resonant, name):
+    command = COMMANDS[name]
+    assert isinstance(command, _Command)
+    single = [
+        each
+        for each in command.params
+        if each.param_type_name == "option" and not each.multiple and not each.is_flag
+    ]
+    for option in single:
+        for given in (
+            [option.opts[0], "7", option.opts[0], "8"],
+            [f"{option.opts[0]}=7", f"{option.opts[-1]}=8"],
+        ):
+            said = resonant(*name.split(), *given, code=2).err
+            assert f"resonant: {option.opts[0]} was given 2 times, and takes one value\n" == said
+
+
+def test_flags_and_options_of_several_values_may_be_given_again(resonant, stored):
+    assert resonant("status", "--json", "--json").code == 0
+
+
+def test_enqueue_doubts_a_name_where_no_server_can_be_asked_and_starts_none(resonant, stored, tmp_path):
+    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+    answer = resonant("enqueue", "e.jsonl", "--endpoint", "shp")
+    assert answer.err == "nothing was stored for an endpoint 'shp' before: did you mean shop?\n"
+    assert answer.out == "stored 1 event for shp\n"
+    assert resonant("enqueue", "e.jsonl", "--endpoint", "wholly-new").err == ""
+
+
+@pytest.mark.engine
+class TestWithAServer:
+    @pytest.fixture
+    def configured(self, prefect_api, stored, monkeypatch):
+        monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+        with temporary_settings({PREFECT_API_URL: prefect_api}):
+            asyncio.run(
+                WebhookEndpoint(url=SecretStr("https://a.example/")).asave("known-crm", overwrite=True)
+            )
+            yield
+            asyncio.run(remove_endpoint("known-crm"))
+
+    def test_enqueue_refuses_an_endpoint_that_is_not_configured(self, resonant, configured, tmp_path):
+        (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+        said = resonant("enqueue", "e.jsonl", "--endpoint", "known-cmr", code=2).err
+        assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?")
+        assert "`resonant endpoint add known-cmr URL` makes it" in said
+        assert resonant.json("status")["accepted"] == 2
+        resonant("enqueue", "e.jsonl", "--endpoint", "known-crm")
+
+    def test_enqueue_imports_no_prefect_for_that(self, resonant, configured, tmp_path):
+        (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+        check = "import atexit, sys; atexit.register(lambda: 'prefect' in sys.modules and print('PREFECT'))"
+        done = resonant.program("enqueue", "e.jsonl", "--endpoint", "known-crm", before=check)
+        assert (done.returncode, done.stdout) == (0, "stored 1 event for known-crm\n"), done.stderr
+
+    def test_a_configured_endpoint_without_deliveries_is_known_to_reading_commands(
+        self, resonant, configured
+    ):
+        assert resonant.json("status", "--endpoint", "known-crm")["accepted"] == 0
+        assert resonant.json("dlq", "--endpoint", "webhook-endpoint/known-crm") == []
+
+    def test_commands_on_an_unknown_endpoint_name_the_near_ones(self, resonant, configured):
+        for command in ("show", "test"):
+            done = resonant.program("endpoint", command, "known-cmr")
+            assert done.returncode == 2
+            assert "no endpoint is named 'known-cmr': did you mean known-crm?" in done.stderr
