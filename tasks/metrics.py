@@ -63,7 +63,9 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     settings = load_settings()
     path = settings.textfile if textfile is None else Path(textfile).expanduser()
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.chmod(0o755)  # whatever the umask: a node exporter reads there
     except OSError as error:
         raise ResonantError(f"{path.parent}: {error.strerror}") from None
     with atomic_file(path, mode=READABLE_BY_ALL) as write:

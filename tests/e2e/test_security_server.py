@@ -38,6 +38,10 @@ make_flows_importable()
 from flows.metrics import export_metrics
 asyncio.run(export_metrics())
 """
+RUN = """
+from prefect.deployments import run_deployment
+print(run_deployment("export-metrics/scheduled", timeout=100, poll_interval=1).state.type.value)
+"""
 
 
 class Home(Machine):
@@ -47,10 +51,16 @@ class Home(Machine):
         at_default = {"RESONANT_HOME": str(path / ".resonant"), "PREFECT_HOME": str(path / ".prefect")}
         super().__init__(path, variables=at_default, umask=umask)
 
-    def modes(self) -> dict[str, int]:
-        """Return what others may read or write of all that was written; of sockets, which have no content, nothing."""
+    def modes(self, *, whole: bool = False) -> dict[str, int]:
+        """Return what others may read or write of all that was written; of sockets, which have no content, nothing.
+
+        Args:
+            whole: look at what others than Resonant wrote, too, as Prefect and matplotlib.
+        """
         resonant, prefect = self.home / ".resonant", self.home / ".prefect"
         written = [resonant, *resonant.rglob("*"), prefect, *prefect.glob("prefect.db*")]
+        if whole:
+            written = [path for path in self.home.rglob("*") if path.suffix != ".jsonl"]  # of the tests
         return {
             str(path.relative_to(resonant if path.is_relative_to(resonant) else self.home)): stat.S_IMODE(
                 path.stat().st_mode
@@ -269,8 +279,11 @@ def test_the_password_is_no_argument_and_the_server_knows_nothing_of_the_store(u
     assert of_server == 1
 
 
-def test_nothing_that_up_writes_is_open_to_others(up, home):
-    modes = home.modes()
+def test_nothing_that_up_and_its_runs_write_is_open_to_others(up, home):
+    ran = home.run_code(RUN, PREFECT_API_URL=f"{up.url}/api", **AUTH)
+    assert ran.stdout.strip() == "COMPLETED", ran.stderr
+
+    modes = home.modes(whole=True)
     assert {
         "up.json",
         "up.lock",
@@ -278,7 +291,8 @@ def test_nothing_that_up_writes_is_open_to_others(up, home):
         "prefect-worker.log",
         "prefect-start.lock",
     } <= modes.keys()
-    assert ".prefect/prefect.db" in modes
+    assert {".prefect/prefect.db", "metrics/resonant.prom"} <= modes.keys()
+    assert any(name.startswith(".cache/matplotlib/") for name in modes)
     assert open_to_others(modes) == {}
 
 
@@ -301,6 +315,7 @@ def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_rea
     (tmp_path / "events.jsonl").write_text(EVENT.replace('"t"', '"t.rejected"'))
 
     home.succeed("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private")
+    assert open_to_others(home.modes(whole=True)) == {}
     exported = home.run_code(FLOW)
     assert exported.returncode == 0, exported.stderr
     home.succeed("export", "--output", str(tmp_path / ".resonant" / "report.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from typing import Annotated
@@ -134,4 +135,6 @@ def main() -> None:
         # Data may hold what a terminal's encoding has no character for; that must not end a command.
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    # For what Prefect and matplotlib write here, in servers, workers and runs.
+    os.umask(os.umask(0o077) | 0o077)
     app()

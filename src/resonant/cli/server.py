@@ -165,8 +165,7 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
     with open_private(home / "prefect-start.lock", "wb") as lock, open_private(log_path, "ab") as log:
         # Two servers that start at once on one database would both migrate it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Its database holds the endpoints' secrets, and the key that they are encrypted with.
-        keeper = keep([sys.executable, "-m", "deployments.server"], environment, log, umask=0o077)
+        keeper = keep([sys.executable, "-m", "deployments.server"], environment, log)
         try:
             _wait_until_healthy(port, keeper, log_path)
             fcntl.flock(lock, fcntl.LOCK_UN)
@@ -181,7 +180,6 @@ def keep(
     log: IO[bytes],
     *,
     patience: float = _STOP_SECONDS,
-    umask: int = -1,
 ) -> subprocess.Popen[bytes]:
     """Start a process that ends when this one does; ``end`` ends it before.
 
@@ -198,7 +196,6 @@ def keep(
         stderr=log,
         env=environment,
         cwd=project_directory(),
-        umask=umask,
         start_new_session=True,  # Ctrl-C is for us: the server must outlive the runs that report to it
     )
 
