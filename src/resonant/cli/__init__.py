@@ -8,7 +8,6 @@ from collections import Counter
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from resonant.cli import (
     dead_letters,
@@ -24,13 +23,14 @@ from resonant.cli import (
     reading,
     up,
 )
+from resonant.cli.help import Command, Group, use_classes
 from resonant.cli.options import Misuse
 from resonant.errors import ResonantError, UnknownEndpoint
 
 _FAILED, _MISUSED, _INTERRUPTED, _PIPE_CLOSED = 1, 2, 130, 141
 
 
-class _Command(TyperCommand):
+class _Command(Command):
     """Refuses an option that takes one value and was given two: the parser would keep the last, and say nothing."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
@@ -43,7 +43,7 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     """What a user can mend becomes one line and an exit code; anything else keeps its traceback."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override,unused-ignore]  # Typer 0.2x vendors click
@@ -116,17 +116,7 @@ for _module in (
     demo,
 ):
     _module.register(app)
-
-
-def _check_options_of(commands: typer.Typer) -> None:
-    for command in commands.registered_commands:
-        command.cls = _Command
-    for group in commands.registered_groups:
-        if group.typer_instance is not None:
-            _check_options_of(group.typer_instance)
-
-
-_check_options_of(app)
+use_classes(app, command=_Command)
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ import typer
 from resonant.cli import filters, known, options, output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from prefect import State
 
     from resonant.events import DeadLetter
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
     from resonant.replaying import ReplayRequest
     from resonant.settings import Settings
     from resonant.store import Store
+    from resonant.store.audit import AuditEntry
 
 _IDS_SHOWN = 10
+# Of a purge, how old in days.
+_AGES = ("dead_letters", "delivered")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count, and change nothing.")]
 
@@ -40,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 
 def retry(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids of dead letters.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Event ids of dead letters.")],
     policy: options.Policy = None,
     yes: Yes = False,
 ) -> None:
@@ -130,7 +135,7 @@ def replay(
 
 
 def cancel(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Event ids.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Event ids.")] = None,
     endpoint: filters.EndpointFilter = None,
     event_type: filters.TypeFilter = None,
     category: filters.CategoryFilter = None,
@@ -255,6 +260,9 @@ def audit(
             for each in entries
         )
         output.write_json_array(map(output.to_json, rows))
+    elif entries and output.stdout().is_terminal:
+        for entry in entries:
+            _write_on_screen(entry)
     elif entries:
         output.write_table(
             ("at", "who", "action", "count", "took", "selection"),
@@ -273,6 +281,40 @@ def audit(
         )
     else:
         output.say("nothing was replayed, cancelled or purged")
+
+
+def _write_on_screen(entry: AuditEntry) -> None:
+    from resonant.events import rfc3339
+
+    at = rfc3339(entry.at)
+    took = "not ended" if entry.ended_at is None else f"took {entry.ended_at - entry.at:.1f} s"
+    counted = output.counted(entry.count, "delivery", "deliveries")
+    lines = [
+        f"by {output.visible(entry.who)}",
+        output.visible(", ".join(_asked(entry.selection))),
+    ]
+    output.write(f"{at[:10]} {at[11:19]}Z  {entry.action}, {counted}, {took}\n")
+    for line in filter(None, lines):
+        output.write_paragraph(f"  {line}", indent=4)
+    output.write("\n")
+
+
+def _asked(selection: dict[str, Any]) -> Iterator[str]:
+    """Yield what was asked for, without what restricts nothing."""
+    from resonant.events import rfc3339
+
+    for name, value in selection.items():
+        words = name.replace("_", " ")
+        if name in ("since", "until") and isinstance(value, int | float):
+            yield f"{words} {rfc3339(value)}"
+        elif isinstance(value, float):
+            yield f"{words} older than {value:g} days" if name in _AGES else f"{words} {value:g}"
+        elif value is True:
+            yield words
+        elif isinstance(value, list):
+            yield f"{words} {_some([str(each) for each in value])}"
+        elif value not in (None, False, {}):
+            yield f"{words} {value}"
 
 
 def _run_replay(settings: Settings, request: ReplayRequest, parameters: dict[str, Any]) -> None:

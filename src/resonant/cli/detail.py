@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SHOWN_DATA_CHARACTERS = 4_000
 _NAMED_MATCHES = 3
+_INDENT = 16
 
 
 def register(app: typer.Typer) -> None:
@@ -45,8 +46,13 @@ def detail(
     if as_json:
         output.write(output.with_raw(detail_document(found), "data", found.event.body) + "\n")
     else:
-        for line in _lines(found, now=time.time()):
-            output.write(f"{line}\n")
+        now = time.time()
+        for line in _event_lines(found, now=now):
+            output.write_paragraph(line, indent=_INDENT)
+        for line in _data_lines(found.event):
+            output.write(f"{line}\n")  # not wrapped: it shall be copied
+        for line in _delivery_lines(found, now=now):
+            output.write_paragraph(line, indent=_INDENT)
 
 
 def detail_document(found: Detail) -> Document:
@@ -83,7 +89,7 @@ def _find(connection: Connection, event_id: str) -> Detail:
             raise ResonantError(f"several events begin with {event_id!r}: {named}{more}")
 
 
-def _lines(found: Detail, *, now: float) -> Iterator[str]:
+def _event_lines(found: Detail, *, now: float) -> Iterator[str]:
     event = found.event
     yield event.id
     yield f"  type      {output.visible(event.type)}"
@@ -93,7 +99,9 @@ def _lines(found: Detail, *, now: float) -> Iterator[str]:
     yield f"  time      {event.time}"
     yield f"  accepted  {_moment(found.accepted_at, now)}"
     yield f"  data      {output.counted(len(event.body), 'byte')}"
-    yield from _data_lines(event)
+
+
+def _delivery_lines(found: Detail, *, now: float) -> Iterator[str]:
     for delivery, attempts in found.deliveries:
         yield ""
         yield f"{delivery.endpoint}: {_state(delivery, now)}"
@@ -142,7 +150,7 @@ def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> It
         attempt.status_code is not None and f"status {attempt.status_code}",
         " ".join(filter(None, (attempt.category, attempt.code))),
         attempt.blame == "local" and "on this side",
-        attempt.maybe_processed and attempt.result != "delivered" and "perhaps processed there",
+        attempt.maybe_processed and attempt.result != "delivered" and "possibly processed there",
         attempt.late and "late, changed nothing",
     )
     yield f"  {attempt.number:>3}  {rfc3339(attempt.started_at)}  {', '.join(part for part in head if part)}"

@@ -39,7 +39,7 @@ class _Request:
 
 def emit(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE]...", help="JSONL files; - is standard input.")
+        list[str] | None, typer.Argument(metavar="FILE", help="JSONL files; - is standard input.")
     ] = None,
     endpoint: Annotated[
         str | None,

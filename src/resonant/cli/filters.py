@@ -21,9 +21,19 @@ EndpointFilter = Annotated[str | None, typer.Option("--endpoint", metavar="NAME"
 TypeFilter = Annotated[
     str | None, typer.Option("--type", metavar="GLOB", help="Of these types, as in 'order.*'.")
 ]
-CategoryFilter = Annotated[Category | None, typer.Option("--category", help="What the classifier said.")]
+CategoryFilter = Annotated[
+    Category | None,
+    typer.Option("--category", metavar="CATEGORY", help="transient, permanent or unknown."),
+]
 CodeFilter = Annotated[str | None, typer.Option("--code", metavar="CODE", help="As in http_503.")]
-ReasonFilter = Annotated[Reason | None, typer.Option("--reason", help="Why it was given up.")]
+ReasonFilter = Annotated[
+    Reason | None,
+    typer.Option(
+        "--reason",
+        metavar="REASON",
+        help="Why it was given up: permanent, exhausted, expired, crashed or cancelled.",
+    ),
+]
 TextFilter = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="A part of the error.")]
 Since = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="Since then: 30m, 2h, 7d ago, or RFC 3339.")

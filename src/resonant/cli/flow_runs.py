@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -42,6 +43,8 @@ def run_flow(settings: Settings, start: Callable[[], Awaitable[State[None] | Non
     make_flows_importable()
     try:
         with prefect_server(settings) as server:
+            if server.is_temporary:
+                _say_no_link()
             state = asyncio.run(_awaited(start))
             if state is not None and server.is_temporary:
                 send_events(server.api_url)
@@ -57,6 +60,12 @@ def run_flow(settings: Settings, start: Callable[[], Awaitable[State[None] | Non
         output.say(f"resonant: {state.message}")
         raise typer.Exit(1)
     output.write(f"{state.message}\n")
+
+
+def _say_no_link() -> None:
+    """Let Prefect not say where the run can be seen: the server has no UI, and ends with this command."""
+    for name in ("prefect.engine", "prefect.flow_runs"):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith("View at http"))
 
 
 async def _awaited(start: Callable[[], Awaitable[T]]) -> T:

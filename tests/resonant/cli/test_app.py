@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,21 @@ def test_help_lists_the_commands_in_the_order_of_the_work(resonant):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_each_command_shows_an_example(resonant, command):
     assert f"Example: resonant {command}" in resonant(command, "--help").out
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "endpoint add", "endpoint rotate-secret"])
+def test_help_fits_80_columns_and_shows_no_type_of_python(resonant, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = resonant(*command.split(), "--help").out
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"<(bool|str|list)|<\w+\|", text)
+
+
+def test_a_paragraph_of_help_flows_over_the_lines_of_its_source(resonant, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in resonant("emit", "--help").out.splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("Each delivery is"))
+    assert min(map(len, lines[first : first + 5])) > 65
 
 
 @pytest.mark.parametrize("command", [*LOOK, "audit"])

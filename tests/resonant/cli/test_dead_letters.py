@@ -421,3 +421,19 @@ def test_a_misspelt_reason_in_the_retention_is_told(resonant, dead, monkeypatch)
     assert "RESONANT_RETENTION_BY_REASON" in answer.err
     monkeypatch.delenv("RESONANT_RETENTION_BY_REASON")
     assert len(reasons(resonant)) == 3
+
+
+def test_on_a_terminal_the_audit_fits_its_width_and_shows_the_whole_selection(resonant, worker):
+    worker.accept("evt_1")
+    selection = ("--endpoint", "billing", "--type", "com.example.a-rather-long-name.order.*", "--since", "2h")
+    resonant("cancel", *selection)
+    resonant("purge", "--older-than", "0.5", "--archive", "purged.jsonl")
+
+    screen = resonant.on_a_terminal("audit")
+
+    assert max(map(len, screen.splitlines())) <= 80
+    purged, cancelled = (" ".join(entry.split()) for entry in screen.strip().split("\n\n"))
+    assert re.match(r"[\d-]+ [\d:]+Z purge, 0 deliveries, took \d\.\d s by \S+ on the command line ", purged)
+    assert purged.endswith(" dead letters older than 0.5 days, archive purged.jsonl")
+    assert " cancel, 0 deliveries, took " in cancelled
+    assert "event type com.example.a-rather-long-name.order.*, endpoint billing, since 20" in cancelled

@@ -60,7 +60,7 @@ def test_text_shows_each_attempt_with_its_error_and_next_step(resonant, history)
     assert '      "b": 1,\n' in text
     assert f"billing: dead letter, exhausted, given up {rfc3339(history + 62)} (" in text
     attempts = text[text.index("billing: ") :].splitlines()[1:]
-    second = "took 0.250 s, failed, transient read_timeout, on this side, perhaps processed there"
+    second = "took 0.250 s, failed, transient read_timeout, on this side, possibly processed there"
     assert attempts == [
         f"    1  {rfc3339(history)}  took 0.123 s, failed, status 503, transient http_503",
         "       error    the endpoint answered 503",
@@ -148,3 +148,14 @@ def test_text_is_made_for_every_json_value(resonant, worker):
             f"data      {len(json.dumps(data, separators=(',', ':')))} byte"
             in resonant("detail", f"evt_{n}").out
         )
+
+
+def test_on_a_terminal_attempts_fit_its_width_and_data_is_not_wrapped(resonant, worker):
+    worker.accept("evt_1", data={"text": "x" * 100})
+    worker.attempt(GiveUp("permanent"), error="no " * 60, excerpt="answer " * 30)
+
+    lines = resonant.on_a_terminal("detail", "evt_1").splitlines()
+
+    [data] = [line for line in lines if "xxx" in line]
+    assert len(data) > 100
+    assert max(len(line) for line in lines if line != data) <= 80

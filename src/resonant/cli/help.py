@@ -1,0 +1,58 @@
+"""Help that fits a terminal: paragraphs flow, and no type of Python stands beside a flag or an argument."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    import typer
+
+
+class Command(TyperCommand):
+    """A command with such a help."""
+
+    def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:  # noqa: A002 - Typer's name
+        super().__init__(*args, help=_flowing(help), **options)
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, of which help shows no type."""
+        return _plain(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands with such a help."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, of which help shows no type."""
+        return _plain(super().get_params(ctx))
+
+
+def use_classes(app: typer.Typer, *, command: type[Command]) -> None:
+    """Make every command that is registered by now one of this class, and every group below a ``Group``."""
+    for registered in app.registered_commands:
+        registered.cls = command
+    for group in app.registered_groups:
+        group.cls = Group
+        if group.typer_instance is not None:
+            use_classes(group.typer_instance, command=command)
+
+
+def _flowing(text: str | None) -> str | None:
+    """Return a text whose paragraphs are a line each: Typer keeps the line ends of all but the first."""
+    if text is None:
+        return None
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
+
+def _plain(parameters: Any) -> Any:
+    for each in parameters:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""  # else <bool>
+        elif isinstance(each, TyperArgument):
+            # What newer versions of Typer show beside the name, as in <list[str]>.
+            vars(each)["display_type_rich"] = lambda **_: ""
+    return parameters
