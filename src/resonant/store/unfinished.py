@@ -12,6 +12,7 @@ from resonant.store import schema
 from resonant.store.answers import answers
 from resonant.store.reading import delivery_of
 from resonant.store.sql import is_any_of
+from resonant.store.work import due
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,7 +102,7 @@ def each_unfinished(
         after: go on after this one.
     """
     conditions = _conditions(selection, status)
-    names = _endpoints(connection, selection)
+    names = [each.endpoint for each in due(connection, selection.endpoint)]
     left = limit
     while left is None or left > 0:
         size = _PAGE if left is None else min(_PAGE, left)
@@ -168,12 +169,6 @@ def group_unfinished(
 def _conditions(selection: Selection, status: Status | None) -> list[ColumnElement[bool]]:
     conditions = [_d.c.available_at.is_not(None), *selection.of_unfinished()]
     return conditions if status is None else [*conditions, _d.c.status == status]
-
-
-def _endpoints(connection: Connection, selection: Selection) -> list[str]:
-    if selection.endpoint is not None:
-        return [selection.endpoint]
-    return list(connection.execute(select(schema.endpoints.c.name)).scalars())
 
 
 def _first(
