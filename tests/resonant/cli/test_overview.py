@@ -81,7 +81,9 @@ def test_a_store_of_long_names_and_large_counts_fits_80_columns(resonant, worker
         worker.accept("evt_1", endpoint=f"partner-webhooks-production-eu-west-{number}")
     with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
         database.execute(
-            "UPDATE resonant_rollups SET count = 1234567, measure = 'delivery', result = 'delivered'"
+            """INSERT INTO resonant_rollups SELECT 'delivery', :now, endpoint, 't', 'delivered', '', '', 1.0, 1234567, 0
+            FROM resonant_deliveries""",
+            {"now": int(worker.clock())},
         )
 
     screen = resonant.on_a_terminal("status")
