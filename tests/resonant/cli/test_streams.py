@@ -44,7 +44,8 @@ def enqueue(resonant):
 def follow(resonant):
     """``resonant enqueue -`` fed with a line every so many seconds; ends with the process."""
     stopped = threading.Event()
-    feeders = []
+    feeders: list[threading.Thread] = []
+    processes = []
 
     def start(*argv: str, every: float):
         feed = resonant.start("enqueue", "-", "--endpoint", "billing", *argv)
@@ -59,12 +60,16 @@ def follow(resonant):
 
         feeders.append(threading.Thread(target=write_lines))
         feeders[-1].start()
+        processes.append(feed)
         return feed
 
     yield start
     stopped.set()
     for feeder in feeders:
         feeder.join()
+    for process in processes:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def test_a_steady_slow_stream_is_stored_while_it_flows(follow, resonant):
