@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 import uuid
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +17,7 @@ from blocks import load_endpoint
 from resonant.configured import open_configured_store
 from resonant.courier import Courier
 from resonant.emission import Emission, Limits
-from resonant.errors import ConflictingEvent, EndpointError
+from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
 from tasks.emit import ChunkTicket, Ticket, current_emission, emit_chunk, emit_event
@@ -70,11 +71,18 @@ async def open_emission(
         emission = Emission(store, courier, open_target, owner=_owner(), limits=limits)
         async with emission:
             token = current_emission.set(emission)
+            logging.getLogger("prefect.task_runs").addFilter(_is_no_echo)
             try:
                 with _garbage_collected_less_often():
                     yield emission
             finally:
                 current_emission.reset(token)
+
+
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    """Tell whether a line of a task run says more than the flow: when the store fails, every delivery under way ends with it."""
+    emission = current_emission.get(None)
+    return record.levelno < logging.ERROR or emission is None or not isinstance(emission.failure, StoreError)
 
 
 async def open_target(name: str) -> Target:

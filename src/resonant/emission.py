@@ -184,6 +184,11 @@ class Emission:
             closing = [target.close() for target in self._targets.values()]
             await asyncio.gather(*closing, return_exceptions=True)
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the run, if something did."""
+        return self._failure
+
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
         """Make one attempt, and record it with the decision taken on it.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
+from sqlalchemy import Engine, event
 
 from blocks import FileEndpoint, WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
@@ -169,3 +171,45 @@ def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, tmp_pa
 
     assert state.message.startswith("1 deliveries taken back")
     assert (status.pending, status.in_flight) == (2, 1)
+
+
+def test_when_the_store_fails_one_line_says_so_and_not_one_for_each_delivery(
+    engine, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("RESONANT_LEASE_SECONDS", "1.5")
+    is_full = False
+
+    def let_it_be_full(connection):
+        if is_full:
+            connection.exec_driver_sql("PRAGMA query_only = 1")
+
+    async def main():
+        nonlocal is_full
+        await FileEndpoint(path=tmp_path / "out.jsonl", timeout=1).asave("log", overwrite=True)
+        emitting = asyncio.create_task(
+            emit_events(
+                events=[EVENT | {"id": f"e{n}"} for n in range(300)],
+                endpoint="file-endpoint/log",
+                return_state=True,
+            )
+        )
+        while not (tmp_path / "out.jsonl").exists():
+            await asyncio.sleep(0.001)
+        is_full = True
+        return await emitting
+
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        logging.getLogger(name).addHandler(caplog.handler)
+    event.listen(Engine, "begin", let_it_be_full)
+    try:
+        state = asyncio.run(main())
+    finally:
+        event.remove(Engine, "begin", let_it_be_full)
+        for name in ("prefect.task_runs", "prefect.flow_runs"):
+            logging.getLogger(name).removeHandler(caplog.handler)
+
+    assert state.is_failed()
+    assert "read-only" in state.message
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert {record.name for record in errors} <= {"prefect.flow_runs"}
+    assert len({record.getMessage() for record in errors}) == 1
