@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -21,6 +23,11 @@ from blocks.endpoint import (
 )
 from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from resonant.classify import Category
 
 
 def name_from_url(url: str) -> str:
@@ -53,7 +60,61 @@ async def save_webhook_endpoint(name: str, block: WebhookEndpoint, *, overwrite:
     except ValueError as error:
         if "already in use" not in str(error):
             raise
-        raise EndpointError(f"endpoint {name!r} exists: --overwrite replaces it") from None
+        raise EndpointError(
+            f"endpoint {name!r} exists: `resonant endpoint update {name}` changes it"
+        ) from None
+
+
+async def update_webhook_endpoint(
+    name: str,
+    fields: Mapping[str, object],
+    *,
+    headers: Mapping[str, str],
+    overrides: Mapping[int, Category],
+    clear: Collection[str] = (),
+) -> str:
+    """Change an endpoint, and save it.
+
+    Args:
+        name: the endpoint's.
+        fields: the new values of its block's fields.
+        headers, overrides: added to those it has.
+        clear: fields that go back to their defaults, before anything is added.
+
+    Returns:
+        What else is configured, and kept, as a list in words.
+
+    Raises:
+        UnknownEndpoint: there is none of that name.
+        EndpointError: it is no webhook endpoint, is not configured completely, or cannot be used with these values.
+    """
+    block = await _webhook_endpoint(name)
+    for field in clear:
+        setattr(block, field, type(block).model_fields[field].get_default(call_default_factory=True))
+    for field, value in fields.items():
+        setattr(block, field, value)
+    new = {header.lower() for header in headers}
+    kept_headers = {key: value for key, value in block.header_values(name).items() if key.lower() not in new}
+    if headers:
+        block.headers = SecretStr(json.dumps({**kept_headers, **headers}))
+    kept_overrides = {status for status in block.status_overrides if status not in overrides}
+    block.status_overrides = {**block.status_overrides, **overrides}
+    await save_webhook_endpoint(name, block, overwrite=True)
+    kept = [
+        words
+        for words, is_there in (
+            ("its URL", "url" not in fields),
+            ("its signing secret", block.signing_secret is not None and "signing_secret" not in fields),
+            (f"{len(kept_headers)} of its headers", kept_headers),
+            (f"its policy {block.policy}", block.policy and "policy" not in fields),
+            (f"its timeout of {block.timeout:g} s", "timeout" not in fields),
+            (f"its concurrency of {block.concurrency}", block.concurrency and "concurrency" not in fields),
+            (f"{len(kept_overrides)} of its overrides", kept_overrides),
+            ("its certificates", block.ca_file and "ca_file" not in fields),
+        )
+        if is_there
+    ]
+    return ", ".join(kept)
 
 
 async def endpoint_for_url(url: str, *, allow_private: bool) -> str:

@@ -60,6 +60,22 @@ class WebhookEndpoint(EndpointBlock):
             return SecretStr(json.dumps(headers)) if headers else None
         return headers
 
+    def header_values(self, name: str) -> dict[str, str]:
+        """Return the headers, which are secret.
+
+        Raises:
+            EndpointError: they are not a JSON object.
+        """
+        try:
+            headers = json.loads((self.headers.get_secret_value() if self.headers else "").strip() or "{}")
+        except ValueError:
+            headers = None
+        if not isinstance(headers, dict):
+            raise EndpointError(
+                f'endpoint {name!r}: its headers must be a JSON object, as in {{"Authorization": "Bearer ..."}}'
+            )
+        return {key: str(value) for key, value in headers.items()}
+
     def to_endpoint(self, name: str) -> Endpoint:
         """Return the plain endpoint, with its secrets.
 
@@ -72,7 +88,7 @@ class WebhookEndpoint(EndpointBlock):
         return Endpoint(
             name=name,
             url=self.url.get_secret_value(),
-            headers=_headers(name, self.headers),
+            headers=self.header_values(name),
             signing_secrets=(*secrets, *old),
             signing_ends={} if until is None else dict.fromkeys(old, until.timestamp()),
             rotation=None if until is None else until.timestamp(),
@@ -104,18 +120,6 @@ class WebhookEndpoint(EndpointBlock):
             concurrency=self.concurrency,
             rotation=sink.rotation,
         )
-
-
-def _headers(name: str, text: SecretStr | None) -> dict[str, str]:
-    try:
-        headers = json.loads((text.get_secret_value() if text else "").strip() or "{}")
-    except ValueError:
-        headers = None
-    if not isinstance(headers, dict):
-        raise EndpointError(
-            f'endpoint {name!r}: its headers must be a JSON object, as in {{"Authorization": "Bearer ..."}}'
-        )
-    return {key: str(value) for key, value in headers.items()}
 
 
 def _revealed(secret: SecretStr | None) -> list[str]:

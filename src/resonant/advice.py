@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-# A replay leaves permanent ones out unless it is told not to, so what {replay} says goes by the category.
-_WAIT = "wait until it answers (`resonant endpoint test NAME`), then {replay}, slowly: --rate 10"
-_CREDENTIAL = "fix the endpoint's credential (`resonant endpoint add NAME URL --overwrite`), then {replay}"
-_URL = "fix the endpoint's URL (`resonant endpoint add NAME URL --overwrite`), then {replay}"
+import shlex
+
+# {replay} is the whole command. It leaves permanent failures out unless it has --include-permanent.
+_WAIT = "wait until it answers (`resonant endpoint test {endpoint}`), then {slow_replay}"
+_CREDENTIAL = "fix the endpoint's credential (`resonant endpoint update {endpoint} --header @FILE`, or --url), then {replay}"
+_URL = "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`), then {replay}"
 _PAYLOAD = (
-    "the receiver refuses these events: look at one (`resonant detail ID`), fix the producer or the receiver, then "
+    "the receiver refuses these events: look at one (`resonant detail {event_id}`), fix the producer or the receiver, then "
     "{replay}, or purge"
 )
-_GONE = "the endpoint says that it is gone for good: remove it (`resonant endpoint remove NAME`), and purge"
+_GONE = (
+    "the endpoint says that it is gone for good: remove it (`resonant endpoint remove {endpoint}`), and purge"
+)
 _CERTIFICATE = "have the certificate renewed or its name fixed, then {replay}"
 _NAME = "check the name in the endpoint's URL and this machine's resolver, then {replay}"
-_SLOWER = "it asks for less: once it has caught up, {replay}, slowly: --rate 10"
+_SLOWER = "it asks for less: once it has caught up, {slow_replay}"
 _HERE = "the fault is on this side (connections, proxy, disk or code): mend it here, then {replay}"
 _CRASHED = (
     "workers were lost while sending: look at their memory and logs, and at the events' size, before a replay"
 )
 _EXPIRED = "it was away for longer than the policy's max_age: {replay} once it answers, or raise max_age"
 _CANCELLED = "an operator gave these up (`resonant audit` says who): replay them only if that was wrong"
-_UNKNOWN = "look at one (`resonant detail ID`), and give the classifier a rule for this failure"
+_UNKNOWN = "look at one (`resonant detail {event_id}`), and give the classifier a rule for this failure"
 
 _BY_REASON = {"crashed": _CRASHED, "cancelled": _CANCELLED}
 # Not where they are transient, by a Retry-After or by the endpoint's own override.
@@ -54,11 +58,20 @@ _BY_CODE = {
 _SENT_WITHOUT_ANSWER = {"http_504", "http_524", "read_timeout", "timeout"}
 
 
-def advise(*, code: str, reason: str, category: str, maybe_processed: bool = False) -> str:
+def advise(
+    *,
+    code: str,
+    reason: str,
+    category: str,
+    endpoint: str = "NAME",
+    event_id: str = "ID",
+    maybe_processed: bool = False,
+) -> str:
     """Return what to do about dead letters with this code, reason and category; empty texts stand for none.
 
     Args:
-        code, reason, category: theirs.
+        code, reason, category, endpoint: theirs.
+        event_id: of one of them.
         maybe_processed: whether the receiver may have processed them.
     """
     is_permanent = category == "permanent"
@@ -69,7 +82,14 @@ def advise(*, code: str, reason: str, category: str, maybe_processed: bool = Fal
         line = _EXPIRED
     if line is None:
         line = _WAIT if category == "transient" else _UNKNOWN
-    line = line.format(replay="replay with --include-permanent" if is_permanent else "replay")
+    what = f"--code {shlex.quote(code)}" if code else f"--reason {reason}"
+    replay = f"resonant replay --endpoint {endpoint} {what}{' --include-permanent' if is_permanent else ''}"
+    line = line.format(
+        replay=f"`{replay}`",
+        slow_replay=f"`{replay} --rate 10`",
+        endpoint=endpoint,
+        event_id=shlex.quote(event_id),
+    )
     return f"{processed(code)}: check the receiver before a replay; {line}" if maybe_processed else line
 
 

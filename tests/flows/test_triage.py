@@ -85,7 +85,7 @@ def test_each_group_is_a_row_that_says_what_to_do(collect):
         "code": "http_503",
         "error": "`no answer after <n> s`",
         "answer": "",
-        "what to do": advise(code="http_503", reason="exhausted", category="transient"),
+        "what to do": advise(code="http_503", reason="exhausted", category="transient", endpoint="hooks"),
         "reason": "exhausted",
         "category": "transient",
         "first": rfc3339(START + 60),
@@ -97,7 +97,13 @@ def test_each_group_is_a_row_that_says_what_to_do(collect):
     assert second["answer"] == """``{"error": "no `id`"}``"""
     assert second["what to do"] == (
         "possibly processed: check the receiver before a replay; "
-        + advise(code="http_400", reason="permanent", category="permanent")
+        + advise(
+            code="http_400",
+            reason="permanent",
+            category="permanent",
+            endpoint="hooks",
+            event_id=second["example"],
+        )
     )
 
 

@@ -163,13 +163,23 @@ def test_every_status_of_the_table_is_among_the_codes():
     assert {status for status, verdict in BY_STATUS.items() if verdict.blame == "local"} == _LOCAL_STATUSES
 
 
+def test_the_line_has_whole_commands_with_the_endpoint_and_an_event():
+    def line(code: str) -> str:
+        return advise(code=code, reason="permanent", category="permanent", endpoint="shop", event_id="a b")
+
+    assert "`resonant endpoint update shop --url URL`" in line("http_404")
+    assert "`resonant replay --endpoint shop --code http_404 --include-permanent`" in line("http_404")
+    assert "`resonant detail 'a b'`" in line("http_400")
+
+
 def test_the_commands_and_options_that_the_lines_name_exist():
     known = commands()
     named = {command for line in every_line() for command in re.findall(r"`(resonant [^`]*)`", line)}
     options = {option for line in every_line() for option in re.findall(r"--[a-z-]+", line)}
 
     assert named >= {
-        "resonant endpoint add NAME URL --overwrite",
+        "resonant endpoint update NAME --url URL",
+        "resonant replay --endpoint NAME --code http_404 --include-permanent",
         "resonant endpoint test NAME",
         "resonant endpoint remove NAME",
         "resonant detail ID",
@@ -177,8 +187,16 @@ def test_the_commands_and_options_that_the_lines_name_exist():
     }
     for command in named:
         words = command.split()
-        name = " ".join(word for word in words if word.islower() and not word.startswith("-"))
+        name = next(" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in known)
         assert name in known, command
         assert {word for word in words if word.startswith("-")} <= known[name], command
-    assert options == {"--rate", "--include-permanent", "--overwrite"}
+    assert options == {
+        "--code",
+        "--endpoint",
+        "--header",
+        "--include-permanent",
+        "--rate",
+        "--reason",
+        "--url",
+    }
     assert {"--rate", "--include-permanent"} <= known["resonant replay"]

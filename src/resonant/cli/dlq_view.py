@@ -31,10 +31,10 @@ def write_dead_letters(letters: Iterator[DeadLetter], *, now: float) -> None:
     example, before = None, None
     for letter in letters:
         example = example or letter.event_id
-        advice = advise(code=letter.code or "", reason=letter.reason, category=letter.category or "")
+        alike = (letter.code or "", letter.reason, letter.category or "", letter.endpoint)
         # Of many that failed alike, one says what to do.
-        _write_on_screen(letter, None if advice == before else advice, now=now)
-        before = advice
+        _write_on_screen(letter, None if alike == before else _advice(letter), now=now)
+        before = alike
     if example:
         width = len(example)
         output.write(
@@ -50,6 +50,16 @@ def write_groups(groups: Sequence[Group], *, now: float) -> None:
             _write_group_on_screen(group, now=now)
     else:
         output.write_table(_GROUP_COLUMNS, [_group_columns(group) for group in groups])
+
+
+def _advice(letter: DeadLetter) -> str:
+    return advise(
+        code=letter.code or "",
+        reason=letter.reason,
+        category=letter.category or "",
+        endpoint=letter.endpoint,
+        event_id=letter.event_id,
+    )
 
 
 def _write_on_screen(letter: DeadLetter, advice: str | None, *, now: float) -> None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resonant.cli import endpoint_options as given
 from resonant.cli import options, output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from resonant.classify import Category
+    from resonant.events import Attempt
     from resonant.settings import Settings
 
 _commands = typer.Typer(no_args_is_help=True)
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(
         _commands,
         name="endpoint",
-        help="Say where events go: add, list, show, test, rotate-secret, remove.",
+        help="Say where events go: add, update, list, show, test, rotate-secret, remove.",
         rich_help_panel=options.RUN,
         epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
     )
@@ -53,40 +54,24 @@ def _prefect() -> Iterator[Settings]:
 def add(
     name: Name,
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https; - reads it from standard input.")],
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME:VALUE", help="Sent with every event; may be given again. @FILE reads from a file."
-        ),
-    ] = None,
+    header: given.Header = None,
     secret_stdin: Annotated[
         bool,
         typer.Option("--secret-stdin", help="Read the signing secret (whsec_...) from standard input."),
     ] = False,
     policy: options.Policy = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, max=600, help="Deadline of one attempt.")
-    ] = 15.0,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Sends at the same time, instead of the common limit."),
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STATUS=CATEGORY",
-            help="e.g. 404=transient; transient, permanent or unknown. May be given again.",
-        ),
-    ] = None,
+    timeout: given.Timeout = None,
+    concurrency: given.Concurrency = None,
+    override: given.Override = None,
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Allow private addresses, such as 127.0.0.1.")
     ] = False,
-    ca_file: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Certificates (PEM) to trust instead of the public ones."),
-    ] = None,
+    ca_file: given.CaFile = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the endpoint of this name.")
+        bool,
+        typer.Option(
+            "--overwrite", help="If it exists, change it as `endpoint update` does: the rest is kept."
+        ),
     ] = False,
 ) -> None:
     """Save an endpoint under a name.
@@ -94,40 +79,101 @@ def add(
     Secrets do not belong in a command's arguments, which every user of the machine can see: give them by
     --secret-stdin, --header @FILE, or - for a URL that holds a token.
     """
-    from pydantic import SecretStr
+    from resonant.errors import UnknownEndpoint
 
+    name = _webhook_name(name)
+    fields = given.fields(
+        url=url,
+        policy=policy,
+        timeout=timeout,
+        concurrency=concurrency,
+        allow_private=allow_private or None,
+        ca_file=ca_file,
+    )
+    headers, overrides = given.headers(header), given.overrides(override)
+    secret = given.line_of_stdin("the signing secret") if secret_stdin else None
+    with _prefect() as settings:
+        from blocks import WebhookEndpoint
+        from blocks.catalog import save_webhook_endpoint, update_webhook_endpoint
+
+        options.known_policy(policy, settings)
+        if secret is not None:
+            fields["signing_secret"] = given.secret(secret)
+        if overwrite:
+            with contextlib.suppress(UnknownEndpoint):
+                kept = asyncio.run(
+                    update_webhook_endpoint(name, fields, headers=headers, overrides=overrides)
+                )
+                output.write(f"changed endpoint {name}; it keeps {kept or 'nothing else'}\n")
+                return
+        block = WebhookEndpoint(
+            **fields,
+            headers=given.secret(json.dumps(headers)) if headers else None,
+            status_overrides=overrides,
+        )
+        asyncio.run(save_webhook_endpoint(name, block, overwrite=False))
+    output.write(f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event\n")
+
+
+@_commands.command(epilog="Example: resonant endpoint update billing --timeout 30")
+def update(
+    name: Name,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="http or https; - reads it from standard input.")
+    ] = None,
+    header: given.Header = None,
+    policy: options.Policy = None,
+    timeout: given.Timeout = None,
+    concurrency: given.Concurrency = None,
+    override: given.Override = None,
+    allow_private: Annotated[
+        bool | None, typer.Option("--allow-private/--refuse-private", help="Allow private addresses, or not.")
+    ] = None,
+    ca_file: given.CaFile = None,
+    clear: Annotated[
+        list[given.Clearable] | None, typer.Option(help="Remove this; may be given again.")
+    ] = None,
+) -> None:
+    """Change an endpoint: only what is given; all else stays, its signing secret too (`rotate-secret` changes that).
+
+    A header or an override is added to those that there are, or replaces the one of its name.
+    """
+    name = _webhook_name(name)
+    fields = given.fields(
+        url=url,
+        policy=policy,
+        timeout=timeout,
+        concurrency=concurrency,
+        allow_private=allow_private,
+        ca_file=ca_file,
+    )
+    headers, overrides = given.headers(header), given.overrides(override)
+    if not (fields or headers or overrides or clear):
+        raise options.Misuse("nothing is given to change: `resonant endpoint update -h` lists what can be")
+    with _prefect() as settings:
+        from blocks.catalog import update_webhook_endpoint
+
+        options.known_policy(policy, settings)
+        kept = asyncio.run(
+            update_webhook_endpoint(
+                name, fields, headers=headers, overrides=overrides, clear=given.cleared_fields(clear)
+            )
+        )
+    output.write(f"changed endpoint {name}; it keeps {kept or 'nothing else'}\n")
+
+
+def _webhook_name(name: str) -> str:
     name = options.endpoint_name(name)
     if "/" in name:
         raise options.Misuse(
-            "endpoints of other block types are made in the Prefect UI, or by their own code"
+            "endpoints of other block types are made and changed in the Prefect UI, or by their own code"
         )
-    headers = dict(_header(text) for text in header or [])
-    overrides = dict(_override(text) for text in override or [])
-    if url == "-":
-        url = _line_of_stdin("the URL")
-    secret = SecretStr(_line_of_stdin("the signing secret")) if secret_stdin else None
-    with _prefect() as settings:
-        from blocks import WebhookEndpoint
-        from blocks.catalog import save_webhook_endpoint
-
-        block = WebhookEndpoint(
-            url=SecretStr(url),
-            headers=SecretStr(json.dumps(headers)) if headers else None,
-            signing_secret=secret,
-            policy=options.known_policy(policy, settings) if policy else None,
-            timeout=timeout,
-            concurrency=concurrency,
-            status_overrides=overrides,
-            allow_private=allow_private,
-            ca_file=ca_file,
-        )
-        asyncio.run(save_webhook_endpoint(name, block, overwrite=overwrite))
-    output.write(f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event\n")
+    return name
 
 
 @_commands.command("list", epilog="Example: resonant endpoint list")
 def list_(as_json: options.Json = False) -> None:
-    """List the endpoints; URLs are secret, and not shown."""
+    """List the endpoints; of a URL, which is secret, only the host. `endpoint show` has the details."""
     from resonant.errors import EndpointError
 
     with _prefect():
@@ -135,15 +181,22 @@ def list_(as_json: options.Json = False) -> None:
 
         found = asyncio.run(list_endpoints())
     problems = {name: str(block) for name, block in found if isinstance(block, EndpointError)}
-    rows = [{"name": name, **_shown(block)} for name, block in found if name not in problems]
+    rows = [{"name": name, **_shown(block), "problem": None} for name, block in found if name not in problems]
+    for name, block in found:
+        if not isinstance(block, EndpointError) and (problem := _problem(name, block)):
+            problems[name] = next(row for row in rows if row["name"] == name)["problem"] = problem
     if as_json:
-        broken = [{"name": name, "problem": problem} for name, problem in problems.items()]
+        shown = {row["name"] for row in rows}
+        broken = [
+            {"name": name, "problem": problem} for name, problem in problems.items() if name not in shown
+        ]
         output.write_json_array(map(output.to_json, [*rows, *broken]))
         return
-    if rows:
-        # Each block type has fields of its own.
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        output.write_table(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
+    if found:
+        shown = {row["name"] for row in rows}
+        listed = [*rows, *({"name": name, "usable": False} for name in problems if name not in shown)]
+        listed.sort(key=lambda row: str(row["name"]))
+        output.write_table(("name", "to", "signed", "state"), list(map(_listed, listed)))
     for name, problem in problems.items():
         output.say(f"endpoint {name} cannot be used: {problem}")
     if not found:
@@ -171,13 +224,22 @@ def show(name: Name, as_json: options.Json = False) -> None:
 
 
 @_commands.command(epilog="Example: resonant endpoint test billing")
-def test(name: Name) -> None:
+def test(name: Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
     """Send one event of type `resonant.test` to an endpoint, once, past the store; say what it answered."""
     name = options.endpoint_name(name)
     with _prefect():
-        answer = asyncio.run(_test(name))
-    output.write(f"{answer}\n")
-    if not answer.startswith("delivered"):
+        attempt = asyncio.run(_test(name))
+    is_delivered = attempt.result == "delivered"
+    if as_json:
+        from resonant.cli.documents import document
+
+        output.write(output.to_json({"endpoint": name, **document(attempt)}) + "\n")
+    else:
+        took = f"in {attempt.duration * 1000:.0f} ms"
+        answered = f", answered {attempt.status_code}" if attempt.status_code else ""
+        failed = f"failed {took}: {attempt.category} {attempt.code}: {attempt.error}"
+        output.write(f"delivered {took}{answered}\n" if is_delivered else f"{failed}\n")
+    if not is_delivered:
         raise typer.Exit(1)
 
 
@@ -210,7 +272,7 @@ def rotate_secret(
     name = options.endpoint_name(name)
     if end and secret_stdin:
         raise options.Misuse("--end takes no new secret")
-    secret = SecretStr(_line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
+    secret = SecretStr(given.line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
     with _prefect() as settings:
         from resonant.cli.rotating import end_rotation, rotate
 
@@ -237,7 +299,7 @@ def remove(name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not a
     output.write(f"removed endpoint {name}\n")
 
 
-async def _test(name: str) -> str:
+async def _test(name: str) -> Attempt:
     import random
     import time
 
@@ -253,11 +315,7 @@ async def _test(name: str) -> str:
         report = await Courier(clock=time.time, rng=random.Random()).attempt(lease, target)
     finally:
         await target.close()
-    attempt = report.attempt
-    took = f"in {attempt.duration * 1000:.0f} ms"
-    if report.decision is None:
-        return f"delivered {took}" + (f", answered {attempt.status_code}" if attempt.status_code else "")
-    return f"failed {took}: {attempt.category} {attempt.code}: {attempt.error}"
+    return report.attempt
 
 
 def _shown(block: object) -> dict[str, object]:
@@ -273,7 +331,47 @@ def _shown(block: object) -> dict[str, object]:
             shown[name] = (
                 str(value) if value is not None and not isinstance(value, int | float | dict) else value
             )
+    if (host := _host(block)) is not None:
+        shown["host"] = host
     return shown
+
+
+def _problem(name: str, block: object) -> str | None:
+    """Return why an endpoint that is configured completely cannot be opened."""
+    from resonant.errors import EndpointError
+
+    try:
+        block.to_endpoint(name)  # type: ignore[attr-defined]
+    except EndpointError as error:
+        return str(error)
+    except AttributeError:  # of another block type
+        return None
+    return None
+
+
+def _host(block: object) -> str | None:
+    """Return scheme, host and port of a webhook endpoint: what an operator may see of its URL."""
+    import httpx
+
+    url = getattr(block, "url", None)
+    if url is None:
+        return None
+    try:
+        parsed = httpx.URL(url.get_secret_value())
+        host = parsed.host
+    except (httpx.InvalidURL, ValueError, AttributeError):
+        return None
+    port = "" if parsed.port is None else f":{parsed.port}"
+    return f"{parsed.scheme}://{host}{port}" if host else None
+
+
+def _listed(row: dict[str, object]) -> list[str]:
+    if row.get("usable") is False:
+        return [str(row["name"]), "-", "-", "cannot be used"]
+    state = "ok" if row["problem"] is None else "cannot be used"
+    to = row.get("host") or row["type"]
+    signed = "yes" if row.get("signing_secret") else "no"
+    return [str(row["name"]), str(to), signed, state]
 
 
 def _cell(value: object) -> str:
@@ -282,42 +380,8 @@ def _cell(value: object) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
-def _header(text: str) -> tuple[str, str]:
-    if text.startswith("@"):
-        from pathlib import Path
-
-        try:
-            text = Path(text[1:]).read_text().strip()
-        except OSError as error:
-            raise options.Misuse(f"--header {text}: {error.strerror}") from None
-    name, colon, value = text.partition(":")
-    if not colon:
-        raise options.Misuse("--header must be NAME:VALUE")
-    return name.strip(), value.strip()
-
-
-def _override(text: str) -> tuple[int, Category]:
-    status, _, category = text.partition("=")
-    if not (status.isascii() and status.isdigit() and 100 <= int(status) <= 599):  # noqa: PLR2004 - HTTP's range
-        raise options.Misuse(f"--override {text!r} must be STATUS=CATEGORY, as in 404=transient")
-    for known in ("transient", "permanent", "unknown"):
-        if category == known:
-            return int(status), known
-    raise options.Misuse(f"--override {text!r}: the category is transient, permanent or unknown")
-
-
 def _new_secret() -> str:
     import base64
     import secrets
 
     return f"whsec_{base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()}"
-
-
-def _line_of_stdin(what: str) -> str:
-    import getpass
-    import sys
-
-    line = getpass.getpass(f"{what}: ") if sys.stdin.isatty() else sys.stdin.readline()
-    if not line.strip():
-        raise options.Misuse(f"{what} was to come from standard input, which is empty")
-    return line.strip()

@@ -98,7 +98,14 @@ def _group(
         first_at=min(each.letters.first_at for each in members),
         last_at=max(each.letters.last_at for each in members),
         example=event_ids[max(newest)],
-        advice=advise(code=first.code, reason=reason, category=category, maybe_processed=maybe_processed),
+        advice=advise(
+            code=first.code,
+            reason=reason,
+            category=category,
+            endpoint=first.endpoint,
+            event_id=event_ids[max(newest)],
+            maybe_processed=maybe_processed,
+        ),
         answer=said[max(newest)].answer or "",
         maybe_processed=maybe_processed,
     )

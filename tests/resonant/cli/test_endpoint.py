@@ -49,10 +49,12 @@ def test_the_list_shows_endpoints_of_every_type_and_what_is_wrong_with_a_broken_
 
     assert done.returncode == 0, done.stderr
     header, *_ = done.stdout.splitlines()
-    assert {"NAME", "TYPE", "URL", "PATH", "TIMEOUT"} <= set(header.split())
-    hooks, log = rows(done.stdout)
+    assert header.split() == ["NAME", "TO", "SIGNED", "STATE"]
+    broken, hooks, log = rows(done.stdout)
     assert log.split()[:2] == ["file-endpoint/cli-log", "file-endpoint"]
-    assert hooks.split()[:2] == ["cli-hooks", "webhook-endpoint"]
+    assert hooks.split() == ["cli-hooks", "https://hooks.example.com", "no", "ok"]
+    assert broken.split()[-3:] == ["cannot", "be", "used"]
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert f"endpoint cli-broken cannot be used: {PROBLEM}\n" in done.stderr
     assert "t0ken" not in done.stdout + done.stderr
 
@@ -64,6 +66,13 @@ def test_the_list_as_json_says_the_problem_in_its_place(resonant, endpoints):
     assert found["cli-broken"] == {"name": "cli-broken", "problem": PROBLEM}
     assert (found["cli-hooks"]["type"], found["cli-hooks"]["url"]) == ("webhook-endpoint", "set")
     assert found["file-endpoint/cli-log"]["type"] == "file-endpoint"
+
+
+def test_a_test_event_has_its_outcome_as_json(resonant, endpoints, tmp_path):
+    done = resonant.program("endpoint", "test", "file-endpoint/cli-log", "--json")
+
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["endpoint"], said["result"]) == (0, "file-endpoint/cli-log", "delivered")
 
 
 def test_a_broken_endpoint_is_removed_and_only_that_one(resonant, endpoints):

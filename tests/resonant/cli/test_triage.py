@@ -17,7 +17,9 @@ GROUP_KEYS = [
     *("first_dead_at", "last_dead_at", "example", "advice", "answer", "maybe_processed"),
 ]
 REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
-UNAVAILABLE_ADVICE = advise(code="http_503", reason="exhausted", category="transient")
+UNAVAILABLE_ADVICE = advise(
+    code="http_503", reason="exhausted", category="transient", endpoint="billing", event_id="evt_busy_2"
+)
 PLACE = re.compile(r"showing \d+ of [\d,]+(?: or more)?: --after (\S+) shows the next, --limit 0 all\n")
 
 

@@ -43,7 +43,9 @@ def test_letters_whose_errors_differ_by_ids_and_numbers_are_one_group(desk):
     assert (group.reason, group.category) == ("exhausted", "transient")
     assert (group.count, group.first_at, group.last_at) == (3, start, start + 2)
     assert group.example == "evt_2"
-    assert group.advice == advise(code="http_503", reason="exhausted", category="transient")
+    assert group.advice == advise(
+        code="http_503", reason="exhausted", category="transient", endpoint="orders"
+    )
 
 
 def test_another_endpoint_code_or_message_is_another_group(desk):
@@ -112,7 +114,7 @@ def test_a_group_of_several_reasons_shows_that_of_most_letters(desk):
     [group] = desk.read(triage)
 
     assert (group.count, group.reason) == (5, "expired")
-    assert group.advice == advise(code="http_503", reason="expired", category="transient")
+    assert group.advice == advise(code="http_503", reason="expired", category="transient", endpoint="orders")
 
 
 def test_the_reason_of_most_letters_is_counted_over_event_types(desk):

@@ -1,0 +1,129 @@
+"""What ``endpoint add`` and ``endpoint update`` are given: options, and what their values mean."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resonant.cli import options
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from resonant.classify import Category
+
+Header = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME:VALUE", help="Sent with every event; may be given again. @FILE reads from a file."
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", min=0.001, max=600, help="Deadline of one attempt; 15 if never given."),
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Sends at the same time, instead of the common limit."),
+]
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STATUS=CATEGORY",
+        help="e.g. 404=transient; transient, permanent or unknown. May be given again.",
+    ),
+]
+CaFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Certificates (PEM) to trust instead of the public ones."),
+]
+
+
+class Clearable(StrEnum):
+    """What ``endpoint update --clear`` removes."""
+
+    HEADERS = "headers"
+    OVERRIDES = "overrides"
+    POLICY = "policy"
+    CONCURRENCY = "concurrency"
+    CA_FILE = "ca-file"
+
+
+def fields(*, url: str | None, **values: object) -> dict[str, Any]:
+    """Return the block's fields that were given."""
+    found = {name: value for name, value in values.items() if value is not None}
+    if url is not None:
+        found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
+    return found
+
+
+def cleared_fields(clear: list[Clearable] | None) -> set[str]:
+    """Return the block's fields that go back to what a new endpoint has."""
+    names = {Clearable.OVERRIDES: "status_overrides", Clearable.CA_FILE: "ca_file"}
+    return {names.get(each, each.value) for each in clear or []}
+
+
+def secret(text: str) -> SecretStr:
+    """Wrap a text that must not be shown."""
+    from pydantic import SecretStr
+
+    return SecretStr(text)
+
+
+def headers(texts: list[str] | None) -> dict[str, str]:
+    """Read ``NAME:VALUE``, or what a file holds of it.
+
+    Raises:
+        Misuse: one is neither.
+    """
+    return dict(_header(text) for text in texts or [])
+
+
+def overrides(texts: list[str] | None) -> dict[int, Category]:
+    """Read ``STATUS=CATEGORY``.
+
+    Raises:
+        Misuse: one is not that.
+    """
+    return dict(_override(text) for text in texts or [])
+
+
+def line_of_stdin(what: str) -> str:
+    """Read one line, on a terminal without showing it.
+
+    Raises:
+        Misuse: there is none.
+    """
+    import getpass
+    import sys
+
+    line = getpass.getpass(f"{what}: ") if sys.stdin.isatty() else sys.stdin.readline()
+    if not line.strip():
+        raise options.Misuse(f"{what} was to come from standard input, which is empty")
+    return line.strip()
+
+
+def _header(text: str) -> tuple[str, str]:
+    if text.startswith("@"):
+        from pathlib import Path
+
+        try:
+            text = Path(text[1:]).read_text().strip()
+        except OSError as error:
+            raise options.Misuse(f"--header {text}: {error.strerror}") from None
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise options.Misuse("--header must be NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def _override(text: str) -> tuple[int, Category]:
+    status, _, category = text.partition("=")
+    if not (status.isascii() and status.isdigit() and 100 <= int(status) <= 599):  # noqa: PLR2004 - HTTP's range
+        raise options.Misuse(f"--override {text!r} must be STATUS=CATEGORY, as in 404=transient")
+    for known in ("transient", "permanent", "unknown"):
+        if category == known:
+            return int(status), known
+    raise options.Misuse(f"--override {text!r}: the category is transient, permanent or unknown")

@@ -1,0 +1,84 @@
+"""``endpoint update`` changes what is given, and keeps the rest."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+
+from blocks import WebhookEndpoint, load_endpoint
+from blocks.catalog import remove_endpoint, update_webhook_endpoint
+from resonant.errors import EndpointError, UnknownEndpoint
+
+pytestmark = pytest.mark.engine
+
+NAME = "updated"
+SECRET = "whsec_b2xkIG9sZCBvbGQgb2xk"
+
+
+@pytest.fixture
+def update(prefect_api):
+    """Change an endpoint that has everything; return what is kept, in words, and the endpoint then."""
+
+    def run(fields=None, *, headers=None, overrides=None, clear=()):
+        async def main():
+            await WebhookEndpoint(
+                url=SecretStr("https://hooks.example.com/in"),
+                headers='{"X-Key": "1", "x-more": "2"}',
+                signing_secret=SecretStr(SECRET),
+                timeout=30,
+                policy="classic",
+                status_overrides={404: "transient"},
+            ).asave(NAME, overwrite=True)
+            try:
+                kept = await update_webhook_endpoint(
+                    NAME, fields or {}, headers=headers or {}, overrides=overrides or {}, clear=clear
+                )
+                return kept, await load_endpoint(NAME)
+            finally:
+                await remove_endpoint(NAME)
+
+        with temporary_settings({PREFECT_API_URL: prefect_api}):
+            return asyncio.run(main())
+
+    return run
+
+
+def test_a_new_url_keeps_the_secret_the_headers_and_all_else(update):
+    kept, block = update({"url": SecretStr("https://new.example.com/in")})
+
+    endpoint = block.to_endpoint(NAME)
+    assert endpoint.url == "https://new.example.com/in"
+    assert (endpoint.signing_secrets, endpoint.headers) == ((SECRET,), {"X-Key": "1", "x-more": "2"})
+    assert (endpoint.timeout, endpoint.overrides, block.policy) == (30, {404: "transient"}, "classic")
+    assert kept == (
+        "its signing secret, 2 of its headers, its policy classic, its timeout of 30 s, 1 of its overrides"
+    )
+
+
+def test_headers_and_overrides_are_added_or_replaced_by_name(update):
+    kept, block = update(headers={"x-key": "new"}, overrides={404: "permanent", 409: "transient"})
+
+    assert block.to_endpoint(NAME).headers == {"x-more": "2", "x-key": "new"}
+    assert block.status_overrides == {404: "permanent", 409: "transient"}
+    assert "1 of its headers" in kept
+    assert "overrides" not in kept
+
+
+def test_what_is_cleared_goes_back_to_its_default(update):
+    _, block = update(clear={"headers", "policy", "status_overrides", "concurrency", "ca_file"})
+
+    assert (block.headers, block.policy, block.status_overrides) == (None, None, {})
+    assert block.signing_secret.get_secret_value() == SECRET
+
+
+def test_a_value_that_cannot_be_used_changes_nothing(update):
+    with pytest.raises(EndpointError, match="must begin with http"):
+        update({"url": SecretStr("ftp://x")})
+
+
+def test_an_unknown_endpoint_is_not_made(prefect_api):
+    with temporary_settings({PREFECT_API_URL: prefect_api}), pytest.raises(UnknownEndpoint, match="nowhere"):
+        asyncio.run(update_webhook_endpoint("nowhere", {"timeout": 3.0}, headers={}, overrides={}))
