@@ -8,6 +8,7 @@ import contextlib
 import pkgutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator, Sequence
 
+    from resonant.testing.journal import Received
+
 _VALID = "valid"
 _FLAWS = {flaw.replace("_", "-"): flaw for flaw in FLAWS}
 _LAST_PORT = 65535
 _FAILED, _MISUSED = 1, 2
+_SHOWN_BYTES = 200
 
 
 class _CannotStart(Exception):
@@ -37,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a receiver until SIGTERM or SIGINT; its URL is the one line on stdout."""
+    """Run a receiver until SIGTERM or SIGINT; its URL is the first line on stdout, on a terminal each delivery one more."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.ca_file and not options.tls:
@@ -49,10 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             journal_path=options.journal,
             tls=_tls(options.tls, options.ca_file) if options.tls else None,
             connection=options.connection,
+            on_received=_show if sys.stdout.isatty() else None,
         )
         asyncio.run(_run(receiver))
     except _CannotStart as error:
         parser.exit(_FAILED, f"{parser.prog}: {error}\n")
+
+
+def _show(received: Received) -> None:
+    """Write a request as one line: when, which event, what was answered, and its data."""
+    at = time.strftime("%H:%M:%S", time.localtime(received.received_at))
+    event = f"{received.webhook_id or '-'}  {received.headers.get('ce-type', '-')}"
+    answered = f"try {received.try_number} -> {received.status or received.action}"
+    body = received.body[:_SHOWN_BYTES].decode(errors="replace")
+    line = f"{at}  {event}  {answered}  {body}"
+    # Escaped: a request is anybody's text, and a terminal would obey some of it.
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+    sys.stdout.write(f"{shown}\n")
+    sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,6 +47,7 @@ class Receiver:
         journal_path: Path | str | None = None,
         tls: ssl.SSLContext | None = None,
         connection: ConnectionScript | Action | None = None,
+        on_received: Callable[[Received], None] | None = None,
     ) -> None:
         """Prepare a receiver; it listens from ``async with`` on.
 
@@ -57,6 +58,7 @@ class Receiver:
             tls: makes the URL https.
             connection: decides by its number, from 1, what each connection meets before anything is read from it; None
                 leaves it to the script.
+            on_received: called with each request, before it is answered.
         """
         self.journal: list[Received] = []
         self.accepted = 0
@@ -66,6 +68,7 @@ class Receiver:
         self._journal_path = journal_path
         self._journal_file: TextIO | None = None
         self._tls = tls
+        self._on_received = on_received
         self._tries: Counter[str] = Counter()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._failures: list[Exception] = []
@@ -153,6 +156,8 @@ class Receiver:
             status=action.status,
         )
         self.journal.append(received)
+        if self._on_received is not None:
+            self._on_received(received)
         if self._journal_file is not None:
             self._journal_file.write(received.to_json() + "\n")
             self._journal_file.flush()
