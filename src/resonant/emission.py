@@ -296,7 +296,7 @@ class Emission:
             self._in_hand.wait(lease)
             self._changed.set()
         gone = report.verdict is not None and report.verdict.gone
-        return self._commits.record_soon(Outcome(lease, report.attempt, decision, gone=gone))
+        return self._commits.record(Outcome(lease, report.attempt, decision, gone=gone))
 
     def _settle_first(self, report: Report, done: Counter[str], recorded: asyncio.Future[bool]) -> None:
         if recorded.cancelled() or recorded.exception() is not None:

@@ -65,7 +65,14 @@ class Redactor:
         return without_credentials(self._pattern.sub("***", one_line(text)))
 
     def message(self, error: BaseException) -> str:
-        """Say on one line what went wrong; see ``safe_message``."""
+        """Say on one line what went wrong, fit to be stored and shown.
+
+        Args:
+            error: its explicit causes are followed, and the last one speaks.
+
+        Returns:
+            The exception's type and text, at most 300 characters, without what is secret.
+        """
         error = root_cause(error)
         text = one_line(f"{type(error).__name__}: {error}").removesuffix(":")
         return self.line(text)[:MESSAGE_CHARACTERS]
@@ -94,20 +101,6 @@ class Redactor:
         begun = {end for secret in self._secrets if (end := _beginning_at_the_end(secret, text))}
         ends = sorted(begun, key=len, reverse=True)
         return re.compile("|".join([*(rf"{re.escape(end)}\Z" for end in ends), self._pattern.pattern]))
-
-
-def safe_message(error: BaseException, *endpoints: Endpoint) -> str:
-    """Say on one line what went wrong, fit to be stored and shown.
-
-    Args:
-        error: its explicit causes are followed, and the last one speaks.
-        endpoints: whose URL, user, password, query, header values and signing secrets are replaced by ``***``, and with
-            them what looks like anybody's credentials.
-
-    Returns:
-        The exception's type and text, at most 300 characters.
-    """
-    return Redactor.of(*endpoints).message(error)
 
 
 def _beginning_at_the_end(secret: str, text: str) -> str:

@@ -233,7 +233,7 @@ class HttpSink:
             TimeoutError: no status within the endpoint's ``timeout``.
             EndpointError: ``ca_file`` cannot be read.
             httpx.HTTPError: whatever else kept the answer away, also an address that is refused (``AddressRefused`` is
-                the cause). Its text may hold the URL; ``safe_message`` makes one that does not.
+                the cause). Its text may hold the URL; ``Redactor.message`` makes one that does not.
         """
         if self._transport is None:
             self._transport = _open_transport(self._endpoint)

@@ -6,7 +6,7 @@ import re
 
 _ANSWER_CHARACTERS = 120
 _TAG = re.compile(r"<[^<>]*(?:>|$)")
-# As `redact.safe_message` writes it, and the text of `UnexpectedStatus`, which says no more than the code.
+# As `Redactor.message` writes it, and the text of `UnexpectedStatus`, which says no more than the code.
 _ERROR_TYPE = re.compile(r"\A[A-Za-z_]\w*: ")
 _STATUS_ALONE = re.compile(r"the endpoint answered (?:\d+|<n>)")
 

@@ -21,7 +21,7 @@ from resonant.courier import Courier, Target
 from resonant.emission import Emission, Limits
 from resonant.events import parse_event
 from resonant.purging import Retention, purge
-from resonant.redact import safe_message
+from resonant.redact import Redactor
 from resonant.replaying import ReplayRequest, letters
 from resonant.retry import Retry, RetryPolicy
 from resonant.sink import Endpoint, HttpSink
@@ -126,7 +126,7 @@ async def opened_emission(store: Store, orders: Orders) -> AsyncIterator[Emissio
         return Target(
             name=name,
             sink=sink,
-            describe=lambda error: safe_message(error, endpoint),
+            describe=Redactor.of(endpoint).message,
             close=sink.aclose,
             timeout=endpoint.timeout,
         )

@@ -25,7 +25,7 @@ from resonant.bulk import Ahead
 from resonant.courier import Courier, Target
 from resonant.emission import Emission, Limits
 from resonant.events import make_event
-from resonant.redact import safe_message
+from resonant.redact import Redactor
 from resonant.retry import Retry, RetryPolicy
 from resonant.sink import Endpoint, HttpSink
 from resonant.store import open_store
@@ -151,7 +151,7 @@ class Fault:
             return Target(
                 name=name,
                 sink=sink,
-                describe=lambda error: safe_message(error, endpoint),
+                describe=Redactor.of(endpoint).message,
                 close=sink.aclose,
                 timeout=endpoint.timeout,
             )

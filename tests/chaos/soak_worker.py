@@ -22,7 +22,7 @@ from resonant.events import make_event
 from resonant.exposition import registry_of, to_text
 from resonant.files import atomic_file
 from resonant.purging import Retention, purge
-from resonant.redact import safe_message
+from resonant.redact import Redactor
 from resonant.retry import Retry, RetryPolicy
 from resonant.sink import Endpoint, HttpSink
 from resonant.store import open_store
@@ -118,7 +118,7 @@ async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> A
         return Target(
             name=name,
             sink=sink,
-            describe=lambda error: safe_message(error, endpoint),
+            describe=Redactor.of(endpoint).message,
             close=sink.aclose,
             timeout=endpoint.timeout,
         )

@@ -21,9 +21,9 @@ from resonant.exposition import registry_of, to_text
 from resonant.retry import Retry
 from resonant.stats import statistics
 from resonant.store import Outcome, compaction, open_store, schema
-from resonant.store.measuring import measure
 from resonant.testing import FixedClock
 from support.programs import lacking
+from support.reading import measure
 from support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]

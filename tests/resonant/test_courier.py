@@ -11,11 +11,11 @@ from resonant.classify import Classifier
 from resonant.courier import Courier, Report, Target
 from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
-from resonant.redact import safe_message
 from resonant.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.settings import UnknownPolicy
 from resonant.sink import CallableSink, Endpoint, HttpSink, Receipt
 from resonant.testing import FixedClock, Receiver, never_answer, reset_before_response, respond
+from support.redaction import safe_message
 
 START = 1_800_000_000.0
 EVENT = make_event(type="order.paid", source="/orders", data={"order": 42}, id="evt_1")

@@ -22,11 +22,11 @@ from resonant.courier import Courier, Report, Target
 from resonant.emission import Emission, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
 from resonant.events import make_event
-from resonant.redact import safe_message
 from resonant.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.sink import CallableSink, Endpoint, HttpSink
 from resonant.store import Store, open_store
 from resonant.testing import FixedClock, Receiver, reset_before_response, respond
+from support.redaction import safe_message
 
 START = 1_800_000_000.0
 QUICK = RetryPolicy(max_attempts=3, base=1.0, factor=1.0, jitter="none")

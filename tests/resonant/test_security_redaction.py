@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from resonant.errors import UnexpectedStatus
 from resonant.events import make_event
-from resonant.redact import Redactor, safe_message, without_credentials
+from resonant.redact import Redactor, without_credentials
 from resonant.sink import READ_BYTES, Endpoint, HttpSink
 from resonant.testing import Action, Receiver, respond
+from support.redaction import safe_message
 
 EVENT = make_event(type="order.paid", source="/shop", data={"order": 42})
 SIGNING = "whsec_" + base64.b64encode(b"signing secret, 24 bytes").decode()

@@ -17,7 +17,6 @@ from standardwebhooks import Webhook
 from resonant.classify import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
 from resonant.events import Event, make_event
-from resonant.redact import safe_message
 from resonant.sink import CallableSink, Endpoint, HttpSink, Receipt
 from resonant.testing import (
     Action,
@@ -34,6 +33,7 @@ from resonant.testing import (
     slow_body,
     truncated_body,
 )
+from support.redaction import safe_message
 
 # The vector of the Standard Webhooks reference libraries (libraries/python/tests).
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

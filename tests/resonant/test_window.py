@@ -20,12 +20,13 @@ from resonant.events import Attempt, make_event
 from resonant.retry import GiveUp, Park
 from resonant.stats import statistics
 from resonant.store import Outcome, dead_letters, measuring, open_store, schema, work
-from resonant.store.measuring import Run, measure, read_totals
+from resonant.store.measuring import Run, read_totals
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 from resonant.window import measure_sliding
 from resonant.window.quantiles import quantiles_of
 from resonant.window.watching import appeared
+from support.reading import measure
 
 HOUR = 3600
 WINDOW_HOURS = 3

@@ -60,16 +60,13 @@ class GroupCommit:
         self._ensure_writer()
         return await future
 
-    async def record(self, outcome: work.Outcome) -> bool:
-        """Write an attempt and its decision; False when the lease was lost, and only history was added.
+    def record(self, outcome: work.Outcome) -> asyncio.Future[bool]:
+        """Write an attempt and its decision; this returns at once, also for callers that do not wait for each of them.
 
-        Raises:
-            StoreUnavailable: the store did not come back in time.
+        Returns:
+            What is false when the lease was lost, and only history was added. It raises ``StoreUnavailable`` when the store
+            did not come back in time.
         """
-        return await self.record_soon(outcome)
-
-    def record_soon(self, outcome: work.Outcome) -> asyncio.Future[bool]:
-        """As ``record``, for whoever does not wait for each of them: this returns at once."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._outcomes.append((outcome, future))
         self._ensure_writer()

@@ -169,11 +169,6 @@ class Unfinished(NamedTuple):
     number: int
 
 
-def measure(connection: Connection, *, now: float, since: float) -> tuple[Totals, Window]:
-    """Read both; what one transaction of ``Store.read`` reads is one snapshot."""
-    return read_totals(connection, now=now), read_window(connection, now=now, since=since)
-
-
 def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, int] | None = None) -> Totals:
     """Read the counters and the gauges.
 

@@ -24,8 +24,8 @@ from resonant.courier import Courier, Report, Target
 from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
 from resonant.fingerprint import fingerprint
-from resonant.redact import safe_message
 from resonant.sink import CallableSink, Endpoint
+from support.redaction import safe_message
 
 fuzzed = settings.get_profile("fuzz")
 fuzzed_with_io = settings.get_profile("fuzz-io")

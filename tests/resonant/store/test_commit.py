@@ -30,6 +30,10 @@ async def leased(tmp_path, count, *, patience=0.0):
         await store.close()
 
 
+async def recorded(commits, outcome):
+    return await commits.record(outcome)
+
+
 @contextlib.contextmanager
 def listening(name, listener):
     event.listen(Engine, name, listener)
@@ -238,7 +242,7 @@ def test_a_store_that_comes_back_in_time_is_waited_for(tmp_path, disk):
     async def scenario():
         async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
             disk.is_read_only = True
-            writing = asyncio.create_task(commits.record(delivered(lease)))
+            writing = asyncio.create_task(recorded(commits, delivered(lease)))
             await asyncio.sleep(0.2)
             assert not writing.done()
             disk.is_read_only = False
@@ -267,7 +271,7 @@ def test_a_lock_is_waited_for_longer_than_an_outage(tmp_path, impatient_sqlite):
     async def scenario():
         async with leased(tmp_path, 1) as (_, (lease,), commits):
             with locked(tmp_path) as other:
-                writing = asyncio.create_task(commits.record(delivered(lease)))
+                writing = asyncio.create_task(recorded(commits, delivered(lease)))
                 await asyncio.sleep(0.2)
                 assert not writing.done()
                 other.rollback()
@@ -281,7 +285,7 @@ def test_closing_waits_for_a_lock_no_longer_than_for_an_outage(tmp_path, impatie
     async def scenario():
         async with leased(tmp_path, 1, patience=0.2) as (_, (lease,), commits):
             with locked(tmp_path):
-                writing = commits.record_soon(delivered(lease))
+                writing = commits.record(delivered(lease))
                 await asyncio.sleep(0.3)
                 await asyncio.wait_for(commits.close(), 5)
                 with pytest.raises(StoreLocked, match="holds its lock"):
@@ -322,7 +326,7 @@ def test_one_who_stops_waiting_during_the_write_does_not_disturb_the_others(tmp_
         async with leased(tmp_path, 6, patience=0.7) as (_, leases, commits):
             disk.is_read_only = True
             tasks = [asyncio.create_task(commits.begin(lease)) for lease in leases[:3]]
-            tasks += [asyncio.create_task(commits.record(delivered(lease))) for lease in leases[3:]]
+            tasks += [asyncio.create_task(recorded(commits, delivered(lease))) for lease in leases[3:]]
             await asyncio.sleep(0.1)
             tasks[0].cancel()
             tasks[3].cancel()
@@ -355,7 +359,7 @@ def test_a_begin_that_nobody_waits_for_any_more_is_not_written(tmp_path):
 def test_an_outcome_is_written_even_if_nobody_waits_for_it_any_more(tmp_path):
     async def scenario():
         async with leased(tmp_path, 2) as (_, leases, commits):
-            tasks = [asyncio.create_task(commits.record(delivered(lease))) for lease in leases]
+            tasks = [asyncio.create_task(recorded(commits, delivered(lease))) for lease in leases]
             await asyncio.sleep(0)
             for task in tasks:
                 task.cancel()
@@ -371,7 +375,7 @@ def test_closing_waits_for_what_is_being_written(tmp_path, impatient_sqlite):
     async def scenario():
         async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
             with locked(tmp_path) as other:
-                recording = asyncio.create_task(commits.record(delivered(lease)))
+                recording = asyncio.create_task(recorded(commits, delivered(lease)))
                 await asyncio.sleep(0.05)
                 closing = asyncio.create_task(commits.close())
                 await asyncio.sleep(0.05)
@@ -400,7 +404,7 @@ def test_cancelling_who_closes_does_not_cancel_the_writing(tmp_path, impatient_s
     async def scenario():
         async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
             with locked(tmp_path) as other:
-                recording = asyncio.create_task(commits.record(delivered(lease)))
+                recording = asyncio.create_task(recorded(commits, delivered(lease)))
                 closing = asyncio.create_task(commits.close())
                 await asyncio.sleep(0.05)
                 closing.cancel()
@@ -419,7 +423,7 @@ def test_when_the_loop_cancels_every_task_closing_still_writes_what_was_handed_i
             with locked(tmp_path):
                 begins = [asyncio.create_task(commits.begin(lease)) for lease in leases[:2]]
                 await asyncio.sleep(0.05)
-                recording = asyncio.create_task(commits.record(delivered(leases[2])))
+                recording = asyncio.create_task(recorded(commits, delivered(leases[2])))
                 await asyncio.sleep(0.05)
                 tasks = asyncio.all_tasks() - {asyncio.current_task()}
                 for task in tasks - {begins[0]}:

@@ -11,8 +11,9 @@ from resonant.retry import GiveUp
 from resonant.stats import statistics
 from resonant.store import dead_letters, schema
 from resonant.store.compaction import compact
-from resonant.store.measuring import measure, read_totals, read_window
+from resonant.store.measuring import read_totals, read_window
 from resonant.store.selection import Selection
+from support.reading import measure
 
 HOUR = 3600.0
 
