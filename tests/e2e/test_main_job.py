@@ -141,7 +141,7 @@ def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_kee
     headers.write_text(f"Authorization: Bearer {header_token}")
     added = machine.run(
         "endpoint", "add", "secretive", "-", "--allow-private", "--timeout", "1", "--header", f"@{headers}",
-        "--secret-stdin",
+        "--secret-stdin", "--overwrite",
         typed=f"{receiver.url}/{path_token}?key={path_token}\n{secret}\n",
     )  # fmt: skip
     assert added.returncode == 0, added.stderr

@@ -79,7 +79,9 @@ class Exporter:
         return [sys.executable, "-c", STEPS.format(path=path)]
 
     def environment(self, **more):
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
+        # What coverage would note of these processes meets the same faults.
+        left_out = ("RESONANT_", "COVERAGE_PROCESS_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         names = {"RESONANT_DATABASE_URL": self.url, "RESONANT_HOME": str(self.folder / "home")}
         return (
             kept | names | {"PYTHONPATH": str(PROJECT), "PREFECT_HOME": str(self.folder / "prefect")} | more
