@@ -57,12 +57,16 @@ chaos: setup  ## the long form of kills, faults, soak (an hour) and fuzzing: two
 bench: .venv/bench-ready  ## every measurement, as ratios in one run; the comparison needs redis-server, too
 	@$(BIN)/python -m benches $(ARGS)
 
-.venv/bench-ready: .venv/ready
+# The same versions without their hashes, which would be demanded of everything installed beside them.
+.venv/constraints.txt: .venv/ready
+	@sed '/^ /d; s/ \\$$//' requirements.txt > $@
+
+.venv/bench-ready: .venv/constraints.txt
 	@echo "installing what the comparison compares with (once)"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c requirements.txt -e '.[bench]'; \
+		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[bench]'; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[bench]'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[bench]'; \
 	fi
 	@touch $@
 
@@ -74,11 +78,11 @@ audit: .venv/audit-ready  ## known vulnerabilities of the versions in requiremen
 		*) echo "audit: not done: $$(printf '%s\n' "$$found" | tail -n 1 | cut -c 1-200)" ;; \
 	esac
 
-.venv/audit-ready: .venv/ready
+.venv/audit-ready: .venv/constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c requirements.txt 'pip-audit>=2.9'; \
+		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt 'pip-audit>=2.9'; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt 'pip-audit>=2.9'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt 'pip-audit>=2.9'; \
 	fi && touch $@ || true
 
 clean:  ## remove .venv and what tools left behind
