@@ -29,20 +29,21 @@ setup: .venv/ready  ## make .venv with everything in it; quick when there is not
 demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 events: the whole story in two minutes
 	@$(BIN)/resonant demo $(ARGS)
 
-# Two at a time, as many tests wait more than they compute.
+# Two at a time, as many tests wait more than they compute; those that measure time run alone afterwards.
 PYTEST := -m pytest -n 2 --dist loadgroup
+RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
 test: setup  ## the tests of every promise, against a real Prefect server, PostgreSQL and HTTP: some minutes
-	@$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
+	@$(BIN)/python $(PYTEST) -m "not slow and not alone" $(ARGS)
 
 test-all: setup  ## every test; COVERAGE=1 measures what they reach, and fails below the mark in pyproject.toml
-	@if [ -z "$(COVERAGE)" ]; then $(BIN)/python $(PYTEST) $(ARGS); else \
-		$(BIN)/coverage erase && $(BIN)/coverage run $(PYTEST) $(ARGS) && \
-		$(BIN)/coverage combine --quiet && $(BIN)/coverage report; \
-	fi
+	@rm -f .coverage*
+	@$(RUN) $(PYTEST) -m "not alone" $(ARGS)
+	@$(RUN) -m pytest -m alone $(ARGS) || test $$? = 5  # as ARGS may select none
+	@test -z "$(COVERAGE)" || { $(BIN)/coverage combine --quiet && $(BIN)/coverage report; }
 
 test-fast: setup  ## the tests that need no Prefect server
-	@$(BIN)/python $(PYTEST) -m "not engine and not slow" $(ARGS)
+	@$(BIN)/python $(PYTEST) -m "not engine and not slow and not alone" $(ARGS)
 
 lint: setup  ## ruff and mypy
 	@$(BIN)/ruff check .

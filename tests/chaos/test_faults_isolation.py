@@ -52,6 +52,7 @@ def events_a_second(neighbours: Neighbours, ids: set[str]) -> float:
     return (len(moments) - 2 * tenth) / (moments[-tenth] - moments[tenth])
 
 
+@pytest.mark.alone
 @LANES
 def test_an_endpoint_that_never_answers_does_not_hold_up_another(sqlite_url, neighbours, chunk_size):
     fault = Fault(

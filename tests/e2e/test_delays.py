@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 EVENTS = 40
 # What a loaded machine may add between the end of a delay and the receiver's clock, in seconds.

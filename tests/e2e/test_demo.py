@@ -94,7 +94,7 @@ def test_of_the_events_seven_in_ten_are_ordinary_and_each_way_gets_its_share():
     assert all(11 <= count <= 12 for way, count in ways.items() if way != ORDINARY)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.engine
 def test_the_whole_story_in_two_minutes(user):
     started_at = time.monotonic()

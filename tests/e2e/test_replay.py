@@ -136,7 +136,7 @@ def test_a_replay_that_fails_puts_the_letters_back_with_their_history(machine, b
     assert {(row["replays"], row["attempts"]) for row in rows.values()} == {(1, 2)}
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_replay_keeps_to_its_rate_over_a_minute_and_starts_slowly(machine, broken):
     rate, slow_start, full_rate = 50, 10, 60
     # While it starts slowly it sends what the full rate sends in 5.5 s: see Pace.
