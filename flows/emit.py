@@ -13,7 +13,8 @@ from pydantic import Field
 from resonant.bulk import MAX_CHUNK_SIZE
 from resonant.display import visible
 from resonant.errors import EndpointError
-from tasks.emission import emit_as_task, emit_chunk_as_task, open_emission, say_waiting, store_events
+from resonant.tracking import given_tracker
+from tasks.emission import emit_as_task, emit_chunk_as_task, open_emission, say_outcomes, say_waiting, store_events
 from tasks.failing import fails_plainly
 
 
@@ -33,8 +34,9 @@ async def emit_events(
 ) -> State[None]:
     """Deliver events to HTTP endpoints.
 
-    Without events it also takes over what a lost worker left behind, and waits for what other workers hold. A dead
-    letter fails its task run, not this flow. This flow fails when the store or the named endpoint cannot be opened; in a
+    With events, the run waits until each of them is delivered, parked or a dead letter, whichever worker sends it, and
+    its last message counts them. Without events, it emits what is due and waits for what other workers hold. It takes over
+    what a lost worker left behind. A dead letter fails its task run, not this flow. This flow fails when the store or the named endpoint cannot be opened; in a
     run for every endpoint, the deliveries of one that cannot be opened wait, and the run's message says why.
 
     Args:
@@ -51,13 +53,18 @@ async def emit_events(
     async with open_emission(
         policy=policy, max_attempts=max_attempts, run_for=run_for, chunk_size=chunk_size
     ) as emission:
+        own = given_tracker.get()
         if events is not None and endpoint is not None:
-            await store_events(emission, events, endpoint)
+            own = await store_events(emission, events, endpoint)
         summary = await emission.run(
             emit_as_task,
             emit_chunk=emit_chunk_as_task,
             endpoint=endpoint,
-            take_over=events is None,
+            take_over=True,
+            own=own,
             on_waiting=say_waiting,
         )
+        if own is not None:
+            await own.finish()
+            return Completed(message=say_outcomes(own, endpoint))
     return Completed(message="; ".join([str(summary), *summary.unknown_endpoints.values()]))

@@ -20,6 +20,7 @@ from resonant.emission import Emission, Limits
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
+from resonant.tracking import Tracker
 from tasks.emit import ChunkTicket, Ticket, current_emission, emit_chunk, emit_event
 from tasks.records import records
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from resonant.courier import Target
     from resonant.events import Lease
-    from resonant.store import Accepted
 
 # A task run holds some 280 objects until it ends. With Python's own threshold (700) the collector looks through all that
 # Prefect imported every 300 events: a fifth of the time, and nothing found.
@@ -119,8 +119,8 @@ async def _run(task: Task[Any, Any], ticket: Ticket | ChunkTicket) -> None:
     await run
 
 
-async def store_events(emission: Emission, events: list[dict[str, Any]], endpoint: str) -> Accepted:
-    """Store the events that a flow run was given, so that they survive it.
+async def store_events(emission: Emission, events: list[dict[str, Any]], endpoint: str) -> Tracker:
+    """Store the events that a flow run was given, so that they survive it, and track what becomes of them.
 
     Args:
         emission: open.
@@ -132,6 +132,7 @@ async def store_events(emission: Emission, events: list[dict[str, Any]], endpoin
         ConflictingEvent: an id is known with other content; the others are stored.
     """
     max_bytes = load_settings().max_event_bytes
+    tracker = Tracker(emission.store)
     given = [event_from_fields(fields, max_bytes=max_bytes) for fields in events]
     accepted = await emission.store.enqueue(given, endpoint, report_conflicts=True)
     if accepted.conflicts:
@@ -141,7 +142,16 @@ async def store_events(emission: Emission, events: list[dict[str, Any]], endpoin
             f"id {known!r} is known with other content: `resonant detail {known}` shows it"
         )
     get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
-    return accepted
+    tracker.add(accepted.delivery_ids)
+    return tracker
+
+
+def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
+    """Say what became of a run's own deliveries, and where their dead letters are."""
+    text = str(tracker.outcomes)
+    if tracker.outcomes.dead_letters:
+        text += f"; dead letters: `{tracker.dead_letters_shown_by(endpoint)}`"
+    return text
 
 
 def say_waiting(until: float) -> None:

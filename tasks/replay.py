@@ -14,7 +14,8 @@ from resonant.errors import EndpointError
 from resonant.replaying import ReplayRequest, endpoints_of, letters, plan
 from resonant.store.audit import audited, operator
 from resonant.store.selection import Selection
-from tasks.emission import emit_as_task
+from resonant.tracking import Tracker, given_tracker
+from tasks.emission import emit_as_task, say_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,6 +78,7 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
     However it ends, what was taken is in the audit, and what was not sent is due again by itself.
     """
     store = emission.store
+    own = given_tracker.get() or Tracker(store)
     request = await _without_closed_endpoints(emission, request)
     planned = await plan(store, request)
     progress = await _Progress.start(planned.selected)
@@ -88,15 +90,22 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
             nonlocal taken
             async for leases in letters(store, request, owner=emission.owner, audit_id=audit_id):
                 taken += len(leases)
+                own.add(lease.delivery_id for lease in leases)
                 yield leases
                 await progress.show(taken)
 
         try:
-            summary = await emission.emit_given(emit_as_task, counted_letters())
+            await emission.emit_given(emit_as_task, counted_letters())
         finally:
-            get_run_logger().info("%d of %d letters taken out of the queue", taken, planned.selected)
+            get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
+    await own.finish()
+    if own.outcomes.unfinished:
+        # Another worker took them over: it sends them, or this run does once its leases are over.
+        await emission.run(emit_as_task, endpoint=request.selection.endpoint, take_over=True, own=own)
+        await own.finish()
     await progress.show(planned.selected)
-    return "; ".join([f"{taken} sent again: {summary}", *planned.left_out])
+    outcomes = say_outcomes(own, request.selection.endpoint)
+    return "; ".join([f"{taken} sent again: {outcomes}", *planned.left_out])
 
 
 async def _without_closed_endpoints(emission: Emission, request: ReplayRequest) -> ReplayRequest:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from resonant.courier import Courier, Report, Target
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
+    from resonant.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -326,9 +327,12 @@ class Emission:
         emit_chunk: EmitChunk | None = None,
         endpoint: str | None = None,
         take_over: bool = False,
+        own: Tracker | None = None,
         on_waiting: Callable[[float], None] = lambda _until: None,
     ) -> Summary:
         """Claim what is due and emit it, until nothing is due or the time is up.
+
+        With ``own`` deliveries it ends when these are settled, whichever worker sends them, and not when nothing is due.
 
         Args:
             emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. What it raises
@@ -336,7 +340,8 @@ class Emission:
             emit_chunk: makes the first attempts of many by ``attempt_all``, if the limits give a ``chunk_size``; what it
                 raises ends the run.
             endpoint: only this endpoint; None for all.
-            take_over: take over expired leases too, and wait for live ones to end.
+            take_over: take over expired leases too, and wait for live ones to end (with ``own``: only for those of its own).
+            own: the deliveries to wait for; only their tracker knows what became of them.
             on_waiting: called once, with the moment until which other workers hold what is left.
 
         Raises:
@@ -366,18 +371,31 @@ class Emission:
                 self._changed.clear()
                 if self._failure is not None:
                     raise self._failure
+                if own is not None:
+                    await patiently(own.look_if_due, self._patience)
                 time_is_up = self._is_over()
-                if not time_is_up:
+                is_done = time_is_up or (own is not None and self._end is None and own.is_settled)
+                if not is_done:
                     await patiently(lambda: self._take_due(claims), self._patience)
                 goes_on = self._end is not None and not time_is_up
                 if self._running or goes_on or self._failure is not None:
                     await self._wait_for_change()
-                elif not time_is_up and await patiently(claims.others_hold, self._patience):
+                elif not is_done and await patiently(partial(self._has_to_wait, claims, own), self._patience):
                     continue
                 elif self._failure is None:
                     return self.summary
         finally:
             await self._cancel_running()
+
+    async def _has_to_wait(self, claims: Claims, own: Tracker | None) -> bool:
+        """Tell whether there is something to wait for that is not ours to send now, after waiting for a moment if so."""
+        if own is None:
+            return await claims.others_hold()
+        await own.look()
+        if own.is_settled:
+            return False
+        await asyncio.sleep(claiming.POLL_SECONDS)
+        return True
 
     async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Summary:
         """Emit what an iterator hands over, already leased by this owner, and wait for all of it.

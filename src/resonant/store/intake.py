@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -16,9 +16,9 @@ from resonant.store import acceptances, schema
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Column, Connection, Row
 
 _SHOWN_CHARACTERS = 200
 
@@ -39,15 +39,22 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch: deliveries accepted now, deliveries known before, events refused."""
+    """What became of a batch: deliveries accepted now, deliveries known before, events refused.
+
+    ``delivery_ids`` are the keys of the deliveries accepted now and of those known before.
+    """
 
     accepted: int = 0
     known: int = 0
     conflicts: tuple[Conflict, ...] = ()
+    delivery_ids: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     def __add__(self, other: Accepted) -> Accepted:
         return Accepted(
-            self.accepted + other.accepted, self.known + other.known, self.conflicts + other.conflicts
+            self.accepted + other.accepted,
+            self.known + other.known,
+            self.conflicts + other.conflicts,
+            self.delivery_ids + other.delivery_ids,
         )
 
 
@@ -109,10 +116,17 @@ def enqueue(
         "max_attempts": max_attempts,
     }
     rows = [{"event_id": event_id, "event_type": type_, **common} for event_id, type_ in wanted.items()]
-    accepted = _insert(connection, schema.deliveries, rows, returning="event_id")
+    table = schema.deliveries.c
+    accepted = _insert(connection, rows, table.event_id, table.id)
     if accepted:
-        acceptances.add(connection, endpoint, Counter(wanted[event_id] for event_id in accepted), now=now)
-    return Accepted(len(accepted), len(given) - len(accepted) - len(conflicts), conflicts)
+        acceptances.add(connection, endpoint, Counter(wanted[row.event_id] for row in accepted), now=now)
+    delivery_ids = [row.id for row in accepted]
+    if known := wanted.keys() - {row.event_id for row in accepted}:
+        of_known = select(table.id).where(table.endpoint == endpoint, is_any_of(table.event_id, list(known)))
+        delivery_ids += connection.execute(of_known).scalars()
+    return Accepted(
+        len(accepted), len(given) - len(accepted) - len(conflicts), conflicts, tuple(delivery_ids)
+    )
 
 
 def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], now: float) -> dict[str, str]:
@@ -121,11 +135,10 @@ def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], 
     accepted = (now, rfc3339(now))
     # More than once only where a purge removes a known event after it was found and before it is held.
     while missing := [pair for event_id, pair in events.items() if event_id not in digests]:
-        inserted = _insert(
-            connection, schema.events, [_event_row(*pair, *accepted) for pair in missing], returning="id"
-        )
-        digests.update((event_id, events[event_id][1]) for event_id in inserted)
         table = schema.events
+        rows = [_event_row(*pair, *accepted) for pair in missing]
+        inserted = {row.id for row in _insert(connection, rows, table.c.id)}
+        digests.update((event_id, events[event_id][1]) for event_id in inserted)
         if ids := [event.id for event, _ in missing if event.id not in inserted]:
             known = select(table.c.id, table.c.digest).where(is_any_of(table.c.id, ids))
             held = connection.execute(known.with_for_update(read=True, key_share=True))
@@ -147,16 +160,16 @@ def _event_row(event: Event, digest: str, accepted_at: float, accepted_time: str
 
 
 def _insert(
-    connection: Connection, table: Table, rows: list[dict[str, object]], *, returning: str
-) -> set[str]:
-    """Insert the rows that are not there yet, and return which they were."""
+    connection: Connection, rows: list[dict[str, object]], key: Column[str], *more: Column[Any]
+) -> Sequence[Row[Any]]:
+    """Insert the rows that are not there yet, and return the key and the other columns of each of them."""
     if not rows:
-        return set()
+        return ()
     # In the order of the keys, so that two producers of the same ids never wait for each other in a ring.
-    rows.sort(key=lambda row: str(row[returning]))
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
-    statement = insert.on_conflict_do_nothing().returning(table.c[returning])
-    return set(connection.execute(statement, rows).scalars())
+    rows.sort(key=lambda row: str(row[key.name]))
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(key.table)
+    statement = insert.on_conflict_do_nothing().returning(key, *more)
+    return connection.execute(statement, rows).all()
 
 
 def _read_event(connection: Connection, event_id: str) -> Event:

@@ -1,0 +1,49 @@
+"""How chosen deliveries stand now: what a command reads that waits for its own deliveries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import and_, select
+
+from resonant.store import schema
+from resonant.store.sql import is_any_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import Connection, Row
+
+_d = schema.deliveries
+
+
+class Standing(NamedTuple):
+    """How a delivery stands.
+
+    Attributes:
+        id: the store's key.
+        status: of the delivery.
+        reason: why it was given up; None if it was not.
+        round_attempts: attempts of the current round.
+        accepted_at: when it was accepted, seconds since the epoch.
+        finished_at: when it was delivered or given up.
+        parked: it waits for its next attempt, and no process holds it.
+    """
+
+    id: int
+    status: str
+    reason: str | None
+    round_attempts: int
+    accepted_at: float
+    finished_at: float | None
+    parked: bool
+
+
+def standing(connection: Connection, delivery_ids: Collection[int], *, now: float) -> list[Standing]:
+    """Return how these deliveries stand; those that were purged are missing."""
+    parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now)
+    query = select(
+        _d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at, parked
+    ).where(is_any_of(_d.c.id, delivery_ids))
+    rows: list[Row[Any]] = list(connection.execute(query))
+    return [Standing(*row[:-1], bool(row[-1])) for row in rows]

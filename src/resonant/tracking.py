@@ -1,0 +1,221 @@
+"""Tracking: what became of chosen deliveries, whichever process sends them.
+
+A command that stored events waits for these events, and not for all that is due. Another process may send them: so it asks
+the store, in short queries over the deliveries that have not ended yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import Counter, deque
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from resonant.events import rfc3339
+from resonant.store.standing import standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from resonant.store import Store
+    from resonant.store.standing import Standing
+
+SLICE = 1_000
+# A look ends after it has read so many deliveries that have not ended. Deliveries are sent in the order of their keys, more or less,
+# so what ends next is among the first of them: those in flight and those that wait for a retry in a process.
+_MOST_UNSETTLED = 4_000
+# Between two looks lies this time at least, and this many times as long as the last look took.
+_PAUSE_SECONDS = 0.25
+_PAUSE_FACTOR = 20
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What became of the tracked deliveries.
+
+    Attributes:
+        total: how many are tracked.
+        delivered: delivered since the tracking began.
+        delivered_before: delivered before, by an earlier run.
+        retried: those that ended since, and needed more than one attempt.
+        parked: wait in the store for their next attempt.
+        dead_letters: given up, by reason; also before the tracking began.
+        purged: removed from the store since they ended.
+        dead_since: when the first of the dead letters was given up, seconds since the epoch.
+    """
+
+    total: int = 0
+    delivered: int = 0
+    delivered_before: int = 0
+    retried: int = 0
+    parked: int = 0
+    dead_letters: Counter[str] = field(default_factory=Counter)
+    purged: int = 0
+    dead_since: float | None = None
+
+    @property
+    def settled(self) -> int:
+        """How many are delivered, given up, parked or purged."""
+        ended = self.delivered + self.delivered_before + self.dead_letters.total() + self.purged
+        return ended + self.parked
+
+    @property
+    def unfinished(self) -> int:
+        """How many are due, or in flight."""
+        return self.total - self.settled
+
+    def __str__(self) -> str:
+        text = f"{self.delivered} delivered, {self.retried} retried, {self.parked} parked, "
+        text += f"{self.dead_letters.total()} dead-lettered"
+        if self.dead_letters:
+            text += f" ({', '.join(f'{n} {reason}' for reason, n in sorted(self.dead_letters.items()))})"
+        rest = (
+            (self.delivered_before, "delivered before"),
+            (self.purged, "purged"),
+            (self.unfinished, "not finished yet"),
+        )
+        return text + "".join(f", {number} {words}" for number, words in rest if number)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the counts as JSON has them."""
+        return {
+            "delivered": self.delivered,
+            "delivered_before": self.delivered_before,
+            "retried": self.retried,
+            "parked": self.parked,
+            "dead_letter": self.dead_letters.total(),
+            "by_reason": dict(sorted(self.dead_letters.items())),
+            "purged": self.purged,
+            "unfinished": self.unfinished,
+        }
+
+
+class Tracker:
+    """Counts what becomes of deliveries; eight bytes for each that has not ended.
+
+    Args:
+        store: to read from.
+        since: when the tracking began, seconds since the epoch; now by default.
+    """
+
+    def __init__(self, store: Store, *, since: float | None = None) -> None:
+        self.since = store.clock() if since is None else since
+        self.outcomes = Outcomes()
+        self._store = store
+        self._unsettled: deque[array[int]] = deque()
+        self._parked = array("q")
+        self._next_look = 0.0
+        self._looking = asyncio.Lock()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each delivery was seen delivered, given up, parked or purged."""
+        return not self._unsettled
+
+    def add(self, delivery_ids: Iterable[int]) -> None:
+        """Track these deliveries, which must not be tracked yet; of the same key given twice, one counts."""
+        ids = array("q", (key for key, _ in groupby(sorted(delivery_ids))))
+        self.outcomes.total += len(ids)
+        self._unsettled.extend(ids[start : start + SLICE] for start in range(0, len(ids), SLICE))
+
+    async def look_if_due(self) -> None:
+        """Look, unless the last look was a moment ago."""
+        if self._unsettled and time.monotonic() >= self._next_look:
+            await self.look()
+
+    async def look(self, *, at_all: bool = False) -> None:
+        """Count what has ended since the last look.
+
+        Args:
+            at_all: look at every delivery that has not ended, however many there are.
+
+        Raises:
+            StoreUnavailable: the store went away.
+        """
+        async with self._looking:
+            await self._look(at_all=at_all)
+
+    async def _look(self, *, at_all: bool) -> None:
+        started = time.monotonic()
+        left: deque[array[int]] = deque()
+        unsettled = 0
+        try:
+            while self._unsettled and (at_all or unsettled < _MOST_UNSETTLED):
+                rest = await self._settle(self._unsettled[0])
+                self._unsettled.popleft()
+                unsettled += len(rest)
+                if left and len(left[-1]) + len(rest) <= SLICE:
+                    left[-1].extend(rest)
+                elif rest:
+                    left.append(rest)
+        finally:
+            self._unsettled.extendleft(reversed(left))
+            ended = time.monotonic()
+            self._next_look = ended + max(_PAUSE_SECONDS, _PAUSE_FACTOR * (ended - started))
+
+    async def finish(self) -> None:
+        """Look at all that has not ended, and at what was parked: it may have been sent since.
+
+        Raises:
+            StoreUnavailable: the store went away.
+        """
+        async with self._looking:
+            await self._look(at_all=True)
+            waiting = array("q")
+            try:
+                while self._parked:
+                    ids = self._parked[:SLICE]
+                    found = await self._read(ids)
+                    del self._parked[:SLICE]
+                    waiting.extend(each.id for each in found.values() if each.finished_at is None)
+                    self._count(ids, found)
+                    self.outcomes.parked = len(self._parked) + len(waiting)
+            finally:
+                self._parked.extend(waiting)
+
+    def dead_letters_shown_by(self, endpoint: str | None) -> str:
+        """Return the command that shows the dead letters among the tracked deliveries, and perhaps others of that time."""
+        since = self.since if self.outcomes.dead_since is None else min(self.since, self.outcomes.dead_since)
+        of_endpoint = "" if endpoint is None else f" --endpoint {endpoint}"
+        return f"resonant dlq{of_endpoint} --since {rfc3339(since)}"
+
+    async def _settle(self, ids: array[int]) -> array[int]:
+        """Count those of these deliveries that are settled, and return the others."""
+        found = await self._read(ids)
+        unfinished = [each for each in found.values() if each.finished_at is None]
+        self._count(ids, found)
+        parked = [each.id for each in unfinished if each.parked]
+        self._parked.extend(parked)
+        self.outcomes.parked = len(self._parked)
+        return array("q", sorted(each.id for each in unfinished if not each.parked))
+
+    async def _read(self, ids: array[int]) -> dict[int, Standing]:
+        rows = await self._store.read(standing, ids, now=self._store.clock())
+        return {row.id: row for row in rows}
+
+    def _count(self, ids: array[int], found: dict[int, Standing]) -> None:
+        """Count those that have ended."""
+        outcomes = self.outcomes
+        outcomes.purged += len(ids) - len(found)
+        for each in found.values():
+            if each.finished_at is None:
+                continue
+            # Of what was accepted since, nothing can have ended before: clocks of two machines may differ.
+            before = each.accepted_at < self.since and each.finished_at < self.since
+            if each.reason is not None and each.status == "dead_letter":
+                outcomes.dead_letters[each.reason] += 1
+                outcomes.dead_since = min(outcomes.dead_since or each.finished_at, each.finished_at)
+            elif before:
+                outcomes.delivered_before += 1
+            else:
+                outcomes.delivered += 1
+            if not before and each.round_attempts > 1:
+                outcomes.retried += 1
+
+
+# The tracker that a command gives to the flow that it runs, and reads as the flow goes on.
+given_tracker: ContextVar[Tracker | None] = ContextVar("resonant_given_tracker", default=None)
