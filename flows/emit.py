@@ -14,7 +14,14 @@ from resonant.bulk import MAX_CHUNK_SIZE
 from resonant.display import visible
 from resonant.errors import EndpointError
 from resonant.tracking import given_tracker
-from tasks.emission import emit_as_task, emit_chunk_as_task, open_emission, say_outcomes, say_waiting, store_events
+from tasks.emission import (
+    emit_as_task,
+    emit_chunk_as_task,
+    open_emission,
+    say_outcomes,
+    say_waiting,
+    store_events,
+)
 from tasks.failing import fails_plainly
 
 
@@ -31,7 +38,7 @@ async def emit_events(
     max_attempts: Annotated[int | None, Field(ge=1, le=1000)] = None,
     run_for: Annotated[float, Field(ge=0)] = 0,
     chunk_size: Annotated[int, Field(ge=0, le=MAX_CHUNK_SIZE)] = 0,
-) -> State[None]:
+) -> State[Any]:
     """Deliver events to HTTP endpoints.
 
     With events, the run waits until each of them is delivered, parked or a dead letter, whichever worker sends it, and
@@ -67,4 +74,5 @@ async def emit_events(
         if own is not None:
             await own.finish()
             return Completed(message=say_outcomes(own, endpoint))
-    return Completed(message="; ".join([str(summary), *summary.unknown_endpoints.values()]))
+    message = "; ".join([str(summary), *summary.unknown_endpoints.values()])
+    return Completed(message=message, data=summary.as_dict())

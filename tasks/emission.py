@@ -20,7 +20,7 @@ from resonant.emission import Emission, Limits
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
-from resonant.tracking import Tracker
+from resonant.tracking import Tracker, given_tracker
 from tasks.emit import ChunkTicket, Ticket, current_emission, emit_chunk, emit_event
 from tasks.records import records
 
@@ -147,9 +147,9 @@ async def store_events(emission: Emission, events: list[dict[str, Any]], endpoin
 
 
 def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
-    """Say what became of a run's own deliveries, and where their dead letters are."""
+    """Say what became of a run's own deliveries, and how to list their dead letters, unless a command shows that itself."""
     text = str(tracker.outcomes)
-    if tracker.outcomes.dead_letters:
+    if tracker.outcomes.dead_letters and given_tracker.get() is None:
         text += f"; dead letters: `{tracker.dead_letters_shown_by(endpoint)}`"
     return text
 

@@ -96,6 +96,17 @@ class Summary:
             text += f" ({', '.join(f'{n} {reason}' for reason, n in sorted(self.dead_letters.items()))})"
         return text + (f", {self.lost} taken over by another worker" if self.lost else "")
 
+    def as_dict(self) -> dict[str, object]:
+        """Return the counts as JSON has them."""
+        return {
+            "delivered": self.delivered,
+            "retried": self.retried,
+            "parked": self.parked,
+            "dead_letter": self.dead_letters.total(),
+            "by_reason": dict(sorted(self.dead_letters.items())),
+            "lost": self.lost,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

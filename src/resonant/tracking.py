@@ -28,9 +28,9 @@ SLICE = 1_000
 # A look ends after it has read so many deliveries that have not ended. Deliveries are sent in the order of their keys, more or less,
 # so what ends next is among the first of them: those in flight and those that wait for a retry in a process.
 _MOST_UNSETTLED = 4_000
-# Between two looks lies this time at least, and this many times as long as the last look took.
-_PAUSE_SECONDS = 0.25
+# The pause between two looks is this many times as long as the last look took, within these bounds.
 _PAUSE_FACTOR = 20
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 2.0
 
 
 @dataclass(slots=True)
@@ -79,6 +79,12 @@ class Outcomes:
             (self.unfinished, "not finished yet"),
         )
         return text + "".join(f", {number} {words}" for number, words in rest if number)
+
+    @property
+    def undelivered(self) -> str:
+        """How many are dead letters, and how many are parked, in a few words; empty where none are."""
+        numbers = ((self.dead_letters.total(), "dead-lettered"), (self.parked, "parked"))
+        return ", ".join(f"{number:,} {words}" for number, words in numbers if number)
 
     def as_dict(self) -> dict[str, object]:
         """Return the counts as JSON has them."""
@@ -155,7 +161,8 @@ class Tracker:
         finally:
             self._unsettled.extendleft(reversed(left))
             ended = time.monotonic()
-            self._next_look = ended + max(_PAUSE_SECONDS, _PAUSE_FACTOR * (ended - started))
+            pause = max(_SHORTEST_PAUSE_SECONDS, _PAUSE_FACTOR * (ended - started))
+            self._next_look = ended + min(_LONGEST_PAUSE_SECONDS, pause)
 
     async def finish(self) -> None:
         """Look at all that has not ended, and at what was parked: it may have been sent since.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from resonant.events import DeadLetter
     from resonant.purging import PurgeReport
-    from resonant.replaying import ReplayRequest
+    from resonant.replaying import ReplayPlan, ReplayRequest
     from resonant.settings import Settings
     from resonant.store import Store
     from resonant.store.audit import AuditEntry
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _IDS_SHOWN = 10
 # Of a purge, how old in days.
 _AGES = ("dead_letters", "delivered")
+_AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run this again for the dead letters that are left"
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count, and change nothing.")]
 
@@ -48,10 +49,13 @@ def retry(
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Event ids of dead letters.")],
     policy: options.Policy = None,
     yes: Yes = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Send these dead letters again, now.
 
-    Asks first when a failure was permanent: the same event to the same endpoint will most likely fail again.
+    Asks first when a failure was permanent: the same event to the same endpoint will most likely fail again. If it does,
+    the exit code is 1, and one line shows how to list the dead letters. --json prints what it prints for `replay`.
     """
     from resonant.cli.running import run_with_store
     from resonant.errors import ResonantError
@@ -71,7 +75,8 @@ def retry(
     if permanent and not yes:
         _confirm_permanent(permanent)
     parameters = {"ids": list(selection.ids), "include_permanent": True, "policy": policy}
-    _run_replay(settings, ReplayRequest(selection, include_permanent=True), parameters)
+    request = ReplayRequest(selection, include_permanent=True)
+    _run_replay(settings, request, parameters, as_json=as_json, verbose=verbose)
 
 
 def replay(
@@ -96,11 +101,17 @@ def replay(
     ] = None,
     policy: options.Policy = None,
     dry_run: DryRun = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Send the selected dead letters again, the oldest first, and keep their history.
 
-    Those whose failure was permanent are left out unless asked for. Ctrl-C stops it in good order; run it again to go
-    on. A second replay at the same time takes other letters.
+    Dead letters whose failure was permanent are left out unless asked for. Ctrl-C stops it in good order; run it again to
+    go on. A second replay at the same time takes other dead letters. If some of them fail for good again, the exit code
+    is 1, and one line shows how to list them.
+
+    --json prints dry_run, selected, left_out_permanent and left_out_by_limit, and after a replay also replayed, delivered,
+    retried, parked, dead_letter, by_reason, purged and unfinished.
     """
     from resonant.replaying import ReplayRequest, plan
     from resonant.settings import load_settings
@@ -119,7 +130,9 @@ def replay(
     if dry_run:
         from resonant.cli.running import run_with_store
 
-        output.write(f"{run_with_store(lambda store: plan(store, request), settings)}\n")
+        planned = run_with_store(lambda store: plan(store, request), settings)
+        document = _as_document(planned, dry_run=True)
+        output.write(f"{output.to_json(document) if as_json else planned}\n")
         return
     parameters = selection.as_dict() | {
         "all_dead_letters": everything,
@@ -131,7 +144,7 @@ def replay(
     for moment in ("since", "until"):
         if moment in parameters:
             parameters[moment] = datetime.fromtimestamp(parameters[moment], UTC)
-    _run_replay(settings, request, parameters)
+    _run_replay(settings, request, parameters, as_json=as_json, verbose=verbose)
 
 
 def cancel(
@@ -317,29 +330,46 @@ def _asked(selection: dict[str, Any]) -> Iterator[str]:
             yield f"{words} {value}"
 
 
-def _run_replay(settings: Settings, request: ReplayRequest, parameters: dict[str, Any]) -> None:
+def _run_replay(
+    settings: Settings, request: ReplayRequest, parameters: dict[str, Any], *, as_json: bool, verbose: bool
+) -> None:
     from resonant.cli.flow_runs import run_flow
-    from resonant.cli.progress import polled_progress
+    from resonant.cli.sending import tell, tracked
     from resonant.configured import open_configured_store
     from resonant.replaying import plan
     from resonant.store.audit import operator
+    from resonant.tracking import Tracker
+
+    tracker: Tracker
+    document: dict[str, object]
 
     async def start() -> State[None]:
         from flows.dead_letters import replay_dead_letters
 
+        nonlocal tracker, document
         async with open_configured_store(settings) as store:
-
-            async def left() -> int:
-                planned = await plan(store, request)
-                return planned.selected + planned.beyond_limit
-
+            planned = await plan(store, request)
+            tracker, document = Tracker(store), _as_document(planned, dry_run=False)
             operator.set(_who())
-            async with polled_progress("replaying", left, at_most=request.limit):
+            async with tracked(
+                tracker, "replaying", total=planned.selected, verbose=verbose, goes_on=_AFTER_CTRL_C
+            ):
                 run: Any = replay_dead_letters(**parameters, return_state=True)
                 state: State[None] = await run
         return state
 
-    run_flow(settings, start)
+    state = run_flow(settings, start, verbose=verbose)
+    document["replayed"] = tracker.outcomes.total
+    tell(tracker, str(state.message), document, endpoint=request.selection.endpoint, as_json=as_json)
+
+
+def _as_document(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:
+    return {
+        "dry_run": dry_run,
+        "selected": planned.selected,
+        "left_out_permanent": planned.permanent,
+        "left_out_by_limit": planned.beyond_limit,
+    }
 
 
 def _confirm_permanent(permanent: list[DeadLetter]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.intake import Summary
     from resonant.settings import Settings
+    from resonant.tracking import Tracker
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +36,8 @@ class _Request:
     strict: bool
     allow_private: bool
     chunk_size: int
+    as_json: bool
+    verbose: bool
 
 
 def emit(
@@ -54,13 +57,21 @@ def emit(
         bool,
         typer.Option("--allow-private", help="With a URL: allow private addresses, such as 127.0.0.1."),
     ] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
 ) -> None:
-    """Store the events of JSONL files, then emit what is due, here and now.
+    """Store the events of JSONL files, emit them here and now, and show what became of them.
 
-    Each delivery is a Prefect task run, retried as its policy says; what cannot be delivered ends in the dead-letter
-    queue (`resonant dlq`), and is no failure of this command. Without a file it emits what is due, takes over what a
-    lost worker left behind, and waits for what other workers hold. With --chunk-size it is several times as fast, and
-    only deliveries that failed their first attempt have task runs of their own. Ctrl-C hands everything back; nothing is lost.
+    The command waits until each of its events is delivered, parked (it waits in the store for a retry) or a dead letter,
+    also if another process, such as the drain of `resonant up`, sends it. With a dead letter among them the exit code
+    is 1, and one line shows how to list them. Each delivery is a Prefect task run, retried as its policy says.
+    With --chunk-size it is several times as fast, and only deliveries that failed their first attempt have task runs of
+    their own. Ctrl-C hands everything back; nothing is lost.
+
+    Without a file it emits what is due, takes over what a lost worker left behind, and waits for what other workers hold.
+
+    --json prints stored, known, bad, delivered, delivered_before (by an earlier run), retried, parked, dead_letter,
+    by_reason, purged and unfinished; without a file delivered, retried, parked, dead_letter, by_reason and lost.
     """
     from resonant.cli.flow_runs import run_flow
     from resonant.cli.sources import check_readable
@@ -79,6 +90,8 @@ def emit(
         strict=strict,
         allow_private=allow_private,
         chunk_size=chunk_size,
+        as_json=as_json,
+        verbose=verbose,
     )
     if request.files and endpoint is None:
         raise options.Misuse("--endpoint is missing: where shall the events of these files go?")
@@ -86,27 +99,52 @@ def emit(
         # A URL that cannot be used is said at once, before a server is waited for.
         Endpoint(name="of --endpoint", url=endpoint, allow_private=allow_private)
     check_readable(request.files)
-    bad_lines = 0
+    emitted: _Emitted | None = None
 
-    async def start() -> State[None] | None:
-        nonlocal bad_lines
-        stored, state = await _emit(request, settings)
-        bad_lines = stored.bad
-        return state
+    async def start() -> State[Any] | None:
+        nonlocal emitted
+        emitted = await _emit(request, settings)
+        return emitted.state
 
-    run_flow(settings, start)
-    if bad_lines:
+    state = run_flow(settings, start, verbose=verbose)
+    if emitted is not None:
+        _tell(emitted, state, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Emitted:
+    """What was stored, what became of it (None without files), and how the flow ended (None if it did not run)."""
+
+    endpoint: str | None
+    stored: Summary
+    tracker: Tracker | None
+    state: State[Any] | None
+
+
+def _tell(emitted: _Emitted, state: State[Any], *, as_json: bool) -> None:
+    from resonant.cli.sending import tell
+
+    stored, tracker = emitted.stored, emitted.tracker
+    if tracker is not None:
+        counts: dict[str, object] = {"stored": stored.stored, "known": stored.known, "bad": stored.bad}
+        tell(tracker, str(tracker.outcomes), counts, endpoint=emitted.endpoint, as_json=as_json)
+    elif as_json:
+        output.write(output.to_json(state.result()) + "\n")
+    else:
+        output.write(f"{state.message}\n")
+    if stored.bad:
         raise typer.Exit(1)
 
 
-async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[None] | None]:
+async def _emit(request: _Request, settings: Settings) -> _Emitted:
     from blocks import load_endpoint
     from blocks.catalog import endpoint_for_url
-    from flows.emit import emit_events
     from resonant.cli.enqueue import summary_line
     from resonant.cli.intake import Summary, store_files
-    from resonant.cli.progress import polled_progress
+    from resonant.cli.progress import shown_until_the_end
+    from resonant.cli.sending import tracked
     from resonant.configured import open_configured_store
+    from resonant.tracking import Tracker
 
     name = request.endpoint
     async with open_configured_store(settings, patient=True) as store:
@@ -114,24 +152,41 @@ async def _emit(request: _Request, settings: Settings) -> tuple[Summary, State[N
             if options.is_url(name):
                 name = await endpoint_for_url(name, allow_private=request.allow_private)
             (await load_endpoint(name)).open(name)
-        stored = Summary()
-        if request.files and name is not None:
-            stored = await store_files(
-                store,
-                request.files,
-                name,
-                max_event_bytes=settings.max_event_bytes,
-                event_type=request.event_type,
-                policy=request.policy,
-                max_attempts=request.max_attempts,
-                strict=request.strict,
-            )
-            output.say(summary_line(stored, name))
-            if request.strict and stored.bad:
-                return stored, None
-        for_run = {} if request.files else {"policy": request.policy, "max_attempts": request.max_attempts}
-        async with polled_progress("emitting", lambda: store.unfinished(name)):
-            # Prefect's overloads lose what a flow returns that is a coroutine function with a state.
-            run: Any = emit_events(endpoint=name, chunk_size=request.chunk_size, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
-            state: State[None] = await run
-    return stored, state
+        if not request.files or name is None:
+            before = await store.unfinished(name)
+
+            async def look() -> tuple[int, str]:
+                return max(0, before - await store.unfinished(name)), ""
+
+            async with shown_until_the_end("emitting", before, look, hidden=request.verbose):
+                state = await _run(request, name)
+            return _Emitted(name, Summary(), None, state)
+        tracker = Tracker(store)
+        stored = await store_files(
+            store,
+            request.files,
+            name,
+            max_event_bytes=settings.max_event_bytes,
+            event_type=request.event_type,
+            policy=request.policy,
+            max_attempts=request.max_attempts,
+            strict=request.strict,
+        )
+        output.say(summary_line(stored, name))
+        if request.strict and stored.bad:
+            return _Emitted(name, stored, None, None)
+        tracker.add(stored.delivery_ids)
+        goes_on = f"a running drain or the next `resonant emit --endpoint {name}` sends them"
+        async with tracked(tracker, "emitting", verbose=request.verbose, goes_on=goes_on):
+            state = await _run(request, name)
+    return _Emitted(name, stored, tracker, state)
+
+
+async def _run(request: _Request, endpoint: str | None) -> State[Any]:
+    from flows.emit import emit_events
+
+    for_run = {} if request.files else {"policy": request.policy, "max_attempts": request.max_attempts}
+    # Prefect's overloads lose what a flow returns that is a coroutine function with a state.
+    run: Any = emit_events(endpoint=endpoint, chunk_size=request.chunk_size, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
+    state: State[Any] = await run
+    return state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -25,12 +25,15 @@ _RECORD_SECONDS = 60.0
 _RECORD_POLL_SECONDS = 2.0
 
 
-def run_flow(settings: Settings, start: Callable[[], Awaitable[State[None] | None]]) -> None:
-    """Run what starts a flow, and tell how the flow ended.
+def run_flow(
+    settings: Settings, start: Callable[[], Awaitable[State[Any] | None]], *, verbose: bool = False
+) -> State[Any]:
+    """Run what starts a flow, and return its state, which is completed.
 
     Args:
         settings: say where `resonant up` may run.
         start: imports the flow, which it finds, runs it, and returns its state; None where it ran none, and said why.
+        verbose: show Prefect's log, which is in the UI too.
 
     Raises:
         ServerError: there is no server, and none can be started.
@@ -45,6 +48,7 @@ def run_flow(settings: Settings, start: Callable[[], Awaitable[State[None] | Non
         with prefect_server(settings) as server:
             if server.is_temporary:
                 _say_no_link()
+            _show_log_of_prefect(verbose=verbose)
             state = asyncio.run(_awaited(start))
             if state is not None and server.is_temporary:
                 send_events(server.api_url)
@@ -59,7 +63,24 @@ def run_flow(settings: Settings, start: Callable[[], Awaitable[State[None] | Non
     if not state.is_completed():
         output.say(f"resonant: {state.message}")
         raise typer.Exit(1)
-    output.write(f"{state.message}\n")
+    return state
+
+
+def _show_log_of_prefect(*, verbose: bool) -> None:
+    """Show Prefect's log on standard error, or leave it to the UI: it knows nothing of our progress bar."""
+    import prefect.main  # noqa: F401 - it sets up the handlers, once
+
+    # They report a queue that is being sent as something to worry about.
+    for service in ("EventsWorker", "APILogWorker"):
+        logging.getLogger(service).setLevel(logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.removeFilter(_is_not_of_prefect)
+        if not verbose:
+            handler.addFilter(_is_not_of_prefect)
+
+
+def _is_not_of_prefect(record: logging.LogRecord) -> bool:
+    return not record.name.startswith("prefect")
 
 
 def _say_no_link() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,11 +34,13 @@ class Summary:
         stored: deliveries accepted now.
         known: deliveries accepted before.
         bad: lines that are no events, or whose id is known with other content.
+        delivery_ids: the keys of the deliveries accepted now or before; one may be given twice.
     """
 
     stored: int = 0
     known: int = 0
     bad: int = 0
+    delivery_ids: array[int] = field(default_factory=lambda: array("q"), repr=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -139,7 +142,7 @@ async def store_files(
             if counts.bad > counts.shown:
                 more = output.counted(counts.bad - counts.shown, "more bad line")
                 progress.report(f"and {more}")
-        return Summary(counts.stored, counts.known, counts.bad)
+        return Summary(counts.stored, counts.known, counts.bad, counts.delivery_ids)
 
 
 @dataclass(slots=True)
@@ -149,6 +152,7 @@ class _Counts:
     stored: int = 0
     known: int = 0
     bad: int = 0
+    delivery_ids: array[int] = field(default_factory=lambda: array("q"))
 
     def add_bad(self, progress: _Progress, place: str, reason: str) -> None:
         """Count a bad line, and report it unless there were many before."""
@@ -193,6 +197,7 @@ async def _store_batch(batch: _Batch, enqueue: Enqueue, progress: _Progress, cou
         accepted = await writing
         counts.stored += accepted.accepted
         counts.known += accepted.known
+        counts.delivery_ids.extend(accepted.delivery_ids)
         conflicts = {id(conflict.given): conflict for conflict in accepted.conflicts}
         for key, place in batch.places.items():
             if key in conflicts:

@@ -19,6 +19,9 @@ SEND, LOOK, WORK, RUN = "Send", "Look", "Work on the dead-letter queue", "Run"
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show Prefect's log too, in place of the progress.")
+]
 EventType = Annotated[
     str | None, typer.Option("--type", metavar="TYPE", help="The type of lines that have none.")
 ]

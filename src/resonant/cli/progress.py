@@ -35,31 +35,43 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
 
 @contextlib.asynccontextmanager
-async def polled_progress(
-    what: str, left: Callable[[], Awaitable[int]], *, at_most: int | None = None
+async def shown_until_the_end(
+    what: str, total: int, look: Callable[[], Awaitable[tuple[int, str]]], *, hidden: bool = False
 ) -> AsyncIterator[None]:
-    """Show how far the work in the block has come, by asking now and then how much is left.
+    """Show how far the work in the block has come, by looking now and then; what it came to at the end stays on the screen.
 
     Args:
         what: the work, as in ``emitting``.
-        left: returns how much is left; asked on a terminal only.
-        at_most: how much of it the work takes at most; None is all.
+        total: how much there is.
+        look: returns how much is done, and a note; called on a terminal only.
+        hidden: show nothing.
     """
-    if not output.stderr().is_terminal:
+    console = output.stderr()
+    if hidden or not console.is_terminal:
         yield
         return
-    before = await left()
-    with progress(what, before if at_most is None else min(before, at_most)) as show:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total, note="")
 
         async def refresh() -> None:
+            done, note = await look()
+            bar.update(task, completed=done, note=note)
+
+        async def refresh_now_and_then() -> None:
             while True:
-                show(max(0, before - await left()))
+                await refresh()
                 await asyncio.sleep(_REFRESH_SECONDS)
 
-        refreshing = asyncio.create_task(refresh())
+        refreshing = asyncio.create_task(refresh_now_and_then())
         try:
             yield
         finally:
             refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await refreshing
+            await asyncio.gather(refreshing, return_exceptions=True)
+        await refresh()

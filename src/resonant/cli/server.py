@@ -301,7 +301,7 @@ def send_events(api_url: str) -> None:
         from prefect.events.worker import EventsWorker
 
         # It warns that it has something to send.
-        logging.getLogger("prefect.EventsWorker").setLevel(logging.ERROR)
+        logging.getLogger("EventsWorker").setLevel(logging.ERROR)
         give_up_at = time.monotonic() + _SEND_SECONDS
         sending: Any = EventsWorker.drain_all(timeout=0, at_exit=False)
         _, unsent = sending

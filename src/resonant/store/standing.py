@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import and_, select
 
@@ -12,7 +12,7 @@ from resonant.store.sql import is_any_of
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
 _d = schema.deliveries
 
@@ -41,9 +41,19 @@ class Standing(NamedTuple):
 
 def standing(connection: Connection, delivery_ids: Collection[int], *, now: float) -> list[Standing]:
     """Return how these deliveries stand; those that were purged are missing."""
-    parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now)
+    parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now).label("parked")
     query = select(
         _d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at, parked
     ).where(is_any_of(_d.c.id, delivery_ids))
-    rows: list[Row[Any]] = list(connection.execute(query))
-    return [Standing(*row[:-1], bool(row[-1])) for row in rows]
+    return [
+        Standing(
+            row.id,
+            row.status,
+            row.reason,
+            row.round_attempts,
+            row.accepted_at,
+            row.finished_at,
+            bool(row.parked),
+        )
+        for row in connection.execute(query)
+    ]

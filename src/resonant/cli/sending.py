@@ -1,0 +1,88 @@
+"""What `emit`, `retry` and `replay` have in common: their own deliveries shown as they end, counted, and pointed to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import typer
+
+from resonant.cli import output
+from resonant.cli.progress import shown_until_the_end
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from resonant.tracking import Outcomes, Tracker
+
+
+@contextlib.asynccontextmanager
+async def tracked(
+    tracker: Tracker, what: str, *, total: int | None = None, verbose: bool, goes_on: str
+) -> AsyncIterator[None]:
+    """Give the tracker to the flow that the block runs, and show how far its deliveries have come.
+
+    Args:
+        tracker: of the command's own deliveries.
+        what: the work, as in ``emitting``.
+        total: how many deliveries there will be; None takes those that are tracked now.
+        verbose: whether Prefect's log is shown, and so no progress.
+        goes_on: says after Ctrl-C who sends what is left.
+
+    Raises:
+        asyncio.CancelledError: with a text that says what is left.
+    """
+    from resonant.tracking import given_tracker
+
+    given_tracker.set(tracker)
+    outcomes = tracker.outcomes
+
+    async def look() -> tuple[int, str]:
+        await tracker.look_if_due()
+        return outcomes.settled, outcomes.undelivered
+
+    try:
+        async with shown_until_the_end(
+            what, outcomes.total if total is None else total, look, hidden=verbose
+        ):
+            yield
+    except asyncio.CancelledError as stop:
+        await tracker.finish()
+        stop.args = (_after_ctrl_c(outcomes, goes_on),)
+        raise
+
+
+def _after_ctrl_c(outcomes: Outcomes, goes_on: str) -> str:
+    delivered = outcomes.delivered + outcomes.delivered_before
+    text = f"interrupted: {delivered:,} of {outcomes.total:,} delivered"
+    if dead := outcomes.dead_letters.total():
+        text += f", {dead:,} dead-lettered"
+    waiting = outcomes.unfinished + outcomes.parked
+    return f"{text}, {waiting:,} wait: {goes_on}" if waiting else text
+
+
+def tell(
+    tracker: Tracker, text: str, document: dict[str, object], *, endpoint: str | None, as_json: bool
+) -> None:
+    """Print what became of a command's own deliveries.
+
+    Args:
+        tracker: of these deliveries.
+        text: what to say without ``--json``.
+        document: what to say with it, besides the outcomes.
+        endpoint: the only one that they go to.
+        as_json: whether ``--json`` was given.
+
+    Raises:
+        typer.Exit: with code 1, some are dead letters.
+    """
+    if as_json:
+        output.write(output.to_json(document | tracker.outcomes.as_dict()) + "\n")
+    else:
+        output.write(f"{text}\n")
+    if number := tracker.outcomes.dead_letters.total():
+        output.flush()
+        shown = f"`{tracker.dead_letters_shown_by(endpoint)}`"
+        output.say(f"resonant: {output.counted(number, 'dead letter')}: {shown} shows why")
+        raise typer.Exit(1)
