@@ -39,3 +39,10 @@ def broken_until_repaired(request: Request) -> Action:
     if Path(os.environ["REPAIRED"]).exists():
         return respond(200)
     return respond(400 if request.event_type.endswith(".rejected") else 503)
+
+
+def slowly_ok_or_rejected(request: Request) -> Action:
+    """Refuse what is rejected, and answer the rest after a moment."""
+    if request.event_type.endswith(".rejected"):
+        return respond(400)
+    return slowly_ok(request)

@@ -67,7 +67,7 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
     path = machine.write_events("events.jsonl", events)
     emitted = machine.run("emit", path, "--endpoint", "hooks", "--chunk-size", str(chunk_size))
 
-    assert emitted.returncode == 0, emitted.stderr
+    assert emitted.returncode == 1, emitted.stderr
     by_kind = Counter(event["type"].rpartition(".")[2] for event in events)
     status = machine.read("status")
     assert status["balanced"]
@@ -154,7 +154,7 @@ def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_kee
         "emit", machine.write_events("events.jsonl", events), "--endpoint", "secretive", "--max-attempts", "2"
     )
 
-    assert emitted.returncode == 0, emitted.stderr
+    assert emitted.returncode == 1, emitted.stderr
     assert all(entry["headers"]["webhook-signature"].startswith("v1,") for entry in receiver.journal)
     assert {entry["headers"]["authorization"] for entry in receiver.journal} == {f"Bearer {header_token}"}
     machine.run("export", "--output", str(machine.home / "report.json"))

@@ -43,7 +43,7 @@ def dead_letters(machine, count: int, kind: str = "t") -> list[str]:
     """Emit events to the broken receiver, and return their ids."""
     events = [{"id": f"{kind}-{n}", "type": kind, "source": "/s", "data": {"n": n}} for n in range(count)]
     emitted = machine.run("emit", machine.write_events(f"{kind}.jsonl", events), "--endpoint", "hooks")
-    assert emitted.returncode == 0, emitted.stderr
+    assert emitted.returncode == 1, emitted.stderr
     assert machine.read("status")["dead_letter"] >= count
     return [event["id"] for event in events]
 

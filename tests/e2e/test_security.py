@@ -188,7 +188,7 @@ def events_of(*kinds: str) -> list[dict]:
     return [{"type": f"a.{kind}", "source": "/x", "data": {"card": PAYLOAD}} for kind in kinds]
 
 
-def run_code(machine, code: str, *arguments: str, typed: str = "") -> bytes:
+def run_code(machine, code: str, *arguments: str, typed: str = "", exit_code: int = 0) -> bytes:
     finished = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=machine.environment,
@@ -198,7 +198,7 @@ def run_code(machine, code: str, *arguments: str, typed: str = "") -> bytes:
         timeout=120,
         check=False,
     )
-    assert finished.returncode == 0, finished.stderr.decode()
+    assert finished.returncode == exit_code, finished.stderr.decode()
     return finished.stdout + finished.stderr
 
 
@@ -274,12 +274,20 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
             # As long as somebody else reads, SQLite keeps its side file.
             reader = stack.enter_context(contextlib.closing(sqlite3.connect(machine.database)))
             reader.execute("SELECT count(*) FROM resonant_events").fetchall()
-        run("emit", first, "--endpoint", "secretive", "--max-attempts", "2")
+        run("emit", first, "--endpoint", "secretive", "--max-attempts", "2", code=1)
         run("emit", machine.write_events("more.jsonl", events_of("opened", "rejected")), "--endpoint", "secretive",
-            "--chunk-size", "10")  # fmt: skip
+            "--chunk-size", "10", code=1)  # fmt: skip
         broken = machine.write_events("broken.jsonl", events_of("unsendable"))
         printed["broken sink"] = run_code(
-            machine, BROKEN_SINK, "emit", broken, "--endpoint", "secretive", "--max-attempts", "1"
+            machine,
+            BROKEN_SINK,
+            "emit",
+            broken,
+            "--endpoint",
+            "secretive",
+            "--max-attempts",
+            "1",
+            exit_code=1,
         )
         printed["metrics flow"] = run_code(
             machine, FLOW.format(module="flows.metrics", flow="export_metrics")

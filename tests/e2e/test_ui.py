@@ -104,7 +104,7 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     events = [{"id": f"e{n}", "type": kinds[n % 2], "source": "/s", "data": n} for n in range(8)]
     path = machine.write_events("e.jsonl", events)
     emitted = machine.run("emit", path, "--endpoint", "hooks", "--policy", "once")
-    assert emitted.returncode == 0, emitted.stderr
+    assert emitted.returncode == 1, emitted.stderr
     assert machine.read("status")["dead_letter"] == 8
 
     collect = deployment(up, "collect-dead-letters/scheduled")
@@ -159,7 +159,7 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, up, browser, start_
     kinds = ("order.rejected", *["order.paid"] * 7)
     events = [{"id": f"e{n}", "type": kinds[n % 8], "source": "/s", "data": n} for n in range(80)]
     emitted = machine.run("emit", machine.write_events("e.jsonl", events), "--endpoint", "hooks")
-    assert emitted.returncode == 0, emitted.stderr
+    assert emitted.returncode == 1, emitted.stderr
 
     export = deployment(up, "export-metrics/scheduled")
     browser.goto(f"{up}/deployments/deployment/{export}/run")

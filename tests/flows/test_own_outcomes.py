@@ -1,0 +1,97 @@
+"""What a flow run says of its own deliveries when another worker takes them away from it and sends them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from blocks import FileEndpoint
+from flows.dead_letters import replay_dead_letters
+from flows.emit import emit_events
+from resonant.events import Attempt, event_from_fields
+from resonant.replaying import cancel
+from resonant.retry import GiveUp
+from resonant.store import Outcome, open_store
+from resonant.store.selection import Selection
+from resonant.store.work import lease_owners
+
+pytestmark = pytest.mark.engine
+
+ENDPOINT = "file-endpoint/log"
+EVENTS = [{"id": f"e{n}", "type": "t", "source": "/s", "data": n} for n in range(4)]
+
+
+class Thief:
+    """Another worker: at the first send it takes every lease, and ends each delivery by a decision of its own."""
+
+    def __init__(self, url, *decisions) -> None:
+        self._url = url
+        self._decisions = decisions
+        self._stealing = None
+
+    async def deliver(self, _event) -> None:
+        if self._stealing is None:
+            self._stealing = asyncio.create_task(self.steal())
+        await self._stealing
+
+    async def steal(self) -> None:
+        store = await open_store(self._url)
+        for owner in await store.read(lease_owners):
+            await store.release_all(owner)
+        leases = await store.claim(ENDPOINT, owner="thief", limit=10)
+        await store.begin(leases)
+        outcomes = []
+        for lease, decision in zip(leases, self._decisions, strict=True):
+            result = "delivered" if decision is None else "failed"
+            attempt = Attempt(
+                lease.attempts + 1, lease.round, store.clock(), 0.1, result, category="transient"
+            )
+            outcomes.append(Outcome(lease, attempt, decision))
+        await store.record(outcomes)
+        await store.close()
+
+
+@pytest.fixture
+def url(prefect_api, tmp_path, monkeypatch):
+    """Prefect at work, and the URL of an empty store."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield url
+
+
+def test_a_run_with_events_counts_those_that_another_worker_sent(url, tmp_path, monkeypatch):
+    thief = Thief(url, None, None, None, GiveUp("exhausted"))
+    monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
+
+    async def main():
+        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+        return await emit_events(events=EVENTS, endpoint=ENDPOINT, return_state=True)
+
+    state = asyncio.run(main())
+
+    assert state.is_completed()
+    assert state.message.startswith("3 delivered, 0 retried, 0 parked, 1 dead-lettered (1 exhausted); ")
+    assert f"`resonant dlq --endpoint {ENDPOINT} --since " in state.message
+
+
+def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, monkeypatch):
+    thief = Thief(url, None, None, None, GiveUp("exhausted"))
+    monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
+
+    async def main():
+        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+        store = await open_store(url)
+        await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
+        await cancel(store, Selection(endpoint=ENDPOINT), who="test")
+        await store.close()
+        return await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
+
+    state = asyncio.run(main())
+
+    assert state.is_completed()
+    assert state.message.startswith(
+        "4 sent again: 3 delivered, 0 retried, 0 parked, 1 dead-lettered (1 exhausted)"
+    )

@@ -1,0 +1,288 @@
+"""What a command knows of its own deliveries, whichever process sends them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from resonant import tracking
+from resonant.courier import Courier, Target
+from resonant.emission import Emission
+from resonant.events import Attempt, make_event
+from resonant.retry import GiveUp, Park, Retry, RetryPolicy
+from resonant.sink import CallableSink
+from resonant.store import Outcome, open_store
+from resonant.store.dead_letters import purge
+from resonant.testing import FixedClock
+from resonant.tracking import Tracker
+
+START = 1_700_000_000.0
+
+
+@asynccontextmanager
+async def opened(url, *, clock=None, lease_seconds=60.0):
+    store = await open_store(url, clock=clock or FixedClock(START), lease_seconds=lease_seconds)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def enqueue(store, *ids):
+    """Store events of these ids, and return the keys of their deliveries in the order of the ids."""
+    accepted = await store.enqueue(
+        [make_event(id=each, type="t", source="/s", data=None) for each in sorted(ids)], "orders"
+    )
+    return accepted.delivery_ids
+
+
+async def another_sends(store, number, decision=None, *, attempts=1):
+    """Let another worker attempt the deliveries that are due longest."""
+    leases = await store.claim("orders", owner="another", limit=number)
+    assert len(leases) == number
+    for made in range(attempts):
+        await store.begin(leases)
+        outcomes = []
+        for lease in leases:
+            last = made == attempts - 1
+            result = "delivered" if last and decision is None else "failed"
+            attempt = Attempt(
+                lease.attempts + 1, 1, store.clock(), 0.1, result, category="transient", code="x"
+            )
+            retry = Retry(1.0, store.clock() + 1)
+            outcomes.append(Outcome(lease, attempt, decision if last else retry))
+        await store.record(outcomes)
+        leases = [_after(lease) for lease in leases]
+
+
+def _after(lease):
+    return replace(lease, attempts=lease.attempts + 1, round_attempts=lease.round_attempts + 1)
+
+
+def test_enqueueing_reports_the_deliveries_that_it_accepted_and_those_known_before(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            first = await enqueue(store, "a", "b")
+            again = await enqueue(store, "b", "c")
+            assert len(first) == len(again) == 2
+            assert len(set(first) & set(again)) == 1
+            elsewhere = await store.enqueue([make_event(id="a", type="t", source="/s", data=None)], "others")
+            assert not set(elsewhere.delivery_ids) & {*first, *again}
+
+    asyncio.run(main())
+
+
+def test_a_tracker_counts_what_another_process_sent(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            tracker = Tracker(store)
+            tracker.add(await enqueue(store, *(f"e{n}" for n in range(7))))
+            await tracker.look()
+            assert tracker.outcomes.unfinished == 7
+            await another_sends(store, 2)
+            await another_sends(store, 1, attempts=2)
+            await another_sends(store, 1, GiveUp("permanent"))
+            await another_sends(store, 1, Park(60.0, START + 60))
+            await another_sends(store, 1, Retry(9.0, START + 9))
+            await tracker.look()
+            assert str(tracker.outcomes) == (
+                "3 delivered, 1 retried, 1 parked, 1 dead-lettered (1 permanent), 2 not finished yet"
+            )
+            assert not tracker.is_settled, "one waits for a retry in a process, one was never tried"
+
+    asyncio.run(main())
+
+
+def test_what_was_parked_and_then_sent_counts_as_it_ended(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            tracker = Tracker(store)
+            tracker.add(await enqueue(store, "a", "b", "c"))
+            await another_sends(store, 3, Park(60.0, START + 60))
+            await tracker.look()
+            assert tracker.is_settled
+            assert tracker.outcomes.parked == 3
+            store.clock.advance(61)
+            [lease, _] = await store.claim("orders", owner="another", limit=2)
+            await store.begin([lease])
+            attempt = Attempt(2, 1, store.clock(), 0.1, "delivered")
+            await store.record([Outcome(lease, attempt, None)])
+            await tracker.finish()
+            assert str(tracker.outcomes) == "1 delivered, 1 retried, 2 parked, 0 dead-lettered"
+
+    asyncio.run(main())
+
+
+def test_what_an_earlier_run_delivered_is_counted_apart(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            await enqueue(store, "a", "b")
+            await another_sends(store, 1)
+            store.clock.advance(10)
+            tracker = Tracker(store)
+            tracker.add(await enqueue(store, "a", "b", "c"))
+            await another_sends(store, 2)
+            await tracker.look()
+            assert str(tracker.outcomes) == (
+                "2 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 delivered before"
+            )
+
+    asyncio.run(main())
+
+
+def test_the_pointer_to_the_dead_letters_begins_with_the_run_or_with_a_dead_letter_from_before(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            ids = await enqueue(store, "a", "b")
+            await another_sends(store, 1, GiveUp("permanent"))
+            store.clock.advance(10)
+            await another_sends(store, 1, GiveUp("permanent"))
+            tracker = Tracker(store, since=START + 5)
+            tracker.add(ids[1:])
+            await tracker.look()
+            shown = tracker.dead_letters_shown_by("orders")
+            assert shown == "resonant dlq --endpoint orders --since 2023-11-14T22:13:25.000Z"
+            tracker.add(ids[:1])
+            await tracker.look()
+            assert tracker.dead_letters_shown_by(None) == "resonant dlq --since 2023-11-14T22:13:20.000Z"
+
+    asyncio.run(main())
+
+
+def test_a_delivery_given_twice_counts_once_and_a_purged_one_is_counted_as_purged(store_url):
+    async def main():
+        async with opened(store_url) as store:
+            ids = await enqueue(store, "a", "b")
+            tracker = Tracker(store)
+            tracker.add([*ids, *ids])
+            assert tracker.outcomes.total == 2
+            await another_sends(store, 2)
+            await store.write(purge, ids[:1], now=store.clock())
+            await tracker.look()
+            assert str(tracker.outcomes) == "1 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 purged"
+
+    asyncio.run(main())
+
+
+def test_a_look_reads_a_bounded_number_of_deliveries_that_have_not_ended(sqlite_url, monkeypatch):
+    monkeypatch.setattr(tracking, "SLICE", 2)
+    monkeypatch.setattr(tracking, "_MOST_UNSETTLED", 4)
+
+    async def main():
+        async with opened(sqlite_url) as store:
+            tracker = Tracker(store)
+            tracker.add(await enqueue(store, *(f"e{n:02}" for n in range(20))))
+            read = []
+            plain = tracker._read
+
+            async def counted(ids):
+                read.extend(ids)
+                return await plain(ids)
+
+            monkeypatch.setattr(tracker, "_read", counted)
+            await tracker.look()
+            assert len(read) == 4
+            await another_sends(store, 15)
+            await tracker.look()
+            assert tracker.outcomes.settled == 15
+            await another_sends(store, 5)
+            await tracker.finish()
+            assert (tracker.outcomes.delivered, tracker.is_settled) == (20, True)
+
+    asyncio.run(main())
+
+
+def test_looks_that_are_asked_for_all_the_time_are_made_now_and_then(sqlite_url):
+    async def main():
+        async with opened(sqlite_url) as store:
+            tracker = Tracker(store)
+            tracker.add(await enqueue(store, "a"))
+            await tracker.look_if_due()
+            await another_sends(store, 1)
+            await tracker.look_if_due()
+            assert tracker.outcomes.delivered == 0
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def emitting(url, send, *, lease_seconds=60.0):
+    """An emission of a worker of our own, by the wall clock."""
+
+    async def open_target(name):
+        async def close():
+            return None
+
+        return Target(name=name, sink=CallableSink(send), describe=str, close=close, timeout=15.0)
+
+    async with opened(url, clock=time.time, lease_seconds=lease_seconds) as store:
+        policy = RetryPolicy(max_attempts=2, base=0.01, jitter="none")
+        courier = Courier(clock=store.clock, rng=random.Random(7), policy=lambda _name: policy)
+        async with Emission(store, courier, open_target, owner="ours") as emission:
+            yield emission
+
+
+def run_for_its_own(emission, tracker):
+    async def emit_one(lease):
+        await emission.attempt(lease.key)
+
+    running = emission.run(emit_one, endpoint="orders", take_over=True, own=tracker)
+    return asyncio.wait_for(running, 30)
+
+
+def test_an_emission_waits_for_its_own_deliveries_that_another_worker_sends(sqlite_url):
+    async def main():
+        async with emitting(sqlite_url, succeed) as emission:
+            store = emission.store
+            tracker = Tracker(store)
+            tracker.add(await enqueue(store, "a", "b"))
+            leases = await store.claim("orders", owner="another", limit=2)
+            running = asyncio.create_task(run_for_its_own(emission, tracker))
+            await asyncio.sleep(0.5)
+            assert not running.done()
+            await store.begin(leases)
+            done = [Attempt(1, 1, store.clock(), 0.1, "delivered") for _ in leases]
+            outcomes = [Outcome(lease, each, None) for lease, each in zip(leases, done, strict=True)]
+            await store.record(outcomes)
+            assert (await running).delivered == 0
+            assert tracker.outcomes.delivered == 2
+
+    asyncio.run(main())
+
+
+def test_an_emission_sends_its_own_deliveries_when_the_worker_that_held_them_is_gone(sqlite_url):
+    async def main():
+        async with emitting(sqlite_url, succeed, lease_seconds=1.0) as emission:
+            tracker = Tracker(emission.store)
+            tracker.add(await enqueue(emission.store, "a", "b"))
+            await emission.store.claim("orders", owner="killed", limit=2)
+            assert (await run_for_its_own(emission, tracker)).delivered == 2
+            assert tracker.outcomes.delivered == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("held_by_another", [False, True])
+def test_an_emission_does_not_wait_for_what_is_not_its_own(sqlite_url, held_by_another):
+    async def main():
+        async with emitting(sqlite_url, succeed) as emission:
+            tracker = Tracker(emission.store)
+            if held_by_another:
+                await enqueue(emission.store, "theirs")
+                await emission.store.claim("orders", owner="another", limit=1)
+            tracker.add(await enqueue(emission.store, "a"))
+            started = time.monotonic()
+            await run_for_its_own(emission, tracker)
+            assert time.monotonic() - started < 10
+            assert tracker.outcomes.delivered == 1
+
+    asyncio.run(main())
+
+
+async def succeed(_event):
+    return None
