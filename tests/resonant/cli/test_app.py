@@ -49,7 +49,7 @@ def test_help_fits_80_columns_and_shows_no_type_of_python(resonant, command, mon
 def test_a_paragraph_of_help_flows_over_the_lines_of_its_source(resonant, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = [line.strip() for line in resonant("emit", "--help").out.splitlines()]
-    first = next(number for number, line in enumerate(lines) if line.startswith("Each delivery is"))
+    first = next(number for number, line in enumerate(lines) if line.startswith("The command waits until"))
     assert min(map(len, lines[first : first + 5])) > 65
 
 
