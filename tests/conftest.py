@@ -40,6 +40,7 @@ def _register_fuzzing(examples: int) -> None:
     hypothesis_settings.register_profile("fuzz-io", max_examples=max(50, examples // 10), **options)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, for pytest-xdist, what shares a Prefect server, or the fixtures of a file; begin with the longest."""
     for item in items:
