@@ -29,17 +29,17 @@ setup: .venv/ready  ## make .venv with everything in it; quick when there is not
 demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 events: the whole story in two minutes
 	@$(BIN)/resonant demo $(ARGS)
 
-# Two at a time, as many tests wait more than they compute; those that measure time run alone afterwards.
+# Two at a time, since most tests wait; tests that measure time run alone afterwards.
 PYTEST := -m pytest -n 2 --dist loadgroup
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
-test: setup  ## the tests of every promise, against a real Prefect server, PostgreSQL and HTTP: some minutes
+test: setup  ## all but slow tests, against a real Prefect server, PostgreSQL and HTTP: some minutes
 	@$(BIN)/python $(PYTEST) -m "not slow and not alone" $(ARGS)
 
-test-all: setup  ## every test; COVERAGE=1 measures what they reach, and fails below the mark in pyproject.toml
+test-all: setup  ## every test; COVERAGE=1 measures coverage, and fails below the threshold in pyproject.toml
 	@rm -f .coverage*
 	@$(RUN) $(PYTEST) -m "not alone" $(ARGS)
-	@$(RUN) -m pytest -m alone $(ARGS) || test $$? = 5  # as ARGS may select none
+	@$(RUN) -m pytest -m alone $(ARGS) || test $$? = 5  # 5: ARGS selected no test
 	@test -z "$(COVERAGE)" || { $(BIN)/coverage combine --quiet && $(BIN)/coverage report; }
 
 test-fast: setup  ## the tests that need no Prefect server
@@ -58,7 +58,7 @@ chaos: setup  ## the long form of kills, faults, soak (an hour) and fuzzing: two
 bench: .venv/bench-ready  ## every measurement, as ratios in one run; the comparison needs redis-server, too
 	@$(BIN)/python -m benches $(ARGS)
 
-# The same versions without their hashes, which would be demanded of everything installed beside them.
+# Without hashes, which pip would require of every other package too.
 .venv/constraints.txt: .venv/ready
 	@sed '/^ /d; s/ \\$$//' requirements.txt > $@
 
