@@ -130,7 +130,7 @@ def test_a_replay_that_fails_puts_the_letters_back_with_their_history(machine, b
 
     replayed = machine.run("replay", "--all")
 
-    assert replayed.returncode == 0, replayed.stderr
+    assert replayed.returncode == 1, replayed.stderr
     rows = {row["event_id"]: row for row in machine.read("dlq")}
     assert set(rows) == set(ids)
     assert {(row["replays"], row["attempts"]) for row in rows.values()} == {(1, 2)}
