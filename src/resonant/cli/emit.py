@@ -75,6 +75,7 @@ def emit(
     """
     from resonant.cli.flow_runs import run_flow
     from resonant.cli.sources import check_readable
+    from resonant.errors import EndpointError
     from resonant.settings import load_settings
     from resonant.sink import Endpoint
 
@@ -97,7 +98,10 @@ def emit(
         raise options.Misuse("--endpoint is missing: where shall the events of these files go?")
     if endpoint is not None and options.is_url(endpoint):
         # A URL that cannot be used is said at once, before a server is waited for.
-        Endpoint(name="of --endpoint", url=endpoint, allow_private=allow_private)
+        try:
+            Endpoint(name="--endpoint", url=endpoint, allow_private=allow_private)
+        except EndpointError as error:
+            raise options.Misuse(str(error)) from None
     check_readable(request.files)
     emitted: _Emitted | None = None
 

@@ -131,7 +131,11 @@ def update(
     ] = None,
     ca_file: given.CaFile = None,
     clear: Annotated[
-        list[given.Clearable] | None, typer.Option(help="Remove this; may be given again.")
+        list[given.Clearable] | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Remove this: headers, overrides, policy, concurrency or ca-file. May be given again.",
+        ),
     ] = None,
 ) -> None:
     """Change an endpoint: only what is given; all else stays, its signing secret too (`rotate-secret` changes that).

@@ -70,9 +70,6 @@ def _show_log_of_prefect(*, verbose: bool) -> None:
     """Show Prefect's log on standard error, or leave it to the UI: it knows nothing of our progress bar."""
     import prefect.main  # noqa: F401 - it sets up the handlers, once
 
-    # They report a queue that is being sent as something to worry about.
-    for service in ("EventsWorker", "APILogWorker"):
-        logging.getLogger(service).setLevel(logging.ERROR)
     for handler in logging.getLogger().handlers:
         handler.removeFilter(_is_not_of_prefect)
         if not verbose:

@@ -69,10 +69,8 @@ def check_target(endpoint: str, settings: Settings) -> str | None:
     if configured is not None:
         if endpoint in configured:
             return None
-        raise Misuse(
-            f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, configured)}; "
-            f"`resonant endpoint add {endpoint} URL` makes it"
-        )
+        hint = "" if "/" in endpoint else f"; `resonant endpoint add {endpoint} URL` makes it"
+        raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, configured)}{hint}")
     stored = _read_names(settings)
     if endpoint in stored or not (found := near(endpoint, stored)):
         return None

@@ -74,7 +74,7 @@ def endpoint_name(text: str) -> str:
         raise Misuse("--endpoint takes a name here: `resonant endpoint add` saves a URL under one")
     if not ENDPOINT_NAME.fullmatch(text):
         raise Misuse(
-            f"--endpoint {text!r} is no name: lower case letters, digits and single dashes, as in billing-eu"
+            f"--endpoint {text!r} is not a valid name: use lower case letters, digits and single dashes, as in billing-eu"
         )
     return text.removeprefix(f"{DEFAULT_BLOCK_TYPE}/")
 

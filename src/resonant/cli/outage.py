@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LOOKS = 3
 _BUSY = 503
 _WITHIN_PREFECT = ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs")
+# At the end of a process they warn of each item that is still to be sent.
+_SENDING = ("EventsWorker", "APILogWorker")
 _OF_AN_OUTAGE = (
     "Unable to connect to",
     "Service 'EventsWorker' failed",
@@ -78,6 +80,8 @@ def _say_nothing_of_connections() -> None:
     logging.raiseExceptions = False  # its handler that sends lines writes of itself
     for name in _WITHIN_PREFECT:
         logging.getLogger(name).addFilter(_is_no_outage)
+    for name in _SENDING:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _is_no_outage(record: logging.LogRecord) -> bool:

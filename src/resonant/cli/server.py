@@ -295,13 +295,10 @@ def prepared_home(settings: Settings) -> Path:
 def send_events(api_url: str) -> None:
     """Wait until Prefect, if it is imported, has sent its events (task runs are among them), or the server is gone."""
     if "prefect.events.worker" in sys.modules:
-        import logging
         from concurrent.futures import wait
 
         from prefect.events.worker import EventsWorker
 
-        # It warns that it has something to send.
-        logging.getLogger("EventsWorker").setLevel(logging.ERROR)
         give_up_at = time.monotonic() + _SEND_SECONDS
         sending: Any = EventsWorker.drain_all(timeout=0, at_exit=False)
         _, unsent = sending

@@ -17,6 +17,9 @@ from resonant.retry import GiveUp
 
 LOOK = ("status", "dlq", "failed", "retry-candidates", "deliveries", "detail", "export", "metrics")
 WORK = ("retry", "replay", "cancel", "purge", "audit")
+ENDPOINT = tuple(
+    f"endpoint {each}" for each in ("add", "update", "list", "show", "test", "rotate-secret", "remove")
+)
 COMMANDS = ("emit", "enqueue", *LOOK, "prometheus", *WORK, "up", "demo", "endpoint")
 
 
@@ -38,7 +41,7 @@ def test_the_help_of_each_command_shows_an_example(resonant, command):
     assert f"Example: resonant {command}" in resonant(command, "--help").out
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "endpoint add", "endpoint rotate-secret"])
+@pytest.mark.parametrize("command", [*COMMANDS, *ENDPOINT])
 def test_help_fits_80_columns_and_shows_no_type_of_python(resonant, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = resonant(*command.split(), "--help").out

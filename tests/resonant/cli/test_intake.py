@@ -179,8 +179,8 @@ def test_a_line_without_end_is_refused_and_the_next_ones_are_stored(enqueue, wor
     ("argv", "said"),
     [
         (["--endpoint", "https://user:hunter2@example.com/x"], "`resonant endpoint add`"),
-        (["--endpoint", "Billing"], "'Billing' is no name"),
-        (["--endpoint", "billing-"], "'billing-' is no name"),
+        (["--endpoint", "Billing"], "'Billing' is not a valid name"),
+        (["--endpoint", "billing-"], "'billing-' is not a valid name"),
         (
             ["--endpoint", "billing", "--policy", "odd"],
             "no retry policy is named 'odd'; known are classic, default",

@@ -39,6 +39,21 @@ def test_where_no_name_is_near_all_are_named(resonant, stored):
     assert said == "resonant: no endpoint is named 'zzz': there are billing, shop\n"
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("htp://user:hunter2@a.example/", "its URL must begin with http:// or https://"),
+        ("http://10.0.0.1/", "10.0.0.1 is a private or special address"),
+    ],
+)
+def test_emit_refuses_a_url_that_cannot_be_used_before_it_looks_for_a_server(resonant, tmp_path, url, said):
+    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+    answer = resonant("emit", "e.jsonl", "--endpoint", url, code=2)
+    assert said in answer.err
+    assert answer.err.count("\n") == 1
+    assert "hunter2" not in answer.err
+
+
 @pytest.mark.parametrize("command", ["dlq", "failed", "retry-candidates", "replay", "cancel"])
 @pytest.mark.parametrize(
     ("code", "hint"),
@@ -130,6 +145,12 @@ class TestWithAServer:
         said = resonant("enqueue", "e.jsonl", "--endpoint", "known-cmr", code=2).err
         assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?")
         assert "`resonant endpoint add known-cmr URL` makes it" in said
+
+    def test_no_command_is_offered_that_cannot_make_the_endpoint(self, resonant, configured, tmp_path):
+        (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+        said = resonant("enqueue", "e.jsonl", "--endpoint", "file-endpoint/known-crm", code=2).err
+        assert "no endpoint is named 'file-endpoint/known-crm'" in said
+        assert "endpoint add" not in said
         assert resonant.json("status")["accepted"] == 2
         resonant("enqueue", "e.jsonl", "--endpoint", "known-crm")
 

@@ -16,6 +16,8 @@ def nothing_is_left(monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
     for name in ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs"):
         monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    for name in ("EventsWorker", "APILogWorker"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
 
 
 def test_a_server_that_is_gone_is_one_line():
@@ -101,6 +103,15 @@ def test_what_prefect_says_of_its_connections_is_not_shown_and_all_else_is(caplo
         for logger in (clients, services, runs):
             logger.removeHandler(caplog.handler)
     assert {record.getMessage() for record in caplog.records} == {"Finished in state Failed"}
+
+
+def test_what_is_still_to_be_sent_at_the_end_of_a_process_is_no_warning(caplog):
+    from prefect.events.worker import EventsWorker
+
+    with nobody_listening() as url, outage_told_plainly(f"{url}/api"):
+        pass
+    EventsWorker.instance()._logger.warning("Still processing items: 1 items remaining...")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("is_draining", [False, True])
