@@ -360,7 +360,7 @@ class Emission:
             StoreUnavailable: the store went away.
         """
         if endpoint is not None:
-            await self._open(endpoint)
+            await patiently(partial(self._open, endpoint), self._patience)
         self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
         self._is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
@@ -426,7 +426,7 @@ class Emission:
         try:
             async for leases in batches:
                 for lease in leases:
-                    await self._open(lease.endpoint)
+                    await patiently(partial(self._open, lease.endpoint), self._patience)
                     self._start(lease)
                 while self._in_hand.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()

@@ -1195,13 +1195,14 @@ class TestTheStoreGoesAway:
         assert len(sent) == 6
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
 
-    def test_while_nothing_is_sent_it_is_waited_for_too(self, tmp_path, impatient_sqlite):
+    @pytest.mark.parametrize("endpoint", [None, "orders"])
+    def test_while_nothing_is_sent_it_is_waited_for_too(self, tmp_path, impatient_sqlite, endpoint):
         async def scenario():
             async with scene(tmp_path, orders=succeed, lease_seconds=15) as worker:
                 await enqueue(worker.store, 1)
                 stack.enter_context(locked(tmp_path))
                 asyncio.get_running_loop().call_later(0.2, stack.close)
-                assert (await worker.run(take_over=True)).delivered == 1
+                assert (await worker.run(take_over=True, endpoint=endpoint)).delivered == 1
 
         stack = contextlib.ExitStack()
         asyncio.run(scenario())

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import time
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -303,6 +304,18 @@ def test_only_a_store_that_is_away_is_waited_for():
     with pytest.raises(ValueError, match="wrong"):
         asyncio.run(patiently(operation, 60))
     assert len(tried) == 1
+
+
+def test_an_operation_whose_process_stood_still_for_longer_than_the_patience_is_tried_again():
+    async def operation():
+        tried.append(True)
+        if len(tried) == 1:
+            time.sleep(0.7)  # as after SIGSTOP, nothing in this process moves
+            raise StoreUnavailable("the server ended the connection")
+        return "done"
+
+    tried = []
+    assert asyncio.run(patiently(operation, 0.6)) == "done"
 
 
 def test_one_who_stops_waiting_does_not_disturb_the_others(tmp_path):
