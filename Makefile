@@ -29,8 +29,8 @@ setup: .venv/ready  ## make .venv with everything in it; quick when there is not
 demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 events: the whole story in two minutes
 	@$(BIN)/resonant demo $(ARGS)
 
-# Two at a time, since most tests wait; tests that measure time run alone afterwards.
-PYTEST := -m pytest -n 2 --dist loadgroup
+# Two files at a time, since most tests wait; tests that measure time run alone afterwards.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
 test: setup  ## all but slow tests, against a real Prefect server, PostgreSQL and HTTP: some minutes

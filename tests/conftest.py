@@ -40,13 +40,10 @@ def _register_fuzzing(examples: int) -> None:
     hypothesis_settings.register_profile("fuzz-io", max_examples=max(50, examples // 10), **options)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, for pytest-xdist, what shares a Prefect server, or the fixtures of a file; begin with the longest."""
-    for item in items:
-        is_engine = item.get_closest_marker("engine") is not None
-        item.add_marker(pytest.mark.xdist_group("engine" if is_engine else item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    """Begin with the files that need a Prefect server: they take longest, and the short ones fill what is left."""
+    engine = {item.path for item in items if item.get_closest_marker("engine")}
+    items.sort(key=lambda item: item.path not in engine)
 
 
 class PostgreSQLServer:

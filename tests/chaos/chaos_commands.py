@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import psutil
-from chaos_environment import clean_environment
 from chaos_plan import GHOST, PURGING
 from chaos_worker import ENDPOINT, POLICY, TIMEOUT_SECONDS, WIDTH
+
+from support.machine import clean_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ class Commands:
             "RESONANT_HOME": str(self.home / "resonant"),
             "PREFECT_HOME": str(self.home / "prefect"),
         }
-        return clean_environment(**homes | {"PREFECT_API_URL": self.prefect_api} | more)
+        return clean_environment() | homes | {"PREFECT_API_URL": self.prefect_api} | more
 
     def start(self, victim: Victim, round_: Round, name: str) -> subprocess.Popen[bytes]:
         resonant = [sys.executable, "-m", "resonant"]

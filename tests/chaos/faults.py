@@ -263,13 +263,6 @@ async def until(condition: Callable[[], object], patience: float = _PATIENCE_SEC
             await asyncio.sleep(0.005)
 
 
-def wait_until(condition: Callable[[], object], patience: float = _PATIENCE_SECONDS) -> None:
-    give_up_at = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < give_up_at, "what was waited for did not happen"
-        time.sleep(0.05)
-
-
 def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str) -> None:
     """The command failed, and its last line says why; it is the only one of that kind, and no traceback is near."""
     assert finished.returncode == 1, finished.stderr

@@ -9,9 +9,10 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from faults import PROJECT, wait_until
+from faults import PROJECT
 
 from resonant.cli.server import free_port, is_healthy, shipped_settings
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

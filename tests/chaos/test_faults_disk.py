@@ -29,6 +29,7 @@ from faults_disk import small_disk
 from resonant.errors import StoreUnavailable
 from resonant.replaying import cancel
 from resonant.store.selection import Selection
+from support.machine import finished
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,8 @@ class TestWhileEventsAreStored:
     def test_a_limit_to_what_a_file_may_hold_is_told_in_the_same_way(self, tmp_path):
         lines = write_lines(tmp_path / "events.jsonl", make_events(3000))
         machine = Machine(tmp_path, f"sqlite:///{tmp_path}/resonant.db")
-        refused = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, preexec_fn=no_large_files)
+        limited = machine.start("enqueue", str(lines), "--endpoint", ENDPOINT, preexec_fn=no_large_files)
+        refused = finished(limited)
         assert_one_line(refused, "the disk takes no more", "stored: running this again is safe")
         assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
         assert stored(machine.store_url) == 3000

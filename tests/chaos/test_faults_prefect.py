@@ -6,7 +6,6 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-import httpx
 import psutil
 import pytest
 from chaos_facts import Database
@@ -19,14 +18,16 @@ from faults import (
     long_form_only,
     make_events,
     most_begun,
-    wait_until,
     write_lines,
 )
-from faults_commands import Machine, finished
+from faults_commands import Machine
 from faults_postgresql import own_server
 from faults_prefect import own_prefect
 
 from resonant.cli.server import free_port
+from support.machine import finished
+from support.prefect import patient_client
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -80,9 +81,8 @@ def emitting(machine: Machine, fault: Fault, chunk_size: int, count: int):
 def outcome(server, name: str) -> list[str]:
     """Return how the flow runs of this name ended, by the server."""
     query = {"flows": {"name": {"any_": [name]}}, "sort": "START_TIME_DESC"}
-    return [
-        each["state_type"] for each in httpx.post(f"{server.api_url}/flow_runs/filter", json=query).json()
-    ]
+    with patient_client(server.api_url) as api:
+        return [each["state_type"] for each in api.post("/flow_runs/filter", json=query).json()]
 
 
 @long_form_only("this starts a Prefect server, again and again")

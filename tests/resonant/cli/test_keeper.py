@@ -12,6 +12,8 @@ import time
 import psutil
 import pytest
 
+from support.processes import alive
+
 # Starts a process in a session of its own, as Prefect's worker does, and says its id.
 PARENT = """
 import subprocess, sys, time
@@ -43,22 +45,18 @@ def kept(child: str = OBEDIENT, *, patience: float = 10.0):
         keeper.wait(30)
 
 
-def alive(*processes: psutil.Process) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
 def test_all_of_it_ends_when_standard_input_does():
     with kept() as (keeper, *family):
         keeper.stdin.close()
         assert keeper.wait(10) == 128 + signal.SIGTERM
-        assert not alive(*family)
+        assert not alive(family)
 
 
 def test_all_of_it_ends_on_a_termination():
     with kept() as (keeper, *family):
         keeper.terminate()
         assert keeper.wait(10) == 128 + signal.SIGTERM
-        assert not alive(*family)
+        assert not alive(family)
 
 
 def test_what_does_not_end_politely_is_killed_after_its_time():
@@ -67,7 +65,7 @@ def test_what_does_not_end_politely_is_killed_after_its_time():
         keeper.stdin.close()
         keeper.wait(10)
         assert time.monotonic() - started_at >= 0.5
-        assert not alive(*family)
+        assert not alive(family)
 
 
 @pytest.mark.skipif(
@@ -77,7 +75,7 @@ def test_what_a_killed_process_leaves_behind_is_ended_too():
     with kept() as (keeper, parent, child):
         parent.kill()
         assert keeper.wait(10) == 128 + signal.SIGKILL
-        assert not alive(child)
+        assert not alive([child])
 
 
 def test_it_ends_with_a_code_like_the_process():
