@@ -6,7 +6,10 @@ import shlex
 
 # {replay} is the whole command. It leaves permanent failures out unless it has --include-permanent.
 _WAIT = "wait until it answers (`resonant endpoint test {endpoint}`), then {slow_replay}"
-_CREDENTIAL = "fix the endpoint's credential (`resonant endpoint update {endpoint} --header @FILE`, or --url), then {replay}"
+_CREDENTIAL = (
+    "fix the endpoint's credential (`resonant endpoint update {endpoint} --header @FILE`, or --url; its signing secret by "
+    "`resonant endpoint rotate-secret {endpoint}`), then {replay}"
+)
 _URL = "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`), then {replay}"
 _PAYLOAD = (
     "the receiver refuses these events: look at one (`resonant detail {event_id}`), fix the producer or the receiver, then "
@@ -15,8 +18,16 @@ _PAYLOAD = (
 _GONE = (
     "the endpoint says that it is gone for good: remove it (`resonant endpoint remove {endpoint}`), and purge"
 )
+_ADDRESS = (
+    "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`), or permit private addresses (--allow-private), "
+    "then {replay}"
+)
+_TLS = "check that the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) names a port that speaks TLS, then {replay}"
 _CERTIFICATE = "have the certificate renewed or its name fixed, then {replay}"
-_NAME = "check the name in the endpoint's URL and this machine's resolver, then {replay}"
+_NAME = (
+    "check the name in the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) and this machine's resolver, "
+    "then {replay}"
+)
 _SLOWER = "it asks for less: once it has caught up, {slow_replay}"
 _HERE = "the fault is on this side (connections, proxy, disk or code): mend it here, then {replay}"
 _CRASHED = (
@@ -41,12 +52,12 @@ _BY_CODE = {
     "http_511": _HERE,
     "throttled": _SLOWER,
     "too_many_redirects": _URL,
-    "address_refused": _URL,
+    "address_refused": _ADDRESS,
     "endpoint_error": _URL,
     "invalid_url": _URL,
     "unsupported_protocol": _URL,
     "tls_certificate": _CERTIFICATE,
-    "tls_error": _CERTIFICATE,
+    "tls_error": _TLS,
     "dns_not_found": _NAME,
     "dns_temporary": _NAME,
     "local_resources": _HERE,

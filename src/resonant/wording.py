@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resonant.events import Attempt
 
 _ANSWER_CHARACTERS = 120
 _TAG = re.compile(r"<[^<>]*(?:>|$)")
@@ -26,3 +30,13 @@ def why(*, reason: str, code: str | None, error: str | None, answer: str | None)
     if _STATUS_ALONE.fullmatch(said):
         said = "no text in the answer"
     return f"{failed_with}: {said}" if said else failed_with
+
+
+def outcome(attempt: Attempt) -> str:
+    """Say how an attempt ended: ``delivered in 12 ms, answered 200`` or ``failed in 12 ms: permanent, http 422: amount is missing``."""
+    took = f"in {attempt.duration * 1000:.0f} ms"
+    if attempt.result == "delivered":
+        return f"delivered {took}" + (f", answered {attempt.status_code}" if attempt.status_code else "")
+    category = attempt.category or "unknown"
+    failure = why(reason=category, code=attempt.code, error=attempt.error, answer=attempt.excerpt)
+    return f"failed {took}: {category}, {failure}"

@@ -91,7 +91,10 @@ def test_every_code_of_the_classifier_has_a_line_that_fits(verdict):
         ("read_timeout", "transient", "wait until it answers"),
         ("tls_certificate", "permanent", "certificate"),
         ("dns_not_found", "unknown", "resolver"),
-        ("address_refused", "permanent", "URL"),
+        ("dns_not_found", "unknown", "`resonant endpoint update NAME --url URL`"),
+        ("tls_error", "unknown", "a port that speaks TLS"),
+        ("address_refused", "permanent", "--allow-private"),
+        ("http_401", "permanent", "`resonant endpoint rotate-secret NAME`"),
         ("pool_full", "transient", "on this side"),
         ("local_storage", "unknown", "on this side"),
         ("value_error", "permanent", "on this side"),
@@ -191,6 +194,7 @@ def test_the_commands_and_options_that_the_lines_name_exist():
         assert name in known, command
         assert {word for word in words if word.startswith("-")} <= known[name], command
     assert options == {
+        "--allow-private",
         "--code",
         "--endpoint",
         "--header",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.wording import shortened, why
+from resonant.events import Attempt
+from resonant.wording import outcome, shortened, why
 
 ANSWERED = "UnexpectedStatus: the endpoint answered 422"
 
@@ -41,3 +42,20 @@ def test_of_html_the_text_is_shown():
 def test_a_long_answer_is_cut():
     assert shortened("x" * 120) == "x" * 120
     assert shortened("x" * 121) == "x" * 120 + "…"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "said"),
+    [
+        (Attempt(1, 1, 0.0, 0.012, "delivered", status_code=200), "delivered in 12 ms, answered 200"),
+        (Attempt(1, 1, 0.0, 0.012, "delivered"), "delivered in 12 ms"),
+        (
+            Attempt(
+                1, 1, 0.0, 0.012, "failed", 422, "permanent", "http_422", error=ANSWERED, excerpt="no amount"
+            ),
+            "failed in 12 ms: permanent, http 422: no amount",
+        ),
+    ],
+)
+def test_the_outcome_of_a_failed_attempt_ends_with_what_the_receiver_answered(attempt, said):
+    assert outcome(attempt) == said

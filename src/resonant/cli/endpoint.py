@@ -239,10 +239,9 @@ def test(name: Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a 
 
         output.write(output.to_json({"endpoint": name, **document(attempt)}) + "\n")
     else:
-        took = f"in {attempt.duration * 1000:.0f} ms"
-        answered = f", answered {attempt.status_code}" if attempt.status_code else ""
-        failed = f"failed {took}: {attempt.category} {attempt.code}: {attempt.error}"
-        output.write(f"delivered {took}{answered}\n" if is_delivered else f"{failed}\n")
+        from resonant.wording import outcome
+
+        output.write(f"{output.visible(outcome(attempt))}\n")
     if not is_delivered:
         raise typer.Exit(1)
 
