@@ -537,6 +537,7 @@ class Emission:
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
             reason = self.summary.unknown_endpoints[name] = _why_not_open(name, error)
             self._reopen_at[name] = time.monotonic() + REOPEN_SECONDS
+            await self._signing.withdraw(name)
             await self.store.write(endpoints.note_problem, name, reason, now=self.store.clock())
             return False
         self._targets[name] = target

@@ -61,6 +61,14 @@ class Signing:
         """
         await self._report({endpoint: None})
 
+    async def withdraw(self, endpoint: str) -> None:
+        """Say that this run does not use an announced endpoint after all: no rotation needs to wait for it.
+
+        Raises:
+            StoreError: it cannot be written; it counts no more when it is old enough.
+        """
+        await self._store.write(signers.withdraw, self._owner, endpoint)
+
     def follow(self, endpoint: str, rotation: Callable[[], float | None]) -> None:
         """Report this endpoint's rotation from now on; the function returns the one in use."""
         self._rotations[endpoint] = rotation

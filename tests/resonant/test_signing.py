@@ -106,6 +106,25 @@ def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, monkeypa
     assert opened == []
 
 
+def test_a_run_that_cannot_open_an_endpoint_holds_up_no_rotation_of_its_secret(sqlite_url):
+    async def main():
+        store = await open_store(sqlite_url)
+        seen = []
+
+        async def open_target(name):
+            seen.extend(await reported(store))
+            raise EndpointError("its certificates are on another machine")
+
+        courier = Courier(clock=time.time, rng=random.Random(1))
+        async with Emission(store, courier, open_target, owner="run-1") as emission:
+            await emission.not_to_be_opened(["billing"])
+            seen.append(await store.read(signers.behind, "billing", NEW, now=time.time()))
+        await store.close()
+        return seen
+
+    assert asyncio.run(main()) == [("run-1", "billing", None), 0]
+
+
 def test_the_wait_ends_when_the_last_run_uses_the_rotation_and_counts_them_meanwhile(sqlite_url):
     async def main():
         store = await open_store(sqlite_url)

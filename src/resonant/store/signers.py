@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, or_, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from resonant.store import schema
+from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,8 +28,7 @@ _signers = schema.signers
 
 def report(connection: Connection, owner: str, rotations: Mapping[str, float | None], *, now: float) -> None:
     """Write which rotation a run uses for each of these endpoints, and that it is alive."""
-    insert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    new = insert(_signers)
+    new = insert_into(connection.dialect.name, _signers)
     rows = [
         {"owner": owner, "endpoint": endpoint, "rotation": rotation, "seen_at": now}
         for endpoint, rotation in sorted(rotations.items())
@@ -46,6 +44,11 @@ def leave(connection: Connection, owner: str, *, now: float) -> None:
     """Remove a run that ends, and what runs left behind that were killed."""
     old = _signers.c.seen_at < now - _KEPT_SECONDS
     connection.execute(_signers.delete().where(or_(_signers.c.owner == owner, old)))
+
+
+def withdraw(connection: Connection, owner: str, endpoint: str) -> None:
+    """Remove what a run announced of an endpoint that it does not use after all."""
+    connection.execute(_signers.delete().where(_signers.c.owner == owner, _signers.c.endpoint == endpoint))
 
 
 def behind(connection: Connection, endpoint: str, rotation: float, *, now: float) -> int:
