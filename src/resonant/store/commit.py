@@ -131,7 +131,7 @@ async def patiently(
 
     Args:
         operation: may fail half way, and be done again.
-        patience: for how many seconds an outage is waited for, from the first failure on.
+        patience: for how many seconds an outage is waited for, from its first failure on, not from that of a lock before it.
         outlasts_locks: tells whether a lock is waited for without end, as the database says who holds it; otherwise it is an
             outage like others.
 
@@ -139,16 +139,16 @@ async def patiently(
         StoreUnavailable: it did not come back in time.
     """
     loop = asyncio.get_running_loop()
-    give_up_at: float | None = None
+    give_up_at: dict[bool, float] = {}
     while True:
         try:
             return await operation()
         except StoreUnavailable as error:
             # From the first failure on: a process that stood still learns only then that its connection was ended.
-            if give_up_at is None:
-                give_up_at = loop.time() + patience
-            is_outlasted = isinstance(error, StoreLocked) and outlasts_locks()
-            if not is_outlasted and loop.time() + _RETRY_PAUSE_SECONDS > give_up_at:
+            is_lock = isinstance(error, StoreLocked)
+            until = give_up_at.setdefault(is_lock, loop.time() + patience)
+            is_outlasted = is_lock and outlasts_locks()
+            if not is_outlasted and loop.time() + _RETRY_PAUSE_SECONDS > until:
                 raise
         await asyncio.sleep(_RETRY_PAUSE_SECONDS)
 

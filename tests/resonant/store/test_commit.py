@@ -318,6 +318,19 @@ def test_an_operation_whose_process_stood_still_for_longer_than_the_patience_is_
     assert asyncio.run(patiently(operation, 0.6)) == "done"
 
 
+def test_an_outage_after_a_long_lock_has_the_whole_patience():
+    async def operation():
+        tried.append(True)
+        if len(tried) <= 2:
+            raise StoreLocked("session 7 holds a lock")
+        if len(tried) == 3:
+            raise StoreUnavailable("the server ended the connection")
+        return "done"
+
+    tried = []
+    assert asyncio.run(patiently(operation, 0.6)) == "done"
+
+
 def test_one_who_stops_waiting_does_not_disturb_the_others(tmp_path):
     async def scenario():
         async with leased(tmp_path, 3) as (_, leases, commits):
