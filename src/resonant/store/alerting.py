@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, case, func, or_, select, union_all, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from resonant.alerts import Activity, Condition, Crossing, Key
 from resonant.store import schema
+from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,7 +84,7 @@ def read_raised(connection: Connection) -> dict[Key, float]:
 
 def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> None:
     """Write down what began and ended, to be announced; what another process was quicker to write stays as it is."""
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(_t)
+    insert = insert_into(connection.dialect.name, _t)
     is_announced = _t.c.unannounced.is_(None)
     for crossing in sorted(crossings, key=lambda each: each.key):
         condition, endpoint = crossing.key

@@ -16,11 +16,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from resonant.fingerprint import fingerprint, normalised
 from resonant.store import schema
-from resonant.store.sql import is_any_of
+from resonant.store.sql import insert_into, is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -120,7 +119,7 @@ def _count(connection: Connection, kind: tuple[str, str, str, str]) -> int:
 
 
 def _store(connection: Connection, causes: set[Cause]) -> None:
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(_c)
+    insert = insert_into(connection.dialect.name, _c)
     rows = [
         {
             **cause._asdict(),

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import exists, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from resonant.store import schema
 from resonant.store.acceptances import read_endpoints
+from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -55,8 +54,7 @@ def note_problem(connection: Connection, endpoint: str, reason: str, *, now: flo
     """Note that an endpoint which has deliveries cannot be opened; the time of the first note is kept."""
     if endpoint not in names(connection):
         return
-    insert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    new = insert(_problems).values(endpoint=endpoint, reason=reason, since=now)
+    new = insert_into(connection.dialect.name, _problems).values(endpoint=endpoint, reason=reason, since=now)
     connection.execute(
         new.on_conflict_do_update(index_elements=["endpoint"], set_={"reason": new.excluded.reason})
     )

@@ -8,12 +8,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, rfc3339
 from resonant.store import acceptances, schema
-from resonant.store.sql import is_any_of
+from resonant.store.sql import insert_into, is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,14 +47,6 @@ class Accepted:
     known: int = 0
     conflicts: tuple[Conflict, ...] = ()
     delivery_ids: tuple[int, ...] = field(default=(), repr=False, compare=False)
-
-    def __add__(self, other: Accepted) -> Accepted:
-        return Accepted(
-            self.accepted + other.accepted,
-            self.known + other.known,
-            self.conflicts + other.conflicts,
-            self.delivery_ids + other.delivery_ids,
-        )
 
 
 def enqueue(
@@ -167,8 +158,7 @@ def _insert(
         return ()
     # In the order of the keys, so that two producers of the same ids never wait for each other in a ring.
     rows.sort(key=lambda row: str(row[key.name]))
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(key.table)
-    statement = insert.on_conflict_do_nothing().returning(key, *more)
+    statement = insert_into(connection.dialect.name, key.table).on_conflict_do_nothing().returning(key, *more)
     return connection.execute(statement, rows).all()
 
 

@@ -26,9 +26,8 @@ from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy.dialects import postgresql, sqlite
-
 from resonant.store import schema
+from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Insert, Table
@@ -120,7 +119,7 @@ def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> 
 
 @cache
 def _adding(table: Table, dialect: str) -> Insert:
-    insert = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    insert = insert_into(dialect, table)
     adding: Insert = insert.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={name: table.c[name] + insert.excluded[name] for name in ("count", "total")},
