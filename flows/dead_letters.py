@@ -20,7 +20,7 @@ from tasks.dead_letters import (
 from tasks.emission import open_emission
 from tasks.failing import fails_plainly
 from tasks.purge import purge_final_deliveries
-from tasks.replay import replay, say_plan, select, who_runs_this
+from tasks.replay import check_names, replay, say_plan, select, who_runs_this
 
 
 @flow(name="collect-dead-letters", persist_result=False)
@@ -83,8 +83,10 @@ async def replay_dead_letters(
     )
     if dry_run:
         async with open_configured_store() as store:
+            await check_names(store, selection)
             return Completed(message=await say_plan(store, request))
     async with open_emission(policy=policy) as emission:
+        await check_names(emission.store, selection)
         return Completed(message=await replay(emission, request, who=who_runs_this()))
 
 
@@ -122,6 +124,7 @@ async def cancel_deliveries(
     )  # fmt: skip
     require_restricted(selection, everything=all_deliveries)
     async with open_configured_store() as store:
+        await check_names(store, selection)
         if dry_run:
             return Completed(message=str(await store.read(cancellable, selection)))
         return Completed(message=f"{await cancel(store, selection, who=who_runs_this())} given up")

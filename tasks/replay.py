@@ -6,13 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
+from blocks.endpoint import endpoint_names, unknown_endpoint
 from resonant.display import visible
-from resonant.errors import EndpointError
+from resonant.errors import EndpointError, UnknownName
 from resonant.replaying import ReplayRequest, endpoints_of, letters, plan
+from resonant.store import endpoints
 from resonant.store.audit import audited, operator
+from resonant.store.known import why_no_such_code, why_no_such_ids
 from resonant.store.selection import Selection
 from resonant.tracking import Tracker, given_tracker
 from tasks.emission import emit_as_task, say_outcomes
@@ -53,6 +57,25 @@ def select(
         since=None if since is None else since.timestamp(),
         until=None if until is None else until.timestamp(),
     )
+
+
+async def check_names(store: Store, selection: Selection) -> None:
+    """Refuse an endpoint, a code or an id that nothing knows: a typo would select nothing, and look like success.
+
+    Raises:
+        UnknownEndpoint: neither the store nor Prefect knows the endpoint.
+        UnknownName: no failure can have the code, or no event has an id.
+    """
+    endpoint = selection.endpoint
+    if endpoint and endpoint not in await store.read(endpoints.names):
+        async with get_client() as client:
+            configured = await endpoint_names(client)
+        if endpoint not in configured:
+            raise await unknown_endpoint(endpoint)
+    if selection.code and (why := await store.read(why_no_such_code, selection.code)):
+        raise UnknownName(why)
+    if why := await store.read(why_no_such_ids, selection.ids):
+        raise UnknownName(why)
 
 
 def who_runs_this() -> str:

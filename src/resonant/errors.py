@@ -5,6 +5,7 @@
     ResonantError                  every error of this package: one line that says what, where and what now
     ├── InvalidEvent               an input that is no event (bad JSON, missing type, too large ...)
     ├── ConflictingEvent           a known id with other content
+    ├── UnknownName                a code that no failure has, or an id that no event has
     ├── StoreError
     │   ├── StoreUnavailable       the database cannot be opened, reached or written
     │   │   ├── StoreLocked        another process holds a lock on it
@@ -35,6 +36,10 @@ class InvalidEvent(ResonantError):
 
 class ConflictingEvent(ResonantError):
     """An event with this id is known, and its content is different."""
+
+
+class UnknownName(ResonantError):
+    """A code that no failure can have, or an id that no event has; the text names those that look like it."""
 
 
 class StoreError(ResonantError):

@@ -21,7 +21,6 @@ T = TypeVar("T")
 
 _ASK_SECONDS = 5.0
 _PAGE = 200
-_IDS_SHOWN = 10
 
 
 def check_filters(endpoint: str | None, code: str | None, settings: Settings | None = None) -> None:
@@ -48,15 +47,10 @@ def check_ids(ids: Collection[str]) -> None:
         ResonantError: the store cannot be read.
     """
     from resonant.settings import load_settings
-    from resonant.store import reading
+    from resonant.store.known import why_no_such_ids
 
-    if not ids:
-        return
-    stored = _with_store(lambda store: store.read(reading.known_ids, ids), load_settings())
-    if missing := sorted(set(ids) - stored):
-        shown = ", ".join(missing[:_IDS_SHOWN])
-        more = f" and {len(missing) - _IDS_SHOWN:,} more" if len(missing) > _IDS_SHOWN else ""
-        raise Misuse(f"no event has the id {shown}{more}: nothing was done")
+    if ids and (why := _with_store(lambda store: store.read(why_no_such_ids, ids), load_settings())):
+        raise Misuse(why)
 
 
 def check_target(endpoint: str, settings: Settings) -> str | None:
@@ -123,21 +117,10 @@ def _check_endpoint(endpoint: str, settings: Settings) -> None:
 
 
 def _check_code(code: str, settings: Settings) -> None:
-    from resonant.classify import built_in_codes
-    from resonant.store import endpoints
+    from resonant.store.known import why_no_such_code
 
-    built_in = built_in_codes()
-    if code in built_in:
-        return
-    stored, is_used = _with_store(
-        lambda store: store.read(
-            lambda connection: (endpoints.codes(connection), endpoints.has_code(connection, code))
-        ),
-        settings,
-    )
-    if not is_used:
-        hint = ": did you mean throttled?" if code == "http_429" else did_you_mean(code, built_in | stored)
-        raise Misuse(f"no failure has the code {code!r}{hint}")
+    if why := _with_store(lambda store: store.read(why_no_such_code, code), settings):
+        raise Misuse(why)
 
 
 def _read_names(settings: Settings) -> set[str]:

@@ -123,7 +123,7 @@ def _write_status(found: StoreStatus, *, now: float) -> None:
     )
     for each in found.endpoint_problems:
         reason, since = output.visible(each.reason), output.ago(now - each.since)
-        output.write(f"deliveries to {each.endpoint} wait: {reason} (first seen {since})\n")
+        output.write_paragraph(f"deliveries to {each.endpoint} wait: {reason} (first seen {since})", indent=2)
     for what, moment in (
         ("oldest due", found.oldest_due_at),
         ("oldest dead letter", found.oldest_dead_at),

@@ -1,0 +1,36 @@
+"""Why a code or an id selects nothing: no failure has that code, no event that id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resonant.classify import built_in_codes
+from resonant.store import endpoints, reading
+from resonant.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import Connection
+
+_IDS_SHOWN = 10
+
+
+def why_no_such_code(connection: Connection, code: str) -> str | None:
+    """Return why no failure can have this code, with those that look like it; None if one can."""
+    built_in = built_in_codes()
+    if code in built_in or endpoints.has_code(connection, code):
+        return None
+    known = built_in | endpoints.codes(connection)
+    hint = ": did you mean throttled?" if code == "http_429" else did_you_mean(code, known)
+    return f"no failure has the code {code!r}{hint}"
+
+
+def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
+    """Return which of these ids no event has; None if events have them all."""
+    missing = sorted(set(ids) - reading.known_ids(connection, ids)) if ids else []
+    if not missing:
+        return None
+    shown = ", ".join(missing[:_IDS_SHOWN])
+    more = f" and {len(missing) - _IDS_SHOWN:,} more" if len(missing) > _IDS_SHOWN else ""
+    return f"no event has the id {shown}{more}: nothing was done"
