@@ -1,4 +1,4 @@
-"""The endpoints there are: saved, listed, removed, by the name that the store knows them by."""
+"""Save, update, list and remove endpoints by name, and rotate their signing secrets."""
 
 from __future__ import annotations
 
@@ -76,17 +76,17 @@ async def update_webhook_endpoint(
     """Change an endpoint, and save it.
 
     Args:
-        name: the endpoint's.
-        fields: the new values of its block's fields.
-        headers, overrides: added to those it has.
-        clear: fields that go back to their defaults, before anything is added.
+        name: the endpoint's name.
+        fields: new values for fields of its block.
+        headers, overrides: added to the existing ones.
+        clear: fields to reset to their defaults first.
 
     Returns:
-        What else is configured, and kept, as a list in words.
+        The settings that were kept, as a phrase for a message.
 
     Raises:
-        UnknownEndpoint: there is none of that name.
-        EndpointError: it is no webhook endpoint, is not configured completely, or cannot be used with these values.
+        UnknownEndpoint: no endpoint has that name.
+        EndpointError: not a webhook endpoint, incompletely configured, or unusable with these values.
     """
     block = await _webhook_endpoint(name)
     for field in clear:
@@ -144,12 +144,12 @@ async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A rotation of a signing secret that is saved.
+    """A saved rotation of a signing secret.
 
     Attributes:
-        moment: names it; see ``Endpoint.rotation``.
-        old_signs_until: when the old secret stops; None where it does not sign any more.
-        timeout: the endpoint's deadline of one attempt, in seconds.
+        moment: identifies the rotation; see ``Endpoint.rotation``.
+        old_signs_until: when the old secret stops signing; None if it already has.
+        timeout: the endpoint's deadline for one attempt, in seconds.
     """
 
     moment: float
@@ -158,22 +158,22 @@ class Rotation:
 
 
 class NotConfirmed(EndpointError):
-    """The answer to a save was lost, and the endpoint cannot be read: it may or may not be saved."""
+    """Prefect's answer to a save was lost and the endpoint cannot be read, so it may or may not be saved."""
 
 
 async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rotation:
-    """Save a new secret to sign with; the one before signs too for so long, and then stops by itself.
+    """Save a new signing secret, and let the old one sign too for ``keep_old`` seconds.
 
-    A secret that the last rotation made the new one is not saved again, so that an interrupted command can be repeated.
+    Giving the secret of the last rotation again changes nothing, so an interrupted command can be repeated.
 
     Args:
-        name: the endpoint's.
-        secret: the new one.
-        keep_old: seconds.
+        name: the endpoint's name.
+        secret: the new secret.
+        keep_old: how long the old secret signs too, in seconds.
 
     Raises:
-        EndpointError: there is no such endpoint, it cannot be used with this secret, has it already, or a rotation
-            is under way: a third secret would cut off a receiver that still knows only the first.
+        EndpointError: the endpoint does not exist, is unusable with this secret, already has it, or is in a
+            rotation: a third secret would cut off a receiver that still knows only the first.
         NotConfirmed: the secret may be saved.
     """
     block = await _webhook_endpoint(name)
@@ -197,11 +197,11 @@ async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rot
 
 
 async def end_rotation(name: str) -> Rotation:
-    """Let the old secret sign no more.
+    """Remove the old secret.
 
     Raises:
-        EndpointError: there is no such endpoint, or it has no old secret.
-        NotConfirmed: it may be saved.
+        EndpointError: the endpoint does not exist, or has no old secret.
+        NotConfirmed: the removal may be saved.
     """
     block = await _webhook_endpoint(name)
     if block.previous_signing_secret is None:
@@ -217,10 +217,10 @@ async def _save_signing(name: str, block: WebhookEndpoint) -> None:
         await save_webhook_endpoint(name, block, overwrite=True)
     except EndpointError:
         raise
-    except Exception as error:  # the answer may be lost, and the endpoint saved all the same
+    except Exception as error:  # Prefect may have saved the endpoint, and only its answer is lost
         try:
             saved = await _webhook_endpoint(name)
-        except Exception:  # noqa: BLE001 - whatever it is, nothing is known
+        except Exception:  # noqa: BLE001 - after any failure the outcome is unknown
             reason = f"the answer to its save was lost ({type(error).__name__})"
             raise NotConfirmed(f"endpoint {name!r}: {reason}, and Prefect cannot be asked") from error
         if saved.previous_signing_secret_until != block.previous_signing_secret_until:
@@ -235,10 +235,10 @@ async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:
 
 
 async def remove_endpoint(name: str) -> None:
-    """Remove an endpoint, also one that cannot be used; its deliveries stay in the store.
+    """Remove an endpoint, even an unusable one; its deliveries stay in the store.
 
     Raises:
-        UnknownEndpoint: there is none of that name.
+        UnknownEndpoint: no endpoint has that name.
     """
     slug, _, document = block_slug(name).partition("/")
     async with get_client() as client:

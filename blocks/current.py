@@ -1,4 +1,4 @@
-"""An HTTP endpoint that a run holds open: what an operator changes meanwhile, as a rotated secret, is used soon after."""
+"""An open HTTP endpoint that picks up changes to its configuration, such as a rotated secret, during a run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How old what a run knows of an endpoint may be, in seconds; Prefect's answer takes some more.
+# How often a run reads an endpoint again, in seconds.
 LOOK_AGAIN_SECONDS = 10.0
 
 
 @dataclass
 class _Version:
-    """An endpoint as it was read once, and how many sends are under way with it."""
+    """A version of an endpoint's configuration, and the number of sends in progress that use it."""
 
     endpoint: Endpoint
     sink: HttpSink
@@ -33,10 +33,10 @@ class _Version:
 
 
 class CurrentSink:
-    """Sends to an endpoint as it was read last, which is every ``LOOK_AGAIN_SECONDS`` from its first use on.
+    """Sends to an endpoint, and reads its configuration again every ``LOOK_AGAIN_SECONDS`` after the first use.
 
-    What is under way ends as it began. Timeout and overrides stay those it was opened with, as the courier knows them.
-    While it cannot be read, or cannot be used as it is configured now, it stays as it was.
+    A send in progress keeps its version. Timeout and overrides never change, since the courier has read them.
+    If the endpoint cannot be read, or its new configuration is unusable, the last version stays.
     """
 
     def __init__(self, endpoint: Endpoint, read: Callable[[], Awaitable[Endpoint]]) -> None:
@@ -47,7 +47,7 @@ class CurrentSink:
             read: returns it as it is configured now.
         """
         self._read = read
-        # All that were used in this run: an error that comes late may hold what was secret of an old one.
+        # Every version used in this run: a late error may contain a secret of an old one.
         self._versions = [_Version(endpoint, HttpSink(endpoint))]
         self._redactor = Redactor.of(endpoint)
         self._looking: asyncio.Task[None] | None = None
@@ -63,17 +63,17 @@ class CurrentSink:
             version.sending -= 1
 
     def rotation(self) -> float | None:
-        """Return the oldest rotation of the signing secret that is in use: of what is under way, or of the next send."""
+        """Return the oldest rotation of the signing secret that a send in progress, or the next send, uses."""
         self._start_looking()
         *before, last = self._versions
         return next((each for each in before if each.sending), last).endpoint.rotation
 
     def describe(self, error: BaseException) -> str:
-        """Say what went wrong without anything that is, or was, secret of the endpoint."""
+        """Describe an error without the endpoint's current and former secrets."""
         return self._redactor.message(error)
 
     async def aclose(self) -> None:
-        """Close the connections, and look no more."""
+        """Close the connections, and stop reading the endpoint."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking])
@@ -82,12 +82,12 @@ class CurrentSink:
             await version.sink.aclose()
 
     async def look(self) -> None:
-        """Read the endpoint; what differs is used from the next send on."""
+        """Read the endpoint; the next send uses what has changed."""
         opened, current = self._versions[0].endpoint, self._versions[-1].endpoint
         try:
             read = await self._read()
-        except Exception as error:  # noqa: BLE001 - whatever keeps Prefect from answering keeps nobody from sending
-            # Only our own errors are sure to quote nothing that is secret.
+        except Exception as error:  # noqa: BLE001 - sending goes on when Prefect cannot be read
+            # Only our own errors are known to contain no secret.
             reason = error if isinstance(error, EndpointError) else type(error).__name__
             logger.warning("endpoint %s stays as it was read before: %s", opened.name, reason)
             return

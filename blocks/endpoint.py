@@ -1,4 +1,4 @@
-"""What every endpoint block is, the base for a user's own, and how one is found by name."""
+"""The base classes of endpoint blocks, and loading them by name."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ async def load_endpoint(name: str) -> EndpointBlock:
     """Load an endpoint's block: ``NAME`` is a ``webhook-endpoint``, ``BLOCK-TYPE/NAME`` any other.
 
     Raises:
-        UnknownEndpoint: there is none of that name.
-        EndpointError: it is no endpoint, or is not configured completely.
+        UnknownEndpoint: no endpoint has that name.
+        EndpointError: the block is not an endpoint, or is incompletely configured.
     """
     try:
         block = await Block.aload(block_slug(name))
@@ -106,7 +106,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
             f"endpoint {name!r} is of a block type that blocks/__init__.py does not import"
         ) from None
     except (ValidationError, RuntimeError):
-        # Their texts may quote what was configured, secrets too.
+        # Their texts may quote the configuration, including secrets.
         raise EndpointError(f"endpoint {name!r} is not configured completely: save it again") from None
     except ValueError as error:
         if "Unable to find block document" not in str(error):
@@ -118,7 +118,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
 
 
 async def unknown_endpoint(name: str) -> UnknownEndpoint:
-    """Return the error that says that no endpoint has this name, and which have one that looks like it."""
+    """Return the error for an unknown name, with suggestions."""
     async with get_client() as client:
         hint = did_you_mean(name, await endpoint_names(client))
     return UnknownEndpoint(
@@ -127,7 +127,7 @@ async def unknown_endpoint(name: str) -> UnknownEndpoint:
 
 
 async def endpoint_names(client: PrefectClient) -> list[str]:
-    """Return the name of every endpoint, also of one that cannot be used."""
+    """Return the names of all endpoints, including unusable ones."""
     names: list[str] = []
     for slug in await endpoint_types(client):
         documents = await client.read_block_documents_by_type(slug)
@@ -139,7 +139,7 @@ async def endpoint_names(client: PrefectClient) -> list[str]:
 
 
 async def endpoint_types(client: PrefectClient) -> list[str]:
-    """Return the slugs of the block types that events can be sent to."""
+    """Return the slugs of the endpoint block types."""
     schemas = await client.read_block_schemas()
     return sorted({s.block_type.slug for s in schemas if s.block_type and "deliver-events" in s.capabilities})
 

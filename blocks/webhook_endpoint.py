@@ -1,4 +1,4 @@
-"""An HTTP endpoint as a Prefect block: what is secret of it lives here, and nowhere else."""
+"""An HTTP endpoint as a Prefect block, the only place that stores its secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WebhookEndpoint(EndpointBlock):
     _documentation_url = HttpUrl("https://www.standardwebhooks.com")
 
     url: SecretStr = Field(description="http or https; kept secret, since it may carry a token.")
-    # One text and not a SecretDict: an empty one is shown as ********, and then the form cannot be saved.
+    # Not a SecretDict: Prefect's form shows an empty one as ******** and then cannot save it.
     headers: SecretStr | None = Field(
         default=None,
         description='Headers sent with every event, as a JSON object: {"Authorization": "Bearer ..."}.',
@@ -38,7 +38,7 @@ class WebhookEndpoint(EndpointBlock):
     )
     previous_signing_secret_until: AwareDatetime | None = Field(
         default=None,
-        description="When the old one stops signing, or stopped; not before it is removed where empty.",
+        description="When the old secret stops (or stopped) signing. Empty: when it is removed.",
     )
     allow_private: bool = Field(
         default=False, description="Allow private and special addresses, such as 127.0.0.1 or 10.0.0.0/8."
@@ -53,7 +53,7 @@ class WebhookEndpoint(EndpointBlock):
     @field_validator("headers", mode="before")
     @classmethod
     def _as_text(cls, headers: object) -> object:
-        """Take a mapping too: older endpoints were saved as one."""
+        """Accept a mapping too, the form of older endpoints."""
         if isinstance(headers, SecretDict):
             headers = headers.get_secret_value()
         if isinstance(headers, dict):
@@ -64,7 +64,7 @@ class WebhookEndpoint(EndpointBlock):
         """Return the headers, which are secret.
 
         Raises:
-            EndpointError: they are not a JSON object.
+            EndpointError: the headers are not a JSON object.
         """
         try:
             headers = json.loads((self.headers.get_secret_value() if self.headers else "").strip() or "{}")

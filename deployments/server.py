@@ -1,16 +1,16 @@
-"""Prefect's server as ``resonant up`` and commands that send start it: ``prefect server start``, closed to foreign web pages.
+"""The Prefect server that ``resonant up`` and sending commands start; it refuses requests from foreign web pages.
 
-CORS is not enough. It stops a page from reading an answer, and from sending a body marked as JSON. But Prefect reads an
-unmarked body as JSON, and any page may send one. Websockets know no CORS, and give the page the ids that it needs to run
-a flow. And a page whose name is re-pointed to 127.0.0.1 (DNS rebinding) is not foreign to the browser.
+CORS is not enough. It stops a page from reading a response and from sending a body marked as JSON. But Prefect parses
+an unmarked body as JSON too, and any page may send one. CORS does not cover websockets, which reveal the ids that a
+page needs to run a flow. A page whose host name now resolves to 127.0.0.1 (DNS rebinding) has the same origin.
 
-The browser always says where a request comes from, in ``Origin``, ``Host`` or ``Sec-Fetch-Site``. Programs send no origin. Only a
-server that listens on loopback knows by what names it may be called.
+A browser always reveals where a request comes from, in ``Origin``, ``Host`` or ``Sec-Fetch-Site``. Programs send no
+``Origin``. ``Host`` can be checked only on loopback, where the valid names are known.
 
-The UI also gets a content security policy. It may not be framed, and loads nothing from other hosts: neither an image that
-somebody's text smuggles in, nor the configuration that the new UI asks an analytics service for even where analytics are off.
+The UI gets a content security policy: it cannot be framed and loads nothing from other hosts. This blocks images in
+untrusted text, and the analytics service that the new UI contacts even where analytics are off.
 
-``python -m deployments.server`` in the project's folder takes its address, and everything else, from Prefect's settings.
+``python -m deployments.server``, run in the project's folder, reads its address and all else from Prefect's settings.
 """
 
 from __future__ import annotations
@@ -34,27 +34,29 @@ if TYPE_CHECKING:
 EVERYBODY = "*"
 API = "/api"
 _LOOPBACK = ("127.0.0.1", "localhost")
-# RFC 9110, 7.2: no user. urlsplit would take one away, and leave a name that looks right.
+# RFC 9110, 7.2 allows no user. urlsplit would strip it, and leave a valid name.
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
 _OWN_SITES = (None, "same-origin", "none")
 # Where Prefect keeps the logos of its block types.
 _LOGOS = "https://raw.githubusercontent.com https://images.ctfassets.net"
 _REFUSAL = (
-    "This server answers pages of its own alone; PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS names others.\n"
+    "This server refuses requests from other web pages.\n"
+    "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS allows further origins.\n"
 )
 
 
 class OwnPagesAlone:
-    """Refuses whatever a browser sends for a page of another origin, and lets no page of another origin frame an answer."""
+    """Refuses browser requests from pages of other origins, and keeps those pages from framing its responses."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str], *, is_local: bool, api: str = API) -> None:
-        """Stand before an application.
+        """Wrap an application.
 
         Args:
             app: the application.
-            origins: whose pages may come.
-            is_local: whether the server is this machine's alone, so that it is called by loopback's names or those origins'.
-            api: the path of the API; pages elsewhere may link to everything but that.
+            origins: the allowed origins.
+            is_local: whether the server listens on loopback only, so that ``Host`` must be a loopback name or the host
+                of an allowed origin.
+            api: the path of the API, which pages of other origins may not link to.
         """
         self._app = app
         self._origins = frozenset(origins)
@@ -64,7 +66,7 @@ class OwnPagesAlone:
         self._policy = _content_security_policy(self._origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what is welcome."""
+        """Pass allowed requests on, and refuse the others."""
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -89,7 +91,7 @@ class OwnPagesAlone:
             return False
         if origin is not None:
             return origin in self._origins
-        # A browser names no origin when a page reads without leave, as for an image, or follows a link.
+        # A browser sends no Origin for images and other no-cors reads, nor when it follows a link.
         return headers.get("sec-fetch-site") in _OWN_SITES or self._follows_a_link_to_the_ui(scope, headers)
 
     def _follows_a_link_to_the_ui(self, scope: Scope, headers: Headers) -> bool:
@@ -104,12 +106,12 @@ class OwnPagesAlone:
 
 
 def guarded(app: ASGIApp, origins: str, *, address: str = _LOOPBACK[0], api: str = API) -> ASGIApp:
-    """Guard an application from foreign pages, unless everybody's may come.
+    """Guard an application against pages of other origins, unless all are allowed.
 
     Args:
         app: the application.
-        origins: as Prefect has them, with commas between.
-        address: what the server listens on.
+        origins: the allowed origins, separated by commas; ``*`` allows all.
+        address: the address that the server listens on.
         api: the path of the API.
     """
     allowed = [origin.strip() for origin in origins.split(",")]
@@ -120,7 +122,7 @@ def guarded(app: ASGIApp, origins: str, *, address: str = _LOOPBACK[0], api: str
 
 def main() -> None:
     """Serve until a signal."""
-    # The database holds the endpoints' secrets, and the key that they are encrypted with.
+    # The database contains the endpoints' secrets and the key that encrypts them.
     os.umask(0o077)
     settings = get_current_settings().server
     app = guarded(
@@ -141,7 +143,7 @@ def main() -> None:
 
 
 def _content_security_policy(origins: Iterable[str]) -> str:
-    # The UI, opened by either name of loopback, calls the API by the one that it was started with.
+    # The UI may be opened under either loopback name, but always calls the API under the configured one.
     pages = sorted(origins)
     sockets = [f"ws{origin.removeprefix('http')}" for origin in pages]
     return "; ".join(

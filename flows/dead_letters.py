@@ -68,9 +68,9 @@ async def replay_dead_letters(
         since: Given up at this time or later.
         until: Given up before this time.
         all_dead_letters: Required when nothing above is given - every dead letter is meant.
-        include_permanent: Also those whose failure was permanent; otherwise they are left out.
+        include_permanent: Also permanent failures, which are skipped otherwise.
         limit: How many at most.
-        rate: Letters a second, after a slow start of ten seconds; empty is as fast as they go.
+        rate: Dead letters per second, after a slow start of ten seconds. Empty: no limit.
         policy: Name of the retry policy for this run, instead of the deliveries' own.
         dry_run: Only count what would be sent again and what is left out.
     """
@@ -116,7 +116,7 @@ async def cancel_deliveries(
         since: Accepted at this time or later.
         until: Accepted before this time.
         all_deliveries: Required when nothing above is given - every unfinished delivery is meant.
-        dry_run: Only count what would be given up.
+        dry_run: Only count the deliveries that would be given up.
     """
     selection = select(
         ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=None, text=text,
@@ -138,15 +138,15 @@ async def purge_dead_letters(
     archive: str | None = None,
     dry_run: bool = False,
 ) -> State[None]:
-    """Remove old deliveries for good; never one that is not final, nor one that is being replayed.
+    """Remove old final deliveries permanently, except those that are being replayed.
 
     Args:
         older_than_days: Age of dead letters, in days since they were given up; 0 is all of them. Empty: 30 days, or
             RESONANT_RETENTION_DAYS.
         delivered_older_than_days: Age of delivered history, in days since its delivery. Empty: 30 days, or
             RESONANT_RETENTION_DELIVERED_DAYS, which can be never.
-        archive: File on the worker's machine to append what is removed to, before it goes; .gz is compressed. Empty: a
-            file a day in the folder archive of RESONANT_HOME. Write none for no archive.
+        archive: File on the worker's machine to which removed deliveries are appended first; .gz is compressed. Empty: one
+            file a day in the folder archive of RESONANT_HOME. none: no archive.
         dry_run: Only count.
     """
     async with open_configured_store() as store:

@@ -42,9 +42,11 @@ async def emit_events(
     """Deliver events to HTTP endpoints.
 
     With events, the run waits until each of them is delivered, parked or a dead letter, whichever worker sends it, and
-    its last message counts them. Without events, it emits what is due and waits for what other workers hold. It takes over
-    what a lost worker left behind. A dead letter fails its task run, not this flow. This flow fails when the store or the named endpoint cannot be opened; in a
-    run for every endpoint, the deliveries of one that cannot be opened wait, and the run's message says why.
+    its final message counts them. Without events, the run emits all due deliveries and waits for those that other
+    workers hold. It takes over the deliveries of lost workers.
+
+    A dead letter fails its task run, not this flow. The flow fails if the store or the named endpoint cannot be opened.
+    In a run for every endpoint, the deliveries of an endpoint that cannot be opened wait, and the message says why.
 
     Args:
         events: Events to store first, as input lines (512 KiB at most; `resonant enqueue` takes more).

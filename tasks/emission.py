@@ -80,7 +80,7 @@ async def open_emission(
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:
-    """Tell whether a line of a task run says more than the flow: when the store fails, every delivery under way ends with it."""
+    """Return False for errors of task runs after a store failure: each delivery in flight would log the same error."""
     emission = current_emission.get(None)
     return record.levelno < logging.ERROR or emission is None or not isinstance(emission.failure, StoreError)
 
@@ -120,16 +120,16 @@ async def _run(task: Task[Any, Any], ticket: Ticket | ChunkTicket) -> None:
 
 
 async def store_events(emission: Emission, events: list[dict[str, Any]], endpoint: str) -> Tracker:
-    """Store the events that a flow run was given, so that they survive it, and track what becomes of them.
+    """Store the events given to a flow run, and track their deliveries.
 
     Args:
-        emission: open.
-        events: input lines, decoded.
-        endpoint: its name.
+        emission: an open emission.
+        events: decoded input lines.
+        endpoint: the endpoint's name.
 
     Raises:
-        InvalidEvent: one of them is no event.
-        ConflictingEvent: an id is known with other content; the others are stored.
+        InvalidEvent: a line is not a valid event.
+        ConflictingEvent: an id is known with other content; the other events are stored.
     """
     max_bytes = load_settings().max_event_bytes
     tracker = Tracker(emission.store)
@@ -147,7 +147,7 @@ async def store_events(emission: Emission, events: list[dict[str, Any]], endpoin
 
 
 def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
-    """Say what became of a run's own deliveries, and how to list their dead letters, unless a command shows that itself."""
+    """Return the outcomes of a run's own deliveries and, unless a command prints it, how to list their dead letters."""
     text = str(tracker.outcomes)
     if tracker.outcomes.dead_letters and given_tracker.get() is None:
         text += f"; dead letters: `{tracker.dead_letters_shown_by(endpoint)}`"

@@ -64,9 +64,9 @@ class ChunkTicket:
 
 
 class Undelivered(Exception):
-    """An attempt failed; says what the classifier and ``decide`` said, and how the receiver's answer begins.
+    """An attempt failed; the message has the verdict, the next step and the beginning of the receiver's answer.
 
-    The answer holds no secret of ours; of URL, headers and payload there is nothing else.
+    The answer contains no secret of ours. URL, headers and payload are not in the message.
     """
 
     def __init__(self, report: Report) -> None:

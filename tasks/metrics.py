@@ -65,7 +65,7 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     try:
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.parent.chmod(0o755)  # whatever the umask: a node exporter reads there
+            path.parent.chmod(0o755)  # readable for the node exporter, whatever the umask
     except OSError as error:
         raise ResonantError(f"{path.parent}: {error.strerror}") from None
     with atomic_file(path, mode=READABLE_BY_ALL) as write:
@@ -153,5 +153,5 @@ def _markdown_row(cells: tuple[str, ...]) -> str:
 
 
 def _markdown_cell(cell: str) -> str:
-    # A row is cut at bars first, also within code; a backslash before one may have a backslash before itself.
+    # Markdown splits rows at bars even within code, and the text may end in a backslash, so `\|` is not safe.
     return cell if _FIGURE.fullmatch(cell) else markdown(cell).replace("|", r"\x7c")

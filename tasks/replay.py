@@ -123,7 +123,7 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
             get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
     await own.finish()
     if own.outcomes.unfinished:
-        # Another worker took them over: it sends them, or this run does once its leases are over.
+        # Another worker took them over. Wait for it; if its leases expire, this run sends them.
         await emission.run(emit_as_task, endpoint=request.selection.endpoint, take_over=True, own=own)
         await own.finish()
     await progress.show(planned.selected)

@@ -78,11 +78,11 @@ def advise(
     event_id: str = "ID",
     maybe_processed: bool = False,
 ) -> str:
-    """Return what to do about dead letters with this code, reason and category; empty texts stand for none.
+    """Return what to do about dead letters with this code, reason and category, which may be empty.
 
     Args:
-        code, reason, category, endpoint: theirs.
-        event_id: of one of them.
+        code, reason, category, endpoint: of the dead letters.
+        event_id: an example.
         maybe_processed: whether the receiver may have processed them.
     """
     is_permanent = category == "permanent"
@@ -105,7 +105,7 @@ def advise(
 
 
 def processed(code: str) -> str:
-    """Say how likely the receiver has processed what it may have processed, of a failure with this code."""
+    """Return how likely the receiver processed a possibly processed event that failed with this code."""
     return "probably processed" if code in _SENT_WITHOUT_ANSWER else "possibly processed"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.25
 # How often expired leases are looked for, which takes the store's write lock.
 RECOVER_SECONDS = 1.0
-# How often what was accepted is moved into the ledgers.
+# How often accepted events are folded into the ledgers.
 FOLD_SECONDS = 1.0
 # Bodies that a run holds in all; but twice as many deliveries as can be sent at the same time, whatever they have.
 MOST_BYTES = 64 * 1024 * 1024

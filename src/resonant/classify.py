@@ -497,10 +497,10 @@ def _status_code(status: int) -> str:
 
 
 def built_in_codes() -> set[str]:
-    """Return every code that a verdict may have without a rule of the user's own."""
+    """Return every code of the built-in rules."""
     by_status = {_status_code(status) for status in (*_STATUSES, 0)}
     by_type = {verdict.code for _, verdict in _RANKED.values()}
-    # What no table has: an unknown failure, a name that may resolve later, and a worker that was lost while sending.
+    # Codes that no table has: an unknown failure, a name that may resolve later, a worker lost while sending.
     return by_status | by_type | {_UNKNOWN.code, _DNS_TEMPORARY.code, _DNS_NOT_FOUND.code, "worker_lost"}
 
 

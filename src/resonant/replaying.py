@@ -53,7 +53,7 @@ class ReplayRequest:
 
     Attributes:
         selection: which.
-        include_permanent: also those whose failure was permanent.
+        include_permanent: also permanent failures.
         limit: how many at most.
         rate: letters a second, once the slow start is over; None is as fast as they go.
         everything: an empty selection is meant.

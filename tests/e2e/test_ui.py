@@ -118,7 +118,7 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     (machine.home / "repaired").touch()
     replay = deployment(up, "replay-dead-letters/on-demand")
     browser.goto(f"{up}/deployments/deployment/{replay}/run")
-    browser.get_by_text("Letters a second, after a slow start").wait_for()
+    browser.get_by_text("Dead letters per second, after a slow start").wait_for()
     after(browser, "endpoint", 'button[normalize-space()="str"]').click()
     after(browser, "endpoint", "*[self::input or self::textarea]").fill("hooks")
     screenshot(browser, "replay-form")

@@ -31,7 +31,7 @@ _FAILED, _MISUSED, _INTERRUPTED, _PIPE_CLOSED = 1, 2, 130, 141
 
 
 class _Command(Command):
-    """Refuses an option that takes one value and was given two: the parser would keep the last, and say nothing."""
+    """Refuses a repeated single-value option: the parser would silently keep the last value."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
         if not ctx.resilient_parsing:
@@ -125,6 +125,6 @@ def main() -> None:
         # Data may hold what a terminal's encoding has no character for; that must not end a command.
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # For what Prefect and matplotlib write here, in servers, workers and runs.
+    # Also protects the files that Prefect and matplotlib write, in servers, workers and runs.
     os.umask(os.umask(0o077) | 0o077)
     app()

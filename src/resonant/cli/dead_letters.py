@@ -1,4 +1,4 @@
-"""``resonant retry``, ``replay``, ``cancel``, ``purge``, ``audit``: the dead-letter queue as a place of work."""
+"""``resonant retry``, ``replay``, ``cancel``, ``purge`` and ``audit``: working the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from resonant.store.audit import AuditEntry
 
 _IDS_SHOWN = 10
-# Of a purge, how old in days.
+# Ages in days, in the selection of a purge.
 _AGES = ("dead_letters", "delivered")
 _AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run this again for the dead letters that are left"
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -54,8 +54,8 @@ def retry(
 ) -> None:
     """Send these dead letters again, now.
 
-    Asks first when a failure was permanent: the same event to the same endpoint will most likely fail again. If it does,
-    the exit code is 1, and one line shows how to list the dead letters. --json prints what it prints for `replay`.
+    Asks for confirmation if a failure was permanent, since the event will most likely fail again. If some become dead
+    letters again, the exit code is 1 and one line shows how to list them. --json has the keys of `replay`.
     """
     from resonant.cli.running import run_with_store
     from resonant.errors import ResonantError
@@ -89,29 +89,29 @@ def replay(
     since: filters.Since = None,
     until: filters.Until = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every dead letter, where nothing selects.")
+        bool, typer.Option("--all", help="Every dead letter; needed if there is no filter.")
     ] = False,
     include_permanent: Annotated[
-        bool, typer.Option("--include-permanent", help="Also those whose failure was permanent.")
+        bool, typer.Option("--include-permanent", help="Also permanent failures.")
     ] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="How many at most.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(metavar="N", min=0.01, max=10_000, help="Letters a second, after a slow start."),
+        typer.Option(metavar="N", min=0.01, max=10_000, help="Dead letters per second, after a slow start."),
     ] = None,
     policy: options.Policy = None,
     dry_run: DryRun = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Send the selected dead letters again, the oldest first, and keep their history.
+    """Send the selected dead letters again, oldest first, and keep their history.
 
-    Dead letters whose failure was permanent are left out unless asked for. Ctrl-C stops it in good order; run it again to
-    go on. A second replay at the same time takes other dead letters. If some of them fail for good again, the exit code
-    is 1, and one line shows how to list them.
+    Permanent failures are skipped unless --include-permanent is given. Ctrl-C stops the replay cleanly; run the command
+    again to resume. Two replays at once take different dead letters. If some become dead letters again, the exit code is
+    1 and one line shows how to list them.
 
-    --json prints dry_run, selected, left_out_permanent and left_out_by_limit, and after a replay also replayed, delivered,
-    retried, parked, dead_letter, by_reason, purged and unfinished.
+    --json prints dry_run, selected, left_out_permanent and left_out_by_limit. A replay adds replayed, delivered, retried,
+    parked, dead_letter, by_reason, purged and unfinished.
     """
     from resonant.replaying import ReplayRequest, plan
     from resonant.settings import load_settings
@@ -160,9 +160,9 @@ def cancel(
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Give up unfinished deliveries: dead letters with reason cancelled, which can be replayed.
+    """Give up unfinished deliveries: they become dead letters with reason cancelled, which can be replayed.
 
-    Times are those of acceptance. Deliveries that are being sent at this moment are left alone.
+    --since and --until select by acceptance time. Deliveries that are being sent are not cancelled.
     """
     from resonant.cli.running import run_with_store
     from resonant.replaying import cancel as cancel_deliveries
@@ -205,9 +205,9 @@ def purge(
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Remove old deliveries for good, with their history; never one that is not final.
+    """Remove old final deliveries permanently, with their history.
 
-    Retention by reason and by endpoint (RESONANT_RETENTION_BY_REASON, RESONANT_RETENTION_BY_ENDPOINT) goes before
+    Retention by reason and by endpoint (RESONANT_RETENTION_BY_REASON, RESONANT_RETENTION_BY_ENDPOINT) overrides
     --older-than.
     """
     from pathlib import Path
@@ -285,7 +285,7 @@ def audit(
                     output.visible(each.who),
                     each.action,
                     str(each.count),
-                    # Killed, or still at it: what is counted is done all the same.
+                    # The process was killed or still runs; the count is valid either way.
                     "not ended" if each.ended_at is None else f"{each.ended_at - each.at:.1f} s",
                     output.visible(json.dumps(each.selection, ensure_ascii=False)),
                 )
@@ -313,7 +313,7 @@ def _write_on_screen(entry: AuditEntry) -> None:
 
 
 def _asked(selection: dict[str, Any]) -> Iterator[str]:
-    """Yield what was asked for, without what restricts nothing."""
+    """Yield the parts of a selection that restrict it, in words."""
     from resonant.events import rfc3339
 
     for name, value in selection.items():

@@ -1,4 +1,4 @@
-"""``resonant deliveries``: what is neither delivered nor given up, and what it waits for."""
+"""``resonant deliveries``: list unfinished deliveries."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def deliveries(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List unfinished deliveries, the longest due first: due, parked or in flight.
+    """List unfinished deliveries, longest due first: due, parked or in flight.
 
-    Times are those of acceptance. `resonant cancel` gives them up, by the same filters.
+    --since and --until select by acceptance time. `resonant cancel` gives deliveries up, with the same filters.
     """
     selection = filters.selection(
         endpoint=endpoint, event_type=event_type, category=category, code=code, text=text, since=since, until=until,
     )  # fmt: skip
     if group and after is not None:
-        raise options.Misuse("--after goes on with a list of deliveries, and --group lists none")
+        raise options.Misuse("--after continues a list of deliveries; it does not go with --group")
     if group:
         _list_groups(selection, status, limit=limit, as_json=as_json)
     else:
@@ -219,7 +219,7 @@ def _columns(row: Waiting, now: float) -> tuple[str, ...]:
 
 
 def _write_groups_on_screen(groups: list[WaitingGroup], *, now: float) -> None:
-    """Write the groups of one endpoint: what it waits for, then each failure."""
+    """Write the groups of one endpoint: its totals, then each failure."""
     counts = {
         "due": sum(group.due for group in groups),
         "in flight": sum(group.in_flight for group in groups),

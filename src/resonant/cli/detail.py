@@ -50,7 +50,7 @@ def detail(
         for line in _event_lines(found, now=now):
             output.write_paragraph(line, indent=_INDENT)
         for line in _data_lines(found.event):
-            output.write(f"{line}\n")  # not wrapped: it shall be copied
+            output.write(f"{line}\n")  # not wrapped, so that it can be copied
         for line in _delivery_lines(found, now=now):
             output.write_paragraph(line, indent=_INDENT)
 

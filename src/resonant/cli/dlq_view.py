@@ -1,4 +1,4 @@
-"""How dead letters and their groups are shown: a few lines each on a terminal, a line each elsewhere."""
+"""Printing dead letters and groups: a few lines each on a terminal, one line each elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from resonant.events import DeadLetter
     from resonant.store.triage import Group
 
-# Aligned and drawn together: a table of a million rows would fill the memory.
+# Rows per table: a table is aligned in memory, and there may be millions of rows.
 _TABLE_ROWS = 1_000
 _COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", "dead at", "error")
 _GROUP_COLUMNS = ("count", "endpoint", "code", "reason", "first", "last", "example", "error", "what to do")
 
 
 def write_dead_letters(letters: Iterator[DeadLetter], *, now: float) -> None:
-    """Write dead letters as they come."""
+    """Write dead letters as a stream."""
     if not output.stdout().is_terminal:
         while page := list(islice(letters, _TABLE_ROWS)):
             output.write_table(_COLUMNS, [_columns(letter) for letter in page])
@@ -32,7 +32,7 @@ def write_dead_letters(letters: Iterator[DeadLetter], *, now: float) -> None:
     for letter in letters:
         example = example or letter.event_id
         alike = (letter.code or "", letter.reason, letter.category or "", letter.endpoint)
-        # Of many that failed alike, one says what to do.
+        # Print the advice once for consecutive failures of the same kind.
         _write_on_screen(letter, None if alike == before else _advice(letter), now=now)
         before = alike
     if example:

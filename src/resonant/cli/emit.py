@@ -1,4 +1,4 @@
-"""``resonant emit``: store what is given, then emit what is due, and show what became of it."""
+"""``resonant emit``: store events, emit them and report their outcome."""
 
 from __future__ import annotations
 
@@ -60,15 +60,17 @@ def emit(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Store the events of JSONL files, emit them here and now, and show what became of them.
+    """Store the events of JSONL files, emit them and report their outcome.
 
-    The command waits until each of its events is delivered, parked (it waits in the store for a retry) or a dead letter,
-    also if another process, such as the drain of `resonant up`, sends it. With a dead letter among them the exit code
-    is 1, and one line shows how to list them. Each delivery is a Prefect task run, retried as its policy says.
-    With --chunk-size it is several times as fast, and only deliveries that failed their first attempt have task runs of
-    their own. Ctrl-C hands everything back; nothing is lost.
+    The command waits until each of its events is delivered, parked (waiting in the store for a retry) or a dead letter,
+    even if another process, such as the drain of `resonant up`, sends it. If some become dead letters, the exit code is
+    1 and one line shows how to list them. Ctrl-C returns unsent deliveries to the store; nothing is lost.
 
-    Without a file it emits what is due, takes over what a lost worker left behind, and waits for what other workers hold.
+    Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast; then only
+    deliveries whose first attempt failed get task runs of their own.
+
+    Without a file, the command emits all due deliveries, takes over those of lost workers, and waits for those that
+    other workers hold.
 
     --json prints stored, known, bad, delivered, delivered_before (by an earlier run), retried, parked, dead_letter,
     by_reason, purged and unfinished; without a file delivered, retried, parked, dead_letter, by_reason and lost.
@@ -95,9 +97,9 @@ def emit(
         verbose=verbose,
     )
     if request.files and endpoint is None:
-        raise options.Misuse("--endpoint is missing: where shall the events of these files go?")
+        raise options.Misuse("--endpoint is missing: events from files need an endpoint")
     if endpoint is not None and options.is_url(endpoint):
-        # A URL that cannot be used is said at once, before a server is waited for.
+        # Report an unusable URL before starting a server.
         try:
             Endpoint(name="--endpoint", url=endpoint, allow_private=allow_private)
         except EndpointError as error:
@@ -117,7 +119,7 @@ def emit(
 
 @dataclass(frozen=True, slots=True)
 class _Emitted:
-    """What was stored, what became of it (None without files), and how the flow ended (None if it did not run)."""
+    """The stored events, their outcomes (None without files) and the flow's final state (None if it did not run)."""
 
     endpoint: str | None
     stored: Summary
@@ -190,7 +192,7 @@ async def _run(request: _Request, endpoint: str | None) -> State[Any]:
     from flows.emit import emit_events
 
     for_run = {} if request.files else {"policy": request.policy, "max_attempts": request.max_attempts}
-    # Prefect's overloads lose what a flow returns that is a coroutine function with a state.
+    # Prefect's overloads do not cover a coroutine flow with return_state.
     run: Any = emit_events(endpoint=endpoint, chunk_size=request.chunk_size, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
     state: State[Any] = await run
     return state

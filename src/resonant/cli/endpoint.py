@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(
         _commands,
         name="endpoint",
-        help="Say where events go: add, update, list, show, test, rotate-secret, remove.",
+        help="Manage endpoints: add, update, list, show, test, rotate-secret, remove.",
         rich_help_panel=options.RUN,
         epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
     )
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 @contextlib.contextmanager
 def _prefect() -> Iterator[Settings]:
-    """Have a server to ask, and the project's blocks at hand."""
+    """Provide a Prefect server, and make the project's blocks importable."""
     from resonant.cli.project import make_flows_importable
     from resonant.cli.server import prefect_server
     from resonant.settings import load_settings
@@ -69,15 +69,13 @@ def add(
     ca_file: given.CaFile = None,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="If it exists, change it as `endpoint update` does: the rest is kept."
-        ),
+        typer.Option("--overwrite", help="Change an existing endpoint, as `endpoint update` does."),
     ] = False,
 ) -> None:
     """Save an endpoint under a name.
 
-    Secrets do not belong in a command's arguments, which every user of the machine can see: give them by
-    --secret-stdin, --header @FILE, or - for a URL that holds a token.
+    Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, or - for a
+    URL that contains a token.
     """
     from resonant.errors import UnknownEndpoint
 
@@ -134,13 +132,13 @@ def update(
         list[given.Clearable] | None,
         typer.Option(
             metavar="FIELD",
-            help="Remove this: headers, overrides, policy, concurrency or ca-file. May be given again.",
+            help="Reset headers, overrides, policy, concurrency or ca-file; repeatable.",
         ),
     ] = None,
 ) -> None:
-    """Change an endpoint: only what is given; all else stays, its signing secret too (`rotate-secret` changes that).
+    """Change only the given settings of an endpoint. `rotate-secret` changes its signing secret.
 
-    A header or an override is added to those that there are, or replaces the one of its name.
+    A header or override is added, or replaces the existing one of the same name.
     """
     name = _webhook_name(name)
     fields = given.fields(
@@ -153,7 +151,7 @@ def update(
     )
     headers, overrides = given.headers(header), given.overrides(override)
     if not (fields or headers or overrides or clear):
-        raise options.Misuse("nothing is given to change: `resonant endpoint update -h` lists what can be")
+        raise options.Misuse("nothing to change: `resonant endpoint update -h` lists the options")
     with _prefect() as settings:
         from blocks.catalog import update_webhook_endpoint
 
@@ -170,14 +168,14 @@ def _webhook_name(name: str) -> str:
     name = options.endpoint_name(name)
     if "/" in name:
         raise options.Misuse(
-            "endpoints of other block types are made and changed in the Prefect UI, or by their own code"
+            "only webhook endpoints can be changed here: edit other block types in the Prefect UI or in your code"
         )
     return name
 
 
 @_commands.command("list", epilog="Example: resonant endpoint list")
 def list_(as_json: options.Json = False) -> None:
-    """List the endpoints; of a URL, which is secret, only the host. `endpoint show` has the details."""
+    """List the endpoints. URLs are secret, so only hosts are shown. `endpoint show` has the details."""
     from resonant.errors import EndpointError
 
     with _prefect():
@@ -209,7 +207,7 @@ def list_(as_json: options.Json = False) -> None:
 
 @_commands.command(epilog="Example: resonant endpoint show billing")
 def show(name: Name, as_json: options.Json = False) -> None:
-    """Show how an endpoint is configured; of secrets, only whether they are set."""
+    """Show an endpoint's configuration; of secrets, only whether they are set."""
     from resonant.cli.running import run_with_store
     from resonant.events import rfc3339
 
@@ -229,7 +227,7 @@ def show(name: Name, as_json: options.Json = False) -> None:
 
 @_commands.command(epilog="Example: resonant endpoint test billing")
 def test(name: Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
-    """Send one event of type `resonant.test` to an endpoint, once, past the store; say what it answered."""
+    """Send one event of type `resonant.test` to an endpoint, without storing it, and show the outcome."""
     name = options.endpoint_name(name)
     with _prefect():
         attempt = asyncio.run(_test(name))
@@ -252,23 +250,24 @@ def rotate_secret(
     secret_stdin: Annotated[
         bool,
         typer.Option(
-            "--secret-stdin", help="Read the new secret (whsec_...) from standard input; else one is made."
+            "--secret-stdin",
+            help="Read the new secret (whsec_...) from standard input, instead of making one.",
         ),
     ] = False,
     keep_old: Annotated[
         float,
         typer.Option(
-            metavar="HOURS", min=0, max=8760, help="How long the old one signs too; 0 stops it at once."
+            metavar="HOURS", min=0, max=8760, help="How long the old secret signs too; 0 stops it at once."
         ),
     ] = 24.0,
     end: Annotated[
-        bool, typer.Option("--end", help="End the rotation that is under way: the old secret signs no more.")
+        bool, typer.Option("--end", help="End the current rotation: stop signing with the old secret.")
     ] = False,
 ) -> None:
-    """Let a new secret sign an endpoint's events; for a time the old one signs them too, then it stops by itself.
+    """Rotate an endpoint's signing secret. The old secret signs too, until --keep-old hours have passed.
 
-    First both are saved. Then the command waits until every run that is under way signs with both, and only then prints
-    the new secret, alone, on standard output: from here on the receiver may change over whenever it likes.
+    The command saves both secrets, waits until every live run signs with both, and then prints the new secret on
+    standard output. From then on the receiver may switch at any time.
     """
     from pydantic import SecretStr
 
@@ -287,13 +286,13 @@ def rotate_secret(
 
 @_commands.command(epilog="Example: resonant endpoint remove billing --yes")
 def remove(name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is there again."""
+    """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is added again."""
     name = options.endpoint_name(name)
     if not yes:
         import sys
 
         if not sys.stdin.isatty():
-            raise options.Misuse("removing an endpoint is asked for on a terminal, or confirmed by --yes")
+            raise options.Misuse("removing an endpoint needs confirmation: give --yes")
         typer.confirm(f"Remove endpoint {name}?", abort=True)
     with _prefect():
         from blocks.catalog import remove_endpoint
@@ -340,7 +339,7 @@ def _shown(block: object) -> dict[str, object]:
 
 
 def _problem(name: str, block: object) -> str | None:
-    """Return why an endpoint that is configured completely cannot be opened."""
+    """Return why a completely configured endpoint cannot be opened."""
     from resonant.errors import EndpointError
 
     try:
@@ -353,7 +352,7 @@ def _problem(name: str, block: object) -> str | None:
 
 
 def _host(block: object) -> str | None:
-    """Return scheme, host and port of a webhook endpoint: what an operator may see of its URL."""
+    """Return scheme, host and port of a webhook endpoint; the rest of its URL is secret."""
     import httpx
 
     url = getattr(block, "url", None)

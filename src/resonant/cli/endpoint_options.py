@@ -1,4 +1,4 @@
-"""What ``endpoint add`` and ``endpoint update`` are given: options, and what their values mean."""
+"""The options of ``endpoint add`` and ``endpoint update``, and parsing their values."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 Header = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="NAME:VALUE", help="Sent with every event; may be given again. @FILE reads from a file."
-    ),
+    typer.Option(metavar="NAME:VALUE", help="Sent with every event; repeatable. @FILE reads from a file."),
 ]
 Timeout = Annotated[
     float | None,
-    typer.Option(metavar="SECONDS", min=0.001, max=600, help="Deadline of one attempt; 15 if never given."),
+    typer.Option(
+        metavar="SECONDS", min=0.001, max=600, help="Deadline for one attempt; 15 for a new endpoint."
+    ),
 ]
 Concurrency = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Sends at the same time, instead of the common limit."),
+    typer.Option(metavar="N", min=1, help="Concurrent sends, instead of the common limit."),
 ]
 Override = Annotated[
     list[str] | None,
     typer.Option(
         metavar="STATUS=CATEGORY",
-        help="e.g. 404=transient; transient, permanent or unknown. May be given again.",
+        help="e.g. 404=transient; transient, permanent or unknown. Repeatable.",
     ),
 ]
 CaFile = Annotated[
@@ -42,7 +42,7 @@ CaFile = Annotated[
 
 
 class Clearable(StrEnum):
-    """What ``endpoint update --clear`` removes."""
+    """The settings that ``endpoint update --clear`` resets."""
 
     HEADERS = "headers"
     OVERRIDES = "overrides"
@@ -52,7 +52,7 @@ class Clearable(StrEnum):
 
 
 def fields(*, url: str | None, **values: object) -> dict[str, Any]:
-    """Return the block's fields that were given."""
+    """Return the given fields of the block."""
     found = {name: value for name, value in values.items() if value is not None}
     if url is not None:
         found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
@@ -60,48 +60,48 @@ def fields(*, url: str | None, **values: object) -> dict[str, Any]:
 
 
 def cleared_fields(clear: list[Clearable] | None) -> set[str]:
-    """Return the block's fields that go back to what a new endpoint has."""
+    """Return the fields of the block to reset to their defaults."""
     names = {Clearable.OVERRIDES: "status_overrides", Clearable.CA_FILE: "ca_file"}
     return {names.get(each, each.value) for each in clear or []}
 
 
 def secret(text: str) -> SecretStr:
-    """Wrap a text that must not be shown."""
+    """Wrap a secret text."""
     from pydantic import SecretStr
 
     return SecretStr(text)
 
 
 def headers(texts: list[str] | None) -> dict[str, str]:
-    """Read ``NAME:VALUE``, or what a file holds of it.
+    """Parse ``NAME:VALUE``, or ``@FILE`` with a file that contains it.
 
     Raises:
-        Misuse: one is neither.
+        Misuse: invalid header.
     """
     return dict(_header(text) for text in texts or [])
 
 
 def overrides(texts: list[str] | None) -> dict[int, Category]:
-    """Read ``STATUS=CATEGORY``.
+    """Parse ``STATUS=CATEGORY``.
 
     Raises:
-        Misuse: one is not that.
+        Misuse: invalid override.
     """
     return dict(_override(text) for text in texts or [])
 
 
 def line_of_stdin(what: str) -> str:
-    """Read one line, on a terminal without showing it.
+    """Read one line from standard input, without echo on a terminal.
 
     Raises:
-        Misuse: there is none.
+        Misuse: standard input is empty.
     """
     import getpass
     import sys
 
     line = getpass.getpass(f"{what}: ") if sys.stdin.isatty() else sys.stdin.readline()
     if not line.strip():
-        raise options.Misuse(f"{what} was to come from standard input, which is empty")
+        raise options.Misuse(f"standard input is empty: {what} is missing")
     return line.strip()
 
 
@@ -126,4 +126,4 @@ def _override(text: str) -> tuple[int, Category]:
     for known in ("transient", "permanent", "unknown"):
         if category == known:
             return int(status), known
-    raise options.Misuse(f"--override {text!r}: the category is transient, permanent or unknown")
+    raise options.Misuse(f"--override {text!r}: the category must be transient, permanent or unknown")

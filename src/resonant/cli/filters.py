@@ -41,7 +41,7 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
 After = Annotated[
     str | None,
-    typer.Option("--after", metavar="PLACE", help="Go on after this place, which the last list ended with."),
+    typer.Option("--after", metavar="PLACE", help="Continue after this place, printed at the end of a list."),
 ]
 
 _PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
@@ -59,11 +59,10 @@ def selection(
     since: str | None = None,
     until: str | None = None,
 ) -> Selection:
-    """Make the selection of what the options say.
+    """Return the selection that the options describe.
 
     Raises:
-        Misuse: an endpoint or a code is unknown, a time is invalid, or a value is empty: most likely a variable that is
-            not set.
+        Misuse: unknown endpoint or code, invalid time, or empty value (most likely an unset shell variable).
     """
     from resonant.store.selection import Selection
 
@@ -92,15 +91,15 @@ def selection(
 
 
 def place(text: str | None) -> tuple[float, int] | None:
-    """Return the place in a list that ``--after`` names: a time and a delivery's id.
+    """Parse the value of ``--after``: a time and a delivery's id.
 
     Raises:
-        Misuse: it is no place.
+        Misuse: invalid place.
     """
     if text is None:
         return None
     if not (found := _PLACE.fullmatch(text)):
         raise options.Misuse(
-            f"--after {text!r} is no place: a list that was cut says which place it ended with"
+            f"--after {text!r} is not a valid place: use the one printed at the end of a list"
         )
     return float(found[1]), int(found[2])

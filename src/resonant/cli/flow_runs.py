@@ -1,4 +1,4 @@
-"""How a command runs a flow: with a Prefect server at hand, in this process, its outcome told in one line."""
+"""Running a flow from a command: in this process, with a Prefect server, reporting its outcome in one line."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _RECORD_POLL_SECONDS = 2.0
 def run_flow(
     settings: Settings, start: Callable[[], Awaitable[State[Any] | None]], *, verbose: bool = False
 ) -> State[Any]:
-    """Run what starts a flow, and return its state, which is completed.
+    """Run a flow, and return its completed state.
 
     Args:
-        settings: say where `resonant up` may run.
-        start: imports the flow, which it finds, runs it, and returns its state; None where it ran none, and said why.
+        settings: name the home of `resonant up`, whose server is used if it runs.
+        start: imports and runs the flow and returns its state; None if it printed why it did not run the flow.
         verbose: show Prefect's log, which is in the UI too.
 
     Raises:
-        ServerError: there is no server, and none can be started.
-        typer.Exit: with code 1, the flow failed, or did not run.
+        ServerError: no server runs, and none can be started.
+        typer.Exit: with code 1 if the flow failed or did not run.
     """
     from resonant.cli.outage import ServerGone
     from resonant.cli.project import make_flows_importable
@@ -67,7 +67,7 @@ def run_flow(
 
 
 def _show_log_of_prefect(*, verbose: bool) -> None:
-    """Show Prefect's log on standard error, or leave it to the UI: it knows nothing of our progress bar."""
+    """Show Prefect's log on standard error if ``verbose``; otherwise hide it, since it would break the progress bar."""
     import prefect.main  # noqa: F401 - it sets up the handlers, once
 
     for handler in logging.getLogger().handlers:
@@ -81,7 +81,7 @@ def _is_not_of_prefect(record: logging.LogRecord) -> bool:
 
 
 def _say_no_link() -> None:
-    """Let Prefect not say where the run can be seen: the server has no UI, and ends with this command."""
+    """Hide Prefect's link to the run: the temporary server has no UI, and ends with this command."""
     for name in ("prefect.engine", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith("View at http"))
 
@@ -91,17 +91,17 @@ async def _awaited(start: Callable[[], Awaitable[T]]) -> T:
 
 
 async def count_task_runs(client: PrefectClient, **query: object) -> int:
-    """Return how many task runs the server has recorded; one that is busy (503) is asked again by Prefect's client.
+    """Return how many task runs the server has recorded. Prefect's client retries while the server is busy (503).
 
     Args:
-        client: of the server.
+        client: the server's client.
         query: Prefect's filters, by name.
     """
     return int((await client.request("POST", "/task_runs/count", json=query)).json())
 
 
 async def _wait_for_records(state: State[None]) -> None:
-    """Wait until a server that is about to end has recorded how every task run of this flow run ended."""
+    """Wait until the server has recorded the final state of every task run of this flow run."""
     from prefect.client.orchestration import get_client
 
     of_run = {"id": {"any_": [str(state.state_details.flow_run_id)]}}

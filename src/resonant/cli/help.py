@@ -1,4 +1,4 @@
-"""Help that fits a terminal: paragraphs flow, and no type of Python stands beside a flag or an argument."""
+"""Help texts that fill the terminal's width, and show no Python types beside flags and arguments."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
 
 
 class Command(TyperCommand):
-    """A command with such a help."""
+    """A command with this help."""
 
     def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:  # noqa: A002 - Typer's name
         super().__init__(*args, help=_flowing(help), **options)
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the parameters, of which help shows no type."""
+        """Return the parameters, without their types in help."""
         return _plain(super().get_params(ctx))
 
 
 class Group(TyperGroup):
-    """A group of commands with such a help."""
+    """A group of commands with this help."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the parameters, of which help shows no type."""
+        """Return the parameters, without their types in help."""
         return _plain(super().get_params(ctx))
 
 
 def use_classes(app: typer.Typer, *, command: type[Command]) -> None:
-    """Make every command that is registered by now one of this class, and every group below a ``Group``."""
+    """Set the class of every registered command, and make every nested group a ``Group``."""
     for registered in app.registered_commands:
         registered.cls = command
     for group in app.registered_groups:
@@ -41,7 +41,7 @@ def use_classes(app: typer.Typer, *, command: type[Command]) -> None:
 
 
 def _flowing(text: str | None) -> str | None:
-    """Return a text whose paragraphs are a line each: Typer keeps the line ends of all but the first."""
+    """Join the lines of each paragraph: Typer keeps the line ends of all but the first."""
     if text is None:
         return None
     paragraphs = inspect.cleandoc(text).split("\n\n")
@@ -53,6 +53,6 @@ def _plain(parameters: Any) -> Any:
         if getattr(each, "is_flag", False):
             each.metavar = ""  # else <bool>
         elif isinstance(each, TyperArgument):
-            # What newer versions of Typer show beside the name, as in <list[str]>.
+            # Newer versions of Typer show the type beside the name, as in <list[str]>.
             vars(each)["display_type_rich"] = lambda **_: ""
     return parameters

@@ -1,4 +1,4 @@
-"""Storing the events of JSONL files: as a stream, in batches, a bad line reported and the good ones kept."""
+"""Storing the events of JSONL files as a stream, in batches; bad lines are reported and skipped."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SHOWN_BAD_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of the lines.
+    """The outcome of the lines.
 
     Attributes:
         stored: deliveries accepted now.
         known: deliveries accepted before.
-        bad: lines that are no events, or whose id is known with other content.
-        delivery_ids: the keys of the deliveries accepted now or before; one may be given twice.
+        bad: invalid lines, and lines whose id is known with other content.
+        delivery_ids: the keys of all accepted deliveries, possibly with duplicates.
     """
 
     stored: int = 0
@@ -45,9 +45,10 @@ class Summary:
 
 @dataclass(slots=True)
 class _Batch:
-    """Events on their way to the store; ``places`` says where each object came from, as ``FILE:LINE``.
+    """Events to be stored together.
 
-    ``oldest_at`` is when the first of them was read, by the loop's clock; ``size`` their bytes.
+    ``places`` maps each object to its origin, ``FILE:LINE``. ``oldest_at`` is when the first event was read, by the
+    loop's clock. ``size`` is in bytes.
     """
 
     oldest_at: float
@@ -88,15 +89,15 @@ async def store_files(
     max_attempts: int | None = None,
     strict: bool = False,
 ) -> Summary:
-    """Store the events of these files for one endpoint; bad lines are reported on standard error.
+    """Store the events of these files for one endpoint; report bad lines on standard error.
 
-    A batch is stored when it has 1,000 lines or 8 MiB, when its oldest line was read half a second ago, and when a pipe
-    pauses. A line may be four times as long as the largest event and 64 KiB more (what ASCII escapes and the attributes
-    can make of it); a longer one is bad, and never in memory. SIGINT and SIGTERM end the reading: the complete lines that
-    were read are stored, or none of them under ``strict``.
+    A batch is stored when it has 1,000 lines or 8 MiB, when its oldest line is half a second old, and when a pipe
+    pauses. A line may be as long as four times the largest event plus 64 KiB, which allows for ASCII escapes and
+    attributes. Longer lines are bad and never held in memory. SIGINT and SIGTERM end the reading; the complete lines
+    read so far are stored, or none of them under ``strict``.
 
     Args:
-        paths: JSONL files; ``-`` is standard input. All are opened before anything is stored.
+        paths: JSONL files; ``-`` is standard input. All are opened before any event is stored.
         endpoint: the endpoint's name.
         max_event_bytes: the largest body of an event.
         event_type: the type of lines that have none.
@@ -106,9 +107,9 @@ async def store_files(
             meanwhile on SQLite.
 
     Raises:
-        Interrupted: a signal ended it; the text says how much was stored.
-        ResonantError: a file cannot be read, or the store cannot write; the text says how much was stored before.
-        asyncio.CancelledError: with a text that says how much was stored before.
+        Interrupted: a signal ended the reading; the text says how much was stored.
+        ResonantError: a file cannot be read, or the store cannot write; the text says how much was stored.
+        asyncio.CancelledError: the text says how much was stored.
     """
     options = {"policy": policy, "max_attempts": max_attempts, "report_conflicts": True}
     with ExitStack() as stack:
@@ -132,7 +133,7 @@ async def store_files(
         except _NothingStored:
             return Summary(bad=counts.bad)
         except StoreReplaced:
-            raise  # nobody knows what became of those stored before
+            raise  # earlier batches may be lost too, so their count would mislead
         except ResonantError as error:
             raise type(error)(f"{error}; {counts.so_far()}") from None
         except asyncio.CancelledError as stop:
@@ -155,7 +156,7 @@ class _Counts:
     delivery_ids: array[int] = field(default_factory=lambda: array("q"))
 
     def add_bad(self, progress: _Progress, place: str, reason: str) -> None:
-        """Count a bad line, and report it unless there were many before."""
+        """Count a bad line, and report it if it is one of the first."""
         self.bad += 1
         if self.bad <= self.shown:
             progress.report(f"{place}: {reason}")
@@ -165,7 +166,7 @@ class _Counts:
             raise _NothingStored
 
     def so_far(self) -> str:
-        """Say what is stored when it ends early."""
+        """Return how much is stored, for a message about an early end."""
         if self.strict:
             return "nothing was stored (--strict)"
         return (
@@ -178,7 +179,7 @@ class _Counts:
 async def _enqueueing(
     store: Store, endpoint: str, options: dict[str, Any], *, strict: bool
 ) -> AsyncIterator[Enqueue]:
-    """Give a way to store events: each batch in a transaction of its own, or all of them in one."""
+    """Yield a function that stores a batch: in its own transaction, or under ``strict`` in one for all."""
     if not strict:
         yield lambda events: store.enqueue(events, endpoint, **options)
         return
@@ -193,7 +194,7 @@ async def _store_batch(batch: _Batch, enqueue: Enqueue, progress: _Progress, cou
     try:
         await asyncio.shield(writing)
     finally:
-        # Also on Ctrl-C: the batch in hand is waited for, so that the counts are true.
+        # On Ctrl-C too, wait for the current batch, so that the counts are right.
         accepted = await writing
         counts.stored += accepted.accepted
         counts.known += accepted.known
@@ -205,7 +206,7 @@ async def _store_batch(batch: _Batch, enqueue: Enqueue, progress: _Progress, cou
 
 
 class _Reader:
-    """Makes batches of events of what it reads; lines that are no events are reported and counted."""
+    """Parses lines into batches of events; reports and counts invalid lines."""
 
     def __init__(
         self, parse: Callable[[bytes], Event], progress: _Progress, counts: _Counts, *, longest_line: int
@@ -260,7 +261,7 @@ class _Reader:
 
 
 class _Splitter:
-    """Makes lines of chunks, and never holds more than ``longest`` bytes of one."""
+    """Splits chunks into lines, and never holds more than ``longest`` bytes of a line."""
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
@@ -270,11 +271,11 @@ class _Splitter:
 
     @property
     def is_at_start(self) -> bool:
-        """Whether nothing was split yet."""
+        """Whether no data has been split yet."""
         return self._number == 1 and not self._rest and not self._too_long
 
     def split(self, chunk: bytes) -> Iterator[tuple[int, bytes | None]]:
-        """Yield the numbers, from 1, and the lines that this chunk ends; None is one that is too long."""
+        """Yield the line number, from 1, and text of each line that this chunk completes; None for a line too long."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             yield self._number, None if self._too_long or len(line) > self._longest else line

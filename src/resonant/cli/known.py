@@ -1,4 +1,4 @@
-"""Names and codes that a command is given: one that nothing knows is refused, with those that look like it."""
+"""Refusing unknown endpoint names, codes and event ids, with suggestions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PAGE = 200
 
 
 def check_filters(endpoint: str | None, code: str | None, settings: Settings | None = None) -> None:
-    """Refuse an endpoint that neither the store nor Prefect knows, and a code that no failure can have.
+    """Refuse an endpoint that neither the store nor Prefect knows, and an unknown code.
 
     Raises:
-        Misuse: naming those that look like it.
+        Misuse: unknown endpoint or code; the text has suggestions.
         ResonantError: the store cannot be read.
     """
     from resonant.settings import load_settings
@@ -40,10 +40,10 @@ def check_filters(endpoint: str | None, code: str | None, settings: Settings | N
 
 
 def check_ids(ids: Collection[str]) -> None:
-    """Refuse ids that no event has.
+    """Refuse unknown event ids.
 
     Raises:
-        Misuse: naming them.
+        Misuse: unknown ids; the text names them.
         ResonantError: the store cannot be read.
     """
     from resonant.settings import load_settings
@@ -54,25 +54,28 @@ def check_ids(ids: Collection[str]) -> None:
 
 
 def check_target(endpoint: str, settings: Settings) -> str | None:
-    """Refuse an endpoint that a running Prefect server does not know; where none runs, return a doubt, if there is one.
+    """Refuse an endpoint that a running Prefect server does not know.
+
+    Returns:
+        Without a server: a warning if the store does not know the endpoint, but a similar one; otherwise None.
 
     Raises:
-        Misuse: naming those that look like it.
+        Misuse: unknown endpoint; the text has suggestions.
     """
     configured = configured_endpoints(settings)
     if configured is not None:
         if endpoint in configured:
             return None
-        hint = "" if "/" in endpoint else f"; `resonant endpoint add {endpoint} URL` makes it"
+        hint = "" if "/" in endpoint else f"; `resonant endpoint add {endpoint} URL` adds it"
         raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, configured)}{hint}")
     stored = _read_names(settings)
     if endpoint in stored or not (found := near(endpoint, stored)):
         return None
-    return f"nothing was stored for an endpoint {endpoint!r} before: did you mean {' or '.join(found)}?"
+    return f"no event was stored for endpoint {endpoint!r} before: did you mean {' or '.join(found)}?"
 
 
 def configured_endpoints(settings: Settings) -> set[str] | None:
-    """Ask a Prefect server that runs for the endpoints; None where none runs, or it does not answer as it should."""
+    """Ask a running Prefect server for its endpoints; return None if no server answers properly."""
     import httpx
 
     from resonant.cli.server import configured_url, running_up

@@ -1,8 +1,8 @@
-"""A Prefect server that goes away in mid-run, or stays busy: events are sent nevertheless, and one line says what happened.
+"""Handling a Prefect server that goes away or stays busy during a run: events are still sent, and one line reports it.
 
-Prefect's client tries for two minutes to tell the server how a run ended, which is time enough for a server to be started
-again. What it says meanwhile, and tracebacks of its own, are nothing to whoever only wants events delivered. And the records of
-task runs that it still has then it would try to send for seven seconds each.
+Prefect's client tries for two minutes to report the end of a run, time enough to restart a server. Its log lines and
+tracebacks meanwhile are hidden: they do not concern the delivery. Afterwards it would try to send each queued task-run
+record for seven seconds, so these are dropped.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _OF_AN_OUTAGE = (
 
 
 class ServerGone(ResonantError):
-    """The Prefect server went away, or stayed too busy to answer, while its client waited for it."""
+    """The Prefect server went away, or stayed too busy to answer."""
 
 
 @contextlib.contextmanager
 def outage_told_plainly(api_url: str) -> Iterator[None]:
-    """Run what uses the server at this address.
+    """Turn failures of the server within the block into one plain error.
 
     Raises:
-        ServerGone: it failed, as the server is gone or stays too busy.
+        ServerGone: the server is gone or stays too busy.
     """
     import httpx
 
@@ -49,18 +49,18 @@ def outage_told_plainly(api_url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError:
-        # One that is busy may take longer than a look has time.
+        # A busy server may take longer than one health check allows.
         if any(is_healthy(api_url) for _ in range(_LOOKS)):
             raise
         forget_records()
         raise ServerGone(f"the Prefect server at {api_url} went away, and did not come back") from None
     except httpx.HTTPStatusError as error:
-        # Prefect's client has tried for a minute by then.
+        # By then Prefect's client has retried for a minute.
         if error.response.status_code != _BUSY or not str(error.request.url).startswith(api_url):
             raise
         raise ServerGone(
-            f"the Prefect server at {api_url} stays too busy to answer (503): run fewer things on it at once, or put it "
-            "on PostgreSQL"
+            f"the Prefect server at {api_url} stays too busy to answer (503): reduce its load, or move it to "
+            "PostgreSQL"
         ) from None
 
 
@@ -76,8 +76,8 @@ def forget_records() -> None:
 
 
 def _say_nothing_of_connections() -> None:
-    """Let Prefect not say, for as long as this process lives, that it cannot reach its server."""
-    logging.raiseExceptions = False  # its handler that sends lines writes of itself
+    """Hide Prefect's messages about an unreachable server, for the rest of this process."""
+    logging.raiseExceptions = False  # Prefect's log handler prints its own failures
     for name in _WITHIN_PREFECT:
         logging.getLogger(name).addFilter(_is_no_outage)
     for name in _SENDING:

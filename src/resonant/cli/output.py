@@ -31,7 +31,7 @@ class PipeClosed(Exception):
 
 
 class Interrupted(Exception):
-    """A signal ended a command, which has put its work in order; the text says what became of it."""
+    """A signal ended a command after it finished its writes; the text says how far it came."""
 
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
@@ -92,7 +92,7 @@ def stderr() -> Console:
 
 
 def to_json(document: object) -> str:
-    """Serialise a document on one line, with escapes for what a terminal would obey or hide."""
+    """Serialise a document on one line, with escapes for control and invisible characters."""
     return visible_json(json.dumps(document, ensure_ascii=False))
 
 
@@ -111,7 +111,7 @@ def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) 
 
 
 def write_paragraph(text: str, *, indent: int = 0) -> None:
-    """Write a text that is wrapped between words on a terminal, its later lines indented, and one line elsewhere."""
+    """Write a text: on a terminal wrapped at spaces, with later lines indented; elsewhere on one line."""
     console = stdout()
     if console.is_terminal:
         begin = text[: len(text) - len(text.lstrip())]
@@ -121,7 +121,7 @@ def write_paragraph(text: str, *, indent: int = 0) -> None:
             initial_indent=begin,
             subsequent_indent=" " * indent,
             break_on_hyphens=False,
-            # A path or an id is never cut in two: it shall be copied.
+            # Never cut a path or an id, so that it can be copied.
             break_long_words=False,
         )
     write(f"{text}\n")

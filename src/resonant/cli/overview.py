@@ -1,4 +1,4 @@
-"""What ``resonant status`` shows below the balance: each endpoint, and what the daily purge removes."""
+"""The part of ``resonant status`` below the balance: each endpoint, and the daily purge."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NAME_WIDTH = 22
 def endpoint_rows(
     endpoints: Sequence[EndpointStatus], *, now: float, on_terminal: bool
 ) -> list[tuple[str, ...]]:
-    """Return a row for each endpoint: those with the most failures in the last hour first."""
+    """Return a row for each endpoint, most failures in the last hour first."""
     ranked = sorted(endpoints, key=lambda each: (-(each.failed_last_hour or 0), -each.due, each.name))
     rows = [
         (
@@ -74,14 +74,14 @@ def _right(cell: str, column: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Purges:
-    """What the daily purge would remove now, by the settings, and what the last purge removed.
+    """What the daily purge would remove now, and what the last purge removed.
 
     Attributes:
-        retention: how long what is kept.
-        forecast: what would go.
-        kept: final deliveries that would stay.
-        archive: where what goes is kept.
-        last: the last purge; None where there was none.
+        retention: the configured retention.
+        forecast: the deliveries that would be removed.
+        kept: the number of final deliveries that would stay.
+        archive: the file that would receive the removed deliveries.
+        last: the last purge, if any.
     """
 
     retention: Retention
@@ -109,7 +109,7 @@ class Purges:
         }
 
     def lines(self, *, now: float) -> Iterator[str]:
-        """Yield the lines that a person reads."""
+        """Yield the lines of text output."""
         days = self.retention
         apart = " or as set for their endpoint or reason" if days.by_reason or days.by_endpoint else ""
         delivered = (
@@ -135,8 +135,8 @@ def read_purges(connection: Connection, settings: Settings, found: StoreStatus, 
     """Count what the daily purge would remove now.
 
     Args:
-        connection: open.
-        settings: they name the retention.
+        connection: an open connection.
+        settings: hold the retention.
         found: the counts of all endpoints.
         now: seconds since the epoch.
     """

@@ -38,12 +38,12 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 async def shown_until_the_end(
     what: str, total: int, look: Callable[[], Awaitable[tuple[int, str]]], *, hidden: bool = False
 ) -> AsyncIterator[None]:
-    """Show how far the work in the block has come, by looking now and then; what it came to at the end stays on the screen.
+    """Show the progress of the work in the block, read at intervals; its last state stays on the screen.
 
     Args:
-        what: the work, as in ``emitting``.
-        total: how much there is.
-        look: returns how much is done, and a note; called on a terminal only.
+        what: the work, such as ``emitting``.
+        total: the amount of work.
+        look: returns the amount done, and a note; called only on a terminal.
         hidden: show nothing.
     """
     console = output.stderr()

@@ -189,7 +189,7 @@ def _listing(which: _List) -> Callable[..., None]:
         )
         now = time.time()
         if group and after is not None:
-            raise options.Misuse("--after goes on with a list of dead letters, and --group lists none")
+            raise options.Misuse("--after continues a list of dead letters; it does not go with --group")
         if group:
             _list_groups(selection, limit=limit, as_json=as_json, now=now)
         else:

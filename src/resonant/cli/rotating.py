@@ -1,4 +1,4 @@
-"""What ``endpoint rotate-secret`` does: save, wait until every run signs with the new secret, and say so."""
+"""``endpoint rotate-secret``: save the new secret, and wait until every live run signs with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
     from resonant.store import Store
 
-# Besides the sends that are under way: until a killed run is taken for dead, which is longer than a live one takes.
+# Until a killed run counts as dead, which is longer than a live run needs; the sends in progress come on top.
 _PATIENCE_SECONDS = LIVE_SECONDS + 15.0
 
 
@@ -27,14 +27,14 @@ def rotate(name: str, secret: SecretStr, settings: Settings, *, keep_old: float,
     """Rotate an endpoint's signing secret.
 
     Args:
-        name: the endpoint's.
-        secret: the new one.
-        settings: say where the store of the runs is.
-        keep_old: for how many seconds the old one signs too.
-        show: print the new secret, which nothing else knows: also where the command does not get to its end.
+        name: the endpoint's name.
+        secret: the new secret.
+        settings: name the store that the runs use.
+        keep_old: how long the old secret signs too, in seconds.
+        show: print the new secret, even if the command is interrupted or fails: it is shown nowhere else.
 
     Raises:
-        ResonantError: it is not saved, perhaps not saved, or some run does not use it yet.
+        ResonantError: the secret is not saved, may not be saved, or some run does not use it yet.
     """
     from blocks.catalog import NotConfirmed, rotate_secret
 
@@ -61,10 +61,10 @@ def rotate(name: str, secret: SecretStr, settings: Settings, *, keep_old: float,
 
 
 def end_rotation(name: str, settings: Settings) -> None:
-    """End the rotation that is under way.
+    """End the current rotation.
 
     Raises:
-        ResonantError: none is, it is perhaps not saved, or some run signs with the old secret still.
+        ResonantError: no rotation is under way, its end may not be saved, or some run still uses the old secret.
     """
     from blocks import catalog
 
@@ -74,7 +74,7 @@ def end_rotation(name: str, settings: Settings) -> None:
             raise ResonantError(
                 f"endpoint {name}: saved, but {_runs(behind)} the old secret too, until it ends or can read the endpoint"
             )
-        output.say(f"endpoint {name}: done, the old secret signs no more")
+        output.say(f"endpoint {name}: done, no run signs with the old secret")
 
     run_with_store(work, settings)
 
@@ -95,7 +95,7 @@ def _show(secret: SecretStr, *, show: bool) -> None:
 
 def _repeat(name: str) -> str:
     return (
-        "Leave the receiver as it is, and repeat it with this secret, which goes on where this ended: "
+        "Do not change the receiver yet. Run the command again with the new secret to continue: "
         f"`resonant endpoint rotate-secret {name} --secret-stdin`"
     )
 

@@ -1,4 +1,4 @@
-"""What `emit`, `retry` and `replay` have in common: their own deliveries shown as they end, counted, and pointed to."""
+"""What `emit`, `retry` and `replay` share: showing the progress and the outcomes of their own deliveries."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 async def tracked(
     tracker: Tracker, what: str, *, total: int | None = None, verbose: bool, goes_on: str
 ) -> AsyncIterator[None]:
-    """Give the tracker to the flow that the block runs, and show how far its deliveries have come.
+    """Pass the tracker to the flow that the block runs, and show the progress of its deliveries.
 
     Args:
-        tracker: of the command's own deliveries.
-        what: the work, as in ``emitting``.
-        total: how many deliveries there will be; None takes those that are tracked now.
-        verbose: whether Prefect's log is shown, and so no progress.
-        goes_on: says after Ctrl-C who sends what is left.
+        tracker: tracks the command's own deliveries.
+        what: the work, such as ``emitting``.
+        total: the expected number of deliveries; None: those tracked now.
+        verbose: show no progress, since Prefect's log is shown.
+        goes_on: the end of the message after Ctrl-C: how the remaining deliveries are sent.
 
     Raises:
-        asyncio.CancelledError: with a text that says what is left.
+        asyncio.CancelledError: its text says what remains.
     """
     from resonant.tracking import given_tracker
 
@@ -65,17 +65,17 @@ def _after_ctrl_c(outcomes: Outcomes, goes_on: str) -> str:
 def tell(
     tracker: Tracker, text: str, document: dict[str, object], *, endpoint: str | None, as_json: bool
 ) -> None:
-    """Print what became of a command's own deliveries.
+    """Print the outcomes of a command's own deliveries.
 
     Args:
-        tracker: of these deliveries.
-        text: what to say without ``--json``.
-        document: what to say with it, besides the outcomes.
-        endpoint: the only one that they go to.
+        tracker: tracks these deliveries.
+        text: the output without ``--json``.
+        document: with ``--json``, the keys besides the outcomes.
+        endpoint: the endpoint of all of them, if there is only one.
         as_json: whether ``--json`` was given.
 
     Raises:
-        typer.Exit: with code 1, some are dead letters.
+        typer.Exit: with code 1 if some are dead letters.
     """
     if as_json:
         output.write(output.to_json(document | tracker.outcomes.as_dict()) + "\n")

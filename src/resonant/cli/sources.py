@@ -1,4 +1,4 @@
-"""Where input lines come from: files, pipes and standard input, read as they come, until the end or a signal."""
+"""Reading input from files, pipes and standard input, until the end or a signal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator
 
 STDIN = "-"
-# A stream that says nothing for this long, in seconds, pauses.
+# A stream pauses when nothing arrives for this long.
 PAUSE_SECONDS = 0.2
 _CHUNK_BYTES = 256 * 1024
-# Where files of a kind that people pipe in by mistake begin.
+# The first bytes of files that people pipe in by mistake.
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "Zstandard"}
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _LOOKED_AT_BYTES = 8_192
@@ -37,14 +37,14 @@ class Source:
 
     @property
     def size(self) -> int | None:
-        """The bytes of a file; None of what has no end yet."""
+        """The size of a regular file in bytes; None for a stream."""
         status = os.fstat(self.fd)
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @dataclass(slots=True)
 class Interruption:
-    """Which signal asked for an end, if one did; ``woken`` ends a wait for input."""
+    """The signal that was received, if any; ``woken`` ends a wait for input."""
 
     signal: signal.Signals | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,7 +52,7 @@ class Interruption:
 
 @contextmanager
 def noted_signals() -> Iterator[Interruption]:
-    """Note the first SIGINT or SIGTERM instead of obeying it, so that what was read can be stored; obey the second."""
+    """Record the first SIGINT or SIGTERM instead of ending, so that the lines read so far can be stored."""
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
@@ -81,9 +81,9 @@ def noted_signals() -> Iterator[Interruption]:
 
 
 async def chunks(source: Source, interruption: Interruption) -> AsyncGenerator[bytes, None]:
-    """Yield what the source holds as it comes; an empty chunk says that it pauses. The last line gets an end.
+    """Yield chunks as they arrive, and an empty chunk when the source pauses.
 
-    A signal ends it too; a line that has no end then is left out.
+    At the end of the source the last line gets a line end. A signal ends the reading without that.
     """
     waits, ended = source.size is None, True
     while interruption.signal is None:
@@ -101,11 +101,11 @@ async def chunks(source: Source, interruption: Interruption) -> AsyncGenerator[b
             return
         ended = chunk.endswith(b"\n")
         yield chunk
-        await asyncio.sleep(0)  # a file of nothing but bad lines can be interrupted too
+        await asyncio.sleep(0)  # lets signals through when no line leads to a write
 
 
 async def _readable(fd: int, timeout_seconds: float | None, interruption: Interruption) -> bool:
-    """Wait until there is something to read, or the end; return False when the time is over or a signal came."""
+    """Wait until the file is readable or at its end; return False on a timeout or a signal."""
     loop, woken = asyncio.get_running_loop(), interruption.woken
     if interruption.signal is not None:
         return False
@@ -113,7 +113,7 @@ async def _readable(fd: int, timeout_seconds: float | None, interruption: Interr
     try:
         loop.add_reader(fd, woken.set)
     except PermissionError:
-        return True  # devices like /dev/null are always ready, and epoll does not take them
+        return True  # epoll refuses regular files and devices such as /dev/null, which are always ready
     try:
         async with asyncio.timeout(timeout_seconds):
             await woken.wait()
@@ -125,7 +125,7 @@ async def _readable(fd: int, timeout_seconds: float | None, interruption: Interr
 
 
 def what_is_wrong(beginning: bytes) -> str | None:
-    """Say what a file looks like that cannot be JSON lines, by its first bytes; None where it may be."""
+    """Return what a file looks like if its first bytes cannot be JSON lines, otherwise None."""
     for magic, name in _COMPRESSED.items():
         if beginning.startswith(magic):
             return f"looks like a file compressed with {name}: decompress it first"
@@ -137,10 +137,10 @@ def what_is_wrong(beginning: bytes) -> str | None:
 
 
 def check_readable(paths: Iterable[str]) -> None:
-    """Open each file once, before anything slow is done; not a named pipe, whose writer would see its reader go.
+    """Check that each file can be opened. Named pipes are skipped: closing one would break its writer.
 
     Raises:
-        ResonantError: one cannot be read.
+        ResonantError: a file cannot be read.
     """
     for path in paths:
         if path != STDIN and not Path(path).is_fifo():
@@ -150,10 +150,10 @@ def check_readable(paths: Iterable[str]) -> None:
 
 @contextmanager
 def opened(path: str) -> Iterator[Source]:
-    """Open a file, or standard input.
+    """Open a file or standard input.
 
     Raises:
-        ResonantError: it cannot be read.
+        ResonantError: the file cannot be read.
     """
     if path == STDIN:
         if sys.stdin is None:

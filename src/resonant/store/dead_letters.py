@@ -58,7 +58,7 @@ def replay(
         connection: in a transaction that writes.
         selection: which.
         died_before: the replay's start, seconds since the epoch: a letter that dies again is not taken again.
-        include_permanent: also those whose failure was permanent.
+        include_permanent: also permanent failures.
         without_endpoints: leave out what goes there.
         limit: how many at most.
         owner: who leases them.

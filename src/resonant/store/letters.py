@@ -72,7 +72,7 @@ class Letters:
             connection: open; the letters are read by it too. What is read after new causes were committed does not
                 have their letters, except where no cause was left out.
             selection: which.
-            include_permanent: also those whose failure was permanent.
+            include_permanent: also permanent failures.
             without_endpoints: leave out what goes there.
         """
         if include_permanent and not selection.is_by_cause and not without_endpoints:

@@ -126,8 +126,8 @@ def test_nothing_is_an_empty_array_and_a_word(resonant, worker):
 
 
 def test_groups_have_no_pages_and_a_place_is_checked(resonant, waiting):
-    assert "--group lists none" in resonant("deliveries", "--group", "--after", "1-1", code=2).err
-    assert "is no place" in resonant("deliveries", "--after", "evt_due", code=2).err
+    assert "does not go with --group" in resonant("deliveries", "--group", "--after", "1-1", code=2).err
+    assert "is not a valid place" in resonant("deliveries", "--after", "evt_due", code=2).err
 
 
 def test_cancel_can_count_first(resonant, waiting):

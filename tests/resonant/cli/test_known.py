@@ -123,7 +123,7 @@ def test_flags_and_options_of_several_values_may_be_given_again(resonant, stored
 def test_enqueue_doubts_a_name_where_no_server_can_be_asked_and_starts_none(resonant, stored, tmp_path):
     (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
     answer = resonant("enqueue", "e.jsonl", "--endpoint", "shp")
-    assert answer.err == "nothing was stored for an endpoint 'shp' before: did you mean shop?\n"
+    assert answer.err == "no event was stored for endpoint 'shp' before: did you mean shop?\n"
     assert answer.out == "stored 1 event for shp\n"
     assert resonant("enqueue", "e.jsonl", "--endpoint", "wholly-new").err == ""
 
@@ -144,9 +144,9 @@ class TestWithAServer:
         (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
         said = resonant("enqueue", "e.jsonl", "--endpoint", "known-cmr", code=2).err
         assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?")
-        assert "`resonant endpoint add known-cmr URL` makes it" in said
+        assert "`resonant endpoint add known-cmr URL` adds it" in said
 
-    def test_no_command_is_offered_that_cannot_make_the_endpoint(self, resonant, configured, tmp_path):
+    def test_no_suggestion_to_add_an_endpoint_of_another_block_type(self, resonant, configured, tmp_path):
         (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
         said = resonant("enqueue", "e.jsonl", "--endpoint", "file-endpoint/known-crm", code=2).err
         assert "no endpoint is named 'file-endpoint/known-crm'" in said

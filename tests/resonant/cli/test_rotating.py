@@ -59,7 +59,7 @@ def test_a_run_that_does_not_follow_is_named_and_the_secret_is_not_lost(resonant
 
     assert done.returncode == 1
     assert "saved; waiting for 1 run to use it" in done.stderr
-    assert "saved, but 1 run signs with the old secret alone. Leave the receiver as it is" in done.stderr
+    assert "saved, but 1 run signs with the old secret alone. Do not change the receiver yet" in done.stderr
     assert "done" not in done.stderr.replace("not done", "")
     assert done.stdout == f"{signing()}\n" != f"{OLD}\n"
 
@@ -80,4 +80,4 @@ def test_ctrl_c_in_the_wait_prints_the_secret_and_says_how_to_go_on(resonant, si
 
     assert process.returncode == 130
     assert out == f"{signing()}\n" != f"{OLD}\n"
-    assert "interrupted; the new secret is saved. Leave the receiver as it is" in err
+    assert "interrupted; the new secret is saved. Do not change the receiver yet" in err

@@ -237,7 +237,7 @@ def test_what_is_no_place_is_one_line_and_exit_code_2(resonant, many, place):
 
     assert answer.out == ""
     assert answer.err == (
-        f"resonant: --after {place!r} is no place: a list that was cut says which place it ended with\n"
+        f"resonant: --after {place!r} is not a valid place: use the one printed at the end of a list\n"
     )
 
 
@@ -249,7 +249,7 @@ def test_a_place_before_all_and_one_after_all_are_places(resonant, many):
 def test_groups_have_no_pages(resonant, many):
     answer = resonant("dlq", "--group", "--after", "0-0", code=2)
 
-    assert answer.err == "resonant: --after goes on with a list of dead letters, and --group lists none\n"
+    assert answer.err == "resonant: --after continues a list of dead letters; it does not go with --group\n"
 
 
 def test_postgresql_pages_and_groups_the_same(resonant, worker, postgresql_url, monkeypatch):
