@@ -65,7 +65,7 @@ _BY_CODE = {
     "pool_full": _HERE,
     "proxy_error": _HERE,
 }
-# The request was sent as a whole, and no answer came in time.
+# The request was sent completely, but no answer came in time.
 _SENT_WITHOUT_ANSWER = {"http_504", "http_524", "read_timeout", "timeout"}
 
 

@@ -1,4 +1,4 @@
-"""The store that the settings name, open for as long as a block."""
+"""Opening the configured store."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def open_configured_store(
     """Open the store, and close it at the end of the block.
 
     Args:
-        settings: name it; read from the environment where they are not given.
-        patient: wait for a store that is away for as long as an emission does, a third of the lease.
+        settings: name the store; read from the environment by default.
+        patient: wait for an unreachable store for a third of the lease, as an emission does.
 
     Raises:
         SettingsError: the environment is malformed.

@@ -46,7 +46,7 @@ class Target:
         policy: the name of its retry policy; None for the default.
         concurrency: sends to it at the same time; None for the common limit.
         redact: an excerpt or a warning that the sink gave back, as one line without secrets.
-        rotation: names the rotation of its signing secret that is in use; see ``Endpoint.rotation``.
+        rotation: returns the rotation of its signing secret in use; see ``Endpoint.rotation``.
     """
 
     name: str

@@ -1,10 +1,12 @@
-"""Text as people see it, on a terminal, in a log and in Prefect's UI: nothing hidden, nothing reordered, no markup.
+"""Showing untrusted text on terminals, in logs and in Prefect's UI: nothing hidden, nothing reordered, no markup.
 
-Event types, error texts and answers are somebody else's text. One list says which characters never get through: controls, line
-ends, lone surrogates, and what Unicode calls default-ignorable, which a reader cannot see (bidirectional controls, zero-width
-spaces, soft hyphens, tags). Of the latter a joiner and a variation selector stay where they shape what is seen: emoji, Persian
-and the scripts of India need them. So they stay behind a visible character beyond ASCII, a joiner only between two of these.
-The flags of England, Scotland and Wales are written with tags, and are not worth a channel for hidden text.
+Event types, error texts and answers are untrusted. One list defines unsafe characters: controls, line ends, lone
+surrogates, and Unicode's default-ignorable characters, which are invisible (bidirectional controls, zero-width spaces,
+soft hyphens, tags).
+
+Emoji, Persian and the scripts of India need joiners and variation selectors. A selector therefore stays behind a visible
+character beyond ASCII, and a joiner between two of them. Tags are always unsafe, since they can hide text; this breaks
+the flags of England, Scotland and Wales.
 """
 
 from __future__ import annotations
@@ -27,33 +29,33 @@ _IN_PLACE = re.compile(
     rf"(?:(?<={_SEEN})|(?<=[0-9#*]))[{_SELECTORS}]|(?:(?<={_SEEN})|(?<={_SEEN}[{_SELECTORS}]))[{_JOINERS}](?={_SEEN})"
 )
 _BLANKS = re.compile(rf"[\s{_CONTROLS}]+")
-# What Markdown takes for words in any place: no marks that could pair, no address that it would make a link of.
+# Plain words to Markdown in any position: no markup characters, and nothing that becomes a link.
 _WORDS = re.compile(r"(?!.*www\.)/?[a-z0-9]+(?:[ ._/-][a-z0-9]+)*", re.ASCII | re.IGNORECASE)
 
 
 def visible(text: str) -> str:
-    r"""Write a text on one line, with escapes for what is obeyed or hidden (``\n``, ``\x1b``, ``\u202e``)."""
+    r"""Return a text on one line, with escapes for unsafe characters (``\n``, ``\x1b``, ``\u202e``)."""
     if text.isascii() and text.isprintable():
         return text
     return _HIDDEN.sub(_escape, text)
 
 
 def visible_json(text: str) -> str:
-    """Escape in a JSON text what is obeyed or hidden; it stays the same document."""
+    """Escape unsafe characters in a JSON text, which stays the same document."""
     return _HIDDEN.sub(_json_escape, text)
 
 
 def one_line(text: str) -> str:
-    """Write a text on one line: white space and controls become a space, what is hidden goes."""
+    """Return a text on one line: white space and controls become a space, invisible characters are removed."""
     seen = text if text.isascii() else _INVISIBLE.sub(_if_in_place, text)
     return _BLANKS.sub(" ", seen).strip()
 
 
 def markdown(text: str) -> str:
-    """Write a text as Markdown that shows it as it is, on one line: it makes no link, image, HTML or emphasis.
+    """Return Markdown that shows a text literally, on one line, without links, images, HTML or emphasis.
 
-    Words stay as they are, for Prefect shows some cells as plain text; all else becomes a code span. That alone is safe in both
-    of Prefect's UIs: one shows a character reference as it is written, the other makes a link of it once it is decoded.
+    Plain words stay, since Prefect shows some cells as plain text. Everything else becomes a code span. Character references
+    are not safe: one of Prefect's UIs shows them undecoded, the other decodes them and then makes links.
     """
     shown = visible(text)
     if not shown or _WORDS.fullmatch(shown):
@@ -64,7 +66,7 @@ def markdown(text: str) -> str:
 
 
 def _if_in_place(found: re.Match[str]) -> str:
-    """Return a joiner or a selector that shapes what is seen; nothing for all else."""
+    """Return a joiner or selector in a valid position, otherwise an empty text."""
     return found[0] if _IN_PLACE.match(found.string, found.start()) else ""
 
 
@@ -74,7 +76,7 @@ def _escape(found: re.Match[str]) -> str:
 
 def _json_escape(found: re.Match[str]) -> str:
     character = found[0]
-    if character < " ":  # between values; within a text JSON allows none
+    if character < " ":  # white space between values: JSON allows no control character within a string
         return character
     units = character.encode("utf-16-be", "surrogatepass")
     return _if_in_place(found) or "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

@@ -97,7 +97,7 @@ class Summary:
         return text + (f", {self.lost} taken over by another worker" if self.lost else "")
 
     def as_dict(self) -> dict[str, object]:
-        """Return the counts as JSON has them."""
+        """Return the counts, with the keys of the JSON output."""
         return {
             "delivered": self.delivered,
             "retried": self.retried,
@@ -128,7 +128,7 @@ class Limits:
 
 
 def _why_not_open(name: str, error: Exception) -> str:
-    # Only our own errors are known to hold no secret.
+    # Only our own errors are known to contain no secret.
     if isinstance(error, EndpointError):
         return str(error)
     return f"endpoint {name!r} cannot be opened: {type(error).__name__}"
@@ -140,7 +140,7 @@ class Emission:
     Args:
         store: open, and bound to the running loop.
         courier: makes the attempts.
-        open_target: opens an endpoint by name. Whatever it raises holds back this endpoint's deliveries alone.
+        open_target: opens an endpoint by name. An error holds back only this endpoint's deliveries.
         owner: who holds the leases, e.g. the flow run's id.
         limits: the bounds of the run.
     """
@@ -198,7 +198,7 @@ class Emission:
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the run, if something did."""
+        """The error that ended the run, if any."""
         return self._failure
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
@@ -343,7 +343,7 @@ class Emission:
     ) -> Summary:
         """Claim what is due and emit it, until nothing is due or the time is up.
 
-        With ``own`` deliveries it ends when these are settled, whichever worker sends them, and not when nothing is due.
+        With ``own``, the run ends when those deliveries are settled, whichever worker sends them.
 
         Args:
             emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. What it raises
@@ -351,12 +351,12 @@ class Emission:
             emit_chunk: makes the first attempts of many by ``attempt_all``, if the limits give a ``chunk_size``; what it
                 raises ends the run.
             endpoint: only this endpoint; None for all.
-            take_over: take over expired leases too, and wait for live ones to end (with ``own``: only for those of its own).
-            own: the deliveries to wait for; only their tracker knows what became of them.
+            take_over: take over expired leases too, and wait for live ones to end (with ``own``, only for its own).
+            own: tracks the deliveries to wait for, and their outcomes.
             on_waiting: called once, with the moment until which other workers hold what is left.
 
         Raises:
-            EndpointError: the endpoint that is named cannot be opened.
+            EndpointError: the named endpoint cannot be opened.
             StoreUnavailable: the store went away.
         """
         if endpoint is not None:
@@ -399,7 +399,7 @@ class Emission:
             await self._cancel_running()
 
     async def _has_to_wait(self, claims: Claims, own: Tracker | None) -> bool:
-        """Tell whether there is something to wait for that is not ours to send now, after waiting for a moment if so."""
+        """Return whether to wait for deliveries that others hold; if so, wait for one poll interval first."""
         if own is None:
             return await claims.others_hold()
         await own.look()

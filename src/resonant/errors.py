@@ -1,4 +1,4 @@
-"""What Resonant raises, drawn as a tree.
+"""The tree of Resonant's exceptions.
 
 ::
 
@@ -9,7 +9,7 @@
     ├── StoreError
     │   ├── StoreUnavailable       the database cannot be opened, reached or written
     │   │   ├── StoreLocked        another process holds a lock on it
-    │   │   └── StoreRefused       it refuses what is configured: waiting does not help
+    │   │   └── StoreRefused       it cannot be used as configured: waiting does not help
     │   ├── StoreReplaced          its file was deleted or replaced while it was open
     │   └── StoreTooNew            its schema was written by a newer Resonant
     ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
@@ -51,15 +51,15 @@ class StoreUnavailable(StoreError):
 
 
 class StoreLocked(StoreUnavailable):
-    """Another process holds a lock that this one needs; it is there again when that process ends or goes on."""
+    """Another process holds a lock that this one needs, and may release it."""
 
 
 class StoreRefused(StoreUnavailable):
-    """The database cannot be used as configured: a wrong password, no such database, a file that is none."""
+    """The database cannot be used as configured: wrong password, no such database, not a database file."""
 
 
 class StoreReplaced(StoreError):
-    """The database's file was deleted or replaced while it was open: what was written last is not stored."""
+    """The database's file was deleted or replaced while it was open: the last changes are not stored."""
 
 
 class StoreTooNew(StoreError):
@@ -71,7 +71,7 @@ class EndpointError(ResonantError):
 
 
 class UnknownEndpoint(EndpointError):
-    """No endpoint has that name; the text names those that look like it."""
+    """No endpoint has that name; the text suggests similar names."""
 
 
 class AddressRefused(EndpointError):

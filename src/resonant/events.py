@@ -171,8 +171,8 @@ class DeadLetter:
     """A delivery given up, with a reason: the keys of ``resonant dlq --json``.
 
     Attributes:
-        answer: the beginning of what the receiver answered to the last attempt, without secrets.
-        maybe_processed: whether the receiver may have processed it in one of the attempts that failed.
+        answer: the beginning of the receiver's answer to the last attempt, without secrets.
+        maybe_processed: whether the receiver may have processed the event in a failed attempt.
     """
 
     event_id: str
@@ -352,7 +352,7 @@ def _rfc3339(value: Any) -> str:
 def _is_rfc3339(text: str) -> bool:
     if not _RFC3339.fullmatch(text):
         return False
-    # `datetime` has no leap seconds. They are the last second of a month in UTC (RFC 3339, 5.7).
+    # `datetime` has no leap seconds. One ends a month in UTC (RFC 3339, 5.7).
     is_leap = text[17:19] == "60"
     try:
         moment = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if is_leap else text)

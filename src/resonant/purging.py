@@ -106,33 +106,29 @@ class PurgeReport:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a purge would remove now.
-
-    Attributes:
-        dead_letters, delivered: how many deliveries of each status.
-    """
+    """The number of deliveries that a purge would remove now, by status."""
 
     dead_letters: int
     delivered: int
 
 
 def forecast(connection: Connection, retention: Retention, *, now: float) -> Forecast:
-    """Count what a purge with this retention would remove now, in seconds since the epoch."""
+    """Count what a purge with this retention would remove at ``now``, in seconds since the epoch."""
     counts = [dead_letters.count(connection, rule) for rule in retention.rules(now)]
     delivered = 0 if retention.delivered is None else counts.pop()
     return Forecast(sum(counts), delivered)
 
 
 def daily_archive(settings: Settings, now: float) -> Path:
-    """Return the file to which the daily purge of this day (UTC) appends what it removes."""
+    """Return the archive of the daily purge for this day (UTC)."""
     return settings.archive_folder / f"purged-{rfc3339(now)[:10]}.jsonl.gz"
 
 
 def prepared_archive(asked: str | None, settings: Settings, now: float) -> Path | None:
-    """Return the archive of a purge: that of the day unless another is named, or ``none``.
+    """Return the archive of a purge: the given file, nothing for ``none``, by default that of the day.
 
     Raises:
-        ArchiveError: the folder of the day's archive cannot be made.
+        ArchiveError: the folder of the day's archive cannot be created.
     """
     if asked == NO_ARCHIVE:
         return None

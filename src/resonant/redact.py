@@ -65,13 +65,13 @@ class Redactor:
         return without_credentials(self._pattern.sub("***", one_line(text)))
 
     def message(self, error: BaseException) -> str:
-        """Say on one line what went wrong, fit to be stored and shown.
+        """Describe an error on one line, without secrets.
 
         Args:
-            error: its explicit causes are followed, and the last one speaks.
+            error: the last of its explicit causes is described.
 
         Returns:
-            The exception's type and text, at most 300 characters, without what is secret.
+            The exception's type and text, at most 300 characters.
         """
         error = root_cause(error)
         text = one_line(f"{type(error).__name__}: {error}").removesuffix(":")

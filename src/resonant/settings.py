@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     retention_delivered_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         default=30.0,
-        description="Days after which the daily purge removes delivered history; never keeps it.",
+        description="Days after which the daily purge removes delivered history; 'never' keeps it.",
     )
     retention_by_reason: dict[Reason, Annotated[float, Field(ge=0)]] = Field(
         default={}, description='Days that dead letters of a reason are kept, as JSON: {"permanent": 90}.'
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
 
     @property
     def archive_folder(self) -> Path:
-        """Where the daily purge keeps what it removes."""
+        """The folder of the daily purge's archives."""
         return self.home.expanduser() / "archive"
 
     @property

@@ -1,4 +1,4 @@
-"""The rotation of a signing secret is done when every run signs with it: runs say so, and the command waits for them."""
+"""Rotating a signing secret: runs report the rotation that they use, and the command waits for all of them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from resonant.store import Store
 
-# How often a run looks for a rotation that it has not reported yet, and the command for runs that have not.
+# How often a run checks for a new rotation to report, and the command for runs that have not reported it.
 POLL_SECONDS = 1.0
 
 
 class Signing:
-    """Reports which rotation of its secret a run uses for each endpoint that it has open.
+    """Reports the rotation in use for each open endpoint of a run.
 
     Args:
-        store: where the reports go; see ``store/signers.py``.
-        owner: the run's.
+        store: stores the reports; see ``store/signers.py``.
+        owner: the run's id.
     """
 
     def __init__(self, store: Store, owner: str) -> None:
@@ -36,28 +36,28 @@ class Signing:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Report from now on, in the background."""
+        """Start to report in the background."""
         self._task = asyncio.create_task(self._report_again_and_again())
 
     async def stop(self) -> None:
-        """Report no more; ``leave`` removes what was reported."""
+        """Stop reporting; ``leave`` removes the reports."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     async def leave(self) -> None:
-        """Remove what was reported.
+        """Remove this run's reports.
 
         Raises:
-            StoreError: it cannot be removed now; it counts no more when it is old enough.
+            StoreError: the reports cannot be removed now; they expire.
         """
         await self._store.write(signers.leave, self._owner, now=self._store.clock())
 
     async def announce(self, endpoint: str) -> None:
-        """Say that this run is about to read an endpoint, before it does.
+        """Report that this run is about to read an endpoint; call it before the read.
 
         Raises:
-            StoreError: it cannot be written; the endpoint must not be used.
+            StoreError: the report cannot be written; the endpoint must not be used.
         """
         await self._report({endpoint: None})
 
@@ -70,7 +70,7 @@ class Signing:
         await self._store.write(signers.withdraw, self._owner, endpoint)
 
     def follow(self, endpoint: str, rotation: Callable[[], float | None]) -> None:
-        """Report this endpoint's rotation from now on; the function returns the one in use."""
+        """Start to report this endpoint's rotation; ``rotation`` returns the one in use."""
         self._rotations[endpoint] = rotation
 
     async def _report_again_and_again(self) -> None:
@@ -78,7 +78,7 @@ class Signing:
             rotations = {endpoint: rotation() for endpoint, rotation in self._rotations.items()}
             is_due = time.monotonic() - self._reported_at > signers.BEAT_SECONDS
             if rotations != self._reported or (rotations and is_due):
-                with contextlib.suppress(StoreError):  # the next commit of the run will say
+                with contextlib.suppress(StoreError):  # the run's next commit reports it
                     await self._report(rotations)
                     self._reported, self._reported_at = rotations, time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
@@ -93,14 +93,14 @@ async def until_every_run_signs(
     """Wait until every live run uses this rotation of an endpoint's secret.
 
     Args:
-        store: that of the runs.
-        endpoint: its name.
-        rotation: the moment that names it; saved already, as a run that opens the endpoint later is not waited for.
-        patience: for how many seconds.
-        on_waiting: called with the number of runs that do not use it yet, when that changes.
+        store: the store that the runs use.
+        endpoint: the endpoint's name.
+        rotation: the time that identifies the rotation. It must be saved: runs that open the endpoint later are ignored.
+        patience: the longest wait, in seconds.
+        on_waiting: called with the number of runs that do not use it yet, when that number changes.
 
     Returns:
-        How many do not use it yet; 0 when it is done.
+        The number of runs that do not use it yet; 0 on success.
     """
     give_up_at = time.monotonic() + patience
     said = 0

@@ -103,7 +103,7 @@ class Endpoint:
         signing_secrets: Standard Webhooks secrets (``whsec_`` and base64, the prefix may be missing); while one is
             rotated there are two, and each signs.
         signing_ends: when one of them stops signing, in seconds since the epoch; the others never do.
-        rotation: a moment that names the last rotation of the signing secret; None before the first.
+        rotation: a time that identifies the last rotation of the signing secret; None before the first.
         timeout: seconds for a whole attempt, from connecting to the end of the answer.
         allow_private: whether private and special addresses may be connected to.
         overrides: categories for statuses, where this endpoint means something else by them.
@@ -139,7 +139,7 @@ class Endpoint:
     def _parsed_url(self) -> httpx.URL:
         try:
             url = httpx.URL(self.url)
-            host = url.host  # decoded only now: an invalid A-label (xn--) raises here
+            host = url.host  # raises if an A-label (xn--) is invalid
         except (httpx.InvalidURL, TypeError, ValueError):
             raise self._error("its URL is not well-formed") from None  # their texts quote the URL
         if url.scheme not in {"http", "https"}:
@@ -232,8 +232,8 @@ class HttpSink:
             UnexpectedStatus: any other status, whatever became of its body.
             TimeoutError: no status within the endpoint's ``timeout``.
             EndpointError: ``ca_file`` cannot be read.
-            httpx.HTTPError: whatever else kept the answer away, also an address that is refused (``AddressRefused`` is
-                the cause). Its text may hold the URL; ``Redactor.message`` makes one that does not.
+            httpx.HTTPError: any other failure, including a refused address (with ``AddressRefused`` as the cause). Its
+                text may contain the URL; ``Redactor.message`` removes it.
         """
         if self._transport is None:
             self._transport = _open_transport(self._endpoint)

@@ -1,4 +1,4 @@
-"""What a typo was meant to be."""
+"""Suggestions for a mistyped word."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _NAMED_AT_MOST = 10
 
 
 def near(word: str, known: Collection[str]) -> list[str]:
-    """Return up to three known words that look like this one, the nearest first."""
+    """Return up to three known words similar to this one, most similar first."""
     return difflib.get_close_matches(word, known, n=3)
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return the end of a message that refuses a word: those that look like it, or all of them where they are few."""
+    """Return the end of a message about an unknown word: similar words, or all words if there are few."""
     if found := near(word, known):
         return f": did you mean {' or '.join(found)}?"
     if 0 < len(known) <= _NAMED_AT_MOST:

@@ -1,7 +1,7 @@
-"""Tracking: what became of chosen deliveries, whichever process sends them.
+"""Tracking the outcomes of given deliveries, whichever process sends them.
 
-A command that stored events waits for these events, and not for all that is due. Another process may send them: so it asks
-the store, in short queries over the deliveries that have not ended yet.
+A command waits for the events that it stored, not for all due deliveries. Another process may send them, so the tracker
+polls the store, with short queries over the deliveries that have not ended.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from resonant.store.standing import Standing
 
 SLICE = 1_000
-# A look ends after it has read so many deliveries that have not ended. Deliveries are sent in the order of their keys, more or less,
-# so what ends next is among the first of them: those in flight and those that wait for a retry in a process.
+# A poll ends after this many unfinished deliveries. Deliveries are sent roughly in the order of their keys, so those that end
+# next are among the first.
 _MOST_UNSETTLED = 4_000
-# The pause between two looks is this many times as long as the last look took, within these bounds.
+# The pause between polls is this multiple of the last poll's duration, within these bounds.
 _PAUSE_FACTOR = 20
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 2.0
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """What became of the tracked deliveries.
+    """The outcomes of the tracked deliveries.
 
     Attributes:
-        total: how many are tracked.
-        delivered: delivered since the tracking began.
-        delivered_before: delivered before, by an earlier run.
-        retried: those that ended since, and needed more than one attempt.
-        parked: wait in the store for their next attempt.
-        dead_letters: given up, by reason; also before the tracking began.
-        purged: removed from the store since they ended.
-        dead_since: when the first of the dead letters was given up, seconds since the epoch.
+        total: all tracked deliveries.
+        delivered: delivered since tracking began.
+        delivered_before: delivered by an earlier run.
+        retried: ended since tracking began, after more than one attempt.
+        parked: waiting in the store for their next attempt.
+        dead_letters: dead letters by reason, including those from before tracking began.
+        purged: removed from the store after they ended.
+        dead_since: when the first dead letter was given up, seconds since the epoch.
     """
 
     total: int = 0
@@ -59,13 +59,13 @@ class Outcomes:
 
     @property
     def settled(self) -> int:
-        """How many are delivered, given up, parked or purged."""
+        """The number of deliveries that are delivered, dead letters, parked or purged."""
         ended = self.delivered + self.delivered_before + self.dead_letters.total() + self.purged
         return ended + self.parked
 
     @property
     def unfinished(self) -> int:
-        """How many are due, or in flight."""
+        """The number of deliveries that are due or in flight."""
         return self.total - self.settled
 
     def __str__(self) -> str:
@@ -82,12 +82,12 @@ class Outcomes:
 
     @property
     def undelivered(self) -> str:
-        """How many are dead letters, and how many are parked, in a few words; empty where none are."""
+        """The numbers of dead letters and parked deliveries in words; empty if both are zero."""
         numbers = ((self.dead_letters.total(), "dead-lettered"), (self.parked, "parked"))
         return ", ".join(f"{number:,} {words}" for number, words in numbers if number)
 
     def as_dict(self) -> dict[str, object]:
-        """Return the counts as JSON has them."""
+        """Return the counts, with the keys of the JSON output."""
         return {
             "delivered": self.delivered,
             "delivered_before": self.delivered_before,
@@ -101,11 +101,11 @@ class Outcomes:
 
 
 class Tracker:
-    """Counts what becomes of deliveries; eight bytes for each that has not ended.
+    """Counts the outcomes of deliveries; holds eight bytes for each unfinished one.
 
     Args:
-        store: to read from.
-        since: when the tracking began, seconds since the epoch; now by default.
+        store: the store to poll.
+        since: when tracking began, seconds since the epoch; now by default.
     """
 
     def __init__(self, store: Store, *, since: float | None = None) -> None:
@@ -119,25 +119,25 @@ class Tracker:
 
     @property
     def is_settled(self) -> bool:
-        """Whether each delivery was seen delivered, given up, parked or purged."""
+        """Whether each delivery was seen delivered, dead, parked or purged."""
         return not self._unsettled
 
     def add(self, delivery_ids: Iterable[int]) -> None:
-        """Track these deliveries, which must not be tracked yet; of the same key given twice, one counts."""
+        """Track these deliveries, which must be new to the tracker; duplicates count once."""
         ids = array("q", (key for key, _ in groupby(sorted(delivery_ids))))
         self.outcomes.total += len(ids)
         self._unsettled.extend(ids[start : start + SLICE] for start in range(0, len(ids), SLICE))
 
     async def look_if_due(self) -> None:
-        """Look, unless the last look was a moment ago."""
+        """Poll the store, unless the pause since the last poll is too short."""
         if self._unsettled and time.monotonic() >= self._next_look:
             await self.look()
 
     async def look(self, *, at_all: bool = False) -> None:
-        """Count what has ended since the last look.
+        """Count the deliveries that have ended since the last poll.
 
         Args:
-            at_all: look at every delivery that has not ended, however many there are.
+            at_all: read every unfinished delivery, however many there are.
 
         Raises:
             StoreUnavailable: the store went away.
@@ -165,7 +165,7 @@ class Tracker:
             self._next_look = ended + min(_LONGEST_PAUSE_SECONDS, pause)
 
     async def finish(self) -> None:
-        """Look at all that has not ended, and at what was parked: it may have been sent since.
+        """Poll all unfinished deliveries, and the parked ones, which may have been sent since.
 
         Raises:
             StoreUnavailable: the store went away.
@@ -185,13 +185,13 @@ class Tracker:
                 self._parked.extend(waiting)
 
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
-        """Return the command that shows the dead letters among the tracked deliveries, and perhaps others of that time."""
+        """Return a command that lists the dead letters among the tracked deliveries, and possibly others of that time."""
         since = self.since if self.outcomes.dead_since is None else min(self.since, self.outcomes.dead_since)
         of_endpoint = "" if endpoint is None else f" --endpoint {endpoint}"
         return f"resonant dlq{of_endpoint} --since {rfc3339(since)}"
 
     async def _settle(self, ids: array[int]) -> array[int]:
-        """Count those of these deliveries that are settled, and return the others."""
+        """Count the settled deliveries among these, and return the others."""
         found = await self._read(ids)
         unfinished = [each for each in found.values() if each.finished_at is None]
         self._count(ids, found)
@@ -205,13 +205,13 @@ class Tracker:
         return {row.id: row for row in rows}
 
     def _count(self, ids: array[int], found: dict[int, Standing]) -> None:
-        """Count those that have ended."""
+        """Count the deliveries that have ended."""
         outcomes = self.outcomes
         outcomes.purged += len(ids) - len(found)
         for each in found.values():
             if each.finished_at is None:
                 continue
-            # Of what was accepted since, nothing can have ended before: clocks of two machines may differ.
+            # Compare accepted_at too: with skewed clocks a delivery accepted since then may seem to have ended before.
             before = each.accepted_at < self.since and each.finished_at < self.since
             if each.reason is not None and each.status == "dead_letter":
                 outcomes.dead_letters[each.reason] += 1
@@ -224,5 +224,5 @@ class Tracker:
                 outcomes.retried += 1
 
 
-# The tracker that a command gives to the flow that it runs, and reads as the flow goes on.
+# The tracker that a command passes to its flow, and reads while the flow runs.
 given_tracker: ContextVar[Tracker | None] = ContextVar("resonant_given_tracker", default=None)

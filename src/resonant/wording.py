@@ -1,4 +1,4 @@
-"""Why a delivery failed, in words that fit on a line: the receiver's own where it answered."""
+"""Describing in one line why a delivery failed, preferably with the receiver's answer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 _ANSWER_CHARACTERS = 120
 _TAG = re.compile(r"<[^<>]*(?:>|$)")
-# As `Redactor.message` writes it, and the text of `UnexpectedStatus`, which says no more than the code.
+# The prefix that `Redactor.message` writes, and the text of `UnexpectedStatus`, which only repeats the code.
 _ERROR_TYPE = re.compile(r"\A[A-Za-z_]\w*: ")
 _STATUS_ALONE = re.compile(r"the endpoint answered (?:\d+|<n>)")
 
 
 def shortened(answer: str, characters: int = _ANSWER_CHARACTERS) -> str:
-    """Return the beginning of an answer; of HTML the text alone."""
+    """Return the beginning of an answer, without HTML tags."""
     text = answer
     if answer.lstrip().startswith("<"):
         text = " ".join(_TAG.sub(" ", answer).split()) or answer
@@ -24,7 +24,7 @@ def shortened(answer: str, characters: int = _ANSWER_CHARACTERS) -> str:
 
 
 def why(*, reason: str, code: str | None, error: str | None, answer: str | None) -> str:
-    """Say why a delivery failed: ``http 422: amount is missing``; what was never tried has its reason alone."""
+    """Return why a delivery failed, as in ``http 422: amount is missing``; only the reason if it was never tried."""
     failed_with = code.replace("_", " ") if code else reason
     said = shortened(answer) if answer else _ERROR_TYPE.sub("", error or "")
     if _STATUS_ALONE.fullmatch(said):

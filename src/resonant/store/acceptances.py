@@ -1,9 +1,9 @@
-"""What was accepted: counted in rows that producers only add, and folded into the ledgers and the rollups later.
+"""Counting accepted events in rows that producers insert, and folding them into the ledgers and rollups later.
 
-A producer's transaction may stay open for minutes. If it added to the ledger of its endpoint itself, every other producer
-for that endpoint would wait for its commit. So it adds rows of its own, and whoever reads the ledger or the counter of
-accepted events adds these rows up. ``fold`` moves them in one transaction, so every snapshot shows the same sums before
-and after. Dispatchers and compactions fold.
+A producer's transaction may stay open for minutes. If it updated its endpoint's ledger row, every other producer for
+that endpoint would wait for its commit. So producers insert rows of their own, and readers add these rows to the ledger
+and to the counter of accepted events. ``fold`` moves them in one transaction, so every snapshot shows the same sums.
+Dispatchers and compactions fold.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MEASURE: Literal["accepted"] = "accepted"
 
 
 def add(connection: Connection, endpoint: str, by_type: Mapping[str, int], *, now: float) -> None:
-    """Note how many events of each type were accepted, in the transaction that accepts them."""
+    """Record the number of accepted events of each type, in the transaction that accepts them."""
     counted = is_on(connection)
     rows = [
         {"endpoint": endpoint, "event_type": each, "accepted_at": now, "count": count, "counted": counted}
@@ -40,14 +40,14 @@ def add(connection: Connection, endpoint: str, by_type: Mapping[str, int], *, no
 
 
 def is_any(connection: Connection) -> bool:
-    """Tell whether there is something to fold."""
+    """Return whether there are rows to fold."""
     return connection.execute(select(_t.c.id).limit(1)).first() is not None
 
 
 def fold(connection: Connection, *, limit: int) -> int:
-    """Move up to ``limit`` rows into the ledgers and the rollups; return how many there were.
+    """Move up to ``limit`` rows into the ledgers and the rollups; return their number.
 
-    Rows that another fold holds are passed over.
+    Rows that another fold holds are skipped.
     """
     picked = select(_t.c.id).order_by(_t.c.id).limit(limit).with_for_update(skip_locked=True).cte("picked")
     taken = connection.execute(delete(_t).where(_t.c.id.in_(select(picked.c.id))).returning(*_FOLDED)).all()
@@ -61,7 +61,7 @@ def fold(connection: Connection, *, limit: int) -> int:
         tally = Tally(minute * 60)
         for (endpoint, event_type), count in counts.items():
             tally.add(_MEASURE, endpoint, event_type, "accepted", count=count)
-        # Not `write`: whether it is counted was for the producer to say.
+        # Not `write`: the producer's settings decide whether rollups count.
         add_to(schema.rollups, connection, tally.rows())
     add_to_ledger(connection, "accepted", accepted)
     return len(taken)
@@ -70,7 +70,7 @@ def fold(connection: Connection, *, limit: int) -> int:
 def add_to_ledger(
     connection: Connection, name: Literal["accepted", "purged"], by_endpoint: Mapping[str, int]
 ) -> None:
-    """Add to one of the two ledgers of each endpoint, in the order of the endpoints."""
+    """Add to one of the two ledgers of each endpoint, in lock order."""
     if not by_endpoint:
         return
     insert = insert_into(connection.dialect.name, _ledgers)
@@ -83,7 +83,7 @@ def add_to_ledger(
 
 
 def read_ledgers(connection: Connection, endpoint: str | None = None) -> tuple[int, int]:
-    """Return how many deliveries were ever accepted and purged, of one endpoint or of all."""
+    """Return the total numbers of accepted and purged deliveries, of one endpoint or of all."""
     of_ledger = [] if endpoint is None else [_ledgers.c.name == endpoint]
     of_rows = [] if endpoint is None else [_t.c.endpoint == endpoint]
     accepted, purged = connection.execute(
@@ -94,13 +94,13 @@ def read_ledgers(connection: Connection, endpoint: str | None = None) -> tuple[i
 
 
 def read_endpoints(connection: Connection) -> tuple[str, ...]:
-    """Return the names of all endpoints that ever accepted an event, in their order."""
+    """Return the sorted names of all endpoints for which an event was ever accepted."""
     names = union(select(_ledgers.c.name), select(_t.c.endpoint))
     return tuple(sorted(connection.execute(names).scalars()))
 
 
 def as_totals() -> Select[tuple[str, str, str, str, str, float, int, float]]:
-    """Select what the rollups do not count yet, with the columns of ``resonant_rollup_totals``."""
+    """Select the counts that are not in the rollups yet, with the columns of ``resonant_rollup_totals``."""
     empty = literal("", Text)
     return (
         select(
@@ -113,5 +113,5 @@ def as_totals() -> Select[tuple[str, str, str, str, str, float, int, float]]:
 
 
 def _total(column: ColumnElement[int]) -> ColumnElement[int]:
-    # Cast: PostgreSQL's sum of integers is no integer.
+    # PostgreSQL's sum of integers is numeric.
     return cast(func.coalesce(func.sum(column), 0), BigInteger)

@@ -1,4 +1,4 @@
-"""What the attempts of a delivery tell an operator: what the receiver answered last, and whether it may have processed it."""
+"""Reading from a delivery's attempts the receiver's last answer, and whether it may have processed the event."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _d, _a = schema.deliveries, schema.attempts
 
 
 class Answered(NamedTuple):
-    """What the attempts of a delivery tell.
+    """The receiver's side of a delivery.
 
     Attributes:
-        answer: the beginning of the receiver's answer to the last attempt; None where it has none.
-        maybe_processed: whether the receiver may have processed it in an attempt that failed.
+        answer: the beginning of the receiver's answer to the last attempt, if any.
+        maybe_processed: whether the receiver may have processed the event in a failed attempt.
     """
 
     answer: str | None = None
@@ -31,14 +31,14 @@ class Answered(NamedTuple):
 
 
 def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int, Answered]:
-    """Return what the attempts of each of these deliveries tell."""
+    """Read the attempts of each of these deliveries."""
     of_them = is_any_of(_a.c.delivery_id, delivery_ids)
     processed = (
         select(_a.c.delivery_id)
         .where(of_them, _a.c.maybe_processed.is_(True), _a.c.result != "delivered")
         .group_by(_a.c.delivery_id)
     )
-    # A late attempt has the number of another; it did not end the delivery.
+    # A late attempt of a lost lease has the number of another, and did not end the delivery.
     last = select(_a.c.delivery_id, func.max(_a.c.excerpt)).join_from(_d, _a, _a.c.delivery_id == _d.c.id)
     last = last.where(of_them, _a.c.number == _d.c.attempts, _a.c.late.is_(False)).group_by(_a.c.delivery_id)
     found: defaultdict[int, Answered] = defaultdict(Answered)

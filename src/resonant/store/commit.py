@@ -29,8 +29,8 @@ class GroupCommit:
 
     Args:
         store: open, and bound to the running loop.
-        patience: for how many seconds a store that went away is waited for; the store's lease should be longer. One that
-            another process has locked is waited for without end, until ``close``.
+        patience: how long to wait for an unreachable store, in seconds; shorter than the lease. A lock held by another
+            process is awaited without limit, until ``close``.
     """
 
     def __init__(self, store: Store, *, patience: float = 20.0) -> None:
@@ -61,11 +61,11 @@ class GroupCommit:
         return await future
 
     def record(self, outcome: work.Outcome) -> asyncio.Future[bool]:
-        """Write an attempt and its decision; this returns at once, also for callers that do not wait for each of them.
+        """Queue an attempt and its decision for the next commit, and return at once.
 
         Returns:
-            What is false when the lease was lost, and only history was added. It raises ``StoreUnavailable`` when the store
-            did not come back in time.
+            An awaitable for the commit: false if the lease was lost and only history was added. It raises
+            ``StoreUnavailable`` if the store did not come back in time.
         """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._outcomes.append((outcome, future))
@@ -127,16 +127,15 @@ async def patiently(
     *,
     outlasts_locks: Callable[[], bool] = lambda: True,
 ) -> T:
-    """Repeat an operation for as long as the store is away, or locked by another process.
+    """Repeat an operation while the store is unreachable, or locked by another process.
 
     Args:
-        operation: may fail half way, and be done again.
-        patience: for how many seconds an outage is waited for, from its first failure on, not from that of a lock before it.
-        outlasts_locks: tells whether a lock is waited for without end, as the database says who holds it; otherwise it is an
-            outage like others.
+        operation: must be repeatable, even after a partial failure.
+        patience: how long to wait out an outage, in seconds; the time spent on a lock before it does not count.
+        outlasts_locks: returns whether to wait for a lock without limit; otherwise a lock counts as an outage.
 
     Raises:
-        StoreUnavailable: it did not come back in time.
+        StoreUnavailable: the store did not come back in time.
     """
     loop = asyncio.get_running_loop()
     give_up_at: dict[bool, float] = {}

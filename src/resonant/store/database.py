@@ -78,7 +78,7 @@ async def open_database(url: str, *, lease_seconds: float = 60.0) -> Database:
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
-        lease_seconds: how long leases last: on PostgreSQL no transaction holds or awaits a lock for longer.
+        lease_seconds: the duration of leases. On PostgreSQL, no transaction holds or awaits a lock for longer.
 
     Raises:
         StoreError: the URL names no database that Resonant knows.
@@ -110,7 +110,7 @@ def file_of(url: str) -> Path | None:
 
 
 async def _migrate(url: URL) -> None:
-    # Slow, and so before others wait for the lock.
+    # Imported before taking the lock, since it is slow.
     import alembic.command  # noqa: F401, PLC0415
 
     # With no limit to a statement: a migration of a large table takes its time.
@@ -138,7 +138,7 @@ def _parse(url: str) -> URL:
     # Whoever writes postgresql+psycopg for other tools gets our driver here.
     kind, _, _ = parsed.drivername.partition("+")
     if kind not in _OPTIONS:
-        # The URL is not quoted: it may hold a password.
+        # The message omits the URL, which may contain a password.
         raise StoreError(
             "RESONANT_DATABASE_URL must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
             + ("" if "://" in url else "; it has no scheme, so write sqlite:///PATH for a file")

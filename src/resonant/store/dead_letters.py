@@ -167,11 +167,11 @@ def cancel(
 
 
 class Cancellable(NamedTuple):
-    """What a cancellation would do now.
+    """The effect that a cancellation would have now.
 
     Attributes:
         number: deliveries that would be given up.
-        being_sent: selected deliveries that are being sent at this moment, and would be left alone.
+        being_sent: selected deliveries that are being sent, and would not be cancelled.
     """
 
     number: int
@@ -183,7 +183,7 @@ class Cancellable(NamedTuple):
 
 
 def cancellable(connection: Connection, selection: Selection) -> Cancellable:
-    """Count what ``cancel`` would give up now."""
+    """Count the deliveries that ``cancel`` would give up now."""
     unfinished = [_d.c.available_at.is_not(None), *selection.of_unfinished()]
     query = select(_d.c.sending, func.count()).where(*unfinished).group_by(_d.c.sending)
     counts = {bool(sending): number for sending, number in connection.execute(query)}

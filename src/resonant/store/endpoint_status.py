@@ -1,4 +1,4 @@
-"""Each endpoint at a glance: what waits for it, and what happened in the last hour. Read by index, whatever waits."""
+"""The status of each endpoint: its deliveries, and the last hour. All queries use an index."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class EndpointStatus:
     """The deliveries of one endpoint.
 
     Attributes:
-        name: the endpoint's.
-        pending, retrying, delivered, dead_letter: how many deliveries have that status.
-        in_flight: those of pending and retrying that are leased now.
-        parked: those of pending and retrying that wait for a later moment.
-        due: those of pending and retrying that may be sent now.
-        oldest_due_at: when the longest waiting unfinished delivery was or is due, seconds since the epoch.
-        delivered_last_hour: deliveries that succeeded in the last hour; None where the store does not count them.
-        failed_last_hour: attempts that failed or were lost in the last hour; None where the store does not count them.
+        name: the endpoint's name.
+        pending, retrying, delivered, dead_letter: the number of deliveries with that status.
+        in_flight: unfinished deliveries that are leased.
+        parked: unfinished deliveries that are due later.
+        due: unfinished deliveries that may be sent now.
+        oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
+        delivered_last_hour: deliveries that succeeded in the last hour; None if rollups are off.
+        failed_last_hour: attempts that failed or were lost in the last hour; None if rollups are off.
     """
 
     name: str
@@ -59,14 +59,14 @@ def endpoint_statuses(
     endpoint: str | None = None,
     has_rollups: bool = True,
 ) -> tuple[EndpointStatus, ...]:
-    """Return the endpoints that have deliveries or had some in the last hour, by name.
+    """Return the endpoints with deliveries now or in the last hour, by name.
 
     Args:
-        connection: the one that the deliveries were counted on.
+        connection: the connection on which ``counts`` was read.
         counts: the deliveries of each endpoint by status.
         now: seconds since the epoch.
-        endpoint: only this one.
-        has_rollups: whether the store counts what happens by the minute.
+        endpoint: only this endpoint.
+        has_rollups: whether rollups are on.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
     is_live = _d.c.available_at > now
@@ -103,7 +103,7 @@ def endpoint_statuses(
 
 
 def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:
-    """Return when the first delivery without a lease was or is due: then it may be taken, so the index has it."""
+    """Return the earliest due time of a delivery without a lease; the index is ordered by it."""
     query = (
         select(_d.c.available_at)
         .where(_d.c.endpoint == endpoint, _d.c.available_at.is_not(None), _d.c.lease_owner.is_(None))
@@ -114,9 +114,9 @@ def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:
 
 
 def _last_hour(connection: Connection, *, since: float, endpoint: str | None) -> Counter[tuple[str, bool]]:
-    """Count the deliveries that succeeded (True) and the attempts that did not (False), by endpoint."""
+    """Count successful deliveries (True) and unsuccessful attempts (False) by endpoint."""
     parts = []
-    # The last minutes are in one table and those before in the other; a late writer's minute is in both.
+    # Recent minutes are in one table, older ones in the other; after a late write a minute can be in both.
     for table in (schema.rollups, schema.rollup_history):
         query = select(table.c.endpoint, table.c.measure, table.c.result, table.c["count"]).where(
             table.c.measure.in_(["delivery", "attempt"]), table.c.minute >= int(since)
@@ -129,8 +129,6 @@ def _last_hour(connection: Connection, *, since: float, endpoint: str | None) ->
         select(*kinds, func.sum(c["count"])).group_by(*kinds)
     ):
         is_delivered = result == "delivered"
-        if is_delivered == (
-            measure == "delivery"
-        ):  # of attempts those that failed, of ends those that did not
+        if is_delivered == (measure == "delivery"):  # failed attempts and successful deliveries
             found[name, is_delivered] += int(count)
     return found

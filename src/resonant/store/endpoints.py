@@ -1,4 +1,4 @@
-"""Endpoints as the store knows them: their names, and which of them could not be opened by the last run that tried."""
+"""The endpoints that the store knows, and which of them the last run could not open."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _deliveries = schema.deliveries
 
 @dataclass(frozen=True, slots=True)
 class EndpointProblem:
-    """An endpoint that could not be opened, while deliveries wait for it.
+    """An endpoint with waiting deliveries that could not be opened.
 
     Attributes:
-        endpoint: its name.
-        reason: one line without secrets.
-        since: when a run first found it, seconds since the epoch.
+        endpoint: the endpoint's name.
+        reason: the error on one line, without secrets.
+        since: when a run first failed to open it, seconds since the epoch.
     """
 
     endpoint: str
@@ -34,24 +34,24 @@ class EndpointProblem:
 
 
 def names(connection: Connection) -> set[str]:
-    """Return the endpoints that deliveries were ever accepted for."""
+    """Return the endpoints for which a delivery was ever accepted."""
     return set(read_endpoints(connection))
 
 
 def codes(connection: Connection) -> set[str]:
-    """Return the codes that deliveries were given up with, also those of a user's own rules."""
+    """Return the codes of all dead letters, including those of a user's own rules."""
     return set(connection.execute(select(schema.causes.c.code).distinct()).scalars()) - {""}
 
 
 def has_code(connection: Connection, code: str) -> bool:
-    """Tell whether a delivery failed with this code, or a dead letter ever did; it may look at every delivery."""
+    """Return whether a delivery failed with this code; may scan all deliveries."""
     of_causes = exists().where(schema.causes.c.code == code)
     of_deliveries = exists().where(_deliveries.c.code == code)
     return bool(connection.execute(select(of_causes | of_deliveries)).scalar())
 
 
 def note_problem(connection: Connection, endpoint: str, reason: str, *, now: float) -> None:
-    """Note that an endpoint which has deliveries cannot be opened; the time of the first note is kept."""
+    """Record that an endpoint with deliveries cannot be opened; the time of the first failure is kept."""
     if endpoint not in names(connection):
         return
     new = insert_into(connection.dialect.name, _problems).values(endpoint=endpoint, reason=reason, since=now)
@@ -61,12 +61,12 @@ def note_problem(connection: Connection, endpoint: str, reason: str, *, now: flo
 
 
 def clear_problem(connection: Connection, endpoint: str) -> None:
-    """Note that an endpoint can be opened."""
+    """Record that an endpoint can be opened."""
     connection.execute(_problems.delete().where(_problems.c.endpoint == endpoint))
 
 
 def problems(connection: Connection, endpoint: str | None = None) -> list[EndpointProblem]:
-    """Return the endpoints that cannot be opened and have unfinished deliveries, by name."""
+    """Return the endpoints with unfinished deliveries that could not be opened, by name."""
     waits = exists().where(
         _deliveries.c.endpoint == _problems.c.endpoint, _deliveries.c.available_at.is_not(None)
     )

@@ -1,4 +1,4 @@
-"""What drivers raise, made plain: one line that names the database and says what now, never its password."""
+"""Turning errors of database drivers into one line: the database without its password, the cause, and what to do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HINTS = {
     "unable to open": f"it cannot be opened: check its path and mode, {_ELSEWHERE}",
     "not a database": f"the file is no SQLite database: choose another, {_ELSEWHERE}",
     "malformed": "the file is damaged: restore it from a backup",
-    # What asyncpg says on the next use of a connection that the server has ended.
+    # asyncpg's messages on the next use of a connection that the server has ended.
     "cannot switch to state": _CONNECTION_LOST,
     "connection is closed": _CONNECTION_LOST,
     "another operation": _CONNECTION_LOST,
@@ -58,11 +58,11 @@ _SHOWN_CHARACTERS = 300
 def plain_errors(database: str, *others: type[Exception]) -> Iterator[None]:
     """Turn a failure of the database within the block into StoreUnavailable; our own mistakes keep their traceback.
 
-    A lock becomes StoreLocked, what waiting does not mend StoreRefused.
+    A lock becomes StoreLocked; a failure that waiting cannot cure becomes StoreRefused.
 
     Args:
-        database: what to call it; no secret may be in it.
-        others: what else is a failure of the database here.
+        database: its name for the message, without secrets.
+        others: further exceptions to treat as failures of the database.
     """
     expected: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, TimeoutError, *others)
     try:
@@ -74,7 +74,7 @@ def plain_errors(database: str, *others: type[Exception]) -> Iterator[None]:
 
 
 def sqlstate(error: BaseException) -> str:
-    """Return PostgreSQL's five characters for what went wrong; empty where there are none."""
+    """Return PostgreSQL's SQLSTATE of an error; empty if it has none."""
     return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
 
 

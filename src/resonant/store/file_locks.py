@@ -1,4 +1,4 @@
-"""What Linux says about a database's file: who holds SQLite's write lock on it, and whether it is still where it was."""
+"""The files of an SQLite database on Linux: finding the holder of the write lock, and detecting a replaced file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from resonant.errors import StoreReplaced
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Where SQLite locks: a byte of the -shm file in WAL mode, and of the database itself before that (its "Write-Ahead Log"
-# and "File Locking" pages).
+# The bytes that SQLite locks: in WAL mode in the -shm file, otherwise in the database (SQLite's manual, "Write-Ahead
+# Logging" and "File Locking").
 _WAL_WRITE_BYTE = 120
 _PENDING_BYTE = 0x4000_0000
-# The smallest page: no database has a smaller file, once it is open.
+# The smallest page size; an open database is at least this large.
 _LEAST_BYTES = 512
 
 
 def lock_holder(path: Path) -> str:
-    """Name the process that keeps others from writing to an SQLite file, as far as this machine tells."""
+    """Name the process that holds the write lock of an SQLite file, if this machine reveals it."""
     places = ((Path(f"{path}-shm"), _WAL_WRITE_BYTE), (path, _PENDING_BYTE))
     with suppress(OSError, ValueError):
         for pid, device_and_inode, start, end in _write_locks():
@@ -38,13 +38,13 @@ def _write_locks() -> Iterator[tuple[int, str, int, float]]:
     # 16: POSIX  ADVISORY  WRITE 17588 fe:00:11207314 120 120
     for line in Path("/proc/locks").read_text().splitlines():
         match line.split():
-            case [_, "POSIX", _, "WRITE", pid, file, start, end] if int(pid) > 0:  # else of another container
+            case [_, "POSIX", _, "WRITE", pid, file, start, end] if int(pid) > 0:  # 0: in another container
                 yield int(pid), file, int(start), float("inf" if end == "EOF" else end)
 
 
 def _is_stopped(pid: int) -> bool:
     with suppress(OSError):
-        # The state follows the name, which is in parentheses and may hold any character.
+        # The state follows the name, which may contain spaces and parentheses.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     return False
 
@@ -55,11 +55,11 @@ class _Identity(NamedTuple):
 
 
 class OpenFile:
-    """A database's file, held against what its path names later: SQLite would write to a deleted one without a word.
+    """The file of an open database. Detects that it was replaced: SQLite silently writes to a deleted file.
 
     Args:
-        path: of the file, which is there.
-        name: of the database, for the message.
+        path: the path of the existing file.
+        name: the database's name, for the message.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -69,21 +69,21 @@ class OpenFile:
         self._opened = _identity(path)
 
     def log_identity(self) -> _Identity | None:
-        """Return which file the log is, as long as it is open; None where there is none."""
+        """Return the identity of the log file; None if it does not exist."""
         return _identity(self._log)
 
     def check(self, log: _Identity | None = None) -> None:
-        """See whether the path still names the file that is open, and its log the one that was written, if one is given.
+        """Check that the path still names the open file and, if ``log`` is given, that the log is the one written to.
 
         Raises:
-            StoreReplaced: it does not.
+            StoreReplaced: the file or its log was deleted or replaced.
         """
         if _identity(self._path, _LEAST_BYTES if log else 0) != self._opened or (
             log and self.log_identity() != log
         ):
             raise StoreReplaced(
-                f"{self._name}: the file, or its -wal beside it, was deleted or replaced while it was open, and the last "
-                "changes are not stored: look what is there, then run the same command again"
+                f"{self._name}: the file or its -wal was deleted or replaced while it was open, so the last changes are "
+                "not stored: check the file, then run the same command again"
             )
 
 

@@ -38,9 +38,9 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch: deliveries accepted now, deliveries known before, events refused.
+    """The outcome of a batch: deliveries accepted now, deliveries known before, conflicting events.
 
-    ``delivery_ids`` are the keys of the deliveries accepted now and of those known before.
+    ``delivery_ids`` holds the keys of the first two.
     """
 
     accepted: int = 0
@@ -61,10 +61,9 @@ def enqueue(
 ) -> Accepted:
     """Store events for one endpoint inside the caller's transaction; the caller commits.
 
-    The same id with the same content to the same endpoint is one delivery, however often it is given. Two
-    transactions with ids in common wait for each other, and others do not; on SQLite all writers wait for each other.
-    Give many events in one call rather than in several, since within a call ids are locked in order, and two
-    transactions never wait in a ring.
+    The same id with the same content to the same endpoint is one delivery, however often it is given. Transactions with
+    a common id wait for each other; on SQLite all writers do. Prefer one call with many events: a call locks its ids in
+    order, so two calls cannot deadlock.
 
     Args:
         connection: an open transaction on a database that has Resonant's tables (``open_store`` creates them).
@@ -76,8 +75,8 @@ def enqueue(
         report_conflicts: return conflicts instead of raising at the first one; they are not stored.
 
     Raises:
-        EndpointError: the endpoint is no name: lower case letters, digits and single dashes, with ``BLOCK-TYPE/`` before
-            it where it is no webhook.
+        EndpointError: invalid name. A name has lower case letters, digits and single dashes, and the prefix
+            ``BLOCK-TYPE/`` unless it is a webhook.
         ConflictingEvent: an id is known with other content (unless ``report_conflicts``).
     """
     if not ENDPOINT_NAME.fullmatch(endpoint):
@@ -153,7 +152,7 @@ def _event_row(event: Event, digest: str, accepted_at: float, accepted_time: str
 def _insert(
     connection: Connection, rows: list[dict[str, object]], key: Column[str], *more: Column[Any]
 ) -> Sequence[Row[Any]]:
-    """Insert the rows that are not there yet, and return the key and the other columns of each of them."""
+    """Insert the missing rows, and return the key and the other columns of each."""
     if not rows:
         return ()
     # In the order of the keys, so that two producers of the same ids never wait for each other in a ring.

@@ -369,7 +369,7 @@ def _round_attempt() -> Case[int]:
 
 
 def _read_counted(connection: Connection) -> tuple[Counted, ...]:
-    # The totals, and the last minutes and acceptances, which are not in them yet.
+    # The totals lack the last minutes and the acceptances, so add both.
     names = [column.name for column in schema.rollup_totals.columns]
     parts = (select(*(table.c[name] for name in names)) for table in (schema.rollup_totals, schema.rollups))
     counts = union_all(*parts, acceptances.as_totals()).subquery()

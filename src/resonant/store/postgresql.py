@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 60
-# A transaction that writes waits this long for a lock, and holds its own for half as long while its process stands still: a
-# third of the lease, within these bounds. The server finds deadlocks after one second, and a statement has a minute in all.
+# A write transaction waits for a lock for a third of the lease, within these bounds. An idle one keeps its locks for half as
+# long. The bounds leave time for deadlock detection (one second), and are shorter than the statement timeout.
 _LEAST_LOCK_SECONDS, _MOST_LOCK_SECONDS = 4.0, 30.0
-# After so long a wait, who holds the lock is looked up, and told once a minute.
+# After this wait for a lock, its holder is looked up; a warning names it once a minute.
 _LOOK_SECONDS = 2.0
 _TELL_AGAIN_SECONDS = 60.0
 # Serialization failure; deadlock; an event that a purge removes just when it is given again. The server has rolled
@@ -41,7 +41,7 @@ _TELL_AGAIN_SECONDS = 60.0
 _TRY_AGAIN = ("40001", "40P01", "23503")
 _TRIES = 4
 _LOCK_NOT_AVAILABLE = "55P03"
-# Only for the transaction, which is all that PgBouncer leaves to one client.
+# Set for the transaction only: PgBouncer may give the next one another session.
 _SET_BOUNDS = """
     SELECT set_config('lock_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '%d', true)"""
 _BLOCKING = """
@@ -52,10 +52,10 @@ class PostgreSQL:
     """A PostgreSQL database as a ``Database``.
 
     Args:
-        url: where it is.
-        statement_timeout: how long the client waits for a statement, in seconds; None for a migration, which waits for
-            locks without end, too.
-        lease_seconds: how long leases last: locks are held and waited for shorter than that.
+        url: the database's URL.
+        statement_timeout: how long the client waits for a statement, in seconds; None for a migration, which also waits
+            for locks without limit.
+        lease_seconds: the duration of leases; limits how long locks are held and awaited.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PostgreSQL:
         statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS,
         lease_seconds: float = 60.0,
     ) -> None:
-        # Without its query, in which a password may stand too.
+        # Without the query, which may contain a password too.
         self._name = url.set(query={}).render_as_string(hide_password=True)
         query: dict[str, Any] = dict(url.query)
         if "sslmode" in query:
@@ -81,7 +81,7 @@ class PostgreSQL:
             url.set(drivername="postgresql+asyncpg", query=query),
             pool_size=5,
             max_overflow=5,
-            # Whatever the database says: who waited for a lock must see what its holder has written.
+            # Whatever the database's default: after a wait for a lock, its holder's writes must be visible.
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
             hide_parameters=True,
@@ -124,7 +124,7 @@ class PostgreSQL:
     async def transaction(self) -> AsyncIterator[_Transaction]:
         """Open a transaction for several operations; see ``Database``."""
         async with self._connected(self._writing) as connection:
-            # The caller decides what it waits for in between.
+            # No idle timeout: the caller may wait between its operations.
             with plain_errors(self._name):
                 await connection.exec_driver_sql(self._bounds(0))
             yield _Transaction(connection, self)
@@ -140,7 +140,7 @@ class PostgreSQL:
 
     @asynccontextmanager
     async def naming_holders(self, connection: AsyncConnection) -> AsyncIterator[None]:
-        """Say who holds a lock that the block waits for; StoreLocked, in plain words, where it does not get it."""
+        """Warn who holds a lock that the block waits for; raise StoreLocked if the wait times out."""
         driver: Any = (await connection.get_raw_connection()).driver_connection
         found: list[str] = []
         looking = asyncio.create_task(self._look_for_holders(driver.get_server_pid(), found))
@@ -159,11 +159,11 @@ class PostgreSQL:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             rows: Sequence[Any] = ()
-            with suppress(Exception):  # it is only for the message
+            with suppress(Exception):  # only for the message
                 async with asyncio.timeout(_LOOK_SECONDS), self._reading.connect() as connection:
                     rows = (await connection.exec_driver_sql(_BLOCKING % server_pid)).all()
             for pid, application, state in rows[:1]:
-                found.append(f"session {pid} ({application or 'of another program'}; {state or 'unknown'})")
+                found.append(f"session {pid} ({application or 'unnamed program'}; {state or 'unknown'})")
                 told, told_at = self._told
                 if found[-1] != told or now() > told_at + _TELL_AGAIN_SECONDS:
                     self._told = (found[-1], now())
@@ -195,7 +195,7 @@ class _Transaction:
 
 
 def _application_name() -> str:
-    """Name this process for whoever looks at the server's sessions; PostgreSQL keeps 63 bytes of ASCII."""
+    """Return this process's name in the server's list of sessions; PostgreSQL keeps 63 bytes of ASCII."""
     return f"resonant, process {os.getpid()} on {socket.gethostname()}".encode("ascii", "replace")[
         :63
     ].decode()

@@ -39,12 +39,12 @@ class StoreStatus:
     Attributes:
         accepted, purged: the ledgers.
         pending, retrying, delivered, dead_letter: counted from the rows.
-        in_flight: those of pending and retrying that are leased now.
+        in_flight: unfinished deliveries that are leased.
         by_category: dead letters by category.
-        oldest_due_at: when the longest waiting unfinished delivery was or is due, seconds since the epoch.
+        oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
         oldest_dead_at: when the oldest dead letter was given up.
         endpoint_problems: the endpoints that could not be opened and have unfinished deliveries.
-        endpoints: the same by endpoint, by name.
+        endpoints: the counts of each endpoint, sorted by name.
     """
 
     accepted: int
@@ -94,11 +94,11 @@ def status(
         connection: open.
         now: seconds since the epoch.
         endpoint: count only this one's deliveries.
-        has_rollups: whether the store counts what happens by the minute.
+        has_rollups: whether rollups are on.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
     accepted, purged = read_ledgers(connection, endpoint)
-    # In the order of the index, which has all that is read.
+    # In the order of the index, which covers the query.
     kinds = (_d.c.category, _d.c.status, _d.c.endpoint)
     rows = connection.execute(select(*kinds, func.count()).where(*of_endpoint).group_by(*kinds))
     counts = dict.fromkeys(_STATUSES, 0)
@@ -174,7 +174,7 @@ def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[s
 
 
 def known_ids(connection: Connection, ids: Collection[str]) -> set[str]:
-    """Return those of these ids that events have."""
+    """Return the known event ids among these."""
     column = schema.events.c.id
     return set(connection.execute(select(column).where(is_any_of(column, ids))).scalars())
 

@@ -1,6 +1,6 @@
-"""Counters by minute, written in the very transaction whose facts they count; so no purge or restart lowers them.
+"""Counters by minute, written in the transaction whose facts they count, so no purge or restart lowers them.
 
-What is accepted is counted in ``resonant_acceptances`` first, and moved here later: see ``acceptances``.
+Accepted events are counted in ``resonant_acceptances`` first, and moved here later: see ``acceptances``.
 
 A row's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
 sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only the last
@@ -55,7 +55,7 @@ def switch_off(connection: Connection) -> None:
 
 
 def is_on(connection: Connection) -> bool:
-    """Tell whether what is done on this connection is counted."""
+    """Return whether writes on this connection are counted."""
     return bool(connection.get_execution_options().get(_OPTION, True))
 
 
@@ -92,7 +92,7 @@ class Tally:
             add_to(schema.rollups, connection, self.rows())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the counts as rows of the table, in the order of their keys."""
+        """Return the counts as rows of the table, sorted by key."""
         return [
             {
                 "measure": measure,

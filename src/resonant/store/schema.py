@@ -2,14 +2,14 @@
 
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test holds both together.
 
-Transactions lock in one order, so that none of them wait for each other in a ring: events, deliveries, causes, rollups,
-endpoints, claims, audit (endpoint_problems and signers have transactions of their own), and within a table in the order of its key. A purge, which has to go from deliveries to events, locks
-both at once and waits for neither. A compaction passes over the rollups that others hold; it alone writes their totals and
-history, one compaction after the other: see store/compaction.py.
+Transactions lock tables in one order, and rows by key, so that they cannot deadlock: events, deliveries, causes, rollups,
+endpoints, claims, audit (endpoint_problems and signers have transactions of their own). A purge goes from deliveries to
+events, so it locks both at once and waits for neither. A compaction skips the rollups that others hold; only compactions
+write the totals and history, one at a time: see store/compaction.py.
 
-A producer's transaction may stay open for long, so it writes to no row that others write to: it only adds events, deliveries
-and acceptances. Two producers wait for each other only where they give the same event ids. A fold passes over the acceptances
-that another fold holds.
+A producer's transaction may stay open for long, so it only inserts events, deliveries and acceptances, and updates no shared
+row. Two producers wait for each other only if they store the same event id. A fold skips the acceptances that another fold
+holds.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ attempts = Table(
 )
 Index("resonant_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
 
-# What was accepted and is not yet in the ledger and the rollups: see store/acceptances.py.
+# Accepted events that are not yet in the ledger and the rollups: see store/acceptances.py.
 acceptances = Table(
     "resonant_acceptances",
     metadata,
@@ -193,12 +193,12 @@ acceptances = Table(
     Column("event_type", Text, nullable=False),
     Column("accepted_at", Double, nullable=False),
     Column("count", BigInteger, nullable=False),
-    # Whether the rollups count it too.
+    # Whether the rollups count these events too.
     Column("counted", Boolean, nullable=False),
 )
 
-# One row an endpoint: the two ledgers of the balance, and whether it answered 410. `accepted` lacks what is in
-# resonant_acceptances; an endpoint whose acceptances are all there may have no row yet.
+# One row per endpoint: the two ledgers of the balance, and when it answered 410. `accepted` lacks the rows of
+# resonant_acceptances; an endpoint gets its row at the first fold.
 endpoints = Table(
     "resonant_endpoints",
     metadata,
@@ -208,8 +208,8 @@ endpoints = Table(
     Column("gone_at", Double),
 )
 
-# When deliveries of an endpoint were last claimed. Not a column of resonant_endpoints: no claim shall wait for a purge or a
-# fold that holds its row there. The first claim makes the row.
+# When deliveries of an endpoint were last claimed. Not a column of resonant_endpoints, so that claims do not wait for a purge
+# or a fold that holds the row. The first claim inserts the row.
 claims = Table(
     "resonant_claims",
     metadata,
@@ -217,8 +217,8 @@ claims = Table(
     Column("last_claim_at", Double),
 )
 
-# Endpoints that the last run could not open, and why; without a secret. See store/endpoints.py. Not a column of
-# resonant_endpoints, whose rows producers hold until they commit.
+# Endpoints that the last run could not open, with the error, without secrets: see store/endpoints.py. Not a column of
+# resonant_endpoints, so that runs do not wait for a purge or a fold that holds the row.
 endpoint_problems = Table(
     "resonant_endpoint_problems",
     metadata,
@@ -227,13 +227,13 @@ endpoint_problems = Table(
     Column("since", Double, nullable=False),
 )
 
-# Which runs have an endpoint open, and the rotation of its signing secret that each of them uses: see store/signers.py.
+# The rotation of an endpoint's signing secret that each run with this endpoint open uses: see store/signers.py.
 signers = Table(
     "resonant_signers",
     metadata,
     Column("owner", Text, primary_key=True),
     Column("endpoint", Text, primary_key=True),
-    # The moment that names the rotation; null until the run has read the endpoint, and where it was never rotated.
+    # The time that identifies the rotation; null until the run has read the endpoint, and if it was never rotated.
     Column("rotation", Double),
     Column("seen_at", Double, nullable=False),
 )

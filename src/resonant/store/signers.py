@@ -1,8 +1,8 @@
-"""Which runs sign an endpoint's events, and with which rotation of its secret: what ``rotate-secret`` waits for.
+"""The rotation of each endpoint's signing secret that each run uses; ``rotate-secret`` waits for the runs that are behind.
 
-A rotation is named by a moment (``previous_signing_secret_until``), so that nothing here derives from a secret. A run
-announces itself before it reads the endpoint. Then a command that saves a new secret first and looks here afterwards
-misses no run: one that it does not find reads the endpoint later, and so reads the new secret.
+A time identifies a rotation (``previous_signing_secret_until``), so nothing here derives from a secret. A run announces
+itself before it reads the endpoint, and the command reads this table after it has saved the new secret. So the command
+misses no run: a run that announces itself later also reads the new secret.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-# A run says every BEAT_SECONDS that it is alive, and is taken for dead after LIVE_SECONDS.
+# A run reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.
 BEAT_SECONDS, LIVE_SECONDS = 10.0, 60.0
 _KEPT_SECONDS = 3600.0
 
@@ -27,7 +27,7 @@ _signers = schema.signers
 
 
 def report(connection: Connection, owner: str, rotations: Mapping[str, float | None], *, now: float) -> None:
-    """Write which rotation a run uses for each of these endpoints, and that it is alive."""
+    """Record the rotation that a live run uses for each of these endpoints."""
     new = insert_into(connection.dialect.name, _signers)
     rows = [
         {"owner": owner, "endpoint": endpoint, "rotation": rotation, "seen_at": now}
@@ -41,7 +41,7 @@ def report(connection: Connection, owner: str, rotations: Mapping[str, float | N
 
 
 def leave(connection: Connection, owner: str, *, now: float) -> None:
-    """Remove a run that ends, and what runs left behind that were killed."""
+    """Remove the reports of a run that ends, and those of runs killed long ago."""
     old = _signers.c.seen_at < now - _KEPT_SECONDS
     connection.execute(_signers.delete().where(or_(_signers.c.owner == owner, old)))
 

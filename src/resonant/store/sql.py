@@ -1,4 +1,4 @@
-"""What SQLAlchemy says differently for each database: ``insert_into``, and ``is_any_of`` for many values bound as one.
+"""SQL that differs between the databases: ``insert_into``, and ``is_any_of``, which binds many values as one.
 
 SQLAlchemy's ``in_`` binds each value by itself: no more than 32,700 of them, and every number of values is another
 statement to compile, prepare and plan. Bound as one array the statement stays the same.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """Return an insert that can say what happens on a conflict."""
+    """Return an insert that supports ON CONFLICT."""
     if dialect == "postgresql":
         return postgresql.insert(table)
     return sqlite.insert(table)

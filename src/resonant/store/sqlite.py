@@ -38,7 +38,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_SECONDS = 30.0
-# After so long a wait for the lock, its holder is told, and again once a minute.
+# After this wait for the lock, a warning names its holder; then once a minute.
 _TELL_SECONDS, _TELL_AGAIN_SECONDS = 2.0, 60.0
 _LOOK_AGAIN_SECONDS = 0.002
 # Long enough that a process that waits for the lock gets it between two of ours.
@@ -58,7 +58,7 @@ _PRAGMAS = (
 
 
 def path_of(url: URL) -> Path:
-    """Return where the file is that a URL names."""
+    """Return the path of the file in a database URL."""
     return Path(url.database or "").expanduser()
 
 
@@ -135,15 +135,15 @@ class SQLite:
 
     @contextmanager
     def _begun(self) -> Iterator[Connection]:
-        """Begin a transaction that writes; commit it at the end, and see whether it went into the file that is there."""
+        """Begin a write transaction, commit it, and check that the file was not replaced meanwhile."""
         with self._writing.begin() as connection:
-            # No file can take its place as long as this connection is open, unless somebody deletes it.
+            # The log stays the same file as long as this connection is open, unless somebody deletes it.
             log = connection.info.setdefault(_LOG, self._file.log_identity())
             yield connection
         self._file.check(log)
 
     async def _end(self, stack: ExitStack, *exit_arguments: Any) -> None:
-        # Handed to the thread at once and shielded: a transaction ends even where nobody waits for it any more.
+        # Submitted at once and shielded, so that the transaction ends even if the caller is cancelled.
         ended = asyncio.wrap_future(self._writer.submit(stack.__exit__, *exit_arguments))
         with plain_errors(self._name):
             await asyncio.shield(ended)
@@ -166,10 +166,10 @@ def _run(engine: Engine, operation: Callable[[Connection], T]) -> T:
 
 
 class _WriteLock:
-    """SQLite's write lock, taken at the beginning of a transaction as soon as no other process has it.
+    """SQLite's write lock, taken at the beginning of a transaction.
 
-    SQLite's own waiting sleeps up to 100 ms at a time: beside a process that writes again and again it would hardly ever
-    look in the right moment.
+    SQLite's own busy handler sleeps up to 100 ms at a time. Beside a process that writes continuously it would rarely
+    find the lock free.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -179,10 +179,10 @@ class _WriteLock:
         self._told_at = -math.inf
 
     def take(self, connection: Connection) -> None:
-        """Begin a transaction that writes.
+        """Begin a write transaction.
 
         Raises:
-            StoreLocked: another process has kept the lock for as long as the connection's busy timeout.
+            StoreLocked: another process held the lock for the connection's whole busy timeout.
         """
         driver: Any = connection.connection.driver_connection
         (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()  # milliseconds

@@ -1,4 +1,4 @@
-"""How chosen deliveries stand now: what a command reads that waits for its own deliveries."""
+"""The current state of given deliveries, for a command that waits for its own deliveries."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _d = schema.deliveries
 
 
 class Standing(NamedTuple):
-    """How a delivery stands.
+    """The current state of a delivery.
 
     Attributes:
         id: the store's key.
-        status: of the delivery.
-        reason: why it was given up; None if it was not.
-        round_attempts: attempts of the current round.
+        status: the delivery's status.
+        reason: why it was given up, if it was.
+        round_attempts: attempts in the current round.
         accepted_at: when it was accepted, seconds since the epoch.
         finished_at: when it was delivered or given up.
-        parked: it waits for its next attempt, and no process holds it.
+        parked: whether it waits for its next attempt without a lease.
     """
 
     id: int
@@ -40,7 +40,7 @@ class Standing(NamedTuple):
 
 
 def standing(connection: Connection, delivery_ids: Collection[int], *, now: float) -> list[Standing]:
-    """Return how these deliveries stand; those that were purged are missing."""
+    """Return the state of each of these deliveries that was not purged."""
     parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now).label("parked")
     query = select(
         _d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at, parked

@@ -101,7 +101,7 @@ class Store:
         return await self.write(intake.enqueue, list(events), endpoint, now=self.clock(), **options)
 
     async def fold(self) -> None:
-        """Move what was accepted into the ledgers and the rollups; what it reads as does not change."""
+        """Fold the acceptances into the ledgers and the rollups; no sum changes."""
         folded = _FOLD_BATCH
         while folded == _FOLD_BATCH and await self.read(acceptances.is_any):
             folded = await self.write(acceptances.fold, limit=_FOLD_BATCH)
@@ -188,10 +188,10 @@ async def open_store(
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
         clock: gives the time, in seconds since the epoch.
         lease_seconds: how long a worker's claim lasts unless it is renewed.
-        rollups: whether what is done through this store is counted, for Prometheus and alerts.
+        rollups: whether writes through this store are counted, for Prometheus and alerts.
 
     Raises:
-        StoreError: the database cannot be used; its subclasses and its text say why.
+        StoreError: the database cannot be used; the subclass and the text say why.
     """
     database = await open_database(url, lease_seconds=lease_seconds)
     return Store(database, clock=clock, lease_seconds=lease_seconds, rollups=rollups)

@@ -39,8 +39,8 @@ class Group:
         first_at, last_at: when the first and the last of them was given up, seconds since the epoch.
         example: the event id of the newest of them.
         advice: what to do.
-        answer: the beginning of what the receiver answered to the example; empty where it has none.
-        maybe_processed: whether the receiver may have processed some; judged by the newest one of each cause.
+        answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
+        maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.
     """
 
     fingerprint: str

@@ -1,4 +1,4 @@
-"""Unfinished deliveries as an operator reads them: the longest due first, or in groups by endpoint and failure."""
+"""Listing unfinished deliveries, longest due first, and grouping them by endpoint and failure."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _d = schema.deliveries
 
 
 class Place(NamedTuple):
-    """A delivery's place in the list: when it may be taken, seconds since the epoch, and its id."""
+    """A delivery's place in the list: when it may be claimed, seconds since the epoch, and its id."""
 
     available_at: float
     id: int
 
 
 class Waiting(NamedTuple):
-    """An unfinished delivery, and what its attempts tell."""
+    """An unfinished delivery with its place and the receiver's answer."""
 
     place: Place
     delivery: Delivery
     answered: Answered
 
     def state(self, now: float) -> State:
-        """Say whether a worker has it, it may be taken now, or it waits for a later moment."""
+        """Return whether it is leased, may be sent now, or is due later."""
         if self.place.available_at <= now:
             return "due"
         return "parked" if self.delivery.leased_by is None else "in_flight"
@@ -54,16 +54,16 @@ class WaitingGroup:
     """Unfinished deliveries of one endpoint whose last attempt failed with the same code.
 
     Attributes:
-        code: the classifier's; empty where nothing was tried yet.
-        count: how many.
-        in_flight: those that are leased now.
-        parked: those that wait for a later moment.
-        oldest_due_at: when the first of them was or is due, seconds since the epoch.
-        parked_until: when the last of the parked ones is due.
-        most_attempts: the most attempts that one of them has had.
-        example: the event id of one of them.
-        error: the last error of the example; empty where there is none.
-        answer: what the receiver answered to it; empty where there is none.
+        code: the classifier's code; empty if nothing was tried yet.
+        count: the number of deliveries.
+        in_flight: the number of leased deliveries.
+        parked: the number of deliveries that are due later.
+        oldest_due_at: the earliest due time, seconds since the epoch.
+        parked_until: the latest due time of the parked ones.
+        most_attempts: the highest number of attempts.
+        example: an event id.
+        error: the last error of the example, or empty.
+        answer: the receiver's answer to the example, or empty.
     """
 
     endpoint: str
@@ -92,14 +92,14 @@ def each_unfinished(
     limit: int | None = None,
     after: Place | None = None,
 ) -> Iterator[Waiting]:
-    """Yield unfinished deliveries, the longest due first; a page at a time, so that memory stays flat.
+    """Yield unfinished deliveries, longest due first; reads pages, so that memory stays flat.
 
     Args:
-        connection: open.
-        selection: which; its times are those of acceptance.
-        status: only those that are pending, or only those that are retrying.
-        limit: how many at most.
-        after: go on after this one.
+        connection: an open connection.
+        selection: selects deliveries; its times are acceptance times.
+        status: only pending, or only retrying deliveries.
+        limit: the maximum number.
+        after: continue after this place.
     """
     conditions = _conditions(selection, status)
     names = [each.endpoint for each in due(connection, selection.endpoint)]
@@ -123,7 +123,7 @@ def each_unfinished(
 def count_unfinished(
     connection: Connection, selection: Selection, *, status: Status | None = None, at_most: int
 ) -> int:
-    """Return how many unfinished deliveries are selected; count no further than that."""
+    """Return the number of selected unfinished deliveries, counting up to a bound."""
     found: Select[Any] = (
         select(literal_column("1")).select_from(_d).where(*_conditions(selection, status)).limit(at_most)
     )
@@ -133,8 +133,8 @@ def count_unfinished(
 def group_unfinished(
     connection: Connection, selection: Selection, *, now: float, status: Status | None = None
 ) -> list[WaitingGroup]:
-    """Group unfinished deliveries by endpoint and code: the largest group of each endpoint first."""
-    # Literal, and not bound: PostgreSQL would take it for another expression than the one it groups by.
+    """Group unfinished deliveries by endpoint and code, the largest group of each endpoint first."""
+    # Not bound: PostgreSQL treats an expression with another parameter as different from the one in GROUP BY.
     code = func.coalesce(_d.c.code, literal_column("''"))
     is_live = _d.c.available_at > now
     is_parked = and_(is_live, _d.c.lease_owner.is_(None))

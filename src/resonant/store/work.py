@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import CTE, Connection, Insert, Row, Update
 
 _d = schema.deliveries
-# Any number, the same in every process.
+# An arbitrary number, the same in every process.
 _FIRST_CLAIM_LOCK = 0x5E50_4A18
 _bytes = func.length(schema.events.c.body).label("bytes")
 
@@ -79,7 +79,7 @@ def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
 
 
 def _unfinished_names() -> CTE:
-    """Find the endpoints that have unfinished deliveries: one look into the index for each, however many rows it has."""
+    """Find the endpoints with unfinished deliveries by one index lookup each, however many rows they have."""
     unfinished = _d.c.available_at.is_not(None)
     names = select(func.min(_d.c.endpoint).label("name")).where(unfinished).cte("names", recursive=True)
     following = select(func.min(_d.c.endpoint)).where(unfinished, _d.c.endpoint > names.c.name)
@@ -191,7 +191,7 @@ def _noting_first_claim(dialect: str) -> Insert:
     of, at = bindparam("of", type_=Text()), bindparam("at", type_=table.c.last_claim_at.type)
     is_first = ~select(table.c.endpoint).where(table.c.endpoint == of).exists()
     if dialect == "postgresql":
-        # An insert of the same key would wait for another first claim, which notes it anyway.
+        # Do not wait for another transaction that inserts the same row.
         is_first &= func.pg_try_advisory_xact_lock(_FIRST_CLAIM_LOCK, func.hashtext(of))
     row = select(of, at).where(is_first)
     return (

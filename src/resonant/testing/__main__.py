@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a receiver until SIGTERM or SIGINT; its URL is the first line on stdout, on a terminal each delivery one more."""
+    """Run a receiver until SIGTERM or SIGINT. Print its URL, and on a terminal one line for each delivery."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.ca_file and not options.tls:
@@ -61,13 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _show(received: Received) -> None:
-    """Write a request as one line: when, which event, what was answered, and its data."""
+    """Print a request on one line: time, event, answer, data."""
     at = time.strftime("%H:%M:%S", time.localtime(received.received_at))
     event = f"{received.webhook_id or '-'}  {received.headers.get('ce-type', '-')}"
     answered = f"try {received.try_number} -> {received.status or received.action}"
     body = received.body[:_SHOWN_BYTES].decode(errors="replace")
     line = f"{at}  {event}  {answered}  {body}"
-    # Escaped: a request is anybody's text, and a terminal would obey some of it.
+    # Escaped, since a request may contain control characters.
     shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
     sys.stdout.write(f"{shown}\n")
     sys.stdout.flush()

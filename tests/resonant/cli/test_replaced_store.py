@@ -24,6 +24,6 @@ def test_what_went_into_a_deleted_file_is_no_success(resonant, url):
         each.unlink()
     said, errors = feed.communicate(line(2), timeout=30)
     assert (feed.returncode, said) == (1, "")
-    assert errors.startswith(f"resonant: {url}: the file, or its -wal beside it, was deleted or replaced")
+    assert errors.startswith(f"resonant: {url}: the file or its -wal was deleted or replaced")
     assert errors.count("\n") == 1
     assert "which stay" not in errors

@@ -15,8 +15,8 @@ from resonant.store import enqueue
 from resonant.store.commit import GroupCommit
 
 LINE = (
-    "the file, or its -wal beside it, was deleted or replaced while it was open, and the last changes are not stored: "
-    "look what is there, then run the same command again"
+    "the file or its -wal was deleted or replaced while it was open, so the last changes are not stored: "
+    "check the file, then run the same command again"
 )
 
 

@@ -1,4 +1,4 @@
-"""What runs say of endpoints: which cannot be opened, and with which rotation of the signing secret each run signs."""
+"""Reports of runs about endpoints: which cannot be opened, and the signing-secret rotation that each run uses."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What producers accept is counted in rows of its own, which are added to the ledgers and the rollups later."""
+"""Accepted events are counted in rows of their own, which are added to the ledgers and the rollups later."""
 
 import sqlalchemy as sa
 from alembic import op
