@@ -81,7 +81,7 @@ def test_the_plain_endpoint_carries_everything_that_was_configured():
 @pytest.mark.parametrize(
     "headers", [{"x-key": "1"}, SecretDict({"x-key": 1}), SecretStr('{"x-key": "1"}'), '{"x-key": 1}']
 )
-def test_headers_are_json_and_may_come_as_the_mapping_that_older_endpoints_have(headers):
+def test_headers_are_json_and_the_mapping_of_older_endpoints_still_loads(headers):
     assert webhook(headers=headers).to_endpoint("billing").headers == {"x-key": "1"}
 
 
@@ -91,7 +91,7 @@ def test_an_endpoint_may_have_no_headers(headers):
 
 
 @pytest.mark.parametrize("headers", ["x-key: s3cret", "[]", "{", '"s3cret"', "1"])
-def test_headers_that_are_no_json_object_are_refused_and_not_quoted(headers):
+def test_headers_that_are_not_a_json_object_are_refused_and_not_quoted(headers):
     with pytest.raises(EndpointError, match="its headers must be a JSON object") as refused:
         webhook(headers=headers).open("billing")
     assert "s3cret" not in str(refused.value)

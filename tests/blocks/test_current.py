@@ -78,11 +78,11 @@ def test_it_is_read_again_and_again_from_the_first_send_until_it_is_closed(monke
     assert asyncio.run(run()) == 0
 
 
-def test_a_run_knows_of_a_change_after_ten_seconds():
+def test_a_run_uses_a_change_after_ten_seconds():
     assert current.LOOK_AGAIN_SECONDS == 10
 
 
-def test_a_new_rotation_counts_as_used_when_nothing_that_began_before_it_is_under_way():
+def test_a_new_rotation_counts_as_used_when_all_earlier_sends_have_ended():
     async def run():
         async with Receiver(respond(200, delay=0.05)) as receiver:
             configured = Configured(endpoint(receiver, rotation=1.0))
@@ -100,7 +100,7 @@ def test_a_new_rotation_counts_as_used_when_nothing_that_began_before_it_is_unde
     assert asyncio.run(run()) == (1.0, 2.0)
 
 
-def test_an_endpoint_that_is_open_and_not_sent_to_is_read_again_too(monkeypatch):
+def test_an_idle_open_endpoint_is_read_again_too(monkeypatch):
     monkeypatch.setattr(current, "LOOK_AGAIN_SECONDS", 0.005)
 
     async def run():

@@ -156,7 +156,7 @@ def test_a_save_whose_answer_is_lost_is_looked_up(on_prefect, monkeypatch):
     assert secrets == [(NEW, None), (OLD, moment)]
 
 
-def test_a_save_that_cannot_be_looked_up_says_that_nothing_is_known(on_prefect, monkeypatch):
+def test_a_save_that_cannot_be_looked_up_is_reported_as_unconfirmed(on_prefect, monkeypatch):
     save = WebhookEndpoint.asave
 
     async def save_and_die(block, *args, **kwargs):

@@ -79,6 +79,6 @@ def test_a_value_that_cannot_be_used_changes_nothing(update):
         update({"url": SecretStr("ftp://x")})
 
 
-def test_an_unknown_endpoint_is_not_made(prefect_api):
+def test_update_does_not_create_an_endpoint(prefect_api):
     with temporary_settings({PREFECT_API_URL: prefect_api}), pytest.raises(UnknownEndpoint, match="nowhere"):
         asyncio.run(update_webhook_endpoint("nowhere", {"timeout": 3.0}, headers={}, overrides={}))

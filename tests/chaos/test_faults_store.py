@@ -239,7 +239,7 @@ class TestSQLiteIsLockedByAnotherProcess:
         fault.account()
 
     @BULK_LANE_FIRST
-    def test_for_longer_than_the_lease_and_the_run_names_it_and_goes_on(
+    def test_a_lock_held_for_longer_than_the_lease_is_named_and_the_run_goes_on(
         self, sqlite_url, make_fault, monkeypatch, chunk_size, caplog
     ):
         monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)

@@ -124,7 +124,7 @@ def test_the_api_may_have_another_path():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:4200", "evil.example"])
-def test_no_answer_may_be_framed_by_a_foreign_page_or_load_what_is_foreign(host):
+def test_no_response_can_be_framed_by_a_foreign_page_or_load_foreign_resources(host):
     headers = answer({"host": host}).headers
     assert headers["x-frame-options"] == "SAMEORIGIN"
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))

@@ -34,7 +34,7 @@ def patterns(name: str) -> list[str]:
     return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
 
 
-def test_nothing_secret_or_heavy_goes_along(tmp_path):
+def test_no_secret_or_large_file_is_copied(tmp_path):
     kept = ["flows/emit.py", "src/resonant/redact.py", "prefect.yaml", "deployments/server.env"]
     for name in (*LEFT_BEHIND, *kept):
         path = tmp_path / name
@@ -44,12 +44,12 @@ def test_nothing_secret_or_heavy_goes_along(tmp_path):
     assert {str(name) for name in going} == set(kept)
 
 
-def test_every_file_of_the_project_goes_along():
+def test_every_file_of_the_project_is_copied():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     files = set(listed.stdout.splitlines())
     going = filter_files(str(ROOT), ignore_patterns=patterns(".prefectignore"), include_dirs=False)
     assert files <= {str(name) for name in going}
 
 
-def test_images_leave_behind_what_prefect_does():
+def test_images_and_prefect_ignore_the_same_files():
     assert patterns(".dockerignore") == patterns(".prefectignore")

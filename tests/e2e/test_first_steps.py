@@ -37,7 +37,7 @@ def terminal():
 
 
 @pytest.mark.engine
-def test_the_commands_of_the_first_steps_deliver_to_a_receiver_that_shows_it(machine, terminal):
+def test_the_commands_of_the_first_steps_deliver_to_the_receiver(machine, terminal):
     port = str(free_port())
     [receiver] = re.findall(r"^python -m resonant.testing.*$", STEPS, re.MULTILINE)
     _, *arguments = shlex.split(receiver.replace("9000", port))

@@ -95,7 +95,7 @@ def test_a_replay_whose_dead_letters_die_again_is_exit_code_1(home, hooks):
     assert "resonant: 1 dead letter: `resonant dlq --since " in retried.stderr
 
 
-def test_a_run_of_the_deployment_tells_the_outcomes_of_its_own_events(home, up, hooks):
+def test_a_run_of_the_deployment_reports_the_outcomes_of_its_own_events(home, up, hooks):
     code = (
         "from prefect.deployments import run_deployment\n"
         f"parameters = {{'events': {events('deployed', rejected=1, count=20)!r}, 'endpoint': 'hooks'}}\n"

@@ -172,9 +172,7 @@ def test_a_foreign_web_page_neither_reads_nor_changes_nor_listens_to_anything(un
     assert came == {"read": "refused", "readWithoutLeave": "refused", "listen": "refused", "write": []}
 
 
-def test_a_foreign_page_gets_no_answer_to_what_it_loads_blindly_and_frames_nothing(
-    unlocked, page, foreign_page
-):
+def test_a_foreign_page_cannot_load_or_frame_anything(unlocked, page, foreign_page):
     page.goto(foreign_page)
     server = f"http://127.0.0.1:{unlocked}"
     for address, load in (

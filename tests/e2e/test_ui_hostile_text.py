@@ -131,7 +131,7 @@ def pages(server: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("ui", UIS, ids=["v1", "v2"])
-def test_hostile_text_is_shown_and_asks_for_nothing(server, hostile, asked, tab, ui):
+def test_hostile_text_is_shown_and_loads_nothing(server, hostile, asked, tab, ui):
     root = server.removesuffix("/api")
     answered = []
     tab.on("response", lambda response: answered.append(response.url))

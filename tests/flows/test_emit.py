@@ -173,9 +173,7 @@ def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, tmp_pa
     assert (status.pending, status.in_flight) == (2, 1)
 
 
-def test_when_the_store_fails_one_line_says_so_and_not_one_for_each_delivery(
-    engine, tmp_path, monkeypatch, caplog
-):
+def test_a_store_failure_is_logged_once_and_not_for_each_delivery(engine, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "1.5")
     is_full = False
 

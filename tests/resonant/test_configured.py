@@ -42,7 +42,7 @@ def test_a_drain_waits_for_a_store_that_comes_back_in_time(away, postgresql, cap
     assert line.endswith(": trying again for 10 s")
 
 
-def test_its_patience_ends(away):
+def test_a_drain_gives_up_after_its_patience(away):
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
         asyncio.run(unfinished(away, patient=True, lease_seconds=3.0))
@@ -55,7 +55,7 @@ def test_other_commands_do_not_wait(away, caplog):
     assert caplog.messages == []
 
 
-def test_what_waiting_does_not_mend_is_not_waited_for(postgresql, tmp_path, caplog):
+def test_a_refusal_is_not_waited_out(postgresql, tmp_path, caplog):
     (tmp_path / "letter.db").write_text("Dear store,\n" * 1_000)
     for url in (postgresql.url("nowhere"), f"sqlite:///{tmp_path}/letter.db", f"sqlite:///{tmp_path}"):
         with pytest.raises(StoreRefused):

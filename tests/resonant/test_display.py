@@ -56,7 +56,7 @@ def by_name(cases: dict[str, str]):
 
 
 @pytest.mark.parametrize("character", by_name(HIDDEN))
-def test_what_is_hidden_or_obeyed_is_shown_as_an_escape_in_each_place(character):
+def test_unsafe_characters_are_escaped_everywhere(character):
     for text in (f"pay{character}pal", character, f"{character}a", f"a{character}"):
         shown = visible(text)
         assert shown == text.replace(character, character.encode("unicode_escape").decode())
@@ -76,17 +76,17 @@ def test_emoji_and_scripts_that_need_joiners_stay_as_they_are(text):
     "text",
     ["é\u200d", "\u200dé", "é\u200d\u200dé", "é\ufe0f\ufe0f", "é\u202e\u200dé", "a\ufe0f\u200dé", "\u200d"],
 )
-def test_a_joiner_or_a_selector_that_shapes_nothing_is_hidden_text(text):
+def test_a_joiner_or_selector_in_an_invalid_position_is_unsafe(text):
     assert "\\u" in visible(text)
 
 
-def test_what_is_hidden_goes_from_a_stored_line_and_blanks_become_one_space():
+def test_a_stored_line_loses_invisible_characters_and_joins_white_space():
     assert one_line(" a\r\n\tb\u2028c\x1b[31m \ufeffto\u200bken ") == "a b c [31m token"
 
 
 @given(st.text(st.characters()))
 @example("\u00ad" * 3 + "é\u200dé")
-def test_a_shown_text_hides_nothing_and_is_shown_as_it_is(text):
+def test_visible_text_hides_nothing_and_is_stable(text):
     for shown in (visible(text), one_line(text)):
         assert visible(shown) == shown
         shown.encode()

@@ -909,7 +909,7 @@ class TestEndpoints:
     @pytest.mark.parametrize(
         "error", [UnicodeError("xn--s3cret"), RuntimeError("s3cret"), KeyError("s3cret")]
     )
-    def test_any_error_in_opening_one_holds_back_only_its_own_deliveries(self, tmp_path, error):
+    def test_an_error_in_opening_an_endpoint_holds_back_only_its_deliveries(self, tmp_path, error):
         class Sinks(dict):
             def __contains__(self, name):
                 if name == "broken":
@@ -1168,7 +1168,9 @@ class TestTheStoreGoesAway:
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 200}
         assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(200,)]
 
-    def test_for_longer_the_run_fails_and_what_was_in_flight_is_tried_again(self, tmp_path, disk, caplog):
+    def test_after_a_longer_outage_the_run_fails_and_in_flight_deliveries_are_retried(
+        self, tmp_path, disk, caplog
+    ):
         async def scenario():
             async def send(_event):
                 sent.append(1)

@@ -320,7 +320,7 @@ def test_the_file_of_an_sqlite_store_gets_smaller(sqlite_url):
 # --- the daily purge ---------------------------------------------------------------------------------------------
 
 
-def test_the_daily_purge_goes_by_the_settings():
+def test_the_daily_purge_follows_the_settings():
     settings = Settings(
         retention_days=7, retention_delivered_days="never", retention_by_reason={"expired": 1}
     )
@@ -353,7 +353,7 @@ def test_the_archive_of_a_day_is_under_the_home_and_its_owners_alone(tmp_path):
     assert prepared_archive("none", settings, 0.0) is None
 
 
-def test_a_folder_that_cannot_be_made_purges_nothing(tmp_path):
+def test_nothing_is_purged_if_the_archive_folder_cannot_be_created(tmp_path):
     (tmp_path / "home").write_text("a file")
     with pytest.raises(ArchiveError, match="archive: Not a directory; nothing was purged"):
         prepared_archive(None, Settings(home=tmp_path / "home"), 0.0)

@@ -48,7 +48,7 @@ def test_without_a_database_url_the_store_is_an_sqlite_file_in_the_home(environm
 
 
 @pytest.mark.parametrize("name", ["per%cent", "ques?tion"])
-def test_the_home_may_have_characters_that_a_url_quotes(environment, tmp_path, name):
+def test_the_home_may_contain_characters_that_a_url_quotes(environment, tmp_path, name):
     environment(home=str(tmp_path / name))
 
     assert file_of(load_settings().store_url) == tmp_path / name / "resonant.db"

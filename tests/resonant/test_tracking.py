@@ -98,7 +98,7 @@ def test_a_tracker_counts_what_another_process_sent(store_url):
     asyncio.run(main())
 
 
-def test_what_was_parked_and_then_sent_counts_as_it_ended(store_url):
+def test_a_parked_delivery_that_is_sent_counts_by_its_outcome(store_url):
     async def main():
         async with opened(store_url) as store:
             tracker = Tracker(store)
@@ -118,7 +118,7 @@ def test_what_was_parked_and_then_sent_counts_as_it_ended(store_url):
     asyncio.run(main())
 
 
-def test_what_an_earlier_run_delivered_is_counted_apart(store_url):
+def test_deliveries_of_an_earlier_run_are_counted_separately(store_url):
     async def main():
         async with opened(store_url) as store:
             await enqueue(store, "a", "b")
@@ -135,7 +135,7 @@ def test_what_an_earlier_run_delivered_is_counted_apart(store_url):
     asyncio.run(main())
 
 
-def test_the_pointer_to_the_dead_letters_begins_with_the_run_or_with_a_dead_letter_from_before(store_url):
+def test_the_dlq_command_starts_at_the_run_or_at_an_earlier_dead_letter(store_url):
     async def main():
         async with opened(store_url) as store:
             ids = await enqueue(store, "a", "b")
@@ -169,7 +169,7 @@ def test_a_delivery_given_twice_counts_once_and_a_purged_one_is_counted_as_purge
     asyncio.run(main())
 
 
-def test_a_look_reads_a_bounded_number_of_deliveries_that_have_not_ended(sqlite_url, monkeypatch):
+def test_a_poll_reads_a_bounded_number_of_unfinished_deliveries(sqlite_url, monkeypatch):
     monkeypatch.setattr(tracking, "SLICE", 2)
     monkeypatch.setattr(tracking, "_MOST_UNSETTLED", 4)
 
@@ -197,7 +197,7 @@ def test_a_look_reads_a_bounded_number_of_deliveries_that_have_not_ended(sqlite_
     asyncio.run(main())
 
 
-def test_looks_that_are_asked_for_all_the_time_are_made_now_and_then(sqlite_url):
+def test_frequent_polls_are_throttled(sqlite_url):
     async def main():
         async with opened(sqlite_url) as store:
             tracker = Tracker(store)
@@ -268,7 +268,7 @@ def test_an_emission_sends_its_own_deliveries_when_the_worker_that_held_them_is_
 
 
 @pytest.mark.parametrize("held_by_another", [False, True])
-def test_an_emission_does_not_wait_for_what_is_not_its_own(sqlite_url, held_by_another):
+def test_an_emission_does_not_wait_for_other_deliveries(sqlite_url, held_by_another):
     async def main():
         async with emitting(sqlite_url, succeed) as emission:
             tracker = Tracker(emission.store)

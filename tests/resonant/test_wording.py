@@ -28,11 +28,11 @@ ANSWERED = "UnexpectedStatus: the endpoint answered 422"
         ("", "", "", "cancelled"),
     ],
 )
-def test_the_answer_goes_before_the_error(code, error, answer, said):
+def test_the_answer_takes_precedence_over_the_error(code, error, answer, said):
     assert why(reason="cancelled", code=code, error=error, answer=answer) == said
 
 
-def test_of_html_the_text_is_shown():
+def test_html_tags_are_removed():
     page = "<html><head><title>503 Unavailable</title></head> <body bgcolor='red'><h1>Back  soon"
     assert shortened(page) == "503 Unavailable Back soon"
     assert shortened("<b") == "<b"

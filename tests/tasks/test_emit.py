@@ -83,7 +83,7 @@ def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
     assert str(seen.failure) == f"attempt 1: transient http_503; retry in {seen.failure.decision.delay:.2f} s"
 
 
-def test_a_failure_says_how_the_answer_begins(attempt):
+def test_a_failure_shows_the_beginning_of_the_answer(attempt):
     async def answer_422(_event):
         raise UnexpectedStatus(422, excerpt='{"error": "no amount"}' + " " * 300)
 

@@ -50,7 +50,7 @@ def test_help_fits_80_columns_and_shows_no_type_of_python(resonant, command, mon
     assert not re.search(r"<(bool|str|list)|<\w+\|", text)
 
 
-def test_a_paragraph_of_help_flows_over_the_lines_of_its_source(resonant, monkeypatch):
+def test_paragraphs_of_help_fill_the_width(resonant, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = [line.strip() for line in resonant("emit", "--help").out.splitlines()]
     first = next(number for number, line in enumerate(lines) if line.startswith("The command waits until"))

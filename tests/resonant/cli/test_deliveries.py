@@ -87,7 +87,7 @@ def test_where_stdout_is_no_terminal_a_row_is_a_line(resonant, waiting):
     assert rows[-1].endswith("http 503: down for maintenance")
 
 
-def test_groups_say_what_each_endpoint_waits_for(resonant, waiting):
+def test_groups_show_the_waiting_deliveries_of_each_endpoint(resonant, waiting):
     screen = resonant.on_a_terminal("deliveries", "--group")
     until = rfc3339(waiting.clock() + 300)[:16].replace("T", " ")
     assert screen == (
@@ -117,7 +117,7 @@ def test_the_pages_put_together_are_the_whole_list(resonant, worker):
     assert list(chain.from_iterable(pages)) == [f"evt_{number:02}" for number in range(7)]
 
 
-def test_nothing_is_an_empty_array_and_a_word(resonant, worker):
+def test_an_empty_list_is_an_empty_array_or_one_line(resonant, worker):
     worker.accept("evt_1")
     worker.attempt(GiveUp("permanent"))
     answer = resonant("deliveries", "--json")
@@ -125,7 +125,7 @@ def test_nothing_is_an_empty_array_and_a_word(resonant, worker):
     assert resonant("deliveries", "--group", "--status", "pending").err == "no unfinished deliveries\n"
 
 
-def test_groups_have_no_pages_and_a_place_is_checked(resonant, waiting):
+def test_after_does_not_go_with_group_and_is_checked(resonant, waiting):
     assert "does not go with --group" in resonant("deliveries", "--group", "--after", "1-1", code=2).err
     assert "is not a valid place" in resonant("deliveries", "--after", "evt_due", code=2).err
 
@@ -142,7 +142,7 @@ def test_cancel_can_count_first(resonant, waiting):
     assert resonant.json("cancel", "--endpoint", "crm") == {"cancelled": 2}
 
 
-def test_a_dry_run_says_what_is_being_sent(resonant, waiting):
+def test_a_dry_run_counts_deliveries_being_sent(resonant, waiting):
     [lease, *_] = waiting.claim_all("crm")
     waiting.do(lambda store: store.begin([lease]))
     expected = "2 would be given up; 1 being sent now would be left alone\n"

@@ -46,7 +46,7 @@ def test_rows_that_failed_alike_say_once_what_to_do(resonant, worker):
     assert screen.count("next: ") == 1
 
 
-def test_what_the_receiver_may_have_processed_says_so(resonant, worker):
+def test_possibly_processed_dead_letters_are_marked(resonant, worker):
     worker.accept("evt_1")
     worker.attempt(GiveUp("exhausted"), **TIMED_OUT)
 
@@ -79,7 +79,7 @@ def test_a_group_shows_what_the_receiver_answered(resonant, worker):
     assert f"permanent, http 422: {ANSWER} next: the receiver refuses these events" in text
 
 
-def test_what_an_answer_holds_is_shown_and_not_obeyed(resonant, worker):
+def test_control_characters_in_an_answer_are_escaped(resonant, worker):
     worker.accept("evt_1")
     worker.attempt(GiveUp("permanent"), **REJECTED | {"excerpt": "[red]no\x1b[31m"})
 

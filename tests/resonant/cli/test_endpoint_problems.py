@@ -19,7 +19,7 @@ def test_status_names_an_endpoint_that_could_not_be_opened_and_since_when(resona
     ]
 
 
-def test_status_has_nothing_to_say_where_all_endpoints_open(resonant, worker):
+def test_status_shows_no_problem_if_all_endpoints_open(resonant, worker):
     worker.accept("e1")
     assert resonant.json("status")["endpoint_problems"] == []
     assert "first seen" not in resonant("status").out

@@ -29,12 +29,12 @@ def stored(worker, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "command", ["status", "dlq", "failed", "retry-candidates", "replay", "cancel", "replay --dry-run"]
 )
-def test_an_endpoint_that_nothing_knows_is_refused_with_the_near_ones(resonant, stored, command):
+def test_an_unknown_endpoint_is_refused_with_suggestions(resonant, stored, command):
     said = resonant(*command.split(), "--endpoint", "shp", code=2).err
     assert said == "resonant: no endpoint is named 'shp': did you mean shop?\n"
 
 
-def test_where_no_name_is_near_all_are_named(resonant, stored):
+def test_without_a_similar_name_all_names_are_listed(resonant, stored):
     said = resonant("dlq", "--endpoint", "zzz", code=2).err
     assert said == "resonant: no endpoint is named 'zzz': there are billing, shop\n"
 
@@ -63,7 +63,7 @@ def test_emit_refuses_a_url_that_cannot_be_used_before_it_looks_for_a_server(res
         ("my_own_cod", "my_own_code"),
     ],
 )
-def test_a_code_that_no_failure_can_have_is_refused_with_the_near_ones(resonant, stored, command, code, hint):
+def test_an_unknown_code_is_refused_with_suggestions(resonant, stored, command, code, hint):
     said = resonant(command, "--code", code, code=2).err
     assert f"no failure has the code {code!r}" in said
     assert hint in said
@@ -72,7 +72,7 @@ def test_a_code_that_no_failure_can_have_is_refused_with_the_near_ones(resonant,
 @pytest.mark.parametrize(
     "code", ["my_own_code", "connect_refused", "http_503", "throttled", "worker_lost", "unknown"]
 )
-def test_a_code_of_the_classifier_or_of_ones_own_rules_is_taken(resonant, stored, code):
+def test_codes_of_the_classifier_and_of_own_rules_are_accepted(resonant, stored, code):
     resonant("dlq", "--code", code)
 
 
@@ -81,7 +81,7 @@ def test_every_code_of_a_verdict_without_own_rules_is_known():
     assert {classifier.classify(each, now=0.0).code for each in failures} <= built_in_codes()
 
 
-def test_ids_that_no_event_has_are_refused_and_nothing_is_cancelled(resonant, stored):
+def test_unknown_ids_are_refused_and_nothing_is_cancelled(resonant, stored):
     said = resonant("cancel", "e1", "typo", code=2).err
     assert said == "resonant: no event has the id typo: nothing was done\n"
     assert resonant.json("status", "--endpoint", "shop")["pending"] == 1
@@ -120,7 +120,7 @@ def test_flags_and_options_of_several_values_may_be_given_again(resonant, stored
     assert resonant("status", "--json", "--json").code == 0
 
 
-def test_enqueue_doubts_a_name_where_no_server_can_be_asked_and_starts_none(resonant, stored, tmp_path):
+def test_enqueue_without_a_server_warns_about_an_unknown_name_and_starts_none(resonant, stored, tmp_path):
     (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
     answer = resonant("enqueue", "e.jsonl", "--endpoint", "shp")
     assert answer.err == "no event was stored for endpoint 'shp' before: did you mean shop?\n"
@@ -154,7 +154,7 @@ class TestWithAServer:
         assert resonant.json("status")["accepted"] == 2
         resonant("enqueue", "e.jsonl", "--endpoint", "known-crm")
 
-    def test_enqueue_imports_no_prefect_for_that(self, resonant, configured, tmp_path):
+    def test_enqueue_checks_the_endpoint_without_prefect(self, resonant, configured, tmp_path):
         (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
         check = "import atexit, sys; atexit.register(lambda: 'prefect' in sys.modules and print('PREFECT'))"
         done = resonant.program("enqueue", "e.jsonl", "--endpoint", "known-crm", before=check)
@@ -166,7 +166,7 @@ class TestWithAServer:
         assert resonant.json("status", "--endpoint", "known-crm")["accepted"] == 0
         assert resonant.json("dlq", "--endpoint", "webhook-endpoint/known-crm") == []
 
-    def test_commands_on_an_unknown_endpoint_name_the_near_ones(self, resonant, configured):
+    def test_endpoint_commands_suggest_similar_names(self, resonant, configured):
         for command in ("show", "test"):
             done = resonant.program("endpoint", command, "known-cmr")
             assert done.returncode == 2

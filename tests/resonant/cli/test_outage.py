@@ -34,7 +34,7 @@ def test_a_server_that_is_gone_is_one_line():
 @pytest.mark.parametrize(
     ("status", "refused"), [(503, ServerGone), (500, httpx.HTTPStatusError)], ids=["busy", "broken"]
 )
-def test_a_server_that_stays_too_busy_is_one_line_and_one_that_is_broken_is_not_called_busy(status, refused):
+def test_a_busy_server_is_reported_in_one_line_and_a_broken_one_is_not_called_busy(status, refused):
     answer = httpx.Response(status, request=httpx.Request("GET", "http://prefect.example/api/flow_runs"))
     with pytest.raises(refused) as busy, outage_told_plainly("http://prefect.example/api"):
         answer.raise_for_status()

@@ -55,7 +55,7 @@ def test_an_array_is_written_as_its_rows_come(rows):
     assert json.loads("".join(written)) == rows
 
 
-def test_json_shows_what_a_terminal_would_obey_or_hide_as_an_escape():
+def test_json_escapes_control_and_invisible_characters():
     row = output.with_raw({"error": "\x9b2J\u202e"}, "data", '{"a":"\u2066\x7f\U000e0041"}'.encode())
     assert row == '{"error": "\\u009b2J\\u202e", "data": {"a":"\\u2066\\u007f\\udb40\\udc41"}}'
     assert json.loads(row) == {"error": "\x9b2J\u202e", "data": {"a": "\u2066\x7f\U000e0041"}}

@@ -11,7 +11,7 @@ def line(number: int) -> str:
     return json.dumps({"id": f"evt_{number}", "type": "t", "source": "/s", "data": number}) + "\n"
 
 
-def test_what_went_into_a_deleted_file_is_no_success(resonant, url):
+def test_a_write_to_a_deleted_file_is_not_a_success(resonant, url):
     path = Path(url.removeprefix("sqlite:///"))
     feed = resonant.start("enqueue", "-", "--endpoint", "billing")
     feed.stdin.write(line(1))

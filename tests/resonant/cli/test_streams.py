@@ -166,7 +166,7 @@ def test_conflicts_are_among_the_bad_lines_that_are_counted(enqueue, tmp_path):
     ],
     ids=["gzip", "UTF-16", "binary"],
 )
-def test_a_file_that_is_no_text_is_said_to_look_like_what_it_is(enqueue, tmp_path, data, said):
+def test_files_that_are_not_text_are_recognised(enqueue, tmp_path, data, said):
     (tmp_path / "a.bin").write_bytes(data)
     answer = enqueue("a.bin", code=1)
     assert f"\na.bin: {said}" in answer.err

@@ -29,7 +29,7 @@ async def within_an_open_transaction(desk, meanwhile, *, event_id="evt_open", en
 
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["new endpoint", "known endpoint"])
-def test_a_producers_open_transaction_holds_up_no_other_producer(open_desk, postgresql_url, is_known):
+def test_a_producers_open_transaction_blocks_no_other_producer(open_desk, postgresql_url, is_known):
     ours, theirs = open_desk(postgresql_url), open_desk(postgresql_url)
     if is_known:
         ours.enqueue("evt_1")
@@ -45,7 +45,7 @@ def test_a_producers_open_transaction_holds_up_no_other_producer(open_desk, post
     assert (ours.status().accepted, ours.status().balanced) == (3 + is_known, True)
 
 
-def test_an_open_transaction_holds_up_no_worker_no_fold_and_no_compaction(open_desk, postgresql_url):
+def test_an_open_transaction_blocks_no_worker_fold_or_compaction(open_desk, postgresql_url):
     ours, theirs = open_desk(postgresql_url), open_desk(postgresql_url)
     theirs.enqueue("evt_1", "evt_2")
     seen = []
@@ -144,7 +144,7 @@ def test_a_fold_counts_events_in_the_minute_in_which_they_were_accepted(desk):
 
 
 @pytest.mark.parametrize("producer_counts", [True, False])
-def test_whether_rollups_count_is_for_the_producer_to_say(open_desk, store_url, producer_counts):
+def test_the_producer_decides_whether_rollups_count(open_desk, store_url, producer_counts):
     producer = open_desk(store_url, rollups=producer_counts)
     folder = open_desk(store_url, rollups=not producer_counts)
     producer.enqueue("evt_1")
@@ -177,7 +177,7 @@ def test_a_compaction_folds_more_rows_than_one_batch(desk, monkeypatch):
     assert counters(desk) == {"orders": 5}
 
 
-def test_with_nothing_to_fold_the_store_is_only_read(desk, monkeypatch):
+def test_without_rows_to_fold_the_store_is_only_read(desk, monkeypatch):
     async def refuse(*_arguments, **_options):
         raise AssertionError("the store was written")
 

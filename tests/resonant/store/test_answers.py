@@ -36,7 +36,7 @@ def test_one_attempt_that_may_have_been_processed_is_enough(desk):
     assert (found["evt_1"].maybe_processed, found["evt_2"].maybe_processed) == (True, False)
 
 
-def test_a_letter_that_was_never_tried_tells_nothing(desk):
+def test_a_dead_letter_that_was_never_tried_has_no_answer(desk):
     from resonant.store import dead_letters
 
     desk.enqueue("evt_1")
@@ -47,7 +47,7 @@ def test_a_letter_that_was_never_tried_tells_nothing(desk):
     assert (letter.answer, letter.maybe_processed) == (None, False)
 
 
-def test_a_group_shows_the_answer_to_its_newest_letter(desk):
+def test_a_group_shows_the_answer_to_its_newest_dead_letter(desk):
     for number in (1, 2):
         desk.enqueue(f"evt_{number}")
         desk.fail(

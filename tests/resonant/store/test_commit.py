@@ -211,7 +211,7 @@ def test_of_two_leases_of_one_delivery_only_the_later_is_held_also_in_one_transa
     asyncio.run(scenario())
 
 
-def test_a_store_that_is_away_is_an_error_to_each_who_waits(tmp_path, disk):
+def test_an_unreachable_store_is_an_error_for_every_waiter(tmp_path, disk):
     async def scenario():
         async with leased(tmp_path, 3) as (_, leases, commits):
             disk.is_read_only = True
@@ -347,7 +347,7 @@ def test_one_who_stops_waiting_does_not_disturb_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_one_who_stops_waiting_during_the_write_does_not_disturb_the_others(tmp_path, disk, comes_back):
+def test_a_waiter_cancelled_during_the_write_does_not_disturb_the_others(tmp_path, disk, comes_back):
     async def scenario():
         async with leased(tmp_path, 6, patience=0.7) as (_, leases, commits):
             disk.is_read_only = True

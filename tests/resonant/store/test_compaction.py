@@ -322,7 +322,7 @@ def test_one_that_moves_what_another_gathers_never_deadlocks(open_desk, postgres
     assert [each.number for each in counted(first)] == [20 * 60]
 
 
-def test_a_worker_that_does_not_commit_holds_up_no_compaction(open_desk, postgresql_url):
+def test_a_worker_that_does_not_commit_blocks_no_compaction(open_desk, postgresql_url):
     """As where its transaction goes on for an hour, with the counters of its minute locked."""
     desk = open_desk(postgresql_url)
     desk.enqueue("evt_1", desk.make("evt_2", event_type="order.refunded"))

@@ -31,7 +31,7 @@ def test_deliveries_are_in_flight_parked_or_due(desk):
     assert orders.oldest_due_at == start
 
 
-def test_the_oldest_due_is_that_of_what_waits_where_nothing_is_leased(desk):
+def test_the_oldest_due_is_that_of_the_waiting_deliveries_if_none_is_leased(desk):
     start = desk.clock()
     desk.enqueue("evt_parked")
     desk.fail(desk.claim_one(), desk.park_for(300))
@@ -91,7 +91,7 @@ def test_the_last_hour_counts_deliveries_and_failed_attempts(desk, is_compacted)
     assert (of(desk, "orders").delivered_last_hour, of(desk, "orders").failed_last_hour) == (0, 0)
 
 
-def test_a_store_without_rollups_says_that_it_does_not_count_by_the_hour(open_desk, sqlite_url):
+def test_a_store_without_rollups_has_no_hourly_counts(open_desk, sqlite_url):
     desk = open_desk(sqlite_url, rollups=False)
     desk.enqueue("evt_1")
     desk.deliver(desk.claim_one())
@@ -101,7 +101,7 @@ def test_a_store_without_rollups_says_that_it_does_not_count_by_the_hour(open_de
     assert (orders.delivered, orders.delivered_last_hour, orders.failed_last_hour) == (1, None, None)
 
 
-def test_one_endpoint_can_be_asked_for(desk):
+def test_one_endpoint_can_be_selected(desk):
     desk.enqueue("evt_1")
     desk.enqueue("evt_1", endpoint="crm")
     assert [each.name for each in desk.status().endpoints] == ["crm", "orders"]

@@ -12,7 +12,7 @@ def accept(desk, *names: str) -> None:
         desk.enqueue(make_event(type="t", source="/s", data=1), endpoint=name)
 
 
-def test_a_problem_keeps_its_first_moment_and_its_last_reason_until_it_is_cleared(desk):
+def test_a_problem_keeps_its_first_time_and_its_last_reason_until_it_is_cleared(desk):
     accept(desk, "shp")
     desk.write(endpoints.note_problem, "shp", "no such endpoint", now=10.0)
     desk.write(endpoints.note_problem, "shp", "not well-formed", now=20.0)
@@ -25,7 +25,7 @@ def test_a_problem_keeps_its_first_moment_and_its_last_reason_until_it_is_cleare
     assert desk.status().endpoint_problems == ()
 
 
-def test_an_endpoint_without_waiting_deliveries_is_no_problem(desk):
+def test_an_endpoint_without_waiting_deliveries_is_not_a_problem(desk):
     desk.write(endpoints.note_problem, "never-used", "no such endpoint", now=10.0)
     accept(desk, "never-used")
     assert desk.read(endpoints.problems) == []

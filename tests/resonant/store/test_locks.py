@@ -94,7 +94,7 @@ class TestOnPostgreSQL:
         )
         assert unfinished == "1", "it goes on with a new connection"
 
-    def test_its_process_is_named(self, opened, postgresql_url, postgresql, caplog, monkeypatch):
+    def test_the_holding_process_is_named(self, opened, postgresql_url, postgresql, caplog, monkeypatch):
         monkeypatch.setattr("resonant.store.postgresql._LOOK_SECONDS", 0.2)
         with stopped_in_its_transaction(postgresql_url) as stopped:
             opened(lambda store: store.write(touch), postgresql_url)
@@ -103,9 +103,7 @@ class TestOnPostgreSQL:
         assert f"(resonant, process {stopped.pid} on " in line
         assert line.endswith("; idle in transaction) holds a lock: waiting for it")
 
-    def test_a_lock_that_is_kept_is_called_a_lock_and_its_holder_is_named(
-        self, desk, opened, postgresql_url, monkeypatch
-    ):
+    def test_a_lock_timeout_names_the_holder(self, desk, opened, postgresql_url, monkeypatch):
         monkeypatch.setattr("resonant.store.postgresql._LOOK_SECONDS", 0.2)
         monkeypatch.setattr("resonant.store.postgresql._LEAST_LOCK_SECONDS", 0.0)
 
@@ -155,7 +153,7 @@ class TestOnSQLite:
         monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.3)
         monkeypatch.setattr("resonant.store.sqlite._TELL_SECONDS", 0.1)
 
-    def test_others_keep_trying_name_it_in_one_line_and_go_on_when_it_does(self, opened, sqlite_url, caplog):
+    def test_others_wait_name_the_holder_in_one_line_and_go_on_when_it_does(self, opened, sqlite_url, caplog):
         async def touch_patiently(store):
             writing = asyncio.create_task(patiently(lambda: store.write(touch), patience=0.0))
             await asyncio.sleep(1.2)  # for longer than a busy timeout and the pause after it
@@ -169,7 +167,7 @@ class TestOnSQLite:
         holder = f"process {stopped.pid}, which is stopped,"
         assert caplog.messages == [f"{sqlite_url}: {holder} holds its lock: waiting for it"]
 
-    def test_who_does_not_keep_trying_is_told_which_process_it_is(self, opened, sqlite_url):
+    def test_a_failed_wait_names_the_holder(self, opened, sqlite_url):
         with stopped_in_its_transaction(sqlite_url) as stopped, pytest.raises(StoreLocked) as failure:
             opened(lambda store: store.write(touch), sqlite_url)
         holder = f"process {stopped.pid}, which is stopped,"
@@ -187,6 +185,6 @@ class TestOnSQLite:
         with stopped_in_its_transaction(sqlite_url):
             assert opened(lambda store: store.unfinished(), sqlite_url) == 1
 
-    def test_where_the_machine_does_not_tell_it_is_another_process(self, tmp_path):
+    def test_an_unknown_holder_is_called_another_process(self, tmp_path):
         (tmp_path / "resonant.db").touch()
         assert lock_holder(tmp_path / "resonant.db") == lock_holder(tmp_path / "none") == "another process"

@@ -275,7 +275,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.1])
-def test_a_connection_that_the_server_ended_between_two_steps_is_told_in_plain_words(desk, postgresql, pause):
+def test_a_connection_that_the_server_ended_between_two_steps_gives_a_plain_error(desk, postgresql, pause):
     """The driver may notice before the next statement, or in the middle of it."""
 
     async def store_some() -> None:

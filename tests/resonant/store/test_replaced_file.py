@@ -86,7 +86,7 @@ EVERY_WAY = pytest.mark.parametrize(
 
 
 @EVERY_WAY
-def test_no_event_is_taken_for_stored(desk, path, spoil):
+def test_no_event_counts_as_stored(desk, path, spoil):
     spoil(path)
     with pytest.raises(StoreReplaced) as failure:
         desk.enqueue("evt_2")
@@ -94,14 +94,14 @@ def test_no_event_is_taken_for_stored(desk, path, spoil):
 
 
 @EVERY_WAY
-def test_no_delivery_is_taken_for_claimed(desk, path, spoil):
+def test_no_delivery_counts_as_claimed(desk, path, spoil):
     spoil(path)
     with pytest.raises(StoreReplaced):
         desk.claim()
 
 
 @EVERY_WAY
-def test_nothing_is_sent_whose_begin_went_nowhere(desk, path, spoil):
+def test_no_delivery_is_sent_if_its_begin_was_lost(desk, path, spoil):
     lease = desk.claim_one()
     spoil(path)
     with pytest.raises(StoreReplaced):
@@ -109,7 +109,7 @@ def test_nothing_is_sent_whose_begin_went_nowhere(desk, path, spoil):
 
 
 @EVERY_WAY
-def test_nor_is_a_transaction_of_several_steps(desk, path, spoil):
+def test_a_transaction_of_several_steps_fails_too(desk, path, spoil):
     async def enqueue_in_steps():
         async with desk.store.transaction() as transaction:
             await transaction.run_sync(enqueue, [desk.make("evt_2")], "orders", now=desk.clock())

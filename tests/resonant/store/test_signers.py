@@ -23,7 +23,7 @@ def test_a_run_is_behind_until_it_reports_the_rotation(desk):
     assert behind(desk, endpoint="shop") == 1
 
 
-def test_a_run_that_ends_or_is_silent_for_long_is_behind_no_more(desk):
+def test_a_run_that_ended_or_is_silent_for_long_does_not_count(desk):
     desk.write(signers.report, "run-1", {"billing": OLD}, now=1.0)
     desk.write(signers.report, "run-2", {"billing": OLD}, now=5.0)
     assert behind(desk, now=1.0 + LIVE_SECONDS) == 1

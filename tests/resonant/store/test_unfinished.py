@@ -86,7 +86,7 @@ def test_pages_put_together_are_the_whole_list(desk, monkeypatch, page):
     assert ids(listed(desk, after=whole[4].place)) == ids(whole)[5:]
 
 
-def test_they_are_counted_up_to_a_bound(waiting):
+def test_unfinished_deliveries_are_counted_up_to_a_bound(waiting):
     assert waiting.read(count_unfinished, EVERYTHING, at_most=100) == 4
     assert waiting.read(count_unfinished, EVERYTHING, at_most=3) == 3
     assert waiting.read(count_unfinished, Selection(endpoint="crm"), status="pending", at_most=100) == 1
