@@ -1,4 +1,4 @@
-"""A machine without an optional program skips the tests that need it; a machine that must run everything fails them."""
+"""Tests that need a missing program are skipped, or fail if every program is required."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one
     assert set(changes) == {(OLD,), (OLD, NEW), (NEW,)}
     assert verified.index((OLD, NEW)) < verified.index((NEW,))
     assert all(verified), "an event that nobody could verify"
-    # What the receiver relies on: from the end of each wait on, no send is signed as before.
+    # The receiver relies on this: after each wait, no send is signed the old way.
     both, new_alone = changed_over
     assert (OLD,) not in verified[both:]
     assert set(verified[new_alone:]) == {(NEW,)}

@@ -1,4 +1,4 @@
-"""``endpoint update`` changes what is given, and keeps the rest."""
+"""``endpoint update`` changes only the given settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = "whsec_b2xkIG9sZCBvbGQgb2xk"
 
 @pytest.fixture
 def update(prefect_api):
-    """Change an endpoint that has everything; return what is kept, in words, and the endpoint then."""
+    """Change a fully configured endpoint; return the message's list of kept settings, and the endpoint."""
 
     def run(fields=None, *, headers=None, overrides=None, clear=()):
         async def main():

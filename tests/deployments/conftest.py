@@ -1,4 +1,4 @@
-"""A Prefect server that was made ready for Resonant."""
+"""Fixtures for a Prefect server with Resonant's deployments applied."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_bootstrap(api: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def ready_api(prefect_api, tmp_path_factory):
-    """The API's URL of the session's server, made ready twice: the second time must change nothing."""
+    """The API URL of the session's server, bootstrapped twice: the second time must change nothing."""
     for _ in range(2):
         finished = run_bootstrap(prefect_api, tmp_path_factory.mktemp("home"))
         assert finished.returncode == 0, finished.stderr
@@ -37,12 +37,12 @@ def ready_api(prefect_api, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(ready_api):
-    """A client of the server that was made ready."""
+    """A client of the bootstrapped server."""
     with patient_client(ready_api) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def bootstrapped():
-    """Make a server ready, as a command."""
+    """Bootstrap a server with the command."""
     return run_bootstrap

@@ -33,7 +33,7 @@ SINCE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 @pytest.fixture(scope="module", autouse=True)
 def prefect(ready_api):
-    """Prefect in this process uses the server that was made ready."""
+    """Use the bootstrapped server in this process."""
     with temporary_settings({PREFECT_API_URL: ready_api}):
         yield
 
@@ -47,7 +47,7 @@ class Inbox(HTTPServer):
 
     @property
     def messages(self) -> list[dict]:
-        """What arrived but the probes."""
+        """The notifications that arrived, without the probes."""
         return [each for each in self.everything if each["subject"] != PROBE]
 
 
@@ -102,7 +102,7 @@ def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> None:
 
 
 async def make_probe(block) -> None:
-    """Make an automation that notifies of a test's own events."""
+    """Create an automation that notifies of a test's own events."""
     await Automation(
         name="resonant: probe",
         trigger=EventTrigger(expect={PROBE}, threshold=1),
@@ -111,7 +111,7 @@ async def make_probe(block) -> None:
 
 
 def settle(inbox) -> None:
-    """Wait until the triggers know every automation, and all that was sent before has had its effects: both go in order."""
+    """Wait until the triggers know every automation and have handled all earlier events; both happen in order."""
 
     async def send() -> None:
         event = Event(event=PROBE, resource={"prefect.resource.id": PROBE}, payload={"number": number})
@@ -119,7 +119,7 @@ def settle(inbox) -> None:
             await client.emit(event)
 
     def arrived() -> bool:
-        # Again, as the triggers may not have known the probe yet.
+        # Sent again, since the triggers may not have known the probe yet.
         asyncio.run(send())
         return {"subject": PROBE, "body": number} in inbox.everything
 
@@ -128,7 +128,7 @@ def settle(inbox) -> None:
 
 
 def exactly(count, read, inbox) -> list[dict]:
-    """Wait until there are so many, and see that there are no more once all is settled; return them."""
+    """Wait for this many notifications, check that no more follow, and return them."""
     wait_until(lambda: len(read()) >= count)
     settle(inbox)
     assert len(read()) == count
@@ -212,7 +212,7 @@ def test_a_silent_export_notifies_once(server, inbox, monkeypatch):
     asyncio.run(completed("export-metrics"))
     assert not of_silence()
     wait_until(of_silence)
-    # As long again: until a second flow has been silent, which was heard of after the first.
+    # Wait until a second flow, whose silence began later, raises the alert too.
     asyncio.run(_silence_of_another(inbox.block))
     settle(inbox)
     asyncio.run(completed("another"))
@@ -221,7 +221,7 @@ def test_a_silent_export_notifies_once(server, inbox, monkeypatch):
 
 
 async def completed(name: str) -> None:
-    """Run a flow of this name."""
+    """Run a flow with this name."""
 
     @flow(name=name)
     async def run() -> None:
@@ -235,7 +235,7 @@ def _soon_silent(notify_silent):
 
 
 async def _silence_of_another(block) -> None:
-    """Make the same automation for another flow."""
+    """Create the same automation for another flow."""
     declared = automations.notify_silent(block).model_dump_json().replace("export-metrics", "another")
     await Automation.model_validate(json.loads(declared) | {"name": "resonant: another is silent"}).acreate()
 

@@ -22,7 +22,7 @@ WELCOME = [
     ({"host": "127.0.0.1:4200", "origin": "http://localhost:4200"}, "the UI, opened by name"),
     (
         {"host": "127.0.0.1:4200", "origin": "http://localhost:4200", "sec-fetch-site": "cross-site"},
-        "the UI, opened by name, in a browser that says so",
+        "the UI, opened by host name, with Sec-Fetch-Site",
     ),
     ({"host": "127.0.0.1:4200", "sec-fetch-site": "same-origin"}, "the UI, reading"),
     ({"host": "127.0.0.1:4200", "sec-fetch-site": "none"}, "a bookmark or a typed address"),
@@ -41,13 +41,13 @@ FOREIGN = [
     ({"host": "evil.example:4200", "origin": "http://evil.example:4200"}, "the same, as its own origin"),
     ({"host": "127.0.0.1.evil.example:4200"}, "a name that begins like ours"),
     ({"host": "[::1"}, "no host at all"),
-    ({"host": "x@127.0.0.1:4200"}, "a user before our name"),
-    ({"host": "evil.example:x@localhost"}, "a user and password before our name"),
-    ({"host": "127.0.0.1:4200/evil.example"}, "a path behind our name"),
+    ({"host": "x@127.0.0.1:4200"}, "a user before our host name"),
+    ({"host": "evil.example:x@localhost"}, "a user and password before our host name"),
+    ({"host": "127.0.0.1:4200/evil.example"}, "a path after our host name"),
     ({"host": "127.0.0.1 evil.example"}, "two names"),
-    ({"host": "127.0.0.1:4200", "sec-fetch-site": "cross-site"}, "an image or a script of a page"),
-    ({"host": "127.0.0.1:4200", "sec-fetch-site": "same-site"}, "one of another program's page"),
-    ({"host": "127.0.0.1:4200", "sec-fetch-site": "anything"}, "a site that no standard knows"),
+    ({"host": "127.0.0.1:4200", "sec-fetch-site": "cross-site"}, "an image or a script of a foreign page"),
+    ({"host": "127.0.0.1:4200", "sec-fetch-site": "same-site"}, "an image on another local program's page"),
+    ({"host": "127.0.0.1:4200", "sec-fetch-site": "anything"}, "an unknown value of Sec-Fetch-Site"),
     ({"host": "127.0.0.1:4200"} | LINK, "a link to the API"),
 ]
 
@@ -129,7 +129,7 @@ def test_no_response_can_be_framed_by_a_foreign_page_or_load_foreign_resources(h
     assert headers["x-frame-options"] == "SAMEORIGIN"
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy["frame-ancestors"] == "'self'"
-    # Prefect's own logos are images, and nothing else there is.
+    # Only images are allowed from the hosts of Prefect's logos.
     assert "http:" not in policy["img-src"]
     assert "*" not in policy["img-src"]
     assert set(policy["connect-src"].split()) == {

@@ -1,4 +1,4 @@
-"""What goes along when the project is copied, by Prefect or into an image: the code, and nothing secret or heavy."""
+"""Copies of the project, by Prefect or into an image, contain the code and no secret or large file."""
 
 from __future__ import annotations
 

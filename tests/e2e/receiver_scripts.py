@@ -42,7 +42,7 @@ def broken_until_repaired(request: Request) -> Action:
 
 
 def slowly_ok_or_rejected(request: Request) -> Action:
-    """Refuse what is rejected, and answer the rest after a moment."""
+    """Refuse events marked as rejected, and answer the others after a short delay."""
     if request.event_type.endswith(".rejected"):
         return respond(400)
     return slowly_ok(request)

@@ -155,7 +155,7 @@ def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver, lane):
 
 @both_lanes
 def test_two_emitting_processes_share_the_work_and_send_nothing_twice(crashing, start_receiver, lane):
-    # No lease may end by itself: on a busy machine a short one would be renewed too late.
+    # Long leases: on a busy machine short ones would be renewed too late.
     del crashing.variables["RESONANT_LEASE_SECONDS"]
     receiver = start_receiver("receiver_scripts:slowly_ok")
     add_endpoint(crashing, receiver)

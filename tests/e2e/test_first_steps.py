@@ -1,4 +1,4 @@
-"""README's first steps end in deliveries that one sees."""
+"""The README's first steps end in visible deliveries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = README.partition("## First steps")[2].partition("### ")[0]
 
 @pytest.fixture
 def terminal():
-    """Run a program on a terminal; return what it shows, line by line, until it is closed."""
+    """Run a program on a terminal, and return its output as a file of lines."""
     opened = []
 
     def run(*argv: str):

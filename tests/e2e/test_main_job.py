@@ -57,7 +57,7 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
         "--allow-private",
         "--overwrite",
         "--timeout",
-        "3",  # so long that a busy machine never takes a request back before it was received
+        "3",  # long enough for a busy machine to receive each request in time
         "--policy",
         "quick",
     )

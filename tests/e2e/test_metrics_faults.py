@@ -79,7 +79,7 @@ class Exporter:
         return [sys.executable, "-c", STEPS.format(path=path)]
 
     def environment(self, **more):
-        # What coverage would note of these processes meets the same faults.
+        # Coverage's files would meet the same faults.
         left_out = ("RESONANT_", "COVERAGE_PROCESS_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         names = {"RESONANT_DATABASE_URL": self.url, "RESONANT_HOME": str(self.folder / "home")}
@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_leaves_the_last_file_and_is_one_clear_line(exporter
         ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
-        lacking("this test mounts a small disk, which only root may; the next one does without")
+        lacking("this test mounts a small disk and needs root; the next one does not")
     try:
         exporter.textfile.write_text(before[:4000])
         last = exporter.textfile.read_text()

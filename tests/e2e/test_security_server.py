@@ -45,17 +45,17 @@ print(run_deployment("export-metrics/scheduled", timeout=100, poll_interval=1).s
 
 
 class Home(Machine):
-    """A user's home, with all that is written at the default places."""
+    """A user's home, with files at the default paths."""
 
     def __init__(self, path: Path, umask: int) -> None:
         at_default = {"RESONANT_HOME": str(path / ".resonant"), "PREFECT_HOME": str(path / ".prefect")}
         super().__init__(path, variables=at_default, umask=umask)
 
     def modes(self, *, whole: bool = False) -> dict[str, int]:
-        """Return what others may read or write of all that was written; of sockets, which have no content, nothing.
+        """Return the files that other users may read or write, without sockets.
 
         Args:
-            whole: look at what others than Resonant wrote, too, as Prefect and matplotlib.
+            whole: include the files of Prefect and matplotlib.
         """
         resonant, prefect = self.home / ".resonant", self.home / ".prefect"
         written = [resonant, *resonant.rglob("*"), prefect, *prefect.glob("prefect.db*")]

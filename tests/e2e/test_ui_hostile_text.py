@@ -1,4 +1,4 @@
-"""Somebody else's text in both of Prefect's UIs, in a real browser: read as it is, and neither an image nor a link comes of it."""
+"""Untrusted text in both of Prefect's UIs, in a real browser: shown literally, without images or links."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HIDDEN = "\u202e\u2066\u200e\u200f\u061c\ufeff\u00ad\U000e0041\u200b"
 
 @contextmanager
 def site(answer: bytes, asked: list[str]):
-    """Serve this answer, whatever is asked; note what was."""
+    """Serve this answer to every request, and record the requests."""
 
     class Site(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -54,7 +54,7 @@ def site(answer: bytes, asked: list[str]):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with its UI, as ``resonant up`` starts it."""
+    """A server with its UI, started as ``resonant up`` does."""
     home = tmp_path_factory.mktemp("server")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
@@ -65,13 +65,13 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asked():
-    """What was asked of the site that the hostile texts name."""
+    """The requests to the site that the hostile texts name."""
     return []
 
 
 @pytest.fixture(scope="module")
 def hostile(server, asked, tmp_path_factory):
-    """Give each flow hostile text, and let it write its artifact; the address that the texts name."""
+    """Run each flow on hostile text, so that it writes its artifact; return the URL in the texts."""
     home = tmp_path_factory.mktemp("hostile")
     with site(b"", asked) as trap, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESONANT_HOME", str(home))
@@ -113,7 +113,7 @@ def tab():
 
 
 def pages(server: str) -> dict[str, str]:
-    """Return the path of each page that shows hostile text, and what it is found by."""
+    """Return the path of each page with hostile text, and a text to wait for."""
     with httpx.Client(base_url=server) as client:
         artifacts = client.post("/artifacts/filter", json={}).json()
         flow_runs = client.post("/flow_runs/filter", json={}).json()
@@ -142,9 +142,9 @@ def test_hostile_text_is_shown_and_loads_nothing(server, hostile, asked, tab, ui
         tab.wait_for_timeout(1_000)
         text = tab.locator("body").inner_text()
         assert not any(character in text for character in HIDDEN), path
-        # Not even what the content security policy would keep from being loaded.
+        # The page must not even try to load what the content security policy would block.
         assert tab.locator(f"img[src*='{hostile}']").count() == 0, path
-        # In a run's log, Prefect makes a link of every address.
+        # In a run's log, Prefect turns every URL into a link.
         if not path.startswith("/runs/"):
             links = tab.locator(f"a[href*='{hostile}'], a[href*='trap.example']")
             assert links.count() == 0, path

@@ -18,12 +18,12 @@ from support.waiting import wait_until
 pytestmark = pytest.mark.engine
 
 
-# A relative store, as the worker runs in another folder.
+# A relative path, since the worker runs in another folder.
 RELATIVE = {"RESONANT_HOME": "resonant", "RESONANT_DATABASE_URL": "sqlite:///events.db"}
 
 
 def unfinished_runs(machine: Machine) -> int:
-    """Return what the server's own database says, once it has stopped."""
+    """Query the database of the stopped server."""
     with contextlib.closing(sqlite3.connect(machine.home / "prefect" / "prefect.db")) as database:
         query = "SELECT count(*) FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')"
         return database.execute(query).fetchone()[0]

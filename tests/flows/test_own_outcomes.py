@@ -1,4 +1,4 @@
-"""What a flow run says of its own deliveries when another worker takes them away from it and sends them."""
+"""A flow run reports its own deliveries even if another worker takes them over and sends them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVENTS = [{"id": f"e{n}", "type": "t", "source": "/s", "data": n} for n in range
 
 
 class Thief:
-    """Another worker: at the first send it takes every lease, and ends each delivery by a decision of its own."""
+    """Another worker, which takes every lease at the first send and ends each delivery itself."""
 
     def __init__(self, url, *decisions) -> None:
         self._url = url
@@ -55,7 +55,7 @@ class Thief:
 
 @pytest.fixture
 def url(prefect_api, tmp_path, monkeypatch):
-    """Prefect at work, and the URL of an empty store."""
+    """A running Prefect server, and the URL of an empty store."""
     url = f"sqlite:///{tmp_path}/store.db"
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
     with temporary_settings({PREFECT_API_URL: prefect_api}):

@@ -1,4 +1,4 @@
-"""The daily purge as a flow: what it removes is archived unless that is turned off."""
+"""The daily purge as a flow archives removed deliveries unless told not to."""
 
 from __future__ import annotations
 

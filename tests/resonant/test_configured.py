@@ -1,4 +1,4 @@
-"""Opening the store that the settings name while it is away."""
+"""Opening the configured store while it is unreachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def unfinished(url, *, patient, lease_seconds=30.0):
 
 @pytest.fixture
 def away(postgresql):
-    """A database that is not there yet, and takes no connection when it is."""
+    """A database that does not exist yet, and first refuses connections."""
     name = "away"
     postgresql.execute(f"CREATE DATABASE {name} ALLOW_CONNECTIONS false")
     yield postgresql.url(name)

@@ -1,4 +1,4 @@
-"""How somebody else's text is shown: nothing hidden, nothing reordered, no markup; and emoji and every script as they are."""
+"""Untrusted text is shown without hidden characters, reordering or markup; emoji and all scripts stay intact."""
 
 from __future__ import annotations
 

@@ -326,7 +326,7 @@ class TestWhatARunDoes:
         seconds = asyncio.run(scenario())
         # 20 batches of begins with the outcomes of those before them, as many of outcomes alone, 10 claims
         assert count[True] < 60
-        # four looks a second, and one for something to fold; one of both at the start, and a look at the end
+        # four polls a second and one check for acceptances; one of each at the start, and a poll at the end
         assert count[None] <= 5 * seconds + 3
 
     def test_there_are_always_some_claimed_ahead_and_they_are_claimed_many_at_once(

@@ -1,4 +1,4 @@
-"""A run says which rotation of an endpoint's signing secret it uses; ``rotate-secret`` waits for every run."""
+"""Runs report the rotation of an endpoint's signing secret that they use; ``rotate-secret`` waits for all of them."""
 
 from __future__ import annotations
 

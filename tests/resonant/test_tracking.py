@@ -1,4 +1,4 @@
-"""What a command knows of its own deliveries, whichever process sends them."""
+"""Tracking a command's own deliveries, whichever process sends them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def opened(url, *, clock=None, lease_seconds=60.0):
 
 
 async def enqueue(store, *ids):
-    """Store events of these ids, and return the keys of their deliveries in the order of the ids."""
+    """Store events with these ids, and return the keys of their deliveries in the same order."""
     accepted = await store.enqueue(
         [make_event(id=each, type="t", source="/s", data=None) for each in sorted(ids)], "orders"
     )
@@ -42,7 +42,7 @@ async def enqueue(store, *ids):
 
 
 async def another_sends(store, number, decision=None, *, attempts=1):
-    """Let another worker attempt the deliveries that are due longest."""
+    """Let another worker attempt the longest due deliveries."""
     leases = await store.claim("orders", owner="another", limit=number)
     assert len(leases) == number
     for made in range(attempts):
@@ -212,7 +212,7 @@ def test_frequent_polls_are_throttled(sqlite_url):
 
 @asynccontextmanager
 async def emitting(url, send, *, lease_seconds=60.0):
-    """An emission of a worker of our own, by the wall clock."""
+    """An emission of our own worker, on the real clock."""
 
     async def open_target(name):
         async def close():

@@ -1,4 +1,4 @@
-"""Why a delivery failed, in words."""
+"""The description of a failure."""
 
 from __future__ import annotations
 

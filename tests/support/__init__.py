@@ -1,1 +1,1 @@
-"""What tests share: imported as ``support``, as ``tests`` itself is not a package."""
+"""Shared test code, imported as ``support`` since ``tests`` is not a package."""

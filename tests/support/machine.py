@@ -1,4 +1,4 @@
-"""A user's machine in a folder: the command line as a process of its own, with a home, a store and a server."""
+"""A user's machine in a folder: runs the command line in processes, with a home, a store and a server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STOP_SECONDS = 60.0
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the variables of this process without any that configures Resonant or Prefect."""
+    """Return this process's environment without the settings of Resonant and Prefect."""
     return {
         name: value for name, value in os.environ.items() if not name.startswith(("RESONANT_", "PREFECT_"))
     }
@@ -39,10 +39,10 @@ class Machine:
     """A home, in which commands run.
 
     Attributes:
-        home: empty at first, and the folder of every command.
-        prefect_api: of the server to use; empty where commands are to find or start one.
-        variables: more of the environment.
-        umask: of every command; that of this process by default.
+        home: the working folder of every command, empty at first.
+        prefect_api: the server's URL; empty if commands should find or start one.
+        variables: more environment variables.
+        umask: the umask of every command; by default that of this process.
     """
 
     home: Path
@@ -65,13 +65,13 @@ class Machine:
         return self.home / "resonant" / "resonant.db"
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a command, with pipes for what it says."""
+        """Start a command with pipes for its output."""
         return self._popen([sys.executable, "-m", "resonant", *arguments], **options)
 
     def run(
         self, *arguments: str, typed: str = "", timeout: float = 120, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, with more variables for it alone."""
+        """Run a command to its end, with more environment variables."""
         return self._run([sys.executable, "-m", "resonant", *arguments], typed, timeout, variables)
 
     def run_code(
@@ -91,7 +91,7 @@ class Machine:
         return json.loads(self.succeed(*arguments, "--json").stdout)
 
     def query(self, statement: str) -> list[sqlite3.Row]:
-        """Look into the store past Resonant."""
+        """Query the store's file directly."""
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
             connection.row_factory = sqlite3.Row
             return connection.execute(statement).fetchall()
@@ -103,7 +103,7 @@ class Machine:
 
     @contextlib.contextmanager
     def up(self, **variables: str) -> Iterator[Up]:
-        """Run ``resonant up`` on a free port for as long as the block, with more variables for it alone."""
+        """Run ``resonant up`` on a free port for the duration of the block, with more environment variables."""
         port = free_port()
         process = self.start("up", "--port", str(port), env=self.environment | variables)
         said = ""
@@ -143,11 +143,11 @@ class Machine:
 
 @dataclass
 class Up:
-    """A ``resonant up`` that is ready, and every process that came of it.
+    """A ready ``resonant up``, and all its descendant processes.
 
     Attributes:
-        said: what it wrote until it was ready.
-        api: a client of its Prefect server.
+        said: its output until it was ready.
+        api: a client for its Prefect server.
     """
 
     process: subprocess.Popen[str]
@@ -169,7 +169,7 @@ class Up:
         return next(each for each in self.family if each.cmdline()[1:] == ["-m", *words])
 
     def is_running_something(self) -> bool:
-        """Tell whether a flow run is under way."""
+        """Return whether a flow run is running."""
         query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
         return self.api.post("/flow_runs/count", json=query).json() > 0
 

@@ -1,4 +1,4 @@
-"""Talking to a Prefect server by HTTP as Prefect's own client does: when the server is busy, again."""
+"""An HTTP client for a Prefect server that retries while the server is busy, as Prefect's own does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PAUSE_SECONDS = 0.2
 
 
 class _Patient(httpx.HTTPTransport):
-    """Sends a request again while the server says 503: its SQLite has one writer at a time."""
+    """Retries while the server answers 503: its SQLite allows one writer at a time."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         give_up_at = time.monotonic() + _PATIENCE_SECONDS
@@ -25,7 +25,7 @@ class _Patient(httpx.HTTPTransport):
 
 
 def patient_client(api_url: str, **options) -> httpx.Client:
-    """Return a client of a Prefect server's API that waits while the server is busy, and raises what is an error."""
+    """Return a client that waits while the server is busy, and raises on error statuses."""
     return httpx.Client(
         base_url=api_url,
         transport=_Patient(),

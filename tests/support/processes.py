@@ -1,4 +1,4 @@
-"""Processes and what came of them."""
+"""Processes and their descendants."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return those that still run."""
+    """Return the processes that still run."""
     return [each for each in processes if _runs(each)]
 
 
 def _runs(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # it ended between the two questions
+    except psutil.NoSuchProcess:  # it ended between the two calls
         return False

@@ -30,7 +30,7 @@ POSTGRESQL = "this test needs Debian's PostgreSQL: apt-get install postgresql"
 
 
 def need(name: str) -> str:
-    """Return the path of a program; where it is missing, the test is skipped."""
+    """Return the path of a program, or skip the test."""
     names, how_to_get_it = PROGRAMS[name]
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
@@ -39,17 +39,17 @@ def need(name: str) -> str:
 
 
 def need_postgresql() -> Path:
-    """Return the folder with the programs of Debian's newest PostgreSQL, which several clients may use over TCP."""
+    """Return the folder with the programs of Debian's newest PostgreSQL, whose server accepts TCP connections."""
     folders = Path("/usr/lib/postgresql").glob("*/bin")
     found = [folder for folder in folders if (folder / "postgres").exists()]
-    # Debian keeps the server outside PATH. Its wrappers are on it, and `.ci/run` can hide those.
+    # Debian keeps the server outside PATH, but its wrappers on PATH, where `.ci/run` can hide them.
     if not found or not shutil.which("pg_ctlcluster"):
         lacking(POSTGRESQL)
     return max(found, key=lambda folder: float(folder.parent.name))
 
 
 def lacking(reason: str) -> NoReturn:
-    """Skip the test, as this machine cannot run it; fail it where everything must run."""
+    """Skip the test, or fail it if REQUIRE_PROGRAMS is set."""
     if os.environ.get("REQUIRE_PROGRAMS"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""What the metrics are made of, read in one snapshot."""
+"""Reading the data of the metrics in one snapshot."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 
 def measure(connection: Connection, *, now: float, since: float) -> tuple[Totals, Window]:
-    """Read both; what one transaction of ``Store.read`` reads is one snapshot."""
+    """Read both in one transaction of ``Store.read``, hence in one snapshot."""
     return read_totals(connection, now=now), read_window(connection, now=now, since=since)

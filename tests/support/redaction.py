@@ -1,4 +1,4 @@
-"""An error's text, as it is stored and shown."""
+"""Redacting error texts in tests."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def safe_message(error: BaseException, *endpoints: Endpoint) -> str:
-    """Say on one line what went wrong, without the secrets of these endpoints."""
+    """Describe an error on one line, without the secrets of these endpoints."""
     return Redactor.of(*endpoints).message(error)

@@ -1,4 +1,4 @@
-"""Waiting for what another process does: for as long as a loaded machine may need, and no longer than it takes."""
+"""Polling for the effects of other processes, with timeouts that suit a loaded machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PATIENCE_SECONDS = 60.0
 
 
 def wait_until(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS, *, every: float = 0.05) -> T:
-    """Ask again and again until there is something, and return it.
+    """Poll until the result is truthy, and return it.
 
     Raises:
-        AssertionError: there was nothing within these seconds.
+        AssertionError: no result within these seconds.
     """
     give_up_at = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < give_up_at, f"what was waited for did not happen within {seconds:g} s"
+        assert time.monotonic() < give_up_at, f"no result within {seconds:g} s"
         time.sleep(every)
     return found

@@ -143,7 +143,7 @@ async def patiently(
         try:
             return await operation()
         except StoreUnavailable as error:
-            # From the first failure on: a process that stood still learns only then that its connection was ended.
+            # Count from the first failure: only then does a suspended process learn that its connection was ended.
             is_lock = isinstance(error, StoreLocked)
             until = give_up_at.setdefault(is_lock, loop.time() + patience)
             is_outlasted = is_lock and outlasts_locks()
@@ -156,7 +156,7 @@ def _write(
     connection: Connection, leases: list[Lease], outcomes: list[work.Outcome], *, now: float
 ) -> tuple[set[LeaseKey], set[LeaseKey]]:
     if leases and outcomes:
-        # All in one order, so that a renewal of the same leases and this never wait for each other in a ring.
+        # Lock in one order, so that this cannot deadlock with a renewal of the same leases.
         of_outcomes = [outcome.lease for outcome in outcomes]
         work.lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes]])
     begun = work.begin(connection, leases, now=now) if leases else set()

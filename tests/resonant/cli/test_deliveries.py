@@ -1,4 +1,4 @@
-"""``deliveries``: what is neither delivered nor given up; ``cancel --dry-run`` counts what it would give up."""
+"""``deliveries`` lists unfinished deliveries; ``cancel --dry-run`` counts the selected ones."""
 
 from __future__ import annotations
 

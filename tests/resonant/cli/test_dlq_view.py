@@ -1,4 +1,4 @@
-"""What ``dlq`` shows of a dead letter on a terminal of 80 columns, and where there is none."""
+"""The output of ``dlq`` on a terminal of 80 columns, and elsewhere."""
 
 from __future__ import annotations
 

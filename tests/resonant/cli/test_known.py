@@ -1,4 +1,4 @@
-"""A name, a code or an id that nothing knows is refused with exit code 2, and so is an option given twice."""
+"""Unknown names, codes and ids, and repeated options, are refused with exit code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``status`` below the balance: each endpoint, and what the daily purge removes."""
+"""``status`` below the balance: each endpoint, and the daily purge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
 
 @pytest.fixture
 def old(worker):
-    """A dead letter and a delivery of 40 days, a dead letter of 20 days, and what waits now."""
+    """A dead letter and a delivery 40 days old, a dead letter 20 days old, and waiting deliveries."""
     now = worker.clock()
     worker.clock.advance(-40 * DAY_SECONDS)
     worker.accept("evt_dead")

@@ -1,4 +1,4 @@
-"""The store's file goes away below a command that has it open."""
+"""The store's file is deleted while a command has it open."""
 
 from __future__ import annotations
 

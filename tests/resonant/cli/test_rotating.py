@@ -1,4 +1,4 @@
-"""``endpoint rotate-secret`` waits for the runs under way, and never loses the secret that it has made."""
+"""``endpoint rotate-secret`` waits for live runs, and never loses a new secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORT_WAIT = "import resonant.cli.rotating as r; r._PATIENCE_SECONDS = 0.0"
 
 @pytest.fixture
 def signing(prefect_api, monkeypatch, resonant):
-    """An endpoint that signs with the old secret; the function returns the one that signs now."""
+    """An endpoint that signs with the old secret; the function returns the current one."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
 
     async def save():
@@ -42,7 +42,7 @@ def signing(prefect_api, monkeypatch, resonant):
 
 @pytest.fixture
 def stuck(worker):
-    """A run that is alive and does not read the endpoint again."""
+    """A live run that does not read the endpoint again."""
     worker.do(lambda store: store.write(signers.report, "stuck", {NAME: None}, now=time.time() + 60))
 
 

@@ -1,4 +1,4 @@
-"""Streams that never end, signals, and files of nothing but bad lines: what ``enqueue`` makes of them."""
+"""``enqueue`` on endless streams, on signals, and on files that contain only bad lines."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def follow(resonant):
 
 
 def test_a_steady_slow_stream_is_stored_while_it_flows(follow, resonant):
-    """A line every 0.1 s: it never pauses, and a batch takes minutes to fill."""
+    """A line every 0.1 s, so the stream never pauses and a batch takes minutes to fill."""
     feed = follow(every=0.1)
     wait_until(lambda: resonant.json("status")["accepted"] >= 5)
     feed.send_signal(signal.SIGTERM)
@@ -100,7 +100,7 @@ def test_a_signal_stores_the_complete_lines_that_were_read(resonant, tmp_path, s
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_under_strict_stores_nothing_and_says_so(resonant, monkeypatch, url, stop, code):
-    """In this process, to send the signal when the first batch is in the transaction."""
+    """Run in this process, to send the signal while the first batch is in the transaction."""
     from resonant.cli import intake, output
 
     first = threading.Event()

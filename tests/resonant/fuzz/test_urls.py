@@ -1,4 +1,4 @@
-"""Endpoint URLs: any text is either an endpoint that opens, or an ``EndpointError`` that does not quote it."""
+"""Any text as an endpoint URL either opens or raises an ``EndpointError`` that does not quote it."""
 
 from __future__ import annotations
 

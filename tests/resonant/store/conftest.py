@@ -74,7 +74,7 @@ class Desk:
         return self.run(self.store.recover(**options))
 
     def fold(self) -> None:
-        """Move what was accepted into the ledgers and the rollups."""
+        """Fold the acceptances into the ledgers and the rollups."""
         self.run(self.store.fold())
 
     def status(self, **options: Any):

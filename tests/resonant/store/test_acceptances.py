@@ -1,4 +1,4 @@
-"""What producers accept: nobody waits for an open transaction, and the sums hold before, during and after a fold."""
+"""Acceptances: no one waits for an open transaction, and the sums are the same before, during and after a fold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def counters(desk):
 
 
 async def within_an_open_transaction(desk, meanwhile, *, event_id="evt_open", endpoint="orders"):
-    """Do something while a producer's transaction is open; it must not wait."""
+    """Run an operation during a producer's open transaction; it must not wait."""
     async with desk.store.transaction() as transaction:
         await transaction.run_sync(enqueue, [desk.make(event_id)], endpoint, now=desk.clock())
         async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""What the attempts of a dead letter tell: the receiver's answer, and whether it may have processed it."""
+"""A dead letter shows the receiver's answer, and whether it may have processed the event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each endpoint at a glance."""
+"""The status of each endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The endpoints that could not be opened, as the store keeps them for ``status``."""
+"""The endpoints that could not be opened, as ``status`` reads them."""
 
 from __future__ import annotations
 

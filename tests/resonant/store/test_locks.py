@@ -1,4 +1,4 @@
-"""A process that stands still in the middle of a transaction, as after Ctrl-Z: it is named, and the others go on."""
+"""A process suspended within a transaction, as by Ctrl-Z: messages name it, and the others go on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from resonant.store.file_locks import lock_holder
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
 
-# Stops itself in its transaction, and says how that ended once it goes on.
+# Stops itself within a transaction, and reports the outcome when it continues.
 _STANDS_STILL = """
 import asyncio, os, signal, sys
 from sqlalchemy import update
@@ -48,7 +48,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @contextlib.contextmanager
 def stopped_in_its_transaction(url):
-    """Run a process that holds locks on every delivery, and does not move."""
+    """Run a suspended process that holds locks on every delivery."""
     command = [sys.executable, "-c", _STANDS_STILL, url, str(LEASE_SECONDS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -174,7 +174,7 @@ class TestOnSQLite:
         assert str(failure.value) == f"{sqlite_url}: {holder} holds its lock: try again when it is done"
 
     def test_a_wait_ends_after_the_busy_timeout(self, desk, opened, sqlite_url):
-        """And not after twice as long."""
+        """The timeout is not applied twice."""
         with stopped_in_its_transaction(sqlite_url):
             started = time.monotonic()
             with pytest.raises(StoreLocked):

@@ -276,7 +276,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("pause", [0.0, 0.1])
 def test_a_connection_that_the_server_ended_between_two_steps_gives_a_plain_error(desk, postgresql, pause):
-    """The driver may notice before the next statement, or in the middle of it."""
+    """The driver may notice before or during the next statement."""
 
     async def store_some() -> None:
         async with desk.store.transaction() as transaction:

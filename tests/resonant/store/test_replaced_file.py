@@ -1,4 +1,4 @@
-"""An SQLite file that is deleted or replaced while it is open: SQLite writes to the old one, and says nothing."""
+"""An SQLite file that is deleted or replaced while it is open: SQLite silently writes to the old one."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_connection_that_opened_the_new_file_is_not_used(desk, path):
 
 
 def test_what_other_processes_write_replaces_nothing(desk, open_desk, sqlite_url, path):
-    """Checkpoints, pages that are given back, and the last of the others that closes it."""
+    """Checkpoints, reclaimed pages, and the last other process closing the file."""
     events = [desk.make(f"evt_{number}", "x" * 1_000) for number in range(2, 2_000)]
     desk.enqueue(*events)
     other = open_desk(sqlite_url)

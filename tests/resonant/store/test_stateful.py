@@ -782,7 +782,7 @@ def look(connection, now: float) -> dict[str, Any]:
     ledgers = {
         row["name"]: (row["accepted"], row["purged"], row["gone_at"]) for row in rows(schema.endpoints)
     }
-    # What is not folded yet counts all the same.
+    # Acceptances that are not folded yet count too.
     for row in rows(schema.acceptances):
         endpoint, minute = row["endpoint"], int(row["accepted_at"] // 60) * 60
         accepted, purged, gone_at = ledgers.get(endpoint, (0, 0, None))

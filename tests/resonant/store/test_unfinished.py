@@ -1,4 +1,4 @@
-"""Unfinished deliveries: the longest due first, over all endpoints, a page at a time; or in groups."""
+"""Listing unfinished deliveries, longest due first over all endpoints, in pages; and grouping them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def states(desk, rows):
 
 @pytest.fixture
 def waiting(desk):
-    """One of each state for one endpoint, one that waits for another, and two that are final."""
+    """One of each state for one endpoint, one waiting delivery for another, and two final ones."""
     desk.enqueue("evt_parked", "evt_failed", "evt_delivered", "evt_in_flight")
     leases = {lease.event.id: lease for lease in desk.claim(4)}
     desk.fail(leases["evt_parked"], desk.park_for(300), code="http_503", excerpt="back soon")
