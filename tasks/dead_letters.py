@@ -73,7 +73,7 @@ async def write_triage(store: Store) -> str:
             }
             for group in groups
         ],
-        description="Dead letters in groups that one repair would mend; `resonant detail ID` shows an example.",
+        description="Dead letters grouped by cause; `resonant detail ID` shows an example.",
     )
     return f"{sum(group.count for group in groups)} dead letters in {len(groups)} groups"
 

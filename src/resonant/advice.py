@@ -29,7 +29,7 @@ _NAME = (
     "then {replay}"
 )
 _SLOWER = "it asks for less: once it has caught up, {slow_replay}"
-_HERE = "the fault is on this side (connections, proxy, disk or code): mend it here, then {replay}"
+_HERE = "the fault is on this side (connections, proxy, disk or code): fix it here, then {replay}"
 _CRASHED = (
     "workers were lost while sending: look at their memory and logs, and at the events' size, before a replay"
 )

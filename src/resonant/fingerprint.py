@@ -1,4 +1,4 @@
-"""Fingerprints: failures that one repair would mend have the same one."""
+"""Fingerprints: failures with the same cause have the same one."""
 
 from __future__ import annotations
 

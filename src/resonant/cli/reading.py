@@ -43,7 +43,7 @@ _LISTS = (
     _List("dlq", "List dead letters, the newest first.", "resonant dlq --group --since 2h"),
     _List(
         "failed",
-        "List the dead letters that no retry would have mended: reason permanent.",
+        "List permanent failures, which no retry can cure.",
         "resonant failed --type 'com.example.order.*' --limit 0",
         reason="permanent",
     ),
@@ -68,7 +68,7 @@ def status(
     endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Count this endpoint's only.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the balance, each endpoint, and what the next purge removes.
+    """Show the balance, each endpoint, and what the daily purge would remove.
 
     The balance: accepted = pending + retrying + delivered + dead letter + purged.
     """
@@ -173,7 +173,7 @@ def _listing(which: _List) -> Callable[..., None]:
         after: filters.After = None,
         group: Annotated[
             bool,
-            typer.Option("--group", help="Group what one repair would mend, and say what to do about each."),
+            typer.Option("--group", help="Group dead letters by cause, and say what to do about each."),
         ] = False,
         as_json: options.Json = False,
     ) -> None:

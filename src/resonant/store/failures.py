@@ -31,7 +31,7 @@ _HINTS = {
     "readonly database": f"it is read-only for this user: change its mode, {_ELSEWHERE}",
     "disk is full": "the disk is full: free some space and run the same command again",
     # What SQLite says of a quota and of a limit to the size of files, too.
-    "disk I/O error": "the disk takes no more (a quota, a limit or a fault): mend that and run the same command again",
+    "disk I/O error": "the disk takes no more (a quota, a limit or a fault): fix that and run the same command again",
     "unable to open": f"it cannot be opened: check its path and mode, {_ELSEWHERE}",
     "not a database": f"the file is no SQLite database: choose another, {_ELSEWHERE}",
     "malformed": "the file is damaged: restore it from a backup",

@@ -1,4 +1,4 @@
-"""Triage: dead letters in groups that one repair would mend, with what to do about each."""
+"""Triage: grouping dead letters by cause, with advice for each group."""
 
 from __future__ import annotations
 
