@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, NamedTuple
+
+from resonant.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -79,6 +82,7 @@ class Claims:
         self._look_again_at = 0.0
         self._recover_at = 0.0
         self._fold_at = 0.0
+        self._folding: asyncio.Task[None] | None = None
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
         """Claim what there is room for, of each endpoint of which something is due.
@@ -112,6 +116,13 @@ class Claims:
         await asyncio.sleep(min(POLL_SECONDS, max(0.05, until - self._store.clock())))
         return True
 
+    async def stop(self) -> None:
+        """Claim and fold no more; a fold has a moment to end."""
+        if self._folding is not None:
+            await asyncio.wait([self._folding], timeout=FOLD_SECONDS)
+            self._folding.cancel()
+            await asyncio.wait([self._folding])
+
     async def _look(self) -> None:
         """See which endpoints have something due, and open those that are new."""
         if self._take_over and time.monotonic() >= self._recover_at:
@@ -119,11 +130,23 @@ class Claims:
             await self._store.recover(endpoint=self._endpoint)
             self._recover_at = time.monotonic() + RECOVER_SECONDS
         if time.monotonic() >= self._fold_at:
-            await self._store.fold()
+            self._start_fold()
             self._fold_at = time.monotonic() + FOLD_SECONDS
         now = self._store.clock()
         due = [due.endpoint for due in await self._store.due(self._endpoint) if due.at <= now]
         self._due = [name for name in due if await self._is_open(name)]
+
+    def _start_fold(self) -> None:
+        """Fold in the background: a claim never waits for a transaction that holds a ledger."""
+        if self._folding is not None:
+            if not self._folding.done():
+                return
+            self._folding.result()
+        self._folding = asyncio.create_task(self._fold())
+
+    async def _fold(self) -> None:
+        with contextlib.suppress(StoreError):  # the next fold tries again, and the next claim will say
+            await self._store.fold()
 
     def _room(self, endpoint: str) -> _Room | None:
         """Return what to claim now: ahead of need, and many at once or none."""

@@ -397,6 +397,7 @@ class Emission:
                     return self.summary
         finally:
             await self._cancel_running()
+            await claims.stop()
 
     async def _has_to_wait(self, claims: Claims, own: Tracker | None) -> bool:
         """Return whether to wait for deliveries that others hold; if so, wait for one poll interval first."""
