@@ -343,7 +343,7 @@ class Emission:
     ) -> Summary:
         """Claim what is due and emit it, until nothing is due or the time is up.
 
-        With ``own``, the run ends when those deliveries are settled, whichever worker sends them.
+        With ``own``, the run's time is up when those deliveries are settled, whichever worker sends them.
 
         Args:
             emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. What it raises
@@ -384,14 +384,17 @@ class Emission:
                     raise self._failure
                 if own is not None:
                     await patiently(own.look_if_due, self._patience)
+                if own is not None and self._end is None and own.is_settled:
+                    self._end = time.monotonic()  # what else this run has claimed is left for the next one
                 time_is_up = self._is_over()
-                is_done = time_is_up or (own is not None and self._end is None and own.is_settled)
-                if not is_done:
+                if not time_is_up:
                     await patiently(lambda: self._take_due(claims), self._patience)
                 goes_on = self._end is not None and not time_is_up
                 if self._running or goes_on or self._failure is not None:
                     await self._wait_for_change()
-                elif not is_done and await patiently(partial(self._has_to_wait, claims, own), self._patience):
+                elif not time_is_up and await patiently(
+                    partial(self._has_to_wait, claims, own), self._patience
+                ):
                     continue
                 elif self._failure is None:
                     return self.summary

@@ -22,6 +22,7 @@ from resonant.testing import FixedClock
 from resonant.tracking import Tracker
 
 START = 1_700_000_000.0
+TWICE = RetryPolicy(max_attempts=2, base=0.01, jitter="none")
 
 
 @asynccontextmanager
@@ -211,7 +212,7 @@ def test_frequent_polls_are_throttled(sqlite_url):
 
 
 @asynccontextmanager
-async def emitting(url, send, *, lease_seconds=60.0):
+async def emitting(url, send, *, lease_seconds=60.0, policy=TWICE):
     """An emission of our own worker, on the real clock."""
 
     async def open_target(name):
@@ -221,7 +222,6 @@ async def emitting(url, send, *, lease_seconds=60.0):
         return Target(name=name, sink=CallableSink(send), describe=str, close=close, timeout=15.0)
 
     async with opened(url, clock=time.time, lease_seconds=lease_seconds) as store:
-        policy = RetryPolicy(max_attempts=2, base=0.01, jitter="none")
         courier = Courier(clock=store.clock, rng=random.Random(7), policy=lambda _name: policy)
         async with Emission(store, courier, open_target, owner="ours") as emission:
             yield emission
@@ -282,6 +282,35 @@ def test_an_emission_does_not_wait_for_other_deliveries(sqlite_url, held_by_anot
             assert tracker.outcomes.delivered == 1
 
     asyncio.run(main())
+
+
+def test_an_emission_ends_when_its_own_deliveries_are_settled_though_it_retries_others(sqlite_url):
+    tried = []
+
+    async def send(event):
+        tried.append(event.id)
+        if event.id == "theirs":
+            raise ConnectionError
+
+    async def main():
+        policy = RetryPolicy(max_attempts=100, base=0.2, factor=1, jitter="none")
+        async with emitting(sqlite_url, send, policy=policy) as emission:
+            tracker = Tracker(emission.store)
+            await enqueue(emission.store, "theirs")
+            tracker.add(await enqueue(emission.store, "a"))
+
+            async def emit_one(lease):
+                while isinstance((await emission.attempt(lease.key)).decision, Retry):
+                    await asyncio.sleep(0.2)
+
+            await asyncio.wait_for(emission.run(emit_one, endpoint="orders", own=tracker), 10)
+            assert tracker.outcomes.delivered == 1
+        async with opened(sqlite_url) as store:
+            status = await store.status()
+            assert (status.retrying, status.in_flight) == (1, 0)
+
+    asyncio.run(main())
+    assert tried.count("theirs") < 20
 
 
 async def succeed(_event):
