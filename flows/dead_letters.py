@@ -55,24 +55,24 @@ async def replay_dead_letters(
 ) -> State[None]:
     """Send dead letters again, the oldest first; each begins a new round of attempts, and keeps its history.
 
-    All that is given must hold. Cancelling this run stops it in good order: what is not sent yet stays or is due again.
+    All filters must match. Cancelling this run stops it cleanly: unsent dead letters stay in the queue or are due again.
 
     Args:
         ids: Event ids.
         event_type: Event type; * stands for any text, ? for one character.
         endpoint: Name of the endpoint.
-        category: What the classifier said of the last failure.
+        category: Category of the last failure: transient, permanent or unknown.
         code: The classifier's code, such as http_503.
         reason: Why it was given up.
         text: A part of the error, in any case.
         since: Given up at this time or later.
         until: Given up before this time.
-        all_dead_letters: Required when nothing above is given - every dead letter is meant.
+        all_dead_letters: Required if no filter is given - selects every dead letter.
         include_permanent: Also permanent failures, which are skipped otherwise.
-        limit: How many at most.
+        limit: Maximum number of dead letters.
         rate: Dead letters per second, after a slow start of ten seconds. Empty: no limit.
         policy: Name of the retry policy for this run, instead of the deliveries' own.
-        dry_run: Only count what would be sent again and what is left out.
+        dry_run: Only count the dead letters that would be sent and skipped.
     """
     selection = select(
         ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=reason, text=text,
@@ -110,12 +110,12 @@ async def cancel_deliveries(
         ids: Event ids.
         event_type: Event type; * stands for any text, ? for one character.
         endpoint: Name of the endpoint.
-        category: What the classifier said of the last failure.
+        category: Category of the last failure: transient, permanent or unknown.
         code: The classifier's code, such as http_503.
         text: A part of the last error, in any case.
         since: Accepted at this time or later.
         until: Accepted before this time.
-        all_deliveries: Required when nothing above is given - every unfinished delivery is meant.
+        all_deliveries: Required if no filter is given - selects every unfinished delivery.
         dry_run: Only count the deliveries that would be given up.
     """
     selection = select(

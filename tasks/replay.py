@@ -60,7 +60,7 @@ def select(
 
 
 async def check_names(store: Store, selection: Selection) -> None:
-    """Refuse an endpoint, a code or an id that nothing knows: a typo would select nothing, and look like success.
+    """Refuse an unknown endpoint, code or id: a typo would select nothing and look like success.
 
     Raises:
         UnknownEndpoint: neither the store nor Prefect knows the endpoint.

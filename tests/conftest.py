@@ -41,7 +41,7 @@ def _register_fuzzing(examples: int) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that need a Prefect server: they take longest, and the short ones fill what is left."""
+    """Run the files that need a Prefect server first, since they take longest."""
     engine = {item.path for item in items if item.get_closest_marker("engine")}
     items.sort(key=lambda item: item.path not in engine)
 

@@ -48,7 +48,7 @@ class Claims:
         is_open: opens an endpoint; tells whether it can be sent to.
         is_over: tells whether the run has failed, or its time is up: nothing more is to be claimed then.
         renew: renews the leases in hand if that is overdue.
-        on_waiting: called once, with the moment until which other workers hold what is left.
+        on_waiting: called once, with the time until which other workers hold the remaining deliveries.
     """
 
     def __init__(

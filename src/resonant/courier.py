@@ -37,15 +37,15 @@ class Target:
     """An endpoint, open for sending.
 
     Attributes:
-        name: what the store knows it by.
+        name: its name in the store.
         sink: sends once, or raises.
-        describe: a failure as one line without secrets, fit to be stored.
-        close: ends its connections.
+        describe: returns a failure as one line without secrets.
+        close: closes its connections.
         timeout: the deadline of one attempt, in seconds.
-        overrides: statuses whose category the endpoint decides.
+        overrides: the endpoint's own categories for statuses.
         policy: the name of its retry policy; None for the default.
-        concurrency: sends to it at the same time; None for the common limit.
-        redact: an excerpt or a warning that the sink gave back, as one line without secrets.
+        concurrency: the limit of concurrent sends to it; None for the common limit.
+        redact: returns an excerpt or warning of the sink as one line without secrets.
         rotation: returns the rotation of its signing secret in use; see ``Endpoint.rotation``.
     """
 

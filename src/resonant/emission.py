@@ -341,7 +341,7 @@ class Emission:
         own: Tracker | None = None,
         on_waiting: Callable[[float], None] = lambda _until: None,
     ) -> Summary:
-        """Claim what is due and emit it, until nothing is due or the time is up.
+        """Claim and emit due deliveries, until none is due or the time is up.
 
         With ``own``, the run's time is up when those deliveries are settled, whichever worker sends them.
 
@@ -353,7 +353,7 @@ class Emission:
             endpoint: only this endpoint; None for all.
             take_over: take over expired leases too, and wait for live ones to end (with ``own``, only for its own).
             own: tracks the deliveries to wait for, and their outcomes.
-            on_waiting: called once, with the moment until which other workers hold what is left.
+            on_waiting: called once, with the time until which other workers hold the remaining deliveries.
 
         Raises:
             EndpointError: the named endpoint cannot be opened.

@@ -2,8 +2,8 @@
 
 ::
 
-    ResonantError                  every error of this package: one line that says what, where and what now
-    ├── InvalidEvent               an input that is no event (bad JSON, missing type, too large ...)
+    ResonantError                  every error of this package: one line with the problem, the place and the next step
+    ├── InvalidEvent               an input that is not an event (bad JSON, missing type, too large ...)
     ├── ConflictingEvent           a known id with other content
     ├── UnknownName                a code that no failure has, or an id that no event has
     ├── StoreError
@@ -39,7 +39,7 @@ class ConflictingEvent(ResonantError):
 
 
 class UnknownName(ResonantError):
-    """A code that no failure can have, or an id that no event has; the text names those that look like it."""
+    """Unknown code or event id; the text has suggestions."""
 
 
 class StoreError(ResonantError):

@@ -44,7 +44,7 @@ def require_restricted(selection: Selection, *, everything: bool) -> None:
         EmptySelection: nothing restricts it.
     """
     if selection.is_empty and not everything:
-        raise EmptySelection("the selection is empty: restrict it, or say that all are meant")
+        raise EmptySelection("the selection is empty: restrict it, or select all explicitly")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ class ReplayRequest:
         selection: which.
         include_permanent: also permanent failures.
         limit: how many at most.
-        rate: letters a second, once the slow start is over; None is as fast as they go.
-        everything: an empty selection is meant.
-        without_endpoints: leave out what goes there.
+        rate: dead letters per second, after the slow start; None: no limit.
+        everything: allow an empty selection, which selects all.
+        without_endpoints: skip the dead letters of these endpoints.
 
     Raises:
         EmptySelection: nothing restricts the selection, and ``everything`` is not set.

@@ -62,10 +62,10 @@ class Signing:
         await self._report({endpoint: None})
 
     async def withdraw(self, endpoint: str) -> None:
-        """Say that this run does not use an announced endpoint after all: no rotation needs to wait for it.
+        """Report that this run does not use an announced endpoint, so that no rotation waits for it.
 
         Raises:
-            StoreError: it cannot be written; it counts no more when it is old enough.
+            StoreError: the removal cannot be written now; the report expires.
         """
         await self._store.write(signers.withdraw, self._owner, endpoint)
 

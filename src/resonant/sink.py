@@ -106,7 +106,7 @@ class Endpoint:
         rotation: a time that identifies the last rotation of the signing secret; None before the first.
         timeout: seconds for a whole attempt, from connecting to the end of the answer.
         allow_private: whether private and special addresses may be connected to.
-        overrides: categories for statuses, where this endpoint means something else by them.
+        overrides: the endpoint's own categories for statuses.
         ca_file: certificates (PEM) to trust instead of the public ones.
 
     Raises:
@@ -229,7 +229,7 @@ class HttpSink:
             The receipt of any 2xx, with a warning where its body was broken, slow or long.
 
         Raises:
-            UnexpectedStatus: any other status, whatever became of its body.
+            UnexpectedStatus: any other status, even if its body cannot be read.
             TimeoutError: no status within the endpoint's ``timeout``.
             EndpointError: ``ca_file`` cannot be read.
             httpx.HTTPError: any other failure, including a refused address (with ``AddressRefused`` as the cause). Its

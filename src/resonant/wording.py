@@ -33,7 +33,7 @@ def why(*, reason: str, code: str | None, error: str | None, answer: str | None)
 
 
 def outcome(attempt: Attempt) -> str:
-    """Say how an attempt ended: ``delivered in 12 ms, answered 200`` or ``failed in 12 ms: permanent, http 422: amount is missing``."""
+    """Describe an attempt: ``delivered in 12 ms, answered 200``, ``failed in 12 ms: permanent, http 422: amount is missing``."""
     took = f"in {attempt.duration * 1000:.0f} ms"
     if attempt.result == "delivered":
         return f"delivered {took}" + (f", answered {attempt.status_code}" if attempt.status_code else "")

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Machine(machine.Machine):
-    """A home, in which commands run with the faults' policy on this store.
+    """A home whose commands use the faults' policy on this store.
 
     Attributes:
-        store_url: of the store; a test may move it.
+        store_url: the store's URL; a test may change it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A name, a code or an id that nothing knows fails the run of a form: it would select nothing, and look like success."""
+"""A flow run fails on an unknown endpoint, code or id, which would otherwise look like success."""
 
 from __future__ import annotations
 

@@ -1198,7 +1198,9 @@ class TestTheStoreGoesAway:
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
 
     @pytest.mark.parametrize("endpoint", [None, "orders"])
-    def test_while_nothing_is_sent_it_is_waited_for_too(self, tmp_path, impatient_sqlite, endpoint):
+    def test_an_emission_also_waits_for_the_lock_before_its_first_send(
+        self, tmp_path, impatient_sqlite, endpoint
+    ):
         async def scenario():
             async with scene(tmp_path, orders=succeed, lease_seconds=15) as worker:
                 await enqueue(worker.store, 1)

@@ -106,7 +106,7 @@ def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, monkeypa
     assert opened == []
 
 
-def test_a_run_that_cannot_open_an_endpoint_holds_up_no_rotation_of_its_secret(sqlite_url):
+def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secret(sqlite_url):
     async def main():
         store = await open_store(sqlite_url)
         seen = []

@@ -57,5 +57,5 @@ def test_a_long_answer_is_cut():
         ),
     ],
 )
-def test_the_outcome_of_a_failed_attempt_ends_with_what_the_receiver_answered(attempt, said):
+def test_the_outcome_of_a_failed_attempt_ends_with_the_answer(attempt, said):
     assert outcome(attempt) == said

@@ -36,7 +36,7 @@ def clean_environment() -> dict[str, str]:
 
 @dataclass
 class Machine:
-    """A home, in which commands run.
+    """A home folder in which commands run.
 
     Attributes:
         home: the working folder of every command, empty at first.

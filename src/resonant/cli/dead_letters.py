@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _IDS_SHOWN = 10
 # Ages in days, in the selection of a purge.
 _AGES = ("dead_letters", "delivered")
-_AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run this again for the dead letters that are left"
+_AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run the command again for the remaining dead letters"
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count, and change nothing.")]
 
@@ -94,7 +94,9 @@ def replay(
     include_permanent: Annotated[
         bool, typer.Option("--include-permanent", help="Also permanent failures.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="How many at most.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Maximum number of dead letters.")
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(metavar="N", min=0.01, max=10_000, help="Dead letters per second, after a slow start."),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LOOKS = 3
 _BUSY = 503
 _WITHIN_PREFECT = ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs")
-# At the end of a process they warn of each item that is still to be sent.
+# At the end of a process these services warn about queued items.
 _SENDING = ("EventsWorker", "APILogWorker")
 _OF_AN_OUTAGE = (
     "Unable to connect to",

@@ -49,23 +49,23 @@ def replay(
     audit_id: int | None = None,
     after: Key | None = None,
 ) -> Replayed:
-    """Begin a new round for up to ``limit`` dead letters, the oldest first, and lease them; their history stays.
+    """Begin a new round for up to ``limit`` dead letters, oldest first, and lease them; their history stays.
 
-    Two replays at once never take the same letter: what one has locked the other passes over, and what one has taken is
-    no dead letter any more. A replay that is killed leaves leases that run out, like any worker.
+    Two replays at once never take the same dead letter: each skips the rows that the other has locked, and a taken one is
+    not a dead letter any more. The leases of a killed replay expire, like those of any worker.
 
     Args:
         connection: in a transaction that writes.
         selection: which.
-        died_before: the replay's start, seconds since the epoch: a letter that dies again is not taken again.
+        died_before: the replay's start, seconds since the epoch: a dead letter that fails again is not taken again.
         include_permanent: also permanent failures.
-        without_endpoints: leave out what goes there.
+        without_endpoints: skip the dead letters of these endpoints.
         limit: how many at most.
         owner: who leases them.
         now: seconds since the epoch.
         lease_seconds: for how long.
         audit_id: the row of ``begin_audit`` to count them in.
-        after: go on after this letter, which spares a walk over all that the selection passes over.
+        after: continue after this dead letter, which avoids a scan of skipped rows.
     """
     letters = Letters.of(
         connection, selection, include_permanent=include_permanent, without_endpoints=without_endpoints

@@ -18,7 +18,7 @@ _CONNECTION_LOST = "the server ended the connection: run the same command again"
 # PostgreSQL's SQLSTATE (Appendix A of its manual), or a part of SQLite's text.
 _HINTS = {
     "08003": _CONNECTION_LOST,
-    "25P03": _CONNECTION_LOST,  # as the transaction was idle for too long
+    "25P03": _CONNECTION_LOST,  # idle-in-transaction timeout
     "28P01": "the server refuses this user or password",
     "28000": "the server refuses this user or password",
     "3D000": f"the server has no such database: create it, {_ELSEWHERE}",

@@ -1,4 +1,4 @@
-"""Why a code or an id selects nothing: no failure has that code, no event that id."""
+"""Checking codes and event ids, with suggestions for unknown ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IDS_SHOWN = 10
 
 
 def why_no_such_code(connection: Connection, code: str) -> str | None:
-    """Return why no failure can have this code, with those that look like it; None if one can."""
+    """Return a message with suggestions if the code is unknown, otherwise None."""
     built_in = built_in_codes()
     if code in built_in or endpoints.has_code(connection, code):
         return None
@@ -27,7 +27,7 @@ def why_no_such_code(connection: Connection, code: str) -> str | None:
 
 
 def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
-    """Return which of these ids no event has; None if events have them all."""
+    """Return a message that names the unknown ids; None if all are known."""
     missing = sorted(set(ids) - reading.known_ids(connection, ids)) if ids else []
     if not missing:
         return None

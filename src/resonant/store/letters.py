@@ -73,7 +73,7 @@ class Letters:
                 have their letters, except where no cause was left out.
             selection: which.
             include_permanent: also permanent failures.
-            without_endpoints: leave out what goes there.
+            without_endpoints: skip the dead letters of these endpoints.
         """
         if include_permanent and not selection.is_by_cause and not without_endpoints:
             return cls(selection, None)

@@ -47,7 +47,7 @@ def leave(connection: Connection, owner: str, *, now: float) -> None:
 
 
 def withdraw(connection: Connection, owner: str, endpoint: str) -> None:
-    """Remove what a run announced of an endpoint that it does not use after all."""
+    """Remove a run's announcement of an endpoint that it does not use."""
     connection.execute(_signers.delete().where(_signers.c.owner == owner, _signers.c.endpoint == endpoint))
 
 

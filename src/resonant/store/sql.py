@@ -1,7 +1,7 @@
 """SQL that differs between the databases: ``insert_into``, and ``is_any_of``, which binds many values as one.
 
-SQLAlchemy's ``in_`` binds each value by itself: no more than 32,700 of them, and every number of values is another
-statement to compile, prepare and plan. Bound as one array the statement stays the same.
+SQLAlchemy's ``in_`` binds each value separately: at most 32,700, and each number of values is another
+statement to compile, prepare and plan. With one array the statement stays the same.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _LOOK_AGAIN_SECONDS = 0.002
 # Long enough that a process that waits for the lock gets it between two of ours.
 _PAUSE_SECONDS = 2 * _LOOK_AGAIN_SECONDS
 _READERS = 3
-_PRIMARY_CODE = 0xFF  # without what SQLite adds in extended result codes
+_PRIMARY_CODE = 0xFF  # masks SQLite's extended result codes
 _LOG = "resonant_log"
 _INCREMENTAL = 2  # what SQLite answers for auto_vacuum=INCREMENTAL
 _PAGES_AT_ONCE = 1_000

@@ -29,15 +29,15 @@ _d, _c = schema.deliveries, schema.causes
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Dead letters of one endpoint that failed alike.
+    """Dead letters of one endpoint with the same cause.
 
     Attributes:
-        fingerprint: 12 hex digits that stand for endpoint, code and error; the same over every triage.
-        reason, category: those of most of them; empty where there is none.
-        error: what was said, with its variable parts taken out.
+        fingerprint: 12 hex digits derived from endpoint, code and error; stable over time.
+        reason, category: the most frequent ones, or empty.
+        error: the error text, with variable parts replaced.
         count: how many.
-        first_at, last_at: when the first and the last of them was given up, seconds since the epoch.
-        example: the event id of the newest of them.
+        first_at, last_at: when the first and the last were given up, seconds since the epoch.
+        example: the event id of the newest.
         advice: what to do.
         answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
         maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.

@@ -46,7 +46,7 @@ def test_without_a_similar_name_all_names_are_listed(resonant, stored):
         ("http://10.0.0.1/", "10.0.0.1 is a private or special address"),
     ],
 )
-def test_emit_refuses_a_url_that_cannot_be_used_before_it_looks_for_a_server(resonant, tmp_path, url, said):
+def test_emit_refuses_an_unusable_url_before_it_looks_for_a_server(resonant, tmp_path, url, said):
     (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
     answer = resonant("emit", "e.jsonl", "--endpoint", url, code=2)
     assert said in answer.err

@@ -105,7 +105,7 @@ def test_what_prefect_says_of_its_connections_is_not_shown_and_all_else_is(caplo
     assert {record.getMessage() for record in caplog.records} == {"Finished in state Failed"}
 
 
-def test_what_is_still_to_be_sent_at_the_end_of_a_process_is_no_warning(caplog):
+def test_queued_items_at_the_end_of_a_process_cause_no_warning(caplog):
     from prefect.events.worker import EventsWorker
 
     with nobody_listening() as url, outage_told_plainly(f"{url}/api"):

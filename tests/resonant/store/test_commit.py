@@ -226,7 +226,7 @@ def test_an_unreachable_store_is_an_error_for_every_waiter(tmp_path, disk):
     asyncio.run(scenario())
 
 
-def test_after_an_error_the_next_write_is_tried_anew(tmp_path, disk):
+def test_the_next_write_after_an_error_is_attempted(tmp_path, disk):
     async def scenario():
         async with leased(tmp_path, 1) as (_, (lease,), commits):
             disk.is_read_only = True
@@ -306,11 +306,11 @@ def test_only_a_store_that_is_away_is_waited_for():
     assert len(tried) == 1
 
 
-def test_an_operation_whose_process_stood_still_for_longer_than_the_patience_is_tried_again():
+def test_an_operation_is_retried_after_a_suspension_longer_than_the_patience():
     async def operation():
         tried.append(True)
         if len(tried) == 1:
-            time.sleep(0.7)  # as after SIGSTOP, nothing in this process moves
+            time.sleep(0.7)  # blocks the whole process, as SIGSTOP does
             raise StoreUnavailable("the server ended the connection")
         return "done"
 
@@ -318,7 +318,7 @@ def test_an_operation_whose_process_stood_still_for_longer_than_the_patience_is_
     assert asyncio.run(patiently(operation, 0.6)) == "done"
 
 
-def test_an_outage_after_a_long_lock_has_the_whole_patience():
+def test_an_outage_after_a_long_lock_gets_the_full_patience():
     async def operation():
         tried.append(True)
         if len(tried) <= 2:
