@@ -146,7 +146,7 @@ class Endpoint:
             raise self._error("its URL must begin with http:// or https://")
         if not host:
             raise self._error("its URL has no host")
-        if b"%" in url.raw_host:
+        if b"%" in url.raw_host or not _has_valid_labels(url.raw_host):
             raise self._error("its URL has a host that no name or address can be")
         if url.port is not None and not 0 < url.port < 1 << 16:
             raise self._error(f"its URL has port {url.port}, which is not within 1 to 65535")
@@ -381,3 +381,11 @@ def _user_agent() -> str:
 
 def _percent_encoded(value: str) -> str:
     return value if _NEEDS_NO_QUOTING.fullmatch(value) else quote(value, safe=_UNQUOTED)
+
+
+def _has_valid_labels(host: bytes) -> bool:
+    try:
+        host.decode("ascii").encode("idna")  # as when its address is looked up: no label is empty or too long
+    except UnicodeError:
+        return False
+    return True

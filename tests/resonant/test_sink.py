@@ -557,6 +557,8 @@ def test_a_private_address_in_the_url_is_refused_at_once(host):
         ({"url": "https://user:s3cret@example.com:s3cret/"}, "not well-formed"),
         ({"url": "https://example.com/s3cret\n"}, "not well-formed"),
         ({"url": "https://exa mple.com/s3cret"}, "host that no name or address can be"),
+        ({"url": "https://hooks..example.com/s3cret"}, "host that no name or address can be"),
+        ({"url": f"https://{'a' * 64}.example.com/s3cret"}, "host that no name or address can be"),
         ({"headers": {"Authorization: s3cret": "x"}}, "illegal name"),
         ({"headers": {"": "x"}}, "illegal name"),
         ({"headers": {"X-A": "s3cret\r\nX-B: s3cret"}}, "header X-A must be printable ASCII"),

@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 
 _LOOKS = 3
 _BUSY = 503
-_WITHIN_PREFECT = ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs")
+_WITHIN_PREFECT = (
+    "prefect.events.clients",
+    "prefect._internal.concurrency",
+    "prefect.flow_runs",
+    "websockets.client",
+)
 # At the end of a process these services warn about queued items.
 _SENDING = ("EventsWorker", "APILogWorker")
 _OF_AN_OUTAGE = (
     "Unable to connect to",
     "Service 'EventsWorker' failed",
     "Service 'APILogWorker' failed",
+    "keepalive ping failed",  # after this process was suspended; Prefect's client connects again
     "Finished in state Running",  # which it could not leave
 )
 

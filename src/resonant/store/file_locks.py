@@ -83,7 +83,8 @@ class OpenFile:
         ):
             raise StoreReplaced(
                 f"{self._name}: the file or its -wal was deleted or replaced while it was open, so the last changes are "
-                "not stored: check the file, then run the same command again"
+                "not stored: restore the file, remove a -wal and -shm of another file beside it, then run the same command "
+                "again"
             )
 
 

@@ -14,7 +14,12 @@ from resonant.testing import Receiver, nobody_listening, respond
 def nothing_is_left(monkeypatch):
     """What is said for the rest of a process is said for the rest of a test here."""
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
-    for name in ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs"):
+    for name in (
+        "prefect.events.clients",
+        "prefect._internal.concurrency",
+        "prefect.flow_runs",
+        "websockets.client",
+    ):
         monkeypatch.setattr(logging.getLogger(name), "filters", [])
     for name in ("EventsWorker", "APILogWorker"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
@@ -87,20 +92,26 @@ def test_an_error_that_is_not_about_connections_passes():
 def test_what_prefect_says_of_its_connections_is_not_shown_and_all_else_is(caplog):
     with nobody_listening() as url, outage_told_plainly(f"{url}/api"):
         pass
-    clients, services, runs = (
+    clients, services, runs, sockets = loggers = [
         logging.getLogger(name)
-        for name in ("prefect.events.clients", "prefect._internal.concurrency", "prefect.flow_runs")
-    )
+        for name in (
+            "prefect.events.clients",
+            "prefect._internal.concurrency",
+            "prefect.flow_runs",
+            "websockets.client",
+        )
+    ]
     caplog.handler.setLevel(logging.DEBUG)
-    for logger in (clients, services, runs):
+    for logger in loggers:
         logger.addHandler(caplog.handler)
     try:
         clients.warning("Unable to connect to %r. ...", "ws://127.0.0.1:1/api/events/in")
         services.error("Service %r failed to process item %r", "EventsWorker", "an event")
         runs.error("Encountered exception during execution", exc_info=httpx.ConnectError("refused"))
+        sockets.error("keepalive ping failed", exc_info=ConnectionError("no close frame received or sent"))
         runs.error("Finished in state Failed")
     finally:
-        for logger in (clients, services, runs):
+        for logger in loggers:
             logger.removeHandler(caplog.handler)
     assert {record.getMessage() for record in caplog.records} == {"Finished in state Failed"}
 

@@ -16,7 +16,7 @@ from resonant.store.commit import GroupCommit
 
 LINE = (
     "the file or its -wal was deleted or replaced while it was open, so the last changes are not stored: "
-    "check the file, then run the same command again"
+    "restore the file, remove a -wal and -shm of another file beside it, then run the same command again"
 )
 
 
