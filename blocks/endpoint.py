@@ -13,7 +13,7 @@ from resonant.courier import Target
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.redact import Redactor
 from resonant.sink import CallableSink
-from resonant.suggestions import did_you_mean
+from resonant.suggestions import no_such_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,10 +120,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
 async def unknown_endpoint(name: str) -> UnknownEndpoint:
     """Return the error for an unknown name, with suggestions."""
     async with get_client() as client:
-        hint = did_you_mean(name, await endpoint_names(client))
-    return UnknownEndpoint(
-        f"no endpoint is named {name!r}{hint or ': `resonant endpoint list` shows them all'}"
-    )
+        return UnknownEndpoint(no_such_endpoint(name, await endpoint_names(client)))
 
 
 async def endpoint_names(client: PrefectClient) -> list[str]:

@@ -23,3 +23,11 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     if 0 < len(known) <= _NAMED_AT_MOST:
         return f": there {'is' if len(known) == 1 else 'are'} {', '.join(sorted(known))}"
     return ""
+
+
+def no_such_endpoint(name: str, known: Collection[str]) -> str:
+    """Return the message that refuses an unknown endpoint: the near names, and the command that adds it."""
+    text = f"no endpoint is named {name!r}{did_you_mean(name, known)}"
+    if "/" in name:  # a block of the user's own type, which only the UI or code can add
+        return text
+    return f"{text}{'' if text.endswith('?') else ';'} `resonant endpoint add {name} URL` adds it"

@@ -37,7 +37,7 @@ def test_an_unknown_endpoint_is_named_and_nothing_is_stored(machine):
 
     finished = machine.run("emit", path, "--endpoint", "nowhere")
 
-    assert_one_line(finished, "no endpoint is named 'nowhere'", "endpoint add nowhere URL")
+    assert_one_line(finished, "no endpoint is named 'nowhere'", "endpoint add nowhere URL", code=2)
     assert machine.read("status")["accepted"] == 0
 
 
@@ -53,7 +53,7 @@ def test_a_file_without_an_endpoint_is_a_misuse(machine):
 def test_a_malformed_url_is_refused_before_anything_is_stored(machine, url):
     finished = machine.run("emit", machine.write_events("e.jsonl", [GOOD]), "--endpoint", url)
 
-    assert_one_line(finished, "URL")
+    assert_one_line(finished, "URL", code=2)
     assert machine.read("status")["accepted"] == 0
 
 
@@ -62,7 +62,7 @@ def test_a_private_address_is_refused_unless_it_is_allowed(machine, start_receiv
 
     finished = machine.run("emit", machine.write_events("e.jsonl", [GOOD]), "--endpoint", receiver.url)
 
-    assert_one_line(finished, "private", "--allow-private")
+    assert_one_line(finished, "private", "--allow-private", code=2)
     assert receiver.journal == []
 
 
@@ -162,6 +162,8 @@ def test_an_endpoint_that_vanished_holds_up_nobody_else(machine, hooks, start_re
 
     finished = machine.run("emit")
 
-    assert_one_line(finished, f"no endpoint is named '{gone}'", "1 delivered")
+    assert finished.returncode == 0, finished.stderr
+    assert "1 delivered" in finished.stdout
+    assert f"no endpoint is named '{gone}'" in finished.stdout
     status = machine.read("status")
     assert (status["delivered"], status["pending"]) == (1, 1)

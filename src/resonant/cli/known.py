@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from resonant.cli.options import Misuse
-from resonant.suggestions import did_you_mean, near
+from resonant.suggestions import did_you_mean, near, no_such_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -66,8 +66,7 @@ def check_target(endpoint: str, settings: Settings) -> str | None:
     if configured is not None:
         if endpoint in configured:
             return None
-        hint = "" if "/" in endpoint else f"; `resonant endpoint add {endpoint} URL` adds it"
-        raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, configured)}{hint}")
+        raise Misuse(no_such_endpoint(endpoint, configured))
     stored = _read_names(settings)
     if endpoint in stored or not (found := near(endpoint, stored)):
         return None
