@@ -117,6 +117,18 @@ async def load_endpoint(name: str) -> EndpointBlock:
     return block
 
 
+async def require_endpoint(name: str) -> None:
+    """Check that an endpoint has this name, whether or not it can be used.
+
+    Raises:
+        UnknownEndpoint: none has.
+    """
+    async with get_client() as client:
+        names = await endpoint_names(client)
+    if name not in names:
+        raise await unknown_endpoint(name)
+
+
 async def unknown_endpoint(name: str) -> UnknownEndpoint:
     """Return the error for an unknown name, with suggestions."""
     async with get_client() as client:

@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
+from blocks.endpoint import require_endpoint
 from resonant.configured import open_configured_store
 from resonant.courier import Courier
 from resonant.emission import Emission, Limits
@@ -128,12 +129,14 @@ async def store_events(emission: Emission, events: list[dict[str, Any]], endpoin
         endpoint: the endpoint's name.
 
     Raises:
+        UnknownEndpoint: no endpoint has that name; nothing is stored.
         InvalidEvent: a line is not a valid event.
         ConflictingEvent: an id is known with other content; the other events are stored.
     """
     max_bytes = load_settings().max_event_bytes
     tracker = Tracker(emission.store)
     given = [event_from_fields(fields, max_bytes=max_bytes) for fields in events]
+    await require_endpoint(endpoint)
     accepted = await emission.store.enqueue(given, endpoint, report_conflicts=True)
     if accepted.conflicts:
         # Its text shows both contents, and Prefect keeps what a run says.

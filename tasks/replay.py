@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
-from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from blocks.endpoint import endpoint_names, unknown_endpoint
+from blocks.endpoint import require_endpoint
 from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.replaying import ReplayRequest, endpoints_of, letters, plan
@@ -68,10 +67,7 @@ async def check_names(store: Store, selection: Selection) -> None:
     """
     endpoint = selection.endpoint
     if endpoint and endpoint not in await store.read(endpoints.names):
-        async with get_client() as client:
-            configured = await endpoint_names(client)
-        if endpoint not in configured:
-            raise await unknown_endpoint(endpoint)
+        await require_endpoint(endpoint)
     if selection.code and (why := await store.read(why_no_such_code, selection.code)):
         raise UnknownName(why)
     if why := await store.read(why_no_such_ids, selection.ids):

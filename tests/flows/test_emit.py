@@ -75,6 +75,7 @@ def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine, tmp_
         ({"events": [EVENT]}, "events were given without the endpoint they are for"),
         ({"events": [{"type": "t"}], "endpoint": "file-endpoint/log"}, "source is missing"),
         ({"endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),
+        ({"events": [EVENT], "endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),
         ({"policy": "nonsense"}, "no retry policy is named 'nonsense'"),
     ],
 )
