@@ -1,5 +1,5 @@
-# make demo sets everything up and shows the whole story; make test sets everything up and passes the tests.
-# Both need Python 3.11 or newer and git; uv is used where it is there.
+# make demo sets everything up and shows every feature; make test sets everything up and runs the tests.
+# Both need Python 3.11 or newer and git; they use uv if you have it.
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/ready  ## make .venv with everything in it; quick when there is nothing to do
+setup: .venv/ready  ## create .venv with everything in it; quick if it is up to date
 
 .venv/ready: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found: install one, or say make PYTHON=/path/to/python"; exit 1; }

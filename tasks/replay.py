@@ -128,7 +128,7 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
 
 
 async def _without_closed_endpoints(emission: Emission, request: ReplayRequest) -> ReplayRequest:
-    """Leave the letters of endpoints that cannot be opened in the queue, where an operator finds them.
+    """Leave the dead letters of endpoints that cannot be opened in the queue.
 
     Raises:
         EndpointError: the one endpoint that is selected cannot be opened.

@@ -1,4 +1,4 @@
-"""Claiming: what a run takes from the store, and when. Ahead of need, fairly between endpoints, no more than memory has room for."""
+"""Claiming deliveries for a run: ahead of need, fairly between endpoints, within a memory limit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from resonant.slots import Slots
     from resonant.store import Store
 
-# How long an event waits for an idle run at most: a look costs a millisecond.
+# The longest wait of an event for an idle run; a poll costs a millisecond.
 POLL_SECONDS = 0.25
-# How often expired leases are looked for, which takes the store's write lock.
+# How often expired leases are recovered, which takes the store's write lock.
 RECOVER_SECONDS = 1.0
 # How often accepted events are folded into the ledgers.
 FOLD_SECONDS = 1.0
@@ -117,7 +117,7 @@ class Claims:
         return True
 
     async def stop(self) -> None:
-        """Claim and fold no more; a fold has a moment to end."""
+        """Stop folding; a fold in progress has a moment to end."""
         if self._folding is not None:
             await asyncio.wait([self._folding], timeout=FOLD_SECONDS)
             self._folding.cancel()

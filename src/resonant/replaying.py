@@ -138,7 +138,7 @@ async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
 
 
 async def endpoints_of(store: Store, request: ReplayRequest) -> list[str]:
-    """Return to which endpoints the selected letters go."""
+    """Return the endpoints of the selected dead letters."""
 
     def read(connection: Connection) -> list[str]:
         letters = Letters.of(connection, request.selection, include_permanent=request.include_permanent)
@@ -176,24 +176,24 @@ async def cancel(store: Store, selection: Selection, *, who: str) -> int:
 
 
 class Pace:
-    """How many letters may have been sent after so many seconds; a token bucket with a slow start.
+    """Limits the rate of a replay: a token bucket with a slow start.
 
     Args:
-        rate: letters a second, once the slow start is over.
+        rate: dead letters per second, after the slow start.
         slow_start: its length in seconds.
     """
 
     def __init__(self, rate: float, *, slow_start: float = SLOW_START_SECONDS) -> None:
         self._rate = rate
         self._slow_start = slow_start
-        # With what comes in during a pause: otherwise who asks on time would lose the fractions above a whole letter.
+        # Includes the refill of one pause; otherwise a caller that asks on time would lose fractions of a token.
         self._burst = max(1.0, rate * _BURST_SECONDS) + rate * self.pause()
         self._tokens = 0.0
         self._missed = 0.0
         self._filled_to = 0.0
 
     def take(self, elapsed: float) -> int:
-        """Return how many letters may be sent now, and count them as sent.
+        """Return how many dead letters may be sent now, and count them as sent.
 
         Args:
             elapsed: seconds since the start; never less than at the call before.

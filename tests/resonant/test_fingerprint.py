@@ -1,4 +1,4 @@
-"""Failures that one repair would mend look alike, and others do not."""
+"""Failures with the same cause have the same fingerprint, and others do not."""
 
 from __future__ import annotations
 

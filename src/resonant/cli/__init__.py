@@ -39,7 +39,7 @@ class _Command(Command):
             for each, times in Counter(given).items():
                 takes_one = each.param_type_name == "option" and not getattr(each, "multiple", False)
                 if takes_one and times > 1 and not getattr(each, "is_flag", False):
-                    raise Misuse(f"{each.opts[0]} was given {times} times, and takes one value")
+                    raise Misuse(f"{each.opts[0]} takes one value, but was given {times} times")
         return super().parse_args(ctx, args)
 
 

@@ -231,11 +231,7 @@ def _write_groups_on_screen(groups: list[WaitingGroup], *, now: float) -> None:
     oldest = output.ago(now - min(group.oldest_due_at for group in groups))
     output.write_paragraph(f"{groups[0].endpoint}: {states}{last}; oldest due {oldest}", indent=2)
     for group in groups:
-        tries = (
-            f", {group.most_attempts:,} {'try' if group.most_attempts == 1 else 'tries'} at most"
-            if group.code
-            else ""
-        )
+        tries = f", up to {output.counted(group.most_attempts, 'try', 'tries')}" if group.code else ""
         output.write_paragraph(
             f"  {group.count:>5,}  {_group_why(group)}{tries}, e.g. {group.example}", indent=9
         )

@@ -72,7 +72,7 @@ def end_rotation(name: str, settings: Settings) -> None:
         rotation = await catalog.end_rotation(name)
         if behind := await _wait(store, name, rotation):
             raise ResonantError(
-                f"endpoint {name}: saved, but {_runs(behind)} the old secret too, until it ends or can read the endpoint"
+                f"endpoint {name}: saved, but {_runs(behind)} the old secret too, until it ends or can read the endpoint again"
             )
         output.say(f"endpoint {name}: done, no run signs with the old secret")
 

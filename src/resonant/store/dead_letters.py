@@ -29,7 +29,7 @@ Final = Literal["dead_letter", "delivered"]
 
 
 class Replayed(NamedTuple):
-    """Letters taken out of the queue, the oldest first, and the place in it of the last of them."""
+    """Dead letters taken out of the queue, oldest first, and the place of the last."""
 
     leases: list[Lease]
     last: Key | None

@@ -35,7 +35,7 @@ class Key(NamedTuple):
 
 
 class CauseCount(NamedTuple):
-    """The letters of one cause: how many, when the first and the last died, and the delivery that came last."""
+    """The dead letters of one cause: their number, when the first and the last were given up, and the newest delivery."""
 
     cause_id: int
     number: int
@@ -69,8 +69,8 @@ class Letters:
         """Decide on the causes.
 
         Args:
-            connection: open; the letters are read by it too. What is read after new causes were committed does not
-                have their letters, except where no cause was left out.
+            connection: an open connection, which also reads the dead letters. A read after new causes were committed lacks
+                their dead letters, unless no cause was left out.
             selection: which.
             include_permanent: also permanent failures.
             without_endpoints: skip the dead letters of these endpoints.
@@ -90,13 +90,13 @@ class Letters:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions for reading along the queue."""
-        # With an index of the cause SQLite and PostgreSQL may sort a million letters for a page: the zero keeps them off.
+        # With the index of the cause, SQLite and PostgreSQL may sort a million rows for a page: the zero prevents that.
         return [*self._common(), *self._of_causes(_d.c.cause_id + literal_column("0"))]
 
     def count(
         self, connection: Connection, *, at_most: int | None = None, died_before: float | None = None
     ) -> int:
-        """Return how many letters there are.
+        """Return the number of dead letters.
 
         Args:
             connection: the one that the causes were decided on.
@@ -116,7 +116,7 @@ class Letters:
         return counted
 
     def count_by_cause(self, connection: Connection) -> list[CauseCount]:
-        """Count the letters of each cause that has any."""
+        """Count the dead letters of each cause that has any."""
         moment, cause = _d.c.finished_at, _d.c.cause_id
         query = select(cause, func.count(), func.min(moment), func.max(moment), func.max(_d.c.id))
         query = query.where(*self._common()).group_by(cause)
@@ -135,7 +135,7 @@ class Letters:
     def newest(
         self, connection: Connection, *, limit: int, before: Key | None = None, goes_on: bool = False
     ) -> list[Key]:
-        """Return the newest letters, the newest first.
+        """Return the newest dead letters, newest first.
 
         Args:
             connection: the one that the causes were decided on.
@@ -172,7 +172,7 @@ class Letters:
         return found
 
     def _parts(self) -> Iterator[list[ColumnElement[bool]]]:
-        """Yield conditions that part the letters, so that each part is read by the index of the cause."""
+        """Yield conditions that partition the dead letters, so that each part is read by the index of the cause."""
         cause = _d.c.cause_id
         if self.causes is None or len(self.varying) > _FEW_CAUSES:
             yield self._of_causes(cause)

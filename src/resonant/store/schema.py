@@ -118,7 +118,7 @@ Index(
     postgresql_where=is_delivered,
 )
 # Every look at the queue goes by these two, and a delivery that succeeds is in neither: the whole queue by the time of
-# death, and each cause by it. What a filter selects is decided on the few causes, not on the many letters.
+# death, and each cause by it. Filters select among the few causes, not among the many dead letters.
 Index(
     "resonant_deliveries_dead",
     deliveries.c.finished_at,
@@ -217,7 +217,7 @@ claims = Table(
     Column("last_claim_at", Double),
 )
 
-# Endpoints that the last run could not open, with the error, without secrets: see store/endpoints.py. Not a column of
+# Endpoints that the last run could not open, and the errors, which contain no secret: see store/endpoints.py. Not a column of
 # resonant_endpoints, so that runs do not wait for a purge or a fold that holds the row.
 endpoint_problems = Table(
     "resonant_endpoint_problems",

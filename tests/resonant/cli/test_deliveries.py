@@ -92,7 +92,7 @@ def test_groups_show_the_waiting_deliveries_of_each_endpoint(resonant, waiting):
     until = rfc3339(waiting.clock() + 300)[:16].replace("T", " ")
     assert screen == (
         f"billing: 1 parked, the last until {until}Z; oldest due in 5 min\n"
-        "      1  http 503: down for maintenance, 1 try at most, e.g. evt_parked\n"
+        "      1  http 503: down for maintenance, up to 1 try, e.g. evt_parked\n"
         "\n"
         "crm: 2 due; oldest due 2 h ago\n"
         "      2  not tried yet, e.g. evt_due_too\n"

@@ -113,7 +113,7 @@ def test_every_command_refuses_an_option_of_one_value_that_is_given_twice(resona
             [f"{option.opts[0]}=7", f"{option.opts[-1]}=8"],
         ):
             said = resonant(*name.split(), *given, code=2).err
-            assert f"resonant: {option.opts[0]} was given 2 times, and takes one value\n" == said
+            assert f"resonant: {option.opts[0]} takes one value, but was given 2 times\n" == said
 
 
 def test_flags_and_options_of_several_values_may_be_given_again(resonant, stored):

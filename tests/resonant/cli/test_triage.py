@@ -1,4 +1,4 @@
-"""``dlq --group``: what one repair would mend; ``dlq --after``: a long queue page by page."""
+"""``dlq --group`` groups dead letters by cause; ``dlq --after`` shows a long queue in pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triage: letters that one repair would mend make one group."""
+"""Triage: dead letters with the same cause make one group."""
 
 from __future__ import annotations
 
