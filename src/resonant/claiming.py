@@ -145,7 +145,7 @@ class Claims:
         self._folding = asyncio.create_task(self._fold())
 
     async def _fold(self) -> None:
-        with contextlib.suppress(StoreError):  # the next fold tries again, and the next claim will say
+        with contextlib.suppress(StoreError):  # the next fold tries again; the next claim reports an outage
             await self._store.fold()
 
     def _room(self, endpoint: str) -> _Room | None:

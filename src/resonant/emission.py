@@ -385,7 +385,7 @@ class Emission:
                 if own is not None:
                     await patiently(own.look_if_due, self._patience)
                 if own is not None and self._end is None and own.is_settled:
-                    self._end = time.monotonic()  # what else this run has claimed is left for the next one
+                    self._end = time.monotonic()  # the next run sends what else this run has claimed
                 time_is_up = self._is_over()
                 if not time_is_up:
                     await patiently(lambda: self._take_due(claims), self._patience)

@@ -385,7 +385,9 @@ def _percent_encoded(value: str) -> str:
 
 def _has_valid_labels(host: bytes) -> bool:
     try:
-        host.decode("ascii").encode("idna")  # as when its address is looked up: no label is empty or too long
+        host.decode("ascii").encode(
+            "idna"
+        )  # the resolver does the same: it refuses empty and too long labels
     except UnicodeError:
         return False
     return True

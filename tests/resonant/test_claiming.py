@@ -1,4 +1,4 @@
-"""What keeps a run from claiming, and what does not."""
+"""Claims of a run, and the locks that may delay them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lock_ledger(connection):
     connection.execute(select(schema.endpoints).with_for_update()).all()
 
 
-def test_a_run_sends_while_another_transaction_holds_the_ledger_that_it_would_fold_into(postgresql_url):
+def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql_url):
     async def close():
         return None
 

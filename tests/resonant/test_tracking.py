@@ -284,7 +284,7 @@ def test_an_emission_does_not_wait_for_other_deliveries(sqlite_url, held_by_anot
     asyncio.run(main())
 
 
-def test_an_emission_ends_when_its_own_deliveries_are_settled_though_it_retries_others(sqlite_url):
+def test_an_emission_ends_when_its_own_deliveries_are_settled_even_while_it_retries_others(sqlite_url):
     tried = []
 
     async def send(event):

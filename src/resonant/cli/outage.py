@@ -31,7 +31,7 @@ _OF_AN_OUTAGE = (
     "Unable to connect to",
     "Service 'EventsWorker' failed",
     "Service 'APILogWorker' failed",
-    "keepalive ping failed",  # after this process was suspended; Prefect's client connects again
+    "keepalive ping failed",  # logged after a suspension; Prefect's client reconnects
     "Finished in state Running",  # which it could not leave
 )
 
