@@ -136,15 +136,16 @@ def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver, lane):
     receiver = start_receiver("receiver_scripts:answers_after_three_seconds_at_first")
     add_endpoint(crashing, receiver, timeout="10")
     crashing.variables["RESONANT_LEASE_SECONDS"] = "60"
-    process = crashing.start(
-        "emit", crashing.write_events("e.jsonl", events(5)), "--endpoint", "hooks", *lane
-    )
+    crashing.run("enqueue", crashing.write_events("e.jsonl", events(5)), "--endpoint", "hooks")
+    process = crashing.start("emit", *lane)
     wait_until(lambda: len(receiver.journal) == 5)
 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
 
     assert process.returncode == 130, errors
+    told = "interrupted: 5 deliveries wait: a running drain or the next `resonant emit` sends them"
+    assert errors.splitlines()[-1] == f"resonant: {told}"
     assert "Traceback" not in errors
     status = crashing.read("status")
     assert (status["balanced"], status["pending"], status["in_flight"]) == (True, 5, 0)

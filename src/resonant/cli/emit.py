@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -164,8 +165,15 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
             async def look() -> tuple[int, str]:
                 return max(0, before - await store.unfinished(name)), ""
 
-            async with shown_until_the_end("emitting", before, look, hidden=request.verbose):
-                state = await _run(request, name)
+            try:
+                async with shown_until_the_end("emitting", before, look, hidden=request.verbose):
+                    state = await _run(request, name)
+            except asyncio.CancelledError as stop:
+                waiting = output.counted(await store.unfinished(name), "delivery waits", "deliveries wait")
+                stop.args = (
+                    f"interrupted: {waiting}: a running drain or the next `resonant emit` sends them",
+                )
+                raise
             return _Emitted(name, Summary(), None, state)
         tracker = Tracker(store)
         stored = await store_files(
