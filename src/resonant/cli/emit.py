@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -175,7 +176,7 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
                 )
                 raise
             return _Emitted(name, Summary(), None, state)
-        tracker = Tracker(store)
+        tracker, delivery_ids = Tracker(store), array("q")
         stored = await store_files(
             store,
             request.files,
@@ -185,11 +186,12 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
             policy=request.policy,
             max_attempts=request.max_attempts,
             strict=request.strict,
+            delivery_ids=delivery_ids,
         )
         output.say(summary_line(stored, name))
         if request.strict and stored.bad:
             return _Emitted(name, stored, None, None)
-        tracker.add(stored.delivery_ids)
+        tracker.add(delivery_ids)
         goes_on = f"a running drain or the next `resonant emit --endpoint {name}` sends them"
         async with tracked(tracker, "emitting", verbose=request.verbose, goes_on=goes_on):
             state = await _run(request, name)

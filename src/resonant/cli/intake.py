@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from array import array
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
 from resonant.events import parse_event
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from resonant.events import Event
@@ -34,13 +34,11 @@ class Summary:
         stored: deliveries accepted now.
         known: deliveries accepted before.
         bad: invalid lines, and lines whose id is known with other content.
-        delivery_ids: the keys of all accepted deliveries, possibly with duplicates.
     """
 
     stored: int = 0
     known: int = 0
     bad: int = 0
-    delivery_ids: array[int] = field(default_factory=lambda: array("q"), repr=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -88,6 +86,7 @@ async def store_files(
     policy: str | None = None,
     max_attempts: int | None = None,
     strict: bool = False,
+    delivery_ids: array[int] | None = None,
 ) -> Summary:
     """Store the events of these files for one endpoint; report bad lines on standard error.
 
@@ -105,6 +104,8 @@ async def store_files(
         max_attempts: an override of the policy's, kept with the deliveries.
         strict: store everything in one transaction, and nothing if any line is bad; writers wait for each other
             meanwhile on SQLite.
+        delivery_ids: receives the keys of all accepted deliveries, possibly with duplicates. None keeps none, so that an
+            endless stream takes no more and more memory.
 
     Raises:
         Interrupted: a signal ended the reading; the text says how much was stored.
@@ -116,7 +117,7 @@ async def store_files(
         sources = [stack.enter_context(opened(path)) for path in paths]
         interruption = stack.enter_context(noted_signals())
         progress = stack.enter_context(_progress(sources))
-        counts = _Counts(strict=strict)
+        counts = _Counts(strict=strict, delivery_ids=delivery_ids)
         parse = partial(parse_event, default_type=event_type, max_bytes=max_event_bytes)
         reader = _Reader(parse, progress, counts, longest_line=4 * max_event_bytes + 64 * 1024)
         try:
@@ -143,7 +144,7 @@ async def store_files(
             if counts.bad > counts.shown:
                 more = output.counted(counts.bad - counts.shown, "more bad line")
                 progress.report(f"and {more}")
-        return Summary(counts.stored, counts.known, counts.bad, counts.delivery_ids)
+        return Summary(counts.stored, counts.known, counts.bad)
 
 
 @dataclass(slots=True)
@@ -153,7 +154,7 @@ class _Counts:
     stored: int = 0
     known: int = 0
     bad: int = 0
-    delivery_ids: array[int] = field(default_factory=lambda: array("q"))
+    delivery_ids: array[int] | None = None
 
     def add_bad(self, progress: _Progress, place: str, reason: str) -> None:
         """Count a bad line, and report it if it is one of the first."""
@@ -198,7 +199,8 @@ async def _store_batch(batch: _Batch, enqueue: Enqueue, progress: _Progress, cou
         accepted = await writing
         counts.stored += accepted.accepted
         counts.known += accepted.known
-        counts.delivery_ids.extend(accepted.delivery_ids)
+        if counts.delivery_ids is not None:
+            counts.delivery_ids.extend(accepted.delivery_ids)
         conflicts = {id(conflict.given): conflict for conflict in accepted.conflicts}
         for key, place in batch.places.items():
             if key in conflicts:

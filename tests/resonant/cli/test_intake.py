@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from array import array
 from pathlib import Path
 
 import pytest
@@ -294,6 +295,23 @@ def test_a_disk_that_fills_up_under_strict_has_stored_nothing(worker, resonant, 
     with pytest.raises(StoreUnavailable, match=r"the disk is full.*; nothing was stored \(--strict\)"):
         asyncio.run(store_on_a_small_disk(url, three_thousand, strict=True))
     assert resonant.json("status")["accepted"] == 0
+
+
+def test_only_a_caller_that_asks_for_the_keys_of_deliveries_keeps_them(tmp_path, url):
+    name = write(tmp_path / "a.jsonl", line("evt_1"), line("evt_2"))
+    keys = array("q")
+
+    async def main():
+        store = await open_store(url)
+        first = await store_files(store, [name], "billing", max_event_bytes=KIB)
+        again = await store_files(store, [name], "billing", max_event_bytes=KIB, delivery_ids=keys)
+        await store.close()
+        return first, again
+
+    first, again = asyncio.run(main())
+    assert (first, again) == (Summary(stored=2), Summary(known=2))
+    assert len(set(keys)) == 2
+    assert not hasattr(first, "delivery_ids")
 
 
 def test_a_batch_that_ctrl_c_meets_in_the_store_is_counted(tmp_path, url):
