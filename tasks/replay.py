@@ -18,7 +18,7 @@ from resonant.store.audit import audited, operator
 from resonant.store.known import why_no_such_code, why_no_such_ids
 from resonant.store.selection import Selection
 from resonant.tracking import Tracker, given_tracker
-from tasks.emission import emit_as_task, say_outcomes
+from tasks.emission import emit_as_task, open_emission, say_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -120,7 +120,9 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
     await own.finish()
     if own.outcomes.unfinished:
         # Another worker took them over. Wait for it; if its leases expire, this run sends them.
-        await emission.run(emit_as_task, endpoint=request.selection.endpoint, take_over=True, own=own)
+        # An emission of its own, as this one's policy is not for what else is due.
+        async with open_emission() as following:
+            await following.run(emit_as_task, endpoint=request.selection.endpoint, take_over=True, own=own)
         await own.finish()
     await progress.show(planned.selected)
     outcomes = say_outcomes(own, request.selection.endpoint)

@@ -95,3 +95,37 @@ def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, monkeypat
     assert state.message.startswith(
         "4 sent again: 3 delivered, 0 retried, 0 parked, 1 dead-lettered (1 exhausted)"
     )
+
+
+def test_the_policy_of_a_replay_does_not_apply_to_what_else_is_due(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESONANT_POLICIES", '{"once": {"max_attempts": 1}}')
+    calls = []
+
+    async def deliver(_self, event):
+        calls.append(event.id)
+        if len(calls) == 1:  # as after this process stood still for longer than its leases last
+            store = await open_store(url)
+            for owner in await store.read(lease_owners):
+                await store.release_all(owner)
+            await store.close()
+        if event.id == "other":
+            raise ConnectionError
+
+    monkeypatch.setattr(FileEndpoint, "deliver", deliver)
+
+    async def main():
+        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+        store = await open_store(url)
+        await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
+        await cancel(store, Selection(endpoint=ENDPOINT), who="test")
+        await store.enqueue([event_from_fields({**EVENTS[0], "id": "other"})], ENDPOINT)
+        state = await replay_dead_letters(endpoint=ENDPOINT, policy="once", return_state=True)
+        status = await store.status()
+        await store.close()
+        return state, status
+
+    state, status = asyncio.run(main())
+
+    assert state.message.startswith("4 sent again: 4 delivered")
+    assert "other" in calls
+    assert (status.retrying, status.dead_letter) == (1, 0)
