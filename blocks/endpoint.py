@@ -149,8 +149,16 @@ async def endpoint_names(client: PrefectClient) -> list[str]:
 
 async def endpoint_types(client: PrefectClient) -> list[str]:
     """Return the slugs of the endpoint block types."""
-    schemas = await client.read_block_schemas()
-    return sorted({s.block_type.slug for s in schemas if s.block_type and "deliver-events" in s.capabilities})
+    slugs: set[str] = set()
+    # The server returns at most 200 schemas, the newest first. It has one for each version of each block type.
+    query = {"block_schemas": {"block_capabilities": {"all_": ["deliver-events"]}}}
+    offset = 0
+    while found := (
+        await client.request("POST", "/block_schemas/filter", json={**query, "offset": offset})
+    ).json():
+        slugs |= {each["block_type"]["slug"] for each in found if each["block_type"]}
+        offset += len(found)
+    return sorted(slugs)
 
 
 def _secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:
