@@ -182,7 +182,7 @@ class Emission:
         self._signing.start()
         return self
 
-    async def __aexit__(self, *_exc: object) -> None:
+    async def __aexit__(self, _kind: object, ended_by: object, _trace: object) -> None:
         try:
             await self._renewal.stop()
             await self._signing.stop()
@@ -191,7 +191,8 @@ class Emission:
             await self.store.release_all(self.owner)
             await self._signing.leave()
         except StoreError as error:
-            logger.warning("leases were not handed back, and will run out by themselves: %s", error)
+            if not isinstance(ended_by, StoreError):  # which says the same
+                logger.warning("leases were not handed back, and will run out by themselves: %s", error)
         finally:
             closing = [target.close() for target in self._targets.values()]
             await asyncio.gather(*closing, return_exceptions=True)

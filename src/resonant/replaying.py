@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
 from resonant.store import dead_letters
 from resonant.store.audit import audited
+from resonant.store.commit import patiently
 from resonant.store.letters import Letters
 
 if TYPE_CHECKING:
@@ -239,7 +241,8 @@ async def letters(
         if pace is not None and not wanted:
             await asyncio.sleep(pace.pause())
             continue
-        replayed = await store.write_leases(
+        take = partial(
+            store.write_leases,
             dead_letters.replay,
             request.selection,
             died_before=started_at,
@@ -250,6 +253,7 @@ async def letters(
             audit_id=audit_id,
             after=last,
         )
+        replayed = await patiently(take, store.lease_seconds / 3)
         # At the end once more from the beginning: what another had locked, and let go, was passed over.
         is_over = last is None and not replayed.leases
         last = replayed.last

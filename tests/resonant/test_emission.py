@@ -1197,6 +1197,19 @@ class TestTheStoreGoesAway:
         assert len(sent) == 6
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
 
+    def test_the_error_that_ends_the_run_is_the_only_message(self, tmp_path, disk, caplog):
+        async def scenario():
+            async def send(_event):
+                disk.is_read_only = True
+
+            async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
+                await enqueue(worker.store, 3)
+                await worker.run()
+
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(scenario())
+        assert not caplog.messages
+
     @pytest.mark.parametrize("endpoint", [None, "orders"])
     def test_an_emission_also_waits_for_the_lock_before_its_first_send(
         self, tmp_path, impatient_sqlite, endpoint

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resonant.errors import StoreUnavailable
 from resonant.events import Attempt, make_event
 from resonant.replaying import SLOW_START_SECONDS, EmptySelection, Pace, ReplayRequest, cancel, letters, plan
 from resonant.retry import GiveUp
@@ -52,6 +53,23 @@ async def taken(store, request):
     async with audited(store, who="x", action="replay", selection={}) as audit_id:
         batches = letters(store, request, owner="r", audit_id=audit_id)
         return [lease.event.id async for batch in batches for lease in batch]
+
+
+def test_a_store_that_is_away_for_a_moment_is_waited_for(sqlite_url):
+    async def main():
+        async with opened(sqlite_url) as store:
+            await dead(store, "evt_1")
+            write_leases, failures = store.write_leases, [StoreUnavailable("away")]
+
+            async def write_leases_later(*args, **options):
+                if failures:
+                    raise failures.pop()
+                return await write_leases(*args, **options)
+
+            store.write_leases = write_leases_later
+            assert await taken(store, ReplayRequest(**EVERYTHING)) == ["evt_1"]
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("everything", [False, True])
