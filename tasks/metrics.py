@@ -63,7 +63,7 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     settings = load_settings()
     path = settings.textfile if textfile is None else Path(textfile).expanduser()
     try:
-        if not path.parent.exists():
+        if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.parent.chmod(0o755)  # readable for the node exporter, whatever the umask
     except OSError as error:

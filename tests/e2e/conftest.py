@@ -40,6 +40,7 @@ def machine(tmp_path, prefect_api) -> Machine:
 @pytest.fixture
 def start_receiver(tmp_path):
     """Start a receiver with a script, ``module:function``, as a process of its own."""
+    here = Path(__file__).parent
     with contextlib.ExitStack() as stack:
 
         def start(script: str, *arguments: str) -> ReceiverProcess:
@@ -57,7 +58,7 @@ def start_receiver(tmp_path):
                 ],
                 stdout=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+                env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
             )
 
             def stop() -> None:

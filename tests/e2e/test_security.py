@@ -105,7 +105,8 @@ for line in sys.stdin:
     try:
         main()
     except SystemExit as end:
-        assert not end.code, line
+        # A replay whose dead letters die again is not done.
+        assert end.code in ((0, 1) if line.startswith("replay --endpoint") else (0, None)), line
 """
 READING = """endpoint show secretive
 endpoint list --json
@@ -172,6 +173,7 @@ def secretive(machine, start_receiver):
             f"http://me:{quoted['password in the URL']}@{host}/hooks/{quoted['path of the URL']}"
             f"?key={quoted['query of the URL']}"
         )
+        machine.run("endpoint", "remove", "secretive", "--yes")  # the session's server keeps it, and its rotation
         run(
             "endpoint", "add", "secretive", "-", "--allow-private", "--header", f"@{headers}", "--secret-stdin",
             "--policy", "classic", "--overwrite", typed=f"{url}\n{SECRETS['old signing secret']}\n",
@@ -385,7 +387,9 @@ def test_a_secret_is_rotated_by_commands(machine, start_receiver):
     rotated = run("rotate-secret", "turning", "--keep-old", "2")
     new = rotated.stdout.removesuffix("\n")
     assert len(base64.b64decode(new.removeprefix("whsec_"))) == 32
-    assert rotated.stderr.startswith("endpoint turning: the new secret signs, and the old one too until 20")
+    assert rotated.stderr.startswith(
+        "endpoint turning: done, every run signs with the new secret, and with the old one too until 20"
+    )
     run("test", "turning")
     assert verified_by(old, new) == [True, True]
 
