@@ -173,7 +173,8 @@ def secretive(machine, start_receiver):
             f"http://me:{quoted['password in the URL']}@{host}/hooks/{quoted['path of the URL']}"
             f"?key={quoted['query of the URL']}"
         )
-        machine.run("endpoint", "remove", "secretive", "--yes")  # the session's server keeps it, and its rotation
+        # The session's server keeps it, and its rotation.
+        machine.run("endpoint", "remove", "secretive", "--yes")
         run(
             "endpoint", "add", "secretive", "-", "--allow-private", "--header", f"@{headers}", "--secret-stdin",
             "--policy", "classic", "--overwrite", typed=f"{url}\n{SECRETS['old signing secret']}\n",

@@ -122,7 +122,7 @@ def test_queued_items_at_the_end_of_a_process_cause_no_warning(caplog):
     with nobody_listening() as url, outage_told_plainly(f"{url}/api"):
         pass
     EventsWorker.instance()._logger.warning("Still processing items: 1 items remaining...")
-    assert not caplog.records
+    assert "Still processing items" not in caplog.text
 
 
 @pytest.mark.parametrize("is_draining", [False, True])
