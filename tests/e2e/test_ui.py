@@ -79,6 +79,7 @@ def open_artifact(page, ui: str, key: str) -> None:
 
 def submit_and_wait(page, ui: str, name: str) -> str:
     """Give the run a name, submit the form, and see in the UI that it completed; return what it says."""
+    page.wait_for_load_state("networkidle")  # the form proposes a name of its own when it has loaded
     after(page, "Run Name", "input").fill(name)
     page.get_by_role("button", name="Submit").click()
     query = {"flow_runs": {"name": {"any_": [name]}}}
