@@ -186,3 +186,13 @@ def resonant() -> Operator:
 def worker(url: str) -> Worker:
     """Somebody who stores events and makes attempts."""
     return Worker(url)
+
+
+@pytest.fixture
+def enqueue(resonant):
+    """``resonant enqueue`` to the endpoint billing."""
+
+    def run(*argv: str, code: int = 0):
+        return resonant("enqueue", *argv, "--endpoint", "billing", code=code)
+
+    return run

@@ -32,16 +32,6 @@ def write(path: Path, *lines: str | bytes) -> str:
     return path.name
 
 
-@pytest.fixture
-def enqueue(resonant):
-    """``resonant enqueue`` to the endpoint billing."""
-
-    def run(*argv: str, code: int = 0):
-        return resonant("enqueue", *argv, "--endpoint", "billing", code=code)
-
-    return run
-
-
 def stored_ids(worker) -> list[str]:
     return sorted(lease.event.id for lease in worker.claim_all())
 

@@ -31,16 +31,6 @@ def write(path, *lines: str | bytes) -> str:
 
 
 @pytest.fixture
-def enqueue(resonant):
-    """``resonant enqueue`` to the endpoint billing."""
-
-    def run(*argv: str, code: int = 0):
-        return resonant("enqueue", *argv, "--endpoint", "billing", code=code)
-
-    return run
-
-
-@pytest.fixture
 def follow(resonant):
     """``resonant enqueue -`` fed with a line every so many seconds; ends with the process."""
     stopped = threading.Event()
