@@ -83,6 +83,12 @@ class PostgreSQLServer:
 
 
 @pytest.fixture(scope="session")
+def anyio_backend():
+    """Async tests run on asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def postgresql():
     """A PostgreSQL server, stopped and removed at the end of the session."""
     try:

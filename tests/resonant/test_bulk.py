@@ -41,138 +41,119 @@ async def never(_lease):
     await asyncio.Event().wait()
 
 
-def test_each_is_begun_and_sent_once():
-    async def scenario():
-        async def send(lease):
-            await asyncio.sleep(0)
-            sent.append(lease.delivery_id)
-
-        assert await sending(store, leases(25), send) == []
-
+async def test_each_is_begun_and_sent_once():
     store, sent = Store(), []
-    asyncio.run(scenario())
+
+    async def send(lease):
+        await asyncio.sleep(0)
+        sent.append(lease.delivery_id)
+
+    assert await sending(store, leases(25), send) == []
     assert sorted(sent) == store.begun == list(range(1, 26))
 
 
-def test_what_is_not_held_any_more_is_not_sent():
-    async def scenario():
-        async def send(lease):
-            sent.append(lease.delivery_id)
-
-        await sending(
-            Store(lost=[2, 5]), leases(6), send, on_lost=lambda lease: lost.append(lease.delivery_id)
-        )
-
+async def test_what_is_not_held_any_more_is_not_sent():
     sent, lost = [], []
-    asyncio.run(scenario())
+
+    async def send(lease):
+        sent.append(lease.delivery_id)
+
+    await sending(Store(lost=[2, 5]), leases(6), send, on_lost=lambda lease: lost.append(lease.delivery_id))
     assert (sorted(sent), lost) == ([1, 3, 4, 6], [2, 5])
 
 
-def test_of_all_chunks_to_an_endpoint_little_more_has_begun_than_can_be_sent():
-    async def scenario():
-        ahead, place = Ahead(2), places(2)
-        chunks = [
-            asyncio.create_task(sending(store, leases(50, first), never, ahead=ahead, place=place))
-            for first in (1, 101, 201)
-        ]
-        for _ in range(200):
-            await asyncio.sleep(0)
-        for chunk in chunks:
-            chunk.cancel()
-        await asyncio.gather(*chunks, return_exceptions=True)
-
+async def test_of_all_chunks_to_an_endpoint_little_more_has_begun_than_can_be_sent():
     store = Store()
-    asyncio.run(scenario())
+    ahead, place = Ahead(2), places(2)
+    chunks = [
+        asyncio.create_task(sending(store, leases(50, first), never, ahead=ahead, place=place))
+        for first in (1, 101, 201)
+    ]
+    for _ in range(200):
+        await asyncio.sleep(0)
+    for chunk in chunks:
+        chunk.cancel()
+    await asyncio.gather(*chunks, return_exceptions=True)
     assert len(store.begun) <= Ahead.MOST_BEGUN * 2
 
 
 @pytest.mark.parametrize("chunk_size", [3, 7, 20])
-def test_nor_has_it_where_one_chunk_hands_over_to_the_next(chunk_size):
-    async def scenario():
-        async def send(lease):
-            for _ in range(lease.delivery_id % 5):
-                await asyncio.sleep(0)
-            most_begun.append(len(store.begun) - len(sent))
-            sent.append(lease.delivery_id)
-
-        ahead, place = Ahead(3), places(3)
-        chunks = [leases(chunk_size, first) for first in range(1, 200, chunk_size)]
-        await asyncio.gather(*(sending(store, chunk, send, ahead=ahead, place=place) for chunk in chunks))
-        await asyncio.wait_for(ahead.wait_for_room(), 1)
-
+async def test_nor_has_it_where_one_chunk_hands_over_to_the_next(chunk_size):
     store, sent, most_begun = Store(), [], []
-    asyncio.run(scenario())
+
+    async def send(lease):
+        for _ in range(lease.delivery_id % 5):
+            await asyncio.sleep(0)
+        most_begun.append(len(store.begun) - len(sent))
+        sent.append(lease.delivery_id)
+
+    ahead, place = Ahead(3), places(3)
+    chunks = [leases(chunk_size, first) for first in range(1, 200, chunk_size)]
+    await asyncio.gather(*(sending(store, chunk, send, ahead=ahead, place=place) for chunk in chunks))
+    await asyncio.wait_for(ahead.wait_for_room(), 1)
     assert sorted(sent) == sorted(store.begun)
     assert 3 <= max(most_begun) <= Ahead.MOST_BEGUN * 3
 
 
-def test_what_began_too_long_ago_is_sent_only_if_it_is_still_held():
-    async def scenario():
-        async def send(lease):
-            sent.append(lease.delivery_id)
-            store.lost = {3}
-            await asyncio.sleep(0.02)
-
-        await sending(
-            store,
-            leases(4),
-            send,
-            width=1,
-            good_for=0.001,
-            on_lost=lambda lease: lost.append(lease.delivery_id),
-        )
-
+async def test_what_began_too_long_ago_is_sent_only_if_it_is_still_held():
     store, sent, lost = Store(), [], []
-    asyncio.run(scenario())
+
+    async def send(lease):
+        sent.append(lease.delivery_id)
+        store.lost = {3}
+        await asyncio.sleep(0.02)
+
+    await sending(
+        store,
+        leases(4),
+        send,
+        width=1,
+        good_for=0.001,
+        on_lost=lambda lease: lost.append(lease.delivery_id),
+    )
     assert lost == [3]
     assert sent == [1, 2, 4]
 
 
-def test_when_it_is_over_what_had_not_begun_is_returned():
-    async def scenario():
-        async def send(lease):
-            sent.append(lease.delivery_id)
-
-        left = await sending(store, leases(20), send, is_over=lambda: len(sent) >= 6)
-        assert sent == store.begun
-        assert [lease.delivery_id for lease in left] == list(range(len(sent) + 1, 21))
-
+async def test_when_it_is_over_what_had_not_begun_is_returned():
     store, sent = Store(), []
-    asyncio.run(scenario())
+
+    async def send(lease):
+        sent.append(lease.delivery_id)
+
+    left = await sending(store, leases(20), send, is_over=lambda: len(sent) >= 6)
+    assert sent == store.begun
+    assert [lease.delivery_id for lease in left] == list(range(len(sent) + 1, 21))
     assert 6 <= len(sent) < 20
 
 
 @pytest.mark.parametrize("failure", [ValueError("broken"), asyncio.CancelledError()])
-def test_what_a_send_raises_ends_all(failure):
-    async def scenario():
-        async def send(lease):
-            if lease.delivery_id == 3:
-                raise failure
-            await never(lease)
+async def test_what_a_send_raises_ends_all(failure):
+    before = asyncio.all_tasks()
 
-        ahead = Ahead(4)
-        with pytest.raises(type(failure)):
-            await asyncio.wait_for(sending(Store(), leases(500), send, ahead=ahead), 10)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        await asyncio.wait_for(ahead.wait_for_room(), 1)  # for the chunks that come after it
+    async def send(lease):
+        if lease.delivery_id == 3:
+            raise failure
+        await never(lease)
 
-    asyncio.run(scenario())
+    ahead = Ahead(4)
+    with pytest.raises(type(failure)):
+        await asyncio.wait_for(sending(Store(), leases(500), send, ahead=ahead), 10)
+    assert asyncio.all_tasks() == before
+    await asyncio.wait_for(ahead.wait_for_room(), 1)  # for the chunks that come after it
 
 
-def test_a_failing_store_ends_all():
-    async def scenario():
-        async def begin(_some):
-            raise OSError("away")
+async def test_a_failing_store_ends_all():
+    async def begin(_some):
+        raise OSError("away")
 
-        with pytest.raises(OSError, match="away"):
-            await send_ahead(
-                leases(5),
-                begin=begin,
-                place=places(2),
-                send=never,
-                on_lost=print,
-                ahead=Ahead(2),
-                good_for=1.0,
-            )
-
-    asyncio.run(scenario())
+    with pytest.raises(OSError, match="away"):
+        await send_ahead(
+            leases(5),
+            begin=begin,
+            place=places(2),
+            send=never,
+            on_lost=print,
+            ahead=Ahead(2),
+            good_for=1.0,
+        )

@@ -157,10 +157,6 @@ async def until(condition):
             await asyncio.sleep(0.005)
 
 
-def nobody_is_left():
-    return asyncio.all_tasks() == {asyncio.current_task()}
-
-
 @contextlib.contextmanager
 def listening(name, listener):
     event.listen(Engine, name, listener)
@@ -209,57 +205,48 @@ def locked(path):
 
 
 class TestWhatARunDoes:
-    def test_every_delivery_that_is_due_is_emitted(self, tmp_path):
-        async def scenario():
-            async def send(event):
-                sent.append(event.id)
+    async def test_every_delivery_that_is_due_is_emitted(self, tmp_path):
+        async def send(event):
+            sent.append(event.id)
 
-            sent = []
-            async with scene(tmp_path, orders=send) as worker:
-                ids = await enqueue(worker.store, 300)
-                summary = await worker.run()
-                assert sorted(sent) == sorted(ids)
-                assert (summary.delivered, summary.attempts) == (300, 300)
-                assert (await worker.store.status()).balanced
-
-        asyncio.run(scenario())
+        sent = []
+        async with scene(tmp_path, orders=send) as worker:
+            ids = await enqueue(worker.store, 300)
+            summary = await worker.run()
+            assert sorted(sent) == sorted(ids)
+            assert (summary.delivered, summary.attempts) == (300, 300)
+            assert (await worker.store.status()).balanced
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 300}
 
-    def test_a_failure_is_retried_until_it_is_delivered(self, tmp_path):
-        async def scenario():
-            async with scene(tmp_path, orders=failing_first(2)) as worker:
-                await enqueue(worker.store, 5)
-                summary = await worker.run()
-                assert (summary.delivered, summary.retried, summary.attempts) == (5, 5, 15)
-
-        asyncio.run(scenario())
+    async def test_a_failure_is_retried_until_it_is_delivered(self, tmp_path):
+        async with scene(tmp_path, orders=failing_first(2)) as worker:
+            await enqueue(worker.store, 5)
+            summary = await worker.run()
+            assert (summary.delivered, summary.retried, summary.attempts) == (5, 5, 15)
         assert rows(tmp_path, "SELECT number, count(*) FROM resonant_attempts GROUP BY number") == [
             (1, 5),
             (2, 5),
             (3, 5),
         ]
 
-    def test_a_delivery_ends_as_its_last_decision_says(self, tmp_path):
-        async def scenario():
-            async def send(event):
-                raise answers[event.body]
+    async def test_a_delivery_ends_as_its_last_decision_says(self, tmp_path):
+        async def send(event):
+            raise answers[event.body]
 
-            answers = {
-                b"0": UnexpectedStatus(400),
-                b"1": UnexpectedStatus(503),
-                b"2": UnexpectedStatus(503, "600"),
-                b"3": UnexpectedStatus(503, "100000"),
-            }
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store, 4)
-                summary = await worker.run()
-                assert summary.dead_letters == {"permanent": 1, "exhausted": 1, "expired": 1}
-                assert (summary.parked, summary.delivered) == (1, 0)
-                assert str(summary) == (
-                    "0 delivered, 1 retried, 1 parked, 3 dead-lettered (1 exhausted, 1 expired, 1 permanent)"
-                )
-
-        asyncio.run(scenario())
+        answers = {
+            b"0": UnexpectedStatus(400),
+            b"1": UnexpectedStatus(503),
+            b"2": UnexpectedStatus(503, "600"),
+            b"3": UnexpectedStatus(503, "100000"),
+        }
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store, 4)
+            summary = await worker.run()
+            assert summary.dead_letters == {"permanent": 1, "exhausted": 1, "expired": 1}
+            assert (summary.parked, summary.delivered) == (1, 0)
+            assert str(summary) == (
+                "0 delivered, 1 retried, 1 parked, 3 dead-lettered (1 exhausted, 1 expired, 1 permanent)"
+            )
         assert deliveries(tmp_path, "status, reason, lease_owner") == [
             ("dead_letter", "permanent", None),
             ("dead_letter", "exhausted", None),
@@ -267,42 +254,33 @@ class TestWhatARunDoes:
             ("dead_letter", "expired", None),
         ]
 
-    def test_of_several_endpoints_the_one_that_is_named_is_served(self, tmp_path):
-        async def scenario():
-            async with scene(tmp_path, orders=succeed, others=succeed) as worker:
-                await enqueue(worker.store, endpoint="orders")
-                await enqueue(worker.store, endpoint="others")
-                await worker.run(endpoint="others")
-
-        asyncio.run(scenario())
+    async def test_of_several_endpoints_the_one_that_is_named_is_served(self, tmp_path):
+        async with scene(tmp_path, orders=succeed, others=succeed) as worker:
+            await enqueue(worker.store, endpoint="orders")
+            await enqueue(worker.store, endpoint="others")
+            await worker.run(endpoint="others")
         assert deliveries(tmp_path, "endpoint, status") == [("orders", "pending"), ("others", "delivered")]
 
-    def test_an_endpoint_that_answers_410_is_flagged_gone(self, tmp_path):
-        async def scenario():
-            async def gone(_event):
-                raise UnexpectedStatus(410)
+    async def test_an_endpoint_that_answers_410_is_flagged_gone(self, tmp_path):
+        async def gone(_event):
+            raise UnexpectedStatus(410)
 
-            async with scene(tmp_path, orders=gone, others=succeed) as worker:
-                await enqueue(worker.store, endpoint="orders")
-                await enqueue(worker.store, endpoint="others")
-                await worker.run()
-
-        asyncio.run(scenario())
+        async with scene(tmp_path, orders=gone, others=succeed) as worker:
+            await enqueue(worker.store, endpoint="orders")
+            await enqueue(worker.store, endpoint="others")
+            await worker.run()
         assert rows(tmp_path, "SELECT name, gone_at FROM resonant_endpoints ORDER BY name") == [
             ("orders", START),
             ("others", None),
         ]
 
-    def test_each_retry_is_drawn_from_the_delay_before_it(self, tmp_path):
+    async def test_each_retry_is_drawn_from_the_delay_before_it(self, tmp_path):
         jittery = RetryPolicy(jitter="decorrelated", base=1.0, max_attempts=6, park_after=1e6)
 
-        async def scenario():
-            async with scene(tmp_path, policy=jittery, orders=fail) as worker:
-                await enqueue(worker.store)
-                await worker.run()
-                return [report.attempt.delay for report in worker.reports]
-
-        *delays, last = asyncio.run(scenario())
+        async with scene(tmp_path, policy=jittery, orders=fail) as worker:
+            await enqueue(worker.store)
+            await worker.run()
+            *delays, last = [report.attempt.delay for report in worker.reports]
 
         rng, expected = random.Random(7), []
         for number in range(1, 6):
@@ -311,25 +289,22 @@ class TestWhatARunDoes:
         assert delays == expected
         assert last is None
 
-    def test_many_events_share_few_transactions(self, tmp_path, monkeypatch):
+    async def test_many_events_share_few_transactions(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Scene, "chunk_size", 100 * Scene.chunk_size)
 
-        async def scenario():
-            async with scene(tmp_path, orders=succeed) as worker:
-                await enqueue(worker.store, 1000)
-                start = time.monotonic()
-                with listening("commit", lambda c: count.update([c.get_execution_options().get("write")])):
-                    await worker.run()
-                return time.monotonic() - start
-
         count = Counter()
-        seconds = asyncio.run(scenario())
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store, 1000)
+            start = time.monotonic()
+            with listening("commit", lambda c: count.update([c.get_execution_options().get("write")])):
+                await worker.run()
+            seconds = time.monotonic() - start
         # 20 batches of begins with the outcomes of those before them, as many of outcomes alone, 10 claims
         assert count[True] < 60
         # four polls a second and one check for acceptances; one of each at the start, and a poll at the end
         assert count[None] <= 5 * seconds + 3
 
-    def test_there_are_always_some_claimed_ahead_and_they_are_claimed_many_at_once(
+    async def test_there_are_always_some_claimed_ahead_and_they_are_claimed_many_at_once(
         self, tmp_path, monkeypatch
     ):
         monkeypatch.setattr("resonant.claiming.POLL_SECONDS", 3600)
@@ -337,46 +312,41 @@ class TestWhatARunDoes:
         def note_claims(_connection, _cursor, statement, *_):
             claims.extend(["claim"] * ("UPDATE" in statement and "RETURNING" in statement))
 
-        async def scenario():
-            async def send(event):
-                if event.id == first:
-                    await until(lambda: len(sent) == 399)
-                await asyncio.sleep(random.random() / 100)
-                sent.append(event.id)
-
-            async with scene(tmp_path, orders=send, limits=Limits(concurrency=20)) as worker:
-                first, *_ = await enqueue(worker.store, 400)
-                with listening("before_cursor_execute", note_claims):
-                    assert (await worker.run()).delivered == 400
-
         sent, claims = [], []
-        asyncio.run(scenario())
+
+        async def send(event):
+            if event.id == first:
+                await until(lambda: len(sent) == 399)
+            await asyncio.sleep(random.random() / 100)
+            sent.append(event.id)
+
+        async with scene(tmp_path, orders=send, limits=Limits(concurrency=20)) as worker:
+            first, *_ = await enqueue(worker.store, 400)
+            with listening("before_cursor_execute", note_claims):
+                assert (await worker.run()).delivered == 400
         assert 10 <= len(claims) <= 20
 
-    def test_of_large_events_no_more_are_claimed_than_memory_has_room_for(self, tmp_path, monkeypatch):
+    async def test_of_large_events_no_more_are_claimed_than_memory_has_room_for(self, tmp_path, monkeypatch):
         monkeypatch.setattr("resonant.claiming.MOST_BYTES", 60 * 10_000)
         monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
 
-        async def scenario():
-            async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:
-                data = "x" * 10_000
-                events = [make_event(type="t", source="/s", data=data, id=f"evt_{n}") for n in range(300)]
-                await worker.store.enqueue(events, "orders")
-                claim = worker.store.claim
-
-                async def claim_and_count(name, **options):
-                    found = await claim(name, **options)
-                    held.append(worker.emission._in_hand.busy(name) + len(found))
-                    return found
-
-                worker.store.claim = claim_and_count
-                assert (await worker.run()).delivered == 300
-
         held = []
-        asyncio.run(scenario())
+        async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:
+            data = "x" * 10_000
+            events = [make_event(type="t", source="/s", data=data, id=f"evt_{n}") for n in range(300)]
+            await worker.store.enqueue(events, "orders")
+            claim = worker.store.claim
+
+            async def claim_and_count(name, **options):
+                found = await claim(name, **options)
+                held.append(worker.emission._in_hand.busy(name) + len(found))
+                return found
+
+            worker.store.claim = claim_and_count
+            assert (await worker.run()).delivered == 300
         assert 10 < max(held) <= 60
 
-    def test_the_endpoints_are_closed_at_the_end_even_if_one_cannot_be(self, tmp_path):
+    async def test_the_endpoints_are_closed_at_the_end_even_if_one_cannot_be(self, tmp_path):
         def target(name, error=None):
             async def close():
                 closed.append(name)
@@ -385,15 +355,12 @@ class TestWhatARunDoes:
 
             return sink_target(name, CallableSink(succeed), close=close)
 
-        async def scenario():
-            async with scene(tmp_path, a=target("a", OSError("broken")), b=target("b")) as worker:
-                await enqueue(worker.store, endpoint="a")
-                await enqueue(worker.store, endpoint="b")
-                await worker.run()
-                assert not closed
-
         closed = []
-        asyncio.run(scenario())
+        async with scene(tmp_path, a=target("a", OSError("broken")), b=target("b")) as worker:
+            await enqueue(worker.store, endpoint="a")
+            await enqueue(worker.store, endpoint="b")
+            await worker.run()
+            assert not closed
         assert sorted(closed) == ["a", "b"]
 
 
@@ -404,18 +371,14 @@ class TestTheBulkLane:
     def lane(self, monkeypatch):
         monkeypatch.setattr(Scene, "chunk_size", 4)
 
-    def test_first_attempts_are_made_together_and_only_what_failed_goes_on_alone(self, tmp_path):
+    async def test_first_attempts_are_made_together_and_only_what_failed_goes_on_alone(self, tmp_path):
         async def refuse_every_third(event):
             if json.loads(event.body) % 3 == 0:
                 raise UnexpectedStatus(503)
 
-        async def scenario():
-            async with scene(tmp_path, orders=refuse_every_third) as worker:
-                await enqueue(worker.store, 10)
-                summary = await worker.run()
-                return worker, summary
-
-        worker, summary = asyncio.run(scenario())
+        async with scene(tmp_path, orders=refuse_every_third) as worker:
+            await enqueue(worker.store, 10)
+            summary = await worker.run()
         assert worker.chunks == [4, 4, 2]
         assert (summary.delivered, summary.retried, summary.dead_letters) == (6, 4, {"exhausted": 4})
         # What failed in a chunk is reported first, and not attempted again for that.
@@ -423,192 +386,170 @@ class TestTheBulkLane:
         assert deliveries(tmp_path, "attempts") == [(3,) if n % 3 == 0 else (1,) for n in range(10)]
 
     @pytest.mark.parametrize("status", [400, 503])
-    def test_what_is_given_up_or_parked_at_once_is_reported_alone_too(self, tmp_path, status):
+    async def test_what_is_given_up_or_parked_at_once_is_reported_alone_too(self, tmp_path, status):
         async def refuse(_event):
             raise UnexpectedStatus(status)
 
-        async def scenario():
-            policy = replace(QUICK, park_after=0.5)
-            async with scene(tmp_path, orders=refuse, policy=policy) as worker:
-                await enqueue(worker.store, 2)
-                return worker, await worker.run()
-
-        worker, summary = asyncio.run(scenario())
+        policy = replace(QUICK, park_after=0.5)
+        async with scene(tmp_path, orders=refuse, policy=policy) as worker:
+            await enqueue(worker.store, 2)
+            summary = await worker.run()
         assert [type(report.decision) for report in worker.reports] == [GiveUp if status == 400 else Park] * 2
         assert (summary.parked, summary.dead_letters.total()) == ((0, 2) if status == 400 else (2, 0))
         assert summary.attempts == 2
 
-    def test_a_delivery_that_was_tried_before_is_not_tried_together_with_others(self, tmp_path):
-        async def scenario():
-            clock = FixedClock(START)
-            async with scene(tmp_path, orders=succeed, clock=clock) as worker:
-                await enqueue(worker.store, 6)
-                async with another_worker(tmp_path, clock=clock) as store:
-                    leases = await store.claim("orders", owner="dead", limit=2)
-                    await store.begin(leases)  # and then it is killed
-                clock.advance(61)
-                return worker, await worker.run(take_over=True)
-
-        worker, summary = asyncio.run(scenario())
+    async def test_a_delivery_that_was_tried_before_is_not_tried_together_with_others(self, tmp_path):
+        clock = FixedClock(START)
+        async with scene(tmp_path, orders=succeed, clock=clock) as worker:
+            await enqueue(worker.store, 6)
+            async with another_worker(tmp_path, clock=clock) as store:
+                leases = await store.claim("orders", owner="dead", limit=2)
+                await store.begin(leases)  # and then it is killed
+            clock.advance(61)
+            summary = await worker.run(take_over=True)
         assert summary.delivered == 6
         assert worker.chunks == [4], "what may have crashed a worker takes no chunk with it"
         assert len(worker.reports) == 2
 
-    def test_a_failure_that_waits_for_its_turn_holds_up_the_claims(self, tmp_path, monkeypatch):
-        async def scenario():
-            async def emit_one(lease):
-                waiting.append(lease.event.id)
-                most.append(len(waiting))
-                await gate.wait()
-                waiting.remove(lease.event.id)
-                await worker.emit_one(lease)
-
-            gate = asyncio.Event()
-            limits = Limits(concurrency=8, endpoint_concurrency=4)
-            async with scene(tmp_path, orders=refuse, limits=limits) as worker:
-                await enqueue(worker.store, 60)
-                running = asyncio.create_task(worker.emission.run(emit_one, emit_chunk=worker.emit_chunk))
-                await asyncio.sleep(0.3)
-                gate.set()
-                assert (await running).dead_letters.total() == 60
-
+    async def test_a_failure_that_waits_for_its_turn_holds_up_the_claims(self, tmp_path, monkeypatch):
         async def refuse(_event):
             raise UnexpectedStatus(400)
 
         waiting, most = [], []
-        asyncio.run(scenario())
+
+        async def emit_one(lease):
+            waiting.append(lease.event.id)
+            most.append(len(waiting))
+            await gate.wait()
+            waiting.remove(lease.event.id)
+            await worker.emit_one(lease)
+
+        gate = asyncio.Event()
+        limits = Limits(concurrency=8, endpoint_concurrency=4)
+        async with scene(tmp_path, orders=refuse, limits=limits) as worker:
+            await enqueue(worker.store, 60)
+            running = asyncio.create_task(worker.emission.run(emit_one, emit_chunk=worker.emit_chunk))
+            await asyncio.sleep(0.3)
+            gate.set()
+            assert (await running).dead_letters.total() == 60
         assert max(most) <= 4 * 4, "more than is claimed ahead of four slots"
         assert len(most) == 60
 
-    def test_several_endpoints_share_what_is_claimed_for_chunks(self, tmp_path, monkeypatch):
+    async def test_several_endpoints_share_what_is_claimed_for_chunks(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Scene, "chunk_size", 50)
 
-        async def scenario():
-            async def slowly(_event):
-                await asyncio.sleep(0.01)
-
-            names = [f"hooks-{n}" for n in range(9)]
-            async with scene(
-                tmp_path, sinks=dict.fromkeys(names, slowly), limits=Limits(concurrency=4)
-            ) as worker:
-                for name in names:
-                    await enqueue(worker.store, 60, name)
-                claim = worker.store.claim
-
-                async def claim_and_count(name, **options):
-                    found = await claim(name, **options)
-                    held.append(sum(map(worker.emission._in_hand.busy, names)) + len(found))
-                    return found
-
-                worker.store.claim = claim_and_count
-                assert (await worker.run()).delivered == 9 * 60
-
         held = []
-        asyncio.run(scenario())
+
+        async def slowly(_event):
+            await asyncio.sleep(0.01)
+
+        names = [f"hooks-{n}" for n in range(9)]
+        async with scene(
+            tmp_path, sinks=dict.fromkeys(names, slowly), limits=Limits(concurrency=4)
+        ) as worker:
+            for name in names:
+                await enqueue(worker.store, 60, name)
+            claim = worker.store.claim
+
+            async def claim_and_count(name, **options):
+                found = await claim(name, **options)
+                held.append(sum(map(worker.emission._in_hand.busy, names)) + len(found))
+                return found
+
+            worker.store.claim = claim_and_count
+            assert (await worker.run()).delivered == 9 * 60
         assert max(held) <= 4 * 50
 
-    def test_what_a_chunk_says_of_itself_counts_what_was_lost(self, tmp_path):
-        async def scenario():
-            async def send(_event):
-                if not done:
-                    async with another_worker(tmp_path, clock=worker.clock) as other:
-                        await other.recover(owners=["worker"])
-
-            async def emit_chunk(leases):
-                done.update(await worker.emission.attempt_all("orders", [lease.key for lease in leases]))
-
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store, 3)
-                return await worker.emission.run(worker.emit_one, emit_chunk=emit_chunk)
-
+    async def test_what_a_chunk_says_of_itself_counts_what_was_lost(self, tmp_path):
         done = Counter()
-        summary = asyncio.run(scenario())
+
+        async def send(_event):
+            if not done:
+                async with another_worker(tmp_path, clock=worker.clock) as other:
+                    await other.recover(owners=["worker"])
+
+        async def emit_chunk(leases):
+            done.update(await worker.emission.attempt_all("orders", [lease.key for lease in leases]))
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store, 3)
+            summary = await worker.emission.run(worker.emit_one, emit_chunk=emit_chunk)
         assert (done["delivered"], done["lost"]) == (0, 3)
         assert (summary.delivered, summary.lost) == (3, 3), "and then delivered one by one"
 
-    def test_nothing_is_emitted_any_more_once_a_run_is_cancelled(self, tmp_path):
-        async def scenario():
-            async def refuse(_event):
-                sending.set()
-                raise UnexpectedStatus(503)
+    async def test_nothing_is_emitted_any_more_once_a_run_is_cancelled(self, tmp_path):
+        async def refuse(_event):
+            sending.set()
+            raise UnexpectedStatus(503)
 
-            sending = asyncio.Event()
-            async with scene(tmp_path, orders=refuse) as worker:
-                await enqueue(worker.store, 4)
-                running = asyncio.create_task(worker.run())
-                await sending.wait()
-                running.cancel()
-                await asyncio.wait([running])
-                before = len(worker.reports)
-                await asyncio.sleep(0.3)  # while what was sent is still being written
-                assert len(worker.reports) == before
-
-        asyncio.run(scenario())
+        sending = asyncio.Event()
+        async with scene(tmp_path, orders=refuse) as worker:
+            await enqueue(worker.store, 4)
+            running = asyncio.create_task(worker.run())
+            await sending.wait()
+            running.cancel()
+            await asyncio.wait([running])
+            before = len(worker.reports)
+            await asyncio.sleep(0.3)  # while what was sent is still being written
+            assert len(worker.reports) == before
         assert {row[0] for row in deliveries(tmp_path, "lease_owner")} == {None}
 
-    def test_when_the_time_is_up_what_was_not_begun_goes_back_untried(self, tmp_path, monkeypatch):
+    async def test_when_the_time_is_up_what_was_not_begun_goes_back_untried(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Scene, "chunk_size", 12)
 
-        async def scenario():
-            blocked = asyncio.Event()
+        blocked = asyncio.Event()
 
-            async def wait(_event):
-                await blocked.wait()
+        async def wait(_event):
+            await blocked.wait()
 
-            limits = Limits(concurrency=2, endpoint_concurrency=1, run_for=0.2)
-            async with scene(tmp_path, orders=wait, limits=limits) as worker:
-                await enqueue(worker.store, 12)
-                running = asyncio.create_task(worker.run())
-                await asyncio.sleep(0.3)
-                blocked.set()
-                return await running
-
-        summary = asyncio.run(scenario())
+        limits = Limits(concurrency=2, endpoint_concurrency=1, run_for=0.2)
+        async with scene(tmp_path, orders=wait, limits=limits) as worker:
+            await enqueue(worker.store, 12)
+            running = asyncio.create_task(worker.run())
+            await asyncio.sleep(0.3)
+            blocked.set()
+            summary = await running
         tried = sum(row[0] for row in deliveries(tmp_path, "attempts"))
         assert summary.delivered == tried < 12
         assert {row[0] for row in deliveries(tmp_path, "lease_owner")} == {None}
 
 
 class TestStoreFirst:
-    def test_nothing_is_sent_before_its_event_and_its_begin_are_committed(self, tmp_path):
-        async def scenario():
-            async def send(event):
-                query = "SELECT lease_owner, sending FROM resonant_deliveries JOIN resonant_events e ON e.id = event_id"
-                seen.extend(rows(tmp_path, f"{query} WHERE e.id = '{event.id}'"))
-
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store, 20)
-                await worker.run()
-
+    async def test_nothing_is_sent_before_its_event_and_its_begin_are_committed(self, tmp_path):
         seen = []
-        asyncio.run(scenario())
+
+        async def send(event):
+            query = "SELECT lease_owner, sending FROM resonant_deliveries JOIN resonant_events e ON e.id = event_id"
+            seen.extend(rows(tmp_path, f"{query} WHERE e.id = '{event.id}'"))
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store, 20)
+            await worker.run()
         assert seen == [("worker", 1)] * 20
 
-    def test_an_outcome_and_its_decision_are_stored_before_they_are_reported(self, tmp_path):
-        async def scenario():
-            async def send(event):
-                raise answers.get(event.body, UnexpectedStatus(503))
-
-            async def emit_one(lease):
-                report = await worker.emission.attempt(lease.key)
-                (row,) = rows(
-                    tmp_path,
-                    f"SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
-                    f"JOIN resonant_attempts a ON delivery_id = d.id WHERE d.id = {lease.delivery_id}",
-                )
-                seen[type(report.decision)] = row
-                assert row[-1] == report.attempt.delay
-                if isinstance(report.decision, Retry):
-                    await worker.emission.attempt(lease.key)
-
-            answers = {b"0": UnexpectedStatus(400), b"1": UnexpectedStatus(503, "60")}
-            async with scene(tmp_path, orders=send, fine=succeed) as worker:
-                await enqueue(worker.store, 3)
-                await enqueue(worker.store, endpoint="fine")
-                await worker.emission.run(emit_one)
-
+    async def test_an_outcome_and_its_decision_are_stored_before_they_are_reported(self, tmp_path):
         seen = {}
-        asyncio.run(scenario())
+
+        async def send(event):
+            raise answers.get(event.body, UnexpectedStatus(503))
+
+        async def emit_one(lease):
+            report = await worker.emission.attempt(lease.key)
+            (row,) = rows(
+                tmp_path,
+                f"SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
+                f"JOIN resonant_attempts a ON delivery_id = d.id WHERE d.id = {lease.delivery_id}",
+            )
+            seen[type(report.decision)] = row
+            assert row[-1] == report.attempt.delay
+            if isinstance(report.decision, Retry):
+                await worker.emission.attempt(lease.key)
+
+        answers = {b"0": UnexpectedStatus(400), b"1": UnexpectedStatus(503, "60")}
+        async with scene(tmp_path, orders=send, fine=succeed) as worker:
+            await enqueue(worker.store, 3)
+            await enqueue(worker.store, endpoint="fine")
+            await worker.emission.run(emit_one)
         assert {kind: row[:-1] for kind, row in seen.items()} == {
             type(None): ("delivered", 1, 1, None),
             Retry: ("retrying", 1, 1, "retry"),
@@ -618,48 +559,43 @@ class TestStoreFirst:
 
 
 class TestLeases:
-    def test_nothing_is_sent_once_the_lease_is_lost(self, tmp_path):
-        async def scenario():
-            async def send(event):
-                sent.append(event.id)
-
-            async def emit_one(lease):
-                async with another_worker(tmp_path, clock=worker.clock) as other:
-                    await other.recover(owners=["worker"])
-                    await other.claim("orders", owner="other", limit=1)
-                with pytest.raises(LeaseLost):
-                    await worker.emission.attempt(lease.key)
-
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store)
-                summary = await worker.emission.run(emit_one)
-                assert summary.lost == 1
-                assert str(summary).endswith(", 1 taken over by another worker")
-
+    async def test_nothing_is_sent_once_the_lease_is_lost(self, tmp_path):
         sent = []
-        asyncio.run(scenario())
+
+        async def send(event):
+            sent.append(event.id)
+
+        async def emit_one(lease):
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.recover(owners=["worker"])
+                await other.claim("orders", owner="other", limit=1)
+            with pytest.raises(LeaseLost):
+                await worker.emission.attempt(lease.key)
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            summary = await worker.emission.run(emit_one)
+            assert summary.lost == 1
+            assert str(summary).endswith(", 1 taken over by another worker")
         assert not sent
         assert deliveries(tmp_path, "lease_owner, attempts") == [("other", 0)]
 
     @pytest.mark.parametrize("answer", [None, UnexpectedStatus(503), UnexpectedStatus(400)])
-    def test_an_outcome_that_comes_after_the_lease_was_lost_is_history_and_nothing_else(
+    async def test_an_outcome_that_comes_after_the_lease_was_lost_is_history_and_nothing_else(
         self, tmp_path, answer
     ):
-        async def scenario():
-            async def send(_event):
-                async with another_worker(tmp_path, clock=worker.clock) as other:
-                    await other.recover(owners=["worker"])
-                    await other.claim("orders", owner="other", limit=1)
-                if answer is not None:
-                    raise answer
+        async def send(_event):
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.recover(owners=["worker"])
+                await other.claim("orders", owner="other", limit=1)
+            if answer is not None:
+                raise answer
 
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store)
-                summary = await worker.run()  # emit_one lets LeaseLost through
-                assert (summary.lost, summary.delivered, summary.retried) == (1, 0, 0)
-                assert not summary.dead_letters
-
-        asyncio.run(scenario())
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            summary = await worker.run()  # emit_one lets LeaseLost through
+            assert (summary.lost, summary.delivered, summary.retried) == (1, 0, 0)
+            assert not summary.dead_letters
         assert deliveries(tmp_path, "status, lease_owner") == [("retrying", "other")]
         # the crash that the other worker charged, and the attempt that came too late
         assert rows(tmp_path, "SELECT result, late FROM resonant_attempts ORDER BY id") == [
@@ -667,240 +603,206 @@ class TestLeases:
             ("delivered" if answer is None else "failed", 1),
         ]
 
-    def test_a_retry_is_not_sent_if_the_lease_was_lost_while_it_waited(self, tmp_path):
-        async def scenario():
-            async def send(event):
-                sent.append(event.id)
-                raise UnexpectedStatus(503)
-
-            async def emit_one(lease):
-                await worker.emission.attempt(lease.key)
-                async with another_worker(tmp_path, clock=worker.clock) as other:
-                    await other.recover(owners=["worker"])
-                with pytest.raises(LeaseLost):
-                    await worker.emission.attempt(lease.key)
-
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store)
-                assert (await worker.emission.run(emit_one)).lost == 1
-
+    async def test_a_retry_is_not_sent_if_the_lease_was_lost_while_it_waited(self, tmp_path):
         sent = []
-        asyncio.run(scenario())
+
+        async def send(event):
+            sent.append(event.id)
+            raise UnexpectedStatus(503)
+
+        async def emit_one(lease):
+            await worker.emission.attempt(lease.key)
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.recover(owners=["worker"])
+            with pytest.raises(LeaseLost):
+                await worker.emission.attempt(lease.key)
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            assert (await worker.emission.run(emit_one)).lost == 1
         assert len(sent) == 1
         assert deliveries(tmp_path, "status, attempts, lease_owner") == [("retrying", 1, None)]
 
-    def test_a_run_that_claims_anew_what_it_lost_takes_the_two_leases_for_two(self, tmp_path, quick_look):
-        async def scenario():
-            first = asyncio.Event()
-
-            async def send(event):
-                sent.append(event.id)
-                if len(sent) == 1:
-                    await first.wait()
-
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store)
-                running = asyncio.create_task(worker.run(take_over=True))
-                await until(lambda: sent)
-                async with another_worker(tmp_path, clock=worker.clock) as other:
-                    await other.recover(owners=["worker"])
-                await until(lambda: len(sent) == 2)
-                first.set()
-                summary = await running
-                assert (summary.delivered, summary.lost) == (1, 1)
-
-        sent = []
-        asyncio.run(scenario())
-        assert deliveries(tmp_path, "status, lease_owner") == [("delivered", None)]
-
-    def test_a_run_renews_its_own_leases_before_it_takes_over_what_ran_out(self, tmp_path, quick_look):
-        async def scenario():
-            async def send(_event):
-                worker.clock.advance(300)  # it stood still
-                await asyncio.sleep(1.2)
-
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store)
-                summary = await worker.run(take_over=True)
-                assert (summary.delivered, summary.lost) == (1, 0)
-
-        asyncio.run(scenario())
-
-    def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
-        async def scenario():
-            async def slow(_event):
-                async with another_worker(tmp_path, clock=time.time) as other:
-                    for _ in range(10):
-                        await asyncio.sleep(0.2)
-                        recovered.append(await other.recover())
-
-            async with scene(tmp_path, clock=time.time, lease_seconds=1.5, orders=slow) as worker:
-                await enqueue(worker.store)
-                summary = await worker.run()
-                assert (summary.delivered, summary.lost) == (1, 0)
-
-        recovered = []
-        asyncio.run(scenario())
-        assert recovered == [0] * 10
-
-    def test_expired_leases_are_taken_over(self, tmp_path):
-        async def scenario():
-            async with scene(tmp_path, orders=succeed) as worker:
-                await enqueue(worker.store, 3)
-                await worker.store.claim("orders", owner="killed", limit=3)
-                worker.clock.advance(61)
-                assert (await worker.run()).delivered == 0
-                assert (await worker.run(take_over=True)).delivered == 3
-
-        asyncio.run(scenario())
-
-    def test_live_leases_are_waited_for_and_then_taken_over(self, tmp_path):
-        async def scenario():
-            async with scene(tmp_path, clock=time.time, lease_seconds=1.0, orders=succeed) as worker:
-                await enqueue(worker.store, 2)
-                before = time.time()
-                await worker.store.claim("orders", owner="killed", limit=1)
-                after = time.time()
-                summary = await worker.run(take_over=True, on_waiting=said.append)
-                assert summary.delivered == 2
-                (until_then,) = said
-                assert before + 1 <= until_then <= after + 1
-                assert time.time() >= until_then
-
-        said = []
-        asyncio.run(scenario())
-
-    def test_without_taking_over_what_others_hold_is_left_to_them(self, tmp_path):
-        async def scenario():
-            async with scene(tmp_path, orders=succeed) as worker:
-                await enqueue(worker.store, 2)
-                await worker.store.claim("orders", owner="other", limit=1)
-                assert (await worker.run()).delivered == 1
-
-        asyncio.run(scenario())
-        assert deliveries(tmp_path, "lease_owner, status") == [("other", "pending"), (None, "delivered")]
-
-    def test_what_is_parked_for_a_moment_may_be_claimed_again_while_its_emission_ends(
+    async def test_a_run_that_claims_anew_what_it_lost_takes_the_two_leases_for_two(
         self, tmp_path, quick_look
     ):
-        async def scenario():
-            async def emit_one(lease):
-                report = await worker.emission.attempt(lease.key)
-                if isinstance(report.decision, Park):
-                    worker.clock.advance(report.decision.delay)
-                    await until(lambda: len(tries) == 2)
+        sent = []
+        first = asyncio.Event()
 
-            async def send(_event):
-                tries.append(1)
-                if len(tries) == 1:
-                    raise UnexpectedStatus(503, "60")
-                await asyncio.sleep(0.1)
+        async def send(event):
+            sent.append(event.id)
+            if len(sent) == 1:
+                await first.wait()
 
-            tries = []
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store)
-                summary = await asyncio.wait_for(worker.emission.run(emit_one), 10)
-                assert (summary.parked, summary.delivered, summary.lost) == (1, 1, 0)
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            running = asyncio.create_task(worker.run(take_over=True))
+            await until(lambda: sent)
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.recover(owners=["worker"])
+            await until(lambda: len(sent) == 2)
+            first.set()
+            summary = await running
+            assert (summary.delivered, summary.lost) == (1, 1)
+        assert deliveries(tmp_path, "status, lease_owner") == [("delivered", None)]
 
-        asyncio.run(scenario())
+    async def test_a_run_renews_its_own_leases_before_it_takes_over_what_ran_out(self, tmp_path, quick_look):
+        async def send(_event):
+            worker.clock.advance(300)  # it stood still
+            await asyncio.sleep(1.2)
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            summary = await worker.run(take_over=True)
+            assert (summary.delivered, summary.lost) == (1, 0)
+
+    async def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
+        recovered = []
+
+        async def slow(_event):
+            async with another_worker(tmp_path, clock=time.time) as other:
+                for _ in range(10):
+                    await asyncio.sleep(0.2)
+                    recovered.append(await other.recover())
+
+        async with scene(tmp_path, clock=time.time, lease_seconds=1.5, orders=slow) as worker:
+            await enqueue(worker.store)
+            summary = await worker.run()
+            assert (summary.delivered, summary.lost) == (1, 0)
+        assert recovered == [0] * 10
+
+    async def test_expired_leases_are_taken_over(self, tmp_path):
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store, 3)
+            await worker.store.claim("orders", owner="killed", limit=3)
+            worker.clock.advance(61)
+            assert (await worker.run()).delivered == 0
+            assert (await worker.run(take_over=True)).delivered == 3
+
+    async def test_live_leases_are_waited_for_and_then_taken_over(self, tmp_path):
+        said = []
+        async with scene(tmp_path, clock=time.time, lease_seconds=1.0, orders=succeed) as worker:
+            await enqueue(worker.store, 2)
+            before = time.time()
+            await worker.store.claim("orders", owner="killed", limit=1)
+            after = time.time()
+            summary = await worker.run(take_over=True, on_waiting=said.append)
+            assert summary.delivered == 2
+            (until_then,) = said
+            assert before + 1 <= until_then <= after + 1
+            assert time.time() >= until_then
+
+    async def test_without_taking_over_what_others_hold_is_left_to_them(self, tmp_path):
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store, 2)
+            await worker.store.claim("orders", owner="other", limit=1)
+            assert (await worker.run()).delivered == 1
+        assert deliveries(tmp_path, "lease_owner, status") == [("other", "pending"), (None, "delivered")]
+
+    async def test_what_is_parked_for_a_moment_may_be_claimed_again_while_its_emission_ends(
+        self, tmp_path, quick_look
+    ):
+        async def emit_one(lease):
+            report = await worker.emission.attempt(lease.key)
+            if isinstance(report.decision, Park):
+                worker.clock.advance(report.decision.delay)
+                await until(lambda: len(tries) == 2)
+
+        async def send(_event):
+            tries.append(1)
+            if len(tries) == 1:
+                raise UnexpectedStatus(503, "60")
+            await asyncio.sleep(0.1)
+
+        tries = []
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            summary = await asyncio.wait_for(worker.emission.run(emit_one), 10)
+            assert (summary.parked, summary.delivered, summary.lost) == (1, 1, 0)
 
 
 class TestWaiting:
-    def test_a_sleeping_retry_holds_no_slot(self, tmp_path):
-        async def scenario():
-            async def send(event):
-                sent.append(event.id)
-                if sent.count(patient) == 1 and event.id == patient:
-                    raise UnexpectedStatus(503)
-
-            async def emit_one(lease):
-                while True:
-                    report = await worker.emission.attempt(lease.key)
-                    if not isinstance(report.decision, Retry):
-                        return
-                    await until(lambda: len(sent) == 4)
-
-            async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
-                patient, *others = await enqueue(worker.store, 4)
-                await asyncio.wait_for(worker.emission.run(emit_one), 10)
-                assert sent == [patient, *others, patient]
-
+    async def test_a_sleeping_retry_holds_no_slot(self, tmp_path):
         sent = []
-        asyncio.run(scenario())
 
-    def test_beyond_the_bound_retries_are_parked(self, tmp_path):
-        async def scenario():
-            async def send(_event):
-                arrived.append(1)
-                await until(lambda: len(arrived) == 40)  # all of them fail in the same moment
+        async def send(event):
+            sent.append(event.id)
+            if sent.count(patient) == 1 and event.id == patient:
                 raise UnexpectedStatus(503)
 
-            async def emit_one(lease):
-                decisions.append((await worker.emission.attempt(lease.key)).decision)
-                await until(lambda: len(decisions) == 40)
+        async def emit_one(lease):
+            while True:
+                report = await worker.emission.attempt(lease.key)
+                if not isinstance(report.decision, Retry):
+                    return
+                await until(lambda: len(sent) == 4)
 
-            async with scene(tmp_path, orders=send, limits=Limits(max_waiting=3)) as worker:
-                await enqueue(worker.store, 40)
-                await worker.emission.run(emit_one)
+        async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
+            patient, *others = await enqueue(worker.store, 4)
+            await asyncio.wait_for(worker.emission.run(emit_one), 10)
+            assert sent == [patient, *others, patient]
 
+    async def test_beyond_the_bound_retries_are_parked(self, tmp_path):
         arrived, decisions = [], []
-        asyncio.run(scenario())
+
+        async def send(_event):
+            arrived.append(1)
+            await until(lambda: len(arrived) == 40)  # all of them fail in the same moment
+            raise UnexpectedStatus(503)
+
+        async def emit_one(lease):
+            decisions.append((await worker.emission.attempt(lease.key)).decision)
+            await until(lambda: len(decisions) == 40)
+
+        async with scene(tmp_path, orders=send, limits=Limits(max_waiting=3)) as worker:
+            await enqueue(worker.store, 40)
+            await worker.emission.run(emit_one)
         assert Counter(map(type, decisions)) == {Retry: 3, Park: 37}
         assert Counter(deliveries(tmp_path, "status, lease_owner, next_attempt_at")) == {
             ("retrying", None, START + 1): 40
         }
 
-    def test_whoever_waited_leaves_its_place_to_the_next(self, tmp_path):
-        async def scenario():
-            async with scene(
-                tmp_path, orders=failing_first(2), limits=Limits(concurrency=1, max_waiting=1)
-            ) as worker:
-                for _ in range(5):
-                    await enqueue(worker.store)
-                    await worker.run()
-                assert (worker.emission.summary.delivered, worker.emission.summary.parked) == (5, 0)
-
-        asyncio.run(scenario())
-
-    def test_an_emission_that_ends_where_it_should_wait_hands_its_delivery_back(self, tmp_path):
-        async def scenario():
-            async def emit_one(lease):
-                await worker.emission.attempt(lease.key)
-
-            async with scene(tmp_path, orders=failing_first()) as worker:
+    async def test_whoever_waited_leaves_its_place_to_the_next(self, tmp_path):
+        async with scene(
+            tmp_path, orders=failing_first(2), limits=Limits(concurrency=1, max_waiting=1)
+        ) as worker:
+            for _ in range(5):
                 await enqueue(worker.store)
-                summary = await worker.emission.run(emit_one)
-                assert (summary.delivered, summary.parked) == (0, 1)
-                assert deliveries(tmp_path, "status, lease_owner, available_at") == [
-                    ("retrying", None, START + 1)
-                ]
-                worker.clock.advance(1)
-                assert (await worker.emission.run(emit_one)).delivered == 1
+                await worker.run()
+            assert (worker.emission.summary.delivered, worker.emission.summary.parked) == (5, 0)
 
-        asyncio.run(scenario())
+    async def test_an_emission_that_ends_where_it_should_wait_hands_its_delivery_back(self, tmp_path):
+        async def emit_one(lease):
+            await worker.emission.attempt(lease.key)
+
+        async with scene(tmp_path, orders=failing_first()) as worker:
+            await enqueue(worker.store)
+            summary = await worker.emission.run(emit_one)
+            assert (summary.delivered, summary.parked) == (0, 1)
+            assert deliveries(tmp_path, "status, lease_owner, available_at") == [
+                ("retrying", None, START + 1)
+            ]
+            worker.clock.advance(1)
+            assert (await worker.emission.run(emit_one)).delivered == 1
 
 
 class TestEndpoints:
-    def test_a_named_endpoint_that_there_is_not_is_an_error(self, tmp_path):
-        async def scenario():
-            async with scene(tmp_path, orders=succeed) as worker:
-                await enqueue(worker.store)
-                with pytest.raises(EndpointError, match="no endpoint is named 'ordres'"):
-                    await worker.run(endpoint="ordres")
-
-        asyncio.run(scenario())
+    async def test_a_named_endpoint_that_there_is_not_is_an_error(self, tmp_path):
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store)
+            with pytest.raises(EndpointError, match="no endpoint is named 'ordres'"):
+                await worker.run(endpoint="ordres")
         assert deliveries(tmp_path, "status") == [("pending",)]
 
-    def test_one_that_is_found_in_the_store_and_cannot_be_opened_does_not_stop_the_others(self, tmp_path):
-        async def scenario():
-            async with scene(tmp_path, orders=succeed) as worker:
-                await enqueue(worker.store, 2, endpoint="forgotten")
-                await enqueue(worker.store, 2, endpoint="orders")
-                summary = await worker.run()
-                assert summary.delivered == 2
-                assert summary.unknown_endpoints == {"forgotten": "no endpoint is named 'forgotten'"}
-
-        asyncio.run(scenario())
+    async def test_one_that_is_found_in_the_store_and_cannot_be_opened_does_not_stop_the_others(
+        self, tmp_path
+    ):
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store, 2, endpoint="forgotten")
+            await enqueue(worker.store, 2, endpoint="orders")
+            summary = await worker.run()
+            assert summary.delivered == 2
+            assert summary.unknown_endpoints == {"forgotten": "no endpoint is named 'forgotten'"}
         assert Counter(deliveries(tmp_path, "endpoint, status, lease_owner")) == {
             ("forgotten", "pending", None): 2,
             ("orders", "delivered", None): 2,
@@ -909,173 +811,157 @@ class TestEndpoints:
     @pytest.mark.parametrize(
         "error", [UnicodeError("xn--s3cret"), RuntimeError("s3cret"), KeyError("s3cret")]
     )
-    def test_an_error_in_opening_an_endpoint_holds_back_only_its_deliveries(self, tmp_path, error):
+    async def test_an_error_in_opening_an_endpoint_holds_back_only_its_deliveries(self, tmp_path, error):
         class Sinks(dict):
             def __contains__(self, name):
                 if name == "broken":
                     raise error
                 return super().__contains__(name)
 
-        async def scenario():
-            async with scene(tmp_path, sinks=Sinks(orders=succeed)) as worker:
-                await enqueue(worker.store, 2, endpoint="broken")
-                await enqueue(worker.store, 2, endpoint="orders")
-                summary = await worker.run()
-                assert summary.delivered == 2
-                reason = f"endpoint 'broken' cannot be opened: {type(error).__name__}"
-                assert summary.unknown_endpoints == {"broken": reason}
-                with pytest.raises(EndpointError, match=reason):
-                    await worker.run(endpoint="broken")
-
-        asyncio.run(scenario())
+        async with scene(tmp_path, sinks=Sinks(orders=succeed)) as worker:
+            await enqueue(worker.store, 2, endpoint="broken")
+            await enqueue(worker.store, 2, endpoint="orders")
+            summary = await worker.run()
+            assert summary.delivered == 2
+            reason = f"endpoint 'broken' cannot be opened: {type(error).__name__}"
+            assert summary.unknown_endpoints == {"broken": reason}
+            with pytest.raises(EndpointError, match=reason):
+                await worker.run(endpoint="broken")
         assert Counter(deliveries(tmp_path, "endpoint, status, lease_owner")) == {
             ("broken", "pending", None): 2,
             ("orders", "delivered", None): 2,
         }
 
-    def test_one_that_turns_up_later_is_opened_then(self, tmp_path, quick_look, monkeypatch):
+    async def test_one_that_turns_up_later_is_opened_then(self, tmp_path, quick_look, monkeypatch):
         monkeypatch.setattr("resonant.emission.REOPEN_SECONDS", 0.1)
 
         def problems(path):
             return rows(path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems")
 
-        async def scenario():
-            sinks = {}
-            async with scene(tmp_path, sinks=sinks, limits=Limits(run_for=60)) as worker:
-                await enqueue(worker.store, endpoint="late")
-                running = asyncio.create_task(worker.run())
-                summary = worker.emission.summary
-                await until(lambda: "late" in summary.unknown_endpoints)
-                await until(lambda: problems(tmp_path))
-                assert problems(tmp_path) == [("late", "no endpoint is named 'late'", START)]
-                sinks["late"] = succeed
-                await until(lambda: summary.delivered == 1)
-                assert summary.unknown_endpoints == {}
-                assert problems(tmp_path) == []
-                running.cancel()
-                await asyncio.wait([running])
-
-        asyncio.run(scenario())
+        sinks = {}
+        async with scene(tmp_path, sinks=sinks, limits=Limits(run_for=60)) as worker:
+            await enqueue(worker.store, endpoint="late")
+            running = asyncio.create_task(worker.run())
+            summary = worker.emission.summary
+            await until(lambda: "late" in summary.unknown_endpoints)
+            await until(lambda: problems(tmp_path))
+            assert problems(tmp_path) == [("late", "no endpoint is named 'late'", START)]
+            sinks["late"] = succeed
+            await until(lambda: summary.delivered == 1)
+            assert summary.unknown_endpoints == {}
+            assert problems(tmp_path) == []
+            running.cancel()
+            await asyncio.wait([running])
 
     @pytest.mark.parametrize("names", [("dead", "healthy"), ("healthy", "dead")], ids=["first", "last"])
     @pytest.mark.parametrize("alphabet", ["az", "za"])
-    def test_one_that_never_answers_does_not_hold_up_another(self, tmp_path, names, alphabet):
-        async def scenario():
-            async def healthy(event):
-                await asyncio.sleep(0.001)
-                delivered.append(event.id)
-                if len(delivered) == 300:
-                    all_delivered.set()
-
-            async def dead(_event):
-                await all_delivered.wait()
-                raise UnexpectedStatus(400)
-
-            all_delivered = asyncio.Event()
-            actual = {"dead": alphabet[0], "healthy": alphabet[1]}
-            sinks = {actual["dead"]: dead, actual["healthy"]: healthy}
-            async with scene(
-                tmp_path, limits=Limits(concurrency=20, endpoint_concurrency=20), **sinks
-            ) as worker:
-                for name in names:
-                    await enqueue(worker.store, 300, endpoint=actual[name])
-                summary = await worker.run()
-                assert summary.delivered == 300
-                assert summary.dead_letters == {"permanent": 300}
-
+    async def test_one_that_never_answers_does_not_hold_up_another(self, tmp_path, names, alphabet):
         delivered = []
-        asyncio.run(scenario())
 
-    def test_several_that_never_answer_do_not_hold_up_one_that_comes_later(self, tmp_path, quick_look):
-        async def scenario():
-            async def healthy(event):
-                delivered.append(event.id)
-                if len(delivered) == 100:
-                    all_delivered.set()
+        async def healthy(event):
+            await asyncio.sleep(0.001)
+            delivered.append(event.id)
+            if len(delivered) == 300:
+                all_delivered.set()
 
-            async def dead(_event):
-                sending.append(1)
-                await all_delivered.wait()
-                raise UnexpectedStatus(400)
+        async def dead(_event):
+            await all_delivered.wait()
+            raise UnexpectedStatus(400)
 
-            all_delivered = asyncio.Event()
-            sinks = {"dead-1": dead, "dead-2": dead, "dead-3": dead, "healthy": healthy}
-            async with scene(tmp_path, limits=Limits(concurrency=40), **sinks) as worker:
-                for name in ("dead-1", "dead-2", "dead-3"):
-                    await enqueue(worker.store, 100, endpoint=name)
-                running = asyncio.create_task(worker.run())
-                await until(lambda: len(sending) >= 30)
-                await enqueue(worker.store, 100, endpoint="healthy")
-                assert (await running).delivered == 100
+        all_delivered = asyncio.Event()
+        actual = {"dead": alphabet[0], "healthy": alphabet[1]}
+        sinks = {actual["dead"]: dead, actual["healthy"]: healthy}
+        async with scene(tmp_path, limits=Limits(concurrency=20, endpoint_concurrency=20), **sinks) as worker:
+            for name in names:
+                await enqueue(worker.store, 300, endpoint=actual[name])
+            summary = await worker.run()
+            assert summary.delivered == 300
+            assert summary.dead_letters == {"permanent": 300}
 
+    async def test_several_that_never_answer_do_not_hold_up_one_that_comes_later(self, tmp_path, quick_look):
         delivered, sending = [], []
-        asyncio.run(scenario())
 
-    def test_its_own_limit_of_sends_is_kept(self, tmp_path):
-        async def scenario():
-            async def send(_event):
-                now.append(1)
-                most.append(len(now))
-                await asyncio.sleep(0.002)
-                now.pop()
+        async def healthy(event):
+            delivered.append(event.id)
+            if len(delivered) == 100:
+                all_delivered.set()
 
-            target = sink_target("orders", CallableSink(send), concurrency=3)
-            async with scene(tmp_path, orders=target) as worker:
-                await enqueue(worker.store, 60)
-                await worker.run()
+        async def dead(_event):
+            sending.append(1)
+            await all_delivered.wait()
+            raise UnexpectedStatus(400)
 
+        all_delivered = asyncio.Event()
+        sinks = {"dead-1": dead, "dead-2": dead, "dead-3": dead, "healthy": healthy}
+        async with scene(tmp_path, limits=Limits(concurrency=40), **sinks) as worker:
+            for name in ("dead-1", "dead-2", "dead-3"):
+                await enqueue(worker.store, 100, endpoint=name)
+            running = asyncio.create_task(worker.run())
+            await until(lambda: len(sending) >= 30)
+            await enqueue(worker.store, 100, endpoint="healthy")
+            assert (await running).delivered == 100
+
+    async def test_its_own_limit_of_sends_is_kept(self, tmp_path):
         now, most = [], []
-        asyncio.run(scenario())
+
+        async def send(_event):
+            now.append(1)
+            most.append(len(now))
+            await asyncio.sleep(0.002)
+            now.pop()
+
+        target = sink_target("orders", CallableSink(send), concurrency=3)
+        async with scene(tmp_path, orders=target) as worker:
+            await enqueue(worker.store, 60)
+            await worker.run()
         assert max(most) == 3
 
 
 class TestCancellation:
-    def test_a_run_cancelled_in_mid_send_hands_everything_back_with_no_attempt_charged(self, tmp_path):
-        async def scenario():
-            async def hang(event):
-                sending.append(event.id)
-                await asyncio.sleep(3600)
-
-            async with scene(tmp_path, orders=hang) as worker:
-                await enqueue(worker.store, 120)
-                running = asyncio.create_task(worker.run())
-                await until(lambda: len(sending) == 50)
-                running.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await running
-            assert nobody_is_left()
-
+    async def test_a_run_cancelled_in_mid_send_hands_everything_back_with_no_attempt_charged(self, tmp_path):
+        before = asyncio.all_tasks()
         sending = []
-        asyncio.run(scenario())
+
+        async def hang(event):
+            sending.append(event.id)
+            await asyncio.sleep(3600)
+
+        async with scene(tmp_path, orders=hang) as worker:
+            await enqueue(worker.store, 120)
+            running = asyncio.create_task(worker.run())
+            await until(lambda: len(sending) == 50)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert asyncio.all_tasks() == before
         columns = "status, attempts, round_attempts, lease_owner, sending, available_at"
         assert Counter(deliveries(tmp_path, columns)) == {("pending", 0, 0, None, 0, START): 120}
         assert rows(tmp_path, "SELECT * FROM resonant_attempts") == []
 
-    def test_a_run_cancelled_while_retries_wait_hands_them_back_for_when_they_are_due(self, tmp_path):
-        async def scenario():
-            async def emit_one(lease):
-                await worker.emission.attempt(lease.key)
-                waiting.append(lease)
-                await asyncio.sleep(3600)
-
-            async with scene(tmp_path, orders=fail) as worker:
-                await enqueue(worker.store, 10)
-                running = asyncio.create_task(worker.emission.run(emit_one))
-                await until(lambda: len(waiting) == 10)
-                running.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await running
-            assert nobody_is_left()
-
+    async def test_a_run_cancelled_while_retries_wait_hands_them_back_for_when_they_are_due(self, tmp_path):
+        before = asyncio.all_tasks()
         waiting = []
-        asyncio.run(scenario())
+
+        async def emit_one(lease):
+            await worker.emission.attempt(lease.key)
+            waiting.append(lease)
+            await asyncio.sleep(3600)
+
+        async with scene(tmp_path, orders=fail) as worker:
+            await enqueue(worker.store, 10)
+            running = asyncio.create_task(worker.emission.run(emit_one))
+            await until(lambda: len(waiting) == 10)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert asyncio.all_tasks() == before
         assert Counter(deliveries(tmp_path, "status, attempts, lease_owner, sending, available_at")) == {
             ("retrying", 1, None, 0, START + 1): 10
         }
 
     @pytest.mark.parametrize("waits", [False, True], ids=["sending", "waiting"])
     def test_ctrl_c_does_the_same(self, tmp_path, waits):
-        async def scenario():
+        async def run():
             async def send(_event):
                 if waits:
                     raise UnexpectedStatus(503)
@@ -1092,12 +978,12 @@ class TestCancellation:
                 await worker.emission.run(emit_one)
 
         with pytest.raises(KeyboardInterrupt):
-            asyncio.run(scenario())
+            asyncio.run(run())
         assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, int(waits))]
 
     @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
     def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, error):
-        async def scenario():
+        async def run():
             async def send(_event):
                 raise error
 
@@ -1106,177 +992,158 @@ class TestCancellation:
                 await worker.run()
 
         with pytest.raises(error):
-            asyncio.run(scenario())
+            asyncio.run(run())
         assert Counter(deliveries(tmp_path, "status, attempts, lease_owner, sending")) == {
             ("pending", 0, None, 0): 3
         }
         assert rows(tmp_path, "SELECT * FROM resonant_attempts") == []
 
-    def test_a_claim_that_is_cancelled_while_it_is_committed_is_handed_back_too(self, tmp_path):
-        async def scenario():
+    async def test_a_claim_that_is_cancelled_while_it_is_committed_is_handed_back_too(self, tmp_path):
+        def cancel(connection):
+            query = "SELECT 1 FROM resonant_deliveries WHERE lease_owner = 'worker'"
+            if tasks and connection.exec_driver_sql(query).fetchall():
+                loop, task = tasks.pop()
+                loop.call_soon_threadsafe(task.cancel)
+                time.sleep(0.05)  # the commit takes its time
+
+        tasks = []
+        with listening("commit", cancel):
             async with scene(tmp_path, orders=succeed) as worker:
                 await enqueue(worker.store, 3)
                 running = asyncio.create_task(worker.run())
                 tasks.append((asyncio.get_running_loop(), running))
                 await asyncio.wait([running])
                 assert running.cancelled()
-
-        def cancel(connection):
-            query = "SELECT 1 FROM resonant_deliveries WHERE lease_owner = 'worker'"
-            if tasks and connection.exec_driver_sql(query).fetchall():
-                loop, running = tasks.pop()
-                loop.call_soon_threadsafe(running.cancel)
-                time.sleep(0.05)  # the commit takes its time
-
-        tasks = []
-        with listening("commit", cancel):
-            asyncio.run(scenario())
         assert deliveries(tmp_path, "lease_owner, lease_token") == [(None, 1)] * 3
 
-    def test_a_run_that_fails_leaves_no_task_behind_either(self, tmp_path):
-        async def scenario():
-            async def emit_one(lease):
-                if lease.event.id == first:
-                    raise RuntimeError("the pipeline is broken")
-                await asyncio.sleep(3600)
+    async def test_a_run_that_fails_leaves_no_task_behind_either(self, tmp_path):
+        before = asyncio.all_tasks()
 
-            async with scene(tmp_path, orders=succeed) as worker:
-                first, *_ = await enqueue(worker.store, 5)
-                with pytest.raises(RuntimeError, match="the pipeline is broken"):
-                    await worker.emission.run(emit_one)
-            assert nobody_is_left()
+        async def emit_one(lease):
+            if lease.event.id == first:
+                raise RuntimeError("the pipeline is broken")
+            await asyncio.sleep(3600)
 
-        asyncio.run(scenario())
+        async with scene(tmp_path, orders=succeed) as worker:
+            first, *_ = await enqueue(worker.store, 5)
+            with pytest.raises(RuntimeError, match="the pipeline is broken"):
+                await worker.emission.run(emit_one)
+        assert asyncio.all_tasks() == before
         assert deliveries(tmp_path, "lease_owner") == [(None,)] * 5
 
 
 class TestTheStoreGoesAway:
-    def test_for_less_than_the_patience_nobody_notices(self, tmp_path, impatient_sqlite, quick_look):
-        async def scenario():
-            async def send(_event):
-                if not sent:
-                    stack.enter_context(locked(tmp_path))
-                    asyncio.get_running_loop().call_later(0.3, stack.close)
-                sent.append(1)
-
-            async with scene(tmp_path, orders=send, lease_seconds=15) as worker:
-                await enqueue(worker.store, 200)
-                assert (await worker.run(take_over=True)).delivered == 200
-
+    async def test_for_less_than_the_patience_nobody_notices(self, tmp_path, impatient_sqlite, quick_look):
         sent, stack = [], contextlib.ExitStack()
-        asyncio.run(scenario())
+
+        async def send(_event):
+            if not sent:
+                stack.enter_context(locked(tmp_path))
+                asyncio.get_running_loop().call_later(0.3, stack.close)
+            sent.append(1)
+
+        async with scene(tmp_path, orders=send, lease_seconds=15) as worker:
+            await enqueue(worker.store, 200)
+            assert (await worker.run(take_over=True)).delivered == 200
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 200}
         assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(200,)]
 
-    def test_after_a_longer_outage_the_run_fails_and_in_flight_deliveries_are_retried(
+    async def test_after_a_longer_outage_the_run_fails_and_in_flight_deliveries_are_retried(
         self, tmp_path, disk, caplog
     ):
-        async def scenario():
-            async def send(_event):
-                sent.append(1)
-                if len(sent) == 1:
-                    disk.is_read_only = True
-
-            async def emit_one(lease):
-                with contextlib.suppress(StoreUnavailable):  # as Prefect keeps what its tasks raise to itself
-                    await worker.emission.attempt(lease.key)
-
-            async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
-                await enqueue(worker.store, 3)
-                with pytest.raises(StoreUnavailable):
-                    await asyncio.wait_for(worker.emission.run(emit_one), 10)
-            assert nobody_is_left()
-            assert "leases were not handed back" in caplog.text
-            disk.is_read_only = False
-
-            async with scene(tmp_path, orders=send, clock=FixedClock(START + 60)) as next_one:
-                assert (await next_one.run(take_over=True)).delivered == 3
-
+        before = asyncio.all_tasks()
         sent = []
-        asyncio.run(scenario())
+
+        async def send(_event):
+            sent.append(1)
+            if len(sent) == 1:
+                disk.is_read_only = True
+
+        async def emit_one(lease):
+            with contextlib.suppress(StoreUnavailable):  # as Prefect keeps what its tasks raise to itself
+                await worker.emission.attempt(lease.key)
+
+        async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
+            await enqueue(worker.store, 3)
+            with pytest.raises(StoreUnavailable):
+                await asyncio.wait_for(worker.emission.run(emit_one), 10)
+        assert asyncio.all_tasks() == before
+        assert "leases were not handed back" in caplog.text
+        disk.is_read_only = False
+
+        async with scene(tmp_path, orders=send, clock=FixedClock(START + 60)) as next_one:
+            assert (await next_one.run(take_over=True)).delivered == 3
         assert len(sent) == 6
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
 
-    def test_the_error_that_ends_the_run_is_the_only_message(self, tmp_path, disk, caplog):
-        async def scenario():
-            async def send(_event):
-                disk.is_read_only = True
+    async def test_the_error_that_ends_the_run_is_the_only_message(self, tmp_path, disk, caplog):
+        async def send(_event):
+            disk.is_read_only = True
 
+        async def run():
             async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
                 await enqueue(worker.store, 3)
                 await worker.run()
 
         with pytest.raises(StoreUnavailable):
-            asyncio.run(scenario())
+            await run()
         assert not caplog.messages
 
     @pytest.mark.parametrize("endpoint", [None, "orders"])
-    def test_an_emission_also_waits_for_the_lock_before_its_first_send(
+    async def test_an_emission_also_waits_for_the_lock_before_its_first_send(
         self, tmp_path, impatient_sqlite, endpoint
     ):
-        async def scenario():
-            async with scene(tmp_path, orders=succeed, lease_seconds=15) as worker:
-                await enqueue(worker.store, 1)
-                stack.enter_context(locked(tmp_path))
-                asyncio.get_running_loop().call_later(0.2, stack.close)
-                assert (await worker.run(take_over=True, endpoint=endpoint)).delivered == 1
-
         stack = contextlib.ExitStack()
-        asyncio.run(scenario())
+        async with scene(tmp_path, orders=succeed, lease_seconds=15) as worker:
+            await enqueue(worker.store, 1)
+            stack.enter_context(locked(tmp_path))
+            asyncio.get_running_loop().call_later(0.2, stack.close)
+            assert (await worker.run(take_over=True, endpoint=endpoint)).delivered == 1
 
-    def test_a_failure_that_comes_while_the_store_is_asked_what_is_due_fails_the_run_too(
+    async def test_a_failure_that_comes_while_the_store_is_asked_what_is_due_fails_the_run_too(
         self, tmp_path, quick_look
     ):
-        async def scenario():
-            async def emit_one(_lease):
-                await asked_again.wait()
-                raise RuntimeError("broken")
+        async def emit_one(_lease):
+            await asked_again.wait()
+            raise RuntimeError("broken")
 
-            asked_again = asyncio.Event()
-            async with scene(tmp_path, orders=succeed) as worker:
-                await enqueue(worker.store)
-                due = worker.store.due
+        asked_again = asyncio.Event()
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store)
+            due = worker.store.due
 
-                async def due_while_it_breaks(endpoint):
-                    if worker.emission._running:
-                        asked_again.set()
-                        while worker.emission._running:
-                            await asyncio.sleep(0)
-                    return await due(endpoint)
+            async def due_while_it_breaks(endpoint):
+                if worker.emission._running:
+                    asked_again.set()
+                    while worker.emission._running:
+                        await asyncio.sleep(0)
+                return await due(endpoint)
 
-                worker.store.due = due_while_it_breaks
-                with pytest.raises(RuntimeError, match="broken"):
-                    await worker.emission.run(emit_one, endpoint="orders")
+            worker.store.due = due_while_it_breaks
+            with pytest.raises(RuntimeError, match="broken"):
+                await worker.emission.run(emit_one, endpoint="orders")
 
-        asyncio.run(scenario())
+    async def test_so_does_a_renewal_of_leases_that_breaks(self, tmp_path):
+        async def renew(*_args):
+            raise RuntimeError("broken")
 
-    def test_so_does_a_renewal_of_leases_that_breaks(self, tmp_path):
-        async def scenario():
-            async def renew(*_args):
-                raise RuntimeError("broken")
+        async def wait(_event):
+            await asyncio.sleep(30)
 
-            async def wait(_event):
-                await asyncio.sleep(30)
+        async with scene(tmp_path, lease_seconds=0.1, orders=wait) as worker:
+            await enqueue(worker.store)
+            worker.store.renew = renew
+            with pytest.raises(RuntimeError, match="broken"):
+                await asyncio.wait_for(worker.run(), 10)
 
-            async with scene(tmp_path, lease_seconds=0.1, orders=wait) as worker:
-                await enqueue(worker.store)
-                worker.store.renew = renew
-                with pytest.raises(RuntimeError, match="broken"):
-                    await asyncio.wait_for(worker.run(), 10)
+    async def test_an_emission_that_ends_without_an_attempt_fails_the_run(self, tmp_path):
+        async def emit_one(_lease):
+            return None
 
-        asyncio.run(scenario())
-
-    def test_an_emission_that_ends_without_an_attempt_fails_the_run(self, tmp_path):
-        async def scenario():
-            async def emit_one(_lease):
-                return None
-
-            async with scene(tmp_path, orders=succeed) as worker:
-                (event_id,) = await enqueue(worker.store)
-                with pytest.raises(RuntimeError, match=f"emission of {event_id} ended without an attempt"):
-                    await worker.emission.run(emit_one)
-
-        asyncio.run(scenario())
+        async with scene(tmp_path, orders=succeed) as worker:
+            (event_id,) = await enqueue(worker.store)
+            with pytest.raises(RuntimeError, match=f"emission of {event_id} ended without an attempt"):
+                await worker.emission.run(emit_one)
         assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
 
 
@@ -1286,74 +1153,65 @@ class TestWhatIsGivenWithItsLeases:
         await enqueue(worker.store, count, endpoint)
         return await worker.store.claim(endpoint, owner="worker", limit=count)
 
-    def test_it_is_emitted_like_what_was_found_due(self, tmp_path):
-        async def scenario():
-            async def batches():
-                yield await self.claim(worker, 3)
-                yield await self.claim(worker, 2)
+    async def test_it_is_emitted_like_what_was_found_due(self, tmp_path):
+        async def batches():
+            yield await self.claim(worker, 3)
+            yield await self.claim(worker, 2)
 
-            async with scene(tmp_path, orders=failing_first()) as worker:
-                summary = await worker.emission.emit_given(worker.emit_one, batches())
-                assert (summary.delivered, summary.retried) == (5, 5)
-
-        asyncio.run(scenario())
+        async with scene(tmp_path, orders=failing_first()) as worker:
+            summary = await worker.emission.emit_given(worker.emit_one, batches())
+            assert (summary.delivered, summary.retried) == (5, 5)
         assert deliveries(tmp_path, "status, attempts") == [("delivered", 2)] * 5
 
-    def test_more_is_asked_for_only_while_the_sends_keep_up(self, tmp_path):
-        async def scenario():
-            async def send(_event):
-                await all_asked.wait()
-
-            async def batches():
-                for _ in range(50):
-                    asked.append(1)
-                    yield await self.claim(worker, 1)
-
-            all_asked = asyncio.Event()
-            async with scene(tmp_path, orders=send, limits=Limits(concurrency=4)) as worker:
-                emitting = asyncio.create_task(worker.emission.emit_given(worker.emit_one, batches()))
-                await until(lambda: len(asked) == 8)
-                await asyncio.sleep(0.05)
-                assert len(asked) == 8
-                all_asked.set()
-                assert (await emitting).delivered == 50
-
+    async def test_more_is_asked_for_only_while_the_sends_keep_up(self, tmp_path):
         asked = []
-        asyncio.run(scenario())
 
-    def test_an_endpoint_that_there_is_not_is_an_error_and_all_is_handed_back(self, tmp_path):
-        async def scenario():
-            async def hang(_event):
-                await asyncio.sleep(3600)
+        async def send(_event):
+            await all_asked.wait()
 
-            async def batches():
-                yield await self.claim(worker, 2)
-                yield await self.claim(worker, 2, endpoint="forgotten")
+        async def batches():
+            for _ in range(50):
+                asked.append(1)
+                yield await self.claim(worker, 1)
 
-            async with scene(tmp_path, orders=hang) as worker:
-                with pytest.raises(EndpointError, match="'forgotten'"):
-                    await worker.emission.emit_given(worker.emit_one, batches())
-            assert nobody_is_left()
+        all_asked = asyncio.Event()
+        async with scene(tmp_path, orders=send, limits=Limits(concurrency=4)) as worker:
+            emitting = asyncio.create_task(worker.emission.emit_given(worker.emit_one, batches()))
+            await until(lambda: len(asked) == 8)
+            await asyncio.sleep(0.05)
+            assert len(asked) == 8
+            all_asked.set()
+            assert (await emitting).delivered == 50
 
-        asyncio.run(scenario())
+    async def test_an_endpoint_that_there_is_not_is_an_error_and_all_is_handed_back(self, tmp_path):
+        before = asyncio.all_tasks()
+
+        async def hang(_event):
+            await asyncio.sleep(3600)
+
+        async def batches():
+            yield await self.claim(worker, 2)
+            yield await self.claim(worker, 2, endpoint="forgotten")
+
+        async with scene(tmp_path, orders=hang) as worker:
+            with pytest.raises(EndpointError, match="'forgotten'"):
+                await worker.emission.emit_given(worker.emit_one, batches())
+        assert asyncio.all_tasks() == before
         assert deliveries(tmp_path, "lease_owner, attempts") == [(None, 0)] * 4
 
     @pytest.mark.parametrize("late", [False, True], ids=["while it waits", "while it asks for more"])
-    def test_a_failure_of_the_pipeline_is_raised_whenever_it_comes(self, tmp_path, late):
-        async def scenario():
-            async def emit_one(_lease):
-                raise RuntimeError("the pipeline is broken")
+    async def test_a_failure_of_the_pipeline_is_raised_whenever_it_comes(self, tmp_path, late):
+        async def emit_one(_lease):
+            raise RuntimeError("the pipeline is broken")
 
-            async def batches():
-                yield await self.claim(worker, 1)
-                if late:
-                    await until(lambda: not worker.emission._running)
+        async def batches():
+            yield await self.claim(worker, 1)
+            if late:
+                await until(lambda: not worker.emission._running)
 
-            async with scene(tmp_path, orders=succeed) as worker:
-                with pytest.raises(RuntimeError, match="the pipeline is broken"):
-                    await worker.emission.emit_given(emit_one, batches())
-
-        asyncio.run(scenario())
+        async with scene(tmp_path, orders=succeed) as worker:
+            with pytest.raises(RuntimeError, match="the pipeline is broken"):
+                await worker.emission.emit_given(emit_one, batches())
 
 
 ANOTHER_PROCESS = """
@@ -1371,82 +1229,70 @@ ANOTHER_PROCESS = """
 
 
 class TestHowLongARunGoesOn:
-    def test_what_another_process_stores_meanwhile_is_emitted(self, tmp_path):
-        async def scenario():
-            async def send(event):
-                sent.append(event.id)
-                if event.id == "evt_late":
-                    running.cancel()
-
-            async with scene(tmp_path, clock=time.time, orders=send, limits=Limits(run_for=60)) as worker:
-                await enqueue(worker.store)
-                running = asyncio.create_task(worker.emission.run(worker.emit_one))
-                await until(lambda: worker.emission.summary.delivered == 1)
-                other = await asyncio.create_subprocess_exec(
-                    sys.executable, "-c", textwrap.dedent(ANOTHER_PROCESS), f"sqlite:///{tmp_path / 'r.db'}"
-                )
-                assert await other.wait() == 0
-                await asyncio.wait([running], timeout=30)
-
+    async def test_what_another_process_stores_meanwhile_is_emitted(self, tmp_path):
         sent = []
-        asyncio.run(scenario())
+
+        async def send(event):
+            sent.append(event.id)
+            if event.id == "evt_late":
+                running.cancel()
+
+        async with scene(tmp_path, clock=time.time, orders=send, limits=Limits(run_for=60)) as worker:
+            await enqueue(worker.store)
+            running = asyncio.create_task(worker.emission.run(worker.emit_one))
+            await until(lambda: worker.emission.summary.delivered == 1)
+            other = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", textwrap.dedent(ANOTHER_PROCESS), f"sqlite:///{tmp_path / 'r.db'}"
+            )
+            assert await other.wait() == 0
+            await asyncio.wait([running], timeout=30)
         assert sent[1:] == ["evt_late"]
 
-    def test_it_ends_when_the_time_is_up_though_nothing_is_due(self, tmp_path, quick_look):
-        async def scenario():
-            async with scene(tmp_path, orders=succeed, limits=Limits(run_for=0.3)) as worker:
-                start = time.monotonic()
-                await worker.run(take_over=True)
-                assert 0.3 <= time.monotonic() - start < 5
+    async def test_it_ends_when_the_time_is_up_though_nothing_is_due(self, tmp_path, quick_look):
+        async with scene(tmp_path, orders=succeed, limits=Limits(run_for=0.3)) as worker:
+            start = time.monotonic()
+            await worker.run(take_over=True)
+            assert 0.3 <= time.monotonic() - start < 5
 
-        asyncio.run(scenario())
+    async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path, quick_look):
+        async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.3)) as worker:
+            await enqueue(worker.store)
+            await worker.run()
+            assert (worker.emission.summary.parked, worker.emission.summary.retried) == (1, 0)
 
-    def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path, quick_look):
-        async def scenario():
-            async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.3)) as worker:
-                await enqueue(worker.store)
-                await worker.run()
-                assert (worker.emission.summary.parked, worker.emission.summary.retried) == (1, 0)
+    async def test_when_the_time_is_up_what_still_waits_for_its_turn_goes_back_untried(
+        self, tmp_path, quick_look
+    ):
+        async def send(_event):
+            await asyncio.sleep(0.6)
 
-        asyncio.run(scenario())
-
-    def test_when_the_time_is_up_what_still_waits_for_its_turn_goes_back_untried(self, tmp_path, quick_look):
-        async def scenario():
-            async def send(_event):
-                await asyncio.sleep(0.6)
-
-            limits = Limits(concurrency=1, run_for=0.3)
-            async with scene(tmp_path, orders=send, limits=limits) as worker:
-                await enqueue(worker.store, 3)
-                assert (await worker.run()).delivered == 1
-
-        asyncio.run(scenario())
+        limits = Limits(concurrency=1, run_for=0.3)
+        async with scene(tmp_path, orders=send, limits=limits) as worker:
+            await enqueue(worker.store, 3)
+            assert (await worker.run()).delivered == 1
         assert deliveries(tmp_path, "status, attempts, lease_owner") == [
             ("delivered", 1, None),
             ("pending", 0, None),
             ("pending", 0, None),
         ]
 
-    def test_when_the_time_is_up_nothing_new_is_claimed_and_what_was_begun_is_ended(
+    async def test_when_the_time_is_up_nothing_new_is_claimed_and_what_was_begun_is_ended(
         self, tmp_path, quick_look
     ):
-        async def scenario():
-            async def send(_event):
-                await asyncio.sleep(0.6)
+        async def send(_event):
+            await asyncio.sleep(0.6)
 
-            limits = Limits(concurrency=1, run_for=0.3)
-            async with scene(tmp_path, orders=send, limits=limits) as worker:
-                await enqueue(worker.store)
-                running = asyncio.create_task(worker.run())
-                await asyncio.sleep(0.4)
-                await enqueue(worker.store)
-                assert (await running).delivered == 1
-
-        asyncio.run(scenario())
+        limits = Limits(concurrency=1, run_for=0.3)
+        async with scene(tmp_path, orders=send, limits=limits) as worker:
+            await enqueue(worker.store)
+            running = asyncio.create_task(worker.run())
+            await asyncio.sleep(0.4)
+            await enqueue(worker.store)
+            assert (await running).delivered == 1
         assert deliveries(tmp_path, "status") == [("delivered",), ("pending",)]
 
 
-def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
+async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
     def script(request):
         first = request.try_number == 1
         return {
@@ -1457,21 +1303,18 @@ def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
             4: respond(429, {"retry-after": "3600"}),
         }[int(request.body) % 5]
 
-    async def scenario():
-        async with Receiver(script) as receiver:
-            endpoint = Endpoint("hook", receiver.url, allow_private=True)
-            sink = HttpSink(endpoint)
+    async with Receiver(script) as receiver:
+        endpoint = Endpoint("hook", receiver.url, allow_private=True)
+        sink = HttpSink(endpoint)
 
-            def describe(error):
-                return safe_message(error, endpoint)
+        def describe(error):
+            return safe_message(error, endpoint)
 
-            target = sink_target("hook", sink, describe=describe, close=sink.aclose)
-            async with scene(tmp_path, hook=target) as worker:
-                await enqueue(worker.store, 50, endpoint="hook")
-                summary = await worker.run()
-            return summary, receiver.journal
-
-    summary, journal = asyncio.run(scenario())
+        target = sink_target("hook", sink, describe=describe, close=sink.aclose)
+        async with scene(tmp_path, hook=target) as worker:
+            await enqueue(worker.store, 50, endpoint="hook")
+            summary = await worker.run()
+        journal = receiver.journal
 
     assert str(summary) == "30 delivered, 20 retried, 10 parked, 10 dead-lettered (10 permanent)"
     received = Counter((entry.webhook_id, entry.body, entry.status) for entry in journal)

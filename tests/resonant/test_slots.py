@@ -1,6 +1,5 @@
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given
@@ -56,162 +55,109 @@ def held(group):
     return sum(holder.holds for holder in group)
 
 
-@asynccontextmanager
-async def all_cancelled():
-    """Cancel on leaving whatever tasks the test has left behind."""
-    try:
-        yield
-    finally:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def run(scenario):
-    async def body():
-        async with all_cancelled():
-            await scenario()
-
-    asyncio.run(body())
-
-
-def test_one_endpoint_gets_no_more_than_its_limit():
-    async def scenario():
-        assert held(await holders(Slots(100, 5), "a", 20)) == 5
-
-    run(scenario)
+async def test_one_endpoint_gets_no_more_than_its_limit():
+    assert held(await holders(Slots(100, 5), "a", 20)) == 5
 
 
 @pytest.mark.parametrize(("own", "allowed"), [(2, 2), (None, 5), (8, 8)])
-def test_an_endpoints_own_limit_takes_the_place_of_the_common_one(own, allowed):
-    async def scenario():
-        slots = Slots(100, 5)
-        slots.limit("a", own)
+async def test_an_endpoints_own_limit_takes_the_place_of_the_common_one(own, allowed):
+    slots = Slots(100, 5)
+    slots.limit("a", own)
 
-        assert held(await holders(slots, "a", 20)) == allowed
-
-    run(scenario)
+    assert held(await holders(slots, "a", 20)) == allowed
 
 
 @pytest.mark.parametrize(("total", "allowed"), [(1, 1), (2, 1), (3, 2), (10, 5), (100, 50)])
-def test_a_single_endpoint_leaves_half_of_the_slots_free(total, allowed):
-    async def scenario():
-        assert held(await holders(Slots(total, 100), "a", 200)) == allowed
-
-    run(scenario)
+async def test_a_single_endpoint_leaves_half_of_the_slots_free(total, allowed):
+    assert held(await holders(Slots(total, 100), "a", 200)) == allowed
 
 
-def test_endpoints_that_keep_their_slots_for_ever_leave_some_for_the_next_ones():
-    async def scenario():
-        slots = Slots(100, 100)
-        for dead in ("a", "b", "c"):
-            await holders(slots, dead, 200)
+async def test_endpoints_that_keep_their_slots_for_ever_leave_some_for_the_next_ones():
+    slots = Slots(100, 100)
+    for dead in ("a", "b", "c"):
+        await holders(slots, dead, 200)
 
-        assert held(await holders(slots, "healthy", 200)) >= 1
-
-    run(scenario)
+    assert held(await holders(slots, "healthy", 200)) >= 1
 
 
-def test_two_endpoints_end_up_with_equal_shares_whoever_came_first():
-    async def scenario():
-        slots = Slots(30, 30)
-        groups = {name: await holders(slots, name, 100) for name in ("early", "late")}
-        for _ in range(40):
-            for group in groups.values():
-                holding = next(holder for holder in group if holder.holds)
-                await holding.leave()
-                await breathe()
-
-        assert {name: held(group) for name, group in groups.items()} == {"early": 10, "late": 10}
-
-    run(scenario)
-
-
-def test_the_share_says_what_an_endpoint_can_count_on():
-    async def scenario():
-        slots = Slots(100, 40)
-        assert slots.share("a") == 40
-
-        (other,) = await holders(slots, "b", 1)
-        assert slots.share("a") == 33
-        await other.leave()
-
-        assert slots.share("a") == 40
-
-    run(scenario)
-
-
-def test_with_one_slot_endpoints_take_turns():
-    async def scenario():
-        slots = Slots(1, 1)
-        log = []
-        for name in ("a", "b", "c"):
-            await holders(slots, name, 3, log)
-        for turn in range(9):
-            await log[turn].leave()
+async def test_two_endpoints_end_up_with_equal_shares_whoever_came_first():
+    slots = Slots(30, 30)
+    groups = {name: await holders(slots, name, 100) for name in ("early", "late")}
+    for _ in range(40):
+        for group in groups.values():
+            holding = next(holder for holder in group if holder.holds)
+            await holding.leave()
             await breathe()
 
-        names = [holder.endpoint for holder in log]
-        assert [set(names[1:4]), set(names[4:7])] == [{"a", "b", "c"}] * 2
-
-    run(scenario)
+    assert {name: held(group) for name, group in groups.items()} == {"early": 10, "late": 10}
 
 
-def test_whoever_came_first_to_an_endpoint_is_served_first():
-    async def scenario():
-        log = []
-        group = await holders(Slots(4, 2), "a", 30, log)
-        for turn in range(30):
-            await log[turn].leave()
-            await breathe()
+async def test_the_share_says_what_an_endpoint_can_count_on():
+    slots = Slots(100, 40)
+    assert slots.share("a") == 40
 
-        assert log == group
+    (other,) = await holders(slots, "b", 1)
+    assert slots.share("a") == 33
+    await other.leave()
 
-    run(scenario)
+    assert slots.share("a") == 40
 
 
-def test_a_waiter_that_is_cancelled_takes_no_slot_with_it():
-    async def scenario():
-        slots = Slots(2, 1)
-        first, second, third = await holders(slots, "a", 3)
-        second.cancel()
-        await first.leave()
+async def test_with_one_slot_endpoints_take_turns():
+    slots = Slots(1, 1)
+    log = []
+    for name in ("a", "b", "c"):
+        await holders(slots, name, 3, log)
+    for turn in range(9):
+        await log[turn].leave()
         await breathe()
 
-        assert third.holds
+    names = [holder.endpoint for holder in log]
+    assert [set(names[1:4]), set(names[4:7])] == [{"a", "b", "c"}] * 2
 
-    run(scenario)
 
-
-def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_slot_on():
-    async def scenario():
-        slots = Slots(2, 1)
-        first, second, third = await holders(slots, "a", 3)
-        leaving = asyncio.create_task(first.leave())
-        while first.holds:  # until the slot is given to the second, which has not run since
-            await asyncio.sleep(0)
-        assert not second.holds
-        second.cancel()
-        await leaving
+async def test_whoever_came_first_to_an_endpoint_is_served_first():
+    log = []
+    group = await holders(Slots(4, 2), "a", 30, log)
+    for turn in range(30):
+        await log[turn].leave()
         await breathe()
 
-        assert not second.holds
-        assert third.holds
-
-    run(scenario)
+    assert log == group
 
 
-def test_a_holder_that_fails_gives_its_slot_back():
-    async def scenario():
-        slots = Slots(2, 1)
-        with pytest.raises(ValueError, match="failed"):
-            async with slots.hold("a"):
-                raise ValueError("failed")
+async def test_a_waiter_that_is_cancelled_takes_no_slot_with_it():
+    slots = Slots(2, 1)
+    first, second, third = await holders(slots, "a", 3)
+    second.cancel()
+    await first.leave()
+    await breathe()
 
-        assert held(await holders(slots, "a", 1)) == 1
+    assert third.holds
 
-    run(scenario)
+
+async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_slot_on():
+    slots = Slots(2, 1)
+    first, second, third = await holders(slots, "a", 3)
+    leaving = asyncio.create_task(first.leave())
+    while first.holds:  # until the slot is given to the second, which has not run since
+        await asyncio.sleep(0)
+    assert not second.holds
+    second.cancel()
+    await leaving
+    await breathe()
+
+    assert not second.holds
+    assert third.holds
+
+
+async def test_a_holder_that_fails_gives_its_slot_back():
+    slots = Slots(2, 1)
+    with pytest.raises(ValueError, match="failed"):
+        async with slots.hold("a"):
+            raise ValueError("failed")
+
+    assert held(await holders(slots, "a", 1)) == 1
 
 
 steps = st.lists(
@@ -246,35 +192,29 @@ async def take(step, slots, arrived, served):
 
 
 @given(steps, st.integers(1, 8), st.integers(1, 8))
-def test_no_schedule_breaks_a_limit_or_the_order_or_loses_a_slot(schedule, total, per_endpoint):
-    async def scenario():
-        slots = Slots(total, per_endpoint)
-        arrived, served = [], []
-        for step in schedule:
-            await take(step, slots, arrived, served)
-            used = Counter(holder.endpoint for holder in served if holder.holds)
-            assert used.total() <= total
-            assert max(used.values(), default=0) <= per_endpoint
+async def test_no_schedule_breaks_a_limit_or_the_order_or_loses_a_slot(schedule, total, per_endpoint):
+    slots = Slots(total, per_endpoint)
+    arrived, served = [], []
+    for step in schedule:
+        await take(step, slots, arrived, served)
+        used = Counter(holder.endpoint for holder in served if holder.holds)
+        assert used.total() <= total
+        assert max(used.values(), default=0) <= per_endpoint
 
+    await breathe()
+    while holding := [holder for holder in served if holder.holds]:
+        await holding[0].leave()
         await breathe()
-        while holding := [holder for holder in served if holder.holds]:
-            await holding[0].leave()
-            await breathe()
-        for endpoint in "abc":
-            stayed = [h for h in arrived if h.endpoint == endpoint and not h.cancelled]
-            assert [h for h in served if h.endpoint == endpoint and not h.cancelled] == stayed
-        assert held(await holders(slots, "a", 20)) == min(per_endpoint, (total + 1) // 2)
-
-    run(scenario)
+    for endpoint in "abc":
+        stayed = [h for h in arrived if h.endpoint == endpoint and not h.cancelled]
+        assert [h for h in served if h.endpoint == endpoint and not h.cancelled] == stayed
+    assert held(await holders(slots, "a", 20)) == min(per_endpoint, (total + 1) // 2)
 
 
 @pytest.mark.parametrize(
     ("total", "own", "most"), [(100, 50, 50), (10, 50, 5), (9, 50, 5), (1, 50, 1), (100, 3, 3)]
 )
-def test_the_limit_of_an_endpoint_is_what_it_can_have_alone(total, own, most):
-    async def scenario():
-        slots = Slots(total, own)
-        assert slots.limit_of("orders") == most
-        assert held(await holders(slots, "orders", 2 * total)) == most
-
-    asyncio.run(scenario())
+async def test_the_limit_of_an_endpoint_is_what_it_can_have_alone(total, own, most):
+    slots = Slots(total, own)
+    assert slots.limit_of("orders") == most
+    assert held(await holders(slots, "orders", 2 * total)) == most
