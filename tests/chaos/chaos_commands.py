@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaos_plan import Victim
-    from chaos_round import Round, Struck
+    from chaos_round import Round
+    from chaos_struck import Struck
 
 _COLLECT = "import asyncio; from flows.dead_letters import collect_dead_letters as run; asyncio.run(run())"
 _EXPORT = "import asyncio; from flows.metrics import export_metrics as run; asyncio.run(run())"

@@ -10,9 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ import psutil
 from chaos_accounts import Accounts
 from chaos_plan import GHOST, PURGING, SENDING, Plan, Victim
 from chaos_receiver import RARE_TYPE, TYPES
+from chaos_struck import Struck, Unexpected
 from chaos_watching import FileWatch, StoreWatch
 from chaos_worker import ENDPOINT, WIDTH, Orders
 
@@ -40,55 +39,12 @@ _PROJECT = Path(__file__).parents[2]
 # What is sent while an emission ends in good order, and handed back: in the bulk lane one chunk is interrupted before the
 # other, which meanwhile sends in its place.
 _MOST_INTERRUPTED = {"emit": WIDTH, "replay": WIDTH, "bulk": 2 * WIDTH}
+# The server's sessions of a process, by the name that the store gives them.
+_SESSIONS = "SELECT 1 AS one FROM pg_stat_activity WHERE application_name LIKE '%%process %d on %%'"
+_LOST = """
+    SELECT event_id FROM resonant_attempts JOIN resonant_deliveries d ON d.id = delivery_id WHERE result = 'lost'"""
 # What the history before the round is dated back by, so that a compaction finds counts to move.
 _AGO_SECONDS = 1800.0
-
-
-class Unexpected(AssertionError):
-    """Something that no kill explains."""
-
-
-@dataclass
-class Struck:
-    """A victim's process, and what its end may have left.
-
-    Attributes:
-        owner: of its leases, and in the audit.
-        in_flight: events that it was sending when it was hit; of a stopped one also what it still held when it woke.
-        begun: how many deliveries it had begun when it was hit.
-        came_too_late: whether it had ended before the signal.
-        is_exact: whether it ended at the signal: what was in flight then, and nothing else, is charged to it.
-        tolerated: sends that it may have begun after it was hit, while it ended in good order.
-    """
-
-    victim: Victim
-    owner: str
-    process: subprocess.Popen[bytes]
-    progress: Path
-    errors: Path
-    in_flight: set[str] = field(default_factory=set)
-    begun: int = 0
-    came_too_late: bool = False
-    is_exact: bool = False
-    tolerated: int = 0
-    hit_at: float = 0.0
-
-    @property
-    def said(self) -> list[dict]:
-        """Its lines, as far as they are whole."""
-        if not self.progress.exists():
-            return []
-        lines = self.progress.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "kind": self.victim.kind,
-            "signal": self.victim.signal,
-            "delay": round(self.victim.delay, 3),
-            "in_flight": len(self.in_flight),
-            "came_too_late": self.came_too_late,
-        }
 
 
 class Round:
@@ -267,14 +223,29 @@ class Round:
         """Wait until it works, and a little; hit it; see what was in flight; wait for its end."""
         self._wait_until(lambda: self._has_begun(struck) or struck.process.poll() is not None)
         time.sleep(struck.victim.delay)
-        struck.hit_at = time.time()
         if struck.process.poll() is not None:
             struck.came_too_late = True
         else:
             {"SIGSTOP": self._stop_for_a_while}.get(struck.victim.signal, self._end)(struck)
         code = self._wait_for_end(struck.process, struck.owner)
-        if (struck.came_too_late or struck.victim.signal == "SIGSTOP") and code != 0:
+        struck.ended_at = time.time()
+        struck.is_cut_off = self._was_cut_off(struck, code)
+        if (
+            (struck.came_too_late or struck.victim.signal == "SIGSTOP")
+            and code != 0
+            and not struck.is_cut_off
+        ):
             raise Unexpected(f"{struck.owner} ended with {code}: {struck.errors.read_text()[-2000:]}")
+
+    def _was_cut_off(self, struck: Struck, code: int) -> bool:
+        """Return whether PostgreSQL rolled back a transaction in which it was stopped; emissions try that again."""
+        may_be = struck.victim.signal == "SIGSTOP" and struck.victim.kind not in ("emit", "bulk")
+        said = struck.errors.read_text().rstrip()
+        return (
+            may_be
+            and code == 1
+            and said.endswith("the server ended the connection: run the same command again")
+        )
 
     def _end(self, struck: Struck) -> None:
         number = getattr(signal, struck.victim.signal)
@@ -289,8 +260,11 @@ class Round:
             return
         struck.is_exact = True
         if self.database.kind == "postgresql":
-            time.sleep(0.2)  # for a commit that the server had received
+            # The server may still commit what it had received.
+            self._wait_until(lambda: not self.database.query(_SESSIONS % struck.process.pid))
         self._see_in_flight(struck)
+        # On a slow machine another may have taken these over by now.
+        struck.in_flight |= self._charged(struck)
 
     @staticmethod
     def _wait_for_end(process: subprocess.Popen[bytes], name: str) -> int:
@@ -347,13 +321,24 @@ class Round:
         struck.in_flight |= sending
 
     def _held(self, struck: Struck, condition: str) -> set[str]:
-        if self.commands is None:
-            owned = f"lease_owner = '{struck.owner}'"
-        else:
-            others = ", ".join(f"'{name}'" for name in [GHOST, *self.helpers])
-            owned = f"lease_owner NOT IN ({others})"
+        owned = self._is_theirs("lease_owner", struck)
         query = f"SELECT event_id FROM resonant_deliveries WHERE {condition} AND {owned}"
         return {row["event_id"] for row in self.database.query(query)}
+
+    def _is_theirs(self, column: str, struck: Struck) -> str:
+        """Return the SQL condition that a column names this victim; commands own leases under unknown names."""
+        if self.commands is None:
+            return f"{column} = '{struck.owner}'"
+        others = ", ".join(f"'{name}'" for name in [GHOST, *self.helpers])
+        return f"{column} NOT IN ({others})"
+
+    def _charged(self, struck: Struck) -> set[str]:
+        query = f"{_LOST} AND {self._is_theirs('owner', struck)}"
+        return (
+            {row["event_id"] for row in self.database.query(query)}
+            if struck.victim.kind in SENDING
+            else set()
+        )
 
     def _overdue(self) -> set[str]:
         """Return what living workers hold by leases that they should have renewed."""
@@ -418,18 +403,3 @@ class Round:
         if left != expected:
             problems.append(f"not swept: {sorted(left - expected)}; missing: {sorted(expected - left)}")
         return problems
-
-
-def summary(rounds: list[dict]) -> Counter[str]:
-    """Add up what the rounds' reports say."""
-    total: Counter[str] = Counter()
-    for each in rounds:
-        for name in ("accepted", "purged", "lost", "duplicates", "in_flight", "late", "attempts", "looks"):
-            total[name] += each[name]
-        for victim in each["victims"]:
-            if not victim["came_too_late"]:
-                total["hits"] += 1
-                total[victim["signal"]] += 1
-                total[f"{victim['kind']} hit"] += 1
-                total[f"hits on {each['database']}"] += 1
-    return total

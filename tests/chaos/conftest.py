@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_journal import started_receiver
-from chaos_round import summary
 
 _SUITE = pytest.StashKey["Suite"]()
 _ROUNDS = {"short": "4,1", "long": "96,10"}
@@ -45,6 +45,21 @@ class Suite:
             "total": dict(summary(self.rounds)),
             "each": self.rounds,
         }
+
+
+def summary(rounds: list[dict]) -> Counter[str]:
+    """Add up what the rounds' reports say."""
+    total: Counter[str] = Counter()
+    for each in rounds:
+        for name in ("accepted", "purged", "lost", "duplicates", "in_flight", "late", "attempts", "looks"):
+            total[name] += each[name]
+        for victim in each["victims"]:
+            if not victim["came_too_late"]:
+                total["hits"] += 1
+                total[victim["signal"]] += 1
+                total[f"{victim['kind']} hit"] += 1
+                total[f"hits on {each['database']}"] += 1
+    return total
 
 
 def _suite(config: pytest.Config) -> Suite:

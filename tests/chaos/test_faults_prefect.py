@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from chaos_facts import Database
 from chaos_journal import started_receiver
@@ -21,16 +19,13 @@ from faults import (
     write_lines,
 )
 from faults_commands import Machine
-from faults_postgresql import own_server
+from faults_postgresql import DATABASE
 from faults_prefect import own_prefect
 
-from resonant.cli.server import free_port
 from support.machine import finished
+from support.postgresql import started_postgresql
 from support.prefect import patient_client
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    import subprocess
 
 pytestmark = pytest.mark.engine
 
@@ -118,7 +113,7 @@ def test_a_server_that_answers_nothing_at_the_start_is_one_line_and_nothing_is_s
 
 @pytest.fixture(scope="module")
 def postgresql_server():
-    with own_server() as started:
+    with started_postgresql() as started:
         yield started
 
 
@@ -127,7 +122,7 @@ def postgresql_server():
 def test_a_store_that_is_away_for_longer_than_the_patience_ends_the_command_with_one_line(
     server, machine, receiver, chunk_size, postgresql_server
 ):
-    machine.store_url = postgresql_server.empty_database()
+    machine.store_url = postgresql_server.empty_database(DATABASE)
     machine.variables["RESONANT_LEASE_SECONDS"] = "6"
     machine.add_endpoint(receiver.url, "--timeout", "5")
     fault = Fault(machine.store_url, receiver, chunk_size)
@@ -167,36 +162,18 @@ def test_a_worker_that_is_killed_while_it_drains_is_replaced_by_the_next_up(tmp_
     events = make_events(600)
     fault.given |= {event.id: event.body for event in events}
     lines = write_lines(tmp_path / "events.jsonl", events)
-    port = str(free_port())
     before = fault.requests
-    with up(machine, port) as first:
+    with machine.up() as first:
         machine.add_endpoint(receiver.url, "--timeout", "5")
         assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
         wait_until(lambda: fault.requests - before >= 100)
-        family = psutil.Process(first.pid).children(recursive=True)
-        worker = next(each for each in family if each.cmdline()[1:5] == ["-m", "prefect", "worker", "start"])
+        worker = next(
+            each for each in first.family if each.cmdline()[1:5] == ["-m", "prefect", "worker", "start"]
+        )
         for each in [worker, *worker.children(recursive=True)]:
             each.kill()
-        done = finished(first, 60)
+        done = finished(first.process, 60)
         assert_one_line(done, "the Prefect worker ended (exit code 137)", "says why")
-    with up(machine, port):
+    with machine.up():
         wait_until(lambda: Database(sqlite_url).query(_DELIVERED)[0]["number"] == 600, 400)
     fault.account(most_twice=most_begun(0, width))
-
-
-@contextlib.contextmanager
-def up(machine: Machine, port: str):
-    process = machine.start("up", "--port", port)
-    try:
-        wait_until_said(process, "Ctrl-C")
-        yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-def wait_until_said(process: subprocess.Popen[str], beginning: str) -> None:
-    for line in process.stdout:
-        if line.startswith(beginning):
-            return
-    pytest.fail(process.communicate()[1])

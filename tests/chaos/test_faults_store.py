@@ -20,9 +20,10 @@ from faults import (
     most_begun,
     run,
 )
-from faults_postgresql import LossyWay, own_server
+from faults_postgresql import DATABASE, LossyWay
 
 from resonant.errors import StoreUnavailable
+from support.postgresql import started_postgresql
 
 # Longer than the pause before another try: a store that fails each of them is away, and waited for no longer than that.
 _BETWEEN_CUTS_SECONDS = 0.7
@@ -44,7 +45,7 @@ connection.rollback()
 
 @pytest.fixture(scope="module")
 def server():
-    with own_server() as started:
+    with started_postgresql() as started:
         yield started
 
 
@@ -65,7 +66,7 @@ def make_fault(receiver, chunk_size):
 class TestPostgreSQLRestarts:
     @TASK_LANE_FIRST
     def test_for_less_than_the_patience_nobody_notices(self, server, make_fault):
-        fault = make_fault(server.empty_database())
+        fault = make_fault(server.empty_database(DATABASE))
 
         async def scenario():
             await fault.enqueue(400)
@@ -83,7 +84,7 @@ class TestPostgreSQLRestarts:
     def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
         self, server, make_fault, chunk_size
     ):
-        fault = make_fault(server.empty_database(), lease_seconds=1.5)
+        fault = make_fault(server.empty_database(DATABASE), lease_seconds=1.5)
 
         async def scenario():
             await fault.enqueue(400)
@@ -101,11 +102,11 @@ class TestPostgreSQLRestarts:
 class TestPostgreSQLLosesConnections:
     @TASK_LANE_FIRST
     def test_in_the_middle_of_transactions_again_and_again(self, server, make_fault):
-        fault = make_fault(server.empty_database(), lease_seconds=6.0)
+        fault = make_fault(server.empty_database(DATABASE), lease_seconds=6.0)
 
         async def cut():
             """End the sessions that are within a transaction, as soon as some are found, and again after a while."""
-            async with server.connected() as connection:
+            async with server.connected(DATABASE) as connection:
                 while sum(cuts) < _MOST_CUTS:
                     found = await connection.fetchval(_END_TRANSACTIONS)
                     cuts.append(found)
@@ -129,7 +130,7 @@ class TestPostgreSQLLosesConnections:
     @BULK_LANE_FIRST
     def test_after_a_commit_whose_answer_never_came(self, server, make_fault):
         """The server has committed, and nobody knows: it is said again, and counted once."""
-        server_url = server.empty_database()
+        server_url = server.empty_database(DATABASE)
         way = LossyWay()
         fault = make_fault(server_url, lease_seconds=6.0)
 
@@ -155,7 +156,7 @@ class TestPostgreSQLLosesConnections:
     def test_after_a_claim_whose_answer_never_came(self, server, make_fault):
         """Nobody knows who has them: they are due again once the lease is over, and not only when the run is."""
         way = LossyWay()
-        fault = make_fault(server.empty_database(), lease_seconds=3.0)
+        fault = make_fault(server.empty_database(DATABASE), lease_seconds=3.0)
 
         async def scenario(folder):
             first = await fault.enqueue(50)

@@ -15,7 +15,18 @@ _SHOWN = 20
 
 
 def run(plan: Plan, request, suite, folder, journal, commands=None) -> None:
-    print(f"RESONANT_CHAOS_SEED={suite.seed}: {plan}")
+    repeat = f"RESONANT_CHAOS_SEED={suite.seed}, {plan}"
+    print(repeat)
+    try:
+        problems = _run(plan, request, suite, folder, journal, commands)
+    except Exception as error:
+        error.add_note(repeat)
+        raise
+    # Processes of pytest-xdist print no summary: the message is what a failure shows.
+    assert not problems, "\n".join([f"{repeat}: {len(problems)} problems", *problems[:_SHOWN]])
+
+
+def _run(plan: Plan, request, suite, folder, journal, commands) -> list[str]:
     database = Database(request.getfixturevalue(f"{plan.database}_url"))
     # Its name is the beginning of the events' ids.
     place = folder / f"{plan.way[0]}{plan.number}"
@@ -30,7 +41,7 @@ def run(plan: Plan, request, suite, folder, journal, commands=None) -> None:
         accounts.as_dict() | {"looks": round_.looks, "seconds": seconds, "problems": problems[:_SHOWN]}
     )
     print(accounts.as_dict())
-    assert not problems, "\n".join([f"{len(problems)} problems", *problems[:_SHOWN]])
+    return problems
 
 
 def test_killed_workers_lose_nothing_and_send_twice_only_what_was_in_flight(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,3 +26,15 @@ def wait_until(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS, *,
         assert time.monotonic() < give_up_at, f"no result within {seconds:g} s"
         time.sleep(every)
     return found
+
+
+async def until(
+    condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, *, every: float = 0.005
+) -> None:
+    """Let other tasks go on until the condition, or the coroutine that it returns, is truthy."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if await found if inspect.isawaitable(found) else found:
+                return
+            await asyncio.sleep(every)

