@@ -12,11 +12,9 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from sqlalchemy import Engine, event
 
 from resonant.courier import Courier, Report, Target
 from resonant.emission import Emission, LeaseLost, Limits, Summary
@@ -27,6 +25,8 @@ from resonant.sink import CallableSink, Endpoint, HttpSink
 from resonant.store import Store, open_store
 from resonant.testing import FixedClock, Receiver, reset_before_response, respond
 from support.redaction import safe_message
+from support.sqlite import listening, locked
+from support.waiting import until
 
 START = 1_800_000_000.0
 QUICK = RetryPolicy(max_attempts=3, base=1.0, factor=1.0, jitter="none")
@@ -150,58 +150,10 @@ def failing_first(times=1):
     return send
 
 
-async def until(condition):
-    """Let the others go on until something is so."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-@contextlib.contextmanager
-def listening(name, listener):
-    event.listen(Engine, name, listener)
-    try:
-        yield
-    finally:
-        event.remove(Engine, name, listener)
-
-
-@pytest.fixture
-def impatient_sqlite():
-    """Connections wait for a lock for a moment only."""
-    with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
-        yield
-
-
-@pytest.fixture
-def disk():
-    """The file system below the stores; while ``is_read_only`` nothing can be written, as after a fault."""
-    state = SimpleNamespace(is_read_only=False)
-
-    def begin(connection):
-        connection.exec_driver_sql(f"PRAGMA query_only = {int(state.is_read_only)}")
-
-    with listening("begin", begin):
-        yield state
-
-
 @pytest.fixture
 def quick_look(monkeypatch):
     """What is due is looked for many times a second."""
     monkeypatch.setattr("resonant.claiming.POLL_SECONDS", 0.02)
-
-
-@contextlib.contextmanager
-def locked(path):
-    """Keep everybody from writing, as another process with a long transaction would."""
-    connection = sqlite3.connect(path / "r.db", isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-    finally:
-        if connection.in_transaction:
-            connection.rollback()
-        connection.close()
 
 
 class TestWhatARunDoes:
@@ -461,12 +413,16 @@ class TestTheBulkLane:
         assert max(held) <= 4 * 50
 
     async def test_what_a_chunk_says_of_itself_counts_what_was_lost(self, tmp_path):
-        done = Counter()
+        done, stealing = Counter(), []
+
+        async def steal():
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.recover(owners=["worker"])
 
         async def send(_event):
-            if not done:
-                async with another_worker(tmp_path, clock=worker.clock) as other:
-                    await other.recover(owners=["worker"])
+            if not stealing:
+                stealing.append(asyncio.create_task(steal()))
+            await stealing[0]
 
         async def emit_chunk(leases):
             done.update(await worker.emission.attempt_all("orders", [lease.key for lease in leases]))
@@ -1038,7 +994,7 @@ class TestTheStoreGoesAway:
 
         async def send(_event):
             if not sent:
-                stack.enter_context(locked(tmp_path))
+                stack.enter_context(locked(tmp_path / "r.db"))
                 asyncio.get_running_loop().call_later(0.3, stack.close)
             sent.append(1)
 
@@ -1096,7 +1052,7 @@ class TestTheStoreGoesAway:
         stack = contextlib.ExitStack()
         async with scene(tmp_path, orders=succeed, lease_seconds=15) as worker:
             await enqueue(worker.store, 1)
-            stack.enter_context(locked(tmp_path))
+            stack.enter_context(locked(tmp_path / "r.db"))
             asyncio.get_running_loop().call_later(0.2, stack.close)
             assert (await worker.run(take_over=True, endpoint=endpoint)).delivered == 1
 

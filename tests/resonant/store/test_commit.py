@@ -3,10 +3,8 @@ import contextlib
 import sqlite3
 import time
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import Engine, event
 
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt, make_event
@@ -14,6 +12,7 @@ from resonant.retry import Park
 from resonant.store import Outcome, open_store
 from resonant.store.commit import GroupCommit, patiently
 from resonant.testing import FixedClock
+from support.sqlite import listening, locked
 
 START = 1_800_000_000.0
 
@@ -35,34 +34,6 @@ async def recorded(commits, outcome):
     return await commits.record(outcome)
 
 
-@contextlib.contextmanager
-def listening(name, listener):
-    event.listen(Engine, name, listener)
-    try:
-        yield
-    finally:
-        event.remove(Engine, name, listener)
-
-
-@pytest.fixture
-def impatient_sqlite():
-    """Connections wait for a lock for a moment only."""
-    with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
-        yield
-
-
-@pytest.fixture
-def disk():
-    """The file system below the stores; while ``is_read_only`` nothing can be written, as after a fault."""
-    state = SimpleNamespace(is_read_only=False)
-
-    def begin(connection):
-        connection.exec_driver_sql(f"PRAGMA query_only = {int(state.is_read_only)}")
-
-    with listening("begin", begin):
-        yield state
-
-
 @pytest.fixture
 def transactions():
     """A list that grows with each transaction that may have written."""
@@ -74,19 +45,6 @@ def transactions():
 
     with listening("commit", count):
         yield counted
-
-
-@contextlib.contextmanager
-def locked(tmp_path):
-    """Keep everybody from writing, as another process with a long transaction would."""
-    connection = sqlite3.connect(tmp_path / "r.db", isolation_level=None, check_same_thread=False)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-    finally:
-        if connection.in_transaction:
-            connection.rollback()
-        connection.close()
 
 
 def rows(tmp_path, query):
@@ -237,7 +195,7 @@ async def test_patience_ends(tmp_path, disk):
 
 async def test_a_lock_is_waited_for_longer_than_an_outage(tmp_path, impatient_sqlite):
     async with leased(tmp_path, 1) as (_, (lease,), commits):
-        with locked(tmp_path) as other:
+        with locked(tmp_path / "r.db") as other:
             writing = asyncio.create_task(recorded(commits, delivered(lease)))
             await asyncio.sleep(0.2)
             assert not writing.done()
@@ -248,7 +206,7 @@ async def test_a_lock_is_waited_for_longer_than_an_outage(tmp_path, impatient_sq
 
 async def test_closing_waits_for_a_lock_no_longer_than_for_an_outage(tmp_path, impatient_sqlite):
     async with leased(tmp_path, 1, patience=0.2) as (_, (lease,), commits):
-        with locked(tmp_path):
+        with locked(tmp_path / "r.db"):
             writing = commits.record(delivered(lease))
             await asyncio.sleep(0.3)
             await asyncio.wait_for(commits.close(), 5)
@@ -348,7 +306,7 @@ async def test_an_outcome_is_written_even_if_nobody_waits_for_it_any_more(tmp_pa
 
 async def test_closing_waits_for_what_is_being_written(tmp_path, impatient_sqlite):
     async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
-        with locked(tmp_path) as other:
+        with locked(tmp_path / "r.db") as other:
             recording = asyncio.create_task(recorded(commits, delivered(lease)))
             await asyncio.sleep(0.05)
             closing = asyncio.create_task(commits.close())
@@ -371,7 +329,7 @@ async def test_closing_what_has_nothing_to_write_returns_at_once(tmp_path):
 
 async def test_cancelling_who_closes_does_not_cancel_the_writing(tmp_path, impatient_sqlite):
     async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
-        with locked(tmp_path) as other:
+        with locked(tmp_path / "r.db") as other:
             recording = asyncio.create_task(recorded(commits, delivered(lease)))
             closing = asyncio.create_task(commits.close())
             await asyncio.sleep(0.05)
@@ -388,7 +346,7 @@ async def test_when_the_loop_cancels_every_task_closing_still_writes_what_was_ha
     # As asyncio.run does it after a KeyboardInterrupt that a task raised: the writer too is cancelled.
     before = asyncio.all_tasks()
     async with leased(tmp_path, 3, patience=10) as (_, leases, commits):
-        with locked(tmp_path):
+        with locked(tmp_path / "r.db"):
             begins = [asyncio.create_task(commits.begin(lease)) for lease in leases[:2]]
             await asyncio.sleep(0.05)
             recording = asyncio.create_task(recorded(commits, delivered(leases[2])))
