@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
+from blocks import WebhookEndpoint
 from resonant.cli.server import free_port
+from support.commands import run_in_process
 from support.prefect import patient_client
 from support.processes import family
 
@@ -80,6 +84,15 @@ class Machine:
         """Run Python to its end."""
         return self._run([sys.executable, "-c", code], "", timeout, variables)
 
+    def do(self, *arguments: str, typed: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command in this process; it must end with this exit code.
+
+        A command of its own process costs seconds of CPU, mostly for imports; ``run`` is for tests of a process.
+        """
+        done = run_in_process(arguments, self.environment, self.home, typed)
+        assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
+        return done
+
     def succeed(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command that must succeed."""
         finished = self.run(*arguments, **options)
@@ -88,7 +101,15 @@ class Machine:
 
     def read(self, *arguments: str) -> Any:
         """Run a command that reads, and return its JSON document."""
-        return json.loads(self.succeed(*arguments, "--json").stdout)
+        # Without a given server, Prefect's settings are known only after the command has found one.
+        done = self.do if self.prefect_api else self.succeed
+        return json.loads(done(*arguments, "--json").stdout)
+
+    def save_endpoint(self, name: str, url: str, **fields: Any) -> None:
+        """Save an endpoint that may be on this machine, as ``resonant endpoint add --overwrite`` does."""
+        block = WebhookEndpoint(url=SecretStr(url), allow_private=True, **fields)
+        with temporary_settings({PREFECT_API_URL: self.prefect_api}):
+            block.save(name, overwrite=True)
 
     def query(self, statement: str) -> list[sqlite3.Row]:
         """Query the store's file directly."""

@@ -1,0 +1,66 @@
+"""Commands that run in this process, in an environment of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from prefect.context import root_settings_context
+from typer.testing import CliRunner
+
+from resonant.cli import app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+
+def run_in_process(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path, typed: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as if in a process with this environment, working folder and standard input.
+
+    Call it outside a running event loop: commands start their own.
+    """
+    with (
+        patch.dict(os.environ, environment, clear=True),
+        contextlib.chdir(folder),
+        _private_files(),
+        _restored_logging(),
+        root_settings_context(),
+    ):
+        result = CliRunner().invoke(app, list(arguments), input=typed, prog_name="resonant")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
+def _restored_logging() -> Iterator[None]:
+    """Undo what a command does to the loggers: it quiets Prefect for the rest of its process."""
+    root = logging.getLogger()
+    loggers = [each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    filters = [(each, each.filters[:]) for each in (root, *loggers, *root.handlers)]
+    levels = [(each, each.level) for each in (root, *loggers)]
+    raise_exceptions = logging.raiseExceptions
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = raise_exceptions
+        for each, before in filters:
+            each.filters[:] = before
+        for each, level in levels:
+            each.setLevel(level)
