@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from resonant.cli.server import free_port, started_server
+from resonant.cli.server import free_port, send_events, started_server
 from resonant.settings import Settings
 from support.postgresql import started_postgresql
 from support.sqlite import Disk, listening
@@ -93,6 +93,8 @@ def store_url(request):
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
     """The API's URL of a real Prefect server with the shipped settings and a home of its own; one a session."""
+    from prefect.logging.handlers import APILogWorker
+
     home = tmp_path_factory.mktemp("prefect")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
@@ -100,3 +102,6 @@ def prefect_api(tmp_path_factory):
         settings = Settings(home=home / "resonant")
         with started_server(settings, port=free_port(), ui=False) as api_url:
             yield api_url
+            # At the end of the process Prefect's client would try for minutes to send this to a server that is gone.
+            send_events(api_url)
+            APILogWorker.drain_all(at_exit=False)
