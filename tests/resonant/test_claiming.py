@@ -19,7 +19,7 @@ def lock_ledger(connection):
     connection.execute(select(schema.endpoints).with_for_update()).all()
 
 
-def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql_url):
+async def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql_url):
     async def close():
         return None
 
@@ -29,27 +29,23 @@ def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql_url):
     async def open_target(name):
         return Target(name, CallableSink(send), describe=str, close=close)
 
-    async def main():
-        store = await open_store(postgresql_url)
-        await store.enqueue([make_event(type="t", source="/s", data=1)], "orders")
-        await store.fold()
-        await store.enqueue([make_event(type="t", source="/s", data=2)], "orders")
-        courier = Courier(clock=time.time, rng=random.Random(1))
-        async with (
-            asyncio.timeout(10),
-            store.transaction() as transaction,
-            Emission(store, courier, open_target, owner="run-1") as emission,
-        ):
-            await transaction.run_sync(lock_ledger)
+    store = await open_store(postgresql_url)
+    await store.enqueue([make_event(type="t", source="/s", data=1)], "orders")
+    await store.fold()
+    await store.enqueue([make_event(type="t", source="/s", data=2)], "orders")
+    courier = Courier(clock=time.time, rng=random.Random(1))
+    async with (
+        asyncio.timeout(10),
+        store.transaction() as transaction,
+        Emission(store, courier, open_target, owner="run-1") as emission,
+    ):
+        await transaction.run_sync(lock_ledger)
 
-            async def emit_one(lease):
-                await emission.attempt(lease.key)
+        async def emit_one(lease):
+            await emission.attempt(lease.key)
 
-            summary = await emission.run(emit_one)
-        status = await store.status()
-        await store.close()
-        return summary, status
-
-    summary, status = asyncio.run(main())
+        summary = await emission.run(emit_one)
+    status = await store.status()
+    await store.close()
     assert summary.delivered == 2
     assert (status.accepted, status.balanced) == (2, True)

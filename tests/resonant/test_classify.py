@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,20 +262,17 @@ async def post(url, transport, *, content=b"{}", headers=None, **options):
 def to(behave, *, scheme="http", tls=None, url="{scheme}://localhost:{port}/", **options):
     """How to fail against a server that behaves like this, for each transport."""
 
-    def fail(transport):
-        async def run():
-            async with misbehaving(behave, tls and tls()) as port:
-                return await post(url.format(scheme=scheme, port=port), transport(), **options)
-
-        return asyncio.run(run())
+    async def fail(transport):
+        async with misbehaving(behave, tls and tls()) as port:
+            return await post(url.format(scheme=scheme, port=port), transport(), **options)
 
     return fail
 
 
-def to_nobody(transport):
+async def to_nobody(transport):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
-        return asyncio.run(post(f"http://127.0.0.1:{unused.getsockname()[1]}/", transport()))
+        return await post(f"http://127.0.0.1:{unused.getsockname()[1]}/", transport())
 
 
 @contextlib.contextmanager
@@ -292,54 +289,43 @@ def full_backlog():
         yield listener.getsockname()[1]
 
 
-def to_a_full_backlog(transport):
+async def to_a_full_backlog(transport):
     with full_backlog() as port:
-        return asyncio.run(
-            post(f"http://127.0.0.1:{port}/", transport(), timeout=httpx.Timeout(5, connect=0.2))
-        )
+        return await post(f"http://127.0.0.1:{port}/", transport(), timeout=httpx.Timeout(5, connect=0.2))
 
 
-def to_a_scheme(transport):
-    return asyncio.run(post("ftp://localhost/", transport()))
+async def to_a_scheme(transport):
+    return await post("ftp://localhost/", transport())
 
 
-def past_the_deadline(transport):
-    async def run():
-        async with misbehaving(say_nothing) as port:
-            with failing() as failure:
-                async with asyncio.timeout(0.2):
-                    await post(f"http://127.0.0.1:{port}/", transport())
-            return failure.value
-
-    return asyncio.run(run())
+async def past_the_deadline(transport):
+    async with misbehaving(say_nothing) as port:
+        with failing() as failure:
+            async with asyncio.timeout(0.2):
+                await post(f"http://127.0.0.1:{port}/", transport())
+        return failure.value
 
 
 def through_a_proxy(behave):
-    def fail(transport):
-        async def run():
-            async with misbehaving(behave) as port:
-                proxy = httpx.Proxy(f"http://127.0.0.1:{port}")
-                return await post("https://receiver.example/", transport(proxy=proxy))
-
-        return asyncio.run(run())
+    async def fail(transport):
+        async with misbehaving(behave) as port:
+            proxy = httpx.Proxy(f"http://127.0.0.1:{port}")
+            return await post("https://receiver.example/", transport(proxy=proxy))
 
     return fail
 
 
-def with_an_exhausted_pool(transport):
-    async def run():
-        one = transport(limits=httpx.Limits(max_connections=1))
-        async with misbehaving(say_nothing) as port, httpx.AsyncClient(transport=one) as client:
-            url = f"http://127.0.0.1:{port}/"
-            holder = asyncio.create_task(client.post(url, timeout=5))
-            await asyncio.sleep(0)  # the holder is served first
-            with failing() as failure:
-                await client.post(url, timeout=httpx.Timeout(5, pool=0.1))
-            holder.cancel()
-            await asyncio.wait([holder])
-            return failure.value
-
-    return asyncio.run(run())
+async def with_an_exhausted_pool(transport):
+    one = transport(limits=httpx.Limits(max_connections=1))
+    async with misbehaving(say_nothing) as port, httpx.AsyncClient(transport=one) as client:
+        url = f"http://127.0.0.1:{port}/"
+        holder = asyncio.create_task(client.post(url, timeout=5))
+        await asyncio.sleep(0)  # the holder is served first
+        with failing() as failure:
+            await client.post(url, timeout=httpx.Timeout(5, pool=0.1))
+        holder.cancel()
+        await asyncio.wait([holder])
+        return failure.value
 
 
 @functools.cache
@@ -384,7 +370,7 @@ class Case:
     """One failure to try a row with."""
 
     name: str
-    make: Callable[[], BaseException]
+    make: Callable[[], Awaitable[BaseException]]
     code: str
     blame: str = "endpoint"
     processed: bool | None = None  # where it differs from its row, with the reason beside it
@@ -401,7 +387,11 @@ def real(name, fail, code, *, only=None, **rest):
 
 def hand(code, *failures, **rest):
     """Failures put together by hand."""
-    return [Case(repr(failure)[:60], lambda failure=failure: failure, code, **rest) for failure in failures]
+
+    async def given(failure):
+        return failure
+
+    return [Case(repr(failure)[:60], functools.partial(given, failure), code, **rest) for failure in failures]
 
 
 def raised(make):
@@ -616,16 +606,16 @@ def test_every_row_of_the_table_is_tried():
         for case in cases
     ],
 )
-def test_a_failure_is_judged_as_its_row_says(row, case):
+async def test_a_failure_is_judged_as_its_row_says(row, case):
     processed = row["may_have_been_processed"] if case.processed is None else case.processed
-    assert judge(case.make()) == Verdict(
+    assert judge(await case.make()) == Verdict(
         row["category"], case.code, blame=case.blame, maybe_processed=processed
     )
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)
-def test_a_body_that_cannot_be_decoded_is_not_taken_for_a_transport_error(transport):
-    failure = to(no_gzip)(transport)
+async def test_a_body_that_cannot_be_decoded_is_not_taken_for_a_transport_error(transport):
+    failure = await to(no_gzip)(transport)
     assert isinstance(failure, httpx.DecodingError)
     assert judge(failure) == Verdict("unknown", "bad_response", maybe_processed=True)
 
@@ -652,32 +642,29 @@ def test_a_raw_resolver_error_is_judged_as_a_wrapped_one(number):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)
-def test_a_name_that_does_not_resolve_is_judged_by_what_the_resolver_said(transport):
+async def test_a_name_that_does_not_resolve_is_judged_by_what_the_resolver_said(transport):
     with pytest.raises(socket.gaierror) as resolver:
         socket.getaddrinfo("no-such-host.invalid", 80)
-    verdict = judge(asyncio.run(post("http://no-such-host.invalid/", transport())))
+    verdict = judge(await post("http://no-such-host.invalid/", transport()))
     # without a network the resolver cannot know that the name does not exist
     assert verdict.code == ("dns_temporary" if resolver.value.errno == socket.EAI_AGAIN else "dns_not_found")
 
 
-def test_a_full_pool_is_not_the_endpoints_fault():
-    assert judge(with_an_exhausted_pool(httpx.AsyncHTTPTransport)) == Verdict(
+async def test_a_full_pool_is_not_the_endpoints_fault():
+    assert judge(await with_an_exhausted_pool(httpx.AsyncHTTPTransport)) == Verdict(
         "transient", "pool_full", blame="local"
     )
 
 
-def test_aiohttps_full_pool_looks_like_a_connect_timeout():
-    assert judge(with_an_exhausted_pool(AiohttpTransport)) == Verdict("transient", "connect_timeout")
+async def test_aiohttps_full_pool_looks_like_a_connect_timeout():
+    assert judge(await with_an_exhausted_pool(AiohttpTransport)) == Verdict("transient", "connect_timeout")
 
 
-def test_a_proxy_that_is_down_is_not_the_endpoints_fault():
-    async def run():
-        async with aiohttp.ClientSession() as session:
-            with pytest.raises(aiohttp.ClientProxyConnectionError) as failure:
-                await session.get("http://receiver.example/", proxy="http://127.0.0.1:1")
-            return failure.value
-
-    assert judge(asyncio.run(run())) == Verdict("transient", "proxy_error", blame="local")
+async def test_a_proxy_that_is_down_is_not_the_endpoints_fault():
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientProxyConnectionError) as failure:
+            await session.get("http://receiver.example/", proxy="http://127.0.0.1:1")
+        assert judge(failure.value) == Verdict("transient", "proxy_error", blame="local")
 
 
 def test_a_refused_address_is_permanent():
@@ -687,7 +674,7 @@ def test_a_refused_address_is_permanent():
 # --- requests and aiohttp on their own ---------------------------------------------------------------------------
 
 
-def by_way_of_requests(behave, *, timeout=5.0, follow=False):
+async def by_way_of_requests(behave, *, timeout=5.0, follow=False):
     def send(port):
         with requests.Session() as session:
             session.trust_env = False
@@ -695,13 +682,10 @@ def by_way_of_requests(behave, *, timeout=5.0, follow=False):
             url = f"http://127.0.0.1:{port}/"
             session.post(url, json={}, timeout=timeout, allow_redirects=follow).raise_for_status()
 
-    async def run():
-        async with misbehaving(behave) as port:
-            with failing() as failure:
-                await asyncio.to_thread(send, port)
-            return failure.value
-
-    return asyncio.run(run())
+    async with misbehaving(behave) as port:
+        with failing() as failure:
+            await asyncio.to_thread(send, port)
+        return failure.value
 
 
 @pytest.mark.parametrize(
@@ -727,8 +711,8 @@ def by_way_of_requests(behave, *, timeout=5.0, follow=False):
         "throttling",
     ],
 )
-def test_a_failure_of_requests_is_judged_by_the_same_rules(behave, options, verdict):
-    assert judge(by_way_of_requests(behave, **options)) == verdict
+async def test_a_failure_of_requests_is_judged_by_the_same_rules(behave, options, verdict):
+    assert judge(await by_way_of_requests(behave, **options)) == verdict
 
 
 @pytest.mark.parametrize(
@@ -758,16 +742,13 @@ def test_a_proxy_of_requests_that_is_down_is_not_the_endpoints_fault():
     assert judge(failure.value) == Verdict("transient", "proxy_error", blame="local")
 
 
-def test_a_certificate_that_requests_does_not_trust_is_permanent():
-    async def run():
-        async with misbehaving(disconnect, certificate("localhost")()) as port:
-            with pytest.raises(requests.exceptions.SSLError) as failure:
-                await asyncio.to_thread(
-                    requests.post, f"https://localhost:{port}/", timeout=5, proxies={"all": None}
-                )
-            return failure.value
-
-    assert judge(asyncio.run(run())) == Verdict("permanent", "tls_certificate")
+async def test_a_certificate_that_requests_does_not_trust_is_permanent():
+    async with misbehaving(disconnect, certificate("localhost")()) as port:
+        with pytest.raises(requests.exceptions.SSLError) as failure:
+            await asyncio.to_thread(
+                requests.post, f"https://localhost:{port}/", timeout=5, proxies={"all": None}
+            )
+        assert judge(failure.value) == Verdict("permanent", "tls_certificate")
 
 
 @pytest.mark.parametrize(
@@ -794,15 +775,12 @@ def test_an_error_of_requests_or_aiohttp_that_did_not_happen_here_is_judged_too(
     assert judge(failure) == verdict
 
 
-def by_way_of_aiohttp(behave, *, url="http://127.0.0.1:{port}/", **options):
-    async def run():
-        async with misbehaving(behave) as port, aiohttp.ClientSession(raise_for_status=True) as session:
-            with failing() as failure:
-                async with session.post(url.format(port=port), json={}, **options) as response:
-                    await response.read()
-            return failure.value
-
-    return asyncio.run(run())
+async def by_way_of_aiohttp(behave, *, url="http://127.0.0.1:{port}/", **options):
+    async with misbehaving(behave) as port, aiohttp.ClientSession(raise_for_status=True) as session:
+        with failing() as failure:
+            async with session.post(url.format(port=port), json={}, **options) as response:
+                await response.read()
+        return failure.value
 
 
 @pytest.mark.parametrize(
@@ -840,8 +818,8 @@ def by_way_of_aiohttp(behave, *, url="http://127.0.0.1:{port}/", **options):
         "ftp",
     ],
 )
-def test_a_failure_of_aiohttp_is_judged_by_the_same_rules(behave, options, verdict):
-    assert judge(by_way_of_aiohttp(behave, **options)) == verdict
+async def test_a_failure_of_aiohttp_is_judged_by_the_same_rules(behave, options, verdict):
+    assert judge(await by_way_of_aiohttp(behave, **options)) == verdict
 
 
 PACKAGES = {

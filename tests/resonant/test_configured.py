@@ -28,56 +28,52 @@ def away(postgresql):
     postgresql.execute(f"DROP DATABASE {name} (FORCE)")
 
 
-def test_a_drain_waits_for_a_store_that_comes_back_in_time(away, postgresql, caplog):
-    async def come_back():
-        opening = asyncio.create_task(unfinished(away, patient=True))
-        await asyncio.sleep(0.7)
-        assert not opening.done()
-        await asyncio.to_thread(postgresql.execute, "ALTER DATABASE away ALLOW_CONNECTIONS true")
-        return await opening
-
-    assert asyncio.run(come_back()) == 0
+async def test_a_drain_waits_for_a_store_that_comes_back_in_time(away, postgresql, caplog):
+    opening = asyncio.create_task(unfinished(away, patient=True))
+    await asyncio.sleep(0.7)
+    assert not opening.done()
+    await asyncio.to_thread(postgresql.execute, "ALTER DATABASE away ALLOW_CONNECTIONS true")
+    assert (await opening) == 0
     [line] = caplog.messages
     assert line.startswith("postgresql://postgres@/away: ")
     assert line.endswith(": trying again for 10 s")
 
 
-def test_a_drain_gives_up_after_its_patience(away):
+async def test_a_drain_gives_up_after_its_patience(away):
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
-        asyncio.run(unfinished(away, patient=True, lease_seconds=3.0))
+        await unfinished(away, patient=True, lease_seconds=3.0)
     assert 0.5 < time.monotonic() - started < 5
 
 
-def test_other_commands_do_not_wait(away, caplog):
+async def test_other_commands_do_not_wait(away, caplog):
     with pytest.raises(StoreUnavailable):
-        asyncio.run(unfinished(away, patient=False))
+        await unfinished(away, patient=False)
     assert caplog.messages == []
 
 
-def test_a_refusal_is_not_waited_out(postgresql, tmp_path, caplog):
+async def test_a_refusal_is_not_waited_out(postgresql, tmp_path, caplog):
     (tmp_path / "letter.db").write_text("Dear store,\n" * 1_000)
     for url in (postgresql.url("nowhere"), f"sqlite:///{tmp_path}/letter.db", f"sqlite:///{tmp_path}"):
         with pytest.raises(StoreRefused):
-            asyncio.run(unfinished(url, patient=True))
+            await unfinished(url, patient=True)
     assert caplog.messages == []
 
 
-def test_a_new_store_that_another_process_has_locked_is_opened_when_it_is_free(tmp_path, monkeypatch, caplog):
+async def test_a_new_store_that_another_process_has_locked_is_opened_when_it_is_free(
+    tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
     url, path = f"sqlite:///{tmp_path}/resonant.db", tmp_path / "resonant.db"
-
-    async def open_when_free():
-        opening = asyncio.create_task(unfinished(url, patient=True, lease_seconds=1.0))
-        await asyncio.sleep(1.0)
-        assert not opening.done()
-        other.rollback()
-        return await opening
 
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA journal_mode=WAL")
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreLocked):
-        asyncio.run(unfinished(url, patient=False))
-    assert asyncio.run(open_when_free()) == 0
+        await unfinished(url, patient=False)
+    opening = asyncio.create_task(unfinished(url, patient=True, lease_seconds=1.0))
+    await asyncio.sleep(1.0)
+    assert not opening.done()
+    other.rollback()
+    assert (await opening) == 0
     other.close()

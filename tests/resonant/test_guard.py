@@ -176,20 +176,20 @@ def code_of(failure):
     return classify(failure, now=0.0).code
 
 
-def test_without_the_guard_the_server_is_reached():
-    assert asyncio.run(fetch("127.0.0.1", factory=None)) == (204, 1)
+async def test_without_the_guard_the_server_is_reached():
+    assert await fetch("127.0.0.1", factory=None) == (204, 1)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
-def test_a_refused_address_is_never_connected_to(host):
-    failure, connections = asyncio.run(fetch(host))
+async def test_a_refused_address_is_never_connected_to(host):
+    failure, connections = await fetch(host)
     assert connections == 0
     assert code_of(failure) == "address_refused"
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0"])
-def test_a_peculiar_spelling_of_a_refused_address_is_never_connected_to(host):
-    failure, connections = asyncio.run(fetch(host))
+async def test_a_peculiar_spelling_of_a_refused_address_is_never_connected_to(host):
+    failure, connections = await fetch(host)
     assert connections == 0
     # Some spellings are refused by aiohttp itself (3.14 and later), and some the resolver does not know.
     assert code_of(failure) in {"address_refused", "invalid_url", "dns_not_found"}
@@ -205,8 +205,8 @@ def test_a_peculiar_spelling_of_a_refused_address_is_never_connected_to(host):
     ],
     ids=" ".join,
 )
-def test_a_name_with_refused_addresses_only_is_refused(addresses):
-    failure, connections = asyncio.run(fetch("rebound.example", resolver=NamesResolveTo(*addresses)))
+async def test_a_name_with_refused_addresses_only_is_refused(addresses):
+    failure, connections = await fetch("rebound.example", resolver=NamesResolveTo(*addresses))
     assert connections == 0
     assert code_of(failure) == "address_refused"
     assert isinstance(failure, aiohttp.ClientConnectorError)
@@ -217,7 +217,7 @@ def test_a_name_with_refused_addresses_only_is_refused(addresses):
 @pytest.mark.parametrize(
     "addresses", [["10.0.0.1", "127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["fe80::1", "127.0.0.1"]]
 )
-def test_a_refused_address_does_not_stand_in_the_way_of_the_names_permitted_one(addresses):
+async def test_a_refused_address_does_not_stand_in_the_way_of_the_names_permitted_one(addresses):
     tried = []
 
     def factory(addr_info):
@@ -227,25 +227,22 @@ def test_a_refused_address_does_not_stand_in_the_way_of_the_names_permitted_one(
             return socket.socket(*addr_info[:3])
         return guarded_socket_factory(addr_info)
 
-    assert asyncio.run(fetch("mixed.example", factory=factory, resolver=NamesResolveTo(*addresses))) == (
+    assert await fetch("mixed.example", factory=factory, resolver=NamesResolveTo(*addresses)) == (
         204,
         1,
     )
 
 
-def test_httpx_on_aiohttp_keeps_the_refusal_in_the_chain():
-    async def post():
-        async with counting_server() as (port, seen):
-            connector = aiohttp.TCPConnector(
-                socket_factory=guarded_socket_factory, resolver=NamesResolveTo("127.0.0.1", "::1")
-            )
-            transport = AiohttpTransport(client=lambda: aiohttp.ClientSession(connector=connector))
-            async with httpx.AsyncClient(transport=transport) as client:
-                with pytest.raises(httpx.TransportError) as failure:
-                    await client.post(f"http://rebound.example:{port}/", json={})
-            return failure.value, len(seen)
-
-    failure, connections = asyncio.run(post())
+async def test_httpx_on_aiohttp_keeps_the_refusal_in_the_chain():
+    async with counting_server() as (port, seen):
+        connector = aiohttp.TCPConnector(
+            socket_factory=guarded_socket_factory, resolver=NamesResolveTo("127.0.0.1", "::1")
+        )
+        transport = AiohttpTransport(client=lambda: aiohttp.ClientSession(connector=connector))
+        async with httpx.AsyncClient(transport=transport) as client:
+            with pytest.raises(httpx.TransportError) as failure:
+                await client.post(f"http://rebound.example:{port}/", json={})
+        failure, connections = failure.value, len(seen)
     assert connections == 0
     assert classify(failure, now=0.0).code == "address_refused"
     assert classify(failure, now=0.0).category == "permanent"

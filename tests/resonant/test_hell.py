@@ -54,7 +54,7 @@ from resonant.testing.actions import _bomb
 EVENT = make_event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
 DEADLINE = 0.3
 # How much longer than its deadline an attempt may take on a machine that is busy.
-GRACE = 2.0
+GRACE = 10.0
 NOW = 1_700_000_000.0
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -186,47 +186,44 @@ def test_every_way_of_hell_is_expected_to_end_somehow():
 
 
 @pytest.mark.parametrize("way", HELL)
-def test_every_way_ends_in_time_with_its_verdict_and_the_next_send_works(way):
-    assert asyncio.run(meet(first_meets(HELL[way]), clock=time.time)) == EXPECTED[way]
+async def test_every_way_ends_in_time_with_its_verdict_and_the_next_send_works(way):
+    assert await meet(first_meets(HELL[way]), clock=time.time) == EXPECTED[way]
 
 
 # Statuses
 
 
 @pytest.mark.parametrize("hundreds", [2, 3, 4, 5])
-def test_every_final_status_is_read_whatever_it_is(hundreds):
+async def test_every_final_status_is_read_whatever_it_is(hundreds):
     """Their verdicts are the classifier's; that the status arrives is the sink's."""
 
-    async def run():
-        async with no_socket_left(), Receiver(hell) as receiver, HttpSink(endpoint(receiver.url)) as sink:
-            for status in range(hundreds * 100, hundreds * 100 + 100):
-                try:
-                    arrived = (await sink.send(of_type(f"status-{status}"))).status_code
-                except UnexpectedStatus as error:
-                    arrived = error.status_code
-                assert arrived == status
-            return receiver.accepted
-
-    assert asyncio.run(run()) == 1, "a proper answer keeps its connection"
+    async with no_socket_left(), Receiver(hell) as receiver, HttpSink(endpoint(receiver.url)) as sink:
+        for status in range(hundreds * 100, hundreds * 100 + 100):
+            try:
+                arrived = (await sink.send(of_type(f"status-{status}"))).status_code
+            except UnexpectedStatus as error:
+                arrived = error.status_code
+            assert arrived == status
+        assert receiver.accepted == 1, "a proper answer keeps its connection"
 
 
 @pytest.mark.parametrize("status", [100, 102, 103, 199])
-def test_an_interim_status_is_waited_beyond(status):
+async def test_an_interim_status_is_waited_beyond(status):
     answers = f"HTTP/1.1 {status} Interim\r\n\r\nHTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"
-    assert asyncio.run(meet(first_meets(raw(answers.encode(), end="keep")))) == UNAVAILABLE
-    assert asyncio.run(meet(first_meets(respond(status)))) == TIMEOUT
+    assert await meet(first_meets(raw(answers.encode(), end="keep"))) == UNAVAILABLE
+    assert await meet(first_meets(respond(status))) == TIMEOUT
 
 
 @pytest.mark.parametrize("headers", [{}, {"connection": "upgrade", "upgrade": "websocket"}], ids=str)
-def test_an_upgrade_that_nobody_asked_for_is_an_anomaly(headers):
-    outcome = asyncio.run(meet(first_meets(respond(101, headers))))
+async def test_an_upgrade_that_nobody_asked_for_is_an_anomaly(headers):
+    outcome = await meet(first_meets(respond(101, headers)))
     assert outcome == Verdict("unknown", "http_101", maybe_processed=True)
 
 
 @pytest.mark.parametrize("status", ["099", "600", "999"])
-def test_a_status_that_http_does_not_know_is_unknown(status):
+async def test_a_status_that_http_does_not_know_is_unknown(status):
     action = raw(f"HTTP/1.1 {status} ?\r\ncontent-length: 0\r\n\r\n".encode(), end="keep")
-    assert asyncio.run(meet(first_meets(action))) == Verdict("unknown", "http_other", maybe_processed=True)
+    assert await meet(first_meets(action)) == Verdict("unknown", "http_other", maybe_processed=True)
 
 
 # Heads
@@ -250,9 +247,9 @@ def test_a_status_that_http_does_not_know_is_unknown(status):
     ],
     ids=str,
 )
-def test_a_success_with_a_strange_head_is_a_delivery(head):
+async def test_a_success_with_a_strange_head_is_a_delivery(head):
     action = raw(head + b"\r\ncontent-length: 2\r\n\r\nok", end="keep")
-    assert asyncio.run(meet(first_meets(action))) == delivered()
+    assert await meet(first_meets(action)) == delivered()
 
 
 @pytest.mark.parametrize(
@@ -278,13 +275,13 @@ def test_a_success_with_a_strange_head_is_a_delivery(head):
     ],
     ids=str,
 )
-def test_what_is_no_http_is_a_bad_response(answer):
-    assert asyncio.run(meet(first_meets(raw(answer)))) == NO_HTTP
+async def test_what_is_no_http_is_a_bad_response(answer):
+    assert await meet(first_meets(raw(answer))) == NO_HTTP
 
 
 @pytest.mark.parametrize("part", [b"", b"H", b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\ncontent-len"], ids=str)
-def test_a_head_that_breaks_off_is_a_lost_connection(part):
-    assert asyncio.run(meet(first_meets(raw(part)))) == DISCONNECTED
+async def test_a_head_that_breaks_off_is_a_lost_connection(part):
+    assert await meet(first_meets(raw(part))) == DISCONNECTED
 
 
 # Bodies
@@ -302,8 +299,8 @@ def test_a_head_that_breaks_off_is_a_lost_connection(part):
     ],
     ids=str,
 )
-def test_a_strange_body_does_not_hide_the_status(answer, outcome):
-    assert asyncio.run(meet(first_meets(raw(answer)))) == outcome
+async def test_a_strange_body_does_not_hide_the_status(answer, outcome):
+    assert await meet(first_meets(raw(answer))) == outcome
 
 
 LATER_200 = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale"
@@ -314,40 +311,34 @@ LATER_200 = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale"
     [LATER_200, b"no HTTP", b"HTTP/1.1 200 OK\r\ncontent-len", b"HTTP/1.1 102 Wait\r\n\r\n"],
     ids=str,
 )
-def test_an_answer_that_nobody_waits_for_is_never_taken_for_that_to_the_next_event(surplus):
+async def test_an_answer_that_nobody_waits_for_is_never_taken_for_that_to_the_next_event(surplus):
     """It would be a delivery that never was: an event that is lost."""
 
-    async def run():
-        settled = asyncio.Event()
+    settled = asyncio.Event()
 
-        async def answer_twice(_, writer):
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-            await settled.wait()
-            writer.write(surplus)
-            settled.clear()
+    async def answer_twice(_, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await settled.wait()
+        writer.write(surplus)
+        settled.clear()
 
-        def script(request):
-            return Action("answer_twice", answer_twice) if request.webhook_id == EVENT.id else respond(503)
+    def script(request):
+        return Action("answer_twice", answer_twice) if request.webhook_id == EVENT.id else respond(503)
 
-        async with Receiver(script) as receiver, HttpSink(endpoint(receiver.url)) as sink:
-            assert await outcome_of(sink) == delivered()
-            settled.set()
-            await until(lambda: not settled.is_set())
-            await asyncio.sleep(0.02)  # until it has arrived
-            return await outcome_of(sink, replace(EVENT, id="evt_2"))
-
-    assert asyncio.run(run()) == UNAVAILABLE
+    async with Receiver(script) as receiver, HttpSink(endpoint(receiver.url)) as sink:
+        assert await outcome_of(sink) == delivered()
+        settled.set()
+        await until(lambda: not settled.is_set())
+        await asyncio.sleep(0.02)  # until it has arrived
+        assert (await outcome_of(sink, replace(EVENT, id="evt_2"))) == UNAVAILABLE
 
 
 @pytest.mark.parametrize("action", [endless_body(503), gzip_bomb(503), endless_body()], ids=repr)
-def test_after_64_kib_of_an_answer_nobody_waits_for_more(action):
-    async def run():
-        async with Receiver(action) as receiver, HttpSink(endpoint(receiver.url, timeout=60.0)) as sink:
-            start = time.monotonic()
-            outcome = await outcome_of(sink)
-            return outcome, time.monotonic() - start
-
-    outcome, seconds = asyncio.run(run())
+async def test_after_64_kib_of_an_answer_nobody_waits_for_more(action):
+    async with Receiver(action) as receiver, HttpSink(endpoint(receiver.url, timeout=60.0)) as sink:
+        start = time.monotonic()
+        outcome = await outcome_of(sink)
+        seconds = time.monotonic() - start
     assert outcome in {UNAVAILABLE, TOO_LONG}
     assert seconds < 0.9, "a body of 2xx alone would be waited for a second"
 
@@ -369,12 +360,12 @@ def test_the_bomb_is_one_for_whoever_decodes_it():
     ],
     ids=lambda action: action.name,
 )
-def test_memory_stays_bounded_whatever_is_sent(action):
+async def test_memory_stays_bounded_whatever_is_sent(action):
     """The receiver is in it too: a huge header is there three times before it is sent."""
     _bomb()
     tracemalloc.start()
     try:
-        asyncio.run(meet(first_meets(action)))
+        await meet(first_meets(action))
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -400,9 +391,9 @@ def test_memory_stays_bounded_whatever_is_sent(action):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_retry_after_in_every_form_is_the_seconds_to_wait(value, seconds):
+async def test_retry_after_in_every_form_is_the_seconds_to_wait(value, seconds):
     for status in (503, 429, 404):
-        outcome = asyncio.run(meet(first_meets(respond(status, {"retry-after": value}))))
+        outcome = await meet(first_meets(respond(status, {"retry-after": value})))
         assert (outcome.category, outcome.retry_after) == ("transient", seconds)
 
 
@@ -429,18 +420,18 @@ def test_retry_after_in_every_form_is_the_seconds_to_wait(value, seconds):
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_retry_after_that_is_nonsense_is_none(value):
+async def test_retry_after_that_is_nonsense_is_none(value):
     def answer(status):
         head = f"HTTP/1.1 {status} No\r\nretry-after: {value}\r\ncontent-length: 0\r\n\r\n"
         return raw(head.encode("latin-1", errors="replace"), end="keep")
 
-    assert asyncio.run(meet(first_meets(answer(503)))) == UNAVAILABLE
-    assert asyncio.run(meet(first_meets(answer(404)))) == Verdict("permanent", "http_404")
+    assert await meet(first_meets(answer(503))) == UNAVAILABLE
+    assert await meet(first_meets(answer(404))) == Verdict("permanent", "http_404")
 
 
-def test_of_two_retry_after_neither_is_taken():
+async def test_of_two_retry_after_neither_is_taken():
     head = b"HTTP/1.1 503 No\r\nretry-after: 5\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n"
-    assert asyncio.run(meet(first_meets(raw(head, end="keep")))) == UNAVAILABLE
+    assert await meet(first_meets(raw(head, end="keep"))) == UNAVAILABLE
 
 
 # Connections
@@ -458,42 +449,33 @@ def test_of_two_retry_after_neither_is_taken():
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
 @pytest.mark.parametrize("size", [1, 900_000])
-def test_a_connection_that_is_never_read_has_its_verdict_too(welcome, outcome, size):
+async def test_a_connection_that_is_never_read_has_its_verdict_too(welcome, outcome, size):
     event = make_event(type="t", source="/s", data="x" * size, id="evt_1")
 
-    async def run():
-        async with (
-            no_socket_left(),
-            Receiver(connection=lambda number: welcome if number == 1 else None) as receiver,
-            HttpSink(endpoint(receiver.url)) as sink,
-        ):
-            first = await outcome_of(sink, event)
-            assert await outcome_of(sink, event) == delivered()
-            assert len(receiver.journal) == 1
-            return first
-
-    found = asyncio.run(run())
+    async with (
+        no_socket_left(),
+        Receiver(connection=lambda number: welcome if number == 1 else None) as receiver,
+        HttpSink(endpoint(receiver.url)) as sink,
+    ):
+        first = await outcome_of(sink, event)
+        assert await outcome_of(sink, event) == delivered()
+        assert len(receiver.journal) == 1
+        found = first
     # A close is a reset where the receiver has not read what came, or where more is still being written.
     closes_unread = outcome in {DISCONNECTED, NO_HTTP}
     assert found == outcome or ((size > 1 or closes_unread) and found in {RESET, CUT_OFF})
 
 
-def test_a_port_where_nobody_listens_refuses():
-    async def run():
-        with nobody_listening() as url:
-            async with no_socket_left(), HttpSink(endpoint(url)) as sink:
-                return await outcome_of(sink)
-
-    assert asyncio.run(run()) == Verdict("transient", "connect_refused")
+async def test_a_port_where_nobody_listens_refuses():
+    with nobody_listening() as url:
+        async with no_socket_left(), HttpSink(endpoint(url)) as sink:
+            assert (await outcome_of(sink)) == Verdict("transient", "connect_refused")
 
 
-def test_a_full_queue_of_connections_is_waited_for_until_the_deadline():
-    async def run():
-        with full_accept_queue() as url:
-            async with no_socket_left(), HttpSink(endpoint(url)) as sink:
-                return await outcome_of(sink)
-
-    assert asyncio.run(run()) == TIMEOUT
+async def test_a_full_queue_of_connections_is_waited_for_until_the_deadline():
+    with full_accept_queue() as url:
+        async with no_socket_left(), HttpSink(endpoint(url)) as sink:
+            assert (await outcome_of(sink)) == TIMEOUT
 
 
 # TLS
@@ -518,26 +500,26 @@ async def meet_tls(ca_file, *, scheme="https", **options):
         return outcome, len(receiver.journal)
 
 
-def test_a_certificate_that_verifies_is_a_delivery(authority, ca_file):
-    assert asyncio.run(meet_tls(ca_file, tls=authority.context())) == (delivered(), 2)
+async def test_a_certificate_that_verifies_is_a_delivery(authority, ca_file):
+    assert await meet_tls(ca_file, tls=authority.context()) == (delivered(), 2)
 
 
 @pytest.mark.parametrize("flaw", FLAWS)
-def test_a_certificate_that_does_not_verify_is_permanent_and_nothing_was_sent(authority, ca_file, flaw):
-    assert asyncio.run(meet_tls(ca_file, tls=authority.context(flaw))) == (UNVERIFIED, 0)
+async def test_a_certificate_that_does_not_verify_is_permanent_and_nothing_was_sent(authority, ca_file, flaw):
+    assert await meet_tls(ca_file, tls=authority.context(flaw)) == (UNVERIFIED, 0)
 
 
-def test_an_authority_that_nobody_trusts_is_permanent(ca_file):
-    assert asyncio.run(meet_tls(ca_file, tls=Authority().context())) == (UNVERIFIED, 0)
+async def test_an_authority_that_nobody_trusts_is_permanent(ca_file):
+    assert await meet_tls(ca_file, tls=Authority().context()) == (UNVERIFIED, 0)
 
 
-def test_tls_with_one_that_does_not_speak_it_is_unknown_and_nothing_was_sent(ca_file):
+async def test_tls_with_one_that_does_not_speak_it_is_unknown_and_nothing_was_sent(ca_file):
     welcome = raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    assert asyncio.run(meet_tls(ca_file, connection=welcome)) == (TLS_BROKEN, 0)
+    assert await meet_tls(ca_file, connection=welcome) == (TLS_BROKEN, 0)
 
 
-def test_plain_http_to_one_that_speaks_tls_is_no_delivery(authority, ca_file):
-    outcome, received = asyncio.run(meet_tls(ca_file, scheme="http", tls=authority.context()))
+async def test_plain_http_to_one_that_speaks_tls_is_no_delivery(authority, ca_file):
+    outcome, received = await meet_tls(ca_file, scheme="http", tls=authority.context())
     assert outcome in {NO_HTTP, DISCONNECTED, RESET}
     assert received == 0
 
@@ -551,41 +533,38 @@ def test_plain_http_to_one_that_speaks_tls_is_no_delivery(authority, ca_file):
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
-def test_a_handshake_that_does_not_end_well_is_transient(ca_file, welcome, codes):
-    outcome, received = asyncio.run(meet_tls(ca_file, connection=welcome))
+async def test_a_handshake_that_does_not_end_well_is_transient(ca_file, welcome, codes):
+    outcome, received = await meet_tls(ca_file, connection=welcome)
     assert outcome.category == "transient"
     assert outcome.code in codes
     assert received == 0
 
 
 @pytest.mark.parametrize("way", [way for way in HELL if not way.startswith("half-close")])
-def test_over_tls_every_way_ends_like_without(authority, ca_file, way):
+async def test_over_tls_every_way_ends_like_without(authority, ca_file, way):
     action = HELL[way]
     tls = authority.context()
-    outcome = asyncio.run(meet(first_meets(action), tls=tls, ca_file=ca_file, clock=time.time))
+    outcome = await meet(first_meets(action), tls=tls, ca_file=ca_file, clock=time.time)
     assert outcome == EXPECTED[way]
 
 
 # All at once
 
 
-def test_a_bad_day_is_survived_and_the_journal_agrees(tmp_path):
+async def test_a_bad_day_is_survived_and_the_journal_agrees(tmp_path):
     """Hundreds at a time on one sink: each has an outcome, and what is called delivered was answered with 2xx."""
     journal = tmp_path / "journal.jsonl"
 
-    async def run():
-        async with (
-            no_socket_left(),
-            Receiver(bad_day(0.5, seed=6), journal_path=journal) as receiver,
-            HttpSink(endpoint(receiver.url, timeout=1.0)) as sink,
-        ):
-            events = [replace(EVENT, id=f"evt_{number}") for number in range(300)]
-            outcomes = await asyncio.gather(*(outcome_of(sink, event) for event in events))
-            for _ in range(3):
-                assert await outcome_of(sink, replace(EVENT, id="evt_after")) is not None
-        return dict(zip([event.id for event in events], outcomes, strict=True))
-
-    outcomes = asyncio.run(run())
+    async with (
+        no_socket_left(),
+        Receiver(bad_day(0.5, seed=6), journal_path=journal) as receiver,
+        HttpSink(endpoint(receiver.url, timeout=1.0)) as sink,
+    ):
+        events = [replace(EVENT, id=f"evt_{number}") for number in range(300)]
+        outcomes = await asyncio.gather(*(outcome_of(sink, event) for event in events))
+        for _ in range(3):
+            assert await outcome_of(sink, replace(EVENT, id="evt_after")) is not None
+    outcomes = dict(zip([event.id for event in events], outcomes, strict=True))
     received = {each.webhook_id: each for each in read_journal(journal)}
     assert received.keys() >= outcomes.keys()
     for event_id, outcome in outcomes.items():

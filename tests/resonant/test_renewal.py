@@ -39,66 +39,51 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
-def test_what_is_in_hand_is_renewed_three_times_in_the_time_that_a_lease_lasts():
-    async def scenario():
-        renewing = renewal(store)
-        renewing.start()
-        await until(lambda: len(store.renewed) >= 3)
-        await renewing.stop()
-        number = len(store.renewed)
-        await asyncio.sleep(0.03)
-        assert len(store.renewed) == number, "once it was stopped, no more"
-
+async def test_what_is_in_hand_is_renewed_three_times_in_the_time_that_a_lease_lasts():
     store = Store(lease_seconds=0.03)
-    asyncio.run(scenario())
+    renewing = renewal(store)
+    renewing.start()
+    await until(lambda: len(store.renewed) >= 3)
+    await renewing.stop()
+    number = len(store.renewed)
+    await asyncio.sleep(0.03)
+    assert len(store.renewed) == number, "once it was stopped, no more"
     assert set(map(repr, store.renewed)) == {"('me', {7})"}
 
 
-def test_with_empty_hands_the_store_is_left_alone():
-    async def scenario():
-        renewing = renewal(store, held=())
-        renewing.start()
-        await asyncio.sleep(0.03)
-        await renewing.stop()
-
+async def test_with_empty_hands_the_store_is_left_alone():
     store = Store(lease_seconds=0.003)
-    asyncio.run(scenario())
+    renewing = renewal(store, held=())
+    renewing.start()
+    await asyncio.sleep(0.03)
+    await renewing.stop()
     assert store.renewed == []
 
 
-def test_a_store_that_is_away_for_a_moment_ends_no_renewal():
-    async def scenario():
-        renewing = renewal(store)
-        renewing.start()
-        await until(lambda: store.renewed)
-        await renewing.stop()
-
+async def test_a_store_that_is_away_for_a_moment_ends_no_renewal():
     store = Store(lease_seconds=0.003, failures=[StoreUnavailable("away")] * 2)
-    asyncio.run(scenario())
+    renewing = renewal(store)
+    renewing.start()
+    await until(lambda: store.renewed)
+    await renewing.stop()
 
 
-def test_whatever_else_ends_it_is_told():
-    async def scenario():
-        renewing = renewal(store, on_failure=told.append)
-        renewing.start()
-        await until(lambda: told)
-        await renewing.stop()
-
+async def test_whatever_else_ends_it_is_told():
     store, told = Store(lease_seconds=0.003, failures=[error := RuntimeError("broken")]), []
-    asyncio.run(scenario())
+    renewing = renewal(store, on_failure=told.append)
+    renewing.start()
+    await until(lambda: told)
+    await renewing.stop()
     assert told == [error]
 
 
-def test_it_catches_up_only_where_it_is_overdue():
-    async def scenario():
-        renewing = renewal(store)
-        store.clock.advance(29)
-        await renewing.catch_up()
-        assert store.renewed == []
-        store.clock.advance(2)
-        await renewing.catch_up()
-        await renewing.catch_up()
-        assert len(store.renewed) == 1
-
+async def test_it_catches_up_only_where_it_is_overdue():
     store = Store(lease_seconds=60.0)
-    asyncio.run(scenario())
+    renewing = renewal(store)
+    store.clock.advance(29)
+    await renewing.catch_up()
+    assert store.renewed == []
+    store.clock.advance(2)
+    await renewing.catch_up()
+    await renewing.catch_up()
+    assert len(store.renewed) == 1

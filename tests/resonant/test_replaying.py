@@ -55,21 +55,18 @@ async def taken(store, request):
         return [lease.event.id async for batch in batches for lease in batch]
 
 
-def test_a_store_that_is_away_for_a_moment_is_waited_for(sqlite_url):
-    async def main():
-        async with opened(sqlite_url) as store:
-            await dead(store, "evt_1")
-            write_leases, failures = store.write_leases, [StoreUnavailable("away")]
+async def test_a_store_that_is_away_for_a_moment_is_waited_for(sqlite_url):
+    async with opened(sqlite_url) as store:
+        await dead(store, "evt_1")
+        write_leases, failures = store.write_leases, [StoreUnavailable("away")]
 
-            async def write_leases_later(*args, **options):
-                if failures:
-                    raise failures.pop()
-                return await write_leases(*args, **options)
+        async def write_leases_later(*args, **options):
+            if failures:
+                raise failures.pop()
+            return await write_leases(*args, **options)
 
-            store.write_leases = write_leases_later
-            assert await taken(store, ReplayRequest(**EVERYTHING)) == ["evt_1"]
-
-    asyncio.run(main())
+        store.write_leases = write_leases_later
+        assert await taken(store, ReplayRequest(**EVERYTHING)) == ["evt_1"]
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -81,74 +78,59 @@ def test_an_empty_selection_is_refused_unless_everything_is_meant(everything):
         ReplayRequest(Selection())
 
 
-def test_the_plan_says_what_goes_and_what_is_left_out_and_changes_nothing(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            await dead(store, "evt_1", "evt_2", "evt_3")
-            await dead(store, "evt_bad", category="permanent")
-            before = await store.status()
-            found = await plan(store, ReplayRequest(**EVERYTHING, limit=2))
-            assert (found.selected, found.permanent, found.beyond_limit) == (2, 1, 1)
-            found = await plan(store, ReplayRequest(**EVERYTHING, include_permanent=True))
-            assert (found.selected, found.permanent, found.beyond_limit) == (4, 0, 0)
-            assert await store.status() == before
-
-    asyncio.run(main())
+async def test_the_plan_says_what_goes_and_what_is_left_out_and_changes_nothing(store_url):
+    async with opened(store_url) as store:
+        await dead(store, "evt_1", "evt_2", "evt_3")
+        await dead(store, "evt_bad", category="permanent")
+        before = await store.status()
+        found = await plan(store, ReplayRequest(**EVERYTHING, limit=2))
+        assert (found.selected, found.permanent, found.beyond_limit) == (2, 1, 1)
+        found = await plan(store, ReplayRequest(**EVERYTHING, include_permanent=True))
+        assert (found.selected, found.permanent, found.beyond_limit) == (4, 0, 0)
+        assert await store.status() == before
 
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 250), (120, 120)])
-def test_all_that_is_selected_is_taken_up_to_the_limit_and_once(store_url, limit, count):
-    async def main():
-        async with opened(store_url) as store:
-            await dead(store, *(f"evt_{number:03}" for number in range(250)))
-            found = await taken(store, ReplayRequest(**EVERYTHING, limit=limit))
-            assert found == [f"evt_{number:03}" for number in range(count)]
-            assert (await store.status()).dead_letter == 250 - count
-
-    asyncio.run(main())
+async def test_all_that_is_selected_is_taken_up_to_the_limit_and_once(store_url, limit, count):
+    async with opened(store_url) as store:
+        await dead(store, *(f"evt_{number:03}" for number in range(250)))
+        found = await taken(store, ReplayRequest(**EVERYTHING, limit=limit))
+        assert found == [f"evt_{number:03}" for number in range(count)]
+        assert (await store.status()).dead_letter == 250 - count
 
 
-def test_a_letter_that_dies_again_is_not_taken_again(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            await dead(store, *(f"evt_{number}" for number in range(150)))
-            batches = 0
-            async with audited(store, who="x", action="replay", selection={}) as audit_id:
-                async for leases in letters(store, ReplayRequest(**EVERYTHING), owner="r", audit_id=audit_id):
-                    batches += 1
-                    await die(store, leases)
-            [entry] = await store.read(read_audit)
-            assert (entry.count, entry.ended_at is None) == (150, False)
-            assert batches == 2
-            assert {letter.replays for letter in await store.dead_letters()} == {1}
-
-    asyncio.run(main())
+async def test_a_letter_that_dies_again_is_not_taken_again(store_url):
+    async with opened(store_url) as store:
+        await dead(store, *(f"evt_{number}" for number in range(150)))
+        batches = 0
+        async with audited(store, who="x", action="replay", selection={}) as audit_id:
+            async for leases in letters(store, ReplayRequest(**EVERYTHING), owner="r", audit_id=audit_id):
+                batches += 1
+                await die(store, leases)
+        [entry] = await store.read(read_audit)
+        assert (entry.count, entry.ended_at is None) == (150, False)
+        assert batches == 2
+        assert {letter.replays for letter in await store.dead_letters()} == {1}
 
 
-def test_two_replays_at_once_take_other_letters(store_url):
-    async def main():
-        async with opened(store_url) as one, opened(store_url) as other:
-            await dead(one, *(f"evt_{number}" for number in range(500)))
-            other.clock.advance(1)
-            request = ReplayRequest(**EVERYTHING)
-            found = await asyncio.gather(taken(one, request), taken(other, request))
-            assert len(found[0] + found[1]) == len({*found[0], *found[1]}) == 500
-
-    asyncio.run(main())
+async def test_two_replays_at_once_take_other_letters(store_url):
+    async with opened(store_url) as one, opened(store_url) as other:
+        await dead(one, *(f"evt_{number}" for number in range(500)))
+        other.clock.advance(1)
+        request = ReplayRequest(**EVERYTHING)
+        found = await asyncio.gather(taken(one, request), taken(other, request))
+        assert len(found[0] + found[1]) == len({*found[0], *found[1]}) == 500
 
 
-def test_a_cancellation_goes_through_all_of_them_and_leaves_an_audit_row(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            events = [make_event(id=f"evt_{n}", type="t", source="/s", data=None) for n in range(1_200)]
-            await store.enqueue(events, "orders")
-            assert await cancel(store, Selection(endpoint="orders"), who="Zoë") == 1_200
-            [entry] = await store.read(read_audit)
-            assert (entry.who, entry.action, entry.count) == ("Zoë", "cancel", 1_200)
-            assert entry.selection == {"endpoint": "orders"}
-            assert (await store.status()).balanced
-
-    asyncio.run(main())
+async def test_a_cancellation_goes_through_all_of_them_and_leaves_an_audit_row(store_url):
+    async with opened(store_url) as store:
+        events = [make_event(id=f"evt_{n}", type="t", source="/s", data=None) for n in range(1_200)]
+        await store.enqueue(events, "orders")
+        assert await cancel(store, Selection(endpoint="orders"), who="Zoë") == 1_200
+        [entry] = await store.read(read_audit)
+        assert (entry.who, entry.action, entry.count) == ("Zoë", "cancel", 1_200)
+        assert entry.selection == {"endpoint": "orders"}
+        assert (await store.status()).balanced
 
 
 def sent_at(rate, seconds, *, late=()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 import urllib.parse
@@ -61,21 +60,20 @@ def test_what_an_operator_must_read_stays(text):
 
 @pytest.mark.parametrize("text", CREDENTIALS)
 @pytest.mark.parametrize("status", [200, 400])
-def test_an_excerpt_is_kept_without_credentials(text, status):
-    async def run():
-        async with (
-            Receiver(respond(status, body=text.encode())) as receiver,
-            HttpSink(Endpoint("orders", receiver.url, allow_private=True)) as sink,
-        ):
-            try:
-                return (await sink.send(EVENT)).excerpt
-            except UnexpectedStatus as failure:
-                return failure.excerpt
+async def test_an_excerpt_is_kept_without_credentials(text, status):
+    async with (
+        Receiver(respond(status, body=text.encode())) as receiver,
+        HttpSink(Endpoint("orders", receiver.url, allow_private=True)) as sink,
+    ):
+        try:
+            excerpt = (await sink.send(EVENT)).excerpt
+        except UnexpectedStatus as failure:
+            excerpt = failure.excerpt
 
-    assert asyncio.run(run()) == CREDENTIALS[text]
+    assert excerpt == CREDENTIALS[text]
 
 
-def test_a_receiver_that_repeats_the_whole_request_gives_away_nothing():
+async def test_a_receiver_that_repeats_the_whole_request_gives_away_nothing():
     """Each header and the URL, as they came: what is kept holds no secret of the endpoint in any of its forms."""
     path, query, password, token = "path-s3cret-1", "query-s3cret/2", "password-s3cret+3", "header-s3cret-4"
 
@@ -87,23 +85,20 @@ def test_a_receiver_that_repeats_the_whole_request_gives_away_nothing():
         echo = f"POST {request.path}\n{urllib.parse.unquote(request.path)}\n{headers}\n{decoded}\n{token}\n{SIGNING}"
         return respond(500, body=echo.encode())
 
-    async def run():
-        async with Receiver(script) as receiver:
-            host = receiver.url.removeprefix("http://")
-            url = f"http://user:{urllib.parse.quote(password, safe='')}@{host}/{path}?key={urllib.parse.quote(query, safe='')}"
-            endpoint = Endpoint(
-                "orders",
-                url,
-                headers={"x-key": f"Token {token}"},
-                signing_secrets=(SIGNING,),
-                allow_private=True,
-            )
-            async with HttpSink(endpoint) as sink:
-                with pytest.raises(UnexpectedStatus) as failure:
-                    await sink.send(EVENT)
-            return failure.value.excerpt
-
-    excerpt = asyncio.run(run())
+    async with Receiver(script) as receiver:
+        host = receiver.url.removeprefix("http://")
+        url = f"http://user:{urllib.parse.quote(password, safe='')}@{host}/{path}?key={urllib.parse.quote(query, safe='')}"
+        endpoint = Endpoint(
+            "orders",
+            url,
+            headers={"x-key": f"Token {token}"},
+            signing_secrets=(SIGNING,),
+            allow_private=True,
+        )
+        async with HttpSink(endpoint) as sink:
+            with pytest.raises(UnexpectedStatus) as failure:
+                await sink.send(EVENT)
+        excerpt = failure.value.excerpt
     assert excerpt.startswith("POST ***")
     for secret in (path, query, password, token, SIGNING.removeprefix("whsec_")):
         for form in (secret, urllib.parse.quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
@@ -150,42 +145,39 @@ def test_no_answer_is_so_strange_that_it_takes_long(text):
 SECRET = "header-s3cret-4/of-many-characters"
 
 
-def excerpt_of(*actions, **fields):
+async def excerpt_of(*actions, **fields):
     """Send to a receiver that does this; return the excerpt that is kept, of a success or a failure."""
 
-    async def run():
-        async with Receiver(*actions) as receiver:
-            endpoint = Endpoint(
-                "orders", receiver.url, headers={"x-key": SECRET}, allow_private=True, timeout=5.0, **fields
-            )
-            async with HttpSink(endpoint) as sink:
-                try:
-                    return (await sink.send(EVENT)).excerpt
-                except UnexpectedStatus as failure:
-                    return failure.excerpt
-
-    return asyncio.run(run())
+    async with Receiver(*actions) as receiver:
+        endpoint = Endpoint(
+            "orders", receiver.url, headers={"x-key": SECRET}, allow_private=True, timeout=5.0, **fields
+        )
+        async with HttpSink(endpoint) as sink:
+            try:
+                return (await sink.send(EVENT)).excerpt
+            except UnexpectedStatus as failure:
+                return failure.excerpt
 
 
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("indentation", [1000, 1020, 4080, 4096 - 20, READ_BYTES - 20], ids=str)
 @pytest.mark.parametrize("blank", [" ", "\r\n\t", "\x00", "\u200b"], ids=ascii)
-def test_white_space_before_a_secret_moves_no_part_of_it_past_a_cut(status, indentation, blank):
+async def test_white_space_before_a_secret_moves_no_part_of_it_past_a_cut(status, indentation, blank):
     body = (blank * indentation).encode()[:indentation] + f"{SECRET} is wrong".encode()
-    excerpt = excerpt_of(respond(status, body=body))
+    excerpt = await excerpt_of(respond(status, body=body))
     assert SECRET[:4] not in excerpt
     assert excerpt.lstrip("\ufffd ").startswith("***")
 
 
 @pytest.mark.parametrize("status", [200, 401])
-def test_the_beginning_of_a_secret_that_an_answer_breaks_off_in_is_taken_out(status):
+async def test_the_beginning_of_a_secret_that_an_answer_breaks_off_in_is_taken_out(status):
     body = f"the key {SECRET[:-1]}"
 
     async def break_off(_reader, writer):
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body) + 100}\r\n\r\n{body}".encode())
         writer.close()
 
-    assert excerpt_of(Action("break off", break_off)) == "the key ***"
+    assert await excerpt_of(Action("break off", break_off)) == "the key ***"
 
 
 @pytest.mark.parametrize("seen", range(4, len(SECRET)))

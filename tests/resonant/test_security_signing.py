@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 
@@ -29,36 +28,33 @@ def verified_by(received) -> list[str]:
     return found
 
 
-def send_at(now, **fields):
-    async def run():
-        async with Receiver() as receiver:
-            endpoint = Endpoint("orders", receiver.url, allow_private=True, **fields)
-            async with HttpSink(endpoint, clock=FixedClock(now)) as sink:
-                await sink.send(EVENT)
-            return receiver.journal[0]
-
-    return asyncio.run(run())
+async def send_at(now, **fields):
+    async with Receiver() as receiver:
+        endpoint = Endpoint("orders", receiver.url, allow_private=True, **fields)
+        async with HttpSink(endpoint, clock=FixedClock(now)) as sink:
+            await sink.send(EVENT)
+        return receiver.journal[0]
 
 
 @pytest.mark.parametrize(
     ("seconds_left", "verified"), [(86_400, [NEW, OLD]), (1, [NEW, OLD]), (0, [NEW]), (-1, [NEW])]
 )
-def test_an_old_secret_signs_until_its_end(seconds_left, verified):
+async def test_an_old_secret_signs_until_its_end(seconds_left, verified):
     now = int(time.time())
-    received = send_at(now, signing_secrets=(NEW, OLD), signing_ends={OLD: now + seconds_left})
+    received = await send_at(now, signing_secrets=(NEW, OLD), signing_ends={OLD: now + seconds_left})
     assert verified_by(received) == verified
     signatures = received.headers["webhook-signature"].split(" ")
     assert len(signatures) == len(verified)
     assert all(signature.startswith("v1,") for signature in signatures)
 
 
-def test_the_new_secrets_signature_comes_first():
+async def test_the_new_secrets_signature_comes_first():
     now = int(time.time())
-    both, alone = (send_at(now, signing_secrets=secrets) for secrets in ((NEW, OLD), (NEW,)))
+    both, alone = [await send_at(now, signing_secrets=secrets) for secrets in ((NEW, OLD), (NEW,))]
     assert both.headers["webhook-signature"].split(" ")[0] == alone.headers["webhook-signature"]
 
 
-def test_when_the_only_secret_has_ended_nothing_is_signed():
+async def test_when_the_only_secret_has_ended_nothing_is_signed():
     now = int(time.time())
-    received = send_at(now, signing_secrets=(OLD,), signing_ends={OLD: now})
+    received = await send_at(now, signing_secrets=(OLD,), signing_ends={OLD: now})
     assert "webhook-signature" not in received.headers

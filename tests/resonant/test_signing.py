@@ -45,36 +45,33 @@ async def until(condition):
             await asyncio.sleep(0.005)
 
 
-def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_until_it_ends(sqlite_url):
+async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_until_it_ends(sqlite_url):
     seen = {}
 
-    async def main():
-        store = await open_store(sqlite_url)
-        await store.enqueue([make_event(type="t", source="/s", data=1)], "billing")
+    store = await open_store(sqlite_url)
+    await store.enqueue([make_event(type="t", source="/s", data=1)], "billing")
 
-        async def open_target(name):
-            seen["while it is read"] = await reported(store)
-            return target(name, send, lambda: NEW)
+    async def open_target(name):
+        seen["while it is read"] = await reported(store)
+        return target(name, send, lambda: NEW)
 
-        async def send(event):
-            await until(is_reported)
-            seen["while it sends"] = await reported(store)
+    async def send(event):
+        await until(is_reported)
+        seen["while it sends"] = await reported(store)
 
-        async def is_reported():
-            return ("run-1", "billing", NEW) in await reported(store)
+    async def is_reported():
+        return ("run-1", "billing", NEW) in await reported(store)
 
-        courier = Courier(clock=time.time, rng=random.Random(1))
-        async with Emission(store, courier, open_target, owner="run-1") as emission:
+    courier = Courier(clock=time.time, rng=random.Random(1))
+    async with Emission(store, courier, open_target, owner="run-1") as emission:
 
-            async def emit_one(lease):
-                await emission.attempt(lease.key)
+        async def emit_one(lease):
+            await emission.attempt(lease.key)
 
-            summary = await emission.run(emit_one)
-        seen["at the end"] = await reported(store)
-        await store.close()
-        return summary
-
-    assert asyncio.run(main()).delivered == 1
+        summary = await emission.run(emit_one)
+    seen["at the end"] = await reported(store)
+    await store.close()
+    assert summary.delivered == 1
     assert seen == {
         "while it is read": [("run-1", "billing", None)],
         "while it sends": [("run-1", "billing", NEW)],
@@ -82,79 +79,67 @@ def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_until_it_e
     }
 
 
-def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, monkeypatch):
+async def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, monkeypatch):
     opened = []
 
-    async def main():
-        store = await open_store(sqlite_url)
+    store = await open_store(sqlite_url)
 
-        async def open_target(name):
-            opened.append(name)
-            raise EndpointError("no")
+    async def open_target(name):
+        opened.append(name)
+        raise EndpointError("no")
 
-        def broken(*args, **kwargs):
-            raise OSError("disk")
+    def broken(*args, **kwargs):
+        raise OSError("disk")
 
-        monkeypatch.setattr(signers, "report", broken)
-        courier = Courier(clock=time.time, rng=random.Random(1))
-        async with Emission(store, courier, open_target, owner="run-1") as emission:
-            with pytest.raises(OSError, match="disk"):
-                await emission.not_to_be_opened(["billing"])
-        await store.close()
-
-    asyncio.run(main())
+    monkeypatch.setattr(signers, "report", broken)
+    courier = Courier(clock=time.time, rng=random.Random(1))
+    async with Emission(store, courier, open_target, owner="run-1") as emission:
+        with pytest.raises(OSError, match="disk"):
+            await emission.not_to_be_opened(["billing"])
+    await store.close()
     assert opened == []
 
 
-def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secret(sqlite_url):
-    async def main():
-        store = await open_store(sqlite_url)
-        seen = []
+async def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secret(sqlite_url):
+    store = await open_store(sqlite_url)
+    seen = []
 
-        async def open_target(name):
-            seen.extend(await reported(store))
-            raise EndpointError("its certificates are on another machine")
+    async def open_target(name):
+        seen.extend(await reported(store))
+        raise EndpointError("its certificates are on another machine")
 
-        courier = Courier(clock=time.time, rng=random.Random(1))
-        async with Emission(store, courier, open_target, owner="run-1") as emission:
-            await emission.not_to_be_opened(["billing"])
-            seen.append(await store.read(signers.behind, "billing", NEW, now=time.time()))
-        await store.close()
-        return seen
-
-    assert asyncio.run(main()) == [("run-1", "billing", None), 0]
+    courier = Courier(clock=time.time, rng=random.Random(1))
+    async with Emission(store, courier, open_target, owner="run-1") as emission:
+        await emission.not_to_be_opened(["billing"])
+        seen.append(await store.read(signers.behind, "billing", NEW, now=time.time()))
+    await store.close()
+    assert seen == [("run-1", "billing", None), 0]
 
 
-def test_the_wait_ends_when_the_last_run_uses_the_rotation_and_counts_them_meanwhile(sqlite_url):
-    async def main():
-        store = await open_store(sqlite_url)
-        for owner in ("run-1", "run-2"):
-            await store.write(signers.report, owner, {"billing": None}, now=time.time())
-        waited = []
+async def test_the_wait_ends_when_the_last_run_uses_the_rotation_and_counts_them_meanwhile(sqlite_url):
+    store = await open_store(sqlite_url)
+    for owner in ("run-1", "run-2"):
+        await store.write(signers.report, owner, {"billing": None}, now=time.time())
+    waited = []
 
-        async def follow(behind):
-            owner = {2: "run-1", 1: "run-2"}[behind]
-            await store.write(signers.report, owner, {"billing": NEW}, now=time.time())
+    async def follow(behind):
+        owner = {2: "run-1", 1: "run-2"}[behind]
+        await store.write(signers.report, owner, {"billing": NEW}, now=time.time())
 
-        tasks = []
+    tasks = []
 
-        def on_waiting(behind):
-            waited.append(behind)
-            tasks.append(asyncio.ensure_future(follow(behind)))
+    def on_waiting(behind):
+        waited.append(behind)
+        tasks.append(asyncio.ensure_future(follow(behind)))
 
-        behind = await until_every_run_signs(store, "billing", NEW, patience=30, on_waiting=on_waiting)
-        await store.close()
-        return behind, waited
-
-    assert asyncio.run(main()) == (0, [2, 1])
+    behind = await until_every_run_signs(store, "billing", NEW, patience=30, on_waiting=on_waiting)
+    await store.close()
+    assert (behind, waited) == (0, [2, 1])
 
 
-def test_the_wait_is_bounded_and_says_how_many_runs_are_behind(sqlite_url):
-    async def main():
-        store = await open_store(sqlite_url)
-        await store.write(signers.report, "stuck", {"billing": 1.0}, now=time.time())
-        behind = await until_every_run_signs(store, "billing", NEW, patience=0.05, on_waiting=lambda _: None)
-        await store.close()
-        return behind
-
-    assert asyncio.run(main()) == 1
+async def test_the_wait_is_bounded_and_says_how_many_runs_are_behind(sqlite_url):
+    store = await open_store(sqlite_url)
+    await store.write(signers.report, "stuck", {"billing": 1.0}, now=time.time())
+    behind = await until_every_run_signs(store, "billing", NEW, patience=0.05, on_waiting=lambda _: None)
+    await store.close()
+    assert behind == 1

@@ -48,27 +48,24 @@ def endpoint(url, **fields):
     return Endpoint("orders", url, **{"allow_private": True, "timeout": 5.0} | fields)
 
 
-def deliver(script, event=EVENT, *, path="", times=1, clock=time.time, **fields):
+async def deliver(script, event=EVENT, *, path="", times=1, clock=time.time, **fields):
     """Send to a scripted receiver; return the last outcome (a receipt or the exception) and the receiver."""
 
-    async def run():
-        async with (
-            Receiver(script) as receiver,
-            HttpSink(endpoint(receiver.url + path, **fields), clock=clock) as sink,
-        ):
-            for _ in range(times):
-                try:
-                    outcome = await sink.send(event)
-                except Exception as error:  # noqa: BLE001 - the outcome is what a test looks at
-                    outcome = error
-            return outcome, receiver
-
-    return asyncio.run(run())
+    async with (
+        Receiver(script) as receiver,
+        HttpSink(endpoint(receiver.url + path, **fields), clock=clock) as sink,
+    ):
+        for _ in range(times):
+            try:
+                outcome = await sink.send(event)
+            except Exception as error:  # noqa: BLE001 - the outcome is what a test looks at
+                outcome = error
+        return outcome, receiver
 
 
-def seconds(function):
+async def seconds(sending):
     start = time.monotonic()
-    result = function()
+    result = await sending
     return result, time.monotonic() - start
 
 
@@ -91,15 +88,15 @@ def write(*packets):
 # The wire
 
 
-def test_the_bytes_that_arrive_are_the_bytes_that_were_stored():
+async def test_the_bytes_that_arrive_are_the_bytes_that_were_stored():
     event = replace(EVENT, body='{"b" : 1, "a":"h€llo","n":1.50}'.encode())
-    _, receiver = deliver(respond(200), event)
+    _, receiver = await deliver(respond(200), event)
     assert receiver.journal[0].body == event.body
 
 
-def test_every_header_of_the_binding_is_there():
+async def test_every_header_of_the_binding_is_there():
     event = replace(EVENT, time="2026-01-31T12:00:00Z", subject="order/42")
-    _, receiver = deliver(respond(200), event, clock=FixedClock(1_700_000_000.9))
+    _, receiver = await deliver(respond(200), event, clock=FixedClock(1_700_000_000.9))
     headers = dict(receiver.journal[0].headers)
     assert headers.pop("host") == receiver.url.removeprefix("http://")
     assert headers.pop("user-agent").startswith("resonant/")
@@ -119,7 +116,7 @@ def test_every_header_of_the_binding_is_there():
     }
 
 
-def test_the_event_is_posted_to_the_path_and_query_as_configured():
+async def test_the_event_is_posted_to_the_path_and_query_as_configured():
     path = "/a%2Fb/c+d/~e?sig=a%2Bb%3D&x=y"
 
     seen = []
@@ -128,14 +125,14 @@ def test_the_event_is_posted_to_the_path_and_query_as_configured():
         seen.append((request.method, request.path))
         return respond(200)
 
-    deliver(script, path=path)
+    await deliver(script, path=path)
     assert seen == [("POST", path)]
 
 
-def test_attributes_are_percent_encoded_as_the_binding_demands():
+async def test_attributes_are_percent_encoded_as_the_binding_demands():
     # The example of CloudEvents HTTP binding, 3.1.3.2, and one for each rule.
     event = replace(EVENT, subject="Euro € 😀", source='/a"b%c d~!', id="evt_%1")
-    _, receiver = deliver(respond(200), event)
+    _, receiver = await deliver(respond(200), event)
     headers = receiver.journal[0].headers
     assert headers["ce-subject"] == "Euro%20%E2%82%AC%20%F0%9F%98%80"
     assert headers["ce-source"] == "/a%22b%25c%20d~!"
@@ -151,8 +148,8 @@ def test_any_attribute_becomes_visible_ascii_and_comes_back(text):
     assert urllib.parse.unquote(encoded) == text
 
 
-def test_the_signature_is_that_of_the_reference_vector():
-    _, receiver = deliver(
+async def test_the_signature_is_that_of_the_reference_vector():
+    _, receiver = await deliver(
         respond(200), VECTOR_EVENT, clock=FixedClock(VECTOR_TIME), signing_secrets=(SECRET,)
     )
     headers = receiver.journal[0].headers
@@ -160,40 +157,37 @@ def test_the_signature_is_that_of_the_reference_vector():
     assert headers["webhook-signature"] == VECTOR_SIGNATURE
 
 
-def test_while_a_secret_is_rotated_both_sign():
+async def test_while_a_secret_is_rotated_both_sign():
     other = "whsec_" + base64.b64encode(b"n" * 24).decode()
-    _, receiver = deliver(respond(200), signing_secrets=(SECRET, other))
+    _, receiver = await deliver(respond(200), signing_secrets=(SECRET, other))
     received = receiver.journal[0]
     assert len(received.headers["webhook-signature"].split(" ")) == 2
     for secret in (SECRET, other):
         assert Webhook(secret).verify(received.body, dict(received.headers)) == {"order": 42}
 
 
-def test_without_a_secret_there_is_no_signature():
-    _, receiver = deliver(respond(200))
+async def test_without_a_secret_there_is_no_signature():
+    _, receiver = await deliver(respond(200))
     assert "webhook-signature" not in receiver.journal[0].headers
 
 
-def test_the_endpoints_own_headers_are_sent():
-    _, receiver = deliver(respond(200), headers={"X-Tenant": "a b", "User-Agent": "mine/1"})
+async def test_the_endpoints_own_headers_are_sent():
+    _, receiver = await deliver(respond(200), headers={"X-Tenant": "a b", "User-Agent": "mine/1"})
     headers = receiver.journal[0].headers
     assert (headers["x-tenant"], headers["user-agent"]) == ("a b", "mine/1")
 
 
-def test_a_user_in_the_url_becomes_basic_authentication():
-    async def run():
-        async with Receiver() as receiver:
-            url = receiver.url.replace("http://", "http://us%20er:p%40ss@")
-            async with HttpSink(endpoint(url)) as sink:
-                await sink.send(EVENT)
-            return receiver.journal[0].headers
-
-    headers = asyncio.run(run())
+async def test_a_user_in_the_url_becomes_basic_authentication():
+    async with Receiver() as receiver:
+        url = receiver.url.replace("http://", "http://us%20er:p%40ss@")
+        async with HttpSink(endpoint(url)) as sink:
+            await sink.send(EVENT)
+        headers = receiver.journal[0].headers
     assert headers["authorization"] == "Basic " + base64.b64encode(b"us er:p@ss").decode()
     assert "@" not in headers["host"]
 
 
-def test_https_trusts_the_endpoints_own_authority_and_no_other(tmp_path):
+async def test_https_trusts_the_endpoints_own_authority_and_no_other(tmp_path):
     authority, server = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -202,54 +196,51 @@ def test_https_trusts_the_endpoints_own_authority_and_no_other(tmp_path):
         async with Receiver(tls=server) as receiver, HttpSink(endpoint(receiver.url, **fields)) as sink:
             return await sink.send(EVENT)
 
-    assert asyncio.run(run(ca_file=str(tmp_path / "ca.pem"))).status_code == 200
+    assert (await run(ca_file=str(tmp_path / "ca.pem"))).status_code == 200
     with pytest.raises(httpx.TransportError) as failure:
-        asyncio.run(run())
+        await run()
     assert classify(failure.value, now=0.0).code == "tls_certificate"
 
 
-def test_a_missing_ca_file_is_an_endpoint_error():
+async def test_a_missing_ca_file_is_an_endpoint_error():
     async def run():
         async with HttpSink(endpoint("https://127.0.0.1:1", ca_file="/no/such/file.pem")) as sink:
             await sink.send(EVENT)
 
     with pytest.raises(EndpointError, match="ca_file cannot be read: No such file"):
-        asyncio.run(run())
+        await run()
 
 
 # The answer
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-def test_any_2xx_is_a_delivery(status):
-    outcome, _ = deliver(respond(status))
+async def test_any_2xx_is_a_delivery(status):
+    outcome, _ = await deliver(respond(status))
     assert outcome == Receipt(status, "", None)
 
 
 @pytest.mark.parametrize("status", [101, 301, 302, 304, 400, 404, 410, 429, 500, 503, 599])
-def test_any_other_status_is_not(status):
-    outcome, _ = deliver(respond(status))
+async def test_any_other_status_is_not(status):
+    outcome, _ = await deliver(respond(status))
     assert isinstance(outcome, UnexpectedStatus)
     assert (outcome.status_code, outcome.retry_after) == (status, None)
 
 
-def test_an_unexpected_status_carries_retry_after_and_the_answer():
-    outcome, _ = deliver(
+async def test_an_unexpected_status_carries_retry_after_and_the_answer():
+    outcome, _ = await deliver(
         respond(503, {"Retry-After": "Mon, 03 Jun 2019 11:30:12 GMT"}, b"come\r\n back\x00 later")
     )
     assert outcome == UnexpectedStatus(503, "Mon, 03 Jun 2019 11:30:12 GMT", "come back later")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_never_followed(status):
-    async def run():
-        async with Receiver() as other, Receiver(redirect(other.url, status)) as receiver:
-            async with HttpSink(endpoint(receiver.url)) as sink:
-                with pytest.raises(UnexpectedStatus):
-                    await sink.send(EVENT)
-            return len(receiver.journal), len(other.journal)
-
-    assert asyncio.run(run()) == (1, 0)
+async def test_a_redirect_is_never_followed(status):
+    async with Receiver() as other, Receiver(redirect(other.url, status)) as receiver:
+        async with HttpSink(endpoint(receiver.url)) as sink:
+            with pytest.raises(UnexpectedStatus):
+                await sink.send(EVENT)
+        assert (len(receiver.journal), len(other.journal)) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -265,16 +256,16 @@ def test_a_redirect_is_never_followed(status):
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
-def test_a_2xx_is_a_delivery_whatever_its_body_is(action, warning):
-    (outcome, _), duration = seconds(lambda: deliver(action))
+async def test_a_2xx_is_a_delivery_whatever_its_body_is(action, warning):
+    (outcome, _), duration = await seconds(deliver(action))
     assert isinstance(outcome, Receipt)
     assert outcome.status_code == 200
     assert outcome.warning.startswith(warning.partition(" (")[0])
     assert duration < (4 if "too long" in warning else 0.9)
 
 
-def test_a_body_that_does_not_decode_is_not_decoded():
-    outcome, _ = deliver(respond(200, {"content-encoding": "gzip"}, b"no gzip"))
+async def test_a_body_that_does_not_decode_is_not_decoded():
+    outcome, _ = await deliver(respond(200, {"content-encoding": "gzip"}, b"no gzip"))
     assert outcome == Receipt(200, "no gzip", None)
 
 
@@ -283,15 +274,15 @@ def test_a_body_that_does_not_decode_is_not_decoded():
     [truncated_body(503), reset_mid_body(503), endless_body(503), slow_body(10, 503)],
     ids=lambda a: a.name,
 )
-def test_a_broken_body_does_not_hide_the_status(action):
-    outcome, _ = deliver(action, timeout=1.0)
+async def test_a_broken_body_does_not_hide_the_status(action):
+    outcome, _ = await deliver(action, timeout=1.0)
     assert isinstance(outcome, UnexpectedStatus)
     assert outcome.status_code == 503
 
 
 @pytest.mark.parametrize("status", [200, 500])
-def test_one_kibibyte_of_an_answer_is_kept(status):
-    outcome, _ = deliver(respond(status, body="€".encode() * 1000))
+async def test_one_kibibyte_of_an_answer_is_kept(status):
+    outcome, _ = await deliver(respond(status, body="€".encode() * 1000))
     assert outcome.excerpt == "€" * (1024 // 3)
 
 
@@ -302,19 +293,19 @@ def test_an_excerpt_is_one_line_of_visible_text_of_a_kibibyte_at_most(body):
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", excerpt)
 
 
-def test_an_answer_that_repeats_our_secrets_is_kept_without_them():
+async def test_an_answer_that_repeats_our_secrets_is_kept_without_them():
     def script(request):
         echo = f"Cannot POST {request.path}: {request.headers['authorization']}"
         return respond(404, body=b"." * 1000 + echo.encode())
 
-    outcome, _ = deliver(
+    outcome, _ = await deliver(
         script, path="/hooks/T0KENT0KEN?key=qqqq", headers={"authorization": "Bearer s3cret"}
     )
     assert outcome.excerpt.endswith(".Cannot POST ***?***: ***")
 
 
-def test_headers_as_large_as_a_body_do_not_hide_a_success():
-    outcome, _ = deliver(respond(200, {"x-large": "x" * 50_000}))
+async def test_headers_as_large_as_a_body_do_not_hide_a_success():
+    outcome, _ = await deliver(respond(200, {"x-large": "x" * 50_000}))
     assert outcome.status_code == 200
 
 
@@ -327,8 +318,8 @@ def test_headers_as_large_as_a_body_do_not_hide_a_success():
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
-def test_an_answer_without_a_status_is_a_transient_failure_that_may_have_been_processed(action, code):
-    outcome, _ = deliver(action)
+async def test_an_answer_without_a_status_is_a_transient_failure_that_may_have_been_processed(action, code):
+    outcome, _ = await deliver(action)
     verdict = classify(outcome, now=0.0)
     assert (verdict.category, verdict.code, verdict.maybe_processed) == ("transient", code, True)
 
@@ -345,7 +336,7 @@ def test_an_answer_without_a_status_is_a_transient_failure_that_may_have_been_pr
     ],
     ids=lambda action: action.name,
 )
-def test_one_deadline_holds_for_the_whole_attempt(action):
+async def test_one_deadline_holds_for_the_whole_attempt(action):
     if action.name == "trickling head":
 
         async def perform(reader, writer):
@@ -354,20 +345,20 @@ def test_one_deadline_holds_for_the_whole_attempt(action):
                 await asyncio.sleep(0.05)
 
         action = replace(action, perform=perform)
-    (outcome, _), duration = seconds(lambda: deliver(action, timeout=0.3))
+    (outcome, _), duration = await seconds(deliver(action, timeout=0.3))
     assert isinstance(outcome, TimeoutError)
     assert str(outcome) == "no answer within 0.3 s"
     assert 0.3 <= duration < 3
 
 
-def test_the_deadline_holds_while_a_failures_body_trickles_in():
-    (outcome, _), duration = seconds(lambda: deliver(slow_body(20, 500), timeout=0.5))
+async def test_the_deadline_holds_while_a_failures_body_trickles_in():
+    (outcome, _), duration = await seconds(deliver(slow_body(20, 500), timeout=0.5))
     assert isinstance(outcome, UnexpectedStatus)
     assert outcome.excerpt.startswith("...")
     assert 0.5 <= duration < 3
 
 
-def test_the_deadline_holds_for_a_receiver_that_does_not_read():
+async def test_the_deadline_holds_for_a_receiver_that_does_not_read():
     async def run():
         async def read_nothing(reader, writer):
             await asyncio.sleep(60)
@@ -379,11 +370,11 @@ def test_the_deadline_holds_for_a_receiver_that_does_not_read():
                 await sink.send(replace(EVENT, body=b"1" * 20_000_000))
         server.close()
 
-    _, duration = seconds(lambda: asyncio.run(run()))
+    _, duration = await seconds(run())
     assert duration < 3
 
 
-def test_an_early_answer_with_a_body_without_end_does_not_hold_a_worker():
+async def test_an_early_answer_with_a_body_without_end_does_not_hold_a_worker():
     async def run():
         async def answer_unread(reader, writer):
             await reader.readuntil(b"\r\n\r\n")
@@ -397,140 +388,120 @@ def test_an_early_answer_with_a_body_without_end_does_not_hold_a_worker():
         server.close()
         return receipt
 
-    receipt, duration = seconds(lambda: asyncio.run(run()))
+    receipt, duration = await seconds(run())
     assert receipt == Receipt(200, "half", "the answer's body took too long")
     assert duration < 4
 
 
-def test_a_cancellation_passes_through_and_leaves_nothing_behind():
-    async def run():
-        before = asyncio.all_tasks()
-        async with Receiver(never_answer()) as receiver, HttpSink(endpoint(receiver.url)) as sink:
-            sending = asyncio.create_task(sink.send(EVENT))
-            while not receiver.journal:
-                await asyncio.sleep(0.01)
-            sending.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await sending
-        return asyncio.all_tasks() - before
-
-    assert asyncio.run(run()) == set()
+async def test_a_cancellation_passes_through_and_leaves_nothing_behind():
+    before = asyncio.all_tasks()
+    async with Receiver(never_answer()) as receiver, HttpSink(endpoint(receiver.url)) as sink:
+        sending = asyncio.create_task(sink.send(EVENT))
+        while not receiver.journal:
+            await asyncio.sleep(0.01)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    assert (asyncio.all_tasks() - before) == set()
 
 
 # Connections
 
 
-def test_connections_are_reused():
-    _, receiver = deliver(respond(200, body=b'{"ok":true}'), times=20)
+async def test_connections_are_reused():
+    _, receiver = await deliver(respond(200, body=b'{"ok":true}'), times=20)
     assert (len(receiver.journal), receiver.accepted) == (20, 1)
 
 
-def test_a_connection_that_was_idle_for_five_seconds_is_not_used_again(monkeypatch):
+async def test_a_connection_that_was_idle_for_five_seconds_is_not_used_again(monkeypatch):
     """Common servers hang up then, perhaps while the next event is on its way."""
 
-    async def run():
-        async with Receiver() as receiver, HttpSink(endpoint(receiver.url)) as sink:
-            await sink.send(EVENT)
-            monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + 5.0)
-            await sink.send(EVENT)
-            return receiver.accepted
-
-    assert asyncio.run(run()) == 2
+    async with Receiver() as receiver, HttpSink(endpoint(receiver.url)) as sink:
+        await sink.send(EVENT)
+        monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + 5.0)
+        await sink.send(EVENT)
+        assert receiver.accepted == 2
 
 
-def test_a_failure_that_was_read_to_its_end_keeps_its_connection():
-    _, receiver = deliver(respond(503, body=b"busy"), times=5)
+async def test_a_failure_that_was_read_to_its_end_keeps_its_connection():
+    _, receiver = await deliver(respond(503, body=b"busy"), times=5)
     assert receiver.accepted == 1
 
 
-def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_reused():
-    _, receiver = deliver(endless_body(), times=2)
+async def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_reused():
+    _, receiver = await deliver(endless_body(), times=2)
     assert receiver.accepted == 2
 
 
-def test_as_many_connections_as_there_are_sends_at_once():
-    async def run():
-        async with Receiver(respond(200, delay=0.3)) as receiver, HttpSink(endpoint(receiver.url)) as sink:
-            await asyncio.gather(*(sink.send(EVENT) for _ in range(120)))
-            return receiver.accepted
-
-    assert asyncio.run(run()) == 120
+async def test_as_many_connections_as_there_are_sends_at_once():
+    async with Receiver(respond(200, delay=0.3)) as receiver, HttpSink(endpoint(receiver.url)) as sink:
+        await asyncio.gather(*(sink.send(EVENT) for _ in range(120)))
+        assert receiver.accepted == 120
 
 
-def test_a_closed_sink_opens_again():
-    async def run():
-        async with Receiver() as receiver:
-            sink = HttpSink(endpoint(receiver.url))
-            for _ in range(2):
-                assert (await sink.send(EVENT)).status_code == 200
-                await sink.aclose()
+async def test_a_closed_sink_opens_again():
+    async with Receiver() as receiver:
+        sink = HttpSink(endpoint(receiver.url))
+        for _ in range(2):
+            assert (await sink.send(EVENT)).status_code == 200
             await sink.aclose()
-            return receiver.accepted
-
-    assert asyncio.run(run()) == 2
+        await sink.aclose()
+        assert receiver.accepted == 2
 
 
 @pytest.mark.filterwarnings("error")
-def test_nothing_is_left_open():
-    async def run():
-        before = asyncio.all_tasks()
-        async with Receiver(endless_body()) as receiver, HttpSink(endpoint(receiver.url)) as sink:
-            await sink.send(EVENT)
-        return asyncio.all_tasks() - before
-
-    assert asyncio.run(run(), debug=True) == set()
+async def test_nothing_is_left_open():
+    asyncio.get_running_loop().set_debug(True)
+    before = asyncio.all_tasks()
+    async with Receiver(endless_body()) as receiver, HttpSink(endpoint(receiver.url)) as sink:
+        await sink.send(EVENT)
+    assert asyncio.all_tasks() == before
 
 
-def test_cookies_are_not_kept():
-    _, receiver = deliver(respond(200, {"set-cookie": "session=1; Path=/"}), times=2)
+async def test_cookies_are_not_kept():
+    _, receiver = await deliver(respond(200, {"set-cookie": "session=1; Path=/"}), times=2)
     assert "cookie" not in receiver.journal[1].headers
 
 
-def test_a_proxy_in_the_environment_is_ignored(monkeypatch):
+async def test_a_proxy_in_the_environment_is_ignored(monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    outcome, receiver = deliver(respond(200))
+    outcome, receiver = await deliver(respond(200))
     assert outcome.status_code == 200
     assert len(receiver.journal) == 1
 
 
-def test_the_url_is_not_logged(caplog):
+async def test_the_url_is_not_logged(caplog):
     with caplog.at_level(logging.DEBUG):
-        deliver(respond(200), path="/T0KENT0KEN")
-        deliver(reset_before_response(), path="/T0KENT0KEN")
+        await deliver(respond(200), path="/T0KENT0KEN")
+        await deliver(reset_before_response(), path="/T0KENT0KEN")
     assert "T0KEN" not in caplog.text
 
 
 # The guard
 
 
-def test_a_name_with_a_private_address_is_refused_when_connecting():
-    async def run():
-        async with Receiver() as receiver:
-            url = receiver.url.replace("127.0.0.1", "localhost")
-            async with HttpSink(endpoint(url, allow_private=False)) as sink:
-                with pytest.raises(httpx.TransportError) as failure:
-                    await sink.send(EVENT)
-            return failure.value, receiver
-
-    failure, receiver = asyncio.run(run())
+async def test_a_name_with_a_private_address_is_refused_when_connecting():
+    async with Receiver() as receiver:
+        url = receiver.url.replace("127.0.0.1", "localhost")
+        async with HttpSink(endpoint(url, allow_private=False)) as sink:
+            with pytest.raises(httpx.TransportError) as failure:
+                await sink.send(EVENT)
+        failure = failure.value
     assert classify(failure, now=0.0).code == "address_refused"
     assert (receiver.accepted, receiver.journal) == (0, [])
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1"])
-def test_an_address_in_disguise_is_refused_when_connecting(host):
-    async def run():
-        async with Receiver() as receiver:
-            url = receiver.url.replace("127.0.0.1", host)
-            async with HttpSink(endpoint(url, allow_private=False)) as sink:
-                with pytest.raises(httpx.TransportError) as failure:
-                    await sink.send(EVENT)
-            return failure.value, receiver.accepted
-
-    failure, accepted = asyncio.run(run())
+async def test_an_address_in_disguise_is_refused_when_connecting(host):
+    async with Receiver() as receiver:
+        url = receiver.url.replace("127.0.0.1", host)
+        async with HttpSink(endpoint(url, allow_private=False)) as sink:
+            with pytest.raises(httpx.TransportError) as failure:
+                await sink.send(EVENT)
+        failure, accepted = failure.value, receiver.accepted
     assert classify(failure, now=0.0).category != "transient"
     assert accepted == 0
 
@@ -666,13 +637,13 @@ def test_a_message_is_one_line_of_300_characters_at_most_and_can_be_encoded():
     assert message.isprintable()
 
 
-def test_a_message_is_the_type_and_text_of_the_cause():
+async def test_a_message_is_the_type_and_text_of_the_cause():
     async def run():
         async with HttpSink(endpoint("http://127.0.0.1:1/T0KENT0KEN")) as sink:
             await sink.send(EVENT)
 
     with pytest.raises(httpx.TransportError) as failure:
-        asyncio.run(run())
+        await run()
     assert re.fullmatch(
         r"ConnectionRefusedError: \[Errno 111\] Connect call failed \('127.0.0.1', 1\)",
         safe_message(failure.value, endpoint("http://127.0.0.1:1/T0KENT0KEN")),
@@ -689,8 +660,8 @@ def test_a_message_is_the_type_and_text_of_the_cause():
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
-def test_a_message_says_what_happened(action, message):
-    outcome, receiver = deliver(action, path="/T0KENT0KEN", timeout=1.0)
+async def test_a_message_says_what_happened(action, message):
+    outcome, receiver = await deliver(action, path="/T0KENT0KEN", timeout=1.0)
     assert safe_message(outcome, endpoint(receiver.url)).startswith(message)
 
 
@@ -707,7 +678,7 @@ def test_an_error_without_a_text_is_its_type():
 # Other sinks
 
 
-def test_any_coroutine_function_can_be_a_sink():
+async def test_any_coroutine_function_can_be_a_sink():
     seen = []
 
     async def record(event):
@@ -720,8 +691,8 @@ def test_any_coroutine_function_can_be_a_sink():
     async def fail(event):
         raise LookupError("no such queue")
 
-    assert asyncio.run(CallableSink(record).send(EVENT)) is None
+    assert await CallableSink(record).send(EVENT) is None
     assert seen == [EVENT]
-    assert asyncio.run(CallableSink(receipt).send(EVENT)) == Receipt(warning="late")
+    assert await CallableSink(receipt).send(EVENT) == Receipt(warning="late")
     with pytest.raises(LookupError, match="no such queue"):
-        asyncio.run(CallableSink(fail).send(EVENT))
+        await CallableSink(fail).send(EVENT)

@@ -90,26 +90,20 @@ async def talk(url, request):
 RAW = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
 
 
-def raw_exchange(action):
-    async def run():
-        async with Receiver(action) as receiver:
-            return await talk(receiver.url, RAW)
-
-    return asyncio.run(run())
+async def raw_exchange(action):
+    async with Receiver(action) as receiver:
+        return await talk(receiver.url, RAW)
 
 
-def test_a_script_decides_by_what_it_sees_of_the_request():
+async def test_a_script_decides_by_what_it_sees_of_the_request():
     seen = []
 
     def script(request):
         seen.append(request)
         return respond(201, {"x-answer": "yes"}, b"done")
 
-    async def run():
-        async with Receiver(script) as receiver:
-            return await post(f"{receiver.url}/hooks?a=1", webhook_id="evt_9", body=b'{"n":1}')
-
-    response = asyncio.run(run())
+    async with Receiver(script) as receiver:
+        response = await post(f"{receiver.url}/hooks?a=1", webhook_id="evt_9", body=b'{"n":1}')
     (request,) = seen
     assert (response.status_code, response.headers["x-answer"], response.content) == (201, "yes", b"done")
     assert (request.method, request.path, request.webhook_id) == ("POST", "/hooks?a=1", "evt_9")
@@ -120,16 +114,16 @@ def test_a_script_decides_by_what_it_sees_of_the_request():
     )
 
 
-def test_tries_are_counted_for_each_webhook_id():
+async def test_tries_are_counted_for_each_webhook_id():
     def script(request):
         return respond(500) if request.try_number < 3 else respond(200)
 
-    async def run():
-        async with Receiver(script) as receiver:
-            ids = ["a", "b", "a", "a", "b"]
-            return [(await post(receiver.url, webhook_id=i)).status_code for i in ids], receiver.journal
-
-    statuses, journal = asyncio.run(run())
+    async with Receiver(script) as receiver:
+        ids = ["a", "b", "a", "a", "b"]
+        statuses, journal = (
+            [(await post(receiver.url, webhook_id=i)).status_code for i in ids],
+            receiver.journal,
+        )
     assert statuses == [500, 500, 500, 200, 500]
     assert [(r.webhook_id, r.try_number) for r in journal] == [
         ("a", 1),
@@ -141,60 +135,48 @@ def test_tries_are_counted_for_each_webhook_id():
     assert [r.status for r in journal] == statuses
 
 
-def test_connections_are_kept_alive_unless_the_client_says_otherwise():
-    async def run():
-        async with Receiver() as receiver:
-            async with httpx.AsyncClient(trust_env=False) as client:
-                for _ in range(3):
-                    await client.post(receiver.url)
-                kept = receiver.accepted
-                for _ in range(2):
-                    await client.post(receiver.url, headers={"connection": "close"})
-            return kept, receiver.accepted
-
-    assert asyncio.run(run()) == (1, 2)
+async def test_connections_are_kept_alive_unless_the_client_says_otherwise():
+    async with Receiver() as receiver:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            for _ in range(3):
+                await client.post(receiver.url)
+            kept = receiver.accepted
+            for _ in range(2):
+                await client.post(receiver.url, headers={"connection": "close"})
+        assert (kept, receiver.accepted) == (1, 2)
 
 
-def test_repeated_headers_are_joined():
+async def test_repeated_headers_are_joined():
     request = b"POST / HTTP/1.1\r\nX-A: 1\r\nx-a: 2\r\nconnection: close\r\n\r\n"
 
-    async def run():
-        async with Receiver() as receiver:
-            await talk(receiver.url, request)
-            return receiver.journal[0].headers["x-a"]
-
-    assert asyncio.run(run()) == "1, 2"
+    async with Receiver() as receiver:
+        await talk(receiver.url, request)
+        assert receiver.journal[0].headers["x-a"] == "1, 2"
 
 
 CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: Chunked\r\nwebhook-id: evt_c\r\n\r\n"
 
 
-def test_a_chunked_body_is_one_body_and_the_next_request_follows_it():
+async def test_a_chunked_body_is_one_body_and_the_next_request_follows_it():
     chunks = b'7;name="value"\r\n{"n":1}\r\nA \r\n0123456789\r\n0\r\nx-trailer: yes\r\nx-more: yes\r\n\r\n'
     last = RAW.replace(b"host: x", b"connection: close")
 
-    async def run():
-        async with Receiver() as receiver:
-            received, _ = await talk(receiver.url, CHUNKED + chunks + last)
-            return received, receiver.journal
-
-    received, journal = asyncio.run(run())
+    async with Receiver() as receiver:
+        received, _ = await talk(receiver.url, CHUNKED + chunks + last)
+        journal = receiver.journal
     assert [each.body for each in journal] == [b'{"n":1}0123456789', b"{}"]
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
 
 
-def test_what_a_client_streams_without_a_length_arrives_whole():
+async def test_what_a_client_streams_without_a_length_arrives_whole():
     parts = [random.Random(7).randbytes(size) for size in (1, 70_000, 300_000)]
 
     async def stream():
         for part in parts:
             yield part
 
-    async def run():
-        async with Receiver() as receiver:
-            return (await post(receiver.url, body=stream())).status_code, receiver.journal
-
-    status, [received] = asyncio.run(run())
+    async with Receiver() as receiver:
+        status, [received] = (await post(receiver.url, body=stream())).status_code, receiver.journal
     assert status == 200
     assert received.headers["transfer-encoding"] == "chunked"
     assert received.body == b"".join(parts)
@@ -224,34 +206,28 @@ def test_what_a_client_streams_without_a_length_arrives_whole():
     ],
     ids=lambda value: ascii(value)[:60],
 )
-def test_a_malformed_request_is_the_clients_fault_and_not_the_scripts(request_, said):
-    async def run():
-        async with Receiver() as receiver:
-            received, _ = await talk(receiver.url, request_)
-            assert (await post(receiver.url)).status_code == 200
-            return received, receiver.journal
-
-    received, journal = asyncio.run(run())
+async def test_a_malformed_request_is_the_clients_fault_and_not_the_scripts(request_, said):
+    async with Receiver() as receiver:
+        received, _ = await talk(receiver.url, request_)
+        assert (await post(receiver.url)).status_code == 200
+        journal = receiver.journal
     assert received.startswith(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n")
     assert said in received.partition(b"\r\n\r\n")[2]
     assert [each.webhook_id for each in journal] == ["evt_1"]
 
 
 @pytest.mark.parametrize("endless", [b"POST / HTTP/1.1\r\nx-a: ", CHUNKED, CHUNKED + b"0\r\nx-trailer: "])
-def test_what_is_too_large_to_be_a_head_is_the_clients_fault_too(endless):
+async def test_what_is_too_large_to_be_a_head_is_the_clients_fault_too(endless):
     """Whether the answer arrives is another matter: there is more that nobody reads."""
 
-    async def run():
-        async with Receiver() as receiver:
-            received, _ = await talk(receiver.url, endless + b"1" * 1_000_000)
-            return received, receiver.journal
-
-    received, journal = asyncio.run(run())
+    async with Receiver() as receiver:
+        received, _ = await talk(receiver.url, endless + b"1" * 1_000_000)
+        journal = receiver.journal
     assert received.startswith(b"HTTP/1.1 400 ") or received == b""
     assert journal == []
 
 
-def test_what_is_no_tls_after_the_handshake_is_the_clients_fault_too(tmp_path):
+async def test_what_is_no_tls_after_the_handshake_is_the_clients_fault_too(tmp_path):
     authority = Authority()
     trust = ssl.create_default_context(cafile=authority.write_to(tmp_path / "ca.pem"))
     complaints = []
@@ -265,12 +241,9 @@ def test_what_is_no_tls_after_the_handshake_is_the_clients_fault_too(tmp_path):
             with contextlib.suppress(OSError):
                 encrypted.recv(1)
 
-    async def run():
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        async with Receiver(tls=authority.context()) as receiver:
-            await asyncio.to_thread(break_the_rules, httpx.URL(receiver.url).port)
-
-    asyncio.run(run())
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with Receiver(tls=authority.context()) as receiver:
+        await asyncio.to_thread(break_the_rules, httpx.URL(receiver.url).port)
     assert complaints == []
 
 
@@ -295,11 +268,11 @@ def test_what_is_no_tls_after_the_handshake_is_the_clients_fault_too(tmp_path):
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
-def test_each_fault_is_what_its_name_says(action, received, end):
-    assert raw_exchange(action) == (received, end)
+async def test_each_fault_is_what_its_name_says(action, received, end):
+    assert await raw_exchange(action) == (received, end)
 
 
-def test_a_half_closed_connection_still_takes_what_is_sent():
+async def test_a_half_closed_connection_still_takes_what_is_sent():
     async def run():
         async with Receiver(half_close()) as receiver:
             reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
@@ -313,15 +286,12 @@ def test_a_half_closed_connection_still_takes_what_is_sent():
             while receiver._connections:
                 await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(run(), 5))
+    await asyncio.wait_for(run(), 5)
 
 
-def test_a_surplus_follows_what_was_promised_on_a_connection_that_stays():
-    async def run():
-        async with Receiver(surplus_body(201)) as receiver:
-            return await talk(receiver.url, RAW.replace(b"host: x", b"connection: close"))
-
-    received, end = asyncio.run(run())
+async def test_a_surplus_follows_what_was_promised_on_a_connection_that_stays():
+    async with Receiver(surplus_body(201)) as receiver:
+        received, end = await talk(receiver.url, RAW.replace(b"host: x", b"connection: close"))
     promised, surplus = received[: received.index(b"ok") + 2], received[received.index(b"ok") + 2 :]
     assert promised.startswith(b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\n")
     assert surplus == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -331,12 +301,9 @@ def test_a_surplus_follows_what_was_promised_on_a_connection_that_stays():
 @pytest.mark.parametrize(
     ("action", "size"), [(huge_header(300_000), 300_000), (many_headers(20_000), 200_000)]
 )
-def test_heads_can_be_as_large_as_one_likes(action, size):
-    async def run():
-        async with Receiver(action) as receiver:
-            return await talk(receiver.url, RAW.replace(b"host: x", b"connection: close"))
-
-    received, _ = asyncio.run(run())
+async def test_heads_can_be_as_large_as_one_likes(action, size):
+    async with Receiver(action) as receiver:
+        received, _ = await talk(receiver.url, RAW.replace(b"host: x", b"connection: close"))
     assert received.startswith(b"HTTP/1.1 200 OK\r\n")
     assert len(received) > size
 
@@ -350,7 +317,7 @@ def test_heads_can_be_as_large_as_one_likes(action, size):
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
-def test_heads_without_end_go_on_until_the_client_hangs_up(action, beginning):
+async def test_heads_without_end_go_on_until_the_client_hangs_up(action, beginning):
     async def run():
         async with Receiver(action) as receiver:
             reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
@@ -361,33 +328,27 @@ def test_heads_without_end_go_on_until_the_client_hangs_up(action, beginning):
                 await asyncio.sleep(0.01)
             return received
 
-    assert asyncio.run(asyncio.wait_for(run(), 5)) == beginning
+    assert await asyncio.wait_for(run(), 5) == beginning
 
 
-def test_a_connection_can_meet_its_fate_before_it_is_read():
-    async def run():
-        fates = {1: reset_before_response(), 2: garbage()}
-        async with Receiver(connection=fates.get) as receiver:
-            outcomes = []
-            for _ in range(3):
-                with contextlib.suppress(httpx.TransportError):
-                    outcomes.append((await post(receiver.url)).status_code)
-            return outcomes, receiver.accepted, len(receiver.journal)
-
-    assert asyncio.run(run()) == ([200], 3, 1)
+async def test_a_connection_can_meet_its_fate_before_it_is_read():
+    fates = {1: reset_before_response(), 2: garbage()}
+    async with Receiver(connection=fates.get) as receiver:
+        outcomes = []
+        for _ in range(3):
+            with contextlib.suppress(httpx.TransportError):
+                outcomes.append((await post(receiver.url)).status_code)
+        assert (outcomes, receiver.accepted, len(receiver.journal)) == ([200], 3, 1)
 
 
-def test_what_is_never_read_fills_the_kernel_and_no_more():
-    async def run():
-        async with Receiver(connection=never_read()) as receiver:
-            _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
-            writer.write(RAW + b"x" * 50_000_000)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(writer.drain(), 0.3)
-            writer.transport.abort()
-            return receiver.journal
-
-    assert asyncio.run(run()) == []
+async def test_what_is_never_read_fills_the_kernel_and_no_more():
+    async with Receiver(connection=never_read()) as receiver:
+        _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
+        writer.write(RAW + b"x" * 50_000_000)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(writer.drain(), 0.3)
+        writer.transport.abort()
+        assert receiver.journal == []
 
 
 def test_a_port_can_refuse_and_a_queue_can_be_full():
@@ -406,7 +367,7 @@ def test_a_port_can_refuse_and_a_queue_can_be_full():
         ("self_signed", "self-signed certificate"),
     ],
 )
-def test_each_flaw_of_a_certificate_is_what_its_name_says(tmp_path, flaw, said):
+async def test_each_flaw_of_a_certificate_is_what_its_name_says(tmp_path, flaw, said):
     authority = Authority()
     trust = ssl.create_default_context(cafile=authority.write_to(tmp_path / "ca.pem"))
 
@@ -417,9 +378,9 @@ def test_each_flaw_of_a_certificate_is_what_its_name_says(tmp_path, flaw, said):
         ):
             return (await client.post(receiver.url)).status_code
 
-    assert asyncio.run(run(None)) == 200
+    assert await run(None) == 200
     with pytest.raises(httpx.ConnectError, match=said):
-        asyncio.run(run(flaw))
+        await run(flaw)
 
 
 def test_without_its_package_an_authority_says_what_to_install(monkeypatch, capsys):
@@ -533,12 +494,9 @@ def test_hell_runs_as_a_process_too(tmp_path):
     assert {action.name for action in HELL.values()} > {"gzip_bomb", "slow_headers", "half_close"}
 
 
-def test_redirects_name_a_location():
-    async def run():
-        async with Receiver(redirect("http://127.0.0.1:1/", status=308)) as receiver:
-            return await post(receiver.url), receiver.journal[0]
-
-    response, received = asyncio.run(run())
+async def test_redirects_name_a_location():
+    async with Receiver(redirect("http://127.0.0.1:1/", status=308)) as receiver:
+        response, received = await post(receiver.url), receiver.journal[0]
     assert (response.status_code, response.headers["location"]) == (308, "http://127.0.0.1:1/")
     assert (received.action, received.status) == ("redirect", 308)
 
@@ -569,14 +527,11 @@ def test_a_date_has_the_form_that_it_is_asked_for(form, early, late):
         ("nonsense", "[a-z]+", None),
     ],
 )
-def test_hell_asks_for_a_wait_in_every_form_and_in_none(way, value, seconds):
-    async def run():
-        async with Receiver(hell) as receiver:
-            before = time.time()
-            response = await post(receiver.url, event_type=f"demo.retry-after-{way}")
-            return response, before, receiver.journal[0]
-
-    response, before, received = asyncio.run(run())
+async def test_hell_asks_for_a_wait_in_every_form_and_in_none(way, value, seconds):
+    async with Receiver(hell) as receiver:
+        before = time.time()
+        response = await post(receiver.url, event_type=f"demo.retry-after-{way}")
+        received = receiver.journal[0]
     asked = response.headers["retry-after"]
     assert (response.status_code, received.status, received.action) == (429, 429, "retry_after")
     assert re.fullmatch(value, asked)
@@ -584,9 +539,9 @@ def test_hell_asks_for_a_wait_in_every_form_and_in_none(way, value, seconds):
     assert wait == seconds or (seconds == 5 and 5 <= wait < 5 + 1 + time.time() - before)
 
 
-def test_a_wait_of_ones_own_is_asked_for_with_the_status_that_one_likes():
+async def test_a_wait_of_ones_own_is_asked_for_with_the_status_that_one_likes():
     for action in (retry_after("7", 503), retry_after_date("rfc-850", 7, 503)):
-        received, _ = raw_exchange(Action("close", closing(action.perform)))
+        received, _ = await raw_exchange(Action("close", closing(action.perform)))
         assert received.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nretry-after: " in received
 
@@ -599,16 +554,13 @@ def closing(perform):
     return then_close
 
 
-def test_an_answer_can_be_late():
-    async def run():
-        async with Receiver(respond(200, delay=30)) as receiver:
-            with pytest.raises(httpx.ReadTimeout):
-                await post(receiver.url, timeout=httpx.Timeout(5, read=0.2))
-
-    asyncio.run(run())
+async def test_an_answer_can_be_late():
+    async with Receiver(respond(200, delay=30)) as receiver:
+        with pytest.raises(httpx.ReadTimeout):
+            await post(receiver.url, timeout=httpx.Timeout(5, read=0.2))
 
 
-def test_never_answering_lasts_until_the_client_hangs_up():
+async def test_never_answering_lasts_until_the_client_hangs_up():
     async def run():
         async with Receiver(never_answer()) as receiver:
             with pytest.raises(httpx.ReadTimeout):
@@ -617,14 +569,14 @@ def test_never_answering_lasts_until_the_client_hangs_up():
                 await asyncio.sleep(0.01)
             return receiver.journal[0]
 
-    received = asyncio.run(asyncio.wait_for(run(), 5))
+    received = await asyncio.wait_for(run(), 5)
     assert (received.action, received.status) == ("never_answer", None)
 
 
 @pytest.mark.parametrize(
     "action", [slow_body(bytes_per_second=50), endless_body()], ids=lambda action: action.name
 )
-def test_bodies_without_end_go_on_until_the_client_hangs_up(action):
+async def test_bodies_without_end_go_on_until_the_client_hangs_up(action):
     async def run():
         async with Receiver(action) as receiver:
             async with (
@@ -638,49 +590,40 @@ def test_bodies_without_end_go_on_until_the_client_hangs_up(action):
                 await asyncio.sleep(0.01)
             return response.status_code, head
 
-    status, head = asyncio.run(asyncio.wait_for(run(), 10))
+    status, head = await asyncio.wait_for(run(), 10)
     assert status == 200
     assert len(head) == 5
 
 
-def test_an_action_of_ones_own_writes_to_the_stream():
+async def test_an_action_of_ones_own_writes_to_the_stream():
     async def perform(reader, writer):
         writer.write(b"HTTP/1.1 299 Mine\r\ncontent-length: 0\r\n\r\n")
 
-    async def run():
-        async with Receiver(Action("mine", perform, 299)) as receiver:
-            return (await post(receiver.url)).status_code, receiver.journal[0].action
-
-    assert asyncio.run(run()) == (299, "mine")
+    async with Receiver(Action("mine", perform, 299)) as receiver:
+        assert (await post(receiver.url)).status_code, receiver.journal[0].action == (299, "mine")
 
 
-def test_it_speaks_tls_where_given_a_context():
+async def test_it_speaks_tls_where_given_a_context():
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
 
-    async def run():
-        async with (
-            Receiver(tls=context) as receiver,
-            httpx.AsyncClient(verify=trust, trust_env=False) as client,
-        ):
-            return receiver.url, (await client.post(receiver.url)).status_code
-
-    url, status = asyncio.run(run())
+    async with (
+        Receiver(tls=context) as receiver,
+        httpx.AsyncClient(verify=trust, trust_env=False) as client,
+    ):
+        url, status = receiver.url, (await client.post(receiver.url)).status_code
     assert url.startswith("https://127.0.0.1:")
     assert status == 200
 
 
-def test_a_port_can_be_taken_again_at_once():
-    async def run():
-        async with Receiver() as receiver:
-            await post(receiver.url)
-        async with Receiver(port=httpx.URL(receiver.url).port) as again:
-            return receiver.url == again.url, (await post(again.url)).status_code
-
-    assert asyncio.run(run()) == (True, 200)
+async def test_a_port_can_be_taken_again_at_once():
+    async with Receiver() as receiver:
+        await post(receiver.url)
+    async with Receiver(port=httpx.URL(receiver.url).port) as again:
+        assert (receiver.url == again.url, (await post(again.url)).status_code) == (True, 200)
 
 
 def test_nothing_is_left_behind_whatever_was_going_on():
@@ -720,17 +663,17 @@ def test_nothing_is_left_behind_whatever_was_going_on():
     assert complaints == []
 
 
-def test_a_broken_script_fails_the_test_that_wrote_it():
+async def test_a_broken_script_fails_the_test_that_wrote_it():
     async def run():
         async with Receiver(lambda _: {}["no such key"]) as receiver:
             with pytest.raises(httpx.RemoteProtocolError):
                 await post(receiver.url)
 
     with pytest.raises(KeyError, match="no such key"):
-        asyncio.run(run())
+        await run()
 
 
-def test_the_journal_is_on_disk_before_the_answer(tmp_path):
+async def test_the_journal_is_on_disk_before_the_answer(tmp_path):
     path = tmp_path / "journal.jsonl"
     body = '{"greeting":"h€llo"}'.encode()
     seen = []
@@ -739,26 +682,20 @@ def test_the_journal_is_on_disk_before_the_answer(tmp_path):
         seen.extend(read_journal(path))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 
-    async def run():
-        async with Receiver(Action("look", perform, 200), journal_path=path) as receiver:
-            await post(receiver.url, body=body)
-            return receiver.journal
-
-    journal = asyncio.run(run())
+    async with Receiver(Action("look", perform, 200), journal_path=path) as receiver:
+        await post(receiver.url, body=body)
+        journal = receiver.journal
     assert seen == journal
     assert journal[0].body == body
     assert hashlib.sha256(body).hexdigest() in path.read_text()
 
 
-def test_the_journal_is_appended_to(tmp_path):
+async def test_the_journal_is_appended_to(tmp_path):
     path = tmp_path / "journal.jsonl"
 
-    async def run():
-        for webhook_id in ("a", "b"):
-            async with Receiver(journal_path=path) as receiver:
-                await post(receiver.url, webhook_id=webhook_id)
-
-    asyncio.run(run())
+    for webhook_id in ("a", "b"):
+        async with Receiver(journal_path=path) as receiver:
+            await post(receiver.url, webhook_id=webhook_id)
     assert [received.webhook_id for received in read_journal(path)] == ["a", "b"]
 
 
@@ -807,29 +744,23 @@ def test_it_runs_as_a_process_of_its_own_until_it_is_told_to_stop(tmp_path):
         ("com.example.order.paid", [200, 200, 200]),
     ],
 )
-def test_the_demo_misbehaves_in_eight_ways(event_type, outcomes):
-    async def run():
-        async with Receiver(eight_ways) as receiver:
-            for _ in outcomes:
-                with contextlib.suppress(httpx.TransportError):
-                    await post(receiver.url, event_type=event_type, timeout=httpx.Timeout(5, read=0.1))
-            while len(receiver.journal) < len(outcomes):
-                await asyncio.sleep(0.01)
-            return receiver.journal
-
-    journal = asyncio.run(run())
+async def test_the_demo_misbehaves_in_eight_ways(event_type, outcomes):
+    async with Receiver(eight_ways) as receiver:
+        for _ in outcomes:
+            with contextlib.suppress(httpx.TransportError):
+                await post(receiver.url, event_type=event_type, timeout=httpx.Timeout(5, read=0.1))
+        while len(receiver.journal) < len(outcomes):
+            await asyncio.sleep(0.01)
+        journal = receiver.journal
     assert [received.status for received in journal] == outcomes
 
 
-def test_the_demos_503_asks_for_a_second():
-    async def run():
-        async with Receiver(eight_ways) as receiver:
-            return (await post(receiver.url, event_type="demo.503-retry-after")).headers["retry-after"]
-
-    assert asyncio.run(run()) == "1"
+async def test_the_demos_503_asks_for_a_second():
+    async with Receiver(eight_ways) as receiver:
+        assert (await post(receiver.url, event_type="demo.503-retry-after")).headers["retry-after"] == "1"
 
 
-def test_a_flaky_script_fails_its_share_of_first_tries_and_always_the_same_ones():
+async def test_a_flaky_script_fails_its_share_of_first_tries_and_always_the_same_ones():
     async def failed(seed):
         async with Receiver(flaky(0.3, seed)) as receiver, httpx.AsyncClient(trust_env=False) as client:
             for number in [*range(200), *range(200)]:
@@ -838,7 +769,7 @@ def test_a_flaky_script_fails_its_share_of_first_tries_and_always_the_same_ones(
         assert {received.status for received in second} == {200}
         return {received.webhook_id for received in first if received.status == 500}
 
-    once, again, otherwise = (asyncio.run(failed(seed)) for seed in (1, 1, 2))
+    once, again, otherwise = [await failed(seed) for seed in (1, 1, 2)]
     assert 40 <= len(once) <= 80
     assert once == again != otherwise
 
@@ -850,10 +781,7 @@ def test_the_fixed_clock_moves_only_when_told():
     assert clock() == 1_002.5
 
 
-def test_it_listens_on_loopback_only():
-    async def run():
-        async with Receiver(always_ok) as receiver:
-            (listener,) = receiver._server.sockets
-            return listener.getsockname()[0], listener.family
-
-    assert asyncio.run(run()) == ("127.0.0.1", socket.AF_INET)
+async def test_it_listens_on_loopback_only():
+    async with Receiver(always_ok) as receiver:
+        (listener,) = receiver._server.sockets
+        assert (listener.getsockname()[0], listener.family) == ("127.0.0.1", socket.AF_INET)

@@ -65,150 +65,126 @@ def _after(lease):
     return replace(lease, attempts=lease.attempts + 1, round_attempts=lease.round_attempts + 1)
 
 
-def test_enqueueing_reports_the_deliveries_that_it_accepted_and_those_known_before(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            first = await enqueue(store, "a", "b")
-            again = await enqueue(store, "b", "c")
-            assert len(first) == len(again) == 2
-            assert len(set(first) & set(again)) == 1
-            elsewhere = await store.enqueue([make_event(id="a", type="t", source="/s", data=None)], "others")
-            assert not set(elsewhere.delivery_ids) & {*first, *again}
-
-    asyncio.run(main())
+async def test_enqueueing_reports_the_deliveries_that_it_accepted_and_those_known_before(store_url):
+    async with opened(store_url) as store:
+        first = await enqueue(store, "a", "b")
+        again = await enqueue(store, "b", "c")
+        assert len(first) == len(again) == 2
+        assert len(set(first) & set(again)) == 1
+        elsewhere = await store.enqueue([make_event(id="a", type="t", source="/s", data=None)], "others")
+        assert not set(elsewhere.delivery_ids) & {*first, *again}
 
 
-def test_a_tracker_counts_what_another_process_sent(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            tracker = Tracker(store)
-            tracker.add(await enqueue(store, *(f"e{n}" for n in range(7))))
-            await tracker.look()
-            assert tracker.outcomes.unfinished == 7
-            await another_sends(store, 2)
-            await another_sends(store, 1, attempts=2)
-            await another_sends(store, 1, GiveUp("permanent"))
-            await another_sends(store, 1, Park(60.0, START + 60))
-            await another_sends(store, 1, Retry(9.0, START + 9))
-            await tracker.look()
-            assert str(tracker.outcomes) == (
-                "3 delivered, 1 retried, 1 parked, 1 dead-lettered (1 permanent), 2 not finished yet"
-            )
-            assert not tracker.is_settled, "one waits for a retry in a process, one was never tried"
-
-    asyncio.run(main())
+async def test_a_tracker_counts_what_another_process_sent(store_url):
+    async with opened(store_url) as store:
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, *(f"e{n}" for n in range(7))))
+        await tracker.look()
+        assert tracker.outcomes.unfinished == 7
+        await another_sends(store, 2)
+        await another_sends(store, 1, attempts=2)
+        await another_sends(store, 1, GiveUp("permanent"))
+        await another_sends(store, 1, Park(60.0, START + 60))
+        await another_sends(store, 1, Retry(9.0, START + 9))
+        await tracker.look()
+        assert str(tracker.outcomes) == (
+            "3 delivered, 1 retried, 1 parked, 1 dead-lettered (1 permanent), 2 not finished yet"
+        )
+        assert not tracker.is_settled, "one waits for a retry in a process, one was never tried"
 
 
-def test_a_parked_delivery_that_is_sent_counts_by_its_outcome(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            tracker = Tracker(store)
-            tracker.add(await enqueue(store, "a", "b", "c"))
-            await another_sends(store, 3, Park(60.0, START + 60))
-            await tracker.look()
-            assert tracker.is_settled
-            assert tracker.outcomes.parked == 3
-            store.clock.advance(61)
-            [lease, _] = await store.claim("orders", owner="another", limit=2)
-            await store.begin([lease])
-            attempt = Attempt(2, 1, store.clock(), 0.1, "delivered")
-            await store.record([Outcome(lease, attempt, None)])
-            await tracker.finish()
-            assert str(tracker.outcomes) == "1 delivered, 1 retried, 2 parked, 0 dead-lettered"
-
-    asyncio.run(main())
+async def test_a_parked_delivery_that_is_sent_counts_by_its_outcome(store_url):
+    async with opened(store_url) as store:
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, "a", "b", "c"))
+        await another_sends(store, 3, Park(60.0, START + 60))
+        await tracker.look()
+        assert tracker.is_settled
+        assert tracker.outcomes.parked == 3
+        store.clock.advance(61)
+        [lease, _] = await store.claim("orders", owner="another", limit=2)
+        await store.begin([lease])
+        attempt = Attempt(2, 1, store.clock(), 0.1, "delivered")
+        await store.record([Outcome(lease, attempt, None)])
+        await tracker.finish()
+        assert str(tracker.outcomes) == "1 delivered, 1 retried, 2 parked, 0 dead-lettered"
 
 
-def test_deliveries_of_an_earlier_run_are_counted_separately(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            await enqueue(store, "a", "b")
-            await another_sends(store, 1)
-            store.clock.advance(10)
-            tracker = Tracker(store)
-            tracker.add(await enqueue(store, "a", "b", "c"))
-            await another_sends(store, 2)
-            await tracker.look()
-            assert str(tracker.outcomes) == (
-                "2 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 delivered before"
-            )
-
-    asyncio.run(main())
+async def test_deliveries_of_an_earlier_run_are_counted_separately(store_url):
+    async with opened(store_url) as store:
+        await enqueue(store, "a", "b")
+        await another_sends(store, 1)
+        store.clock.advance(10)
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, "a", "b", "c"))
+        await another_sends(store, 2)
+        await tracker.look()
+        assert str(tracker.outcomes) == (
+            "2 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 delivered before"
+        )
 
 
-def test_the_dlq_command_starts_at_the_run_or_at_an_earlier_dead_letter(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            ids = await enqueue(store, "a", "b")
-            await another_sends(store, 1, GiveUp("permanent"))
-            store.clock.advance(10)
-            await another_sends(store, 1, GiveUp("permanent"))
-            tracker = Tracker(store, since=START + 5)
-            tracker.add(ids[1:])
-            await tracker.look()
-            shown = tracker.dead_letters_shown_by("orders")
-            assert shown == "resonant dlq --endpoint orders --since 2023-11-14T22:13:25.000Z"
-            tracker.add(ids[:1])
-            await tracker.look()
-            assert tracker.dead_letters_shown_by(None) == "resonant dlq --since 2023-11-14T22:13:20.000Z"
-
-    asyncio.run(main())
+async def test_the_dlq_command_starts_at_the_run_or_at_an_earlier_dead_letter(store_url):
+    async with opened(store_url) as store:
+        ids = await enqueue(store, "a", "b")
+        await another_sends(store, 1, GiveUp("permanent"))
+        store.clock.advance(10)
+        await another_sends(store, 1, GiveUp("permanent"))
+        tracker = Tracker(store, since=START + 5)
+        tracker.add(ids[1:])
+        await tracker.look()
+        shown = tracker.dead_letters_shown_by("orders")
+        assert shown == "resonant dlq --endpoint orders --since 2023-11-14T22:13:25.000Z"
+        tracker.add(ids[:1])
+        await tracker.look()
+        assert tracker.dead_letters_shown_by(None) == "resonant dlq --since 2023-11-14T22:13:20.000Z"
 
 
-def test_a_delivery_given_twice_counts_once_and_a_purged_one_is_counted_as_purged(store_url):
-    async def main():
-        async with opened(store_url) as store:
-            ids = await enqueue(store, "a", "b")
-            tracker = Tracker(store)
-            tracker.add([*ids, *ids])
-            assert tracker.outcomes.total == 2
-            await another_sends(store, 2)
-            await store.write(purge, ids[:1], now=store.clock())
-            await tracker.look()
-            assert str(tracker.outcomes) == "1 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 purged"
-
-    asyncio.run(main())
+async def test_a_delivery_given_twice_counts_once_and_a_purged_one_is_counted_as_purged(store_url):
+    async with opened(store_url) as store:
+        ids = await enqueue(store, "a", "b")
+        tracker = Tracker(store)
+        tracker.add([*ids, *ids])
+        assert tracker.outcomes.total == 2
+        await another_sends(store, 2)
+        await store.write(purge, ids[:1], now=store.clock())
+        await tracker.look()
+        assert str(tracker.outcomes) == "1 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 purged"
 
 
-def test_a_poll_reads_a_bounded_number_of_unfinished_deliveries(sqlite_url, monkeypatch):
+async def test_a_poll_reads_a_bounded_number_of_unfinished_deliveries(sqlite_url, monkeypatch):
     monkeypatch.setattr(tracking, "SLICE", 2)
     monkeypatch.setattr(tracking, "_MOST_UNSETTLED", 4)
 
-    async def main():
-        async with opened(sqlite_url) as store:
-            tracker = Tracker(store)
-            tracker.add(await enqueue(store, *(f"e{n:02}" for n in range(20))))
-            read = []
-            plain = tracker._read
+    async with opened(sqlite_url) as store:
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, *(f"e{n:02}" for n in range(20))))
+        read = []
+        plain = tracker._read
 
-            async def counted(ids):
-                read.extend(ids)
-                return await plain(ids)
+        async def counted(ids):
+            read.extend(ids)
+            return await plain(ids)
 
-            monkeypatch.setattr(tracker, "_read", counted)
-            await tracker.look()
-            assert len(read) == 4
-            await another_sends(store, 15)
-            await tracker.look()
-            assert tracker.outcomes.settled == 15
-            await another_sends(store, 5)
-            await tracker.finish()
-            assert (tracker.outcomes.delivered, tracker.is_settled) == (20, True)
-
-    asyncio.run(main())
+        monkeypatch.setattr(tracker, "_read", counted)
+        await tracker.look()
+        assert len(read) == 4
+        await another_sends(store, 15)
+        await tracker.look()
+        assert tracker.outcomes.settled == 15
+        await another_sends(store, 5)
+        await tracker.finish()
+        assert (tracker.outcomes.delivered, tracker.is_settled) == (20, True)
 
 
-def test_frequent_polls_are_throttled(sqlite_url):
-    async def main():
-        async with opened(sqlite_url) as store:
-            tracker = Tracker(store)
-            tracker.add(await enqueue(store, "a"))
-            await tracker.look_if_due()
-            await another_sends(store, 1)
-            await tracker.look_if_due()
-            assert tracker.outcomes.delivered == 0
-
-    asyncio.run(main())
+async def test_frequent_polls_are_throttled(sqlite_url):
+    async with opened(sqlite_url) as store:
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, "a"))
+        await tracker.look_if_due()
+        await another_sends(store, 1)
+        await tracker.look_if_due()
+        assert tracker.outcomes.delivered == 0
 
 
 @asynccontextmanager
@@ -235,56 +211,47 @@ def run_for_its_own(emission, tracker):
     return asyncio.wait_for(running, 30)
 
 
-def test_an_emission_waits_for_its_own_deliveries_that_another_worker_sends(sqlite_url):
-    async def main():
-        async with emitting(sqlite_url, succeed) as emission:
-            store = emission.store
-            tracker = Tracker(store)
-            tracker.add(await enqueue(store, "a", "b"))
-            leases = await store.claim("orders", owner="another", limit=2)
-            running = asyncio.create_task(run_for_its_own(emission, tracker))
-            await asyncio.sleep(0.5)
-            assert not running.done()
-            await store.begin(leases)
-            done = [Attempt(1, 1, store.clock(), 0.1, "delivered") for _ in leases]
-            outcomes = [Outcome(lease, each, None) for lease, each in zip(leases, done, strict=True)]
-            await store.record(outcomes)
-            assert (await running).delivered == 0
-            assert tracker.outcomes.delivered == 2
-
-    asyncio.run(main())
+async def test_an_emission_waits_for_its_own_deliveries_that_another_worker_sends(sqlite_url):
+    async with emitting(sqlite_url, succeed) as emission:
+        store = emission.store
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, "a", "b"))
+        leases = await store.claim("orders", owner="another", limit=2)
+        running = asyncio.create_task(run_for_its_own(emission, tracker))
+        await asyncio.sleep(0.5)
+        assert not running.done()
+        await store.begin(leases)
+        done = [Attempt(1, 1, store.clock(), 0.1, "delivered") for _ in leases]
+        outcomes = [Outcome(lease, each, None) for lease, each in zip(leases, done, strict=True)]
+        await store.record(outcomes)
+        assert (await running).delivered == 0
+        assert tracker.outcomes.delivered == 2
 
 
-def test_an_emission_sends_its_own_deliveries_when_the_worker_that_held_them_is_gone(sqlite_url):
-    async def main():
-        async with emitting(sqlite_url, succeed, lease_seconds=1.0) as emission:
-            tracker = Tracker(emission.store)
-            tracker.add(await enqueue(emission.store, "a", "b"))
-            await emission.store.claim("orders", owner="killed", limit=2)
-            assert (await run_for_its_own(emission, tracker)).delivered == 2
-            assert tracker.outcomes.delivered == 2
-
-    asyncio.run(main())
+async def test_an_emission_sends_its_own_deliveries_when_the_worker_that_held_them_is_gone(sqlite_url):
+    async with emitting(sqlite_url, succeed, lease_seconds=1.0) as emission:
+        tracker = Tracker(emission.store)
+        tracker.add(await enqueue(emission.store, "a", "b"))
+        await emission.store.claim("orders", owner="killed", limit=2)
+        assert (await run_for_its_own(emission, tracker)).delivered == 2
+        assert tracker.outcomes.delivered == 2
 
 
 @pytest.mark.parametrize("held_by_another", [False, True])
-def test_an_emission_does_not_wait_for_other_deliveries(sqlite_url, held_by_another):
-    async def main():
-        async with emitting(sqlite_url, succeed) as emission:
-            tracker = Tracker(emission.store)
-            if held_by_another:
-                await enqueue(emission.store, "theirs")
-                await emission.store.claim("orders", owner="another", limit=1)
-            tracker.add(await enqueue(emission.store, "a"))
-            started = time.monotonic()
-            await run_for_its_own(emission, tracker)
-            assert time.monotonic() - started < 10
-            assert tracker.outcomes.delivered == 1
-
-    asyncio.run(main())
+async def test_an_emission_does_not_wait_for_other_deliveries(sqlite_url, held_by_another):
+    async with emitting(sqlite_url, succeed) as emission:
+        tracker = Tracker(emission.store)
+        if held_by_another:
+            await enqueue(emission.store, "theirs")
+            await emission.store.claim("orders", owner="another", limit=1)
+        tracker.add(await enqueue(emission.store, "a"))
+        started = time.monotonic()
+        await run_for_its_own(emission, tracker)
+        assert time.monotonic() - started < 10
+        assert tracker.outcomes.delivered == 1
 
 
-def test_an_emission_ends_when_its_own_deliveries_are_settled_even_while_it_retries_others(sqlite_url):
+async def test_an_emission_ends_when_its_own_deliveries_are_settled_even_while_it_retries_others(sqlite_url):
     tried = []
 
     async def send(event):
@@ -292,24 +259,21 @@ def test_an_emission_ends_when_its_own_deliveries_are_settled_even_while_it_retr
         if event.id == "theirs":
             raise ConnectionError
 
-    async def main():
-        policy = RetryPolicy(max_attempts=100, base=0.2, factor=1, jitter="none")
-        async with emitting(sqlite_url, send, policy=policy) as emission:
-            tracker = Tracker(emission.store)
-            await enqueue(emission.store, "theirs")
-            tracker.add(await enqueue(emission.store, "a"))
+    policy = RetryPolicy(max_attempts=100, base=0.2, factor=1, jitter="none")
+    async with emitting(sqlite_url, send, policy=policy) as emission:
+        tracker = Tracker(emission.store)
+        await enqueue(emission.store, "theirs")
+        tracker.add(await enqueue(emission.store, "a"))
 
-            async def emit_one(lease):
-                while isinstance((await emission.attempt(lease.key)).decision, Retry):
-                    await asyncio.sleep(0.2)
+        async def emit_one(lease):
+            while isinstance((await emission.attempt(lease.key)).decision, Retry):
+                await asyncio.sleep(0.2)
 
-            await asyncio.wait_for(emission.run(emit_one, endpoint="orders", own=tracker), 10)
-            assert tracker.outcomes.delivered == 1
-        async with opened(sqlite_url) as store:
-            status = await store.status()
-            assert (status.retrying, status.in_flight) == (1, 0)
-
-    asyncio.run(main())
+        await asyncio.wait_for(emission.run(emit_one, endpoint="orders", own=tracker), 10)
+        assert tracker.outcomes.delivered == 1
+    async with opened(sqlite_url) as store:
+        status = await store.status()
+        assert (status.retrying, status.in_flight) == (1, 0)
     assert tried.count("theirs") < 20
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import tempfile
@@ -185,9 +184,9 @@ async def live(shop, steps):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=5, max_size=30))
-def test_exports_find_what_the_whole_window_read_anew_says(steps):
+async def test_exports_find_what_the_whole_window_read_anew_says(steps):
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(live(Shop(f"sqlite:///{folder}/store.db", Path(folder) / "window"), steps))
+        await live(Shop(f"sqlite:///{folder}/store.db", Path(folder) / "window"), steps)
 
 
 BUSY = [
@@ -206,13 +205,13 @@ BUSY = [
 ]
 
 
-def test_it_is_the_same_on_both_databases(store_url, tmp_path):
-    asyncio.run(live(Shop(store_url, tmp_path / "window"), BUSY))
+async def test_it_is_the_same_on_both_databases(store_url, tmp_path):
+    await live(Shop(store_url, tmp_path / "window"), BUSY)
 
 
-def test_what_is_purged_within_the_window_is_gone_from_it(tmp_path):
+async def test_what_is_purged_within_the_window_is_gone_from_it(tmp_path):
     steps = [*BUSY, ("wait", 1.0), ("purge", 0.0), ("export",), ("send", [("delivered", 0.1)], "orders")]
-    asyncio.run(live(Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window"), steps))
+    await live(Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window"), steps)
 
 
 async def exported_after(shop, change):
@@ -265,54 +264,51 @@ def spoil(folder):
     "change",
     [remove, scribble, of_another_format, of_another_store, truncate, remove_parts, empty_parts, spoil],
 )
-def test_what_was_kept_and_cannot_be_used_is_read_anew(tmp_path, change):
+async def test_what_was_kept_and_cannot_be_used_is_read_anew(tmp_path, change):
     shop = Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window")
-    asyncio.run(exported_after(shop, change))
+    await exported_after(shop, change)
 
 
-def test_a_store_that_was_made_anew_in_the_same_place_is_told_apart(tmp_path):
+async def test_a_store_that_was_made_anew_in_the_same_place_is_told_apart(tmp_path):
     url, folder = f"sqlite:///{tmp_path}/store.db", tmp_path / "window"
-    asyncio.run(live(Shop(url, folder), BUSY))
+    await live(Shop(url, folder), BUSY)
     for path in tmp_path.glob("store.db*"):
         path.unlink()
-    asyncio.run(live(Shop(url, folder), [("wait", 5.0), *BUSY]))
+    await live(Shop(url, folder), [("wait", 5.0), *BUSY])
 
 
-def test_where_nothing_can_be_kept_the_export_goes_on(tmp_path):
+async def test_where_nothing_can_be_kept_the_export_goes_on(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    asyncio.run(live(Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "file" / "window"), BUSY))
+    await live(Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "file" / "window"), BUSY)
 
 
-def test_what_is_kept_is_for_its_owner_alone_and_nothing_is_left_behind(tmp_path):
+async def test_what_is_kept_is_for_its_owner_alone_and_nothing_is_left_behind(tmp_path):
     folder = tmp_path / "window"
-    asyncio.run(live(Shop(f"sqlite:///{tmp_path}/store.db", folder), BUSY))
+    await live(Shop(f"sqlite:///{tmp_path}/store.db", folder), BUSY)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
     text = (folder / MANIFEST).read_text()
     kept = {path.name for path in folder.glob("*.npy") if path.name in text}
     for path in folder.glob("*.npy"):
         os.utime(path, (1.0, 1.0))  # long ago: no other exporter is about to name it
-    asyncio.run(live(Shop(f"sqlite:///{tmp_path}/store.db", folder), []))
+    await live(Shop(f"sqlite:///{tmp_path}/store.db", folder), [])
     assert kept >= {path.name for path in folder.glob("*.npy") if path.stat().st_mtime < 2}
 
 
-def test_what_may_have_been_missed_is_read_again_after_a_day(tmp_path):
-    async def main():
-        shop = await Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window").open()
-        await shop.enqueue(3, "orders")
-        await shop.send([("delivered", 0.1)] * 3, "orders")
-        await shop.export()
-        await shop.store.write(
-            lambda connection: connection.execute(delete(schema.attempts).where(schema.attempts.c.id == 1))
-        )
-        (_, found), (_, expected) = await shop.export()
-        assert (found.overall.attempts.total, expected.overall.attempts.total) == (3, 2)
-        shop.clock.advance(86_400)
-        (_, found), (_, expected) = await shop.export(hours=48)
-        assert found.overall.attempts.total == expected.overall.attempts.total == 2
-        await shop.store.close()
-
-    asyncio.run(main())
+async def test_what_may_have_been_missed_is_read_again_after_a_day(tmp_path):
+    shop = await Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window").open()
+    await shop.enqueue(3, "orders")
+    await shop.send([("delivered", 0.1)] * 3, "orders")
+    await shop.export()
+    await shop.store.write(
+        lambda connection: connection.execute(delete(schema.attempts).where(schema.attempts.c.id == 1))
+    )
+    (_, found), (_, expected) = await shop.export()
+    assert (found.overall.attempts.total, expected.overall.attempts.total) == (3, 2)
+    shop.clock.advance(86_400)
+    (_, found), (_, expected) = await shop.export(hours=48)
+    assert found.overall.attempts.total == expected.overall.attempts.total == 2
+    await shop.store.close()
 
 
 class LateShop(Shop):
@@ -361,84 +357,72 @@ def late_shop(postgresql_url, tmp_path):
 
 @pytest.mark.parametrize("seconds", [0.0, 60.0, 299.0])
 @pytest.mark.parametrize("started_ago", [0.1, 4_000.0])
-def test_an_attempt_that_is_committed_late_is_found_by_the_next_export(
+async def test_an_attempt_that_is_committed_late_is_found_by_the_next_export(
     late_shop, monkeypatch, seconds, started_ago
 ):
     """However long ago it began: one that was lost began an hour before it is written."""
 
-    async def main():
-        await late_shop.start(monkeypatch, started_ago=started_ago)
-        assert await late_shop.export_all() == 3
-        await late_shop.wait(seconds)
-        assert await late_shop.export_all() == 3
-        await late_shop.send([("delivered", 0.3)], "orders")
-        await late_shop.commit()
-        await late_shop.wait(301.0 - seconds)
-        assert await late_shop.export_all() == 5
-        await late_shop.wait(400.0)
-        assert await late_shop.export_all() == 5
-        assert sorted(late_shop.read_ids) == [1, 2, 3, 4, 5], "and none of them was read twice"
-        await late_shop.store.close()
-
-    asyncio.run(main())
+    await late_shop.start(monkeypatch, started_ago=started_ago)
+    assert await late_shop.export_all() == 3
+    await late_shop.wait(seconds)
+    assert await late_shop.export_all() == 3
+    await late_shop.send([("delivered", 0.3)], "orders")
+    await late_shop.commit()
+    await late_shop.wait(301.0 - seconds)
+    assert await late_shop.export_all() == 5
+    await late_shop.wait(400.0)
+    assert await late_shop.export_all() == 5
+    assert sorted(late_shop.read_ids) == [1, 2, 3, 4, 5], "and none of them was read twice"
+    await late_shop.store.close()
 
 
-def test_an_attempt_whose_transaction_takes_longer_than_five_minutes_is_found_within_a_day(
+async def test_an_attempt_whose_transaction_takes_longer_than_five_minutes_is_found_within_a_day(
     late_shop, monkeypatch
 ):
-    async def main():
-        await late_shop.start(monkeypatch)
-        await late_shop.export_all()
-        await late_shop.wait(301.0)
-        await late_shop.export_all()
-        await late_shop.commit()
-        (_, found), (_, expected) = await late_shop.export()
-        assert (found.overall.attempts.total, expected.overall.attempts.total) == (3, 4)
-        late_shop.clock.advance(86_400 - 301.0)
-        (_, found), (_, expected) = await late_shop.export(hours=48)
-        assert found.overall.attempts.total == expected.overall.attempts.total == 4
-        await late_shop.store.close()
-
-    asyncio.run(main())
+    await late_shop.start(monkeypatch)
+    await late_shop.export_all()
+    await late_shop.wait(301.0)
+    await late_shop.export_all()
+    await late_shop.commit()
+    (_, found), (_, expected) = await late_shop.export()
+    assert (found.overall.attempts.total, expected.overall.attempts.total) == (3, 4)
+    late_shop.clock.advance(86_400 - 301.0)
+    (_, found), (_, expected) = await late_shop.export(hours=48)
+    assert found.overall.attempts.total == expected.overall.attempts.total == 4
+    await late_shop.store.close()
 
 
-def test_a_clock_that_is_put_back_settles_nothing_too_early(late_shop, monkeypatch):
-    async def main():
-        await late_shop.start(monkeypatch)
-        await late_shop.export_all()  # all is read here: from before it, all would be read anew
-        await late_shop.wait(200.0)
-        await late_shop.send([("delivered", 0.3)], "orders")
-        await late_shop.export_all()
-        await late_shop.wait(-150.0)
-        assert await late_shop.export_all() == 4
-        await late_shop.wait(299.0)
-        await late_shop.export_all()
-        kept = json.loads((late_shop.folder / MANIFEST).read_text())
-        assert (kept["settled"], [at - START for _, at in kept["sights"]]) == (4, [50.0])
-        await late_shop.commit()
-        await late_shop.store.close()
-
-    asyncio.run(main())
+async def test_a_clock_that_is_put_back_settles_nothing_too_early(late_shop, monkeypatch):
+    await late_shop.start(monkeypatch)
+    await late_shop.export_all()  # all is read here: from before it, all would be read anew
+    await late_shop.wait(200.0)
+    await late_shop.send([("delivered", 0.3)], "orders")
+    await late_shop.export_all()
+    await late_shop.wait(-150.0)
+    assert await late_shop.export_all() == 4
+    await late_shop.wait(299.0)
+    await late_shop.export_all()
+    kept = json.loads((late_shop.folder / MANIFEST).read_text())
+    assert (kept["settled"], [at - START for _, at in kept["sights"]]) == (4, [50.0])
+    await late_shop.commit()
+    await late_shop.store.close()
 
 
-def test_of_a_very_large_store_only_the_newest_ids_are_watched(late_shop, monkeypatch):
+async def test_of_a_very_large_store_only_the_newest_ids_are_watched(late_shop, monkeypatch):
     """Of so many that nobody could have written them in five minutes, the first ones are settled."""
     monkeypatch.setattr(window, "MOST_WATCHED", 1)
 
-    async def main():
-        await late_shop.start(monkeypatch)
-        assert await late_shop.export_all() == 3
-        assert json.loads((late_shop.folder / MANIFEST).read_text())["runs"] == [[4, 4]]
-        await late_shop.send([("delivered", 0.3)], "orders")
-        assert await late_shop.export_all() == 4
-        await late_shop.commit()
-        await late_shop.store.close()
-
-    asyncio.run(main())
+    await late_shop.start(monkeypatch)
+    assert await late_shop.export_all() == 3
+    assert json.loads((late_shop.folder / MANIFEST).read_text())["runs"] == [[4, 4]]
+    await late_shop.send([("delivered", 0.3)], "orders")
+    assert await late_shop.export_all() == 4
+    await late_shop.commit()
+    await late_shop.store.close()
 
 
-def test_with_one_writer_no_id_is_watched(tmp_path):
-    asyncio.run(live(Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window"), BUSY))
+async def test_with_one_writer_no_id_is_watched(tmp_path):
+    await live(Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window"), BUSY)
     kept = json.loads((tmp_path / "window" / MANIFEST).read_text())
     assert (kept["settled"], kept["runs"], kept["sights"]) == (0, [], [])
 
@@ -459,19 +443,16 @@ def test_what_appeared_is_what_was_not_there_before(before, more, until):
     assert ids == sorted({n for n in more if n <= until} - before)
 
 
-def test_delivered_rows_are_counted_and_not_derived_from_a_ledger(tmp_path):
-    async def main():
-        shop = await Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window").open()
-        await shop.enqueue(3, "orders")
-        await shop.send([("delivered", 0.1)] * 2, "orders")
-        await shop.export()
-        await shop.send([("delivered", 0.1)], "orders")
-        (totals, _), _ = await shop.export()
-        assert totals == await shop.store.read(read_totals, now=shop.clock())
-        assert totals.deliveries["orders", "delivered"] == 3
-        await shop.store.close()
-
-    asyncio.run(main())
+async def test_delivered_rows_are_counted_and_not_derived_from_a_ledger(tmp_path):
+    shop = await Shop(f"sqlite:///{tmp_path}/store.db", tmp_path / "window").open()
+    await shop.enqueue(3, "orders")
+    await shop.send([("delivered", 0.1)] * 2, "orders")
+    await shop.export()
+    await shop.send([("delivered", 0.1)], "orders")
+    (totals, _), _ = await shop.export()
+    assert totals == await shop.store.read(read_totals, now=shop.clock())
+    assert totals.deliveries["orders", "delivered"] == 3
+    await shop.store.close()
 
 
 @settings(deadline=None)

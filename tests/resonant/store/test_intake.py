@@ -184,7 +184,7 @@ def test_an_event_stored_in_a_producers_transaction_lives_and_dies_with_it(desk,
         engine.dispose()
         return found
 
-    found = on_sqlite() if url.get_backend_name() == "sqlite" else asyncio.run(on_postgresql())
+    found = on_sqlite() if url.get_backend_name() == "sqlite" else desk.run(on_postgresql())
     assert found == [1]
     assert desk.detail("evt_1") is not None
     assert desk.detail("evt_2") is None

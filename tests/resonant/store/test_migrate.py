@@ -106,7 +106,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(desk, store_url
         )
     )
     with pytest.raises(StoreTooNew) as refusal:
-        asyncio.run(open_store(store_url))
+        desk.run(open_store(store_url))
     assert str(refusal.value) == (
         f"{desk.store}: its schema is version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: "
         "upgrade Resonant"
@@ -114,7 +114,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(desk, store_url
     assert desk.read(read_schema_version) == "0099"
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
+async def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
     import resonant.store.database
 
     def half(connection):
@@ -132,38 +132,30 @@ def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
         finally:
             await store.close()
 
-    assert asyncio.run(open_in_vain_and_again()) == {*schema.metadata.tables, VERSION_TABLE}
+    assert await open_in_vain_and_again() == {*schema.metadata.tables, VERSION_TABLE}
 
 
-def test_a_producers_own_tables_are_left_alone(store_url):
-    async def open_beside_others():
-        database = await open_database(store_url)
-        await database.write(
-            lambda connection: connection.execute(text("CREATE TABLE orders (number INTEGER)")) and None
-        )
-        await database.write(
-            lambda connection: connection.execute(text(f"DROP TABLE {VERSION_TABLE}")) and None
-        )
-        await database.write(schema.metadata.drop_all)
-        await database.close()
-        database = await open_database(store_url)
-        names = await database.read(table_names)
-        await database.close()
-        return names
-
-    assert asyncio.run(open_beside_others()) == {*schema.metadata.tables, VERSION_TABLE, "orders"}
+async def test_a_producers_own_tables_are_left_alone(store_url):
+    database = await open_database(store_url)
+    await database.write(
+        lambda connection: connection.execute(text("CREATE TABLE orders (number INTEGER)")) and None
+    )
+    await database.write(lambda connection: connection.execute(text(f"DROP TABLE {VERSION_TABLE}")) and None)
+    await database.write(schema.metadata.drop_all)
+    await database.close()
+    database = await open_database(store_url)
+    names = await database.read(table_names)
+    await database.close()
+    assert names == {*schema.metadata.tables, VERSION_TABLE, "orders"}
 
 
-def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_path):
-    async def open_at_once():
-        urls = [store_url, store_url, f"sqlite:///{tmp_path}/other.db", f"sqlite:///{tmp_path}/third.db"]
-        stores = await asyncio.gather(*map(open_store, urls))
-        versions = [await store.read(read_schema_version) for store in stores]
-        for store in stores:
-            await store.close()
-        return versions
-
-    assert asyncio.run(open_at_once()) == [SCHEMA_VERSION] * 4
+async def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_path):
+    urls = [store_url, store_url, f"sqlite:///{tmp_path}/other.db", f"sqlite:///{tmp_path}/third.db"]
+    stores = await asyncio.gather(*map(open_store, urls))
+    versions = [await store.read(read_schema_version) for store in stores]
+    for store in stores:
+        await store.close()
+    assert versions == [SCHEMA_VERSION] * 4
 
 
 _OPEN_AND_ENQUEUE = """

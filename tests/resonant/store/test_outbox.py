@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import runpy
 import subprocess
 import sys
@@ -63,6 +62,6 @@ def test_the_examples_order_is_placed_through_an_asynchronous_engine_too(open_de
                 await connection.run_sync(example["place_order"], 2, "lamp", 1_000)
         await engine.dispose()
 
-    asyncio.run(place_orders())
+    desk.run(place_orders())
     assert desk.status().accepted == 1
     assert desk.detail("order-2-placed") is None

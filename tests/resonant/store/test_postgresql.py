@@ -41,14 +41,18 @@ def test_workers_at_work_on_the_same_deliveries_never_deadlock(desk, open_desk, 
     owners = [f"worker-{number}" for number in range(len(desks))]
     numbers = itertools.count()
     end = time.monotonic() + 4
+    delivered = []
+
+    def goes_on():
+        return time.monotonic() < end or len(delivered) <= 50
 
     async def all_at_once():
         async with asyncio.TaskGroup() as group:
             for owner, each in zip(owners, desks, strict=True):
                 rng = random.Random(owner)
-                group.create_task(_produce(each, rng, numbers, end))
-                group.create_task(_emit(each, rng, owner, end))
-                group.create_task(_disturb(each.store, rng, owners, end))
+                group.create_task(_produce(each, rng, numbers, goes_on))
+                group.create_task(_emit(each, rng, owner, delivered, goes_on))
+                group.create_task(_disturb(each.store, rng, owners, goes_on))
 
     desk.run(all_at_once())
     status = desk.status()
@@ -74,14 +78,14 @@ def test_workers_that_count_the_same_facts_in_another_order_never_deadlock(desk)
     assert {row["count"] for row in desk.rows(schema.rollups)} == {40}
 
 
-async def _produce(desk, rng, numbers, end):
-    while time.monotonic() < end:
+async def _produce(desk, rng, numbers, goes_on):
+    while goes_on():
         recent = next(numbers)
         events = [desk.make(f"evt_{recent - rng.randrange(60)}") for _ in range(40)]
         await desk.store.enqueue(events, rng.choice(["orders", "audit"]))
 
 
-async def _emit(desk, rng, owner, end):
+async def _emit(desk, rng, owner, delivered, goes_on):
     commits = GroupCommit(desk.store)
 
     async def emit(lease):
@@ -92,16 +96,18 @@ async def _emit(desk, rng, owner, end):
                 desk.failed(lease, GiveUp("permanent"), gone=True),
                 desk.delivered(lease),
             ]
-            await commits.record(rng.choice(outcomes))
+            outcome = rng.choice(outcomes)
+            if await commits.record(outcome) and outcome.attempt.result == "delivered":
+                delivered.append(lease)
 
-    while time.monotonic() < end:
+    while goes_on():
         for endpoint in ("orders", "audit"):
             leases = await desk.store.claim(endpoint, owner=owner, limit=20)
             await asyncio.gather(*(emit(lease) for lease in leases), desk.store.renew(owner))
 
 
-async def _disturb(store, rng, owners, end):
-    while time.monotonic() < end:
+async def _disturb(store, rng, owners, goes_on):
+    while goes_on():
         await asyncio.sleep(0.02)
         await store.renew(rng.choice(owners))
         await store.recover(owners=[rng.choice(owners)])
@@ -193,7 +199,7 @@ def test_a_connection_that_is_lost_in_a_transaction_of_several_steps_keeps_nothi
     assert desk.status().accepted == 0
 
 
-def test_a_server_that_does_not_answer_any_more_is_not_waited_for_without_end(postgresql_url):
+async def test_a_server_that_does_not_answer_any_more_is_not_waited_for_without_end(postgresql_url):
     async def ask() -> None:
         database = PostgreSQL(make_url(postgresql_url), statement_timeout=0.3)
         try:
@@ -203,16 +209,16 @@ def test_a_server_that_does_not_answer_any_more_is_not_waited_for_without_end(po
 
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match="does not answer"):
-        asyncio.run(ask())
+        await ask()
     assert time.monotonic() - started < 10
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up(monkeypatch):
+async def test_a_server_that_accepts_and_says_nothing_is_given_up(monkeypatch):
     monkeypatch.setattr("resonant.store.postgresql._CONNECT_TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(StoreUnavailable, match="does not answer"):
-            asyncio.run(open_database(f"postgresql://user:geheim@127.0.0.1:{port}/db"))
+            await open_database(f"postgresql://user:geheim@127.0.0.1:{port}/db")
 
 
 def test_many_operations_at_once_share_a_few_connections(desk, postgresql):
@@ -225,24 +231,24 @@ def test_many_operations_at_once_share_a_few_connections(desk, postgresql):
     assert row["open"] <= 10
 
 
-def test_a_store_is_closed_with_all_its_connections(postgresql, postgresql_url):
-    async def open_use_close():
-        store = await open_store(postgresql_url)
-        await asyncio.gather(
-            *(store.read(lambda connection: connection.execute(select(1))) for _ in range(5))
-        )
-        await store.close()
+async def test_a_store_is_closed_with_all_its_connections(postgresql, postgresql_url):
+    store = await open_store(postgresql_url)
+    await asyncio.gather(*(store.read(lambda connection: connection.execute(select(1))) for _ in range(5)))
+    await store.close()
 
-    asyncio.run(open_use_close())
-    count = "SELECT count(*) AS open FROM pg_stat_activity WHERE datname = 'test'"
-    for _ in range(50):
-        if postgresql.execute(count)[0]["open"] == 0:
-            return
-        time.sleep(0.1)  # the server's processes take a moment to end
-    pytest.fail("connections stayed open")
+    async def are_closed() -> bool:
+        count = "SELECT count(*) AS open FROM pg_stat_activity WHERE datname = 'test'"
+        [row] = await asyncio.to_thread(postgresql.execute, count)
+        return row["open"] == 0
+
+    async with asyncio.timeout(60):  # the server's processes take a moment to end
+        while not await are_closed():
+            await asyncio.sleep(0.1)
 
 
-def test_processes_that_open_a_new_store_at_once_do_not_depend_on_the_databases_isolation(postgresql_url):
+async def test_processes_that_open_a_new_store_at_once_do_not_depend_on_the_databases_isolation(
+    postgresql_url,
+):
     """A snapshot from before the wait for the others' migration would not show its tables."""
 
     async def open_at_once() -> list[str]:
@@ -260,7 +266,7 @@ def test_processes_that_open_a_new_store_at_once_do_not_depend_on_the_databases_
         )
         return (await process.communicate())[1].decode()
 
-    assert asyncio.run(open_at_once()) == [""] * 3
+    assert await open_at_once() == [""] * 3
 
 
 _OPEN = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sqlite3
@@ -24,9 +23,9 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def refusal(url: str) -> str:
+async def refusal(url: str) -> str:
     with pytest.raises(StoreUnavailable) as failure:
-        asyncio.run(open_store(url))
+        await open_store(url)
     assert "\n" not in str(failure.value)
     return str(failure.value)
 
@@ -97,14 +96,14 @@ def test_a_new_file_can_give_freed_pages_back_and_a_used_one_is_opened_without_w
     assert desk.read(changes) == [2, version]
 
 
-def test_a_folder_where_the_file_should_be_is_told(tmp_path):
-    line = refusal(f"sqlite:///{tmp_path}")
+async def test_a_folder_where_the_file_should_be_is_told(tmp_path):
+    line = await refusal(f"sqlite:///{tmp_path}")
     assert line.startswith(f"sqlite:///{tmp_path}: it cannot be opened for writing (Is a directory): ")
 
 
-def test_a_file_where_the_folder_should_be_is_told(tmp_path):
+async def test_a_file_where_the_folder_should_be_is_told(tmp_path):
     (tmp_path / "file").touch()
-    line = refusal(f"sqlite:///{tmp_path}/file/resonant.db")
+    line = await refusal(f"sqlite:///{tmp_path}/file/resonant.db")
     assert "it cannot be opened for writing (Not a directory): " in line
 
 
@@ -146,16 +145,13 @@ def opened_by_an_ordinary_user(path: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
-def fill(path: Path) -> None:
-    async def open_and_close() -> None:
-        await (await open_store(f"sqlite:///{path}")).close()
-
-    asyncio.run(open_and_close())
+async def fill(path: Path) -> None:
+    await (await open_store(f"sqlite:///{path}")).close()
 
 
-def test_a_file_that_may_only_be_read_is_told(reachable_folder):
+async def test_a_file_that_may_only_be_read_is_told(reachable_folder):
     path = reachable_folder / "resonant.db"
-    fill(path)
+    await fill(path)
     path.chmod(0o444)
     reachable_folder.chmod(0o777)
     assert opened_by_an_ordinary_user(path).startswith(
@@ -163,9 +159,9 @@ def test_a_file_that_may_only_be_read_is_told(reachable_folder):
     )
 
 
-def test_a_folder_that_may_only_be_read_is_told(reachable_folder):
+async def test_a_folder_that_may_only_be_read_is_told(reachable_folder):
     path = reachable_folder / "resonant.db"
-    fill(path)
+    await fill(path)
     path.chmod(0o666)
     reachable_folder.chmod(0o555)
     assert "(read-only for this user)" in opened_by_an_ordinary_user(path)
