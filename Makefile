@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-fast lint bench chaos audit clean help
+.PHONY: setup demo test test-all test-fast lint wheel bench chaos audit clean help
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,11 +18,11 @@ setup: .venv/ready  ## create .venv with everything in it; quick if it is up to 
 	@if command -v uv >/dev/null 2>&1; then \
 		test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
 		uv pip install --quiet --python $(BIN)/python -r requirements.txt && \
-		uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+		uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .; \
 	else \
 		test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .; \
 	fi
 	@touch $@
 
@@ -49,6 +49,10 @@ lint: setup  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+wheel: setup  ## build the wheel and the sdist into dist/, from tracked files only
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build -t sdist -t wheel
 
 chaos: setup  ## the long form of kills, faults, soak (an hour) and fuzzing: two hours; figures in build/chaos*
 	@RESONANT_CHAOS=long RESONANT_CHAOS_REPORT=$${RESONANT_CHAOS_REPORT:-build/chaos.json} \

@@ -7,7 +7,7 @@ which an order has no event, or an event no order; a crash at any line leaves bo
     RESONANT_DATABASE_URL=sqlite:///shop.db resonant status
 
 With an asynchronous engine (PostgreSQL by asyncpg) it is ``await connection.run_sync(place_order, ...)``.
-"""  # noqa: INP001 - a script
+"""
 
 from __future__ import annotations
 

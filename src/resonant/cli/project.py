@@ -1,25 +1,52 @@
-"""The checkout that the flows live in: the package alone (a wheel) can read and enqueue, and emits nothing."""
+"""Finds the Prefect side: the folder of ``prefect.yaml`` and of the packages ``flows``, ``tasks``, ``blocks``, ``deployments``.
+
+The wheel carries it as ``resonant/_project``, since packages with such common names do not belong in site-packages.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
+import resonant
 from resonant.errors import ResonantError
+
+PROJECT_PARTS = ("flows", "tasks", "blocks", "deployments", "prefect.yaml")
+# Each package's name is too common to identify a project.
+_MARKS = ("prefect.yaml", "flows/emit.py", "tasks/emit.py", "blocks/endpoint.py", "deployments/server.env")
 
 
 def project_directory() -> Path:
-    """Return the folder of ``prefect.yaml`` and the flows.
+    """Return the working folder if it is a project, else the one that came with this installation.
 
     Raises:
-        ResonantError: this is an installed wheel, which has no flows.
+        ResonantError: this installation is incomplete.
     """
-    folder = Path(__file__).resolve().parents[3]
-    if not (folder / "prefect.yaml").is_file() or not (folder / "flows").is_dir():
-        raise ResonantError(
-            "this command runs flows, and an installed wheel has none: run it from a checkout (`make setup`)"
-        )
-    return folder
+    with contextlib.suppress(OSError):  # the working folder may be deleted
+        if is_project(here := Path.cwd()):
+            return here
+    return installed_project()
+
+
+def installed_project() -> Path:
+    """Return the project of an editable install's checkout, or of the wheel.
+
+    Raises:
+        ResonantError: this installation is incomplete.
+    """
+    package = Path(str(resonant.__file__)).resolve().parent
+    for folder in (package.parents[1], package / "_project"):
+        if is_project(folder):
+            return folder
+    raise ResonantError(
+        f"this installation of Resonant has no flows in {package / '_project'}: install it again"
+    )
+
+
+def is_project(folder: Path) -> bool:
+    """Return whether a folder is a checkout, or a copy made by ``resonant init``."""
+    return all((folder / mark).is_file() for mark in _MARKS)
 
 
 def make_flows_importable() -> None:

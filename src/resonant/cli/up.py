@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant.cli import options, output
+from resonant.cli.project import project_directory
 
 if TYPE_CHECKING:
     from resonant.cli.stack import Stack
@@ -57,6 +58,7 @@ def _what_runs(stack: Stack, store: str) -> str:
         f"UI           {stack.server.ui_url}\n"
         f"API          {stack.server.api_url}\n"
         f"deployments  {', '.join(stack.deployments)}\n"
+        f"flows        {project_directory()}\n"
         f"store        {store}\n"
         f"logs         {', '.join(str(part.log) for part in stack.parts)}\n"
         "Ctrl-C stops all of it.\n"

@@ -1,0 +1,82 @@
+"""The distributions contain the whole product: every tracked file that belongs in them, and no other file."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+
+import pytest
+
+from support.wheel import build, clone, tracked_files
+
+PROJECT_PARTS = ("flows/", "tasks/", "blocks/", "deployments/", "prefect.yaml")
+STRAY = [
+    ".env",
+    "scratch.py",
+    "dist/old.whl",
+    "flows/.env",
+    "flows/scratch.py",
+    "flows/__pycache__/emit.cpython-313.pyc",
+    "tasks/notes [old]!.txt",
+    "blocks/attic/secret.py",
+    "deployments/server.key",
+    "src/resonant/scratch.py",
+    "src/resonant/store/resonant.db",
+]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A clone in which somebody worked."""
+    folder = clone(tmp_path_factory.mktemp("wheel") / "checkout")
+    for name in STRAY:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("a secret")
+    return folder
+
+
+def of_package() -> set[str]:
+    """The files of the package and its project, as a wheel names them; linters' files stay behind."""
+    package = {name.removeprefix("src/") for name in tracked_files() if name.startswith("src/resonant/")}
+    project = {f"resonant/_project/{name}" for name in tracked_files() if name.startswith(PROJECT_PARTS)}
+    return {name for name in package | project if not name.endswith("/ruff.toml")}
+
+
+def contents(wheel) -> set[str]:
+    with zipfile.ZipFile(wheel) as file:
+        return set(file.namelist())
+
+
+def is_metadata(name: str) -> bool:
+    return name.startswith("resonant-") and ".dist-info/" in name
+
+
+def test_a_wheel_has_exactly_the_tracked_files_whatever_else_is_there(checkout, tmp_path):
+    packed = contents(build(checkout, tmp_path))
+    assert {name for name in packed if not is_metadata(name)} == of_package()
+    assert {name.partition("/")[2] for name in packed if is_metadata(name)} == {
+        "METADATA",
+        "RECORD",
+        "WHEEL",
+        "entry_points.txt",
+        "licenses/LICENSE",
+    }
+
+
+def test_an_sdist_has_no_stray_file_and_builds_the_same_wheel(checkout, tmp_path):
+    sdist = build(checkout, tmp_path / "sdist", "sdist")
+    with tarfile.open(sdist) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+        file.extractall(tmp_path / "unpacked", filter="data")
+    assert not names & set(STRAY)
+    assert names - {"PKG-INFO"} <= set(tracked_files())
+    [unpacked] = (tmp_path / "unpacked").iterdir()
+    packed = contents(build(unpacked, tmp_path / "wheel"))
+    assert {name for name in packed if not is_metadata(name)} == of_package()
+
+
+def test_an_editable_install_adds_the_source_folder_and_no_copy(checkout, tmp_path):
+    from hatchling.builders.wheel import WheelBuilder
+
+    [wheel] = WheelBuilder(str(checkout)).build(directory=str(tmp_path), versions=["editable"])
+    assert {name for name in contents(wheel) if not is_metadata(name)} == {"_resonant.pth"}
