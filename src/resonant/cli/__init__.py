@@ -18,6 +18,7 @@ from resonant.cli import (
     endpoint,
     enqueue,
     export,
+    init,
     metrics,
     output,
     reading,
@@ -114,6 +115,7 @@ for _module in (
     endpoint,
     up,
     demo,
+    init,
 ):
     _module.register(app)
 use_classes(app, command=_Command)
