@@ -9,6 +9,7 @@ from prefect.blocks.core import Block, UnknownBlockType
 from prefect.client.orchestration import get_client
 from pydantic import BaseModel, Field, ValidationError
 
+from blocks.installed import CAPABILITY, installed_sinks
 from resonant.courier import Target
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.redact import Redactor
@@ -29,7 +30,7 @@ DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 class EndpointBlock(Block, ABC):
     """A destination of events, as an operator configures it."""
 
-    _block_schema_capabilities = ["deliver-events"]  # noqa: RUF012 - Prefect's own way
+    _block_schema_capabilities = [CAPABILITY]  # noqa: RUF012 - Prefect's own way
 
     policy: str | None = Field(
         default=None, description="Name of the retry policy (RESONANT_POLICIES); the default one where empty."
@@ -56,8 +57,8 @@ class EndpointBlock(Block, ABC):
 class SinkBlock(EndpointBlock, ABC):
     """The base for an endpoint of your own: subclass it, and write ``deliver``.
 
-    The subclass must be imported by ``blocks/__init__.py`` and registered; events go to it by
-    ``--endpoint BLOCK-TYPE/NAME``. See ``blocks/file_endpoint.py`` for an example.
+    A package names its subclass in the entry point group ``resonant.sinks``, and ``resonant up`` registers it; events
+    go to it by ``--endpoint BLOCK-TYPE/NAME``. See ``examples/spool_sink`` for an example.
     """
 
     @abstractmethod
@@ -98,12 +99,15 @@ async def load_endpoint(name: str) -> EndpointBlock:
     Raises:
         UnknownEndpoint: no endpoint has that name.
         EndpointError: the block is not an endpoint, or is incompletely configured.
+        SettingsError: a module in ``RESONANT_SINKS`` has no sink.
     """
+    installed_sinks()
     try:
         block = await Block.aload(block_slug(name))
     except UnknownBlockType:
         raise EndpointError(
-            f"endpoint {name!r} is of a block type that blocks/__init__.py does not import"
+            f"endpoint {name!r} is of a block type that no package here defines: install its package, or name its "
+            "module in RESONANT_SINKS"
         ) from None
     except (ValidationError, RuntimeError):
         # Their texts may quote the configuration, including secrets.
@@ -151,7 +155,7 @@ async def endpoint_types(client: PrefectClient) -> list[str]:
     """Return the slugs of the endpoint block types."""
     slugs: set[str] = set()
     # The server returns at most 200 schemas, the newest first. It has one for each version of each block type.
-    query = {"block_schemas": {"block_capabilities": {"all_": ["deliver-events"]}}}
+    query = {"block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}}}
     offset = 0
     while found := (
         await client.request("POST", "/block_schemas/filter", json={**query, "offset": offset})

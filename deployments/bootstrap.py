@@ -54,8 +54,9 @@ async def make_work_pool() -> None:
 async def register_block_types() -> None:
     """Register every kind of endpoint, so that the UI can make one."""
     import blocks  # noqa: PLC0415
+    from blocks.installed import installed_sinks  # noqa: PLC0415
 
-    for kind in vars(blocks).values():
+    for kind in (*vars(blocks).values(), *installed_sinks()):
         if inspect.isclass(kind) and issubclass(kind, blocks.EndpointBlock) and not inspect.isabstract(kind):
             await kind.aregister_type_and_schema()
 

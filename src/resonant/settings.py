@@ -8,7 +8,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as MalformedJson
 
 from resonant.alerts import Thresholds
@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     )
     max_waiting: Annotated[int, Field(ge=0)] = Field(
         default=1_000, description="Retries that may wait in one emission run; more are parked in the store."
+    )
+    sinks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Modules that define sinks, separated by commas, beside those of installed packages.",
     )
     retention_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=30.0, description="Days after which the daily purge removes dead letters."
@@ -117,6 +121,13 @@ class Settings(BaseSettings):
         default=None,
         description="Notification block that alerts are sent to, as TYPE/NAME: slack-webhook/ops.",
     )
+
+    @field_validator("sinks", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(filter(None, (module.strip() for module in value.split(","))))
+        return value
 
     @field_validator("retention_delivered_days", mode="before")
     @classmethod

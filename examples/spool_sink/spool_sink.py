@@ -1,0 +1,36 @@
+"""A Resonant endpoint that writes each event to a file of its own, for programs that watch a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from resonant.blocks import SinkBlock
+
+if TYPE_CHECKING:
+    from resonant.events import Event
+
+
+class SpoolEndpoint(SinkBlock):
+    """Writes each event's data to a file; a second attempt of the same event replaces the file."""
+
+    _block_type_name = "Spool Endpoint"
+    _block_type_slug = "spool-endpoint"
+    _description = "Writes each event to a file of its own."
+
+    folder: Path = Field(description="The folder, which must exist.")
+
+    async def deliver(self, event: Event) -> None:
+        """Write the file, complete or not at all; the classifier judges an ``OSError``."""
+        name = hashlib.sha256(event.id.encode()).hexdigest()
+        await asyncio.to_thread(_write, self.folder / f"{name}.json", event.body)
+
+
+def _write(path: Path, body: bytes) -> None:
+    unfinished = path.with_suffix(".part")
+    unfinished.write_bytes(body)
+    unfinished.replace(path)

@@ -1,0 +1,62 @@
+"""The classes of endpoint blocks, for packages of your own: ``from resonant.blocks import SinkBlock``.
+
+Prefect imports this module in every process that looks up a block type (entry point group ``prefect.collections``), so
+that any server or program with Resonant installed knows ours. It makes the project's ``blocks`` package importable, and
+leaves ``sys.path`` as it was. A program with a ``blocks`` package of its own keeps that, and does not know our types.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from blocks import (  # noqa: TID251 - the same objects, for type checkers
+        EndpointBlock,
+        FileEndpoint,
+        SinkBlock,
+        WebhookEndpoint,
+        load_endpoint,
+    )
+
+__all__ = ["EndpointBlock", "FileEndpoint", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_blocks(), name)
+
+
+def _import_blocks() -> ModuleType:
+    """Import the project's ``blocks`` package.
+
+    Raises:
+        ImportError: it cannot be imported, or another package of that name comes first.
+    """
+    from resonant.cli.project import is_project, project_directory  # noqa: PLC0415 - only where it is needed
+
+    found = find_spec("blocks")
+    if found is None:
+        folder = str(project_directory())
+        sys.path.append(folder)
+        try:
+            return importlib.import_module("blocks")
+        finally:
+            sys.path.remove(folder)
+    if found.origin is None or not is_project(Path(found.origin).resolve().parents[1]):
+        raise ImportError(
+            f"the blocks of Resonant are hidden by another package: {found.origin or found.name}"
+        )
+    return importlib.import_module("blocks")
+
+
+# A foreign package is no reason for a warning in every process; whoever uses our classes gets the error.
+with contextlib.suppress(ImportError):
+    _import_blocks()

@@ -1,0 +1,158 @@
+"""An installed wheel, in an empty folder with an empty home: every command works, and the installation stays as it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.machine import Machine
+from support.waiting import wait_until
+from support.wheel import build, clone, install, new_environment
+
+pytestmark = pytest.mark.engine
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "spool_sink"
+EVENT = '{"type": "com.example.paid", "source": "/shop", "data": {"n": 1}}\n'
+SAVE_SPOOL = "from spool_sink import SpoolEndpoint; SpoolEndpoint(folder={folder!r}).save('mine')"
+
+
+@dataclass
+class Installation(Machine):
+    """A machine whose commands are those of another environment.
+
+    Attributes:
+        binaries: the programs of that environment.
+    """
+
+    binaries: Path = field(kw_only=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{self.binaries}{os.pathsep}{os.environ['PATH']}"
+        return super().environment | {"PATH": path, "TMPDIR": str(self.binaries.parent), "COLUMNS": "200"}
+
+    def _popen(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
+        return super()._popen([str(self.binaries / "python"), *command[1:]], **options)
+
+    def _run(self, command: list[str], *arguments: Any) -> subprocess.CompletedProcess[str]:
+        return super()._run([str(self.binaries / "python"), *command[1:]], *arguments)
+
+
+@pytest.fixture(scope="module")
+def binaries(tmp_path_factory):
+    """The programs of an environment that has the wheel, and the example of a sink in a package of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = build(clone(folder / "checkout"), folder / "dist")
+    programs = new_environment(folder / "environment")
+    install(programs, wheel)
+    install(programs, build(EXAMPLE, folder / "example"))
+    return programs
+
+
+@pytest.fixture(scope="module")
+def before(binaries):
+    """The installed files, before anything ran."""
+    return files(binaries)
+
+
+@pytest.fixture(scope="module")
+def installed(binaries, before, tmp_path_factory):
+    return Installation(tmp_path_factory.mktemp("home"), binaries=binaries)
+
+
+@pytest.fixture(scope="module")
+def up(installed):
+    with installed.up() as started:
+        yield started
+
+
+def files(binaries: Path) -> dict[str, int]:
+    """The installed files, and when each was written."""
+    [packages] = binaries.parent.glob("lib/python*/site-packages")
+    return {
+        str(path): path.stat().st_mtime_ns
+        for path in (packages / "resonant").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_commands_are_those_of_the_wheel(installed):
+    located = installed.run_code("import resonant.cli; print(resonant.cli.__file__)")
+    assert f"{installed.binaries.parent}/lib" in located.stdout
+    helped = subprocess.run(
+        ["resonant", "--help"],
+        env=installed.environment,
+        cwd=installed.home,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "replay" in helped.stdout
+
+
+def test_up_runs_the_flows_of_the_wheel(up, installed):
+    [shown] = [line.split()[1] for line in up.said.splitlines() if line.startswith("flows")]
+    assert shown.startswith(f"{installed.binaries.parent}/lib")
+    assert shown.endswith("/resonant/_project")
+
+
+def test_events_are_sent_by_the_command_and_by_the_worker(up, installed, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    installed.succeed("endpoint", "add", "shop", receiver.url, "--allow-private")
+    installed.succeed("emit", "-", "--endpoint", "shop", typed=EVENT)
+    assert len(receiver.journal) == 1
+    installed.succeed("enqueue", "-", "--endpoint", "shop", typed=EVENT)
+    wait_until(lambda: len(receiver.journal) == 2)
+    assert installed.read("status")["balanced"]
+    assert installed.read("dlq") == []
+
+
+def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker(up, installed, tmp_path):
+    types = up.api.post("/block_types/filter", json={}).json()
+    assert "spool-endpoint" in {each["slug"] for each in types}, "`resonant up` registers it"
+    saved = installed.run_code(SAVE_SPOOL.format(folder=str(tmp_path)), PREFECT_API_URL=f"{up.url}/api")
+    assert saved.returncode == 0, saved.stderr
+
+    installed.succeed("emit", "-", "--endpoint", "spool-endpoint/mine", typed=EVENT)
+    assert [path.read_text() for path in tmp_path.glob("*.json")] == ['{"n":1}']
+    installed.succeed("enqueue", "-", "--endpoint", "spool-endpoint/mine", typed=EVENT)
+    wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 2)
+
+
+def test_nothing_was_written_into_the_installation(up, installed, before):
+    installed.succeed("export")
+    assert files(installed.binaries) == before
+
+
+def test_a_copied_project_is_used_by_the_commands_in_its_folder(binaries, tmp_path, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    machine = Installation(tmp_path, binaries=binaries)
+    machine.succeed("init", "ours")
+    folder = machine.home / "ours"
+    flow = folder / "flows" / "emit.py"
+    flow.write_text(flow.read_text() + 'import pathlib\npathlib.Path(__file__).with_name("used").touch()\n')
+
+    ours = Installation(folder, binaries=binaries)
+    with ours.up() as up:
+        assert f"flows        {folder}\n" in up.said
+        (folder / "flows" / "used").unlink(missing_ok=True)
+        ours.succeed("endpoint", "add", "shop", receiver.url, "--allow-private")
+        ours.succeed("enqueue", "-", "--endpoint", "shop", typed=EVENT)
+        wait_until(lambda: receiver.journal)
+        # The worker's run of the drain deployment imports it.
+        wait_until((folder / "flows" / "used").exists)
+
+
+@pytest.mark.slow
+def test_the_demo_tells_its_story(binaries, tmp_path):
+    machine = Installation(tmp_path, binaries=binaries)
+    process = machine.start("demo", "--events", "40")
+    said, noise = process.communicate(timeout=240)
+    assert process.returncode == 0, noise
+    assert said.splitlines()[-1] == "balanced: yes"
+    assert machine.read("status")["accepted"] == 0, "the demo has a store of its own"

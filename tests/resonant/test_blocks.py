@@ -1,0 +1,50 @@
+"""Programs that have Resonant installed know its block types, and keep a ``blocks`` package of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from support.machine import clean_environment
+
+LOOK_UP = "from prefect.blocks.core import Block; Block.get_block_class_from_key('webhook-endpoint')"
+
+
+def run(code: str, folder) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment() | {"HOME": str(folder)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_any_program_can_look_up_our_block_types_and_no_other_name_becomes_importable(tmp_path):
+    looked = run(
+        f"{LOOK_UP}\nimport sys, importlib.util\n"
+        "assert sys.modules['blocks'].WebhookEndpoint\nassert not importlib.util.find_spec('tasks')",
+        tmp_path,
+    )
+    assert looked.returncode == 0, looked.stderr
+    assert looked.stdout == ""
+
+
+def test_a_program_with_its_own_blocks_keeps_them_and_is_told_when_it_uses_ours(tmp_path):
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "blocks" / "__init__.py").write_text("theirs = True")
+    looked = run(
+        "from prefect.plugins import load_prefect_collections\n"
+        "load_prefect_collections()\nimport blocks\nassert blocks.theirs\n"
+        "from resonant.blocks import SinkBlock",
+        tmp_path,
+    )
+    assert looked.stdout == "", "Prefect would print a warning"
+    assert "ImportError: the blocks of Resonant are hidden by another package" in looked.stderr
+
+
+def test_the_classes_are_those_of_the_project(tmp_path):
+    imported = run(
+        "from resonant.blocks import FileEndpoint, SinkBlock\nimport blocks\n"
+        "assert SinkBlock is blocks.SinkBlock and issubclass(FileEndpoint, SinkBlock)",
+        tmp_path,
+    )
+    assert imported.returncode == 0, imported.stderr
