@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck
@@ -15,14 +17,28 @@ from resonant.settings import Settings
 from support.postgresql import started_postgresql
 from support.sqlite import Disk, listening
 
+# Settings of the tests themselves.
+_OF_TESTS = ("RESONANT_CHAOS", "RESONANT_FUZZ", "RESONANT_SCALE")
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    _forget_the_user(config)
     # A shell lets its background jobs ignore Ctrl-C, and so would every process that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         # One seed for every process of pytest-xdist.
         os.environ.setdefault("RESONANT_CHAOS_SEED", str(random.SystemRandom().randrange(1 << 32)))
     _register_fuzzing(int(os.environ.get("RESONANT_FUZZ_EXAMPLES", "200")))
+
+
+def _forget_the_user(config: pytest.Config) -> None:
+    """Leave out the user's own settings of Resonant and Prefect, before Prefect is imported and reads them."""
+    for name in list(os.environ):
+        if name.startswith("PREFECT_") or (name.startswith("RESONANT_") and not name.startswith(_OF_TESTS)):
+            del os.environ[name]
+    home = tempfile.TemporaryDirectory(prefix="resonant-prefect-", ignore_cleanup_errors=True)
+    config.add_cleanup(home.cleanup)
+    os.environ["PREFECT_HOME"] = home.name
 
 
 def _register_fuzzing(examples: int) -> None:
@@ -96,12 +112,13 @@ def prefect_api(tmp_path_factory):
     from prefect.logging.handlers import APILogWorker
 
     home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.delenv("PREFECT_API_URL", raising=False)
-        settings = Settings(home=home / "resonant")
-        with started_server(settings, port=free_port(), ui=False) as api_url:
-            yield api_url
-            # At the end of the process Prefect's client would try for minutes to send this to a server that is gone.
-            send_events(api_url)
-            APILogWorker.drain_all(at_exit=False)
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_HOME", str(home))
+            patch.delenv("PREFECT_API_URL", raising=False)
+            server = started_server(Settings(home=home / "resonant"), port=free_port(), ui=False)
+            api_url = stack.enter_context(server)
+        yield api_url
+        # At the end of the process Prefect's client would try for minutes to send this to a server that is gone.
+        send_events(api_url)
+        APILogWorker.drain_all(at_exit=False)

@@ -11,6 +11,7 @@ from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sink import Endpoint
 from resonant.testing import Receiver, respond
+from support.waiting import until
 
 EVENT = make_event(type="order.paid", source="/shop", data={"order": 42})
 
@@ -35,12 +36,6 @@ def endpoint(receiver: Receiver, token: str = "t0ken-before", **fields) -> Endpo
 
 def tokens(receiver: Receiver) -> list[str]:
     return [request.headers["x-token"] for request in receiver.journal]
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def test_a_change_is_used_from_the_next_send_on_and_what_is_under_way_ends_as_it_began():

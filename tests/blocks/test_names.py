@@ -11,6 +11,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
+from blocks.catalog import remove_endpoint
 from blocks.endpoint import require_endpoint
 
 pytestmark = pytest.mark.engine
@@ -28,6 +29,7 @@ def test_an_endpoint_is_known_beside_hundreds_of_newer_block_schemas(prefect_api
                 fields = {"title": f"Secret, as of version {number}", "type": "object", "properties": {}}
                 await client.create_block_schema(BlockSchemaCreate(fields=fields, block_type_id=other.id))
         await require_endpoint("old")
+        await remove_endpoint("old")
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         asyncio.run(main())

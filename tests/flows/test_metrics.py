@@ -9,7 +9,7 @@ import time
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from pydantic import SecretStr
@@ -49,11 +49,9 @@ def accepted(path):
 async def export(**parameters):
     """Run the flow; return its state and the artifacts that it wrote."""
     state = await export_metrics(return_state=True, **parameters)
+    of_run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
     async with get_client() as client:
-        found = await client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["metrics"])), limit=200
-        )
-    return state, [each for each in found if each.flow_run_id == state.state_details.flow_run_id]
+        return state, await client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
 
 
 def svgs(markdown):

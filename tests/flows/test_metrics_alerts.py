@@ -7,9 +7,11 @@ import contextlib
 import threading
 import time
 from itertools import count
+from uuid import uuid4
 
 import pytest
-from prefect.events.clients import PrefectEventSubscriber
+from prefect.events import Event
+from prefect.events.clients import PrefectEventSubscriber, get_events_client
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -20,6 +22,7 @@ from resonant.store import Outcome, open_store
 from resonant.store.alerting import read_unannounced
 from resonant.store.dead_letters import cancel
 from resonant.store.selection import Selection
+from support.waiting import wait_until
 from tasks import alerts
 
 pytestmark = pytest.mark.engine
@@ -50,9 +53,15 @@ class Feed:
             async for event in subscriber:
                 self.events.append(event)
 
+    @staticmethod
+    async def _send(probe: str) -> None:
+        resource = {"prefect.resource.id": "resonant.test.probe"}
+        async with get_events_client(checkpoint_every=1) as client:
+            await client.emit(Event(event="resonant.alert.probe", resource=resource, payload={"what": probe}))
+
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_):
@@ -60,12 +69,15 @@ class Feed:
         self._thread.join(10)
 
     def expect(self, *whats: str) -> list:
-        """Wait for these, and for no other within a moment; return them."""
-        give_up_at = time.monotonic() + 20
-        while len(self.events) < len(whats) and time.monotonic() < give_up_at:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        found, self.events = self.events, []
+        """Expect these and no other since the last time; return them.
+
+        The server passes events on in order: all that were sent before the probe arrive before it.
+        """
+        probe = uuid4().hex
+        asyncio.run(self._send(probe))
+        wait_until(lambda: [event for event in self.events if event.payload["what"] == probe])
+        found = [event for event in self.events if event.payload["what"] != probe]
+        self.events = []
         assert [event.payload["what"] for event in found] == list(whats)
         return found
 

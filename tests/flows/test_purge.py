@@ -46,6 +46,7 @@ def test_delivered_history_is_in_the_archive_of_the_day_before_it_goes(prefect_a
         purged = await purge_dead_letters(return_state=True)
         async with get_client() as client:
             artifact = await Artifact.aget(PURGE_ARTIFACT, client=client)
+        assert artifact.flow_run_id == purged.state_details.flow_run_id
         kept = await purge_dead_letters(delivered_older_than_days=0, archive="none", return_state=True)
         return purged.message, json.loads(artifact.data)[0], kept.message
 

@@ -90,7 +90,7 @@ async def test_nor_has_it_where_one_chunk_hands_over_to_the_next(chunk_size):
     ahead, place = Ahead(3), places(3)
     chunks = [leases(chunk_size, first) for first in range(1, 200, chunk_size)]
     await asyncio.gather(*(sending(store, chunk, send, ahead=ahead, place=place) for chunk in chunks))
-    await asyncio.wait_for(ahead.wait_for_room(), 1)
+    await asyncio.wait_for(ahead.wait_for_room(), 30)
     assert sorted(sent) == sorted(store.begun)
     assert 3 <= max(most_begun) <= Ahead.MOST_BEGUN * 3
 
@@ -140,7 +140,7 @@ async def test_what_a_send_raises_ends_all(failure):
     with pytest.raises(type(failure)):
         await asyncio.wait_for(sending(Store(), leases(500), send, ahead=ahead), 10)
     assert asyncio.all_tasks() == before
-    await asyncio.wait_for(ahead.wait_for_room(), 1)  # for the chunks that come after it
+    await asyncio.wait_for(ahead.wait_for_room(), 30)  # for the chunks that come after it
 
 
 async def test_a_failing_store_ends_all():

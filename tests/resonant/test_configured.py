@@ -43,7 +43,7 @@ async def test_a_drain_gives_up_after_its_patience(away):
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
         await unfinished(away, patient=True, lease_seconds=3.0)
-    assert 0.5 < time.monotonic() - started < 5
+    assert 0.5 < time.monotonic() - started < 30
 
 
 async def test_other_commands_do_not_wait(away, caplog):

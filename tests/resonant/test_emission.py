@@ -613,19 +613,19 @@ class TestLeases:
             assert (summary.delivered, summary.lost) == (1, 0)
 
     async def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
-        recovered = []
+        def lease_ends_at():
+            [(moment,)] = deliveries(tmp_path, "available_at")
+            return moment
 
         async def slow(_event):
-            async with another_worker(tmp_path, clock=time.time) as other:
-                for _ in range(10):
-                    await asyncio.sleep(0.2)
-                    recovered.append(await other.recover())
+            for _ in range(3):
+                before = lease_ends_at()
+                await until(lambda before=before: lease_ends_at() > before)
 
         async with scene(tmp_path, clock=time.time, lease_seconds=1.5, orders=slow) as worker:
             await enqueue(worker.store)
             summary = await worker.run()
             assert (summary.delivered, summary.lost) == (1, 0)
-        assert recovered == [0] * 10
 
     async def test_expired_leases_are_taken_over(self, tmp_path):
         async with scene(tmp_path, orders=succeed) as worker:
@@ -637,7 +637,7 @@ class TestLeases:
 
     async def test_live_leases_are_waited_for_and_then_taken_over(self, tmp_path):
         said = []
-        async with scene(tmp_path, clock=time.time, lease_seconds=1.0, orders=succeed) as worker:
+        async with scene(tmp_path, clock=time.time, lease_seconds=3.0, orders=succeed) as worker:
             await enqueue(worker.store, 2)
             before = time.time()
             await worker.store.claim("orders", owner="killed", limit=1)
@@ -645,7 +645,7 @@ class TestLeases:
             summary = await worker.run(take_over=True, on_waiting=said.append)
             assert summary.delivered == 2
             (until_then,) = said
-            assert before + 1 <= until_then <= after + 1
+            assert before + 3 <= until_then <= after + 3
             assert time.time() >= until_then
 
     async def test_without_taking_over_what_others_hold_is_left_to_them(self, tmp_path):
@@ -673,7 +673,7 @@ class TestLeases:
         tries = []
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            summary = await asyncio.wait_for(worker.emission.run(emit_one), 10)
+            summary = await asyncio.wait_for(worker.emission.run(emit_one), 60)
             assert (summary.parked, summary.delivered, summary.lost) == (1, 1, 0)
 
 
@@ -695,7 +695,7 @@ class TestWaiting:
 
         async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
             patient, *others = await enqueue(worker.store, 4)
-            await asyncio.wait_for(worker.emission.run(emit_one), 10)
+            await asyncio.wait_for(worker.emission.run(emit_one), 60)
             assert sent == [patient, *others, patient]
 
     async def test_beyond_the_bound_retries_are_parked(self, tmp_path):
@@ -1022,7 +1022,7 @@ class TestTheStoreGoesAway:
         async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
             await enqueue(worker.store, 3)
             with pytest.raises(StoreUnavailable):
-                await asyncio.wait_for(worker.emission.run(emit_one), 10)
+                await asyncio.wait_for(worker.emission.run(emit_one), 60)
         assert asyncio.all_tasks() == before
         assert "leases were not handed back" in caplog.text
         disk.is_read_only = False
@@ -1090,7 +1090,7 @@ class TestTheStoreGoesAway:
             await enqueue(worker.store)
             worker.store.renew = renew
             with pytest.raises(RuntimeError, match="broken"):
-                await asyncio.wait_for(worker.run(), 10)
+                await asyncio.wait_for(worker.run(), 60)
 
     async def test_an_emission_that_ends_without_an_attempt_fails_the_run(self, tmp_path):
         async def emit_one(_lease):
@@ -1208,10 +1208,10 @@ class TestHowLongARunGoesOn:
         async with scene(tmp_path, orders=succeed, limits=Limits(run_for=0.3)) as worker:
             start = time.monotonic()
             await worker.run(take_over=True)
-            assert 0.3 <= time.monotonic() - start < 5
+            assert 0.3 <= time.monotonic() - start < 30
 
     async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path, quick_look):
-        async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.3)) as worker:
+        async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.9)) as worker:
             await enqueue(worker.store)
             await worker.run()
             assert (worker.emission.summary.parked, worker.emission.summary.retried) == (1, 0)
@@ -1220,9 +1220,9 @@ class TestHowLongARunGoesOn:
         self, tmp_path, quick_look
     ):
         async def send(_event):
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(2.5)
 
-        limits = Limits(concurrency=1, run_for=0.3)
+        limits = Limits(concurrency=1, run_for=2.0)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
             await enqueue(worker.store, 3)
             assert (await worker.run()).delivered == 1
@@ -1236,13 +1236,13 @@ class TestHowLongARunGoesOn:
         self, tmp_path, quick_look
     ):
         async def send(_event):
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(2.5)
 
-        limits = Limits(concurrency=1, run_for=0.3)
+        limits = Limits(concurrency=1, run_for=2.0)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
             await enqueue(worker.store)
             running = asyncio.create_task(worker.run())
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(2.2)
             await enqueue(worker.store)
             assert (await running).delivered == 1
         assert deliveries(tmp_path, "status") == [("delivered",), ("pending",)]

@@ -50,6 +50,7 @@ from resonant.testing import (
     respond,
 )
 from resonant.testing.actions import _bomb
+from support.waiting import until
 
 EVENT = make_event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
 DEADLINE = 0.3
@@ -149,12 +150,6 @@ async def outcome_of(sink, event=EVENT, clock=lambda: NOW):
     assert time.monotonic() - start < DEADLINE + GRACE
     assert len(excerpt.encode()) <= EXCERPT_BYTES
     return outcome
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -334,13 +329,11 @@ async def test_an_answer_that_nobody_waits_for_is_never_taken_for_that_to_the_ne
 
 
 @pytest.mark.parametrize("action", [endless_body(503), gzip_bomb(503), endless_body()], ids=repr)
-async def test_after_64_kib_of_an_answer_nobody_waits_for_more(action):
+async def test_after_64_kib_of_an_answer_nobody_waits_for_more(action, monkeypatch):
+    # Longer than `outcome_of` allows.
+    monkeypatch.setattr("resonant.sink.SUCCESS_BODY_SECONDS", 60.0)
     async with Receiver(action) as receiver, HttpSink(endpoint(receiver.url, timeout=60.0)) as sink:
-        start = time.monotonic()
-        outcome = await outcome_of(sink)
-        seconds = time.monotonic() - start
-    assert outcome in {UNAVAILABLE, TOO_LONG}
-    assert seconds < 0.9, "a body of 2xx alone would be waited for a second"
+        assert await outcome_of(sink) in {UNAVAILABLE, TOO_LONG}
 
 
 def test_the_bomb_is_one_for_whoever_decodes_it():
@@ -558,7 +551,7 @@ async def test_a_bad_day_is_survived_and_the_journal_agrees(tmp_path):
     async with (
         no_socket_left(),
         Receiver(bad_day(0.5, seed=6), journal_path=journal) as receiver,
-        HttpSink(endpoint(receiver.url, timeout=1.0)) as sink,
+        HttpSink(endpoint(receiver.url, timeout=4.0)) as sink,
     ):
         events = [replace(EVENT, id=f"evt_{number}") for number in range(300)]
         outcomes = await asyncio.gather(*(outcome_of(sink, event) for event in events))
@@ -566,7 +559,8 @@ async def test_a_bad_day_is_survived_and_the_journal_agrees(tmp_path):
             assert await outcome_of(sink, replace(EVENT, id="evt_after")) is not None
     outcomes = dict(zip([event.id for event in events], outcomes, strict=True))
     received = {each.webhook_id: each for each in read_journal(journal)}
-    assert received.keys() >= outcomes.keys()
+    # On a slow machine the deadline may come before the request was sent.
+    assert received.keys() >= {each for each, outcome in outcomes.items() if outcome != TIMEOUT}
     for event_id, outcome in outcomes.items():
         if isinstance(outcome, str):
             assert received[event_id].status == 200, received[event_id]

@@ -7,6 +7,7 @@ from resonant.events import Lease, make_event
 from resonant.in_hand import InHand
 from resonant.renewal import Renewal
 from resonant.testing import FixedClock
+from support.waiting import until
 
 START = 1_700_000_000.0
 
@@ -31,12 +32,6 @@ def renewal(store, *, held=(7,), on_failure=pytest.fail):
     for delivery_id in held:
         in_hand.take(Lease(delivery_id, 1, "me", make_event(type="t", source="/s", data=1), "orders"))
     return Renewal(store, "me", in_hand, on_failure)
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_what_is_in_hand_is_renewed_three_times_in_the_time_that_a_lease_lasts():

@@ -16,6 +16,7 @@ from resonant.events import make_event
 from resonant.signing import until_every_run_signs
 from resonant.sink import CallableSink
 from resonant.store import open_store, schema, signers
+from support.waiting import until
 
 NEW = 2_000.5
 
@@ -37,12 +38,6 @@ async def reported(store):
     return await store.read(
         lambda connection: [(row.owner, row.endpoint, row.rotation) for row in connection.execute(query)]
     )
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_until_it_ends(sqlite_url):

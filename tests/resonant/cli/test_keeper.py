@@ -27,7 +27,7 @@ STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {OBED
 
 
 @contextlib.contextmanager
-def kept(child: str = OBEDIENT, *, patience: float = 10.0):
+def kept(child: str = OBEDIENT, *, patience: float = 30.0):
     """Run the parent in a keeper; give the keeper, the parent and the child."""
     command = [sys.executable, "-c", PARENT.format(child=child)]
     keeper = subprocess.Popen(
@@ -48,14 +48,14 @@ def kept(child: str = OBEDIENT, *, patience: float = 10.0):
 def test_all_of_it_ends_when_standard_input_does():
     with kept() as (keeper, *family):
         keeper.stdin.close()
-        assert keeper.wait(10) == 128 + signal.SIGTERM
+        assert keeper.wait(60) == 128 + signal.SIGTERM
         assert not alive(family)
 
 
 def test_all_of_it_ends_on_a_termination():
     with kept() as (keeper, *family):
         keeper.terminate()
-        assert keeper.wait(10) == 128 + signal.SIGTERM
+        assert keeper.wait(60) == 128 + signal.SIGTERM
         assert not alive(family)
 
 
@@ -63,7 +63,7 @@ def test_what_does_not_end_politely_is_killed_after_its_time():
     with kept(STUBBORN, patience=0.5) as (keeper, *family):
         started_at = time.monotonic()
         keeper.stdin.close()
-        keeper.wait(10)
+        keeper.wait(60)
         assert time.monotonic() - started_at >= 0.5
         assert not alive(family)
 
@@ -74,7 +74,7 @@ def test_what_does_not_end_politely_is_killed_after_its_time():
 def test_what_a_killed_process_leaves_behind_is_ended_too():
     with kept() as (keeper, parent, child):
         parent.kill()
-        assert keeper.wait(10) == 128 + signal.SIGKILL
+        assert keeper.wait(60) == 128 + signal.SIGKILL
         assert not alive([child])
 
 

@@ -190,7 +190,7 @@ async def test_patience_ends(tmp_path, disk):
         with pytest.raises(StoreUnavailable):
             await commits.begin(lease)
 
-        assert 0.5 <= loop.time() - start < 5
+        assert 0.5 <= loop.time() - start < 30
 
 
 async def test_a_lock_is_waited_for_longer_than_an_outage(tmp_path, impatient_sqlite):
@@ -209,7 +209,7 @@ async def test_closing_waits_for_a_lock_no_longer_than_for_an_outage(tmp_path, i
         with locked(tmp_path / "r.db"):
             writing = commits.record(delivered(lease))
             await asyncio.sleep(0.3)
-            await asyncio.wait_for(commits.close(), 5)
+            await asyncio.wait_for(commits.close(), 30)
             with pytest.raises(StoreLocked, match="holds its lock"):
                 await writing
 
@@ -272,7 +272,7 @@ async def test_a_waiter_cancelled_during_the_write_does_not_disturb_the_others(t
         tasks[0].cancel()
         tasks[3].cancel()
         disk.is_read_only = not comes_back
-        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
 
         kinds = [type(result) for result in results]
         written = bool if comes_back else StoreRefused

@@ -179,7 +179,7 @@ class TestOnSQLite:
             started = time.monotonic()
             with pytest.raises(StoreLocked):
                 desk.run(desk.store.write(touch))
-        assert time.monotonic() - started < 0.6
+        assert time.monotonic() - started < 2 * 1.5
 
     def test_a_new_process_can_open_the_store_and_read(self, opened, sqlite_url):
         with stopped_in_its_transaction(sqlite_url):

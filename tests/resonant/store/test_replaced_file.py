@@ -121,8 +121,8 @@ def test_a_transaction_of_several_steps_fails_too(desk, path, spoil):
 
 def test_a_connection_that_opened_the_new_file_is_not_used(desk, path):
     async def read_with_another_connection():
-        reading = asyncio.create_task(desk.store.read(lambda _connection: done.wait(10)))
-        await asyncio.sleep(0.1)
+        reading = asyncio.create_task(desk.store.read(hold))
+        await asyncio.to_thread(begun.wait, 30)
         restore_a_backup(path)
         try:
             await desk.store.unfinished()
@@ -130,7 +130,11 @@ def test_a_connection_that_opened_the_new_file_is_not_used(desk, path):
             done.set()
             await reading
 
-    done = threading.Event()
+    def hold(_connection):
+        begun.set()
+        done.wait(30)
+
+    begun, done = threading.Event(), threading.Event()
     with pytest.raises(StoreReplaced):
         desk.run(read_with_another_connection())
 
