@@ -96,21 +96,22 @@ async def send(self, event):
 sink.HttpSink.send = send
 main()
 """
-# Many commands in one process, which is quicker: one in each line of standard input.
+# Many commands in one process, which is quicker: a list of their arguments, what is typed, and possible exit codes.
 COMMANDS = """
-import sys
+import io, json, sys
 from resonant.cli import main
-for line in sys.stdin:
-    sys.argv = ["resonant", *line.split()]
+for arguments, typed, codes in json.load(sys.stdin):
+    sys.argv, sys.stdin = ["resonant", *arguments], io.StringIO(typed)
     try:
         main()
     except SystemExit as end:
-        # A replay whose dead letters die again is not done.
-        assert end.code in ((0, 1) if line.startswith("replay --endpoint") else (0, None)), line
+        assert (end.code or 0) in codes, arguments
 """
-READING = """endpoint show secretive
+READING = """\
+endpoint show secretive
 endpoint list --json
 status
+dlq --json --limit 0
 dlq --group
 failed
 retry-candidates
@@ -120,15 +121,14 @@ metrics
 prometheus
 audit
 """
-SENDING = """replay --endpoint secretive --all --include-permanent --rate 1000
-endpoint test secretive
-"""
-FLOW = """
+FLOWS = """
 import asyncio
 from resonant.cli.project import make_flows_importable
 make_flows_importable()
-from {module} import {flow}
-asyncio.run({flow}())
+from flows.dead_letters import collect_dead_letters
+from flows.metrics import export_metrics
+asyncio.run(export_metrics())
+asyncio.run(collect_dead_letters())
 """
 
 
@@ -149,19 +149,12 @@ def assert_nothing_secret(texts: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def secretive(machine, start_receiver):
-    """Save the endpoint with a secret in each place, one of them just rotated; say what the commands printed."""
+    """Save the endpoint with a secret in each place, one of them just rotated; return its receiver and the output."""
     machine.variables |= {
         "PREFECT_API_AUTH_STRING": f"admin:{SECRETS['password of Prefect']}",
         "PREFECT_LOGGING_LEVEL": "DEBUG",
         "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG",
     }
-    printed: dict[str, bytes] = {}
-
-    def run(*arguments: str, code: int = 0, **options) -> subprocess.CompletedProcess[str]:
-        finished = machine.run(*arguments, **options)
-        assert finished.returncode == code, finished.stderr
-        printed[" ".join(arguments[:2])] = (finished.stdout + finished.stderr).encode()
-        return finished
 
     def save(script: str = "test_security:echoing"):
         receiver = start_receiver(script)
@@ -173,18 +166,33 @@ def secretive(machine, start_receiver):
             f"http://me:{quoted['password in the URL']}@{host}/hooks/{quoted['path of the URL']}"
             f"?key={quoted['query of the URL']}"
         )
-        # The session's server keeps it, and its rotation.
-        machine.run("endpoint", "remove", "secretive", "--yes")
-        run(
-            "endpoint", "add", "secretive", "-", "--allow-private", "--header", f"@{headers}", "--secret-stdin",
-            "--policy", "classic", "--overwrite", typed=f"{url}\n{SECRETS['old signing secret']}\n",
-        )  # fmt: skip
-        run(
-            "endpoint", "rotate-secret", "secretive", "--secret-stdin", typed=SECRETS["signing secret"] + "\n"
+        printed = run_commands(
+            machine,
+            # The session's server keeps it, and its rotation.
+            command("endpoint remove secretive --yes", codes=(0, 2)),
+            command(
+                f"endpoint add secretive - --allow-private --header @{headers} --secret-stdin --policy classic"
+                " --overwrite",
+                typed=f"{url}\n{SECRETS['old signing secret']}\n",
+            ),
+            command(
+                "endpoint rotate-secret secretive --secret-stdin", typed=SECRETS["signing secret"] + "\n"
+            ),
         )
-        return receiver
+        return receiver, printed
 
-    return save, run, printed
+    return save
+
+
+Command = tuple[list[str], str, tuple[int, ...]]
+
+
+def command(line: str, *, typed: str = "", codes: tuple[int, ...] = (0,)) -> Command:
+    return line.split(), typed, codes
+
+
+def run_commands(machine, *commands: Command) -> bytes:
+    return run_code(machine, COMMANDS, typed=json.dumps(commands))
 
 
 def events_of(*kinds: str) -> list[dict]:
@@ -263,41 +271,31 @@ def everything_in(database_url: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretive, prefects_own_files):
-    save, run, printed = secretive
     if kind == "postgresql":
         server = request.getfixturevalue("postgresql")
         url = request.getfixturevalue("postgresql_url")
         url = server.url("test", user="postgres", password=SECRETS["password of the database"])
         machine.variables["RESONANT_DATABASE_URL"] = url
-    receiver = save()
+    receiver, saved = secretive()
+    printed = {"saving": saved}
     first = machine.write_events("events.jsonl", events_of("opened", "rejected", "broken"))
+    more = machine.write_events("more.jsonl", events_of("opened", "rejected"))
+    broken = machine.write_events("broken.jsonl", events_of("unsendable"))
     with contextlib.ExitStack() as stack:
         if kind == "sqlite":
-            run("enqueue", first, "--endpoint", "secretive")
+            machine.do("status")
             # As long as somebody else reads, SQLite keeps its side file.
             reader = stack.enter_context(contextlib.closing(sqlite3.connect(machine.database)))
             reader.execute("SELECT count(*) FROM resonant_events").fetchall()
-        run("emit", first, "--endpoint", "secretive", "--max-attempts", "2", code=1)
-        run("emit", machine.write_events("more.jsonl", events_of("opened", "rejected")), "--endpoint", "secretive",
-            "--chunk-size", "10", code=1)  # fmt: skip
-        broken = machine.write_events("broken.jsonl", events_of("unsendable"))
-        printed["broken sink"] = run_code(
+        printed["sending"] = run_commands(
             machine,
-            BROKEN_SINK,
-            "emit",
-            broken,
-            "--endpoint",
-            "secretive",
-            "--max-attempts",
-            "1",
-            exit_code=1,
+            command(f"enqueue {first} --endpoint secretive"),
+            command(f"emit {first} --endpoint secretive --max-attempts 2", codes=(1,)),
+            command(f"emit {more} --endpoint secretive --chunk-size 10", codes=(1,)),
         )
-        printed["metrics flow"] = run_code(
-            machine, FLOW.format(module="flows.metrics", flow="export_metrics")
-        )
-        printed["triage flow"] = run_code(
-            machine, FLOW.format(module="flows.dead_letters", flow="collect_dead_letters")
-        )
+        broken_sink = f"emit {broken} --endpoint secretive --max-attempts 1".split()
+        printed["broken sink"] = run_code(machine, BROKEN_SINK, *broken_sink, exit_code=1)
+        printed["flows"] = run_code(machine, FLOWS)
         files = {
             str(path): path.read_bytes()
             for path in machine.home.rglob("*")
@@ -305,17 +303,22 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
         }
         assert kind == "postgresql" or f"{machine.database}-wal" in files
 
-    [dead, *_] = json.loads(run("dlq", "--json", "--limit", "0").stdout)
-    details = f"detail {dead['event_id']}\ndetail {dead['event_id']} --json\n"
-    printed["commands that read"] = run_code(machine, COMMANDS, typed=READING)
-    printed["detail"] = run_code(machine, COMMANDS, typed=details)
-    printed["replay and test"] = run_code(machine, COMMANDS, typed=SENDING)
+    [dead, *_] = machine.read("dlq", "--limit", "0")
     report = machine.home / "report.json"
-    run("export", "--output", str(report))
+    detail = f"detail {dead['event_id']}"
+    printed["detail"] = run_commands(machine, command(detail), command(f"{detail} --json"))
+    printed["reading and replaying"] = run_commands(
+        machine,
+        *map(command, READING.splitlines()),
+        # The dead letters die again.
+        command("replay --endpoint secretive --all --include-permanent --rate 1000", codes=(0, 1)),
+        command("endpoint test secretive"),
+        command(f"export --output {report}"),
+    )
     files["the error report"] = report.read_bytes()
     away = f"postgresql://me:{SECRETS['password of the database']}@127.0.0.1:1/events"
     before, machine.variables["RESONANT_DATABASE_URL"] = machine.variables.get("RESONANT_DATABASE_URL"), away
-    run("status", code=1)
+    printed["away"] = run_commands(machine, command("status", codes=(1,)))
     if before is not None:
         files["the database"] = everything_in(before)
 
@@ -327,7 +330,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
     assert b"***" in (
         files.get("the database") or files[str(machine.database)] + files[f"{machine.database}-wal"]
     )
-    assert b"DEBUG" in printed["emit " + first]
+    assert b"DEBUG" in printed["sending"]
     assert_nothing_secret(
         printed
         | files
@@ -346,8 +349,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
 
 
 def test_no_secret_is_an_argument_of_a_process(machine, secretive):
-    save, _, _ = secretive
-    save("test_security:wait_a_second")
+    secretive("test_security:wait_a_second")
     path = machine.write_events("events.jsonl", events_of(*["opened"] * 3))
     emitting = machine.start("emit", path, "--endpoint", "secretive")
     arguments: dict[str, bytes] = {}
@@ -378,9 +380,7 @@ def test_a_secret_is_rotated_by_commands(machine, start_receiver):
         return found
 
     def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-        finished = machine.run("endpoint", *arguments, **options)
-        assert finished.returncode == 0, finished.stderr
-        return finished
+        return machine.do("endpoint", *arguments, **options)
 
     old = SECRETS["old signing secret"]
     run("add", "turning", receiver.url, "--allow-private", "--secret-stdin", typed=old)
@@ -398,8 +398,7 @@ def test_a_secret_is_rotated_by_commands(machine, start_receiver):
     assert (shown["signing_secret"], shown["previous_signing_secret"]) == ("set", "set")
     assert shown["previous_signing_secret_until"].startswith("20")
 
-    again = machine.run("endpoint", "rotate-secret", "turning")
-    assert again.returncode == 1
+    again = run("rotate-secret", "turning", code=1)
     assert again.stdout == ""
     assert "`resonant endpoint rotate-secret turning --end` ends it\n" in again.stderr
 
@@ -407,5 +406,4 @@ def test_a_secret_is_rotated_by_commands(machine, start_receiver):
     run("test", "turning")
     assert verified_by(old, new) == [False, True]
 
-    misused = machine.run("endpoint", "rotate-secret", "turning", "--end", "--secret-stdin", typed=old)
-    assert misused.returncode == 2
+    run("rotate-secret", "turning", "--end", "--secret-stdin", typed=old, code=2)
