@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import random
@@ -144,12 +143,12 @@ def test_what_is_no_http_url_names_no_endpoint(url):
         name_from_url(url)
 
 
-def test_a_file_endpoint_appends_the_events_data(tmp_path):
+async def test_a_file_endpoint_appends_the_events_data(tmp_path):
     target = FileEndpoint(path=tmp_path / "events.jsonl").open("file-endpoint/log")
     events = [make_event(type="t", source="/s", data={"n": n}) for n in range(2)]
 
     for event in events:
-        asyncio.run(target.sink.send(event))
+        await target.sink.send(event)
 
     assert (tmp_path / "events.jsonl").read_text() == '{"n":0}\n{"n":1}\n'
 
@@ -194,12 +193,12 @@ class Vault(SinkBlock):
         raise error
 
 
-def kept_of(event_type):
+async def kept_of(event_type):
     """What the courier would store of an attempt."""
     event = make_event(type=event_type, source="/s", data=1)
     lease = Lease(1, 1, "me", event, "vault/v", round_started_at=0.0, accepted_at=0.0)
     courier = Courier(clock=FixedClock(0.0), rng=random.Random(7))
-    return asyncio.run(courier.attempt(lease, Vault().open("vault/v"))).attempt
+    return (await courier.attempt(lease, Vault().open("vault/v"))).attempt
 
 
 def test_a_secret_of_several_lines_is_taken_out_of_what_is_stored_whole_and_in_part():
@@ -212,8 +211,10 @@ def test_a_secret_of_several_lines_is_taken_out_of_what_is_stored_whole_and_in_p
     ("event_type", "field"),
     [("t.ok", "excerpt"), ("t.ok", "warning"), ("t.no", "excerpt"), ("t.no", "error")],
 )
-def test_whatever_a_sink_of_ones_own_gives_away_is_stored_without_the_secrets_of_its_block(event_type, field):
-    kept = getattr(kept_of(event_type), field)
+async def test_whatever_a_sink_of_ones_own_gives_away_is_stored_without_the_secrets_of_its_block(
+    event_type, field
+):
+    kept = getattr(await kept_of(event_type), field)
     assert "anna" in kept
     for secret in (*PEM.splitlines(), "hunter2", "one-of-many", "47110815", "also-s3cret"):
         assert secret not in kept
@@ -228,25 +229,21 @@ class Note(Block):
 
 
 @pytest.fixture
-def listed(prefect_api):
+async def listed(prefect_api):
     """List the endpoints that this test has made; other tests have theirs on the same server."""
 
     async def names():
         return {name for name, _ in await list_endpoints()}
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
-        others = asyncio.run(names())
+        others = await names()
 
         async def list_them():
             return [(name, block) for name, block in await list_endpoints() if name not in others]
 
         yield list_them
-
-        async def remove():
-            for name in await names() - others:
-                await remove_endpoint(name)
-
-        asyncio.run(remove())
+        for name in await names() - others:
+            await remove_endpoint(name)
 
 
 async def break_endpoint(name: str) -> None:
@@ -259,15 +256,12 @@ async def break_endpoint(name: str) -> None:
 
 
 @pytest.mark.engine
-def test_the_catalog_lists_every_endpoint_by_name(listed, tmp_path):
-    async def main():
-        await webhook(timeout=3).asave("the-zoo")
-        await FileEndpoint(path=tmp_path / "log").asave("the-log")
-        await webhook().asave("the-billing")
-        await Note().asave("shopping", overwrite=True)
-        return await listed()
-
-    found = asyncio.run(main())
+async def test_the_catalog_lists_every_endpoint_by_name(listed, tmp_path):
+    await webhook(timeout=3).asave("the-zoo")
+    await FileEndpoint(path=tmp_path / "log").asave("the-log")
+    await webhook().asave("the-billing")
+    await Note().asave("shopping", overwrite=True)
+    found = await listed()
 
     assert [name for name, _ in found] == ["file-endpoint/the-log", "the-billing", "the-zoo"]
     assert [type(block) for _, block in found] == [FileEndpoint, WebhookEndpoint, WebhookEndpoint]
@@ -275,14 +269,11 @@ def test_the_catalog_lists_every_endpoint_by_name(listed, tmp_path):
 
 
 @pytest.mark.engine
-def test_a_broken_endpoint_hides_none_of_the_others_and_says_no_secret(listed):
-    async def main():
-        await webhook().asave("the-billing")
-        await break_endpoint("the-crm")
-        await webhook().asave("the-zoo")
-        return await listed()
-
-    (_, billing), (name, problem), (_, zoo) = asyncio.run(main())
+async def test_a_broken_endpoint_hides_none_of_the_others_and_says_no_secret(listed):
+    await webhook().asave("the-billing")
+    await break_endpoint("the-crm")
+    await webhook().asave("the-zoo")
+    (_, billing), (name, problem), (_, zoo) = await listed()
 
     assert isinstance(billing, WebhookEndpoint)
     assert isinstance(zoo, WebhookEndpoint)
@@ -292,22 +283,19 @@ def test_a_broken_endpoint_hides_none_of_the_others_and_says_no_secret(listed):
 
 
 @pytest.mark.engine
-def test_an_endpoint_whose_class_is_gone_hides_none_of_the_others(listed):
-    async def main():
-        class Pigeon(SinkBlock):
-            _block_type_slug = "pigeon"
+async def test_an_endpoint_whose_class_is_gone_hides_none_of_the_others(listed):
+    class Pigeon(SinkBlock):
+        _block_type_slug = "pigeon"
 
-            async def deliver(self, event):
-                return None
+        async def deliver(self, event):
+            return None
 
-        await Pigeon().asave("grey")
-        await webhook().asave("the-billing")
-        get_registry_for_type(Block).pop("pigeon")
-        found = dict(await listed())
-        await remove_endpoint("pigeon/grey")
-        return found, await listed()
-
-    before, after = asyncio.run(main())
+    await Pigeon().asave("grey")
+    await webhook().asave("the-billing")
+    get_registry_for_type(Block).pop("pigeon")
+    found = dict(await listed())
+    await remove_endpoint("pigeon/grey")
+    before, after = found, await listed()
 
     assert isinstance(before["the-billing"], WebhookEndpoint)
     assert isinstance(before["pigeon/grey"], EndpointError)
@@ -316,25 +304,19 @@ def test_an_endpoint_whose_class_is_gone_hides_none_of_the_others(listed):
 
 
 @pytest.mark.engine
-def test_a_broken_endpoint_can_be_removed_like_any_other(listed, tmp_path):
-    async def main():
-        await webhook().asave("the-billing")
-        await FileEndpoint(path=tmp_path / "log").asave("the-log")
-        await break_endpoint("the-crm")
-        await remove_endpoint("the-crm")
-        await remove_endpoint("file-endpoint/the-log")
-        return await listed()
-
-    assert [name for name, _ in asyncio.run(main())] == ["the-billing"]
+async def test_a_broken_endpoint_can_be_removed_like_any_other(listed, tmp_path):
+    await webhook().asave("the-billing")
+    await FileEndpoint(path=tmp_path / "log").asave("the-log")
+    await break_endpoint("the-crm")
+    await remove_endpoint("the-crm")
+    await remove_endpoint("file-endpoint/the-log")
+    assert [name for name, _ in await listed()] == ["the-billing"]
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("name", ["nowhere", "file-endpoint/nowhere", "note/shopping", "no-such-type/x"])
-def test_what_is_no_endpoint_is_not_removed(listed, name):
-    async def main():
-        await Note().asave("shopping", overwrite=True)
-        with pytest.raises(EndpointError, match=f"no endpoint is named '{name}'"):
-            await remove_endpoint(name)
-        return await Note.aload("shopping")
-
-    assert asyncio.run(main()).text == "buy milk"
+async def test_what_is_no_endpoint_is_not_removed(listed, name):
+    await Note().asave("shopping", overwrite=True)
+    with pytest.raises(EndpointError, match=f"no endpoint is named '{name}'"):
+        await remove_endpoint(name)
+    assert (await Note.aload("shopping")).text == "buy milk"

@@ -38,101 +38,86 @@ def tokens(receiver: Receiver) -> list[str]:
     return [request.headers["x-token"] for request in receiver.journal]
 
 
-def test_a_change_is_used_from_the_next_send_on_and_what_is_under_way_ends_as_it_began():
-    async def run():
-        async with Receiver(respond(200, delay=0.05)) as receiver:
-            configured = Configured(endpoint(receiver))
-            sink = CurrentSink(configured.now, configured.read)
-            under_way = asyncio.create_task(sink.send(EVENT))
-            await until(lambda: receiver.journal)
-            configured.now = endpoint(receiver, "t0ken-after")
-            await sink.look()
-            await sink.send(EVENT)
-            assert (await under_way).status_code == 200
-            await sink.aclose()
-            return tokens(receiver)
-
-    assert asyncio.run(run()) == ["t0ken-before", "t0ken-after"]
+async def test_a_change_is_used_from_the_next_send_on_and_what_is_under_way_ends_as_it_began():
+    async with Receiver(respond(200, delay=0.05)) as receiver:
+        configured = Configured(endpoint(receiver))
+        sink = CurrentSink(configured.now, configured.read)
+        under_way = asyncio.create_task(sink.send(EVENT))
+        await until(lambda: receiver.journal)
+        configured.now = endpoint(receiver, "t0ken-after")
+        await sink.look()
+        await sink.send(EVENT)
+        assert (await under_way).status_code == 200
+        await sink.aclose()
+        assert tokens(receiver) == ["t0ken-before", "t0ken-after"]
 
 
-def test_it_is_read_again_and_again_from_the_first_send_until_it_is_closed(monkeypatch):
+async def test_it_is_read_again_and_again_from_the_first_send_until_it_is_closed(monkeypatch):
     monkeypatch.setattr(current, "LOOK_AGAIN_SECONDS", 0.005)
 
-    async def run():
-        async with Receiver() as receiver:
-            configured = Configured(endpoint(receiver))
-            sink = CurrentSink(configured.now, configured.read)
-            assert configured.reads == 0
-            await sink.send(EVENT)
-            await until(lambda: configured.reads >= 3)
-            await sink.aclose()
-            reads = configured.reads
-            await asyncio.sleep(0.02)
-            return configured.reads - reads
-
-    assert asyncio.run(run()) == 0
+    async with Receiver() as receiver:
+        configured = Configured(endpoint(receiver))
+        sink = CurrentSink(configured.now, configured.read)
+        assert configured.reads == 0
+        await sink.send(EVENT)
+        await until(lambda: configured.reads >= 3)
+        await sink.aclose()
+        reads = configured.reads
+        await asyncio.sleep(0.02)
+        assert configured.reads - reads == 0
 
 
 def test_a_run_uses_a_change_after_ten_seconds():
     assert current.LOOK_AGAIN_SECONDS == 10
 
 
-def test_a_new_rotation_counts_as_used_when_all_earlier_sends_have_ended():
-    async def run():
-        async with Receiver(respond(200, delay=0.05)) as receiver:
-            configured = Configured(endpoint(receiver, rotation=1.0))
-            sink = CurrentSink(configured.now, configured.read)
-            under_way = asyncio.create_task(sink.send(EVENT))
-            await until(lambda: receiver.journal)
-            configured.now = endpoint(receiver, rotation=2.0)
-            await sink.look()
-            meanwhile = sink.rotation()
-            await under_way
-            after = sink.rotation()
-            await sink.aclose()
-            return meanwhile, after
-
-    assert asyncio.run(run()) == (1.0, 2.0)
+async def test_a_new_rotation_counts_as_used_when_all_earlier_sends_have_ended():
+    async with Receiver(respond(200, delay=0.05)) as receiver:
+        configured = Configured(endpoint(receiver, rotation=1.0))
+        sink = CurrentSink(configured.now, configured.read)
+        under_way = asyncio.create_task(sink.send(EVENT))
+        await until(lambda: receiver.journal)
+        configured.now = endpoint(receiver, rotation=2.0)
+        await sink.look()
+        meanwhile = sink.rotation()
+        await under_way
+        after = sink.rotation()
+        await sink.aclose()
+        assert (meanwhile, after) == (1.0, 2.0)
 
 
-def test_an_idle_open_endpoint_is_read_again_too(monkeypatch):
+async def test_an_idle_open_endpoint_is_read_again_too(monkeypatch):
     monkeypatch.setattr(current, "LOOK_AGAIN_SECONDS", 0.005)
 
-    async def run():
-        async with Receiver() as receiver:
-            configured = Configured(endpoint(receiver, rotation=1.0))
-            sink = CurrentSink(configured.now, configured.read)
-            assert sink.rotation() == 1.0
-            configured.now = endpoint(receiver, rotation=2.0)
-            await until(lambda: sink.rotation() == 2.0)
-            await sink.aclose()
-
-    asyncio.run(run())
+    async with Receiver() as receiver:
+        configured = Configured(endpoint(receiver, rotation=1.0))
+        sink = CurrentSink(configured.now, configured.read)
+        assert sink.rotation() == 1.0
+        configured.now = endpoint(receiver, rotation=2.0)
+        await until(lambda: sink.rotation() == 2.0)
+        await sink.aclose()
 
 
-def test_while_it_cannot_be_read_it_stays_as_it_was_and_the_log_tells_no_secret(caplog):
-    async def run():
-        async with Receiver() as receiver:
-            configured = Configured(endpoint(receiver))
-            sink = CurrentSink(configured.now, configured.read)
-            for problem in (
-                ConnectionError("https://x/s3cret"),
-                EndpointError("no endpoint is named 'orders'"),
-            ):
-                configured.now = problem
-                await sink.look()
-                await sink.send(EVENT)
-            await sink.aclose()
-            return tokens(receiver)
-
-    assert asyncio.run(run()) == ["t0ken-before", "t0ken-before"]
+async def test_while_it_cannot_be_read_it_stays_as_it_was_and_the_log_tells_no_secret(caplog):
+    async with Receiver() as receiver:
+        configured = Configured(endpoint(receiver))
+        sink = CurrentSink(configured.now, configured.read)
+        for problem in (
+            ConnectionError("https://x/s3cret"),
+            EndpointError("no endpoint is named 'orders'"),
+        ):
+            configured.now = problem
+            await sink.look()
+            await sink.send(EVENT)
+        await sink.aclose()
+        assert tokens(receiver) == ["t0ken-before", "t0ken-before"]
     assert [record.getMessage() for record in caplog.records if record.name == "blocks.current"] == [
         "endpoint orders stays as it was read before: ConnectionError",
         "endpoint orders stays as it was read before: no endpoint is named 'orders'",
     ]
 
 
-def test_what_the_courier_was_told_when_it_was_opened_stays():
+async def test_what_the_courier_was_told_when_it_was_opened_stays():
     async def run():
         async with Receiver(respond(404)) as receiver:
             opened = endpoint(receiver, timeout=5.0, overrides={404: "transient"})
@@ -148,18 +133,15 @@ def test_what_the_courier_was_told_when_it_was_opened_stays():
             finally:
                 await sink.aclose()
 
-    used, sent = asyncio.run(run())
+    used, sent = await run()
     assert (used.timeout, used.overrides) == (5.0, {404: "transient"})
     assert sent == ["t0ken-after"]
 
 
-def test_neither_what_is_secret_nor_what_was_shows_in_an_error():
-    async def run():
-        async with Receiver() as receiver:
-            configured = Configured(endpoint(receiver))
-            sink = CurrentSink(configured.now, configured.read)
-            configured.now = endpoint(receiver, "t0ken-after")
-            await sink.look()
-            return sink.describe(ValueError("t0ken-before, t0ken-after"))
-
-    assert asyncio.run(run()) == "ValueError: ***, ***"
+async def test_neither_what_is_secret_nor_what_was_shows_in_an_error():
+    async with Receiver() as receiver:
+        configured = Configured(endpoint(receiver))
+        sink = CurrentSink(configured.now, configured.read)
+        configured.now = endpoint(receiver, "t0ken-after")
+        await sink.look()
+        assert sink.describe(ValueError("t0ken-before, t0ken-after")) == "ValueError: ***, ***"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockSchemaCreate
@@ -20,8 +18,8 @@ pytestmark = pytest.mark.engine
 _NEWER_SCHEMAS = 201
 
 
-def test_an_endpoint_is_known_beside_hundreds_of_newer_block_schemas(prefect_api):
-    async def main():
+async def test_an_endpoint_is_known_beside_hundreds_of_newer_block_schemas(prefect_api):
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
         await WebhookEndpoint(url=SecretStr("https://example.com")).asave("old", overwrite=True)
         async with get_client() as client:
             other = await client.read_block_type_by_slug("secret")
@@ -30,6 +28,3 @@ def test_an_endpoint_is_known_beside_hundreds_of_newer_block_schemas(prefect_api
                 await client.create_block_schema(BlockSchemaCreate(fields=fields, block_type_id=other.id))
         await require_endpoint("old")
         await remove_endpoint("old")
-
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        asyncio.run(main())

@@ -35,7 +35,7 @@ HOUR = 3600.0
 def on_prefect(prefect_api):
     """Run a coroutine with an endpoint saved that signs with the old secret; it is removed afterwards."""
 
-    def run(work, *, url="https://hooks.example.com/in", secret=OLD):
+    async def run(work, *, url="https://hooks.example.com/in", secret=OLD):
         async def main():
             signing = None if secret is None else SecretStr(secret)
             block = WebhookEndpoint(url=SecretStr(url), signing_secret=signing, allow_private=True)
@@ -46,7 +46,7 @@ def on_prefect(prefect_api):
                 await remove_endpoint(NAME)
 
         with temporary_settings({PREFECT_API_URL: prefect_api}):
-            return asyncio.run(main())
+            return await main()
 
     return run
 
@@ -57,42 +57,42 @@ async def signing():
     return [(secret, endpoint.signing_ends.get(secret)) for secret in endpoint.signing_secrets]
 
 
-def test_a_new_secret_signs_first_and_the_old_one_ends_by_itself(on_prefect):
+async def test_a_new_secret_signs_first_and_the_old_one_ends_by_itself(on_prefect):
     async def work():
         rotation = await rotate_secret(NAME, SecretStr(NEW), keep_old=24 * HOUR)
         return rotation.old_signs_until, await signing()
 
-    until, secrets = on_prefect(work)
+    until, secrets = await on_prefect(work)
     assert secrets == [(NEW, None), (OLD, until.timestamp())]
     assert until.timestamp() == pytest.approx(time.time() + 24 * HOUR, abs=60)
 
 
-def test_to_keep_the_old_one_for_no_time_stops_it_at_once(on_prefect):
+async def test_to_keep_the_old_one_for_no_time_stops_it_at_once(on_prefect):
     async def work():
         rotation = await rotate_secret(NAME, SecretStr(NEW), keep_old=0)
         return rotation.old_signs_until, await signing()
 
-    assert on_prefect(work) == (None, [(NEW, None)])
+    assert await on_prefect(work) == (None, [(NEW, None)])
 
 
-def test_an_endpoint_that_signed_nothing_signs_from_now_on(on_prefect):
+async def test_an_endpoint_that_signed_nothing_signs_from_now_on(on_prefect):
     async def work():
         rotation = await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
         return rotation.old_signs_until, await signing()
 
-    assert on_prefect(work, secret=None) == (None, [(NEW, None)])
+    assert await on_prefect(work, secret=None) == (None, [(NEW, None)])
 
 
-def test_a_rotation_is_ended_by_hand(on_prefect):
+async def test_a_rotation_is_ended_by_hand(on_prefect):
     async def work():
         await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
         await end_rotation(NAME)
         return await signing()
 
-    assert on_prefect(work) == [(NEW, None)]
+    assert await on_prefect(work) == [(NEW, None)]
 
 
-def test_a_second_rotation_waits_for_the_end_of_the_first(on_prefect):
+async def test_a_second_rotation_waits_for_the_end_of_the_first(on_prefect):
     async def work():
         await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
         with pytest.raises(EndpointError, match="a rotation is under way"):
@@ -104,7 +104,7 @@ def test_a_second_rotation_waits_for_the_end_of_the_first(on_prefect):
         await rotate_secret(NAME, SecretStr(THIRD), keep_old=HOUR)
         return kept, await signing()
 
-    kept, after = on_prefect(work)
+    kept, after = await on_prefect(work)
     assert [secret for secret, _ in kept] == [NEW, OLD]
     assert [secret for secret, _ in after] == [THIRD, NEW]
 
@@ -112,28 +112,28 @@ def test_a_second_rotation_waits_for_the_end_of_the_first(on_prefect):
 @pytest.mark.parametrize(
     ("secret", "problem"), [(OLD, "is its signing secret already"), ("s3cret!", "must be whsec_ and base64")]
 )
-def test_a_secret_that_cannot_be_the_new_one_changes_nothing(on_prefect, secret, problem):
+async def test_a_secret_that_cannot_be_the_new_one_changes_nothing(on_prefect, secret, problem):
     async def work():
         with pytest.raises(EndpointError, match=problem) as refused:
             await rotate_secret(NAME, SecretStr(secret), keep_old=HOUR)
         return str(refused.value), await signing()
 
-    said, secrets = on_prefect(work)
+    said, secrets = await on_prefect(work)
     assert secret not in said
     assert secrets == [(OLD, None)]
 
 
 @pytest.mark.parametrize("keep_old", [HOUR, 0])
-def test_the_same_secret_given_again_is_the_same_rotation(on_prefect, keep_old):
+async def test_the_same_secret_given_again_is_the_same_rotation(on_prefect, keep_old):
     async def work():
         first = await rotate_secret(NAME, SecretStr(NEW), keep_old=keep_old)
         return first, await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
 
-    first, again = on_prefect(work)
+    first, again = await on_prefect(work)
     assert first == again
 
 
-def test_a_save_whose_answer_is_lost_is_looked_up(on_prefect, monkeypatch):
+async def test_a_save_whose_answer_is_lost_is_looked_up(on_prefect, monkeypatch):
     save = WebhookEndpoint.asave
 
     async def save_and_lose_the_answer(block, *args, **kwargs):
@@ -152,11 +152,11 @@ def test_a_save_whose_answer_is_lost_is_looked_up(on_prefect, monkeypatch):
             rotation = await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR)
         return rotation.moment, await signing()
 
-    moment, secrets = on_prefect(work)
+    moment, secrets = await on_prefect(work)
     assert secrets == [(NEW, None), (OLD, moment)]
 
 
-def test_a_save_that_cannot_be_looked_up_is_reported_as_unconfirmed(on_prefect, monkeypatch):
+async def test_a_save_that_cannot_be_looked_up_is_reported_as_unconfirmed(on_prefect, monkeypatch):
     save = WebhookEndpoint.asave
 
     async def save_and_die(block, *args, **kwargs):
@@ -174,12 +174,12 @@ def test_a_save_that_cannot_be_looked_up_is_reported_as_unconfirmed(on_prefect, 
         monkeypatch.undo()
         return str(raised.value)
 
-    said = on_prefect(work)
+    said = await on_prefect(work)
     assert "the answer to its save was lost (ReadError), and Prefect cannot be asked" in said
     assert NEW not in said
 
 
-def test_what_is_not_rotated_is_not_ended_and_what_signs_nothing_is_not_rotated(on_prefect, tmp_path):
+async def test_what_is_not_rotated_is_not_ended_and_what_signs_nothing_is_not_rotated(on_prefect, tmp_path):
     async def work():
         with pytest.raises(EndpointError, match="no rotation is under way"):
             await end_rotation(NAME)
@@ -188,7 +188,7 @@ def test_what_is_not_rotated_is_not_ended_and_what_signs_nothing_is_not_rotated(
             await rotate_secret(f"file-endpoint/{NAME}", SecretStr(NEW), keep_old=HOUR)
         await remove_endpoint(f"file-endpoint/{NAME}")
 
-    on_prefect(work)
+    await on_prefect(work)
 
 
 def verified_by(request) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ def verified_by(request) -> tuple[str, ...]:
     return tuple(found)
 
 
-def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one_alone(
+async def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one_alone(
     on_prefect, sqlite_url, monkeypatch
 ):
     monkeypatch.setattr(current, "LOOK_AGAIN_SECONDS", 0.05)
@@ -254,7 +254,7 @@ def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one
         assert waited in ([1], []), "it may use it at once"
 
     changed_over = []
-    verified = on_prefect(work)
+    verified = await on_prefect(work)
     changes = [one for before, one in zip([None, *verified], verified, strict=False) if one != before]
     # Two are under way at the same time, and either may be received first.
     assert set(changes) == {(OLD,), (OLD, NEW), (NEW,)}

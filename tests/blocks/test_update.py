@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
@@ -22,7 +20,7 @@ SECRET = "whsec_b2xkIG9sZCBvbGQgb2xk"
 def update(prefect_api):
     """Change a fully configured endpoint; return the message's list of kept settings, and the endpoint."""
 
-    def run(fields=None, *, headers=None, overrides=None, clear=()):
+    async def run(fields=None, *, headers=None, overrides=None, clear=()):
         async def main():
             await WebhookEndpoint(
                 url=SecretStr("https://hooks.example.com/in"),
@@ -41,13 +39,13 @@ def update(prefect_api):
                 await remove_endpoint(NAME)
 
         with temporary_settings({PREFECT_API_URL: prefect_api}):
-            return asyncio.run(main())
+            return await main()
 
     return run
 
 
-def test_a_new_url_keeps_the_secret_the_headers_and_all_else(update):
-    kept, block = update({"url": SecretStr("https://new.example.com/in")})
+async def test_a_new_url_keeps_the_secret_the_headers_and_all_else(update):
+    kept, block = await update({"url": SecretStr("https://new.example.com/in")})
 
     endpoint = block.to_endpoint(NAME)
     assert endpoint.url == "https://new.example.com/in"
@@ -58,8 +56,8 @@ def test_a_new_url_keeps_the_secret_the_headers_and_all_else(update):
     )
 
 
-def test_headers_and_overrides_are_added_or_replaced_by_name(update):
-    kept, block = update(headers={"x-key": "new"}, overrides={404: "permanent", 409: "transient"})
+async def test_headers_and_overrides_are_added_or_replaced_by_name(update):
+    kept, block = await update(headers={"x-key": "new"}, overrides={404: "permanent", 409: "transient"})
 
     assert block.to_endpoint(NAME).headers == {"x-more": "2", "x-key": "new"}
     assert block.status_overrides == {404: "permanent", 409: "transient"}
@@ -67,18 +65,18 @@ def test_headers_and_overrides_are_added_or_replaced_by_name(update):
     assert "overrides" not in kept
 
 
-def test_what_is_cleared_goes_back_to_its_default(update):
-    _, block = update(clear={"headers", "policy", "status_overrides", "concurrency", "ca_file"})
+async def test_what_is_cleared_goes_back_to_its_default(update):
+    _, block = await update(clear={"headers", "policy", "status_overrides", "concurrency", "ca_file"})
 
     assert (block.headers, block.policy, block.status_overrides) == (None, None, {})
     assert block.signing_secret.get_secret_value() == SECRET
 
 
-def test_a_value_that_cannot_be_used_changes_nothing(update):
+async def test_a_value_that_cannot_be_used_changes_nothing(update):
     with pytest.raises(EndpointError, match="must begin with http"):
-        update({"url": SecretStr("ftp://x")})
+        await update({"url": SecretStr("ftp://x")})
 
 
-def test_update_does_not_create_an_endpoint(prefect_api):
+async def test_update_does_not_create_an_endpoint(prefect_api):
     with temporary_settings({PREFECT_API_URL: prefect_api}), pytest.raises(UnknownEndpoint, match="nowhere"):
-        asyncio.run(update_webhook_endpoint("nowhere", {"timeout": 3.0}, headers={}, overrides={}))
+        await update_webhook_endpoint("nowhere", {"timeout": 3.0}, headers={}, overrides={})

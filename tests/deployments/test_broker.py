@@ -31,7 +31,7 @@ def test_it_is_what_prefect_asks_of_a_broker():
     assert isinstance(broker, BrokerModule)
 
 
-def test_a_sender_waits_while_half_of_what_a_subscription_holds_is_unread_and_nothing_is_dropped(topic):
+async def test_a_sender_waits_while_half_of_what_a_subscription_holds_is_unread_and_nothing_is_dropped(topic):
     count = 12_000  # more than a subscription of Prefect's holds
     most_unread = 0
 
@@ -46,45 +46,38 @@ def test_a_sender_waits_while_half_of_what_a_subscription_holds_is_unread_and_no
         await sending
         return read
 
-    assert asyncio.run(asyncio.wait_for(run(), 60)) == [b"%d" % number for number in range(count)]
+    assert await asyncio.wait_for(run(), 60) == [b"%d" % number for number in range(count)]
     assert broker.MOST_UNREAD - 1 <= most_unread <= broker.MOST_UNREAD
 
 
-def test_whoever_sends_while_it_should_read_goes_on_after_a_while(topic, monkeypatch):
+async def test_whoever_sends_while_it_should_read_goes_on_after_a_while(topic, monkeypatch):
     monkeypatch.setattr(broker, "MOST_UNREAD", 3)
     monkeypatch.setattr(broker, "PATIENCE_SECONDS", 0.1)
     count = broker.SENT_AT_ONCE + 2
 
-    async def run() -> int:
-        subscription = broker.Consumer(topic).subscription
-        await asyncio.wait_for(send(topic, count), 5)
-        return subscription._queue.qsize()
-
-    assert asyncio.run(run()) == count
+    subscription = broker.Consumer(topic).subscription
+    await asyncio.wait_for(send(topic, count), 5)
+    assert subscription._queue.qsize() == count
 
 
-def test_whoever_sends_a_few_does_not_wait_as_it_may_hold_the_lock_that_the_reader_needs(topic, monkeypatch):
+async def test_whoever_sends_a_few_does_not_wait_as_it_may_hold_the_lock_that_the_reader_needs(
+    topic, monkeypatch
+):
     monkeypatch.setattr(broker, "MOST_UNREAD", 3)
     monkeypatch.setattr(broker, "PATIENCE_SECONDS", 3600)
 
-    async def run() -> int:
-        subscription = broker.Consumer(topic).subscription
-        for number in range(5):
-            await asyncio.wait_for(publisher(topic).publish_data(b"", {"id": f"{topic}-few-{number}"}), 1)
-        return subscription._queue.qsize()
-
-    assert asyncio.run(run()) == 5
+    subscription = broker.Consumer(topic).subscription
+    for number in range(5):
+        await asyncio.wait_for(publisher(topic).publish_data(b"", {"id": f"{topic}-few-{number}"}), 1)
+    assert subscription._queue.qsize() == 5
 
 
-def test_every_subscription_gets_what_was_sent_once_and_counts_its_own_retries(topic):
-    async def run() -> None:
-        subscriptions = [broker.Consumer(topic).subscription for _ in range(2)]
-        for _ in range(2):
-            await publisher(topic).publish_data(b"same", {"id": f"{topic}-same"})
-        first, second = [await each.get() for each in subscriptions]
-        assert all(each._queue.empty() for each in subscriptions)
-        await subscriptions[0].retry(first)
-        assert (first.data, first.retry_count) == (b"same", 1)
-        assert (second.data, second.retry_count) == (b"same", 0)
-
-    asyncio.run(run())
+async def test_every_subscription_gets_what_was_sent_once_and_counts_its_own_retries(topic):
+    subscriptions = [broker.Consumer(topic).subscription for _ in range(2)]
+    for _ in range(2):
+        await publisher(topic).publish_data(b"same", {"id": f"{topic}-same"})
+    first, second = [await each.get() for each in subscriptions]
+    assert all(each._queue.empty() for each in subscriptions)
+    await subscriptions[0].retry(first)
+    assert (first.data, first.retry_count) == (b"same", 1)
+    assert (second.data, second.retry_count) == (b"same", 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
@@ -56,22 +54,19 @@ def by_name(cases):
     return [pytest.param(headers, id=name) for headers, name in cases]
 
 
-def answer(
+async def answer(
     headers, *, origins=OWN, method="POST", address="127.0.0.1", path="/api/block_documents/filter", **api
 ):
-    async def ask():
-        app = guarded(PlainTextResponse("secret"), origins, address=address, **api)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
-            return await client.request(method, f"http://unused{path}", headers=headers)
-
-    return asyncio.run(ask())
+    app = guarded(PlainTextResponse("secret"), origins, address=address, **api)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
+        return await client.request(method, f"http://unused{path}", headers=headers)
 
 
-def status(headers, **how):
-    return answer(headers, **how).status_code
+async def status(headers, **how):
+    return (await answer(headers, **how)).status_code
 
 
-def websocket(headers):
+async def websocket(headers):
     """Open a websocket; return what the server says first, or what the application behind it does."""
     said = []
 
@@ -85,47 +80,47 @@ def websocket(headers):
         "type": "websocket",
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    asyncio.run(guarded(application, OWN)(scope, None, send))
+    await guarded(application, OWN)(scope, None, send)
     return said
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 @pytest.mark.parametrize("headers", by_name(WELCOME))
-def test_who_is_no_foreign_page_is_let_in(headers, method):
-    assert status(headers, method=method) == 200
-    assert websocket(headers) == ["websocket.accept"]
+async def test_who_is_no_foreign_page_is_let_in(headers, method):
+    assert await status(headers, method=method) == 200
+    assert await websocket(headers) == ["websocket.accept"]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 @pytest.mark.parametrize("headers", by_name(FOREIGN))
-def test_a_foreign_page_is_refused_whatever_it_asks(headers, method):
-    assert status(headers, method=method) == 403
-    assert websocket(headers) == ["websocket.close"]
+async def test_a_foreign_page_is_refused_whatever_it_asks(headers, method):
+    assert await status(headers, method=method) == 403
+    assert await websocket(headers) == ["websocket.close"]
 
 
 @pytest.mark.parametrize("path", ["/", "/runs/flow-run/1", "/v2/artifacts", "/apis"])
-def test_a_page_elsewhere_may_link_to_the_ui_and_frame_nothing(path):
+async def test_a_page_elsewhere_may_link_to_the_ui_and_frame_nothing(path):
     local = {"host": "127.0.0.1:4200"}
-    assert status(local | LINK, method="GET", path=path) == 200
-    assert status(local | LINK, method="POST", path=path) == 403
-    assert status(local | FRAME, method="GET", path=path) == 403
-    assert websocket(local | LINK) == ["websocket.close"]
+    assert await status(local | LINK, method="GET", path=path) == 200
+    assert await status(local | LINK, method="POST", path=path) == 403
+    assert await status(local | FRAME, method="GET", path=path) == 403
+    assert await websocket(local | LINK) == ["websocket.close"]
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/admin/version", "/%61pi/health"])
-def test_a_page_elsewhere_may_not_link_to_the_api(path):
-    assert status({"host": "127.0.0.1:4200"} | LINK, method="GET", path=path) == 403
+async def test_a_page_elsewhere_may_not_link_to_the_api(path):
+    assert await status({"host": "127.0.0.1:4200"} | LINK, method="GET", path=path) == 403
 
 
-def test_the_api_may_have_another_path():
+async def test_the_api_may_have_another_path():
     linked = {"host": "127.0.0.1:4200"} | LINK
-    assert status(linked, method="GET", path="/prefect/health", api="/prefect/") == 403
-    assert status(linked, method="GET", path="/api/health", api="/prefect/") == 200
+    assert await status(linked, method="GET", path="/prefect/health", api="/prefect/") == 403
+    assert await status(linked, method="GET", path="/api/health", api="/prefect/") == 200
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:4200", "evil.example"])
-def test_no_response_can_be_framed_by_a_foreign_page_or_load_foreign_resources(host):
-    headers = answer({"host": host}).headers
+async def test_no_response_can_be_framed_by_a_foreign_page_or_load_foreign_resources(host):
+    headers = (await answer({"host": host})).headers
     assert headers["x-frame-options"] == "SAMEORIGIN"
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy["frame-ancestors"] == "'self'"
@@ -137,28 +132,28 @@ def test_no_response_can_be_framed_by_a_foreign_page_or_load_foreign_resources(h
     }  # fmt: skip
 
 
-def test_whom_the_user_names_is_let_in_by_the_servers_name_there():
+async def test_whom_the_user_names_is_let_in_by_the_servers_name_there():
     proxied = {"host": "prefect.example", "origin": "https://prefect.example"}
-    assert status(proxied) == 403
-    assert status(proxied, origins=f"{OWN}, https://prefect.example") == 200
-    assert status({"host": "prefect.example"}, origins="https://prefect.example") == 200
+    assert await status(proxied) == 403
+    assert await status(proxied, origins=f"{OWN}, https://prefect.example") == 200
+    assert await status({"host": "prefect.example"}, origins="https://prefect.example") == 200
 
 
-def test_a_server_for_other_machines_is_called_by_any_name_and_still_refuses_pages():
-    assert status({"host": "prefect.internal:4200"}, address="0.0.0.0") == 200
+async def test_a_server_for_other_machines_is_called_by_any_name_and_still_refuses_pages():
+    assert await status({"host": "prefect.internal:4200"}, address="0.0.0.0") == 200
     foreign = {"host": "prefect.internal:4200", "origin": "https://evil.example"}
-    assert status(foreign, address="0.0.0.0") == 403
+    assert await status(foreign, address="0.0.0.0") == 403
 
 
-def test_where_the_user_lets_everybody_in_nobody_is_refused():
-    assert status({"host": "evil.example", "origin": "https://evil.example"}, origins="*") == 200
+async def test_where_the_user_lets_everybody_in_nobody_is_refused():
+    assert await status({"host": "evil.example", "origin": "https://evil.example"}, origins="*") == 200
 
 
-def test_the_servers_own_start_and_end_pass():
+async def test_the_servers_own_start_and_end_pass():
     seen = []
 
     async def application(scope, receive, send):
         seen.append(scope["type"])
 
-    asyncio.run(OwnPagesAlone(application, [], is_local=True)({"type": "lifespan"}, None, None))
+    await OwnPagesAlone(application, [], is_local=True)({"type": "lifespan"}, None, None)
     assert seen == ["lifespan"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -139,7 +138,7 @@ def test_a_run_that_crashed_while_it_held_leases_starts_the_collection_once(serv
 
 
 @pytest.mark.engine
-def test_a_prefect_yaml_that_prefect_would_skip_is_an_error(server, tmp_path, monkeypatch):
+async def test_a_prefect_yaml_that_prefect_would_skip_is_an_error(server, tmp_path, monkeypatch):
     text = (PROJECT / "prefect.yaml").read_text()
     (tmp_path / "prefect.yaml").write_text(text.replace("interval: 300", "intervall: 300"))
     monkeypatch.setattr(bootstrap, "project_directory", lambda: tmp_path)
@@ -147,7 +146,7 @@ def test_a_prefect_yaml_that_prefect_would_skip_is_an_error(server, tmp_path, mo
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
 
     with pytest.raises(bootstrap.BootstrapFailed, match="Invalid fields"):
-        asyncio.run(bootstrap.deploy())
+        await bootstrap.deploy()
 
 
 def test_without_a_server_it_says_so_in_one_line(tmp_path, bootstrapped):

@@ -35,32 +35,26 @@ async def statuses(tmp_path):
     return status
 
 
-def test_an_endpoint_that_is_no_http_gets_its_events_like_any_other(engine, tmp_path):
-    async def main():
-        path = tmp_path / "out.jsonl"
-        await FileEndpoint(path=path).asave("log", overwrite=True)
-        state = await emit_events(
-            events=[EVENT, EVENT | {"data": 2}], endpoint="file-endpoint/log", return_state=True
-        )
-        return state, path.read_text(), await statuses(tmp_path)
-
-    state, written, status = asyncio.run(main())
+async def test_an_endpoint_that_is_no_http_gets_its_events_like_any_other(engine, tmp_path):
+    path = tmp_path / "out.jsonl"
+    await FileEndpoint(path=path).asave("log", overwrite=True)
+    state = await emit_events(
+        events=[EVENT, EVENT | {"data": 2}], endpoint="file-endpoint/log", return_state=True
+    )
+    written, status = path.read_text(), await statuses(tmp_path)
 
     assert state.message == "2 delivered, 0 retried, 0 parked, 0 dead-lettered"
     assert sorted(written.splitlines()) == ["2", '{"n":1}']
     assert (status.delivered, status.balanced) == (2, True)
 
 
-def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine, tmp_path):
-    async def main():
-        await FileEndpoint(path=tmp_path / "no-such-folder" / "out").asave("broken", overwrite=True)
-        await emit_events(events=[EVENT | {"id": "e1"}], endpoint="file-endpoint/broken", return_state=True)
-        store = await open_store(f"sqlite:///{tmp_path}/store.db")
-        letters = await store.dead_letters()
-        await store.close()
-        return letters
-
-    [letter] = asyncio.run(main())
+async def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine, tmp_path):
+    await FileEndpoint(path=tmp_path / "no-such-folder" / "out").asave("broken", overwrite=True)
+    await emit_events(events=[EVENT | {"id": "e1"}], endpoint="file-endpoint/broken", return_state=True)
+    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    letters = await store.dead_letters()
+    await store.close()
+    [letter] = letters
 
     assert (letter.category, letter.reason, letter.error_type) == (
         "permanent",
@@ -79,28 +73,25 @@ def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine, tmp_
         ({"policy": "nonsense"}, "no retry policy is named 'nonsense'"),
     ],
 )
-def test_what_a_user_must_mend_fails_the_flow_with_one_line(engine, tmp_path, parameters, message):
-    state = asyncio.run(emit_events(**parameters, return_state=True))
+async def test_what_a_user_must_mend_fails_the_flow_with_one_line(engine, tmp_path, parameters, message):
+    state = await emit_events(**parameters, return_state=True)
 
     assert state.is_failed()
     assert message in state.message
-    assert asyncio.run(statuses(tmp_path)).accepted == 0
+    assert (await statuses(tmp_path)).accepted == 0
 
 
-def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be_opened(engine, tmp_path):
+async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be_opened(engine, tmp_path):
     from resonant.events import make_event
 
-    async def main():
-        url = SecretStr("https://xn--/")
-        await WebhookEndpoint(url=url).asave("bad-label", overwrite=True)
-        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-        store = await open_store(f"sqlite:///{tmp_path}/store.db")
-        for name in ("bad-label", "file-endpoint/log", "shp"):
-            await store.enqueue([make_event(type="t", source="/s", data=1)], name)
-        await store.close()
-        return await emit_events(return_state=True), await statuses(tmp_path)
-
-    state, status = asyncio.run(main())
+    url = SecretStr("https://xn--/")
+    await WebhookEndpoint(url=url).asave("bad-label", overwrite=True)
+    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    for name in ("bad-label", "file-endpoint/log", "shp"):
+        await store.enqueue([make_event(type="t", source="/s", data=1)], name)
+    await store.close()
+    state, status = await emit_events(return_state=True), await statuses(tmp_path)
 
     assert state.is_completed()
     assert state.message.startswith("1 delivered, 0 retried")
@@ -109,72 +100,59 @@ def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be_opene
     assert (status.delivered, status.pending) == (1, 2)
 
 
-def test_a_conflict_shows_no_payload_in_what_prefect_keeps(engine, tmp_path):
-    async def main():
-        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-        for data in ("first-payload", "second-payload"):
-            state = await emit_events(
-                events=[EVENT | {"id": "e1", "data": data}], endpoint="file-endpoint/log", return_state=True
-            )
-        return state
-
-    state = asyncio.run(main())
+async def test_a_conflict_shows_no_payload_in_what_prefect_keeps(engine, tmp_path):
+    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+    for data in ("first-payload", "second-payload"):
+        state = await emit_events(
+            events=[EVENT | {"id": "e1", "data": data}], endpoint="file-endpoint/log", return_state=True
+        )
 
     assert state.is_failed()
     assert "id 'e1' is known with other content" in state.message
     assert "payload" not in state.message
 
 
-def test_an_endpoint_whose_deadline_is_not_within_the_lease_is_refused(engine, tmp_path, monkeypatch):
+async def test_an_endpoint_whose_deadline_is_not_within_the_lease_is_refused(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "15")
 
-    async def main():
-        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-        return await emit_events(events=[EVENT], endpoint="file-endpoint/log", return_state=True)
-
-    state = asyncio.run(main())
+    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+    state = await emit_events(events=[EVENT], endpoint="file-endpoint/log", return_state=True)
 
     assert state.is_failed()
     assert "must be shorter than a worker's lease of 15 s" in state.message
 
 
-def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine, tmp_path):
-    async def main():
-        store = await open_store(f"sqlite:///{tmp_path}/store.db", clock=lambda: 1_000.0)
-        from resonant.events import make_event
+async def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine, tmp_path):
+    store = await open_store(f"sqlite:///{tmp_path}/store.db", clock=lambda: 1_000.0)
+    from resonant.events import make_event
 
-        await store.enqueue([make_event(type="t", source="/s", data=1)], "hooks")
-        await store.begin(await store.claim("hooks", owner="a worker long gone", limit=1))
-        await store.close()
-        return await collect_dead_letters(return_state=True), await statuses(tmp_path)
-
-    state, status = asyncio.run(main())
+    await store.enqueue([make_event(type="t", source="/s", data=1)], "hooks")
+    await store.begin(await store.claim("hooks", owner="a worker long gone", limit=1))
+    await store.close()
+    state, status = await collect_dead_letters(return_state=True), await statuses(tmp_path)
 
     assert state.message == "1 deliveries taken back; 0 dead letters in 0 groups"
     assert (status.retrying, status.in_flight, status.balanced) == (1, 0, True)
 
 
-def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, tmp_path):
-    async def main():
-        ended = await emit_events(return_state=True)
-        store = await open_store(f"sqlite:///{tmp_path}/store.db")
-        from resonant.events import make_event
+async def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, tmp_path):
+    ended = await emit_events(return_state=True)
+    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    from resonant.events import make_event
 
-        await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(2)], "hooks")
-        await store.claim("hooks", owner=str(ended.state_details.flow_run_id), limit=1)
-        await store.claim(
-            "hooks", owner="8c6f1c0e-0000-7000-8000-000000000000", limit=1
-        )  # of some other server
-        await store.close()
-        return await collect_dead_letters(return_state=True), await statuses(tmp_path)
-
-    state, status = asyncio.run(main())
+    await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(2)], "hooks")
+    await store.claim("hooks", owner=str(ended.state_details.flow_run_id), limit=1)
+    await store.claim("hooks", owner="8c6f1c0e-0000-7000-8000-000000000000", limit=1)  # of some other server
+    await store.close()
+    state, status = await collect_dead_letters(return_state=True), await statuses(tmp_path)
 
     assert state.message.startswith("1 deliveries taken back")
     assert (status.pending, status.in_flight) == (2, 1)
 
 
-def test_a_store_failure_is_logged_once_and_not_for_each_delivery(engine, tmp_path, monkeypatch, caplog):
+async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(
+    engine, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "1.5")
     is_full = False
 
@@ -201,7 +179,7 @@ def test_a_store_failure_is_logged_once_and_not_for_each_delivery(engine, tmp_pa
         logging.getLogger(name).addHandler(caplog.handler)
     event.listen(Engine, "begin", let_it_be_full)
     try:
-        state = asyncio.run(main())
+        state = await main()
     finally:
         event.remove(Engine, "begin", let_it_be_full)
         for name in ("prefect.task_runs", "prefect.flow_runs"):

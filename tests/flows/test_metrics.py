@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 import time
@@ -25,18 +24,15 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def engine(prefect_api, tmp_path, monkeypatch):
+async def engine(prefect_api, tmp_path, monkeypatch):
     """Prefect at work, and a store with two events of which nothing is sent yet."""
     url = f"sqlite:///{tmp_path}/store.db"
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
     monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
 
-    async def fill():
-        store = await open_store(url)
-        await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(2)], "hooks")
-        await store.close()
-
-    asyncio.run(fill())
+    store = await open_store(url)
+    await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(2)], "hooks")
+    await store.close()
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield
 
@@ -88,17 +84,19 @@ async def fail_each_once(url, endpoint, **options):
     await store.close()
 
 
-def test_a_textfile_that_cannot_be_written_fails_the_run_and_the_rest_is_done_all_the_same(engine, tmp_path):
+async def test_a_textfile_that_cannot_be_written_fails_the_run_and_the_rest_is_done_all_the_same(
+    engine, tmp_path
+):
     (tmp_path / "file").write_text("no folder")
-    state, [artifact] = asyncio.run(export(textfile=str(tmp_path / "file" / "resonant.prom")))
+    state, [artifact] = await export(textfile=str(tmp_path / "file" / "resonant.prom"))
 
     assert state.is_failed()
     assert "File exists" in state.message
     assert "2 are unfinished" in artifact.data
 
 
-def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp_path):
-    state, [artifact] = asyncio.run(export())
+async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp_path):
+    state, [artifact] = await export()
 
     assert state.is_completed()
     assert "of 0 events that ended - were delivered, 2 are unfinished" in state.message
@@ -108,41 +106,35 @@ def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp
     assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
 
 
-def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(engine, tmp_path):
-    async def main():
-        store = await open_store(f"sqlite:///{tmp_path}/store.db")
-        odd = make_event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)
-        await store.enqueue([odd], "hooks")
-        await store.close()
-        return await export()
-
-    _, [artifact] = asyncio.run(main())
+async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(engine, tmp_path):
+    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    odd = make_event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)
+    await store.enqueue([odd], "hooks")
+    await store.close()
+    _, [artifact] = await export()
     _, _, table = artifact.data.partition("### By event type")
     assert "| t | 0 | 0 | 2 | - | 0 | 0 | - |" in table
     assert "| ``<b>\\x7c`x`\\x7c[y](http://z.example)</b>`` | 0 | 0 | 1 |" in table
 
 
-def test_charts_stand_before_the_tables_and_say_where_there_is_nothing_yet(engine):
-    _, [artifact] = asyncio.run(export())
+async def test_charts_stand_before_the_tables_and_say_where_there_is_nothing_yet(engine):
+    _, [artifact] = await export()
     assert len(svgs(artifact.data)) == artifact.data.count("![") == 4
     assert artifact.data.index("![") < artifact.data.index("###")
     said = ("no attempt was answered", "no event ended", "no event was given up", "nothing was retried")
     assert all(words in svg for words, svg in zip(said, svgs(artifact.data), strict=True))
 
 
-def test_delays_are_drawn_against_the_policy_that_they_went_by(engine, tmp_path):
+async def test_delays_are_drawn_against_the_policy_that_they_went_by(engine, tmp_path):
     url = f"sqlite:///{tmp_path}/store.db"
 
-    async def main():
-        block = WebhookEndpoint(url=SecretStr("http://127.0.0.1:1"), allow_private=True, policy="classic")
-        await block.asave("measured", overwrite=True)
-        await fail_each_once(url, "measured")  # by the endpoint's policy
-        await fail_each_once(url, "measured", policy="default")  # as the producer asked
-        await fail_each_once(url, "removed")  # by the default one, as nobody knows better
-        await fail_each_once(url, "also-measured", policy="no-such-policy")  # and here too
-        return await export()
-
-    _, [artifact] = asyncio.run(main())
+    block = WebhookEndpoint(url=SecretStr("http://127.0.0.1:1"), allow_private=True, policy="classic")
+    await block.asave("measured", overwrite=True)
+    await fail_each_once(url, "measured")  # by the endpoint's policy
+    await fail_each_once(url, "measured", policy="default")  # as the producer asked
+    await fail_each_once(url, "removed")  # by the default one, as nobody knows better
+    await fail_each_once(url, "also-measured", policy="no-such-policy")  # and here too
+    _, [artifact] = await export()
     default, classic = svgs(artifact.data)[3:]
     assert "policy “default”" in default
     assert "policy “classic”" in classic
@@ -151,51 +143,47 @@ def test_delays_are_drawn_against_the_policy_that_they_went_by(engine, tmp_path)
     assert ">removed<" not in classic
 
 
-def test_the_textfile_can_be_set_and_given(engine, tmp_path, monkeypatch):
+async def test_the_textfile_can_be_set_and_given(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_METRICS_TEXTFILE", str(tmp_path / "set.prom"))
-    asyncio.run(export_metrics(return_state=True))
-    asyncio.run(export_metrics(textfile=str(tmp_path / "given.prom"), window_hours=1, return_state=True))
+    await export_metrics(return_state=True)
+    await export_metrics(textfile=str(tmp_path / "given.prom"), window_hours=1, return_state=True)
     assert accepted(tmp_path / "set.prom") == accepted(tmp_path / "given.prom") == 2
 
 
-def test_a_textfile_that_cannot_be_written_fails_the_flow_with_one_line(engine, tmp_path):
+async def test_a_textfile_that_cannot_be_written_fails_the_flow_with_one_line(engine, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    state = asyncio.run(export_metrics(textfile=str(tmp_path / "file" / "x.prom"), return_state=True))
+    state = await export_metrics(textfile=str(tmp_path / "file" / "x.prom"), return_state=True)
     assert state.is_failed()
     assert state.message == f"{tmp_path / 'file'}: File exists"
 
 
-def test_old_minutes_are_gathered_and_what_is_exported_stays_the_same(engine, tmp_path):
+async def test_old_minutes_are_gathered_and_what_is_exported_stays_the_same(engine, tmp_path):
     url = f"sqlite:///{tmp_path}/store.db"
 
-    async def main():
-        now = time.time()
-        for minute in range(1, 5):
-            store = await open_store(url, clock=lambda: now // 3600 * 3600 - 50 * 3600 + minute * 60)  # noqa: B023
-            await store.enqueue([make_event(type="t", source="/s", data=minute)], "hooks")
-            await store.close()
-        await export()
-        store = await open_store(url)
-        tables = (schema.rollups, schema.rollup_history, schema.rollup_totals)
-        found = [
-            await store.read(lambda connection: connection.execute(select(table.c["count"])).scalars().all())  # noqa: B023
-            for table in tables
-        ]
+    now = time.time()
+    for minute in range(1, 5):
+        store = await open_store(url, clock=lambda: now // 3600 * 3600 - 50 * 3600 + minute * 60)  # noqa: B023
+        await store.enqueue([make_event(type="t", source="/s", data=minute)], "hooks")
         await store.close()
-        state, _ = await export()
-        return state, found
-
-    state, found = asyncio.run(main())
+    await export()
+    store = await open_store(url)
+    tables = (schema.rollups, schema.rollup_history, schema.rollup_totals)
+    found = [
+        await store.read(lambda connection: connection.execute(select(table.c["count"])).scalars().all())  # noqa: B023
+        for table in tables
+    ]
+    await store.close()
+    state, _ = await export()
     assert state.is_completed()
     assert found == [[2], [4], [4]], "the two of this minute, an hour, and its total"
     assert accepted(tmp_path / "home" / "metrics" / "resonant.prom") == 6
 
 
-def test_without_rollups_it_exports_gauges_and_judges_what_the_rows_show(
+async def test_without_rollups_it_exports_gauges_and_judges_what_the_rows_show(
     engine, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("RESONANT_ROLLUPS", "off")
-    state, _ = asyncio.run(export())
+    state, _ = await export()
     assert state.is_completed()
     text = (tmp_path / "home" / "metrics" / "resonant.prom").read_text()
     assert "RESONANT_ROLLUPS is off" in text

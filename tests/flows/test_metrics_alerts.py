@@ -98,18 +98,15 @@ def feed(url, prefect_api):
         yield listening
 
 
-def with_store(url, operation):
-    async def main():
-        store = await open_store(url)
-        try:
-            return await operation(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(main())
+async def with_store(url, operation):
+    store = await open_store(url)
+    try:
+        return await operation(store)
+    finally:
+        await store.close()
 
 
-def send(url, *, delivered=0, failed=0):
+async def send(url, *, delivered=0, failed=0):
     """Send events to the endpoint ``hooks``; those that fail are parked."""
 
     async def work(store):
@@ -138,21 +135,21 @@ def send(url, *, delivered=0, failed=0):
             ]
         )
 
-    with_store(url, work)
+    await with_store(url, work)
 
 
 def kill(*_):
     raise KeyboardInterrupt
 
 
-def run_flow(tmp_path):
-    return asyncio.run(export_metrics(textfile=str(tmp_path / "out.prom"), return_state=True))
+async def run_flow(tmp_path):
+    return await export_metrics(textfile=str(tmp_path / "out.prom"), return_state=True)
 
 
-def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_path):
-    send(url, failed=25)
+async def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_path):
+    await send(url, failed=25)
 
-    state = run_flow(tmp_path)
+    state = await run_flow(tmp_path)
 
     assert state.is_completed()
     [raised] = feed.expect("raised")
@@ -173,93 +170,97 @@ def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_path):
         "since": None,
     }
 
-    send(url, failed=1)
-    run_flow(tmp_path)
+    await send(url, failed=1)
+    await run_flow(tmp_path)
     feed.expect()
 
-    send(url, delivered=210)
-    run_flow(tmp_path)
+    await send(url, delivered=210)
+    await run_flow(tmp_path)
     [recovered] = feed.expect("recovered")
     assert recovered.event == "resonant.alert.recovered"
     assert recovered.payload["since"] == raised.payload["since"]
 
-    run_flow(tmp_path)
+    await run_flow(tmp_path)
     feed.expect()
 
 
-def test_a_healthy_store_tells_nothing(url, feed, tmp_path):
-    send(url, delivered=30, failed=3)
-    assert run_flow(tmp_path).is_completed()
+async def test_a_healthy_store_tells_nothing(url, feed, tmp_path):
+    await send(url, delivered=30, failed=3)
+    assert (await run_flow(tmp_path)).is_completed()
     feed.expect()
 
 
-def test_what_an_operator_cancels_tells_nothing_and_grows_no_older(url, feed, tmp_path, monkeypatch):
+async def test_what_an_operator_cancels_tells_nothing_and_grows_no_older(url, feed, tmp_path, monkeypatch):
     async def cancel_many(store):
         events = [make_event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(30)]
         await store.enqueue(events, "hooks")
         return await store.write(cancel, Selection(endpoint="hooks"), limit=100, now=time.time())
 
-    assert with_store(url, cancel_many).number == 30
+    assert (await with_store(url, cancel_many)).number == 30
     monkeypatch.setenv("RESONANT_ALERT_DEAD_LETTER_AGE_HOURS", "0.000001")
 
-    assert run_flow(tmp_path).is_completed()
+    assert (await run_flow(tmp_path)).is_completed()
 
     feed.expect()
 
 
-def test_the_thresholds_are_those_of_the_settings(url, feed, tmp_path, monkeypatch):
-    send(url, delivered=3, failed=1)
+async def test_the_thresholds_are_those_of_the_settings(url, feed, tmp_path, monkeypatch):
+    await send(url, delivered=3, failed=1)
     monkeypatch.setenv("RESONANT_ALERT_MIN_ATTEMPTS", "4")
     monkeypatch.setenv("RESONANT_ALERT_ERROR_RATE", "0.2")
-    run_flow(tmp_path)
+    await run_flow(tmp_path)
     [raised] = feed.expect("raised")
     assert (raised.payload["value"], raised.payload["threshold"]) == (0.25, 0.2)
 
 
-def test_a_run_that_was_killed_before_it_told_is_made_up_for_by_the_next(url, feed, tmp_path, monkeypatch):
-    send(url, failed=25)
+async def test_a_run_that_was_killed_before_it_told_is_made_up_for_by_the_next(
+    url, feed, tmp_path, monkeypatch
+):
+    await send(url, failed=25)
     with monkeypatch.context() as patch:
         # As a kill would: the decision is written down, and nothing after it happens.
         patch.setattr(alerts, "to_event", kill)
         with pytest.raises(KeyboardInterrupt):
-            run_flow(tmp_path)
+            await run_flow(tmp_path)
     feed.expect()
 
-    run_flow(tmp_path)
+    await run_flow(tmp_path)
     feed.expect("raised")
-    run_flow(tmp_path)
+    await run_flow(tmp_path)
     feed.expect()
 
 
-def test_a_run_that_was_killed_after_it_told_tells_the_same_event_again(url, feed, tmp_path, monkeypatch):
-    send(url, failed=25)
+async def test_a_run_that_was_killed_after_it_told_tells_the_same_event_again(
+    url, feed, tmp_path, monkeypatch
+):
+    await send(url, failed=25)
     with monkeypatch.context() as patch:
         patch.setattr(alerts, "note_announced", kill)
         with pytest.raises(KeyboardInterrupt):
-            run_flow(tmp_path)
+            await run_flow(tmp_path)
 
-    run_flow(tmp_path)
+    await run_flow(tmp_path)
 
     feed.expect("raised")  # the server knows it by its id, and drops the second one
-    assert with_store(url, lambda store: store.read(read_unannounced)) == []
+    assert await with_store(url, lambda store: store.read(read_unannounced)) == []
 
 
-def test_when_the_server_takes_no_events_the_export_is_written_and_the_run_says_so(
+async def test_when_the_server_takes_no_events_the_export_is_written_and_the_run_says_so(
     url, feed, tmp_path, monkeypatch
 ):
-    send(url, failed=25)
+    await send(url, failed=25)
     with monkeypatch.context() as patch:
 
         def refuse(*_, **__):
             raise ConnectionRefusedError("nobody listens")
 
         patch.setattr(alerts, "get_events_client", refuse)
-        state = run_flow(tmp_path)
+        state = await run_flow(tmp_path)
 
     assert state.is_failed()
     assert state.message == (
         "Prefect's server takes no event, alerts are told by the next run: nobody listens"
     )
     assert "resonant_events_accepted_total" in (tmp_path / "out.prom").read_text()
-    run_flow(tmp_path)
+    await run_flow(tmp_path)
     feed.expect("raised")

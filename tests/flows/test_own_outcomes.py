@@ -62,34 +62,28 @@ def url(prefect_api, tmp_path, monkeypatch):
         yield url
 
 
-def test_a_run_with_events_counts_those_that_another_worker_sent(url, tmp_path, monkeypatch):
+async def test_a_run_with_events_counts_those_that_another_worker_sent(url, tmp_path, monkeypatch):
     thief = Thief(url, None, None, None, GiveUp("exhausted"))
     monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
 
-    async def main():
-        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-        return await emit_events(events=EVENTS, endpoint=ENDPOINT, return_state=True)
-
-    state = asyncio.run(main())
+    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+    state = await emit_events(events=EVENTS, endpoint=ENDPOINT, return_state=True)
 
     assert state.is_completed()
     assert state.message.startswith("3 delivered, 0 retried, 0 parked, 1 dead-lettered (1 exhausted); ")
     assert f"`resonant dlq --endpoint {ENDPOINT} --since " in state.message
 
 
-def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, monkeypatch):
+async def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, monkeypatch):
     thief = Thief(url, None, None, None, GiveUp("exhausted"))
     monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
 
-    async def main():
-        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-        store = await open_store(url)
-        await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
-        await cancel(store, Selection(endpoint=ENDPOINT), who="test")
-        await store.close()
-        return await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
-
-    state = asyncio.run(main())
+    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+    store = await open_store(url)
+    await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
+    await cancel(store, Selection(endpoint=ENDPOINT), who="test")
+    await store.close()
+    state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
 
     assert state.is_completed()
     assert state.message.startswith(
@@ -97,7 +91,7 @@ def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, monkeypat
     )
 
 
-def test_the_policy_of_a_replay_does_not_apply_to_what_else_is_due(url, tmp_path, monkeypatch):
+async def test_the_policy_of_a_replay_does_not_apply_to_what_else_is_due(url, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_POLICIES", '{"once": {"max_attempts": 1}}')
     calls = []
 
@@ -124,7 +118,7 @@ def test_the_policy_of_a_replay_does_not_apply_to_what_else_is_due(url, tmp_path
         await store.close()
         return state, status
 
-    state, status = asyncio.run(main())
+    state, status = await main()
 
     assert state.message.startswith("4 sent again: 4 delivered")
     assert "other" in calls

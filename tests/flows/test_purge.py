@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import time
@@ -32,12 +31,14 @@ async def deliver(url: str, event_id: str, *, days_ago: float) -> None:
     await store.close()
 
 
-def test_delivered_history_is_in_the_archive_of_the_day_before_it_goes(prefect_api, tmp_path, monkeypatch):
+async def test_delivered_history_is_in_the_archive_of_the_day_before_it_goes(
+    prefect_api, tmp_path, monkeypatch
+):
     url = f"sqlite:///{tmp_path}/store.db"
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
     monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
 
-    async def run():
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
         await deliver(url, "evt_old", days_ago=31)
         await deliver(url, "evt_new", days_ago=1)
         counted = await purge_dead_letters(dry_run=True, return_state=True)
@@ -48,10 +49,7 @@ def test_delivered_history_is_in_the_archive_of_the_day_before_it_goes(prefect_a
             artifact = await Artifact.aget(PURGE_ARTIFACT, client=client)
         assert artifact.flow_run_id == purged.state_details.flow_run_id
         kept = await purge_dead_letters(delivered_older_than_days=0, archive="none", return_state=True)
-        return purged.message, json.loads(artifact.data)[0], kept.message
-
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        message, row, without = asyncio.run(run())
+        message, row, without = purged.message, json.loads(artifact.data)[0], kept.message
 
     [archive] = (tmp_path / "home" / "archive").iterdir()
     assert message == f"1 purged, 1 kept; archived in {archive}"

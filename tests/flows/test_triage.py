@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 
@@ -62,15 +61,15 @@ def collect(prefect_api, tmp_path, monkeypatch):
         return Written(state.message, artifact.description, json.loads(artifact.data))
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield lambda *failures: asyncio.run(run(*failures))
+        yield run
 
 
-def test_each_group_is_a_row_that_says_what_to_do(collect):
+async def test_each_group_is_a_row_that_says_what_to_do(collect):
     busy = {"category": "transient", "code": "http_503", "status_code": 503}
     rejected = {"category": "permanent", "code": "http_400", "error": "order 'o-1' is unknown"}
     rejected |= {"excerpt": '{"error": "no `id`"}', "maybe_processed": True}
 
-    written = collect(
+    written = await collect(
         rejected, busy | {"error": "no answer after 1 s"}, busy | {"error": "no answer after 2 s"}
     )
 
@@ -107,8 +106,8 @@ def test_each_group_is_a_row_that_says_what_to_do(collect):
     )
 
 
-def test_an_empty_queue_writes_an_empty_table_over_the_last_one(collect):
-    written = collect()
+async def test_an_empty_queue_writes_an_empty_table_over_the_last_one(collect):
+    written = await collect()
 
     assert written.message == "0 deliveries taken back; 0 dead letters in 0 groups"
     assert written.table == []

@@ -46,8 +46,8 @@ def stored(prefect_api, tmp_path_factory):
     ],
     ids=["endpoint", "code", "id"],
 )
-def test_a_typo_in_a_form_fails_its_run(flow, selection, said, dry_run):
-    state = asyncio.run(flow(**selection, dry_run=dry_run, return_state=True))
+async def test_a_typo_in_a_form_fails_its_run(flow, selection, said, dry_run):
+    state = await flow(**selection, dry_run=dry_run, return_state=True)
 
     assert state.is_failed()
     assert said in state.message
@@ -57,7 +57,7 @@ def test_a_typo_in_a_form_fails_its_run(flow, selection, said, dry_run):
 @pytest.mark.parametrize(
     "selection", [{"endpoint": "removed-since"}, {"code": "connect_refused"}, {"ids": ["evt_1"]}], ids=str
 )
-def test_what_is_known_and_selects_nothing_now_completes(flow, selection):
-    state = asyncio.run(flow(**selection, dry_run=True, return_state=True))
+async def test_what_is_known_and_selects_nothing_now_completes(flow, selection):
+    state = await flow(**selection, dry_run=True, return_state=True)
 
     assert state.is_completed()

@@ -26,34 +26,31 @@ def attempt(tmp_path, monkeypatch):
     """Make one attempt of one event through the task's function, with a sink of the test's."""
     monkeypatch.setattr(emit, "get_run_logger", lambda: SimpleNamespace(warning=lambda *_: None))
 
-    def run(sink, policy: RetryPolicy = DEFAULT):
+    async def run(sink, policy: RetryPolicy = DEFAULT):
         async def close():
             return None
 
-        async def main():
-            store = await open_store(f"sqlite:///{tmp_path}/store.db")
-            await store.enqueue([make_event(type="order.paid", source="/s", data={"n": 1}, id="e1")], "hooks")
+        store = await open_store(f"sqlite:///{tmp_path}/store.db")
+        await store.enqueue([make_event(type="order.paid", source="/s", data={"n": 1}, id="e1")], "hooks")
 
-            async def open_target(name):
-                return Target(name, CallableSink(sink), describe=str, close=close)
+        async def open_target(name):
+            return Target(name, CallableSink(sink), describe=str, close=close)
 
-            courier = Courier(clock=store.clock, rng=random.Random(1), policy=lambda _: policy)
-            seen = {}
+        courier = Courier(clock=store.clock, rng=random.Random(1), policy=lambda _: policy)
+        seen = {}
 
-            async def emit_one(lease):
-                seen["ticket"] = Ticket.of(lease)
-                try:
-                    seen["result"] = await emit_event.fn(seen["ticket"])
-                except Undelivered as failure:
-                    seen["failure"] = failure
+        async def emit_one(lease):
+            seen["ticket"] = Ticket.of(lease)
+            try:
+                seen["result"] = await emit_event.fn(seen["ticket"])
+            except Undelivered as failure:
+                seen["failure"] = failure
 
-            async with Emission(store, courier, open_target, owner="me") as emission:
-                current_emission.set(emission)
-                await emission.run(emit_one)
-            await store.close()
-            return SimpleNamespace(**{"result": None, "failure": None} | seen)
-
-        return asyncio.run(main())
+        async with Emission(store, courier, open_target, owner="me") as emission:
+            current_emission.set(emission)
+            await emission.run(emit_one)
+        await store.close()
+        return SimpleNamespace(**{"result": None, "failure": None} | seen)
 
     return run
 
@@ -70,24 +67,24 @@ async def answer_400(_event):
     raise UnexpectedStatus(400)
 
 
-def test_a_delivery_returns_nothing(attempt):
-    seen = attempt(deliver)
+async def test_a_delivery_returns_nothing(attempt):
+    seen = await attempt(deliver)
 
     assert (seen.result.name, seen.result.data.result, seen.failure) == ("Completed", None, None)
 
 
-def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
-    seen = attempt(answer_503)
+async def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
+    seen = await attempt(answer_503)
 
     assert isinstance(seen.failure.decision, Retry)
     assert str(seen.failure) == f"attempt 1: transient http_503; retry in {seen.failure.decision.delay:.2f} s"
 
 
-def test_a_failure_shows_the_beginning_of_the_answer(attempt):
+async def test_a_failure_shows_the_beginning_of_the_answer(attempt):
     async def answer_422(_event):
         raise UnexpectedStatus(422, excerpt='{"error": "no amount"}' + " " * 300)
 
-    seen = attempt(answer_422)
+    seen = await attempt(answer_422)
 
     assert str(seen.failure).startswith(
         'attempt 1: permanent http_422; given up: permanent; the answer: {"error": "no amount"}'
@@ -95,22 +92,22 @@ def test_a_failure_shows_the_beginning_of_the_answer(attempt):
     assert len(str(seen.failure)) < 200
 
 
-def test_a_parked_delivery_completes_under_a_name_of_its_own(attempt):
-    seen = attempt(answer_503, RetryPolicy(base=60))
+async def test_a_parked_delivery_completes_under_a_name_of_its_own(attempt):
+    seen = await attempt(answer_503, RetryPolicy(base=60))
 
     assert (seen.result.name, seen.result.is_completed()) == ("Parked", True)
 
 
-def test_a_dead_letter_raises_so_that_its_task_run_is_red(attempt):
-    seen = attempt(answer_400)
+async def test_a_dead_letter_raises_so_that_its_task_run_is_red(attempt):
+    seen = await attempt(answer_400)
 
     assert isinstance(seen.failure.decision, GiveUp)
     assert seen.failure.__cause__ is None
     assert seen.failure.__suppress_context__, "what httpx raised holds the URL"
 
 
-def test_a_ticket_names_the_delivery_and_holds_no_payload(attempt):
-    ticket = attempt(deliver).ticket
+async def test_a_ticket_names_the_delivery_and_holds_no_payload(attempt):
+    ticket = (await attempt(deliver)).ticket
 
     assert (ticket.event_id, ticket.event_type, ticket.endpoint) == ("e1", "order.paid", "hooks")
     assert not hasattr(ticket, "body")
@@ -137,7 +134,7 @@ def test_prefects_own_budget_of_retries_stands_above_every_policys():
     assert emit_event.retries >= MAX_ATTEMPTS_LIMIT
 
 
-def test_deliveries_that_run_side_by_side_do_not_see_each_others_delay():
+async def test_deliveries_that_run_side_by_side_do_not_see_each_others_delay():
     async def decided(delay):
         failure = Undelivered.__new__(Undelivered)
         failure.decision = Retry(delay, 0.0)
@@ -148,4 +145,4 @@ def test_deliveries_that_run_side_by_side_do_not_see_each_others_delay():
     async def main():
         return await asyncio.gather(*(decided(float(n)) for n in range(50)))
 
-    assert asyncio.run(main()) == [float(n) for n in range(50)]
+    assert await main() == [float(n) for n in range(50)]

@@ -1,4 +1,3 @@
-import asyncio
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,13 +25,13 @@ class Queue:
 
 
 @pytest.mark.parametrize("unsent", [0, MOST_UNSENT - 1])
-def test_nobody_waits_while_there_is_room(unsent):
+async def test_nobody_waits_while_there_is_room(unsent):
     queue = Queue(unsent)
-    asyncio.run(queue.records().catch_up())
+    await queue.records().catch_up()
     assert queue.waited == 0
 
 
-def test_the_queue_is_looked_at_no_more_often_than_it_could_have_filled():
+async def test_the_queue_is_looked_at_no_more_often_than_it_could_have_filled():
     looks = []
 
     async def run(unsent, calls):
@@ -41,38 +40,38 @@ def test_the_queue_is_looked_at_no_more_often_than_it_could_have_filled():
         for _ in range(calls):
             await records.catch_up()
 
-    asyncio.run(run(0, MOST_UNSENT // 20 + 1))
+    await run(0, MOST_UNSENT // 20 + 1)
     assert len(looks) == 1
-    asyncio.run(run(MOST_UNSENT - 1, 10))
+    await run(MOST_UNSENT - 1, 10)
     assert len(looks) == 10
 
 
-def test_an_emission_that_is_quicker_than_the_server_waits_until_there_is_room():
+async def test_an_emission_that_is_quicker_than_the_server_waits_until_there_is_room():
     queue = Queue(MOST_UNSENT + 2_000, sent_a_second=500)
-    asyncio.run(queue.records().catch_up())
+    await queue.records().catch_up()
     assert queue.unsent < MOST_UNSENT
     assert queue.waited == pytest.approx(4, abs=0.2)
 
 
-def test_a_slow_server_is_waited_for_as_long_as_it_takes_anything():
+async def test_a_slow_server_is_waited_for_as_long_as_it_takes_anything():
     queue = Queue(MOST_UNSENT + 900, sent_a_second=20)
-    asyncio.run(queue.records().catch_up())
+    await queue.records().catch_up()
     assert queue.unsent < MOST_UNSENT
     assert queue.waited > 4 * PATIENCE_SECONDS
 
 
-def test_a_server_that_takes_nothing_holds_up_no_event_for_long():
+async def test_a_server_that_takes_nothing_holds_up_no_event_for_long():
     queue = Queue(MOST_UNSENT)
     records = queue.records()
-    asyncio.run(records.catch_up())
+    await records.catch_up()
     waited = queue.waited
     assert waited == pytest.approx(PATIENCE_SECONDS, abs=0.1)
 
-    asyncio.run(records.catch_up())
+    await records.catch_up()
     assert queue.waited == waited, "once is enough"
 
     queue.now += AWAY_SECONDS
-    asyncio.run(records.catch_up())
+    await records.catch_up()
     assert queue.waited > waited, "after a minute it may be back"
 
 

@@ -287,18 +287,14 @@ def test_a_disk_that_fills_up_under_strict_has_stored_nothing(worker, resonant, 
     assert resonant.json("status")["accepted"] == 0
 
 
-def test_only_a_caller_that_asks_for_the_keys_of_deliveries_keeps_them(tmp_path, url):
+async def test_only_a_caller_that_asks_for_the_keys_of_deliveries_keeps_them(tmp_path, url):
     name = write(tmp_path / "a.jsonl", line("evt_1"), line("evt_2"))
     keys = array("q")
 
-    async def main():
-        store = await open_store(url)
-        first = await store_files(store, [name], "billing", max_event_bytes=KIB)
-        again = await store_files(store, [name], "billing", max_event_bytes=KIB, delivery_ids=keys)
-        await store.close()
-        return first, again
-
-    first, again = asyncio.run(main())
+    store = await open_store(url)
+    first = await store_files(store, [name], "billing", max_event_bytes=KIB)
+    again = await store_files(store, [name], "billing", max_event_bytes=KIB, delivery_ids=keys)
+    await store.close()
     assert (first, again) == (Summary(stored=2), Summary(known=2))
     assert len(set(keys)) == 2
     assert not hasattr(first, "delivery_ids")

@@ -52,7 +52,7 @@ def test_a_503_of_another_server_is_not_called_prefects():
         answer.raise_for_status()
 
 
-def test_records_are_counted_although_the_server_is_busy_at_first():
+async def test_records_are_counted_although_the_server_is_busy_at_first():
     from prefect.client.orchestration import PrefectClient
 
     def busy_at_first(request):
@@ -61,27 +61,21 @@ def test_records_are_counted_although_the_server_is_busy_at_first():
         counts.append(request.path)
         return respond(200, {"content-type": "application/json"}, b"7") if counts[1:] else busy
 
-    async def scenario():
-        async with Receiver(busy_at_first) as server, PrefectClient(f"{server.url}/api") as client:
-            return await count_task_runs(client, task_runs={})
-
     counts = []
     busy = respond(503, {"retry-after": "0"}, b'{"exception_message": "Service Unavailable"}')
-    assert asyncio.run(scenario()) == 7
+    async with Receiver(busy_at_first) as server, PrefectClient(f"{server.url}/api") as client:
+        assert (await count_task_runs(client, task_runs={})) == 7
     assert len(counts) == 2
 
 
-def test_what_fails_although_the_server_is_there_stays_what_it_is():
-    async def scenario():
-        async with Receiver() as server:
-            await asyncio.to_thread(run, f"{server.url}/api")
-
+async def test_what_fails_although_the_server_is_there_stays_what_it_is():
     def run(api_url):
         with outage_told_plainly(api_url):
             raise httpx.ReadTimeout("another server's")
 
-    with pytest.raises(httpx.ReadTimeout, match="another server's"):
-        asyncio.run(scenario())
+    async with Receiver() as server:
+        with pytest.raises(httpx.ReadTimeout, match="another server's"):
+            await asyncio.to_thread(run, f"{server.url}/api")
 
 
 def test_an_error_that_is_not_about_connections_passes():
