@@ -112,10 +112,12 @@ def test_what_prefect_says_of_its_connections_is_not_shown_and_all_else_is(caplo
 
 def test_queued_items_at_the_end_of_a_process_cause_no_warning(caplog):
     from prefect.events.worker import EventsWorker
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with nobody_listening() as url, outage_told_plainly(f"{url}/api"):
-        pass
-    EventsWorker.instance()._logger.warning("Still processing items: 1 items remaining...")
+    with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+        with outage_told_plainly(f"{url}/api"):
+            pass
+        EventsWorker.instance()._logger.warning("Still processing items: 1 items remaining...")
     assert "Still processing items" not in caplog.text
 
 
