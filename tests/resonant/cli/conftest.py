@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,10 +22,9 @@ from resonant.events import Attempt, make_event
 from resonant.retry import Retry
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
+from support.commands import run_in_process
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from resonant.events import Lease
     from resonant.retry import Decision
 
@@ -46,6 +46,13 @@ class Operator:
     def json(self, *argv: str) -> Any:
         """Run a command with --json and return its document."""
         return json.loads(self(*argv, "--json").out)
+
+    def on_prefect(self, *argv: str, typed: str = "", code: int = 0) -> Answer:
+        """Run a command that uses Prefect in this process; it must end with this exit code."""
+        done = run_in_process(argv, os.environ, Path.cwd(), typed)
+        answer = Answer(done.returncode, done.stdout, done.stderr)
+        assert answer.code == code, answer
+        return answer
 
     def program(self, *argv: str, before: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command as a program, with some code before it."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
+from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import FileEndpoint, WebhookEndpoint
+from blocks.endpoint import block_slug
 
 pytestmark = pytest.mark.engine
 
@@ -20,7 +23,7 @@ PROBLEM = "endpoint 'cli-broken' is not configured completely: save it again"
 
 
 @pytest.fixture
-def endpoints(prefect_api, monkeypatch, resonant, tmp_path):
+def endpoints(prefect_api, monkeypatch, tmp_path):
     """An endpoint of each block type, and one that lost its URL; other tests have theirs on the same server."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
 
@@ -33,11 +36,15 @@ def endpoints(prefect_api, monkeypatch, resonant, tmp_path):
             update = BlockDocumentUpdate(data={}, merge_existing_data=False)
             await client.update_block_document(broken, update)
 
+    async def remove():
+        for name in NAMES:
+            with contextlib.suppress(ValueError):  # the test has removed it
+                await Block.adelete(block_slug(name))
+
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         asyncio.run(save())
-    yield
-    for name in NAMES:
-        resonant.program("endpoint", "remove", name, "--yes")
+        yield
+        asyncio.run(remove())
 
 
 def rows(answer) -> list[str]:
@@ -45,41 +52,39 @@ def rows(answer) -> list[str]:
 
 
 def test_the_list_shows_endpoints_of_every_type_and_what_is_wrong_with_a_broken_one(resonant, endpoints):
-    done = resonant.program("endpoint", "list")
+    done = resonant.on_prefect("endpoint", "list")
 
-    assert done.returncode == 0, done.stderr
-    header, *_ = done.stdout.splitlines()
+    header, *_ = done.out.splitlines()
     assert header.split() == ["NAME", "TO", "SIGNED", "STATE"]
-    broken, hooks, log = rows(done.stdout)
+    broken, hooks, log = rows(done.out)
     assert log.split()[:2] == ["file-endpoint/cli-log", "file-endpoint"]
     assert hooks.split() == ["cli-hooks", "https://hooks.example.com", "no", "ok"]
     assert broken.split()[-3:] == ["cannot", "be", "used"]
-    assert f"endpoint cli-broken cannot be used: {PROBLEM}\n" in done.stderr
-    assert "t0ken" not in done.stdout + done.stderr
+    assert f"endpoint cli-broken cannot be used: {PROBLEM}\n" in done.err
+    assert "t0ken" not in done.out + done.err
 
 
 def test_the_list_as_json_says_the_problem_in_its_place(resonant, endpoints):
-    done = resonant.program("endpoint", "list", "--json")
+    done = resonant.on_prefect("endpoint", "list", "--json")
 
-    found = {row["name"]: row for row in json.loads(done.stdout)}
+    found = {row["name"]: row for row in json.loads(done.out)}
     assert found["cli-broken"] == {"name": "cli-broken", "problem": PROBLEM}
     assert (found["cli-hooks"]["type"], found["cli-hooks"]["url"]) == ("webhook-endpoint", "set")
     assert found["file-endpoint/cli-log"]["type"] == "file-endpoint"
 
 
 def test_a_test_event_has_its_outcome_as_json(resonant, endpoints, tmp_path):
-    done = resonant.program("endpoint", "test", "file-endpoint/cli-log", "--json")
+    done = resonant.on_prefect("endpoint", "test", "file-endpoint/cli-log", "--json")
 
-    said = json.loads(done.stdout)
-    assert (done.returncode, said["endpoint"], said["result"]) == (0, "file-endpoint/cli-log", "delivered")
+    said = json.loads(done.out)
+    assert (said["endpoint"], said["result"]) == ("file-endpoint/cli-log", "delivered")
 
 
 def test_a_broken_endpoint_is_removed_and_only_that_one(resonant, endpoints):
-    done = resonant.program("endpoint", "remove", "cli-broken", "--yes")
+    done = resonant.on_prefect("endpoint", "remove", "cli-broken", "--yes")
 
-    assert (done.returncode, done.stdout) == (0, "removed endpoint cli-broken\n"), done.stderr
-    again = resonant.program("endpoint", "remove", "cli-broken", "--yes")
-    assert again.returncode == 2
-    assert "no endpoint is named 'cli-broken'" in again.stderr
-    left = {row["name"] for row in json.loads(resonant.program("endpoint", "list", "--json").stdout)}
+    assert done.out == "removed endpoint cli-broken\n"
+    again = resonant.on_prefect("endpoint", "remove", "cli-broken", "--yes", code=2)
+    assert "no endpoint is named 'cli-broken'" in again.err
+    left = {row["name"] for row in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
     assert left & set(NAMES) == {"cli-hooks", "file-endpoint/cli-log"}

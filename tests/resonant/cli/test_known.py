@@ -168,6 +168,5 @@ class TestWithAServer:
 
     def test_endpoint_commands_suggest_similar_names(self, resonant, configured):
         for command in ("show", "test"):
-            done = resonant.program("endpoint", command, "known-cmr")
-            assert done.returncode == 2
-            assert "no endpoint is named 'known-cmr': did you mean known-crm?" in done.stderr
+            said = resonant.on_prefect("endpoint", command, "known-cmr", code=2).err
+            assert "no endpoint is named 'known-cmr': did you mean known-crm?" in said

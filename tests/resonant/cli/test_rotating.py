@@ -8,21 +8,23 @@ import signal
 import time
 
 import pytest
+from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint, load_endpoint
+from blocks.endpoint import block_slug
+from resonant.cli import rotating
 from resonant.store import signers
 
 pytestmark = pytest.mark.engine
 
 NAME = "cli-rotated"
 OLD = "whsec_" + base64.b64encode(b"o" * 32).decode()
-SHORT_WAIT = "import resonant.cli.rotating as r; r._PATIENCE_SECONDS = 0.0"
 
 
 @pytest.fixture
-def signing(prefect_api, monkeypatch, resonant):
+def signing(prefect_api, monkeypatch):
     """An endpoint that signs with the old secret; the function returns the current one."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
 
@@ -37,7 +39,7 @@ def signing(prefect_api, monkeypatch, resonant):
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         asyncio.run(save())
         yield lambda: asyncio.run(read())
-    resonant.program("endpoint", "remove", NAME, "--yes")
+        asyncio.run(Block.adelete(block_slug(NAME)))
 
 
 @pytest.fixture
@@ -47,28 +49,27 @@ def stuck(worker):
 
 
 def test_the_new_secret_is_printed_alone_when_every_run_signs_with_it(resonant, signing):
-    done = resonant.program("endpoint", "rotate-secret", NAME)
+    done = resonant.on_prefect("endpoint", "rotate-secret", NAME)
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{signing()}\n"
-    assert "done, every run signs with the new secret, and with the old one too until" in done.stderr
+    assert done.out == f"{signing()}\n"
+    assert "done, every run signs with the new secret, and with the old one too until" in done.err
 
 
-def test_a_run_that_does_not_follow_is_named_and_the_secret_is_not_lost(resonant, signing, stuck):
-    done = resonant.program("endpoint", "rotate-secret", NAME, before=SHORT_WAIT)
+def test_a_run_that_does_not_follow_is_named_and_the_secret_is_not_lost(
+    resonant, signing, stuck, monkeypatch
+):
+    monkeypatch.setattr(rotating, "_PATIENCE_SECONDS", 0.0)
 
-    assert done.returncode == 1
-    assert "saved; waiting for 1 run to use it" in done.stderr
-    assert "saved, but 1 run signs with the old secret alone. Do not change the receiver yet" in done.stderr
-    assert "done" not in done.stderr.replace("not done", "")
-    assert done.stdout == f"{signing()}\n" != f"{OLD}\n"
+    done = resonant.on_prefect("endpoint", "rotate-secret", NAME, code=1)
 
-    again = resonant.program(
-        "endpoint", "rotate-secret", NAME, "--secret-stdin", input=done.stdout, before=SHORT_WAIT
-    )
-    assert again.returncode == 1
-    assert "1 run signs with the old secret alone" in again.stderr
-    assert (again.stdout, signing()) == ("", done.stdout.strip())
+    assert "saved; waiting for 1 run to use it" in done.err
+    assert "saved, but 1 run signs with the old secret alone. Do not change the receiver yet" in done.err
+    assert "done" not in done.err.replace("not done", "")
+    assert done.out == f"{signing()}\n" != f"{OLD}\n"
+
+    again = resonant.on_prefect("endpoint", "rotate-secret", NAME, "--secret-stdin", typed=done.out, code=1)
+    assert "1 run signs with the old secret alone" in again.err
+    assert (again.out, signing()) == ("", done.out.strip())
 
 
 def test_ctrl_c_in_the_wait_prints_the_secret_and_says_how_to_go_on(resonant, signing, stuck):
