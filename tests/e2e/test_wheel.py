@@ -129,23 +129,39 @@ def test_nothing_was_written_into_the_installation(up, installed, before):
     assert files(installed.binaries) == before
 
 
-def test_a_copied_project_is_used_by_the_commands_in_its_folder(binaries, tmp_path, start_receiver):
+def test_a_command_in_the_folder_of_a_copied_project_uses_its_flows(up, binaries, tmp_path, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
-    machine = Installation(tmp_path, binaries=binaries)
+    copy = copied_project(Installation(tmp_path, binaries=binaries, prefect_api=f"{up.url}/api"))
+    copy.succeed("endpoint", "add", "from-copy", receiver.url, "--allow-private")
+    assert not is_used(copy)
+    copy.succeed("emit", "-", "--endpoint", "from-copy", typed=EVENT)
+    assert len(receiver.journal) == 1
+    assert is_used(copy)
+
+
+@pytest.mark.slow
+def test_a_worker_in_the_folder_of_a_copied_project_uses_its_flows(binaries, tmp_path, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    copy = copied_project(Installation(tmp_path, binaries=binaries))
+    with copy.up() as up:
+        assert f"flows        {copy.home}\n" in up.said
+        copy.succeed("endpoint", "add", "shop", receiver.url, "--allow-private")
+        copy.succeed("enqueue", "-", "--endpoint", "shop", typed=EVENT)
+        wait_until(lambda: receiver.journal)
+    assert is_used(copy)
+
+
+def copied_project(machine: Installation) -> Installation:
+    """Return a machine whose working folder is a copy of the project, with a flow that leaves a trace."""
     machine.succeed("init", "ours")
     folder = machine.home / "ours"
     flow = folder / "flows" / "emit.py"
     flow.write_text(flow.read_text() + 'import pathlib\npathlib.Path(__file__).with_name("used").touch()\n')
+    return Installation(folder, machine.prefect_api, binaries=machine.binaries)
 
-    ours = Installation(folder, binaries=binaries)
-    with ours.up() as up:
-        assert f"flows        {folder}\n" in up.said
-        (folder / "flows" / "used").unlink(missing_ok=True)
-        ours.succeed("endpoint", "add", "shop", receiver.url, "--allow-private")
-        ours.succeed("enqueue", "-", "--endpoint", "shop", typed=EVENT)
-        wait_until(lambda: receiver.journal)
-        # The worker's run of the drain deployment imports it.
-        wait_until((folder / "flows" / "used").exists)
+
+def is_used(copy: Installation) -> bool:
+    return (copy.home / "flows" / "used").exists()
 
 
 @pytest.mark.slow
