@@ -18,7 +18,7 @@ pytestmark = pytest.mark.engine
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "spool_sink"
 EVENT = '{"type": "com.example.paid", "source": "/shop", "data": {"n": 1}}\n'
-SAVE_SPOOL = "from spool_sink import SpoolEndpoint; SpoolEndpoint(folder={folder!r}).save('mine')"
+SAVE_SPOOL = "from spool_sink import SpoolEndpoint; SpoolEndpoint(folder={folder!r}).save({name!r})"
 
 
 @dataclass
@@ -115,13 +115,33 @@ def test_events_are_sent_by_the_command_and_by_the_worker(up, installed, start_r
 def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker(up, installed, tmp_path):
     types = up.api.post("/block_types/filter", json={}).json()
     assert "spool-endpoint" in {each["slug"] for each in types}, "`resonant up` registers it"
-    saved = installed.run_code(SAVE_SPOOL.format(folder=str(tmp_path)), PREFECT_API_URL=f"{up.url}/api")
+    saved = installed.run_code(
+        SAVE_SPOOL.format(folder=str(tmp_path), name="mine"), PREFECT_API_URL=f"{up.url}/api"
+    )
     assert saved.returncode == 0, saved.stderr
 
     installed.succeed("emit", "-", "--endpoint", "spool-endpoint/mine", typed=EVENT)
     assert [path.read_text() for path in tmp_path.glob("*.json")] == ['{"n":1}']
     installed.succeed("enqueue", "-", "--endpoint", "spool-endpoint/mine", typed=EVENT)
     wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 2)
+
+
+def test_where_that_package_is_missing_one_line_says_so_and_a_setting_can_name_its_module(up, tmp_path):
+    saver = Machine(tmp_path, f"{up.url}/api", {"PYTHONPATH": str(EXAMPLE)})
+    saved = saver.run_code(SAVE_SPOOL.format(folder=str(tmp_path), name="other"))
+    assert saved.returncode == 0, saved.stderr
+
+    emit = ("emit", "-", "--endpoint", "spool-endpoint/other")
+    without = Machine(tmp_path, saver.prefect_api).run(*emit, typed=EVENT)
+    assert without.returncode == 1
+    assert "name its module in RESONANT_SINKS" in without.stderr
+    assert "Traceback" not in without.stderr
+    mistyped = saver.run(*emit, typed=EVENT, RESONANT_SINKS="spool_sinc")
+    assert mistyped.returncode == 1
+    assert "RESONANT_SINKS: spool_sinc: No module named 'spool_sinc'" in mistyped.stderr
+
+    saver.succeed(*emit, typed=EVENT, RESONANT_SINKS="spool_sink")
+    assert len(list(tmp_path.glob("*.json"))) == 1
 
 
 def test_nothing_was_written_into_the_installation(up, installed, before):
