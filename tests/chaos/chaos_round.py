@@ -27,6 +27,7 @@ from resonant.errors import ResonantError
 from resonant.events import parse_event
 from resonant.replaying import cancel
 from resonant.store.selection import Selection
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from chaos_commands import Commands
@@ -350,11 +351,10 @@ class Round:
 
     @staticmethod
     def _wait_until(condition, seconds: float = _PATIENCE_SECONDS) -> None:
-        give_up_at = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > give_up_at:
-                raise Unexpected("what was waited for did not happen")
-            time.sleep(0.01)
+        try:
+            wait_until(condition, seconds, every=0.01)
+        except AssertionError as error:
+            raise Unexpected(f"what was waited for did not happen: {error}") from None
 
     # After
 

@@ -29,10 +29,11 @@ from resonant.redact import Redactor
 from resonant.retry import Retry, RetryPolicy
 from resonant.sink import Endpoint, HttpSink
 from resonant.store import open_store
+from support.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from chaos_journal import Journal
 
@@ -255,12 +256,6 @@ async def run(emission: Emission, **options) -> Summary:
         await emission.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
 
     return await emission.run(emit_one, emit_chunk=emit_chunk, **{"take_over": True, **options})
-
-
-async def until(condition: Callable[[], object], patience: float = _PATIENCE_SECONDS) -> None:
-    async with asyncio.timeout(patience):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str) -> None:

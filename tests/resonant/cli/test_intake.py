@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from array import array
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from resonant.cli.intake import BATCH_LINES, Summary, store_files
 from resonant.errors import StoreUnavailable
 from resonant.store import open_store
+from support.waiting import wait_until
 
 KIB = 1024
 
@@ -229,24 +229,17 @@ def test_a_pipe_that_pauses_has_what_it_said_stored(resonant):
     for accepted in (1, 2):
         tail.stdin.write(line(f"evt_{accepted}") + "\n")
         tail.stdin.flush()
-        wait_until(lambda accepted=accepted: resonant.json("status")["accepted"] == accepted, tail)
+        wait_until(lambda accepted=accepted: resonant.json("status")["accepted"] == accepted)
     tail.stdin.close()
     assert tail.wait(timeout=30) == 0
     assert tail.stdout.read() == "stored 2 events for billing\n"
-
-
-def wait_until(condition, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
 
 
 def test_ctrl_c_keeps_what_was_stored_and_says_how_many(resonant, url):
     feed = resonant.start("enqueue", "-", "--endpoint", "billing")
     feed.stdin.write("".join(line(f"evt_{n}") + "\n" for n in range(3 * BATCH_LINES)))
     feed.stdin.flush()
-    wait_until(lambda: resonant.json("status")["accepted"] >= BATCH_LINES, feed)
+    wait_until(lambda: resonant.json("status")["accepted"] >= BATCH_LINES)
     feed.send_signal(signal.SIGINT)
     assert feed.wait(timeout=30) == 130
     stored = resonant.json("status")["accepted"]

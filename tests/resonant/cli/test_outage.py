@@ -23,6 +23,11 @@ def nothing_is_left(monkeypatch):
         monkeypatch.setattr(logging.getLogger(name), "filters", [])
     for name in ("EventsWorker", "APILogWorker"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    yield
+    # The next test's events need a worker of their own: this one sends to a server that is gone.
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.drain_all(timeout=0, at_exit=False)
 
 
 def test_a_server_that_is_gone_is_one_line():
@@ -114,6 +119,7 @@ def test_queued_items_at_the_end_of_a_process_cause_no_warning(caplog):
     from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    # Without a URL, Prefect would start a server for it.
     with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
         with outage_told_plainly(f"{url}/api"):
             pass

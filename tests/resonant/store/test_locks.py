@@ -173,13 +173,18 @@ class TestOnSQLite:
         holder = f"process {stopped.pid}, which is stopped,"
         assert str(failure.value) == f"{sqlite_url}: {holder} holds its lock: try again when it is done"
 
-    def test_a_wait_ends_after_the_busy_timeout(self, desk, opened, sqlite_url):
+    def test_a_wait_ends_after_the_busy_timeout(self, opened, sqlite_url, monkeypatch):
         """The timeout is not applied twice."""
-        with stopped_in_its_transaction(sqlite_url):
+        monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 1.5)
+
+        async def wait(store):
             started = time.monotonic()
             with pytest.raises(StoreLocked):
-                desk.run(desk.store.write(touch))
-        assert time.monotonic() - started < 2 * 1.5
+                await store.write(touch)
+            return time.monotonic() - started
+
+        with stopped_in_its_transaction(sqlite_url):
+            assert 1.5 <= opened(wait, sqlite_url) < 3.0
 
     def test_a_new_process_can_open_the_store_and_read(self, opened, sqlite_url):
         with stopped_in_its_transaction(sqlite_url):
