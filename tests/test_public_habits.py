@@ -1,0 +1,45 @@
+"""CI, the contributor's guide and the package's metadata agree with the project."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[1]
+METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+JOBS = yaml.safe_load((PROJECT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+CHANGELOG = (PROJECT / "CHANGELOG.md").read_text()
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", ".github/workflows/ci.yml", "README.md"])
+def test_every_make_target_that_is_named_exists(name):
+    named = set(re.findall(r"(?:`|run: |^)make ([a-z-]+)", (PROJECT / name).read_text(), re.MULTILINE))
+    assert named
+    assert named <= make_targets()
+
+
+@pytest.mark.parametrize("job", ["bare", "full"])
+def test_ci_runs_every_python_that_the_metadata_names(job):
+    supported = re.findall(r"Python :: (3\.\d+)$", "\n".join(METADATA["classifiers"]), re.MULTILINE)
+    assert JOBS[job]["strategy"]["matrix"]["python"] == supported
+    assert METADATA["requires-python"] == f">={supported[0]}"
+
+
+def test_ci_installs_the_wheel_without_the_checkout():
+    commands = "\n".join(step.get("run", "") for step in JOBS["wheel"]["steps"])
+    assert "make wheel" in commands
+    assert 'resonant" demo' in commands
+
+
+def test_the_changelog_has_this_version_and_a_place_for_the_next():
+    headings = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert re.fullmatch(rf"{re.escape(METADATA['version'])} - \d{{4}}-\d\d-\d\d", headings[1])
