@@ -30,8 +30,9 @@ def slowly_ok(_: Request) -> Action:
     return respond(200, delay=0.05)
 
 
-def answers_after_three_seconds_at_first(request: Request) -> Action:
-    return respond(200, delay=3.0) if request.try_number == 1 else respond(200)
+def answers_late_at_first(request: Request) -> Action:
+    """Answer a first try so late that a test can stop the sender before."""
+    return respond(200, delay=8.0) if request.try_number == 1 else respond(200)
 
 
 def broken_until_repaired(request: Request) -> Action:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import random
 import signal
 import time
@@ -42,8 +42,8 @@ def events(count: int) -> list[dict]:
     return [{"id": f"e{n:05d}", "type": "t", "source": "/s", "data": {"n": n}} for n in range(count)]
 
 
-def add_endpoint(machine, receiver) -> None:
-    machine.save_endpoint("hooks", receiver.url, timeout=TIMEOUT_SECONDS)
+def add_endpoint(machine, receiver, timeout: int = TIMEOUT_SECONDS) -> None:
+    machine.save_endpoint("hooks", receiver.url, timeout=timeout)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def add_endpoint(machine, receiver) -> None:
     ],
 )
 def test_killing_the_emitting_process_at_random_moments_loses_nothing(crashing, start_receiver, lane, kills):
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    seed = f"{os.environ['RESONANT_CHAOS_SEED']} {lane} {kills}"
+    print(f"RESONANT_CHAOS_SEED={seed}")
     rng = random.Random(seed)
     receiver = start_receiver("receiver_scripts:slowly_ok")
     add_endpoint(crashing, receiver)
@@ -68,8 +68,11 @@ def test_killing_the_emitting_process_at_random_moments_loses_nothing(crashing, 
         process = crashing.start("emit", *lane)
         # From here on it sends; what was there before is the same at every moment.
         before = len(receiver.journal)
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda before=before: len(receiver.journal) > before, 15)
+        wait_until(
+            lambda before=before, process=process: (
+                len(receiver.journal) > before or process.poll() is not None
+            )
+        )
         time.sleep(rng.uniform(0, 0.5))
         process.kill()
         process.communicate()
@@ -91,7 +94,8 @@ def test_killing_the_emitting_process_at_random_moments_loses_nothing(crashing, 
     )
     said = f"{in_flight} in flight when killed, {duplicates} received twice, {[tuple(each) for each in attempts]}"
     print(said)
-    assert duplicates <= in_flight, said
+    # More were lost than in flight if a process stood still for longer than its lease.
+    assert duplicates <= sum(each["n"] for each in attempts if each["result"] == "lost"), said
 
 
 def test_killing_the_process_that_stores_keeps_what_it_acknowledged(crashing, start_receiver):
@@ -111,8 +115,9 @@ def test_killing_the_process_that_stores_keeps_what_it_acknowledged(crashing, st
 
 @both_lanes
 def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, start_receiver, lane):
-    receiver = start_receiver("receiver_scripts:answers_after_three_seconds_at_first")
-    add_endpoint(crashing, receiver)
+    receiver = start_receiver("receiver_scripts:answers_late_at_first")
+    add_endpoint(crashing, receiver, timeout=10)
+    crashing.variables["RESONANT_LEASE_SECONDS"] = "12"
     crashing.do("enqueue", crashing.write_events("e.jsonl", events(20)), "--endpoint", "hooks")
     sleeper = crashing.start("emit", *lane)
     wait_until(lambda: len(receiver.journal) == 20)
@@ -137,8 +142,8 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
 
 @both_lanes
 def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver, lane):
-    receiver = start_receiver("receiver_scripts:answers_after_three_seconds_at_first")
-    add_endpoint(crashing, receiver)
+    receiver = start_receiver("receiver_scripts:answers_late_at_first")
+    add_endpoint(crashing, receiver, timeout=10)
     crashing.variables["RESONANT_LEASE_SECONDS"] = "60"
     crashing.do("enqueue", crashing.write_events("e.jsonl", events(5)), "--endpoint", "hooks")
     process = crashing.start("emit", *lane)
@@ -168,7 +173,7 @@ def test_two_emitting_processes_share_the_work_and_send_nothing_twice(crashing, 
 
     processes: list[subprocess.Popen[str]] = [crashing.start("emit", *lane), crashing.start("emit", *lane)]
     for process in processes:
-        _, errors = process.communicate(timeout=90)
+        _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
 
     received = Counter(entry["webhook_id"] for entry in receiver.journal)

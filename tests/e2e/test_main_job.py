@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from support.prefect import patient_client
+from support.prefect import everything_on
 
 pytestmark = pytest.mark.engine
 
@@ -146,17 +146,9 @@ def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_kee
     files = [path for path in machine.home.rglob("*") if path.is_file() and path.name != "headers"]
     shown = {"stdout": emitted.stdout.encode(), "stderr": emitted.stderr.encode()}
     shown |= {str(path): path.read_bytes() for path in files if not path.name.startswith("journal")}
-    shown |= {"prefect": _all_that_prefect_keeps(prefect_api)}
+    shown |= {"prefect": everything_on(prefect_api)}
     for where, text in shown.items():
         for token in (path_token, header_token, secret.removeprefix("whsec_")):
             assert token.encode() not in text, f"{token} in {where}"
         if "resonant.db" not in where and "events.jsonl" not in where:
             assert b"payload-4111" not in text, f"payload in {where}"
-
-
-def _all_that_prefect_keeps(prefect_api: str) -> bytes:
-    found = b""
-    with patient_client(prefect_api) as client:
-        for kind in ("flow_runs", "task_runs", "logs", "artifacts", "block_documents"):
-            found += client.post(f"/{kind}/filter", json={"limit": 200}).content
-    return found

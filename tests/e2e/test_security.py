@@ -25,7 +25,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from resonant.testing import Action, Request, respond
-from support.prefect import patient_client
+from support.prefect import everything_on
 
 pytestmark = pytest.mark.engine
 
@@ -213,25 +213,6 @@ def run_code(machine, code: str, *arguments: str, typed: str = "", exit_code: in
     return finished.stdout + finished.stderr
 
 
-def all_that_prefect_tells(api: str) -> bytes:
-    found = b""
-    with patient_client(api) as client:
-        for kind in (
-            "flow_runs",
-            "task_runs",
-            "logs",
-            "artifacts",
-            "block_documents",
-            "variables",
-            "deployments",
-        ):
-            rows: list = []
-            while page := client.post(f"/{kind}/filter", json={"limit": 200, "offset": len(rows)}).json():
-                rows += page
-            found += json.dumps(rows, ensure_ascii=False).encode()
-    return found
-
-
 @pytest.fixture
 def prefects_own_files(tmp_path_factory, prefect_api):
     """Read the session server's database, with what is not in its main file yet, and its log."""
@@ -332,13 +313,10 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
     )
     assert b"DEBUG" in printed["sending"]
     assert_nothing_secret(
-        printed
-        | files
-        | prefects_own_files()
-        | {"Prefect's API": all_that_prefect_tells(machine.prefect_api)}
+        printed | files | prefects_own_files() | {"Prefect's API": everything_on(machine.prefect_api)}
     )
 
-    outside_the_store = prefects_own_files() | {"Prefect's API": all_that_prefect_tells(machine.prefect_api)}
+    outside_the_store = prefects_own_files() | {"Prefect's API": everything_on(machine.prefect_api)}
     outside_the_store |= {name: text for name, text in printed.items() if not name.startswith("detail")}
     outside_the_store |= {
         name: text
@@ -354,7 +332,8 @@ def test_no_secret_is_an_argument_of_a_process(machine, secretive):
     emitting = machine.start("emit", path, "--endpoint", "secretive")
     arguments: dict[str, bytes] = {}
     while emitting.poll() is None:
-        for process in psutil.process_iter():
+        # All that this process has started: the server and its keeper, the receiver, the command.
+        for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 arguments[f"process {process.pid}"] = "\0".join(process.cmdline()).encode()
         time.sleep(0.1)

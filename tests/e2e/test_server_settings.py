@@ -40,6 +40,7 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded(prefect_api,
         def recorded() -> int:
             return client.post("/task_runs/count", json=of_burst).json()
 
+        already = recorded()
         started_at = last_at = time.monotonic()
         burst = subprocess.Popen(
             [sys.executable, "-c", BURST],
@@ -51,7 +52,7 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded(prefect_api,
         # It is over when all are there, or nothing has come for longer than a server keeps anything.
         while count < TASK_RUNS and time.monotonic() < last_at + 30:
             time.sleep(0.5)
-            if (now := recorded()) != count or burst.poll() is None:
+            if (now := recorded() - already) != count or burst.poll() is None:
                 count, last_at = now, time.monotonic()
         seconds = last_at - started_at
         print(f"{count} recorded in {seconds:.1f} s, {count / seconds:.0f}/s")

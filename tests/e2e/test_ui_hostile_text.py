@@ -7,7 +7,6 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
 import pytest
 from playwright.sync_api import sync_playwright
 from prefect.client.orchestration import get_client
@@ -19,6 +18,7 @@ from flows.emit import emit_events
 from flows.metrics import export_metrics
 from resonant.cli.server import free_port, send_events, started_server
 from resonant.settings import Settings
+from support.prefect import patient_client
 from support.programs import need
 from support.waiting import wait_until
 
@@ -117,7 +117,7 @@ def tab():
 
 def pages(server: str) -> dict[str, str]:
     """Return the path of each page with hostile text, and a text to wait for."""
-    with httpx.Client(base_url=server) as client:
+    with patient_client(server) as client:
         artifacts = client.post("/artifacts/filter", json={}).json()
         flow_runs = client.post("/flow_runs/filter", json={}).json()
         task_runs = client.post("/task_runs/filter", json={}).json()
