@@ -95,9 +95,18 @@ def disk():
 
 @pytest.fixture
 def impatient_sqlite():
-    """Connections wait for a lock for a moment only."""
-    with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
-        yield
+    """Connections wait for a lock for a moment only; the list grows with each transaction that tries to write."""
+    tries = []
+
+    def begin(connection):
+        if connection.get_execution_options().get("write"):
+            tries.append(connection)
+
+    with (
+        listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")),
+        listening("begin", begin),
+    ):
+        yield tries
 
 
 @pytest.fixture

@@ -462,7 +462,7 @@ class TestTheBulkLane:
         async with scene(tmp_path, orders=wait, limits=limits) as worker:
             await enqueue(worker.store, 12)
             running = asyncio.create_task(worker.run())
-            await asyncio.sleep(0.3)
+            await until(worker.emission._is_over)
             blocked.set()
             summary = await running
         tried = sum(row[0] for row in deliveries(tmp_path, "attempts"))
@@ -603,11 +603,22 @@ class TestLeases:
         assert deliveries(tmp_path, "status, lease_owner") == [("delivered", None)]
 
     async def test_a_run_renews_its_own_leases_before_it_takes_over_what_ran_out(self, tmp_path, quick_look):
+        looks = []
+
         async def send(_event):
             worker.clock.advance(300)  # it stood still
-            await asyncio.sleep(1.2)
+            before = len(looks)
+            await until(lambda: len(looks) > before)
 
         async with scene(tmp_path, orders=send) as worker:
+            recover = worker.store.recover
+
+            async def look(**options):
+                recovered = await recover(**options)
+                looks.append(recovered)
+                return recovered
+
+            worker.store.recover = look
             await enqueue(worker.store)
             summary = await worker.run(take_over=True)
             assert (summary.delivered, summary.lost) == (1, 0)
@@ -1220,7 +1231,7 @@ class TestHowLongARunGoesOn:
         self, tmp_path, quick_look
     ):
         async def send(_event):
-            await asyncio.sleep(2.5)
+            await until(worker.emission._is_over)
 
         limits = Limits(concurrency=1, run_for=2.0)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
@@ -1235,15 +1246,18 @@ class TestHowLongARunGoesOn:
     async def test_when_the_time_is_up_nothing_new_is_claimed_and_what_was_begun_is_ended(
         self, tmp_path, quick_look
     ):
+        another = asyncio.Event()
+
         async def send(_event):
-            await asyncio.sleep(2.5)
+            await another.wait()
 
         limits = Limits(concurrency=1, run_for=2.0)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
             await enqueue(worker.store)
             running = asyncio.create_task(worker.run())
-            await asyncio.sleep(2.2)
+            await until(worker.emission._is_over)
             await enqueue(worker.store)
+            another.set()
             assert (await running).delivered == 1
         assert deliveries(tmp_path, "status") == [("delivered",), ("pending",)]
 

@@ -324,7 +324,10 @@ async def test_an_answer_that_nobody_waits_for_is_never_taken_for_that_to_the_ne
         assert await outcome_of(sink) == delivered()
         settled.set()
         await until(lambda: not settled.is_set())
-        await asyncio.sleep(0.02)  # until it has arrived
+        idle = sink._transport.client.connector._conns
+        await until(
+            lambda: all(each.should_close for kept in idle.values() for each, _ in kept)
+        )  # it has arrived
         assert (await outcome_of(sink, replace(EVENT, id="evt_2"))) == UNAVAILABLE
 
 

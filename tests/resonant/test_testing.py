@@ -61,6 +61,7 @@ from resonant.testing import (
 )
 from resonant.testing.__main__ import main
 from resonant.testing.dates import http_date
+from support.waiting import until
 
 
 async def post(url, *, webhook_id="evt_1", event_type="demo.ok", body=b"{}", **options):
@@ -283,8 +284,7 @@ async def test_a_half_closed_connection_still_takes_what_is_sent():
             assert receiver._connections, "it is still there"
             writer.close()
             await writer.wait_closed()
-            while receiver._connections:
-                await asyncio.sleep(0.01)
+            await until(lambda: not receiver._connections)
 
     await asyncio.wait_for(run(), 5)
 
@@ -324,8 +324,7 @@ async def test_heads_without_end_go_on_until_the_client_hangs_up(action, beginni
             writer.write(RAW)
             received = await reader.readexactly(len(beginning))
             writer.transport.abort()
-            while receiver._connections:
-                await asyncio.sleep(0.01)
+            await until(lambda: not receiver._connections)
             return received
 
     assert await asyncio.wait_for(run(), 5) == beginning
@@ -565,8 +564,7 @@ async def test_never_answering_lasts_until_the_client_hangs_up():
         async with Receiver(never_answer()) as receiver:
             with pytest.raises(httpx.ReadTimeout):
                 await post(receiver.url, timeout=httpx.Timeout(5, read=0.2))
-            while receiver._connections:
-                await asyncio.sleep(0.01)
+            await until(lambda: not receiver._connections)
             return receiver.journal[0]
 
     received = await asyncio.wait_for(run(), 5)
@@ -586,8 +584,7 @@ async def test_bodies_without_end_go_on_until_the_client_hangs_up(action):
                 body = response.aiter_raw(1)
                 head = b"".join([await anext(body) for _ in range(5)])
                 await body.aclose()
-            while receiver._connections:
-                await asyncio.sleep(0.01)
+            await until(lambda: not receiver._connections)
             return response.status_code, head
 
     status, head = await asyncio.wait_for(run(), 10)
@@ -642,8 +639,7 @@ def test_nothing_is_left_behind_whatever_was_going_on():
                 writer.write(b"POST / HTTP/1.1\r\nwebhook-id: %d\r\n\r\n" % number)
                 streams.append((reader, writer))
             idle = await asyncio.open_connection("127.0.0.1", port)
-            while len(receiver.journal) < len(actions):
-                await asyncio.sleep(0.01)
+            await until(lambda: len(receiver.journal) == len(actions))
         tasks = asyncio.all_tasks() - before
         for _, writer in [*streams, idle]:
             writer.transport.abort()
@@ -749,8 +745,7 @@ async def test_the_demo_misbehaves_in_eight_ways(event_type, outcomes):
         for _ in outcomes:
             with contextlib.suppress(httpx.TransportError):
                 await post(receiver.url, event_type=event_type, timeout=httpx.Timeout(5, read=0.1))
-        while len(receiver.journal) < len(outcomes):
-            await asyncio.sleep(0.01)
+        await until(lambda: len(receiver.journal) == len(outcomes))
         journal = receiver.journal
     assert [received.status for received in journal] == outcomes
 

@@ -30,11 +30,14 @@ class Disk:
 
     Attributes:
         is_read_only: whether nothing can be written, as after a fault.
+        refused: how many transactions began while it was read-only.
     """
 
     is_read_only: bool = False
+    refused: int = 0
 
     def begin(self, connection) -> None:
+        self.refused += self.is_read_only
         connection.exec_driver_sql(f"PRAGMA query_only = {int(self.is_read_only)}")
 
 

@@ -13,6 +13,7 @@ from resonant.store import Outcome, open_store
 from resonant.store.commit import GroupCommit, patiently
 from resonant.testing import FixedClock
 from support.sqlite import listening, locked
+from support.waiting import until
 
 START = 1_800_000_000.0
 
@@ -174,7 +175,7 @@ async def test_a_store_that_comes_back_in_time_is_waited_for(tmp_path, disk):
     async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
         disk.is_read_only = True
         writing = asyncio.create_task(recorded(commits, delivered(lease)))
-        await asyncio.sleep(0.2)
+        await until(lambda: disk.refused >= 2)
         assert not writing.done()
         disk.is_read_only = False
 
@@ -196,8 +197,9 @@ async def test_patience_ends(tmp_path, disk):
 async def test_a_lock_is_waited_for_longer_than_an_outage(tmp_path, impatient_sqlite):
     async with leased(tmp_path, 1) as (_, (lease,), commits):
         with locked(tmp_path / "r.db") as other:
+            impatient_sqlite.clear()
             writing = asyncio.create_task(recorded(commits, delivered(lease)))
-            await asyncio.sleep(0.2)
+            await until(lambda: len(impatient_sqlite) >= 2)
             assert not writing.done()
             other.rollback()
 
@@ -207,8 +209,9 @@ async def test_a_lock_is_waited_for_longer_than_an_outage(tmp_path, impatient_sq
 async def test_closing_waits_for_a_lock_no_longer_than_for_an_outage(tmp_path, impatient_sqlite):
     async with leased(tmp_path, 1, patience=0.2) as (_, (lease,), commits):
         with locked(tmp_path / "r.db"):
+            impatient_sqlite.clear()
             writing = commits.record(delivered(lease))
-            await asyncio.sleep(0.3)
+            await until(lambda: len(impatient_sqlite) >= 2)
             await asyncio.wait_for(commits.close(), 30)
             with pytest.raises(StoreLocked, match="holds its lock"):
                 await writing
@@ -268,7 +271,7 @@ async def test_a_waiter_cancelled_during_the_write_does_not_disturb_the_others(t
         disk.is_read_only = True
         tasks = [asyncio.create_task(commits.begin(lease)) for lease in leases[:3]]
         tasks += [asyncio.create_task(recorded(commits, delivered(lease))) for lease in leases[3:]]
-        await asyncio.sleep(0.1)
+        await until(lambda: disk.refused)
         tasks[0].cancel()
         tasks[3].cancel()
         disk.is_read_only = not comes_back
@@ -307,10 +310,11 @@ async def test_an_outcome_is_written_even_if_nobody_waits_for_it_any_more(tmp_pa
 async def test_closing_waits_for_what_is_being_written(tmp_path, impatient_sqlite):
     async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
         with locked(tmp_path / "r.db") as other:
+            impatient_sqlite.clear()
             recording = asyncio.create_task(recorded(commits, delivered(lease)))
-            await asyncio.sleep(0.05)
+            await until(lambda: impatient_sqlite)
             closing = asyncio.create_task(commits.close())
-            await asyncio.sleep(0.05)
+            await until(lambda: len(impatient_sqlite) >= 2)
             assert not closing.done()
             other.rollback()
             await closing
@@ -330,9 +334,10 @@ async def test_closing_what_has_nothing_to_write_returns_at_once(tmp_path):
 async def test_cancelling_who_closes_does_not_cancel_the_writing(tmp_path, impatient_sqlite):
     async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
         with locked(tmp_path / "r.db") as other:
+            impatient_sqlite.clear()
             recording = asyncio.create_task(recorded(commits, delivered(lease)))
             closing = asyncio.create_task(commits.close())
-            await asyncio.sleep(0.05)
+            await until(lambda: impatient_sqlite)
             closing.cancel()
             await asyncio.wait([closing])
             other.rollback()
@@ -347,10 +352,11 @@ async def test_when_the_loop_cancels_every_task_closing_still_writes_what_was_ha
     before = asyncio.all_tasks()
     async with leased(tmp_path, 3, patience=10) as (_, leases, commits):
         with locked(tmp_path / "r.db"):
+            impatient_sqlite.clear()
             begins = [asyncio.create_task(commits.begin(lease)) for lease in leases[:2]]
-            await asyncio.sleep(0.05)
+            await until(lambda: impatient_sqlite)
             recording = asyncio.create_task(recorded(commits, delivered(leases[2])))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)
             tasks = asyncio.all_tasks() - before
             for task in tasks - {begins[0]}:
                 task.cancel()
