@@ -137,6 +137,8 @@ def prefect_api(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PREFECT_HOME", str(home))
             patch.delenv("PREFECT_API_URL", raising=False)
+            # Notices within a second that expected events are missing; by default, within five.
+            patch.setenv("PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY", "PT1S")
             server = started_server(Settings(home=home / "resonant"), port=free_port(), ui=False)
             api_url = stack.enter_context(server)
         yield api_url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -61,26 +62,67 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
+def listening(server, owner: str):
+    """Listen for the notifications of automations whose names begin with their owner, and remove them at the end."""
+    with Inbox() as inbox:
+        threading.Thread(target=inbox.serve_forever, daemon=True).start()
+        block = CustomWebhookNotificationBlock(
+            name=owner,
+            url=f"http://127.0.0.1:{inbox.server_port}/",
+            json_data={"subject": "{{subject}}", "body": "{{body}}"},
+        )
+        inbox.block = asyncio.run(block.asave(f"{owner}-inbox", overwrite=True))
+        asyncio.run(make_probe(inbox.block, owner))
+        yield inbox
+        inbox.shutdown()
+    for each in server.post("/automations/filter", json={}).json():
+        if each["name"].startswith(f"{owner}: "):
+            server.delete(f"/automations/{each['id']}")
+
+
 @pytest.fixture
 def inbox(server, monkeypatch):
     """A notification block that posts to here, named by the settings."""
-    with Inbox() as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        block = CustomWebhookNotificationBlock(
-            name="inbox",
-            url=f"http://127.0.0.1:{listening.server_port}/",
-            json_data={"subject": "{{subject}}", "body": "{{body}}"},
-        )
-        listening.block = asyncio.run(block.asave("inbox", overwrite=True))
-        asyncio.run(make_probe(listening.block))
-        monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "custom-webhook/inbox")
-        yield listening
-        listening.shutdown()
-    for each in server.post("/automations/filter", json={}).json():
-        if each["name"].startswith("resonant: "):
-            server.delete(f"/automations/{each['id']}")
+    with listening(server, "resonant") as inbox:
+        monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "custom-webhook/resonant-inbox")
+        yield inbox
     monkeypatch.delenv("RESONANT_ALERT_NOTIFICATION_BLOCK")
     asyncio.run(apply_automations())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silences(prefect, server):
+    """Notifications of two silences, which begin before all tests because Prefect notices them late.
+
+    The automation on the export notifies after ten seconds. If it repeated itself, it would do so after another ten; then
+    the same automation on another flow notifies.
+    """
+    with listening(server, "silence") as inbox:
+        asyncio.run(notify_of_silence(inbox.block, "export-metrics", within=timedelta(seconds=10)))
+        asyncio.run(notify_of_silence(inbox.block, "another", within=timedelta(seconds=23)))
+        settle(inbox)
+        asyncio.run(completed("export-metrics"))
+        asyncio.run(completed("another"))
+        assert inbox.messages == []
+        yield inbox
+
+
+async def notify_of_silence(block, flow_name: str, *, within: timedelta) -> None:
+    """Create the automation on the export for a flow of this name."""
+    declared = automations.notify_silent(block, within=within).model_dump_json()
+    of_flow = json.loads(declared.replace("export-metrics", flow_name))
+    await Automation.model_validate(of_flow | {"name": f"silence: {flow_name}"}).acreate()
+
+
+async def completed(name: str) -> None:
+    """Run a flow with this name."""
+
+    @flow(name=name)
+    async def run() -> None:
+        pass
+
+    await run()
 
 
 def found(server) -> dict[str, dict]:
@@ -101,10 +143,10 @@ def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> None:
     asyncio.run(main())
 
 
-async def make_probe(block) -> None:
+async def make_probe(block, owner: str) -> None:
     """Create an automation that notifies of a test's own events."""
     await Automation(
-        name="resonant: probe",
+        name=f"{owner}: probe",
         trigger=EventTrigger(expect={PROBE}, threshold=1),
         actions=[SendNotification(block_document_id=block, subject=PROBE, body="{{ event.payload.number }}")],
     ).acreate()
@@ -201,45 +243,6 @@ def test_a_recovery_starts_no_replay_while_the_automation_is_disabled(server, in
     assert len(replays_started(server)) == before
 
 
-def test_a_silent_export_notifies_once(server, inbox, monkeypatch):
-    monkeypatch.setattr(automations, "notify_silent", _soon_silent(automations.notify_silent))
-    asyncio.run(apply_automations())
-    settle(inbox)
-
-    def of_silence(name="export-metrics"):
-        return [each for each in inbox.messages if f"No run of {name} has completed" in each["body"]]
-
-    asyncio.run(completed("export-metrics"))
-    assert not of_silence()
-    wait_until(of_silence)
-    # Wait until a second flow, whose silence began later, raises the alert too.
-    asyncio.run(_silence_of_another(inbox.block))
-    settle(inbox)
-    asyncio.run(completed("another"))
-    wait_until(lambda: of_silence("another"))
-    assert len(of_silence()) == 1
-
-
-async def completed(name: str) -> None:
-    """Run a flow with this name."""
-
-    @flow(name=name)
-    async def run() -> None:
-        pass
-
-    await run()
-
-
-def _soon_silent(notify_silent):
-    return lambda block: notify_silent(block, within=timedelta(seconds=10))
-
-
-async def _silence_of_another(block) -> None:
-    """Create the same automation for another flow."""
-    declared = automations.notify_silent(block).model_dump_json().replace("export-metrics", "another")
-    await Automation.model_validate(json.loads(declared) | {"name": "resonant: another is silent"}).acreate()
-
-
 def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no_other_condition(
     server, inbox
 ):
@@ -270,3 +273,11 @@ def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no
     server.patch(f"/automations/{automation['id']}", json={"enabled": False})
     for run in runs:
         server.delete(f"/flow_runs/{run['id']}")
+
+
+def test_a_silent_export_notifies_once(silences):
+    def of_silence(name: str) -> list[dict]:
+        return [each for each in silences.messages if f"No run of {name} has completed" in each["body"]]
+
+    wait_until(lambda: of_silence("another"))
+    assert len(of_silence("export-metrics")) == 1

@@ -10,12 +10,24 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from support.machine import Machine
+from support.machine import Machine, Up
 from support.prefect import patient_client
 from support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+UP_VARIABLES = {
+    # Relative paths, since the worker runs in another folder.
+    "RESONANT_HOME": "resonant",
+    "RESONANT_DATABASE_URL": "sqlite:///resonant/resonant.db",
+    "RESONANT_POLICIES": json.dumps({"once": {"max_attempts": 1}}),
+    "RESONANT_ALERT_MIN_ATTEMPTS": "5",
+}
 
 
 @dataclass
@@ -37,25 +49,56 @@ def machine(tmp_path, prefect_api) -> Machine:
     return Machine(tmp_path, prefect_api)
 
 
+@pytest.fixture(scope="session")
+def up_machine(tmp_path_factory) -> Machine:
+    """The machine of ``up``."""
+    return Machine(tmp_path_factory.mktemp("up"), variables=UP_VARIABLES)
+
+
+@pytest.fixture(scope="session")
+def ensure_up(up_machine):
+    """Return the running ``resonant up``, started if there is none."""
+    with contextlib.ExitStack() as stack:
+        started: list[Up] = []
+
+        def ensure() -> Up:
+            if not started or started[-1].process.poll() is not None:
+                started.append(stack.enter_context(up_machine.up()))
+            return started[-1]
+
+        yield ensure
+
+
+@pytest.fixture
+def up(ensure_up) -> Up:
+    """A ``resonant up`` that tests share, so each uses an endpoint of its own; the next test replaces one that ended."""
+    return ensure_up()
+
+
 @pytest.fixture
 def start_receiver(tmp_path):
     """Start a receiver with a script, ``module:function``, as a process of its own."""
+    with receivers_in(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_receiver(tmp_path_factory):
+    """Start a receiver for all tests of a file."""
+    with receivers_in(tmp_path_factory.mktemp("receivers")) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def receivers_in(folder: Path) -> Iterator[Callable[..., ReceiverProcess]]:
     here = Path(__file__).parent
     with contextlib.ExitStack() as stack:
 
         def start(script: str, *arguments: str) -> ReceiverProcess:
-            journal = tmp_path / f"journal-{time.monotonic_ns()}.jsonl"
+            journal = folder / f"journal-{time.monotonic_ns()}.jsonl"
+            command = [sys.executable, "-m", "resonant.testing", "--journal", str(journal)]
             process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "resonant.testing",
-                    "--journal",
-                    str(journal),
-                    "--script",
-                    script,
-                    *arguments,
-                ],
+                [*command, "--script", script, *arguments],
                 stdout=subprocess.PIPE,
                 text=True,
                 env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},

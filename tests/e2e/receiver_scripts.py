@@ -1,11 +1,13 @@
 """What the receivers of the end-to-end tests do; run by ``python -m resonant.testing --script receiver_scripts:NAME``."""
 
+import itertools
 import os
 from pathlib import Path
 
 from resonant.testing import Action, Request, flaky, never_answer, respond
 
 _flaky = flaky(0.3, seed=7)
+_requests = itertools.count()
 
 
 def mixed(request: Request) -> Action:
@@ -47,3 +49,8 @@ def slowly_ok_or_rejected(request: Request) -> Action:
     if request.event_type.endswith(".rejected"):
         return respond(400)
     return slowly_ok(request)
+
+
+def silent_after_twenty(_: Request) -> Action:
+    """Answer twenty requests, and never the others."""
+    return respond(200) if next(_requests) < 20 else never_answer()

@@ -135,6 +135,7 @@ def test_the_whole_story_in_two_minutes(user):
     assert {each.name for each in user.home.iterdir()} == {"tmp"}
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
     process = user.start("demo", "--keep", "--events", "20")

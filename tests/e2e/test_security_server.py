@@ -1,6 +1,6 @@
-"""Prefect on this machine: reached from here alone, by no foreign web page, behind a password where one is set.
+"""Prefect on this machine: only this machine reaches it, and only with the password if one is set.
 
-And its files are their owner's alone.
+Only the owner can read its files. What web pages can do is in test_ui_foreign_pages.py.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ import contextlib
 import ipaddress
 import sqlite3
 import stat
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
 
-from resonant.cli.server import free_port, started_server
-from resonant.settings import Settings
+from resonant.cli.server import free_port
 from support.machine import Machine
-from support.programs import need
+from support.prefect import patient_client
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +25,7 @@ pytestmark = pytest.mark.engine
 
 PASSWORD = "admin:api-passw0rd-d4e5f6"
 AUTH = {"PREFECT_SERVER_API_AUTH_STRING": PASSWORD, "PREFECT_API_AUTH_STRING": PASSWORD}
+SECRETS = "/block_documents/filter"
 READABLE_BY_ALL = {"metrics/resonant.prom": 0o644, "metrics": 0o755}
 EVENT = '{"type": "t", "source": "/s", "data": 1}\n'
 FLOW = """
@@ -37,10 +34,6 @@ from resonant.cli.project import make_flows_importable
 make_flows_importable()
 from flows.metrics import export_metrics
 asyncio.run(export_metrics())
-"""
-RUN = """
-from prefect.deployments import run_deployment
-print(run_deployment("export-metrics/scheduled", timeout=100, poll_interval=1).state.type.value)
 """
 
 
@@ -90,145 +83,20 @@ def up(home):
         yield started
 
 
-@pytest.fixture(scope="module")
-def unlocked(tmp_path_factory):
-    """A server with its UI and without a password, as ``resonant up`` starts it; its port."""
-    home = tmp_path_factory.mktemp("unlocked")
-    port = free_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        for name in (*AUTH, "PREFECT_API_URL"):
-            patch.delenv(name, raising=False)
-        with started_server(Settings(home=home / "resonant"), port=port, ui=True):
-            yield port
-
-
-@pytest.fixture
-def page():
-    """A tab of a real browser, for whom rebound.example is 127.0.0.1."""
-    executable = need("chromium")
-    rules = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", rules])
-        page = browser.new_page()
-        page.set_default_timeout(60_000)
-        yield page
-        browser.close()
-
-
-@pytest.fixture
-def foreign_page():
-    """The address of somebody else's web page."""
-
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("content-type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<title>kittens</title>")
-
-        def log_message(self, *_arguments):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
-
-
-SECRETS = "/block_documents/filter"
-# What any page may do to an address that its visitor can reach: read what is secret, change something without seeing the
-# answer (a body without a type needs no leave), listen.
-ATTACKS = """async api => {
-    const body = JSON.stringify({name: "planted"});
-    const asked = {method: "POST", headers: {"content-type": "application/json"}, body: '{"include_secrets": true}'};
-    const attacks = {
-        read: async () => (await fetch(api + "/block_documents/filter", asked)).text(),
-        readWithoutLeave: async () => (await fetch(api + "/block_documents/filter", {method: "POST"})).text(),
-        listen: () => new Promise((resolve, reject) => {
-            const socket = new WebSocket(api.replace("http", "ws") + "/events/out", ["prefect"]);
-            socket.onopen = () => resolve("open");
-            socket.onerror = () => reject(new Error("closed"));
-        }),
-        write: async () => (await fetch(api + "/flows/", {method: "POST", mode: "no-cors", body: new Blob([body])})).type,
-    };
-    const came = {};
-    for (const [name, attack] of Object.entries(attacks)) {
-        try { came[name] = await attack(); } catch { came[name] = "refused"; }
-    }
-    return came;
-}"""
-
-
-def test_a_foreign_web_page_neither_reads_nor_changes_nor_listens_to_anything(unlocked, page, foreign_page):
-    api = f"http://127.0.0.1:{unlocked}/api"
-    page.goto(foreign_page)
-
-    came = page.evaluate(ATTACKS, api)
-
-    # What became of a thing sent without leave the browser itself is not told.
-    flows = httpx.post(f"{api}/flows/filter", json={}).json()
-    came["write"] = [flow["name"] for flow in flows if flow["name"] == "planted"]
-    assert came == {"read": "refused", "readWithoutLeave": "refused", "listen": "refused", "write": []}
-
-
-def test_a_foreign_page_cannot_load_or_frame_anything(unlocked, page, foreign_page):
-    page.goto(foreign_page)
-    server = f"http://127.0.0.1:{unlocked}"
-    for address, load in (
-        (f"{server}/api/health", "url => { new Image().src = url }"),
-        (f"{server}/api/ready", "url => { fetch(url, {mode: 'no-cors'}) }"),
-        (
-            f"{server}/",
-            "url => { document.body.append(Object.assign(document.createElement('iframe'), {src: url})) }",
-        ),
-    ):
-        with page.expect_response(address) as answer:
-            page.evaluate(load, address)
-        assert answer.value.status == 403, address
-
-
-def test_a_link_elsewhere_opens_the_ui_but_not_the_api(unlocked, page, foreign_page):
-    server = f"http://127.0.0.1:{unlocked}"
-    for address, expected in ((f"{server}/runs", 200), (f"{server}/api/health", 403)):
-        page.goto(foreign_page)
-        with page.expect_response(address) as answer:
-            page.evaluate("url => { location.href = url }", address)
-        assert answer.value.status == expected, address
-
-
-def test_a_web_page_whose_name_has_come_to_mean_this_machine_is_no_page_of_the_servers(unlocked, page):
-    """DNS rebinding: for the browser, page and API are of one origin then."""
-    answer = page.goto(f"http://rebound.example:{unlocked}/api{SECRETS}")
-    assert answer.status == 403
-
-
-@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
-def test_the_ui_works_under_both_names_of_this_machine(unlocked, page, name):
-    def is_read(response):
-        return (
-            response.url.startswith(f"http://127.0.0.1:{unlocked}/api/") and response.request.method == "POST"
-        )
-
-    with page.expect_response(is_read) as read:
-        page.goto(f"http://{name}:{unlocked}/")
-    assert read.value.ok
-    assert read.value.json() is not None
-
-
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
-def test_only_its_own_pages_are_told_that_they_may_read(unlocked, origin):
-    api = f"http://127.0.0.1:{unlocked}/api{SECRETS}"
+def test_only_its_own_pages_are_told_that_they_may_read(prefect_api, origin):
+    port = httpx.URL(prefect_api).port
     before = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
-    for answer in (
-        httpx.post(api, json={}, headers={"origin": origin}),
-        httpx.options(api, headers={"origin": origin} | before),
-    ):
-        assert not answer.is_success
-        assert "access-control-allow-origin" not in answer.headers
-    for own in (f"http://127.0.0.1:{unlocked}", f"http://localhost:{unlocked}"):
-        answer = httpx.post(api, json={}, headers={"origin": own})
-        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, own)
+    with patient_client(prefect_api, event_hooks={}) as client:
+        for answer in (
+            client.post(SECRETS, json={}, headers={"origin": origin}),
+            client.options(SECRETS, headers={"origin": origin} | before),
+        ):
+            assert answer.is_client_error
+            assert "access-control-allow-origin" not in answer.headers
+        for own in (f"http://127.0.0.1:{port}", f"http://localhost:{port}"):
+            answer = client.post(SECRETS, json={}, headers={"origin": own})
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, own)
 
 
 def test_whatever_listens_listens_on_loopback(up):
@@ -241,7 +109,8 @@ def test_whatever_listens_listens_on_loopback(up):
 
 def test_the_api_is_behind_the_password_and_commands_that_have_it_work(up, home, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
-    assert httpx.post(f"{up.url}/api/block_documents/filter", json={}).status_code == 401
+    with patient_client(f"{up.url}/api", event_hooks={}) as anybody:
+        assert anybody.post(SECRETS, json={}).status_code == 401
 
     emitted = home.run("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private", **AUTH)
 
@@ -278,8 +147,7 @@ def test_the_password_is_no_argument_and_the_server_knows_nothing_of_the_store(u
 
 
 def test_nothing_that_up_and_its_runs_write_is_open_to_others(up, home):
-    ran = home.run_code(RUN, PREFECT_API_URL=f"{up.url}/api", **AUTH)
-    assert ran.stdout.strip() == "COMPLETED", ran.stderr
+    up.export()
 
     modes = home.modes(whole=True)
     assert {

@@ -14,11 +14,12 @@ from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
 from resonant import charts
+from support.machine import Machine
 from support.prefect import patient_client
 from support.programs import need
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
@@ -34,11 +35,15 @@ QUIET = (
 )
 
 
+@pytest.fixture(scope="module")
+def chromium():
+    return need("chromium")
+
+
 @pytest.fixture
-def browser():
-    executable = need("chromium")
+def browser(chromium):
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
         page = browser.new_page(viewport={"width": 1400, "height": 1100})
         page.set_default_timeout(60_000)
         yield page
@@ -46,11 +51,15 @@ def browser():
 
 
 @pytest.fixture
-def up(machine):
-    """``resonant up`` on a machine that has no other server; its UI's address."""
-    machine.prefect_api = ""
+def machine(chromium, tmp_path):
+    """A machine with a store of its own, since the UI shows what all of it adds up to."""
     # Known to its worker too, whose drain may be the one that takes an event.
-    machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
+    return Machine(tmp_path, variables={"RESONANT_POLICIES": json.dumps({"once": {"max_attempts": 1}})})
+
+
+@pytest.fixture
+def ui(machine):
+    """The address of the UI of ``resonant up`` on this machine."""
     with machine.up() as started:
         yield started.url
 
@@ -96,7 +105,7 @@ def submit_and_wait(page, ui: str, name: str) -> str:
 
 
 def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
-    machine, up, browser, start_receiver, monkeypatch
+    machine, ui, browser, start_receiver, monkeypatch
 ):
     monkeypatch.setenv("REPAIRED", str(machine.home / "repaired"))
     receiver = start_receiver("receiver_scripts:broken_until_repaired")
@@ -108,22 +117,22 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     assert emitted.returncode == 1, emitted.stderr
     assert machine.read("status")["dead_letter"] == 8
 
-    collect = deployment(up, "collect-dead-letters/scheduled")
-    browser.goto(f"{up}/deployments/deployment/{collect}/run")
-    submit_and_wait(browser, up, "triage-by-hand")
-    open_artifact(browser, up, "dead-letter-triage")
+    collect = deployment(ui, "collect-dead-letters/scheduled")
+    browser.goto(f"{ui}/deployments/deployment/{collect}/run")
+    submit_and_wait(browser, ui, "triage-by-hand")
+    open_artifact(browser, ui, "dead-letter-triage")
     browser.get_by_text("http_503").first.wait_for()
     browser.wait_for_timeout(1_000)
     screenshot(browser, "triage")
 
     (machine.home / "repaired").touch()
-    replay = deployment(up, "replay-dead-letters/on-demand")
-    browser.goto(f"{up}/deployments/deployment/{replay}/run")
+    replay = deployment(ui, "replay-dead-letters/on-demand")
+    browser.goto(f"{ui}/deployments/deployment/{replay}/run")
     browser.get_by_text("Dead letters per second, after a slow start").wait_for()
     after(browser, "endpoint", 'button[normalize-space()="str"]').click()
     after(browser, "endpoint", "*[self::input or self::textarea]").fill("hooks")
     screenshot(browser, "replay-form")
-    said = submit_and_wait(browser, up, "replay-by-hand")
+    said = submit_and_wait(browser, ui, "replay-by-hand")
     browser.wait_for_timeout(2_000)
     screenshot(browser, "replay-run")
 
@@ -132,14 +141,14 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     status = machine.read("status")
     assert (status["delivered"], status["dead_letter"], status["balanced"]) == (4, 4, True)
 
-    purge = deployment(up, "purge-dead-letters/daily")
-    browser.goto(f"{up}/deployments/deployment/{purge}/run")
+    purge = deployment(ui, "purge-dead-letters/daily")
+    browser.goto(f"{ui}/deployments/deployment/{purge}/run")
     browser.get_by_text("Age of dead letters").wait_for()
     after(browser, "older_than_days", 'button[normalize-space()="float"]').click()
     after(browser, "older_than_days", "input").fill("0")
     screenshot(browser, "purge-form")
-    said = submit_and_wait(browser, up, "purge-by-hand")
-    open_artifact(browser, up, "purge-report")
+    said = submit_and_wait(browser, ui, "purge-by-hand")
+    open_artifact(browser, ui, "purge-report")
     browser.get_by_text("would be purged").or_(browser.get_by_text("purged")).first.wait_for()
     browser.wait_for_timeout(1_000)
     screenshot(browser, "purge-report")
@@ -155,7 +164,7 @@ def colours(image) -> set[tuple[int, int, int]]:
     return {colour for _, colour in picture.getcolors(picture.width * picture.height)}
 
 
-def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, up, browser, start_receiver):
+def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_receiver):
     receiver = start_receiver("receiver_scripts:mixed")
     assert machine.run("endpoint", "add", "hooks", receiver.url, "--allow-private").returncode == 0
     kinds = ("order.rejected", *["order.paid"] * 7)
@@ -163,26 +172,26 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, up, browser, start_
     emitted = machine.run("emit", machine.write_events("e.jsonl", events), "--endpoint", "hooks")
     assert emitted.returncode == 1, emitted.stderr
 
-    export = deployment(up, "export-metrics/scheduled")
-    browser.goto(f"{up}/deployments/deployment/{export}/run")
-    assert "of 80 events that ended 87.50 % were delivered" in submit_and_wait(browser, up, "export-by-hand")
+    export = deployment(ui, "export-metrics/scheduled")
+    browser.goto(f"{ui}/deployments/deployment/{export}/run")
+    assert "of 80 events that ended 87.50 % were delivered" in submit_and_wait(browser, ui, "export-by-hand")
 
     browser.set_viewport_size({"width": 1400, "height": 1500})
     for theme, system in (("dark", "light"), ("light", "dark")):
         # The UI's own theme, whatever the system's is.
         browser.emulate_media(color_scheme=system)
         browser.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
-        open_artifact(browser, up, "metrics")
+        open_artifact(browser, ui, "metrics")
         images = browser.locator("img[src^='data:image/svg+xml']")
         images.nth(3).wait_for()
-        browser.wait_for_timeout(1_000)
-        screenshot(browser, f"charts-{theme}")
         shown = images.all()
         assert len(shown) == 4
         for image, ink in zip(
             shown, (charts.BLUE, charts.VERMILION, charts.VERMILION, charts.BLUE), strict=True
         ):
-            assert ImageColor.getrgb(getattr(ink, theme)) in colours(image)
+            colour = ImageColor.getrgb(getattr(ink, theme))
+            wait_until(lambda image=image, colour=colour: colour in colours(image))
+        screenshot(browser, f"charts-{theme}")
 
 
 def webhook_endpoint(ui: str, name: str) -> dict:
@@ -191,18 +200,20 @@ def webhook_endpoint(ui: str, name: str) -> dict:
 
 
 @pytest.mark.parametrize("headers", [(), ("--header", "x-key: s3cret-k3y")], ids=["without", "with"])
-def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(machine, up, browser, headers):
-    added = machine.run("endpoint", "add", "hooks", "https://hooks.example.com/in", *headers)
-    assert added.returncode == 0, added.stderr
-    before = webhook_endpoint(up, "hooks")
+def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
+    chromium, up, up_machine, browser, headers
+):
+    name = "with-headers" if headers else "without-headers"
+    up_machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *headers)
+    before = webhook_endpoint(up.url, name)
 
-    browser.goto(f"{up}/blocks/block/{before['id']}/edit")
+    browser.goto(f"{up.url}/blocks/block/{before['id']}/edit")
     after(browser, "Timeout", "input").fill("7")
-    screenshot(browser, f"endpoint-form-{'with' if headers else 'without'}-headers")
+    screenshot(browser, f"endpoint-form-{name}")
     browser.get_by_role("button", name="Save").click()
-    wait_until(lambda: webhook_endpoint(up, "hooks")["data"]["timeout"] == 7)
+    wait_until(lambda: webhook_endpoint(up.url, name)["data"]["timeout"] == 7)
 
     kept = {name: value for name, value in before["data"].items() if value is not None}
-    assert webhook_endpoint(up, "hooks")["data"] == kept | {"timeout": 7}
-    shown = machine.read("endpoint", "show", "hooks")
+    assert webhook_endpoint(up.url, name)["data"] == kept | {"timeout": 7}
+    shown = up_machine.read("endpoint", "show", name)
     assert (shown["timeout"], shown["url"], shown["headers"]) == (7.0, "set", "set" if headers else None)

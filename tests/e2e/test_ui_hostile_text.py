@@ -22,7 +22,7 @@ from support.prefect import patient_client
 from support.programs import need
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 UIS = ["", "/v2"]
 HIDDEN = "\u202e\u2066\u200e\u200f\u061c\ufeff\u00ad\U000e0041\u200b"

@@ -1,57 +1,110 @@
-"""``resonant up``: all of it starts, works together, and ends together, however it ends."""
+"""``resonant up``: it starts, works beside other commands and ends as a whole.
+
+The tests share one, see ``up``; those at the end stop it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
-import socket
+import signal
 import sqlite3
+from datetime import UTC, datetime, timedelta
 
-import httpx
 import pytest
 
 from resonant.cli.server import free_port
-from support.machine import Machine
 from support.processes import alive
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
+COUNT = 60
+# Few, since the automation sends only one a second at first; and enough delivered ones for an error rate below half of its limit.
+FAILED, DELIVERED = 5, 40
+REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
-# A relative path, since the worker runs in another folder.
-RELATIVE = {"RESONANT_HOME": "resonant", "RESONANT_DATABASE_URL": "sqlite:///events.db"}
+
+def events(kind: str, *, rejected: int = 0, count: int = COUNT) -> list[dict]:
+    return [
+        {
+            "id": f"{kind}-{n}",
+            "type": "order.rejected" if n < rejected else "order.paid",
+            "source": "/s",
+            "data": n,
+        }
+        for n in range(count)
+    ]
 
 
-def unfinished_runs(machine: Machine) -> int:
+def enqueue(machine, kind: str, endpoint: str, *, count: int = 1) -> None:
+    stored = events(kind, count=count)
+    machine.succeed("enqueue", machine.write_events(f"{kind}.jsonl", stored), "--endpoint", endpoint)
+
+
+def number(machine, status: str, kind: str) -> int:
+    """Return how many deliveries of events of this kind have this status."""
+    query = f"SELECT count(*) FROM resonant_deliveries WHERE status = '{status}' AND event_id LIKE '{kind}-%'"
+    return machine.query(query)[0][0]
+
+
+@pytest.fixture
+def draining(up):
+    """The worker emits what is due, for at least two minutes more.
+
+    The run that ``up`` starts ends after 270 s, and the next scheduled one may start minutes later.
+    """
+    now = datetime.now(UTC)
+    query = {
+        "flows": {"name": {"any_": ["emit-events"]}},
+        "work_pools": {"name": {"any_": ["resonant"]}},
+        "flow_runs": {
+            "state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}},
+            "expected_start_time": {
+                "after_": (now - timedelta(seconds=150)).isoformat(),
+                "before_": now.isoformat(),
+            },
+        },
+    }
+    if not up.api.post("/flow_runs/count", json=query).json():
+        up.start_run("emit-events/on-demand", run_for=270)
+    query["flow_runs"]["state"] = {"type": {"any_": ["RUNNING"]}}
+    query["flow_runs"]["expected_start_time"].pop("before_")
+    wait_until(lambda: up.api.post("/flow_runs/count", json=query).json())
+
+
+def query_prefect(machine, query: str) -> int:
     """Query the database of the stopped server."""
     with contextlib.closing(sqlite3.connect(machine.home / "prefect" / "prefect.db")) as database:
-        query = "SELECT count(*) FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')"
         return database.execute(query).fetchone()[0]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return Machine(tmp_path_factory.mktemp("home"), variables=RELATIVE)
+def unfinished_runs(machine) -> int:
+    return query_prefect(
+        machine, "SELECT count(*) FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')"
+    )
 
 
-@pytest.fixture(scope="module")
-def up(home):
-    with home.up() as started:
-        yield started
+def runs_whose_worker_is_gone(machine) -> int:
+    return query_prefect(
+        machine,
+        "SELECT count(*) FROM flow_run_state WHERE type = 'CRASHED' AND message = 'its worker is gone'",
+    )
 
 
-def test_it_says_what_runs_and_where(up, home):
+def test_it_says_what_runs_and_where(up, up_machine):
     assert re.search(rf"^UI +http://127\.0\.0\.1:{up.port}$", up.said, re.MULTILINE)
     assert "emit-events/drain" in up.said
     logs = re.search(r"^logs +(.*)$", up.said, re.MULTILINE)[1].split(", ")
     assert len(logs) == 2
-    assert all((home.home / log).is_file() for log in logs)
+    assert all((up_machine.home / log).is_file() for log in logs)
 
 
 def test_the_ui_talks_to_the_server_on_this_port(up):
-    settings = httpx.get(f"http://127.0.0.1:{up.port}/ui-settings").json()
-    assert settings["api_url"] == f"http://127.0.0.1:{up.port}/api"
-    assert "<title>" in httpx.get(f"http://127.0.0.1:{up.port}/", follow_redirects=True).text
+    settings = up.api.get(f"{up.url}/ui-settings").json()
+    assert settings["api_url"] == f"{up.url}/api"
+    assert "<title>" in up.api.get(f"{up.url}/", follow_redirects=True).text
 
 
 def test_nobody_else_can_reach_it(up):
@@ -61,80 +114,183 @@ def test_nobody_else_can_reach_it(up):
     assert addresses == ["127.0.0.1"]
 
 
-def test_what_is_stored_is_emitted_by_the_worker_within_seconds(up, home, start_receiver):
+def test_what_is_stored_is_emitted_by_the_worker_within_seconds(up, up_machine, draining, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
-    added = home.run("endpoint", "add", "hooks", receiver.url, "--allow-private")
-    assert added.returncode == 0, added.stderr
+    added = up_machine.succeed("endpoint", "add", "drained", receiver.url, "--allow-private")
     assert "starting" not in added.stderr, "it uses the server that is up"
-    (home.home / "events.jsonl").write_text('{"type": "t", "source": "/s", "data": {"n": 1}}\n')
-    wait_until(up.is_running_something)
 
-    assert home.run("enqueue", "events.jsonl", "--endpoint", "hooks").returncode == 0
+    enqueue(up_machine, "stored", "drained")
 
     wait_until(lambda: receiver.journal, 30)
-    wait_until(lambda: home.read("status")["delivered"] == 1, 30)
+    wait_until(lambda: number(up_machine, "delivered", "stored") == 1, 30)
 
 
-def test_a_second_one_says_that_there_is_one(up, home):
-    second = home.run("up", "--port", str(free_port()))
+def test_a_second_one_says_that_there_is_one(up, up_machine):
+    second = up_machine.run("up", "--port", str(free_port()))
     assert second.returncode == 1
-    assert second.stderr == (
-        f"resonant: `resonant up` runs already: http://127.0.0.1:{up.port}, process {up.process.pid}\n"
+    assert second.stderr == f"resonant: `resonant up` runs already: {up.url}, process {up.process.pid}\n"
+
+
+@pytest.fixture(scope="module")
+def hooks(up_machine, ensure_up, start_shared_receiver):
+    """An endpoint that answers after a short delay, and refuses events marked as rejected."""
+    ensure_up()
+    receiver = start_shared_receiver("receiver_scripts:slowly_ok_or_rejected")
+    up_machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private")
+
+
+def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, draining, hooks):
+    # Check that the drain runs: it sends a stored event.
+    enqueue(up_machine, "first", "hooks")
+    wait_until(lambda: number(up_machine, "delivered", "first") == 1)
+
+    emitted = up_machine.succeed(
+        "emit", up_machine.write_events("good.jsonl", events("good")), "--endpoint", "hooks"
+    )
+
+    assert emitted.stdout == f"{COUNT} delivered, 0 retried, 0 parked, 0 dead-lettered\n"
+    assert emitted.stderr == f"stored {COUNT} events for hooks\n", "no output of Prefect"
+
+
+def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(up, up_machine, hooks):
+    path = up_machine.write_events("bad.jsonl", events("bad", rejected=2))
+
+    emitted = up_machine.run("emit", path, "--endpoint", "hooks", "--json")
+
+    assert emitted.returncode == 1
+    said = json.loads(emitted.stdout)
+    assert (said["stored"], said["delivered"], said["dead_letter"]) == (COUNT, COUNT - 2, 2)
+    assert said["by_reason"] == {"permanent": 2}
+    pointer = emitted.stderr.splitlines()[-1]
+    assert pointer.startswith("resonant: 2 dead letters: `resonant dlq --endpoint hooks --since ")
+    listed = up_machine.read(*pointer.split("`")[1].split()[1:])
+    assert {each["event_id"] for each in listed} == {"bad-0", "bad-1"}
+
+    again = up_machine.run("emit", path, "--endpoint", "hooks")
+    assert (again.returncode, again.stdout) == (
+        1,
+        f"0 delivered, 0 retried, 0 parked, 2 dead-lettered (2 permanent), {COUNT - 2} delivered before\n",
     )
 
 
-def test_a_port_that_is_taken_is_one_line(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        refused = Machine(tmp_path).run("up", "--port", str(port))
-    assert refused.returncode == 1
-    assert refused.stderr.count("\n") == 1
-    assert f"port {port} is in use" in refused.stderr
-    assert f"--port {port + 1}" in refused.stderr
+def test_a_replay_whose_dead_letters_die_again_is_exit_code_1(up, up_machine, hooks):
+    path = up_machine.write_events("dead.jsonl", events("dead", rejected=1, count=1))
+    up_machine.run("emit", path, "--endpoint", "hooks")
+
+    retried = up_machine.run("retry", "dead-0", "--yes", "--json")
+
+    assert retried.returncode == 1
+    said = json.loads(retried.stdout)
+    assert (said["replayed"], said["delivered"], said["dead_letter"]) == (1, 0, 1)
+    assert "resonant: 1 dead letter: `resonant dlq --since " in retried.stderr
 
 
-def test_with_another_server_configured_it_says_how_to_use_that_one(tmp_path):
-    refused = Machine(tmp_path).run("up", PREFECT_API_URL="http://prefect.example/api")
-    assert refused.returncode == 1
-    assert refused.stderr.count("\n") == 1
-    assert "http://prefect.example/api" in refused.stderr
-    assert "prefect worker start --pool resonant" in refused.stderr
+def test_a_run_of_the_deployment_reports_the_outcomes_of_its_own_events(up, hooks):
+    given = events("deployed", rejected=1, count=20)
+
+    state = up.final_state(up.start_run("emit-events/on-demand", events=given, endpoint="hooks"))
+
+    assert state["type"] == "COMPLETED"
+    assert "19 delivered, 0 retried, 0 parked, 1 dead-lettered (1 permanent)" in state["message"]
+    assert "`resonant dlq --endpoint hooks --since " in state["message"]
 
 
-def test_a_termination_stops_all_of_it_and_hands_back_what_it_ran(up, home):
-    wait_until(up.is_running_something)
+@pytest.fixture
+def silent(up, up_machine, start_receiver):
+    """An endpoint that answers only the first twenty requests."""
+    receiver = start_receiver("receiver_scripts:silent_after_twenty")
+    up_machine.succeed("endpoint", "add", "silent", receiver.url, "--allow-private")
+    yield
+    up_machine.succeed("cancel", "--endpoint", "silent")
+
+
+def test_ctrl_c_is_one_line_that_says_what_remains(up_machine, silent):
+    count = 1500
+    path = up_machine.write_events("many.jsonl", events("many", count=count))
+    emitting = up_machine.start("emit", path, "--endpoint", "silent")
+
+    wait_until(lambda: number(up_machine, "delivered", "many") == 20)
+    emitting.send_signal(signal.SIGINT)
+    out, err = emitting.communicate(timeout=60)
+
+    assert (emitting.returncode, out) == (130, "")
+    assert "Crash" not in err
+    stored, last = err.splitlines()
+    assert stored == "stored 1,500 events for silent"
+    assert last.startswith("resonant: interrupted: ")
+    assert last.endswith(" wait: a running drain or the next `resonant emit --endpoint silent` sends them")
+    balance = up_machine.read("status")
+    assert (balance["balanced"], balance["accepted"] >= count) == (True, True)
+
+
+@pytest.fixture
+def replay_enabled(up):
+    """The automation that sends again what an outage has left is enabled."""
+    [automation] = [
+        each for each in up.api.post("/automations/filter", json={}).json() if each["name"] == REPLAY
+    ]
+    up.api.patch(f"/automations/{automation['id']}", json={"enabled": True})
+    yield
+    up.api.patch(f"/automations/{automation['id']}", json={"enabled": False})
+
+
+def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_again(
+    up, up_machine, draining, start_receiver, monkeypatch, tmp_path, replay_enabled
+):
+    monkeypatch.setenv("REPAIRED", str(tmp_path / "repaired"))
+    receiver = start_receiver("receiver_scripts:broken_until_repaired")
+    options = ["--allow-private", "--policy", "once", "--timeout", "1"]
+    up_machine.succeed("endpoint", "add", "recovering", receiver.url, *options)
+
+    enqueue(up_machine, "lost", "recovering", count=FAILED)
+    wait_until(lambda: number(up_machine, "dead_letter", "lost") == FAILED)
+    up.export()
+    raised = up_machine.query(
+        "SELECT raised_at, unannounced FROM resonant_alerts"
+        " WHERE condition = 'error_rate' AND endpoint = 'recovering'"
+    )
+    assert [(row[0] is None, row[1]) for row in raised] == [(False, None)]
+
+    (tmp_path / "repaired").touch()
+    enqueue(up_machine, "arrived", "recovering", count=DELIVERED)
+    wait_until(lambda: number(up_machine, "delivered", "arrived") == DELIVERED)
+    up.export()
+
+    wait_until(lambda: number(up_machine, "delivered", "lost") == FAILED)
+    assert up_machine.read("status")["balanced"]
+    replayed = [
+        entry
+        for entry in up_machine.read("audit", "--limit", "0")
+        if entry["action"] == "replay" and entry["selection"].get("endpoint") == "recovering"
+    ]
+    assert sum(entry["count"] for entry in replayed) == FAILED
+
+
+def test_a_termination_stops_all_of_it_and_hands_back_what_it_ran(up, up_machine, draining):
     family = up.family
     up.process.terminate()
 
     assert up.process.wait(timeout=60) == 0
     assert not alive(family)
-    assert not (home.home / "resonant" / "up.json").exists()
-    assert unfinished_runs(home) == 0
+    assert not (up_machine.home / "resonant" / "up.json").exists()
+    assert unfinished_runs(up_machine) == 0
 
 
-def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_runs(home):
-    with home.up() as killed:
-        wait_until(killed.is_running_something)
-        family = killed.family
-        killed.process.kill()
-        wait_until(lambda: not alive(family))
-    assert unfinished_runs(home) > 0
+def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_runs(
+    up, up_machine, draining, ensure_up
+):
+    family = up.family
+    up.process.kill()
+    wait_until(lambda: not alive(family))
+    assert unfinished_runs(up_machine) > 0
+    before = runs_whose_worker_is_gone(up_machine)
 
-    with home.up() as next_one:
-        family = next_one.family
-        next_one.find("deployments.server").kill()
+    next_one = ensure_up()
+    family = next_one.family
+    next_one.find("deployments.server").kill()
 
-        # And when a part of it dies, all of it ends.
-        assert next_one.process.wait(timeout=60) == 1
-        assert "the Prefect server ended (exit code 137)" in next_one.process.stderr.read()
-        assert not alive(family)
-    with contextlib.closing(sqlite3.connect(home.home / "prefect" / "prefect.db")) as database:
-        query = (
-            "SELECT count(*) FROM flow_run_state WHERE type = 'CRASHED' AND message = 'its worker is gone'"
-        )
-        assert database.execute(query).fetchone()[0] > 0
-
-
-def test_help_shows_an_example(tmp_path):
-    helped = Machine(tmp_path).run("up", "--help")
-    assert "Example: resonant up --port" in helped.stdout
+    # And when a part of it dies, all of it ends.
+    assert next_one.process.wait(timeout=60) == 1
+    assert "the Prefect server ended (exit code 137)" in next_one.process.stderr.read()
+    assert not alive(family)
+    assert runs_whose_worker_is_gone(up_machine) > before

@@ -20,6 +20,7 @@ from resonant.cli.server import free_port
 from support.commands import run_in_process
 from support.prefect import patient_client
 from support.processes import family
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import psutil
 
 STOP_SECONDS = 60.0
+_RUN_SECONDS = 120.0
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 def clean_environment() -> dict[str, str]:
@@ -126,7 +129,8 @@ class Machine:
     def up(self, **variables: str) -> Iterator[Up]:
         """Run ``resonant up`` on a free port for the duration of the block, with more environment variables."""
         port = free_port()
-        process = self.start("up", "--port", str(port), env=self.environment | variables)
+        environment = self.environment | variables
+        process = self.start("up", "--port", str(port), env=environment)
         said = ""
         try:
             for line in process.stdout:
@@ -135,7 +139,9 @@ class Machine:
                     break
             else:
                 pytest.fail(f"`resonant up` did not start: {process.communicate()[1]}")
-            with patient_client(f"http://127.0.0.1:{port}/api") as api:
+            password = environment.get("PREFECT_API_AUTH_STRING")
+            auth = tuple(password.split(":", 1)) if password else None
+            with patient_client(f"http://127.0.0.1:{port}/api", auth=auth) as api:
                 yield Up(process, port, said, api)
         finally:
             process.terminate()
@@ -189,10 +195,26 @@ class Up:
         """Return the process of a module with these arguments."""
         return next(each for each in self.family if each.cmdline()[1:] == ["-m", *words])
 
-    def is_running_something(self) -> bool:
-        """Return whether a flow run is running."""
-        query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-        return self.api.post("/flow_runs/count", json=query).json() > 0
+    def start_run(self, deployment: str, **parameters: Any) -> str:
+        """Have the worker run a deployment, and return the flow run's id."""
+        found = self.api.get(f"/deployments/name/{deployment}").json()
+        given = {"parameters": parameters}
+        return self.api.post(f"/deployments/{found['id']}/create_flow_run", json=given).json()["id"]
+
+    def final_state(self, run_id: str) -> dict[str, Any]:
+        """Wait for the end of a flow run, and return its state."""
+
+        def final() -> dict[str, Any] | None:
+            state = self.api.get(f"/flow_runs/{run_id}").json()["state"]
+            return state if state["type"] in _FINAL else None
+
+        return wait_until(final, _RUN_SECONDS, every=0.2)
+
+    def export(self) -> None:
+        """Run the metrics export; again if it was cancelled, since only one may run at a time."""
+        wait_until(
+            lambda: self.final_state(self.start_run("export-metrics/scheduled"))["type"] == "COMPLETED"
+        )
 
 
 def finished(process: subprocess.Popen[str], patience: float = 120) -> subprocess.CompletedProcess[str]:

@@ -26,14 +26,10 @@ class _Patient(httpx.HTTPTransport):
 
 
 def patient_client(api_url: str, **options) -> httpx.Client:
-    """Return a client that waits while the server is busy, and raises on error statuses."""
-    return httpx.Client(
-        base_url=api_url,
-        transport=_Patient(),
-        timeout=30,
-        event_hooks={"response": [httpx.Response.raise_for_status]},
-        **options,
-    )
+    """Return a client that waits while the server is busy, and raises on error statuses unless ``event_hooks`` is empty."""
+    hooks = {"response": [httpx.Response.raise_for_status]}
+    given = {"timeout": 30, "event_hooks": hooks} | options
+    return httpx.Client(base_url=api_url, transport=_Patient(), **given)
 
 
 def everything_on(api_url: str) -> bytes:

@@ -1,0 +1,143 @@
+"""Foreign web pages in a real browser: they cannot read, change or listen to anything of a Prefect server on this machine."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from resonant.cli.server import free_port, started_server
+from resonant.settings import Settings
+from support.prefect import patient_client
+from support.programs import need
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def unlocked(tmp_path_factory):
+    """The port of a server with its UI and without a password, started as ``resonant up`` does."""
+    home = tmp_path_factory.mktemp("unlocked")
+    port = free_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        with started_server(Settings(home=home / "resonant"), port=port, ui=True):
+            yield port
+
+
+@pytest.fixture
+def page():
+    """A tab of a real browser, for whom rebound.example is 127.0.0.1."""
+    executable = need("chromium")
+    rules = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", rules])
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def foreign_page():
+    """The address of somebody else's web page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>kittens</title>")
+
+        def log_message(self, *_arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+SECRETS = "/block_documents/filter"
+# What any page may do to an address that its visitor can reach: read what is secret, change something without seeing the
+# answer (a body without a type needs no leave), listen.
+ATTACKS = """async api => {
+    const body = JSON.stringify({name: "planted"});
+    const asked = {method: "POST", headers: {"content-type": "application/json"}, body: '{"include_secrets": true}'};
+    const attacks = {
+        read: async () => (await fetch(api + "/block_documents/filter", asked)).text(),
+        readWithoutLeave: async () => (await fetch(api + "/block_documents/filter", {method: "POST"})).text(),
+        listen: () => new Promise((resolve, reject) => {
+            const socket = new WebSocket(api.replace("http", "ws") + "/events/out", ["prefect"]);
+            socket.onopen = () => resolve("open");
+            socket.onerror = () => reject(new Error("closed"));
+        }),
+        write: async () => (await fetch(api + "/flows/", {method: "POST", mode: "no-cors", body: new Blob([body])})).type,
+    };
+    const came = {};
+    for (const [name, attack] of Object.entries(attacks)) {
+        try { came[name] = await attack(); } catch { came[name] = "refused"; }
+    }
+    return came;
+}"""
+
+
+def test_a_foreign_web_page_neither_reads_nor_changes_nor_listens_to_anything(unlocked, page, foreign_page):
+    api = f"http://127.0.0.1:{unlocked}/api"
+    page.goto(foreign_page)
+
+    came = page.evaluate(ATTACKS, api)
+
+    # The page cannot tell whether what it sent without permission was accepted.
+    with patient_client(api) as client:
+        flows = client.post("/flows/filter", json={}).json()
+    came["write"] = [flow["name"] for flow in flows if flow["name"] == "planted"]
+    assert came == {"read": "refused", "readWithoutLeave": "refused", "listen": "refused", "write": []}
+
+
+def test_a_foreign_page_cannot_load_or_frame_anything(unlocked, page, foreign_page):
+    page.goto(foreign_page)
+    server = f"http://127.0.0.1:{unlocked}"
+    for address, load in (
+        (f"{server}/api/health", "url => { new Image().src = url }"),
+        (f"{server}/api/ready", "url => { fetch(url, {mode: 'no-cors'}) }"),
+        (
+            f"{server}/",
+            "url => { document.body.append(Object.assign(document.createElement('iframe'), {src: url})) }",
+        ),
+    ):
+        with page.expect_response(address) as answer:
+            page.evaluate(load, address)
+        assert answer.value.status == 403, address
+
+
+def test_a_link_elsewhere_opens_the_ui_but_not_the_api(unlocked, page, foreign_page):
+    server = f"http://127.0.0.1:{unlocked}"
+    for address, expected in ((f"{server}/runs", 200), (f"{server}/api/health", 403)):
+        tab = page.context.new_page()  # the last one may still be loading
+        tab.goto(foreign_page)
+        with tab.expect_response(address) as answer:
+            tab.evaluate("url => { location.href = url }", address)
+        assert answer.value.status == expected, address
+
+
+def test_a_web_page_whose_name_has_come_to_mean_this_machine_is_no_page_of_the_servers(unlocked, page):
+    """DNS rebinding: for the browser, page and API are of one origin then."""
+    answer = page.goto(f"http://rebound.example:{unlocked}/api{SECRETS}")
+    assert answer.status == 403
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_the_ui_works_under_both_names_of_this_machine(unlocked, page, name):
+    def is_read(response):
+        return (
+            response.url.startswith(f"http://127.0.0.1:{unlocked}/api/") and response.request.method == "POST"
+        )
+
+    with page.expect_response(is_read) as read:
+        page.goto(f"http://{name}:{unlocked}/")
+    assert read.value.ok
+    assert read.value.json() is not None
