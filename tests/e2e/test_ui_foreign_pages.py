@@ -35,9 +35,9 @@ def page():
     rules = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", rules])
-        page = browser.new_page()
-        page.set_default_timeout(60_000)
-        yield page
+        context = browser.new_context()
+        context.set_default_timeout(60_000)
+        yield context.new_page()
         browser.close()
 
 
