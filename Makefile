@@ -31,6 +31,8 @@ demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 ev
 
 # Two files at a time, since most tests wait; tests that measure time run alone afterwards.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Otherwise generated tests try a quarter of their examples.
+ALL_EXAMPLES := RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-200}
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
 test: setup  ## all but slow tests, against a real Prefect server, PostgreSQL and HTTP: some minutes
@@ -38,7 +40,7 @@ test: setup  ## all but slow tests, against a real Prefect server, PostgreSQL an
 
 test-all: setup  ## every test; COVERAGE=1 measures coverage, and fails below the threshold in pyproject.toml
 	@rm -f .coverage*
-	@$(RUN) $(PYTEST) -m "not alone" $(ARGS)
+	@$(ALL_EXAMPLES) $(RUN) $(PYTEST) -m "not alone" $(ARGS)
 	@$(RUN) -m pytest -m alone $(ARGS) || test $$? = 5  # 5: ARGS selected no test
 	@test -z "$(COVERAGE)" || { $(BIN)/coverage combine --quiet && $(BIN)/coverage report; }
 

@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 
 from resonant.cli.server import free_port, send_events, started_server
 from resonant.settings import Settings
+from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
 from support.sqlite import Disk, listening
 
@@ -45,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # One seed for every process of pytest-xdist.
         os.environ.setdefault("RESONANT_CHAOS_SEED", str(random.SystemRandom().randrange(1 << 32)))
-    _register_fuzzing(int(os.environ.get("RESONANT_FUZZ_EXAMPLES", "200")))
+    _register_examples()
 
 
 def _forget_the_user(config: pytest.Config) -> None:
@@ -58,15 +59,14 @@ def _forget_the_user(config: pytest.Config) -> None:
     os.environ["PREFECT_HOME"] = home.name
 
 
-def _register_fuzzing(examples: int) -> None:
-    """Make the profiles of tests/resonant/fuzz: so many cases for each test, and a tenth of them where files are read.
-
-    ``RESONANT_FUZZ_EXAMPLES=7000`` is a million cases in all, as most tests make many of each example; that takes some
-    minutes, the ordinary run some seconds.
-    """
+def _register_examples() -> None:
+    """Set the default number of examples, and make the profiles of tests/resonant/fuzz; fewer where files are read."""
+    hypothesis_settings.register_profile("examples", max_examples=examples(100), deadline=None)
+    hypothesis_settings.load_profile("examples")
     options = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
-    hypothesis_settings.register_profile("fuzz", max_examples=examples, **options)
-    hypothesis_settings.register_profile("fuzz-io", max_examples=max(50, examples // 10), **options)
+    hypothesis_settings.register_profile("fuzz", max_examples=FUZZ_EXAMPLES, **options)
+    with_files = max(examples(50), FUZZ_EXAMPLES // 10)
+    hypothesis_settings.register_profile("fuzz-io", max_examples=with_files, **options)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,6 +20,7 @@ from resonant.store import Outcome, open_store
 from resonant.store.audit import audited, read_audit
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
+from support.examples import examples
 
 EVERYTHING = {"selection": Selection(), "everything": True}
 
@@ -145,7 +146,7 @@ def sent_at(rate, seconds, *, late=()):
 rates = st.floats(0.5, 2_000)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(rates, st.lists(st.floats(0, 3), max_size=50))
 def test_no_second_has_more_than_a_fifth_above_the_rate_however_late_we_are(rate, late):
     sent = sent_at(rate, 25, late=late)
@@ -153,14 +154,14 @@ def test_no_second_has_more_than_a_fifth_above_the_rate_however_late_we_are(rate
         assert bisect_left(sent, at + 1 - 1e-6) - index <= max(math.ceil(rate) + 1, rate * 1.2)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(rates)
 def test_after_the_slow_start_the_rate_is_kept(rate):
     sent = [at for at in sent_at(rate, SLOW_START_SECONDS + 60) if at >= SLOW_START_SECONDS]
     assert abs(len(sent) - 60 * rate) <= max(2, 0.05 * 60 * rate)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(rates)
 def test_the_start_is_slow_and_grows(rate):
     sent = sent_at(rate, SLOW_START_SECONDS)

@@ -25,6 +25,7 @@ from resonant.testing import FixedClock
 from resonant.window import measure_sliding
 from resonant.window.quantiles import quantiles_of
 from resonant.window.watching import appeared
+from support.examples import examples
 from support.reading import measure
 
 HOUR = 3600
@@ -182,7 +183,7 @@ async def live(shop, steps):
         await shop.store.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=5, max_size=30))
 async def test_exports_find_what_the_whole_window_read_anew_says(steps):
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from resonant.store.alerting import read_activity
 from resonant.store.compaction import Span, compact, find_spans, gather, move
 from resonant.store.measuring import read_totals
 from resonant.store.rollups import BUCKETS, Tally
+from support.examples import examples
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 TABLES = (schema.rollups, schema.rollup_totals, schema.rollup_history)
@@ -180,7 +181,9 @@ ages = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     history=st.lists(st.tuples(ages, st.lists(facts, min_size=1, max_size=6)), max_size=25),
     limit=st.integers(1, 9),

@@ -11,6 +11,7 @@ from resonant.store import letters as letters_module
 from resonant.store.letters import Key, Letters
 from resonant.store.reading import dead_letters
 from resonant.store.selection import Selection
+from support.examples import examples
 
 ENDPOINTS, TYPES, CODES = (
     ("orders", "audit"),
@@ -69,7 +70,9 @@ selections = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(selection=selections, limit=st.sampled_from([1, 7, None]), few=st.booleans())
 def test_both_ways_find_what_a_look_at_each_letter_finds(queue, selection, limit, few):
     with pytest.MonkeyPatch.context() as patched:

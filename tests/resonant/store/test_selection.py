@@ -16,6 +16,7 @@ from resonant.store import dead_letters, schema
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.reading import count_dead_letters
 from resonant.store.selection import Selection
+from support.examples import examples
 
 NASTY = [
     "%",
@@ -140,7 +141,9 @@ def test_other_words_are_compared_as_a_whole(letters, word, text):
     assert select_ids(letters, **{word: text}) == set()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(glob=st.text(alphabet="ab%_\\*?.", max_size=6), value=st.text(alphabet="abA%_\\.", max_size=6))
 def test_a_glob_matches_what_a_shell_would_match(desk, glob, value):
     """The reference is fnmatch, without its character classes."""

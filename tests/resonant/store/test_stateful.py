@@ -31,6 +31,7 @@ from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import Outcome, acceptances, dead_letters, intake, reading, recovery, schema, work
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
+from support.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -805,7 +806,7 @@ def test_whatever_is_done_the_store_agrees_with_a_plain_model(desk, store_url):
     run_state_machine_as_test(
         partial(Machine, desk),
         settings=settings(
-            max_examples=60 if store_url.startswith("sqlite") else 20,
+            max_examples=examples(60 if store_url.startswith("sqlite") else 20),
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

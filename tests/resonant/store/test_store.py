@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from resonant.retry import GiveUp
 from resonant.store import schema
+from support.examples import examples
 
 _numbers = itertools.count()
 _STEPS = (
@@ -40,7 +41,9 @@ def test_a_batch_larger_than_a_statement_can_name_goes_through_every_operation(d
     assert (status.pending, status.in_flight, status.balanced) == (33_000, 0, True)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(steps=st.lists(st.tuples(st.sampled_from(_STEPS), st.integers(0, 5)), min_size=20, max_size=60))
 def test_whatever_workers_do_the_balance_holds_and_the_counters_equal_the_facts(desk, steps):
     endpoint = f"endpoint-{next(_numbers)}"
