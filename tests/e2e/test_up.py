@@ -10,6 +10,7 @@ import json
 import re
 import signal
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -40,13 +41,19 @@ def events(kind: str, *, rejected: int = 0, count: int = COUNT) -> list[dict]:
 
 def enqueue(machine, kind: str, endpoint: str, *, count: int = 1) -> None:
     stored = events(kind, count=count)
-    machine.succeed("enqueue", machine.write_events(f"{kind}.jsonl", stored), "--endpoint", endpoint)
+    machine.do("enqueue", machine.write_events(f"{kind}.jsonl", stored), "--endpoint", endpoint)
 
 
 def number(machine, status: str, kind: str) -> int:
     """Return how many deliveries of events of this kind have this status."""
     query = f"SELECT count(*) FROM resonant_deliveries WHERE status = '{status}' AND event_id LIKE '{kind}-%'"
     return machine.query(query)[0][0]
+
+
+@pytest.fixture
+def user(up, up_machine):
+    """Runs commands in this process; only those without a flow run, whose client would outlive the server."""
+    return replace(up_machine, prefect_api=f"{up.url}/api")
 
 
 @pytest.fixture
@@ -114,12 +121,14 @@ def test_nobody_else_can_reach_it(up):
     assert addresses == ["127.0.0.1"]
 
 
-def test_what_is_stored_is_emitted_by_the_worker_within_seconds(up, up_machine, draining, start_receiver):
+def test_what_is_stored_is_emitted_by_the_worker_within_seconds(
+    up, up_machine, user, draining, start_receiver
+):
     receiver = start_receiver("resonant.testing:always_ok")
     added = up_machine.succeed("endpoint", "add", "drained", receiver.url, "--allow-private")
     assert "starting" not in added.stderr, "it uses the server that is up"
 
-    enqueue(up_machine, "stored", "drained")
+    enqueue(user, "stored", "drained")
 
     wait_until(lambda: receiver.journal, 30)
     wait_until(lambda: number(up_machine, "delivered", "stored") == 1, 30)
@@ -139,9 +148,9 @@ def hooks(up_machine, ensure_up, start_shared_receiver):
     up_machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private")
 
 
-def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, draining, hooks):
+def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, user, draining, hooks):
     # Check that the drain runs: it sends a stored event.
-    enqueue(up_machine, "first", "hooks")
+    enqueue(user, "first", "hooks")
     wait_until(lambda: number(up_machine, "delivered", "first") == 1)
 
     emitted = up_machine.succeed(
@@ -152,7 +161,7 @@ def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, drain
     assert emitted.stderr == f"stored {COUNT} events for hooks\n", "no output of Prefect"
 
 
-def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(up, up_machine, hooks):
+def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(up, up_machine, user, hooks):
     path = up_machine.write_events("bad.jsonl", events("bad", rejected=2))
 
     emitted = up_machine.run("emit", path, "--endpoint", "hooks", "--json")
@@ -163,7 +172,7 @@ def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(up,
     assert said["by_reason"] == {"permanent": 2}
     pointer = emitted.stderr.splitlines()[-1]
     assert pointer.startswith("resonant: 2 dead letters: `resonant dlq --endpoint hooks --since ")
-    listed = up_machine.read(*pointer.split("`")[1].split()[1:])
+    listed = user.read(*pointer.split("`")[1].split()[1:])
     assert {each["event_id"] for each in listed} == {"bad-0", "bad-1"}
 
     again = up_machine.run("emit", path, "--endpoint", "hooks")
@@ -196,15 +205,15 @@ def test_a_run_of_the_deployment_reports_the_outcomes_of_its_own_events(up, hook
 
 
 @pytest.fixture
-def silent(up, up_machine, start_receiver):
+def silent(up, up_machine, user, start_receiver):
     """An endpoint that answers only the first twenty requests."""
     receiver = start_receiver("receiver_scripts:silent_after_twenty")
     up_machine.succeed("endpoint", "add", "silent", receiver.url, "--allow-private")
     yield
-    up_machine.succeed("cancel", "--endpoint", "silent")
+    user.do("cancel", "--endpoint", "silent")
 
 
-def test_ctrl_c_is_one_line_that_says_what_remains(up_machine, silent):
+def test_ctrl_c_is_one_line_that_says_what_remains(up_machine, silent, user):
     count = 1500
     path = up_machine.write_events("many.jsonl", events("many", count=count))
     emitting = up_machine.start("emit", path, "--endpoint", "silent")
@@ -219,7 +228,7 @@ def test_ctrl_c_is_one_line_that_says_what_remains(up_machine, silent):
     assert stored == "stored 1,500 events for silent"
     assert last.startswith("resonant: interrupted: ")
     assert last.endswith(" wait: a running drain or the next `resonant emit --endpoint silent` sends them")
-    balance = up_machine.read("status")
+    balance = user.read("status")
     assert (balance["balanced"], balance["accepted"] >= count) == (True, True)
 
 
@@ -235,14 +244,14 @@ def replay_enabled(up):
 
 
 def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_again(
-    up, up_machine, draining, start_receiver, monkeypatch, tmp_path, replay_enabled
+    up, up_machine, user, draining, start_receiver, monkeypatch, tmp_path, replay_enabled
 ):
     monkeypatch.setenv("REPAIRED", str(tmp_path / "repaired"))
     receiver = start_receiver("receiver_scripts:broken_until_repaired")
     options = ["--allow-private", "--policy", "once", "--timeout", "1"]
     up_machine.succeed("endpoint", "add", "recovering", receiver.url, *options)
 
-    enqueue(up_machine, "lost", "recovering", count=FAILED)
+    enqueue(user, "lost", "recovering", count=FAILED)
     wait_until(lambda: number(up_machine, "dead_letter", "lost") == FAILED)
     up.export()
     raised = up_machine.query(
@@ -252,15 +261,15 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
     assert [(row[0] is None, row[1]) for row in raised] == [(False, None)]
 
     (tmp_path / "repaired").touch()
-    enqueue(up_machine, "arrived", "recovering", count=DELIVERED)
+    enqueue(user, "arrived", "recovering", count=DELIVERED)
     wait_until(lambda: number(up_machine, "delivered", "arrived") == DELIVERED)
     up.export()
 
     wait_until(lambda: number(up_machine, "delivered", "lost") == FAILED)
-    assert up_machine.read("status")["balanced"]
+    assert user.read("status")["balanced"]
     replayed = [
         entry
-        for entry in up_machine.read("audit", "--limit", "0")
+        for entry in user.read("audit", "--limit", "0")
         if entry["action"] == "replay" and entry["selection"].get("endpoint") == "recovering"
     ]
     assert sum(entry["count"] for entry in replayed) == FAILED
