@@ -28,6 +28,7 @@ class TrackedFiles(BuildHookInterface[Any]):
     def _untracked(self) -> list[str]:
         if not (Path(self.root) / ".git").exists():  # an unpacked sdist
             return []
-        command = ["git", "ls-files", "--others", "--directory", "-z"]
+        # Another user may own the checkout, as in a container; a build runs its code anyway.
+        command = ["git", "-c", "safe.directory=*", "ls-files", "--others", "--directory", "-z"]
         listed = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True)  # noqa: S603 - our own
         return listed.stdout.split("\0")[:-1]
