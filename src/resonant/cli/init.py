@@ -44,13 +44,13 @@ def init(
     Commands that run in that folder use its flows instead of the installed ones. So do workers that start in it.
     """
     source = installed_project()
-    _check(folder, source, overwrite=overwrite)
     try:
+        _check(folder, source, overwrite=overwrite)
         for part in PROJECT_PARTS:
             _copy(source / part, folder / part)
     except OSError as error:
-        # copytree collects the errors of all files in one.
-        reason = error.strerror or str(error).splitlines()[0]
+        # copytree collects the errors of all files in one, as (source, target, reason).
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
         raise InitError(f"cannot copy the flows to {output.visible(str(folder))}: {reason}") from None
     shown = output.visible(str(folder))
     output.write(_NEXT.format(parts=" ".join(PROJECT_PARTS), folder=shown, path=shlex.quote(shown)))

@@ -70,6 +70,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(resonant, folder):
     assert refused.err == "resonant: cannot copy the flows to ours/below: Not a directory\n"
 
 
+def test_a_file_that_cannot_be_replaced_is_one_line(resonant, folder):
+    (folder / "flows" / "emit.py").mkdir(parents=True)
+    refused = resonant("init", "ours", "--overwrite", code=1)
+    assert refused.err == (
+        "resonant: cannot copy the flows to ours: [Errno 21] Is a directory: 'ours/flows/emit.py'\n"
+    )
+
+
 def test_the_project_is_not_copied_onto_itself(resonant):
     refused = resonant("init", str(CHECKOUT), "--overwrite", code=1)
     assert refused.err.endswith("is the project that this installation uses\n")
