@@ -17,7 +17,7 @@ from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.courier import Courier, Target
 from resonant.emission import Emission
-from resonant.sink import Endpoint, HttpSink
+from resonant.sinks.http import Endpoint, HttpSink
 from resonant.store import open_store
 
 if TYPE_CHECKING:

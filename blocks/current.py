@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from resonant.errors import EndpointError
-from resonant.redact import Redactor
-from resonant.sink import HttpSink
+from resonant.sinks.http import HttpSink
+from resonant.sinks.redaction import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from resonant.events import Event
-    from resonant.sink import Endpoint, Receipt
+    from resonant.sinks.http import Endpoint, Receipt
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, ValidationError
 from blocks.installed import CAPABILITY, installed_sinks
 from resonant.courier import Target
 from resonant.errors import EndpointError, UnknownEndpoint
-from resonant.redact import Redactor
-from resonant.sink import CallableSink
+from resonant.sinks.http import CallableSink
+from resonant.sinks.redaction import Redactor
 from resonant.suggestions import no_such_endpoint
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
     from resonant.events import Event
-    from resonant.sink import Receipt
+    from resonant.sinks.http import Receipt
 
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 

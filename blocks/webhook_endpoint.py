@@ -12,7 +12,7 @@ from blocks.endpoint import EndpointBlock, load_endpoint
 from resonant.classify import Category
 from resonant.courier import Target
 from resonant.errors import EndpointError
-from resonant.sink import Endpoint
+from resonant.sinks.http import Endpoint
 
 
 class WebhookEndpoint(EndpointBlock):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from resonant.classify import Verdict, classifier
 from resonant.display import one_line
 from resonant.events import Attempt
-from resonant.redact import root_cause
 from resonant.retry import Decision, GiveUp, Park, Retry, RetryPolicy, decide
+from resonant.sinks.redaction import root_cause
 
 if TYPE_CHECKING:
     import random
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from resonant.classify import Category, Classifier
     from resonant.events import Clock, Lease
-    from resonant.sink import Sink
+    from resonant.sinks.http import Sink
 
 logger = logging.getLogger(__name__)
 

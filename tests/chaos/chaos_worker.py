@@ -21,10 +21,10 @@ from resonant.courier import Courier, Target
 from resonant.emission import Emission, Limits
 from resonant.events import parse_event
 from resonant.purging import Retention, purge
-from resonant.redact import Redactor
 from resonant.replaying import ReplayRequest, letters
 from resonant.retry import Retry, RetryPolicy
-from resonant.sink import Endpoint, HttpSink
+from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
 from resonant.store.audit import audited
 from resonant.store.selection import Selection

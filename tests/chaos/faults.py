@@ -25,9 +25,9 @@ from resonant.bulk import Ahead
 from resonant.courier import Courier, Target
 from resonant.emission import Emission, Limits
 from resonant.events import make_event
-from resonant.redact import Redactor
 from resonant.retry import Retry, RetryPolicy
-from resonant.sink import Endpoint, HttpSink
+from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
 from support.waiting import until
 

@@ -22,9 +22,9 @@ from resonant.events import make_event
 from resonant.exposition import registry_of, to_text
 from resonant.files import atomic_file
 from resonant.purging import Retention, purge
-from resonant.redact import Redactor
 from resonant.retry import Retry, RetryPolicy
-from resonant.sink import Endpoint, HttpSink
+from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
 from resonant.store.compaction import compact
 from resonant.store.triage import triage

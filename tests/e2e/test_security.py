@@ -82,7 +82,7 @@ def wait_a_second(_request: Request) -> Action:
 
 # A sink whose errors quote everything it knows, in the text and as a cause.
 BROKEN_SINK = """
-import resonant.sink as sink
+import resonant.sinks.http as sink
 from resonant.cli import main
 
 async def send(self, event):

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from resonant.courier import Courier, Target
 from resonant.emission import Emission
 from resonant.events import make_event
-from resonant.sink import CallableSink
+from resonant.sinks.http import CallableSink
 from resonant.store import open_store, schema
 
 

@@ -13,7 +13,7 @@ from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
 from resonant.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.settings import UnknownPolicy
-from resonant.sink import CallableSink, Endpoint, HttpSink, Receipt
+from resonant.sinks.http import CallableSink, Endpoint, HttpSink, Receipt
 from resonant.testing import FixedClock, Receiver, never_answer, reset_before_response, respond
 from support.redaction import safe_message
 

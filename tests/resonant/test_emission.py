@@ -21,7 +21,7 @@ from resonant.emission import Emission, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
 from resonant.events import make_event
 from resonant.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
-from resonant.sink import CallableSink, Endpoint, HttpSink
+from resonant.sinks.http import CallableSink, Endpoint, HttpSink
 from resonant.store import Store, open_store
 from resonant.testing import FixedClock, Receiver, reset_before_response, respond
 from support.redaction import safe_message

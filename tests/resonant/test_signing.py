@@ -14,7 +14,7 @@ from resonant.emission import Emission
 from resonant.errors import EndpointError
 from resonant.events import make_event
 from resonant.signing import until_every_run_signs
-from resonant.sink import CallableSink
+from resonant.sinks.http import CallableSink
 from resonant.store import open_store, schema, signers
 from support.waiting import until
 

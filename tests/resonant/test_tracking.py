@@ -15,7 +15,7 @@ from resonant.courier import Courier, Target
 from resonant.emission import Emission
 from resonant.events import Attempt, make_event
 from resonant.retry import GiveUp, Park, Retry, RetryPolicy
-from resonant.sink import CallableSink
+from resonant.sinks.http import CallableSink
 from resonant.store import Outcome, open_store
 from resonant.store.dead_letters import purge
 from resonant.testing import FixedClock

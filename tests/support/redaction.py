@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant.redact import Redactor
+from resonant.sinks.redaction import Redactor
 
 if TYPE_CHECKING:
-    from resonant.sink import Endpoint
+    from resonant.sinks.http import Endpoint
 
 
 def safe_message(error: BaseException, *endpoints: Endpoint) -> str:

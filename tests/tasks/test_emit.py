@@ -13,7 +13,7 @@ from resonant.emission import Emission
 from resonant.errors import UnexpectedStatus
 from resonant.events import make_event
 from resonant.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
-from resonant.sink import CallableSink
+from resonant.sinks.http import CallableSink
 from resonant.store import open_store
 from tasks import emit
 from tasks.emit import Ticket, Undelivered, current_emission, emit_event

@@ -81,7 +81,7 @@ def emit(
     from resonant.cli.sources import check_readable
     from resonant.errors import EndpointError
     from resonant.settings import load_settings
-    from resonant.sink import Endpoint
+    from resonant.sinks.http import Endpoint
 
     settings = load_settings()
     request = _Request(

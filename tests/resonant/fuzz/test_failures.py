@@ -24,7 +24,7 @@ from resonant.courier import Courier, Report, Target
 from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
 from resonant.fingerprint import fingerprint
-from resonant.sink import CallableSink, Endpoint
+from resonant.sinks.http import CallableSink, Endpoint
 from support.redaction import safe_message
 
 fuzzed = settings.get_profile("fuzz")

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 from resonant.classify import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
 from resonant.events import Event, make_event
-from resonant.sink import CallableSink, Endpoint, HttpSink, Receipt
+from resonant.sinks.http import CallableSink, Endpoint, HttpSink, Receipt
 from resonant.testing import (
     Action,
     FixedClock,

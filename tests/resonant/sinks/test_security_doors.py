@@ -12,11 +12,11 @@ import socket
 
 import pytest
 
-from resonant import guard
 from resonant.classify import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
 from resonant.events import make_event
-from resonant.sink import Endpoint, HttpSink
+from resonant.sinks import address_guard
+from resonant.sinks.http import Endpoint, HttpSink
 
 EVENT = make_event(type="order.paid", source="/shop", data={"order": 42})
 # Stands for an address of the internet, which a test cannot listen on; PRIVATE for one that nobody may reach.
@@ -189,8 +189,8 @@ async def test_where_private_addresses_are_allowed_the_server_is_reached():
 @pytest.fixture
 def public(monkeypatch):
     """Let one loopback address pass for a public one."""
-    judged = guard.is_allowed
-    monkeypatch.setattr(guard, "is_allowed", lambda address: address == PUBLIC or judged(address))
+    judged = address_guard.is_allowed
+    monkeypatch.setattr(address_guard, "is_allowed", lambda address: address == PUBLIC or judged(address))
 
 
 @pytest.fixture

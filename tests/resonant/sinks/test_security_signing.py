@@ -9,7 +9,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from resonant.events import make_event
-from resonant.sink import Endpoint, HttpSink
+from resonant.sinks.http import Endpoint, HttpSink
 from resonant.testing import FixedClock, Receiver
 
 NEW, OLD = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"n", b"o"))

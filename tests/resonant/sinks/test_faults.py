@@ -23,7 +23,7 @@ import pytest
 from resonant.classify import Verdict, classify
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import make_event
-from resonant.sink import EXCERPT_BYTES, READ_BYTES, Endpoint, HttpSink
+from resonant.sinks.http import EXCERPT_BYTES, READ_BYTES, Endpoint, HttpSink
 from resonant.testing import (
     FLAWS,
     HELL,
@@ -334,7 +334,7 @@ async def test_an_answer_that_nobody_waits_for_is_never_taken_for_that_to_the_ne
 @pytest.mark.parametrize("action", [endless_body(503), gzip_bomb(503), endless_body()], ids=repr)
 async def test_after_64_kib_of_an_answer_nobody_waits_for_more(action, monkeypatch):
     # Longer than `outcome_of` allows.
-    monkeypatch.setattr("resonant.sink.SUCCESS_BODY_SECONDS", 60.0)
+    monkeypatch.setattr("resonant.sinks.http.SUCCESS_BODY_SECONDS", 60.0)
     async with Receiver(action) as receiver, HttpSink(endpoint(receiver.url, timeout=60.0)) as sink:
         assert await outcome_of(sink) in {UNAVAILABLE, TOO_LONG}
 

@@ -28,8 +28,8 @@ from httpx_aiohttp import AiohttpTransport
 from standardwebhooks import Webhook
 
 from resonant.errors import EndpointError, UnexpectedStatus
-from resonant.guard import check_address, guarded_socket_factory
-from resonant.redact import Redactor, basic_authorization
+from resonant.sinks.address_guard import check_address, guarded_socket_factory
+from resonant.sinks.redaction import Redactor, basic_authorization
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from resonant.classify import classify
 from resonant.errors import AddressRefused
-from resonant.guard import check_address, guarded_socket_factory, is_allowed
+from resonant.sinks.address_guard import check_address, guarded_socket_factory, is_allowed
 
 DENIED = {
     "private": "10.254.0.0 192.168.10.65 172.16.10.65 fdee:3a45:9057::1 fd00:ec2::254",

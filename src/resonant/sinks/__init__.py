@@ -1,0 +1,1 @@
+"""Sinks: where events go. A sink sends one event once, or raises."""
