@@ -15,7 +15,7 @@ from httpx_aiohttp import AiohttpTransport
 from benches.measuring import Comparison, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
 from resonant.emission import Emission
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.store import open_store

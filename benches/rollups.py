@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from benches.measuring import Comparison, Round, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, events
+from resonant.delivery.retry import Park
 from resonant.events import Attempt
-from resonant.retry import Park
 from resonant.store import Outcome, open_store
 from resonant.store.commit import GroupCommit
 

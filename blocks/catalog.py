@@ -27,7 +27,7 @@ from resonant.errors import EndpointError, UnknownEndpoint
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from resonant.classify import Category
+    from resonant.delivery.classification import Category
 
 
 def name_from_url(url: str) -> str:

@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from pydantic import BaseModel, Field, ValidationError
 
 from blocks.installed import CAPABILITY, installed_sinks
-from resonant.courier import Target
+from resonant.delivery.attempt import Target
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.sinks.http import CallableSink
 from resonant.sinks.redaction import Redactor

@@ -9,8 +9,8 @@ from pydantic import AwareDatetime, Field, HttpUrl, SecretStr, field_validator
 
 from blocks.current import CurrentSink
 from blocks.endpoint import EndpointBlock, load_endpoint
-from resonant.classify import Category
-from resonant.courier import Target
+from resonant.delivery.attempt import Target
+from resonant.delivery.classification import Category
 from resonant.errors import EndpointError
 from resonant.sinks.http import Endpoint
 

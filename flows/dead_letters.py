@@ -7,8 +7,8 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
-from resonant.classify import Category
 from resonant.configured import open_configured_store
+from resonant.delivery.classification import Category
 from resonant.events import Reason
 from resonant.replaying import ReplayRequest, cancel, require_restricted
 from resonant.store.dead_letters import cancellable

@@ -16,7 +16,7 @@ from prefect.utilities.annotations import opaque
 from blocks import load_endpoint
 from blocks.endpoint import require_endpoint
 from resonant.configured import open_configured_store
-from resonant.courier import Courier
+from resonant.delivery.attempt import Courier
 from resonant.emission import Emission, Limits
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from prefect.tasks import Task
 
-    from resonant.courier import Target
+    from resonant.delivery.attempt import Target
     from resonant.events import Lease
 
 # A task run holds some 280 objects until it ends. With Python's own threshold (700) the collector looks through all that

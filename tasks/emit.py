@@ -18,16 +18,16 @@ from prefect.logging import get_run_logger
 from prefect.results import ResultStore
 from prefect.states import Completed
 
+from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
+from resonant.delivery.wording import shortened
 from resonant.display import visible
 from resonant.emission import Emission, LeaseLost, TimeIsUp
-from resonant.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
-from resonant.wording import shortened
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.tasks import Task
 
-    from resonant.courier import Report
+    from resonant.delivery.attempt import Report
     from resonant.events import Lease, LeaseKey
 
 current_emission: ContextVar[Emission] = ContextVar("current_emission")

@@ -23,8 +23,8 @@ from resonant.store.compaction import compact
 from resonant.window import measure_sliding
 
 if TYPE_CHECKING:
+    from resonant.delivery.retry import RetryPolicy
     from resonant.report import Table
-    from resonant.retry import RetryPolicy
     from resonant.settings import Settings
     from resonant.stats import Delays, Statistics
     from resonant.store import Store

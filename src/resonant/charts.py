@@ -24,7 +24,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, StrMethodFormatter
 
-from resonant.retry import backoff
+from resonant.delivery.retry import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-    from resonant.retry import RetryPolicy
+    from resonant.delivery.retry import RetryPolicy
     from resonant.stats import Delays, Hour, Statistics
 
 

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any, Self
 from resonant import claiming
 from resonant.bulk import Ahead, send_ahead
 from resonant.claiming import Claims
+from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.errors import EndpointError, StoreError
 from resonant.in_hand import InHand
 from resonant.renewal import Renewal
-from resonant.retry import GiveUp, Park, Retry
 from resonant.signing import Signing
 from resonant.slots import Slots
 from resonant.store import endpoints
@@ -42,7 +42,7 @@ from resonant.store.work import Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 
-    from resonant.courier import Courier, Report, Target
+    from resonant.delivery.attempt import Courier, Report, Target
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
     from resonant.tracking import Tracker

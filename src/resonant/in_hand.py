@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resonant.courier import Report
+    from resonant.delivery.attempt import Report
     from resonant.events import Lease, LeaseKey
 
 

@@ -12,9 +12,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as MalformedJson
 
 from resonant.alerts import Thresholds
+from resonant.delivery.retry import RetryPolicy
 from resonant.errors import ResonantError
 from resonant.events import Reason
-from resonant.retry import RetryPolicy
 
 DEFAULT_POLICY = "default"
 _BUILT_IN_POLICIES = {DEFAULT_POLICY: RetryPolicy(), "classic": RetryPolicy.classic()}

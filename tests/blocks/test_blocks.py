@@ -18,7 +18,7 @@ from pydantic import SecretStr, ValidationError
 
 from blocks import FileEndpoint, SinkBlock, WebhookEndpoint
 from blocks.catalog import list_endpoints, name_from_url, remove_endpoint
-from resonant.courier import Courier
+from resonant.delivery.attempt import Courier
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import Lease, make_event
 from resonant.sinks.http import Receipt

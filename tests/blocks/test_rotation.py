@@ -16,7 +16,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from blocks import FileEndpoint, WebhookEndpoint, current, load_endpoint
 from blocks.catalog import NotConfirmed, end_rotation, remove_endpoint, rotate_secret
-from resonant.courier import Courier
+from resonant.delivery.attempt import Courier
 from resonant.emission import Emission, Limits
 from resonant.errors import EndpointError
 from resonant.events import make_event

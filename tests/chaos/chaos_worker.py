@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.emission import Emission, Limits
 from resonant.events import parse_event
 from resonant.purging import Retention, purge
 from resonant.replaying import ReplayRequest, letters
-from resonant.retry import Retry, RetryPolicy
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store

@@ -22,10 +22,10 @@ import pytest
 from chaos_facts import Database, Look, histories
 
 from resonant.bulk import Ahead
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.emission import Emission, Limits
 from resonant.events import make_event
-from resonant.retry import Retry, RetryPolicy
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.emission import Emission, Limits
 from resonant.events import make_event
 from resonant.exposition import registry_of, to_text
 from resonant.files import atomic_file
 from resonant.purging import Retention, purge
-from resonant.retry import Retry, RetryPolicy
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store

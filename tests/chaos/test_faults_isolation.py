@@ -9,7 +9,7 @@ import pytest
 from chaos_journal import started_receiver
 from faults import IS_LONG, LANES, Fault, note_figures, run
 
-from resonant.retry import RetryPolicy
+from resonant.delivery.retry import RetryPolicy
 from support.waiting import until
 
 _DEAD, _HEALTHY = (10_000, 10_000) if IS_LONG else (1_000, 1_500)

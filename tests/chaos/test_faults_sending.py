@@ -16,8 +16,8 @@ import pytest
 from chaos_journal import started_receiver
 from faults import IS_LONG, LANES, POLICY, Fault, most_begun, run
 
+from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.replaying import ReplayRequest, letters
-from resonant.retry import Retry, RetryPolicy
 from resonant.store.audit import audited
 from resonant.store.selection import Selection
 

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from resonant.delivery.retry import Retry
 from resonant.events import Attempt, make_event
 from resonant.exposition import registry_of, to_text
-from resonant.retry import Retry
 from resonant.stats import statistics
 from resonant.store import Outcome, compaction, open_store, schema
 from resonant.testing import FixedClock

@@ -22,8 +22,8 @@ import pytest
 import yaml
 
 from resonant.cli.server import free_port
+from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, make_event
-from resonant.retry import GiveUp, Park, Retry
 from resonant.store import Outcome, dead_letters, open_store
 from resonant.store.rollups import BUCKETS
 from resonant.store.selection import Selection

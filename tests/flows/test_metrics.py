@@ -16,8 +16,8 @@ from sqlalchemy import select
 
 from blocks import WebhookEndpoint
 from flows.metrics import export_metrics
+from resonant.delivery.retry import Park
 from resonant.events import Attempt, make_event
-from resonant.retry import Park
 from resonant.store import Outcome, open_store, schema
 
 pytestmark = pytest.mark.engine

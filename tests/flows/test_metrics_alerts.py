@@ -16,8 +16,8 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.metrics import export_metrics
+from resonant.delivery.retry import Park
 from resonant.events import Attempt, make_event
-from resonant.retry import Park
 from resonant.store import Outcome, open_store
 from resonant.store.alerting import read_unannounced
 from resonant.store.dead_letters import cancel

@@ -12,8 +12,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import collect_dead_letters
 from resonant.advice import advise
+from resonant.delivery.retry import GiveUp
 from resonant.events import Attempt, make_event, rfc3339
-from resonant.retry import GiveUp
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 from tasks.dead_letters import TRIAGE_ARTIFACT

@@ -11,12 +11,12 @@ import pytest
 import typer
 
 from resonant.advice import advise
-from resonant.classify import _LOCAL_STATUSES, _RANKED, Verdict, classify
 from resonant.cli import app
+from resonant.delivery.classification import _LOCAL_STATUSES, _RANKED, Verdict, classify
 from resonant.errors import UnexpectedStatus
 from resonant.events import Reason
 
-TABLE = json.loads(Path(__file__).with_name("classification.json").read_text())
+TABLE = json.loads(Path(__file__).parent.joinpath("delivery", "classification.json").read_text())
 BY_TYPE = sorted({verdict for _, verdict in _RANKED.values()}, key=str)
 BY_STATUS = {
     status: classify(UnexpectedStatus(status), now=0.0)

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import pytest
 
 from resonant import charts
-from resonant.retry import RetryPolicy, backoff, draw_delay
+from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
 from resonant.stats import Attempts, Delays, Events, Figures, Hour, Retries, Spread, Statistics
 
 HOUR = 3600

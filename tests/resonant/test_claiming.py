@@ -8,7 +8,7 @@ import time
 
 from sqlalchemy import select
 
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
 from resonant.emission import Emission
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink

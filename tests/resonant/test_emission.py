@@ -16,11 +16,11 @@ from typing import ClassVar
 
 import pytest
 
-from resonant.courier import Courier, Report, Target
+from resonant.delivery.attempt import Courier, Report, Target
+from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.emission import Emission, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
 from resonant.events import make_event
-from resonant.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.sinks.http import CallableSink, Endpoint, HttpSink
 from resonant.store import Store, open_store
 from resonant.testing import FixedClock, Receiver, reset_before_response, respond

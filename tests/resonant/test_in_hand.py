@@ -1,4 +1,4 @@
-from resonant.courier import Report
+from resonant.delivery.attempt import Report
 from resonant.events import Attempt, Lease, make_event
 from resonant.in_hand import InHand
 

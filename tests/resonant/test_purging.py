@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from resonant.archive import ArchiveError
+from resonant.delivery.retry import GiveUp, Park
 from resonant.events import Attempt, make_event
 from resonant.purging import (
     DAY_SECONDS,
@@ -22,7 +23,6 @@ from resonant.purging import (
     prepared_archive,
     purge,
 )
-from resonant.retry import GiveUp, Park
 from resonant.settings import Settings
 from resonant.store import Outcome, dead_letters, open_store
 from resonant.store.audit import read_audit

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
 from resonant.events import Attempt, make_event
 from resonant.replaying import SLOW_START_SECONDS, EmptySelection, Pace, ReplayRequest, cancel, letters, plan
-from resonant.retry import GiveUp
 from resonant.store import Outcome, open_store
 from resonant.store.audit import audited, read_audit
 from resonant.store.selection import Selection

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from resonant.alerts import Thresholds
-from resonant.retry import RetryPolicy
+from resonant.delivery.retry import RetryPolicy
 from resonant.settings import Settings, SettingsError, UnknownPolicy, load_settings
 from resonant.store.database import file_of
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from resonant import signing
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
 from resonant.emission import Emission
 from resonant.errors import EndpointError
 from resonant.events import make_event

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import trustme
 
-from resonant.classify import parse_retry_after
+from resonant.delivery.classification import parse_retry_after
 from resonant.testing import (
     FLAWS,
     HELL,

@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 
 from resonant import tracking
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.emission import Emission
 from resonant.events import Attempt, make_event
-from resonant.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.sinks.http import CallableSink
 from resonant.store import Outcome, open_store
 from resonant.store.dead_letters import purge

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from resonant import window
+from resonant.delivery.retry import GiveUp, Park
 from resonant.events import Attempt, make_event
-from resonant.retry import GiveUp, Park
 from resonant.stats import statistics
 from resonant.store import Outcome, dead_letters, measuring, open_store, schema, work
 from resonant.store.measuring import Run, read_totals

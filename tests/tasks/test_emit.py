@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.emission import Emission
 from resonant.errors import UnexpectedStatus
 from resonant.events import make_event
-from resonant.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.sinks.http import CallableSink
 from resonant.store import open_store
 from tasks import emit

@@ -172,7 +172,7 @@ def _group_document(group: WaitingGroup) -> output.Document:
 
 
 def _why(row: Waiting) -> str:
-    from resonant.wording import why
+    from resonant.delivery.wording import why
 
     delivery = row.delivery
     return output.visible(
@@ -254,6 +254,6 @@ def _group_columns(group: WaitingGroup) -> tuple[str, ...]:
 
 
 def _group_why(group: WaitingGroup) -> str:
-    from resonant.wording import why
+    from resonant.delivery.wording import why
 
     return output.visible(why(reason=_NEVER_TRIED, code=group.code, error=group.error, answer=group.answer))

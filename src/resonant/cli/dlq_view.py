@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from resonant.advice import advise, processed
 from resonant.cli import output
+from resonant.delivery.wording import shortened, why
 from resonant.events import rfc3339
-from resonant.wording import shortened, why
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

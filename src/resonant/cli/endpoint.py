@@ -237,7 +237,7 @@ def test(name: Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a 
 
         output.write(output.to_json({"endpoint": name, **document(attempt)}) + "\n")
     else:
-        from resonant.wording import outcome
+        from resonant.delivery.wording import outcome
 
         output.write(f"{output.visible(outcome(attempt))}\n")
     if not is_delivered:
@@ -306,7 +306,7 @@ async def _test(name: str) -> Attempt:
     import time
 
     from blocks import load_endpoint
-    from resonant.courier import Courier
+    from resonant.delivery.attempt import Courier
     from resonant.events import Lease, make_event
 
     target = (await load_endpoint(name)).open(name)

@@ -12,7 +12,7 @@ from resonant.cli import options
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from resonant.classify import Category
+    from resonant.delivery.classification import Category
 
 Header = Annotated[
     list[str] | None,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.classify import Category
 from resonant.cli import known, options
+from resonant.delivery.classification import Category
 from resonant.events import Reason
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant.bulk import MAX_CHUNK_SIZE
+from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
 from resonant.events import ENDPOINT_NAME
-from resonant.retry import MAX_ATTEMPTS_LIMIT
 
 if TYPE_CHECKING:
     from resonant.settings import Settings

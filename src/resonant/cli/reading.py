@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.classify import Category  # noqa: TC001 - Typer reads it
 from resonant.cli import dlq_view, filters, known, options, output
+from resonant.delivery.classification import Category  # noqa: TC001 - Typer reads it
 from resonant.events import Reason, rfc3339
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from aiohttp.connector import Connection
 
-    from resonant.classify import Category
+    from resonant.delivery.classification import Category
     from resonant.events import Clock, Event
 
 READ_BYTES = 64 * 1024

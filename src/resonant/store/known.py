@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant.classify import built_in_codes
+from resonant.delivery.classification import built_in_codes
 from resonant.store import endpoints, reading
 from resonant.suggestions import did_you_mean
 

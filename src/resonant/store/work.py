@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Text, bindparam, case, func, literal, or_, select, update
 
+from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Event, Lease, LeaseKey
-from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import schema
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.history import Said, add_attempts, attempt_row, said_before, storable

@@ -18,15 +18,15 @@ import pytest
 from typer.testing import CliRunner
 
 from resonant.cli import app
+from resonant.delivery.retry import Retry
 from resonant.events import Attempt, make_event
-from resonant.retry import Retry
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 from support.commands import run_in_process
 
 if TYPE_CHECKING:
+    from resonant.delivery.retry import Decision
     from resonant.events import Lease
-    from resonant.retry import Decision
 
 MAIN = "from resonant.cli import main; main()"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from resonant.cli import app, main
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 
 LOOK = ("status", "dlq", "failed", "retry-candidates", "deliveries", "detail", "export", "metrics")
 WORK = ("retry", "replay", "cancel", "purge", "audit")

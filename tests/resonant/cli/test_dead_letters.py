@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
+from resonant.delivery.retry import GiveUp, Park
 from resonant.events import rfc3339
-from resonant.retry import GiveUp, Park
 from resonant.store.audit import read_audit
 
 PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400}

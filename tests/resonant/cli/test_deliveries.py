@@ -8,8 +8,8 @@ from itertools import chain
 
 import pytest
 
+from resonant.delivery.retry import GiveUp, Park
 from resonant.events import rfc3339
-from resonant.retry import GiveUp, Park
 
 PLACE = re.compile(r"showing \d+ of [\d,]+: --after (\S+) shows the next, --limit 0 all\n")
 ROW_KEYS = [

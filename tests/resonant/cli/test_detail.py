@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
+from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, rfc3339
-from resonant.retry import GiveUp, Park, Retry
 from resonant.store import Outcome
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 
 ANSWER = '{"error": "unprocessable", "message": "field \'amount\' is required"}'
 REJECTED = {

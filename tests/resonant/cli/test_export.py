@@ -7,9 +7,9 @@ import os
 
 import pytest
 
+from resonant.delivery.retry import GiveUp, Retry
 from resonant.errors import ResonantError
 from resonant.files import atomic_file
-from resonant.retry import GiveUp, Retry
 
 
 @pytest.fixture

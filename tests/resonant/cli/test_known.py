@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
 from blocks.catalog import remove_endpoint
-from resonant.classify import built_in_codes, classifier
 from resonant.cli import _Command, app
-from resonant.retry import GiveUp
+from resonant.delivery.classification import built_in_codes, classifier
+from resonant.delivery.retry import GiveUp
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from resonant.cli.server import free_port
-from resonant.retry import GiveUp, Retry
+from resonant.delivery.retry import GiveUp, Retry
 
 MAIN = "from resonant.cli import main; main()"
 SPREAD = ["min", "avg", "p50", "p95", "p99", "max"]

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from resonant.cli import reading
+from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
-from resonant.retry import GiveUp, Park, Retry
 from resonant.store.reading import StoreStatus
 
 ROW_KEYS = [

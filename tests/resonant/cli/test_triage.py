@@ -9,8 +9,8 @@ from itertools import chain
 import pytest
 
 from resonant.advice import advise
+from resonant.delivery.retry import GiveUp
 from resonant.events import rfc3339
-from resonant.retry import GiveUp
 
 GROUP_KEYS = [
     *("fingerprint", "endpoint", "code", "reason", "category", "error", "count"),

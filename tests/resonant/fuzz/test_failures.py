@@ -19,8 +19,8 @@ import urllib3.exceptions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonant.classify import Category, Classifier, Verdict, classify
-from resonant.courier import Courier, Report, Target
+from resonant.delivery.attempt import Courier, Report, Target
+from resonant.delivery.classification import Category, Classifier, Verdict, classify
 from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
 from resonant.fingerprint import fingerprint
@@ -214,7 +214,9 @@ def tangled(rng):
 @pytest.fixture(autouse=True)
 def no_log():
     """Every nonsense is logged, which is most of what a long run would do."""
-    loggers = [logging.getLogger(f"resonant.{name}") for name in ("classify", "courier")]
+    loggers = [
+        logging.getLogger(f"resonant.{name}") for name in ("delivery.classification", "delivery.attempt")
+    ]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     yield
@@ -280,7 +282,7 @@ def test_a_failure_that_raises_when_it_is_looked_at_is_unknown(caplog):
         def __init__(self):
             """Set no response: this one has it to read only."""
 
-    with caplog.at_level(logging.WARNING, logger="resonant.classify"):
+    with caplog.at_level(logging.WARNING, logger="resonant.delivery.classification"):
         assert judged(HTTPError()) == Verdict("unknown", "unknown", maybe_processed=True)
     assert "a HTTPError that raises Hostility when it is looked at" in caplog.text
 

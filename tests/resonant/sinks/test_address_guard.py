@@ -13,7 +13,7 @@ from httpx_aiohttp import AiohttpTransport
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.classify import classify
+from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused
 from resonant.sinks.address_guard import check_address, guarded_socket_factory, is_allowed
 

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 
-from resonant.classify import Verdict, classify
+from resonant.delivery.classification import Verdict, classify
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks.http import EXCERPT_BYTES, READ_BYTES, Endpoint, HttpSink

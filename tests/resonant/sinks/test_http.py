@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from resonant.classify import classify
+from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
 from resonant.events import Event, make_event
 from resonant.sinks.http import CallableSink, Endpoint, HttpSink, Receipt

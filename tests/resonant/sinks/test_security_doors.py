@@ -12,7 +12,7 @@ import socket
 
 import pytest
 
-from resonant.classify import classify
+from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks import address_guard

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey, make_event
-from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import Outcome, Store, open_store, schema
 from resonant.testing import FixedClock
 

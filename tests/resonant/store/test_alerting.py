@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from resonant.alerts import Activity, Condition, Crossing
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store import dead_letters, schema
 from resonant.store.alerting import (
     note_announced,

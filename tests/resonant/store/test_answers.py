@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store.selection import Selection
 from resonant.store.triage import triage
 

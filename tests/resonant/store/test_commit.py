@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from resonant.delivery.retry import Park
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt, make_event
-from resonant.retry import Park
 from resonant.store import Outcome, open_store
 from resonant.store.commit import GroupCommit, patiently
 from resonant.testing import FixedClock

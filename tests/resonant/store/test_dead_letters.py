@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store import dead_letters, schema
 from resonant.store.selection import Selection
 

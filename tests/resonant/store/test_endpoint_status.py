@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store.compaction import compact
 
 MINUTE = 60.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store import letters as letters_module
 from resonant.store.letters import Key, Letters
 from resonant.store.reading import dead_letters

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from resonant.delivery.retry import GiveUp
 from resonant.exposition import registry_of
-from resonant.retry import GiveUp
 from resonant.stats import statistics
 from resonant.store import dead_letters, schema
 from resonant.store.compaction import compact

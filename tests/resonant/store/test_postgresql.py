@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.engine import make_url
 
+from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
-from resonant.retry import GiveUp
 from resonant.store import enqueue, open_store, schema
 from resonant.store.commit import GroupCommit
 from resonant.store.database import open_database

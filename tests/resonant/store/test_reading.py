@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 import pytest
 
+from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
 from resonant.events import make_event
-from resonant.retry import GiveUp
 from resonant.store import enqueue, open_store, reading, schema
 from resonant.store.selection import Selection
 

@@ -8,7 +8,7 @@ import random
 import pytest
 from sqlalchemy import create_engine, select
 
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store import dead_letters, enqueue, open_store, schema
 from resonant.store.rollups import BUCKETS, QUANTUM, Tally
 from resonant.store.selection import Selection

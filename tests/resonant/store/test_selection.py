@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
+from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreError
-from resonant.retry import GiveUp
 from resonant.store import dead_letters, schema
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.reading import count_dead_letters

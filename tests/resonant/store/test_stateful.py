@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, select, text
 
+from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.errors import ConflictingEvent
 from resonant.events import Event, Lease, LeaseKey, make_event
-from resonant.retry import Decision, GiveUp, Park, Retry
 from resonant.store import Outcome, acceptances, dead_letters, intake, reading, recovery, schema, work
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store import schema
 from support.examples import examples
 

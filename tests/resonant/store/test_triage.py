@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resonant.advice import advise
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store import dead_letters
 from resonant.store.selection import Selection
 from resonant.store.triage import triage

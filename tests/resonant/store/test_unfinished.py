@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.retry import GiveUp
+from resonant.delivery.retry import GiveUp
 from resonant.store import unfinished
 from resonant.store.selection import Selection
 from resonant.store.unfinished import count_unfinished, each_unfinished, group_unfinished

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import delete, update
 
+from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt
-from resonant.retry import GiveUp, Park, Retry
 from resonant.store import Due, Outcome, schema
 from resonant.store.work import lease_owners
 

@@ -36,8 +36,8 @@ from httpx_aiohttp import AiohttpTransport
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import resonant.classify
-from resonant.classify import Classifier, Verdict, classify, parse_retry_after
+import resonant.delivery.classification
+from resonant.delivery.classification import Classifier, Verdict, classify, parse_retry_after
 from resonant.errors import AddressRefused, UnexpectedStatus
 
 HERE = Path(__file__)
@@ -830,10 +830,10 @@ PACKAGES = {
     "urllib3": ["urllib3.exceptions"],
 }
 NAMED = {
-    *(key for key in resonant.classify._RANKED if isinstance(key, str)),
-    *resonant.classify._ANSWERED,
-    *resonant.classify._NAME_RESOLUTION,
-    *resonant.classify._CONNECTING,
+    *(key for key in resonant.delivery.classification._RANKED if isinstance(key, str)),
+    *resonant.delivery.classification._ANSWERED,
+    *resonant.delivery.classification._NAME_RESOLUTION,
+    *resonant.delivery.classification._CONNECTING,
 }
 
 
@@ -843,13 +843,18 @@ def test_a_name_in_the_tables_is_the_name_of_an_exception(name):
     modules = [importlib.import_module(module) for module in PACKAGES.get(package, [package])]
     found = [getattr(module, kind) for module in modules if hasattr(module, kind)]
     assert found
-    assert resonant.classify._package(found[0]) == package
+    assert resonant.delivery.classification._package(found[0]) == package
     assert found[0].__qualname__ == kind
     assert issubclass(found[0], Exception)
 
 
 def test_no_failure_stands_in_the_tables_twice():
-    keys = [key for table in resonant.classify._TABLES.values() for keys in table.values() for key in keys]
+    keys = [
+        key
+        for table in resonant.delivery.classification._TABLES.values()
+        for keys in table.values()
+        for key in keys
+    ]
     assert len(keys) == len(set(keys))
 
 
@@ -859,7 +864,7 @@ def test_no_http_library_is_imported_to_know_its_errors():
         "sys.exit(str([name for name in ('httpx', 'requests', 'aiohttp', 'urllib3') if name in sys.modules]))"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", script, resonant.classify.__file__],
+        [sys.executable, "-c", script, resonant.delivery.classification.__file__],
         capture_output=True,
         text=True,
         timeout=60,
@@ -1158,7 +1163,7 @@ def test_retry_after_is_read_by_the_grammar(value, seconds):
 )  # fmt: skip
 def test_nonsense_is_logged_and_passed_over(value, caplog):
     assert parse_retry_after(value, NOW) is None
-    assert [record.name for record in caplog.records] == ["resonant.classify"]
+    assert [record.name for record in caplog.records] == ["resonant.delivery.classification"]
 
 
 def test_no_header_is_not_worth_a_log_line(caplog):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from resonant.delivery.wording import outcome, shortened, why
 from resonant.events import Attempt
-from resonant.wording import outcome, shortened, why
 
 ANSWERED = "UnexpectedStatus: the endpoint answered 422"
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resonant.classify import Verdict, classifier
+from resonant.delivery.classification import Verdict, classifier
+from resonant.delivery.retry import Decision, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.display import one_line
 from resonant.events import Attempt
-from resonant.retry import Decision, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.sinks.redaction import root_cause
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Mapping
 
-    from resonant.classify import Category, Classifier
+    from resonant.delivery.classification import Category, Classifier
     from resonant.events import Clock, Lease
     from resonant.sinks.http import Sink
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from resonant.classify import Classifier
-from resonant.courier import Courier, Target
+from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.classification import Classifier
+from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
-from resonant.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.settings import UnknownPolicy
 from resonant.sinks.http import CallableSink, Endpoint, HttpSink, Receipt
 from resonant.testing import FixedClock, Receiver, never_answer, reset_before_response, respond
