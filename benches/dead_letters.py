@@ -18,7 +18,7 @@ from resonant.events import Attempt
 from resonant.purging import DAY_SECONDS, Retention, purge
 from resonant.store import Outcome, Store, open_store
 from resonant.store.database import open_database
-from resonant.store.reading import count_dead_letters, dead_letters
+from resonant.store.reads import count_dead_letters, dead_letters
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:

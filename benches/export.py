@@ -24,8 +24,8 @@ from benches.measuring import Comparison, Stopwatch, apart, say
 from benches.surroundings import Missing, empty_home, postgresql
 from resonant.store import Store, open_store, schema
 from resonant.store.alerting import read_activity, read_raised
-from resonant.store.compaction import STAYING_SECONDS, compact
-from resonant.store.rollups import Tally, add_to
+from resonant.store.counter_compaction import STAYING_SECONDS, compact
+from resonant.store.counters import Tally, add_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,8 +11,8 @@ import time
 from benches.filling import NUMBERS, fill
 from benches.surroundings import ENDPOINT
 from resonant.purging import DAY_SECONDS
-from resonant.store.compaction import MINUTES_KEPT_SECONDS, STAYING_SECONDS
-from resonant.store.rollups import BUCKETS
+from resonant.store.counter_compaction import MINUTES_KEPT_SECONDS, STAYING_SECONDS
+from resonant.store.counters import BUCKETS
 
 _DAYS = 30
 _TYPE = "com.example.order.paid"

@@ -7,10 +7,10 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
-from resonant.configured import open_configured_store
 from resonant.delivery.classification import Category
 from resonant.events import Reason
 from resonant.replaying import ReplayRequest, cancel, require_restricted
+from resonant.store.configured import open_configured_store
 from resonant.store.dead_letters import cancellable
 from tasks.dead_letters import (
     take_back_expired_leases,

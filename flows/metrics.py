@@ -7,8 +7,8 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
-from resonant.configured import open_configured_store
 from resonant.report import summary
+from resonant.store.configured import open_configured_store
 from tasks.alerts import announce_alerts
 from tasks.failing import fails_plainly
 from tasks.metrics import compact_rollups, measure_store, show_statistics, write_textfile

@@ -13,8 +13,8 @@ from prefect.logging import get_run_logger
 from resonant.delivery.wording import shortened
 from resonant.display import markdown
 from resonant.events import rfc3339
+from resonant.store.leases import lease_owners
 from resonant.store.triage import triage
-from resonant.store.work import lease_owners
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

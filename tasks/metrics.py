@@ -19,7 +19,7 @@ from resonant.exposition import NOT_COUNTED, registry_of, to_text
 from resonant.files import atomic_file
 from resonant.report import summary, tables
 from resonant.settings import UnknownPolicy, load_settings
-from resonant.store.compaction import compact
+from resonant.store.counter_compaction import compact
 from resonant.window import measure_sliding
 
 if TYPE_CHECKING:

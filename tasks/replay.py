@@ -15,7 +15,7 @@ from resonant.errors import EndpointError, UnknownName
 from resonant.replaying import ReplayRequest, endpoints_of, letters, plan
 from resonant.store import endpoints
 from resonant.store.audit import audited, operator
-from resonant.store.known import why_no_such_code, why_no_such_ids
+from resonant.store.known_names import why_no_such_code, why_no_such_ids
 from resonant.store.selection import Selection
 from resonant.tracking import Tracker, given_tracker
 from tasks.emission import emit_as_task, open_emission, say_outcomes

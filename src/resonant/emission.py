@@ -37,7 +37,7 @@ from resonant.signing import Signing
 from resonant.slots import Slots
 from resonant.store import endpoints
 from resonant.store.commit import GroupCommit, patiently
-from resonant.store.work import Outcome
+from resonant.store.leases import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence

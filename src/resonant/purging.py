@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from resonant.events import Reason
     from resonant.settings import Settings
     from resonant.store import Store
-    from resonant.store.letters import Key
+    from resonant.store.dead_letter_search import Key
 
 DAY_SECONDS = 86_400.0
 NO_ARCHIVE = "none"

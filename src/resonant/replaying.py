@@ -12,7 +12,7 @@ from resonant.errors import ResonantError
 from resonant.store import dead_letters
 from resonant.store.audit import audited
 from resonant.store.commit import patiently
-from resonant.store.letters import Letters
+from resonant.store.dead_letter_search import Letters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

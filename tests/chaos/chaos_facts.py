@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from resonant.store.recovery import LOST_LEASES_BEFORE_GIVING_UP
+from resonant.store.rescue import LOST_LEASES_BEFORE_GIVING_UP
 
 Row = dict[str, Any]
 Snapshot = Callable[..., list[list[Row]]]

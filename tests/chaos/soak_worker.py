@@ -26,7 +26,7 @@ from resonant.purging import Retention, purge
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
-from resonant.store.compaction import compact
+from resonant.store.counter_compaction import compact
 from resonant.store.triage import triage
 from resonant.window import measure_sliding
 

@@ -20,7 +20,7 @@ from resonant.delivery.retry import Retry
 from resonant.events import Attempt, make_event
 from resonant.exposition import registry_of, to_text
 from resonant.stats import statistics
-from resonant.store import Outcome, compaction, open_store, schema
+from resonant.store import Outcome, counter_compaction, open_store, schema
 from resonant.testing import FixedClock
 from support.programs import lacking
 from support.reading import measure
@@ -45,7 +45,7 @@ setattr(os if "{module}" == "os" else pathlib.Path, "{function}", stop)
 # The two steps of the flow that read and write; what Prefect adds around them opens no file of ours.
 STEPS = """
 import asyncio, logging
-from resonant.configured import open_configured_store
+from resonant.store.configured import open_configured_store
 from tasks import metrics
 metrics.get_run_logger = lambda: logging.getLogger("run")
 
@@ -315,7 +315,7 @@ def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(store_url, during):
         await desk.deliver()
         told.append(await desk.text())
         clock.advance(3 * DAY)
-        await compaction.compact(store)
+        await counter_compaction.compact(store)
         told.append(await desk.text())
         rows = await store.read(lambda c: c.execute(schema.rollup_totals.select()).mappings().all())
         claims = await store.read(lambda c: c.execute(schema.claims.select()).mappings().all())

@@ -25,7 +25,7 @@ from resonant.cli.server import free_port
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, make_event
 from resonant.store import Outcome, dead_letters, open_store
-from resonant.store.rollups import BUCKETS
+from resonant.store.counters import BUCKETS
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 from support.programs import need

@@ -14,8 +14,8 @@ from resonant.delivery.retry import GiveUp
 from resonant.events import Attempt, event_from_fields
 from resonant.replaying import cancel
 from resonant.store import Outcome, open_store
+from resonant.store.leases import lease_owners
 from resonant.store.selection import Selection
-from resonant.store.work import lease_owners
 
 pytestmark = pytest.mark.engine
 

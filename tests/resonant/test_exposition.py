@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from resonant.exposition import _Collected, registry_of, to_text
 from resonant.stats import statistics
+from resonant.store.counters import BUCKETS
 from resonant.store.measuring import Counted, Totals
-from resonant.store.rollups import BUCKETS
 from support.programs import need
 
 # The contract: kind and labels by name.

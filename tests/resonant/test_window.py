@@ -18,7 +18,7 @@ from resonant import window
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import Attempt, make_event
 from resonant.stats import statistics
-from resonant.store import Outcome, dead_letters, measuring, open_store, schema, work
+from resonant.store import Outcome, dead_letters, leases, measuring, open_store, schema
 from resonant.store.measuring import Run, read_totals
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
@@ -338,7 +338,7 @@ class LateShop(Shop):
         self.transaction = self.store.transaction()
         writing = await self.transaction.__aenter__()
         outcome = self.outcome(lease, result, started_ago)
-        await writing.run_sync(work.record, [outcome], now=self.clock())
+        await writing.run_sync(leases.record, [outcome], now=self.clock())
         await self.send([("delivered", 0.3)], "orders")
 
     async def commit(self):

@@ -337,9 +337,9 @@ def _run_replay(
 ) -> None:
     from resonant.cli.flow_runs import run_flow
     from resonant.cli.sending import tell, tracked
-    from resonant.configured import open_configured_store
     from resonant.replaying import plan
     from resonant.store.audit import operator
+    from resonant.store.configured import open_configured_store
     from resonant.tracking import Tracker
 
     tracker: Tracker

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from sqlalchemy import Connection
 
-    from resonant.store.reading import StoreStatus
+    from resonant.store.reads import StoreStatus
 
 HEADER = ("the receiver answers", "events", "delivered", "retried", "dead letters")
 _LATEST_FAILURES = 6
@@ -69,7 +69,7 @@ def take_snapshot(connection: Connection) -> Snapshot:
     """Read all that is shown, at one moment."""
     from sqlalchemy import case, func, select
 
-    from resonant.store import reading, schema
+    from resonant.store import reads, schema
 
     d, a = schema.deliveries.c, schema.attempts.c
     rows = {way: Row() for way in WAYS}
@@ -95,7 +95,7 @@ def take_snapshot(connection: Connection) -> Snapshot:
         .limit(_LATEST_FAILURES)
     )
     return Snapshot(
-        status=reading.status(connection, now=time.time()),
+        status=reads.status(connection, now=time.time()),
         rows=rows,
         attempts=attempts,
         latest_failures=[

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.output import Document
     from resonant.events import Attempt, Delivery, Event
-    from resonant.store.reading import Detail
+    from resonant.store.reads import Detail
 
 _SHOWN_DATA_CHARACTERS = 4_000
 _NAMED_MATCHES = 3
@@ -74,14 +74,14 @@ def detail_document(found: Detail) -> Document:
 
 
 def _find(connection: Connection, event_id: str) -> Detail:
-    from resonant.store import reading
+    from resonant.store import reads
 
-    if found := reading.detail(connection, event_id):
+    if found := reads.detail(connection, event_id):
         return found
-    match reading.find_event_ids(connection, event_id, limit=_NAMED_MATCHES + 1):
+    match reads.find_event_ids(connection, event_id, limit=_NAMED_MATCHES + 1):
         case []:
             raise ResonantError(f"no event {event_id!r} is stored")
-        case [only] if found := reading.detail(connection, only):
+        case [only] if found := reads.detail(connection, only):
             return found
         case several:
             named = ", ".join(several[:_NAMED_MATCHES])

@@ -10,7 +10,7 @@ from resonant.events import rfc3339
 if TYPE_CHECKING:
     from resonant.cli.output import Document
     from resonant.events import Attempt, DeadLetter, Delivery
-    from resonant.store.reading import StoreStatus
+    from resonant.store.reads import StoreStatus
     from resonant.store.triage import Group
 
 _TIMES = frozenset(

@@ -151,7 +151,7 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
     from resonant.cli.intake import Summary, store_files
     from resonant.cli.progress import shown_until_the_end
     from resonant.cli.sending import tracked
-    from resonant.configured import open_configured_store
+    from resonant.store.configured import open_configured_store
     from resonant.tracking import Tracker
 
     name = request.endpoint

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.running import UntilStopped
     from resonant.files import Write
-    from resonant.store.reading import History
+    from resonant.store.reads import History
 
 STDOUT = "-"
 
@@ -63,13 +63,13 @@ def _write_report(
 ) -> int:
     """Write the report from one snapshot, dead letter by dead letter; return how many there are."""
     from resonant.cli.documents import group_document, status_document
-    from resonant.store import reading
+    from resonant.store import reads
     from resonant.store.triage import triage
 
     now = time.time()
     head = {
         "generated_at": rfc3339(now),
-        "totals": status_document(reading.status(connection, now=now)),
+        "totals": status_document(reads.status(connection, now=now)),
         "groups": [group_document(group) for group in triage(connection)],
     }
     write(output.to_json(head)[:-1] + ', "dead_letters": ')
@@ -77,7 +77,7 @@ def _write_report(
 
     def rows() -> Iterator[str]:
         nonlocal count
-        for history in until_stopped(reading.each_history(connection, with_events=with_data)):
+        for history in until_stopped(reads.each_history(connection, with_events=with_data)):
             count += 1
             yield _row(history)
 

@@ -47,7 +47,7 @@ def check_ids(ids: Collection[str]) -> None:
         ResonantError: the store cannot be read.
     """
     from resonant.settings import load_settings
-    from resonant.store.known import why_no_such_ids
+    from resonant.store.known_names import why_no_such_ids
 
     if ids and (why := _with_store(lambda store: store.read(why_no_such_ids, ids), load_settings())):
         raise Misuse(why)
@@ -119,7 +119,7 @@ def _check_endpoint(endpoint: str, settings: Settings) -> None:
 
 
 def _check_code(code: str, settings: Settings) -> None:
-    from resonant.store.known import why_no_such_code
+    from resonant.store.known_names import why_no_such_code
 
     if why := _with_store(lambda store: store.read(why_no_such_code, code), settings):
         raise Misuse(why)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from resonant.settings import Settings
     from resonant.store.endpoint_status import EndpointStatus
-    from resonant.store.reading import StoreStatus
+    from resonant.store.reads import StoreStatus
 
 ENDPOINT_COLUMNS = (
     *(

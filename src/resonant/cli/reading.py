@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.running import UntilStopped
     from resonant.store import Store
-    from resonant.store.reading import StoreStatus
+    from resonant.store.reads import StoreStatus
     from resonant.store.selection import Selection
 
 DEFAULT_LIMIT = 50
@@ -227,8 +227,8 @@ def _list_dead_letters(
 ) -> None:
     from resonant.cli.documents import document
     from resonant.cli.running import run_reading
-    from resonant.store.letters import Key, Letters
-    from resonant.store.reading import count_dead_letters, each_dead_letter
+    from resonant.store.dead_letter_search import Key, Letters
+    from resonant.store.reads import count_dead_letters, each_dead_letter
 
     before = None if after is None else Key(*after)
 

@@ -4,8 +4,8 @@ The functions that say what happens (``enqueue``, ``claim``, ``record`` ...) are
 connection in its transaction, so that a producer can call ``enqueue`` inside its own; ``Store`` runs them.
 """
 
-from resonant.store.intake import Accepted, Conflict, enqueue
+from resonant.store.enqueue import Accepted, Conflict, enqueue
+from resonant.store.leases import Due, Outcome
 from resonant.store.store import Store, open_store
-from resonant.store.work import Due, Outcome
 
 __all__ = ["Accepted", "Conflict", "Due", "Outcome", "Store", "enqueue", "open_store"]

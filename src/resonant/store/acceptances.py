@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import BigInteger, Double, Text, cast, delete, func, literal, select, union
 
 from resonant.store import schema
-from resonant.store.rollups import Tally, add_to, is_on
+from resonant.store.counters import Tally, add_to, is_on
 from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:

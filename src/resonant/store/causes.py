@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import func, select
 
-from resonant.fingerprint import fingerprint, normalised
 from resonant.store import schema
+from resonant.store.fingerprint import fingerprint, normalised
 from resonant.store.sql import insert_into, is_any_of
 
 if TYPE_CHECKING:

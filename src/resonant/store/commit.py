@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resonant.errors import StoreLocked, StoreUnavailable
-from resonant.store import work
+from resonant.store import leases as lease_queries
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -37,7 +37,7 @@ class GroupCommit:
         self._store = store
         self._patience = patience
         self._begins: list[tuple[Sequence[Lease], asyncio.Future[set[LeaseKey]]]] = []
-        self._outcomes: list[tuple[work.Outcome, asyncio.Future[bool]]] = []
+        self._outcomes: list[tuple[lease_queries.Outcome, asyncio.Future[bool]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._is_closing = False
 
@@ -60,7 +60,7 @@ class GroupCommit:
         self._ensure_writer()
         return await future
 
-    def record(self, outcome: work.Outcome) -> asyncio.Future[bool]:
+    def record(self, outcome: lease_queries.Outcome) -> asyncio.Future[bool]:
         """Queue an attempt and its decision for the next commit, and return at once.
 
         Returns:
@@ -110,7 +110,7 @@ class GroupCommit:
                     recording.set_result(outcome.lease.key in recorded)
 
     async def _write(
-        self, leases: list[Lease], outcomes: list[work.Outcome]
+        self, leases: list[Lease], outcomes: list[lease_queries.Outcome]
     ) -> tuple[set[LeaseKey], set[LeaseKey]]:
         if not leases and not outcomes:
             return set(), set()
@@ -153,12 +153,12 @@ async def patiently(
 
 
 def _write(
-    connection: Connection, leases: list[Lease], outcomes: list[work.Outcome], *, now: float
+    connection: Connection, leases: list[Lease], outcomes: list[lease_queries.Outcome], *, now: float
 ) -> tuple[set[LeaseKey], set[LeaseKey]]:
     if leases and outcomes:
         # Lock in one order, so that this cannot deadlock with a renewal of the same leases.
         of_outcomes = [outcome.lease for outcome in outcomes]
-        work.lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes]])
-    begun = work.begin(connection, leases, now=now) if leases else set()
-    recorded = work.record(connection, outcomes, now=now) if outcomes else set()
+        lease_queries.lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes]])
+    begun = lease_queries.begin(connection, leases, now=now) if leases else set()
+    recorded = lease_queries.record(connection, outcomes, now=now) if outcomes else set()
     return begun, recorded

@@ -11,10 +11,10 @@ from resonant.store import schema
 from resonant.store.acceptances import add_to_ledger
 from resonant.store.audit import add_to_audit
 from resonant.store.causes import Cause, cause_ids
-from resonant.store.letters import Key, Letters, is_after
-from resonant.store.rollups import Tally
+from resonant.store.counters import Tally
+from resonant.store.dead_letter_search import Key, Letters, is_after
+from resonant.store.leases import change_all, leases_of
 from resonant.store.sql import is_any_of
-from resonant.store.work import change_all, leases_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

@@ -13,7 +13,7 @@ import pandas as pd
 from sqlalchemy import BigInteger, case, cast, func, or_, select, union_all
 
 from resonant.store import acceptances, schema
-from resonant.store.letters import Letters
+from resonant.store.dead_letter_search import Letters
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "0003"
 VERSION_TABLE = "resonant_schema"
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 # Any number, the same in every process: who migrates holds this advisory lock on PostgreSQL.
 _LOCK_KEY = 0x5E50_4A17

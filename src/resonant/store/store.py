@@ -6,8 +6,10 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from resonant.store import acceptances, intake, reading, recovery, rollups, work
+from resonant.store import acceptances, counters, reads, rescue
+from resonant.store import leases as lease_queries
 from resonant.store.database import Database, Transaction, open_database
+from resonant.store.enqueue import Accepted, enqueue
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Store:
         """Open one transaction for several calls of ``enqueue``: all of them are kept, or none."""
         async with self.database.transaction() as transaction:
             if not self.rollups:
-                await transaction.run_sync(rollups.switch_off)
+                await transaction.run_sync(counters.switch_off)
             yield transaction
 
     async def write(
@@ -73,7 +75,7 @@ class Store:
 
         def run(connection: Connection) -> T:
             if not self.rollups:
-                rollups.switch_off(connection)
+                counters.switch_off(connection)
             return operation(connection, *args, **kwargs)
 
         return await self.database.write(run)
@@ -96,9 +98,9 @@ class Store:
 
         return await self.write(run)
 
-    async def enqueue(self, events: Iterable[Event], endpoint: str, **options: Any) -> intake.Accepted:
-        """Store events for one endpoint; see ``intake.enqueue`` for the options and the errors."""
-        return await self.write(intake.enqueue, list(events), endpoint, now=self.clock(), **options)
+    async def enqueue(self, events: Iterable[Event], endpoint: str, **options: Any) -> Accepted:
+        """Store events for one endpoint; see ``enqueue.enqueue`` for the options and the errors."""
+        return await self.write(enqueue, list(events), endpoint, now=self.clock(), **options)
 
     async def fold(self) -> None:
         """Fold the acceptances into the ledgers and the rollups; no sum changes."""
@@ -106,47 +108,49 @@ class Store:
         while folded == _FOLD_BATCH and await self.read(acceptances.is_any):
             folded = await self.write(acceptances.fold, limit=_FOLD_BATCH)
 
-    async def due(self, endpoint: str | None = None) -> list[work.Due]:
+    async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
         """Return when each endpoint's earliest unfinished delivery may be taken."""
-        return await self.read(work.due, endpoint)
+        return await self.read(lease_queries.due, endpoint)
 
     async def claim(
         self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None
     ) -> list[Lease]:
         """Lease up to ``limit`` due deliveries of one endpoint; of more than one the bodies have ``most_bytes`` at most."""
-        return await self.write_leases(work.claim, endpoint, owner=owner, limit=limit, most_bytes=most_bytes)
+        return await self.write_leases(
+            lease_queries.claim, endpoint, owner=owner, limit=limit, most_bytes=most_bytes
+        )
 
     async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
         """Note that sends are about to start; return which of the leases are still held."""
-        return await self.write(work.begin, leases, now=self.clock())
+        return await self.write(lease_queries.begin, leases, now=self.clock())
 
-    async def record(self, outcomes: Sequence[work.Outcome]) -> set[LeaseKey]:
+    async def record(self, outcomes: Sequence[lease_queries.Outcome]) -> set[LeaseKey]:
         """Write attempts and decisions; return the leases whose outcome stands."""
-        return await self.write(work.record, outcomes, now=self.clock())
+        return await self.write(lease_queries.record, outcomes, now=self.clock())
 
     async def release(self, leases: Sequence[Lease]) -> None:
         """Hand deliveries back with no attempt charged."""
-        await self.write(work.release, leases, now=self.clock())
+        await self.write(lease_queries.release, leases, now=self.clock())
 
     async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
         """Put off the end of this owner's leases of these deliveries, or of all its leases; return how many there are."""
-        return await self.write_leases(work.renew, owner, delivery_ids=delivery_ids)
+        return await self.write_leases(lease_queries.renew, owner, delivery_ids=delivery_ids)
 
     async def release_all(self, owner: str) -> int:
         """Hand back everything this owner holds, with no attempt charged; return how many there were."""
-        return await self.write(work.release_all, owner, now=self.clock())
+        return await self.write(lease_queries.release_all, owner, now=self.clock())
 
     async def gone_at(self, endpoint: str) -> float | None:
         """Return since when an endpoint has answered 410, seconds since the epoch; None where it has not."""
-        return await self.read(work.gone_at, endpoint)
+        return await self.read(lease_queries.gone_at, endpoint)
 
     async def unfinished(self, endpoint: str | None = None) -> int:
         """Return how many deliveries are neither delivered nor given up."""
-        return await self.read(work.unfinished, endpoint)
+        return await self.read(lease_queries.unfinished, endpoint)
 
     async def latest_lease_end(self, endpoint: str | None = None) -> float | None:
         """Return when the last of the leases ends, in seconds since the epoch; None where nothing is leased."""
-        return await self.read(work.latest_lease_end, endpoint)
+        return await self.read(lease_queries.latest_lease_end, endpoint)
 
     async def recover(self, *, endpoint: str | None = None, owners: Iterable[str] | None = None) -> int:
         """Take back every lease that ran out, or every one of these owners; return how many."""
@@ -154,25 +158,25 @@ class Store:
         owners = None if owners is None else list(owners)
         while True:
             batch = await self.write(
-                recovery.recover, now=self.clock(), endpoint=endpoint, owners=owners, limit=_RECOVERY_BATCH
+                rescue.recover, now=self.clock(), endpoint=endpoint, owners=owners, limit=_RECOVERY_BATCH
             )
             recovered += batch
             if batch < _RECOVERY_BATCH:
                 return recovered
 
-    async def status(self, *, endpoint: str | None = None) -> reading.StoreStatus:
+    async def status(self, *, endpoint: str | None = None) -> reads.StoreStatus:
         """Count everything, in one snapshot."""
-        return await self.read(reading.status, now=self.clock(), endpoint=endpoint, has_rollups=self.rollups)
+        return await self.read(reads.status, now=self.clock(), endpoint=endpoint, has_rollups=self.rollups)
 
     async def dead_letters(
         self, selection: Selection | None = None, *, limit: int | None = None
     ) -> list[DeadLetter]:
         """Return the selected dead letters, the newest first."""
-        return await self.read(reading.dead_letters, selection or Selection(), limit=limit)
+        return await self.read(reads.dead_letters, selection or Selection(), limit=limit)
 
-    async def detail(self, event_id: str) -> reading.Detail | None:
+    async def detail(self, event_id: str) -> reads.Detail | None:
         """Return one event with its whole history; None where no such event is stored."""
-        return await self.read(reading.detail, event_id)
+        return await self.read(reads.detail, event_id)
 
 
 async def open_store(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import select
 
 from resonant.advice import advise
-from resonant.fingerprint import normalised
 from resonant.store import schema
 from resonant.store.answers import answers
-from resonant.store.letters import Letters
+from resonant.store.dead_letter_search import Letters
+from resonant.store.fingerprint import normalised
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from resonant.store.answers import Answered
-    from resonant.store.letters import CauseCount
+    from resonant.store.dead_letter_search import CauseCount
 
 _d, _c = schema.deliveries, schema.causes
 

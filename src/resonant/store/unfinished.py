@@ -10,9 +10,9 @@ from sqlalchemy import and_, case, func, literal, literal_column, select, tuple_
 
 from resonant.store import schema
 from resonant.store.answers import answers
-from resonant.store.reading import delivery_of
+from resonant.store.leases import due
+from resonant.store.reads import delivery_of
 from resonant.store.sql import is_any_of
-from resonant.store.work import due
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -136,7 +136,7 @@ def test_ctrl_c_leaves_no_half_report(resonant, worker, tmp_path):
     worker.accept(*(f"evt_{n:04}" for n in range(1_000)))
     worker.attempt(GiveUp("permanent"), error="x" * 300)
     interrupt = """
-import os, signal, resonant.store.reading as reading
+import os, signal, resonant.store.reads as reading
 every = reading.each_history
 def each_history(*args, **options):
     for n, row in enumerate(every(*args, **options)):

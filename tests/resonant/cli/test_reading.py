@@ -10,7 +10,7 @@ import pytest
 from resonant.cli import reading
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
-from resonant.store.reading import StoreStatus
+from resonant.store.reads import StoreStatus
 
 ROW_KEYS = [
     *("event_id", "event_type", "endpoint", "reason", "category", "code", "error_type", "error"),

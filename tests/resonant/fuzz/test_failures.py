@@ -23,8 +23,8 @@ from resonant.delivery.attempt import Courier, Report, Target
 from resonant.delivery.classification import Category, Classifier, Verdict, classify
 from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
-from resonant.fingerprint import fingerprint
 from resonant.sinks.http import CallableSink, Endpoint
+from resonant.store.fingerprint import fingerprint
 from support.redaction import safe_message
 
 fuzzed = settings.get_profile("fuzz")

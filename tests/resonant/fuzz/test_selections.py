@@ -17,8 +17,8 @@ from resonant.cli import filters, options
 from resonant.errors import StoreError
 from resonant.store import open_store, schema
 from resonant.store.causes import Cause, cause_ids
-from resonant.store.letters import Letters
-from resonant.store.reading import count_dead_letters, dead_letters, find_event_ids
+from resonant.store.dead_letter_search import Letters
+from resonant.store.reads import count_dead_letters, dead_letters, find_event_ids
 from resonant.store.selection import Selection
 
 fuzzed = settings.get_profile("fuzz")

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from resonant.store import acceptances, enqueue, schema
-from resonant.store.compaction import compact
+from resonant.store.counter_compaction import compact
 from resonant.store.measuring import read_totals
 from resonant.store.store import Store
 

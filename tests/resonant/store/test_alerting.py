@@ -16,7 +16,7 @@ from resonant.store.alerting import (
     read_unannounced,
     record_crossings,
 )
-from resonant.store.compaction import compact
+from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection
 
 HOUR, DAY = 3600.0, 86_400.0

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from resonant.delivery.retry import GiveUp
-from resonant.fingerprint import fingerprint
 from resonant.store import dead_letters, schema
 from resonant.store.causes import MOST_ERRORS, MOST_NORMALISED, Cause, cause_ids
+from resonant.store.fingerprint import fingerprint
 from resonant.store.selection import Selection
 
 CAUSE = Cause(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resonant.delivery.retry import GiveUp
-from resonant.store.compaction import compact
+from resonant.store.counter_compaction import compact
 
 MINUTE = 60.0
 

@@ -10,7 +10,7 @@ from resonant.delivery.retry import GiveUp
 from resonant.exposition import registry_of
 from resonant.stats import statistics
 from resonant.store import dead_letters, schema
-from resonant.store.compaction import compact
+from resonant.store.counter_compaction import compact
 from resonant.store.measuring import read_totals, read_window
 from resonant.store.selection import Selection
 from support.reading import measure

@@ -18,9 +18,9 @@ from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
 from resonant.store import enqueue, open_store, schema
 from resonant.store.commit import GroupCommit
+from resonant.store.counters import Tally
 from resonant.store.database import open_database
 from resonant.store.postgresql import PostgreSQL
-from resonant.store.rollups import Tally
 
 
 @pytest.fixture

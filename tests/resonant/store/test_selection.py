@@ -14,7 +14,7 @@ from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreError
 from resonant.store import dead_letters, schema
 from resonant.store.causes import Cause, cause_ids
-from resonant.store.reading import count_dead_letters
+from resonant.store.reads import count_dead_letters
 from resonant.store.selection import Selection
 from support.examples import examples
 

@@ -28,7 +28,9 @@ from sqlalchemy import delete, select, text
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.errors import ConflictingEvent
 from resonant.events import Event, Lease, LeaseKey, make_event
-from resonant.store import Outcome, acceptances, dead_letters, intake, reading, recovery, schema, work
+from resonant.store import Outcome, acceptances, dead_letters, reads, rescue, schema
+from resonant.store import leases as lease_queries
+from resonant.store.enqueue import enqueue
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 from support.examples import examples
@@ -376,7 +378,7 @@ class Machine(RuleBasedStateMachine):
         now = self.clock()
         known = {each.event_id for each in self.model.all(endpoint=endpoint)}
         new = [event_id for event_id in event_ids if event_id not in known]
-        accepted = self.write(intake.enqueue, [make(each) for each in event_ids], endpoint, now=now)
+        accepted = self.write(enqueue, [make(each) for each in event_ids], endpoint, now=now)
         assert (accepted.accepted, accepted.known) == (len(new), len(event_ids) - len(new))
         ids = {row["event_id"]: row["id"] for row in self.rows_of(endpoint)}
         for event_id in new:
@@ -393,7 +395,7 @@ class Machine(RuleBasedStateMachine):
             return
         given = [*map(make, event_ids), make(known, "other content")]
         with pytest.raises(ConflictingEvent):
-            self.write(intake.enqueue, given, endpoint, now=self.clock())
+            self.write(enqueue, given, endpoint, now=self.clock())
 
     # What a worker does, in time or too late.
 
@@ -409,7 +411,7 @@ class Machine(RuleBasedStateMachine):
         now = self.clock()
         due = self.model.claimable(endpoint, now)
         claimed = self.write(
-            work.claim, endpoint, owner=owner, limit=limit, now=now, lease_seconds=LEASE_SECONDS
+            lease_queries.claim, endpoint, owner=owner, limit=limit, now=now, lease_seconds=LEASE_SECONDS
         )
         taken = [self.model.deliveries[lease.delivery_id] for lease in claimed]
         left = [each for each in due if each not in taken]
@@ -425,7 +427,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, batch):
         now = self.clock()
         leases = [self.remembered[each] for each in batch]
-        assert self.write(work.begin, leases, now=now) == self.model.begin(leases, now)
+        assert self.write(lease_queries.begin, leases, now=now) == self.model.begin(leases, now)
 
     @deed(where=is_remembered, weight=2, lease=leases, begins=st.booleans())
     def deliver(self, lease, begins):
@@ -477,7 +479,7 @@ class Machine(RuleBasedStateMachine):
     def release(self, batch):
         now = self.clock()
         leases = [self.remembered[each] for each in batch]
-        self.write(work.release, leases, now=now)
+        self.write(lease_queries.release, leases, now=now)
         for known in filter(None, map(self.model.held, leases)):
             known.hand_back(now)
 
@@ -485,7 +487,7 @@ class Machine(RuleBasedStateMachine):
     def release_all(self, owner):
         now = self.clock()
         held = self.model.all(lease_owner=owner)
-        assert self.write(work.release_all, owner, now=now) == len(held)
+        assert self.write(lease_queries.release_all, owner, now=now) == len(held)
         for known in held:
             known.hand_back(now)
 
@@ -493,7 +495,7 @@ class Machine(RuleBasedStateMachine):
     def renew(self, owner):
         now = self.clock()
         held = self.model.all(lease_owner=owner)
-        assert self.write(work.renew, owner, now=now, lease_seconds=LEASE_SECONDS) == len(held)
+        assert self.write(lease_queries.renew, owner, now=now, lease_seconds=LEASE_SECONDS) == len(held)
         for known in held:
             known.available_at = now + LEASE_SECONDS
 
@@ -518,7 +520,7 @@ class Machine(RuleBasedStateMachine):
         now = self.clock()
         lost = [each for each in self.model.all() if each.is_leased and each.available_at <= now]
         lost = [each for each in lost if endpoint in (None, each.endpoint)]
-        assert self.write(recovery.recover, now=now, endpoint=endpoint) == len(lost)
+        assert self.write(rescue.recover, now=now, endpoint=endpoint) == len(lost)
         for known in lost:
             self.model.lose(known, now)
 
@@ -526,7 +528,7 @@ class Machine(RuleBasedStateMachine):
     def recover_from_an_owner_that_is_over(self, owner):
         now = self.clock()
         lost = self.model.all(lease_owner=owner)
-        assert self.write(recovery.recover, now=now, owners=[owner]) == len(lost)
+        assert self.write(rescue.recover, now=now, owners=[owner]) == len(lost)
         for known in lost:
             self.model.lose(known, now)
 
@@ -601,14 +603,14 @@ class Machine(RuleBasedStateMachine):
     def raise_half_way(self, endpoint, steps):
         """A transaction that raises takes back all it did, whatever that was."""
         now = self.clock() + 1_000  # when every lease is over, and everything is due
-        claim = partial(work.claim, owner="ann", limit=100, now=now, lease_seconds=LEASE_SECONDS)
+        claim = partial(lease_queries.claim, owner="ann", limit=100, now=now, lease_seconds=LEASE_SECONDS)
         outcomes = [self.desk.delivered(lease) for lease in self.remembered.values()]
         operations = [
             lambda connection: acceptances.fold(connection, limit=100),
-            lambda connection: intake.enqueue(connection, map(make, EVENT_IDS), endpoint, now=now),
-            lambda connection: work.begin(connection, claim(connection, endpoint)[:2], now=now),
-            lambda connection: work.record(connection, outcomes, now=now),
-            lambda connection: recovery.recover(connection, now=now + LEASE_SECONDS),
+            lambda connection: enqueue(connection, map(make, EVENT_IDS), endpoint, now=now),
+            lambda connection: lease_queries.begin(connection, claim(connection, endpoint)[:2], now=now),
+            lambda connection: lease_queries.record(connection, outcomes, now=now),
+            lambda connection: rescue.recover(connection, now=now + LEASE_SECONDS),
             lambda connection: replay(connection, Selection(), "ann", 1, now, include_permanent=True),
             lambda connection: cancel(connection, Selection(), 1, now),
             lambda connection: purge(connection, "dead_letter", now, 100, now),
@@ -704,7 +706,7 @@ class Machine(RuleBasedStateMachine):
 
     def record(self, *outcomes: Outcome) -> set[LeaseKey]:
         now = self.clock()
-        stands = self.write(work.record, outcomes, now=now)
+        stands = self.write(lease_queries.record, outcomes, now=now)
         assert stands == self.model.record(outcomes, now)
         self.said += outcomes
         return stands
@@ -798,7 +800,7 @@ def look(connection, now: float) -> dict[str, Any]:
         "events": [row["id"] for row in rows(schema.events)],
         "endpoints": ledgers,
         "rollups": rollups,
-        "status": reading.status(connection, now=now),
+        "status": reads.status(connection, now=now),
     }
 
 

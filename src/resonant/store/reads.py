@@ -12,9 +12,9 @@ from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
 from resonant.store.acceptances import read_ledgers
 from resonant.store.answers import answers
+from resonant.store.dead_letter_search import Letters
 from resonant.store.endpoint_status import EndpointStatus, endpoint_statuses
 from resonant.store.endpoints import problems
-from resonant.store.letters import Letters
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from resonant.store.answers import Answered
+    from resonant.store.dead_letter_search import Key
     from resonant.store.endpoints import EndpointProblem
-    from resonant.store.letters import Key
 
 _d = schema.deliveries
 _STATUSES: tuple[Status, ...] = get_args(Status)

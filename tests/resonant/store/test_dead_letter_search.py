@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resonant.delivery.retry import GiveUp
-from resonant.store import letters as letters_module
-from resonant.store.letters import Key, Letters
-from resonant.store.reading import dead_letters
+from resonant.store import dead_letter_search
+from resonant.store.dead_letter_search import Key, Letters
+from resonant.store.reads import dead_letters
 from resonant.store.selection import Selection
 from support.examples import examples
 
@@ -76,7 +76,7 @@ selections = st.builds(
 @given(selection=selections, limit=st.sampled_from([1, 7, None]), few=st.booleans())
 def test_both_ways_find_what_a_look_at_each_letter_finds(queue, selection, limit, few):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(letters_module, "_FEW_CAUSES", 64 if few else 0)
+        patched.setattr(dead_letter_search, "_FEW_CAUSES", 64 if few else 0)
         found = [each.event_id for each in queue.run(queue.store.dead_letters(selection, limit=limit))]
     expected = by_hand(queue, selection)
     assert found == expected[:limit]

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from resonant.configured import open_configured_store
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.settings import Settings
+from resonant.store.configured import open_configured_store
 
 
 async def unfinished(url, *, patient, lease_seconds=30.0):

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, select
 
 from resonant.delivery.retry import GiveUp
 from resonant.store import dead_letters, enqueue, open_store, schema
-from resonant.store.rollups import BUCKETS, QUANTUM, Tally
+from resonant.store.counters import BUCKETS, QUANTUM, Tally
 from resonant.store.selection import Selection
 
 

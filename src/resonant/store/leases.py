@@ -16,9 +16,9 @@ from sqlalchemy import Text, bindparam, case, func, literal, or_, select, update
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Event, Lease, LeaseKey
 from resonant.store import schema
+from resonant.store.attempts import Said, add_attempts, attempt_row, said_before, storable
 from resonant.store.causes import Cause, point_at_causes
-from resonant.store.history import Said, add_attempts, attempt_row, said_before, storable
-from resonant.store.rollups import Tally
+from resonant.store.counters import Tally
 from resonant.store.sql import insert_into, is_any_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.fingerprint import fingerprint, normalised
+from resonant.store.fingerprint import fingerprint, normalised
 
 
 @pytest.mark.parametrize(

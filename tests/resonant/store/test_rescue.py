@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resonant.store import schema
-from resonant.store.recovery import LOST_LEASES_BEFORE_GIVING_UP
+from resonant.store.rescue import LOST_LEASES_BEFORE_GIVING_UP
 
 
 def crash(desk) -> None:

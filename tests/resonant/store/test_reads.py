@@ -12,13 +12,13 @@ import pytest
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
 from resonant.events import make_event
-from resonant.store import enqueue, open_store, reading, schema
+from resonant.store import enqueue, open_store, reads, schema
 from resonant.store.selection import Selection
 
 
 def test_an_empty_store_is_balanced(desk):
     status = desk.status()
-    assert status == reading.StoreStatus(0, 0, 0, 0, 0, 0, 0, {}, None, None)
+    assert status == reads.StoreStatus(0, 0, 0, 0, 0, 0, 0, {}, None, None)
     assert status.balanced
 
 
@@ -104,9 +104,9 @@ def test_an_operation_that_reads_twice_sees_the_same(open_desk, store_url):
     writer.enqueue("evt_1")
 
     def read_around_a_write(connection):
-        before = reading.status(connection, now=0.0)
+        before = reads.status(connection, now=0.0)
         _write_from_another_thread(store_url)
-        return before, reading.status(connection, now=0.0)
+        return before, reads.status(connection, now=0.0)
 
     before, after = reader.read(read_around_a_write)
     assert before == after
@@ -193,7 +193,7 @@ def test_histories_are_those_of_the_selected_dead_letters(desk):
     desk.fail(second, GiveUp("permanent"), code="http_404")
 
     def histories(connection, **options):
-        return list(reading.each_history(connection, Selection(code="http_404"), **options))
+        return list(reads.each_history(connection, Selection(code="http_404"), **options))
 
     [history] = desk.read(histories)
     assert (history.dead_letter.event_id, len(history.attempts)) == (second.event.id, 1)
@@ -204,6 +204,6 @@ def test_histories_are_those_of_the_selected_dead_letters(desk):
 @pytest.mark.parametrize("prefix", ["evt_%", "evt__", "EVT_1"])
 def test_ids_are_found_by_how_they_begin_and_not_by_a_pattern(desk, prefix):
     desk.enqueue("evt_1", "evt_12", "evt_2")
-    assert desk.read(reading.find_event_ids, "evt_1", limit=10) == ["evt_1", "evt_12"]
-    assert desk.read(reading.find_event_ids, "evt_", limit=2) == ["evt_1", "evt_12"]
-    assert desk.read(reading.find_event_ids, prefix, limit=10) == []
+    assert desk.read(reads.find_event_ids, "evt_1", limit=10) == ["evt_1", "evt_12"]
+    assert desk.read(reads.find_event_ids, "evt_", limit=2) == ["evt_1", "evt_12"]
+    assert desk.read(reads.find_event_ids, prefix, limit=10) == []

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
-from resonant.store import compaction, schema
+from resonant.store import counter_compaction, schema
 from resonant.store.alerting import read_activity
-from resonant.store.compaction import Span, compact, find_spans, gather, move
+from resonant.store.counter_compaction import Span, compact, find_spans, gather, move
+from resonant.store.counters import BUCKETS, Tally
 from resonant.store.measuring import read_totals
-from resonant.store.rollups import BUCKETS, Tally
 from support.examples import examples
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -219,7 +219,7 @@ def test_killed_half_way_the_next_one_goes_on(desk, monkeypatch, table):
     before = by_label(desk)
     if table is schema.rollup_history:
         desk.write(move, now=desk.clock(), limit=1_000)
-    monkeypatch.setattr(compaction, "_ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(counter_compaction, "_ROWS_AT_ONCE", 10)
 
     async def kill():
         task = asyncio.create_task(compact(desk.store))
@@ -242,14 +242,14 @@ def test_killed_half_way_the_next_one_goes_on(desk, monkeypatch, table):
 def test_what_fails_within_a_transaction_leaves_all_as_it_was(desk, monkeypatch, table):
     add(desk, *(50 * HOUR + n * MINUTE for n in range(5)))
     before = [desk.rows(table) for table in TABLES]
-    add_to = compaction.add_to
+    add_to = counter_compaction.add_to
 
     def add_and_fail(to, connection, rows):
         add_to(to, connection, rows)
         if to is getattr(schema, table):
             raise KeyError
 
-    monkeypatch.setattr(compaction, "add_to", add_and_fail)
+    monkeypatch.setattr(counter_compaction, "add_to", add_and_fail)
     with pytest.raises(KeyError):
         compacted(desk)
     assert [desk.rows(table) for table in TABLES] == before
@@ -260,7 +260,7 @@ def test_two_at_once_beside_writers_of_old_and_new_minutes_lose_and_double_nothi
 ):
     """Nor does anyone who reads meanwhile see a counter fall, and nobody runs into a deadlock, to be mended by a retry."""
     monkeypatch.setattr("resonant.store.postgresql._TRY_AGAIN", ())
-    monkeypatch.setattr(compaction, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(counter_compaction, "_ROWS_AT_ONCE", 7)
     desks = [desk, *(open_desk(store_url) for _ in range(4))]
     rng = random.Random(5)
     told = [("attempt", "orders", code, 0.3) for code in ("http_503", "timeout", "http_500")]

@@ -11,7 +11,7 @@ from sqlalchemy import delete, update
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt
 from resonant.store import Due, Outcome, schema
-from resonant.store.work import lease_owners
+from resonant.store.leases import lease_owners
 
 
 def snapshot(desk):
@@ -146,7 +146,7 @@ class TestClaim:
         ours.enqueue("evt_2")
 
         async def claim_within_the_claim_of_another():
-            from resonant.store.work import claim
+            from resonant.store.leases import claim
 
             options = {"now": ours.clock(), "lease_seconds": 60.0}
             async with ours.store.transaction() as transaction:

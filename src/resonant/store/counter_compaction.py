@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import and_, delete, func, select, text, tuple_
 
 from resonant.store import schema
-from resonant.store.rollups import add_to
+from resonant.store.counters import add_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resonant.delivery.classification import built_in_codes
-from resonant.store import endpoints, reading
+from resonant.store import endpoints, reads
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def why_no_such_code(connection: Connection, code: str) -> str | None:
 
 def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
     """Return a message that names the unknown ids; None if all are known."""
-    missing = sorted(set(ids) - reading.known_ids(connection, ids)) if ids else []
+    missing = sorted(set(ids) - reads.known_ids(connection, ids)) if ids else []
     if not missing:
         return None
     shown = ", ".join(missing[:_IDS_SHOWN])

@@ -8,11 +8,11 @@ from sqlalchemy import select
 
 from resonant.events import Attempt
 from resonant.store import schema
+from resonant.store.attempts import add_attempts, attempt_row
 from resonant.store.causes import Cause, point_at_causes
-from resonant.store.history import add_attempts, attempt_row
-from resonant.store.rollups import Tally
+from resonant.store.counters import Tally
+from resonant.store.leases import change_all, change_each, hand_back
 from resonant.store.sql import is_any_of
-from resonant.store.work import change_all, change_each, hand_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
