@@ -16,7 +16,7 @@ from benches.measuring import Comparison, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.attempt import Courier, Target
-from resonant.emission import Emission
+from resonant.dispatch.dispatcher import Emission
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.store import open_store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from resonant.slots import Slots
+from resonant.dispatch.limiter import Slots
 
 Lane = Literal["task", "bulk"]
 LANES: dict[Lane, dict[str, Any]] = {"task": {}, "bulk": {"chunk_size": 500}}

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from benches.measuring import Comparison, Round, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.retry import Park
+from resonant.dispatch.batch_writer import GroupCommit
 from resonant.events import Attempt
 from resonant.store import Outcome, open_store
-from resonant.store.commit import GroupCommit
 
 if TYPE_CHECKING:
     from resonant.events import Lease

@@ -10,10 +10,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from resonant.bulk import MAX_CHUNK_SIZE
+from resonant.dispatch.bulk import MAX_CHUNK_SIZE
+from resonant.dispatch.tracking import given_tracker
 from resonant.display import visible
 from resonant.errors import EndpointError
-from resonant.tracking import given_tracker
 from tasks.emission import (
     emit_as_task,
     emit_chunk_as_task,

@@ -16,12 +16,12 @@ from prefect.utilities.annotations import opaque
 from blocks import load_endpoint
 from blocks.endpoint import require_endpoint
 from resonant.delivery.attempt import Courier
-from resonant.emission import Emission, Limits
+from resonant.dispatch.dispatcher import Emission, Limits
+from resonant.dispatch.tracking import Tracker, given_tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
 from resonant.store.configured import open_configured_store
-from resonant.tracking import Tracker, given_tracker
 from tasks.emit import ChunkTicket, Ticket, current_emission, emit_chunk, emit_event
 from tasks.records import records
 

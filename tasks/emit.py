@@ -20,8 +20,8 @@ from prefect.states import Completed
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
+from resonant.dispatch.dispatcher import Emission, LeaseLost, TimeIsUp
 from resonant.display import visible
-from resonant.emission import Emission, LeaseLost, TimeIsUp
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun

@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
 from blocks.endpoint import require_endpoint
+from resonant.dispatch.tracking import Tracker, given_tracker
 from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.replaying import ReplayRequest, endpoints_of, letters, plan
@@ -17,7 +18,6 @@ from resonant.store import endpoints
 from resonant.store.audit import audited, operator
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
 from resonant.store.selection import Selection
-from resonant.tracking import Tracker, given_tracker
 from tasks.emission import emit_as_task, open_emission, say_outcomes
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from resonant.emission import Emission
+    from resonant.dispatch.dispatcher import Emission
     from resonant.events import Lease
     from resonant.store import Store
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from resonant.errors import ResonantError
 from resonant.store import dead_letters
 from resonant.store.audit import audited
-from resonant.store.commit import patiently
+from resonant.store.availability import patiently
 from resonant.store.dead_letter_search import Letters
 
 if TYPE_CHECKING:

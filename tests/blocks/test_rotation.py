@@ -17,10 +17,10 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from blocks import FileEndpoint, WebhookEndpoint, current, load_endpoint
 from blocks.catalog import NotConfirmed, end_rotation, remove_endpoint, rotate_secret
 from resonant.delivery.attempt import Courier
-from resonant.emission import Emission, Limits
+from resonant.dispatch.dispatcher import Emission, Limits
+from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import make_event
-from resonant.signing import until_every_run_signs
 from resonant.store import open_store
 from resonant.testing import Receiver, respond
 

@@ -16,7 +16,7 @@ from chaos_receiver import REASONS
 from chaos_watching import STALL_SECONDS
 from chaos_worker import WIDTH
 
-from resonant.bulk import Ahead
+from resonant.dispatch.bulk import Ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.emission import Emission, Limits
+from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import parse_event
 from resonant.purging import Retention, purge
 from resonant.replaying import ReplayRequest, letters

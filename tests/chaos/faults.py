@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos_facts import Database, Look, histories
 
-from resonant.bulk import Ahead
 from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.emission import Emission, Limits
+from resonant.dispatch.bulk import Ahead
+from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import make_event
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from chaos_journal import Journal
 
-    from resonant.emission import Summary
+    from resonant.dispatch.dispatcher import Summary
     from resonant.events import Clock, Event, Lease
     from resonant.store import Store
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.emission import Emission, Limits
+from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import make_event
 from resonant.exposition import registry_of, to_text
 from resonant.files import atomic_file

@@ -10,7 +10,7 @@ import pytest
 
 from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
-from resonant.emission import Emission
+from resonant.dispatch.dispatcher import Emission
 from resonant.errors import UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink

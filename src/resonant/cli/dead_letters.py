@@ -337,10 +337,10 @@ def _run_replay(
 ) -> None:
     from resonant.cli.flow_runs import run_flow
     from resonant.cli.sending import tell, tracked
+    from resonant.dispatch.tracking import Tracker
     from resonant.replaying import plan
     from resonant.store.audit import operator
     from resonant.store.configured import open_configured_store
-    from resonant.tracking import Tracker
 
     tracker: Tracker
     document: dict[str, object]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from prefect import State
 
     from resonant.cli.intake import Summary
+    from resonant.dispatch.tracking import Tracker
     from resonant.settings import Settings
-    from resonant.tracking import Tracker
 
 
 def register(app: typer.Typer) -> None:
@@ -151,8 +151,8 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
     from resonant.cli.intake import Summary, store_files
     from resonant.cli.progress import shown_until_the_end
     from resonant.cli.sending import tracked
+    from resonant.dispatch.tracking import Tracker
     from resonant.store.configured import open_configured_store
-    from resonant.tracking import Tracker
 
     name = request.endpoint
     async with open_configured_store(settings, patient=True) as store:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from resonant.cli import output
 from resonant.cli.running import run_with_store
+from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import ResonantError
 from resonant.events import rfc3339
-from resonant.signing import until_every_run_signs
 from resonant.store.signers import LIVE_SECONDS
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from resonant.cli.progress import shown_until_the_end
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from resonant.tracking import Outcomes, Tracker
+    from resonant.dispatch.tracking import Outcomes, Tracker
 
 
 @contextlib.asynccontextmanager
@@ -33,7 +33,7 @@ async def tracked(
     Raises:
         asyncio.CancelledError: its text says what remains.
     """
-    from resonant.tracking import given_tracker
+    from resonant.dispatch.tracking import given_tracker
 
     given_tracker.set(tracker)
     outcomes = tracker.outcomes

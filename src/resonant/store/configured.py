@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from resonant.errors import StoreRefused, StoreUnavailable
 from resonant.settings import Settings, load_settings
 from resonant.store import open_store
-from resonant.store.commit import patiently
+from resonant.store.availability import patiently
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from resonant.errors import StoreLocked
 from resonant.store import enqueue, open_store, schema
-from resonant.store.commit import patiently
+from resonant.store.availability import patiently
 from resonant.store.file_locks import lock_holder
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it

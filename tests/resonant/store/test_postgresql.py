@@ -15,9 +15,9 @@ from sqlalchemy import select, text, update
 from sqlalchemy.engine import make_url
 
 from resonant.delivery.retry import GiveUp
+from resonant.dispatch.batch_writer import GroupCommit
 from resonant.errors import StoreUnavailable
 from resonant.store import enqueue, open_store, schema
-from resonant.store.commit import GroupCommit
 from resonant.store.counters import Tally
 from resonant.store.database import open_database
 from resonant.store.postgresql import PostgreSQL

@@ -10,9 +10,9 @@ import threading
 
 import pytest
 
+from resonant.dispatch.batch_writer import GroupCommit
 from resonant.errors import StoreReplaced
 from resonant.store import enqueue
-from resonant.store.commit import GroupCommit
 
 LINE = (
     "the file or its -wal was deleted or replaced while it was open, so the last changes are not stored: "

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from resonant import signing
 from resonant.delivery.attempt import Courier, Target
-from resonant.emission import Emission
+from resonant.dispatch import secret_rotation
+from resonant.dispatch.dispatcher import Emission
+from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import make_event
-from resonant.signing import until_every_run_signs
 from resonant.sinks.http import CallableSink
 from resonant.store import open_store, schema, signers
 from support.waiting import until
@@ -23,7 +23,7 @@ NEW = 2_000.5
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(signing, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(secret_rotation, "POLL_SECONDS", 0.005)
 
 
 def target(name: str, send, rotation) -> Target:

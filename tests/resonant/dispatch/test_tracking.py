@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import pytest
 
-from resonant import tracking
 from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
-from resonant.emission import Emission
+from resonant.dispatch import tracking
+from resonant.dispatch.dispatcher import Emission
+from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, make_event
 from resonant.sinks.http import CallableSink
 from resonant.store import Outcome, open_store
 from resonant.store.dead_letters import purge
 from resonant.testing import FixedClock
-from resonant.tracking import Tracker
 
 START = 1_700_000_000.0
 TWICE = RetryPolicy(max_attempts=2, base=0.01, jitter="none")

@@ -12,9 +12,9 @@ from resonant.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from resonant.dispatch.in_flight import InHand
+    from resonant.dispatch.limiter import Slots
     from resonant.events import Lease
-    from resonant.in_hand import InHand
-    from resonant.slots import Slots
     from resonant.store import Store
 
 # The longest wait of an event for an idle run; a poll costs a millisecond.

@@ -11,7 +11,7 @@ from resonant.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resonant.in_hand import InHand
+    from resonant.dispatch.in_flight import InHand
     from resonant.store import Store
 
 

@@ -9,7 +9,7 @@ import time
 from sqlalchemy import select
 
 from resonant.delivery.attempt import Courier, Target
-from resonant.emission import Emission
+from resonant.dispatch.dispatcher import Emission
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink
 from resonant.store import open_store, schema

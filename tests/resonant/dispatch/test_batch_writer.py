@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from resonant.delivery.retry import Park
+from resonant.dispatch.batch_writer import GroupCommit
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt, make_event
 from resonant.store import Outcome, open_store
-from resonant.store.commit import GroupCommit, patiently
+from resonant.store.availability import patiently
 from resonant.testing import FixedClock
 from support.sqlite import listening, locked
 from support.waiting import until

@@ -18,7 +18,7 @@ import pytest
 
 from resonant.delivery.attempt import Courier, Report, Target
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
-from resonant.emission import Emission, LeaseLost, Limits, Summary
+from resonant.dispatch.dispatcher import Emission, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink, Endpoint, HttpSink
@@ -153,7 +153,7 @@ def failing_first(times=1):
 @pytest.fixture
 def quick_look(monkeypatch):
     """What is due is looked for many times a second."""
-    monkeypatch.setattr("resonant.claiming.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
 
 
 class TestWhatARunDoes:
@@ -259,7 +259,7 @@ class TestWhatARunDoes:
     async def test_there_are_always_some_claimed_ahead_and_they_are_claimed_many_at_once(
         self, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr("resonant.claiming.POLL_SECONDS", 3600)
+        monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
 
         def note_claims(_connection, _cursor, statement, *_):
             claims.extend(["claim"] * ("UPDATE" in statement and "RETURNING" in statement))
@@ -279,7 +279,7 @@ class TestWhatARunDoes:
         assert 10 <= len(claims) <= 20
 
     async def test_of_large_events_no_more_are_claimed_than_memory_has_room_for(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("resonant.claiming.MOST_BYTES", 60 * 10_000)
+        monkeypatch.setattr("resonant.dispatch.fetcher.MOST_BYTES", 60 * 10_000)
         monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
 
         held = []
@@ -800,7 +800,7 @@ class TestEndpoints:
         }
 
     async def test_one_that_turns_up_later_is_opened_then(self, tmp_path, quick_look, monkeypatch):
-        monkeypatch.setattr("resonant.emission.REOPEN_SECONDS", 0.1)
+        monkeypatch.setattr("resonant.dispatch.dispatcher.REOPEN_SECONDS", 0.1)
 
         def problems(path):
             return rows(path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.slots import Slots
+from resonant.dispatch.limiter import Slots
 
 
 async def breathe():

@@ -26,26 +26,27 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from resonant import claiming
-from resonant.bulk import Ahead, send_ahead
-from resonant.claiming import Claims
 from resonant.delivery.retry import GiveUp, Park, Retry
+from resonant.dispatch import fetcher as fetching
+from resonant.dispatch.batch_writer import GroupCommit
+from resonant.dispatch.bulk import Ahead, send_ahead
+from resonant.dispatch.fetcher import Claims
+from resonant.dispatch.heartbeat import Renewal
+from resonant.dispatch.in_flight import InHand
+from resonant.dispatch.limiter import Slots
+from resonant.dispatch.secret_rotation import Signing
 from resonant.errors import EndpointError, StoreError
-from resonant.in_hand import InHand
-from resonant.renewal import Renewal
-from resonant.signing import Signing
-from resonant.slots import Slots
 from resonant.store import endpoints
-from resonant.store.commit import GroupCommit, patiently
+from resonant.store.availability import patiently
 from resonant.store.leases import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 
     from resonant.delivery.attempt import Courier, Report, Target
+    from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
-    from resonant.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -410,7 +411,7 @@ class Emission:
         await own.look()
         if own.is_settled:
             return False
-        await asyncio.sleep(claiming.POLL_SECONDS)
+        await asyncio.sleep(fetching.POLL_SECONDS)
         return True
 
     async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Summary:
@@ -579,5 +580,5 @@ class Emission:
 
     async def _wait_for_change(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(claiming.POLL_SECONDS):
+            async with asyncio.timeout(fetching.POLL_SECONDS):
                 await self._changed.wait()

@@ -1,6 +1,6 @@
 from resonant.delivery.attempt import Report
+from resonant.dispatch.in_flight import InHand
 from resonant.events import Attempt, Lease, make_event
-from resonant.in_hand import InHand
 
 EVENT = make_event(type="t", source="/s", data=1, id="evt_1")
 

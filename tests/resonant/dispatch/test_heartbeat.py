@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
+from resonant.dispatch.heartbeat import Renewal
+from resonant.dispatch.in_flight import InHand
 from resonant.errors import StoreUnavailable
 from resonant.events import Lease, make_event
-from resonant.in_hand import InHand
-from resonant.renewal import Renewal
 from resonant.testing import FixedClock
 from support.waiting import until
 

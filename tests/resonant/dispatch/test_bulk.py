@@ -3,9 +3,9 @@ from functools import partial
 
 import pytest
 
-from resonant.bulk import Ahead, send_ahead
+from resonant.dispatch.bulk import Ahead, send_ahead
+from resonant.dispatch.limiter import Slots
 from resonant.events import Lease, make_event
-from resonant.slots import Slots
 
 EVENT = make_event(type="t", source="/s", data=1)
 

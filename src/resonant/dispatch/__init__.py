@@ -1,0 +1,1 @@
+"""The loop that drains the store: claim what is due, attempt it, record the outcome."""

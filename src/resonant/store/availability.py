@@ -1,0 +1,46 @@
+"""Waiting out a store that is unreachable, or locked by another process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from resonant.errors import StoreLocked, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+_RETRY_PAUSE_SECONDS = 0.5
+
+
+async def patiently(
+    operation: Callable[[], Awaitable[T]],
+    patience: float,
+    *,
+    outlasts_locks: Callable[[], bool] = lambda: True,
+) -> T:
+    """Repeat an operation while the store is unreachable, or locked by another process.
+
+    Args:
+        operation: must be repeatable, even after a partial failure.
+        patience: how long to wait out an outage, in seconds; the time spent on a lock before it does not count.
+        outlasts_locks: returns whether to wait for a lock without limit; otherwise a lock counts as an outage.
+
+    Raises:
+        StoreUnavailable: the store did not come back in time.
+    """
+    loop = asyncio.get_running_loop()
+    give_up_at: dict[bool, float] = {}
+    while True:
+        try:
+            return await operation()
+        except StoreUnavailable as error:
+            # Count from the first failure: only then does a suspended process learn that its connection was ended.
+            is_lock = isinstance(error, StoreLocked)
+            until = give_up_at.setdefault(is_lock, loop.time() + patience)
+            is_outlasted = is_lock and outlasts_locks()
+            if not is_outlasted and loop.time() + _RETRY_PAUSE_SECONDS > until:
+                raise
+        await asyncio.sleep(_RETRY_PAUSE_SECONDS)
