@@ -14,8 +14,8 @@ from benches.filling import NUMBERS, fill
 from benches.measuring import Comparison, Stopwatch, say
 from benches.surroundings import ENDPOINT, empty_home, events, postgresql
 from resonant.cli.reading import COUNTED
+from resonant.dead_letters.purge import DAY_SECONDS, Retention, purge
 from resonant.events import Attempt
-from resonant.purging import DAY_SECONDS, Retention, purge
 from resonant.store import Outcome, Store, open_store
 from resonant.store.database import open_database
 from resonant.store.reads import count_dead_letters, dead_letters

@@ -10,7 +10,7 @@ import time
 
 from benches.filling import NUMBERS, fill
 from benches.surroundings import ENDPOINT
-from resonant.purging import DAY_SECONDS
+from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.store.counter_compaction import MINUTES_KEPT_SECONDS, STAYING_SECONDS
 from resonant.store.counters import BUCKETS
 

@@ -7,11 +7,11 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
+from resonant.dead_letters.operations import cancellable
+from resonant.dead_letters.replay import ReplayRequest, cancel, require_restricted
 from resonant.delivery.classification import Category
 from resonant.events import Reason
-from resonant.replaying import ReplayRequest, cancel, require_restricted
 from resonant.store.configured import open_configured_store
-from resonant.store.dead_letters import cancellable
 from tasks.dead_letters import (
     take_back_expired_leases,
     take_back_leases_of_ended_runs,

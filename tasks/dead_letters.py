@@ -10,11 +10,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
 
+from resonant.dead_letters.triage import triage
 from resonant.delivery.wording import shortened
 from resonant.display import markdown
 from resonant.events import rfc3339
 from resonant.store.leases import lease_owners
-from resonant.store.triage import triage
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 
+from resonant.dead_letters.purge import Retention, prepared_archive, purge
 from resonant.display import markdown, visible
 from resonant.events import rfc3339
-from resonant.purging import Retention, prepared_archive, purge
 from resonant.settings import load_settings
 from tasks.replay import who_runs_this
 

@@ -10,12 +10,12 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
 from blocks.endpoint import require_endpoint
+from resonant.dead_letters.audit import audited, operator
+from resonant.dead_letters.replay import ReplayRequest, endpoints_of, letters, plan
 from resonant.dispatch.tracking import Tracker, given_tracker
 from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
-from resonant.replaying import ReplayRequest, endpoints_of, letters, plan
 from resonant.store import endpoints
-from resonant.store.audit import audited, operator
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
 from resonant.store.selection import Selection
 from tasks.emission import emit_as_task, open_emission, say_outcomes

@@ -23,9 +23,9 @@ from chaos_struck import Struck, Unexpected
 from chaos_watching import FileWatch, StoreWatch
 from chaos_worker import ENDPOINT, WIDTH, Orders
 
+from resonant.dead_letters.replay import cancel
 from resonant.errors import ResonantError
 from resonant.events import parse_event
-from resonant.replaying import cancel
 from resonant.store.selection import Selection
 from support.waiting import wait_until
 

@@ -17,18 +17,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resonant.dead_letters.audit import audited
+from resonant.dead_letters.purge import Retention, purge
+from resonant.dead_letters.replay import ReplayRequest, letters
+from resonant.dead_letters.triage import triage
 from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import parse_event
-from resonant.purging import Retention, purge
-from resonant.replaying import ReplayRequest, letters
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
-from resonant.store.audit import audited
 from resonant.store.selection import Selection
-from resonant.store.triage import triage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -16,18 +16,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resonant.dead_letters.purge import Retention, purge
+from resonant.dead_letters.triage import triage
 from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import make_event
 from resonant.exposition import registry_of, to_text
 from resonant.files import atomic_file
-from resonant.purging import Retention, purge
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
 from resonant.store.counter_compaction import compact
-from resonant.store.triage import triage
 from resonant.window import measure_sliding
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from faults import (
 from faults_commands import Machine
 from faults_disk import small_disk
 
+from resonant.dead_letters.replay import cancel
 from resonant.errors import StoreUnavailable
-from resonant.replaying import cancel
 from resonant.store.selection import Selection
 from support.machine import finished
 

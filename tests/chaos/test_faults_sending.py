@@ -16,9 +16,9 @@ import pytest
 from chaos_journal import started_receiver
 from faults import IS_LONG, LANES, POLICY, Fault, most_begun, run
 
+from resonant.dead_letters.audit import audited
+from resonant.dead_letters.replay import ReplayRequest, letters
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.replaying import ReplayRequest, letters
-from resonant.store.audit import audited
 from resonant.store.selection import Selection
 
 pytestmark = LANES

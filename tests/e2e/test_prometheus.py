@@ -22,9 +22,10 @@ import pytest
 import yaml
 
 from resonant.cli.server import free_port
+from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, make_event
-from resonant.store import Outcome, dead_letters, open_store
+from resonant.store import Outcome, open_store
 from resonant.store.counters import BUCKETS
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
@@ -149,7 +150,7 @@ class Shop:
         await self.fail(store, exhausted, GiveUp("exhausted"), 0.05)
         await self.fail(store, replayed, GiveUp("exhausted"), 0.06)
         await store.write(
-            dead_letters.replay,
+            operations.replay,
             Selection(ids=(replayed.event.id,)),
             died_before=self.clock() + 1,
             limit=1,

@@ -16,11 +16,11 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.metrics import export_metrics
+from resonant.dead_letters.operations import cancel
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, make_event
 from resonant.store import Outcome, open_store
 from resonant.store.alerting import read_unannounced
-from resonant.store.dead_letters import cancel
 from resonant.store.selection import Selection
 from support.waiting import wait_until
 from tasks import alerts

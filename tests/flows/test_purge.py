@@ -12,8 +12,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import purge_dead_letters
+from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.events import Attempt, make_event
-from resonant.purging import DAY_SECONDS
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 from tasks.purge import PURGE_ARTIFACT

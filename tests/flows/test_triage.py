@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import collect_dead_letters
-from resonant.advice import advise
+from resonant.dead_letters.advice import advise
 from resonant.delivery.retry import GiveUp
 from resonant.events import Attempt, make_event, rfc3339
 from resonant.store import Outcome, open_store

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from resonant import window
+from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import Attempt, make_event
 from resonant.stats import statistics
-from resonant.store import Outcome, dead_letters, leases, measuring, open_store, schema
+from resonant.store import Outcome, leases, measuring, open_store, schema
 from resonant.store.measuring import Run, read_totals
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
@@ -92,7 +93,7 @@ class Shop:
     async def replay(self, limit):
         now = self.clock()
         await self.store.write(
-            dead_letters.replay,
+            operations.replay,
             Selection(),
             died_before=now + 2 * HOUR,
             include_permanent=True,
@@ -103,14 +104,14 @@ class Shop:
         )
 
     async def cancel(self, limit):
-        await self.store.write(dead_letters.cancel, Selection(), limit=limit, now=self.clock())
+        await self.store.write(operations.cancel, Selection(), limit=limit, now=self.clock())
 
     async def purge(self, age):
         def purge(connection):
             for status in ("dead_letter", "delivered"):
-                conditions = dead_letters.purgeable(status, finished_before=self.clock() - age)
-                picked = dead_letters.pick_final(connection, conditions, limit=3)
-                dead_letters.purge(connection, [key.id for key in picked], now=self.clock())
+                conditions = operations.purgeable(status, finished_before=self.clock() - age)
+                picked = operations.pick_final(connection, conditions, limit=3)
+                operations.purge(connection, [key.id for key in picked], now=self.clock())
 
         await self.store.write(purge)
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from prefect import State
 
+    from resonant.dead_letters.audit import AuditEntry
+    from resonant.dead_letters.purge import PurgeReport
+    from resonant.dead_letters.replay import ReplayPlan, ReplayRequest
     from resonant.events import DeadLetter
-    from resonant.purging import PurgeReport
-    from resonant.replaying import ReplayPlan, ReplayRequest
     from resonant.settings import Settings
     from resonant.store import Store
-    from resonant.store.audit import AuditEntry
 
 _IDS_SHOWN = 10
 # Ages in days, in the selection of a purge.
@@ -58,8 +58,8 @@ def retry(
     letters again, the exit code is 1 and one line shows how to list them. --json has the keys of `replay`.
     """
     from resonant.cli.running import run_with_store
+    from resonant.dead_letters.replay import ReplayRequest
     from resonant.errors import ResonantError
-    from resonant.replaying import ReplayRequest
     from resonant.settings import load_settings
 
     settings = load_settings()
@@ -115,7 +115,7 @@ def replay(
     --json prints dry_run, selected, left_out_permanent and left_out_by_limit. A replay adds replayed, delivered, retried,
     parked, dead_letter, by_reason, purged and unfinished.
     """
-    from resonant.replaying import ReplayRequest, plan
+    from resonant.dead_letters.replay import ReplayRequest, plan
     from resonant.settings import load_settings
 
     settings = load_settings()
@@ -167,8 +167,8 @@ def cancel(
     --since and --until select by acceptance time. Deliveries that are being sent are not cancelled.
     """
     from resonant.cli.running import run_with_store
-    from resonant.replaying import cancel as cancel_deliveries
-    from resonant.store.dead_letters import cancellable
+    from resonant.dead_letters.operations import cancellable
+    from resonant.dead_letters.replay import cancel as cancel_deliveries
 
     selection = filters.selection(
         ids=ids or (), endpoint=endpoint, event_type=event_type, category=category, code=code, text=text,
@@ -216,8 +216,8 @@ def purge(
 
     from resonant.cli.progress import progress
     from resonant.cli.running import run_with_store
-    from resonant.purging import Retention
-    from resonant.purging import purge as purge_deliveries
+    from resonant.dead_letters.purge import Retention
+    from resonant.dead_letters.purge import purge as purge_deliveries
     from resonant.settings import load_settings
 
     if not math.isfinite(older_than) or not math.isfinite(delivered_older_than or 0.0):
@@ -258,8 +258,8 @@ def audit(
 ) -> None:
     """List who replayed, cancelled or purged what, the newest first."""
     from resonant.cli.running import run_with_store
+    from resonant.dead_letters.audit import read_audit
     from resonant.events import rfc3339
-    from resonant.store.audit import read_audit
 
     entries = run_with_store(lambda store: store.read(read_audit, limit=limit or None))
     if as_json:
@@ -337,9 +337,9 @@ def _run_replay(
 ) -> None:
     from resonant.cli.flow_runs import run_flow
     from resonant.cli.sending import tell, tracked
+    from resonant.dead_letters.audit import operator
+    from resonant.dead_letters.replay import plan
     from resonant.dispatch.tracking import Tracker
-    from resonant.replaying import plan
-    from resonant.store.audit import operator
     from resonant.store.configured import open_configured_store
 
     tracker: Tracker

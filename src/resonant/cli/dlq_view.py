@@ -5,16 +5,16 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from resonant.advice import advise, processed
 from resonant.cli import output
+from resonant.dead_letters.advice import advise, processed
 from resonant.delivery.wording import shortened, why
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from resonant.dead_letters.triage import Group
     from resonant.events import DeadLetter
-    from resonant.store.triage import Group
 
 # Rows per table: a table is aligned in memory, and there may be millions of rows.
 _TABLE_ROWS = 1_000

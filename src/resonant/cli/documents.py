@@ -9,9 +9,9 @@ from resonant.events import rfc3339
 
 if TYPE_CHECKING:
     from resonant.cli.output import Document
+    from resonant.dead_letters.triage import Group
     from resonant.events import Attempt, DeadLetter, Delivery
     from resonant.store.reads import StoreStatus
-    from resonant.store.triage import Group
 
 _TIMES = frozenset(
     {

@@ -63,8 +63,8 @@ def _write_report(
 ) -> int:
     """Write the report from one snapshot, dead letter by dead letter; return how many there are."""
     from resonant.cli.documents import group_document, status_document
+    from resonant.dead_letters.triage import triage
     from resonant.store import reads
-    from resonant.store.triage import triage
 
     now = time.time()
     head = {

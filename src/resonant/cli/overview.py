@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resonant.cli import output
+from resonant.dead_letters.audit import AuditEntry, read_audit
+from resonant.dead_letters.purge import Forecast, Retention, daily_archive, forecast
 from resonant.events import rfc3339
-from resonant.purging import Forecast, Retention, daily_archive, forecast
-from resonant.store.audit import AuditEntry, read_audit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

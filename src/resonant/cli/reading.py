@@ -208,7 +208,7 @@ def _only(which: _List, field: str, asked: str | None) -> str | None:
 def _list_groups(selection: Selection, *, limit: int, as_json: bool, now: float) -> None:
     from resonant.cli.documents import group_document
     from resonant.cli.running import run_with_store
-    from resonant.store.triage import triage
+    from resonant.dead_letters.triage import triage
 
     groups = run_with_store(lambda store: store.read(triage, selection))
     shown = groups[:limit] if limit else groups

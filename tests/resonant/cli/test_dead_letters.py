@@ -9,9 +9,9 @@ import signal
 
 import pytest
 
+from resonant.dead_letters.audit import read_audit
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import rfc3339
-from resonant.store.audit import read_audit
 
 PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400}
 DAY = 86_400.0

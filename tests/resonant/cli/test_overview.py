@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import rfc3339
-from resonant.purging import DAY_SECONDS
 
 REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 import pytest
 
-from resonant.advice import advise
+from resonant.dead_letters.advice import advise
 from resonant.delivery.retry import GiveUp
 from resonant.events import rfc3339
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from resonant.dead_letters.operations import purge
 from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
@@ -18,7 +19,6 @@ from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, make_event
 from resonant.sinks.http import CallableSink
 from resonant.store import Outcome, open_store
-from resonant.store.dead_letters import purge
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0

@@ -7,8 +7,9 @@ from itertools import count
 import pytest
 
 from resonant.alerts import Activity, Condition, Crossing
+from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
-from resonant.store import dead_letters, schema
+from resonant.store import schema
 from resonant.store.alerting import (
     note_announced,
     read_activity,
@@ -86,7 +87,7 @@ def test_a_delivery_given_up_for_lost_workers_is_a_dead_letter_like_any_other(de
 
 def replay(desk, number):
     replayed = desk.write(
-        dead_letters.replay,
+        operations.replay,
         Selection(endpoint="orders"),
         died_before=desk.clock() + 1,
         limit=number,
@@ -98,14 +99,14 @@ def replay(desk, number):
 
 
 def cancel(desk):
-    desk.write(dead_letters.cancel, Selection(endpoint="orders"), limit=100, now=desk.clock())
+    desk.write(operations.cancel, Selection(endpoint="orders"), limit=100, now=desk.clock())
 
 
 def purge(desk):
     def everything(connection):
-        conditions = dead_letters.purgeable("dead_letter", finished_before=desk.clock())
-        picked = dead_letters.pick_final(connection, conditions, limit=100)
-        dead_letters.purge(connection, [key.id for key in picked], now=desk.clock())
+        conditions = operations.purgeable("dead_letter", finished_before=desk.clock())
+        picked = operations.pick_final(connection, conditions, limit=100)
+        operations.purge(connection, [key.id for key in picked], now=desk.clock())
 
     desk.write(everything)
 

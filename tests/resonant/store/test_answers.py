@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
 from resonant.store.selection import Selection
-from resonant.store.triage import triage
 
 
 def letters(desk):
@@ -37,10 +37,10 @@ def test_one_attempt_that_may_have_been_processed_is_enough(desk):
 
 
 def test_a_dead_letter_that_was_never_tried_has_no_answer(desk):
-    from resonant.store import dead_letters
+    from resonant.dead_letters import operations
 
     desk.enqueue("evt_1")
-    desk.write(dead_letters.cancel, Selection(ids=("evt_1",)), limit=1, now=desk.clock())
+    desk.write(operations.cancel, Selection(ids=("evt_1",)), limit=1, now=desk.clock())
 
     [letter] = letters(desk).values()
 

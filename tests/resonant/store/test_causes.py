@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
-from resonant.store import dead_letters, schema
+from resonant.store import schema
 from resonant.store.causes import MOST_ERRORS, MOST_NORMALISED, Cause, cause_ids
 from resonant.store.fingerprint import fingerprint
 from resonant.store.selection import Selection
@@ -86,7 +87,7 @@ def test_every_way_to_give_up_leaves_a_cause(desk):
     desk.enqueue("evt_failed")
     desk.fail(desk.claim_one(), GiveUp("exhausted"))
     desk.enqueue("evt_cancelled")
-    desk.write(dead_letters.cancel, Selection(), limit=10, now=desk.clock())
+    desk.write(operations.cancel, Selection(), limit=10, now=desk.clock())
     desk.enqueue("evt_crashed")
     for _ in range(5):
         desk.begin(desk.claim_one())

@@ -8,8 +8,9 @@ import random
 import pytest
 from sqlalchemy import create_engine, select
 
+from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
-from resonant.store import dead_letters, enqueue, open_store, schema
+from resonant.store import enqueue, open_store, schema
 from resonant.store.counters import BUCKETS, QUANTUM, Tally
 from resonant.store.selection import Selection
 
@@ -158,9 +159,9 @@ def test_switched_off_nothing_is_counted_and_the_ledgers_stand(open_desk, store_
     desk.clock.advance(61)
     desk.recover()
     leave = {"died_before": desk.clock(), "limit": 9, "owner": "operator", "lease_seconds": 60}
-    desk.write(dead_letters.replay, Selection(endpoint="orders"), now=desk.clock(), **leave)
-    desk.write(dead_letters.cancel, Selection(endpoint="orders"), limit=9, now=desk.clock())
-    desk.write(dead_letters.purge, [first.delivery_id], now=desk.clock())
+    desk.write(operations.replay, Selection(endpoint="orders"), now=desk.clock(), **leave)
+    desk.write(operations.cancel, Selection(endpoint="orders"), limit=9, now=desk.clock())
+    desk.write(operations.purge, [first.delivery_id], now=desk.clock())
 
     desk.fold()
     measures = {row["measure"] for row in desk.rows(schema.rollups)}

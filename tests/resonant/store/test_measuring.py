@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
 from resonant.exposition import registry_of
 from resonant.stats import statistics
-from resonant.store import dead_letters, schema
+from resonant.store import schema
 from resonant.store.counter_compaction import compact
 from resonant.store.measuring import read_totals, read_window
 from resonant.store.selection import Selection
@@ -39,7 +40,7 @@ def busy(desk):
     desk.fail(lease, GiveUp("exhausted"))
     desk.clock.advance(1)
     replayed = desk.write(
-        dead_letters.replay,
+        operations.replay,
         Selection(endpoint="crm"),
         died_before=desk.clock(),
         limit=10,
@@ -69,9 +70,9 @@ def samples(registry, *kinds):
 def purge_everything(desk):
     def purge(connection):
         for status in ("dead_letter", "delivered"):
-            conditions = dead_letters.purgeable(status, finished_before=desk.clock())
-            picked = dead_letters.pick_final(connection, conditions, limit=1_000)
-            dead_letters.purge(connection, [key.id for key in picked], now=desk.clock())
+            conditions = operations.purgeable(status, finished_before=desk.clock())
+            picked = operations.pick_final(connection, conditions, limit=1_000)
+            operations.purge(connection, [key.id for key in picked], now=desk.clock())
 
     desk.write(purge)
 
@@ -162,7 +163,7 @@ def test_gauges_follow_the_rows(busy):
 
 def test_the_oldest_letter_is_one_that_nobody_cancelled(desk):
     def cancel():
-        desk.write(dead_letters.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
+        desk.write(operations.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
         desk.clock.advance(HOUR)
 
     desk.enqueue("evt_1")
@@ -180,7 +181,7 @@ def test_the_oldest_letter_is_one_that_nobody_cancelled(desk):
 
 def test_a_letter_cancelled_before_its_first_attempt_is_of_category_unknown(desk):
     desk.enqueue("evt_1")
-    desk.write(dead_letters.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
+    desk.write(operations.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
     assert desk.read(read_totals, now=desk.clock()).dead_letters == {("orders", "unknown", "cancelled"): 1}
 
 
@@ -224,7 +225,7 @@ def test_a_delay_is_known_by_the_attempt_of_its_round_also_after_a_crash_and_a_r
     desk.clock.advance(1)
     now = desk.clock()
     desk.write(
-        dead_letters.replay,
+        operations.replay,
         Selection(endpoint="orders"),
         died_before=now,
         limit=10,

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
+from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreError
-from resonant.store import dead_letters, schema
+from resonant.store import schema
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.reads import count_dead_letters
 from resonant.store.selection import Selection
@@ -174,7 +175,7 @@ _EVENT = {
 
 def test_what_has_no_category_is_found_as_unknown_as_the_status_counts_it(desk):
     desk.enqueue("evt_1")
-    desk.write(dead_letters.cancel, Selection(), limit=1, now=desk.clock())
+    desk.write(operations.cancel, Selection(), limit=1, now=desk.clock())
     assert desk.status().by_category == {"unknown": 1}
     assert select_ids(desk, category="unknown") == {"evt_1"}
 

@@ -25,10 +25,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, select, text
 
+from resonant.dead_letters import operations
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.errors import ConflictingEvent
 from resonant.events import Event, Lease, LeaseKey, make_event
-from resonant.store import Outcome, acceptances, dead_letters, reads, rescue, schema
+from resonant.store import Outcome, acceptances, reads, rescue, schema
 from resonant.store import leases as lease_queries
 from resonant.store.enqueue import enqueue
 from resonant.store.selection import Selection
@@ -726,7 +727,7 @@ def longest_wait(taken: list[Known]) -> float:
 
 
 def replay(connection, selection, owner, limit, now, *, include_permanent):
-    return dead_letters.replay(
+    return operations.replay(
         connection,
         selection,
         died_before=now,
@@ -739,13 +740,13 @@ def replay(connection, selection, owner, limit, now, *, include_permanent):
 
 
 def cancel(connection, selection, limit, now):
-    return dead_letters.cancel(connection, selection, limit=limit, now=now).number
+    return operations.cancel(connection, selection, limit=limit, now=now).number
 
 
 def purge(connection, status, ended_before, limit, now):
-    conditions = dead_letters.purgeable(status, finished_before=ended_before)
-    picked = dead_letters.pick_final(connection, conditions, limit=limit)
-    return dead_letters.purge(connection, [key.id for key in picked], now=now)
+    conditions = operations.purgeable(status, finished_before=ended_before)
+    picked = operations.pick_final(connection, conditions, limit=limit)
+    return operations.purge(connection, [key.id for key in picked], now=now)
 
 
 def empty(connection) -> None:

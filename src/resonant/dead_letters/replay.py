@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from resonant.dead_letters import operations
+from resonant.dead_letters.audit import audited
 from resonant.errors import ResonantError
-from resonant.store import dead_letters
-from resonant.store.audit import audited
 from resonant.store.availability import patiently
 from resonant.store.dead_letter_search import Letters
 
@@ -163,7 +163,7 @@ async def cancel(store: Store, selection: Selection, *, who: str) -> int:
         last = None
         while True:
             batch = await store.write(
-                dead_letters.cancel,
+                operations.cancel,
                 selection,
                 limit=_CANCEL_BATCH,
                 now=now,
@@ -243,7 +243,7 @@ async def letters(
             continue
         take = partial(
             store.write_leases,
-            dead_letters.replay,
+            operations.replay,
             request.selection,
             died_before=started_at,
             include_permanent=request.include_permanent,

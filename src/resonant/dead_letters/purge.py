@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resonant.archive import ArchiveError, opened_archive
+from resonant.dead_letters import operations
+from resonant.dead_letters.archive import ArchiveError, opened_archive
+from resonant.dead_letters.audit import audited
 from resonant.events import rfc3339
 from resonant.files import make_private_folder
-from resonant.store import dead_letters
-from resonant.store.audit import audited
 from resonant.store.schema import deliveries
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
-    from resonant.archive import Archive
+    from resonant.dead_letters.archive import Archive
     from resonant.events import Reason
     from resonant.settings import Settings
     from resonant.store import Store
@@ -67,8 +67,8 @@ class Retention:
     def rules(self, now: float) -> list[list[ColumnElement[bool]]]:
         """Return the conditions of what may be purged now, rule by rule; no delivery meets two of them."""
 
-        def ended(status: dead_letters.Final, days: float) -> list[ColumnElement[bool]]:
-            return dead_letters.purgeable(status, finished_before=now - days * DAY_SECONDS)
+        def ended(status: operations.Final, days: float) -> list[ColumnElement[bool]]:
+            return operations.purgeable(status, finished_before=now - days * DAY_SECONDS)
 
         other_endpoint = deliveries.c.endpoint.not_in(list(self.by_endpoint))
         other_reason = deliveries.c.reason.not_in(list(self.by_reason))
@@ -114,7 +114,7 @@ class Forecast:
 
 def forecast(connection: Connection, retention: Retention, *, now: float) -> Forecast:
     """Count what a purge with this retention would remove at ``now``, in seconds since the epoch."""
-    counts = [dead_letters.count(connection, rule) for rule in retention.rules(now)]
+    counts = [operations.count(connection, rule) for rule in retention.rules(now)]
     delivered = 0 if retention.delivered is None else counts.pop()
     return Forecast(sum(counts), delivered)
 
@@ -168,9 +168,9 @@ async def purge(
     """
     now = store.clock()
     rules = retention.rules(now)
-    final = await store.read(dead_letters.count, [deliveries.c.finished_at.is_not(None)])
+    final = await store.read(operations.count, [deliveries.c.finished_at.is_not(None)])
     if dry_run:
-        total = sum([await store.read(dead_letters.count, rule) for rule in rules])
+        total = sum([await store.read(operations.count, rule) for rule in rules])
         return PurgeReport(total, final - total, dry_run=True)
     purged = 0
     batch = _Batch()
@@ -182,7 +182,7 @@ async def purge(
                 last = None
                 # Looked for before the lock is taken: a rule may pass over many.
                 while picked := await store.read(
-                    dead_letters.look_for_final, rule, limit=batch.size, most_bytes=_MOST_BYTES, after=last
+                    operations.look_for_final, rule, limit=batch.size, most_bytes=_MOST_BYTES, after=last
                 ):
                     last = picked[-1]
                     if archive is not None and file is None:
@@ -221,7 +221,7 @@ def _purge_batch(
 ) -> tuple[int, float]:
     """Return how many were purged, and when the lock was got: who waits for it does not hold it."""
     began = time.perf_counter()
-    ids = dead_letters.lock_final(connection, picked, rule)
+    ids = operations.lock_final(connection, picked, rule)
     if ids and archive is not None:
-        archive.append(dead_letters.read_history(connection, ids))
-    return dead_letters.purge(connection, ids, now=now, audit_id=audit_id), began
+        archive.append(operations.read_history(connection, ids))
+    return operations.purge(connection, ids, now=now, audit_id=audit_id), began

@@ -10,13 +10,13 @@ from typing import get_args
 import pytest
 import typer
 
-from resonant.advice import advise
 from resonant.cli import app
+from resonant.dead_letters.advice import advise
 from resonant.delivery.classification import _LOCAL_STATUSES, _RANKED, Verdict, classify
 from resonant.errors import UnexpectedStatus
 from resonant.events import Reason
 
-TABLE = json.loads(Path(__file__).parent.joinpath("delivery", "classification.json").read_text())
+TABLE = json.loads(Path(__file__).parents[1].joinpath("delivery", "classification.json").read_text())
 BY_TYPE = sorted({verdict for _, verdict in _RANKED.values()}, key=str)
 BY_STATUS = {
     status: classify(UnexpectedStatus(status), now=0.0)

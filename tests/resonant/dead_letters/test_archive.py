@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 
-from resonant.archive import ArchiveError, opened_archive
+from resonant.dead_letters.archive import ArchiveError, opened_archive
 
 NAMES = ("purged.jsonl", "purged.jsonl.gz")
 TEXT = "".join(f"{number:x}" for number in range(500))
@@ -23,7 +23,7 @@ TEXT = "".join(f"{number:x}" for number in range(500))
 KILLED = """
 import resource, signal, sys
 from pathlib import Path
-from resonant.archive import opened_archive
+from resonant.dead_letters.archive import opened_archive
 
 name, size, text = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import case, delete, func, select, update
 
+from resonant.dead_letters.audit import add_to_audit
 from resonant.store import schema
 from resonant.store.acceptances import add_to_ledger
-from resonant.store.audit import add_to_audit
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.counters import Tally
 from resonant.store.dead_letter_search import Key, Letters, is_after

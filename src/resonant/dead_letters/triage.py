@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import select
 
-from resonant.advice import advise
+from resonant.dead_letters.advice import advise
 from resonant.store import schema
 from resonant.store.answers import answers
 from resonant.store.dead_letter_search import Letters

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.advice import advise
+from resonant.dead_letters import operations
+from resonant.dead_letters.advice import advise
+from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
-from resonant.store import dead_letters
 from resonant.store.selection import Selection
-from resonant.store.triage import triage
 
 
 def die(desk, *ids, endpoint="orders", event_type="order.paid", reason="exhausted", **attempt):
@@ -20,7 +20,7 @@ def die(desk, *ids, endpoint="orders", event_type="order.paid", reason="exhauste
 
 
 def cancel(desk, **selection):
-    desk.write(dead_letters.cancel, Selection(**selection), limit=100, now=desk.clock())
+    desk.write(operations.cancel, Selection(**selection), limit=100, now=desk.clock())
 
 
 def test_an_empty_queue_has_no_groups(desk):
@@ -156,7 +156,7 @@ def test_what_is_replayed_or_purged_leaves_its_group(desk):
     die(desk, "evt_1", "evt_2", "evt_3")
     [before] = desk.read(triage)
     desk.write(
-        dead_letters.replay,
+        operations.replay,
         Selection(ids=("evt_3",)),
         died_before=desk.clock(),
         limit=1,
@@ -164,7 +164,7 @@ def test_what_is_replayed_or_purged_leaves_its_group(desk):
         now=desk.clock(),
         lease_seconds=60,
     )
-    desk.write(dead_letters.purge, [desk.row("evt_1")["id"]], now=desk.clock())
+    desk.write(operations.purge, [desk.row("evt_1")["id"]], now=desk.clock())
 
     [after] = desk.read(triage)
 

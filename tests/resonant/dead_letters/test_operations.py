@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
-from resonant.store import dead_letters, schema
+from resonant.store import schema
 from resonant.store.selection import Selection
 
 
@@ -25,7 +26,7 @@ def replay(desk, selection=Selection(), **options):  # noqa: B008 - frozen
 
 def take(desk, selection=Selection(), *, limit=100, died_before=None, **options):  # noqa: B008 - frozen
     return desk.write(
-        dead_letters.replay,
+        operations.replay,
         selection,
         died_before=desk.clock() if died_before is None else died_before,
         limit=limit,
@@ -37,15 +38,15 @@ def take(desk, selection=Selection(), *, limit=100, died_before=None, **options)
 
 
 def cancel(desk, selection=Selection(), *, limit=100):  # noqa: B008 - frozen
-    return desk.write(dead_letters.cancel, selection, limit=limit, now=desk.clock()).number
+    return desk.write(operations.cancel, selection, limit=limit, now=desk.clock()).number
 
 
 def purge(desk, status="dead_letter", *, before=None, limit=100):
-    conditions = dead_letters.purgeable(status, finished_before=desk.clock() if before is None else before)
+    conditions = operations.purgeable(status, finished_before=desk.clock() if before is None else before)
 
     def pick_and_purge(connection):
-        picked = dead_letters.pick_final(connection, conditions, limit=limit)
-        return dead_letters.purge(connection, [key.id for key in picked], now=desk.clock())
+        picked = operations.pick_final(connection, conditions, limit=limit)
+        return operations.purge(connection, [key.id for key in picked], now=desk.clock())
 
     return desk.write(pick_and_purge)
 
@@ -152,7 +153,7 @@ class TestReplay:
             taken = []
             while True:
                 replayed = await store.write(
-                    dead_letters.replay,
+                    operations.replay,
                     Selection(),
                     died_before=desk.clock(),
                     limit=4,

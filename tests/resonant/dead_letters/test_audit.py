@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.store.audit import AuditEntry, add_to_audit, audited, begin_audit, read_audit
+from resonant.dead_letters.audit import AuditEntry, add_to_audit, audited, begin_audit, read_audit
 
 
 def test_the_audit_is_read_newest_first_as_it_was_written(desk):

@@ -12,12 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resonant.dead_letters.audit import audited, read_audit
+from resonant.dead_letters.replay import (
+    SLOW_START_SECONDS,
+    EmptySelection,
+    Pace,
+    ReplayRequest,
+    cancel,
+    letters,
+    plan,
+)
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
 from resonant.events import Attempt, make_event
-from resonant.replaying import SLOW_START_SECONDS, EmptySelection, Pace, ReplayRequest, cancel, letters, plan
 from resonant.store import Outcome, open_store
-from resonant.store.audit import audited, read_audit
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 from support.examples import examples

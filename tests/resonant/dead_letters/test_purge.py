@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from resonant.archive import ArchiveError
-from resonant.delivery.retry import GiveUp, Park
-from resonant.events import Attempt, make_event
-from resonant.purging import (
+from resonant.dead_letters import operations
+from resonant.dead_letters.archive import ArchiveError
+from resonant.dead_letters.audit import read_audit
+from resonant.dead_letters.purge import (
     DAY_SECONDS,
     Forecast,
     Retention,
@@ -23,9 +23,10 @@ from resonant.purging import (
     prepared_archive,
     purge,
 )
+from resonant.delivery.retry import GiveUp, Park
+from resonant.events import Attempt, make_event
 from resonant.settings import Settings
-from resonant.store import Outcome, dead_letters, open_store
-from resonant.store.audit import read_audit
+from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 
 
@@ -148,7 +149,7 @@ async def test_what_is_archived_is_on_disk_before_its_row_goes(store_url, tmp_pa
 
     async with opened(store_url) as store:
         await end(store, "evt_1")
-        monkeypatch.setattr("resonant.store.dead_letters.purge", killed)
+        monkeypatch.setattr("resonant.dead_letters.operations.purge", killed)
         with pytest.raises(Killed):
             await purge(store, Retention(dead_letters=0), who="x", archive=archive)
         assert [each["event"]["id"] for each in archived(archive)] == ["evt_1"]
@@ -183,7 +184,7 @@ async def test_what_was_purged_after_another_purge_was_killed_in_the_middle_of_a
     store_url, tmp_path, monkeypatch
 ):
     archive = tmp_path / "purged.jsonl.gz"
-    look_for_final = dead_letters.look_for_final
+    look_for_final = operations.look_for_final
     purged = {f"evt_{number}" for number in range(300)}
 
     def torn(connection, rule, **kwargs):
@@ -197,7 +198,7 @@ async def test_what_was_purged_after_another_purge_was_killed_in_the_middle_of_a
     async with opened(store_url) as store:
         await end(store, *purged)
         with monkeypatch.context() as patched:
-            patched.setattr(dead_letters, "look_for_final", torn)
+            patched.setattr(operations, "look_for_final", torn)
             assert (await purge(store, Retention(dead_letters=0), who="x", archive=archive)).purged == 300
         await end(store, "evt_last")
         await purge(store, Retention(dead_letters=0), who="x", archive=archive)
@@ -236,7 +237,7 @@ async def test_a_purge_that_is_killed_leaves_who_began_it_and_what_it_removed(st
         await end(store, *(f"evt_{number}" for number in range(1_000)))
 
         def killed(_purged):
-            monkeypatch.setattr("resonant.store.audit.end_audit", lambda *_args, **_kwargs: None)
+            monkeypatch.setattr("resonant.dead_letters.audit.end_audit", lambda *_args, **_kwargs: None)
             raise Killed
 
         with pytest.raises(Killed):

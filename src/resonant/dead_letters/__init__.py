@@ -1,0 +1,1 @@
+"""Dead letters: triage, replay, cancel and purge, with an audit of each."""
