@@ -22,8 +22,8 @@ from sqlalchemy import Connection, select
 from benches.filling import NUMBERS, fill
 from benches.measuring import Comparison, Stopwatch, apart, say
 from benches.surroundings import Missing, empty_home, postgresql
+from resonant.metrics.alert_state import read_activity, read_raised
 from resonant.store import Store, open_store, schema
-from resonant.store.alerting import read_activity, read_raised
 from resonant.store.counter_compaction import STAYING_SECONDS, compact
 from resonant.store.counters import Tally, add_to
 
@@ -170,7 +170,7 @@ def _compare(name: str, count: int, rounds: int) -> list[Comparison]:
 
 
 def _measure(name: str, size: int, rounds: int) -> _Measured:
-    from resonant import charts  # noqa: F401 - before what is measured, as the flow's process does
+    from resonant.metrics import charts  # noqa: F401 - before what is measured, as the flow's process does
 
     with empty_home() as settings, _store_url(name, settings) as url:
         minutes = apart(_fill_store, url, size)
@@ -299,11 +299,11 @@ def _add_minutes(connection: Connection, rows: list[dict[str, Any]]) -> None:
 
 async def _export(store: Store, settings: Settings, folder: Path) -> dict[str, float]:
     """Do what the flow does; return the CPU seconds of what it does in the store."""
-    from resonant import charts
-    from resonant.exposition import registry_of, to_text
     from resonant.files import atomic_file
-    from resonant.report import tables
-    from resonant.window import measure_sliding
+    from resonant.metrics import charts
+    from resonant.metrics.prometheus import registry_of, to_text
+    from resonant.metrics.report import tables
+    from resonant.metrics.window import measure_sliding
 
     with Stopwatch() as reading:
         hours = settings.metrics_window_hours

@@ -13,8 +13,8 @@ from prefect.automations import Automation, EventTrigger, Posture, RunDeployment
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
-from resonant.alerts import Condition
 from resonant.errors import ResonantError
+from resonant.metrics.alerts import Condition
 from resonant.settings import load_settings
 from tasks.alerts import EVENT_RAISED, EVENT_RECOVERED
 

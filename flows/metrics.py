@@ -7,7 +7,7 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
-from resonant.report import summary
+from resonant.metrics.report import summary
 from resonant.store.configured import open_configured_store
 from tasks.alerts import announce_alerts
 from tasks.failing import fails_plainly

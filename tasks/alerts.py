@@ -11,21 +11,21 @@ from prefect.events import Event, RelatedResource
 from prefect.events.clients import get_events_client
 from prefect.logging import get_run_logger
 
-from resonant.alerts import ALL_ENDPOINTS, crossings, evaluate
 from resonant.errors import ResonantError
-from resonant.settings import load_settings
-from resonant.store.alerting import (
+from resonant.metrics.alert_state import (
     note_announced,
     read_activity,
     read_raised,
     read_unannounced,
     record_crossings,
 )
+from resonant.metrics.alerts import ALL_ENDPOINTS, crossings, evaluate
+from resonant.settings import load_settings
 
 if TYPE_CHECKING:
-    from resonant.alerts import Crossing
+    from resonant.metrics.alerts import Crossing
+    from resonant.metrics.snapshot import Totals
     from resonant.store import Store
-    from resonant.store.measuring import Totals
 
 EVENT_RAISED = "resonant.alert.raised"
 EVENT_RECOVERED = "resonant.alert.recovered"

@@ -15,20 +15,20 @@ from blocks.endpoint import load_endpoint
 from resonant.cli.metrics import READABLE_BY_ALL
 from resonant.display import markdown, visible
 from resonant.errors import EndpointError, ResonantError
-from resonant.exposition import NOT_COUNTED, registry_of, to_text
 from resonant.files import atomic_file
-from resonant.report import summary, tables
+from resonant.metrics.prometheus import NOT_COUNTED, registry_of, to_text
+from resonant.metrics.report import summary, tables
+from resonant.metrics.window import measure_sliding
 from resonant.settings import UnknownPolicy, load_settings
 from resonant.store.counter_compaction import compact
-from resonant.window import measure_sliding
 
 if TYPE_CHECKING:
     from resonant.delivery.retry import RetryPolicy
-    from resonant.report import Table
+    from resonant.metrics.report import Table
+    from resonant.metrics.snapshot import Totals
+    from resonant.metrics.statistics import Delays, Statistics
     from resonant.settings import Settings
-    from resonant.stats import Delays, Statistics
     from resonant.store import Store
-    from resonant.store.measuring import Totals
 
 METRICS_ARTIFACT = "metrics"
 _MOST_POLICIES = 3
@@ -84,7 +84,7 @@ async def compact_rollups(store: Store) -> None:
 
 async def show_statistics(found: Statistics) -> None:
     """Write the statistics as an artifact, charts and then tables, so that their history shows in the UI."""
-    from resonant import charts  # noqa: PLC0415 - with matplotlib, which nothing else in this project waits for
+    from resonant.metrics import charts  # noqa: PLC0415 - with matplotlib, which nothing else in this project waits for
 
     images = [
         _image("The time of an attempt, hour by hour", charts.latency(found)),

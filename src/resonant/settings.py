@@ -11,10 +11,10 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as MalformedJson
 
-from resonant.alerts import Thresholds
 from resonant.delivery.retry import RetryPolicy
 from resonant.errors import ResonantError
 from resonant.events import Reason
+from resonant.metrics.alerts import Thresholds
 
 DEFAULT_POLICY = "default"
 _BUILT_IN_POLICIES = {DEFAULT_POLICY: RetryPolicy(), "classic": RetryPolicy.classic()}

@@ -190,10 +190,10 @@ async def collect(store: Store, orders: Orders, _progress: Progress) -> None:
 
 
 async def export(store: Store, orders: Orders, _progress: Progress) -> None:
-    from resonant.exposition import registry_of, to_text
     from resonant.files import atomic_file
+    from resonant.metrics.prometheus import registry_of, to_text
+    from resonant.metrics.window import measure_sliding
     from resonant.store.counter_compaction import compact
-    from resonant.window import measure_sliding
 
     path = Path(orders.textfile)
     for _ in range(orders.times):

@@ -22,13 +22,13 @@ from resonant.delivery.attempt import Courier, Target
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import make_event
-from resonant.exposition import registry_of, to_text
 from resonant.files import atomic_file
+from resonant.metrics.prometheus import registry_of, to_text
+from resonant.metrics.window import measure_sliding
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
 from resonant.store.counter_compaction import compact
-from resonant.window import measure_sliding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

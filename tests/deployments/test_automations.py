@@ -21,8 +21,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import automations
 from deployments.automations import NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations
-from resonant.alerts import Condition, Crossing
 from resonant.errors import ResonantError
+from resonant.metrics.alerts import Condition, Crossing
 from support.waiting import wait_until
 from tasks.alerts import to_event
 

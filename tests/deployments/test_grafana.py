@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments.grafana import dashboard
-from resonant import exposition
+from resonant.metrics import prometheus
 
 COMMITTED = dashboard.OUTPUT.read_text()
 PANELS = [panel for panel in json.loads(COMMITTED)["panels"] if panel["type"] != "row"]
@@ -27,7 +27,7 @@ def test_it_is_written_beside_the_generator(tmp_path, monkeypatch):
 
 
 def test_every_metric_is_in_some_panel():
-    exposed = set(re.findall(r'"(resonant_\w+)"', Path(exposition.__file__).read_text()))
+    exposed = set(re.findall(r'"(resonant_\w+)"', Path(prometheus.__file__).read_text()))
     queries = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
     shown = {re.sub("_(bucket|count|sum)$", "", name) for name in re.findall(r"resonant_\w+", queries)}
     assert shown == exposed

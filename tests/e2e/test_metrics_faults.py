@@ -18,12 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from resonant.delivery.retry import Retry
 from resonant.events import Attempt, make_event
-from resonant.exposition import registry_of, to_text
-from resonant.stats import statistics
+from resonant.metrics.prometheus import registry_of, to_text
+from resonant.metrics.statistics import statistics
 from resonant.store import Outcome, counter_compaction, open_store, schema
 from resonant.testing import FixedClock
+from support.metrics import measure
 from support.programs import lacking
-from support.reading import measure
 from support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
-from resonant import charts
+from resonant.metrics import charts
 from support.machine import Machine
 from support.prefect import patient_client
 from support.programs import need

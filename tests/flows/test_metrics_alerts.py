@@ -19,8 +19,8 @@ from flows.metrics import export_metrics
 from resonant.dead_letters.operations import cancel
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, make_event
+from resonant.metrics.alert_state import read_unannounced
 from resonant.store import Outcome, open_store
-from resonant.store.alerting import read_unannounced
 from resonant.store.selection import Selection
 from support.waiting import wait_until
 from tasks import alerts

@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from resonant.alerts import Thresholds
 from resonant.delivery.retry import RetryPolicy
+from resonant.metrics.alerts import Thresholds
 from resonant.settings import Settings, SettingsError, UnknownPolicy, load_settings
 from resonant.store.database import file_of
 

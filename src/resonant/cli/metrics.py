@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.cli.running import UntilStopped
-    from resonant.report import Table
+    from resonant.metrics.report import Table
+    from resonant.metrics.snapshot import Page, Window
+    from resonant.metrics.statistics import Events, Hour, Spread, Statistics
     from resonant.settings import Settings
-    from resonant.stats import Events, Hour, Spread, Statistics
-    from resonant.store import Store
-    from resonant.store.measuring import Page, Window
 
 # A node exporter runs as another user; nothing secret is in it.
 READABLE_BY_ALL = 0o644
@@ -61,8 +60,8 @@ def metrics(
     The success rate is per event, of those that ended in the window; the error rate is per attempt.
     """
     from resonant.cli.running import run_reading
+    from resonant.metrics.statistics import statistics
     from resonant.settings import load_settings
-    from resonant.stats import statistics
 
     settings, now = load_settings(), time.time()
     since = options.moment("--window", window, now=now)
@@ -78,7 +77,7 @@ def metrics(
 
 def _read_window(connection: Connection, until_stopped: UntilStopped, *, now: float, since: float) -> Window:
     from resonant.cli.progress import progress
-    from resonant.store.measuring import read_window
+    from resonant.metrics.snapshot import read_window
 
     with progress("reading") as show:
         read = 0
@@ -110,7 +109,8 @@ def prometheus(
     A file takes the place of the last one in one step: a node exporter's textfile collector never reads half of it.
     """
     from resonant.cli.running import run_with_store
-    from resonant.exposition import NOT_COUNTED, to_text
+    from resonant.metrics.prometheus import NOT_COUNTED, to_text
+    from resonant.metrics.scraping import read_registry
     from resonant.settings import load_settings
 
     if port is not None and (path != STDOUT or as_json):
@@ -133,24 +133,10 @@ def prometheus(
         output.write(f"wrote {output.counted(len(_samples(registry)), 'sample')} to {output.visible(path)}\n")
 
 
-async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
-    """Read the metrics of this moment, in one snapshot, going on from the last export.
-
-    Raises:
-        StoreUnavailable: the store went away.
-    """
-    from resonant.exposition import registry_of
-    from resonant.window import measure_sliding
-
-    hours, folder = settings.metrics_window_hours, settings.window_folder
-    totals, found = await measure_sliding(store, hours=hours, folder=folder)
-    return registry_of(totals, found, rollups=settings.rollups)
-
-
 def _serve(port: int, settings: Settings) -> None:
     from contextlib import suppress
 
-    from resonant.cli.scraping import scrape_server
+    from resonant.metrics.scraping import scrape_server
 
     with scrape_server(settings, port) as server:
         output.say(f"serving http://127.0.0.1:{port}/metrics; Ctrl-C ends it")
@@ -160,7 +146,7 @@ def _serve(port: int, settings: Settings) -> None:
 
 def metrics_document(found: Statistics) -> output.Document:
     """Return the object of ``resonant metrics --json``: rates are parts of 1; what there is none of is null."""
-    from resonant.report import by_most_events
+    from resonant.metrics.report import by_most_events
 
     figures = found.overall
     return {
@@ -220,7 +206,7 @@ def _samples(registry: CollectorRegistry) -> list[output.Document]:
 
 
 def _write_statistics(found: Statistics) -> None:
-    from resonant.report import summary, tables
+    from resonant.metrics.report import summary, tables
 
     output.write(f"{summary(found)}\n")
     for table in tables(found):

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from resonant.exposition import registry_of, to_text
-from resonant.stats import statistics
-from resonant.store.measuring import Counted, Totals
+from resonant.metrics.prometheus import registry_of, to_text
+from resonant.metrics.snapshot import Counted, Totals
+from resonant.metrics.statistics import statistics
 
 fuzzed = settings.get_profile("fuzz-io")
 

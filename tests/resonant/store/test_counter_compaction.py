@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
+from resonant.metrics.alert_state import read_activity
+from resonant.metrics.snapshot import read_totals
 from resonant.store import counter_compaction, schema
-from resonant.store.alerting import read_activity
 from resonant.store.counter_compaction import Span, compact, find_spans, gather, move
 from resonant.store.counters import BUCKETS, Tally
-from resonant.store.measuring import read_totals
 from support.examples import examples
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400

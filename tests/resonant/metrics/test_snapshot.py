@@ -8,13 +8,13 @@ import pytest
 
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
-from resonant.exposition import registry_of
-from resonant.stats import statistics
+from resonant.metrics.prometheus import registry_of
+from resonant.metrics.snapshot import read_totals, read_window
+from resonant.metrics.statistics import statistics
 from resonant.store import schema
 from resonant.store.counter_compaction import compact
-from resonant.store.measuring import read_totals, read_window
 from resonant.store.selection import Selection
-from support.reading import measure
+from support.metrics import measure
 
 HOUR = 3600.0
 

@@ -14,20 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-from resonant import window
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import Attempt, make_event
-from resonant.stats import statistics
-from resonant.store import Outcome, leases, measuring, open_store, schema
-from resonant.store.measuring import Run, read_totals
+from resonant.metrics import snapshot, window
+from resonant.metrics.snapshot import Run, read_totals
+from resonant.metrics.statistics import statistics
+from resonant.metrics.window import measure_sliding
+from resonant.metrics.window.quantiles import quantiles_of
+from resonant.metrics.window.watching import appeared
+from resonant.store import Outcome, leases, open_store, schema
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
-from resonant.window import measure_sliding
-from resonant.window.quantiles import quantiles_of
-from resonant.window.watching import appeared
 from support.examples import examples
-from support.reading import measure
+from support.metrics import measure
 
 HOUR = 3600
 WINDOW_HOURS = 3
@@ -323,14 +323,14 @@ class LateShop(Shop):
     async def start(self, monkeypatch, result="delivered", started_ago=0.1):
         """Hold back an attempt at crm; those at orders get higher ids."""
         await self.open()
-        each_recorded = measuring.each_recorded
+        each_recorded = snapshot.each_recorded
 
         def noted(*arguments, **options):
             for page in each_recorded(*arguments, **options):
                 self.read_ids += [row.id for row in page]
                 yield page
 
-        monkeypatch.setattr(measuring, "each_recorded", noted)
+        monkeypatch.setattr(snapshot, "each_recorded", noted)
         await self.enqueue(6, "orders")
         await self.enqueue(3, "crm")
         await self.send([("delivered", 0.1), ("exhausted", 0.2)], "orders")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resonant.store import measuring
-from resonant.window.segments import HOUR_SECONDS, Pile, Segment, whole
+from resonant.metrics import snapshot
+from resonant.metrics.window.segments import HOUR_SECONDS, Pile, Segment, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sqlalchemy import Connection
 
-    from resonant.window.segments import Codes, Floats, Names
+    from resonant.metrics.window.segments import Codes, Floats, Names
 
 _BATCH = 50_000
 
@@ -33,7 +33,7 @@ class Batch:
         self._delays: list[Floats] = []  # moment, kind, delay
         self._ended: list[Floats] = []  # moment, kind, attempts, delivery id, time from acceptance
 
-    def add(self, rows: Sequence[measuring.Recorded]) -> None:
+    def add(self, rows: Sequence[snapshot.Recorded]) -> None:
         """Add attempts, and the ends of events that they were."""
         code = self._names.attempts.code
         kinds = [
@@ -58,7 +58,7 @@ class Batch:
         self.delivered.update(row.endpoint for row in ends if row.status == "delivered")
         self.size += len(rows)
 
-    def add_ends(self, rows: Sequence[measuring.Recorded | measuring.End]) -> None:
+    def add_ends(self, rows: Sequence[snapshot.Recorded | snapshot.End]) -> None:
         """Add events that have ended."""
         code = self._names.ended.code
         ended = [
@@ -112,11 +112,11 @@ class Batch:
 
 
 def read_batches(
-    connection: Connection, names: Names, ids: measuring.Run, *, since: float | None
+    connection: Connection, names: Names, ids: snapshot.Run, *, since: float | None
 ) -> Iterator[Batch]:
-    """Read the attempts with these ids; see ``measuring.each_recorded``."""
+    """Read the attempts with these ids; see ``snapshot.each_recorded``."""
     batch = Batch(names)
-    for page in measuring.each_recorded(connection, ids, since=since):
+    for page in snapshot.each_recorded(connection, ids, since=since):
         batch.add(page)
         if batch.size >= _BATCH:
             yield batch

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from resonant.store.measuring import Totals
+    from resonant.metrics.snapshot import Totals
 
 ALL_ENDPOINTS = ""
 _HOUR = 3600

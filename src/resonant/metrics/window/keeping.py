@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resonant.files import atomic_file, make_private_folder
-from resonant.store import measuring
-from resonant.window.segments import Codes, Names, Segment, merged
-from resonant.window.watching import Sight, Watch
+from resonant.metrics import snapshot
+from resonant.metrics.window.segments import Codes, Names, Segment, merged
+from resonant.metrics.window.watching import Sight, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from resonant.window.segments import Floats
+    from resonant.metrics.window.segments import Floats
 
 _FORMAT = 3
 # Files of nobody any more; younger ones may be those of another exporter, whose list is about to be replaced.
@@ -48,7 +48,7 @@ class Kept:
     since: float
     purged: int
     read_at: float
-    mark: measuring.Mark | None = None
+    mark: snapshot.Mark | None = None
     delivered: Counter[str] = field(default_factory=Counter)
     names: Names = field(default_factory=Names.empty)
     segments: list[Segment] = field(default_factory=list)
@@ -101,13 +101,13 @@ def load(folder: Path, store: str) -> Kept | None:
             document["since"],
             document["purged"],
             document["read_at"],
-            measuring.Mark(*document["mark"]) if document["mark"] else None,
+            snapshot.Mark(*document["mark"]) if document["mark"] else None,
             Counter(document["delivered"]),
             Names(*(Codes(document["names"][name]) for name in Names._fields)),
             [Segment.load(folder, each) for each in document["segments"]],
             Watch(
                 document["settled"],
-                [measuring.Run(*each) for each in document["runs"]],
+                [snapshot.Run(*each) for each in document["runs"]],
                 [Sight(*each) for each in document["sights"]],
             ),
         )

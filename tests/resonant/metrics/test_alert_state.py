@@ -6,17 +6,17 @@ from itertools import count
 
 import pytest
 
-from resonant.alerts import Activity, Condition, Crossing
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
-from resonant.store import schema
-from resonant.store.alerting import (
+from resonant.metrics.alert_state import (
     note_announced,
     read_activity,
     read_raised,
     read_unannounced,
     record_crossings,
 )
+from resonant.metrics.alerts import Activity, Condition, Crossing
+from resonant.store import schema
 from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant.store.measuring import read_totals, read_window
+from resonant.metrics.snapshot import read_totals, read_window
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.store.measuring import Totals, Window
+    from resonant.metrics.snapshot import Totals, Window
 
 
 def measure(connection: Connection, *, now: float, since: float) -> tuple[Totals, Window]:

@@ -13,7 +13,7 @@ change of the store means to what is kept:
   that is missed until all is read again, which is once a day.
 
 What is kept is no more than a shortcut: where it is missing, broken or of another store, all is read from the store.
-``stats.statistics`` says what comes out.
+``statistics.statistics`` says what comes out.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
-from resonant.store import measuring
-from resonant.store.measuring import Run
-from resonant.window.counting import statistics_of
-from resonant.window.keeping import Kept, load, save
-from resonant.window.reading import Batch, read_batches
-from resonant.window.segments import HOUR_SECONDS
-from resonant.window.watching import MOST_WATCHED, appeared
+from resonant.metrics import snapshot
+from resonant.metrics.snapshot import Run
+from resonant.metrics.window.batches import Batch, read_batches
+from resonant.metrics.window.counting import statistics_of
+from resonant.metrics.window.keeping import Kept, load, save
+from resonant.metrics.window.segments import HOUR_SECONDS
+from resonant.metrics.window.watching import MOST_WATCHED, appeared
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Connection
 
-    from resonant.stats import Statistics
+    from resonant.metrics.snapshot import Totals
+    from resonant.metrics.statistics import Statistics
     from resonant.store import Store
-    from resonant.store.measuring import Totals
 
 __all__ = ["measure_sliding"]
 
@@ -74,17 +74,17 @@ async def measure_sliding(store: Store, *, hours: float, folder: Path | None) ->
 def _measure(
     connection: Connection, kept: Kept | None, folder: Path | None, *, store: str, now: float, since: float
 ) -> tuple[Totals, Statistics, Kept]:
-    purged = measuring.read_purged(connection)
+    purged = snapshot.read_purged(connection)
     is_known = (
         kept is not None
         and kept.purged == purged
         and kept.since <= since
         and now - _READ_ANEW_SECONDS < kept.read_at <= now
-        and measuring.has_mark(connection, kept.mark)
+        and snapshot.has_mark(connection, kept.mark)
     )
     if kept is None or not is_known:
         kept = Kept(store, since, purged, now)
-    newest = measuring.read_newest(connection)
+    newest = snapshot.read_newest(connection)
     # Of a store that is not known yet, what lies outside the window need not be read.
     not_before = None if is_known else since
     for ids in _new_ids(connection, kept, newest, now=now):
@@ -96,32 +96,32 @@ def _measure(
                 with contextlib.suppress(OSError):
                     kept.put_away(folder)
     if not is_known:
-        kept.delivered = Counter(measuring.read_delivered(connection))
+        kept.delivered = Counter(snapshot.read_delivered(connection))
     kept.mark = newest
 
     cancelled = Batch(kept.names)
-    cancelled.add_ends(measuring.read_cancelled(connection, since=since - _CLOCKS_DIFFER))
-    kept.drop_ends([*measuring.read_replayed(connection), *cancelled.replayed])
+    cancelled.add_ends(snapshot.read_cancelled(connection, since=since - _CLOCKS_DIFFER))
+    kept.drop_ends([*snapshot.read_replayed(connection), *cancelled.replayed])
     kept.segments = [each for each in kept.segments if each.hour + HOUR_SECONDS > since]
     # Whole hours stay, so that a clock that is a little behind the last one need not read all again.
     kept.since = max(kept.since, since // HOUR_SECONDS * HOUR_SECONDS)
     segments = [*kept.segments, *cancelled.segments()]
     cut = [each.since(since) if each.hour < since else each for each in segments]
 
-    totals = measuring.read_totals(connection, now=now, delivered=kept.delivered)
-    unfinished = measuring.read_unfinished(connection)
+    totals = snapshot.read_totals(connection, now=now, delivered=kept.delivered)
+    unfinished = snapshot.read_unfinished(connection)
     return totals, statistics_of(kept.names, cut, unfinished, since=since, until=now), kept
 
 
-def _new_ids(connection: Connection, kept: Kept, newest: measuring.Mark | None, *, now: float) -> list[Run]:
+def _new_ids(connection: Connection, kept: Kept, newest: snapshot.Mark | None, *, now: float) -> list[Run]:
     """Return between which ids there are attempts that were not read yet, and count them as read."""
     if newest is None:
         return []
     new = Run(1 if kept.mark is None else kept.mark.id + 1, newest.id)
-    if not measuring.gives_ids_before_commit(connection):
+    if not snapshot.gives_ids_before_commit(connection):
         return [new]
     after = kept.watch.settled = max(kept.watch.settled, newest.id - MOST_WATCHED)
-    found = measuring.read_runs(connection, after=after, until=newest.id)
+    found = snapshot.read_runs(connection, after=after, until=newest.id)
     late = [] if kept.mark is None else appeared(kept.watch.runs, found, until=kept.mark.id)
     kept.watch.saw(found, newest.id, now=now)
     return [*late, new]

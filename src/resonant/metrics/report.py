@@ -6,12 +6,12 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.events import rfc3339
-from resonant.stats import Attempts, Events
+from resonant.metrics.statistics import Attempts, Events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from resonant.stats import Figures, Spread, Statistics
+    from resonant.metrics.statistics import Figures, Spread, Statistics
 
 # No endpoint can have this name.
 EVERY_ENDPOINT = "(all)"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resonant.stats import Attempts, Delays, Events, Figures, Hour, Retries, Spread, Statistics
-from resonant.window.quantiles import quantiles_of
-from resonant.window.segments import ALL, HOUR_SECONDS, PILES, Tally
+from resonant.metrics.statistics import Attempts, Delays, Events, Figures, Hour, Retries, Spread, Statistics
+from resonant.metrics.window.quantiles import quantiles_of
+from resonant.metrics.window.segments import ALL, HOUR_SECONDS, PILES, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from resonant.store.measuring import Unfinished
-    from resonant.window.segments import Codes, Floats, Names, Segment
+    from resonant.metrics.snapshot import Unfinished
+    from resonant.metrics.window.segments import Codes, Floats, Names, Segment
 
 _QUANTILES = (0.5, 0.95, 0.99)
 
@@ -26,7 +26,7 @@ def statistics_of(
     since: float,
     until: float,
 ) -> Statistics:
-    """Compute the statistics of a window, as ``stats.statistics`` does from its rows."""
+    """Compute the statistics of a window, as ``statistics.statistics`` does from its rows."""
     counts = _counts(names, segments, unfinished)
     runs = _runs(segments, PILES)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from resonant.store.measuring import Run
+from resonant.metrics.snapshot import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, case, func, or_, select, union_all, update
 
-from resonant.alerts import Activity, Condition, Crossing, Key
+from resonant.metrics.alerts import Activity, Condition, Crossing, Key
 from resonant.store import schema
 from resonant.store.sql import insert_into
 

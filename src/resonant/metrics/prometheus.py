@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from resonant.stats import Statistics
-    from resonant.store.measuring import Counted, Totals
+    from resonant.metrics.snapshot import Counted, Totals
+    from resonant.metrics.statistics import Statistics
 
     Labels = tuple[str, ...]
 

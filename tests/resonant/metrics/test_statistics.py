@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.stats import Delays, Spread, statistics
+from resonant.metrics.statistics import Delays, Spread, statistics
 
 HOUR = 3600
 START = 472_222 * HOUR + 0.0  # on an hour

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.alerts import (
+from resonant.metrics.alerts import (
     ALL_ENDPOINTS,
     Activity,
     Condition,
@@ -19,7 +19,7 @@ from resonant.alerts import (
     crossings,
     evaluate,
 )
-from resonant.store.measuring import Totals
+from resonant.metrics.snapshot import Totals
 
 NOW = 1_700_000_000.0
 HOUR = 3600.0

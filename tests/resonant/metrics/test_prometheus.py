@@ -13,10 +13,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from resonant.exposition import _Collected, registry_of, to_text
-from resonant.stats import statistics
+from resonant.metrics.prometheus import _Collected, registry_of, to_text
+from resonant.metrics.snapshot import Counted, Totals
+from resonant.metrics.statistics import statistics
 from resonant.store.counters import BUCKETS
-from resonant.store.measuring import Counted, Totals
 from support.programs import need
 
 # The contract: kind and labels by name.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from resonant.delivery.retry import RetryPolicy
-    from resonant.stats import Delays, Hour, Statistics
+    from resonant.metrics.statistics import Delays, Hour, Statistics
 
 
 class Ink(NamedTuple):

@@ -13,9 +13,9 @@ from itertools import pairwise
 import matplotlib as mpl
 import pytest
 
-from resonant import charts
 from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
-from resonant.stats import Attempts, Delays, Events, Figures, Hour, Retries, Spread, Statistics
+from resonant.metrics import charts
+from resonant.metrics.statistics import Attempts, Delays, Events, Figures, Hour, Retries, Spread, Statistics
 
 HOUR = 3600
 START = 472_222 * HOUR
@@ -299,7 +299,7 @@ def test_neither_the_users_own_style_nor_a_backend_matters_and_both_are_left_alo
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}):
         assert every_chart() == before
         assert mpl.rcParams["axes.facecolor"] == "red"
-    code = "import resonant.charts, sys; print('matplotlib.pyplot' in sys.modules)"
+    code = "import resonant.metrics.charts, sys; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

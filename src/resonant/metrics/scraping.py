@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from socketserver import ThreadingMixIn
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from resonant.cli import output
-from resonant.cli.metrics import read_registry
-from resonant.cli.running import run_with_store
+from prometheus_client import make_wsgi_app
+
+from resonant.display import visible
 from resonant.errors import ResonantError, StoreUnavailable
+from resonant.metrics.prometheus import registry_of
+from resonant.metrics.window import measure_sliding
+from resonant.store.configured import open_configured_store
+from resonant.store.database import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from resonant.settings import Settings
+    from resonant.store import Store
 
 _HOST = "127.0.0.1"
 _PATHS = ("/", "/metrics")
@@ -66,10 +72,6 @@ def scrape_app(settings: Settings) -> WSGIApplication:
     Raises:
         StoreError: the URL names no database that Resonant knows.
     """
-    from prometheus_client import make_wsgi_app
-
-    from resonant.store.database import file_of
-
     one_at_a_time = Lock()
     file = file_of(settings.store_url)
     has_been_there = file is not None and not _is_gone(file)
@@ -82,7 +84,7 @@ def scrape_app(settings: Settings) -> WSGIApplication:
                 "to begin with an empty store"
             )
         # The store is opened for each scrape: it may go away and come back, and belongs to one thread's loop.
-        registry = run_with_store(lambda store: read_registry(store, settings), settings)
+        registry = asyncio.run(_read(settings))
         has_been_there = True
         return registry
 
@@ -99,6 +101,22 @@ def scrape_app(settings: Settings) -> WSGIApplication:
     return app
 
 
+async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
+    """Read the metrics of this moment, in one snapshot, going on from the last export.
+
+    Raises:
+        StoreUnavailable: the store went away.
+    """
+    hours, folder = settings.metrics_window_hours, settings.window_folder
+    totals, found = await measure_sliding(store, hours=hours, folder=folder)
+    return registry_of(totals, found, rollups=settings.rollups)
+
+
+async def _read(settings: Settings) -> CollectorRegistry:
+    async with open_configured_store(settings) as store:
+        return await read_registry(store, settings)
+
+
 def _is_gone(file: Path) -> bool:
     try:
         file.stat()
@@ -111,4 +129,4 @@ def _is_gone(file: Path) -> bool:
 
 def _one_line(start_response: StartResponse, status: str, line: str) -> list[bytes]:
     start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [f"{output.visible(line)}\n".encode(errors="replace")]
+    return [f"{visible(line)}\n".encode(errors="replace")]

@@ -1,0 +1,1 @@
+"""Metrics: statistics of a window, reports, charts, Prometheus text and alerts."""
