@@ -11,10 +11,10 @@ import contextlib
 import inspect
 import sys
 
-from resonant.cli import output
-from resonant.cli.project import project_directory
-from resonant.cli.server import admitted, configure_prefect, configured_url, is_healthy
+from resonant import output
 from resonant.errors import ResonantError
+from resonant.local.project import project_directory
+from resonant.local.server import admitted, configure_prefect, configured_url, is_healthy
 from resonant.settings import load_settings
 
 WORK_POOL = "resonant"

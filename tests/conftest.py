@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from resonant.cli.server import free_port, send_events, started_server
+from resonant.local.server import free_port, send_events, started_server
 from resonant.settings import Settings
 from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql

@@ -40,7 +40,7 @@ def _import_blocks() -> ModuleType:
     Raises:
         ImportError: it cannot be imported, or another package of that name comes first.
     """
-    from resonant.cli.project import is_project, project_directory  # noqa: PLC0415 - only where it is needed
+    from resonant.local.project import is_project, project_directory  # noqa: PLC0415 - only where it is needed
 
     found = find_spec("blocks")
     if found is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from faults import PROJECT
 
-from resonant.cli.server import free_port, is_healthy, shipped_settings
+from resonant.local.server import free_port, is_healthy, shipped_settings
 from support.waiting import wait_until
 
 if TYPE_CHECKING:

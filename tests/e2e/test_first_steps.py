@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resonant.cli.server import free_port
+from resonant.local.server import free_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 STEPS = README.partition("## First steps")[2].partition("### ")[0]

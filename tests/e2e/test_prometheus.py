@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import yaml
 
-from resonant.cli.server import free_port
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, make_event
+from resonant.local.server import free_port
 from resonant.store import Outcome, open_store
 from resonant.store.counters import BUCKETS
 from resonant.store.selection import Selection

@@ -123,7 +123,7 @@ audit
 """
 FLOWS = """
 import asyncio
-from resonant.cli.project import make_flows_importable
+from resonant.local.project import make_flows_importable
 make_flows_importable()
 from flows.dead_letters import collect_dead_letters
 from flows.metrics import export_metrics

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from resonant.cli.server import free_port
+from resonant.local.server import free_port
 from support.machine import Machine
 from support.prefect import patient_client
 
@@ -30,7 +30,7 @@ READABLE_BY_ALL = {"metrics/resonant.prom": 0o644, "metrics": 0o755}
 EVENT = '{"type": "t", "source": "/s", "data": 1}\n'
 FLOW = """
 import asyncio
-from resonant.cli.project import make_flows_importable
+from resonant.local.project import make_flows_importable
 make_flows_importable()
 from flows.metrics import export_metrics
 asyncio.run(export_metrics())

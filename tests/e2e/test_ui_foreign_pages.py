@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from playwright.sync_api import sync_playwright
 
-from resonant.cli.server import free_port, started_server
+from resonant.local.server import free_port, started_server
 from resonant.settings import Settings
 from support.prefect import patient_client
 from support.programs import need

@@ -16,7 +16,7 @@ from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters, purge_dead_letters, replay_dead_letters
 from flows.emit import emit_events
 from flows.metrics import export_metrics
-from resonant.cli.server import free_port, send_events, started_server
+from resonant.local.server import free_port, send_events, started_server
 from resonant.settings import Settings
 from support.prefect import patient_client
 from support.programs import need

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from resonant.cli.server import free_port
+from resonant.local.server import free_port
 from support.processes import alive
 from support.waiting import wait_until
 

@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
-from resonant.cli.server import free_port
+from resonant.local.server import free_port
 from support.commands import run_in_process
 from support.prefect import patient_client
 from support.processes import family

@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from resonant.cli.server import send_events
+from resonant.local.server import send_events
 from tasks.records import AWAY_SECONDS, MOST_UNSENT, PATIENCE_SECONDS, Records, count_unsent
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from resonant import output
 from resonant.cli import (
     dead_letters,
     deliveries,
@@ -20,7 +21,6 @@ from resonant.cli import (
     export,
     init,
     metrics,
-    output,
     reading,
     up,
 )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant.cli import filters, known, options, output
+from resonant import output
+from resonant.cli import filters, known, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -335,11 +336,11 @@ def _asked(selection: dict[str, Any]) -> Iterator[str]:
 def _run_replay(
     settings: Settings, request: ReplayRequest, parameters: dict[str, Any], *, as_json: bool, verbose: bool
 ) -> None:
-    from resonant.cli.flow_runs import run_flow
     from resonant.cli.sending import tell, tracked
     from resonant.dead_letters.audit import operator
     from resonant.dead_letters.replay import plan
     from resonant.dispatch.tracking import Tracker
+    from resonant.local.flow_runs import run_flow
     from resonant.store.configured import open_configured_store
 
     tracker: Tracker

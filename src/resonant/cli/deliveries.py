@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resonant.cli import filters, options, output
+from resonant import output
+from resonant.cli import filters, options
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:

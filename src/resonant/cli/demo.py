@@ -16,20 +16,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import options, output
+from resonant import output
+from resonant.cli import options
 from resonant.cli.demo_events import demo_events
 from resonant.cli.demo_view import shown_live, take_snapshot, write_table
-from resonant.cli.flow_runs import count_task_runs
-from resonant.cli.server import ServerError, end, free_port, is_free, keep
-from resonant.cli.stack import interrupted_by_signals, running_stack, start_run
 from resonant.cli.up import PORT
+from resonant.local.flow_runs import count_task_runs
+from resonant.local.server import ServerError, end, free_port, is_free, keep
+from resonant.local.stack import interrupted_by_signals, running_stack, start_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
     from resonant.cli.demo_view import Snapshot
-    from resonant.cli.stack import Stack
+    from resonant.local.stack import Stack
     from resonant.store import Store
 
 ENDPOINT = "demo"

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from resonant.cli import output
+from resonant import output
 from resonant.cli.demo_events import WAYS, way_of
 
 if TYPE_CHECKING:

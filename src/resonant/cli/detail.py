@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import options, output
+from resonant import output
+from resonant.cli import options
 from resonant.errors import InvalidEvent, ResonantError
 from resonant.events import encode_data, rfc3339
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.cli.output import Document
     from resonant.events import Attempt, Delivery, Event
+    from resonant.output import Document
     from resonant.store.reads import Detail
 
 _SHOWN_DATA_CHARACTERS = 4_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from resonant.cli import output
+from resonant import output
 from resonant.dead_letters.advice import advise, processed
 from resonant.delivery.wording import shortened, why
 from resonant.events import rfc3339

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from resonant.cli.output import Document
     from resonant.dead_letters.triage import Group
     from resonant.events import Attempt, DeadLetter, Delivery
+    from resonant.output import Document
     from resonant.store.reads import StoreStatus
 
 _TIMES = frozenset(

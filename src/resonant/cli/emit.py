@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant.cli import options, output
+from resonant import output
+from resonant.cli import options
 
 if TYPE_CHECKING:
     from prefect import State
@@ -77,9 +78,9 @@ def emit(
     --json prints stored, known, bad, delivered, delivered_before (by an earlier run), retried, parked, dead_letter,
     by_reason, purged and unfinished; without a file delivered, retried, parked, dead_letter, by_reason and lost.
     """
-    from resonant.cli.flow_runs import run_flow
     from resonant.cli.sources import check_readable
     from resonant.errors import EndpointError
+    from resonant.local.flow_runs import run_flow
     from resonant.settings import load_settings
     from resonant.sinks.http import Endpoint
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resonant import output
 from resonant.cli import endpoint_options as given
-from resonant.cli import options, output
+from resonant.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,8 @@ def register(app: typer.Typer) -> None:
 @contextlib.contextmanager
 def _prefect() -> Iterator[Settings]:
     """Provide a Prefect server, and make the project's blocks importable."""
-    from resonant.cli.project import make_flows_importable
-    from resonant.cli.server import prefect_server
+    from resonant.local.project import make_flows_importable
+    from resonant.local.server import prefect_server
     from resonant.settings import load_settings
 
     settings = load_settings()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import known, options, output
+from resonant import output
+from resonant.cli import known, options
 
 if TYPE_CHECKING:
     from resonant.cli.intake import Summary

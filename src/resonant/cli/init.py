@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from resonant.cli import options, output
-from resonant.cli.project import PROJECT_PARTS, installed_project
+from resonant import output
+from resonant.cli import options
 from resonant.errors import ResonantError
+from resonant.local.project import PROJECT_PARTS, installed_project
 
 _NEXT = """\
 copied {parts} to {folder}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from resonant.cli import output
+from resonant import output
 from resonant.cli.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
 from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
 from resonant.events import parse_event

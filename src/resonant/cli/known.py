@@ -77,7 +77,7 @@ def configured_endpoints(settings: Settings) -> set[str] | None:
     """Ask a running Prefect server for its endpoints; return None if no server answers properly."""
     import httpx
 
-    from resonant.cli.server import configured_url, running_up
+    from resonant.local.server import configured_url, running_up
 
     url = configured_url() or running_up(settings)
     if url is None:

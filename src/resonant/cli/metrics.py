@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import options, output
+from resonant import output
+from resonant.cli import options
 from resonant.cli.export import STDOUT
 from resonant.events import rfc3339
 from resonant.files import atomic_file

@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resonant.cli import output
+from resonant import output
 from resonant.dead_letters.audit import AuditEntry, read_audit
 from resonant.dead_letters.purge import Forecast, Retention, daily_archive, forecast
 from resonant.events import rfc3339

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import dlq_view, filters, known, options, output
+from resonant import output
+from resonant.cli import dlq_view, filters, known, options
 from resonant.delivery.classification import Category  # noqa: TC001 - Typer reads it
 from resonant.events import Reason, rfc3339
 

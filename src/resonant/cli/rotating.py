@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from resonant.cli import output
+from resonant import output
 from resonant.cli.running import run_with_store
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import ResonantError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from resonant.cli import output
+from resonant import output
 from resonant.cli.progress import shown_until_the_end
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import options, output
-from resonant.cli.project import project_directory
+from resonant import output
+from resonant.cli import options
+from resonant.local.project import project_directory
 
 if TYPE_CHECKING:
-    from resonant.cli.stack import Stack
+    from resonant.local.stack import Stack
     from resonant.store import Store
 
 PORT = 4200
@@ -35,7 +36,7 @@ def up(
     the other commands use this server instead of starting one each.
     """
     from resonant.cli.running import run_with_store
-    from resonant.cli.stack import interrupted_by_signals, running_stack, start_run
+    from resonant.local.stack import interrupted_by_signals, running_stack, start_run
     from resonant.settings import load_settings
 
     settings = load_settings()

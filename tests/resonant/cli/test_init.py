@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resonant.cli.project import installed_project, is_project, project_directory
+from resonant.local.project import installed_project, is_project, project_directory
 
 CHECKOUT = Path(__file__).parents[3]
 

@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from resonant.cli.server import free_port
 from resonant.delivery.retry import GiveUp, Retry
+from resonant.local.server import free_port
 
 MAIN = "from resonant.cli import main; main()"
 SPREAD = ["min", "avg", "p50", "p95", "p99", "max"]

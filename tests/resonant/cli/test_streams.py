@@ -91,7 +91,8 @@ def test_a_signal_stores_the_complete_lines_that_were_read(resonant, tmp_path, s
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_under_strict_stores_nothing_and_says_so(resonant, monkeypatch, url, stop, code):
     """Run in this process, to send the signal while the first batch is in the transaction."""
-    from resonant.cli import intake, output
+    from resonant import output
+    from resonant.cli import intake
 
     first = threading.Event()
     store_batch = intake._store_batch

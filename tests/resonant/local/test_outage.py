@@ -5,8 +5,8 @@ import time
 import httpx
 import pytest
 
-from resonant.cli.flow_runs import count_task_runs
-from resonant.cli.outage import ServerGone, forget_records, outage_told_plainly
+from resonant.local.flow_runs import count_task_runs
+from resonant.local.outage import ServerGone, forget_records, outage_told_plainly
 from resonant.testing import Receiver, nobody_listening, respond
 
 

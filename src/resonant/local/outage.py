@@ -49,7 +49,7 @@ def outage_told_plainly(api_url: str) -> Iterator[None]:
     """
     import httpx
 
-    from resonant.cli.server import is_healthy
+    from resonant.local.server import is_healthy
 
     _say_nothing_of_connections()
     try:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from resonant.cli import output
-from resonant.cli.outage import outage_told_plainly
-from resonant.cli.project import project_directory
+from resonant import output
 from resonant.errors import ResonantError
 from resonant.files import make_private_folder, open_private
+from resonant.local.outage import outage_told_plainly
+from resonant.local.project import project_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,7 +190,7 @@ def keep(
         patience: seconds that it gets to end in good order.
     """
     return subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-m", "resonant.cli.keeper", str(patience), *command],
+        [sys.executable, "-m", "resonant.local.supervisor", str(patience), *command],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,

@@ -31,7 +31,7 @@ def kept(child: str = OBEDIENT, *, patience: float = 30.0):
     """Run the parent in a keeper; give the keeper, the parent and the child."""
     command = [sys.executable, "-c", PARENT.format(child=child)]
     keeper = subprocess.Popen(
-        [sys.executable, "-m", "resonant.cli.keeper", str(patience), *command],
+        [sys.executable, "-m", "resonant.local.supervisor", str(patience), *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -80,7 +80,7 @@ def test_what_a_killed_process_leaves_behind_is_ended_too():
 
 def test_it_ends_with_a_code_like_the_process():
     finished = subprocess.run(
-        [sys.executable, "-m", "resonant.cli.keeper", "1", sys.executable, "-c", "raise SystemExit(7)"],
+        [sys.executable, "-m", "resonant.local.supervisor", "1", sys.executable, "-c", "raise SystemExit(7)"],
         stdin=os.pipe()[0],
         check=False,
     )

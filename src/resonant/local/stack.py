@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
-from resonant.cli import output
-from resonant.cli.project import make_flows_importable
-from resonant.cli.server import (
+from resonant import output
+from resonant.files import atomic_file, open_private
+from resonant.local.project import make_flows_importable
+from resonant.local.server import (
     SERVER_LOG,
     Server,
     ServerError,
@@ -34,7 +35,6 @@ from resonant.cli.server import (
     note_of_up,
     prepared_home,
 )
-from resonant.files import atomic_file, open_private
 
 if TYPE_CHECKING:
     import subprocess

@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from resonant.cli import server, stack
-from resonant.cli.server import (
+from resonant.local import server, stack
+from resonant.local.server import (
     ServerError,
     free_port,
     is_held,
@@ -25,7 +25,7 @@ from resonant.settings import Settings
 
 HOLDER = """
 import sys, time
-from resonant.cli.stack import _only_one
+from resonant.local.stack import _only_one
 from resonant.settings import Settings
 with _only_one(Settings(home=sys.argv[1])):
     print("held", flush=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from resonant.cli import output
+from resonant import output
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,9 +39,9 @@ def run_flow(
         ServerError: no server runs, and none can be started.
         typer.Exit: with code 1 if the flow failed or did not run.
     """
-    from resonant.cli.outage import ServerGone
-    from resonant.cli.project import make_flows_importable
-    from resonant.cli.server import prefect_server, send_events
+    from resonant.local.outage import ServerGone
+    from resonant.local.project import make_flows_importable
+    from resonant.local.server import prefect_server, send_events
 
     make_flows_importable()
     try:

@@ -79,14 +79,14 @@ def say_on(console: Console, line: str) -> None:
 
 def stdout() -> Console:
     """Return a console on standard output."""
-    from rich.console import Console
+    from rich.console import Console  # noqa: PLC0415
 
     return Console()
 
 
 def stderr() -> Console:
     """Return a console on standard error."""
-    from rich.console import Console
+    from rich.console import Console  # noqa: PLC0415
 
     return Console(stderr=True)
 
@@ -146,9 +146,9 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _write_on_terminal(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     is_tall = any("\n" in cell for row in rows for cell in row)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, leading=int(is_tall))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.cli import output
+from resonant import output
 
 
 @pytest.mark.parametrize(

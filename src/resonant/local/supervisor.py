@@ -1,6 +1,6 @@
 """Keeps a process, and all that it starts, no longer than the process that asked for it, even if that one is killed.
 
-``python -m resonant.cli.keeper SECONDS COMMAND ...`` runs the command until its own standard input ends: the kernel
+``python -m resonant.local.supervisor SECONDS COMMAND ...`` runs the command until its own standard input ends: the kernel
 closes that pipe when its other end's process is gone, whatever ended it. Then the command has that many seconds to end.
 """
 

@@ -1,0 +1,1 @@
+"""Prefect on this machine: its server and worker, their supervision, and running a flow."""
