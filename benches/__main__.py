@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benches.comparing import Interrupted, in_one_line, measure_apart, say, show
 from benches.contenders import RAW_LOOP
-from benches.measuring import Interrupted, in_one_line, measure_apart, say, show
 from benches.results import Results, write_results
 from benches.standings import show_standings
 

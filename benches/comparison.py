@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from benches.comparing import Comparison, Interrupted, apart, in_one_line, number, say
 from benches.contenders import (
     BULK,
     BULK_TWICE,
@@ -28,7 +29,6 @@ from benches.contenders import (
     TASK,
 )
 from benches.contenders.contender import Place
-from benches.measuring import Comparison, Interrupted, apart, in_one_line, number, say
 from benches.processes import PeakMemory, wait_until_quiet
 from benches.receiver import NotReceived, Receiver, counting_receiver
 from benches.standings import Delivered, Standing, Visit, cpu_ms, events_per_second

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
+from benches.comparing import Comparison, Stopwatch, say
 from benches.filling import NUMBERS, fill
-from benches.measuring import Comparison, Stopwatch, say
 from benches.surroundings import ENDPOINT, empty_home, events, postgresql
-from resonant.cli.reading import COUNTED
+from resonant.cli.status import COUNTED
 from resonant.dead_letters.purge import DAY_SECONDS, Retention, purge
 from resonant.events import Attempt
 from resonant.store import Outcome, Store, open_store

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from benches.measuring import Comparison, Stopwatch, in_turn
+from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.attempt import Courier, Target

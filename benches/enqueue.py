@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from benches.measuring import Comparison, Stopwatch, in_turn
+from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, lines, write_lines
 from resonant.cli.intake import BATCH_LINES
 from resonant.events import parse_event

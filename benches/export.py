@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
+from benches.comparing import Comparison, Stopwatch, apart, say
 from benches.filling import NUMBERS, fill
-from benches.measuring import Comparison, Stopwatch, apart, say
 from benches.surroundings import Missing, empty_home, postgresql
 from resonant.metrics.alert_state import read_activity, read_raised
 from resonant.store import Store, open_store, schema

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from benches.comparing import Comparison, Round, Stopwatch, all_in_turn, say
 from benches.history import fill_history
 from benches.lanes import LANES, Lane
-from benches.measuring import Comparison, Round, Stopwatch, all_in_turn, say
 from benches.processes import Tree, wait_until_quiet
 from benches.receiver import receiver
 from benches.surroundings import (

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benches.measuring import Comparison, say
+from benches.comparing import Comparison, say
 from benches.receiver import Receiver, counting_receiver
 from benches.surroundings import ENDPOINT, empty_home, events, prefect_server
 from resonant.store import open_store

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from benches.measuring import Comparison
+from benches.comparing import Comparison
 from benches.standings import Delivered, Standing, Visit
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benches.measuring import Comparison, Round, Stopwatch, in_turn
+from benches.comparing import Comparison, Round, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.retry import Park
 from resonant.dispatch.batch_writer import GroupCommit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benches.measuring import number, print_table
+from benches.comparing import number, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import httpx
 
-from benches.measuring import say
+from benches.comparing import say
 from benches.processes import kept
 from resonant.events import Event, new_event_id, parse_event
 from resonant.local.server import KeptServer, configure_prefect, free_port, kept_server

@@ -10,8 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.lanes import task_runs_in_flight
-from benches.measuring import Comparison, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import (
     ENDPOINT,

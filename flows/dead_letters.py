@@ -12,12 +12,12 @@ from resonant.dead_letters.replay import ReplayRequest, cancel, require_restrict
 from resonant.delivery.classification import Category
 from resonant.events import Reason
 from resonant.store.configured import open_configured_store
-from tasks.dead_letters import (
+from tasks.collect import (
     take_back_expired_leases,
     take_back_leases_of_ended_runs,
     write_triage,
 )
-from tasks.emission import open_emission
+from tasks.dispatch import open_emission
 from tasks.failing import fails_plainly
 from tasks.purge import purge_final_deliveries
 from tasks.replay import check_names, replay, say_plan, select, who_runs_this

@@ -14,7 +14,7 @@ from resonant.dispatch.bulk import MAX_CHUNK_SIZE
 from resonant.dispatch.tracking import given_tracker
 from resonant.display import visible
 from resonant.errors import EndpointError
-from tasks.emission import (
+from tasks.dispatch import (
     emit_as_task,
     emit_chunk_as_task,
     open_emission,

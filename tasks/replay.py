@@ -18,7 +18,7 @@ from resonant.errors import EndpointError, UnknownName
 from resonant.store import endpoints
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
 from resonant.store.selection import Selection
-from tasks.emission import emit_as_task, open_emission, say_outcomes
+from tasks.dispatch import emit_as_task, open_emission, say_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

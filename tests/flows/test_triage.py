@@ -16,7 +16,7 @@ from resonant.delivery.retry import GiveUp
 from resonant.events import Attempt, make_event, rfc3339
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
-from tasks.dead_letters import TRIAGE_ARTIFACT
+from tasks.collect import TRIAGE_ARTIFACT
 
 pytestmark = pytest.mark.engine
 

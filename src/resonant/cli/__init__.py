@@ -11,17 +11,17 @@ import typer
 
 from resonant import output
 from resonant.cli import (
-    dead_letters,
     deliveries,
     demo,
     detail,
+    dlq_actions,
     emit,
     endpoint,
     enqueue,
     export,
     init,
     metrics,
-    reading,
+    status,
     up,
 )
 from resonant.cli.help import Command, Group, use_classes
@@ -106,12 +106,12 @@ def _resonant(
 for _module in (
     emit,
     enqueue,
-    reading,
+    status,
     deliveries,
     detail,
     export,
     metrics,
-    dead_letters,
+    dlq_actions,
     endpoint,
     up,
     demo,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import known, options
+from resonant.cli import name_checks, options
 
 if TYPE_CHECKING:
     from resonant.cli.intake import Summary
@@ -45,7 +45,7 @@ def enqueue(
     settings = load_settings()
     name = options.endpoint_name(endpoint)
     policy = options.known_policy(policy, settings)
-    if doubt := known.check_target(name, settings):
+    if doubt := name_checks.check_target(name, settings):
         output.say(doubt)
 
     async def work(store: Store) -> Summary:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import known, options
+from resonant.cli import name_checks, options
 from resonant.delivery.classification import Category
 from resonant.events import Reason
 
@@ -75,7 +75,7 @@ def selection(
 
     if endpoint is not None:
         endpoint = options.endpoint_name(endpoint)
-    known.check_filters(endpoint, code)
+    name_checks.check_filters(endpoint, code)
     now = time.time()
     return Selection(
         ids=tuple(ids),

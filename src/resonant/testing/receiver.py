@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from resonant.testing.actions import Action, respond
 from resonant.testing.journal import Received, Request
-from resonant.testing.reading import BadRequest, read_request
 from resonant.testing.scripts import always_ok
+from resonant.testing.wire import BadRequest, read_request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

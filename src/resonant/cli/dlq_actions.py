@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resonant import output
-from resonant.cli import filters, known, options
+from resonant.cli import filters, name_checks, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,7 +177,7 @@ def cancel(
     )  # fmt: skip
     if selection.is_empty and not everything:
         raise options.Misuse("nothing selects the deliveries to cancel: give ids, a filter, or --all")
-    known.check_ids(selection.ids)
+    name_checks.check_ids(selection.ids)
     if dry_run:
         expected = run_with_store(lambda store: store.read(cancellable, selection))
         found = {"would_cancel": expected.number, "being_sent": expected.being_sent, "dry_run": True}

@@ -390,7 +390,7 @@ def test_without_its_package_an_authority_says_what_to_install(monkeypatch, caps
         1,
         "certificates need the package trustme: pip install 'resonant[testing]'",
     )
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     assert any(each.startswith("trustme") for each in project["optional-dependencies"]["testing"])
 
 

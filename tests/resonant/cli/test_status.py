@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from resonant.cli import reading
+from resonant.cli import status as status_commands
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
 from resonant.store.reads import StoreStatus
@@ -107,7 +107,7 @@ def status_of(**counts) -> StoreStatus:
     ],
 )
 def test_the_next_step(status, said):
-    assert reading.next_step(status, now=1_000.0) == said
+    assert status_commands.next_step(status, now=1_000.0) == said
 
 
 def test_an_imbalance_is_said_first(resonant, worker, url):

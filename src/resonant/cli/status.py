@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import dlq_view, filters, known, options
+from resonant.cli import dlq_view, filters, name_checks, options
 from resonant.delivery.classification import Category  # noqa: TC001 - Typer reads it
 from resonant.events import Reason, rfc3339
 
@@ -79,7 +79,7 @@ def status(
     from resonant.settings import load_settings
 
     name = None if endpoint is None else options.endpoint_name(endpoint)
-    known.check_filters(name, None)
+    name_checks.check_filters(name, None)
     settings = load_settings()
 
     async def read(store: Store) -> tuple[StoreStatus, overview.Purges | None]:
