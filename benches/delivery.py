@@ -15,7 +15,7 @@ from httpx_aiohttp import AiohttpTransport
 from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
-from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.attempt import AttemptRunner, Target
 from resonant.dispatch.dispatcher import Emission
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.store import open_store
@@ -40,7 +40,7 @@ async def _compare(settings: Settings, url: str, count: int, rounds: int) -> lis
         try:
             await store.enqueue(events(count), ENDPOINT)
             emission = Emission(
-                store, Courier(clock=store.clock, rng=random.Random(7)), open_target, owner="bench"
+                store, AttemptRunner(clock=store.clock, rng=random.Random(7)), open_target, owner="bench"
             )
 
             async def emit_one(lease: Lease) -> None:

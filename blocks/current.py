@@ -35,7 +35,7 @@ class _Version:
 class CurrentSink:
     """Sends to an endpoint, and reads its configuration again every ``LOOK_AGAIN_SECONDS`` after the first use.
 
-    A send in progress keeps its version. Timeout and overrides never change, since the courier has read them.
+    A send in progress keeps its version. Timeout and overrides never change, since the attempt runner has read them.
     If the endpoint cannot be read, or its new configuration is unusable, the last version stays.
     """
 

@@ -15,7 +15,7 @@ from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
 from blocks.endpoint import require_endpoint
-from resonant.delivery.attempt import Courier
+from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.dispatch.tracking import Tracker, given_tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
@@ -61,7 +61,7 @@ async def open_emission(
     settings = load_settings()
     settings.policy(policy)
     async with open_configured_store(settings, patient=True) as store:
-        courier = Courier(
+        attempt_runner = AttemptRunner(
             clock=store.clock,
             rng=random.Random(),
             policy=settings.policy,
@@ -69,7 +69,7 @@ async def open_emission(
             run_max_attempts=max_attempts,
         )
         limits = _limits(settings, run_for=run_for, chunk_size=chunk_size)
-        emission = Emission(store, courier, open_target, owner=_owner(), limits=limits)
+        emission = Emission(store, attempt_runner, open_target, owner=_owner(), limits=limits)
         async with emission:
             token = current_emission.set(emission)
             logging.getLogger("prefect.task_runs").addFilter(_is_no_echo)

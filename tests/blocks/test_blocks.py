@@ -18,7 +18,7 @@ from pydantic import SecretStr, ValidationError
 
 from blocks import FileEndpoint, SinkBlock, WebhookEndpoint
 from blocks.catalog import list_endpoints, name_from_url, remove_endpoint
-from resonant.delivery.attempt import Courier
+from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import Lease, make_event
 from resonant.sinks.http import Receipt
@@ -194,11 +194,11 @@ class Vault(SinkBlock):
 
 
 async def kept_of(event_type):
-    """What the courier would store of an attempt."""
+    """What the attempt runner would store of an attempt."""
     event = make_event(type=event_type, source="/s", data=1)
     lease = Lease(1, 1, "me", event, "vault/v", round_started_at=0.0, accepted_at=0.0)
-    courier = Courier(clock=FixedClock(0.0), rng=random.Random(7))
-    return (await courier.attempt(lease, Vault().open("vault/v"))).attempt
+    attempt_runner = AttemptRunner(clock=FixedClock(0.0), rng=random.Random(7))
+    return (await attempt_runner.attempt(lease, Vault().open("vault/v"))).attempt
 
 
 def test_a_secret_of_several_lines_is_taken_out_of_what_is_stored_whole_and_in_part():

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from blocks import FileEndpoint, WebhookEndpoint, current, load_endpoint
 from blocks.catalog import NotConfirmed, end_rotation, remove_endpoint, rotate_secret
-from resonant.delivery.attempt import Courier
+from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
@@ -222,9 +222,9 @@ async def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_n
             await block.asave(NAME, overwrite=True)
             store = await open_store(sqlite_url)
             await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(20_000)], NAME)
-            courier = Courier(clock=time.time, rng=random.Random(1))
+            attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
             limits = Limits(concurrency=2, endpoint_concurrency=2)
-            async with Emission(store, courier, open_target, owner="run", limits=limits) as emission:
+            async with Emission(store, attempt_runner, open_target, owner="run", limits=limits) as emission:
 
                 async def emit_one(lease):
                     await emission.attempt(lease.key)

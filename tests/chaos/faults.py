@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos_facts import Database, Look, histories
 
-from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.attempt import AttemptRunner, Target
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.bulk import Ahead
 from resonant.dispatch.dispatcher import Emission, Limits
@@ -157,10 +157,12 @@ class Fault:
                 timeout=endpoint.timeout,
             )
 
-        courier = Courier(clock=self.clock, rng=random.Random(), policy=lambda _name: self.policy)
+        attempt_runner = AttemptRunner(
+            clock=self.clock, rng=random.Random(), policy=lambda _name: self.policy
+        )
         fixed = {"concurrency": _LIMITS.concurrency, "endpoint_concurrency": _LIMITS.endpoint_concurrency}
         all_limits = Limits(**{**fixed, "chunk_size": self.chunk_size, **limits})  # type: ignore[arg-type]
-        async with Emission(store, courier, open_target, owner=owner, limits=all_limits) as emission:
+        async with Emission(store, attempt_runner, open_target, owner=owner, limits=all_limits) as emission:
             yield emission
 
     async def emit(self, **options) -> Summary:

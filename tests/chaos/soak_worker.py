@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.triage import triage
-from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.attempt import AttemptRunner, Target
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import make_event
@@ -123,9 +123,11 @@ async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> A
             timeout=endpoint.timeout,
         )
 
-    courier = Courier(clock=store.clock, rng=random.Random(), policy=lambda _name: _POLICY)
+    attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _name: _POLICY)
     limits = Limits(run_for=run_for)
-    async with Emission(store, courier, open_target, owner=f"drain-{time.time()}", limits=limits) as emission:
+    async with Emission(
+        store, attempt_runner, open_target, owner=f"drain-{time.time()}", limits=limits
+    ) as emission:
         yield emission
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.attempt import AttemptRunner, Target
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Emission
 from resonant.errors import UnexpectedStatus
@@ -36,7 +36,7 @@ def attempt(tmp_path, monkeypatch):
         async def open_target(name):
             return Target(name, CallableSink(sink), describe=str, close=close)
 
-        courier = Courier(clock=store.clock, rng=random.Random(1), policy=lambda _: policy)
+        attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(1), policy=lambda _: policy)
         seen = {}
 
         async def emit_one(lease):
@@ -46,7 +46,7 @@ def attempt(tmp_path, monkeypatch):
             except Undelivered as failure:
                 seen["failure"] = failure
 
-        async with Emission(store, courier, open_target, owner="me") as emission:
+        async with Emission(store, attempt_runner, open_target, owner="me") as emission:
             current_emission.set(emission)
             await emission.run(emit_one)
         await store.close()

@@ -307,7 +307,7 @@ async def _test(name: str) -> Attempt:
     import time
 
     from blocks import load_endpoint
-    from resonant.delivery.attempt import Courier
+    from resonant.delivery.attempt import AttemptRunner
     from resonant.events import Lease, make_event
 
     target = (await load_endpoint(name)).open(name)
@@ -315,7 +315,7 @@ async def _test(name: str) -> Attempt:
     now = time.time()
     lease = Lease(0, 0, "endpoint-test", event, name, round_started_at=now, accepted_at=now)
     try:
-        report = await Courier(clock=time.time, rng=random.Random()).attempt(lease, target)
+        report = await AttemptRunner(clock=time.time, rng=random.Random()).attempt(lease, target)
     finally:
         await target.close()
     return report.attempt

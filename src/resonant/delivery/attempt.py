@@ -85,7 +85,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Courier:
+class AttemptRunner:
     """Makes attempts.
 
     Attributes:

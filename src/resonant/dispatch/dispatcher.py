@@ -3,7 +3,7 @@
 The way of one delivery::
 
     Emission.run      claims it, and hands it to `emit_one` (in flows: a Prefect task run)
-    Emission.attempt  begins in the store, lets the Courier send and decide, records both, reports
+    Emission.attempt  begins in the store, lets the attempt runner send and decide, records both, reports
     emit_one          returns (delivered, parked), waits and calls attempt again (retry), or ends (given up)
 
 In the bulk lane, `emit_chunk` is handed many that were never tried, to one endpoint::
@@ -43,7 +43,7 @@ from resonant.store.leases import Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 
-    from resonant.delivery.attempt import Courier, Report, Target
+    from resonant.delivery.attempt import AttemptRunner, Report, Target
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
@@ -140,7 +140,7 @@ class Emission:
 
     Args:
         store: open, and bound to the running loop.
-        courier: makes the attempts.
+        attempt_runner: makes the attempts.
         open_target: opens an endpoint by name. An error holds back only this endpoint's deliveries.
         owner: who holds the leases, e.g. the flow run's id.
         limits: the bounds of the run.
@@ -149,7 +149,7 @@ class Emission:
     def __init__(
         self,
         store: Store,
-        courier: Courier,
+        attempt_runner: AttemptRunner,
         open_target: Callable[[str], Awaitable[Target]],
         *,
         owner: str,
@@ -159,7 +159,7 @@ class Emission:
         self.owner = owner
         self.limits = limits
         self.summary = Summary()
-        self._courier = courier
+        self._attempt_runner = attempt_runner
         self._open_target = open_target
         self._slots = Slots(limits.concurrency, limits.endpoint_concurrency)
         self._patience = store.lease_seconds / 3
@@ -234,7 +234,7 @@ class Emission:
                 raise TimeIsUp
             if not await self._commits.begin(lease):
                 raise self._lost(lease)
-            report = await self._courier.attempt(
+            report = await self._attempt_runner.attempt(
                 lease,
                 self._targets[lease.endpoint],
                 may_wait=self._may_wait,
@@ -267,7 +267,7 @@ class Emission:
             if self._is_over():
                 left.append(lease)
                 return
-            report = await self._courier.attempt(
+            report = await self._attempt_runner.attempt(
                 lease, self._targets[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
             )
             recorded = self._record(report)

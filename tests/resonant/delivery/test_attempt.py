@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.attempt import AttemptRunner, Target
 from resonant.delivery.classification import Classifier
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
@@ -33,8 +33,8 @@ def policy(name):
         raise UnknownPolicy(f"no retry policy is named {name!r}") from None
 
 
-def courier(**fields):
-    return Courier(**{"clock": FixedClock(START), "rng": random.Random(7), "policy": policy} | fields)
+def attempt_runner(**fields):
+    return AttemptRunner(**{"clock": FixedClock(START), "rng": random.Random(7), "policy": policy} | fields)
 
 
 def target(function, **fields):
@@ -46,7 +46,7 @@ def target(function, **fields):
 
 
 async def attempt(function, *, lease=LEASE, by=None, options=None, **fields):
-    made_by = courier() if by is None else by
+    made_by = attempt_runner() if by is None else by
     return await made_by.attempt(lease, target(function, **fields), **options or {})
 
 
@@ -71,7 +71,7 @@ async def test_a_delivery_is_an_attempt_with_no_decision():
         return Receipt(202, "thanks", "the answer's body took too long")
 
     clock = FixedClock(START)
-    report = await attempt(send, by=courier(clock=clock), options={"task_run_id": "run-1"})
+    report = await attempt(send, by=attempt_runner(clock=clock), options={"task_run_id": "run-1"})
 
     assert report.decision is None
     assert report.verdict is None
@@ -143,7 +143,7 @@ async def test_the_policy_is_the_runs_else_the_deliverys_else_the_endpoints_else
     async def budget(**given):
         report = await attempt(
             refuse,
-            by=courier(run_policy=given.get("run")),
+            by=attempt_runner(run_policy=given.get("run")),
             lease=replace(LEASE, policy=given.get("delivery")),
             policy=given.get("endpoint"),
         )
@@ -158,7 +158,7 @@ async def test_the_policy_is_the_runs_else_the_deliverys_else_the_endpoints_else
 async def test_the_budget_of_attempts_is_the_runs_else_the_deliverys_else_the_policys():
     async def is_exhausted(round_attempts, *, run=None, delivery=None):
         lease = replace(LEASE, round_attempts=round_attempts, max_attempts=delivery)
-        report = await attempt(refuse, by=courier(run_max_attempts=run), lease=lease)
+        report = await attempt(refuse, by=attempt_runner(run_max_attempts=run), lease=lease)
         return report.decision == GiveUp("exhausted")
 
     assert [await is_exhausted(n, run=1, delivery=7) for n in (0, 1)] == [True, True]
@@ -188,7 +188,7 @@ async def test_decorrelated_jitter_goes_on_from_the_last_delay():
     jittery = RetryPolicy(jitter="decorrelated", base=1.0)
 
     report = await attempt(
-        refuse, by=courier(policy=lambda _name: jittery), lease=replace(LEASE, last_delay=6.0)
+        refuse, by=attempt_runner(policy=lambda _name: jittery), lease=replace(LEASE, last_delay=6.0)
     )
 
     assert report.decision.delay == draw_delay(jittery, 1, random.Random(7), last_delay=6.0)
@@ -201,7 +201,7 @@ async def test_the_clock_is_asked_again_after_the_send():
         raise UnexpectedStatus(503)
 
     clock = FixedClock(START)
-    report = await attempt(send, by=courier(clock=clock))
+    report = await attempt(send, by=attempt_runner(clock=clock))
 
     assert report.attempt.started_at == START
     assert report.attempt.next_attempt_at == START + 10 + report.decision.delay
@@ -231,13 +231,15 @@ async def test_a_users_rule_counts():
     own = Classifier()
     own.rule(KeyError, category="transient", code="not_there_yet")
 
-    assert (await attempt(failing(KeyError("x")), by=courier(classifier=own))).attempt.code == "not_there_yet"
+    assert (
+        await attempt(failing(KeyError("x")), by=attempt_runner(classifier=own))
+    ).attempt.code == "not_there_yet"
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
 async def test_what_is_no_failure_passes_through(error):
     with pytest.raises(error):
-        await courier().attempt(LEASE, target(failing(error())))
+        await attempt_runner().attempt(LEASE, target(failing(error())))
 
 
 async def test_a_group_with_a_cancellation_in_it_passes_through():
@@ -366,7 +368,7 @@ async def test_an_error_is_let_go_once_it_is_judged():
             del error
 
     kept = []
-    report = await courier().attempt(LEASE, target(send))
+    report = await attempt_runner().attempt(LEASE, target(send))
     assert report.attempt.error_type == "Large"
     assert kept[0]() is None
 
@@ -393,7 +395,7 @@ async def test_what_a_real_receiver_does_is_told_as_it_was(script, error_type, c
             timeout=endpoint.timeout,
         )
         try:
-            kept = (await courier().attempt(LEASE, opened)).attempt
+            kept = (await attempt_runner().attempt(LEASE, opened)).attempt
         finally:
             await opened.close()
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import pytest
 
-from resonant.delivery.attempt import Courier, Report, Target
+from resonant.delivery.attempt import AttemptRunner, Report, Target
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.dispatch.dispatcher import Emission, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
@@ -91,9 +91,9 @@ async def scene(path, *, policy=QUICK, clock=None, lease_seconds=60.0, limits=No
 
     store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, lease_seconds=lease_seconds)
     try:
-        courier = Courier(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
+        attempt_runner = AttemptRunner(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
         limits = replace(limits or Limits(), chunk_size=Scene.chunk_size)
-        async with Emission(store, courier, open_target, owner="worker", limits=limits) as emission:
+        async with Emission(store, attempt_runner, open_target, owner="worker", limits=limits) as emission:
             yield Scene(emission, store, clock)
     finally:
         await store.close()

@@ -8,7 +8,7 @@ import time
 
 from sqlalchemy import select
 
-from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.attempt import AttemptRunner, Target
 from resonant.dispatch.dispatcher import Emission
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink
@@ -33,11 +33,11 @@ async def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql
     await store.enqueue([make_event(type="t", source="/s", data=1)], "orders")
     await store.fold()
     await store.enqueue([make_event(type="t", source="/s", data=2)], "orders")
-    courier = Courier(clock=time.time, rng=random.Random(1))
+    attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
     async with (
         asyncio.timeout(10),
         store.transaction() as transaction,
-        Emission(store, courier, open_target, owner="run-1") as emission,
+        Emission(store, attempt_runner, open_target, owner="run-1") as emission,
     ):
         await transaction.run_sync(lock_ledger)
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.attempt import AttemptRunner, Target
 from resonant.dispatch import secret_rotation
 from resonant.dispatch.dispatcher import Emission
 from resonant.dispatch.secret_rotation import until_every_run_signs
@@ -57,8 +57,8 @@ async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_unti
     async def is_reported():
         return ("run-1", "billing", NEW) in await reported(store)
 
-    courier = Courier(clock=time.time, rng=random.Random(1))
-    async with Emission(store, courier, open_target, owner="run-1") as emission:
+    attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
+    async with Emission(store, attempt_runner, open_target, owner="run-1") as emission:
 
         async def emit_one(lease):
             await emission.attempt(lease.key)
@@ -87,8 +87,8 @@ async def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, mo
         raise OSError("disk")
 
     monkeypatch.setattr(signers, "report", broken)
-    courier = Courier(clock=time.time, rng=random.Random(1))
-    async with Emission(store, courier, open_target, owner="run-1") as emission:
+    attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
+    async with Emission(store, attempt_runner, open_target, owner="run-1") as emission:
         with pytest.raises(OSError, match="disk"):
             await emission.not_to_be_opened(["billing"])
     await store.close()
@@ -103,8 +103,8 @@ async def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secr
         seen.extend(await reported(store))
         raise EndpointError("its certificates are on another machine")
 
-    courier = Courier(clock=time.time, rng=random.Random(1))
-    async with Emission(store, courier, open_target, owner="run-1") as emission:
+    attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
+    async with Emission(store, attempt_runner, open_target, owner="run-1") as emission:
         await emission.not_to_be_opened(["billing"])
         seen.append(await store.read(signers.behind, "billing", NEW, now=time.time()))
     await store.close()

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from resonant.dead_letters.operations import purge
-from resonant.delivery.attempt import Courier, Target
+from resonant.delivery.attempt import AttemptRunner, Target
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
 from resonant.dispatch.dispatcher import Emission
@@ -198,8 +198,8 @@ async def emitting(url, send, *, lease_seconds=60.0, policy=TWICE):
         return Target(name=name, sink=CallableSink(send), describe=str, close=close, timeout=15.0)
 
     async with opened(url, clock=time.time, lease_seconds=lease_seconds) as store:
-        courier = Courier(clock=store.clock, rng=random.Random(7), policy=lambda _name: policy)
-        async with Emission(store, courier, open_target, owner="ours") as emission:
+        attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(7), policy=lambda _name: policy)
+        async with Emission(store, attempt_runner, open_target, owner="ours") as emission:
             yield emission
 
 
