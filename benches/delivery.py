@@ -15,7 +15,7 @@ from httpx_aiohttp import AiohttpTransport
 from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Emission
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.store import open_store
@@ -40,7 +40,7 @@ async def _compare(settings: Settings, url: str, count: int, rounds: int) -> lis
         try:
             await store.enqueue(events(count), ENDPOINT)
             emission = Emission(
-                store, AttemptRunner(clock=store.clock, rng=random.Random(7)), open_target, owner="bench"
+                store, AttemptRunner(clock=store.clock, rng=random.Random(7)), open_destination, owner="bench"
             )
 
             async def emit_one(lease: Lease) -> None:
@@ -55,9 +55,9 @@ async def _compare(settings: Settings, url: str, count: int, rounds: int) -> lis
             raise RuntimeError(f"{count} events: {summary}")
         return count / watch.seconds
 
-    async def open_target(name: str) -> Target:
+    async def open_destination(name: str) -> Destination:
         sink = HttpSink(Endpoint(name=name, url=url, allow_private=True))
-        return Target(name=name, sink=sink, describe=repr, close=sink.aclose)
+        return Destination(name=name, sink=sink, describe=repr, close=sink.aclose)
 
     async def post() -> float:
         left = iter(events(count))

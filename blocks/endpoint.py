@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from pydantic import BaseModel, Field, ValidationError
 
 from blocks.installed import CAPABILITY, installed_sinks
-from resonant.delivery.attempt import Target
+from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.sinks.http import CallableSink
 from resonant.sinks.redaction import Redactor
@@ -46,7 +46,7 @@ class EndpointBlock(Block, ABC):
     )
 
     @abstractmethod
-    def open(self, name: str) -> Target:
+    def open(self, name: str) -> Destination:
         """Return the endpoint, ready for sending under this name.
 
         Raises:
@@ -69,14 +69,14 @@ class SinkBlock(EndpointBlock, ABC):
             event: ``event.body`` is its data as compact UTF-8 JSON.
         """
 
-    def open(self, name: str) -> Target:
+    def open(self, name: str) -> Destination:
         """Return this block as an endpoint; what it raises and returns is kept without its secrets."""
         redactor = Redactor(_secrets(self))
 
         async def close() -> None:
             return None
 
-        return Target(
+        return Destination(
             name=name,
             sink=CallableSink(self.deliver),
             describe=redactor.message,

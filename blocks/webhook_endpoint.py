@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field, HttpUrl, SecretStr, field_validator
 
 from blocks.current import CurrentSink
 from blocks.endpoint import EndpointBlock, load_endpoint
-from resonant.delivery.attempt import Target
+from resonant.delivery.attempt import Destination
 from resonant.delivery.classification import Category
 from resonant.errors import EndpointError
 from resonant.sinks.http import Endpoint
@@ -98,7 +98,7 @@ class WebhookEndpoint(EndpointBlock):
             ca_file=self.ca_file,
         )
 
-    def open(self, name: str) -> Target:
+    def open(self, name: str) -> Destination:
         """Return the endpoint, ready for sending, and read again while it is open; see ``EndpointBlock.open``."""
 
         async def read() -> Endpoint:
@@ -109,7 +109,7 @@ class WebhookEndpoint(EndpointBlock):
 
         endpoint = self.to_endpoint(name)
         sink = CurrentSink(endpoint, read)
-        return Target(
+        return Destination(
             name=name,
             sink=sink,
             describe=sink.describe,

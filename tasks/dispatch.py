@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from prefect.tasks import Task
 
-    from resonant.delivery.attempt import Target
+    from resonant.delivery.attempt import Destination
     from resonant.events import Lease
 
 # A task run holds some 280 objects until it ends. With Python's own threshold (700) the collector looks through all that
@@ -69,7 +69,7 @@ async def open_emission(
             run_max_attempts=max_attempts,
         )
         limits = _limits(settings, run_for=run_for, chunk_size=chunk_size)
-        emission = Emission(store, attempt_runner, open_target, owner=_owner(), limits=limits)
+        emission = Emission(store, attempt_runner, open_destination, owner=_owner(), limits=limits)
         async with emission:
             token = current_emission.set(emission)
             logging.getLogger("prefect.task_runs").addFilter(_is_no_echo)
@@ -86,7 +86,7 @@ def _is_no_echo(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or emission is None or not isinstance(emission.failure, StoreError)
 
 
-async def open_target(name: str) -> Target:
+async def open_destination(name: str) -> Destination:
     """Open an endpoint by name.
 
     Raises:

@@ -207,7 +207,7 @@ async def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_n
 ):
     monkeypatch.setattr(current, "LOOK_AGAIN_SECONDS", 0.05)
 
-    async def open_target(name):
+    async def open_destination(name):
         return (await load_endpoint(name)).open(name)
 
     async def until_signed_by(receiver, *secrets):
@@ -224,7 +224,9 @@ async def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_n
             await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(20_000)], NAME)
             attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
             limits = Limits(concurrency=2, endpoint_concurrency=2)
-            async with Emission(store, attempt_runner, open_target, owner="run", limits=limits) as emission:
+            async with Emission(
+                store, attempt_runner, open_destination, owner="run", limits=limits
+            ) as emission:
 
                 async def emit_one(lease):
                     await emission.attempt(lease.key)

@@ -21,7 +21,7 @@ from resonant.dead_letters.audit import audited
 from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.replay import ReplayRequest, letters
 from resonant.dead_letters.triage import triage
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import parse_event
@@ -121,9 +121,9 @@ def _slow_down(store: Store, rng: random.Random) -> None:
 async def opened_emission(store: Store, orders: Orders) -> AsyncIterator[Emission]:
     endpoint = Endpoint(ENDPOINT, orders.receiver, timeout=TIMEOUT_SECONDS, allow_private=True)
 
-    async def open_target(name: str) -> Target:
+    async def open_destination(name: str) -> Destination:
         sink = HttpSink(endpoint)
-        return Target(
+        return Destination(
             name=name,
             sink=sink,
             describe=Redactor.of(endpoint).message,
@@ -133,7 +133,9 @@ async def opened_emission(store: Store, orders: Orders) -> AsyncIterator[Emissio
 
     attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _name: POLICY)
     limits = Limits(concurrency=2 * WIDTH, endpoint_concurrency=WIDTH, chunk_size=orders.chunk_size)
-    async with Emission(store, attempt_runner, open_target, owner=orders.name, limits=limits) as emission:
+    async with Emission(
+        store, attempt_runner, open_destination, owner=orders.name, limits=limits
+    ) as emission:
         yield emission
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos_facts import Database, Look, histories
 
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.bulk import Ahead
 from resonant.dispatch.dispatcher import Emission, Limits
@@ -144,12 +144,12 @@ class Fault:
     ) -> AsyncIterator[Emission]:
         urls = urls or {ENDPOINT: self.receiver.url.replace("127.0.0.1", self.host)}
 
-        async def open_target(name: str) -> Target:
+        async def open_destination(name: str) -> Destination:
             endpoint = Endpoint(
                 name, urls[name], timeout=self.timeouts.get(name, self.timeout), allow_private=True
             )
             sink = HttpSink(endpoint)
-            return Target(
+            return Destination(
                 name=name,
                 sink=sink,
                 describe=Redactor.of(endpoint).message,
@@ -162,7 +162,9 @@ class Fault:
         )
         fixed = {"concurrency": _LIMITS.concurrency, "endpoint_concurrency": _LIMITS.endpoint_concurrency}
         all_limits = Limits(**{**fixed, "chunk_size": self.chunk_size, **limits})  # type: ignore[arg-type]
-        async with Emission(store, attempt_runner, open_target, owner=owner, limits=all_limits) as emission:
+        async with Emission(
+            store, attempt_runner, open_destination, owner=owner, limits=all_limits
+        ) as emission:
             yield emission
 
     async def emit(self, **options) -> Summary:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.triage import triage
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Emission, Limits
 from resonant.events import make_event
@@ -113,9 +113,9 @@ async def keep(store: Store, orders: Orders) -> None:
 async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> AsyncIterator[Emission]:
     endpoint = Endpoint(ENDPOINT, orders.receiver, timeout=_TIMEOUT_SECONDS, allow_private=True)
 
-    async def open_target(name: str) -> Target:
+    async def open_destination(name: str) -> Destination:
         sink = HttpSink(endpoint)
-        return Target(
+        return Destination(
             name=name,
             sink=sink,
             describe=Redactor.of(endpoint).message,
@@ -126,7 +126,7 @@ async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> A
     attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _name: _POLICY)
     limits = Limits(run_for=run_for)
     async with Emission(
-        store, attempt_runner, open_target, owner=f"drain-{time.time()}", limits=limits
+        store, attempt_runner, open_destination, owner=f"drain-{time.time()}", limits=limits
     ) as emission:
         yield emission
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Emission
 from resonant.errors import UnexpectedStatus
@@ -33,8 +33,8 @@ def attempt(tmp_path, monkeypatch):
         store = await open_store(f"sqlite:///{tmp_path}/store.db")
         await store.enqueue([make_event(type="order.paid", source="/s", data={"n": 1}, id="e1")], "hooks")
 
-        async def open_target(name):
-            return Target(name, CallableSink(sink), describe=str, close=close)
+        async def open_destination(name):
+            return Destination(name, CallableSink(sink), describe=str, close=close)
 
         attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(1), policy=lambda _: policy)
         seen = {}
@@ -46,7 +46,7 @@ def attempt(tmp_path, monkeypatch):
             except Undelivered as failure:
                 seen["failure"] = failure
 
-        async with Emission(store, attempt_runner, open_target, owner="me") as emission:
+        async with Emission(store, attempt_runner, open_destination, owner="me") as emission:
             current_emission.set(emission)
             await emission.run(emit_one)
         await store.close()

@@ -310,14 +310,14 @@ async def _test(name: str) -> Attempt:
     from resonant.delivery.attempt import AttemptRunner
     from resonant.events import Lease, make_event
 
-    target = (await load_endpoint(name)).open(name)
+    destination = (await load_endpoint(name)).open(name)
     event = make_event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
     now = time.time()
     lease = Lease(0, 0, "endpoint-test", event, name, round_started_at=now, accepted_at=now)
     try:
-        report = await AttemptRunner(clock=time.time, rng=random.Random()).attempt(lease, target)
+        report = await AttemptRunner(clock=time.time, rng=random.Random()).attempt(lease, destination)
     finally:
-        await target.close()
+        await destination.close()
     return report.attempt
 
 

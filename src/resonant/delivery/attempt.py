@@ -33,7 +33,7 @@ _DECISION_NAMES = {Retry: "retry", Park: "park", GiveUp: "give_up"}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Destination:
     """An endpoint, open for sending.
 
     Attributes:
@@ -106,7 +106,7 @@ class AttemptRunner:
     async def attempt(
         self,
         lease: Lease,
-        target: Target,
+        destination: Destination,
         *,
         may_wait: Callable[[], bool] = lambda: True,
         task_run_id: str | None = None,
@@ -115,12 +115,12 @@ class AttemptRunner:
 
         Args:
             lease: the delivery; its attempts are those made before this one.
-            target: where to.
+            destination: where to.
             may_wait: tells whether a retry may be waited for in this process; asked when one is decided on.
             task_run_id: kept in the history.
         """
         # Before the send, since a mistake in it must not undo what was sent.
-        policy = self._policy_for(lease, target)
+        policy = self._policy_for(lease, destination)
         made = partial(
             Attempt,
             number=lease.attempts + 1,
@@ -131,16 +131,16 @@ class AttemptRunner:
         )
         start = time.perf_counter()
         try:
-            async with asyncio.timeout(target.timeout + _GRACE_SECONDS) as deadline:
-                receipt = await target.sink.send(lease.event)
+            async with asyncio.timeout(destination.timeout + _GRACE_SECONDS) as deadline:
+                receipt = await destination.sink.send(lease.event)
         except Exception as error:  # noqa: BLE001 - every failure of a sink is the classifier's to judge
             made = partial(made, duration=time.perf_counter() - start)
             # In no variable of this frame, which its traceback holds: the two would keep each other in memory.
             return self._judge(
                 lease,
-                target,
+                destination,
                 policy,
-                _cut_off(target) if deadline.expired() else error,
+                _cut_off(destination) if deadline.expired() else error,
                 made,
                 may_wait=may_wait,
             )
@@ -149,13 +149,13 @@ class AttemptRunner:
             return Report(lease, made(), None)
         attempt = made(
             status_code=receipt.status_code,
-            excerpt=_line(target, receipt.excerpt),
-            warning=_line(target, receipt.warning),
+            excerpt=_line(destination, receipt.excerpt),
+            warning=_line(destination, receipt.warning),
         )
         return Report(lease, attempt, None)
 
-    def _policy_for(self, lease: Lease, target: Target) -> RetryPolicy:
-        name = self.run_policy or lease.policy or target.policy
+    def _policy_for(self, lease: Lease, destination: Destination) -> RetryPolicy:
+        name = self.run_policy or lease.policy or destination.policy
         try:
             return self.policy(name).with_max_attempts(self.run_max_attempts or lease.max_attempts)
         except ValueError as error:
@@ -166,7 +166,7 @@ class AttemptRunner:
     def _judge(
         self,
         lease: Lease,
-        target: Target,
+        destination: Destination,
         policy: RetryPolicy,
         failure: Exception,
         made: Callable[..., Attempt],
@@ -174,7 +174,7 @@ class AttemptRunner:
         may_wait: Callable[[], bool],
     ) -> Report:
         now = self.clock()
-        verdict = self.classifier.classify(failure, now=now, overrides=target.overrides)
+        verdict = self.classifier.classify(failure, now=now, overrides=destination.overrides)
         decision = decide(
             verdict,
             lease.round_attempts + 1,
@@ -194,8 +194,8 @@ class AttemptRunner:
             blame=verdict.blame,
             maybe_processed=verdict.maybe_processed,
             error_type=type(root_cause(failure)).__name__,
-            error=_describe(target, failure),
-            excerpt=_line(target, _look(failure, "excerpt")),
+            error=_describe(destination, failure),
+            excerpt=_line(destination, _look(failure, "excerpt")),
             retry_after=verdict.retry_after,
             decision=_DECISION_NAMES[type(decision)],
             delay=None if waits is None else waits.delay,
@@ -204,13 +204,13 @@ class AttemptRunner:
         return Report(lease, attempt, decision, verdict)
 
 
-def _cut_off(target: Target) -> Exception:
-    return TimeoutError(f"the sink was cut off after {target.timeout + _GRACE_SECONDS:g} s")
+def _cut_off(destination: Destination) -> Exception:
+    return TimeoutError(f"the sink was cut off after {destination.timeout + _GRACE_SECONDS:g} s")
 
 
-def _describe(target: Target, failure: Exception) -> str:
+def _describe(destination: Destination, failure: Exception) -> str:
     try:
-        return target.describe(failure)
+        return destination.describe(failure)
     except Exception:  # noqa: BLE001 - a sink's exceptions are anybody's code, and so are their texts
         return type(failure).__name__
 
@@ -229,5 +229,5 @@ def _look(thing: object, name: str) -> object:
         return None
 
 
-def _line(target: Target, text: object) -> str | None:
-    return target.redact(text)[:_EXCERPT_CHARACTERS] or None if isinstance(text, str) else None
+def _line(destination: Destination, text: object) -> str | None:
+    return destination.redact(text)[:_EXCERPT_CHARACTERS] or None if isinstance(text, str) else None

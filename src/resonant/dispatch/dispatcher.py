@@ -43,7 +43,7 @@ from resonant.store.leases import Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 
-    from resonant.delivery.attempt import AttemptRunner, Report, Target
+    from resonant.delivery.attempt import AttemptRunner, Destination, Report
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
@@ -141,7 +141,7 @@ class Emission:
     Args:
         store: open, and bound to the running loop.
         attempt_runner: makes the attempts.
-        open_target: opens an endpoint by name. An error holds back only this endpoint's deliveries.
+        open_destination: opens an endpoint by name. An error holds back only this endpoint's deliveries.
         owner: who holds the leases, e.g. the flow run's id.
         limits: the bounds of the run.
     """
@@ -150,7 +150,7 @@ class Emission:
         self,
         store: Store,
         attempt_runner: AttemptRunner,
-        open_target: Callable[[str], Awaitable[Target]],
+        open_destination: Callable[[str], Awaitable[Destination]],
         *,
         owner: str,
         limits: Limits = Limits(),
@@ -160,11 +160,11 @@ class Emission:
         self.limits = limits
         self.summary = Summary()
         self._attempt_runner = attempt_runner
-        self._open_target = open_target
+        self._open_destination = open_destination
         self._slots = Slots(limits.concurrency, limits.endpoint_concurrency)
         self._patience = store.lease_seconds / 3
         self._commits = GroupCommit(store, patience=self._patience)
-        self._targets: dict[str, Target] = {}
+        self._destinations: dict[str, Destination] = {}
         self._in_hand = InHand()
         self._ahead: dict[str, Ahead] = {}
         self._renewal = Renewal(store, owner, self._in_hand, self._fail)
@@ -195,7 +195,7 @@ class Emission:
             if not isinstance(ended_by, StoreError):  # which says the same
                 logger.warning("leases were not handed back, and will run out by themselves: %s", error)
         finally:
-            closing = [target.close() for target in self._targets.values()]
+            closing = [destination.close() for destination in self._destinations.values()]
             await asyncio.gather(*closing, return_exceptions=True)
 
     @property
@@ -236,7 +236,7 @@ class Emission:
                 raise self._lost(lease)
             report = await self._attempt_runner.attempt(
                 lease,
-                self._targets[lease.endpoint],
+                self._destinations[lease.endpoint],
                 may_wait=self._may_wait,
                 task_run_id=task_run_id,
             )
@@ -268,7 +268,7 @@ class Emission:
                 left.append(lease)
                 return
             report = await self._attempt_runner.attempt(
-                lease, self._targets[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
+                lease, self._destinations[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
             )
             recorded = self._record(report)
             recorded.add_done_callback(partial(self._settle_first, report, done))
@@ -533,23 +533,23 @@ class Emission:
             raise EndpointError(self.summary.unknown_endpoints[name])
 
     async def _is_open(self, name: str) -> bool:
-        if name in self._targets:
+        if name in self._destinations:
             return True
         if time.monotonic() < self._reopen_at.get(name, 0.0):
             return False
         await self._signing.announce(name)
         try:
-            target = await self._open_target(name)
+            destination = await self._open_destination(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
             reason = self.summary.unknown_endpoints[name] = _why_not_open(name, error)
             self._reopen_at[name] = time.monotonic() + REOPEN_SECONDS
             await self._signing.withdraw(name)
             await self.store.write(endpoints.note_problem, name, reason, now=self.store.clock())
             return False
-        self._targets[name] = target
-        self._slots.limit(name, target.concurrency)
+        self._destinations[name] = destination
+        self._slots.limit(name, destination.concurrency)
         self._ahead[name] = Ahead(self._slots.limit_of(name))
-        self._signing.follow(name, target.rotation)
+        self._signing.follow(name, destination.rotation)
         self.summary.unknown_endpoints.pop(name, None)
         await self.store.write(endpoints.clear_problem, name)
         return True

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.classification import Classifier
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
@@ -37,17 +37,17 @@ def attempt_runner(**fields):
     return AttemptRunner(**{"clock": FixedClock(START), "rng": random.Random(7), "policy": policy} | fields)
 
 
-def target(function, **fields):
+def destination(function, **fields):
     async def close():
         return None
 
     given = {"describe": lambda error: f"{type(error).__name__}: {error}", "close": close}
-    return Target(name="orders", sink=CallableSink(function), **given | fields)
+    return Destination(name="orders", sink=CallableSink(function), **given | fields)
 
 
 async def attempt(function, *, lease=LEASE, by=None, options=None, **fields):
     made_by = attempt_runner() if by is None else by
-    return await made_by.attempt(lease, target(function, **fields), **options or {})
+    return await made_by.attempt(lease, destination(function, **fields), **options or {})
 
 
 def failing(error):
@@ -239,7 +239,7 @@ async def test_a_users_rule_counts():
 @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
 async def test_what_is_no_failure_passes_through(error):
     with pytest.raises(error):
-        await attempt_runner().attempt(LEASE, target(failing(error())))
+        await attempt_runner().attempt(LEASE, destination(failing(error())))
 
 
 async def test_a_group_with_a_cancellation_in_it_passes_through():
@@ -368,7 +368,7 @@ async def test_an_error_is_let_go_once_it_is_judged():
             del error
 
     kept = []
-    report = await attempt_runner().attempt(LEASE, target(send))
+    report = await attempt_runner().attempt(LEASE, destination(send))
     assert report.attempt.error_type == "Large"
     assert kept[0]() is None
 
@@ -387,7 +387,7 @@ async def test_what_a_real_receiver_does_is_told_as_it_was(script, error_type, c
     async with Receiver(script) as receiver:
         endpoint = Endpoint("orders", f"{receiver.url}/s3cret-path", allow_private=True, timeout=0.3)
         sink = HttpSink(endpoint)
-        opened = Target(
+        opened = Destination(
             name="orders",
             sink=sink,
             describe=lambda error: safe_message(error, endpoint),

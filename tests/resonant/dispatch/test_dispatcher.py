@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import pytest
 
-from resonant.delivery.attempt import AttemptRunner, Report, Target
+from resonant.delivery.attempt import AttemptRunner, Destination, Report
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.dispatch.dispatcher import Emission, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
@@ -74,7 +74,9 @@ def sink_target(name, sink, **fields):
     def describe(error):
         return f"{type(error).__name__}: {error}"
 
-    return Target(name=name, sink=sink, **{"describe": describe, "close": close, "timeout": 15.0} | fields)
+    return Destination(
+        name=name, sink=sink, **{"describe": describe, "close": close, "timeout": 15.0} | fields
+    )
 
 
 @asynccontextmanager
@@ -83,17 +85,19 @@ async def scene(path, *, policy=QUICK, clock=None, lease_seconds=60.0, limits=No
     clock = clock or FixedClock(START)
     sinks = more_sinks if sinks is None else sinks
 
-    async def open_target(name):
+    async def open_destination(name):
         if name not in sinks:
             raise EndpointError(f"no endpoint is named {name!r}")
         sink = sinks[name]
-        return sink if isinstance(sink, Target) else sink_target(name, CallableSink(sink))
+        return sink if isinstance(sink, Destination) else sink_target(name, CallableSink(sink))
 
     store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, lease_seconds=lease_seconds)
     try:
         attempt_runner = AttemptRunner(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
         limits = replace(limits or Limits(), chunk_size=Scene.chunk_size)
-        async with Emission(store, attempt_runner, open_target, owner="worker", limits=limits) as emission:
+        async with Emission(
+            store, attempt_runner, open_destination, owner="worker", limits=limits
+        ) as emission:
             yield Scene(emission, store, clock)
     finally:
         await store.close()
@@ -299,7 +303,7 @@ class TestWhatARunDoes:
         assert 10 < max(held) <= 60
 
     async def test_the_endpoints_are_closed_at_the_end_even_if_one_cannot_be(self, tmp_path):
-        def target(name, error=None):
+        def destination(name, error=None):
             async def close():
                 closed.append(name)
                 if error is not None:
@@ -308,7 +312,7 @@ class TestWhatARunDoes:
             return sink_target(name, CallableSink(succeed), close=close)
 
         closed = []
-        async with scene(tmp_path, a=target("a", OSError("broken")), b=target("b")) as worker:
+        async with scene(tmp_path, a=destination("a", OSError("broken")), b=destination("b")) as worker:
             await enqueue(worker.store, endpoint="a")
             await enqueue(worker.store, endpoint="b")
             await worker.run()
@@ -877,8 +881,8 @@ class TestEndpoints:
             await asyncio.sleep(0.002)
             now.pop()
 
-        target = sink_target("orders", CallableSink(send), concurrency=3)
-        async with scene(tmp_path, orders=target) as worker:
+        destination = sink_target("orders", CallableSink(send), concurrency=3)
+        async with scene(tmp_path, orders=destination) as worker:
             await enqueue(worker.store, 60)
             await worker.run()
         assert max(most) == 3
@@ -1280,8 +1284,8 @@ async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
         def describe(error):
             return safe_message(error, endpoint)
 
-        target = sink_target("hook", sink, describe=describe, close=sink.aclose)
-        async with scene(tmp_path, hook=target) as worker:
+        destination = sink_target("hook", sink, describe=describe, close=sink.aclose)
+        async with scene(tmp_path, hook=destination) as worker:
             await enqueue(worker.store, 50, endpoint="hook")
             summary = await worker.run()
         journal = receiver.journal

@@ -8,7 +8,7 @@ import time
 
 from sqlalchemy import select
 
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Emission
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink
@@ -26,8 +26,8 @@ async def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql
     async def send(event):
         return None
 
-    async def open_target(name):
-        return Target(name, CallableSink(send), describe=str, close=close)
+    async def open_destination(name):
+        return Destination(name, CallableSink(send), describe=str, close=close)
 
     store = await open_store(postgresql_url)
     await store.enqueue([make_event(type="t", source="/s", data=1)], "orders")
@@ -37,7 +37,7 @@ async def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql
     async with (
         asyncio.timeout(10),
         store.transaction() as transaction,
-        Emission(store, attempt_runner, open_target, owner="run-1") as emission,
+        Emission(store, attempt_runner, open_destination, owner="run-1") as emission,
     ):
         await transaction.run_sync(lock_ledger)
 

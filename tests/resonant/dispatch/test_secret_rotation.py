@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch import secret_rotation
 from resonant.dispatch.dispatcher import Emission
 from resonant.dispatch.secret_rotation import until_every_run_signs
@@ -26,11 +26,11 @@ def quick(monkeypatch):
     monkeypatch.setattr(secret_rotation, "POLL_SECONDS", 0.005)
 
 
-def target(name: str, send, rotation) -> Target:
+def destination(name: str, send, rotation) -> Destination:
     async def close():
         return None
 
-    return Target(name, CallableSink(send), describe=str, close=close, rotation=rotation)
+    return Destination(name, CallableSink(send), describe=str, close=close, rotation=rotation)
 
 
 async def reported(store):
@@ -46,9 +46,9 @@ async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_unti
     store = await open_store(sqlite_url)
     await store.enqueue([make_event(type="t", source="/s", data=1)], "billing")
 
-    async def open_target(name):
+    async def open_destination(name):
         seen["while it is read"] = await reported(store)
-        return target(name, send, lambda: NEW)
+        return destination(name, send, lambda: NEW)
 
     async def send(event):
         await until(is_reported)
@@ -58,7 +58,7 @@ async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_unti
         return ("run-1", "billing", NEW) in await reported(store)
 
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
-    async with Emission(store, attempt_runner, open_target, owner="run-1") as emission:
+    async with Emission(store, attempt_runner, open_destination, owner="run-1") as emission:
 
         async def emit_one(lease):
             await emission.attempt(lease.key)
@@ -79,7 +79,7 @@ async def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, mo
 
     store = await open_store(sqlite_url)
 
-    async def open_target(name):
+    async def open_destination(name):
         opened.append(name)
         raise EndpointError("no")
 
@@ -88,7 +88,7 @@ async def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, mo
 
     monkeypatch.setattr(signers, "report", broken)
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
-    async with Emission(store, attempt_runner, open_target, owner="run-1") as emission:
+    async with Emission(store, attempt_runner, open_destination, owner="run-1") as emission:
         with pytest.raises(OSError, match="disk"):
             await emission.not_to_be_opened(["billing"])
     await store.close()
@@ -99,12 +99,12 @@ async def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secr
     store = await open_store(sqlite_url)
     seen = []
 
-    async def open_target(name):
+    async def open_destination(name):
         seen.extend(await reported(store))
         raise EndpointError("its certificates are on another machine")
 
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
-    async with Emission(store, attempt_runner, open_target, owner="run-1") as emission:
+    async with Emission(store, attempt_runner, open_destination, owner="run-1") as emission:
         await emission.not_to_be_opened(["billing"])
         seen.append(await store.read(signers.behind, "billing", NEW, now=time.time()))
     await store.close()

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from resonant.dead_letters.operations import purge
-from resonant.delivery.attempt import AttemptRunner, Target
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
 from resonant.dispatch.dispatcher import Emission
@@ -191,15 +191,15 @@ async def test_frequent_polls_are_throttled(sqlite_url):
 async def emitting(url, send, *, lease_seconds=60.0, policy=TWICE):
     """An emission of our own worker, on the real clock."""
 
-    async def open_target(name):
+    async def open_destination(name):
         async def close():
             return None
 
-        return Target(name=name, sink=CallableSink(send), describe=str, close=close, timeout=15.0)
+        return Destination(name=name, sink=CallableSink(send), describe=str, close=close, timeout=15.0)
 
     async with opened(url, clock=time.time, lease_seconds=lease_seconds) as store:
         attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(7), policy=lambda _name: policy)
-        async with Emission(store, attempt_runner, open_target, owner="ours") as emission:
+        async with Emission(store, attempt_runner, open_destination, owner="ours") as emission:
             yield emission
 
 

@@ -19,7 +19,7 @@ import urllib3.exceptions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonant.delivery.attempt import AttemptRunner, Report, Target
+from resonant.delivery.attempt import AttemptRunner, Destination, Report
 from resonant.delivery.classification import Category, Classifier, Verdict, classify
 from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
@@ -307,10 +307,10 @@ def test_every_failure_of_a_sink_is_an_attempt_that_can_be_recorded(runner, seed
         return None
 
     sink = CallableSink(send)
-    target = Target("orders", sink, lambda error: safe_message(error, ENDPOINT), close, timeout=5.0)
+    destination = Destination("orders", sink, lambda error: safe_message(error, ENDPOINT), close, timeout=5.0)
     attempt_runner = AttemptRunner(clock=lambda: NOW, rng=random.Random(7))
     try:
-        report = runner.run(attempt_runner.attempt(LEASE, target))
+        report = runner.run(attempt_runner.attempt(LEASE, destination))
     except Exception as error:  # noqa: BLE001 - see `judged`
         where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         report = None
