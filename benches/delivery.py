@@ -1,4 +1,4 @@
-"""Delivering without Prefect: an ``Emission`` on an SQLite store against a bare httpx loop on the same transport.
+"""Delivering without Prefect: a ``Dispatcher`` on an SQLite store against a bare httpx loop on the same transport.
 
 What lies between them is what at-least-once delivery costs: each attempt is written before and after its send.
 """
@@ -16,7 +16,7 @@ from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.attempt import AttemptRunner, Destination
-from resonant.dispatch.dispatcher import Emission
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.store import open_store
 
@@ -39,16 +39,16 @@ async def _compare(settings: Settings, url: str, count: int, rounds: int) -> lis
         store = await open_store(settings.store_url)
         try:
             await store.enqueue(events(count), ENDPOINT)
-            emission = Emission(
+            dispatcher = Dispatcher(
                 store, AttemptRunner(clock=store.clock, rng=random.Random(7)), open_destination, owner="bench"
             )
 
             async def emit_one(lease: Lease) -> None:
-                await emission.attempt(lease.key)
+                await dispatcher.attempt(lease.key)
 
             with Stopwatch() as watch:
-                async with emission:
-                    summary = await emission.run(emit_one, endpoint=ENDPOINT)
+                async with dispatcher:
+                    summary = await dispatcher.run(emit_one, endpoint=ENDPOINT)
         finally:
             await store.close()
         if summary.delivered != count:
@@ -74,4 +74,4 @@ async def _compare(settings: Settings, url: str, count: int, rounds: int) -> lis
         return count / watch.seconds
 
     against = f"httpx-aiohttp, {settings.endpoint_concurrency} in flight"
-    return [Comparison("Emission without Prefect", "events/s", *await in_turn(emit, post, rounds), against)]
+    return [Comparison("Dispatcher without Prefect", "events/s", *await in_turn(emit, post, rounds), against)]

@@ -17,7 +17,7 @@ from tasks.collect import (
     take_back_leases_of_ended_runs,
     write_triage,
 )
-from tasks.dispatch import open_emission
+from tasks.dispatch import open_dispatcher
 from tasks.failing import fails_plainly
 from tasks.purge import purge_final_deliveries
 from tasks.replay import check_names, replay, say_plan, select, who_runs_this
@@ -85,9 +85,9 @@ async def replay_dead_letters(
         async with open_configured_store() as store:
             await check_names(store, selection)
             return Completed(message=await say_plan(store, request))
-    async with open_emission(policy=policy) as emission:
-        await check_names(emission.store, selection)
-        return Completed(message=await replay(emission, request, who=who_runs_this()))
+    async with open_dispatcher(policy=policy) as dispatcher:
+        await check_names(dispatcher.store, selection)
+        return Completed(message=await replay(dispatcher, request, who=who_runs_this()))
 
 
 @flow(name="cancel-deliveries", persist_result=False)

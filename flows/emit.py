@@ -17,7 +17,7 @@ from resonant.errors import EndpointError
 from tasks.dispatch import (
     emit_as_task,
     emit_chunk_as_task,
-    open_emission,
+    open_dispatcher,
     say_outcomes,
     say_waiting,
     store_events,
@@ -59,13 +59,13 @@ async def emit_events(
     """
     if events is not None and endpoint is None:
         raise EndpointError("events were given without the endpoint they are for")
-    async with open_emission(
+    async with open_dispatcher(
         policy=policy, max_attempts=max_attempts, run_for=run_for, chunk_size=chunk_size
-    ) as emission:
+    ) as dispatcher:
         own = given_tracker.get()
         if events is not None and endpoint is not None:
-            own = await store_events(emission, events, endpoint)
-        summary = await emission.run(
+            own = await store_events(dispatcher, events, endpoint)
+        summary = await dispatcher.run(
             emit_as_task,
             emit_chunk=emit_chunk_as_task,
             endpoint=endpoint,

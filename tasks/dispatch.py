@@ -16,13 +16,13 @@ from prefect.utilities.annotations import opaque
 from blocks import load_endpoint
 from blocks.endpoint import require_endpoint
 from resonant.delivery.attempt import AttemptRunner
-from resonant.dispatch.dispatcher import Emission, Limits
+from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.dispatch.tracking import Tracker, given_tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
 from resonant.store.configured import open_configured_store
-from tasks.emit import ChunkTicket, Ticket, current_emission, emit_chunk, emit_event
+from tasks.emit import ChunkTicket, Ticket, current_dispatcher, emit_chunk, emit_event
 from tasks.records import records
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ _NEW_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
 @asynccontextmanager
-async def open_emission(
+async def open_dispatcher(
     *,
     policy: str | None = None,
     max_attempts: int | None = None,
     run_for: float = 0.0,
     chunk_size: int = 0,
-) -> AsyncIterator[Emission]:
+) -> AsyncIterator[Dispatcher]:
     """Open the store that the settings name, for one emission run; what it still holds at the end is handed back.
 
     Args:
@@ -69,21 +69,23 @@ async def open_emission(
             run_max_attempts=max_attempts,
         )
         limits = _limits(settings, run_for=run_for, chunk_size=chunk_size)
-        emission = Emission(store, attempt_runner, open_destination, owner=_owner(), limits=limits)
-        async with emission:
-            token = current_emission.set(emission)
+        dispatcher = Dispatcher(store, attempt_runner, open_destination, owner=_owner(), limits=limits)
+        async with dispatcher:
+            token = current_dispatcher.set(dispatcher)
             logging.getLogger("prefect.task_runs").addFilter(_is_no_echo)
             try:
                 with _garbage_collected_less_often():
-                    yield emission
+                    yield dispatcher
             finally:
-                current_emission.reset(token)
+                current_dispatcher.reset(token)
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:
     """Return False for errors of task runs after a store failure: each delivery in flight would log the same error."""
-    emission = current_emission.get(None)
-    return record.levelno < logging.ERROR or emission is None or not isinstance(emission.failure, StoreError)
+    dispatcher = current_dispatcher.get(None)
+    return (
+        record.levelno < logging.ERROR or dispatcher is None or not isinstance(dispatcher.failure, StoreError)
+    )
 
 
 async def open_destination(name: str) -> Destination:
@@ -120,11 +122,11 @@ async def _run(task: Task[Any, Any], ticket: Ticket | ChunkTicket) -> None:
     await run
 
 
-async def store_events(emission: Emission, events: list[dict[str, Any]], endpoint: str) -> Tracker:
+async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], endpoint: str) -> Tracker:
     """Store the events given to a flow run, and track their deliveries.
 
     Args:
-        emission: an open emission.
+        dispatcher: an open dispatcher.
         events: decoded input lines.
         endpoint: the endpoint's name.
 
@@ -134,10 +136,10 @@ async def store_events(emission: Emission, events: list[dict[str, Any]], endpoin
         ConflictingEvent: an id is known with other content; the other events are stored.
     """
     max_bytes = load_settings().max_event_bytes
-    tracker = Tracker(emission.store)
+    tracker = Tracker(dispatcher.store)
     given = [event_from_fields(fields, max_bytes=max_bytes) for fields in events]
     await require_endpoint(endpoint)
-    accepted = await emission.store.enqueue(given, endpoint, report_conflicts=True)
+    accepted = await dispatcher.store.enqueue(given, endpoint, report_conflicts=True)
     if accepted.conflicts:
         # Its text shows both contents, and Prefect keeps what a run says.
         known = accepted.conflicts[0].given.id

@@ -20,7 +20,7 @@ from prefect.states import Completed
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
-from resonant.dispatch.dispatcher import Emission, LeaseLost, TimeIsUp
+from resonant.dispatch.dispatcher import Dispatcher, LeaseLost, TimeIsUp
 from resonant.display import visible
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from resonant.delivery.attempt import Report
     from resonant.events import Lease, LeaseKey
 
-current_emission: ContextVar[Emission] = ContextVar("current_emission")
+current_dispatcher: ContextVar[Dispatcher] = ContextVar("current_dispatcher")
 _decided_delay: ContextVar[float] = ContextVar("decided_delay")
 
 
@@ -121,7 +121,7 @@ async def emit_event(ticket: Ticket) -> State[Any]:
             and this task run is red.
     """
     try:
-        report = await current_emission.get().attempt(ticket.key, task_run_id=_task_run_id())
+        report = await current_dispatcher.get().attempt(ticket.key, task_run_id=_task_run_id())
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up: the next one goes on")
     except LeaseLost:
@@ -147,9 +147,9 @@ async def emit_event(ticket: Ticket) -> State[Any]:
     persist_result=False,
 )
 async def emit_chunk(ticket: ChunkTicket) -> State[None]:
-    """Make the first attempt of each delivery of a chunk; Emission hands those that failed to ``emit_event``."""
-    emission = current_emission.get()
-    done = await emission.attempt_all(ticket.endpoint, ticket.keys, task_run_id=_task_run_id())
+    """Make the first attempt of each delivery of a chunk; the dispatcher hands those that failed to ``emit_event``."""
+    dispatcher = current_dispatcher.get()
+    done = await dispatcher.attempt_all(ticket.endpoint, ticket.keys, task_run_id=_task_run_id())
     message = f"{done['delivered']} delivered, {done['failed']} go on as task runs of their own"
     for name, words in (("lost", "taken over by another worker"), ("left", "left for the next run")):
         if done[name]:

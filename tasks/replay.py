@@ -18,14 +18,14 @@ from resonant.errors import EndpointError, UnknownName
 from resonant.store import endpoints
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
 from resonant.store.selection import Selection
-from tasks.dispatch import emit_as_task, open_emission, say_outcomes
+from tasks.dispatch import emit_as_task, open_dispatcher, say_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
     from uuid import UUID
 
-    from resonant.dispatch.dispatcher import Emission
+    from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease
     from resonant.store import Store
 
@@ -91,14 +91,14 @@ async def say_plan(store: Store, request: ReplayRequest) -> str:
     return text
 
 
-async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str:
+async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> str:
     """Send the selected dead letters again, each as a task run; return how that went.
 
     However it ends, what was taken is in the audit, and what was not sent is due again by itself.
     """
-    store = emission.store
+    store = dispatcher.store
     own = given_tracker.get() or Tracker(store)
-    request = await _without_closed_endpoints(emission, request)
+    request = await _without_closed_endpoints(dispatcher, request)
     planned = await plan(store, request)
     progress = await _Progress.start(planned.selected)
     taken = 0
@@ -107,21 +107,21 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
 
         async def counted_letters() -> AsyncIterator[list[Lease]]:
             nonlocal taken
-            async for leases in letters(store, request, owner=emission.owner, audit_id=audit_id):
+            async for leases in letters(store, request, owner=dispatcher.owner, audit_id=audit_id):
                 taken += len(leases)
                 own.add(lease.delivery_id for lease in leases)
                 yield leases
                 await progress.show(taken)
 
         try:
-            await emission.emit_given(emit_as_task, counted_letters())
+            await dispatcher.emit_given(emit_as_task, counted_letters())
         finally:
             get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
     await own.finish()
     if own.outcomes.unfinished:
         # Another worker took them over. Wait for it; if its leases expire, this run sends them.
         # An emission of its own, as this one's policy is not for what else is due.
-        async with open_emission() as following:
+        async with open_dispatcher() as following:
             await following.run(emit_as_task, endpoint=request.selection.endpoint, take_over=True, own=own)
         await own.finish()
     await progress.show(planned.selected)
@@ -129,14 +129,14 @@ async def replay(emission: Emission, request: ReplayRequest, *, who: str) -> str
     return "; ".join([f"{taken} sent again: {outcomes}", *planned.left_out])
 
 
-async def _without_closed_endpoints(emission: Emission, request: ReplayRequest) -> ReplayRequest:
+async def _without_closed_endpoints(dispatcher: Dispatcher, request: ReplayRequest) -> ReplayRequest:
     """Leave the dead letters of endpoints that cannot be opened in the queue.
 
     Raises:
         EndpointError: the one endpoint that is selected cannot be opened.
     """
-    names = await endpoints_of(emission.store, request)
-    closed = await emission.not_to_be_opened(names)
+    names = await endpoints_of(dispatcher.store, request)
+    closed = await dispatcher.not_to_be_opened(names)
     if closed and request.selection.endpoint in closed:
         raise EndpointError(closed[request.selection.endpoint])
     for name, why in closed.items():

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from blocks import FileEndpoint, WebhookEndpoint, current, load_endpoint
 from blocks.catalog import NotConfirmed, end_rotation, remove_endpoint, rotate_secret
 from resonant.delivery.attempt import AttemptRunner
-from resonant.dispatch.dispatcher import Emission, Limits
+from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import make_event
@@ -224,14 +224,14 @@ async def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_n
             await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(20_000)], NAME)
             attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
             limits = Limits(concurrency=2, endpoint_concurrency=2)
-            async with Emission(
+            async with Dispatcher(
                 store, attempt_runner, open_destination, owner="run", limits=limits
-            ) as emission:
+            ) as dispatcher:
 
                 async def emit_one(lease):
-                    await emission.attempt(lease.key)
+                    await dispatcher.attempt(lease.key)
 
-                run = asyncio.create_task(emission.run(emit_one))
+                run = asyncio.create_task(dispatcher.run(emit_one))
                 await until_signed_by(receiver, OLD)
                 await until_used(store, await rotate_secret(NAME, SecretStr(NEW), keep_old=HOUR))
                 changed_over.append(len(receiver.journal))

@@ -23,7 +23,7 @@ from resonant.dead_letters.replay import ReplayRequest, letters
 from resonant.dead_letters.triage import triage
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch.dispatcher import Emission, Limits
+from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.events import parse_event
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
@@ -118,7 +118,7 @@ def _slow_down(store: Store, rng: random.Random) -> None:
 
 
 @asynccontextmanager
-async def opened_emission(store: Store, orders: Orders) -> AsyncIterator[Emission]:
+async def opened_emission(store: Store, orders: Orders) -> AsyncIterator[Dispatcher]:
     endpoint = Endpoint(ENDPOINT, orders.receiver, timeout=TIMEOUT_SECONDS, allow_private=True)
 
     async def open_destination(name: str) -> Destination:
@@ -133,16 +133,16 @@ async def opened_emission(store: Store, orders: Orders) -> AsyncIterator[Emissio
 
     attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _name: POLICY)
     limits = Limits(concurrency=2 * WIDTH, endpoint_concurrency=WIDTH, chunk_size=orders.chunk_size)
-    async with Emission(
+    async with Dispatcher(
         store, attempt_runner, open_destination, owner=orders.name, limits=limits
-    ) as emission:
-        yield emission
+    ) as dispatcher:
+        yield dispatcher
 
 
-def _emit_one(emission: Emission, progress: Progress) -> Callable[[Lease], Awaitable[None]]:
+def _emit_one(dispatcher: Dispatcher, progress: Progress) -> Callable[[Lease], Awaitable[None]]:
     async def emit_one(lease: Lease) -> None:
         while True:
-            report = await emission.attempt(lease.key)
+            report = await dispatcher.attempt(lease.key)
             progress.say(recorded=[[lease.event.id, report.attempt.number]])
             if not isinstance(report.decision, Retry):
                 return
@@ -151,31 +151,31 @@ def _emit_one(emission: Emission, progress: Progress) -> Callable[[Lease], Await
     return emit_one
 
 
-def _emit_chunk(emission: Emission, progress: Progress) -> Callable[[list[Lease]], Awaitable[None]]:
+def _emit_chunk(dispatcher: Dispatcher, progress: Progress) -> Callable[[list[Lease]], Awaitable[None]]:
     async def emit_chunk(leases: list[Lease]) -> None:
-        lost_before = emission.summary.lost
-        await emission.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
-        if emission.summary.lost == lost_before:
+        lost_before = dispatcher.summary.lost
+        await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        if dispatcher.summary.lost == lost_before:
             progress.say(recorded=[[lease.event.id, lease.attempts + 1] for lease in leases])
 
     return emit_chunk
 
 
 async def emit(store: Store, orders: Orders, progress: Progress) -> None:
-    async with opened_emission(store, orders) as emission:
-        await emission.run(
-            _emit_one(emission, progress), emit_chunk=_emit_chunk(emission, progress), take_over=True
+    async with opened_emission(store, orders) as dispatcher:
+        await dispatcher.run(
+            _emit_one(dispatcher, progress), emit_chunk=_emit_chunk(dispatcher, progress), take_over=True
         )
 
 
 async def replay(store: Store, orders: Orders, progress: Progress) -> None:
     request = ReplayRequest(Selection(), everything=True, include_permanent=True)
     async with (
-        opened_emission(store, orders) as emission,
+        opened_emission(store, orders) as dispatcher,
         audited(store, who=orders.name, action="replay", selection=request.as_dict()) as audit_id,
     ):
         taken = letters(store, request, owner=orders.name, audit_id=audit_id)
-        await emission.emit_given(_emit_one(emission, progress), taken)
+        await dispatcher.emit_given(_emit_one(dispatcher, progress), taken)
 
 
 async def purge_all(store: Store, orders: Orders, _progress: Progress) -> None:

@@ -24,7 +24,7 @@ from chaos_facts import Database, Look, histories
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.bulk import Ahead
-from resonant.dispatch.dispatcher import Emission, Limits
+from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.events import make_event
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.sinks.redaction import Redactor
@@ -141,7 +141,7 @@ class Fault:
     @asynccontextmanager
     async def opened_emission(
         self, store: Store, *, owner: str = "worker", urls: dict[str, str] | None = None, **limits: float
-    ) -> AsyncIterator[Emission]:
+    ) -> AsyncIterator[Dispatcher]:
         urls = urls or {ENDPOINT: self.receiver.url.replace("127.0.0.1", self.host)}
 
         async def open_destination(name: str) -> Destination:
@@ -162,10 +162,10 @@ class Fault:
         )
         fixed = {"concurrency": _LIMITS.concurrency, "endpoint_concurrency": _LIMITS.endpoint_concurrency}
         all_limits = Limits(**{**fixed, "chunk_size": self.chunk_size, **limits})  # type: ignore[arg-type]
-        async with Emission(
+        async with Dispatcher(
             store, attempt_runner, open_destination, owner=owner, limits=all_limits
-        ) as emission:
-            yield emission
+        ) as dispatcher:
+            yield dispatcher
 
     async def emit(self, **options) -> Summary:
         """Run one emission to its end."""
@@ -174,9 +174,9 @@ class Fault:
             async with (
                 asyncio.timeout(_PATIENCE_SECONDS),
                 self.opened_store() as store,
-                self.opened_emission(store, **options) as emission,
+                self.opened_emission(store, **options) as dispatcher,
             ):
-                return await run(emission)
+                return await run(dispatcher)
         except Exception as error:
             self.failure = error
             raise
@@ -185,8 +185,8 @@ class Fault:
         """Emit until nothing is unfinished."""
         async with asyncio.timeout(_PATIENCE_SECONDS), self.opened_store() as store:
             while await store.unfinished():
-                async with self.opened_emission(store, owner="after") as emission:
-                    await run(emission)
+                async with self.opened_emission(store, owner="after") as dispatcher:
+                    await run(dispatcher)
                 await asyncio.sleep(0.05)
 
     async def when_received(self, count: int) -> None:
@@ -246,20 +246,20 @@ class Fault:
         return Database(self.url).query(f"SELECT {columns} FROM resonant_attempts")
 
 
-async def run(emission: Emission, **options) -> Summary:
+async def run(dispatcher: Dispatcher, **options) -> Summary:
     """Emit as the flow does, without Prefect."""
 
     async def emit_one(lease: Lease) -> None:
         while True:
-            report = await emission.attempt(lease.key)
+            report = await dispatcher.attempt(lease.key)
             if not isinstance(report.decision, Retry):
                 return
             await asyncio.sleep(report.decision.delay)
 
     async def emit_chunk(leases: list[Lease]) -> None:
-        await emission.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
 
-    return await emission.run(emit_one, emit_chunk=emit_chunk, **{"take_over": True, **options})
+    return await dispatcher.run(emit_one, emit_chunk=emit_chunk, **{"take_over": True, **options})
 
 
 def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str) -> None:

@@ -20,7 +20,7 @@ from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.triage import triage
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch.dispatcher import Emission, Limits
+from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.events import make_event
 from resonant.files import atomic_file
 from resonant.metrics.prometheus import registry_of, to_text
@@ -86,8 +86,8 @@ async def produce(store: Store, orders: Orders) -> None:
 async def drain(store: Store, orders: Orders) -> None:
     while time.time() < orders.ends_at or await store.unfinished():
         seconds = min(_RUN_SECONDS, orders.ends_at - time.time())
-        async with _opened_emission(store, orders, run_for=max(0.0, seconds)) as emission:
-            await emission.run(_emitter(emission), take_over=True)
+        async with _opened_emission(store, orders, run_for=max(0.0, seconds)) as dispatcher:
+            await dispatcher.run(_emitter(dispatcher), take_over=True)
         if time.time() >= orders.ends_at:
             await asyncio.sleep(0.5)
 
@@ -110,7 +110,7 @@ async def keep(store: Store, orders: Orders) -> None:
 
 
 @asynccontextmanager
-async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> AsyncIterator[Emission]:
+async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> AsyncIterator[Dispatcher]:
     endpoint = Endpoint(ENDPOINT, orders.receiver, timeout=_TIMEOUT_SECONDS, allow_private=True)
 
     async def open_destination(name: str) -> Destination:
@@ -125,15 +125,15 @@ async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> A
 
     attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _name: _POLICY)
     limits = Limits(run_for=run_for)
-    async with Emission(
+    async with Dispatcher(
         store, attempt_runner, open_destination, owner=f"drain-{time.time()}", limits=limits
-    ) as emission:
-        yield emission
+    ) as dispatcher:
+        yield dispatcher
 
 
-def _emitter(emission: Emission):
+def _emitter(dispatcher: Dispatcher):
     async def emit_one(lease: Lease) -> None:
-        while isinstance(decision := (await emission.attempt(lease.key)).decision, Retry):
+        while isinstance(decision := (await dispatcher.attempt(lease.key)).decision, Retry):
             await asyncio.sleep(decision.delay)
 
     return emit_one

@@ -75,19 +75,19 @@ def test_an_endpoint_that_never_answers_does_not_hold_up_another(sqlite_url, nei
 
     async def alone() -> float:
         ids = await fault.enqueue(_HEALTHY, "healthy")
-        async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as emission:
-            assert (await run(emission, endpoint="healthy")).delivered == _HEALTHY
+        async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as dispatcher:
+            assert (await run(dispatcher, endpoint="healthy")).delivered == _HEALTHY
         return events_a_second(neighbours, ids)
 
     async def beside() -> tuple[float, int]:
         await fault.enqueue(_DEAD, "asleep")
-        async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as emission:
-            emitting = asyncio.create_task(run(emission))
+        async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as dispatcher:
+            emitting = asyncio.create_task(run(dispatcher))
             # The dead one has what it can get, and some of it fails, before the other comes.
-            await until(lambda: emission.summary.attempts >= _ENDPOINT_CONCURRENCY)
+            await until(lambda: dispatcher.summary.attempts >= _ENDPOINT_CONCURRENCY)
             tries = tries_of_the_dead()
             ids = await fault.enqueue(_HEALTHY, "healthy")
-            await until(lambda: emission.summary.delivered == _HEALTHY)
+            await until(lambda: dispatcher.summary.delivered == _HEALTHY)
             tries = tries_of_the_dead() - tries
             assert await store.unfinished("asleep") == _DEAD
             emitting.cancel()

@@ -107,16 +107,16 @@ class TestNamesDoNotResolve:
             request = ReplayRequest(Selection(), everything=True)
             async with (
                 fault.opened_store() as store,
-                fault.opened_emission(store) as emission,
+                fault.opened_emission(store) as dispatcher,
                 audited(store, who="test", action="replay", selection=request.as_dict()) as audit_id,
             ):
 
                 async def emit_one(lease):
-                    while isinstance((await emission.attempt(lease.key)).decision, Retry):
+                    while isinstance((await dispatcher.attempt(lease.key)).decision, Retry):
                         await asyncio.sleep(0.1)
 
                 taken = letters(store, request, owner="worker", audit_id=audit_id)
-                await emission.emit_given(emit_one, taken)
+                await dispatcher.emit_given(emit_one, taken)
 
         asyncio.run(scenario())
         assert fault.account()["delivered"] == 100
@@ -200,11 +200,11 @@ class TestNoDescriptorIsLeft:
 
         async def scenario():
             await fault.enqueue(500)
-            async with fault.opened_store() as store, fault.opened_emission(store) as emission:
+            async with fault.opened_store() as store, fault.opened_emission(store) as dispatcher:
                 # What the store opens for its readers is open.
                 await asyncio.gather(*(store.due() for _ in range(6)))
                 with no_descriptor_left(but) as give_back:
-                    emitting = asyncio.create_task(run(emission))
+                    emitting = asyncio.create_task(run(dispatcher))
                     await asyncio.sleep(1.2)
                     assert not emitting.done()
                     give_back()

@@ -168,8 +168,8 @@ class TestPostgreSQLLosesConnections:
                     return await claim(*args, **options)
 
                 store.claim = claim_by_the_lossy_way
-                async with fault.opened_emission(store, run_for=12.0) as emission:
-                    emitting = asyncio.create_task(run(emission))
+                async with fault.opened_emission(store, run_for=12.0) as dispatcher:
+                    emitting = asyncio.create_task(run(dispatcher))
                     while not emitting.done():
                         await fault.enqueue(20)  # so that there is always something to renew
                         await asyncio.sleep(0.2)

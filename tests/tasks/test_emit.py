@@ -10,13 +10,13 @@ import pytest
 
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
-from resonant.dispatch.dispatcher import Emission
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.errors import UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink
 from resonant.store import open_store
 from tasks import emit
-from tasks.emit import Ticket, Undelivered, current_emission, emit_event
+from tasks.emit import Ticket, Undelivered, current_dispatcher, emit_event
 
 DEFAULT = RetryPolicy()
 
@@ -46,9 +46,9 @@ def attempt(tmp_path, monkeypatch):
             except Undelivered as failure:
                 seen["failure"] = failure
 
-        async with Emission(store, attempt_runner, open_destination, owner="me") as emission:
-            current_emission.set(emission)
-            await emission.run(emit_one)
+        async with Dispatcher(store, attempt_runner, open_destination, owner="me") as dispatcher:
+            current_dispatcher.set(dispatcher)
+            await dispatcher.run(emit_one)
         await store.close()
         return SimpleNamespace(**{"result": None, "failure": None} | seen)
 

@@ -1,14 +1,14 @@
-"""Emission: take what is due from the store and make attempts until nothing is due, or a bound is reached.
+"""The dispatcher: take what is due from the store and make attempts until nothing is due, or a bound is reached.
 
 The way of one delivery::
 
-    Emission.run      claims it, and hands it to `emit_one` (in flows: a Prefect task run)
-    Emission.attempt  begins in the store, lets the attempt runner send and decide, records both, reports
+    Dispatcher.run      claims it, and hands it to `emit_one` (in flows: a Prefect task run)
+    Dispatcher.attempt  begins in the store, lets the attempt runner send and decide, records both, reports
     emit_one          returns (delivered, parked), waits and calls attempt again (retry), or ends (given up)
 
 In the bulk lane, `emit_chunk` is handed many that were never tried, to one endpoint::
 
-    Emission.attempt_all  makes the first attempt of each, as above, in large commits
+    Dispatcher.attempt_all  makes the first attempt of each, as above, in large commits
     emit_one              is handed those that failed; its first call of attempt reports what was attempted already
 
 No Prefect here: the clock, the random generator, the endpoints and `emit_one` are arguments.
@@ -135,7 +135,7 @@ def _why_not_open(name: str, error: Exception) -> str:
     return f"endpoint {name!r} cannot be opened: {type(error).__name__}"
 
 
-class Emission:
+class Dispatcher:
     """One run over a store. Use it as an async context manager: on exit every lease is handed back.
 
     Args:

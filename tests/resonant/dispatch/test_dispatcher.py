@@ -18,7 +18,7 @@ import pytest
 
 from resonant.delivery.attempt import AttemptRunner, Destination, Report
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
-from resonant.dispatch.dispatcher import Emission, LeaseLost, Limits, Summary
+from resonant.dispatch.dispatcher import Dispatcher, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink, Endpoint, HttpSink
@@ -36,7 +36,7 @@ QUICK = RetryPolicy(max_attempts=3, base=1.0, factor=1.0, jitter="none")
 class Scene:
     """A worker's emission, and what a test wants to see of it."""
 
-    emission: Emission
+    dispatcher: Dispatcher
     store: Store
     clock: FixedClock
     reports: list[Report] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Scene:
     async def emit_one(self, lease):
         """Make the attempts of a delivery; in place of waiting, the clock moves on."""
         while True:
-            report = await self.emission.attempt(lease.key)
+            report = await self.dispatcher.attempt(lease.key)
             self.reports.append(report)
             if not isinstance(report.decision, Retry):
                 return
@@ -54,10 +54,10 @@ class Scene:
 
     async def emit_chunk(self, leases):
         self.chunks.append(len(leases))
-        await self.emission.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        await self.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
 
     async def run(self, **options) -> Summary:
-        running = self.emission.run(self.emit_one, emit_chunk=self.emit_chunk, **options)
+        running = self.dispatcher.run(self.emit_one, emit_chunk=self.emit_chunk, **options)
         return await asyncio.wait_for(running, 30)
 
 
@@ -95,10 +95,10 @@ async def scene(path, *, policy=QUICK, clock=None, lease_seconds=60.0, limits=No
     try:
         attempt_runner = AttemptRunner(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
         limits = replace(limits or Limits(), chunk_size=Scene.chunk_size)
-        async with Emission(
+        async with Dispatcher(
             store, attempt_runner, open_destination, owner="worker", limits=limits
-        ) as emission:
-            yield Scene(emission, store, clock)
+        ) as dispatcher:
+            yield Scene(dispatcher, store, clock)
     finally:
         await store.close()
 
@@ -295,7 +295,7 @@ class TestWhatARunDoes:
 
             async def claim_and_count(name, **options):
                 found = await claim(name, **options)
-                held.append(worker.emission._in_hand.busy(name) + len(found))
+                held.append(worker.dispatcher._in_hand.busy(name) + len(found))
                 return found
 
             worker.store.claim = claim_and_count
@@ -384,7 +384,7 @@ class TestTheBulkLane:
         limits = Limits(concurrency=8, endpoint_concurrency=4)
         async with scene(tmp_path, orders=refuse, limits=limits) as worker:
             await enqueue(worker.store, 60)
-            running = asyncio.create_task(worker.emission.run(emit_one, emit_chunk=worker.emit_chunk))
+            running = asyncio.create_task(worker.dispatcher.run(emit_one, emit_chunk=worker.emit_chunk))
             await asyncio.sleep(0.3)
             gate.set()
             assert (await running).dead_letters.total() == 60
@@ -409,7 +409,7 @@ class TestTheBulkLane:
 
             async def claim_and_count(name, **options):
                 found = await claim(name, **options)
-                held.append(sum(map(worker.emission._in_hand.busy, names)) + len(found))
+                held.append(sum(map(worker.dispatcher._in_hand.busy, names)) + len(found))
                 return found
 
             worker.store.claim = claim_and_count
@@ -429,11 +429,11 @@ class TestTheBulkLane:
             await stealing[0]
 
         async def emit_chunk(leases):
-            done.update(await worker.emission.attempt_all("orders", [lease.key for lease in leases]))
+            done.update(await worker.dispatcher.attempt_all("orders", [lease.key for lease in leases]))
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store, 3)
-            summary = await worker.emission.run(worker.emit_one, emit_chunk=emit_chunk)
+            summary = await worker.dispatcher.run(worker.emit_one, emit_chunk=emit_chunk)
         assert (done["delivered"], done["lost"]) == (0, 3)
         assert (summary.delivered, summary.lost) == (3, 3), "and then delivered one by one"
 
@@ -466,7 +466,7 @@ class TestTheBulkLane:
         async with scene(tmp_path, orders=wait, limits=limits) as worker:
             await enqueue(worker.store, 12)
             running = asyncio.create_task(worker.run())
-            await until(worker.emission._is_over)
+            await until(worker.dispatcher._is_over)
             blocked.set()
             summary = await running
         tried = sum(row[0] for row in deliveries(tmp_path, "attempts"))
@@ -494,7 +494,7 @@ class TestStoreFirst:
             raise answers.get(event.body, UnexpectedStatus(503))
 
         async def emit_one(lease):
-            report = await worker.emission.attempt(lease.key)
+            report = await worker.dispatcher.attempt(lease.key)
             (row,) = rows(
                 tmp_path,
                 f"SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
@@ -503,13 +503,13 @@ class TestStoreFirst:
             seen[type(report.decision)] = row
             assert row[-1] == report.attempt.delay
             if isinstance(report.decision, Retry):
-                await worker.emission.attempt(lease.key)
+                await worker.dispatcher.attempt(lease.key)
 
         answers = {b"0": UnexpectedStatus(400), b"1": UnexpectedStatus(503, "60")}
         async with scene(tmp_path, orders=send, fine=succeed) as worker:
             await enqueue(worker.store, 3)
             await enqueue(worker.store, endpoint="fine")
-            await worker.emission.run(emit_one)
+            await worker.dispatcher.run(emit_one)
         assert {kind: row[:-1] for kind, row in seen.items()} == {
             type(None): ("delivered", 1, 1, None),
             Retry: ("retrying", 1, 1, "retry"),
@@ -530,11 +530,11 @@ class TestLeases:
                 await other.recover(owners=["worker"])
                 await other.claim("orders", owner="other", limit=1)
             with pytest.raises(LeaseLost):
-                await worker.emission.attempt(lease.key)
+                await worker.dispatcher.attempt(lease.key)
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            summary = await worker.emission.run(emit_one)
+            summary = await worker.dispatcher.run(emit_one)
             assert summary.lost == 1
             assert str(summary).endswith(", 1 taken over by another worker")
         assert not sent
@@ -571,15 +571,15 @@ class TestLeases:
             raise UnexpectedStatus(503)
 
         async def emit_one(lease):
-            await worker.emission.attempt(lease.key)
+            await worker.dispatcher.attempt(lease.key)
             async with another_worker(tmp_path, clock=worker.clock) as other:
                 await other.recover(owners=["worker"])
             with pytest.raises(LeaseLost):
-                await worker.emission.attempt(lease.key)
+                await worker.dispatcher.attempt(lease.key)
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            assert (await worker.emission.run(emit_one)).lost == 1
+            assert (await worker.dispatcher.run(emit_one)).lost == 1
         assert len(sent) == 1
         assert deliveries(tmp_path, "status, attempts, lease_owner") == [("retrying", 1, None)]
 
@@ -674,7 +674,7 @@ class TestLeases:
         self, tmp_path, quick_look
     ):
         async def emit_one(lease):
-            report = await worker.emission.attempt(lease.key)
+            report = await worker.dispatcher.attempt(lease.key)
             if isinstance(report.decision, Park):
                 worker.clock.advance(report.decision.delay)
                 await until(lambda: len(tries) == 2)
@@ -688,7 +688,7 @@ class TestLeases:
         tries = []
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            summary = await asyncio.wait_for(worker.emission.run(emit_one), 60)
+            summary = await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
             assert (summary.parked, summary.delivered, summary.lost) == (1, 1, 0)
 
 
@@ -703,14 +703,14 @@ class TestWaiting:
 
         async def emit_one(lease):
             while True:
-                report = await worker.emission.attempt(lease.key)
+                report = await worker.dispatcher.attempt(lease.key)
                 if not isinstance(report.decision, Retry):
                     return
                 await until(lambda: len(sent) == 4)
 
         async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
             patient, *others = await enqueue(worker.store, 4)
-            await asyncio.wait_for(worker.emission.run(emit_one), 60)
+            await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
             assert sent == [patient, *others, patient]
 
     async def test_beyond_the_bound_retries_are_parked(self, tmp_path):
@@ -722,12 +722,12 @@ class TestWaiting:
             raise UnexpectedStatus(503)
 
         async def emit_one(lease):
-            decisions.append((await worker.emission.attempt(lease.key)).decision)
+            decisions.append((await worker.dispatcher.attempt(lease.key)).decision)
             await until(lambda: len(decisions) == 40)
 
         async with scene(tmp_path, orders=send, limits=Limits(max_waiting=3)) as worker:
             await enqueue(worker.store, 40)
-            await worker.emission.run(emit_one)
+            await worker.dispatcher.run(emit_one)
         assert Counter(map(type, decisions)) == {Retry: 3, Park: 37}
         assert Counter(deliveries(tmp_path, "status, lease_owner, next_attempt_at")) == {
             ("retrying", None, START + 1): 40
@@ -740,21 +740,21 @@ class TestWaiting:
             for _ in range(5):
                 await enqueue(worker.store)
                 await worker.run()
-            assert (worker.emission.summary.delivered, worker.emission.summary.parked) == (5, 0)
+            assert (worker.dispatcher.summary.delivered, worker.dispatcher.summary.parked) == (5, 0)
 
     async def test_an_emission_that_ends_where_it_should_wait_hands_its_delivery_back(self, tmp_path):
         async def emit_one(lease):
-            await worker.emission.attempt(lease.key)
+            await worker.dispatcher.attempt(lease.key)
 
         async with scene(tmp_path, orders=failing_first()) as worker:
             await enqueue(worker.store)
-            summary = await worker.emission.run(emit_one)
+            summary = await worker.dispatcher.run(emit_one)
             assert (summary.delivered, summary.parked) == (0, 1)
             assert deliveries(tmp_path, "status, lease_owner, available_at") == [
                 ("retrying", None, START + 1)
             ]
             worker.clock.advance(1)
-            assert (await worker.emission.run(emit_one)).delivered == 1
+            assert (await worker.dispatcher.run(emit_one)).delivered == 1
 
 
 class TestEndpoints:
@@ -813,7 +813,7 @@ class TestEndpoints:
         async with scene(tmp_path, sinks=sinks, limits=Limits(run_for=60)) as worker:
             await enqueue(worker.store, endpoint="late")
             running = asyncio.create_task(worker.run())
-            summary = worker.emission.summary
+            summary = worker.dispatcher.summary
             await until(lambda: "late" in summary.unknown_endpoints)
             await until(lambda: problems(tmp_path))
             assert problems(tmp_path) == [("late", "no endpoint is named 'late'", START)]
@@ -914,13 +914,13 @@ class TestCancellation:
         waiting = []
 
         async def emit_one(lease):
-            await worker.emission.attempt(lease.key)
+            await worker.dispatcher.attempt(lease.key)
             waiting.append(lease)
             await asyncio.sleep(3600)
 
         async with scene(tmp_path, orders=fail) as worker:
             await enqueue(worker.store, 10)
-            running = asyncio.create_task(worker.emission.run(emit_one))
+            running = asyncio.create_task(worker.dispatcher.run(emit_one))
             await until(lambda: len(waiting) == 10)
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -940,13 +940,13 @@ class TestCancellation:
                 await asyncio.sleep(3600)
 
             async def emit_one(lease):
-                await worker.emission.attempt(lease.key)
+                await worker.dispatcher.attempt(lease.key)
                 os.kill(os.getpid(), signal.SIGINT)
                 await asyncio.sleep(3600)
 
             async with scene(tmp_path, orders=send) as worker:
                 await enqueue(worker.store)
-                await worker.emission.run(emit_one)
+                await worker.dispatcher.run(emit_one)
 
         with pytest.raises(KeyboardInterrupt):
             asyncio.run(run())
@@ -998,7 +998,7 @@ class TestCancellation:
         async with scene(tmp_path, orders=succeed) as worker:
             first, *_ = await enqueue(worker.store, 5)
             with pytest.raises(RuntimeError, match="the pipeline is broken"):
-                await worker.emission.run(emit_one)
+                await worker.dispatcher.run(emit_one)
         assert asyncio.all_tasks() == before
         assert deliveries(tmp_path, "lease_owner") == [(None,)] * 5
 
@@ -1032,12 +1032,12 @@ class TestTheStoreGoesAway:
 
         async def emit_one(lease):
             with contextlib.suppress(StoreUnavailable):  # as Prefect keeps what its tasks raise to itself
-                await worker.emission.attempt(lease.key)
+                await worker.dispatcher.attempt(lease.key)
 
         async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
             await enqueue(worker.store, 3)
             with pytest.raises(StoreUnavailable):
-                await asyncio.wait_for(worker.emission.run(emit_one), 60)
+                await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
         assert asyncio.all_tasks() == before
         assert "leases were not handed back" in caplog.text
         disk.is_read_only = False
@@ -1084,15 +1084,15 @@ class TestTheStoreGoesAway:
             due = worker.store.due
 
             async def due_while_it_breaks(endpoint):
-                if worker.emission._running:
+                if worker.dispatcher._running:
                     asked_again.set()
-                    while worker.emission._running:
+                    while worker.dispatcher._running:
                         await asyncio.sleep(0)
                 return await due(endpoint)
 
             worker.store.due = due_while_it_breaks
             with pytest.raises(RuntimeError, match="broken"):
-                await worker.emission.run(emit_one, endpoint="orders")
+                await worker.dispatcher.run(emit_one, endpoint="orders")
 
     async def test_so_does_a_renewal_of_leases_that_breaks(self, tmp_path):
         async def renew(*_args):
@@ -1114,7 +1114,7 @@ class TestTheStoreGoesAway:
         async with scene(tmp_path, orders=succeed) as worker:
             (event_id,) = await enqueue(worker.store)
             with pytest.raises(RuntimeError, match=f"emission of {event_id} ended without an attempt"):
-                await worker.emission.run(emit_one)
+                await worker.dispatcher.run(emit_one)
         assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
 
 
@@ -1130,7 +1130,7 @@ class TestWhatIsGivenWithItsLeases:
             yield await self.claim(worker, 2)
 
         async with scene(tmp_path, orders=failing_first()) as worker:
-            summary = await worker.emission.emit_given(worker.emit_one, batches())
+            summary = await worker.dispatcher.emit_given(worker.emit_one, batches())
             assert (summary.delivered, summary.retried) == (5, 5)
         assert deliveries(tmp_path, "status, attempts") == [("delivered", 2)] * 5
 
@@ -1147,7 +1147,7 @@ class TestWhatIsGivenWithItsLeases:
 
         all_asked = asyncio.Event()
         async with scene(tmp_path, orders=send, limits=Limits(concurrency=4)) as worker:
-            emitting = asyncio.create_task(worker.emission.emit_given(worker.emit_one, batches()))
+            emitting = asyncio.create_task(worker.dispatcher.emit_given(worker.emit_one, batches()))
             await until(lambda: len(asked) == 8)
             await asyncio.sleep(0.05)
             assert len(asked) == 8
@@ -1166,7 +1166,7 @@ class TestWhatIsGivenWithItsLeases:
 
         async with scene(tmp_path, orders=hang) as worker:
             with pytest.raises(EndpointError, match="'forgotten'"):
-                await worker.emission.emit_given(worker.emit_one, batches())
+                await worker.dispatcher.emit_given(worker.emit_one, batches())
         assert asyncio.all_tasks() == before
         assert deliveries(tmp_path, "lease_owner, attempts") == [(None, 0)] * 4
 
@@ -1178,11 +1178,11 @@ class TestWhatIsGivenWithItsLeases:
         async def batches():
             yield await self.claim(worker, 1)
             if late:
-                await until(lambda: not worker.emission._running)
+                await until(lambda: not worker.dispatcher._running)
 
         async with scene(tmp_path, orders=succeed) as worker:
             with pytest.raises(RuntimeError, match="the pipeline is broken"):
-                await worker.emission.emit_given(emit_one, batches())
+                await worker.dispatcher.emit_given(emit_one, batches())
 
 
 ANOTHER_PROCESS = """
@@ -1210,8 +1210,8 @@ class TestHowLongARunGoesOn:
 
         async with scene(tmp_path, clock=time.time, orders=send, limits=Limits(run_for=60)) as worker:
             await enqueue(worker.store)
-            running = asyncio.create_task(worker.emission.run(worker.emit_one))
-            await until(lambda: worker.emission.summary.delivered == 1)
+            running = asyncio.create_task(worker.dispatcher.run(worker.emit_one))
+            await until(lambda: worker.dispatcher.summary.delivered == 1)
             other = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", textwrap.dedent(ANOTHER_PROCESS), f"sqlite:///{tmp_path / 'r.db'}"
             )
@@ -1229,13 +1229,13 @@ class TestHowLongARunGoesOn:
         async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.9)) as worker:
             await enqueue(worker.store)
             await worker.run()
-            assert (worker.emission.summary.parked, worker.emission.summary.retried) == (1, 0)
+            assert (worker.dispatcher.summary.parked, worker.dispatcher.summary.retried) == (1, 0)
 
     async def test_when_the_time_is_up_what_still_waits_for_its_turn_goes_back_untried(
         self, tmp_path, quick_look
     ):
         async def send(_event):
-            await until(worker.emission._is_over)
+            await until(worker.dispatcher._is_over)
 
         limits = Limits(concurrency=1, run_for=2.0)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
@@ -1259,7 +1259,7 @@ class TestHowLongARunGoesOn:
         async with scene(tmp_path, orders=send, limits=limits) as worker:
             await enqueue(worker.store)
             running = asyncio.create_task(worker.run())
-            await until(worker.emission._is_over)
+            await until(worker.dispatcher._is_over)
             await enqueue(worker.store)
             another.set()
             assert (await running).delivered == 1

@@ -9,7 +9,7 @@ import time
 from sqlalchemy import select
 
 from resonant.delivery.attempt import AttemptRunner, Destination
-from resonant.dispatch.dispatcher import Emission
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.events import make_event
 from resonant.sinks.http import CallableSink
 from resonant.store import open_store, schema
@@ -37,14 +37,14 @@ async def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql
     async with (
         asyncio.timeout(10),
         store.transaction() as transaction,
-        Emission(store, attempt_runner, open_destination, owner="run-1") as emission,
+        Dispatcher(store, attempt_runner, open_destination, owner="run-1") as dispatcher,
     ):
         await transaction.run_sync(lock_ledger)
 
         async def emit_one(lease):
-            await emission.attempt(lease.key)
+            await dispatcher.attempt(lease.key)
 
-        summary = await emission.run(emit_one)
+        summary = await dispatcher.run(emit_one)
     status = await store.status()
     await store.close()
     assert summary.delivered == 2

@@ -10,7 +10,7 @@ import pytest
 
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch import secret_rotation
-from resonant.dispatch.dispatcher import Emission
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import make_event
@@ -58,12 +58,12 @@ async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_unti
         return ("run-1", "billing", NEW) in await reported(store)
 
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
-    async with Emission(store, attempt_runner, open_destination, owner="run-1") as emission:
+    async with Dispatcher(store, attempt_runner, open_destination, owner="run-1") as dispatcher:
 
         async def emit_one(lease):
-            await emission.attempt(lease.key)
+            await dispatcher.attempt(lease.key)
 
-        summary = await emission.run(emit_one)
+        summary = await dispatcher.run(emit_one)
     seen["at the end"] = await reported(store)
     await store.close()
     assert summary.delivered == 1
@@ -88,9 +88,9 @@ async def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, mo
 
     monkeypatch.setattr(signers, "report", broken)
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
-    async with Emission(store, attempt_runner, open_destination, owner="run-1") as emission:
+    async with Dispatcher(store, attempt_runner, open_destination, owner="run-1") as dispatcher:
         with pytest.raises(OSError, match="disk"):
-            await emission.not_to_be_opened(["billing"])
+            await dispatcher.not_to_be_opened(["billing"])
     await store.close()
     assert opened == []
 
@@ -104,8 +104,8 @@ async def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secr
         raise EndpointError("its certificates are on another machine")
 
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
-    async with Emission(store, attempt_runner, open_destination, owner="run-1") as emission:
-        await emission.not_to_be_opened(["billing"])
+    async with Dispatcher(store, attempt_runner, open_destination, owner="run-1") as dispatcher:
+        await dispatcher.not_to_be_opened(["billing"])
         seen.append(await store.read(signers.behind, "billing", NEW, now=time.time()))
     await store.close()
     assert seen == [("run-1", "billing", None), 0]

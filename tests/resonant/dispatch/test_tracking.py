@@ -14,7 +14,7 @@ from resonant.dead_letters.operations import purge
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
-from resonant.dispatch.dispatcher import Emission
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, make_event
 from resonant.sinks.http import CallableSink
@@ -199,25 +199,25 @@ async def emitting(url, send, *, lease_seconds=60.0, policy=TWICE):
 
     async with opened(url, clock=time.time, lease_seconds=lease_seconds) as store:
         attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(7), policy=lambda _name: policy)
-        async with Emission(store, attempt_runner, open_destination, owner="ours") as emission:
-            yield emission
+        async with Dispatcher(store, attempt_runner, open_destination, owner="ours") as dispatcher:
+            yield dispatcher
 
 
-def run_for_its_own(emission, tracker):
+def run_for_its_own(dispatcher, tracker):
     async def emit_one(lease):
-        await emission.attempt(lease.key)
+        await dispatcher.attempt(lease.key)
 
-    running = emission.run(emit_one, endpoint="orders", take_over=True, own=tracker)
+    running = dispatcher.run(emit_one, endpoint="orders", take_over=True, own=tracker)
     return asyncio.wait_for(running, 60)
 
 
 async def test_an_emission_waits_for_its_own_deliveries_that_another_worker_sends(sqlite_url):
-    async with emitting(sqlite_url, succeed) as emission:
-        store = emission.store
+    async with emitting(sqlite_url, succeed) as dispatcher:
+        store = dispatcher.store
         tracker = Tracker(store)
         tracker.add(await enqueue(store, "a", "b"))
         leases = await store.claim("orders", owner="another", limit=2)
-        running = asyncio.create_task(run_for_its_own(emission, tracker))
+        running = asyncio.create_task(run_for_its_own(dispatcher, tracker))
         await asyncio.sleep(0.5)
         assert not running.done()
         await store.begin(leases)
@@ -229,24 +229,24 @@ async def test_an_emission_waits_for_its_own_deliveries_that_another_worker_send
 
 
 async def test_an_emission_sends_its_own_deliveries_when_the_worker_that_held_them_is_gone(sqlite_url):
-    async with emitting(sqlite_url, succeed, lease_seconds=1.0) as emission:
-        tracker = Tracker(emission.store)
-        tracker.add(await enqueue(emission.store, "a", "b"))
-        await emission.store.claim("orders", owner="killed", limit=2)
-        assert (await run_for_its_own(emission, tracker)).delivered == 2
+    async with emitting(sqlite_url, succeed, lease_seconds=1.0) as dispatcher:
+        tracker = Tracker(dispatcher.store)
+        tracker.add(await enqueue(dispatcher.store, "a", "b"))
+        await dispatcher.store.claim("orders", owner="killed", limit=2)
+        assert (await run_for_its_own(dispatcher, tracker)).delivered == 2
         assert tracker.outcomes.delivered == 2
 
 
 @pytest.mark.parametrize("held_by_another", [False, True])
 async def test_an_emission_does_not_wait_for_other_deliveries(sqlite_url, held_by_another):
-    async with emitting(sqlite_url, succeed) as emission:
-        tracker = Tracker(emission.store)
+    async with emitting(sqlite_url, succeed) as dispatcher:
+        tracker = Tracker(dispatcher.store)
         if held_by_another:
-            await enqueue(emission.store, "theirs")
-            await emission.store.claim("orders", owner="another", limit=1)
-        tracker.add(await enqueue(emission.store, "a"))
+            await enqueue(dispatcher.store, "theirs")
+            await dispatcher.store.claim("orders", owner="another", limit=1)
+        tracker.add(await enqueue(dispatcher.store, "a"))
         started = time.monotonic()
-        await run_for_its_own(emission, tracker)
+        await run_for_its_own(dispatcher, tracker)
         assert time.monotonic() - started < 30
         assert tracker.outcomes.delivered == 1
 
@@ -260,16 +260,16 @@ async def test_an_emission_ends_when_its_own_deliveries_are_settled_even_while_i
             raise ConnectionError
 
     policy = RetryPolicy(max_attempts=100, base=0.2, factor=1, jitter="none")
-    async with emitting(sqlite_url, send, policy=policy) as emission:
-        tracker = Tracker(emission.store)
-        await enqueue(emission.store, "theirs")
-        tracker.add(await enqueue(emission.store, "a"))
+    async with emitting(sqlite_url, send, policy=policy) as dispatcher:
+        tracker = Tracker(dispatcher.store)
+        await enqueue(dispatcher.store, "theirs")
+        tracker.add(await enqueue(dispatcher.store, "a"))
 
         async def emit_one(lease):
-            while isinstance((await emission.attempt(lease.key)).decision, Retry):
+            while isinstance((await dispatcher.attempt(lease.key)).decision, Retry):
                 await asyncio.sleep(0.2)
 
-        await asyncio.wait_for(emission.run(emit_one, endpoint="orders", own=tracker), 60)
+        await asyncio.wait_for(dispatcher.run(emit_one, endpoint="orders", own=tracker), 60)
         assert tracker.outcomes.delivered == 1
     async with opened(sqlite_url) as store:
         status = await store.status()
