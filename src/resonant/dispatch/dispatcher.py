@@ -32,7 +32,7 @@ from resonant.dispatch.batch_writer import GroupCommit
 from resonant.dispatch.bulk import Ahead, send_ahead
 from resonant.dispatch.fetcher import Claims
 from resonant.dispatch.heartbeat import Renewal
-from resonant.dispatch.in_flight import InHand
+from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiter import Slots
 from resonant.dispatch.secret_rotation import Signing
 from resonant.errors import EndpointError, StoreError
@@ -165,9 +165,9 @@ class Dispatcher:
         self._patience = store.lease_seconds / 3
         self._commits = GroupCommit(store, patience=self._patience)
         self._destinations: dict[str, Destination] = {}
-        self._in_hand = InHand()
+        self._in_flight = InFlight()
         self._ahead: dict[str, Ahead] = {}
-        self._renewal = Renewal(store, owner, self._in_hand, self._fail)
+        self._renewal = Renewal(store, owner, self._in_flight, self._fail)
         self._signing = Signing(store, owner)
         self._end: float | None = None
         self._reopen_at: dict[str, float] = {}
@@ -213,10 +213,10 @@ class Dispatcher:
             TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
         """
-        if (made := self._in_hand.take_report(key)) is not None:
+        if (made := self._in_flight.take_report(key)) is not None:
             self._changed.set()
             return made
-        if (lease := self._in_hand.get(key)) is None:
+        if (lease := self._in_flight.get(key)) is None:
             raise LeaseLost
         try:
             return await self._attempt(lease, task_run_id)
@@ -227,7 +227,7 @@ class Dispatcher:
             raise
 
     async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
-        self._in_hand.resume(lease)
+        self._in_flight.resume(lease)
         async with self._slots.hold(lease.endpoint):
             if self._is_over():
                 await self._hand_back([lease])
@@ -258,7 +258,7 @@ class Dispatcher:
         Raises:
             StoreUnavailable: outcomes could not be written; these deliveries will be tried again by somebody.
         """
-        leases = [lease for key in keys if (lease := self._in_hand.get(key)) is not None]
+        leases = [lease for key in keys if (lease := self._in_flight.get(key)) is not None]
         recording: list[asyncio.Future[bool]] = []
         done = Counter[str]()
         left: list[Lease] = []
@@ -299,7 +299,7 @@ class Dispatcher:
 
     async def _hand_back(self, leases: list[Lease]) -> None:
         for lease in leases:
-            self._in_hand.drop(lease)
+            self._in_flight.drop(lease)
         if leases:
             await patiently(lambda: self.store.release(leases), self._patience)
 
@@ -307,7 +307,7 @@ class Dispatcher:
         lease, decision = report.lease, report.decision
         if isinstance(decision, Retry):
             # Counted before it is written: nobody else shall be promised this place meanwhile.
-            self._in_hand.wait(lease)
+            self._in_flight.wait(lease)
             self._changed.set()
         gone = report.verdict is not None and report.verdict.gone
         return self._commits.record(Outcome(lease, report.attempt, decision, gone=gone))
@@ -322,7 +322,7 @@ class Dispatcher:
         self._settle(report)
         done["delivered" if report.decision is None else "failed"] += 1
         if report.decision is not None and not self._is_ending:
-            self._in_hand.keep_report(report)
+            self._in_flight.keep_report(report)
             self._spawn(self._emit(report.lease))
 
     def _is_over(self) -> bool:
@@ -331,7 +331,7 @@ class Dispatcher:
     def _may_wait(self) -> bool:
         """Tell whether a retry may be waited for here: there is room, and the run goes on for long enough."""
         ends_soon = self._end is not None and time.monotonic() + LAST_WAIT_SECONDS > self._end
-        return self._in_hand.waiting < self.limits.max_waiting and not ends_soon
+        return self._in_flight.waiting < self.limits.max_waiting and not ends_soon
 
     async def run(
         self,
@@ -370,7 +370,7 @@ class Dispatcher:
             self.store,
             owner=self.owner,
             slots=self._slots,
-            in_hand=self._in_hand,
+            in_flight=self._in_flight,
             endpoint=endpoint,
             take_over=take_over,
             chunk_size=self._chunk_size,
@@ -434,7 +434,7 @@ class Dispatcher:
                 for lease in leases:
                     await patiently(partial(self._open, lease.endpoint), self._patience)
                     self._start(lease)
-                while self._in_hand.total_busy >= 2 * self.limits.concurrency:
+                while self._in_flight.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()
             while self._running:
                 await self._next_change()
@@ -481,11 +481,11 @@ class Dispatcher:
         for start in range(0, len(never_tried), size):
             chunk = never_tried[start : start + size]
             for lease in chunk:
-                self._in_hand.take(lease)
+                self._in_flight.take(lease)
             self._spawn(self._emit_all(self._emit_chunk, chunk))
 
     def _start(self, lease: Lease) -> None:
-        self._in_hand.take(lease)
+        self._in_flight.take(lease)
         self._spawn(self._emit(lease))
 
     def _spawn(self, emitting: Coroutine[Any, Any, None]) -> None:
@@ -496,15 +496,15 @@ class Dispatcher:
     async def _emit_all(self, emit_chunk: EmitChunk, leases: list[Lease]) -> None:
         await emit_chunk(leases)
         for lease in leases:
-            left = self._in_hand.get(lease.key)
+            left = self._in_flight.get(lease.key)
             if left is not None and left.attempts == lease.attempts:
                 raise RuntimeError(f"the emission of a chunk ended without an attempt of {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
         with contextlib.suppress(LeaseLost, TimeIsUp):
             await self._emit_one(lease)
-        self._in_hand.take_report(lease.key)
-        if (left := self._in_hand.get(lease.key)) is None:
+        self._in_flight.take_report(lease.key)
+        if (left := self._in_flight.get(lease.key)) is None:
             return
         if left.attempts == lease.attempts:
             raise RuntimeError(f"the emission of {lease.event.id} ended without an attempt")
@@ -559,7 +559,7 @@ class Dispatcher:
         self.summary.attempts += 1
         match decision:
             case Retry(delay=delay):
-                if self._in_hand.count_attempt(lease, delay):
+                if self._in_flight.count_attempt(lease, delay):
                     self.summary.retried += 1
                 return
             case None:
@@ -568,14 +568,14 @@ class Dispatcher:
                 self.summary.parked += 1
             case GiveUp(reason=reason):
                 self.summary.dead_letters[reason] += 1
-        self._in_hand.drop(lease)
+        self._in_flight.drop(lease)
 
     def _lost(self, lease: Lease) -> LeaseLost:
         self._count_lost(lease)
         return LeaseLost()
 
     def _count_lost(self, lease: Lease) -> None:
-        self._in_hand.drop(lease)
+        self._in_flight.drop(lease)
         self.summary.lost += 1
 
     async def _wait_for_change(self) -> None:

@@ -12,7 +12,7 @@ from resonant.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from resonant.dispatch.in_flight import InHand
+    from resonant.dispatch.in_flight import InFlight
     from resonant.dispatch.limiter import Slots
     from resonant.events import Lease
     from resonant.store import Store
@@ -41,13 +41,13 @@ class Claims:
         store: to claim from.
         owner: who holds the leases.
         slots: how much can be sent at the same time.
-        in_hand: what is held already.
+        in_flight: what is held already.
         endpoint: the only one to claim from; None for all.
         take_over: whether expired leases are taken over, and live ones waited for.
         chunk_size: deliveries that are sent together; 0 where each goes alone.
         is_open: opens an endpoint; tells whether it can be sent to.
         is_over: tells whether the run has failed, or its time is up: nothing more is to be claimed then.
-        renew: renews the leases in hand if that is overdue.
+        renew: renews the leases in flight if that is overdue.
         on_waiting: called once, with the time until which other workers hold the remaining deliveries.
     """
 
@@ -57,7 +57,7 @@ class Claims:
         *,
         owner: str,
         slots: Slots,
-        in_hand: InHand,
+        in_flight: InFlight,
         endpoint: str | None,
         take_over: bool,
         chunk_size: int,
@@ -69,7 +69,7 @@ class Claims:
         self._store = store
         self._owner = owner
         self._slots = slots
-        self._in_hand = in_hand
+        self._in_flight = in_flight
         self._endpoint = endpoint
         self._take_over = take_over
         self._chunk_size = chunk_size
@@ -150,13 +150,13 @@ class Claims:
 
     def _room(self, endpoint: str) -> _Room | None:
         """Return what to claim now: ahead of need, and many at once or none."""
-        others = len((self._in_hand.busy_endpoints() | set(self._due)) - {endpoint})
+        others = len((self._in_flight.busy_endpoints() | set(self._due)) - {endpoint})
         share = self._slots.share(endpoint)
         # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
         wanted = max(4 * share, 4 * self._chunk_size // (others + 2))
-        left = MOST_BYTES - self._in_hand.bytes
+        left = MOST_BYTES - self._in_flight.bytes
         most_bytes: int | None = left
         if left < MOST_BYTES // 2:
             wanted, most_bytes = 2 * share, None
-        room = wanted - self._in_hand.busy(endpoint)
+        room = wanted - self._in_flight.busy(endpoint)
         return _Room(room, most_bytes) if room >= (wanted + 1) // 2 else None

@@ -1,4 +1,4 @@
-"""Renewal: the leases of what a run has in hand are put off for as long as it has it."""
+"""Renewal: the leases of the deliveries in flight are renewed in the background."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resonant.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resonant.dispatch.in_flight import InHand
+    from resonant.dispatch.in_flight import InFlight
     from resonant.store import Store
 
 
@@ -21,16 +21,16 @@ class Renewal:
     Args:
         store: where they are.
         owner: who holds them.
-        in_hand: which they are.
+        in_flight: which they are.
         on_failure: told what ended it; leases would then run out under their holder's hands.
     """
 
     def __init__(
-        self, store: Store, owner: str, in_hand: InHand, on_failure: Callable[[BaseException], None]
+        self, store: Store, owner: str, in_flight: InFlight, on_failure: Callable[[BaseException], None]
     ) -> None:
         self._store = store
         self._owner = owner
-        self._in_hand = in_hand
+        self._in_flight = in_flight
         self._on_failure = on_failure
         self._renewed_at = store.clock()
         self._task: asyncio.Task[None] | None = None
@@ -58,14 +58,14 @@ class Renewal:
     async def _renew_again_and_again(self) -> None:
         while True:
             await asyncio.sleep(self._store.lease_seconds / 3)
-            if self._in_hand:
+            if self._in_flight:
                 with contextlib.suppress(StoreError):  # the next renewal, or the next commit, will say
                     await self._renew()
 
     async def _renew(self) -> None:
         now = self._store.clock()
         # Only what is known: a claim whose commit was not heard of shall run out, and be found.
-        await self._store.renew(self._owner, self._in_hand.delivery_ids())
+        await self._store.renew(self._owner, self._in_flight.delivery_ids())
         self._renewed_at = now
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""What a run has in hand: the deliveries that it holds leases of.
+"""The deliveries of a run that are in flight: it holds their leases.
 
 By lease, and not by delivery: where a lease ran out, and this very run claimed the delivery again, the two are not the same.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from resonant.events import Lease, LeaseKey
 
 
-class InHand:
+class InFlight:
     """Leases, each busy (it is sent, or will be as soon as there is room) or waiting for its retry."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class InHand:
 
     @property
     def bytes(self) -> int:
-        """How many bytes the bodies have of all that is in hand."""
+        """How many bytes the bodies have of all deliveries in flight."""
         return self._bytes
 
     @property

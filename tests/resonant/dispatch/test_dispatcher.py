@@ -295,7 +295,7 @@ class TestWhatARunDoes:
 
             async def claim_and_count(name, **options):
                 found = await claim(name, **options)
-                held.append(worker.dispatcher._in_hand.busy(name) + len(found))
+                held.append(worker.dispatcher._in_flight.busy(name) + len(found))
                 return found
 
             worker.store.claim = claim_and_count
@@ -409,7 +409,7 @@ class TestTheBulkLane:
 
             async def claim_and_count(name, **options):
                 found = await claim(name, **options)
-                held.append(sum(map(worker.dispatcher._in_hand.busy, names)) + len(found))
+                held.append(sum(map(worker.dispatcher._in_flight.busy, names)) + len(found))
                 return found
 
             worker.store.claim = claim_and_count

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from resonant.dispatch.heartbeat import Renewal
-from resonant.dispatch.in_flight import InHand
+from resonant.dispatch.in_flight import InFlight
 from resonant.errors import StoreUnavailable
 from resonant.events import Lease, make_event
 from resonant.testing import FixedClock
@@ -28,10 +28,10 @@ class Store:
 
 
 def renewal(store, *, held=(7,), on_failure=pytest.fail):
-    in_hand = InHand()
+    in_flight = InFlight()
     for delivery_id in held:
-        in_hand.take(Lease(delivery_id, 1, "me", make_event(type="t", source="/s", data=1), "orders"))
-    return Renewal(store, "me", in_hand, on_failure)
+        in_flight.take(Lease(delivery_id, 1, "me", make_event(type="t", source="/s", data=1), "orders"))
+    return Renewal(store, "me", in_flight, on_failure)
 
 
 async def test_what_is_in_hand_is_renewed_three_times_in_the_time_that_a_lease_lasts():

@@ -1,5 +1,5 @@
 from resonant.delivery.attempt import Report
-from resonant.dispatch.in_flight import InHand
+from resonant.dispatch.in_flight import InFlight
 from resonant.events import Attempt, Lease, make_event
 
 EVENT = make_event(type="t", source="/s", data=1, id="evt_1")
@@ -9,8 +9,8 @@ def lease(delivery_id, token=1, endpoint="orders"):
     return Lease(delivery_id, token, "worker", EVENT, endpoint)
 
 
-def in_hand(*leases):
-    made = InHand()
+def in_flight(*leases):
+    made = InFlight()
     for each in leases:
         made.take(each)
     return made
@@ -18,7 +18,7 @@ def in_hand(*leases):
 
 def test_what_was_claimed_is_busy_until_it_is_dropped():
     one, other = lease(1), lease(2, endpoint="invoices")
-    held = in_hand(one, other)
+    held = in_flight(one, other)
     assert (held.busy("orders"), held.total_busy, held.busy_endpoints()) == (1, 2, {"orders", "invoices"})
     held.drop(one)
     held.drop(one)
@@ -28,7 +28,7 @@ def test_what_was_claimed_is_busy_until_it_is_dropped():
 
 
 def test_what_waits_for_its_retry_is_in_hand_and_not_busy():
-    held = in_hand(lease(1), lease(2))
+    held = in_flight(lease(1), lease(2))
     held.wait(lease(1))
     assert (held.waiting, held.busy("orders"), held.delivery_ids()) == (1, 1, {1, 2})
     held.resume(lease(1))
@@ -40,7 +40,7 @@ def test_what_waits_for_its_retry_is_in_hand_and_not_busy():
 
 
 def test_attempts_are_counted_on_the_lease_and_the_first_retry_is_told():
-    held = in_hand(lease(1))
+    held = in_flight(lease(1))
     assert held.count_attempt(held.get(lease(1).key), delay=3.0)
     assert not held.count_attempt(held.get(lease(1).key), delay=9.0)
     now = held.get(lease(1).key)
@@ -49,7 +49,7 @@ def test_attempts_are_counted_on_the_lease_and_the_first_retry_is_told():
 
 def test_the_bytes_of_bodies_are_known_of_all_that_is_in_hand():
     large = Lease(3, 1, "worker", make_event(type="t", source="/s", data="x" * 998), "orders")
-    held = in_hand(lease(1), large)
+    held = in_flight(lease(1), large)
     held.wait(large)
     assert held.bytes == 1 + 1000
     held.drop(large)
@@ -59,7 +59,7 @@ def test_the_bytes_of_bodies_are_known_of_all_that_is_in_hand():
 
 def test_two_leases_of_one_delivery_are_two():
     lost, successor = lease(1, token=1), lease(1, token=2)
-    held = in_hand(lost, successor)
+    held = in_flight(lost, successor)
     held.drop(lost)
     assert held.get(lost.key) is None
     assert held.get(successor.key) is successor
@@ -67,7 +67,7 @@ def test_two_leases_of_one_delivery_are_two():
 
 
 def test_a_report_is_kept_until_it_is_asked_for_once_and_is_busy_until_then():
-    held = in_hand(lease(1))
+    held = in_flight(lease(1))
     attempt = Attempt(number=1, round=1, started_at=0.0, duration=0.1, result="failed")
     report = Report(lease(1), attempt, None)
     held.wait(lease(1))
