@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Place = Callable[[], AbstractAsyncContextManager[None]]
 
-# Twice as many are held in memory, each with its body, if there is one endpoint; of several, somewhat more (`claiming`,
+# Twice as many are held in memory, each with its body, if there is one endpoint; of several, somewhat more (`fetcher`,
 # which also looks at how large the bodies are).
 MAX_CHUNK_SIZE = 5_000
 

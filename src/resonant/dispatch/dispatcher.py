@@ -31,7 +31,7 @@ from resonant.dispatch import fetcher as fetching
 from resonant.dispatch.batch_writer import GroupCommit
 from resonant.dispatch.bulk import Ahead, send_ahead
 from resonant.dispatch.fetcher import Claims
-from resonant.dispatch.heartbeat import Renewal
+from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiter import Slots
 from resonant.dispatch.secret_rotation import Signing
@@ -167,7 +167,7 @@ class Dispatcher:
         self._destinations: dict[str, Destination] = {}
         self._in_flight = InFlight()
         self._ahead: dict[str, Ahead] = {}
-        self._renewal = Renewal(store, owner, self._in_flight, self._fail)
+        self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight, self._fail)
         self._signing = Signing(store, owner)
         self._end: float | None = None
         self._reopen_at: dict[str, float] = {}
@@ -179,13 +179,13 @@ class Dispatcher:
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._renewal.start()
+        self._heartbeat.start()
         self._signing.start()
         return self
 
     async def __aexit__(self, _kind: object, ended_by: object, _trace: object) -> None:
         try:
-            await self._renewal.stop()
+            await self._heartbeat.stop()
             await self._signing.stop()
             await self._commits.close()
             # Also without a lease that we know of: a claim may have been cancelled while it was committed.
@@ -376,7 +376,7 @@ class Dispatcher:
             chunk_size=self._chunk_size,
             is_open=self._is_open,
             is_over=self._is_over,
-            renew=self._renewal.catch_up,
+            renew=self._heartbeat.catch_up,
             on_waiting=on_waiting,
         )
         try:

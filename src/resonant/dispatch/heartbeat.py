@@ -1,4 +1,4 @@
-"""Renewal: the leases of the deliveries in flight are renewed in the background."""
+"""The heartbeat: the leases of the deliveries in flight are renewed in the background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 
-class Renewal:
+class LeaseHeartbeat:
     """Renews leases three times in the time that they last.
 
     Args:

@@ -4,7 +4,7 @@ Accepted events are counted in ``resonant_acceptances`` first, and moved here la
 
 A row's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
 sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only the last
-minutes stay here: older ones are moved into totals and a history, see ``compaction``.
+minutes stay here: older ones are moved into totals and a history, see ``counter_compaction``.
 
 ============= ================================ ==================================================
 measure       seconds measured                 result

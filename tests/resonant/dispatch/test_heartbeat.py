@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from resonant.dispatch.heartbeat import Renewal
+from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.errors import StoreUnavailable
 from resonant.events import Lease, make_event
@@ -27,16 +27,16 @@ class Store:
         self.renewed.append((owner, delivery_ids))
 
 
-def renewal(store, *, held=(7,), on_failure=pytest.fail):
+def heartbeat(store, *, held=(7,), on_failure=pytest.fail):
     in_flight = InFlight()
     for delivery_id in held:
         in_flight.take(Lease(delivery_id, 1, "me", make_event(type="t", source="/s", data=1), "orders"))
-    return Renewal(store, "me", in_flight, on_failure)
+    return LeaseHeartbeat(store, "me", in_flight, on_failure)
 
 
 async def test_what_is_in_hand_is_renewed_three_times_in_the_time_that_a_lease_lasts():
     store = Store(lease_seconds=0.03)
-    renewing = renewal(store)
+    renewing = heartbeat(store)
     renewing.start()
     await until(lambda: len(store.renewed) >= 3)
     await renewing.stop()
@@ -48,7 +48,7 @@ async def test_what_is_in_hand_is_renewed_three_times_in_the_time_that_a_lease_l
 
 async def test_with_empty_hands_the_store_is_left_alone():
     store = Store(lease_seconds=0.003)
-    renewing = renewal(store, held=())
+    renewing = heartbeat(store, held=())
     renewing.start()
     await asyncio.sleep(0.03)
     await renewing.stop()
@@ -57,7 +57,7 @@ async def test_with_empty_hands_the_store_is_left_alone():
 
 async def test_a_store_that_is_away_for_a_moment_ends_no_renewal():
     store = Store(lease_seconds=0.003, failures=[StoreUnavailable("away")] * 2)
-    renewing = renewal(store)
+    renewing = heartbeat(store)
     renewing.start()
     await until(lambda: store.renewed)
     await renewing.stop()
@@ -65,7 +65,7 @@ async def test_a_store_that_is_away_for_a_moment_ends_no_renewal():
 
 async def test_whatever_else_ends_it_is_told():
     store, told = Store(lease_seconds=0.003, failures=[error := RuntimeError("broken")]), []
-    renewing = renewal(store, on_failure=told.append)
+    renewing = heartbeat(store, on_failure=told.append)
     renewing.start()
     await until(lambda: told)
     await renewing.stop()
@@ -74,7 +74,7 @@ async def test_whatever_else_ends_it_is_told():
 
 async def test_it_catches_up_only_where_it_is_overdue():
     store = Store(lease_seconds=60.0)
-    renewing = renewal(store)
+    renewing = heartbeat(store)
     store.clock.advance(29)
     await renewing.catch_up()
     assert store.renewed == []
