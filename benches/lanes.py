@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from resonant.dispatch.limiter import Slots
+from resonant.dispatch.limiter import ConcurrencyLimiter
 
 Lane = Literal["task", "bulk"]
 LANES: dict[Lane, dict[str, Any]] = {"task": {}, "bulk": {"chunk_size": 500}}
@@ -17,4 +17,4 @@ def task_runs_in_flight(concurrency: int, endpoint_concurrency: int) -> int:
         concurrency: sends at the same time, in all.
         endpoint_concurrency: and to the endpoint.
     """
-    return 4 * Slots(concurrency, endpoint_concurrency).share("the only endpoint")
+    return 4 * ConcurrencyLimiter(concurrency, endpoint_concurrency).share("the only endpoint")

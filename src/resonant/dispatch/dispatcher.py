@@ -33,7 +33,7 @@ from resonant.dispatch.bulk import Ahead, send_ahead
 from resonant.dispatch.fetcher import Claims
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
-from resonant.dispatch.limiter import Slots
+from resonant.dispatch.limiter import ConcurrencyLimiter
 from resonant.dispatch.secret_rotation import Signing
 from resonant.errors import EndpointError, StoreError
 from resonant.store import endpoints
@@ -115,7 +115,7 @@ class Limits:
 
     Attributes:
         concurrency: sends at the same time.
-        endpoint_concurrency: sends at the same time to one endpoint; half of ``concurrency`` at most (see ``Slots``).
+        endpoint_concurrency: sends at the same time to one endpoint; half of ``concurrency`` at most (see ``ConcurrencyLimiter``).
         max_waiting: retries that may wait in this process; beyond that they are parked.
         run_for: seconds during which the run goes on looking for what becomes due; 0 ends when nothing is due.
         chunk_size: deliveries that are first tried together, in the bulk lane; 0 is the task lane.
@@ -161,7 +161,7 @@ class Dispatcher:
         self.summary = Summary()
         self._attempt_runner = attempt_runner
         self._open_destination = open_destination
-        self._slots = Slots(limits.concurrency, limits.endpoint_concurrency)
+        self._limiter = ConcurrencyLimiter(limits.concurrency, limits.endpoint_concurrency)
         self._patience = store.lease_seconds / 3
         self._commits = GroupCommit(store, patience=self._patience)
         self._destinations: dict[str, Destination] = {}
@@ -228,7 +228,7 @@ class Dispatcher:
 
     async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
         self._in_flight.resume(lease)
-        async with self._slots.hold(lease.endpoint):
+        async with self._limiter.hold(lease.endpoint):
             if self._is_over():
                 await self._hand_back([lease])
                 raise TimeIsUp
@@ -282,7 +282,7 @@ class Dispatcher:
             left += await send_ahead(
                 leases,
                 begin=self._commits.begin_all,
-                place=partial(self._slots.hold, endpoint),
+                place=partial(self._limiter.hold, endpoint),
                 send=send,
                 on_lost=count_lost,
                 ahead=self._ahead[endpoint],
@@ -369,7 +369,7 @@ class Dispatcher:
         claims = Claims(
             self.store,
             owner=self.owner,
-            slots=self._slots,
+            limiter=self._limiter,
             in_flight=self._in_flight,
             endpoint=endpoint,
             take_over=take_over,
@@ -547,8 +547,8 @@ class Dispatcher:
             await self.store.write(endpoints.note_problem, name, reason, now=self.store.clock())
             return False
         self._destinations[name] = destination
-        self._slots.limit(name, destination.concurrency)
-        self._ahead[name] = Ahead(self._slots.limit_of(name))
+        self._limiter.limit(name, destination.concurrency)
+        self._ahead[name] = Ahead(self._limiter.limit_of(name))
         self._signing.follow(name, destination.rotation)
         self.summary.unknown_endpoints.pop(name, None)
         await self.store.write(endpoints.clear_problem, name)

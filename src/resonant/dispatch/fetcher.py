@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from resonant.dispatch.in_flight import InFlight
-    from resonant.dispatch.limiter import Slots
+    from resonant.dispatch.limiter import ConcurrencyLimiter
     from resonant.events import Lease
     from resonant.store import Store
 
@@ -40,7 +40,7 @@ class Claims:
     Args:
         store: to claim from.
         owner: who holds the leases.
-        slots: how much can be sent at the same time.
+        limiter: how much can be sent at the same time.
         in_flight: what is held already.
         endpoint: the only one to claim from; None for all.
         take_over: whether expired leases are taken over, and live ones waited for.
@@ -56,7 +56,7 @@ class Claims:
         store: Store,
         *,
         owner: str,
-        slots: Slots,
+        limiter: ConcurrencyLimiter,
         in_flight: InFlight,
         endpoint: str | None,
         take_over: bool,
@@ -68,7 +68,7 @@ class Claims:
     ) -> None:
         self._store = store
         self._owner = owner
-        self._slots = slots
+        self._limiter = limiter
         self._in_flight = in_flight
         self._endpoint = endpoint
         self._take_over = take_over
@@ -151,7 +151,7 @@ class Claims:
     def _room(self, endpoint: str) -> _Room | None:
         """Return what to claim now: ahead of need, and many at once or none."""
         others = len((self._in_flight.busy_endpoints() | set(self._due)) - {endpoint})
-        share = self._slots.share(endpoint)
+        share = self._limiter.share(endpoint)
         # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
         wanted = max(4 * share, 4 * self._chunk_size // (others + 2))
         left = MOST_BYTES - self._in_flight.bytes

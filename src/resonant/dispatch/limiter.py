@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-class Slots:
+class ConcurrencyLimiter:
     """Limits around the send, in this process; whoever waits for a retry holds no slot.
 
     An endpoint may use its own limit, but no more slots than it leaves free: one gets half of the total, two get a

@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 
 from resonant.dispatch.bulk import Ahead, send_ahead
-from resonant.dispatch.limiter import Slots
+from resonant.dispatch.limiter import ConcurrencyLimiter
 from resonant.events import Lease, make_event
 
 EVENT = make_event(type="t", source="/s", data=1)
@@ -28,7 +28,7 @@ class Store:
 
 
 def places(width):
-    return partial(Slots(100, width).hold, "orders")
+    return partial(ConcurrencyLimiter(100, width).hold, "orders")
 
 
 def sending(store, some, send, *, width=2, **options):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.dispatch.limiter import Slots
+from resonant.dispatch.limiter import ConcurrencyLimiter
 
 
 async def breathe():
@@ -17,17 +17,17 @@ async def breathe():
 class Holder:
     """A task that wants a slot, and keeps it until it is told to leave."""
 
-    def __init__(self, slots, endpoint, log=None):
+    def __init__(self, limiter, endpoint, log=None):
         self.endpoint = endpoint
         self.holds = False
         self.cancelled = False
-        self._slots = slots
+        self._limiter = limiter
         self._log = log
         self._leave = asyncio.Event()
         self._task = asyncio.create_task(self._hold())
 
     async def _hold(self):
-        async with self._slots.hold(self.endpoint):
+        async with self._limiter.hold(self.endpoint):
             self.holds = True
             if self._log is not None:
                 self._log.append(self)
@@ -45,8 +45,8 @@ class Holder:
         self._task.cancel()
 
 
-async def holders(slots, endpoint, count, log=None):
-    made = [Holder(slots, endpoint, log) for _ in range(count)]
+async def holders(limiter, endpoint, count, log=None):
+    made = [Holder(limiter, endpoint, log) for _ in range(count)]
     await breathe()
     return made
 
@@ -56,33 +56,33 @@ def held(group):
 
 
 async def test_one_endpoint_gets_no_more_than_its_limit():
-    assert held(await holders(Slots(100, 5), "a", 20)) == 5
+    assert held(await holders(ConcurrencyLimiter(100, 5), "a", 20)) == 5
 
 
 @pytest.mark.parametrize(("own", "allowed"), [(2, 2), (None, 5), (8, 8)])
 async def test_an_endpoints_own_limit_takes_the_place_of_the_common_one(own, allowed):
-    slots = Slots(100, 5)
-    slots.limit("a", own)
+    limiter = ConcurrencyLimiter(100, 5)
+    limiter.limit("a", own)
 
-    assert held(await holders(slots, "a", 20)) == allowed
+    assert held(await holders(limiter, "a", 20)) == allowed
 
 
 @pytest.mark.parametrize(("total", "allowed"), [(1, 1), (2, 1), (3, 2), (10, 5), (100, 50)])
 async def test_a_single_endpoint_leaves_half_of_the_slots_free(total, allowed):
-    assert held(await holders(Slots(total, 100), "a", 200)) == allowed
+    assert held(await holders(ConcurrencyLimiter(total, 100), "a", 200)) == allowed
 
 
 async def test_endpoints_that_keep_their_slots_for_ever_leave_some_for_the_next_ones():
-    slots = Slots(100, 100)
+    limiter = ConcurrencyLimiter(100, 100)
     for dead in ("a", "b", "c"):
-        await holders(slots, dead, 200)
+        await holders(limiter, dead, 200)
 
-    assert held(await holders(slots, "healthy", 200)) >= 1
+    assert held(await holders(limiter, "healthy", 200)) >= 1
 
 
 async def test_two_endpoints_end_up_with_equal_shares_whoever_came_first():
-    slots = Slots(30, 30)
-    groups = {name: await holders(slots, name, 100) for name in ("early", "late")}
+    limiter = ConcurrencyLimiter(30, 30)
+    groups = {name: await holders(limiter, name, 100) for name in ("early", "late")}
     for _ in range(40):
         for group in groups.values():
             holding = next(holder for holder in group if holder.holds)
@@ -93,21 +93,21 @@ async def test_two_endpoints_end_up_with_equal_shares_whoever_came_first():
 
 
 async def test_the_share_says_what_an_endpoint_can_count_on():
-    slots = Slots(100, 40)
-    assert slots.share("a") == 40
+    limiter = ConcurrencyLimiter(100, 40)
+    assert limiter.share("a") == 40
 
-    (other,) = await holders(slots, "b", 1)
-    assert slots.share("a") == 33
+    (other,) = await holders(limiter, "b", 1)
+    assert limiter.share("a") == 33
     await other.leave()
 
-    assert slots.share("a") == 40
+    assert limiter.share("a") == 40
 
 
 async def test_with_one_slot_endpoints_take_turns():
-    slots = Slots(1, 1)
+    limiter = ConcurrencyLimiter(1, 1)
     log = []
     for name in ("a", "b", "c"):
-        await holders(slots, name, 3, log)
+        await holders(limiter, name, 3, log)
     for turn in range(9):
         await log[turn].leave()
         await breathe()
@@ -118,7 +118,7 @@ async def test_with_one_slot_endpoints_take_turns():
 
 async def test_whoever_came_first_to_an_endpoint_is_served_first():
     log = []
-    group = await holders(Slots(4, 2), "a", 30, log)
+    group = await holders(ConcurrencyLimiter(4, 2), "a", 30, log)
     for turn in range(30):
         await log[turn].leave()
         await breathe()
@@ -127,8 +127,8 @@ async def test_whoever_came_first_to_an_endpoint_is_served_first():
 
 
 async def test_a_waiter_that_is_cancelled_takes_no_slot_with_it():
-    slots = Slots(2, 1)
-    first, second, third = await holders(slots, "a", 3)
+    limiter = ConcurrencyLimiter(2, 1)
+    first, second, third = await holders(limiter, "a", 3)
     second.cancel()
     await first.leave()
     await breathe()
@@ -137,8 +137,8 @@ async def test_a_waiter_that_is_cancelled_takes_no_slot_with_it():
 
 
 async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_slot_on():
-    slots = Slots(2, 1)
-    first, second, third = await holders(slots, "a", 3)
+    limiter = ConcurrencyLimiter(2, 1)
+    first, second, third = await holders(limiter, "a", 3)
     leaving = asyncio.create_task(first.leave())
     while first.holds:  # until the slot is given to the second, which has not run since
         await asyncio.sleep(0)
@@ -152,12 +152,12 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_slot_on()
 
 
 async def test_a_holder_that_fails_gives_its_slot_back():
-    slots = Slots(2, 1)
+    limiter = ConcurrencyLimiter(2, 1)
     with pytest.raises(ValueError, match="failed"):
-        async with slots.hold("a"):
+        async with limiter.hold("a"):
             raise ValueError("failed")
 
-    assert held(await holders(slots, "a", 1)) == 1
+    assert held(await holders(limiter, "a", 1)) == 1
 
 
 steps = st.lists(
@@ -171,12 +171,12 @@ steps = st.lists(
 )
 
 
-async def take(step, slots, arrived, served):
+async def take(step, limiter, arrived, served):
     action, endpoint, number, others_run = step
     waiting = [holder for holder in arrived if holder not in served and not holder.cancelled]
     holding = [holder for holder in served if holder.holds]
     if action == "arrive":
-        arrived.append(Holder(slots, endpoint, served))
+        arrived.append(Holder(limiter, endpoint, served))
     elif action == "leave" and holding:
         await holding[number % len(holding)].leave()
     elif action == "cancel" and waiting:
@@ -193,10 +193,10 @@ async def take(step, slots, arrived, served):
 
 @given(steps, st.integers(1, 8), st.integers(1, 8))
 async def test_no_schedule_breaks_a_limit_or_the_order_or_loses_a_slot(schedule, total, per_endpoint):
-    slots = Slots(total, per_endpoint)
+    limiter = ConcurrencyLimiter(total, per_endpoint)
     arrived, served = [], []
     for step in schedule:
-        await take(step, slots, arrived, served)
+        await take(step, limiter, arrived, served)
         used = Counter(holder.endpoint for holder in served if holder.holds)
         assert used.total() <= total
         assert max(used.values(), default=0) <= per_endpoint
@@ -208,13 +208,13 @@ async def test_no_schedule_breaks_a_limit_or_the_order_or_loses_a_slot(schedule,
     for endpoint in "abc":
         stayed = [h for h in arrived if h.endpoint == endpoint and not h.cancelled]
         assert [h for h in served if h.endpoint == endpoint and not h.cancelled] == stayed
-    assert held(await holders(slots, "a", 20)) == min(per_endpoint, (total + 1) // 2)
+    assert held(await holders(limiter, "a", 20)) == min(per_endpoint, (total + 1) // 2)
 
 
 @pytest.mark.parametrize(
     ("total", "own", "most"), [(100, 50, 50), (10, 50, 5), (9, 50, 5), (1, 50, 1), (100, 3, 3)]
 )
 async def test_the_limit_of_an_endpoint_is_what_it_can_have_alone(total, own, most):
-    slots = Slots(total, own)
-    assert slots.limit_of("orders") == most
-    assert held(await holders(slots, "orders", 2 * total)) == most
+    limiter = ConcurrencyLimiter(total, own)
+    assert limiter.limit_of("orders") == most
+    assert held(await holders(limiter, "orders", 2 * total)) == most
