@@ -30,7 +30,7 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch import fetcher as fetching
 from resonant.dispatch.batch_writer import GroupCommit
 from resonant.dispatch.bulk import Ahead, send_ahead
-from resonant.dispatch.fetcher import Claims
+from resonant.dispatch.fetcher import Fetcher
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiter import ConcurrencyLimiter
@@ -366,7 +366,7 @@ class Dispatcher:
         self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
         self._is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
-        claims = Claims(
+        fetcher = Fetcher(
             self.store,
             owner=self.owner,
             limiter=self._limiter,
@@ -390,24 +390,24 @@ class Dispatcher:
                     self._end = time.monotonic()  # the next run sends what else this run has claimed
                 time_is_up = self._is_over()
                 if not time_is_up:
-                    await patiently(lambda: self._take_due(claims), self._patience)
+                    await patiently(lambda: self._take_due(fetcher), self._patience)
                 goes_on = self._end is not None and not time_is_up
                 if self._running or goes_on or self._failure is not None:
                     await self._wait_for_change()
                 elif not time_is_up and await patiently(
-                    partial(self._has_to_wait, claims, own), self._patience
+                    partial(self._has_to_wait, fetcher, own), self._patience
                 ):
                     continue
                 elif self._failure is None:
                     return self.summary
         finally:
             await self._cancel_running()
-            await claims.stop()
+            await fetcher.stop()
 
-    async def _has_to_wait(self, claims: Claims, own: Tracker | None) -> bool:
+    async def _has_to_wait(self, fetcher: Fetcher, own: Tracker | None) -> bool:
         """Return whether to wait for deliveries that others hold; if so, wait for one poll interval first."""
         if own is None:
-            return await claims.others_hold()
+            return await fetcher.others_hold()
         await own.look()
         if own.is_settled:
             return False
@@ -458,8 +458,8 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _take_due(self, claims: Claims) -> None:
-        async for leases in claims.take(is_idle=not self._running):
+    async def _take_due(self, fetcher: Fetcher) -> None:
+        async for leases in fetcher.take(is_idle=not self._running):
             self._start_claimed(leases)
 
     @property

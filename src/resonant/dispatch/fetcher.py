@@ -34,7 +34,7 @@ class _Room(NamedTuple):
     most_bytes: int | None
 
 
-class Claims:
+class Fetcher:
     """The claims of one run.
 
     Args:
