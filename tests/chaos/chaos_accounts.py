@@ -16,7 +16,7 @@ from chaos_receiver import REASONS
 from chaos_watching import STALL_SECONDS
 from chaos_worker import WIDTH
 
-from resonant.dispatch.bulk import Ahead
+from resonant.dispatch.bulk import PrefetchWindow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from chaos_struck import Struck
 
 # What one process may have begun at a moment: one for each slot, but for what a chunk begins ahead of need.
-_MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "bulk": Ahead.MOST_BEGUN * WIDTH}
+_MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "bulk": PrefetchWindow.MOST_BEGUN * WIDTH}
 
 
 @dataclass

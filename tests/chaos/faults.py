@@ -23,7 +23,7 @@ from chaos_facts import Database, Look, histories
 
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch.bulk import Ahead
+from resonant.dispatch.bulk import PrefetchWindow
 from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.events import make_event
 from resonant.sinks.http import Endpoint, HttpSink
@@ -61,7 +61,7 @@ def most_begun(chunk_size: int, width: int = _LIMITS.endpoint_concurrency) -> in
 
     In the task lane each holds a slot, and is followed by the next one in the very commit that has its outcome.
     """
-    return width * (Ahead.MOST_BEGUN if chunk_size else 1)
+    return width * (PrefetchWindow.MOST_BEGUN if chunk_size else 1)
 
 
 def long_form_only(why: str) -> pytest.MarkDecorator:

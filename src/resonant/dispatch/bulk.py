@@ -19,7 +19,7 @@ Place = Callable[[], AbstractAsyncContextManager[None]]
 MAX_CHUNK_SIZE = 5_000
 
 
-class Ahead:
+class PrefetchWindow:
     """What has begun and is not on the wire yet, of all chunks to an endpoint: a crash would be charged to it.
 
     While no more than ``width`` are ahead, twice as many more begin at once: enough for a commit to be worth while. So
@@ -61,8 +61,8 @@ class Ahead:
 class _Begun:
     """What has begun of one chunk, in a queue; each counts as ahead until it has a place on the wire."""
 
-    def __init__(self, ahead: Ahead) -> None:
-        self._ahead = ahead
+    def __init__(self, window: PrefetchWindow) -> None:
+        self._window = window
         self._number_ahead = 0
         self._queue: asyncio.Queue[tuple[Lease, float] | None] = asyncio.Queue()
 
@@ -89,7 +89,7 @@ class _Begun:
 
     def _change(self, by: int) -> None:
         self._number_ahead += by
-        self._ahead.change(by)
+        self._window.change(by)
 
 
 async def send_ahead(
@@ -99,7 +99,7 @@ async def send_ahead(
     place: Place,
     send: Callable[[Lease], Awaitable[None]],
     on_lost: Callable[[Lease], None],
-    ahead: Ahead,
+    window: PrefetchWindow,
     good_for: float,
     is_over: Callable[[], bool] = lambda: False,
 ) -> list[Lease]:
@@ -109,9 +109,9 @@ async def send_ahead(
         leases: what to send, in this order.
         begin: notes in the store that sends are about to start; returns which of them are still held.
         place: a place on the wire; entering it waits until there is one.
-        send: makes one attempt, within a place; it is called with up to ``ahead.width`` leases at the same time.
+        send: makes one attempt, within a place; it is called with up to ``window.width`` leases at the same time.
         on_lost: told of each lease that is not held any more; nothing is sent for it.
-        ahead: shared by all chunks to the same endpoint, of which one begins after the other.
+        window: shared by all chunks to the same endpoint, of which one begins after the other.
         good_for: how many seconds after it began a lease may be sent without asking again whether it is still held.
         is_over: asked before more is begun; once it says so, no more is.
 
@@ -121,12 +121,12 @@ async def send_ahead(
     Raises:
         Exception: whatever ``begin`` or ``send`` raised first; what is being sent is then cancelled.
     """
-    begun = _Begun(ahead)
-    workers = min(ahead.width, len(leases))
+    begun = _Begun(window)
+    workers = min(window.width, len(leases))
 
     async def begin_all() -> list[Lease]:
-        async with ahead.turn:
-            left = await _begin(leases, begun, begin, on_lost, ahead, is_over)
+        async with window.turn:
+            left = await _begin(leases, begun, begin, on_lost, window, is_over)
         begun.end(workers)
         return left
 
@@ -154,15 +154,15 @@ async def _begin(
     begun: _Begun,
     begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
     on_lost: Callable[[Lease], None],
-    ahead: Ahead,
+    window: PrefetchWindow,
     is_over: Callable[[], bool],
 ) -> list[Lease]:
     """Begin them in order; return what was not begun."""
-    for start in range(0, len(leases), ahead.at_once):
-        await ahead.wait_for_room()
+    for start in range(0, len(leases), window.at_once):
+        await window.wait_for_room()
         if is_over():
             return list(leases[start:])
-        next_ones = leases[start : start + ahead.at_once]
+        next_ones = leases[start : start + window.at_once]
         held = await begin(next_ones)
         for lease in next_ones:
             if lease.key in held:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch import fetcher as fetching
 from resonant.dispatch.batch_writer import GroupCommit
-from resonant.dispatch.bulk import Ahead, send_ahead
+from resonant.dispatch.bulk import PrefetchWindow, send_ahead
 from resonant.dispatch.fetcher import Fetcher
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
@@ -166,7 +166,7 @@ class Dispatcher:
         self._commits = GroupCommit(store, patience=self._patience)
         self._destinations: dict[str, Destination] = {}
         self._in_flight = InFlight()
-        self._ahead: dict[str, Ahead] = {}
+        self._windows: dict[str, PrefetchWindow] = {}
         self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight, self._fail)
         self._signing = Signing(store, owner)
         self._end: float | None = None
@@ -285,7 +285,7 @@ class Dispatcher:
                 place=partial(self._limiter.hold, endpoint),
                 send=send,
                 on_lost=count_lost,
-                ahead=self._ahead[endpoint],
+                window=self._windows[endpoint],
                 good_for=self.store.lease_seconds / 2,
                 is_over=self._is_over,
             )
@@ -548,7 +548,7 @@ class Dispatcher:
             return False
         self._destinations[name] = destination
         self._limiter.limit(name, destination.concurrency)
-        self._ahead[name] = Ahead(self._limiter.limit_of(name))
+        self._windows[name] = PrefetchWindow(self._limiter.limit_of(name))
         self._signing.follow(name, destination.rotation)
         self.summary.unknown_endpoints.pop(name, None)
         await self.store.write(endpoints.clear_problem, name)

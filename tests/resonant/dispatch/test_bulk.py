@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 
-from resonant.dispatch.bulk import Ahead, send_ahead
+from resonant.dispatch.bulk import PrefetchWindow, send_ahead
 from resonant.dispatch.limiter import ConcurrencyLimiter
 from resonant.events import Lease, make_event
 
@@ -32,8 +32,8 @@ def places(width):
 
 
 def sending(store, some, send, *, width=2, **options):
-    options = {"ahead": Ahead(width), "good_for": 30.0, "on_lost": lambda _lease: None} | options
-    options.setdefault("place", places(options["ahead"].width))
+    options = {"window": PrefetchWindow(width), "good_for": 30.0, "on_lost": lambda _lease: None} | options
+    options.setdefault("place", places(options["window"].width))
     return send_ahead(some, begin=store.begin, send=send, **options)
 
 
@@ -64,9 +64,9 @@ async def test_what_is_not_held_any_more_is_not_sent():
 
 async def test_of_all_chunks_to_an_endpoint_little_more_has_begun_than_can_be_sent():
     store = Store()
-    ahead, place = Ahead(2), places(2)
+    window, place = PrefetchWindow(2), places(2)
     chunks = [
-        asyncio.create_task(sending(store, leases(50, first), never, ahead=ahead, place=place))
+        asyncio.create_task(sending(store, leases(50, first), never, window=window, place=place))
         for first in (1, 101, 201)
     ]
     for _ in range(200):
@@ -74,7 +74,7 @@ async def test_of_all_chunks_to_an_endpoint_little_more_has_begun_than_can_be_se
     for chunk in chunks:
         chunk.cancel()
     await asyncio.gather(*chunks, return_exceptions=True)
-    assert len(store.begun) <= Ahead.MOST_BEGUN * 2
+    assert len(store.begun) <= PrefetchWindow.MOST_BEGUN * 2
 
 
 @pytest.mark.parametrize("chunk_size", [3, 7, 20])
@@ -87,12 +87,12 @@ async def test_nor_has_it_where_one_chunk_hands_over_to_the_next(chunk_size):
         most_begun.append(len(store.begun) - len(sent))
         sent.append(lease.delivery_id)
 
-    ahead, place = Ahead(3), places(3)
+    window, place = PrefetchWindow(3), places(3)
     chunks = [leases(chunk_size, first) for first in range(1, 200, chunk_size)]
-    await asyncio.gather(*(sending(store, chunk, send, ahead=ahead, place=place) for chunk in chunks))
-    await asyncio.wait_for(ahead.wait_for_room(), 30)
+    await asyncio.gather(*(sending(store, chunk, send, window=window, place=place) for chunk in chunks))
+    await asyncio.wait_for(window.wait_for_room(), 30)
     assert sorted(sent) == sorted(store.begun)
-    assert 3 <= max(most_begun) <= Ahead.MOST_BEGUN * 3
+    assert 3 <= max(most_begun) <= PrefetchWindow.MOST_BEGUN * 3
 
 
 async def test_what_began_too_long_ago_is_sent_only_if_it_is_still_held():
@@ -136,11 +136,11 @@ async def test_what_a_send_raises_ends_all(failure):
             raise failure
         await never(lease)
 
-    ahead = Ahead(4)
+    window = PrefetchWindow(4)
     with pytest.raises(type(failure)):
-        await asyncio.wait_for(sending(Store(), leases(500), send, ahead=ahead), 10)
+        await asyncio.wait_for(sending(Store(), leases(500), send, window=window), 10)
     assert asyncio.all_tasks() == before
-    await asyncio.wait_for(ahead.wait_for_room(), 30)  # for the chunks that come after it
+    await asyncio.wait_for(window.wait_for_room(), 30)  # for the chunks that come after it
 
 
 async def test_a_failing_store_ends_all():
@@ -154,6 +154,6 @@ async def test_a_failing_store_ends_all():
             place=places(2),
             send=never,
             on_lost=print,
-            ahead=Ahead(2),
+            window=PrefetchWindow(2),
             good_for=1.0,
         )
