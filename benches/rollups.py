@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benches.comparing import Comparison, Round, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.retry import Park
-from resonant.dispatch.batch_writer import GroupCommit
+from resonant.dispatch.batch_writer import BatchWriter
 from resonant.events import Attempt
 from resonant.store import Outcome, open_store
 
@@ -70,7 +70,7 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
 
 async def _emit(store: Store, rng: random.Random, failed_part: float) -> None:
     """Do to each delivery what an emission does, but for the send."""
-    commit = GroupCommit(store)
+    commit = BatchWriter(store)
 
     async def one_after_the_other(leases: list[Lease]) -> None:
         while leases:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class GroupCommit:
+class BatchWriter:
     """Begins and outcomes, each acknowledged after the commit that holds it.
 
     Args:

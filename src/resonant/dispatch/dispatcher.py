@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch import fetcher as fetching
-from resonant.dispatch.batch_writer import GroupCommit
+from resonant.dispatch.batch_writer import BatchWriter
 from resonant.dispatch.bulk import PrefetchWindow, send_ahead
 from resonant.dispatch.fetcher import Fetcher
 from resonant.dispatch.heartbeat import LeaseHeartbeat
@@ -163,7 +163,7 @@ class Dispatcher:
         self._open_destination = open_destination
         self._limiter = ConcurrencyLimiter(limits.concurrency, limits.endpoint_concurrency)
         self._patience = store.lease_seconds / 3
-        self._commits = GroupCommit(store, patience=self._patience)
+        self._commits = BatchWriter(store, patience=self._patience)
         self._destinations: dict[str, Destination] = {}
         self._in_flight = InFlight()
         self._windows: dict[str, PrefetchWindow] = {}

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from resonant.delivery.retry import Park
-from resonant.dispatch.batch_writer import GroupCommit
+from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt, make_event
 from resonant.store import Outcome, open_store
@@ -27,7 +27,7 @@ async def leased(tmp_path, count, *, patience=0.0):
         events = [make_event(type="t", source="/s", data=n, id=f"evt_{n}") for n in range(count)]
         await store.enqueue(events, "orders")
         leases = await store.claim("orders", owner="me", limit=count)
-        yield store, leases, GroupCommit(store, patience=patience)
+        yield store, leases, BatchWriter(store, patience=patience)
     finally:
         await store.close()
 
@@ -326,7 +326,7 @@ async def test_closing_waits_for_what_is_being_written(tmp_path, impatient_sqlit
 
 async def test_closing_what_has_nothing_to_write_returns_at_once(tmp_path):
     async with leased(tmp_path, 1) as (store, (lease,), commits):
-        await GroupCommit(store).close()
+        await BatchWriter(store).close()
         await commits.begin(lease)
         await commits.close()
         await commits.close()

@@ -15,7 +15,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.engine import make_url
 
 from resonant.delivery.retry import GiveUp
-from resonant.dispatch.batch_writer import GroupCommit
+from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
 from resonant.store import enqueue, open_store, schema
 from resonant.store.counters import Tally
@@ -86,7 +86,7 @@ async def _produce(desk, rng, numbers, goes_on):
 
 
 async def _emit(desk, rng, owner, delivered, goes_on):
-    commits = GroupCommit(desk.store)
+    commits = BatchWriter(desk.store)
 
     async def emit(lease):
         if await commits.begin(lease):

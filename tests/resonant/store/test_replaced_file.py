@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from resonant.dispatch.batch_writer import GroupCommit
+from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreReplaced
 from resonant.store import enqueue
 
@@ -105,7 +105,7 @@ def test_no_delivery_is_sent_if_its_begin_was_lost(desk, path, spoil):
     lease = desk.claim_one()
     spoil(path)
     with pytest.raises(StoreReplaced):
-        desk.run(GroupCommit(desk.store, patience=60).begin(lease))
+        desk.run(BatchWriter(desk.store, patience=60).begin(lease))
 
 
 @EVERY_WAY
