@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from resonant.dead_letters import operations
 from resonant.dead_letters.audit import audited
 from resonant.errors import ResonantError
-from resonant.store.availability import patiently
+from resonant.store.availability import retry_while_unavailable
 from resonant.store.dead_letter_search import Letters
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ async def letters(
             audit_id=audit_id,
             after=last,
         )
-        replayed = await patiently(take, store.lease_seconds / 3)
+        replayed = await retry_while_unavailable(take, store.lease_seconds / 3)
         # At the end once more from the beginning: what another had locked, and let go, was passed over.
         is_over = last is None and not replayed.leases
         last = replayed.last

@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resonant.store import leases as lease_queries
-from resonant.store.availability import patiently
+from resonant.store.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +112,7 @@ class BatchWriter:
     ) -> tuple[set[LeaseKey], set[LeaseKey]]:
         if not leases and not outcomes:
             return set(), set()
-        return await patiently(
+        return await retry_while_unavailable(
             lambda: self._store.write(_write, leases, outcomes, now=self._store.clock()),
             self._patience,
             outlasts_locks=lambda: not self._is_closing,

@@ -37,7 +37,7 @@ from resonant.dispatch.limiter import ConcurrencyLimiter
 from resonant.dispatch.secret_rotation import Signing
 from resonant.errors import EndpointError, StoreError
 from resonant.store import endpoints
-from resonant.store.availability import patiently
+from resonant.store.availability import retry_while_unavailable
 from resonant.store.leases import Outcome
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ class Dispatcher:
         for lease in leases:
             self._in_flight.drop(lease)
         if leases:
-            await patiently(lambda: self.store.release(leases), self._patience)
+            await retry_while_unavailable(lambda: self.store.release(leases), self._patience)
 
     def _record(self, report: Report) -> asyncio.Future[bool]:
         lease, decision = report.lease, report.decision
@@ -362,7 +362,7 @@ class Dispatcher:
             StoreUnavailable: the store went away.
         """
         if endpoint is not None:
-            await patiently(partial(self._open, endpoint), self._patience)
+            await retry_while_unavailable(partial(self._open, endpoint), self._patience)
         self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
         self._is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
@@ -385,16 +385,16 @@ class Dispatcher:
                 if self._failure is not None:
                     raise self._failure
                 if own is not None:
-                    await patiently(own.look_if_due, self._patience)
+                    await retry_while_unavailable(own.look_if_due, self._patience)
                 if own is not None and self._end is None and own.is_settled:
                     self._end = time.monotonic()  # the next run sends what else this run has claimed
                 time_is_up = self._is_over()
                 if not time_is_up:
-                    await patiently(lambda: self._take_due(fetcher), self._patience)
+                    await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
                 goes_on = self._end is not None and not time_is_up
                 if self._running or goes_on or self._failure is not None:
                     await self._wait_for_change()
-                elif not time_is_up and await patiently(
+                elif not time_is_up and await retry_while_unavailable(
                     partial(self._has_to_wait, fetcher, own), self._patience
                 ):
                     continue
@@ -432,7 +432,7 @@ class Dispatcher:
         try:
             async for leases in batches:
                 for lease in leases:
-                    await patiently(partial(self._open, lease.endpoint), self._patience)
+                    await retry_while_unavailable(partial(self._open, lease.endpoint), self._patience)
                     self._start(lease)
                 while self._in_flight.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()

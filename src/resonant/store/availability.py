@@ -15,7 +15,7 @@ T = TypeVar("T")
 _RETRY_PAUSE_SECONDS = 0.5
 
 
-async def patiently(
+async def retry_while_unavailable(
     operation: Callable[[], Awaitable[T]],
     patience: float,
     *,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from resonant.errors import StoreRefused, StoreUnavailable
 from resonant.settings import Settings, load_settings
 from resonant.store import open_store
-from resonant.store.availability import patiently
+from resonant.store.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ async def open_configured_store(
             raise
         patience = settings.lease_seconds / 3
         logger.warning("%s: trying again for %.0f s", error, patience)
-        store = await patiently(open_it, patience)
+        store = await retry_while_unavailable(open_it, patience)
     try:
         yield store
     finally:

@@ -11,7 +11,7 @@ from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt, make_event
 from resonant.store import Outcome, open_store
-from resonant.store.availability import patiently
+from resonant.store.availability import retry_while_unavailable
 from resonant.testing import FixedClock
 from support.sqlite import listening, locked
 from support.waiting import until
@@ -225,7 +225,7 @@ async def test_only_a_store_that_is_away_is_waited_for():
 
     tried = []
     with pytest.raises(ValueError, match="wrong"):
-        await patiently(operation, 60)
+        await retry_while_unavailable(operation, 60)
     assert len(tried) == 1
 
 
@@ -238,7 +238,7 @@ async def test_an_operation_is_retried_after_a_suspension_longer_than_the_patien
         return "done"
 
     tried = []
-    assert await patiently(operation, 0.6) == "done"
+    assert await retry_while_unavailable(operation, 0.6) == "done"
 
 
 async def test_an_outage_after_a_long_lock_gets_the_full_patience():
@@ -251,7 +251,7 @@ async def test_an_outage_after_a_long_lock_gets_the_full_patience():
         return "done"
 
     tried = []
-    assert await patiently(operation, 0.6) == "done"
+    assert await retry_while_unavailable(operation, 0.6) == "done"
 
 
 async def test_one_who_stops_waiting_does_not_disturb_the_others(tmp_path):

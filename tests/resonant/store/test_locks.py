@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from resonant.errors import StoreLocked
 from resonant.store import enqueue, open_store, schema
-from resonant.store.availability import patiently
+from resonant.store.availability import retry_while_unavailable
 from resonant.store.file_locks import lock_holder
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
@@ -155,7 +155,7 @@ class TestOnSQLite:
 
     def test_others_wait_name_the_holder_in_one_line_and_go_on_when_it_does(self, opened, sqlite_url, caplog):
         async def touch_patiently(store):
-            writing = asyncio.create_task(patiently(lambda: store.write(touch), patience=0.0))
+            writing = asyncio.create_task(retry_while_unavailable(lambda: store.write(touch), patience=0.0))
             await asyncio.sleep(1.2)  # for longer than a busy timeout and the pause after it
             assert not writing.done()
             os.kill(stopped.pid, signal.SIGCONT)
