@@ -22,7 +22,7 @@ from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
 from resonant.store.configured import open_configured_store
-from tasks.emit import ChunkTicket, Ticket, current_dispatcher, emit_chunk, emit_event
+from tasks.emit import ChunkRef, DeliveryRef, current_dispatcher, emit_chunk, emit_event
 from tasks.records import records
 
 if TYPE_CHECKING:
@@ -107,18 +107,18 @@ async def open_destination(name: str) -> Destination:
 async def emit_as_task(lease: Lease) -> None:
     """Run ``emit_event`` for a claimed delivery; a dead letter fails its task run, and nothing else."""
     await records.catch_up()
-    await _run(emit_event, Ticket.of(lease))
+    await _run(emit_event, DeliveryRef.of(lease))
 
 
 async def emit_chunk_as_task(leases: list[Lease]) -> None:
     """Run ``emit_chunk`` for claimed deliveries to one endpoint."""
-    await _run(emit_chunk, ChunkTicket.of(leases))
+    await _run(emit_chunk, ChunkRef.of(leases))
 
 
-async def _run(task: Task[Any, Any], ticket: Ticket | ChunkTicket) -> None:
+async def _run(task: Task[Any, Any], ref: DeliveryRef | ChunkRef) -> None:
     """Run a task, however it ends."""
     # Opaque: Prefect looks for futures in every field of a parameter otherwise, several times a run.
-    run: Awaitable[object] = task(opaque(ticket), return_state=True)  # Prefect's overloads lose the await
+    run: Awaitable[object] = task(opaque(ref), return_state=True)  # Prefect's overloads lose the await
     await run
 
 

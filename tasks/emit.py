@@ -35,8 +35,8 @@ _decided_delay: ContextVar[float] = ContextVar("decided_delay")
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """What a task run is told of its delivery: enough to be read in the UI, and nothing of the payload."""
+class DeliveryRef:
+    """What a task run knows of its delivery: enough to be read in the UI, and nothing of the payload."""
 
     key: LeaseKey
     event_id: str
@@ -44,22 +44,22 @@ class Ticket:
     endpoint: str
 
     @classmethod
-    def of(cls, lease: Lease) -> Ticket:
-        """Make the ticket of a claimed delivery."""
+    def of(cls, lease: Lease) -> DeliveryRef:
+        """Make the reference to a claimed delivery."""
         return cls(lease.key, visible(lease.event.id), visible(lease.event.type), lease.endpoint)
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkTicket:
-    """What a task run is told of a chunk."""
+class ChunkRef:
+    """What a task run knows of its chunk."""
 
     number: int
     endpoint: str
     keys: tuple[LeaseKey, ...]
 
     @classmethod
-    def of(cls, leases: list[Lease]) -> ChunkTicket:
-        """Make the ticket of claimed deliveries to one endpoint."""
+    def of(cls, leases: list[Lease]) -> ChunkRef:
+        """Make the reference to claimed deliveries to one endpoint."""
         return cls(len(leases), leases[0].endpoint, tuple(lease.key for lease in leases))
 
 
@@ -102,7 +102,7 @@ def _nothing() -> Any:
 
 @task(
     name="emit-event",
-    task_run_name="{ticket.event_type} {ticket.event_id} to {ticket.endpoint}",
+    task_run_name="{ref.event_type} {ref.event_id} to {ref.endpoint}",
     description="Deliver one event to one endpoint.",
     retries=MAX_ATTEMPTS_LIMIT,
     retry_delay_seconds=lambda _retries: _DecidedDelays([0.0]),
@@ -110,7 +110,7 @@ def _nothing() -> Any:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def emit_event(ticket: Ticket) -> State[Any]:
+async def emit_event(ref: DeliveryRef) -> State[Any]:
     """Make the next attempt of a delivery.
 
     Returns:
@@ -121,7 +121,7 @@ async def emit_event(ticket: Ticket) -> State[Any]:
             and this task run is red.
     """
     try:
-        report = await current_dispatcher.get().attempt(ticket.key, task_run_id=_task_run_id())
+        report = await current_dispatcher.get().attempt(ref.key, task_run_id=_task_run_id())
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up: the next one goes on")
     except LeaseLost:
@@ -138,7 +138,7 @@ async def emit_event(ticket: Ticket) -> State[Any]:
 
 @task(
     name="emit-chunk",
-    task_run_name="{ticket.number} first attempts to {ticket.endpoint}",
+    task_run_name="{ref.number} first attempts to {ref.endpoint}",
     description="Try many deliveries to one endpoint; those that fail go on as task runs of their own.",
     # Of a task that it might have retried, Prefect shows no traceback: whoever reads is told the error by the flow.
     retries=1,
@@ -146,10 +146,10 @@ async def emit_event(ticket: Ticket) -> State[Any]:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def emit_chunk(ticket: ChunkTicket) -> State[None]:
+async def emit_chunk(ref: ChunkRef) -> State[None]:
     """Make the first attempt of each delivery of a chunk; the dispatcher hands those that failed to ``emit_event``."""
     dispatcher = current_dispatcher.get()
-    done = await dispatcher.attempt_all(ticket.endpoint, ticket.keys, task_run_id=_task_run_id())
+    done = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=_task_run_id())
     message = f"{done['delivered']} delivered, {done['failed']} go on as task runs of their own"
     for name, words in (("lost", "taken over by another worker"), ("left", "left for the next run")):
         if done[name]:

@@ -16,7 +16,7 @@ from resonant.events import make_event
 from resonant.sinks.http import CallableSink
 from resonant.store import open_store
 from tasks import emit
-from tasks.emit import Ticket, Undelivered, current_dispatcher, emit_event
+from tasks.emit import DeliveryRef, Undelivered, current_dispatcher, emit_event
 
 DEFAULT = RetryPolicy()
 
@@ -40,9 +40,9 @@ def attempt(tmp_path, monkeypatch):
         seen = {}
 
         async def emit_one(lease):
-            seen["ticket"] = Ticket.of(lease)
+            seen["ref"] = DeliveryRef.of(lease)
             try:
-                seen["result"] = await emit_event.fn(seen["ticket"])
+                seen["result"] = await emit_event.fn(seen["ref"])
             except Undelivered as failure:
                 seen["failure"] = failure
 
@@ -107,11 +107,11 @@ async def test_a_dead_letter_raises_so_that_its_task_run_is_red(attempt):
 
 
 async def test_a_ticket_names_the_delivery_and_holds_no_payload(attempt):
-    ticket = (await attempt(deliver)).ticket
+    ref = (await attempt(deliver)).ref
 
-    assert (ticket.event_id, ticket.event_type, ticket.endpoint) == ("e1", "order.paid", "hooks")
-    assert not hasattr(ticket, "body")
-    assert emit_event.task_run_name.format(ticket=ticket) == "order.paid e1 to hooks"
+    assert (ref.event_id, ref.event_type, ref.endpoint) == ("e1", "order.paid", "hooks")
+    assert not hasattr(ref, "body")
+    assert emit_event.task_run_name.format(ref=ref) == "order.paid e1 to hooks"
 
 
 @pytest.mark.parametrize(
