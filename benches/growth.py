@@ -51,7 +51,7 @@ def run(count: int, rounds: int) -> list[Comparison]:
             say(f"  without PostgreSQL: {error}")
             database = None
         server = stack.enter_context(kept_prefect_server(settings))
-        growth = _Growth(Tree([server.keeper.pid]), count, rounds)
+        growth = _Growth(Tree([server.supervisor.pid]), count, rounds)
         return asyncio.run(growth.compare(settings, url, database))
 
 

@@ -36,11 +36,11 @@ def kept(command: list[str], *, log: Path, variables: Mapping[str, str] = {}) ->
         variables: of its environment, beside this process's.
     """
     with log.open("ab") as file:
-        keeper = keep(command, os.environ | dict(variables), file, patience=_END_SECONDS)
+        supervisor = keep(command, os.environ | dict(variables), file, patience=_END_SECONDS)
     try:
-        yield _child_of(keeper)
+        yield _child_of(supervisor)
     finally:
-        end(keeper)
+        end(supervisor)
 
 
 def python(module: str, *arguments: str) -> list[str]:
@@ -48,9 +48,9 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def _child_of(keeper: subprocess.Popen[bytes]) -> int:
-    while not (children := psutil.Process(keeper.pid).children()):
-        if keeper.poll() is not None:
+def _child_of(supervisor: subprocess.Popen[bytes]) -> int:
+    while not (children := psutil.Process(supervisor.pid).children()):
+        if supervisor.poll() is not None:
             raise RuntimeError("a process ended at once")
         time.sleep(0.01)
     return children[0].pid

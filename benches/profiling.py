@@ -111,7 +111,7 @@ def _profile_server(count: int) -> str:
         tempfile.TemporaryDirectory() as folder,
     ):
         raw = Path(folder) / "raw"
-        [process] = psutil.Process(server.keeper.pid).children()
+        [process] = psutil.Process(server.supervisor.pid).children()
         # With Python's lock held: where it waits, and where SQLite works, which lets go of it, is not seen.
         seen = ("--pid", str(process.pid), "--gil", "--rate", str(_SAMPLES_A_SECOND))
         written = ("--duration", str(_AT_MOST_SECONDS), "--format", "raw", "--output", str(raw))

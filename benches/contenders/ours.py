@@ -56,7 +56,7 @@ def _start(place: Place, *, lane: Lane, database: Database, processes: int) -> I
             url, services["PostgreSQL"] = server.url, server.pid
             os.environ["RESONANT_DATABASE_URL"] = url
         prefect = stack.enter_context(kept_prefect_server(place.settings))
-        services["Prefect"] = prefect.keeper.pid
+        services["Prefect"] = prefect.supervisor.pid
         runner = stack.enter_context(asyncio.Runner())
         runner.run(save_endpoint(place.url))
         store = runner.run(open_store(url))

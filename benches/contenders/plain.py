@@ -52,7 +52,7 @@ def _told(
 def _told_tasks(place: Place, kind: str, in_flight: int) -> Iterator[Running]:
     with (
         kept_prefect_server(place.settings) as server,
-        _told(place, "prefect_tasks", kind, in_flight=in_flight, Prefect=server.keeper.pid) as running,
+        _told(place, "prefect_tasks", kind, in_flight=in_flight, Prefect=server.supervisor.pid) as running,
     ):
         yield running
 

@@ -332,7 +332,7 @@ def test_no_secret_is_an_argument_of_a_process(machine, secretive):
     emitting = machine.start("emit", path, "--endpoint", "secretive")
     arguments: dict[str, bytes] = {}
     while emitting.poll() is None:
-        # All that this process has started: the server and its keeper, the receiver, the command.
+        # All that this process has started: the server and its supervisor, the receiver, the command.
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 arguments[f"process {process.pid}"] = "\0".join(process.cmdline()).encode()

@@ -65,11 +65,11 @@ class KeptServer:
 
     Attributes:
         api_url: of its API.
-        keeper: the process that ends when the server does.
+        supervisor: the process that ends when the server does.
     """
 
     api_url: str
-    keeper: subprocess.Popen[bytes]
+    supervisor: subprocess.Popen[bytes]
 
 
 @contextlib.contextmanager
@@ -165,13 +165,13 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
     with open_private(home / "prefect-start.lock", "wb") as lock, open_private(log_path, "ab") as log:
         # Two servers that start at once on one database would both migrate it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        keeper = keep([sys.executable, "-m", "deployments.server"], environment, log)
+        supervisor = keep([sys.executable, "-m", "deployments.server"], environment, log)
         try:
-            _wait_until_healthy(port, keeper, log_path)
+            _wait_until_healthy(port, supervisor, log_path)
             fcntl.flock(lock, fcntl.LOCK_UN)
-            yield KeptServer(api_url, keeper)
+            yield KeptServer(api_url, supervisor)
         finally:
-            end(keeper)
+            end(supervisor)
 
 
 def keep(
@@ -200,11 +200,11 @@ def keep(
     )
 
 
-def end(keeper: subprocess.Popen[bytes]) -> None:
+def end(supervisor: subprocess.Popen[bytes]) -> None:
     """End a process started by ``keep``, and wait for it."""
-    if keeper.stdin is not None:
-        keeper.stdin.close()
-    keeper.wait()
+    if supervisor.stdin is not None:
+        supervisor.stdin.close()
+    supervisor.wait()
 
 
 def shipped_settings() -> dict[str, str]:
@@ -332,10 +332,10 @@ def _origins_that_may_come(port: int) -> str:
     return own if more is None else f"{own},{more}"
 
 
-def _wait_until_healthy(port: int, keeper: subprocess.Popen[bytes], log_path: Path) -> None:
+def _wait_until_healthy(port: int, supervisor: subprocess.Popen[bytes], log_path: Path) -> None:
     give_up_at = time.monotonic() + START_SECONDS
-    while not (_listens(keeper, port) and is_healthy(f"http://127.0.0.1:{port}/api")):
-        if keeper.poll() is not None:
+    while not (_listens(supervisor, port) and is_healthy(f"http://127.0.0.1:{port}/api")):
+        if supervisor.poll() is not None:
             raise ServerError(f"the Prefect server ended at once: {log_path} says why")
         if time.monotonic() > give_up_at:
             raise ServerError(
@@ -344,8 +344,8 @@ def _wait_until_healthy(port: int, keeper: subprocess.Popen[bytes], log_path: Pa
         time.sleep(_POLL_SECONDS)
 
 
-def _listens(keeper: subprocess.Popen[bytes], port: int) -> bool:
-    """Tell whether what this keeper keeps listens there: somebody else may have taken the port since it was free."""
+def _listens(supervisor: subprocess.Popen[bytes], port: int) -> bool:
+    """Tell whether what this supervisor keeps listens there: somebody else may have taken the port since it was free."""
     import psutil
 
     def is_there(process: psutil.Process) -> bool:
@@ -358,5 +358,5 @@ def _listens(keeper: subprocess.Popen[bytes], port: int) -> bool:
         return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections)
 
     with contextlib.suppress(psutil.Error):
-        return any(map(is_there, psutil.Process(keeper.pid).children(recursive=True)))
+        return any(map(is_there, psutil.Process(supervisor.pid).children(recursive=True)))
     return False

@@ -59,12 +59,12 @@ class Part:
 
     Attributes:
         name: what it is.
-        keeper: the process that ends when it does.
+        supervisor: the process that ends when it does.
         log: what it writes.
     """
 
     name: str
-    keeper: subprocess.Popen[bytes]
+    supervisor: subprocess.Popen[bytes]
     log: Path
 
 
@@ -89,7 +89,7 @@ class Stack:
             ServerError: a part of it ended; the text says where its log is.
         """
         for part in self.parts:
-            if (code := part.keeper.poll()) is not None:
+            if (code := part.supervisor.poll()) is not None:
                 raise ServerError(f"the {part.name} ended (exit code {code}): {part.log} says why")
 
     def watch(self) -> NoReturn:
@@ -144,7 +144,7 @@ def running_stack(settings: Settings, *, port: int) -> Iterator[Stack]:
             asyncio.run(_prepare())
             with _kept_worker(home, elsewhere) as worker:
                 parts = (
-                    Part("Prefect server", kept.keeper, home / SERVER_LOG),
+                    Part("Prefect server", kept.supervisor, home / SERVER_LOG),
                     Part("Prefect worker", worker, home / WORKER_LOG),
                 )
                 stack = Stack(server, asyncio.run(_deploy()), parts)

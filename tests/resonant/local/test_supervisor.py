@@ -1,4 +1,4 @@
-"""The keeper: nothing outlives whoever asked for it, in whatever session it hides."""
+"""The supervisor: nothing outlives whoever asked for it, in whatever session it hides."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {OBED
 
 @contextlib.contextmanager
 def kept(child: str = OBEDIENT, *, patience: float = 30.0):
-    """Run the parent in a keeper; give the keeper, the parent and the child."""
+    """Run the parent in a supervisor; give the supervisor, the parent and the child."""
     command = [sys.executable, "-c", PARENT.format(child=child)]
-    keeper = subprocess.Popen(
+    supervisor = subprocess.Popen(
         [sys.executable, "-m", "resonant.local.supervisor", str(patience), *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
     try:
-        grandchild = psutil.Process(int(keeper.stdout.readline()))
-        yield keeper, grandchild.parent(), grandchild
+        grandchild = psutil.Process(int(supervisor.stdout.readline()))
+        yield supervisor, grandchild.parent(), grandchild
     finally:
-        keeper.stdin.close()
-        keeper.stdout.close()
-        keeper.wait(30)
+        supervisor.stdin.close()
+        supervisor.stdout.close()
+        supervisor.wait(30)
 
 
 def test_all_of_it_ends_when_standard_input_does():
-    with kept() as (keeper, *family):
-        keeper.stdin.close()
-        assert keeper.wait(60) == 128 + signal.SIGTERM
+    with kept() as (supervisor, *family):
+        supervisor.stdin.close()
+        assert supervisor.wait(60) == 128 + signal.SIGTERM
         assert not alive(family)
 
 
 def test_all_of_it_ends_on_a_termination():
-    with kept() as (keeper, *family):
-        keeper.terminate()
-        assert keeper.wait(60) == 128 + signal.SIGTERM
+    with kept() as (supervisor, *family):
+        supervisor.terminate()
+        assert supervisor.wait(60) == 128 + signal.SIGTERM
         assert not alive(family)
 
 
 def test_what_does_not_end_politely_is_killed_after_its_time():
-    with kept(STUBBORN, patience=0.5) as (keeper, *family):
+    with kept(STUBBORN, patience=0.5) as (supervisor, *family):
         started_at = time.monotonic()
-        keeper.stdin.close()
-        keeper.wait(60)
+        supervisor.stdin.close()
+        supervisor.wait(60)
         assert time.monotonic() - started_at >= 0.5
         assert not alive(family)
 
@@ -72,9 +72,9 @@ def test_what_does_not_end_politely_is_killed_after_its_time():
     sys.platform != "linux", reason="elsewhere the orphans of a killed process have no way back"
 )
 def test_what_a_killed_process_leaves_behind_is_ended_too():
-    with kept() as (keeper, parent, child):
+    with kept() as (supervisor, parent, child):
         parent.kill()
-        assert keeper.wait(60) == 128 + signal.SIGKILL
+        assert supervisor.wait(60) == 128 + signal.SIGKILL
         assert not alive([child])
 
 
