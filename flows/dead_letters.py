@@ -13,8 +13,8 @@ from resonant.delivery.classification import Category
 from resonant.events import Reason
 from resonant.store.configured import open_configured_store
 from tasks.collect import (
-    take_back_expired_leases,
-    take_back_leases_of_ended_runs,
+    rescue_expired_leases,
+    rescue_leases_of_ended_runs,
     write_triage,
 )
 from tasks.dispatch import open_dispatcher
@@ -28,10 +28,10 @@ from tasks.replay import check_names, replay, say_plan, select, who_runs_this
 async def collect_dead_letters() -> State[None]:
     """Take back what lost workers held, give up what was lost too often, and write the triage of the queue."""
     async with open_configured_store() as store:
-        taken_back = await take_back_expired_leases(store)
-        taken_back += await take_back_leases_of_ended_runs(store)
+        rescued = await rescue_expired_leases(store)
+        rescued += await rescue_leases_of_ended_runs(store)
         groups = await write_triage(store)
-    return Completed(message=f"{taken_back} deliveries taken back; {groups}")
+    return Completed(message=f"{rescued} deliveries rescued; {groups}")
 
 
 @flow(name="replay-dead-letters", persist_result=False)

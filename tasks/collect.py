@@ -25,15 +25,15 @@ TRIAGE_ARTIFACT = "dead-letter-triage"
 _RUNS_A_PAGE = 200
 
 
-async def take_back_expired_leases(store: Store) -> int:
-    """Take back the deliveries whose lease ran out; return how many."""
-    count = await store.recover()
-    get_run_logger().info("%d expired leases taken back", count)
+async def rescue_expired_leases(store: Store) -> int:
+    """Rescue the deliveries whose leases expired; return how many."""
+    count = await store.rescue()
+    get_run_logger().info("%d expired leases rescued", count)
     return count
 
 
-async def take_back_leases_of_ended_runs(store: Store) -> int:
-    """Take back the deliveries whose owning flow run is over, without waiting for their leases; return how many.
+async def rescue_leases_of_ended_runs(store: Store) -> int:
+    """Rescue the deliveries whose owning flow run is over, without waiting for their leases; return how many.
 
     A run that this Prefect server does not know may be known to another: its leases are left to expire.
     """
@@ -46,8 +46,8 @@ async def take_back_leases_of_ended_runs(store: Store) -> int:
             ids = [UUID(owner) for owner in owners[start : start + _RUNS_A_PAGE]]
             runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
     over = [str(run.id) for run in runs if run.state is not None and run.state.is_final()]
-    count = await store.recover(owners=over) if over else 0
-    get_run_logger().info("%d leases of %d ended runs taken back", count, len(over))
+    count = await store.rescue(owners=over) if over else 0
+    get_run_logger().info("%d leases of %d ended runs rescued", count, len(over))
     return count
 
 

@@ -58,7 +58,7 @@ class Plan:
         way: ``domain`` runs the operations by themselves, ``commands`` the command line and the flows, in Prefect.
         compressed: whether the archive is.
         delivered_too: whether a purge takes what is delivered, too.
-        by_owner: whether leases are taken back from owners known to be over, or run out.
+        by_owner: whether leases are rescued from owners known to be over, or run out.
     """
 
     number: int

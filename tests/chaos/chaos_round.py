@@ -366,7 +366,7 @@ class Round:
         async def finish() -> None:
             async with chaos_worker.opened_store(clean) as store:
                 if self.plan.by_owner and dead:
-                    await store.recover(owners=dead)
+                    await store.rescue(owners=dead)
             if self.given_later is not None and not self.plan.kinds & PURGING:
                 # Of what is purged an id may be given anew, and is accepted anew.
                 await chaos_worker.work(self._orders("after", kind="enqueue", events=str(self.given_later)))

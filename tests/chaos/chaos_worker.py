@@ -186,7 +186,7 @@ async def purge_all(store: Store, orders: Orders, _progress: Progress) -> None:
 
 async def collect(store: Store, orders: Orders, _progress: Progress) -> None:
     for _ in range(orders.times):
-        await store.recover()
+        await store.rescue()
         await store.read(triage)
         await asyncio.sleep(0.05)
 

@@ -97,7 +97,7 @@ async def keep(store: Store, orders: Orders) -> None:
     days, number = orders.keep_minutes / (24 * 60), 0
     pause = min(_MINUTE, orders.keep_minutes * _MINUTE / 4)
     while time.time() < orders.ends_at:
-        await store.recover()
+        await store.rescue()
         await store.read(triage)
         totals, found = await measure_sliding(store, hours=orders.keep_minutes / 60, folder=folder / "window")
         with atomic_file(folder / "resonant.prom", mode=0o644) as write:

@@ -139,7 +139,7 @@ class Shop:
         await self.deliver(store, again, 0.09)
         await store.begin([lost])
         self.clock.advance(61)
-        await store.recover()
+        await store.rescue()
         for lease in await self.claim(store, "billing"):
             assert lease.attempts == (lease.event.id == lost.event.id)
             await self.fail(store, lease, Park(40.0, self.clock() + 4000), 15.0, code="timeout")

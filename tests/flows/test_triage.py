@@ -109,5 +109,5 @@ async def test_each_group_is_a_row_that_says_what_to_do(collect):
 async def test_an_empty_queue_writes_an_empty_table_over_the_last_one(collect):
     written = await collect()
 
-    assert written.message == "0 deliveries taken back; 0 dead letters in 0 groups"
+    assert written.message == "0 deliveries rescued; 0 dead letters in 0 groups"
     assert written.table == []

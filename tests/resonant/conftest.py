@@ -70,8 +70,8 @@ class Desk:
     def park_for(self, seconds: float) -> Park:
         return Park(seconds, self.clock() + seconds)
 
-    def recover(self, **options: Any) -> int:
-        return self.run(self.store.recover(**options))
+    def rescue(self, **options: Any) -> int:
+        return self.run(self.store.rescue(**options))
 
     def fold(self) -> None:
         """Fold the acceptances into the ledgers and the rollups."""

@@ -32,7 +32,7 @@ def up(
 ) -> None:
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
-    Meanwhile what `resonant enqueue` stores is emitted within seconds, lost work is taken back every few minutes, and
+    Meanwhile what `resonant enqueue` stores is emitted within seconds, lost work is rescued every few minutes, and
     the other commands use this server instead of starting one each.
     """
     from resonant.cli.running import run_with_store

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # The longest wait of an event for an idle run; a poll costs a millisecond.
 POLL_SECONDS = 0.25
-# How often expired leases are recovered, which takes the store's write lock.
-RECOVER_SECONDS = 1.0
+# How often expired leases are rescued, which takes the store's write lock.
+RESCUE_SECONDS = 1.0
 # How often accepted events are folded into the ledgers.
 FOLD_SECONDS = 1.0
 # Bodies that a run holds in all; but twice as many deliveries as can be sent at the same time, whatever they have.
@@ -80,7 +80,7 @@ class Fetcher:
         self._said_waiting = False
         self._due: list[str] = []
         self._look_again_at = 0.0
-        self._recover_at = 0.0
+        self._rescue_at = 0.0
         self._fold_at = 0.0
         self._folding: asyncio.Task[None] | None = None
 
@@ -125,10 +125,10 @@ class Fetcher:
 
     async def _look(self) -> None:
         """See which endpoints have something due, and open those that are new."""
-        if self._take_over and time.monotonic() >= self._recover_at:
+        if self._take_over and time.monotonic() >= self._rescue_at:
             await self._renew()  # before our own are taken for lost
-            await self._store.recover(endpoint=self._endpoint)
-            self._recover_at = time.monotonic() + RECOVER_SECONDS
+            await self._store.rescue(endpoint=self._endpoint)
+            self._rescue_at = time.monotonic() + RESCUE_SECONDS
         if time.monotonic() >= self._fold_at:
             self._start_fold()
             self._fold_at = time.monotonic() + FOLD_SECONDS

@@ -1,4 +1,4 @@
-"""Taking back what lost workers held: a lease that ran out, or one whose owner is known to be over."""
+"""Rescue of the deliveries of lost workers: their leases expired, or their owners are known to have ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOST_LEASES_BEFORE_GIVING_UP = 5
 _d = schema.deliveries
 
 
-def recover(
+def rescue(
     connection: Connection,
     *,
     now: float,
@@ -37,7 +37,7 @@ def recover(
     dead letter with reason ``crashed``. Nothing had begun: nothing is charged.
 
     Returns:
-        How many leases were taken back; call again while it is ``limit``.
+        How many leases were rescued; call again while it is ``limit``.
     """
     lost: list[ColumnElement[bool]] = [_d.c.lease_owner.is_not(None)]
     lost.append(_d.c.available_at <= now if owners is None else is_any_of(_d.c.lease_owner, list(owners)))

@@ -23,7 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_LEASE_SECONDS = 60.0
-_RECOVERY_BATCH = 500
+_RESCUE_BATCH = 500
 _FOLD_BATCH = 5_000
 
 
@@ -152,17 +152,17 @@ class Store:
         """Return when the last of the leases ends, in seconds since the epoch; None where nothing is leased."""
         return await self.read(lease_queries.latest_lease_end, endpoint)
 
-    async def recover(self, *, endpoint: str | None = None, owners: Iterable[str] | None = None) -> int:
+    async def rescue(self, *, endpoint: str | None = None, owners: Iterable[str] | None = None) -> int:
         """Take back every lease that ran out, or every one of these owners; return how many."""
-        recovered = 0
+        rescued = 0
         owners = None if owners is None else list(owners)
         while True:
             batch = await self.write(
-                rescue.recover, now=self.clock(), endpoint=endpoint, owners=owners, limit=_RECOVERY_BATCH
+                rescue.rescue, now=self.clock(), endpoint=endpoint, owners=owners, limit=_RESCUE_BATCH
             )
-            recovered += batch
-            if batch < _RECOVERY_BATCH:
-                return recovered
+            rescued += batch
+            if batch < _RESCUE_BATCH:
+                return rescued
 
     async def status(self, *, endpoint: str | None = None) -> reads.StoreStatus:
         """Count everything, in one snapshot."""

@@ -82,7 +82,7 @@ def test_an_attempt_that_came_after_its_lease_had_gone_is_marked(resonant, worke
     async def be_late(store):
         (old,) = await store.claim("billing", owner="slow", limit=1)
         worker.clock.advance(61)
-        await store.recover()
+        await store.rescue()
         await store.claim("billing", owner="quick", limit=1)
         late = Attempt(number=1, round=1, started_at=worker.clock(), duration=1.0, result="delivered")
         await store.record([Outcome(old, late, None)])

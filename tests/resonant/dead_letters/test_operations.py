@@ -64,7 +64,7 @@ class TestReplay:
         desk.enqueue("evt_1")
         desk.begin(desk.claim_one())
         desk.clock.advance(61)
-        desk.recover()
+        desk.rescue()
         desk.fail(desk.claim_one(), desk.park_for(5))
         desk.clock.advance(5)
         desk.fail(desk.claim_one(), GiveUp("exhausted"))
@@ -172,11 +172,11 @@ class TestReplay:
         assert sorted(first + second) == sorted(f"evt_{number}" for number in range(60))
         assert counted(desk, "replay") == 60
 
-    def test_of_a_replay_that_is_lost_is_taken_back_like_any_lease(self, desk):
+    def test_of_a_replay_that_is_lost_is_rescued_like_any_lease(self, desk):
         die(desk, "evt_1")
         replay(desk)
         desk.clock.advance(61)
-        assert desk.recover() == 1
+        assert desk.rescue() == 1
         assert ids(desk.claim()) == ["evt_1"]
         assert desk.status().balanced
 
@@ -283,7 +283,7 @@ class TestPurge:
         desk.enqueue("evt_1")
         lost = desk.claim_one()
         desk.clock.advance(61)
-        desk.recover()
+        desk.rescue()
         desk.deliver(desk.claim_one())
         purge(desk, "delivered")
         assert desk.record(desk.delivered(lost)) == set()

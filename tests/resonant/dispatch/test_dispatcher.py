@@ -421,7 +421,7 @@ class TestTheBulkLane:
 
         async def steal():
             async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.recover(owners=["worker"])
+                await other.rescue(owners=["worker"])
 
         async def send(_event):
             if not stealing:
@@ -527,7 +527,7 @@ class TestLeases:
 
         async def emit_one(lease):
             async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.recover(owners=["worker"])
+                await other.rescue(owners=["worker"])
                 await other.claim("orders", owner="other", limit=1)
             with pytest.raises(LeaseLost):
                 await worker.dispatcher.attempt(lease.key)
@@ -546,7 +546,7 @@ class TestLeases:
     ):
         async def send(_event):
             async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.recover(owners=["worker"])
+                await other.rescue(owners=["worker"])
                 await other.claim("orders", owner="other", limit=1)
             if answer is not None:
                 raise answer
@@ -573,7 +573,7 @@ class TestLeases:
         async def emit_one(lease):
             await worker.dispatcher.attempt(lease.key)
             async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.recover(owners=["worker"])
+                await other.rescue(owners=["worker"])
             with pytest.raises(LeaseLost):
                 await worker.dispatcher.attempt(lease.key)
 
@@ -599,7 +599,7 @@ class TestLeases:
             running = asyncio.create_task(worker.run(take_over=True))
             await until(lambda: sent)
             async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.recover(owners=["worker"])
+                await other.rescue(owners=["worker"])
             await until(lambda: len(sent) == 2)
             first.set()
             summary = await running
@@ -615,14 +615,14 @@ class TestLeases:
             await until(lambda: len(looks) > before)
 
         async with scene(tmp_path, orders=send) as worker:
-            recover = worker.store.recover
+            rescue = worker.store.rescue
 
             async def look(**options):
-                recovered = await recover(**options)
-                looks.append(recovered)
-                return recovered
+                rescued = await rescue(**options)
+                looks.append(rescued)
+                return rescued
 
-            worker.store.recover = look
+            worker.store.rescue = look
             await enqueue(worker.store)
             summary = await worker.run(take_over=True)
             assert (summary.delivered, summary.lost) == (1, 0)

@@ -69,7 +69,7 @@ def test_a_lost_attempt_is_in_no_rate(desk):
     desk.enqueue("evt")
     desk.begin(desk.claim_one())
     desk.clock.advance(61)
-    desk.recover()
+    desk.rescue()
 
     found = activity(desk)["orders"]
 
@@ -81,7 +81,7 @@ def test_a_delivery_given_up_for_lost_workers_is_a_dead_letter_like_any_other(de
     while desk.status().dead_letter == 0:
         desk.begin(desk.claim_one())
         desk.clock.advance(61)
-        desk.recover()
+        desk.rescue()
     assert activity(desk)["orders"].dead_letters == 1
 
 

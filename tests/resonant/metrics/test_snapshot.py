@@ -34,7 +34,7 @@ def busy(desk):
     desk.fail(fourth, GiveUp("permanent"), category="permanent", code="http_400")
     desk.begin(fifth)
     desk.clock.advance(61)
-    desk.recover()
+    desk.rescue()
     desk.record(desk.delivered(fifth))  # too late: it is in the history, and counts nowhere
     [lease] = desk.claim(endpoint="crm", limit=1)
     desk.fail(lease, GiveUp("exhausted"))
@@ -191,7 +191,7 @@ def test_a_claim_is_the_sign_of_a_worker(desk):
     claimed_at = desk.clock()
     desk.begin(*desk.claim())
     desk.clock.advance(61)
-    desk.recover()
+    desk.rescue()
     assert desk.read(read_totals, now=desk.clock()).last_seen_at == {"orders": claimed_at}
 
 
@@ -219,7 +219,7 @@ def test_a_delay_is_known_by_the_attempt_of_its_round_also_after_a_crash_and_a_r
     desk.fail(desk.claim_one(), desk.park_for(2), started_at=desk.clock())
     desk.begin(go_on(2))
     desk.clock.advance(61)
-    desk.recover()
+    desk.rescue()
     desk.fail(desk.claim_one(), desk.park_for(7), started_at=desk.clock(), retry_after=6.0)
     desk.fail(go_on(7), GiveUp("exhausted"), started_at=desk.clock())
     desk.clock.advance(1)
@@ -234,7 +234,7 @@ def test_a_delay_is_known_by_the_attempt_of_its_round_also_after_a_crash_and_a_r
         lease_seconds=60,
     )
     desk.clock.advance(61)
-    desk.recover()
+    desk.rescue()
     desk.fail(desk.claim_one(), desk.park_for(3), started_at=desk.clock())
 
     def retries(since):

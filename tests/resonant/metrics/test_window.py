@@ -84,9 +84,9 @@ class Shop:
             decision = GiveUp(result)
         return Outcome(lease, replace(attempt, result="failed", **failure), decision)
 
-    async def recover(self):
+    async def rescue(self):
         """Take back what hangs, and then let its worker say that it has delivered: too late."""
-        await self.store.recover()
+        await self.store.rescue()
         late, self.held = self.held, []
         await self.store.record([self.outcome(lease, "delivered", 0.5) for lease in late])
 
@@ -162,7 +162,7 @@ STEPS = st.one_of(
     st.tuples(st.just("enqueue"), st.integers(1, 5), ENDPOINTS),
     st.tuples(st.just("send"), st.lists(RESULTS, min_size=1, max_size=6), ENDPOINTS),
     st.tuples(st.just("send"), st.lists(RESULTS, min_size=1, max_size=6), ENDPOINTS),
-    st.tuples(st.just("recover")),
+    st.tuples(st.just("rescue")),
     st.tuples(st.just("replay"), st.integers(1, 3)),
     st.tuples(st.just("cancel"), st.integers(1, 2)),
     st.tuples(st.just("purge"), st.sampled_from([0.0, 1_800.0, 5 * HOUR])),
@@ -197,7 +197,7 @@ BUSY = [
     ("export",),
     ("replay", 1),
     ("wait", 61.0),
-    ("recover",),
+    ("rescue",),
     ("send", [("delivered", 0.1), ("delivered", 0.2), ("permanent", 2.0)], "orders"),
     ("export",),
     ("enqueue", 3, "crm"),

@@ -92,7 +92,7 @@ def test_every_way_to_give_up_leaves_a_cause(desk):
     for _ in range(5):
         desk.begin(desk.claim_one())
         desk.clock.advance(61)
-        desk.recover()
+        desk.rescue()
     causes = {row["id"]: row for row in desk.rows(schema.causes)}
     letters = {row["event_id"]: causes[row["cause_id"]] for row in desk.rows(schema.deliveries)}
     assert {event_id: (row["reason"], row["code"], row["error"]) for event_id, row in letters.items()} == {

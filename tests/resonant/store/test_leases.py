@@ -74,7 +74,7 @@ class TestClaim:
         lease = desk.claim_one()
         tokens.append(lease.token)
         desk.clock.advance(100)
-        desk.recover()
+        desk.rescue()
         tokens.append(desk.claim_one().token)
         assert tokens == sorted(set(tokens))
 
@@ -398,7 +398,7 @@ class TestLateWorker:
         late = desk.claim_one(owner="late")
         desk.begin(late)
         desk.clock.advance(61)
-        desk.recover()
+        desk.rescue()
         successor = desk.claim_one(owner="successor")
         desk.begin(successor)
         before = snapshot(desk)
@@ -419,7 +419,7 @@ class TestLateWorker:
         late = desk.claim_one()
         desk.begin(late)
         desk.clock.advance(61)
-        desk.recover()
+        desk.rescue()
         before = snapshot(desk)
         assert desk.record(desk.delivered(late)) == set()
         assert desk.begin(late) == set()
@@ -439,7 +439,7 @@ class TestLateWorker:
         desk.enqueue("evt_1")
         late = desk.claim_one(owner="late")
         desk.clock.advance(61)
-        desk.recover()
+        desk.rescue()
         desk.deliver(desk.claim_one(owner="successor"))
         before = snapshot(desk)
         assert desk.record(desk.failed(late, Retry(1, 1e9))) == set()
@@ -489,7 +489,7 @@ class TestLease:
         assert desk.run(desk.store.renew("a")) == 2
         assert desk.run(desk.store.renew("nobody")) == 0
         desk.clock.advance(20)
-        assert desk.recover() == 1
+        assert desk.rescue() == 1
         assert desk.read(lease_owners) == ["a"]
 
     def test_is_put_off_while_its_retry_is_waited_for(self, desk):
@@ -549,7 +549,7 @@ class TestLease:
     def test_nothing_to_do_is_done(self, desk):
         assert desk.begin() == desk.record() == set()
         desk.run(desk.store.release([]))
-        assert desk.recover() == desk.recover(owners=[]) == 0
+        assert desk.rescue() == desk.rescue(owners=[]) == 0
 
 
 def test_an_attempts_every_field_is_kept(desk):
@@ -606,5 +606,5 @@ def test_of_an_owners_leases_only_those_that_it_knows_of_are_renewed(desk):
     desk.clock.advance(30)
     assert desk.run(desk.store.renew("worker", [known.delivery_id])) == 1
     desk.clock.advance(31)
-    assert desk.recover() == 1
+    assert desk.rescue() == 1
     assert desk.run(desk.store.begin([known, unheard_of])) == {known.key}

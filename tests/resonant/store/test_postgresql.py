@@ -110,7 +110,7 @@ async def _disturb(store, rng, owners, goes_on):
     while goes_on():
         await asyncio.sleep(0.02)
         await store.renew(rng.choice(owners))
-        await store.recover(owners=[rng.choice(owners)])
+        await store.rescue(owners=[rng.choice(owners)])
         await store.release_all(rng.choice(owners))
 
 

@@ -12,17 +12,17 @@ def crash(desk) -> None:
     """Claim, begin to send, and be gone."""
     desk.begin(desk.claim_one())
     desk.clock.advance(61)
-    assert desk.recover() == 1
+    assert desk.rescue() == 1
 
 
-def test_an_expired_lease_is_taken_back_and_a_live_one_is_not(desk):
+def test_an_expired_lease_is_rescued_and_a_live_one_is_not(desk):
     desk.enqueue("evt_1", "evt_2")
     desk.claim_one(owner="gone")
     desk.clock.advance(30)
     desk.claim_one(owner="alive")
     desk.clock.advance(30)
-    assert desk.recover() == 1
-    assert desk.recover() == 0
+    assert desk.rescue() == 1
+    assert desk.rescue() == 0
     assert desk.status().in_flight == 1
 
 
@@ -31,7 +31,7 @@ def test_a_lease_under_which_nothing_was_sent_costs_nothing(desk):
     before = desk.row("evt_1")
     desk.claim_one()
     desk.clock.advance(61)
-    desk.recover()
+    desk.rescue()
     row = desk.row("evt_1")
     assert row.pop("lease_token") > before.pop("lease_token")
     assert row == before
@@ -43,7 +43,7 @@ def test_a_retry_that_was_waited_for_keeps_its_time_when_its_worker_is_lost(desk
     decision = desk.retry_in(500)
     desk.fail(desk.claim_one(), decision)
     desk.clock.advance(61)
-    desk.recover()
+    desk.rescue()
     assert desk.row("evt_1")["available_at"] == decision.next_attempt_at
     assert [each.result for each in desk.history("evt_1")] == ["failed"]
     assert desk.row("evt_1")["crashes"] == 0
@@ -53,7 +53,7 @@ def test_a_send_that_had_begun_is_charged_as_a_crash_and_shown_as_lost(desk):
     desk.enqueue("evt_1")
     desk.begin(desk.claim_one(owner="gone"))
     desk.clock.advance(61)
-    desk.recover()
+    desk.rescue()
     row = desk.row("evt_1")
     assert (row["status"], row["crashes"], row["attempts"], row["sending"]) == ("retrying", 1, 1, False)
     assert row["round_attempts"] == 0, "a crash of ours is not taken from the endpoint's budget"
@@ -102,45 +102,45 @@ def test_crashes_between_ordinary_failures_are_counted_apart_from_them(desk):
     assert (row["attempts"], row["round_attempts"], row["crashes"]) == (3, 1, 2)
 
 
-def test_leases_of_owners_known_to_be_over_are_taken_back_before_they_expire(desk):
+def test_leases_of_owners_known_to_be_over_are_rescued_before_they_expire(desk):
     desk.enqueue("evt_1", "evt_2", "evt_3")
     desk.begin(*desk.claim(2, owner="over"))
     desk.claim(1, owner="alive")
-    assert desk.recover(owners=["over", "never-seen"]) == 2
+    assert desk.rescue(owners=["over", "never-seen"]) == 2
     assert desk.status().in_flight == 1
-    assert desk.recover(owners=[]) == 0
+    assert desk.rescue(owners=[]) == 0
 
 
-def test_leases_of_other_owners_are_not_taken_back_although_they_expired(desk):
+def test_leases_of_other_owners_are_not_rescued_although_they_expired(desk):
     desk.enqueue("evt_1")
     desk.claim(1, owner="somebody")
     desk.clock.advance(1_000)
-    assert desk.recover(owners=["over"]) == 0
+    assert desk.rescue(owners=["over"]) == 0
 
 
-def test_recovery_can_be_kept_to_one_endpoint(desk):
+def test_rescue_can_be_kept_to_one_endpoint(desk):
     desk.enqueue("evt_1", endpoint="orders")
     desk.enqueue("evt_2", endpoint="audit")
     desk.claim_one(endpoint="orders")
     desk.claim_one(endpoint="audit")
     desk.clock.advance(61)
-    assert desk.recover(endpoint="audit") == 1
+    assert desk.rescue(endpoint="audit") == 1
     assert desk.status(endpoint="orders").pending == 1
-    assert desk.recover() == 1
+    assert desk.rescue() == 1
 
 
-def test_more_leases_than_one_transaction_takes_are_all_taken_back(desk):
+def test_more_leases_than_one_transaction_takes_are_all_rescued(desk):
     desk.enqueue(*(f"evt_{number}" for number in range(1_200)))
     leases = desk.claim(1_200)
     desk.begin(*leases[:700])
     desk.clock.advance(61)
-    assert desk.recover() == 1_200
+    assert desk.rescue() == 1_200
     assert desk.status().retrying == 700
     assert desk.status().balanced
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_is_taken_back_can_be_delivered(desk, times):
+def test_what_is_rescued_can_be_delivered(desk, times):
     desk.enqueue("evt_1")
     for _ in range(times):
         crash(desk)

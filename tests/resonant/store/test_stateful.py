@@ -516,12 +516,12 @@ class Machine(RuleBasedStateMachine):
         endpoint=st.none() | endpoints,
         seconds=st.sampled_from([0.0, LEASE_SECONDS]),
     )
-    def recover(self, endpoint, seconds):
+    def rescue(self, endpoint, seconds):
         self.clock.advance(seconds)
         now = self.clock()
         lost = [each for each in self.model.all() if each.is_leased and each.available_at <= now]
         lost = [each for each in lost if endpoint in (None, each.endpoint)]
-        assert self.write(rescue.recover, now=now, endpoint=endpoint) == len(lost)
+        assert self.write(rescue.rescue, now=now, endpoint=endpoint) == len(lost)
         for known in lost:
             self.model.lose(known, now)
 
@@ -529,7 +529,7 @@ class Machine(RuleBasedStateMachine):
     def recover_from_an_owner_that_is_over(self, owner):
         now = self.clock()
         lost = self.model.all(lease_owner=owner)
-        assert self.write(rescue.recover, now=now, owners=[owner]) == len(lost)
+        assert self.write(rescue.rescue, now=now, owners=[owner]) == len(lost)
         for known in lost:
             self.model.lose(known, now)
 
@@ -546,7 +546,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(times if known else 0):
             crashes = known.crashes
             self.begin([lease])
-            self.recover(None, LEASE_SECONDS)
+            self.rescue(None, LEASE_SECONDS)
             assert known.crashes == crashes + 1
             assert (known.reason == "crashed") == (known.crashes == CRASHES_BEFORE_GIVING_UP)
             if known.is_final:
@@ -611,7 +611,7 @@ class Machine(RuleBasedStateMachine):
             lambda connection: enqueue(connection, map(make, EVENT_IDS), endpoint, now=now),
             lambda connection: lease_queries.begin(connection, claim(connection, endpoint)[:2], now=now),
             lambda connection: lease_queries.record(connection, outcomes, now=now),
-            lambda connection: rescue.recover(connection, now=now + LEASE_SECONDS),
+            lambda connection: rescue.rescue(connection, now=now + LEASE_SECONDS),
             lambda connection: replay(connection, Selection(), "ann", 1, now, include_permanent=True),
             lambda connection: cancel(connection, Selection(), 1, now),
             lambda connection: purge(connection, "dead_letter", now, 100, now),

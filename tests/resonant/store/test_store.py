@@ -23,7 +23,7 @@ _STEPS = (
     "give_up",
     "release",
     "wait",
-    "recover",
+    "rescue",
     "late",
 )
 
@@ -85,8 +85,8 @@ def _take_step(desk, endpoint, step, size, held, lost) -> None:  # noqa: C901 - 
             desk.run(desk.store.release([held.pop(0)]))
         case "wait", _:
             desk.clock.advance(size * 20)
-        case "recover", _:
-            desk.recover(endpoint=endpoint, owners=["worker"])
+        case "rescue", _:
+            desk.rescue(endpoint=endpoint, owners=["worker"])
             lost += held
             held.clear()
         case "late", _ if lost:
