@@ -18,13 +18,13 @@ from tasks.collect import (
     write_triage,
 )
 from tasks.dispatch import open_dispatcher
-from tasks.failing import fails_plainly
+from tasks.failing import fail_with_message
 from tasks.purge import purge_final_deliveries
 from tasks.replay import check_names, replay, say_plan, select, who_runs_this
 
 
 @flow(name="collect-dead-letters", persist_result=False)
-@fails_plainly
+@fail_with_message
 async def collect_dead_letters() -> State[None]:
     """Take back what lost workers held, give up what was lost too often, and write the triage of the queue."""
     async with open_configured_store() as store:
@@ -35,7 +35,7 @@ async def collect_dead_letters() -> State[None]:
 
 
 @flow(name="replay-dead-letters", persist_result=False)
-@fails_plainly
+@fail_with_message
 async def replay_dead_letters(
     ids: list[str] | None = None,
     event_type: str | None = None,
@@ -91,7 +91,7 @@ async def replay_dead_letters(
 
 
 @flow(name="cancel-deliveries", persist_result=False)
-@fails_plainly
+@fail_with_message
 async def cancel_deliveries(
     ids: list[str] | None = None,
     event_type: str | None = None,
@@ -131,7 +131,7 @@ async def cancel_deliveries(
 
 
 @flow(name="purge-dead-letters", persist_result=False)
-@fails_plainly
+@fail_with_message
 async def purge_dead_letters(
     older_than_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None,
     delivered_older_than_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None,

@@ -22,7 +22,7 @@ from tasks.dispatch import (
     say_waiting,
     store_events,
 )
-from tasks.failing import fails_plainly
+from tasks.failing import fail_with_message
 
 
 def _run_name() -> str:
@@ -30,7 +30,7 @@ def _run_name() -> str:
 
 
 @flow(name="emit-events", flow_run_name=_run_name, persist_result=False)
-@fails_plainly
+@fail_with_message
 async def emit_events(
     events: list[dict[str, Any]] | None = None,
     endpoint: str | None = None,

@@ -10,12 +10,12 @@ from pydantic import Field
 from resonant.metrics.report import summary
 from resonant.store.configured import open_configured_store
 from tasks.alerts import announce_alerts
-from tasks.failing import fails_plainly
+from tasks.failing import fail_with_message
 from tasks.metrics import compact_rollups, measure_store, show_statistics, write_textfile
 
 
 @flow(name="export-metrics", persist_result=False)
-@fails_plainly
+@fail_with_message
 async def export_metrics(
     window_hours: Annotated[float | None, Field(gt=0, le=876_000, allow_inf_nan=False)] = None,
     textfile: str | None = None,

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
-def fails_plainly(flow_function: Callable[P, Awaitable[State[None]]]) -> Callable[P, Awaitable[State[None]]]:
+def fail_with_message(
+    flow_function: Callable[P, Awaitable[State[None]]],
+) -> Callable[P, Awaitable[State[None]]]:
     """Turn a ``ResonantError``, whose text is made for users, into a failed state; other errors pass.
 
     Prefect evaluates a flow's annotations in the wrapper's module, so a module of flows must not postpone them.
