@@ -9,7 +9,7 @@ The receiver is a real HTTP/1.1 server on a real socket. A *script* decides what
         ...  # send to receiver.url
         assert receiver.journal[-1].status == 200
 
-``actions`` is all that a request can meet, ``HELL`` names faults made of it, and ``hell`` is a script that does any of
+``actions`` is all that a request can meet, ``FAULTS`` names faults made of it, and ``named_fault`` is a script that does any of
 them, by the type of the event. What can go wrong before there is a request is in ``listeners`` (nobody accepts), in
 ``Authority`` (``FLAWS``: certificates that do not verify) and in the receiver's ``connection`` (a connection that ends
 before it was read).
@@ -60,11 +60,11 @@ from resonant.testing.dates import DateForm
 from resonant.testing.journal import Received, Request, read_journal
 from resonant.testing.listeners import full_accept_queue, nobody_listening
 from resonant.testing.receiver import ConnectionScript, Receiver, Script
-from resonant.testing.scripts import HELL, always_ok, bad_day, eight_ways, flaky, hell
+from resonant.testing.scripts import FAULTS, always_ok, bad_day, eight_ways, flaky, named_fault
 
 __all__ = [
+    "FAULTS",
     "FLAWS",
-    "HELL",
     "Action",
     "Authority",
     "ConnectionScript",
@@ -89,10 +89,10 @@ __all__ = [
     "garbage",
     "gzip_bomb",
     "half_close",
-    "hell",
     "huge_header",
     "interim_only",
     "many_headers",
+    "named_fault",
     "never_answer",
     "never_read",
     "nobody_listening",

@@ -87,7 +87,7 @@ def flaky(share: float, seed: int) -> Script:
 _WAIT_SECONDS = 5
 
 # What one request can meet. Certificates are not here: they are a receiver's, and there before any request (``FLAWS``).
-HELL: Mapping[str, Action] = {
+FAULTS: Mapping[str, Action] = {
     "bad-gzip": bad_gzip(),
     "bad-gzip-503": bad_gzip(503),
     "endless-body": endless_body(),
@@ -132,22 +132,22 @@ HELL: Mapping[str, Action] = {
 _STATUS_NAME = re.compile("status-([1-9][0-9]{2})")
 
 
-def hell(request: Request) -> Action:
-    """Do what the end of the event's type names: a key of ``HELL``, or ``status-418``; 200 to any other type."""
+def named_fault(request: Request) -> Action:
+    """Do what the end of the event's type names: a key of ``FAULTS``, or ``status-418``; 200 to any other type."""
     way = request.event_type.rpartition(".")[2]
     if status := _STATUS_NAME.fullmatch(way):
         return respond(int(status[1]))
-    return HELL.get(way, respond(200))
+    return FAULTS.get(way, respond(200))
 
 
 def bad_day(share: float, seed: int) -> Script:
-    """Make a script that does one of ``HELL`` to a share of all attempts, the same ones whenever the seed is the same.
+    """Make a script that does one of ``FAULTS`` to a share of all attempts, the same ones whenever the seed is the same.
 
     Args:
         share: 0 to 1.
         seed: decides, together with the webhook-id and the number of the try, which ones, and what they meet.
     """
-    ways = list(HELL.values())
+    ways = list(FAULTS.values())
 
     def script(request: Request) -> Action:
         luck, choice = _drawn(f"{seed}:{request.webhook_id}:{request.try_number}")

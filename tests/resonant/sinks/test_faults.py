@@ -25,8 +25,8 @@ from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks.http import EXCERPT_BYTES, READ_BYTES, Endpoint, HttpSink
 from resonant.testing import (
+    FAULTS,
     FLAWS,
-    HELL,
     Action,
     Authority,
     Receiver,
@@ -38,9 +38,9 @@ from resonant.testing import (
     full_accept_queue,
     garbage,
     gzip_bomb,
-    hell,
     huge_header,
     many_headers,
+    named_fault,
     never_answer,
     never_read,
     nobody_listening,
@@ -177,12 +177,12 @@ def first_meets(action):
 
 
 def test_every_way_of_hell_is_expected_to_end_somehow():
-    assert EXPECTED.keys() == HELL.keys()
+    assert EXPECTED.keys() == FAULTS.keys()
 
 
-@pytest.mark.parametrize("way", HELL)
+@pytest.mark.parametrize("way", FAULTS)
 async def test_every_way_ends_in_time_with_its_verdict_and_the_next_send_works(way):
-    assert await meet(first_meets(HELL[way]), clock=time.time) == EXPECTED[way]
+    assert await meet(first_meets(FAULTS[way]), clock=time.time) == EXPECTED[way]
 
 
 # Statuses
@@ -192,7 +192,7 @@ async def test_every_way_ends_in_time_with_its_verdict_and_the_next_send_works(w
 async def test_every_final_status_is_read_whatever_it_is(hundreds):
     """Their verdicts are the classifier's; that the status arrives is the sink's."""
 
-    async with no_socket_left(), Receiver(hell) as receiver, HttpSink(endpoint(receiver.url)) as sink:
+    async with no_socket_left(), Receiver(named_fault) as receiver, HttpSink(endpoint(receiver.url)) as sink:
         for status in range(hundreds * 100, hundreds * 100 + 100):
             try:
                 arrived = (await sink.send(of_type(f"status-{status}"))).status_code
@@ -536,9 +536,9 @@ async def test_a_handshake_that_does_not_end_well_is_transient(ca_file, welcome,
     assert received == 0
 
 
-@pytest.mark.parametrize("way", [way for way in HELL if not way.startswith("half-close")])
+@pytest.mark.parametrize("way", [way for way in FAULTS if not way.startswith("half-close")])
 async def test_over_tls_every_way_ends_like_without(authority, ca_file, way):
-    action = HELL[way]
+    action = FAULTS[way]
     tls = authority.context()
     outcome = await meet(first_meets(action), tls=tls, ca_file=ca_file, clock=time.time)
     assert outcome == EXPECTED[way]
@@ -580,7 +580,7 @@ def test_a_bad_day_is_the_same_whenever_the_seed_is():
 
     assert day(1) == day(1) != day(2)
     assert 0.6 < day(1).count("respond") / 1000 < 0.8
-    assert set(day(1, share=1.0)) == {action.name for action in HELL.values()}
+    assert set(day(1, share=1.0)) == {action.name for action in FAULTS.values()}
     assert set(day(1, share=0.0)) == {"respond"}
 
 
@@ -599,5 +599,5 @@ def test_hell_does_what_the_type_names():
         "demo.status-099": ("respond", 200),
     }
     for event_type, expected in named.items():
-        action = hell(request("evt_1", 1, event_type))
+        action = named_fault(request("evt_1", 1, event_type))
         assert (action.name, action.status) == expected

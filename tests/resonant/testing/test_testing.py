@@ -21,8 +21,8 @@ import trustme
 
 from resonant.delivery.classification import parse_retry_after
 from resonant.testing import (
+    FAULTS,
     FLAWS,
-    HELL,
     Action,
     Authority,
     FixedClock,
@@ -37,10 +37,10 @@ from resonant.testing import (
     full_accept_queue,
     garbage,
     half_close,
-    hell,
     huge_header,
     interim_only,
     many_headers,
+    named_fault,
     never_answer,
     never_read,
     nobody_listening,
@@ -450,7 +450,10 @@ def refusal(capsys, *options):
         (["--script", "nowhere:script"], "No module named 'nowhere'"),
         (["--script", "resonant.testing:nothing"], "has no attribute 'nothing'"),
         (["--script", "not a name"], "invalid format: 'not a name'"),
-        (["--script", "resonant.testing:HELL"], "resonant.testing:HELL is neither a script nor an action"),
+        (
+            ["--script", "resonant.testing:FAULTS"],
+            "resonant.testing:FAULTS is neither a script nor an action",
+        ),
         (["--connection", "nowhere:script"], "No module named 'nowhere'"),
         (["--port", "many"], "many is no number from 0 to 65535"),
         (["--port", "65536"], "65536 is no number from 0 to 65535"),
@@ -484,13 +487,15 @@ def test_a_file_that_cannot_be_written_is_one_line(capsys, tmp_path, option):
 
 def test_hell_runs_as_a_process_too(tmp_path):
     journal = tmp_path / "journal.jsonl"
-    with receiver_process(tmp_path, "--script", "resonant.testing:hell", "--journal", str(journal)) as url:
+    with receiver_process(
+        tmp_path, "--script", "resonant.testing:named_fault", "--journal", str(journal)
+    ) as url:
         headers = {"webhook-id": "evt_1", "ce-type": "demo.reset-mid-body"}
         with pytest.raises(httpx.TransportError):
             httpx.post(url, headers=headers, trust_env=False)
     [received] = read_journal(journal)
     assert (received.webhook_id, received.action, received.status) == ("evt_1", "reset_mid_body", 200)
-    assert {action.name for action in HELL.values()} > {"gzip_bomb", "slow_headers", "half_close"}
+    assert {action.name for action in FAULTS.values()} > {"gzip_bomb", "slow_headers", "half_close"}
 
 
 async def test_redirects_name_a_location():
@@ -527,7 +532,7 @@ def test_a_date_has_the_form_that_it_is_asked_for(form, early, late):
     ],
 )
 async def test_hell_asks_for_a_wait_in_every_form_and_in_none(way, value, seconds):
-    async with Receiver(hell) as receiver:
+    async with Receiver(named_fault) as receiver:
         before = time.time()
         response = await post(receiver.url, event_type=f"demo.retry-after-{way}")
         received = receiver.journal[0]
