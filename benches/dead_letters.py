@@ -34,7 +34,7 @@ _AT_MOST_MB = 300
 # The queue's span: the older half is purged.
 _DAYS = 60
 _EMISSION_PAUSE_SECONDS = 0.02
-# Forty kinds of failure, and two in a thousand letters of two rare ones, of which one says something else each time.
+# Forty kinds of failure, and two in a thousand dead letters of two rare ones, of which one says something else each time.
 _KINDS = 40
 _RARE, _VARYING = "i % 1000 = 7", "i % 1000 = 13"
 _CAUSE = f"CASE WHEN {_RARE} THEN {_KINDS + 7} WHEN {_VARYING} THEN {_KINDS + 13} ELSE i % {_KINDS} END"

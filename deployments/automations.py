@@ -28,9 +28,9 @@ NOTIFY_SILENT = "resonant: notify that the metrics export is silent"
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
 _REPLAY_DEPLOYMENT = "replay-dead-letters/on-demand"
-# Letters a second: what a service that has just come back should bear beside its usual traffic.
+# Dead letters a second: what a service that has just come back should bear beside its usual traffic.
 _REPLAY_RATE = 10.0
-# Not every transient letter: those that somebody cancelled, or whose worker crashed time and again, are left to a person.
+# Not every transient dead letter: those that somebody cancelled, or whose worker crashed time and again, are left to a person.
 _REPLAYED_REASONS = ("exhausted", "expired")
 # Two scheduled exports are missing, and the third is late.
 _EXPORT_SILENCE = timedelta(minutes=15)

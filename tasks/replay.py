@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from blocks.endpoint import require_endpoint
 from resonant.dead_letters.audit import audited, operator
-from resonant.dead_letters.replay import ReplayRequest, endpoints_of, letters, plan
+from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
 from resonant.dispatch.tracking import Tracker, given_tracker
 from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
@@ -105,16 +105,16 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
 
     async with audited(store, who=who, action="replay", selection=request.as_dict()) as audit_id:
 
-        async def counted_letters() -> AsyncIterator[list[Lease]]:
+        async def counted_dead_letters() -> AsyncIterator[list[Lease]]:
             nonlocal taken
-            async for leases in letters(store, request, owner=dispatcher.owner, audit_id=audit_id):
+            async for leases in take_dead_letters(store, request, owner=dispatcher.owner, audit_id=audit_id):
                 taken += len(leases)
                 own.add(lease.delivery_id for lease in leases)
                 yield leases
                 await progress.show(taken)
 
         try:
-            await dispatcher.emit_given(emit_as_task, counted_letters())
+            await dispatcher.emit_given(emit_as_task, counted_dead_letters())
         finally:
             get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
     await own.finish()

@@ -26,7 +26,9 @@ from resonant.testing import Receiver, respond
 
 pytestmark = pytest.mark.engine
 
-OLD, NEW, THIRD = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"o", b"n", b"t"))
+OLD, NEW, THIRD = (
+    "whsec_" + base64.b64encode(dead_letter * 32).decode() for dead_letter in (b"o", b"n", b"t")
+)
 NAME = "rotated"
 HOUR = 3600.0
 

@@ -330,7 +330,7 @@ class Accounts:
         return found
 
     def problems_of_archive(self, archive: Path) -> list[str]:
-        """Say what is wrong with it once all is purged: each letter is in it, whole, and once but for a kill."""
+        """Say what is wrong with it once all is purged: each dead letter is in it, whole, and once but for a kill."""
         documents, rest = read_archive(archive)
         problems = [f"{len(rest)} bytes at the end of the archive are no document"] if rest else []
         times = Counter(each["delivery"]["event_id"] for each in documents)

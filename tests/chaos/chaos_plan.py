@@ -38,7 +38,7 @@ class Victim:
         kind: ``bulk`` is an emission with a chunk size, ``archive`` a purge that archives.
         signal: SIGSTOP is followed by SIGCONT when its leases have gone to another.
         delay: seconds from the beginning of its work.
-        progress: how many letters a purge has to have removed before: it does so in few transactions, each of which a
+        progress: how many dead letters a purge has to have removed before: it does so in few transactions, each of which a
             moment after a commit meets.
         pauses: the seed of a slow store; None for one as it is.
     """

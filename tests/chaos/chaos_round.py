@@ -105,7 +105,7 @@ class Round:
     # Before
 
     def _prepare(self) -> None:
-        """Make the store, with letters, delivered events, a crashed worker's leases and pending ones, as needed."""
+        """Make the store, with dead letters, delivered events, a crashed worker's leases and pending ones, as needed."""
         kinds = self.plan.kinds
         ago = self._orders("before")
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from resonant.dead_letters.audit import audited
 from resonant.dead_letters.purge import Retention, purge
-from resonant.dead_letters.replay import ReplayRequest, letters
+from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.dead_letters.triage import triage
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
@@ -174,7 +174,7 @@ async def replay(store: Store, orders: Orders, progress: Progress) -> None:
         opened_emission(store, orders) as dispatcher,
         audited(store, who=orders.name, action="replay", selection=request.as_dict()) as audit_id,
     ):
-        taken = letters(store, request, owner=orders.name, audit_id=audit_id)
+        taken = take_dead_letters(store, request, owner=orders.name, audit_id=audit_id)
         await dispatcher.emit_given(_emit_one(dispatcher, progress), taken)
 
 

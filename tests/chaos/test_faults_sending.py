@@ -17,7 +17,7 @@ from chaos_journal import started_receiver
 from faults import IS_LONG, LANES, POLICY, Fault, most_begun, run
 
 from resonant.dead_letters.audit import audited
-from resonant.dead_letters.replay import ReplayRequest, letters
+from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.store.selection import Selection
 
@@ -115,7 +115,7 @@ class TestNamesDoNotResolve:
                     while isinstance((await dispatcher.attempt(lease.key)).decision, Retry):
                         await asyncio.sleep(0.1)
 
-                taken = letters(store, request, owner="worker", audit_id=audit_id)
+                taken = take_dead_letters(store, request, owner="worker", audit_id=audit_id)
                 await dispatcher.emit_given(emit_one, taken)
 
         asyncio.run(scenario())

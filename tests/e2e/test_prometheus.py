@@ -280,7 +280,7 @@ class Moment:
     status: dict[str, Any]
     answers: dict[str, dict[str, Samples]] = field(default_factory=dict)
     sums: dict[str, dict[str, float]] = field(default_factory=dict)
-    old_letters: set[str] = field(default_factory=set)
+    old_dead_letters: set[str] = field(default_factory=set)
 
 
 class Site:
@@ -371,17 +371,17 @@ class Site:
         self.run("prometheus", "--output", str(self.textfile))
         wait_until(lambda: self.is_scraped(since))
 
-    def look(self, *, old_letters: int) -> Moment:
+    def look(self, *, old_dead_letters: int) -> Moment:
         """Scrape, then ask the store and Prometheus the same.
 
         Args:
-            old_letters: for how many exporters the alert about an old letter is awaited.
+            old_dead_letters: for how many exporters the alert about an old dead letter is awaited.
         """
         self.scrape()
         moment = Moment(facts(self.database), json.loads(self.run("status", "--json")))
         is_old = 'ALERTS{alertname="ResonantDeadLetterOld"}'
-        wait_until(lambda: len(self.prometheus.query(is_old)) == old_letters)
-        moment.old_letters = {each["metric"]["endpoint"] for each in self.prometheus.query(is_old)}
+        wait_until(lambda: len(self.prometheus.query(is_old)) == old_dead_letters)
+        moment.old_dead_letters = {each["metric"]["endpoint"] for each in self.prometheus.query(is_old)}
         for job in (SERVED, TEXTFILE):
             ask = self.prometheus.samples
             moment.answers[job] = {name: ask(f'{name}{{job="{job}"}}') for name in (*COUNTERS, *GAUGES)}
@@ -438,10 +438,10 @@ def story(tmp_path_factory):
         site.serve()
         site.scrape()
         site.shop.do(site.shop.now)
-        before = site.look(old_letters=2)
+        before = site.look(old_dead_letters=2)
         site.run("purge", "--older-than", "1", "--delivered-older-than", "1")
         site.serve()
-        after = site.look(old_letters=0)
+        after = site.look(old_dead_letters=0)
         yield Story(began_at, site, before, after)
 
 
@@ -504,9 +504,9 @@ def test_the_time_of_the_export_is_now(story, job):
     assert story.began_at <= exported_at <= time.time()
 
 
-def test_the_alert_about_an_old_letter_ends_with_the_purge(story):
-    assert story.before.old_letters == {"billing"}
-    assert story.after.old_letters == set()
+def test_the_alert_about_an_old_dead_letter_ends_with_the_purge(story):
+    assert story.before.old_dead_letters == {"billing"}
+    assert story.after.old_dead_letters == set()
 
 
 def test_all_rules_are_evaluated_without_error_and_what_is_recorded_is_there(story):

@@ -35,7 +35,7 @@ def dead_letters(machine, count: int, kind: str = "t") -> list[str]:
     return [event["id"] for event in events]
 
 
-def cancelled_letters(machine, count: int) -> list[str]:
+def cancelled_dead_letters(machine, count: int) -> list[str]:
     """Store events and cancel them: the quickest way to many dead letters; return their ids."""
     events = [{"id": f"e-{n}", "type": "t", "source": "/s", "data": {"n": n}} for n in range(count)]
     machine.do("enqueue", machine.write_events("e.jsonl", events), "--endpoint", "hooks")
@@ -78,10 +78,10 @@ def test_retry_of_a_permanent_one_without_a_terminal_refuses_and_yes_sends_it(ma
 
 
 def test_retry_of_what_is_no_dead_letter_sends_nothing(machine, broken):
-    [letter] = dead_letters(machine, 1)
+    [dead_letter] = dead_letters(machine, 1)
     repair(machine)
 
-    refused = machine.do("retry", letter, "no-such-id", code=1)
+    refused = machine.do("retry", dead_letter, "no-such-id", code=1)
 
     assert "no-such-id is not in the dead-letter queue" in refused.stderr
     assert len(broken.journal) == 1
@@ -106,7 +106,7 @@ def test_a_replay_of_everything_must_be_asked_for(machine):
     assert "--all" in refused.stderr
 
 
-def test_a_replay_that_fails_puts_the_letters_back_with_their_history(machine, broken):
+def test_a_replay_that_fails_puts_the_dead_letters_back_with_their_history(machine, broken):
     ids = dead_letters(machine, 2)
 
     machine.do("replay", "--all", code=1)
@@ -121,7 +121,7 @@ def test_a_replay_keeps_to_its_rate_over_a_minute_and_starts_slowly(machine, bro
     rate, slow_start, full_rate = 50, 10, 60
     # While it starts slowly it sends what the full rate sends in 5.5 s: see Pace.
     count = int(rate * (0.55 * slow_start + full_rate)) + rate
-    cancelled_letters(machine, count)
+    cancelled_dead_letters(machine, count)
     repair(machine)
 
     replayed = machine.run("replay", "--all", "--rate", str(rate), timeout=180)
@@ -145,11 +145,13 @@ def most_within(seconds: float, moments: list[float]) -> int:
     return max(bisect_left(moments, start + seconds) - n for n, start in enumerate(moments))
 
 
-def test_two_replays_and_a_purge_at_once_one_replay_killed_lose_nothing_and_share_no_letter(machine, broken):
-    # Leases that a busy machine renews in time, and more letters than it replays before the purge begins.
+def test_two_replays_and_a_purge_at_once_one_replay_killed_lose_nothing_and_share_no_dead_letter(
+    machine, broken
+):
+    # Leases that a busy machine renews in time, and more dead letters than it replays before the purge begins.
     machine.variables["RESONANT_LEASE_SECONDS"] = "10"
     count = 3_000
-    ids = cancelled_letters(machine, count)
+    ids = cancelled_dead_letters(machine, count)
     repair(machine)
 
     killed = machine.start("replay", "--all", "--rate", "40")
@@ -180,7 +182,7 @@ def test_two_replays_and_a_purge_at_once_one_replay_killed_lose_nothing_and_shar
 
 
 def wait_for_senders(machine, number: int) -> set[str]:
-    """Wait until so many replays have sent letters; return who they are."""
+    """Wait until so many replays have sent dead letters; return who they are."""
     query = "SELECT owner FROM resonant_attempts WHERE round = 2 GROUP BY owner HAVING count(*) >= 5"
 
     def owners() -> set[str]:
@@ -191,7 +193,7 @@ def wait_for_senders(machine, number: int) -> set[str]:
 
 
 def test_cancelled_deliveries_are_dead_letters_that_can_be_replayed(machine, broken):
-    cancelled_letters(machine, 3)
+    cancelled_dead_letters(machine, 3)
 
     assert {row["reason"] for row in machine.read("dlq")} == {"cancelled"}
     repair(machine)
@@ -199,7 +201,7 @@ def test_cancelled_deliveries_are_dead_letters_that_can_be_replayed(machine, bro
     assert machine.read("status")["delivered"] == 3
 
 
-def test_letters_to_an_endpoint_that_is_gone_stay_in_the_queue_and_the_others_go(machine, broken):
+def test_dead_letters_to_an_endpoint_that_is_gone_stay_in_the_queue_and_the_others_go(machine, broken):
     ids = dead_letters(machine, 2)
     machine.save_endpoint("other", broken.url)
     event = {"id": "gone-1", "type": "t", "source": "/s", "data": None}

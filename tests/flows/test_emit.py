@@ -52,11 +52,11 @@ async def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine
     await FileEndpoint(path=tmp_path / "no-such-folder" / "out").asave("broken", overwrite=True)
     await emit_events(events=[EVENT | {"id": "e1"}], endpoint="file-endpoint/broken", return_state=True)
     store = await open_store(f"sqlite:///{tmp_path}/store.db")
-    letters = await store.dead_letters()
+    dead_letters = await store.dead_letters()
     await store.close()
-    [letter] = letters
+    [dead_letter] = dead_letters
 
-    assert (letter.category, letter.reason, letter.error_type) == (
+    assert (dead_letter.category, dead_letter.reason, dead_letter.error_type) == (
         "permanent",
         "permanent",
         "FileNotFoundError",

@@ -147,12 +147,12 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
         run_id = await start_run(ON_DEMAND, endpoint=ENDPOINT)
         output.say(f"the worker runs {ON_DEMAND}: {_run_url(stack, run_id)}")
         snapshot = await _watch(stack, store, run_id)
-        letters = await store.dead_letters(limit=1)
+        dead_letters = await store.dead_letters(limit=1)
     finally:
         await store.close()
     await _wait_for_records(run_id, count)
     requests = len(read_journal(home / JOURNAL))
-    return _Story(snapshot, requests, run_id, letters[0].event_id if letters else None)
+    return _Story(snapshot, requests, run_id, dead_letters[0].event_id if dead_letters else None)
 
 
 async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:

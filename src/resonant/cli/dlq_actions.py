@@ -56,7 +56,7 @@ def retry(
     """Send these dead letters again, now.
 
     Asks for confirmation if a failure was permanent, since the event will most likely fail again. If some become dead
-    letters again, the exit code is 1 and one line shows how to list them. --json has the keys of `replay`.
+    dead letters again, the exit code is 1 and one line shows how to list them. --json has the keys of `replay`.
     """
     from resonant.cli.running import run_with_store
     from resonant.dead_letters.replay import ReplayRequest
@@ -66,13 +66,13 @@ def retry(
     settings = load_settings()
     policy = options.known_policy(policy, settings)
     selection = filters.selection(ids=list(dict.fromkeys(ids)))
-    letters = run_with_store(lambda store: store.dead_letters(selection), settings)
-    if missing := set(ids) - {letter.event_id for letter in letters}:
+    dead_letters = run_with_store(lambda store: store.dead_letters(selection), settings)
+    if missing := set(ids) - {dead_letter.event_id for dead_letter in dead_letters}:
         raise ResonantError(
             f"{_some(sorted(missing))} {'is' if len(missing) == 1 else 'are'} not in the dead-letter queue: nothing was "
             "sent (`resonant dlq` lists what is)"
         )
-    permanent = [letter for letter in letters if letter.category == "permanent"]
+    permanent = [dead_letter for dead_letter in dead_letters if dead_letter.category == "permanent"]
     if permanent and not yes:
         _confirm_permanent(permanent)
     parameters = {"ids": list(selection.ids), "include_permanent": True, "policy": policy}
@@ -376,11 +376,11 @@ def _as_document(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:
 
 
 def _confirm_permanent(permanent: list[DeadLetter]) -> None:
-    named = _some([letter.event_id for letter in permanent])
+    named = _some([dead_letter.event_id for dead_letter in permanent])
     if not sys.stdin.isatty():
         raise options.Misuse(f"the failure of {named} was permanent: --yes sends them all the same")
-    for letter in permanent[:_IDS_SHOWN]:
-        output.say(f"{letter.event_id}: {letter.code}: {letter.error}")
+    for dead_letter in permanent[:_IDS_SHOWN]:
+        output.say(f"{dead_letter.event_id}: {dead_letter.code}: {dead_letter.error}")
     if not typer.confirm(f"The failure of {named} was permanent. Send again all the same?"):
         raise typer.Exit(1)
 

@@ -22,18 +22,18 @@ _COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", 
 _GROUP_COLUMNS = ("count", "endpoint", "code", "reason", "first", "last", "example", "error", "what to do")
 
 
-def write_dead_letters(letters: Iterator[DeadLetter], *, now: float) -> None:
+def write_dead_letters(dead_letters: Iterator[DeadLetter], *, now: float) -> None:
     """Write dead letters as a stream."""
     if not output.stdout().is_terminal:
-        while page := list(islice(letters, _TABLE_ROWS)):
-            output.write_table(_COLUMNS, [_columns(letter) for letter in page])
+        while page := list(islice(dead_letters, _TABLE_ROWS)):
+            output.write_table(_COLUMNS, [_columns(dead_letter) for dead_letter in page])
         return
     example, before = None, None
-    for letter in letters:
-        example = example or letter.event_id
-        alike = (letter.code or "", letter.reason, letter.category or "", letter.endpoint)
+    for dead_letter in dead_letters:
+        example = example or dead_letter.event_id
+        alike = (dead_letter.code or "", dead_letter.reason, dead_letter.category or "", dead_letter.endpoint)
         # Print the advice once for consecutive failures of the same kind.
-        _write_on_screen(letter, None if alike == before else _advice(letter), now=now)
+        _write_on_screen(dead_letter, None if alike == before else _advice(dead_letter), now=now)
         before = alike
     if example:
         width = len(example)
@@ -52,29 +52,30 @@ def write_groups(groups: Sequence[Group], *, now: float) -> None:
         output.write_table(_GROUP_COLUMNS, [_group_columns(group) for group in groups])
 
 
-def _advice(letter: DeadLetter) -> str:
+def _advice(dead_letter: DeadLetter) -> str:
     return advise(
-        code=letter.code or "",
-        reason=letter.reason,
-        category=letter.category or "",
-        endpoint=letter.endpoint,
-        event_id=letter.event_id,
+        code=dead_letter.code or "",
+        reason=dead_letter.reason,
+        category=dead_letter.category or "",
+        endpoint=dead_letter.endpoint,
+        event_id=dead_letter.event_id,
     )
 
 
-def _write_on_screen(letter: DeadLetter, advice: str | None, *, now: float) -> None:
+def _write_on_screen(dead_letter: DeadLetter, advice: str | None, *, now: float) -> None:
     output.write_paragraph(
-        f"{letter.event_id}  to {letter.endpoint}  {output.ago(now - letter.dead_at)}", indent=2
+        f"{dead_letter.event_id}  to {dead_letter.endpoint}  {output.ago(now - dead_letter.dead_at)}",
+        indent=2,
     )
-    tries = output.counted(letter.attempts, "try", "tries")
-    replays = f", {output.counted(letter.replays, 'replay')}" if letter.replays else ""
-    dead_at = rfc3339(letter.dead_at)
-    happened = f"{letter.reason} after {tries}{replays}, {dead_at[:10]} {dead_at[11:16]}Z"
+    tries = output.counted(dead_letter.attempts, "try", "tries")
+    replays = f", {output.counted(dead_letter.replays, 'replay')}" if dead_letter.replays else ""
+    dead_at = rfc3339(dead_letter.dead_at)
+    happened = f"{dead_letter.reason} after {tries}{replays}, {dead_at[:10]} {dead_at[11:16]}Z"
     _write_indented(
-        f"{happened}, {output.visible(letter.event_type)}",
-        output.visible(_why(letter)),
-        f"{processed(letter.code or '')}: check the receiver before a replay"
-        if letter.maybe_processed
+        f"{happened}, {output.visible(dead_letter.event_type)}",
+        output.visible(_why(dead_letter)),
+        f"{processed(dead_letter.code or '')}: check the receiver before a replay"
+        if dead_letter.maybe_processed
         else None,
         f"next: {advice}" if advice else None,
     )
@@ -100,30 +101,30 @@ def _write_indented(*lines: str | None) -> None:
     output.write("\n")
 
 
-def _why(letter: DeadLetter) -> str:
+def _why(dead_letter: DeadLetter) -> str:
     return why(
-        reason=letter.reason,
-        code=letter.code,
-        error=letter.error or letter.error_type,
-        answer=letter.answer,
+        reason=dead_letter.reason,
+        code=dead_letter.code,
+        error=dead_letter.error or dead_letter.error_type,
+        answer=dead_letter.answer,
     )
 
 
-def _columns(letter: DeadLetter) -> tuple[str, ...]:
+def _columns(dead_letter: DeadLetter) -> tuple[str, ...]:
     parts = [
-        letter.error or letter.error_type,
-        letter.answer and f"the answer: {shortened(letter.answer)}",
-        letter.maybe_processed and processed(letter.code or ""),
+        dead_letter.error or dead_letter.error_type,
+        dead_letter.answer and f"the answer: {shortened(dead_letter.answer)}",
+        dead_letter.maybe_processed and processed(dead_letter.code or ""),
     ]
     return (
-        letter.event_id,
-        output.visible(letter.event_type),
-        letter.endpoint,
-        letter.reason,
-        letter.category or "-",
-        letter.code or "-",
-        str(letter.attempts),
-        rfc3339(letter.dead_at),
+        dead_letter.event_id,
+        output.visible(dead_letter.event_type),
+        dead_letter.endpoint,
+        dead_letter.reason,
+        dead_letter.category or "-",
+        dead_letter.code or "-",
+        str(dead_letter.attempts),
+        rfc3339(dead_letter.dead_at),
         output.visible("; ".join(part for part in parts if part)),
     )
 

@@ -228,22 +228,24 @@ def _list_dead_letters(
 ) -> None:
     from resonant.cli.documents import document
     from resonant.cli.running import run_reading
-    from resonant.store.dead_letter_search import Key, Letters
+    from resonant.store.dead_letter_search import DeadLetters, Key
     from resonant.store.reads import count_dead_letters, each_dead_letter
 
     before = None if after is None else Key(*after)
 
     def show(connection: Connection, until_stopped: UntilStopped) -> None:
-        letters = until_stopped(each_dead_letter(connection, selection, limit=limit or None, before=before))
+        dead_letters = until_stopped(
+            each_dead_letter(connection, selection, limit=limit or None, before=before)
+        )
         if as_json:
-            output.write_json_array(output.to_json(document(letter)) for letter in letters)
+            output.write_json_array(output.to_json(document(dead_letter)) for dead_letter in dead_letters)
         else:
-            dlq_view.write_dead_letters(letters, now=now)
+            dlq_view.write_dead_letters(dead_letters, now=now)
         # Counting a million takes longer than showing the first of them.
         total = count_dead_letters(connection, selection, at_most=COUNTED)
         if 0 < limit < total:
             of = f"{total:,}" if total < COUNTED else f"{COUNTED:,} or more"
-            shown = Letters.of(connection, selection).newest(connection, limit=limit + 1, before=before)
+            shown = DeadLetters.of(connection, selection).newest(connection, limit=limit + 1, before=before)
             if len(shown) > limit:
                 at, delivery_id = shown[-2]
                 more = f"--after {at!r}-{delivery_id} shows the next, --limit 0 all"

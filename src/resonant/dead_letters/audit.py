@@ -1,4 +1,4 @@
-"""Who did what to how many: a row is written before the first letter is touched, and counts in the transactions that do."""
+"""Who did what to how many: a row is written before the first dead letter is touched, and counts in the transactions that do."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from resonant.store import schema
 from resonant.store.acceptances import add_to_ledger
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.counters import Tally
-from resonant.store.dead_letter_search import Key, Letters, is_after
+from resonant.store.dead_letter_search import DeadLetters, Key, is_after
 from resonant.store.leases import change_all, leases_of
 from resonant.store.sql import is_any_of
 
@@ -67,10 +67,10 @@ def replay(
         audit_id: the row of ``begin_audit`` to count them in.
         after: continue after this dead letter, which avoids a scan of skipped rows.
     """
-    letters = Letters.of(
+    dead_letters = DeadLetters.of(
         connection, selection, include_permanent=include_permanent, without_endpoints=without_endpoints
     )
-    conditions = [*letters.conditions(), _d.c.finished_at < died_before]
+    conditions = [*dead_letters.conditions(), _d.c.finished_at < died_before]
     picked = pick_final(connection, conditions, limit=limit, after=after)
     if not picked:
         return Replayed([], None)

@@ -12,7 +12,7 @@ from resonant.dead_letters import operations
 from resonant.dead_letters.audit import audited
 from resonant.errors import ResonantError
 from resonant.store.availability import retry_while_unavailable
-from resonant.store.dead_letter_search import Letters
+from resonant.store.dead_letter_search import DeadLetters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -91,9 +91,9 @@ class ReplayPlan:
     """What a replay would take now, and what it leaves out.
 
     Attributes:
-        selected: letters that would be sent again.
-        permanent: letters left out because their failure was permanent.
-        beyond_limit: letters left out because of the limit.
+        selected: dead letters that would be sent again.
+        permanent: dead letters left out because their failure was permanent.
+        beyond_limit: dead letters left out because of the limit.
     """
 
     selected: int
@@ -121,13 +121,13 @@ async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     died_before = store.clock()
 
     def count(connection: Connection, *, include_permanent: bool) -> int:
-        letters = Letters.of(
+        dead_letters = DeadLetters.of(
             connection,
             request.selection,
             include_permanent=include_permanent,
             without_endpoints=request.without_endpoints,
         )
-        return letters.count(connection, died_before=died_before)
+        return dead_letters.count(connection, died_before=died_before)
 
     def both(connection: Connection) -> tuple[int, int]:
         return count(connection, include_permanent=True), count(
@@ -143,8 +143,10 @@ async def endpoints_of(store: Store, request: ReplayRequest) -> list[str]:
     """Return the endpoints of the selected dead letters."""
 
     def read(connection: Connection) -> list[str]:
-        letters = Letters.of(connection, request.selection, include_permanent=request.include_permanent)
-        return letters.endpoints(connection)
+        dead_letters = DeadLetters.of(
+            connection, request.selection, include_permanent=request.include_permanent
+        )
+        return dead_letters.endpoints(connection)
 
     return await store.read(read)
 
@@ -224,12 +226,12 @@ class Pace:
         return self._rate * (share + max(0.0, elapsed - self._slow_start))
 
 
-async def letters(
+async def take_dead_letters(
     store: Store, request: ReplayRequest, *, owner: str, audit_id: int
 ) -> AsyncIterator[list[Lease]]:
     """Take the selected dead letters out of the queue, batch by batch at the rate asked for, each leased to the owner.
 
-    A letter that dies again meanwhile is not taken again, and one that another replay has is passed over.
+    A dead letter that dies again meanwhile is not taken again, and one that another replay has is passed over.
     """
     started_at = store.clock()
     start = time.monotonic()

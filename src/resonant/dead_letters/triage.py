@@ -11,7 +11,7 @@ from sqlalchemy import select
 from resonant.dead_letters.advice import advise
 from resonant.store import schema
 from resonant.store.answers import answers
-from resonant.store.dead_letter_search import Letters
+from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.fingerprint import normalised
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
@@ -60,19 +60,21 @@ class Group:
 
 class _Member(NamedTuple):
     cause: Row[tuple[object, ...]]
-    letters: CauseCount
+    dead_letters: CauseCount
 
 
 def triage(connection: Connection, selection: Selection = Selection()) -> list[Group]:  # noqa: B008 - frozen
     """Group the selected dead letters by fingerprint, the largest group first."""
-    counts = {each.cause_id: each for each in Letters.of(connection, selection).count_by_cause(connection)}
+    counts = {
+        each.cause_id: each for each in DeadLetters.of(connection, selection).count_by_cause(connection)
+    }
     members: defaultdict[str, list[_Member]] = defaultdict(list)
     for cause in connection.execute(select(_c).where(is_any_of(_c.c.id, list(counts)))):
         members[cause.fingerprint].append(_Member(cause, counts[cause.id]))
-    newest = [max(each.letters.last_id for each in group) for group in members.values()]
+    newest = [max(each.dead_letters.last_id for each in group) for group in members.values()]
     examples = connection.execute(select(_d.c.id, _d.c.event_id).where(is_any_of(_d.c.id, newest)))
     event_ids = {row.id: row.event_id for row in examples}
-    said = answers(connection, [each.letters.last_id for group in members.values() for each in group])
+    said = answers(connection, [each.dead_letters.last_id for group in members.values() for each in group])
     groups = [_group(fingerprint, group, event_ids, said) for fingerprint, group in members.items()]
     return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
 
@@ -81,11 +83,11 @@ def _group(
     fingerprint: str, members: list[_Member], event_ids: dict[int, str], said: Mapping[int, Answered]
 ) -> Group:
     kinds: Counter[tuple[str, str]] = Counter()
-    for cause, letters in members:
-        kinds[cause.reason, cause.category] += letters.number
+    for cause, dead_letters in members:
+        kinds[cause.reason, cause.category] += dead_letters.number
     [((reason, category), _)] = kinds.most_common(1)
     first = members[0].cause
-    newest = [each.letters.last_id for each in members]
+    newest = [each.dead_letters.last_id for each in members]
     maybe_processed = any(said[each].maybe_processed for each in newest)
     return Group(
         fingerprint=fingerprint,
@@ -95,8 +97,8 @@ def _group(
         category=category,
         error=normalised(first.error),
         count=kinds.total(),
-        first_at=min(each.letters.first_at for each in members),
-        last_at=max(each.letters.last_at for each in members),
+        first_at=min(each.dead_letters.first_at for each in members),
+        last_at=max(each.dead_letters.last_at for each in members),
         example=event_ids[max(newest)],
         advice=advise(
             code=first.code,

@@ -13,7 +13,7 @@ import pandas as pd
 from sqlalchemy import BigInteger, case, cast, func, or_, select, union_all
 
 from resonant.store import acceptances, schema
-from resonant.store.dead_letter_search import Letters
+from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
 
@@ -335,7 +335,7 @@ def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int],
     """Count dead letters by endpoint, category and reason, and find the oldest of each endpoint: by their causes."""
     numbers: dict[tuple[str, str, str], int] = {}
     oldest: dict[str, float] = {}
-    found = Letters.of(connection, Selection()).count_by_cause(connection)
+    found = DeadLetters.of(connection, Selection()).count_by_cause(connection)
     key = (_c.c.id, _c.c.endpoint, _c.c.category, _c.c.reason)
     causes = {cause: rest for cause, *rest in connection.execute(select(*key))}
     for each in found:

@@ -1,9 +1,9 @@
-"""What dead letters died of, each cause once; a letter points at its cause.
+"""What dead letters died of, each cause once; a dead letter points at its cause.
 
-A queue of a million letters has a few hundred causes, so an operator's filter is decided on these, and the letters are
-read by an index of their cause. Errors that say something else each time would make as many causes as letters: where a
+A queue of a million dead letters has a few hundred causes, so an operator's filter is decided on these, and the dead letters are
+read by an index of their cause. Errors that say something else each time would make as many causes as dead letters: where a
 kind of failure (endpoint, event type, reason, code) has fifty, others are kept with their variable parts taken out, and
-where it has a hundred without their text. Such a cause ``varies``, and a filter by text looks at each of its letters.
+where it has a hundred without their text. Such a cause ``varies``, and a filter by text looks at each of its dead letters.
 
 Causes are never removed: what bounds them is above, and a worker may be about to point at one.
 """

@@ -1,7 +1,7 @@
-"""Finding dead letters: a selection is decided on their causes first, then the letters of those are read by index.
+"""Finding dead letters: a selection is decided on their causes first, then the dead letters of those are read by index.
 
-There are two ways to the newest letters of some causes. A short list of few causes is put together of the newest letters
-of each. Everything else goes along the queue by the time of death and passes over the letters of other causes; that costs
+There are two ways to the newest dead letters of some causes. A short list of few causes is put together of the newest dead letters
+of each. Everything else goes along the queue by the time of death and passes over the dead letters of other causes; that costs
 one walk over an index, however many pages are read, and never a sort.
 """
 
@@ -28,7 +28,7 @@ _d, _c = schema.deliveries, schema.causes
 
 
 class Key(NamedTuple):
-    """A letter's place in the queue: when it died, seconds since the epoch, and its delivery's id."""
+    """A dead letter's place in the queue: when it died, seconds since the epoch, and its delivery's id."""
 
     finished_at: float
     id: int
@@ -45,12 +45,12 @@ class CauseCount(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Letters:
+class DeadLetters:
     """Dead letters that a selection names; what was decided on the causes holds for as long as the snapshot.
 
     Attributes:
         causes: theirs; None where the cause does not matter.
-        varying: those of them where the text has to be looked for in each letter.
+        varying: those of them where the text has to be looked for in each dead letter.
     """
 
     selection: Selection
@@ -65,7 +65,7 @@ class Letters:
         *,
         include_permanent: bool = True,
         without_endpoints: Collection[str] = (),
-    ) -> Letters:
+    ) -> DeadLetters:
         """Decide on the causes.
 
         Args:
@@ -161,7 +161,7 @@ class Letters:
         return heapq.nlargest(limit, found)
 
     def _common(self) -> list[ColumnElement[bool]]:
-        return [schema.is_dead_letter, *self.selection.of_letters()]
+        return [schema.is_dead_letter, *self.selection.of_dead_letters()]
 
     def _of_causes(self, cause: ColumnElement[int]) -> list[ColumnElement[bool]]:
         if self.causes is None:
@@ -184,12 +184,12 @@ class Letters:
 
 
 def is_before(key: Key) -> ColumnElement[bool]:
-    """Return the condition that a letter died before this one; keys part those of the same moment."""
+    """Return the condition that a dead letter died before this one; keys part those of the same moment."""
     return tuple_(_d.c.finished_at, _d.c.id) < _bound(key)
 
 
 def is_after(key: Key) -> ColumnElement[bool]:
-    """Return the condition that a letter died after this one."""
+    """Return the condition that a dead letter died after this one."""
     return tuple_(_d.c.finished_at, _d.c.id) > _bound(key)
 
 

@@ -12,7 +12,7 @@ from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
 from resonant.store.acceptances import read_ledgers
 from resonant.store.answers import answers
-from resonant.store.dead_letter_search import Letters
+from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.endpoint_status import EndpointStatus, endpoint_statuses
 from resonant.store.endpoints import problems
 from resonant.store.selection import Selection
@@ -186,7 +186,7 @@ def count_dead_letters(
     at_most: int | None = None,
 ) -> int:
     """Return how many dead letters are selected; with ``at_most``, count no further than that."""
-    return Letters.of(connection, selection).count(connection, at_most=at_most)
+    return DeadLetters.of(connection, selection).count(connection, at_most=at_most)
 
 
 def detail(connection: Connection, event_id: str) -> Detail | None:
@@ -208,11 +208,11 @@ def _pages(
     connection: Connection, selection: Selection, limit: int | None, before: Key | None = None
 ) -> Iterator[Sequence[Row[tuple[object, ...]]]]:
     """Page by key: the whole result is never in memory, and no page costs more than the first."""
-    letters = Letters.of(connection, selection)
+    selected = DeadLetters.of(connection, selection)
     left = limit
     while left is None or left > 0:
         size = _PAGE if left is None else min(_PAGE, left)
-        keys = letters.newest(connection, limit=size, before=before, goes_on=limit != size)
+        keys = selected.newest(connection, limit=size, before=before, goes_on=limit != size)
         if keys:
             found = connection.execute(select(_d).where(is_any_of(_d.c.id, [key.id for key in keys])))
             yield sorted(found, key=lambda row: (row.finished_at, row.id), reverse=True)

@@ -86,12 +86,12 @@ class Selection:
         found = [*self._kinds(_d.c), *self._ids_and_times(_d.c.accepted_at)]
         return found if self.text is None else [*found, self.text_in(_d.c)]
 
-    def of_letters(self) -> list[ColumnElement[bool]]:
+    def of_dead_letters(self) -> list[ColumnElement[bool]]:
         """Return the conditions on dead letters that their cause does not decide; their moment is that of death."""
         return self._ids_and_times(_d.c.finished_at)
 
     def of_causes(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on causes; where one varies, its text has to be looked for in each letter."""
+        """Return the conditions on causes; where one varies, its text has to be looked for in each dead letter."""
         found = self._kinds(_c.c)
         return found if self.text is None else [*found, or_(_c.c.varies, self.text_in(_c.c))]
 

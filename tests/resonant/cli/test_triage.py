@@ -25,7 +25,7 @@ PLACE = re.compile(r"showing \d+ of [\d,]+(?: or more)?: --after (\S+) shows the
 
 @pytest.fixture
 def dead(worker):
-    """Two groups: three letters that differ by a number, and two of another endpoint that differ by a quoted id."""
+    """Two groups: three dead letters that differ by a number, and two of another endpoint that differ by a quoted id."""
     now = worker.clock()
     worker.clock.advance(-3 * 3600)
     for number in range(3):
@@ -219,7 +219,7 @@ def test_without_a_limit_the_rest_is_one_page(resonant, many):
     assert (len(json.loads(rest.out)), rest.err) == (12, "")
 
 
-def test_letters_that_come_and_go_between_two_pages_shift_nothing(resonant, many):
+def test_dead_letters_that_come_and_go_between_two_pages_shift_nothing(resonant, many):
     first = resonant("dlq", "--limit", "5", "--json")
     many.accept("evt_later")
     many.attempt(GiveUp("permanent"), **REJECTED)

@@ -155,7 +155,7 @@ def test_what_the_receiver_may_have_processed_is_checked_before_a_replay(code, w
     assert advice.endswith(advise(code=code, reason="exhausted", category="transient"))
 
 
-def test_a_letter_without_a_failure_has_a_line_too():
+def test_a_dead_letter_without_a_failure_has_a_line_too():
     assert "gave these up" in advise(code="", reason="cancelled", category="")
     assert "max_age" in advise(code="", reason="expired", category="")
 

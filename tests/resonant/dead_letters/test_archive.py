@@ -35,7 +35,7 @@ with opened_archive(Path(name)) as archive:
 NOISE = Random(0).randbytes(2_000_000)
 
 
-def letter(number, text=""):
+def dead_letter(number, text=""):
     """Begin as the documents of a purge do."""
     return {"event": {"id": f"evt_{number}", "text": text}}
 
@@ -81,17 +81,17 @@ def small_disk(size):
 
 
 def test_what_is_appended_follows_what_was_there(path):
-    append(path, letter(1), {"text": "Zoë \ud800", "body": b"\xff"})
-    append(path, letter(3))
+    append(path, dead_letter(1), {"text": "Zoë \ud800", "body": b"\xff"})
+    append(path, dead_letter(3))
     assert [document.get("event", {}).get("id") for document in read(path)] == ["evt_1", None, "evt_3"]
     assert path.stat().st_mode & 0o077 == 0
 
 
 def test_a_disk_that_gets_full_in_the_middle_of_a_write_leaves_what_was_there(path):
-    append(path, letter(1))
+    append(path, dead_letter(1))
     size = path.stat().st_size
     with small_disk(size + 20), pytest.raises(ArchiveError, match="what was not archived was not purged"):
-        append(path, letter(2, TEXT), letter(3))
+        append(path, dead_letter(2, TEXT), dead_letter(3))
     assert path.stat().st_size == size
     assert numbers(path) == [1]
 
@@ -103,56 +103,56 @@ def test_what_a_full_disk_left_and_could_not_be_cut_then_is_cut_before_the_next_
         raise OSError
 
     with opened_archive(path) as archive:
-        archive.append([letter(1)])
+        archive.append([dead_letter(1)])
         size = path.stat().st_size
         with monkeypatch.context() as patched, small_disk(size + 20):
             patched.setattr("os.ftruncate", failing)
             with pytest.raises(ArchiveError):
-                archive.append([letter(2, TEXT)])
+                archive.append([dead_letter(2, TEXT)])
         assert path.stat().st_size == size + 20
-        archive.append([letter(3)])
+        archive.append([dead_letter(3)])
     assert numbers(path) == [1, 3]
 
 
 @pytest.mark.parametrize("cut", [2, 5, 20])
 def test_a_torn_end_is_taken_off_before_anything_is_appended(path, cut):
-    append(path, letter(1))
-    append(path, letter(2, "something long enough"))
+    append(path, dead_letter(1))
+    append(path, dead_letter(2, "something long enough"))
     path.write_bytes(path.read_bytes()[:-cut])
-    append(path, letter(3))
+    append(path, dead_letter(3))
     assert numbers(path) == [1, 3]
 
 
 def test_a_first_write_that_was_torn_anywhere_leaves_an_empty_archive(path):
-    append(path, letter(1, "something long enough"))
+    append(path, dead_letter(1, "something long enough"))
     data = path.read_bytes()
     for written in range(len(data) - 1):
         path.write_bytes(data[:written])
-        append(path, letter(2))
+        append(path, dead_letter(2))
         assert numbers(path) == [2]
 
 
 def test_a_last_document_that_lacks_only_the_end_of_its_line_is_kept(tmp_path):
     path = tmp_path / "purged.jsonl"
     for last in (1, 2):
-        append(path, letter(last))
+        append(path, dead_letter(last))
         path.write_bytes(path.read_bytes()[:-1])  # as some editors do
-    append(path, letter(3))
+    append(path, dead_letter(3))
     assert numbers(path) == [1, 2, 3]
 
 
 def test_long_lines_and_many_members_are_read_back(path):
     for number in range(5):
-        append(path, letter(number, str(number) * 700_000))
+        append(path, dead_letter(number, str(number) * 700_000))
     path.write_bytes(path.read_bytes()[:-3])
-    append(path, letter(9))
+    append(path, dead_letter(9))
     assert numbers(path) == [0, 1, 2, 3, 9]
 
 
 def test_two_at_once_do_not_mix(path):
     def work(archive):
         for number in range(40):
-            archive.append([letter(number, "x" * 3_000)])
+            archive.append([dead_letter(number, "x" * 3_000)])
 
     with opened_archive(path) as one, opened_archive(path) as other, ThreadPoolExecutor(2) as threads:
         for job in [threads.submit(work, archive) for archive in (one, other)]:
@@ -165,35 +165,35 @@ def test_two_at_once_do_not_mix(path):
 def test_nothing_is_appended_behind_what_another_process_left_torn(path, before, written):
     with opened_archive(path) as archive:
         for number in range(before):
-            archive.append([letter(number)])
+            archive.append([dead_letter(number)])
         kill_in_the_middle_of_a_write(path, written)
-        archive.append([letter(8)])
-    append(path, letter(9))
+        archive.append([dead_letter(8)])
+    append(path, dead_letter(9))
     assert numbers(path) == [*range(before), 8, 9]
 
 
 def test_what_another_process_has_appended_whole_stays_when_it_is_killed_later(path):
     with opened_archive(path) as archive:
-        archive.append([letter(1)])
-        append(path, letter(2), letter(3))
-        append(path, letter(4))
+        archive.append([dead_letter(1)])
+        append(path, dead_letter(2), dead_letter(3))
+        append(path, dead_letter(4))
         kill_in_the_middle_of_a_write(path, 100)
-        archive.append([letter(5)])
+        archive.append([dead_letter(5)])
     assert numbers(path) == [1, 2, 3, 4, 5]
 
 
 def test_an_archive_that_was_emptied_meanwhile_is_gone_on_with(path):
     with opened_archive(path) as archive:
-        archive.append([letter(1, TEXT)])
+        archive.append([dead_letter(1, TEXT)])
         path.write_bytes(b"")  # as when logs are rotated
-        archive.append([letter(2)])
-        append(path, letter(3))
-        archive.append([letter(4)])
+        archive.append([dead_letter(2)])
+        append(path, dead_letter(3))
+        archive.append([dead_letter(4)])
     assert numbers(path) == [2, 3, 4]
 
 
 def test_an_append_reads_what_others_have_added_and_nothing_else(path, monkeypatch):
-    append(path, letter(0, "".join(f"{number:x}" for number in range(100_000))))
+    append(path, dead_letter(0, "".join(f"{number:x}" for number in range(100_000))))
     pread, looked = os.pread, []
 
     def watched(descriptor, count, offset):
@@ -201,14 +201,14 @@ def test_an_append_reads_what_others_have_added_and_nothing_else(path, monkeypat
         return pread(descriptor, count, offset)
 
     with opened_archive(path) as archive:
-        archive.append([letter(1)])
+        archive.append([dead_letter(1)])
         size = path.stat().st_size
-        append(path, letter(2))
+        append(path, dead_letter(2))
         monkeypatch.setattr("os.pread", watched)
-        archive.append([letter(3)])
+        archive.append([dead_letter(3)])
         assert min(looked) == size
         looked.clear()
-        archive.append([letter(4)])
+        archive.append([dead_letter(4)])
         assert looked == []
     assert numbers(path) == [0, 1, 2, 3, 4]
 
@@ -245,15 +245,15 @@ def test_another_file_is_refused_and_left_as_it_is(tmp_path, name, data):
 @pytest.mark.parametrize("damaged", [200, 1024 * 1024, 2_000_000])
 def test_what_follows_damage_is_never_cut_off(tmp_path, damaged):
     path = tmp_path / "purged.jsonl.gz"
-    append(path, letter(1))
+    append(path, dead_letter(1))
     member = path.read_bytes()
-    append(path, letter(2, "something long enough"))
+    append(path, dead_letter(2, "something long enough"))
     torn = path.read_bytes()[:-10]
     path.write_bytes((torn + NOISE)[: len(member) + damaged] + member)
     data = path.read_bytes()
     said = f"is damaged at byte {len(member)}, and more follows: name another file; nothing was purged"
     with pytest.raises(ArchiveError, match=said):
-        append(path, letter(3))
+        append(path, dead_letter(3))
     assert path.read_bytes() == data
 
 

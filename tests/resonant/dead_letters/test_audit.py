@@ -1,4 +1,4 @@
-"""Who did what: noted before the first letter is touched, counted with what is done, ended when it ends."""
+"""Who did what: noted before the first dead letter is touched, counted with what is done, ended when it ends."""
 
 from __future__ import annotations
 

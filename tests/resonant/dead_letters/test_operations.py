@@ -117,7 +117,7 @@ class TestReplay:
         assert ids(replay(desk, Selection(endpoint="audit"))) == ["evt_3"]
         assert ids(replay(desk, Selection(ids=("evt_2", "evt_pending")))) == ["evt_2"]
 
-    def test_goes_on_after_the_letter_it_took_last(self, desk):
+    def test_goes_on_after_the_dead_letter_it_took_last(self, desk):
         die(desk, "evt_1", "evt_2", "evt_3")
         first = take(desk, limit=1)
         assert first.last.finished_at == first.leases[0].round_started_at - 3
@@ -134,14 +134,16 @@ class TestReplay:
         assert ids(replay(desk, died_before=started_at)) == ["evt_2"]
         assert desk.delivery("evt_1").replays == 1
 
-    def test_puts_a_letter_that_was_never_tried_back_among_the_pending(self, desk):
+    def test_puts_a_dead_letter_that_was_never_tried_back_among_the_pending(self, desk):
         desk.enqueue("evt_1")
         cancel(desk)
         desk.clock.advance(1)
         replay(desk)
         assert desk.delivery("evt_1").status == "pending"
 
-    def test_never_takes_the_letter_that_another_replay_takes_at_the_same_time(self, open_desk, store_url):
+    def test_never_takes_the_dead_letter_that_another_replay_takes_at_the_same_time(
+        self, open_desk, store_url
+    ):
         desk, other = open_desk(store_url), open_desk(store_url)
         for number in range(60):
             desk.enqueue(f"evt_{number}")

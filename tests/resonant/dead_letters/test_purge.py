@@ -64,7 +64,7 @@ def archived(path):
 
 
 async def ids_left(store):
-    return {letter.event_id for letter in await store.dead_letters()}
+    return {dead_letter.event_id for dead_letter in await store.dead_letters()}
 
 
 async def test_retention_goes_by_endpoint_then_by_reason_then_by_age(store_url):

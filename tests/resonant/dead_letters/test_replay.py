@@ -19,8 +19,8 @@ from resonant.dead_letters.replay import (
     Pace,
     ReplayRequest,
     cancel,
-    letters,
     plan,
+    take_dead_letters,
 )
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
@@ -60,7 +60,7 @@ async def dead(store, *ids, category="transient"):
 
 async def taken(store, request):
     async with audited(store, who="x", action="replay", selection={}) as audit_id:
-        batches = letters(store, request, owner="r", audit_id=audit_id)
+        batches = take_dead_letters(store, request, owner="r", audit_id=audit_id)
         return [lease.event.id async for batch in batches for lease in batch]
 
 
@@ -108,21 +108,23 @@ async def test_all_that_is_selected_is_taken_up_to_the_limit_and_once(store_url,
         assert (await store.status()).dead_letter == 250 - count
 
 
-async def test_a_letter_that_dies_again_is_not_taken_again(store_url):
+async def test_a_dead_letter_that_dies_again_is_not_taken_again(store_url):
     async with opened(store_url) as store:
         await dead(store, *(f"evt_{number}" for number in range(150)))
         batches = 0
         async with audited(store, who="x", action="replay", selection={}) as audit_id:
-            async for leases in letters(store, ReplayRequest(**EVERYTHING), owner="r", audit_id=audit_id):
+            async for leases in take_dead_letters(
+                store, ReplayRequest(**EVERYTHING), owner="r", audit_id=audit_id
+            ):
                 batches += 1
                 await die(store, leases)
         [entry] = await store.read(read_audit)
         assert (entry.count, entry.ended_at is None) == (150, False)
         assert batches == 2
-        assert {letter.replays for letter in await store.dead_letters()} == {1}
+        assert {dead_letter.replays for dead_letter in await store.dead_letters()} == {1}
 
 
-async def test_two_replays_at_once_take_other_letters(store_url):
+async def test_two_replays_at_once_take_other_dead_letters(store_url):
     async with opened(store_url) as one, opened(store_url) as other:
         await dead(one, *(f"evt_{number}" for number in range(500)))
         other.clock.advance(1)
@@ -143,7 +145,7 @@ async def test_a_cancellation_goes_through_all_of_them_and_leaves_an_audit_row(s
 
 
 def sent_at(rate, seconds, *, late=()):
-    """Ask as a replay does, with some of the pauses longer than asked; return when each letter was sent."""
+    """Ask as a replay does, with some of the pauses longer than asked; return when each dead letter was sent."""
     pace, now, sent, delays = Pace(rate), 0.0, [], iter(late)
     while now < seconds:
         sent += [now] * pace.take(now)

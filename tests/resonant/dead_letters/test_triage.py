@@ -28,7 +28,7 @@ def test_an_empty_queue_has_no_groups(desk):
     assert desk.read(triage) == []
 
 
-def test_letters_whose_errors_differ_by_ids_and_numbers_are_one_group(desk):
+def test_dead_letters_whose_errors_differ_by_ids_and_numbers_are_one_group(desk):
     start = desk.clock()
     for number, event_type in enumerate(["order.paid", "order.refunded", "order.paid"]):
         error = (
@@ -91,12 +91,14 @@ def test_the_largest_group_is_first_and_of_equals_the_order_stays(desk):
         ({"code": "http_404"}, {}),
     ],
 )
-def test_only_the_selected_letters_are_counted_shown_and_dated(desk, selection, counts):
+def test_only_the_selected_dead_letters_are_counted_shown_and_dated(desk, selection, counts):
     die(desk, "evt_1", error="no answer after 1 s")
     die(desk, "evt_2", error="no answer after 2 s")
     die(desk, "evt_3", endpoint="crm", event_type="user.created")
     chosen = Selection(**selection)
-    selected = {letter.event_id: letter for letter in desk.run(desk.store.dead_letters(chosen))}
+    selected = {
+        dead_letter.event_id: dead_letter for dead_letter in desk.run(desk.store.dead_letters(chosen))
+    }
 
     groups = desk.read(triage, chosen)
 
@@ -107,7 +109,7 @@ def test_only_the_selected_letters_are_counted_shown_and_dated(desk, selection, 
         assert (group.first_at, group.last_at) == (min(moments), max(moments))
 
 
-def test_a_group_of_several_reasons_shows_that_of_most_letters(desk):
+def test_a_group_of_several_reasons_shows_that_of_most_dead_letters(desk):
     die(desk, "evt_1", "evt_2", reason="exhausted")
     die(desk, "evt_3", "evt_4", "evt_5", reason="expired")
 
@@ -117,8 +119,8 @@ def test_a_group_of_several_reasons_shows_that_of_most_letters(desk):
     assert group.advice == advise(code="http_503", reason="expired", category="transient", endpoint="orders")
 
 
-def test_the_reason_of_most_letters_is_counted_over_event_types(desk):
-    # Four causes: one of two letters with one reason, and three of one letter each with the other.
+def test_the_reason_of_most_dead_letters_is_counted_over_event_types(desk):
+    # Four causes: one of two dead letters with one reason, and three of one dead letter each with the other.
     die(desk, "evt_1", "evt_2", reason="exhausted")
     for number, event_type in enumerate(["a", "b", "c"]):
         die(desk, f"evt_{event_type}_{number}", event_type=event_type, reason="expired")
@@ -128,7 +130,7 @@ def test_the_reason_of_most_letters_is_counted_over_event_types(desk):
     assert (group.count, group.reason) == (5, "expired")
 
 
-def test_letters_cancelled_before_their_first_attempt_are_a_group_without_a_failure(desk):
+def test_dead_letters_cancelled_before_their_first_attempt_are_a_group_without_a_failure(desk):
     desk.enqueue("evt_1", "evt_2")
     cancel(desk, endpoint="orders")
 

@@ -63,8 +63,8 @@ def test_labels_come_out_as_they_went_in(labels):
 
     attempts = found("resonant_delivery_attempts", 7.0, "endpoint", "result", "category", "code")
     assert attempts == set(labels)
-    letters = found("resonant_dead_letters", 5.0, "endpoint", "category", "reason")
-    assert letters == set(totals.dead_letters)
+    dead_letters = found("resonant_dead_letters", 5.0, "endpoint", "category", "reason")
+    assert dead_letters == set(totals.dead_letters)
     assert found("resonant_deliveries", 3.0, "endpoint", "status") == set(totals.deliveries)
     due = found("resonant_oldest_due_timestamp_seconds", 2.0, "endpoint")
     assert due == {(endpoint,) for endpoint in endpoints}

@@ -1,4 +1,4 @@
-"""Picking dead letters by any text: the database finds what a plain look at each letter finds, and no text is SQL."""
+"""Picking dead letters by any text: the database finds what a plain look at each dead letter finds, and no text is SQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resonant.cli import filters, options
 from resonant.errors import StoreError
 from resonant.store import open_store, schema
 from resonant.store.causes import Cause, cause_ids
-from resonant.store.dead_letter_search import Letters
+from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.reads import count_dead_letters, dead_letters, find_event_ids
 from resonant.store.selection import Selection
 
@@ -86,7 +86,7 @@ def text(rng, longest=4):
     return "".join(rng.choice(NASTY) for _ in range(rng.randrange(longest)))
 
 
-def letters(rng, number=60):
+def make_dead_letters(rng, number=60):
     return [
         Letter(
             event_id=f"evt{number}{text(rng)}",
@@ -108,30 +108,47 @@ async def fill(store, given):
 
     def write(connection):
         causes = {
-            letter: Cause.of(
-                *(letter.endpoint, letter.event_type, letter.reason, letter.category, letter.code),
-                *(letter.error_type, letter.error),
+            dead_letter: Cause.of(
+                *(
+                    dead_letter.endpoint,
+                    dead_letter.event_type,
+                    dead_letter.reason,
+                    dead_letter.category,
+                    dead_letter.code,
+                ),
+                *(dead_letter.error_type, dead_letter.error),
             )
-            for letter in given
+            for dead_letter in given
         }
         ids = cause_ids(connection, causes.values())
-        for letter in given:
+        for dead_letter in given:
             event = {
-                "id": letter.event_id,
-                "type": letter.event_type,
+                "id": dead_letter.event_id,
+                "type": dead_letter.event_type,
                 "source": "/s",
                 "time": "",
                 "digest": "",
             }
             connection.execute(insert(schema.events).values(**event, accepted_at=START, body=b"null"))
             row = {
-                field.name: getattr(letter, field.name) for field in fields(letter) if field.name != "dead_at"
+                field.name: getattr(dead_letter, field.name)
+                for field in fields(dead_letter)
+                if field.name != "dead_at"
             }
-            row |= {"accepted_at": letter.dead_at, "round_started_at": START, "attempts": 1}
-            final = {"status": "dead_letter", "finished_at": letter.dead_at, "cause_id": ids[causes[letter]]}
+            row |= {"accepted_at": dead_letter.dead_at, "round_started_at": START, "attempts": 1}
+            final = {
+                "status": "dead_letter",
+                "finished_at": dead_letter.dead_at,
+                "cause_id": ids[causes[dead_letter]],
+            }
             connection.execute(insert(schema.deliveries).values(**row | final))
             # Its twin is not final; the same words select it, by the moment of its acceptance.
-            twin = {**row, "event_id": letter.event_id, "endpoint": f"{letter.endpoint}-twin", "reason": None}
+            twin = {
+                **row,
+                "event_id": dead_letter.event_id,
+                "endpoint": f"{dead_letter.endpoint}-twin",
+                "reason": None,
+            }
             waiting = {"status": "retrying", "available_at": START}
             connection.execute(insert(schema.deliveries).values(**twin | waiting))
 
@@ -139,7 +156,7 @@ async def fill(store, given):
 
 
 # In every store here.
-KEPT = letters(random.Random(6))
+KEPT = make_dead_letters(random.Random(6))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -155,7 +172,7 @@ def ask(request, tmp_path_factory):
         return [connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables]
 
     with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
-        # So that some causes stand for many letters, whose texts are then looked at one by one.
+        # So that some causes stand for many dead letters, whose texts are then looked at one by one.
         patch.setattr("resonant.store.causes.MOST_ERRORS", 2)
         patch.setattr("resonant.store.causes.MOST_NORMALISED", 3)
         store = runner.run(open_store(url))
@@ -168,7 +185,7 @@ def ask(request, tmp_path_factory):
 
 def words(rng):
     """Make up what an operator may ask: parts of what is there, with anything between."""
-    letter = rng.choice(KEPT)
+    dead_letter = rng.choice(KEPT)
 
     def about(value):
         value = value or ""
@@ -184,13 +201,15 @@ def words(rng):
         return "".join(value)
 
     made = {
-        "ids": tuple(rng.choice([about(letter.event_id), letter.event_id]) for _ in range(rng.randint(1, 3))),
-        "event_type": glob(letter.event_type),
-        "endpoint": about(letter.endpoint),
-        "category": rng.choice([letter.category or "", "unknown", about(letter.category)]),
-        "code": about(letter.code),
-        "reason": about(letter.reason),
-        "text": rng.choice([about(letter.error), about(letter.error_type)])
+        "ids": tuple(
+            rng.choice([about(dead_letter.event_id), dead_letter.event_id]) for _ in range(rng.randint(1, 3))
+        ),
+        "event_type": glob(dead_letter.event_type),
+        "endpoint": about(dead_letter.endpoint),
+        "category": rng.choice([dead_letter.category or "", "unknown", about(dead_letter.category)]),
+        "code": about(dead_letter.code),
+        "reason": about(dead_letter.reason),
+        "text": rng.choice([about(dead_letter.error), about(dead_letter.error_type)])
         or "%",  # the doors refuse an empty one
         "since": START + rng.choice([-1e300, -math.inf, 0, 0.5, 1, 7, 1e300, math.inf]),
         "until": START + rng.choice([-1e300, -math.inf, 0, 0.5, 1, 7, 1e300, math.inf]),
@@ -199,36 +218,36 @@ def words(rng):
     return {name: made[name] for name in names}
 
 
-def matches(letter, asked):
-    """Tell whether a letter is selected; None where "in any case" is for the database to say (beyond ASCII)."""
+def matches(dead_letter, asked):
+    """Tell whether a dead letter is selected; None where "in any case" is for the database to say (beyond ASCII)."""
     certain = True
     for name, value in asked.items():
         if name == "text":
-            texts = [letter.error or "", letter.error_type or ""]
+            texts = [dead_letter.error or "", dead_letter.error_type or ""]
             if not any(_folded(value) in _folded(each) for each in texts):
                 if all(each.isascii() for each in (value, *texts)):
                     return False
                 certain = False
-        elif not _holds(letter, name, value):
+        elif not _holds(dead_letter, name, value):
             return False
     return True if certain else None
 
 
-def _holds(letter, name, value):
+def _holds(dead_letter, name, value):
     match name:
         case "ids":
-            return letter.event_id in value
+            return dead_letter.event_id in value
         case "event_type":
             pattern = "".join({"*": ".*", "?": "."}.get(each, re.escape(each)) for each in value)
-            return re.fullmatch(pattern, letter.event_type, re.DOTALL) is not None
+            return re.fullmatch(pattern, dead_letter.event_type, re.DOTALL) is not None
         case "category":
-            return bool(value) and (letter.category or "unknown") == value
+            return bool(value) and (dead_letter.category or "unknown") == value
         case "since":
-            return letter.dead_at >= value
+            return dead_letter.dead_at >= value
         case "until":
-            return letter.dead_at < value
+            return dead_letter.dead_at < value
         case _:
-            return bool(value) and getattr(letter, name) == value
+            return bool(value) and getattr(dead_letter, name) == value
 
 
 def _folded(value):
@@ -238,7 +257,7 @@ def _folded(value):
 
 @fuzzed_with_io
 @given(seed=st.integers(0, 2**64))
-def test_the_database_finds_what_a_look_at_each_letter_finds(ask, seed):
+def test_the_database_finds_what_a_look_at_each_dead_letter_finds(ask, seed):
     rng = random.Random(seed)
     asked = [words(rng) for _ in range(WAYS)]
 
@@ -249,9 +268,9 @@ def test_the_database_finds_what_a_look_at_each_letter_finds(ask, seed):
             unfinished = select(table.c.event_id).where(
                 table.c.available_at.is_not(None), *selection.of_unfinished()
             )
-            conditions = Letters.of(connection, selection).conditions()
+            conditions = DeadLetters.of(connection, selection).conditions()
             yield (
-                [letter.event_id for letter in dead_letters(connection, selection)],
+                [dead_letter.event_id for dead_letter in dead_letters(connection, selection)],
                 count_dead_letters(connection, selection),
                 set(connection.execute(select(table.c.event_id).where(*conditions)).scalars()),
                 set(connection.execute(unfinished).scalars()),
@@ -263,15 +282,15 @@ def test_the_database_finds_what_a_look_at_each_letter_finds(ask, seed):
         found = set(listed)
         assert len(listed) == len(found) == counted
         assert conditioned == found, "a replay and a purge take what the list shows"
-        for letter in KEPT:
-            expected = matches(letter, each)
-            assert expected is None or (letter.event_id in found) == expected, (each, letter)
+        for dead_letter in KEPT:
+            expected = matches(dead_letter, each)
+            assert expected is None or (dead_letter.event_id in found) == expected, (each, dead_letter)
         if not {"endpoint", "reason"} & each.keys():  # the twin's are others
-            for letter in KEPT:
-                expected = matches(letter, each)
-                assert expected is None or (letter.event_id in unfinished) == expected, (
+            for dead_letter in KEPT:
+                expected = matches(dead_letter, each)
+                assert expected is None or (dead_letter.event_id in unfinished) == expected, (
                     each,
-                    letter,
+                    dead_letter,
                     "unfinished",
                 )
 

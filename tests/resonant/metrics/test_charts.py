@@ -140,9 +140,9 @@ def test_bars_are_as_high_as_the_counts_and_a_quiet_hour_has_none():
     tall, short = points(svg, "delivered")
     assert height(tall) == pytest.approx(4 * height(short), abs=0.01)
     assert middle_of(short) - middle_of(tall) == pytest.approx(2 * width(tall) / 0.84, abs=0.05)
-    letters = points(svg, "dead-letters")
-    assert height(letters[0]) == pytest.approx(4 * height(letters[1]), abs=0.01)
-    assert middle_of(letters[1]) == pytest.approx(middle_of(short))
+    dead_letters = points(svg, "dead-letters")
+    assert height(dead_letters[0]) == pytest.approx(4 * height(dead_letters[1]), abs=0.01)
+    assert middle_of(dead_letters[1]) == pytest.approx(middle_of(short))
     assert tick(svg, "120") == pytest.approx(top(tall), abs=0.01)
 
 

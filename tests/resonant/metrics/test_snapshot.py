@@ -21,7 +21,7 @@ HOUR = 3600.0
 
 @pytest.fixture
 def busy(desk):
-    """A store in which everything has happened: deliveries, retries, letters, a replay, a crash, a late attempt."""
+    """A store in which everything has happened: deliveries, retries, dead letters, a replay, a crash, a late attempt."""
     desk.enqueue(*(f"evt_{n}" for n in range(6)))
     desk.enqueue("evt_0", "evt_crm", endpoint="crm")
     first, second, third, fourth, fifth, _ = desk.claim()
@@ -114,7 +114,7 @@ def test_counters_are_the_facts_counted_from_the_rows(busy):
             assert found.get_sample_value(f"{name}_bucket", {**labels, "le": str(bound)}) == below
 
 
-def test_a_replayed_letter_ends_twice_and_is_accepted_once(busy):
+def test_a_replayed_dead_letter_ends_twice_and_is_accepted_once(busy):
     found = registry(busy)
     name = "resonant_delivery_outcomes_total"
     for outcome in ("dead_letter", "delivered"):
@@ -161,7 +161,7 @@ def test_gauges_follow_the_rows(busy):
     assert after.last_seen_at == totals.last_seen_at
 
 
-def test_the_oldest_letter_is_one_that_nobody_cancelled(desk):
+def test_the_oldest_dead_letter_is_one_that_nobody_cancelled(desk):
     def cancel():
         desk.write(operations.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
         desk.clock.advance(HOUR)
@@ -179,7 +179,7 @@ def test_the_oldest_letter_is_one_that_nobody_cancelled(desk):
     assert desk.read(read_totals, now=desk.clock()).oldest_dead_at == {"orders": died_at}
 
 
-def test_a_letter_cancelled_before_its_first_attempt_is_of_category_unknown(desk):
+def test_a_dead_letter_cancelled_before_its_first_attempt_is_of_category_unknown(desk):
     desk.enqueue("evt_1")
     desk.write(operations.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
     assert desk.read(read_totals, now=desk.clock()).dead_letters == {("orders", "unknown", "cancelled"): 1}

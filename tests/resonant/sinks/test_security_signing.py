@@ -12,7 +12,7 @@ from resonant.events import make_event
 from resonant.sinks.http import Endpoint, HttpSink
 from resonant.testing import FixedClock, Receiver
 
-NEW, OLD = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"n", b"o"))
+NEW, OLD = ("whsec_" + base64.b64encode(dead_letter * 32).decode() for dead_letter in (b"n", b"o"))
 EVENT = make_event(type="order.paid", source="/shop", data={"order": 42}, id="evt_1")
 
 

@@ -7,7 +7,7 @@ from resonant.delivery.retry import GiveUp
 from resonant.store.selection import Selection
 
 
-def letters(desk):
+def dead_letters(desk):
     return {each.event_id: each for each in desk.run(desk.store.dead_letters(Selection()))}
 
 
@@ -19,7 +19,7 @@ def test_the_answer_is_that_of_the_last_attempt(desk):
         excerpt = "the last answer" if lease.event.id == "evt_1" else None
         desk.fail(lease, GiveUp("exhausted"), excerpt=excerpt)
 
-    found = letters(desk)
+    found = dead_letters(desk)
 
     assert (found["evt_1"].answer, found["evt_2"].answer) == ("the last answer", None)
 
@@ -31,7 +31,7 @@ def test_one_attempt_that_may_have_been_processed_is_enough(desk):
     for lease in desk.claim(2):
         desk.fail(lease, GiveUp("exhausted"), maybe_processed=False)
 
-    found = letters(desk)
+    found = dead_letters(desk)
 
     assert (found["evt_1"].maybe_processed, found["evt_2"].maybe_processed) == (True, False)
 
@@ -42,9 +42,9 @@ def test_a_dead_letter_that_was_never_tried_has_no_answer(desk):
     desk.enqueue("evt_1")
     desk.write(operations.cancel, Selection(ids=("evt_1",)), limit=1, now=desk.clock())
 
-    [letter] = letters(desk).values()
+    [dead_letter] = dead_letters(desk).values()
 
-    assert (letter.answer, letter.maybe_processed) == (None, False)
+    assert (dead_letter.answer, dead_letter.maybe_processed) == (None, False)
 
 
 def test_a_group_shows_the_answer_to_its_newest_dead_letter(desk):

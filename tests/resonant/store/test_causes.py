@@ -94,8 +94,10 @@ def test_every_way_to_give_up_leaves_a_cause(desk):
         desk.clock.advance(61)
         desk.rescue()
     causes = {row["id"]: row for row in desk.rows(schema.causes)}
-    letters = {row["event_id"]: causes[row["cause_id"]] for row in desk.rows(schema.deliveries)}
-    assert {event_id: (row["reason"], row["code"], row["error"]) for event_id, row in letters.items()} == {
+    dead_letters = {row["event_id"]: causes[row["cause_id"]] for row in desk.rows(schema.deliveries)}
+    assert {
+        event_id: (row["reason"], row["code"], row["error"]) for event_id, row in dead_letters.items()
+    } == {
         "evt_failed": ("exhausted", "http_503", "the endpoint answered 503"),
         "evt_cancelled": ("cancelled", "", ""),
         "evt_crashed": ("crashed", "worker_lost", "the worker was lost while sending"),

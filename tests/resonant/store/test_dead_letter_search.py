@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from resonant.delivery.retry import GiveUp
 from resonant.store import dead_letter_search
-from resonant.store.dead_letter_search import Key, Letters
+from resonant.store.dead_letter_search import DeadLetters, Key
 from resonant.store.reads import dead_letters
 from resonant.store.selection import Selection
 from support.examples import examples
@@ -22,7 +22,7 @@ ENDPOINTS, TYPES, CODES = (
 
 @pytest.fixture
 def queue(desk):
-    """Sixty letters of many causes; of one kind there are more errors than are kept apart."""
+    """Sixty dead letters of many causes; of one kind there are more errors than are kept apart."""
     for number in range(60):
         endpoint, event_type, code = ENDPOINTS[number % 2], TYPES[number % 3], CODES[number % 5 == 0]
         desk.enqueue(desk.make(f"evt_{number:02}", event_type=event_type), endpoint=endpoint)
@@ -43,18 +43,18 @@ def few_errors_are_kept_apart(monkeypatch):
 
 
 def by_hand(desk, selection):
-    """Return what the selection must find, found by looking at each letter."""
+    """Return what the selection must find, found by looking at each dead letter."""
     every = desk.run(desk.store.dead_letters())
     return [
-        letter.event_id
-        for letter in every
-        if selection.endpoint in (None, letter.endpoint)
-        and selection.event_type in (None, letter.event_type)
-        and selection.code in (None, letter.code)
-        and (selection.text is None or selection.text.lower() in letter.error.lower())
-        and (selection.since is None or letter.dead_at >= selection.since)
-        and (selection.until is None or letter.dead_at < selection.until)
-        and (not selection.ids or letter.event_id in selection.ids)
+        dead_letter.event_id
+        for dead_letter in every
+        if selection.endpoint in (None, dead_letter.endpoint)
+        and selection.event_type in (None, dead_letter.event_type)
+        and selection.code in (None, dead_letter.code)
+        and (selection.text is None or selection.text.lower() in dead_letter.error.lower())
+        and (selection.since is None or dead_letter.dead_at >= selection.since)
+        and (selection.until is None or dead_letter.dead_at < selection.until)
+        and (not selection.ids or dead_letter.event_id in selection.ids)
     ]
 
 
@@ -74,13 +74,13 @@ selections = st.builds(
     max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(selection=selections, limit=st.sampled_from([1, 7, None]), few=st.booleans())
-def test_both_ways_find_what_a_look_at_each_letter_finds(queue, selection, limit, few):
+def test_both_ways_find_what_a_look_at_each_dead_letter_finds(queue, selection, limit, few):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(dead_letter_search, "_FEW_CAUSES", 64 if few else 0)
         found = [each.event_id for each in queue.run(queue.store.dead_letters(selection, limit=limit))]
     expected = by_hand(queue, selection)
     assert found == expected[:limit]
-    counted = queue.read(lambda connection: Letters.of(connection, selection).count(connection))
+    counted = queue.read(lambda connection: DeadLetters.of(connection, selection).count(connection))
     assert counted == len(expected)
 
 
@@ -92,14 +92,14 @@ def test_pages_one_after_the_other_are_the_whole(queue, selection):
     before, pages = None, []
 
     def page(connection):
-        found = Letters.of(connection, selection).newest(connection, limit=4, before=before)
+        found = DeadLetters.of(connection, selection).newest(connection, limit=4, before=before)
         return found, dead_letters(connection, selection, limit=4, before=before)
 
     while True:
         keys, found = queue.read(page)
         if not keys:
             break
-        assert [key.finished_at for key in keys] == [letter.dead_at for letter in found]
+        assert [key.finished_at for key in keys] == [dead_letter.dead_at for dead_letter in found]
         pages += found
         before = keys[-1]
     assert pages == whole
@@ -107,7 +107,7 @@ def test_pages_one_after_the_other_are_the_whole(queue, selection):
 
 def test_permanent_ones_can_be_left_out(queue):
     def count(connection, include_permanent):
-        return Letters.of(connection, Selection(), include_permanent=include_permanent).count(connection)
+        return DeadLetters.of(connection, Selection(), include_permanent=include_permanent).count(connection)
 
     assert queue.read(count, False) == 48
     assert queue.read(count, True) == 60
@@ -115,21 +115,22 @@ def test_permanent_ones_can_be_left_out(queue):
 
 def test_counting_stops_where_it_is_told(queue):
     assert (
-        queue.read(lambda connection: Letters.of(connection, Selection()).count(connection, at_most=7)) == 7
+        queue.read(lambda connection: DeadLetters.of(connection, Selection()).count(connection, at_most=7))
+        == 7
     )
 
 
-def test_a_letter_that_is_gone_is_still_a_place_to_go_on_from(queue):
+def test_a_dead_letter_that_is_gone_is_still_a_place_to_go_on_from(queue):
     [newest] = queue.run(queue.store.dead_letters(limit=1))
     before = Key(newest.dead_at, 10**9)
     assert queue.read(dead_letters, limit=1, before=before)[0] == newest
 
 
 def test_what_a_replay_may_take_is_named_cause_by_cause_even_where_that_is_all_of_them(queue):
-    """A letter of a new cause may be committed between the look at the causes and the look at the letters."""
+    """A dead letter of a new cause may be committed between the look at the causes and the look at the dead letters."""
 
     def causes(connection, **words):
-        return Letters.of(connection, Selection(), **words).causes
+        return DeadLetters.of(connection, Selection(), **words).causes
 
     assert queue.read(causes, include_permanent=False) is not None
     assert queue.read(causes, without_endpoints={"nobody"}) is not None
@@ -137,7 +138,7 @@ def test_what_a_replay_may_take_is_named_cause_by_cause_even_where_that_is_all_o
 
 def test_an_endpoint_can_be_left_out(queue):
     def found(connection):
-        letters = Letters.of(connection, Selection(), without_endpoints={"audit"})
-        return letters.endpoints(connection), letters.count(connection)
+        selected = DeadLetters.of(connection, Selection(), without_endpoints={"audit"})
+        return selected.endpoints(connection), selected.count(connection)
 
     assert queue.read(found) == (["orders"], 30)

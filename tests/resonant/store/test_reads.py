@@ -138,9 +138,12 @@ def test_dead_letters_are_the_newest_first(desk):
         desk.fail(desk.claim_one(), GiveUp("exhausted"))
         desk.clock.advance(1)
     found = desk.run(desk.store.dead_letters())
-    assert [letter.event_id for letter in found] == ["evt_3", "evt_2", "evt_1"]
-    assert found == sorted(found, key=lambda letter: -letter.dead_at)
-    assert [letter.event_id for letter in desk.run(desk.store.dead_letters(limit=2))] == ["evt_3", "evt_2"]
+    assert [dead_letter.event_id for dead_letter in found] == ["evt_3", "evt_2", "evt_1"]
+    assert found == sorted(found, key=lambda dead_letter: -dead_letter.dead_at)
+    assert [dead_letter.event_id for dead_letter in desk.run(desk.store.dead_letters(limit=2))] == [
+        "evt_3",
+        "evt_2",
+    ]
 
 
 def test_a_dead_letter_tells_why_and_how_often(desk):
@@ -150,12 +153,20 @@ def test_a_dead_letter_tells_why_and_how_often(desk):
     desk.fail(lease, decision)
     desk.clock.advance(1)
     desk.fail(desk.counted_on(lease, decision), GiveUp("exhausted"))
-    [letter] = desk.run(desk.store.dead_letters())
-    assert (letter.event_id, letter.event_type, letter.endpoint) == ("evt_1", "order.paid", "orders")
-    assert (letter.reason, letter.category, letter.code) == ("exhausted", "transient", "http_503")
-    assert (letter.error_type, letter.error) == ("UnexpectedStatus", "the endpoint answered 503")
-    assert (letter.status_code, letter.attempts, letter.replays) == (503, 2, 0)
-    assert (letter.first_attempt_at, letter.dead_at) == (first_at, first_at + 1)
+    [dead_letter] = desk.run(desk.store.dead_letters())
+    assert (dead_letter.event_id, dead_letter.event_type, dead_letter.endpoint) == (
+        "evt_1",
+        "order.paid",
+        "orders",
+    )
+    assert (dead_letter.reason, dead_letter.category, dead_letter.code) == (
+        "exhausted",
+        "transient",
+        "http_503",
+    )
+    assert (dead_letter.error_type, dead_letter.error) == ("UnexpectedStatus", "the endpoint answered 503")
+    assert (dead_letter.status_code, dead_letter.attempts, dead_letter.replays) == (503, 2, 0)
+    assert (dead_letter.first_attempt_at, dead_letter.dead_at) == (first_at, first_at + 1)
 
 
 def test_dead_letters_of_one_moment_come_page_by_page_and_each_once(desk):
@@ -163,7 +174,7 @@ def test_dead_letters_of_one_moment_come_page_by_page_and_each_once(desk):
     desk.enqueue(*events)
     leases = desk.claim(2_000)
     desk.record(*(desk.failed(lease, GiveUp("permanent")) for lease in leases))
-    found = [letter.event_id for letter in desk.run(desk.store.dead_letters())]
+    found = [dead_letter.event_id for dead_letter in desk.run(desk.store.dead_letters())]
     assert len(found) == 1_100
     assert set(found) == set(events)
     assert len(desk.run(desk.store.dead_letters(limit=1_050))) == 1_050

@@ -39,7 +39,7 @@ NASTY = [
 
 def select_ids(desk, **words) -> set[str]:
     selection = Selection(**words)
-    found = {letter.event_id for letter in desk.run(desk.store.dead_letters(selection))}
+    found = {dead_letter.event_id for dead_letter in desk.run(desk.store.dead_letters(selection))}
     assert desk.read(count_dead_letters, selection) == len(found)
     return found
 
@@ -53,8 +53,8 @@ def bury(
 
 
 @pytest.fixture
-def letters(desk):
-    """Three dead letters, and three deliveries that are none, of which each selection must find the letters alone."""
+def dead_letters(desk):
+    """Three dead letters, and three deliveries that are none, of which each selection must find the dead letters alone."""
     bury(desk, "evt_1", category="permanent", code="http_400", error="Bad Request: total")
     desk.clock.advance(100)
     bury(desk, "evt_2", event_type="order.refunded", endpoint="audit", reason="exhausted")
@@ -96,10 +96,10 @@ def letters(desk):
     ],
     ids=str,
 )
-def test_every_word_selects_and_all_of_them_must_hold(letters, words, found):
-    start = letters.clock() - 200
+def test_every_word_selects_and_all_of_them_must_hold(dead_letters, words, found):
+    start = dead_letters.clock() - 200
     words = {name: start + value if name in ("since", "until") else value for name, value in words.items()}
-    assert select_ids(letters, **words) == {f"evt_{number}" for number in found}
+    assert select_ids(dead_letters, **words) == {f"evt_{number}" for number in found}
 
 
 def test_every_field_is_tried_above():
@@ -108,8 +108,8 @@ def test_every_field_is_tried_above():
     assert tried == {field.name for field in fields(Selection)}
 
 
-def test_an_unfinished_delivery_is_selected_by_another_moment(letters):
-    now = letters.clock()
+def test_an_unfinished_delivery_is_selected_by_another_moment(dead_letters):
+    now = dead_letters.clock()
 
     def pending(connection, **words):
         table = schema.deliveries
@@ -117,8 +117,8 @@ def test_an_unfinished_delivery_is_selected_by_another_moment(letters):
         query = select(table.c.event_id).where(table.c.status == "pending", *conditions)
         return list(connection.execute(query).scalars())
 
-    assert letters.read(pending, since=now, until=now + 1) == ["evt_pending"]
-    assert letters.read(pending, since=now + 1) == letters.read(pending, until=now) == []
+    assert dead_letters.read(pending, since=now, until=now + 1) == ["evt_pending"]
+    assert dead_letters.read(pending, since=now + 1) == dead_letters.read(pending, until=now) == []
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -138,8 +138,8 @@ def test_a_type_is_found_as_it_stands(desk, text):
 
 @pytest.mark.parametrize("word", ["endpoint", "category", "code", "reason"])
 @pytest.mark.parametrize("text", ["' OR '1'='1", "%", "*", ""])
-def test_other_words_are_compared_as_a_whole(letters, word, text):
-    assert select_ids(letters, **{word: text}) == set()
+def test_other_words_are_compared_as_a_whole(dead_letters, word, text):
+    assert select_ids(dead_letters, **{word: text}) == set()
 
 
 @settings(
@@ -188,9 +188,9 @@ def test_what_no_database_stores_is_refused(words):
         Selection(**words)
 
 
-def test_more_ids_can_be_named_than_a_statement_can_bind(letters):
+def test_more_ids_can_be_named_than_a_statement_can_bind(dead_letters):
     ids = ("evt_1", *(f"other_{number}" for number in range(40_000)))
-    assert select_ids(letters, ids=ids) == {"evt_1"}
+    assert select_ids(dead_letters, ids=ids) == {"evt_1"}
 
 
 def test_a_selection_knows_whether_it_restricts_anything():

@@ -771,7 +771,7 @@ def look(connection, now: float) -> dict[str, Any]:
     for row in rows(schema.attempts, schema.attempts.c.id):
         histories.setdefault(row["delivery_id"], []).append(tuple(row[name] for name in ATTEMPT_COLUMNS))
     causes = schema.causes.c
-    of_letters = select(
+    of_dead_letters = select(
         *(
             schema.deliveries.c.id,
             causes.endpoint,
@@ -797,7 +797,7 @@ def look(connection, now: float) -> dict[str, Any]:
     return {
         "deliveries": rows(schema.deliveries),
         "histories": histories,
-        "causes": {row[0]: tuple(row[1:]) for row in connection.execute(of_letters)},
+        "causes": {row[0]: tuple(row[1:]) for row in connection.execute(of_dead_letters)},
         "events": [row["id"] for row in rows(schema.events)],
         "endpoints": ledgers,
         "rollups": rollups,
