@@ -27,7 +27,7 @@ from resonant.errors import EndpointError, UnknownEndpoint
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from resonant.delivery.classification import Category
+    from resonant.events import Category
 
 
 def name_from_url(url: str) -> str:

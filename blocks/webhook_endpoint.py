@@ -10,8 +10,8 @@ from pydantic import AwareDatetime, Field, HttpUrl, SecretStr, field_validator
 from blocks.current import CurrentSink
 from blocks.endpoint import EndpointBlock, load_endpoint
 from resonant.delivery.attempt import Destination
-from resonant.delivery.classification import Category
 from resonant.errors import EndpointError
+from resonant.events import Category
 from resonant.sinks.http import Endpoint
 
 

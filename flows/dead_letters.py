@@ -9,8 +9,7 @@ from pydantic import Field
 
 from resonant.dead_letters.operations import cancellable
 from resonant.dead_letters.replay import ReplayRequest, cancel, require_restricted
-from resonant.delivery.classification import Category
-from resonant.events import Reason
+from resonant.events import Category, Reason
 from resonant.store.configured import open_configured_store
 from tasks.collect import (
     rescue_expired_leases,

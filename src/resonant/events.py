@@ -25,6 +25,8 @@ from resonant.errors import InvalidEvent
 Status = Literal["pending", "retrying", "delivered", "dead_letter"]
 Reason = Literal["permanent", "exhausted", "expired", "crashed", "cancelled"]
 Result = Literal["delivered", "failed", "lost"]
+Category = Literal["transient", "permanent", "unknown"]
+Blame = Literal["endpoint", "local"]
 Clock = Callable[[], float]
 
 DEFAULT_MAX_EVENT_BYTES = 1024 * 1024

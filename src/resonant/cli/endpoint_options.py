@@ -12,7 +12,7 @@ from resonant.cli import options
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from resonant.delivery.classification import Category
+    from resonant.events import Category
 
 Header = Annotated[
     list[str] | None,

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant.cli import name_checks, options
-from resonant.delivery.classification import Category
-from resonant.events import Reason
+from resonant.events import Category, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,11 @@ import typer
 
 from resonant import output
 from resonant.cli import dlq_view, filters, name_checks, options
-from resonant.delivery.classification import Category  # noqa: TC001 - Typer reads it
-from resonant.events import Reason, rfc3339
+from resonant.events import (
+    Category,
+    Reason,
+    rfc3339,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

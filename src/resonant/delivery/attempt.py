@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Mapping
 
-    from resonant.delivery.classification import Category, Classifier
-    from resonant.events import Clock, Lease
+    from resonant.delivery.classification import Classifier
+    from resonant.events import Category, Clock, Lease
     from resonant.sinks.http import Sink
 
 logger = logging.getLogger(__name__)

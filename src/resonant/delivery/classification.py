@@ -48,12 +48,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, get_args, overload
+from typing import Any, TypeVar, get_args, overload
+
+from resonant.events import Blame, Category
 
 logger = logging.getLogger(__name__)
-
-Category = Literal["transient", "permanent", "unknown"]
-Blame = Literal["endpoint", "local"]
 
 
 @dataclass(frozen=True, slots=True)

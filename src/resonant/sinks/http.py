@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
     from aiohttp.connector import Connection
 
-    from resonant.delivery.classification import Category
-    from resonant.events import Clock, Event
+    from resonant.events import Category, Clock, Event
 
 READ_BYTES = 64 * 1024
 EXCERPT_BYTES = 1024

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonant.delivery.attempt import AttemptRunner, Destination, Report
-from resonant.delivery.classification import Category, Classifier, Verdict, classify
+from resonant.delivery.classification import Classifier, Verdict, classify
 from resonant.errors import UnexpectedStatus
-from resonant.events import Lease, make_event
+from resonant.events import Category, Lease, make_event
 from resonant.sinks.http import CallableSink, Endpoint
 from resonant.store.fingerprint import fingerprint
 from support.redaction import safe_message
