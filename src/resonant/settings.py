@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,6 @@ from pydantic_settings.exceptions import SettingsError as MalformedJson
 from resonant.delivery.retry import RetryPolicy
 from resonant.errors import ResonantError
 from resonant.events import Reason
-from resonant.metrics.alerts import Thresholds
 
 DEFAULT_POLICY = "default"
 _BUILT_IN_POLICIES = {DEFAULT_POLICY: RetryPolicy(), "classic": RetryPolicy.classic()}
@@ -26,6 +26,30 @@ class SettingsError(ResonantError):
 
 class UnknownPolicy(SettingsError, ValueError):
     """No retry policy has that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Where alerts begin: above these, and at ``dead_letters``; ``resonant.metrics.alerts`` says where they end.
+
+    Attributes:
+        window: seconds that the error rate and the share of retries look back, by when attempts were recorded.
+        error_rate: part of attempts that failed, of ``min_attempts`` or more.
+        dead_letters: in an hour.
+        dead_letter_age: seconds.
+        latency_factor: mean duration of an attempt, against the same hour of the day before.
+        silence: seconds that a delivery is overdue, and nobody has tried any.
+        retries: part of attempts after which another was decided on.
+    """
+
+    window: float = 900.0
+    min_attempts: int = 20
+    error_rate: float = 0.25
+    dead_letters: int = 5
+    dead_letter_age: float = 3 * 86_400.0
+    latency_factor: float = 2.0
+    silence: float = 600.0
+    retries: float = 0.5
 
 
 class Settings(BaseSettings):

@@ -2,8 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.metrics.alerts import Thresholds
-from resonant.settings import Settings, SettingsError, UnknownPolicy, load_settings
+from resonant.settings import Settings, SettingsError, Thresholds, UnknownPolicy, load_settings
 from resonant.store.database import file_of
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from resonant.metrics.snapshot import Totals
+    from resonant.settings import Thresholds
 
 ALL_ENDPOINTS = ""
 _HOUR = 3600
@@ -58,30 +59,6 @@ class Condition(StrEnum):
     LATENCY = "latency"
     DRAIN_SILENT = "drain_silent"
     RETRIES = "retries"
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Where each condition becomes bad: above these, and at ``dead_letters``; the table above says where that ends.
-
-    Attributes:
-        window: seconds that the error rate and the share of retries look back, by when attempts were recorded.
-        error_rate: part of attempts that failed, of ``min_attempts`` or more.
-        dead_letters: in an hour.
-        dead_letter_age: seconds.
-        latency_factor: mean duration of an attempt, against the same hour of the day before.
-        silence: seconds that a delivery is overdue, and nobody has tried any.
-        retries: part of attempts after which another was decided on.
-    """
-
-    window: float = 900.0
-    min_attempts: int = 20
-    error_rate: float = 0.25
-    dead_letters: int = 5
-    dead_letter_age: float = 3 * 86_400.0
-    latency_factor: float = 2.0
-    silence: float = 600.0
-    retries: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

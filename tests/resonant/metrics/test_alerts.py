@@ -15,11 +15,11 @@ from resonant.metrics.alerts import (
     Crossing,
     Finding,
     Key,
-    Thresholds,
     crossings,
     evaluate,
 )
 from resonant.metrics.snapshot import Totals
+from resonant.settings import Thresholds
 
 NOW = 1_700_000_000.0
 HOUR = 3600.0
