@@ -59,8 +59,8 @@ from resonant.testing.clock import FixedClock
 from resonant.testing.dates import DateForm
 from resonant.testing.journal import Received, Request, read_journal
 from resonant.testing.listeners import full_accept_queue, nobody_listening
-from resonant.testing.receiver import ConnectionScript, Receiver, Script
-from resonant.testing.scripts import FAULTS, always_ok, bad_day, eight_ways, flaky, named_fault
+from resonant.testing.receiver import ConnectionScript, Receiver
+from resonant.testing.scripts import FAULTS, Script, always_ok, bad_day, eight_ways, flaky, named_fault
 
 __all__ = [
     "FAULTS",

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from resonant.testing.actions import Action, respond
 from resonant.testing.journal import Received, Request
-from resonant.testing.scripts import always_ok
+from resonant.testing.scripts import Script, always_ok
 from resonant.testing.wire import BadRequest, read_request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Script = Callable[[Request], Action]
 ConnectionScript = Callable[[int], Action | None]
 
 _MAX_HEAD_BYTES = 256 * 1024

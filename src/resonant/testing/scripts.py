@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resonant.testing.actions import (
+    Action,
     bad_gzip,
     endless_body,
     endless_headers,
@@ -31,13 +33,12 @@ from resonant.testing.actions import (
     surplus_body,
     truncated_body,
 )
+from resonant.testing.journal import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resonant.testing.actions import Action
-    from resonant.testing.journal import Request
-    from resonant.testing.receiver import Script
+Script = Callable[[Request], Action]
 
 
 def always_ok(_: Request) -> Action:
