@@ -8,14 +8,12 @@ import statistics
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
+from benches.tables import number, print_table
 
 if TYPE_CHECKING:
     from benches.standings import Standing
@@ -165,25 +163,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_table(headings: Sequence[str], right: Container[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: with lines on a terminal, plain elsewhere.
-
-    Args:
-        headings: one a column.
-        right: headings of the columns whose text is aligned to the right.
-        rows: one text a column.
-    """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    table = Table(box=SIMPLE if console.is_terminal else None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
 def show(comparisons: Iterable[tuple[str, Comparison]]) -> None:
     """Print the table of comparisons."""
     rows = []
@@ -201,8 +180,3 @@ def show(comparisons: Iterable[tuple[str, Comparison]]) -> None:
         )
     headings = ("bench", "what", "ours", "baseline", "ratio (range)", "target")
     print_table(headings, {"ours", "baseline"}, rows)
-
-
-def number(value: float) -> str:
-    """Return a value as a table shows it."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -17,7 +17,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from benches.comparing import Comparison, Interrupted, apart, in_one_line, number, say
+from benches.comparing import Comparison, Interrupted, apart, in_one_line, say
 from benches.contenders import (
     BULK,
     BULK_TWICE,
@@ -33,6 +33,7 @@ from benches.processes import PeakMemory, wait_until_quiet
 from benches.receiver import NotReceived, Receiver, counting_receiver
 from benches.standings import Delivered, Standing, Visit, cpu_ms, events_per_second
 from benches.surroundings import Missing, empty_home, events
+from benches.tables import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

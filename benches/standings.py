@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benches.comparing import number, print_table
+from benches.tables import number, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

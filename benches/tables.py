@@ -1,0 +1,36 @@
+"""Tables on a terminal, and the numbers in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+
+
+def print_table(headings: Sequence[str], right: Container[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: with lines on a terminal, plain elsewhere.
+
+    Args:
+        headings: one a column.
+        right: headings of the columns whose text is aligned to the right.
+        rows: one text a column.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    table = Table(box=SIMPLE if console.is_terminal else None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def number(value: float) -> str:
+    """Return a value as a table shows it."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
