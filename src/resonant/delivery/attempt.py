@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resonant.delivery.classification import Verdict, classifier
+from resonant.delivery.classification import classifier
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.display import one_line
 from resonant.events import Attempt
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from resonant.delivery.classification import Classifier
+    from resonant.delivery.verdict import Verdict
     from resonant.events import Category, Clock, Lease
     from resonant.sinks.http import Sink
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import random
 
-    from resonant.delivery.classification import Verdict
+    from resonant.delivery.verdict import Verdict
     from resonant.events import Reason
 
 Jitter = Literal["proportional", "full", "equal", "decorrelated", "none"]

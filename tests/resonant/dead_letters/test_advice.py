@@ -12,12 +12,14 @@ import typer
 
 from resonant.cli import app
 from resonant.dead_letters.advice import advise
-from resonant.delivery.classification import _LOCAL_STATUSES, _RANKED, Verdict, classify
+from resonant.delivery.classification import _LOCAL_STATUSES, classify
+from resonant.delivery.failure_tables import RANKED
+from resonant.delivery.verdict import Verdict
 from resonant.errors import UnexpectedStatus
 from resonant.events import Reason
 
 TABLE = json.loads(Path(__file__).parents[1].joinpath("delivery", "classification.json").read_text())
-BY_TYPE = sorted({verdict for _, verdict in _RANKED.values()}, key=str)
+BY_TYPE = sorted({verdict for _, verdict in RANKED.values()}, key=str)
 BY_STATUS = {
     status: classify(UnexpectedStatus(status), now=0.0)
     for status in range(100, 600)

@@ -37,7 +37,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import resonant.delivery.classification
-from resonant.delivery.classification import Classifier, Verdict, classify, parse_retry_after
+import resonant.delivery.failure_tables
+from resonant.delivery.classification import Classifier, classify
+from resonant.delivery.retry_after import parse_retry_after
+from resonant.delivery.verdict import Verdict
 from resonant.errors import AddressRefused, UnexpectedStatus
 
 HERE = Path(__file__)
@@ -830,10 +833,10 @@ PACKAGES = {
     "urllib3": ["urllib3.exceptions"],
 }
 NAMED = {
-    *(key for key in resonant.delivery.classification._RANKED if isinstance(key, str)),
-    *resonant.delivery.classification._ANSWERED,
-    *resonant.delivery.classification._NAME_RESOLUTION,
-    *resonant.delivery.classification._CONNECTING,
+    *(key for key in resonant.delivery.failure_tables.RANKED if isinstance(key, str)),
+    *resonant.delivery.failure_tables.ANSWERED,
+    *resonant.delivery.failure_tables.NAME_RESOLUTION,
+    *resonant.delivery.failure_tables.CONNECTING,
 }
 
 
@@ -851,7 +854,7 @@ def test_a_name_in_the_tables_is_the_name_of_an_exception(name):
 def test_no_failure_stands_in_the_tables_twice():
     keys = [
         key
-        for table in resonant.delivery.classification._TABLES.values()
+        for table in resonant.delivery.failure_tables.TABLES.values()
         for keys in table.values()
         for key in keys
     ]
@@ -1163,7 +1166,7 @@ def test_retry_after_is_read_by_the_grammar(value, seconds):
 )  # fmt: skip
 def test_nonsense_is_logged_and_passed_over(value, caplog):
     assert parse_retry_after(value, NOW) is None
-    assert [record.name for record in caplog.records] == ["resonant.delivery.classification"]
+    assert [record.name for record in caplog.records] == ["resonant.delivery.retry_after"]
 
 
 def test_no_header_is_not_worth_a_log_line(caplog):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from resonant.delivery.classification import Verdict
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, backoff, decide, draw_delay
+from resonant.delivery.verdict import Verdict
 
 NOW = 1_769_860_800.0
 DAY = 86_400.0

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonant.delivery.attempt import AttemptRunner, Destination, Report
-from resonant.delivery.classification import Classifier, Verdict, classify
+from resonant.delivery.classification import Classifier, classify
+from resonant.delivery.verdict import Verdict
 from resonant.errors import UnexpectedStatus
 from resonant.events import Category, Lease, make_event
 from resonant.sinks.http import CallableSink, Endpoint
@@ -215,7 +216,8 @@ def tangled(rng):
 def no_log():
     """Every nonsense is logged, which is most of what a long run would do."""
     loggers = [
-        logging.getLogger(f"resonant.{name}") for name in ("delivery.classification", "delivery.attempt")
+        logging.getLogger(f"resonant.{name}")
+        for name in ("delivery.classification", "delivery.retry_after", "delivery.attempt")
     ]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from resonant.delivery.classification import parse_retry_after
+from resonant.delivery.retry_after import parse_retry_after
 
 fuzzed = settings.get_profile("fuzz")
 MOST_SECONDS = 2**31
@@ -58,7 +58,7 @@ PIECES = [
 @pytest.fixture(autouse=True)
 def no_log():
     """Every nonsense is logged, which is most of what a long run would do."""
-    logger = logging.getLogger("resonant.delivery.classification")
+    logger = logging.getLogger("resonant.delivery.retry_after")
     logger.setLevel(logging.ERROR)
     yield
     logger.setLevel(logging.NOTSET)

@@ -20,7 +20,8 @@ import httpx
 import psutil
 import pytest
 
-from resonant.delivery.classification import Verdict, classify
+from resonant.delivery.classification import classify
+from resonant.delivery.verdict import Verdict
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks.http import EXCERPT_BYTES, READ_BYTES, Endpoint, HttpSink

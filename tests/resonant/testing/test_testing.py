@@ -19,7 +19,7 @@ import httpx
 import pytest
 import trustme
 
-from resonant.delivery.classification import parse_retry_after
+from resonant.delivery.retry_after import parse_retry_after
 from resonant.testing import (
     FAULTS,
     FLAWS,

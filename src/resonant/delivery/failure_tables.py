@@ -1,0 +1,189 @@
+"""What each exception class and each errno means to the classifier.
+
+Classes are named, so that no HTTP library is imported to know its errors.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from resonant.delivery.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resonant.events import Category
+
+_Key = str | int  # "package.Class" or an errno
+Ranked = tuple[int, Verdict]
+
+# How telling a link of the chain is. The most telling one decides, and of equals the outermost.
+USER, PRECISE, WRAPPER, OWN, LAST, NOTHING = range(6)
+
+UNKNOWN = Verdict("unknown", "unknown", maybe_processed=True)
+DNS_TEMPORARY = Verdict("transient", "dns_temporary")
+DNS_NOT_FOUND = Verdict("unknown", "dns_not_found")
+_BAD_RESPONSE = Verdict("transient", "bad_response", maybe_processed=True)
+_BAD_ENCODING = Verdict("unknown", "bad_response", maybe_processed=True)  # deterministic, most likely
+_TLS_ERROR = Verdict("unknown", "tls_error", maybe_processed=True)
+_OS_ERROR = Verdict("transient", "os_error")
+
+
+def _sent(code: str) -> Verdict:
+    """Judge a failure after which the request may have been processed."""
+    return Verdict("transient", code, maybe_processed=True)
+
+
+def _local(category: Category, code: str) -> Verdict:
+    return Verdict(category, code, blame="local")
+
+
+# Which errors mean what: a class by its top-level package and its name, or an errno.
+TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
+    PRECISE: {
+        Verdict("transient", "connect_refused"): ("builtins.ConnectionRefusedError", errno.ECONNREFUSED),
+        Verdict("transient", "connect_timeout"): (
+            "httpx.ConnectTimeout",
+            "aiohttp.ConnectionTimeoutError",
+            "requests.ConnectTimeout",
+            "urllib3.ConnectTimeoutError",
+        ),
+        Verdict("transient", "unreachable"): (
+            errno.ENETDOWN,
+            errno.ENETUNREACH,
+            errno.EHOSTDOWN,
+            errno.EHOSTUNREACH,
+        ),
+        _local("transient", "local_resources"): (
+            errno.EMFILE,
+            errno.ENFILE,
+            errno.ENOBUFS,
+            errno.ENOMEM,
+            errno.EADDRNOTAVAIL,  # no ephemeral port is left
+        ),
+        _local("transient", "pool_full"): ("httpx.PoolTimeout", "urllib3.EmptyPoolError"),
+        _local("transient", "proxy_error"): (
+            "httpx.ProxyError",
+            "aiohttp.ClientProxyConnectionError",
+            "aiohttp.ClientHttpProxyError",
+            "requests.ProxyError",
+            "urllib3.ProxyError",
+        ),
+        Verdict("permanent", "tls_certificate"): (
+            "ssl.SSLCertVerificationError",
+            "aiohttp.ClientConnectorCertificateError",
+            "aiohttp.ServerFingerprintMismatch",
+        ),
+        _TLS_ERROR: ("ssl.SSLError",),
+        _sent("disconnected"): (
+            "aiohttp.ServerDisconnectedError",
+            "http.RemoteDisconnected",
+            "ssl.SSLEOFError",
+            "ssl.SSLZeroReturnError",
+        ),
+        _sent("connection_reset"): (
+            "builtins.ConnectionResetError",
+            "aiohttp.ClientConnectionResetError",
+            errno.ECONNRESET,
+        ),
+        _sent("connection_aborted"): ("builtins.ConnectionAbortedError", errno.ECONNABORTED),
+        _sent("broken_pipe"): ("builtins.BrokenPipeError", errno.EPIPE),
+        _sent("read_timeout"): (
+            "httpx.ReadTimeout",
+            "aiohttp.SocketTimeoutError",
+            "requests.ReadTimeout",
+            "urllib3.ReadTimeoutError",
+        ),
+        _sent("write_timeout"): ("httpx.WriteTimeout",),
+        _sent("timeout"): ("builtins.TimeoutError", errno.ETIMEDOUT),
+        _BAD_RESPONSE: (
+            "httpx.RemoteProtocolError",
+            "aiohttp.HttpProcessingError",
+            "aiohttp.ClientPayloadError",
+            "requests.ChunkedEncodingError",
+            "http.BadStatusLine",
+            "http.IncompleteRead",
+            "http.LineTooLong",
+        ),
+        _BAD_ENCODING: ("httpx.DecodingError", "requests.ContentDecodingError"),
+        Verdict("permanent", "address_refused"): ("resonant.AddressRefused",),
+        Verdict("permanent", "endpoint_error"): ("resonant.EndpointError",),
+        Verdict("permanent", "invalid_url"): (
+            "httpx.InvalidURL",
+            "aiohttp.InvalidURL",
+            "requests.InvalidURL",
+            "requests.MissingSchema",
+            "requests.URLRequired",
+        ),
+        Verdict("permanent", "unsupported_protocol"): (
+            "httpx.UnsupportedProtocol",
+            "aiohttp.NonHttpUrlClientError",
+            "requests.InvalidSchema",
+        ),
+        Verdict("permanent", "invalid_request"): ("httpx.LocalProtocolError", "requests.InvalidHeader"),
+        Verdict("permanent", "too_many_redirects"): (
+            "httpx.TooManyRedirects",
+            "aiohttp.TooManyRedirects",
+            "requests.TooManyRedirects",
+        ),
+        Verdict("permanent", "cookie_conflict"): ("httpx.CookieConflict",),
+        Verdict("permanent", "stream_error"): ("httpx.StreamError", "requests.StreamConsumedError"),
+    },
+    WRAPPER: {
+        Verdict("transient", "connect_error"): (
+            "httpx.ConnectError",
+            "aiohttp.ClientConnectorError",
+            "urllib3.NewConnectionError",
+        ),
+        DNS_NOT_FOUND: ("urllib3.NameResolutionError",),
+        _TLS_ERROR: ("aiohttp.ClientConnectorSSLError", "requests.SSLError", "urllib3.SSLError"),
+        _sent("timeout"): ("httpx.TimeoutException", "aiohttp.ServerTimeoutError", "requests.Timeout"),
+        _sent("read_error"): ("httpx.ReadError",),
+        _sent("write_error"): ("httpx.WriteError",),
+        _sent("connection_error"): (
+            "builtins.ConnectionError",
+            "httpx.NetworkError",
+            "aiohttp.ClientConnectionError",
+            "requests.ConnectionError",
+            "urllib3.ProtocolError",
+        ),
+        _sent("transport_error"): (
+            "httpx.TransportError",
+            "aiohttp.ClientError",
+            "requests.RequestException",
+        ),
+    },
+    OWN: {
+        _local("permanent", "value_error"): ("builtins.ValueError",),
+        _local("permanent", "type_error"): ("builtins.TypeError",),
+        _local("permanent", "lookup_error"): ("builtins.LookupError",),
+        _local("permanent", "key_error"): ("builtins.KeyError",),
+        _local("permanent", "index_error"): ("builtins.IndexError",),
+        _local("permanent", "attribute_error"): ("builtins.AttributeError",),
+        _local("permanent", "assertion_error"): ("builtins.AssertionError",),
+        _local("permanent", "not_implemented_error"): ("builtins.NotImplementedError",),
+        _local("permanent", "file_not_found_error"): ("builtins.FileNotFoundError",),
+        _local("permanent", "file_exists_error"): ("builtins.FileExistsError",),
+        _local("permanent", "permission_error"): ("builtins.PermissionError",),
+        _local("permanent", "is_a_directory_error"): ("builtins.IsADirectoryError",),
+        _local("permanent", "not_a_directory_error"): ("builtins.NotADirectoryError",),
+        _local("unknown", "local_storage"): (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+    },
+    LAST: {_OS_ERROR: ("builtins.OSError",)},
+}
+RANKED: Mapping[_Key, Ranked] = {
+    key: (rank, verdict)
+    for rank, verdicts in TABLES.items()
+    for verdict, keys in verdicts.items()
+    for key in keys
+}
+ANSWERED = {
+    "resonant.UnexpectedStatus",
+    "httpx.HTTPStatusError",
+    "requests.HTTPError",
+    "aiohttp.ClientResponseError",
+}
+NAME_RESOLUTION = {"socket.gaierror", "aiohttp.ClientConnectorDNSError"}
+# Whatever is inside one of these happened before a byte of the request was sent.
+CONNECTING = {"httpx.ConnectError", "aiohttp.ClientConnectorError", "urllib3.ConnectTimeoutError"}

@@ -1,0 +1,68 @@
+"""Read the ``Retry-After`` header."""
+
+from __future__ import annotations
+
+import logging
+import re
+from datetime import UTC, datetime, timedelta
+
+logger = logging.getLogger(__name__)
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_LONG_DAY = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
+_MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
+_TIME = "(?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]):(?P<second>[0-5][0-9]|60)"
+_HTTP_DATES = (
+    re.compile(f"{_DAY}, (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT"),  # IMF-fixdate
+    re.compile(f"{_LONG_DAY}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"),  # RFC 850
+    re.compile(f"{_DAY} {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME} (?P<year>[0-9]{{4}})"),  # asctime
+)
+_MAX_DELAY = 2.0**31  # seconds, 68 years: what RFC 9111 1.2.2 makes of a delta that is too large
+_FIFTY_YEARS = timedelta(days=50 * 365.2425)
+
+
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Read a ``Retry-After`` header by the grammar of RFC 9110 10.2.3.
+
+    Args:
+        value: the header as it came: digits, or an HTTP-date in any of its three forms (RFC 9110 5.6.7).
+        now: seconds since the epoch.
+
+    Returns:
+        The seconds to wait, 0 for a date that has passed, 2**31 at most; None for no header, and for one that is
+        neither digits nor a date, which is logged.
+    """
+    if value is None:
+        return None
+    text = value.strip(" \t")
+    if re.fullmatch("[0-9]+", text):
+        return min(float(text), _MAX_DELAY)  # int() refuses more than 4300 digits, float() says infinity
+    moment = _parse_http_date(text, now)
+    if moment is None:
+        logger.warning("passed over a Retry-After that is neither seconds nor a date: %.80r", value)
+        return None
+    return min(max(moment - now, 0.0), _MAX_DELAY)
+
+
+def _parse_http_date(text: str, now: float) -> float | None:
+    """Read an HTTP-date as seconds since the epoch; None if it is none. The name of the day is not compared."""
+    for form in _HTTP_DATES:
+        if match := form.fullmatch(text):
+            month = _MONTHS.index(match["month"]) + 1
+            hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"])
+            try:
+                date = _full_date(match["year"], month, int(match["day"]), now)
+            except ValueError:  # the 31st of February
+                return None
+            # a sum, because a leap second is no time of day to datetime
+            return date.timestamp() + hour * 3600 + minute * 60 + second
+    return None
+
+
+def _full_date(year: str, month: int, day: int, now: float) -> datetime:
+    if len(year) > len("yy"):
+        return datetime(int(year), month, day, tzinfo=UTC)
+    latest = datetime.fromtimestamp(now, UTC) + _FIFTY_YEARS
+    date = datetime(latest.year - (latest.year - int(year)) % 100, month, day, tzinfo=UTC)
+    return date if date <= latest else date.replace(year=date.year - 100)
