@@ -17,7 +17,8 @@ from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Dispatcher
-from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 from resonant.store import open_store
 
 if TYPE_CHECKING:

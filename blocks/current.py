@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from resonant.events import Event
-    from resonant.sinks.http import Endpoint, Receipt
+    from resonant.sinks.base import Receipt
+    from resonant.sinks.endpoint import Endpoint
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from blocks.installed import CAPABILITY, installed_sinks
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, UnknownEndpoint
-from resonant.sinks.http import CallableSink
+from resonant.sinks.base import CallableSink
 from resonant.sinks.redaction import Redactor
 from resonant.suggestions import no_such_endpoint
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
     from resonant.events import Event
-    from resonant.sinks.http import Receipt
+    from resonant.sinks.base import Receipt
 
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 

@@ -12,7 +12,7 @@ from blocks.endpoint import EndpointBlock, load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Category
-from resonant.sinks.http import Endpoint
+from resonant.sinks.endpoint import Endpoint
 
 
 class WebhookEndpoint(EndpointBlock):

@@ -21,7 +21,7 @@ from blocks.catalog import list_endpoints, name_from_url, remove_endpoint
 from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import Lease, make_event
-from resonant.sinks.http import Receipt
+from resonant.sinks.base import Receipt
 from resonant.testing import FixedClock
 
 SECRET = "whsec_" + base64.b64encode(b"a signing secret, 24 byte").decode()

@@ -9,7 +9,7 @@ from blocks import current
 from blocks.current import CurrentSink
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import make_event
-from resonant.sinks.http import Endpoint
+from resonant.sinks.endpoint import Endpoint
 from resonant.testing import Receiver, respond
 from support.waiting import until
 

@@ -25,7 +25,8 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.events import parse_event
-from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
 from resonant.store.selection import Selection

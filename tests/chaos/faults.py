@@ -26,7 +26,8 @@ from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.bulk import PrefetchWindow
 from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.events import make_event
-from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
 from support.waiting import until

@@ -25,7 +25,8 @@ from resonant.events import make_event
 from resonant.files import atomic_file
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.window import measure_sliding
-from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
 from resonant.store.counter_compaction import compact

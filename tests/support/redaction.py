@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from resonant.sinks.redaction import Redactor
 
 if TYPE_CHECKING:
-    from resonant.sinks.http import Endpoint
+    from resonant.sinks.endpoint import Endpoint
 
 
 def safe_message(error: BaseException, *endpoints: Endpoint) -> str:

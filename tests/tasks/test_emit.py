@@ -13,7 +13,7 @@ from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, Ret
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.errors import UnexpectedStatus
 from resonant.events import make_event
-from resonant.sinks.http import CallableSink
+from resonant.sinks.base import CallableSink
 from resonant.store import open_store
 from tasks import emit
 from tasks.emit import DeliveryRef, Undelivered, current_dispatcher, emit_event

@@ -82,7 +82,7 @@ def emit(
     from resonant.errors import EndpointError
     from resonant.local.flow_runs import run_flow
     from resonant.settings import load_settings
-    from resonant.sinks.http import Endpoint
+    from resonant.sinks.endpoint import Endpoint
 
     settings = load_settings()
     request = _Request(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resonant.delivery.classification import Classifier
     from resonant.delivery.verdict import Verdict
     from resonant.events import Category, Clock, Lease
-    from resonant.sinks.http import Sink
+    from resonant.sinks.base import Sink
 
 logger = logging.getLogger(__name__)
 

@@ -1,24 +1,16 @@
-"""Where events go: the ``Sink`` protocol, and the HTTP sink. A sink sends once, or raises: no judgement, no sleeping.
-
-The wire is the CloudEvents 1.0 HTTP binding in binary mode, signed as Standard Webhooks.
-"""
+"""The HTTP sink. The wire is the CloudEvents 1.0 HTTP binding in binary mode, signed as Standard Webhooks."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import contextlib
 import functools
 import importlib.metadata
-import ipaddress
 import math
 import re
 import ssl
 import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote
 
 import aiohttp
@@ -28,15 +20,15 @@ from httpx_aiohttp import AiohttpTransport
 from standardwebhooks import Webhook
 
 from resonant.errors import EndpointError, UnexpectedStatus
-from resonant.sinks.address_guard import check_address, guarded_socket_factory
+from resonant.sinks.address_guard import guarded_socket_factory
+from resonant.sinks.base import Receipt
 from resonant.sinks.redaction import Redactor, basic_authorization
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
     from aiohttp.connector import Connection
 
-    from resonant.events import Category, Clock, Event
+    from resonant.events import Clock, Event
+    from resonant.sinks.endpoint import Endpoint
 
 READ_BYTES = 64 * 1024
 EXCERPT_BYTES = 1024
@@ -45,133 +37,9 @@ SUCCESS_BODY_SECONDS = 1.0
 # Common servers drop idle connections after 5 s; who hangs up first does not send into a closing connection.
 KEEPALIVE_SECONDS = 4.0
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-_HEADER_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")  # RFC 9110, 5.5, without the obsolete octets
-_RESERVED_PREFIXES = ("ce-", "webhook-")
-_RESERVED_HEADERS = frozenset(
-    {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer"}
-    | {"transfer-encoding", "upgrade"}
-)
 # CloudEvents HTTP binding, 3.1.3.2: everything printable but the double quote and the percent sign stays.
 _UNQUOTED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 _NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a delivery left behind.
-
-    Attributes:
-        status_code: 200 to 299; None where there is no HTTP.
-        excerpt: the first KiB of the answer, as text on one line.
-        warning: what was wrong with the answer, though the event is delivered.
-    """
-
-    status_code: int | None = None
-    excerpt: str = ""
-    warning: str | None = None
-
-
-class Sink(Protocol):
-    """A destination of events."""
-
-    async def send(self, event: Event) -> Receipt | None:
-        """Deliver the event once; any exception says that it may not have been delivered."""
-
-
-class CallableSink:
-    """Make a sink of any coroutine function that raises when it could not deliver."""
-
-    def __init__(self, function: Callable[[Event], Awaitable[object]]) -> None:
-        self._function = function
-
-    async def send(self, event: Event) -> Receipt | None:
-        """Call the function; what it returns counts only if it is a ``Receipt``."""
-        result = await self._function(event)
-        return result if isinstance(result, Receipt) else None
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A configured HTTP destination; its ``repr`` holds no secret.
-
-    Attributes:
-        name: how everything but this object calls it.
-        url: http or https; user and password in it are sent as Basic authentication.
-        headers: sent with every event, next to those that Resonant sets.
-        signing_secrets: Standard Webhooks secrets (``whsec_`` and base64, the prefix may be missing); while one is
-            rotated there are two, and each signs.
-        signing_ends: when one of them stops signing, in seconds since the epoch; the others never do.
-        rotation: a time that identifies the last rotation of the signing secret; None before the first.
-        timeout: seconds for a whole attempt, from connecting to the end of the answer.
-        allow_private: whether private and special addresses may be connected to.
-        overrides: the endpoint's own categories for statuses.
-        ca_file: certificates (PEM) to trust instead of the public ones.
-
-    Raises:
-        EndpointError: a value cannot be used; the text says which and holds no secret.
-        AddressRefused: the URL names a private or special address, and ``allow_private`` is not set.
-    """
-
-    name: str
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    signing_secrets: tuple[str, ...] = field(default=(), repr=False)
-    signing_ends: Mapping[str, float] = field(default_factory=dict, repr=False)
-    rotation: float | None = None
-    timeout: float = 15.0
-    allow_private: bool = False
-    overrides: Mapping[int, Category] = field(default_factory=dict)
-    ca_file: str | None = None
-
-    def __post_init__(self) -> None:
-        url = self._parsed_url()
-        self._check_headers(url)
-        for secret in self.signing_secrets:
-            self._check_secret(secret)
-        if not (math.isfinite(self.timeout) and self.timeout > 0):
-            raise self._error(f"its timeout must be a positive number of seconds, not {self.timeout}")
-        if not self.allow_private:
-            with contextlib.suppress(ValueError):  # a name: its addresses are looked at when connecting
-                check_address(str(ipaddress.ip_address(url.host)))
-
-    def _parsed_url(self) -> httpx.URL:
-        try:
-            url = httpx.URL(self.url)
-            host = url.host  # raises if an A-label (xn--) is invalid
-        except (httpx.InvalidURL, TypeError, ValueError):
-            raise self._error("its URL is not well-formed") from None  # their texts quote the URL
-        if url.scheme not in {"http", "https"}:
-            raise self._error("its URL must begin with http:// or https://")
-        if not host:
-            raise self._error("its URL has no host")
-        if b"%" in url.raw_host or not _has_valid_labels(url.raw_host):
-            raise self._error("its URL has a host that no name or address can be")
-        if url.port is not None and not 0 < url.port < 1 << 16:
-            raise self._error(f"its URL has port {url.port}, which is not within 1 to 65535")
-        return url
-
-    def _check_headers(self, url: httpx.URL) -> None:
-        for name, value in self.headers.items():
-            if not _HEADER_NAME.fullmatch(name):
-                raise self._error("one of its headers has an illegal name")
-            if not _HEADER_VALUE.fullmatch(value):
-                raise self._error(f"the value of header {name} must be printable ASCII on one line")
-            if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
-                raise self._error(f"header {name} is Resonant's own")
-            if name.lower() == "authorization" and url.userinfo:
-                raise self._error("it has both an Authorization header and a user in its URL")
-
-    def _check_secret(self, secret: str) -> None:
-        try:  # the library skips what is not base64, and signs with what is left
-            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if not key:
-            raise self._error("a signing secret must be whsec_ and base64")
-
-    def _error(self, problem: str) -> EndpointError:
-        return EndpointError(f"endpoint {self.name!r}: {problem}")
 
 
 class HttpSink:
@@ -380,13 +248,3 @@ def _user_agent() -> str:
 
 def _percent_encoded(value: str) -> str:
     return value if _NEEDS_NO_QUOTING.fullmatch(value) else quote(value, safe=_UNQUOTED)
-
-
-def _has_valid_labels(host: bytes) -> bool:
-    try:
-        host.decode("ascii").encode(
-            "idna"
-        )  # the resolver does the same: it refuses empty and too long labels
-    except UnicodeError:
-        return False
-    return True

@@ -19,7 +19,7 @@ from resonant.display import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from resonant.sinks.http import Endpoint
+    from resonant.sinks.endpoint import Endpoint
 
 MESSAGE_CHARACTERS = 300
 # Shorter ones would blot out ordinary words; a part of a path must look more like a token than like a word.

@@ -13,7 +13,9 @@ from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
 from resonant.events import Lease, make_event
 from resonant.settings import UnknownPolicy
-from resonant.sinks.http import CallableSink, Endpoint, HttpSink, Receipt
+from resonant.sinks.base import CallableSink, Receipt
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 from resonant.testing import FixedClock, Receiver, never_answer, reset_before_response, respond
 from support.redaction import safe_message
 

@@ -21,7 +21,9 @@ from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.dispatch.dispatcher import Dispatcher, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
 from resonant.events import make_event
-from resonant.sinks.http import CallableSink, Endpoint, HttpSink
+from resonant.sinks.base import CallableSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 from resonant.store import Store, open_store
 from resonant.testing import FixedClock, Receiver, reset_before_response, respond
 from support.redaction import safe_message

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.events import make_event
-from resonant.sinks.http import CallableSink
+from resonant.sinks.base import CallableSink
 from resonant.store import open_store, schema
 
 

@@ -14,7 +14,7 @@ from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import make_event
-from resonant.sinks.http import CallableSink
+from resonant.sinks.base import CallableSink
 from resonant.store import open_store, schema, signers
 from support.waiting import until
 

@@ -17,7 +17,7 @@ from resonant.dispatch import tracking
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, make_event
-from resonant.sinks.http import CallableSink
+from resonant.sinks.base import CallableSink
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 

@@ -24,7 +24,8 @@ from resonant.delivery.classification import Classifier, classify
 from resonant.delivery.verdict import Verdict
 from resonant.errors import UnexpectedStatus
 from resonant.events import Category, Lease, make_event
-from resonant.sinks.http import CallableSink, Endpoint
+from resonant.sinks.base import CallableSink
+from resonant.sinks.endpoint import Endpoint
 from resonant.store.fingerprint import fingerprint
 from support.redaction import safe_message
 

@@ -24,7 +24,8 @@ from resonant.delivery.classification import classify
 from resonant.delivery.verdict import Verdict
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import make_event
-from resonant.sinks.http import EXCERPT_BYTES, READ_BYTES, Endpoint, HttpSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import EXCERPT_BYTES, READ_BYTES, HttpSink
 from resonant.testing import (
     FAULTS,
     FLAWS,

@@ -17,7 +17,9 @@ from standardwebhooks import Webhook
 from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
 from resonant.events import Event, make_event
-from resonant.sinks.http import CallableSink, Endpoint, HttpSink, Receipt
+from resonant.sinks.base import CallableSink, Receipt
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 from resonant.testing import (
     Action,
     FixedClock,

@@ -16,7 +16,8 @@ from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
 from resonant.events import make_event
 from resonant.sinks import address_guard
-from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 
 EVENT = make_event(type="order.paid", source="/shop", data={"order": 42})
 # Stands for an address of the internet, which a test cannot listen on; PRIVATE for one that nobody may reach.

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from resonant.errors import UnexpectedStatus
 from resonant.events import make_event
-from resonant.sinks.http import READ_BYTES, Endpoint, HttpSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import READ_BYTES, HttpSink
 from resonant.sinks.redaction import Redactor, without_credentials
 from resonant.testing import Action, Receiver, respond
 from support.redaction import safe_message

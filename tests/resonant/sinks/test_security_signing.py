@@ -9,7 +9,8 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from resonant.events import make_event
-from resonant.sinks.http import Endpoint, HttpSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
 from resonant.testing import FixedClock, Receiver
 
 NEW, OLD = ("whsec_" + base64.b64encode(dead_letter * 32).decode() for dead_letter in (b"n", b"o"))

@@ -1,0 +1,123 @@
+"""A configured HTTP endpoint, checked when it is made."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import ipaddress
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx
+
+from resonant.errors import EndpointError
+from resonant.sinks.address_guard import check_address
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resonant.events import Category
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_HEADER_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")  # RFC 9110, 5.5, without the obsolete octets
+_RESERVED_PREFIXES = ("ce-", "webhook-")
+_RESERVED_HEADERS = frozenset(
+    {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer"}
+    | {"transfer-encoding", "upgrade"}
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A configured HTTP destination; its ``repr`` holds no secret.
+
+    Attributes:
+        name: how everything but this object calls it.
+        url: http or https; user and password in it are sent as Basic authentication.
+        headers: sent with every event, next to those that Resonant sets.
+        signing_secrets: Standard Webhooks secrets (``whsec_`` and base64, the prefix may be missing); while one is
+            rotated there are two, and each signs.
+        signing_ends: when one of them stops signing, in seconds since the epoch; the others never do.
+        rotation: a time that identifies the last rotation of the signing secret; None before the first.
+        timeout: seconds for a whole attempt, from connecting to the end of the answer.
+        allow_private: whether private and special addresses may be connected to.
+        overrides: the endpoint's own categories for statuses.
+        ca_file: certificates (PEM) to trust instead of the public ones.
+
+    Raises:
+        EndpointError: a value cannot be used; the text says which and holds no secret.
+        AddressRefused: the URL names a private or special address, and ``allow_private`` is not set.
+    """
+
+    name: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    signing_secrets: tuple[str, ...] = field(default=(), repr=False)
+    signing_ends: Mapping[str, float] = field(default_factory=dict, repr=False)
+    rotation: float | None = None
+    timeout: float = 15.0
+    allow_private: bool = False
+    overrides: Mapping[int, Category] = field(default_factory=dict)
+    ca_file: str | None = None
+
+    def __post_init__(self) -> None:
+        url = self._parsed_url()
+        self._check_headers(url)
+        for secret in self.signing_secrets:
+            self._check_secret(secret)
+        if not (math.isfinite(self.timeout) and self.timeout > 0):
+            raise self._error(f"its timeout must be a positive number of seconds, not {self.timeout}")
+        if not self.allow_private:
+            with contextlib.suppress(ValueError):  # a name: its addresses are looked at when connecting
+                check_address(str(ipaddress.ip_address(url.host)))
+
+    def _parsed_url(self) -> httpx.URL:
+        try:
+            url = httpx.URL(self.url)
+            host = url.host  # raises if an A-label (xn--) is invalid
+        except (httpx.InvalidURL, TypeError, ValueError):
+            raise self._error("its URL is not well-formed") from None  # their texts quote the URL
+        if url.scheme not in {"http", "https"}:
+            raise self._error("its URL must begin with http:// or https://")
+        if not host:
+            raise self._error("its URL has no host")
+        if b"%" in url.raw_host or not _has_valid_labels(url.raw_host):
+            raise self._error("its URL has a host that no name or address can be")
+        if url.port is not None and not 0 < url.port < 1 << 16:
+            raise self._error(f"its URL has port {url.port}, which is not within 1 to 65535")
+        return url
+
+    def _check_headers(self, url: httpx.URL) -> None:
+        for name, value in self.headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise self._error("one of its headers has an illegal name")
+            if not _HEADER_VALUE.fullmatch(value):
+                raise self._error(f"the value of header {name} must be printable ASCII on one line")
+            if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
+                raise self._error(f"header {name} is Resonant's own")
+            if name.lower() == "authorization" and url.userinfo:
+                raise self._error("it has both an Authorization header and a user in its URL")
+
+    def _check_secret(self, secret: str) -> None:
+        try:  # the library skips what is not base64, and signs with what is left
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not key:
+            raise self._error("a signing secret must be whsec_ and base64")
+
+    def _error(self, problem: str) -> EndpointError:
+        return EndpointError(f"endpoint {self.name!r}: {problem}")
+
+
+def _has_valid_labels(host: bytes) -> bool:
+    try:
+        host.decode("ascii").encode(
+            "idna"
+        )  # the resolver does the same: it refuses empty and too long labels
+    except UnicodeError:
+        return False
+    return True
