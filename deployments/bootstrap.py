@@ -13,8 +13,9 @@ import sys
 
 from resonant import output
 from resonant.errors import ResonantError
+from resonant.local.health import is_healthy
 from resonant.local.project import project_directory
-from resonant.local.server import admitted, configure_prefect, configured_url, is_healthy
+from resonant.local.server import admitted, configure_prefect, configured_url
 from resonant.settings import load_settings
 
 WORK_POOL = "resonant"

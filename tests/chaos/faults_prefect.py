@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from faults import PROJECT
 
-from resonant.local.server import free_port, is_healthy, shipped_settings
+from resonant.local.health import is_healthy
+from resonant.local.server import free_port, shipped_settings
 from support.waiting import wait_until
 
 if TYPE_CHECKING:

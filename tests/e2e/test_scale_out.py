@@ -25,7 +25,8 @@ import psutil
 import pytest
 from dotenv import dotenv_values
 
-from resonant.local.server import end, free_port, is_healthy, keep
+from resonant.local.health import is_healthy
+from resonant.local.server import end, free_port, keep
 from support.machine import Machine, clean_environment
 from support.postgresql import execute_in
 from support.prefect import patient_client

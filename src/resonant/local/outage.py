@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
+from resonant.local.health import is_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +49,6 @@ def outage_told_plainly(api_url: str) -> Iterator[None]:
         ServerGone: the server is gone or stays too busy.
     """
     import httpx
-
-    from resonant.local.server import is_healthy
 
     _say_nothing_of_connections()
     try:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from resonant import output
 from resonant.errors import ResonantError
 from resonant.files import make_private_folder, open_private
+from resonant.local.health import is_healthy
 from resonant.local.outage import outage_told_plainly
 from resonant.local.project import project_directory
 
@@ -247,17 +248,6 @@ def is_held(lock: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def is_healthy(api_url: str) -> bool:
-    """Ask a server's API whether it is there."""
-    import httpx
-
-    try:
-        answer = httpx.get(f"{api_url.rstrip('/')}/health", timeout=5, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL):
-        return False
-    return answer.status_code == 200  # noqa: PLR2004 - OK
 
 
 def free_port() -> int:

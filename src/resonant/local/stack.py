@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from resonant import output
 from resonant.files import atomic_file, open_private
+from resonant.local.health import is_healthy
 from resonant.local.project import make_flows_importable
 from resonant.local.server import (
     SERVER_LOG,
@@ -27,7 +28,6 @@ from resonant.local.server import (
     configured_url,
     end,
     is_free,
-    is_healthy,
     is_held,
     keep,
     kept_server,

@@ -1,0 +1,14 @@
+"""Whether a Prefect server answers."""
+
+from __future__ import annotations
+
+
+def is_healthy(api_url: str) -> bool:
+    """Ask a server's API whether it is there."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{api_url.rstrip('/')}/health", timeout=5, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return answer.status_code == 200  # noqa: PLR2004 - OK
