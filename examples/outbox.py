@@ -17,7 +17,7 @@ import time
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, func, insert, select
 
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.store import enqueue, open_store
 
 ENDPOINT = "warehouse"
@@ -41,7 +41,7 @@ def place_order(connection: Connection, number: int, article: str, quantity: int
     order = {"number": number, "article": article, "quantity": quantity}
     connection.execute(insert(orders), order)
     # An id that follows from the order: should this ever run twice, it is one event all the same.
-    event = make_event(id=f"order-{number}-placed", type="shop.order.placed", source="/shop", data=order)
+    event = Event(id=f"order-{number}-placed", type="shop.order.placed", source="/shop", data=order)
     enqueue(connection, [event], ENDPOINT, now=time.time())
     if quantity > 100:  # noqa: PLR2004 - the example's stock
         raise OutOfStock(f"order {number}: not so many {article} in stock")

@@ -45,7 +45,7 @@ ENDPOINT_NAME = re.compile(rf"({_NAME}/)?{_NAME}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:[0-5]\d)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Event:
     """The immutable fact, in CloudEvents 1.0 attributes.
 
@@ -64,6 +64,61 @@ class Event:
     body: bytes = field(repr=False)
     time: str | None = None
     subject: str | None = None
+
+    def __init__(
+        self,
+        *,
+        type: str,  # noqa: A002 - CloudEvents calls it that
+        source: str,
+        data: Any,
+        id: str | None = None,  # noqa: A002 - CloudEvents calls it that
+        time: str | None = None,
+        subject: str | None = None,
+        max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+    ) -> None:
+        """Validate a producer's values, and serialise ``data`` once.
+
+        Args:
+            data: any JSON value.
+            id: a new UUIDv7 by default.
+            max_bytes: the largest body allowed, in bytes.
+
+        Raises:
+            InvalidEvent: a value is missing, malformed or too large; the text says which and why.
+        """
+        event_id = new_event_id() if id is None else _visible_ascii("id", id)
+        body = encode_data(data)
+        if len(body) > max_bytes:
+            raise InvalidEvent(
+                f"data is {len(body):,} bytes, the limit is {max_bytes:,} (RESONANT_MAX_EVENT_BYTES raises it)"
+            )
+        self._assign(
+            event_id,
+            _text("type", type),
+            _text("source", source),
+            body,
+            None if time is None else _rfc3339(time),
+            None if subject is None else _text("subject", subject),
+        )
+
+    @classmethod
+    def from_stored(
+        cls,
+        id: str,  # noqa: A002 - CloudEvents calls it that
+        type: str,  # noqa: A002 - CloudEvents calls it that
+        source: str,
+        body: bytes,
+        time: str | None = None,
+        subject: str | None = None,
+    ) -> Event:
+        """Rebuild an event that was valid when it was stored; nothing is checked."""
+        event = cls.__new__(cls)
+        event._assign(id, type, source, body, time, subject)  # noqa: SLF001 - of its own class
+        return event
+
+    def _assign(self, *values: str | bytes | None) -> None:
+        for name, value in zip(self.__slots__, values, strict=True):
+            object.__setattr__(self, name, value)
 
     @property
     def digest(self) -> str:
@@ -228,41 +283,6 @@ def encode_data(data: Any) -> bytes:
         raise InvalidEvent(f"data is no JSON value: {error}") from None
 
 
-def make_event(
-    *,
-    type: str,  # noqa: A002 - CloudEvents calls it that
-    source: str,
-    data: Any,
-    id: str | None = None,  # noqa: A002 - CloudEvents calls it that
-    time: str | None = None,
-    subject: str | None = None,
-    max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
-) -> Event:
-    """Build a valid event from a producer's values.
-
-    Args:
-        data: any JSON value.
-        max_bytes: the largest body allowed, in bytes.
-
-    Raises:
-        InvalidEvent: a value is missing, malformed or too large; the text says which and why.
-    """
-    event_id = new_event_id() if id is None else _visible_ascii("id", id)
-    body = encode_data(data)
-    if len(body) > max_bytes:
-        raise InvalidEvent(
-            f"data is {len(body):,} bytes, the limit is {max_bytes:,} (RESONANT_MAX_EVENT_BYTES raises it)"
-        )
-    return Event(
-        id=event_id,
-        type=_text("type", type),
-        source=_text("source", source),
-        body=body,
-        time=None if time is None else _rfc3339(time),
-        subject=None if subject is None else _text("subject", subject),
-    )
-
-
 def parse_event(
     line: bytes | str, *, default_type: str | None = None, max_bytes: int = DEFAULT_MAX_EVENT_BYTES
 ) -> Event:
@@ -315,7 +335,7 @@ def event_from_fields(
     for required in ("source", "data"):
         if required not in fields:
             raise InvalidEvent(f"{required} is missing")
-    return make_event(
+    return Event(
         id=fields.get("id"),
         type=event_type,
         source=fields["source"],

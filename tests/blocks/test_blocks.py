@@ -20,7 +20,7 @@ from blocks import FileEndpoint, SinkBlock, WebhookEndpoint
 from blocks.catalog import list_endpoints, name_from_url, remove_endpoint
 from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import AddressRefused, EndpointError
-from resonant.events import Lease, make_event
+from resonant.events import Event, Lease
 from resonant.sinks.base import Receipt
 from resonant.testing import FixedClock
 
@@ -145,7 +145,7 @@ def test_what_is_no_http_url_names_no_endpoint(url):
 
 async def test_a_file_endpoint_appends_the_events_data(tmp_path):
     target = FileEndpoint(path=tmp_path / "events.jsonl").open("file-endpoint/log")
-    events = [make_event(type="t", source="/s", data={"n": n}) for n in range(2)]
+    events = [Event(type="t", source="/s", data={"n": n}) for n in range(2)]
 
     for event in events:
         await target.sink.send(event)
@@ -195,7 +195,7 @@ class Vault(SinkBlock):
 
 async def kept_of(event_type):
     """What the attempt runner would store of an attempt."""
-    event = make_event(type=event_type, source="/s", data=1)
+    event = Event(type=event_type, source="/s", data=1)
     lease = Lease(1, 1, "me", event, "vault/v", round_started_at=0.0, accepted_at=0.0)
     attempt_runner = AttemptRunner(clock=FixedClock(0.0), rng=random.Random(7))
     return (await attempt_runner.attempt(lease, Vault().open("vault/v"))).attempt

@@ -8,12 +8,12 @@ from dataclasses import replace
 from blocks import current
 from blocks.current import CurrentSink
 from resonant.errors import EndpointError, UnexpectedStatus
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.testing import Receiver, respond
 from support.waiting import until
 
-EVENT = make_event(type="order.paid", source="/shop", data={"order": 42})
+EVENT = Event(type="order.paid", source="/shop", data={"order": 42})
 
 
 class Configured:

@@ -20,7 +20,7 @@ from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.dispatcher import Dispatcher, Limits
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.store import open_store
 from resonant.testing import Receiver, respond
 
@@ -223,7 +223,7 @@ async def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_n
             block.url = SecretStr(receiver.url)
             await block.asave(NAME, overwrite=True)
             store = await open_store(sqlite_url)
-            await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(20_000)], NAME)
+            await store.enqueue([Event(type="t", source="/s", data=n) for n in range(20_000)], NAME)
             attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
             limits = Limits(concurrency=2, endpoint_concurrency=2)
             async with Dispatcher(

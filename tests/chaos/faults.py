@@ -25,7 +25,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.bulk import PrefetchWindow
 from resonant.dispatch.dispatcher import Dispatcher, Limits
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from chaos_journal import Journal
 
     from resonant.dispatch.dispatcher import Summary
-    from resonant.events import Clock, Event, Lease
+    from resonant.events import Clock, Lease
     from resonant.store import Store
 
 IS_LONG = os.environ.get("RESONANT_CHAOS", "short") == "long"
@@ -73,7 +73,7 @@ def make_events(count: int, event_type: str = "chaos.good") -> list[Event]:
     """Make events with ids of their own, each with another body."""
     numbers = [next(_numbers) for _ in range(count)]
     return [
-        make_event(type=event_type, source="/chaos", data={"n": n, "x": "ü" * (n % 40)}, id=f"fault-{n:06d}")
+        Event(type=event_type, source="/chaos", data={"n": n, "x": "ü" * (n % 40)}, id=f"fault-{n:06d}")
         for n in numbers
     ]
 

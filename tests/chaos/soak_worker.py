@@ -21,7 +21,7 @@ from resonant.dead_letters.triage import triage
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher, Limits
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.files import atomic_file
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.window import measure_sliding
@@ -34,7 +34,7 @@ from resonant.store.counter_compaction import compact
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from resonant.events import Event, Lease
+    from resonant.events import Lease
     from resonant.store import Store
 
 ENDPOINT = "hooks"
@@ -70,7 +70,7 @@ class Orders:
 
 def event_of(number: int) -> Event:
     data = {"n": number, "x": "ü" * (number % 200)}
-    return make_event(type=f"soak.{number % 5}", source="/soak", data=data, id=f"soak-{number:08d}")
+    return Event(type=f"soak.{number % 5}", source="/soak", data=data, id=f"soak-{number:08d}")
 
 
 async def produce(store: Store, orders: Orders) -> None:

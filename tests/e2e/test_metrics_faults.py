@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from resonant.delivery.retry import Retry
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.statistics import statistics
 from resonant.store import Outcome, counter_compaction, open_store, schema
@@ -119,7 +119,7 @@ class Exporter:
 
     async def _work(self, endpoint):
         store = await open_store(self.url)
-        await store.enqueue([make_event(type="order.paid", source="/shop", data=1)], endpoint)
+        await store.enqueue([Event(type="order.paid", source="/shop", data=1)], endpoint)
         leases = await store.claim(endpoint, owner="worker", limit=10)
         await store.begin(leases)
         attempts = [Attempt(1, 1, started_at=store.clock(), duration=0.1, result="delivered") for _ in leases]
@@ -274,7 +274,7 @@ class Desk(SimpleNamespace):
 
     async def deliver(self, fails=False):
         store, clock = self.store, self.clock
-        await store.enqueue([make_event(type="order.paid", source="/shop", data=1)], "orders")
+        await store.enqueue([Event(type="order.paid", source="/shop", data=1)], "orders")
         [lease] = await store.claim("orders", owner="worker", limit=1)
         await store.begin([lease])
         if fails:

@@ -23,7 +23,7 @@ import yaml
 
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park, Retry
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.local.server import free_port
 from resonant.store import Outcome, open_store
 from resonant.store.counters import BUCKETS
@@ -165,7 +165,7 @@ class Shop:
         await self.accept(store, "quiet", 1)
 
     async def accept(self, store, endpoint, count):
-        events = [make_event(type="order.paid", source="/shop", data=n) for n in range(count)]
+        events = [Event(type="order.paid", source="/shop", data=n) for n in range(count)]
         await store.enqueue(events, endpoint)
 
     async def claim(self, store, endpoint):

@@ -82,14 +82,14 @@ async def test_what_a_user_must_mend_fails_the_flow_with_one_line(engine, tmp_pa
 
 
 async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be_opened(engine, tmp_path):
-    from resonant.events import make_event
+    from resonant.events import Event
 
     url = SecretStr("https://xn--/")
     await WebhookEndpoint(url=url).asave("bad-label", overwrite=True)
     await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
     store = await open_store(f"sqlite:///{tmp_path}/store.db")
     for name in ("bad-label", "file-endpoint/log", "shp"):
-        await store.enqueue([make_event(type="t", source="/s", data=1)], name)
+        await store.enqueue([Event(type="t", source="/s", data=1)], name)
     await store.close()
     state, status = await emit_events(return_state=True), await statuses(tmp_path)
 
@@ -124,9 +124,9 @@ async def test_an_endpoint_whose_deadline_is_not_within_the_lease_is_refused(eng
 
 async def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine, tmp_path):
     store = await open_store(f"sqlite:///{tmp_path}/store.db", clock=lambda: 1_000.0)
-    from resonant.events import make_event
+    from resonant.events import Event
 
-    await store.enqueue([make_event(type="t", source="/s", data=1)], "hooks")
+    await store.enqueue([Event(type="t", source="/s", data=1)], "hooks")
     await store.begin(await store.claim("hooks", owner="a worker long gone", limit=1))
     await store.close()
     state, status = await collect_dead_letters(return_state=True), await statuses(tmp_path)
@@ -138,9 +138,9 @@ async def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine
 async def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, tmp_path):
     ended = await emit_events(return_state=True)
     store = await open_store(f"sqlite:///{tmp_path}/store.db")
-    from resonant.events import make_event
+    from resonant.events import Event
 
-    await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(2)], "hooks")
+    await store.enqueue([Event(type="t", source="/s", data=n) for n in range(2)], "hooks")
     await store.claim("hooks", owner=str(ended.state_details.flow_run_id), limit=1)
     await store.claim("hooks", owner="8c6f1c0e-0000-7000-8000-000000000000", limit=1)  # of some other server
     await store.close()

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from blocks import WebhookEndpoint
 from flows.metrics import export_metrics
 from resonant.delivery.retry import Park
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.store import Outcome, open_store, schema
 
 pytestmark = pytest.mark.engine
@@ -31,7 +31,7 @@ async def engine(prefect_api, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
 
     store = await open_store(url)
-    await store.enqueue([make_event(type="t", source="/s", data=n) for n in range(2)], "hooks")
+    await store.enqueue([Event(type="t", source="/s", data=n) for n in range(2)], "hooks")
     await store.close()
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield
@@ -62,7 +62,7 @@ def svgs(markdown):
 async def fail_each_once(url, endpoint, **options):
     """Store an event and park it after its first attempt."""
     store = await open_store(url)
-    await store.enqueue([make_event(type="t", source="/s", data=1)], endpoint, **options)
+    await store.enqueue([Event(type="t", source="/s", data=1)], endpoint, **options)
     leases = await store.claim(endpoint, owner="run", limit=10)
     await store.begin(leases)
     decision = Park(40.0, store.clock() + 40)
@@ -108,7 +108,7 @@ async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engin
 
 async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(engine, tmp_path):
     store = await open_store(f"sqlite:///{tmp_path}/store.db")
-    odd = make_event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)
+    odd = Event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)
     await store.enqueue([odd], "hooks")
     await store.close()
     _, [artifact] = await export()
@@ -163,7 +163,7 @@ async def test_old_minutes_are_gathered_and_what_is_exported_stays_the_same(engi
     now = time.time()
     for minute in range(1, 5):
         store = await open_store(url, clock=lambda: now // 3600 * 3600 - 50 * 3600 + minute * 60)  # noqa: B023
-        await store.enqueue([make_event(type="t", source="/s", data=minute)], "hooks")
+        await store.enqueue([Event(type="t", source="/s", data=minute)], "hooks")
         await store.close()
     await export()
     store = await open_store(url)

@@ -10,7 +10,7 @@ from itertools import count
 from uuid import uuid4
 
 import pytest
-from prefect.events import Event
+from prefect.events import Event as PrefectEvent
 from prefect.events.clients import PrefectEventSubscriber, get_events_client
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.metrics import export_metrics
 from resonant.dead_letters.operations import cancel
 from resonant.delivery.retry import Park
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.metrics.alert_state import read_unannounced
 from resonant.store import Outcome, open_store
 from resonant.store.selection import Selection
@@ -57,7 +57,9 @@ class Feed:
     async def _send(probe: str) -> None:
         resource = {"prefect.resource.id": "resonant.test.probe"}
         async with get_events_client(checkpoint_every=1) as client:
-            await client.emit(Event(event="resonant.alert.probe", resource=resource, payload={"what": probe}))
+            await client.emit(
+                PrefectEvent(event="resonant.alert.probe", resource=resource, payload={"what": probe})
+            )
 
     def __enter__(self):
         self._thread.start()
@@ -111,8 +113,7 @@ async def send(url, *, delivered=0, failed=0):
 
     async def work(store):
         events = [
-            make_event(id=f"e{next(numbers)}", type="t", source="/s", data=1)
-            for _ in range(delivered + failed)
+            Event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(delivered + failed)
         ]
         await store.enqueue(events, "hooks")
         leases = await store.claim("hooks", owner="me", limit=1000)
@@ -192,7 +193,7 @@ async def test_a_healthy_store_tells_nothing(url, feed, tmp_path):
 
 async def test_what_an_operator_cancels_tells_nothing_and_grows_no_older(url, feed, tmp_path, monkeypatch):
     async def cancel_many(store):
-        events = [make_event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(30)]
+        events = [Event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(30)]
         await store.enqueue(events, "hooks")
         return await store.write(cancel, Selection(endpoint="hooks"), limit=100, now=time.time())
 

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import purge_dead_letters
 from resonant.dead_letters.purge import DAY_SECONDS
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 from tasks.purge import PURGE_ARTIFACT
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.engine
 async def deliver(url: str, event_id: str, *, days_ago: float) -> None:
     clock = FixedClock(time.time() - days_ago * DAY_SECONDS)
     store = await open_store(url, clock=clock)
-    await store.enqueue([make_event(id=event_id, type="t", source="/s", data=1)], "hooks")
+    await store.enqueue([Event(id=event_id, type="t", source="/s", data=1)], "hooks")
     [lease] = await store.claim("hooks", owner="w", limit=1)
     await store.begin([lease])
     await store.record([Outcome(lease, Attempt(1, 1, clock(), 0.1, "delivered", status_code=200), None)])

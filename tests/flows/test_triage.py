@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.dead_letters import collect_dead_letters
 from resonant.dead_letters.advice import advise
 from resonant.delivery.retry import GiveUp
-from resonant.events import Attempt, make_event, rfc3339
+from resonant.events import Attempt, Event, rfc3339
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 from tasks.collect import TRIAGE_ARTIFACT
@@ -46,7 +46,7 @@ def collect(prefect_api, tmp_path, monkeypatch):
         clock = FixedClock(START)
         store = await open_store(url, clock=clock)
         for number, failure in enumerate(failures):
-            await store.enqueue([make_event(id=f"evt_{number}", type="t", source="/s", data=1)], "hooks")
+            await store.enqueue([Event(id=f"evt_{number}", type="t", source="/s", data=1)], "hooks")
             [lease] = await store.claim("hooks", owner="w", limit=1)
             await store.begin([lease])
             attempt = Attempt(1, 1, clock(), 0.1, "failed", error_type="UnexpectedStatus", **failure)

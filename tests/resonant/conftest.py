@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
-from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey, make_event
+from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
 from resonant.store import Outcome, Store, open_store, schema
 from resonant.testing import FixedClock
 
@@ -103,7 +103,7 @@ class Desk:
 
     @staticmethod
     def make(event_id: str, data: Any = None, *, event_type: str = "order.paid") -> Event:
-        return make_event(id=event_id, type=event_type, source="/shop", data=data)
+        return Event(id=event_id, type=event_type, source="/shop", data=data)
 
     @staticmethod
     def counted_on(lease: Lease, decision: Decision) -> Lease:

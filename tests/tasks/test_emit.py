@@ -12,7 +12,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.errors import UnexpectedStatus
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store import open_store
 from tasks import emit
@@ -31,7 +31,7 @@ def attempt(tmp_path, monkeypatch):
             return None
 
         store = await open_store(f"sqlite:///{tmp_path}/store.db")
-        await store.enqueue([make_event(type="order.paid", source="/s", data={"n": 1}, id="e1")], "hooks")
+        await store.enqueue([Event(type="order.paid", source="/s", data={"n": 1}, id="e1")], "hooks")
 
         async def open_destination(name):
             return Destination(name, CallableSink(sink), describe=str, close=close)

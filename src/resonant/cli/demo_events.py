@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant.events import make_event
+from resonant.events import Event
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-    from resonant.events import Event
 
 ORDINARY = "well"
 # The last part of an event's type tells the receiver what to do: see `eight_ways` in resonant.testing.
@@ -51,7 +50,7 @@ def demo_events(count: int, rng: random.Random) -> Iterator[Event]:
         else:
             event_type = rng.choice(_ORDINARY_TYPES)
         order = 10_000 + number
-        yield make_event(
+        yield Event(
             type=event_type,
             source="/resonant/demo/shop",
             subject=f"order/{order}",

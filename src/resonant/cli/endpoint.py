@@ -308,10 +308,10 @@ async def _test(name: str) -> Attempt:
 
     from blocks import load_endpoint
     from resonant.delivery.attempt import AttemptRunner
-    from resonant.events import Lease, make_event
+    from resonant.events import Event, Lease
 
     destination = (await load_endpoint(name)).open(name)
-    event = make_event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
+    event = Event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
     now = time.time()
     lease = Lease(0, 0, "endpoint-test", event, name, round_started_at=now, accepted_at=now)
     try:

@@ -164,7 +164,7 @@ def _insert(
 def _read_event(connection: Connection, event_id: str) -> Event:
     table = schema.events
     row = connection.execute(select(table).where(table.c.id == event_id)).one()
-    return Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
+    return Event.from_stored(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
 
 
 def _summary(event: Event) -> str:

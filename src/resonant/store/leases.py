@@ -473,7 +473,9 @@ def _read_events(connection: Connection, event_ids: list[str]) -> dict[str, Even
     table = schema.events
     events = {}
     for row in connection.execute(select(table).where(is_any_of(table.c.id, event_ids))):
-        events[row.id] = Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
+        events[row.id] = Event.from_stored(
+            row.id, row.type, row.source, bytes(row.body), row.time, row.subject
+        )
     return events
 
 

@@ -225,7 +225,7 @@ def _pages(
 def _event(connection: Connection, event_id: str) -> Event:
     table = schema.events
     row = connection.execute(select(table).where(table.c.id == event_id)).one()
-    return Event(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
+    return Event.from_stored(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
 
 
 def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list[Attempt]]:

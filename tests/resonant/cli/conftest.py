@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from resonant.cli import app
 from resonant.delivery.retry import Retry
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 from support.commands import run_in_process
@@ -117,7 +117,7 @@ class Worker:
         self, *ids: str, endpoint: str = "billing", event_type: str = "order.paid", data: Any = None
     ) -> None:
         """Store events with these ids."""
-        events = [make_event(id=each, type=event_type, source="/shop", data=data) for each in ids]
+        events = [Event(id=each, type=event_type, source="/shop", data=data) for each in ids]
         self.do(lambda store: store.enqueue(events, endpoint))
 
     def claim_all(self, endpoint: str = "billing") -> list[Lease]:

@@ -24,7 +24,7 @@ from resonant.dead_letters.purge import (
     purge,
 )
 from resonant.delivery.retry import GiveUp, Park
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.settings import Settings
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
@@ -43,7 +43,7 @@ async def end(store, *ids, endpoint="orders", reason="exhausted", attempts=1, da
     """Accept events, and let each end in this way, so long ago; no reason is a delivery."""
     now = store.clock()
     store.clock.advance(-days_ago * DAY_SECONDS)
-    events = [make_event(id=each, type="t", source="/s", data=data) for each in ids]
+    events = [Event(id=each, type="t", source="/s", data=data) for each in ids]
     await store.enqueue(events, endpoint)
     for number in range(1, attempts + 1):
         leases = await store.claim(endpoint, owner="w", limit=10_000)
@@ -97,7 +97,7 @@ async def test_delivered_history_goes_by_its_own_age(store_url):
 async def test_a_dry_run_says_the_same_and_changes_nothing(store_url, tmp_path):
     async with opened(store_url) as store:
         await end(store, "evt_1", "evt_2")
-        await store.enqueue([make_event(id="evt_3", type="t", source="/s", data=None)], "orders")
+        await store.enqueue([Event(id="evt_3", type="t", source="/s", data=None)], "orders")
         before = await store.status()
         archive = tmp_path / "a.jsonl"
         report = await purge(store, Retention(dead_letters=0), who="x", archive=archive, dry_run=True)
@@ -110,7 +110,7 @@ async def test_a_dry_run_says_the_same_and_changes_nothing(store_url, tmp_path):
 async def test_zero_days_is_all_that_is_final_in_many_transactions_with_an_audit_row(store_url):
     async with opened(store_url) as store:
         await end(store, *(f"evt_{number}" for number in range(1_200)))
-        await store.enqueue([make_event(id="evt_p", type="t", source="/s", data=None)], "orders")
+        await store.enqueue([Event(id="evt_p", type="t", source="/s", data=None)], "orders")
         seen = []
         report = await purge(store, Retention(dead_letters=0), who="Zoë", on_progress=seen.append)
         assert (report.purged, seen[0], seen[-1]) == (1_200, 100, 1_200)

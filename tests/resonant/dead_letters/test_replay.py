@@ -24,7 +24,7 @@ from resonant.dead_letters.replay import (
 )
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.store import Outcome, open_store
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
@@ -54,7 +54,7 @@ async def die(store, leases, *, category="transient"):
 
 
 async def dead(store, *ids, category="transient"):
-    await store.enqueue([make_event(id=each, type="t", source="/s", data=None) for each in ids], "orders")
+    await store.enqueue([Event(id=each, type="t", source="/s", data=None) for each in ids], "orders")
     await die(store, await store.claim("orders", owner="w", limit=1_000), category=category)
 
 
@@ -135,7 +135,7 @@ async def test_two_replays_at_once_take_other_dead_letters(store_url):
 
 async def test_a_cancellation_goes_through_all_of_them_and_leaves_an_audit_row(store_url):
     async with opened(store_url) as store:
-        events = [make_event(id=f"evt_{n}", type="t", source="/s", data=None) for n in range(1_200)]
+        events = [Event(id=f"evt_{n}", type="t", source="/s", data=None) for n in range(1_200)]
         await store.enqueue(events, "orders")
         assert await cancel(store, Selection(endpoint="orders"), who="Zoë") == 1_200
         [entry] = await store.read(read_audit)

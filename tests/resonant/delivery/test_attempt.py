@@ -11,7 +11,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.classification import Classifier
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
-from resonant.events import Lease, make_event
+from resonant.events import Event, Lease
 from resonant.settings import UnknownPolicy
 from resonant.sinks.base import CallableSink, Receipt
 from resonant.sinks.endpoint import Endpoint
@@ -20,7 +20,7 @@ from resonant.testing import FixedClock, Receiver, never_answer, reset_before_re
 from support.redaction import safe_message
 
 START = 1_800_000_000.0
-EVENT = make_event(type="order.paid", source="/orders", data={"order": 42}, id="evt_1")
+EVENT = Event(type="order.paid", source="/orders", data={"order": 42}, id="evt_1")
 LEASE = Lease(7, 3, "me", EVENT, "orders", round_started_at=START, accepted_at=START)
 POLICIES = {
     name: RetryPolicy(max_attempts=attempts, jitter="none", base=float(attempts))

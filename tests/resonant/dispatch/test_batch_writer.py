@@ -9,7 +9,7 @@ import pytest
 from resonant.delivery.retry import Park
 from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.store import Outcome, open_store
 from resonant.store.availability import retry_while_unavailable
 from resonant.testing import FixedClock
@@ -24,7 +24,7 @@ async def leased(tmp_path, count, *, patience=0.0):
     """A store with so many leased deliveries, and a group commit to it."""
     store = await open_store(f"sqlite:///{tmp_path}/r.db", clock=FixedClock(START))
     try:
-        events = [make_event(type="t", source="/s", data=n, id=f"evt_{n}") for n in range(count)]
+        events = [Event(type="t", source="/s", data=n, id=f"evt_{n}") for n in range(count)]
         await store.enqueue(events, "orders")
         leases = await store.claim("orders", owner="me", limit=count)
         yield store, leases, BatchWriter(store, patience=patience)

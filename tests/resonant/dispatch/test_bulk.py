@@ -5,9 +5,9 @@ import pytest
 
 from resonant.dispatch.bulk import PrefetchWindow, send_ahead
 from resonant.dispatch.limiter import ConcurrencyLimiter
-from resonant.events import Lease, make_event
+from resonant.events import Event, Lease
 
-EVENT = make_event(type="t", source="/s", data=1)
+EVENT = Event(type="t", source="/s", data=1)
 
 
 def leases(count, first=1):

@@ -20,7 +20,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination, Report
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.dispatch.dispatcher import Dispatcher, LeaseLost, Limits, Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
@@ -120,7 +120,7 @@ numbers = itertools.count()
 
 async def enqueue(store, count=1, endpoint="orders", **options):
     events = [
-        make_event(type="order.paid", source="/shop", data=n, id=f"evt_{next(numbers)}") for n in range(count)
+        Event(type="order.paid", source="/shop", data=n, id=f"evt_{next(numbers)}") for n in range(count)
     ]
     await store.enqueue(events, endpoint, **options)
     return [event.id for event in events]
@@ -291,7 +291,7 @@ class TestWhatARunDoes:
         held = []
         async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:
             data = "x" * 10_000
-            events = [make_event(type="t", source="/s", data=data, id=f"evt_{n}") for n in range(300)]
+            events = [Event(type="t", source="/s", data=data, id=f"evt_{n}") for n in range(300)]
             await worker.store.enqueue(events, "orders")
             claim = worker.store.claim
 
@@ -1189,12 +1189,12 @@ class TestWhatIsGivenWithItsLeases:
 
 ANOTHER_PROCESS = """
     import asyncio, sys
-    from resonant.events import make_event
+    from resonant.events import Event
     from resonant.store import open_store
 
     async def main():
         store = await open_store(sys.argv[1])
-        await store.enqueue([make_event(type="t", source="/s", data=1, id="evt_late")], "orders")
+        await store.enqueue([Event(type="t", source="/s", data=1, id="evt_late")], "orders")
         await store.close()
 
     asyncio.run(main())

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Dispatcher
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store import open_store, schema
 
@@ -30,9 +30,9 @@ async def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql
         return Destination(name, CallableSink(send), describe=str, close=close)
 
     store = await open_store(postgresql_url)
-    await store.enqueue([make_event(type="t", source="/s", data=1)], "orders")
+    await store.enqueue([Event(type="t", source="/s", data=1)], "orders")
     await store.fold()
-    await store.enqueue([make_event(type="t", source="/s", data=2)], "orders")
+    await store.enqueue([Event(type="t", source="/s", data=2)], "orders")
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
     async with (
         asyncio.timeout(10),

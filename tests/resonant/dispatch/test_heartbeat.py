@@ -5,7 +5,7 @@ import pytest
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.errors import StoreUnavailable
-from resonant.events import Lease, make_event
+from resonant.events import Event, Lease
 from resonant.testing import FixedClock
 from support.waiting import until
 
@@ -30,7 +30,7 @@ class Store:
 def heartbeat(store, *, held=(7,), on_failure=pytest.fail):
     in_flight = InFlight()
     for delivery_id in held:
-        in_flight.take(Lease(delivery_id, 1, "me", make_event(type="t", source="/s", data=1), "orders"))
+        in_flight.take(Lease(delivery_id, 1, "me", Event(type="t", source="/s", data=1), "orders"))
     return LeaseHeartbeat(store, "me", in_flight, on_failure)
 
 

@@ -1,8 +1,8 @@
 from resonant.delivery.attempt import Report
 from resonant.dispatch.in_flight import InFlight
-from resonant.events import Attempt, Lease, make_event
+from resonant.events import Attempt, Event, Lease
 
-EVENT = make_event(type="t", source="/s", data=1, id="evt_1")
+EVENT = Event(type="t", source="/s", data=1, id="evt_1")
 
 
 def lease(delivery_id, token=1, endpoint="orders"):
@@ -48,7 +48,7 @@ def test_attempts_are_counted_on_the_lease_and_the_first_retry_is_told():
 
 
 def test_the_bytes_of_bodies_are_known_of_all_that_is_in_hand():
-    large = Lease(3, 1, "worker", make_event(type="t", source="/s", data="x" * 998), "orders")
+    large = Lease(3, 1, "worker", Event(type="t", source="/s", data="x" * 998), "orders")
     held = in_flight(lease(1), large)
     held.wait(large)
     assert held.bytes == 1 + 1000

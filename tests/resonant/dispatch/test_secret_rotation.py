@@ -13,7 +13,7 @@ from resonant.dispatch import secret_rotation
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store import open_store, schema, signers
 from support.waiting import until
@@ -44,7 +44,7 @@ async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_unti
     seen = {}
 
     store = await open_store(sqlite_url)
-    await store.enqueue([make_event(type="t", source="/s", data=1)], "billing")
+    await store.enqueue([Event(type="t", source="/s", data=1)], "billing")
 
     async def open_destination(name):
         seen["while it is read"] = await reported(store)

@@ -16,7 +16,7 @@ from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.tracking import Tracker
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.sinks.base import CallableSink
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
@@ -37,7 +37,7 @@ async def opened(url, *, clock=None, lease_seconds=60.0):
 async def enqueue(store, *ids):
     """Store events with these ids, and return the keys of their deliveries in the same order."""
     accepted = await store.enqueue(
-        [make_event(id=each, type="t", source="/s", data=None) for each in sorted(ids)], "orders"
+        [Event(id=each, type="t", source="/s", data=None) for each in sorted(ids)], "orders"
     )
     return accepted.delivery_ids
 
@@ -71,7 +71,7 @@ async def test_enqueueing_reports_the_deliveries_that_it_accepted_and_those_know
         again = await enqueue(store, "b", "c")
         assert len(first) == len(again) == 2
         assert len(set(first) & set(again)) == 1
-        elsewhere = await store.enqueue([make_event(id="a", type="t", source="/s", data=None)], "others")
+        elsewhere = await store.enqueue([Event(id="a", type="t", source="/s", data=None)], "others")
         assert not set(elsewhere.delivery_ids) & {*first, *again}
 
 

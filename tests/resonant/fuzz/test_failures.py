@@ -23,7 +23,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination, Report
 from resonant.delivery.classification import Classifier, classify
 from resonant.delivery.verdict import Verdict
 from resonant.errors import UnexpectedStatus
-from resonant.events import Category, Lease, make_event
+from resonant.events import Category, Event, Lease
 from resonant.sinks.base import CallableSink
 from resonant.sinks.endpoint import Endpoint
 from resonant.store.fingerprint import fingerprint
@@ -36,7 +36,7 @@ NOW = 1_700_000_000.0
 ENDPOINT = Endpoint(
     "orders", "https://example.com/hooks/T0KENT0KEN", signing_secrets=("whsec_c2VjcmV0c2VjcmV0",)
 )
-LEASE = Lease(1, 1, "worker", make_event(type="t", source="/s", data=None, id="evt_1"), "orders")
+LEASE = Lease(1, 1, "worker", Event(type="t", source="/s", data=None, id="evt_1"), "orders")
 REQUEST = httpx.Request("POST", ENDPOINT.url)
 PLAIN = [
     OSError,

@@ -16,7 +16,7 @@ from sqlalchemy import delete
 
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park
-from resonant.events import Attempt, make_event
+from resonant.events import Attempt, Event
 from resonant.metrics import snapshot, window
 from resonant.metrics.snapshot import Run, read_totals
 from resonant.metrics.statistics import statistics
@@ -52,8 +52,7 @@ class Shop:
     async def enqueue(self, count, endpoint):
         kinds = ("paid", "refunded")
         events = [
-            make_event(id=f"evt_{self.number + n}", type=kinds[n % 2], source="/s", data=n)
-            for n in range(count)
+            Event(id=f"evt_{self.number + n}", type=kinds[n % 2], source="/s", data=n) for n in range(count)
         ]
         self.number += count
         await self.store.enqueue(events, endpoint, policy="patient" if count % 2 else None)

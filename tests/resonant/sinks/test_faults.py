@@ -23,7 +23,7 @@ import pytest
 from resonant.delivery.classification import classify
 from resonant.delivery.verdict import Verdict
 from resonant.errors import EndpointError, UnexpectedStatus
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import EXCERPT_BYTES, READ_BYTES, HttpSink
 from resonant.testing import (
@@ -52,9 +52,10 @@ from resonant.testing import (
     respond,
 )
 from resonant.testing.actions import _bomb
+from support.events import changed
 from support.waiting import until
 
-EVENT = make_event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
+EVENT = Event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
 DEADLINE = 0.3
 # How much longer than its deadline an attempt may take on a machine that is busy.
 GRACE = 10.0
@@ -136,7 +137,7 @@ def endpoint(url, **fields):
 
 
 def of_type(way, number=1):
-    return make_event(type=f"hell.{way}", source="/hell", data=None, id=f"evt_{number}_{way}")
+    return Event(type=f"hell.{way}", source="/hell", data=None, id=f"evt_{number}_{way}")
 
 
 async def outcome_of(sink, event=EVENT, clock=lambda: NOW):
@@ -168,7 +169,7 @@ async def meet(script, *, tls=None, ca_file=None, clock=lambda: NOW):
     async with no_socket_left(), Receiver(script, tls=tls) as receiver:
         async with HttpSink(endpoint(receiver.url, ca_file=ca_file)) as sink:
             outcome = await outcome_of(sink, clock=clock)
-            assert await outcome_of(sink, replace(EVENT, id="evt_2")) == delivered(), "the sink is broken"
+            assert await outcome_of(sink, changed(EVENT, id="evt_2")) == delivered(), "the sink is broken"
             assert not sink._transport.client.connector._acquired, "a connection is held for good"
         return outcome
 
@@ -330,7 +331,7 @@ async def test_an_answer_that_nobody_waits_for_is_never_taken_for_that_to_the_ne
         await until(
             lambda: all(each.should_close for kept in idle.values() for each, _ in kept)
         )  # it has arrived
-        assert (await outcome_of(sink, replace(EVENT, id="evt_2"))) == UNAVAILABLE
+        assert (await outcome_of(sink, changed(EVENT, id="evt_2"))) == UNAVAILABLE
 
 
 @pytest.mark.parametrize("action", [endless_body(503), gzip_bomb(503), endless_body()], ids=repr)
@@ -448,7 +449,7 @@ async def test_of_two_retry_after_neither_is_taken():
 )
 @pytest.mark.parametrize("size", [1, 900_000])
 async def test_a_connection_that_is_never_read_has_its_verdict_too(welcome, outcome, size):
-    event = make_event(type="t", source="/s", data="x" * size, id="evt_1")
+    event = Event(type="t", source="/s", data="x" * size, id="evt_1")
 
     async with (
         no_socket_left(),
@@ -558,10 +559,10 @@ async def test_a_bad_day_is_survived_and_the_journal_agrees(tmp_path):
         Receiver(bad_day(0.5, seed=6), journal_path=journal) as receiver,
         HttpSink(endpoint(receiver.url, timeout=4.0)) as sink,
     ):
-        events = [replace(EVENT, id=f"evt_{number}") for number in range(300)]
+        events = [changed(EVENT, id=f"evt_{number}") for number in range(300)]
         outcomes = await asyncio.gather(*(outcome_of(sink, event) for event in events))
         for _ in range(3):
-            assert await outcome_of(sink, replace(EVENT, id="evt_after")) is not None
+            assert await outcome_of(sink, changed(EVENT, id="evt_after")) is not None
     outcomes = dict(zip([event.id for event in events], outcomes, strict=True))
     received = {each.webhook_id: each for each in read_journal(journal)}
     # On a slow machine the deadline may come before the request was sent.

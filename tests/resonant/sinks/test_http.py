@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 
 from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
-from resonant.events import Event, make_event
+from resonant.events import Event
 from resonant.sinks.base import CallableSink, Receipt
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
@@ -35,15 +35,16 @@ from resonant.testing import (
     slow_body,
     truncated_body,
 )
+from support.events import changed
 from support.redaction import safe_message
 
 # The vector of the Standard Webhooks reference libraries (libraries/python/tests).
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-VECTOR_EVENT = Event("msg_p5jXN8AQM9LWM0D4loKWxJek", "test", "/test", b'{"test": 2432232314}')
+VECTOR_EVENT = Event.from_stored("msg_p5jXN8AQM9LWM0D4loKWxJek", "test", "/test", b'{"test": 2432232314}')
 VECTOR_TIME = 1614265330
 VECTOR_SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
-EVENT = make_event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
+EVENT = Event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
 
 
 def endpoint(url, **fields):
@@ -91,13 +92,13 @@ def write(*packets):
 
 
 async def test_the_bytes_that_arrive_are_the_bytes_that_were_stored():
-    event = replace(EVENT, body='{"b" : 1, "a":"h€llo","n":1.50}'.encode())
+    event = changed(EVENT, body='{"b" : 1, "a":"h€llo","n":1.50}'.encode())
     _, receiver = await deliver(respond(200), event)
     assert receiver.journal[0].body == event.body
 
 
 async def test_every_header_of_the_binding_is_there():
-    event = replace(EVENT, time="2026-01-31T12:00:00Z", subject="order/42")
+    event = changed(EVENT, time="2026-01-31T12:00:00Z", subject="order/42")
     _, receiver = await deliver(respond(200), event, clock=FixedClock(1_700_000_000.9))
     headers = dict(receiver.journal[0].headers)
     assert headers.pop("host") == receiver.url.removeprefix("http://")
@@ -133,7 +134,7 @@ async def test_the_event_is_posted_to_the_path_and_query_as_configured():
 
 async def test_attributes_are_percent_encoded_as_the_binding_demands():
     # The example of CloudEvents HTTP binding, 3.1.3.2, and one for each rule.
-    event = replace(EVENT, subject="Euro € 😀", source='/a"b%c d~!', id="evt_%1")
+    event = changed(EVENT, subject="Euro € 😀", source='/a"b%c d~!', id="evt_%1")
     _, receiver = await deliver(respond(200), event)
     headers = receiver.journal[0].headers
     assert headers["ce-subject"] == "Euro%20%E2%82%AC%20%F0%9F%98%80"
@@ -144,7 +145,7 @@ async def test_attributes_are_percent_encoded_as_the_binding_demands():
 @given(st.text(st.characters(exclude_categories=["C"]), min_size=1))
 def test_any_attribute_becomes_visible_ascii_and_comes_back(text):
     sink = HttpSink(endpoint("http://example.com"))
-    encoded = sink._headers(replace(EVENT, subject=text))["ce-subject"]
+    encoded = sink._headers(changed(EVENT, subject=text))["ce-subject"]
     assert re.fullmatch(r"[!-~]+", encoded)
     assert '"' not in encoded
     assert urllib.parse.unquote(encoded) == text
@@ -369,7 +370,7 @@ async def test_the_deadline_holds_for_a_receiver_that_does_not_read():
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with HttpSink(endpoint(url, timeout=0.3)) as sink:
             with pytest.raises(TimeoutError):
-                await sink.send(replace(EVENT, body=b"1" * 20_000_000))
+                await sink.send(changed(EVENT, body=b"1" * 20_000_000))
         server.close()
 
     _, duration = await seconds(run())
@@ -386,7 +387,7 @@ async def test_an_early_answer_with_a_body_without_end_does_not_hold_a_worker():
         server = await asyncio.start_server(answer_unread, "127.0.0.1", 0, limit=1024)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with HttpSink(endpoint(url)) as sink:
-            receipt = await sink.send(replace(EVENT, body=b"1" * 20_000_000))
+            receipt = await sink.send(changed(EVENT, body=b"1" * 20_000_000))
         server.close()
         return receipt
 

@@ -14,12 +14,12 @@ import pytest
 
 from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks import address_guard
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 
-EVENT = make_event(type="order.paid", source="/shop", data={"order": 42})
+EVENT = Event(type="order.paid", source="/shop", data={"order": 42})
 # Stands for an address of the internet, which a test cannot listen on; PRIVATE for one that nobody may reach.
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
 

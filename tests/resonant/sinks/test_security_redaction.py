@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resonant.errors import UnexpectedStatus
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import READ_BYTES, HttpSink
 from resonant.sinks.redaction import Redactor, without_credentials
 from resonant.testing import Action, Receiver, respond
 from support.redaction import safe_message
 
-EVENT = make_event(type="order.paid", source="/shop", data={"order": 42})
+EVENT = Event(type="order.paid", source="/shop", data={"order": 42})
 SIGNING = "whsec_" + base64.b64encode(b"signing secret, 24 bytes").decode()
 CREDENTIALS = {
     "Authorization: Bearer abc123def": "Authorization: Bearer ***",

@@ -8,13 +8,13 @@ import time
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.testing import FixedClock, Receiver
 
 NEW, OLD = ("whsec_" + base64.b64encode(dead_letter * 32).decode() for dead_letter in (b"n", b"o"))
-EVENT = make_event(type="order.paid", source="/shop", data={"order": 42}, id="evt_1")
+EVENT = Event(type="order.paid", source="/shop", data={"order": 42}, id="evt_1")
 
 
 def verified_by(received) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.store import endpoints
 from resonant.store.endpoints import EndpointProblem
 
 
 def accept(desk, *names: str) -> None:
     for name in names:
-        desk.enqueue(make_event(type="t", source="/s", data=1), endpoint=name)
+        desk.enqueue(Event(type="t", source="/s", data=1), endpoint=name)
 
 
 def test_a_problem_keeps_its_first_time_and_its_last_reason_until_it_is_cleared(desk):

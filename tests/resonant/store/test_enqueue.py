@@ -18,7 +18,9 @@ from resonant.store import Accepted, enqueue, schema
 
 
 def test_an_accepted_event_is_stored_as_it_was_given(desk):
-    given = Event("evt_1", "order.paid", "/shop", b'{"b":1,"a":2}', "2026-01-31T12:00:00Z", "order 7")
+    given = Event.from_stored(
+        "evt_1", "order.paid", "/shop", b'{"b":1,"a":2}', "2026-01-31T12:00:00Z", "order 7"
+    )
     assert desk.enqueue(given) == Accepted(accepted=1)
     assert desk.detail("evt_1").event == given
     assert desk.detail("evt_1").accepted_at == desk.clock()
@@ -86,17 +88,17 @@ def test_a_known_id_with_other_content_is_refused_and_both_are_shown(desk):
 @pytest.mark.parametrize(
     "other",
     [
-        Event("evt_1", "order.refunded", "/shop", b"null"),
-        Event("evt_1", "order.paid", "/other", b"null"),
-        Event("evt_1", "order.paid", "/shop", b"0"),
-        Event("evt_1", "order.paid", "/shop", b"null", "2026-01-31T12:00:00Z"),
-        Event("evt_1", "order.paid", "/shop", b"null", None, "order 7"),
-        Event("evt_1", "order.paid", "/shop", b" null"),
+        Event.from_stored("evt_1", "order.refunded", "/shop", b"null"),
+        Event.from_stored("evt_1", "order.paid", "/other", b"null"),
+        Event.from_stored("evt_1", "order.paid", "/shop", b"0"),
+        Event.from_stored("evt_1", "order.paid", "/shop", b"null", "2026-01-31T12:00:00Z"),
+        Event.from_stored("evt_1", "order.paid", "/shop", b"null", None, "order 7"),
+        Event.from_stored("evt_1", "order.paid", "/shop", b" null"),
     ],
     ids=["type", "source", "data", "time", "subject", "bytes"],
 )
 def test_content_is_everything_but_the_id(desk, other):
-    desk.enqueue(Event("evt_1", "order.paid", "/shop", b"null"))
+    desk.enqueue(Event.from_stored("evt_1", "order.paid", "/shop", b"null"))
     with pytest.raises(ConflictingEvent):
         desk.enqueue(other, endpoint="elsewhere")
 
@@ -194,12 +196,12 @@ def test_an_event_stored_in_a_producers_transaction_lives_and_dies_with_it(desk,
 
 _ENQUEUE_SOME = """
 import asyncio, sys
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.store import open_store
 
 async def main(url, order):
     store = await open_store(url)
-    events = [make_event(id=f"evt_{n}", type="t", source="/s", data=n) for n in range(400)]
+    events = [Event(id=f"evt_{n}", type="t", source="/s", data=n) for n in range(400)]
     if order == "backwards":
         events.reverse()
     print("ready", flush=True)

@@ -160,7 +160,7 @@ async def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_pa
 
 _OPEN_AND_ENQUEUE = """
 import asyncio, os, sys
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.store import open_store
 import alembic.command, alembic.config
 
@@ -168,7 +168,7 @@ async def main(url):
     print("ready", flush=True)
     sys.stdin.readline()
     store = await open_store(url)
-    await store.enqueue([make_event(id=f"evt_{os.getpid()}", type="t", source="/s", data=1)], "orders")
+    await store.enqueue([Event(id=f"evt_{os.getpid()}", type="t", source="/s", data=1)], "orders")
     await store.close()
 
 asyncio.run(main(sys.argv[1]))

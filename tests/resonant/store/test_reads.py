@@ -11,7 +11,7 @@ import pytest
 
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.store import enqueue, open_store, reads, schema
 from resonant.store.selection import Selection
 
@@ -118,7 +118,7 @@ def _write_from_another_thread(url) -> None:
 
     async def write() -> None:
         store = await open_store(url)
-        await store.enqueue([make_event(id="evt_other", type="t", source="/s", data=1)], "orders")
+        await store.enqueue([Event(id="evt_other", type="t", source="/s", data=1)], "orders")
         await store.close()
 
     thread = threading.Thread(target=asyncio.run, args=(write(),))

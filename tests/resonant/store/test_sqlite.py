@@ -178,11 +178,11 @@ def test_an_ordinary_user_can_open_what_is_theirs(reachable_folder):
 _FILL_THE_DISK = """
 import asyncio, os, sys
 from resonant.errors import StoreUnavailable
-from resonant.events import make_event
+from resonant.events import Event
 from resonant.store import open_store
 
 def event(number):
-    return make_event(id=f"evt_{number}", type="t", source="/s", data="x" * 20_000)
+    return Event(id=f"evt_{number}", type="t", source="/s", data="x" * 20_000)
 
 async def main(folder):
     store = await open_store(f"sqlite:///{folder}/resonant.db")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +28,7 @@ from sqlalchemy import delete, select, text
 from resonant.dead_letters import operations
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.errors import ConflictingEvent
-from resonant.events import Event, Lease, LeaseKey, make_event
+from resonant.events import Event, Lease, LeaseKey
 from resonant.store import Outcome, acceptances, reads, rescue, schema
 from resonant.store import leases as lease_queries
 from resonant.store.enqueue import enqueue
@@ -691,7 +691,7 @@ class Machine(RuleBasedStateMachine):
             self.remembered[name] = lease
             assert name == (known.id, known.lease_token)
             assert lease.owner == known.lease_owner
-            assert lease.event == replace(make(known.event_id), time=lease.event.time)
+            assert lease.event == make(known.event_id, time=lease.event.time)
             for fact in ("endpoint", "attempts", "round", "round_attempts", "round_started_at", "last_delay"):
                 assert getattr(lease, fact) == getattr(known, fact), fact
 
@@ -716,10 +716,10 @@ class Machine(RuleBasedStateMachine):
         return [row for row in self.desk.rows(schema.deliveries) if row["endpoint"] == endpoint]
 
 
-def make(event_id: str, data: Any = None) -> Event:
-    """Return the event with this id: always the same, unless it is given other data."""
+def make(event_id: str, data: Any = None, time: str | None = None) -> Event:
+    """Return the event with this id: always the same, unless it is given other data or a time."""
     event_type = TYPES[EVENT_IDS.index(event_id) % 2]
-    return make_event(id=event_id, type=event_type, source="/shop", data=data)
+    return Event(id=event_id, type=event_type, source="/shop", data=data, time=time)
 
 
 def longest_wait(taken: list[Known]) -> float:
