@@ -7,7 +7,6 @@ updates what is there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import sys
 
@@ -16,9 +15,9 @@ from resonant.errors import ResonantError
 from resonant.local.health import is_healthy
 from resonant.local.project import project_directory
 from resonant.local.server import admitted, configure_prefect, configured_url
+from resonant.local.work_pool import WORK_POOL, make_work_pool
 from resonant.settings import load_settings
 
-WORK_POOL = "resonant"
 _SHOWN_LINES = 15
 
 
@@ -39,17 +38,6 @@ async def bootstrap() -> list[str]:
     await asyncio.gather(register_block_types(), deploy())
     await apply_automations()
     return await deployed()
-
-
-async def make_work_pool() -> None:
-    """Make the work pool; one that is there, of whatever kind, stays as it is."""
-    from prefect.client.orchestration import get_client  # noqa: PLC0415 - two seconds, and after the settings
-    from prefect.client.schemas.actions import WorkPoolCreate  # noqa: PLC0415
-    from prefect.exceptions import ObjectAlreadyExists  # noqa: PLC0415
-
-    async with get_client() as client:
-        with contextlib.suppress(ObjectAlreadyExists):
-            await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
 
 
 async def register_block_types() -> None:

@@ -10,10 +10,13 @@ import typer
 
 from resonant import output
 from resonant.cli import options
-from resonant.local.project import project_directory
+from resonant.local.project import make_flows_importable, project_directory
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from resonant.local.stack import Stack
+    from resonant.settings import Settings
     from resonant.store import Store
 
 PORT = 4200
@@ -36,18 +39,28 @@ def up(
     the other commands use this server instead of starting one each.
     """
     from resonant.cli.running import run_with_store
-    from resonant.local.stack import interrupted_by_signals, running_stack, start_run
+    from resonant.local.stack import interrupted_by_signals, start_run
     from resonant.settings import load_settings
 
     settings = load_settings()
     store = run_with_store(_name, settings)
-    with interrupted_by_signals(), running_stack(settings, port=port) as stack:
+    with interrupted_by_signals(), whole_stack(settings, port=port) as stack:
         # The first scheduled one is an interval away.
         asyncio.run(start_run(DRAIN))
         output.write(_what_runs(stack, store))
         output.flush()
         with contextlib.suppress(KeyboardInterrupt):
             stack.watch()
+
+
+def whole_stack(settings: Settings, *, port: int) -> AbstractContextManager[Stack]:
+    """Run server, worker and the project's deployments; see ``running_stack``."""
+    from resonant.local.stack import running_stack
+
+    make_flows_importable()
+    from deployments.bootstrap import bootstrap
+
+    return running_stack(settings, port=port, deploy=bootstrap)
 
 
 async def _name(store: Store) -> str:

@@ -18,7 +18,6 @@ from urllib.parse import quote
 from resonant import output
 from resonant.files import atomic_file, open_private
 from resonant.local.health import is_healthy
-from resonant.local.project import make_flows_importable
 from resonant.local.server import (
     SERVER_LOG,
     Server,
@@ -35,10 +34,11 @@ from resonant.local.server import (
     note_of_up,
     prepared_home,
 )
+from resonant.local.work_pool import WORK_POOL, make_work_pool
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
     from uuid import UUID
 
@@ -115,14 +115,20 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running_stack(settings: Settings, *, port: int) -> Iterator[Stack]:
+def running_stack(
+    settings: Settings, *, port: int, deploy: Callable[[], Coroutine[Any, Any, list[str]]]
+) -> Iterator[Stack]:
     """Run server, worker and deployments for as long as the block, and point Prefect, not yet imported, at them.
+
+    Args:
+        settings: of the store and the home folder.
+        port: the server's.
+        deploy: applies the deployments to the server, and returns their names.
 
     Raises:
         ServerError: it cannot start here; the text says why.
         StoreError: the settings name no database that Resonant knows.
     """
-    make_flows_importable()
     elsewhere = _settings_elsewhere(settings)
     home = prepared_home(settings).absolute()
     server = Server(f"http://127.0.0.1:{port}/api")
@@ -147,7 +153,7 @@ def running_stack(settings: Settings, *, port: int) -> Iterator[Stack]:
                     Part("Prefect server", kept.supervisor, home / SERVER_LOG),
                     Part("Prefect worker", worker, home / WORKER_LOG),
                 )
-                stack = Stack(server, asyncio.run(_deploy()), parts)
+                stack = Stack(server, asyncio.run(deploy()), parts)
                 _wait_for_worker(stack, started_at)
                 with _noted(settings, server):
                     yield stack
@@ -224,31 +230,19 @@ def _check_nothing_else_is_configured(server: Server) -> None:
 def _import_prefect() -> None:
     import prefect.client.orchestration  # noqa: F401
 
-    import deployments.bootstrap  # noqa: F401
-
 
 async def _prepare() -> None:
     """Make the work pool, and close the book on the runs of a worker that was killed: they hold slots."""
     from prefect.states import Crashed
 
-    from deployments.bootstrap import make_work_pool
-
     await make_work_pool()
     await _set_states(Crashed(message="its worker is gone"))
-
-
-async def _deploy() -> list[str]:
-    from deployments.bootstrap import bootstrap
-
-    return await bootstrap()
 
 
 @contextlib.contextmanager
 def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker for as long as the block; what it runs then is cancelled, and hands back what it holds."""
     from prefect.states import Cancelled, Cancelling
-
-    from deployments.bootstrap import WORK_POOL
 
     environment = os.environ | variables
     environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
@@ -300,8 +294,6 @@ def _settings_elsewhere(settings: Settings) -> dict[str, str]:
 def _wait_for_worker(stack: Stack, started_at: float) -> None:
     from prefect.client.orchestration import get_client
 
-    from deployments.bootstrap import WORK_POOL
-
     async def is_there() -> bool:
         async with get_client() as client:
             workers = await client.read_workers_for_work_pool(WORK_POOL)
@@ -331,8 +323,6 @@ async def _set_states(state: State[Any]) -> None:
         WorkPoolFilterName,
     )
     from prefect.client.schemas.objects import StateType
-
-    from deployments.bootstrap import WORK_POOL
 
     unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     async with get_client() as client:

@@ -1,0 +1,18 @@
+"""The work pool that the deployments run in."""
+
+from __future__ import annotations
+
+import contextlib
+
+WORK_POOL = "resonant"
+
+
+async def make_work_pool() -> None:
+    """Make the work pool; an existing one of any kind stays as it is."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    async with get_client() as client:
+        with contextlib.suppress(ObjectAlreadyExists):
+            await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
