@@ -12,10 +12,9 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_run_logger
 
 from blocks.endpoint import load_endpoint
-from resonant.cli.metrics import READABLE_BY_ALL
 from resonant.display import markdown, visible
 from resonant.errors import EndpointError, ResonantError
-from resonant.files import atomic_file
+from resonant.files import READABLE_BY_ALL, atomic_file
 from resonant.metrics.prometheus import NOT_COUNTED, registry_of, to_text
 from resonant.metrics.report import summary, tables
 from resonant.metrics.window import measure_sliding

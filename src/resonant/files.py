@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Write = Callable[[str], None]
+# For metrics: a node exporter runs as another user, and nothing secret is in them.
+READABLE_BY_ALL = 0o644
 
 # Whoever writes so slowly writes no more.
 _LEFT_OVER_SECONDS = 3600

@@ -14,7 +14,7 @@ from resonant import output
 from resonant.cli import options
 from resonant.cli.export import STDOUT
 from resonant.events import rfc3339
-from resonant.files import atomic_file
+from resonant.files import READABLE_BY_ALL, atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from resonant.metrics.statistics import Events, Hour, Spread, Statistics
     from resonant.settings import Settings
 
-# A node exporter runs as another user; nothing secret is in it.
-READABLE_BY_ALL = 0o644
 _LONGEST_BAR, _SHORTEST_BAR = 12, 3
 _TABLE_GAP = 3  # at most what output.write_table puts between two columns
 
