@@ -47,10 +47,11 @@ test-all: setup  ## every test; COVERAGE=1 measures coverage, and fails below th
 test-fast: setup  ## the tests that need no Prefect server
 	@$(BIN)/python $(PYTEST) -m "not engine and not slow and not alone" $(ARGS)
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy, and import-linter for the layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 wheel: setup  ## build the wheel and the sdist into dist/, from tracked files only
 	@rm -rf dist

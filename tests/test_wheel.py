@@ -36,10 +36,10 @@ def checkout(tmp_path_factory):
 
 
 def of_package() -> set[str]:
-    """The files of the package and its project, as a wheel names them; linters' files stay behind."""
+    """The files of the package and its project, as a wheel names them."""
     package = {name.removeprefix("src/") for name in tracked_files() if name.startswith("src/resonant/")}
     project = {f"resonant/_project/{name}" for name in tracked_files() if name.startswith(PROJECT_PARTS)}
-    return {name for name in package | project if not name.endswith("/ruff.toml")}
+    return package | project
 
 
 def contents(wheel) -> set[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from blocks import (  # noqa: TID251 - the same objects, for type checkers
+    from blocks import (  # the same objects, for type checkers
         EndpointBlock,
         FileEndpoint,
         SinkBlock,

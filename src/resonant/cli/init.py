@@ -69,7 +69,7 @@ def _check(folder: Path, source: Path, *, overwrite: bool) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        ignored = shutil.ignore_patterns("__pycache__", "ruff.toml")
+        ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, target, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True)
     else:
         target.parent.mkdir(parents=True, exist_ok=True)

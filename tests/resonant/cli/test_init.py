@@ -24,7 +24,7 @@ def test_the_copy_is_a_project_and_the_next_steps_are_shown(resonant, folder):
     assert "prefect worker start --pool resonant" in said
     copied = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {"prefect.yaml", "flows/emit.py", "deployments/prometheus/alerts.yml"} <= copied
-    assert not [name for name in copied if "__pycache__" in name or name.endswith("ruff.toml")]
+    assert not [name for name in copied if "__pycache__" in name]
     assert (folder / "prefect.yaml").read_bytes() == (CHECKOUT / "prefect.yaml").read_bytes()
 
 
