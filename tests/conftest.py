@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck
@@ -22,20 +23,19 @@ from support.sqlite import Disk, listening
 _OF_TESTS = ("RESONANT_CHAOS", "RESONANT_FUZZ", "RESONANT_SCALE")
 # By what they took on two processors; a file that is missing here starts later, and nothing else changes.
 _LONGEST = (
-    "test_crashes.py",
-    "test_security.py",
-    "test_replay.py",
-    "test_up.py",
-    "test_ui.py",
-    "test_demo.py",
-    "test_alerts.py",
-    "test_bad_input.py",
-    "test_kills.py",
-    "test_automations.py",
-    "test_security_server.py",
-    "test_main_job.py",
-    "test_own_outcomes.py",
-    "test_metrics_faults.py",
+    "e2e/test_crashes.py",
+    "e2e/test_security.py",
+    "e2e/test_replay.py",
+    "e2e/test_up.py",
+    "e2e/test_ui.py",
+    "e2e/test_demo.py",
+    "e2e/test_bad_input.py",
+    "chaos/test_kills.py",
+    "deployments/test_automations.py",
+    "e2e/test_security_server.py",
+    "e2e/test_main_job.py",
+    "flows/test_own_outcomes.py",
+    "e2e/test_metrics_faults.py",
 )
 
 
@@ -60,8 +60,16 @@ def _forget_the_user(config: pytest.Config) -> None:
 
 
 def _register_examples() -> None:
-    """Set the default number of examples, and make the profiles of tests/resonant/fuzz; fewer where files are read."""
-    hypothesis_settings.register_profile("examples", max_examples=examples(100), deadline=None)
+    """Set the default profile, and make those of tests/resonant/fuzz; fewer examples where files are read.
+
+    No example fails for being slow: the machine may be loaded.
+    """
+    hypothesis_settings.register_profile(
+        "examples",
+        max_examples=examples(100),
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     hypothesis_settings.load_profile("examples")
     options = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
     hypothesis_settings.register_profile("fuzz", max_examples=FUZZ_EXAMPLES, **options)
@@ -72,8 +80,8 @@ def _register_examples() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first, and then the others that need a Prefect server, so that all processes end together."""
     engine = {item.path for item in items if item.get_closest_marker("engine")}
-    places = {name: place for place, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: (places.get(item.path.name, len(places)), item.path not in engine))
+    places = {Path(__file__).parent / name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: (places.get(item.path, len(places)), item.path not in engine))
 
 
 @pytest.fixture(scope="session")
