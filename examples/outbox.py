@@ -6,19 +6,16 @@ which an order has no event, or an event no order; a crash at any line leaves bo
     python examples/outbox.py shop.db
     RESONANT_DATABASE_URL=sqlite:///shop.db resonant status
 
-With an asynchronous engine (PostgreSQL by asyncpg) it is ``await connection.run_sync(place_order, ...)``.
+With an asynchronous engine (PostgreSQL by asyncpg), call ``await connection.run_sync(place_order, ...)``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, func, insert, select
 
-from resonant.events import Event
-from resonant.store import enqueue, open_store
+from resonant import Event, create_schema, enqueue
 
 ENDPOINT = "warehouse"
 
@@ -42,22 +39,16 @@ def place_order(connection: Connection, number: int, article: str, quantity: int
     connection.execute(insert(orders), order)
     # An id that follows from the order: should this ever run twice, it is one event all the same.
     event = Event(id=f"order-{number}-placed", type="shop.order.placed", source="/shop", data=order)
-    enqueue(connection, [event], ENDPOINT, now=time.time())
+    enqueue(connection, event, ENDPOINT)
     if quantity > 100:  # noqa: PLR2004 - the example's stock
         raise OutOfStock(f"order {number}: not so many {article} in stock")
 
 
-async def create_tables(url: str) -> None:
-    """Let Resonant make its tables, which it does whenever it opens a database."""
-    store = await open_store(url)
-    await store.close()
-
-
 def main(path: str) -> None:
     """Place two orders that succeed and one that does not; say what is stored."""
-    url = f"sqlite:///{path}"
-    asyncio.run(create_tables(url))
-    engine = create_engine(url)
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        create_schema(connection)
     shop.create_all(engine)
     with engine.connect() as connection:
         first = 1 + (connection.scalar(select(func.max(orders.c.number))) or 0)

@@ -12,7 +12,7 @@ from pydantic import Field
 from resonant.blocks import SinkBlock
 
 if TYPE_CHECKING:
-    from resonant.events import Event
+    from resonant import Event
 
 
 class SpoolEndpoint(SinkBlock):

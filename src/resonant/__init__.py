@@ -1,1 +1,92 @@
-"""Resonant: reliable event delivery on Prefect. This package is the pure domain; it imports no Prefect."""
+"""Resonant: reliable event delivery on Prefect.
+
+Producers use ``Event``, ``enqueue`` and ``create_schema``; programs that embed the store use ``open_store``; authors of
+sinks use ``Sink``, ``Receipt``, ``Verdict``, ``classifier`` and ``RetryPolicy``. Each name is imported when it is
+first used, so that ``import resonant`` is cheap. No module of this package imports Prefect when it is imported.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resonant.delivery.classification import classifier
+    from resonant.delivery.retry import RetryPolicy
+    from resonant.delivery.verdict import Verdict
+    from resonant.errors import (
+        AddressRefused,
+        ConflictingEvent,
+        EndpointError,
+        InvalidEvent,
+        ResonantError,
+        SendFailed,
+        StoreError,
+        StoreLocked,
+        StoreRefused,
+        StoreReplaced,
+        StoreTooNew,
+        StoreUnavailable,
+        UnexpectedStatus,
+        UnknownEndpoint,
+        UnknownName,
+    )
+    from resonant.events import Event
+    from resonant.sinks.base import Receipt, Sink
+    from resonant.store import EnqueueResult, Store, create_schema, enqueue, open_store
+
+__all__ = [
+    "AddressRefused",
+    "ConflictingEvent",
+    "EndpointError",
+    "EnqueueResult",
+    "Event",
+    "InvalidEvent",
+    "Receipt",
+    "ResonantError",
+    "RetryPolicy",
+    "SendFailed",
+    "Sink",
+    "Store",
+    "StoreError",
+    "StoreLocked",
+    "StoreRefused",
+    "StoreReplaced",
+    "StoreTooNew",
+    "StoreUnavailable",
+    "UnexpectedStatus",
+    "UnknownEndpoint",
+    "UnknownName",
+    "Verdict",
+    "classifier",
+    "create_schema",
+    "enqueue",
+    "open_store",
+]
+
+# Where each name is defined; the errors are in resonant.errors.
+_MODULES = {
+    "EnqueueResult": "resonant.store",
+    "Event": "resonant.events",
+    "Receipt": "resonant.sinks.base",
+    "RetryPolicy": "resonant.delivery.retry",
+    "Sink": "resonant.sinks.base",
+    "Store": "resonant.store",
+    "Verdict": "resonant.delivery.verdict",
+    "classifier": "resonant.delivery.classification",
+    "create_schema": "resonant.store",
+    "enqueue": "resonant.store",
+    "open_store": "resonant.store",
+}
+
+
+if not TYPE_CHECKING:  # for a type checker, a module with __getattr__ has every name
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_MODULES.get(name, "resonant.errors")), name)
+        globals()[name] = value  # the next use finds it at once
+        return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from resonant.events import Event
-    from resonant.store import Accepted, Store
+    from resonant.store import EnqueueResult, Store
 
-    Enqueue = Callable[[list[Event]], Coroutine[Any, Any, Accepted]]
+    Enqueue = Callable[[list[Event]], Coroutine[Any, Any, EnqueueResult]]
 
 BATCH_LINES, BATCH_BYTES, BATCH_SECONDS = 1_000, 8 * 1024 * 1024, 0.5
 SHOWN_BAD_LINES = 20

@@ -4,8 +4,9 @@ The functions that say what happens (``enqueue``, ``claim``, ``record`` ...) are
 connection in its transaction, so that a producer can call ``enqueue`` inside its own; ``Store`` runs them.
 """
 
-from resonant.store.enqueue import Accepted, Conflict, enqueue
+from resonant.store.enqueue import Conflict, EnqueueResult, enqueue
 from resonant.store.leases import Due, Outcome
+from resonant.store.migrate import create_schema
 from resonant.store.store import Store, open_store
 
-__all__ = ["Accepted", "Conflict", "Due", "Outcome", "Store", "enqueue", "open_store"]
+__all__ = ["Conflict", "Due", "EnqueueResult", "Outcome", "Store", "create_schema", "enqueue", "open_store"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -12,7 +13,7 @@ from sqlalchemy import select
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, rfc3339
 from resonant.store import acceptances, schema
-from resonant.store.sql import insert_into, is_any_of
+from resonant.store.sql import insert_into, is_any_of, require_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,7 +38,7 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class EnqueueResult:
     """The outcome of a batch: deliveries accepted now, deliveries known before, conflicting events.
 
     ``delivery_ids`` holds the keys of the first two.
@@ -51,25 +52,27 @@ class Accepted:
 
 def enqueue(
     connection: Connection,
-    events: Iterable[Event],
+    events: Event | Iterable[Event],
     endpoint: str,
     *,
-    now: float,
+    now: float | None = None,
     policy: str | None = None,
     max_attempts: int | None = None,
     report_conflicts: bool = False,
-) -> Accepted:
-    """Store events for one endpoint inside the caller's transaction; the caller commits.
+) -> EnqueueResult:
+    """Store one or more events for an endpoint inside the caller's transaction; the caller commits.
 
     The same id with the same content to the same endpoint is one delivery, however often it is given. Transactions with
     a common id wait for each other; on SQLite all writers do. Prefer one call with many events: a call locks its ids in
     order, so two calls cannot deadlock.
 
     Args:
-        connection: an open transaction on a database that has Resonant's tables (``open_store`` creates them).
-        events: all are held in memory.
+        connection: an open transaction on a database that has Resonant's tables (``create_schema`` makes them). With
+            an ``AsyncConnection``, call ``await connection.run_sync(enqueue, ...)``; with a ``Session``, pass
+            ``session.connection()``.
+        events: an event, or several, which are all held in memory.
         endpoint: the endpoint's name.
-        now: seconds since the epoch.
+        now: seconds since the epoch; the wall clock by default.
         policy: a policy's name, kept with the deliveries.
         max_attempts: an override of the policy's, kept with the deliveries.
         report_conflicts: return conflicts instead of raising at the first one; they are not stored.
@@ -78,13 +81,16 @@ def enqueue(
         EndpointError: invalid name. A name has lower case letters, digits and single dashes, and the prefix
             ``BLOCK-TYPE/`` unless it is a webhook.
         ConflictingEvent: an id is known with other content (unless ``report_conflicts``).
+        TypeError: ``connection`` is something else.
     """
+    require_connection(connection)
     if not ENDPOINT_NAME.fullmatch(endpoint):
         # Not repeated: it may be a URL with a secret in it, and a name goes into labels and logs.
         raise EndpointError(
             "an endpoint's name is lower case letters, digits and single dashes, as in billing-eu"
         )
-    given = [(event, event.digest) for event in events]
+    now = time.time() if now is None else now
+    given = [(event, event.digest) for event in ([events] if isinstance(events, Event) else events)]
     first: dict[str, tuple[Event, str]] = {}
     for event, digest in given:
         first.setdefault(event.id, (event, digest))
@@ -114,7 +120,7 @@ def enqueue(
     if known := wanted.keys() - {row.event_id for row in accepted}:
         of_known = select(table.id).where(table.endpoint == endpoint, is_any_of(table.event_id, list(known)))
         delivery_ids += connection.execute(of_known).scalars()
-    return Accepted(
+    return EnqueueResult(
         len(accepted), len(given) - len(accepted) - len(conflicts), conflicts, tuple(delivery_ids)
     )
 

@@ -6,11 +6,12 @@ import asyncio
 import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect, text
 
 from resonant.errors import StoreTooNew
+from resonant.store.sql import require_connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,6 +58,30 @@ def migrate(connection: Connection) -> None:
             f"its schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant"
         )
     command.upgrade(config, "head")
+
+
+def create_schema(connection: Connection) -> None:
+    """Create Resonant's tables, or bring them up to date, inside the caller's transaction; the caller commits.
+
+    Call it first in a transaction, once at start. Several processes may do so at the same time.
+
+    Args:
+        connection: with an ``AsyncConnection``, call ``await connection.run_sync(create_schema)``.
+
+    Raises:
+        StoreTooNew: a newer Resonant wrote the schema.
+        TypeError: ``connection`` is not a ``Connection`` of SQLAlchemy.
+    """
+    require_connection(connection)
+    if read_schema_version(connection) == SCHEMA_VERSION:
+        return
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite" and not driver.in_transaction:
+        # Python's driver begins no transaction before it changes a schema.
+        connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    with _one_at_a_time:
+        migrate(connection)
 
 
 @asynccontextmanager

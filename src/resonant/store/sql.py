@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Integer, Text, literal
+from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Integer, Text, literal
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Dialect, Table
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.sql.operators import OperatorType
+
+
+def require_connection(connection: object) -> None:
+    """Check what a producer gave as its connection.
+
+    Raises:
+        TypeError: it is not a ``Connection`` of SQLAlchemy.
+    """
+    if not isinstance(connection, Connection):
+        given = f"{type(connection).__module__}.{type(connection).__qualname__}"
+        raise TypeError(
+            f"connection must be an SQLAlchemy Connection, not {given} "
+            "(Session: session.connection(); AsyncConnection: await connection.run_sync(function, ...))"
+        )
 
 
 def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:

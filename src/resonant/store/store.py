@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from resonant.store import acceptances, counters, reads, rescue
 from resonant.store import leases as lease_queries
 from resonant.store.database import Database, Transaction, open_database
-from resonant.store.enqueue import Accepted, enqueue
+from resonant.store.enqueue import EnqueueResult, enqueue
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Store:
 
         return await self.write(run)
 
-    async def enqueue(self, events: Iterable[Event], endpoint: str, **options: Any) -> Accepted:
+    async def enqueue(self, events: Iterable[Event], endpoint: str, **options: Any) -> EnqueueResult:
         """Store events for one endpoint; see ``enqueue.enqueue`` for the options and the errors."""
         return await self.write(enqueue, list(events), endpoint, now=self.clock(), **options)
 

@@ -14,14 +14,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import Event, rfc3339
-from resonant.store import Accepted, enqueue, schema
+from resonant.store import EnqueueResult, enqueue, schema
 
 
 def test_an_accepted_event_is_stored_as_it_was_given(desk):
     given = Event.from_stored(
         "evt_1", "order.paid", "/shop", b'{"b":1,"a":2}', "2026-01-31T12:00:00Z", "order 7"
     )
-    assert desk.enqueue(given) == Accepted(accepted=1)
+    assert desk.enqueue(given) == EnqueueResult(accepted=1)
     assert desk.detail("evt_1").event == given
     assert desk.detail("evt_1").accepted_at == desk.clock()
     assert desk.delivery("evt_1").status == "pending"
@@ -36,13 +36,13 @@ def test_an_event_without_a_time_gets_the_time_of_its_acceptance(desk):
 def test_an_event_given_twice_is_one_delivery(desk):
     desk.enqueue("evt_1")
     desk.clock.advance(10)
-    assert desk.enqueue("evt_1", "evt_2") == Accepted(accepted=1, known=1)
+    assert desk.enqueue("evt_1", "evt_2") == EnqueueResult(accepted=1, known=1)
     assert desk.status().accepted == 2
     assert desk.delivery("evt_1").accepted_at == desk.clock() - 10
 
 
 def test_an_event_given_twice_in_one_batch_is_one_delivery(desk):
-    assert desk.enqueue("evt_1", "evt_2", "evt_1") == Accepted(accepted=2, known=1)
+    assert desk.enqueue("evt_1", "evt_2", "evt_1") == EnqueueResult(accepted=2, known=1)
     assert desk.status().accepted == desk.status().pending == 2
 
 
@@ -58,7 +58,7 @@ def test_one_event_to_two_endpoints_is_two_deliveries_of_one_event(desk):
 def test_a_delivered_event_given_again_is_not_sent_again(desk):
     desk.enqueue("evt_1")
     desk.deliver(desk.claim_one())
-    assert desk.enqueue("evt_1") == Accepted(known=1)
+    assert desk.enqueue("evt_1") == EnqueueResult(known=1)
     assert desk.claim() == []
 
 
@@ -69,7 +69,7 @@ def test_what_the_producer_asks_for_is_kept_with_the_delivery(desk):
 
 
 def test_nothing_given_is_nothing_stored(desk):
-    assert desk.enqueue() == Accepted()
+    assert desk.enqueue() == EnqueueResult()
     assert desk.rows(schema.acceptances) == desk.rows(schema.endpoints) == []
     assert desk.status().balanced
 

@@ -1,0 +1,70 @@
+"""How programs use ``resonant``, for the type checker: ``test_public_api`` runs mypy over this file."""
+
+from typing import assert_type
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import resonant
+from resonant import (
+    ConflictingEvent,
+    EnqueueResult,
+    Event,
+    Receipt,
+    ResonantError,
+    RetryPolicy,
+    Sink,
+    Store,
+    Verdict,
+    classifier,
+    create_schema,
+    enqueue,
+    open_store,
+)
+
+
+def produce(connection: Connection) -> int:
+    create_schema(connection)
+    event = Event(type="order.paid", source="/shop", data={"total": 10}, id="order-1", subject="1")
+    assert_type(event.body, bytes)
+    one = enqueue(connection, event, "billing")
+    assert_type(one, EnqueueResult)
+    several = enqueue(connection, [event, event], "billing", now=1_700_000_000.0)
+    return one.accepted + several.known
+
+
+async def produce_asynchronously(connection: AsyncConnection) -> EnqueueResult:
+    await connection.run_sync(create_schema)
+    event = Event(type="order.paid", source="/shop", data=None)
+    return assert_type(await connection.run_sync(enqueue, event, "billing"), EnqueueResult)
+
+
+async def embed(url: str) -> int:
+    store = assert_type(await open_store(url), Store)
+    try:
+        return (await store.status()).accepted
+    finally:
+        await store.close()
+
+
+class Printer:
+    async def send(self, event: Event) -> Receipt | None:
+        return Receipt(excerpt=event.id)
+
+
+class Busy(ResonantError):
+    pass
+
+
+@classifier.rule
+def judge(failure: BaseException) -> Verdict | None:
+    return Verdict("transient", "busy") if isinstance(failure, Busy) else None
+
+
+sink: Sink = Printer()
+policy = RetryPolicy(max_attempts=3)
+caught: tuple[type[ResonantError], ...] = (ConflictingEvent, resonant.StoreLocked)
+
+Event(type="order.paid", source="/shop")  # type: ignore[call-arg]
+enqueue("shop.db", [], "billing")  # type: ignore[arg-type]
+unknown = resonant.no_such_name  # type: ignore[attr-defined]

@@ -1,0 +1,179 @@
+"""``import resonant`` gives the public names, with their types, and loads nothing heavy."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import resonant
+from resonant import ConflictingEvent, Event, StoreTooNew, create_schema, enqueue, errors, open_store
+from resonant.store import schema
+from resonant.store.migrate import SCHEMA_VERSION, VERSION_TABLE, read_schema_version
+
+USAGE = Path(__file__).with_name("api_usage.py")
+PAID = Event(type="order.paid", source="/shop", data={"total": 10}, id="evt_1")
+
+
+def in_a_new_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+# --- the names --------------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_there_and_dir_lists_them():
+    assert dir(resonant) == sorted(resonant.__all__)
+    for name in resonant.__all__:
+        assert getattr(resonant, name) is not None
+
+
+def test_every_public_name_is_what_its_own_module_has():
+    for name in resonant.__all__:
+        public = getattr(resonant, name)
+        home = getattr(public, "__module__", None)
+        assert home is not None
+        if name != "classifier":  # an object; its class is defined elsewhere
+            assert getattr(import_module(home), name) is public
+
+
+def test_every_error_is_public():
+    defined = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert defined <= set(resonant.__all__)
+
+
+def test_an_unknown_name_is_an_error():
+    with pytest.raises(AttributeError, match="module 'resonant' has no attribute 'enqeue'"):
+        resonant.enqeue  # noqa: B018
+    with pytest.raises(ImportError):
+        from resonant import enqeue  # noqa: F401
+
+
+def test_importing_resonant_loads_nothing_heavy():
+    heavy = {"prefect", "pandas", "matplotlib", "aiohttp", "httpx", "sqlalchemy", "pydantic", "alembic"}
+    code = "import sys, resonant; print(*sys.modules)"
+    loaded = in_a_new_process(code)
+    assert "resonant" in loaded
+    assert not heavy & {name.partition(".")[0] for name in loaded}
+    assert [name for name in loaded if name.startswith("resonant.")] == []
+
+
+def test_the_public_names_need_no_prefect_pandas_matplotlib_or_aiohttp():
+    code = "import sys; from resonant import *; print(*sys.modules)"
+    loaded = in_a_new_process(code)
+    assert "resonant.store" in loaded
+    assert not {"prefect", "pandas", "matplotlib", "aiohttp"} & {name.partition(".")[0] for name in loaded}
+
+
+def test_a_type_checker_knows_the_public_names(tmp_path):
+    checker = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache"]
+    environment = {name: value for name, value in os.environ.items() if name != "MYPYPATH"}
+    # In another folder: mypy finds the package as installed, as it does for its users.
+    done = subprocess.run(
+        [*checker, USAGE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "Success: no issues found in 1 source file\n", done.stdout + done.stderr
+
+
+# --- create_schema and enqueue in a program's own database ------------------------------------------------------
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    yield engine
+    engine.dispose()
+
+
+async def test_a_synchronous_program_creates_the_tables_and_stores_an_event(engine, tmp_path):
+    with engine.begin() as connection:
+        create_schema(connection)
+        result = enqueue(connection, PAID, "billing")
+    assert (result.accepted, result.known) == (1, 0)
+    store = await open_store(f"sqlite:///{tmp_path / 'shop.db'}")
+    try:
+        assert (await store.status()).accepted == 1
+    finally:
+        await store.close()
+
+
+def test_tables_that_are_up_to_date_are_left_alone(engine):
+    for _ in range(2):
+        with engine.begin() as connection:
+            create_schema(connection)
+            enqueue(connection, PAID, "billing")
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM resonant_events")).scalar() == 1
+
+
+def test_create_schema_makes_all_tables_or_none(engine):
+    with engine.connect() as connection:
+        create_schema(connection)
+        assert read_schema_version(connection) == SCHEMA_VERSION
+        connection.rollback()
+    assert inspect(engine).get_table_names() == []
+
+
+def test_purged_space_returns_to_the_disk_as_in_a_store_of_its_own(engine):
+    with engine.begin() as connection:
+        create_schema(connection)
+        assert connection.exec_driver_sql("PRAGMA auto_vacuum").scalar() == 2
+
+
+def test_create_schema_refuses_tables_of_a_newer_resonant(engine):
+    with engine.begin() as connection:
+        create_schema(connection)
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(StoreTooNew, match="upgrade Resonant"), engine.begin() as connection:
+        create_schema(connection)
+
+
+async def test_an_asynchronous_program_does_both_by_run_sync(tmp_path):
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'shop.db'}")
+    async with engine.begin() as connection:
+        await connection.run_sync(create_schema)
+        result = await connection.run_sync(enqueue, [PAID, PAID], "billing")
+    await engine.dispose()
+    assert (result.accepted, result.known) == (1, 1)
+
+
+def test_the_wall_clock_says_when_an_event_was_accepted_unless_the_caller_does(engine):
+    with engine.begin() as connection:
+        create_schema(connection)
+        enqueue(connection, PAID, "billing", now=1_700_000_000.0)
+        enqueue(connection, PAID, "crm")
+        rows = dict(
+            connection.execute(
+                schema.deliveries.select().with_only_columns(
+                    schema.deliveries.c.endpoint, schema.deliveries.c.accepted_at
+                )
+            ).all()
+        )
+    assert rows["billing"] == 1_700_000_000.0
+    assert rows["crm"] > 1_700_000_000.0
+
+
+def test_one_event_is_refused_as_one_of_several_is(engine):
+    other = Event(type="order.paid", source="/shop", data={"total": 11}, id="evt_1")
+    with engine.begin() as connection:
+        create_schema(connection)
+        enqueue(connection, PAID, "billing")
+        with pytest.raises(ConflictingEvent, match="evt_1"):
+            enqueue(connection, other, "billing")
+
+
+@pytest.mark.parametrize("function", [create_schema, lambda given: enqueue(given, PAID, "billing")])
+def test_another_kind_of_connection_is_refused_with_what_to_do(function):
+    connection = sqlite3.connect(":memory:")
+    with pytest.raises(
+        TypeError, match=r"must be an SQLAlchemy Connection, not sqlite3\.Connection .*run_sync"
+    ):
+        function(connection)
+    connection.close()
