@@ -11,6 +11,7 @@ from resonant.dead_letters.operations import cancellable
 from resonant.dead_letters.replay import ReplayRequest, cancel, require_restricted
 from resonant.events import Category, Reason
 from resonant.store.configured import open_configured_store
+from resonant.store.selection import Selection
 from tasks.collect import (
     rescue_expired_leases,
     rescue_leases_of_ended_runs,
@@ -19,7 +20,7 @@ from tasks.collect import (
 from tasks.dispatch import open_dispatcher
 from tasks.failing import fail_with_message
 from tasks.purge import purge_final_deliveries
-from tasks.replay import check_names, replay, say_plan, select, who_runs_this
+from tasks.replay import check_names, replay, say_plan, who_runs_this
 
 
 @flow(name="collect-dead-letters", persist_result=False)
@@ -73,10 +74,7 @@ async def replay_dead_letters(
         policy: Name of the retry policy for this run, instead of the deliveries' own.
         dry_run: Only count the dead letters that would be sent and skipped.
     """
-    selection = select(
-        ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=reason, text=text,
-        since=since, until=until,
-    )  # fmt: skip
+    selection = Selection.from_parameters(locals())
     request = ReplayRequest(
         selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=all_dead_letters
     )
@@ -117,10 +115,7 @@ async def cancel_deliveries(
         all_deliveries: Required if no filter is given - selects every unfinished delivery.
         dry_run: Only count the deliveries that would be given up.
     """
-    selection = select(
-        ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=None, text=text,
-        since=since, until=until,
-    )  # fmt: skip
+    selection = Selection.from_parameters(locals())
     require_restricted(selection, everything=all_deliveries)
     async with open_configured_store() as store:
         await check_names(store, selection)

@@ -17,45 +17,18 @@ from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.store import endpoints
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
-from resonant.store.selection import Selection
 from tasks.dispatch import emit_as_task, open_dispatcher, say_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from datetime import datetime
     from uuid import UUID
 
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease
     from resonant.store import Store
+    from resonant.store.selection import Selection
 
 PROGRESS_ARTIFACT = "replay-progress"
-
-
-def select(
-    *,
-    ids: list[str] | None,
-    event_type: str | None,
-    endpoint: str | None,
-    category: str | None,
-    code: str | None,
-    reason: str | None,
-    text: str | None,
-    since: datetime | None,
-    until: datetime | None,
-) -> Selection:
-    """Make the selection of what a form was filled with."""
-    return Selection(
-        ids=tuple(ids or ()),
-        event_type=event_type or None,
-        endpoint=endpoint or None,
-        category=category or None,
-        code=code or None,
-        reason=reason or None,
-        text=text or None,
-        since=None if since is None else since.timestamp(),
-        until=None if until is None else until.timestamp(),
-    )
 
 
 async def check_names(store: Store, selection: Selection) -> None:

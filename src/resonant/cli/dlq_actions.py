@@ -6,7 +6,6 @@ import getpass
 import json
 import math
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -75,9 +74,8 @@ def retry(
     permanent = [dead_letter for dead_letter in dead_letters if dead_letter.category == "permanent"]
     if permanent and not yes:
         _confirm_permanent(permanent)
-    parameters = {"ids": list(selection.ids), "include_permanent": True, "policy": policy}
     request = ReplayRequest(selection, include_permanent=True)
-    _run_replay(settings, request, parameters, as_json=as_json, verbose=verbose)
+    _run_replay(settings, request, policy, as_json=as_json, verbose=verbose)
 
 
 def replay(
@@ -137,17 +135,7 @@ def replay(
         document = _as_document(planned, dry_run=True)
         output.write(f"{output.to_json(document) if as_json else planned}\n")
         return
-    parameters = selection.as_dict() | {
-        "all_dead_letters": everything,
-        "include_permanent": include_permanent,
-        "limit": limit,
-        "rate": rate,
-        "policy": policy,
-    }
-    for moment in ("since", "until"):
-        if moment in parameters:
-            parameters[moment] = datetime.fromtimestamp(parameters[moment], UTC)
-    _run_replay(settings, request, parameters, as_json=as_json, verbose=verbose)
+    _run_replay(settings, request, policy, as_json=as_json, verbose=verbose)
 
 
 def cancel(
@@ -334,7 +322,7 @@ def _asked(selection: dict[str, Any]) -> Iterator[str]:
 
 
 def _run_replay(
-    settings: Settings, request: ReplayRequest, parameters: dict[str, Any], *, as_json: bool, verbose: bool
+    settings: Settings, request: ReplayRequest, policy: str | None, *, as_json: bool, verbose: bool
 ) -> None:
     from resonant.cli.sending import tell, tracked
     from resonant.dead_letters.audit import operator
@@ -357,7 +345,8 @@ def _run_replay(
             async with tracked(
                 tracker, "replaying", total=planned.selected, verbose=verbose, goes_on=_AFTER_CTRL_C
             ):
-                run: Any = replay_dead_letters(**parameters, return_state=True)
+                parameters = request.as_parameters()
+                run: Any = replay_dead_letters(**parameters, policy=policy, return_state=True)
                 state: State[None] = await run
         return state
 

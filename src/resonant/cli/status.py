@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -30,6 +30,7 @@ DEFAULT_LIMIT = 50
 COUNTED = 10_000
 # What is due for longer than this, in seconds, and nobody has taken, needs somebody who emits.
 _OVERDUE_SECONDS = 60.0
+_Word = TypeVar("_Word", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +185,9 @@ def _listing(which: _List) -> Callable[..., None]:
         selection = filters.selection(
             endpoint=endpoint,
             event_type=event_type,
-            category=_only(which, "category", category),
+            category=_only(which, "category", which.category, category),
             code=code,
-            reason=_only(which, "reason", reason),
+            reason=_only(which, "reason", which.reason, reason),
             text=text,
             since=since,
             until=until,
@@ -202,8 +203,7 @@ def _listing(which: _List) -> Callable[..., None]:
     return listing
 
 
-def _only(which: _List, field: str, asked: str | None) -> str | None:
-    fixed: str | None = getattr(which, field)
+def _only(which: _List, field: str, fixed: _Word | None, asked: _Word | None) -> _Word | None:
     if fixed and asked and asked != fixed:
         raise options.Misuse(f"{which.name} lists {field} {fixed} only: `resonant dlq --{field} {asked}`")
     return fixed or asked

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resonant.dead_letters import operations
 from resonant.dead_letters.audit import audited
@@ -84,6 +84,16 @@ class ReplayRequest:
             "rate": self.rate,
         }
         return {**self.selection.as_dict(), **{name: value for name, value in asked.items() if value}}
+
+    def as_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the flow ``replay-dead-letters`` that ask for this."""
+        return {
+            **self.selection.as_parameters(),
+            "all_dead_letters": self.everything,
+            "include_permanent": self.include_permanent,
+            "limit": self.limit,
+            "rate": self.rate,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,21 @@
-"""A selection of deliveries: the same words for every command and flow that picks some."""
+"""A selection of deliveries: one model from the options of a command and the parameters of a flow to SQL."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+from pydantic import BaseModel, BeforeValidator, PlainSerializer, model_validator
 from sqlalchemy import false, func, or_
 
+from resonant.delivery.classification import Category
 from resonant.errors import StoreError
+from resonant.events import Reason
 from resonant.store import schema
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import TypeAlias
 
     from sqlalchemy import ColumnElement
@@ -20,11 +24,26 @@ if TYPE_CHECKING:
     Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
 _OF_CAUSE = ("event_type", "endpoint", "category", "code", "reason", "text")
+# Roughly the times that a datetime can hold.
+_FIRST, _LAST = (datetime(*day, tzinfo=UTC).timestamp() for day in ((1, 1, 1), (9999, 12, 31)))
 _d, _c = schema.deliveries, schema.causes
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+def _seconds(moment: object) -> object:
+    return moment.timestamp() if isinstance(moment, datetime) else moment
+
+
+def _rfc3339(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC).isoformat()
+
+
+# Seconds since the epoch; made of a datetime too, and written as one in JSON, as a flow takes it.
+_Moment = Annotated[float | None, BeforeValidator(_seconds), PlainSerializer(_rfc3339, when_used="json")]
+
+
+class Selection(BaseModel, frozen=True, extra="forbid"):
     """Which deliveries; what is None or empty restricts nothing, and all that is given must hold.
 
     Attributes:
@@ -38,43 +57,50 @@ class Selection:
         since, until: from when and before when it was given up, seconds since the epoch.
 
     Raises:
-        StoreError: a text holds NUL or a lone surrogate.
+        ValidationError: unknown field, category or reason.
+        StoreError: a text contains NUL or a lone surrogate.
     """
 
     ids: tuple[str, ...] = ()
     event_type: str | None = None
     endpoint: str | None = None
-    category: str | None = None
+    category: Category | None = None
     code: str | None = None
-    reason: str | None = None
+    reason: Reason | None = None
     text: str | None = None
-    since: float | None = None
-    until: float | None = None
+    since: _Moment = None
+    until: _Moment = None
 
-    def __post_init__(self) -> None:
-        if self.text == "":
-            # Part of every error: who fills in no more than this has restricted nothing.
-            object.__setattr__(self, "text", None)
-        for value in (
-            *self.ids,
-            self.event_type,
-            self.endpoint,
-            self.category,
-            self.code,
-            self.reason,
-            self.text,
-        ):
-            if value is not None and not _is_storable(value):
-                raise StoreError(f"{value!r} holds what no database stores: NUL, or bytes that are no UTF-8")
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """Make the selection of a flow's parameters, of which others are ignored; an empty field of a form restricts nothing.
+
+        ``as_parameters`` is the way back.
+        """
+        given = {name: parameters[name] for name in cls.model_fields.keys() & parameters.keys()}
+        return cls(**{name: value for name, value in given.items() if value not in (None, "", [])})
+
+    def as_parameters(self) -> dict[str, Any]:
+        """Return a flow's parameters, in JSON."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was given, for the audit."""
+        return self.model_dump(exclude_defaults=True)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing restricts it."""
-        return all(getattr(self, field.name) in (None, ()) for field in fields(self))
+        return not self.as_dict()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what was given, for the audit."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for value in (*given.get("ids", ()), *given.values()):
+            if isinstance(value, str) and not _is_storable(value):
+                raise StoreError(f"{value!r} holds what no database stores: NUL, or bytes that are no UTF-8")
+        # An empty text is part of every error: it restricts nothing.
+        return given | {"text": given.get("text") or None}
 
     @property
     def is_by_cause(self) -> bool:
@@ -112,7 +138,7 @@ class Selection:
             # As `status` counts them: what was cancelled before its first attempt has no category.
             found.append(func.coalesce(columns.category, "").in_(["unknown", ""]))
         elif self.category is not None:
-            found.append(columns.category == self.category if self.category else false())
+            found.append(columns.category == self.category)
         if self.event_type is not None and not {"*", "?"} & set(self.event_type):
             found.append(columns.event_type == self.event_type)
         elif self.event_type is not None:

@@ -7,6 +7,7 @@ import math
 import random
 import re
 from dataclasses import dataclass, fields
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
 from resonant.cli import filters, options
+from resonant.delivery.classification import Category
 from resonant.errors import StoreError
+from resonant.events import Reason
 from resonant.store import open_store, schema
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.dead_letter_search import DeadLetters
@@ -206,9 +209,9 @@ def words(rng):
         ),
         "event_type": glob(dead_letter.event_type),
         "endpoint": about(dead_letter.endpoint),
-        "category": rng.choice([dead_letter.category or "", "unknown", about(dead_letter.category)]),
+        "category": rng.choice([dead_letter.category or "unknown", *get_args(Category)]),
         "code": about(dead_letter.code),
-        "reason": about(dead_letter.reason),
+        "reason": rng.choice([dead_letter.reason, *get_args(Reason)]),
         "text": rng.choice([about(dead_letter.error), about(dead_letter.error_type)])
         or "%",  # the doors refuse an empty one
         "since": START + rng.choice([-1e300, -math.inf, 0, 0.5, 1, 7, 1e300, math.inf]),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+import math
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sqlalchemy import insert, select
 
 from resonant.dead_letters import operations
@@ -105,7 +108,7 @@ def test_every_word_selects_and_all_of_them_must_hold(dead_letters, words, found
 def test_every_field_is_tried_above():
     [mark] = test_every_word_selects_and_all_of_them_must_hold.pytestmark
     tried = {name for words, _ in mark.args[1] for name in words}
-    assert tried == {field.name for field in fields(Selection)}
+    assert tried == set(Selection.model_fields)
 
 
 def test_an_unfinished_delivery_is_selected_by_another_moment(dead_letters):
@@ -136,10 +139,45 @@ def test_a_type_is_found_as_it_stands(desk, text):
     assert select_ids(desk, event_type=f"a{text}b") == select_ids(desk, event_type=f"?{text}*") == {"evt_1"}
 
 
-@pytest.mark.parametrize("word", ["endpoint", "category", "code", "reason"])
+@pytest.mark.parametrize("word", ["endpoint", "code"])
 @pytest.mark.parametrize("text", ["' OR '1'='1", "%", "*", ""])
 def test_other_words_are_compared_as_a_whole(dead_letters, word, text):
     assert select_ids(dead_letters, **{word: text}) == set()
+
+
+@pytest.mark.parametrize("word", ["category", "reason"])
+@pytest.mark.parametrize("text", ["' OR '1'='1", "%", "*", "", "permanet"])
+def test_an_unknown_category_or_reason_is_refused(word, text):
+    with pytest.raises(ValidationError, match="'permanent'"):
+        Selection(**{word: text})
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ValidationError, match="endpont"):
+        Selection(endpont="orders")
+
+
+def test_a_selection_comes_back_from_the_parameters_of_a_flow_run():
+    selection = Selection(ids=("evt_1",), category="permanent", text="a", since=0.25, until=4e10)
+
+    parameters = selection.as_parameters()
+    received = {**parameters, "until": datetime.fromisoformat(parameters["until"])}
+
+    assert json.loads(json.dumps(parameters)) == parameters
+    assert parameters["since"] == "1970-01-01T00:00:00.250000+00:00"
+    assert Selection.from_parameters(received | {"since": datetime.fromtimestamp(0.25, UTC)}) == selection
+
+
+@pytest.mark.parametrize(
+    ("moment", "year"), [(-math.inf, "0001"), (-7e10, "0001"), (1e300, "9999"), (math.inf, "9999")]
+)
+def test_a_moment_beyond_every_calendar_becomes_the_first_or_last_one(moment, year):
+    assert Selection(since=moment).as_parameters()["since"].startswith(year)
+
+
+def test_empty_fields_of_a_form_and_other_parameters_restrict_nothing():
+    form = {"ids": [], "event_type": "", "endpoint": "", "category": None, "text": "", "since": None}
+    assert Selection.from_parameters(form | {"dry_run": True, "limit": 3}).is_empty
 
 
 @settings(
