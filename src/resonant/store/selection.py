@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, model_validator
 from sqlalchemy import false, func, or_
 
-from resonant.delivery.classification import Category
 from resonant.errors import StoreError
-from resonant.events import Reason
+from resonant.events import Category, Reason
 from resonant.store import schema
 from resonant.store.sql import is_any_of
 

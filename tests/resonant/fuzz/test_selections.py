@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
 from resonant.cli import filters, options
-from resonant.delivery.classification import Category
 from resonant.errors import StoreError
-from resonant.events import Reason
+from resonant.events import Category, Reason
 from resonant.store import open_store, schema
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.dead_letter_search import DeadLetters
