@@ -22,7 +22,7 @@ from resonant.events import Attempt, Event
 from resonant.metrics.alert_state import read_unannounced
 from resonant.store import Outcome, open_store
 from resonant.store.selection import Selection
-from support.waiting import wait_until
+from support.waiting import until
 from tasks import alerts
 
 pytestmark = pytest.mark.engine
@@ -70,14 +70,14 @@ class Feed:
         self._loop.call_soon_threadsafe(self._listening.cancel)
         self._thread.join(10)
 
-    def expect(self, *whats: str) -> list:
+    async def expect(self, *whats: str) -> list:
         """Expect these and no other since the last time; return them.
 
         The server passes events on in order: all that were sent before the probe arrive before it.
         """
         probe = uuid4().hex
-        asyncio.run(self._send(probe))
-        wait_until(lambda: [event for event in self.events if event.payload["what"] == probe])
+        await self._send(probe)
+        await until(lambda: [event for event in self.events if event.payload["what"] == probe])
         found = [event for event in self.events if event.payload["what"] != probe]
         self.events = []
         assert [event.payload["what"] for event in found] == list(whats)
@@ -153,7 +153,7 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_pat
     state = await run_flow(tmp_path)
 
     assert state.is_completed()
-    [raised] = feed.expect("raised")
+    [raised] = await feed.expect("raised")
     assert raised.event == "resonant.alert.raised"
     assert dict(raised.resource) == {
         "prefect.resource.id": "resonant.endpoint.hooks",
@@ -173,22 +173,22 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_pat
 
     await send(url, failed=1)
     await run_flow(tmp_path)
-    feed.expect()
+    await feed.expect()
 
     await send(url, delivered=210)
     await run_flow(tmp_path)
-    [recovered] = feed.expect("recovered")
+    [recovered] = await feed.expect("recovered")
     assert recovered.event == "resonant.alert.recovered"
     assert recovered.payload["since"] == raised.payload["since"]
 
     await run_flow(tmp_path)
-    feed.expect()
+    await feed.expect()
 
 
 async def test_a_healthy_store_tells_nothing(url, feed, tmp_path):
     await send(url, delivered=30, failed=3)
     assert (await run_flow(tmp_path)).is_completed()
-    feed.expect()
+    await feed.expect()
 
 
 async def test_what_an_operator_cancels_tells_nothing_and_grows_no_older(url, feed, tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ async def test_what_an_operator_cancels_tells_nothing_and_grows_no_older(url, fe
 
     assert (await run_flow(tmp_path)).is_completed()
 
-    feed.expect()
+    await feed.expect()
 
 
 async def test_the_thresholds_are_those_of_the_settings(url, feed, tmp_path, monkeypatch):
@@ -210,7 +210,7 @@ async def test_the_thresholds_are_those_of_the_settings(url, feed, tmp_path, mon
     monkeypatch.setenv("RESONANT_ALERT_MIN_ATTEMPTS", "4")
     monkeypatch.setenv("RESONANT_ALERT_ERROR_RATE", "0.2")
     await run_flow(tmp_path)
-    [raised] = feed.expect("raised")
+    [raised] = await feed.expect("raised")
     assert (raised.payload["value"], raised.payload["threshold"]) == (0.25, 0.2)
 
 
@@ -223,12 +223,12 @@ async def test_a_run_that_was_killed_before_it_told_is_made_up_for_by_the_next(
         patch.setattr(alerts, "to_event", kill)
         with pytest.raises(KeyboardInterrupt):
             await run_flow(tmp_path)
-    feed.expect()
+    await feed.expect()
 
     await run_flow(tmp_path)
-    feed.expect("raised")
+    await feed.expect("raised")
     await run_flow(tmp_path)
-    feed.expect()
+    await feed.expect()
 
 
 async def test_a_run_that_was_killed_after_it_told_tells_the_same_event_again(
@@ -242,7 +242,7 @@ async def test_a_run_that_was_killed_after_it_told_tells_the_same_event_again(
 
     await run_flow(tmp_path)
 
-    feed.expect("raised")  # the server knows it by its id, and drops the second one
+    await feed.expect("raised")  # the server knows it by its id, and drops the second one
     assert await with_store(url, lambda store: store.read(read_unannounced)) == []
 
 
@@ -264,4 +264,4 @@ async def test_when_the_server_takes_no_events_the_export_is_written_and_the_run
     )
     assert "resonant_events_accepted_total" in (tmp_path / "out.prom").read_text()
     await run_flow(tmp_path)
-    feed.expect("raised")
+    await feed.expect("raised")

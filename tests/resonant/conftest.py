@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,6 +162,30 @@ def open_desk(clock):
         yield open_
         for store in opened:
             runner.run(store.close())
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory):
+    """An SQLite file with the tables of a store: copying it is quicker than migrating an empty one."""
+    path = tmp_path_factory.mktemp("template") / "resonant.db"
+    asyncio.run(_create_store(f"sqlite:///{path}"))
+    return path
+
+
+async def _create_store(url: str) -> None:
+    await (await open_store(url)).close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request, tmp_path):
+    """The URL of a store without deliveries, of one kind of database after the other."""
+    if request.param == "sqlite":
+        template = request.getfixturevalue("sqlite_template")
+        return f"sqlite:///{shutil.copy(template, tmp_path)}"
+    server = request.getfixturevalue("postgresql")
+    if not server.truncate("store"):
+        asyncio.run(_create_store(server.empty_database("store")))
+    return server.url("store")
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import URL
 
+from resonant.store import schema
+from resonant.store.migrate import SCHEMA_VERSION, VERSION_TABLE
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
@@ -42,6 +45,26 @@ class PostgreSQLServer:
         self.execute("DROP SCHEMA public CASCADE", name)
         self.execute("CREATE SCHEMA public", name)
         return self.url(name)
+
+    def truncate(self, name: str) -> bool:
+        """Remove all rows of a store's database, and return whether it is there with the tables of this version."""
+        if not self.execute(f"SELECT FROM pg_database WHERE datname = '{name}'"):
+            return False
+        return asyncio.run(self._truncate(name))
+
+    async def _truncate(self, name: str) -> bool:
+        async with self.connected(name) as connection:
+            others = "datname = current_database() AND pid != pg_backend_pid()"
+            await connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+            found = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            tables = {row["tablename"] for row in found}
+            if not tables > set(schema.metadata.tables):
+                return False
+            versions = await connection.fetch(f"SELECT version_num FROM {VERSION_TABLE}")
+            if [row["version_num"] for row in versions] != [SCHEMA_VERSION]:
+                return False
+            await connection.execute(f"TRUNCATE {', '.join(schema.metadata.tables)} RESTART IDENTITY")
+            return True
 
     def execute(self, statement: str, database: str = "postgres") -> list[asyncpg.Record]:
         """Run one statement as the superuser, in a transaction of its own."""

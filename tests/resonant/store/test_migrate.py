@@ -19,6 +19,12 @@ from resonant.store.database import open_database
 from resonant.store.migrate import MIGRATIONS, SCHEMA_VERSION, VERSION_TABLE, read_schema_version
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request):
+    """The URL of a database without tables, of one kind after the other."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
 def table_names(connection) -> set[str]:
     return set(inspect(connection).get_table_names())
 
