@@ -13,7 +13,8 @@ from resonant.store.acceptances import add_to_ledger
 from resonant.store.causes import Cause, cause_ids
 from resonant.store.counters import Tally
 from resonant.store.dead_letter_search import DeadLetters, Key, is_after
-from resonant.store.leases import change_all, leases_of
+from resonant.store.leases import leases_of
+from resonant.store.locked_rows import change_all
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resonant.store import leases as lease_queries
 from resonant.store.availability import retry_while_unavailable
+from resonant.store.leases import begin
+from resonant.store.locked_rows import lock
+from resonant.store.outcomes import Outcome, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +37,7 @@ class BatchWriter:
         self._store = store
         self._patience = patience
         self._begins: list[tuple[Sequence[Lease], asyncio.Future[set[LeaseKey]]]] = []
-        self._outcomes: list[tuple[lease_queries.Outcome, asyncio.Future[bool]]] = []
+        self._outcomes: list[tuple[Outcome, asyncio.Future[bool]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._is_closing = False
 
@@ -58,7 +60,7 @@ class BatchWriter:
         self._ensure_writer()
         return await future
 
-    def record(self, outcome: lease_queries.Outcome) -> asyncio.Future[bool]:
+    def record(self, outcome: Outcome) -> asyncio.Future[bool]:
         """Queue an attempt and its decision for the next commit, and return at once.
 
         Returns:
@@ -108,7 +110,7 @@ class BatchWriter:
                     recording.set_result(outcome.lease.key in recorded)
 
     async def _write(
-        self, leases: list[Lease], outcomes: list[lease_queries.Outcome]
+        self, leases: list[Lease], outcomes: list[Outcome]
     ) -> tuple[set[LeaseKey], set[LeaseKey]]:
         if not leases and not outcomes:
             return set(), set()
@@ -120,12 +122,12 @@ class BatchWriter:
 
 
 def _write(
-    connection: Connection, leases: list[Lease], outcomes: list[lease_queries.Outcome], *, now: float
+    connection: Connection, leases: list[Lease], outcomes: list[Outcome], *, now: float
 ) -> tuple[set[LeaseKey], set[LeaseKey]]:
     if leases and outcomes:
         # Lock in one order, so that this cannot deadlock with a renewal of the same leases.
         of_outcomes = [outcome.lease for outcome in outcomes]
-        lease_queries.lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes]])
-    begun = lease_queries.begin(connection, leases, now=now) if leases else set()
-    recorded = lease_queries.record(connection, outcomes, now=now) if outcomes else set()
+        lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes]])
+    begun = begin(connection, leases, now=now) if leases else set()
+    recorded = record(connection, outcomes, now=now) if outcomes else set()
     return begun, recorded

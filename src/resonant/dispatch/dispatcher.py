@@ -38,7 +38,7 @@ from resonant.dispatch.secret_rotation import Signing
 from resonant.errors import EndpointError, StoreError
 from resonant.store import endpoints
 from resonant.store.availability import retry_while_unavailable
-from resonant.store.leases import Outcome
+from resonant.store.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What a worker does to deliveries: claim, begin, record, release, renew.
+"""What a worker does to its leases: claim, begin, release, renew. `outcomes` records what came of them.
 
 A claim is a lease with a fencing token, which grows whenever the lease changes hands. Whoever comes back with an older
 token may add its attempt to the history and changes nothing else (Kleppmann, "How to do distributed locking", 2016).
@@ -7,22 +7,18 @@ token may add its attempt to the history and changes nothing else (Kleppmann, "H
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Text, bindparam, case, func, literal, or_, select, update
 
-from resonant.delivery.retry import Decision, GiveUp, Park, Retry
-from resonant.events import Attempt, Event, Lease, LeaseKey
+from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
-from resonant.store.attempts import Said, add_attempts, attempt_row, said_before, storable
-from resonant.store.causes import Cause, point_at_causes
-from resonant.store.counters import Tally
+from resonant.store.locked_rows import change_all, held_by, still_held
 from resonant.store.sql import insert_into, is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy import CTE, Connection, Insert, Row, Update
 
@@ -30,31 +26,6 @@ _d = schema.deliveries
 # An arbitrary number, the same in every process.
 _FIRST_CLAIM_LOCK = 0x5E50_4A18
 _bytes = func.length(schema.events.c.body).label("bytes")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """An attempt that ended, and the decision taken on it.
-
-    Attributes:
-        lease: as it was claimed, with ``attempts`` counted on for those made since.
-        decision: None for a delivery.
-        gone: whether the endpoint said that it will never be there again (410).
-
-    Raises:
-        ValueError: the attempt's number does not follow the lease's attempts.
-    """
-
-    lease: Lease
-    attempt: Attempt
-    decision: Decision | None
-    gone: bool = False
-
-    def __post_init__(self) -> None:
-        if self.attempt.number != self.lease.attempts + 1:
-            raise ValueError(
-                f"attempt {self.attempt.number} cannot follow the {self.lease.attempts} of its lease"
-            )
 
 
 class Due(NamedTuple):
@@ -215,55 +186,20 @@ def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set
     Returns:
         The leases that are still held; whoever holds no more must not send.
     """
-    held = _held(connection, leases)
+    held = still_held(connection, leases)
     begun = {"sending": True, "first_attempt_at": func.coalesce(_d.c.first_attempt_at, now)}
     change_all(connection, [key.delivery_id for key in held], begun)
     return held
 
 
-def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[LeaseKey]:
-    """Write attempts and the decisions taken on them, together.
-
-    Whoever did not hear that it was written may say it again: it is written once.
-
-    Returns:
-        The leases whose outcome stands. The others were lost: their attempts are in the history, marked late, and
-        changed nothing else.
-    """
-    rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
-    # What is missing was delivered by another, and purged since.
-    there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
-    held = {outcome.lease.key for outcome in there if _is_held(rows, outcome.lease)}
-    known = said_before(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
-    history: list[dict[str, object]] = []
-    kept: list[Outcome] = []
-    standing: set[LeaseKey] = set()
-    for outcome in there:
-        lease, attempt = outcome.lease, outcome.attempt
-        row = rows[lease.delivery_id]
-        if row.lease_token == lease.token and row.attempts >= attempt.number:
-            standing.add(lease.key)
-            continue
-        if Said.of(lease.delivery_id, attempt) in known:
-            continue
-        is_held = lease.key in held
-        history.append(attempt_row(lease.delivery_id, attempt, late=not is_held))
-        if is_held:
-            standing.add(lease.key)
-            kept.append(outcome)
-    add_attempts(connection, history)
-    _write_kept(connection, kept, now)
-    return standing
-
-
 def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
     """Hand back what is still held, with no attempt charged: it is due again when it was due before."""
-    hand_back(connection, [key.delivery_id for key in _held(connection, leases)], now)
+    hand_back(connection, [key.delivery_id for key in still_held(connection, leases)], now)
 
 
 def release_all(connection: Connection, owner: str, *, now: float) -> int:
     """Hand back everything this owner holds, with no attempt charged; return how many there were."""
-    held = _held_by(connection, owner)
+    held = held_by(connection, owner)
     hand_back(connection, held, now)
     return len(held)
 
@@ -277,7 +213,7 @@ def renew(
     lease_seconds: float,
 ) -> int:
     """Put off the end of this owner's leases of these deliveries, or of all its leases; return how many there are."""
-    held = _held_by(connection, owner)
+    held = held_by(connection, owner)
     if delivery_ids is not None:
         known = set(delivery_ids)
         held = [each for each in held if each in known]
@@ -292,18 +228,6 @@ def lease_owners(connection: Connection) -> list[str]:
     )
 
 
-def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
-    """Lock these deliveries in the order of their ids, so that two workers never wait for each other in a ring.
-
-    Returns:
-        ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of those there are, by id.
-    """
-    query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
-    # Not FOR UPDATE: the history of a delivery may be added to while it is locked.
-    query = query.where(is_any_of(_d.c.id, list(delivery_ids))).with_for_update(key_share=True)
-    return {row.id: row for row in connection.execute(query).all()}
-
-
 def hand_back(connection: Connection, delivery_ids: Collection[int], now: float) -> None:
     """End the leases of locked deliveries: they are due again when they were due before."""
     changes = {
@@ -314,159 +238,6 @@ def hand_back(connection: Connection, delivery_ids: Collection[int], now: float)
         "available_at": func.coalesce(_d.c.next_attempt_at, now),
     }
     change_all(connection, delivery_ids, changes)
-
-
-def change_all(connection: Connection, delivery_ids: Collection[int], changes: dict[str, Any]) -> None:
-    """Apply the same changes to deliveries already locked by this transaction."""
-    if delivery_ids:
-        connection.execute(update(_d).where(is_any_of(_d.c.id, delivery_ids)).values(changes))
-
-
-def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
-    """Apply to each delivery its own changes; ``key`` is its id, and this transaction has locked it."""
-    by_shape: dict[tuple[str, ...], list[dict[str, object]]] = {}
-    for change in changes:
-        by_shape.setdefault(tuple(change), []).append(change)
-    for shape, rows in by_shape.items():
-        connection.execute(_change(shape), rows)
-
-
-@cache
-def _change(shape: tuple[str, ...]) -> Update:
-    values: dict[str, Any] = {name: bindparam(name) for name in shape if name != "key"}
-    return update(_d).where(_d.c.id == bindparam("key")).values(values)
-
-
-def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None:
-    _deliver(connection, [outcome for outcome in kept if outcome.decision is None], now)
-    failed = [outcome for outcome in kept if outcome.decision is not None]
-    changes = [_failure_changes(outcome, now) for outcome in failed]
-    point_at_causes(connection, changes, _causes(failed))
-    change_each(connection, changes)
-    tally = Tally(now)
-    for outcome in kept:
-        _count(tally, outcome, now)
-    tally.write(connection)
-    # After the rollups, as when events are accepted: see the order of locks in schema.py.
-    if gone := sorted({outcome.lease.endpoint for outcome in kept if outcome.gone}):
-        insert = insert_into(connection.dialect.name, schema.endpoints)
-        flagging = insert.on_conflict_do_update(
-            index_elements=["name"],
-            set_={"gone_at": insert.excluded.gone_at},
-            where=schema.endpoints.c.gone_at.is_(None),
-        )
-        connection.execute(flagging, [{"name": name, "gone_at": now} for name in gone])
-
-
-def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -> None:
-    """Note deliveries: all of one status code in one statement, as most of them are alike."""
-    by_status_code: dict[int | None, list[int]] = {}
-    for outcome in delivered:
-        by_status_code.setdefault(outcome.attempt.status_code, []).append(outcome.lease.delivery_id)
-    for status_code, delivery_ids in by_status_code.items():
-        changes = {
-            # The row has the attempts of its lease: it is still held, with the same token.
-            "attempts": _d.c.attempts + 1,
-            "round_attempts": _d.c.round_attempts + 1,
-            "sending": False,
-            "status_code": status_code,
-            "status": "delivered",
-            "finished_at": now,
-            "next_attempt_at": None,
-            "available_at": None,
-            "lease_owner": None,
-        }
-        change_all(connection, delivery_ids, changes)
-
-
-def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
-    lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
-    changes: dict[str, object] = {
-        "key": lease.delivery_id,
-        "attempts": attempt.number,
-        "round_attempts": lease.round_attempts + 1,
-        "sending": False,
-        "status_code": attempt.status_code,
-        "category": attempt.category,
-        "code": attempt.code,
-        "error_type": storable(attempt.error_type),
-        "error": storable(attempt.error),
-    }
-    match decision:
-        case Retry():
-            return changes | {
-                "status": "retrying",
-                "last_delay": decision.delay,
-                "next_attempt_at": decision.next_attempt_at,
-            }
-        case Park():
-            return changes | {
-                "status": "retrying",
-                "last_delay": decision.delay,
-                "next_attempt_at": decision.next_attempt_at,
-                "available_at": decision.next_attempt_at,
-                "lease_owner": None,
-            }
-        case GiveUp():
-            return changes | {
-                "status": "dead_letter",
-                "reason": decision.reason,
-                "finished_at": now,
-                "next_attempt_at": None,
-                "available_at": None,
-                "lease_owner": None,
-            }
-        case None:
-            raise ValueError("a delivery is no failure")
-
-
-def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
-    """Return the cause of each delivery that was given up."""
-    causes: dict[object, Cause] = {}
-    for outcome in outcomes:
-        if isinstance(outcome.decision, GiveUp):
-            lease, attempt = outcome.lease, outcome.attempt
-            error = (attempt.category, attempt.code, storable(attempt.error_type), storable(attempt.error))
-            where = (lease.endpoint, lease.event.type)
-            causes[lease.delivery_id] = Cause.of(*where, outcome.decision.reason, *error)
-    return causes
-
-
-def _count(tally: Tally, outcome: Outcome, now: float) -> None:
-    attempt, decision = outcome.attempt, outcome.decision
-    category, code = attempt.category, attempt.code
-    where = (outcome.lease.endpoint, outcome.lease.event.type)
-    age = now - outcome.lease.accepted_at
-    tally.add("attempt", *where, attempt.result, category, code, seconds=attempt.duration)
-    match decision:
-        case None:
-            tally.add("delivery", *where, "delivered", seconds=age)
-        case GiveUp():
-            tally.add("delivery", *where, "dead_letter", category, code, seconds=age)
-        case Retry() | Park():
-            result = "park" if isinstance(decision, Park) else "retry"
-            tally.add("retry_delay", *where, result, category, code, seconds=decision.delay)
-
-
-def _held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:
-    """Lock the deliveries, and return those of these leases that are not over.
-
-    At most one of a delivery, though several may be asked for: a run may claim again what it lost.
-    """
-    rows = lock(connection, [lease.delivery_id for lease in leases])
-    return {lease.key for lease in leases if _is_held(rows, lease)}
-
-
-def _is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
-    """Tell by the rows that ``lock`` returned whether a lease is not over."""
-    row = rows.get(lease.delivery_id)
-    return row is not None and row.lease_owner is not None and bool(row.lease_token == lease.token)
-
-
-def _held_by(connection: Connection, owner: str) -> list[int]:
-    """Lock everything this owner holds, in the order of ``lock``."""
-    query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id).with_for_update(key_share=True)
-    return list(connection.execute(query).scalars())
 
 
 def _read_events(connection: Connection, event_ids: list[str]) -> dict[str, Event]:

@@ -11,7 +11,8 @@ from resonant.store import schema
 from resonant.store.attempts import add_attempts, attempt_row
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.counters import Tally
-from resonant.store.leases import change_all, change_each, hand_back
+from resonant.store.leases import hand_back
+from resonant.store.locked_rows import change_all, change_each
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from resonant.store import acceptances, counters, reads, rescue
 from resonant.store import leases as lease_queries
 from resonant.store.database import Database, Transaction, open_database
 from resonant.store.enqueue import EnqueueResult, enqueue
+from resonant.store.outcomes import Outcome, record
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ class Store:
         """Note that sends are about to start; return which of the leases are still held."""
         return await self.write(lease_queries.begin, leases, now=self.clock())
 
-    async def record(self, outcomes: Sequence[lease_queries.Outcome]) -> set[LeaseKey]:
+    async def record(self, outcomes: Sequence[Outcome]) -> set[LeaseKey]:
         """Write attempts and decisions; return the leases whose outcome stands."""
-        return await self.write(lease_queries.record, outcomes, now=self.clock())
+        return await self.write(record, outcomes, now=self.clock())
 
     async def release(self, leases: Sequence[Lease]) -> None:
         """Hand deliveries back with no attempt charged."""

@@ -23,7 +23,8 @@ from resonant.metrics.statistics import statistics
 from resonant.metrics.window import measure_sliding
 from resonant.metrics.window.quantiles import quantiles_of
 from resonant.metrics.window.watching import appeared
-from resonant.store import Outcome, leases, open_store, schema
+from resonant.store import Outcome, open_store, schema
+from resonant.store.outcomes import record
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 from support.examples import examples
@@ -338,7 +339,7 @@ class LateShop(Shop):
         self.transaction = self.store.transaction()
         writing = await self.transaction.__aenter__()
         outcome = self.outcome(lease, result, started_ago)
-        await writing.run_sync(leases.record, [outcome], now=self.clock())
+        await writing.run_sync(record, [outcome], now=self.clock())
         await self.send([("delivered", 0.3)], "orders")
 
     async def commit(self):

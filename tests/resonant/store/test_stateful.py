@@ -32,6 +32,7 @@ from resonant.events import Event, Lease, LeaseKey
 from resonant.store import Outcome, acceptances, reads, rescue, schema
 from resonant.store import leases as lease_queries
 from resonant.store.enqueue import enqueue
+from resonant.store.outcomes import record
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 from support.examples import examples
@@ -610,7 +611,7 @@ class Machine(RuleBasedStateMachine):
             lambda connection: acceptances.fold(connection, limit=100),
             lambda connection: enqueue(connection, map(make, EVENT_IDS), endpoint, now=now),
             lambda connection: lease_queries.begin(connection, claim(connection, endpoint)[:2], now=now),
-            lambda connection: lease_queries.record(connection, outcomes, now=now),
+            lambda connection: record(connection, outcomes, now=now),
             lambda connection: rescue.rescue(connection, now=now + LEASE_SECONDS),
             lambda connection: replay(connection, Selection(), "ann", 1, now, include_permanent=True),
             lambda connection: cancel(connection, Selection(), 1, now),
@@ -707,7 +708,7 @@ class Machine(RuleBasedStateMachine):
 
     def record(self, *outcomes: Outcome) -> set[LeaseKey]:
         now = self.clock()
-        stands = self.write(lease_queries.record, outcomes, now=now)
+        stands = self.write(record, outcomes, now=now)
         assert stands == self.model.record(outcomes, now)
         self.said += outcomes
         return stands

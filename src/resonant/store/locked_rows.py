@@ -1,0 +1,74 @@
+"""Lock deliveries, tell which leases on them are still held, and change them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam, select, update
+
+from resonant.store import schema
+from resonant.store.sql import is_any_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from sqlalchemy import Connection, Update
+
+    from resonant.events import Lease, LeaseKey
+
+_d = schema.deliveries
+
+
+def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
+    """Lock these deliveries in the order of their ids, so that two workers never wait for each other in a ring.
+
+    Returns:
+        ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of those there are, by id.
+    """
+    query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
+    # Not FOR UPDATE: the history of a delivery may be added to while it is locked.
+    query = query.where(is_any_of(_d.c.id, list(delivery_ids))).with_for_update(key_share=True)
+    return {row.id: row for row in connection.execute(query).all()}
+
+
+def still_held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:
+    """Lock the deliveries, and return those of these leases that are not over.
+
+    At most one of a delivery, though several may be asked for: a run may claim again what it lost.
+    """
+    rows = lock(connection, [lease.delivery_id for lease in leases])
+    return {lease.key for lease in leases if is_held(rows, lease)}
+
+
+def is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
+    """Tell by the rows that ``lock`` returned whether a lease is not over."""
+    row = rows.get(lease.delivery_id)
+    return row is not None and row.lease_owner is not None and bool(row.lease_token == lease.token)
+
+
+def held_by(connection: Connection, owner: str) -> list[int]:
+    """Lock everything this owner holds, in the order of ``lock``."""
+    query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id).with_for_update(key_share=True)
+    return list(connection.execute(query).scalars())
+
+
+def change_all(connection: Connection, delivery_ids: Collection[int], changes: dict[str, Any]) -> None:
+    """Apply the same changes to deliveries already locked by this transaction."""
+    if delivery_ids:
+        connection.execute(update(_d).where(is_any_of(_d.c.id, delivery_ids)).values(changes))
+
+
+def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
+    """Apply to each delivery its own changes; ``key`` is its id, and this transaction has locked it."""
+    by_shape: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for change in changes:
+        by_shape.setdefault(tuple(change), []).append(change)
+    for shape, rows in by_shape.items():
+        connection.execute(_change(shape), rows)
+
+
+@cache
+def _change(shape: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {name: bindparam(name) for name in shape if name != "key"}
+    return update(_d).where(_d.c.id == bindparam("key")).values(values)

@@ -1,0 +1,194 @@
+"""Record attempts that ended, with the decisions taken on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resonant.delivery.retry import Decision, GiveUp, Park, Retry
+from resonant.store import schema
+from resonant.store.attempts import Said, add_attempts, attempt_row, said_before, storable
+from resonant.store.causes import Cause, point_at_causes
+from resonant.store.counters import Tally
+from resonant.store.locked_rows import change_all, change_each, is_held, lock
+from resonant.store.sql import insert_into
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection
+
+    from resonant.events import Attempt, Lease, LeaseKey
+
+_d = schema.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An attempt that ended, and the decision taken on it.
+
+    Attributes:
+        lease: as it was claimed, with ``attempts`` counted on for those made since.
+        decision: None for a delivery.
+        gone: whether the endpoint said that it will never be there again (410).
+
+    Raises:
+        ValueError: the attempt's number does not follow the lease's attempts.
+    """
+
+    lease: Lease
+    attempt: Attempt
+    decision: Decision | None
+    gone: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attempt.number != self.lease.attempts + 1:
+            raise ValueError(
+                f"attempt {self.attempt.number} cannot follow the {self.lease.attempts} of its lease"
+            )
+
+
+def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[LeaseKey]:
+    """Write attempts and the decisions taken on them, together.
+
+    Whoever did not hear that it was written may say it again: it is written once.
+
+    Returns:
+        The leases whose outcome stands. The others were lost: their attempts are in the history, marked late, and
+        changed nothing else.
+    """
+    rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
+    # What is missing was delivered by another, and purged since.
+    there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
+    held = {outcome.lease.key for outcome in there if is_held(rows, outcome.lease)}
+    known = said_before(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
+    history: list[dict[str, object]] = []
+    kept: list[Outcome] = []
+    standing: set[LeaseKey] = set()
+    for outcome in there:
+        lease, attempt = outcome.lease, outcome.attempt
+        row = rows[lease.delivery_id]
+        if row.lease_token == lease.token and row.attempts >= attempt.number:
+            standing.add(lease.key)
+            continue
+        if Said.of(lease.delivery_id, attempt) in known:
+            continue
+        is_late = lease.key not in held
+        history.append(attempt_row(lease.delivery_id, attempt, late=is_late))
+        if not is_late:
+            standing.add(lease.key)
+            kept.append(outcome)
+    add_attempts(connection, history)
+    _write_kept(connection, kept, now)
+    return standing
+
+
+def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None:
+    _deliver(connection, [outcome for outcome in kept if outcome.decision is None], now)
+    failed = [outcome for outcome in kept if outcome.decision is not None]
+    changes = [_failure_changes(outcome, now) for outcome in failed]
+    point_at_causes(connection, changes, _causes(failed))
+    change_each(connection, changes)
+    tally = Tally(now)
+    for outcome in kept:
+        _count(tally, outcome, now)
+    tally.write(connection)
+    # After the rollups, as when events are accepted: see the order of locks in schema.py.
+    if gone := sorted({outcome.lease.endpoint for outcome in kept if outcome.gone}):
+        insert = insert_into(connection.dialect.name, schema.endpoints)
+        flagging = insert.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"gone_at": insert.excluded.gone_at},
+            where=schema.endpoints.c.gone_at.is_(None),
+        )
+        connection.execute(flagging, [{"name": name, "gone_at": now} for name in gone])
+
+
+def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -> None:
+    """Note deliveries: all of one status code in one statement, as most of them are alike."""
+    by_status_code: dict[int | None, list[int]] = {}
+    for outcome in delivered:
+        by_status_code.setdefault(outcome.attempt.status_code, []).append(outcome.lease.delivery_id)
+    for status_code, delivery_ids in by_status_code.items():
+        changes = {
+            # The row has the attempts of its lease: it is still held, with the same token.
+            "attempts": _d.c.attempts + 1,
+            "round_attempts": _d.c.round_attempts + 1,
+            "sending": False,
+            "status_code": status_code,
+            "status": "delivered",
+            "finished_at": now,
+            "next_attempt_at": None,
+            "available_at": None,
+            "lease_owner": None,
+        }
+        change_all(connection, delivery_ids, changes)
+
+
+def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
+    lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
+    changes: dict[str, object] = {
+        "key": lease.delivery_id,
+        "attempts": attempt.number,
+        "round_attempts": lease.round_attempts + 1,
+        "sending": False,
+        "status_code": attempt.status_code,
+        "category": attempt.category,
+        "code": attempt.code,
+        "error_type": storable(attempt.error_type),
+        "error": storable(attempt.error),
+    }
+    match decision:
+        case Retry():
+            return changes | {
+                "status": "retrying",
+                "last_delay": decision.delay,
+                "next_attempt_at": decision.next_attempt_at,
+            }
+        case Park():
+            return changes | {
+                "status": "retrying",
+                "last_delay": decision.delay,
+                "next_attempt_at": decision.next_attempt_at,
+                "available_at": decision.next_attempt_at,
+                "lease_owner": None,
+            }
+        case GiveUp():
+            return changes | {
+                "status": "dead_letter",
+                "reason": decision.reason,
+                "finished_at": now,
+                "next_attempt_at": None,
+                "available_at": None,
+                "lease_owner": None,
+            }
+        case None:
+            raise ValueError("a delivery is no failure")
+
+
+def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
+    """Return the cause of each delivery that was given up."""
+    causes: dict[object, Cause] = {}
+    for outcome in outcomes:
+        if isinstance(outcome.decision, GiveUp):
+            lease, attempt = outcome.lease, outcome.attempt
+            error = (attempt.category, attempt.code, storable(attempt.error_type), storable(attempt.error))
+            where = (lease.endpoint, lease.event.type)
+            causes[lease.delivery_id] = Cause.of(*where, outcome.decision.reason, *error)
+    return causes
+
+
+def _count(tally: Tally, outcome: Outcome, now: float) -> None:
+    attempt, decision = outcome.attempt, outcome.decision
+    category, code = attempt.category, attempt.code
+    where = (outcome.lease.endpoint, outcome.lease.event.type)
+    age = now - outcome.lease.accepted_at
+    tally.add("attempt", *where, attempt.result, category, code, seconds=attempt.duration)
+    match decision:
+        case None:
+            tally.add("delivery", *where, "delivered", seconds=age)
+        case GiveUp():
+            tally.add("delivery", *where, "dead_letter", category, code, seconds=age)
+        case Retry() | Park():
+            result = "park" if isinstance(decision, Park) else "retry"
+            tally.add("retry_delay", *where, result, category, code, seconds=decision.delay)
