@@ -168,7 +168,7 @@ def assert_no_counter_fell(before, after):
     assert [key for key, value in before.items() if after.get(key, -1) < value] == []
 
 
-WAYS = pytest.mark.parametrize("way", ["command", "flow"])
+WAYS = pytest.mark.parametrize("way", ["command", pytest.param("flow", marks=pytest.mark.slow)])
 
 
 @WAYS

@@ -250,7 +250,7 @@ def everything_in(database_url: str) -> bytes:
     return asyncio.run(read())
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretive, prefects_own_files):
     if kind == "postgresql":
         server = request.getfixturevalue("postgresql")

@@ -162,6 +162,7 @@ def test_nothing_that_up_and_its_runs_write_is_open_to_others(up, home):
     assert open_to_others(modes) == {}
 
 
+@pytest.mark.slow
 def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):
     refused = Home(tmp_path, umask=0o022).run(
         "up", "--port", str(free_port()), PREFECT_SERVER_API_AUTH_STRING=PASSWORD
@@ -171,7 +172,7 @@ def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022], ids=oct)
+@pytest.mark.parametrize("umask", [0o000, pytest.param(0o022, marks=pytest.mark.slow)], ids=oct)
 def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_reads(
     umask, tmp_path, prefect_api, start_receiver
 ):

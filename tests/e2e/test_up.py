@@ -243,7 +243,7 @@ def replay_enabled(up):
     up.api.patch(f"/automations/{automation['id']}", json={"enabled": False})
 
 
-def test_when_an_endpoint_has_rescued_its_transient_dead_letters_are_sent_again(
+def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_again(
     up, up_machine, user, draining, start_receiver, monkeypatch, tmp_path, replay_enabled
 ):
     monkeypatch.setenv("REPAIRED", str(tmp_path / "repaired"))
@@ -285,6 +285,7 @@ def test_a_termination_stops_all_of_it_and_hands_back_what_it_ran(up, up_machine
     assert unfinished_runs(up_machine) == 0
 
 
+@pytest.mark.slow
 def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_runs(
     up, up_machine, draining, ensure_up
 ):

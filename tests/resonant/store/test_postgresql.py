@@ -246,6 +246,7 @@ async def test_a_store_is_closed_with_all_its_connections(postgresql, postgresql
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_processes_that_open_a_new_store_at_once_do_not_depend_on_the_databases_isolation(
     postgresql_url,
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ _STEPS = (
 )
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_a_statement_can_name_goes_through_every_operation(desk):
     events = [f"evt_{number}" for number in range(33_000)]
     assert desk.enqueue(*events).accepted == 33_000
