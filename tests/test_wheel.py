@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -80,3 +83,19 @@ def test_an_editable_install_adds_the_source_folder_and_no_copy(checkout, tmp_pa
 
     [wheel] = WheelBuilder(str(checkout)).build(directory=str(tmp_path), versions=["editable"])
     assert {name for name in contents(wheel) if not is_metadata(name)} == {"_resonant.pth"}
+
+
+def test_pytest_finds_the_fixtures_of_an_installed_wheel(checkout, tmp_path):
+    with zipfile.ZipFile(build(checkout, tmp_path / "wheel")) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    command = [sys.executable, "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+    shown = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "resonant_receiver" in shown.stdout, shown.stdout + shown.stderr
+    assert "resonant_store" in shown.stdout
+
+
+def test_a_wheel_says_that_it_is_typed(checkout, tmp_path):
+    assert "resonant/py.typed" in contents(build(checkout, tmp_path))
