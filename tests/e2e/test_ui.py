@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
-from resonant.metrics import charts
+from resonant.metrics import chart_style
 from support.machine import Machine
 from support.prefect import patient_client
 from support.programs import need
@@ -187,7 +187,9 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_
         shown = images.all()
         assert len(shown) == 4
         for image, ink in zip(
-            shown, (charts.BLUE, charts.VERMILION, charts.VERMILION, charts.BLUE), strict=True
+            shown,
+            (chart_style.BLUE, chart_style.VERMILION, chart_style.VERMILION, chart_style.BLUE),
+            strict=True,
         ):
             colour = ImageColor.getrgb(getattr(ink, theme))
             wait_until(lambda image=image, colour=colour: colour in colours(image))

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import pytest
 
 from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
-from resonant.metrics import charts
+from resonant.metrics import chart_style, charts
 from resonant.metrics.statistics import Attempts, Delays, Events, Figures, Hour, Retries, Spread, Statistics
 
 HOUR = 3600
@@ -272,20 +272,20 @@ def test_nothing_in_a_chart_leads_elsewhere():
         assert "@import" not in svg
 
 
-@pytest.mark.parametrize("ink", [ink for ink in charts.INKS if ink is not charts.RULE])
+@pytest.mark.parametrize("ink", [ink for ink in chart_style.INKS if ink is not chart_style.RULE])
 def test_every_colour_can_be_read_on_the_backgrounds_of_its_theme(ink):
     assert min(contrast(ink.light, background) for background in LIGHT_BACKGROUNDS) >= 4.5
     assert contrast(ink.dark, DARK_BACKGROUND) >= 4.5
 
 
 def test_no_colour_is_used_that_has_no_counterpart_in_the_dark():
-    known = {ink.light for ink in charts.INKS}
+    known = {ink.light for ink in chart_style.INKS}
     for svg in every_chart():
         drawing = svg.partition("</style>")[2]
         assert set(re.findall(r"#[0-9a-f]{6}\b", drawing)) <= known
         for text in ET.fromstring(svg).iter(f"{SVG}text"):
             assert re.search(r"fill: #[0-9a-f]{6}", text.get("style"))
-        for ink in charts.INKS:
+        for ink in chart_style.INKS:
             assert f'{ink.light}"]{{fill:{ink.dark}!important}}' in svg
 
 

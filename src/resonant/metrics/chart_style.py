@@ -1,0 +1,216 @@
+"""The look of every chart: its colours, sizes and axes, and how a figure becomes SVG.
+
+Shown as an image (``![...](data:image/svg+xml;base64,...)``) a chart follows the theme of the page around it: browsers answer
+``prefers-color-scheme`` inside an image by the ``color-scheme`` of the element that shows it. Nothing else would do, as no
+grey has enough contrast on both of Prefect's backgrounds. The background is transparent.
+"""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib import style
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, StrMethodFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from matplotlib.axes import Axes
+
+    from resonant.metrics.statistics import Hour
+
+
+class Ink(NamedTuple):
+    """A colour in the light and in the dark theme."""
+
+    light: str
+    dark: str
+
+
+# Hues of Okabe and Ito, which the colour-blind can tell apart, made darker or lighter until they stand out. Every light one
+# is another, since it is by them that the dark ones are put in.
+TEXT = Ink("#33353b", "#d9dbe0")
+SOFT_TEXT = Ink("#54575f", "#b3b6bf")
+RULE = Ink("#c9cbd1", "#45484f")
+BLUE = Ink("#0067a5", "#56b4e9")
+VERMILION = Ink("#b04600", "#f08a4b")
+PURPLE = Ink("#96407a", "#e09ac6")
+GREEN = Ink("#00704f", "#3cc79a")
+INKS = (TEXT, SOFT_TEXT, RULE, BLUE, VERMILION, PURPLE, GREEN)
+
+LEGEND_COLUMNS = 4
+_FEWEST_HOURS = 6
+_LONGEST_NAME = 28
+# Inches, of 96 pixels. The width is what Prefect's page has room for, and all charts stand on one left edge.
+WIDTH, LEFT, RIGHT, TOP, _BOTTOM, _LEGEND_ROW = 8.6, 0.95, 0.3, 0.45, 0.58, 0.24
+HOUR = 3600
+SHORTEST = 1e-4  # seconds: a logarithmic axis has no zero
+_DAYS_PER_SECOND = 1 / 86_400
+_TICKS = {
+    **{1e-3 * n: f"{n} ms" for n in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)},
+    **{1.0 * n: f"{n} s" for n in (1, 2, 5, 10, 20)},
+    **{60.0 * n: f"{n} min" for n in (1, 2, 5, 10, 20)},
+    **{3600.0 * n: f"{n} h" for n in (1, 2, 6, 12)},
+    **{86_400.0 * n: f"{n} d" for n in (1, 2, 5, 10, 30, 100, 300)},
+}
+_COARSE_TICKS = (
+    "0.1 ms",
+    "1 ms",
+    "10 ms",
+    "100 ms",
+    "1 s",
+    "10 s",
+    "1 min",
+    "10 min",
+    "1 h",
+    "6 h",
+    "1 d",
+    "10 d",
+    "100 d",
+)
+_MOST_TICKS = 7
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "resonant",
+    # It comes with matplotlib, and is wider than what browsers will show: so there is room.
+    "font.family": ["DejaVu Sans"],
+    "text.parse_math": False,
+    "font.size": 9.5,
+    "text.color": TEXT.light,
+    "axes.edgecolor": RULE.light,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.labelcolor": SOFT_TEXT.light,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": RULE.light,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.borderpad": 0.0,
+    "legend.columnspacing": 1.6,
+    "legend.handlelength": 2.2,
+    "xtick.color": RULE.light,
+    "ytick.color": RULE.light,
+    "xtick.labelcolor": SOFT_TEXT.light,
+    "ytick.labelcolor": SOFT_TEXT.light,
+    "ytick.left": False,
+    "figure.facecolor": "none",
+}
+
+
+def hour_axis(axes: Axes, hours: Sequence[Hour]) -> None:
+    """Set the time axis to these hours, with the day at midnight."""
+    end = hours[-1].start + HOUR
+    start = min(hours[0].start, end - _FEWEST_HOURS * HOUR)
+    axes.set_xlim(in_days(start), in_days(end))
+    locator = AutoDateLocator(tz=UTC, minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    formatter = ConciseDateFormatter(locator, tz=UTC, show_offset=False)  # type: ignore[no-untyped-call]
+    # The day where the clock says midnight, and otherwise the hour.
+    formatter.formats = ["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%H:%M"]
+    formatter.zero_formats = ["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
+    axes.xaxis.set_major_formatter(formatter)
+    first, last = (f"{datetime.fromtimestamp(each, UTC):%d %B %Y %H:%M}" for each in (start, end))
+    axes.set_xlabel(f"{first} to {last} UTC")
+
+
+def count_axis(axes: Axes, highest: int) -> None:
+    """Set the count axis, from 0 to a little above the highest count."""
+    axes.set_ylim(0, 1.08 * max(highest, 1))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def log_seconds(axes: Axes, values: Sequence[float]) -> None:
+    """Make the values' axis logarithmic, over at least a decade, with ticks that people say."""
+    low, high = min(values, default=1.0) / 1.35, max(values, default=1.0) * 1.35
+    if high < 10 * low:
+        middle = (low * high) ** 0.5
+        low, high = middle / 10**0.5, middle * 10**0.5
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    if len(ticks) > _MOST_TICKS:
+        ticks = [tick for tick in ticks if _TICKS[tick] in _COARSE_TICKS]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda tick, _: _TICKS[min(_TICKS, key=lambda known: abs(known - tick))])
+    )
+
+
+def in_days(seconds: float) -> float:
+    """Return what matplotlib counts dates in."""
+    return seconds * _DAYS_PER_SECOND
+
+
+def shortened(name: str) -> str:
+    """Return a name that fits, without characters that XML cannot hold."""
+    name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    # XML has no control characters, not even as entities.
+    return "".join(character if character.isprintable() else "\ufffd" for character in name)
+
+
+def add_legend(figure: Figure) -> None:
+    """Add the legend below the axes."""
+    figure.legend(loc="lower left", bbox_to_anchor=(LEFT / WIDTH, 0), borderaxespad=0.4, ncols=LEGEND_COLUMNS)
+
+
+def nothing_to_draw(title: str, what: str) -> str:
+    """Say that there is nothing to draw."""
+    with our_style():
+        figure = new_figure(title, height=TOP + 0.5, bottom=0.1)
+        figure.text(LEFT / WIDTH, 0.28, what, color=SOFT_TEXT.light)
+        return to_svg(figure)
+
+
+def our_style() -> AbstractContextManager[None]:
+    """Draw in our style, whatever the user's own matplotlib says, and leave that as it was."""
+    return style.context(["default", _STYLE])
+
+
+def new_figure(title: str, *, height: float, bottom: float = _BOTTOM, legend_rows: int = 0) -> Figure:
+    """Return an empty figure with a title."""
+    height += legend_rows * _LEGEND_ROW
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasSVG(figure)
+    figure.subplots_adjust(
+        left=LEFT / WIDTH,
+        right=1 - RIGHT / WIDTH,
+        top=1 - TOP / height,
+        bottom=(bottom + legend_rows * _LEGEND_ROW) / height,
+        hspace=0.16,
+    )
+    figure.text(0.01, 1 - 0.22 / height, title, fontsize=11, fontweight="bold", va="center")
+    return figure
+
+
+def to_svg(figure: Figure) -> str:
+    """Return the figure as SVG that follows the theme of the page."""
+    written = io.StringIO()
+    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(written, format="svg", transparent=True, metadata=nobody)
+    _, begin, drawing = written.getvalue().partition("<svg")
+    return f"{begin}{drawing.replace('</style>', f'{_css()}</style>', 1)}"
+
+
+def _css() -> str:
+    """Return the rules for the dark theme: what was drawn is light without them."""
+    dark = "".join(
+        f'[style*="{what}: {ink.light}"]{{{what}:{ink.dark}!important}}'
+        for ink in INKS
+        for what in ("fill", "stroke")
+    )
+    return (
+        "text{font-family:Inter,system-ui,-apple-system,'Segoe UI',Roboto,sans-serif!important}"
+        f"@media (prefers-color-scheme:dark){{{dark}}}"
+    )
