@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.cli.running import UntilStopped
+    from resonant.metrics.frames import Page
     from resonant.metrics.report import Table
-    from resonant.metrics.snapshot import Page, Window
+    from resonant.metrics.snapshot import Window
     from resonant.metrics.statistics import Events, Hour, Spread, Statistics
     from resonant.settings import Settings
 
