@@ -17,10 +17,10 @@ from tasks.collect import (
     rescue_leases_of_ended_runs,
     write_triage,
 )
-from tasks.dispatch import open_dispatcher
 from tasks.failing import fail_with_message
 from tasks.purge import purge_final_deliveries
 from tasks.replay import check_names, replay, say_plan, who_runs_this
+from tasks.wiring import open_dispatcher
 
 
 @flow(name="collect-dead-letters", persist_result=False)

@@ -14,7 +14,8 @@ from resonant.dispatch.bulk import MAX_CHUNK_SIZE
 from resonant.dispatch.tracking import given_tracker
 from resonant.display import visible
 from resonant.errors import EndpointError
-from tasks.dispatch import (
+from tasks.failing import fail_with_message
+from tasks.wiring import (
     emit_as_task,
     emit_chunk_as_task,
     open_dispatcher,
@@ -22,7 +23,6 @@ from tasks.dispatch import (
     say_waiting,
     store_events,
 )
-from tasks.failing import fail_with_message
 
 
 def _run_name() -> str:

@@ -17,7 +17,7 @@ from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.store import endpoints
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
-from tasks.dispatch import emit_as_task, open_dispatcher, say_outcomes
+from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
