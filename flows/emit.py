@@ -11,16 +11,14 @@ from prefect.states import Completed
 from pydantic import Field
 
 from resonant.dispatch.bulk import MAX_CHUNK_SIZE
-from resonant.dispatch.tracking import given_tracker
+from resonant.dispatch.caller import get_caller
 from resonant.display import visible
 from resonant.errors import EndpointError
 from tasks.failing import fail_with_message
 from tasks.wiring import (
-    emit_as_task,
-    emit_chunk_as_task,
     open_dispatcher,
     say_outcomes,
-    say_waiting,
+    send_due,
     store_events,
 )
 
@@ -62,17 +60,10 @@ async def emit_events(
     async with open_dispatcher(
         policy=policy, max_attempts=max_attempts, run_for=run_for, chunk_size=chunk_size
     ) as dispatcher:
-        own = given_tracker.get()
+        own = get_caller().tracker
         if events is not None and endpoint is not None:
             own = await store_events(dispatcher, events, endpoint)
-        summary = await dispatcher.run(
-            emit_as_task,
-            emit_chunk=emit_chunk_as_task,
-            endpoint=endpoint,
-            take_over=True,
-            own=own,
-            on_waiting=say_waiting,
-        )
+        summary = await send_due(dispatcher, endpoint=endpoint, own=own)
         if own is not None:
             await own.finish()
             return Completed(message=say_outcomes(own, endpoint))

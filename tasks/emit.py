@@ -20,7 +20,7 @@ from prefect.states import Completed
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
-from resonant.dispatch.dispatcher import Dispatcher, LeaseLost, TimeIsUp
+from resonant.dispatch.dispatcher import LeaseLost, TimeIsUp
 from resonant.display import visible
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from prefect.tasks import Task
 
     from resonant.delivery.attempt import Report
+    from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease, LeaseKey
 
-current_dispatcher: ContextVar[Dispatcher] = ContextVar("current_dispatcher")
+# Set by the condition and read right after it, in the same task run.
 _decided_delay: ContextVar[float] = ContextVar("decided_delay")
 
 
@@ -110,7 +111,7 @@ def _nothing() -> Any:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def emit_event(ref: DeliveryRef) -> State[Any]:
+async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     """Make the next attempt of a delivery.
 
     Returns:
@@ -121,7 +122,7 @@ async def emit_event(ref: DeliveryRef) -> State[Any]:
             and this task run is red.
     """
     try:
-        report = await current_dispatcher.get().attempt(ref.key, task_run_id=_task_run_id())
+        report = await dispatcher.attempt(ref.key, task_run_id=_task_run_id())
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up: the next one goes on")
     except LeaseLost:
@@ -146,9 +147,8 @@ async def emit_event(ref: DeliveryRef) -> State[Any]:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def emit_chunk(ref: ChunkRef) -> State[None]:
+async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
     """Make the first attempt of each delivery of a chunk; the dispatcher hands those that failed to ``emit_event``."""
-    dispatcher = current_dispatcher.get()
     done = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=_task_run_id())
     message = f"{done['delivered']} delivered, {done['failed']} go on as task runs of their own"
     for name, words in (("lost", "taken over by another worker"), ("left", "left for the next run")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
@@ -10,14 +11,15 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
 from blocks.endpoint import require_endpoint
-from resonant.dead_letters.audit import audited, operator
+from resonant.dead_letters.audit import audited
 from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
-from resonant.dispatch.tracking import Tracker, given_tracker
+from resonant.dispatch.caller import get_caller
+from resonant.dispatch.tracking import Tracker
 from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.store import endpoints
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
-from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes
+from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +51,7 @@ async def check_names(store: Store, selection: Selection) -> None:
 
 def who_runs_this() -> str:
     """Return who is asking, for the audit: the operator, where one said so, and the flow run by name and id."""
-    asked_by = operator.get()
+    asked_by = get_caller().who
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return asked_by or "python"
@@ -70,7 +72,7 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
     However it ends, what was taken is in the audit, and what was not sent is due again by itself.
     """
     store = dispatcher.store
-    own = given_tracker.get() or Tracker(store)
+    own = get_caller().tracker or Tracker(store)
     request = await _without_closed_endpoints(dispatcher, request)
     planned = await plan(store, request)
     progress = await _Progress.start(planned.selected)
@@ -87,7 +89,7 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
                 await progress.show(taken)
 
         try:
-            await dispatcher.emit_given(emit_as_task, counted_dead_letters())
+            await dispatcher.emit_given(partial(emit_as_task, dispatcher), counted_dead_letters())
         finally:
             get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
     await own.finish()
@@ -95,7 +97,7 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
         # Another worker took them over. Wait for it; if its leases expire, this run sends them.
         # An emission of its own, as this one's policy is not for what else is due.
         async with open_dispatcher() as following:
-            await following.run(emit_as_task, endpoint=request.selection.endpoint, take_over=True, own=own)
+            await send_due(following, endpoint=request.selection.endpoint, own=own)
         await own.finish()
     await progress.show(planned.selected)
     outcomes = say_outcomes(own, request.selection.endpoint)

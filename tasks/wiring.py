@@ -1,4 +1,4 @@
-"""What an emission needs from its surroundings: settings, the open store, endpoints from blocks, Prefect's task."""
+"""Wiring a dispatcher for a flow: settings, the open store, endpoints from blocks, a task run for each delivery."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import random
 import uuid
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prefect.context import FlowRunContext
@@ -16,13 +17,14 @@ from prefect.utilities.annotations import opaque
 from blocks import load_endpoint
 from blocks.endpoint import require_endpoint
 from resonant.delivery.attempt import AttemptRunner
+from resonant.dispatch.caller import get_caller
 from resonant.dispatch.dispatcher import Dispatcher, Limits
-from resonant.dispatch.tracking import Tracker, given_tracker
+from resonant.dispatch.tracking import Tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
 from resonant.settings import Settings, load_settings
 from resonant.store.configured import open_configured_store
-from tasks.emit import ChunkRef, DeliveryRef, current_dispatcher, emit_chunk, emit_event
+from tasks.emit import ChunkRef, DeliveryRef, emit_chunk, emit_event
 from tasks.records import records
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from prefect.tasks import Task
 
     from resonant.delivery.attempt import Destination
+    from resonant.dispatch.dispatcher import Summary
     from resonant.events import Lease
 
 # A task run holds some 280 objects until it ends. With Python's own threshold (700) the collector looks through all that
@@ -71,21 +74,23 @@ async def open_dispatcher(
         limits = _limits(settings, run_for=run_for, chunk_size=chunk_size)
         dispatcher = Dispatcher(store, attempt_runner, open_destination, owner=_owner(), limits=limits)
         async with dispatcher:
-            token = current_dispatcher.set(dispatcher)
-            logging.getLogger("prefect.task_runs").addFilter(_is_no_echo)
-            try:
-                with _garbage_collected_less_often():
-                    yield dispatcher
-            finally:
-                current_dispatcher.reset(token)
+            with _store_failure_logged_once(dispatcher), _garbage_collected_less_often():
+                yield dispatcher
 
 
-def _is_no_echo(record: logging.LogRecord) -> bool:
-    """Return False for errors of task runs after a store failure: each delivery in flight would log the same error."""
-    dispatcher = current_dispatcher.get(None)
-    return (
-        record.levelno < logging.ERROR or dispatcher is None or not isinstance(dispatcher.failure, StoreError)
-    )
+@contextmanager
+def _store_failure_logged_once(dispatcher: Dispatcher) -> Iterator[None]:
+    """After a store failure, hide the errors of task runs: each delivery in flight would log one, and the flow says it."""
+
+    def is_no_echo(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or not isinstance(dispatcher.failure, StoreError)
+
+    logger = logging.getLogger("prefect.task_runs")
+    logger.addFilter(is_no_echo)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_echo)
 
 
 async def open_destination(name: str) -> Destination:
@@ -104,21 +109,41 @@ async def open_destination(name: str) -> Destination:
     return block.open(name)
 
 
-async def emit_as_task(lease: Lease) -> None:
+async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker | None) -> Summary:
+    """Send what is due, also what lost workers held, each delivery or chunk as a task run.
+
+    Args:
+        dispatcher: open.
+        endpoint: only to this endpoint; None for all.
+        own: the deliveries to wait for, whichever worker sends them; None: send until nothing is due.
+    """
+    return await dispatcher.run(
+        partial(emit_as_task, dispatcher),
+        emit_chunk=partial(emit_chunk_as_task, dispatcher),
+        endpoint=endpoint,
+        take_over=True,
+        own=own,
+        on_waiting=_say_waiting,
+    )
+
+
+async def emit_as_task(dispatcher: Dispatcher, lease: Lease) -> None:
     """Run ``emit_event`` for a claimed delivery; a dead letter fails its task run, and nothing else."""
     await records.catch_up()
-    await _run(emit_event, DeliveryRef.of(lease))
+    await _run(emit_event, dispatcher, DeliveryRef.of(lease))
 
 
-async def emit_chunk_as_task(leases: list[Lease]) -> None:
+async def emit_chunk_as_task(dispatcher: Dispatcher, leases: list[Lease]) -> None:
     """Run ``emit_chunk`` for claimed deliveries to one endpoint."""
-    await _run(emit_chunk, ChunkRef.of(leases))
+    await _run(emit_chunk, dispatcher, ChunkRef.of(leases))
 
 
-async def _run(task: Task[Any, Any], ref: DeliveryRef | ChunkRef) -> None:
+async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | ChunkRef) -> None:
     """Run a task, however it ends."""
-    # Opaque: Prefect looks for futures in every field of a parameter otherwise, several times a run.
-    run: Awaitable[object] = task(opaque(ref), return_state=True)  # Prefect's overloads lose the await
+    # Opaque: otherwise Prefect looks for futures in every field of the arguments, several times a run.
+    run: Awaitable[object] = task(
+        opaque(dispatcher), opaque(ref), return_state=True
+    )  # Prefect's overloads lose the await
     await run
 
 
@@ -154,12 +179,12 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
 def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
     """Return the outcomes of a run's own deliveries and, unless a command prints it, how to list their dead letters."""
     text = str(tracker.outcomes)
-    if tracker.outcomes.dead_letters and given_tracker.get() is None:
+    if tracker.outcomes.dead_letters and get_caller().tracker is None:
         text += f"; dead letters: `{tracker.dead_letters_shown_by(endpoint)}`"
     return text
 
 
-def say_waiting(until: float) -> None:
+def _say_waiting(until: float) -> None:
     """Log that other workers hold what is left."""
     get_run_logger().info("Other workers hold deliveries until %s: waiting for them", rfc3339(until))
 

@@ -150,8 +150,9 @@ async def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, 
     assert (status.pending, status.in_flight) == (2, 1)
 
 
+@pytest.mark.parametrize("chunk_size", [0, 100], ids=["task lane", "bulk lane"])
 async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(
-    engine, tmp_path, monkeypatch, caplog
+    engine, tmp_path, monkeypatch, caplog, chunk_size
 ):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "1.5")
     is_full = False
@@ -167,6 +168,7 @@ async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(
             emit_events(
                 events=[EVENT | {"id": f"e{n}"} for n in range(300)],
                 endpoint="file-endpoint/log",
+                chunk_size=chunk_size,
                 return_state=True,
             )
         )

@@ -16,7 +16,7 @@ from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store import open_store
 from tasks import emit
-from tasks.emit import DeliveryRef, Undelivered, current_dispatcher, emit_event
+from tasks.emit import DeliveryRef, Undelivered, emit_event
 
 DEFAULT = RetryPolicy()
 
@@ -42,12 +42,11 @@ def attempt(tmp_path, monkeypatch):
         async def emit_one(lease):
             seen["ref"] = DeliveryRef.of(lease)
             try:
-                seen["result"] = await emit_event.fn(seen["ref"])
+                seen["result"] = await emit_event.fn(dispatcher, seen["ref"])
             except Undelivered as failure:
                 seen["failure"] = failure
 
         async with Dispatcher(store, attempt_runner, open_destination, owner="me") as dispatcher:
-            current_dispatcher.set(dispatcher)
             await dispatcher.run(emit_one)
         await store.close()
         return SimpleNamespace(**{"result": None, "failure": None} | seen)

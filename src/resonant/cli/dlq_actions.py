@@ -325,7 +325,6 @@ def _run_replay(
     settings: Settings, request: ReplayRequest, policy: str | None, *, as_json: bool, verbose: bool
 ) -> None:
     from resonant.cli.sending import tell, tracked
-    from resonant.dead_letters.audit import operator
     from resonant.dead_letters.replay import plan
     from resonant.dispatch.tracking import Tracker
     from resonant.local.flow_runs import run_flow
@@ -341,9 +340,13 @@ def _run_replay(
         async with open_configured_store(settings) as store:
             planned = await plan(store, request)
             tracker, document = Tracker(store), _as_document(planned, dry_run=False)
-            operator.set(_who())
             async with tracked(
-                tracker, "replaying", total=planned.selected, verbose=verbose, goes_on=_AFTER_CTRL_C
+                tracker,
+                "replaying",
+                who=_who(),
+                total=planned.selected,
+                verbose=verbose,
+                goes_on=_AFTER_CTRL_C,
             ):
                 parameters = request.as_parameters()
                 run: Any = replay_dead_letters(**parameters, policy=policy, return_state=True)

@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def tracked(
-    tracker: Tracker, what: str, *, total: int | None = None, verbose: bool, goes_on: str
+    tracker: Tracker,
+    what: str,
+    *,
+    who: str | None = None,
+    total: int | None = None,
+    verbose: bool,
+    goes_on: str,
 ) -> AsyncIterator[None]:
     """Pass the tracker to the flow that the block runs, and show the progress of its deliveries.
 
     Args:
         tracker: tracks the command's own deliveries.
         what: the work, such as ``emitting``.
+        who: the operator, for the audit.
         total: the expected number of deliveries; None: those tracked now.
         verbose: show no progress, since Prefect's log is shown.
         goes_on: the end of the message after Ctrl-C: how the remaining deliveries are sent.
@@ -33,9 +40,8 @@ async def tracked(
     Raises:
         asyncio.CancelledError: its text says what remains.
     """
-    from resonant.dispatch.tracking import given_tracker
+    from resonant.dispatch.caller import Caller, calling
 
-    given_tracker.set(tracker)
     outcomes = tracker.outcomes
 
     async def look() -> tuple[int, str]:
@@ -43,10 +49,10 @@ async def tracked(
         return outcomes.settled, outcomes.undelivered
 
     try:
-        async with shown_until_the_end(
-            what, outcomes.total if total is None else total, look, hidden=verbose
-        ):
-            yield
+        expected = outcomes.total if total is None else total
+        async with shown_until_the_end(what, expected, look, hidden=verbose):
+            with calling(Caller(tracker, who)):
+                yield
     except asyncio.CancelledError as stop:
         await tracker.finish()
         stop.args = (_after_ctrl_c(outcomes, goes_on),)

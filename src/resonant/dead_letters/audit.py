@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.store.store import Store
-
-# Who asks for what is done now, where that is known better than by the run that does it.
-operator: ContextVar[str | None] = ContextVar("resonant_operator", default=None)
 
 Action = Literal["replay", "cancel", "purge"]
 _t = schema.audit

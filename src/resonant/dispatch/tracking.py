@@ -10,7 +10,6 @@ import asyncio
 import time
 from array import array
 from collections import Counter, deque
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -222,7 +221,3 @@ class Tracker:
                 outcomes.delivered += 1
             if not before and each.round_attempts > 1:
                 outcomes.retried += 1
-
-
-# The tracker that a command passes to its flow, and reads while the flow runs.
-given_tracker: ContextVar[Tracker | None] = ContextVar("resonant_given_tracker", default=None)

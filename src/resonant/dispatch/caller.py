@@ -1,0 +1,48 @@
+"""What a command gives to the flow that it runs in its own process. It is the only context that is not an argument.
+
+A flow's parameters are JSON, which Prefect stores and shows, so they cannot carry a tracker. Everything else is an
+argument: a flow opens the dispatcher and passes it to its task runs.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from resonant.dispatch.tracking import Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A command that runs a flow; both fields are None for a flow that a worker or a script runs.
+
+    Attributes:
+        tracker: the deliveries that the command waits for. The flow adds those it takes, and ends when they have ended.
+        who: the operator, for the audit.
+    """
+
+    tracker: Tracker | None = None
+    who: str | None = None
+
+
+_caller: ContextVar[Caller] = ContextVar("resonant_caller", default=Caller())  # noqa: B039 - frozen
+
+
+@contextmanager
+def calling(caller: Caller) -> Iterator[None]:
+    """Make this the caller of the flows that the block runs."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def get_caller() -> Caller:
+    """Return the command that called the running flow."""
+    return _caller.get()
