@@ -26,6 +26,13 @@ def test_every_make_target_that_is_named_exists(name):
     assert named <= make_targets()
 
 
+def test_every_module_that_the_guide_names_exists():
+    named = re.findall(r"`(\w+(?:/\w+)*\.py)`", (PROJECT / "CONTRIBUTING.md").read_text())
+    assert named
+    for path in named:
+        assert (PROJECT / path).exists() or (PROJECT / "src/resonant" / path).exists(), path
+
+
 @pytest.mark.parametrize("job", ["bare", "full"])
 def test_ci_runs_every_python_that_the_metadata_names(job):
     supported = re.findall(r"Python :: (3\.\d+)$", "\n".join(METADATA["classifiers"]), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The receiver from hell: whatever it does, the sink ends in time, the verdict is right, and the next send works.
+"""A receiver with every fault: whatever it does, the sink ends in time, the verdict is right, and the next send works.
 
 Each fault meets the real sink over a real socket. What a fault is judged as is written out here by hand: what may be
 tried again, whose fault it is, and whether the event may have been processed.
