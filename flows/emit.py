@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from resonant.dispatch.bulk import MAX_CHUNK_SIZE
+from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
 from resonant.display import visible
 from resonant.errors import EndpointError

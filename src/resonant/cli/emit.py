@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,6 +145,8 @@ def _tell(emitted: _Emitted, state: State[Any], *, as_json: bool) -> None:
 
 
 async def _emit(request: _Request, settings: Settings) -> _Emitted:
+    import asyncio
+
     from blocks import load_endpoint
     from blocks.catalog import endpoint_for_url
     from resonant.cli.enqueue import summary_line

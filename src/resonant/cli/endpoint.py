@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -78,6 +77,8 @@ def add(
     Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, or - for a
     URL that contains a token.
     """
+    import asyncio
+
     from resonant.errors import UnknownEndpoint
 
     name = _webhook_name(name)
@@ -141,6 +142,8 @@ def update(
 
     A header or override is added, or replaces the existing one of the same name.
     """
+    import asyncio
+
     name = _webhook_name(name)
     fields = given.fields(
         url=url,
@@ -177,6 +180,8 @@ def _webhook_name(name: str) -> str:
 @_commands.command("list", epilog="Example: resonant endpoint list")
 def list_(as_json: options.Json = False) -> None:
     """List the endpoints. URLs are secret, so only hosts are shown. `endpoint show` has the details."""
+    import asyncio
+
     from resonant.errors import EndpointError
 
     with _prefect():
@@ -209,6 +214,8 @@ def list_(as_json: options.Json = False) -> None:
 @_commands.command(epilog="Example: resonant endpoint show billing")
 def show(name: Name, as_json: options.Json = False) -> None:
     """Show an endpoint's configuration; of secrets, only whether they are set."""
+    import asyncio
+
     from resonant.cli.running import run_with_store
     from resonant.events import rfc3339
 
@@ -229,6 +236,8 @@ def show(name: Name, as_json: options.Json = False) -> None:
 @_commands.command(epilog="Example: resonant endpoint test billing")
 def test(name: Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
     """Send one event of type `resonant.test` to an endpoint, without storing it, and show the outcome."""
+    import asyncio
+
     name = options.endpoint_name(name)
     with _prefect():
         attempt = asyncio.run(_test(name))
@@ -288,6 +297,8 @@ def rotate_secret(
 @_commands.command(epilog="Example: resonant endpoint remove billing --yes")
 def remove(name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
     """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is added again."""
+    import asyncio
+
     name = options.endpoint_name(name)
     if not yes:
         import sys

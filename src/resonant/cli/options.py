@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
-from resonant.dispatch.bulk import MAX_CHUNK_SIZE
+from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.events import ENDPOINT_NAME
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +37,8 @@ def up(
     Meanwhile what `resonant enqueue` stores is emitted within seconds, lost work is rescued every few minutes, and
     the other commands use this server instead of starting one each.
     """
+    import asyncio
+
     from resonant.cli.running import run_with_store
     from resonant.local.stack import interrupted_by_signals, start_run
     from resonant.settings import load_settings

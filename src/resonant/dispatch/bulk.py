@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 
 Place = Callable[[], AbstractAsyncContextManager[None]]
 
-# Twice as many are held in memory, each with its body, if there is one endpoint; of several, somewhat more (`fetcher`,
-# which also looks at how large the bodies are).
-MAX_CHUNK_SIZE = 5_000
-
 
 class PrefetchWindow:
     """What has begun and is not on the wire yet, of all chunks to an endpoint: a crash would be charged to it.

@@ -1,0 +1,230 @@
+"""``resonant demo``: the whole story, on this machine and in a folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from resonant import output
+from resonant.cli.demo_events import demo_events
+from resonant.cli.demo_view import shown_live, take_snapshot, write_table
+from resonant.cli.up import PORT, whole_stack
+from resonant.local.flow_runs import count_task_runs
+from resonant.local.server import ServerError, end, free_port, is_free, keep
+from resonant.local.stack import interrupted_by_signals, start_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from resonant.cli.demo_view import Snapshot
+    from resonant.local.stack import Stack
+    from resonant.store import Store
+
+ENDPOINT = "demo"
+ON_DEMAND = "emit-events/on-demand"
+POLICY = "classic"
+JOURNAL = "received.jsonl"
+# Above the slow answers, and short enough for those that never come.
+_TIMEOUT_SECONDS = 3.0
+_POLL_SECONDS = 0.5
+_RECORD_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Story:
+    """What was done, for the last page.
+
+    Attributes:
+        snapshot: of the store, when all was over.
+        requests: that the receiver counted.
+        run_id: the flow run that emitted.
+        example: the id of a dead letter's event.
+    """
+
+    snapshot: Snapshot
+    requests: int
+    run_id: UUID
+    example: str | None
+
+
+def run_demo(events: int, *, stay: bool) -> None:
+    """Run the demo with this many events; ``stay`` leaves everything running until Ctrl-C.
+
+    Raises:
+        typer.Exit: the figures do not add up.
+    """
+    from resonant.settings import load_settings
+
+    home = Path(tempfile.mkdtemp(prefix="resonant-demo-"))
+    unset = _move_into(home)
+    output.say(f"all of this demo is in {home}")
+    port = PORT if is_free(PORT) else free_port()
+    with interrupted_by_signals():
+        with whole_stack(load_settings(), port=port) as stack, _receiver(home) as url:
+            story = asyncio.run(_tell(stack, url, events, home))
+            if stay:
+                _write_last_page(story, stack, home, unset, is_running=True)
+                with contextlib.suppress(KeyboardInterrupt):
+                    stack.watch()
+        if not stay:
+            _write_last_page(story, stack, home, unset, is_running=False)
+    if not story.snapshot.status.balanced:
+        raise typer.Exit(1)
+
+
+def _move_into(home: Path) -> list[str]:
+    """Leave the user's own store and Prefect alone; return the variables that named them."""
+    theirs = [name for name in os.environ if name.startswith(("RESONANT_", "PREFECT_"))]
+    for name in theirs:
+        del os.environ[name]
+    os.environ |= _variables(home)
+    return [name for name in theirs if name not in _variables(home)]
+
+
+def _variables(home: Path) -> dict[str, str]:
+    return {"RESONANT_HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
+
+
+@contextlib.contextmanager
+def _receiver(home: Path) -> Iterator[str]:
+    """Run the receiver for as long as the block, and yield its URL."""
+    log_path = home / "receiver.log"
+    command = [sys.executable, "-m", "resonant.testing", "--script", "resonant.testing:eight_ways"]
+    with log_path.open("wb") as log:
+        receiver = keep([*command, "--journal", str(home / JOURNAL)], dict(os.environ), log)
+        try:
+            while not (url := log_path.read_text()).endswith("\n"):
+                if receiver.poll() is not None:
+                    raise ServerError(f"the receiver ended: {log_path} says why")
+                time.sleep(_POLL_SECONDS / 10)
+            yield url.strip()
+        finally:
+            end(receiver)
+
+
+async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
+    from pydantic import SecretStr
+
+    from blocks import WebhookEndpoint
+    from blocks.catalog import save_webhook_endpoint
+    from resonant.settings import load_settings
+    from resonant.store import open_store
+    from resonant.testing import read_journal
+
+    endpoint = WebhookEndpoint(
+        url=SecretStr(url), allow_private=True, policy=POLICY, timeout=_TIMEOUT_SECONDS
+    )
+    await save_webhook_endpoint(ENDPOINT, endpoint, overwrite=True)
+    settings = load_settings()
+    store = await open_store(settings.store_url)
+    try:
+        await store.enqueue(demo_events(count, random.Random()), ENDPOINT)
+        output.say(f"stored {output.counted(count, 'event')} for endpoint {ENDPOINT}, {url}")
+        run_id = await start_run(ON_DEMAND, endpoint=ENDPOINT)
+        output.say(f"the worker runs {ON_DEMAND}: {_run_url(stack, run_id)}")
+        snapshot = await _watch(stack, store, run_id)
+        dead_letters = await store.dead_letters(limit=1)
+    finally:
+        await store.close()
+    await _wait_for_records(run_id, count)
+    requests = len(read_journal(home / JOURNAL))
+    return _Story(snapshot, requests, run_id, dead_letters[0].event_id if dead_letters else None)
+
+
+async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
+    """Show the emission until it is over; return how the store is then.
+
+    Raises:
+        ServerError: it failed.
+    """
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        with shown_live("the worker emits the events") as show:
+            while True:
+                run = await client.read_flow_run(run_id)
+                snapshot = await store.read(take_snapshot)
+                show(snapshot)
+                if run.state is not None and run.state.is_final():
+                    break
+                stack.check()
+                await asyncio.sleep(_POLL_SECONDS)
+    if not run.state.is_completed():
+        raise ServerError(
+            f"the emission ended as {run.state.name}: {run.state.message}; see {stack.parts[-1].log}"
+        )
+    return snapshot
+
+
+async def _wait_for_records(run_id: UUID, count: int) -> None:
+    """Wait until the server has recorded how every task run ended, so that its UI shows it: records lag behind."""
+    from prefect.client.orchestration import get_client
+
+    of_run = {"id": {"any_": [str(run_id)]}}
+    ended = {"state": {"type": {"any_": ["COMPLETED", "FAILED"]}}}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_RECORD_SECONDS), get_client() as client:
+            while True:
+                if await count_task_runs(client, flow_runs=of_run, task_runs=ended) >= count:
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
+
+
+def _run_url(stack: Stack, run_id: UUID) -> str:
+    return f"{stack.server.ui_url}/runs/flow-run/{run_id}"
+
+
+def _write_last_page(story: _Story, stack: Stack, home: Path, unset: list[str], *, is_running: bool) -> None:
+    """Say what became of the events, where to look, what to try next, and whether it balances."""
+    snapshot, status = story.snapshot, story.snapshot.status
+    write_table(snapshot)
+    output.write(
+        f"{snapshot.attempts:,} attempts in the store, {story.requests:,} requests in the receiver's own journal\n\n"
+    )
+    output.write(_where_to_look(story, stack, home, is_running=is_running))
+    exports = " ".join(f"{name}={value}" for name, value in _variables(home).items())
+    output.write(f"  export {exports}\n")
+    if unset:
+        output.write(f"  unset {' '.join(unset)}\n")
+    for command, what in _next_steps(story, is_running=is_running):
+        output.write(f"  {command}    # {what}\n")
+    output.write(
+        f"\n{status.accepted:,} accepted = {status.delivered:,} delivered + {status.dead_letter:,} dead letters"
+        f" + {status.retrying:,} retrying + {status.pending:,} pending + {status.purged:,} purged\n"
+        f"balanced: {'yes' if status.balanced else 'NO'}\n"
+    )
+    output.flush()
+
+
+def _where_to_look(story: _Story, stack: Stack, home: Path, *, is_running: bool) -> str:
+    if is_running:
+        return (
+            f"UI: {stack.server.ui_url}, the emission: {_run_url(stack, story.run_id)}\n"
+            "It all runs on until Ctrl-C. What to try next, in another terminal:\n"
+        )
+    return (
+        f"UI: it was at {stack.server.ui_url} and has stopped; `resonant demo --keep` leaves it running.\n"
+        f"What was done is kept in {home}. What to try next:\n"
+    )
+
+
+def _next_steps(story: _Story, *, is_running: bool) -> Iterator[tuple[str, str]]:
+    program = "resonant" if shutil.which("resonant") else f"{sys.executable} -m resonant"
+    if story.example is not None:
+        yield f"{program} dlq", "the dead letters"
+        yield f"{program} detail {story.example}", "every attempt of one of them"
+    yield f"{program} status", "the balance"
+    if not is_running:
+        yield f"{program} up", f"the server again: its UI, http://127.0.0.1:{PORT}, shows the runs"
