@@ -20,7 +20,7 @@ from prefect.states import Completed
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
-from resonant.dispatch.dispatcher import LeaseLost, TimeIsUp
+from resonant.dispatch.sender import LeaseLost, TimeIsUp
 from resonant.display import visible
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from blocks import load_endpoint
 from blocks.endpoint import require_endpoint
 from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.caller import get_caller
-from resonant.dispatch.dispatcher import Dispatcher, Limits
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339

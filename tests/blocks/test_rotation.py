@@ -17,7 +17,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from blocks import FileEndpoint, WebhookEndpoint, current, load_endpoint
 from blocks.catalog import NotConfirmed, end_rotation, remove_endpoint, rotate_secret
 from resonant.delivery.attempt import AttemptRunner
-from resonant.dispatch.dispatcher import Dispatcher, Limits
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import Event

@@ -23,7 +23,8 @@ from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.dead_letters.triage import triage
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch.dispatcher import Dispatcher, Limits
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
 from resonant.events import parse_event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink

@@ -24,7 +24,8 @@ from chaos_facts import Database, Look, histories
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.bulk import PrefetchWindow
-from resonant.dispatch.dispatcher import Dispatcher, Limits
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
 from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from chaos_journal import Journal
 
-    from resonant.dispatch.dispatcher import Summary
+    from resonant.dispatch.summary import Summary
     from resonant.events import Clock, Lease
     from resonant.store import Store
 

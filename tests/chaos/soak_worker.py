@@ -20,7 +20,8 @@ from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.triage import triage
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch.dispatcher import Dispatcher, Limits
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
 from resonant.events import Event
 from resonant.files import atomic_file
 from resonant.metrics.prometheus import registry_of, to_text

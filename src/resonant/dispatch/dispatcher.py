@@ -11,6 +11,9 @@ In the bulk lane, `emit_chunk` is handed many that were never tried, to one endp
     Dispatcher.attempt_all  makes the first attempt of each, as above, in large commits
     emit_one              is handed those that failed; its first call of attempt reports what was attempted already
 
+The parts: `Fetcher` claims, `Sender` makes and records attempts, `Destinations` opens endpoints, `LeaseHeartbeat` renews
+leases, and `RunningTasks` holds the tasks and the error that ends the run.
+
 No Prefect here: the clock, the random generator, the endpoints and `emit_one` are arguments.
 """
 
@@ -20,28 +23,27 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch import fetcher as fetching
-from resonant.dispatch.batch_writer import BatchWriter
-from resonant.dispatch.bulk import PrefetchWindow, send_ahead
-from resonant.dispatch.fetcher import Fetcher
+from resonant.dispatch.destinations import Destinations
+from resonant.dispatch.fetcher import Fetcher, Plan
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiter import ConcurrencyLimiter
+from resonant.dispatch.limits import Limits
+from resonant.dispatch.running_tasks import RunningTasks
 from resonant.dispatch.secret_rotation import Signing
-from resonant.errors import EndpointError, StoreError
-from resonant.store import endpoints
+from resonant.dispatch.sender import LeaseLost, Sender, TimeIsUp
+from resonant.dispatch.summary import Summary
+from resonant.errors import StoreError
 from resonant.store.availability import retry_while_unavailable
-from resonant.store.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+    from collections import Counter
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from resonant.delivery.attempt import AttemptRunner, Destination, Report
     from resonant.dispatch.tracking import Tracker
@@ -50,89 +52,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A bounded run parks its retries this long before its end, in seconds: one that waited beyond it would put off the next run.
-LAST_WAIT_SECONDS = 30.0
-# When an endpoint that could not be opened is tried again, in a run that goes on that long.
-REOPEN_SECONDS = 30.0
-
 
 EmitOne = Callable[["Lease"], Awaitable[None]]
 EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
-
-
-class LeaseLost(Exception):
-    """The lease went to another worker: nothing may be sent, and nothing but history was written."""
-
-
-class TimeIsUp(Exception):
-    """The run ends, and this delivery, which waited for its turn to be sent, went back for the next one."""
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a run did, counted in deliveries.
-
-    Attributes:
-        delivered: answered with success.
-        retried: waited in this run for at least one retry.
-        parked: left in the store until they are due again.
-        dead_letters: given up, by reason.
-        lost: taken over by another worker.
-        attempts: counted in attempts, unlike all others.
-        unknown_endpoints: endpoints that could not be opened, and why; their deliveries wait.
-    """
-
-    delivered: int = 0
-    retried: int = 0
-    parked: int = 0
-    lost: int = 0
-    attempts: int = 0
-    dead_letters: Counter[str] = field(default_factory=Counter)
-    unknown_endpoints: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        text = f"{self.delivered} delivered, {self.retried} retried, {self.parked} parked, "
-        text += f"{self.dead_letters.total()} dead-lettered"
-        if self.dead_letters:
-            text += f" ({', '.join(f'{n} {reason}' for reason, n in sorted(self.dead_letters.items()))})"
-        return text + (f", {self.lost} taken over by another worker" if self.lost else "")
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the counts, with the keys of the JSON output."""
-        return {
-            "delivered": self.delivered,
-            "retried": self.retried,
-            "parked": self.parked,
-            "dead_letter": self.dead_letters.total(),
-            "by_reason": dict(sorted(self.dead_letters.items())),
-            "lost": self.lost,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The bounds of one run.
-
-    Attributes:
-        concurrency: sends at the same time.
-        endpoint_concurrency: sends at the same time to one endpoint; half of ``concurrency`` at most (see ``ConcurrencyLimiter``).
-        max_waiting: retries that may wait in this process; beyond that they are parked.
-        run_for: seconds during which the run goes on looking for what becomes due; 0 ends when nothing is due.
-        chunk_size: deliveries that are first tried together, in the bulk lane; 0 is the task lane.
-    """
-
-    concurrency: int = 100
-    endpoint_concurrency: int = 50
-    max_waiting: int = 1_000
-    run_for: float = 0.0
-    chunk_size: int = 0
-
-
-def _why_not_open(name: str, error: Exception) -> str:
-    # Only our own errors are known to contain no secret.
-    if isinstance(error, EndpointError):
-        return str(error)
-    return f"endpoint {name!r} cannot be opened: {type(error).__name__}"
 
 
 class Dispatcher:
@@ -153,30 +75,36 @@ class Dispatcher:
         open_destination: Callable[[str], Awaitable[Destination]],
         *,
         owner: str,
-        limits: Limits = Limits(),
+        limits: Limits | None = None,
     ) -> None:
         self.store = store
         self.owner = owner
-        self.limits = limits
+        self.limits = limits = limits or Limits()
         self.summary = Summary()
-        self._attempt_runner = attempt_runner
-        self._open_destination = open_destination
         self._limiter = ConcurrencyLimiter(limits.concurrency, limits.endpoint_concurrency)
         self._patience = store.lease_seconds / 3
-        self._commits = BatchWriter(store, patience=self._patience)
-        self._destinations: dict[str, Destination] = {}
-        self._in_flight = InFlight()
-        self._windows: dict[str, PrefetchWindow] = {}
-        self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight, self._fail)
+        self._in_flight = InFlight(limits.max_waiting)
+        self._running = RunningTasks()
+        self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight, self._running.fail)
         self._signing = Signing(store, owner)
-        self._end: float | None = None
-        self._reopen_at: dict[str, float] = {}
-        self._running: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
-        self._is_ending = False
+        self._destinations = Destinations(
+            store,
+            open_destination,
+            limiter=self._limiter,
+            signing=self._signing,
+            problems=self.summary.unknown_endpoints,
+        )
+        self._sender = Sender(
+            store,
+            attempt_runner,
+            limiter=self._limiter,
+            in_flight=self._in_flight,
+            destinations=self._destinations,
+            running=self._running,
+            summary=self.summary,
+        )
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
-        self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._heartbeat.start()
@@ -187,7 +115,7 @@ class Dispatcher:
         try:
             await self._heartbeat.stop()
             await self._signing.stop()
-            await self._commits.close()
+            await self._sender.close()
             # Also without a lease that we know of: a claim may have been cancelled while it was committed.
             await self.store.release_all(self.owner)
             await self._signing.leave()
@@ -195,13 +123,12 @@ class Dispatcher:
             if not isinstance(ended_by, StoreError):  # which says the same
                 logger.warning("leases were not handed back, and will run out by themselves: %s", error)
         finally:
-            closing = [destination.close() for destination in self._destinations.values()]
-            await asyncio.gather(*closing, return_exceptions=True)
+            await self._destinations.close()
 
     @property
     def failure(self) -> BaseException | None:
         """The error that ended the run, if any."""
-        return self._failure
+        return self._running.failure
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
         """Make one attempt, and record it with the decision taken on it.
@@ -213,38 +140,7 @@ class Dispatcher:
             TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
         """
-        if (made := self._in_flight.take_report(key)) is not None:
-            self._changed.set()
-            return made
-        if (lease := self._in_flight.get(key)) is None:
-            raise LeaseLost
-        try:
-            return await self._attempt(lease, task_run_id)
-        except (LeaseLost, TimeIsUp):
-            raise
-        except Exception as error:
-            self._fail(error)  # whatever `emit_one` makes of it
-            raise
-
-    async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
-        self._in_flight.resume(lease)
-        async with self._limiter.hold(lease.endpoint):
-            if self._is_over():
-                await self._hand_back([lease])
-                raise TimeIsUp
-            if not await self._commits.begin(lease):
-                raise self._lost(lease)
-            report = await self._attempt_runner.attempt(
-                lease,
-                self._destinations[lease.endpoint],
-                may_wait=self._may_wait,
-                task_run_id=task_run_id,
-            )
-        # Without the slot, so that the next sends begin in the very transaction that records this one.
-        if not await self._record(report):
-            raise self._lost(lease)
-        self._settle(report)
-        return report
+        return await self._sender.attempt(key, task_run_id=task_run_id)
 
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
@@ -258,80 +154,9 @@ class Dispatcher:
         Raises:
             StoreUnavailable: outcomes could not be written; these deliveries will be tried again by somebody.
         """
-        leases = [lease for key in keys if (lease := self._in_flight.get(key)) is not None]
-        recording: list[asyncio.Future[bool]] = []
-        done = Counter[str]()
-        left: list[Lease] = []
-
-        async def send(lease: Lease) -> None:
-            if self._is_over():
-                left.append(lease)
-                return
-            report = await self._attempt_runner.attempt(
-                lease, self._destinations[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
-            )
-            recorded = self._record(report)
-            recorded.add_done_callback(partial(self._settle_first, report, done))
-            recording.append(recorded)
-
-        def count_lost(lease: Lease) -> None:
-            self._count_lost(lease)
-            done["lost"] += 1
-
-        try:
-            left += await send_ahead(
-                leases,
-                begin=self._commits.begin_all,
-                place=partial(self._limiter.hold, endpoint),
-                send=send,
-                on_lost=count_lost,
-                window=self._windows[endpoint],
-                good_for=self.store.lease_seconds / 2,
-                is_over=self._is_over,
-            )
-            await asyncio.gather(*recording)
-            await self._hand_back(left)
-        except Exception as error:
-            self._fail(error)  # whatever `emit_chunk` makes of it
-            raise
-        done["left"] = len(left)
-        return done
-
-    async def _hand_back(self, leases: list[Lease]) -> None:
-        for lease in leases:
-            self._in_flight.drop(lease)
-        if leases:
-            await retry_while_unavailable(lambda: self.store.release(leases), self._patience)
-
-    def _record(self, report: Report) -> asyncio.Future[bool]:
-        lease, decision = report.lease, report.decision
-        if isinstance(decision, Retry):
-            # Counted before it is written: nobody else shall be promised this place meanwhile.
-            self._in_flight.wait(lease)
-            self._changed.set()
-        gone = report.verdict is not None and report.verdict.gone
-        return self._commits.record(Outcome(lease, report.attempt, decision, gone=gone))
-
-    def _settle_first(self, report: Report, done: Counter[str], recorded: asyncio.Future[bool]) -> None:
-        if recorded.cancelled() or recorded.exception() is not None:
-            return
-        if not recorded.result():
-            self._count_lost(report.lease)
-            done["lost"] += 1
-            return
-        self._settle(report)
-        done["delivered" if report.decision is None else "failed"] += 1
-        if report.decision is not None and not self._is_ending:
-            self._in_flight.keep_report(report)
-            self._spawn(self._emit(report.lease))
-
-    def _is_over(self) -> bool:
-        return self._failure is not None or (self._end is not None and time.monotonic() >= self._end)
-
-    def _may_wait(self) -> bool:
-        """Tell whether a retry may be waited for here: there is room, and the run goes on for long enough."""
-        ends_soon = self._end is not None and time.monotonic() + LAST_WAIT_SECONDS > self._end
-        return self._in_flight.waiting < self.limits.max_waiting and not ends_soon
+        return await self._sender.attempt_all(
+            endpoint, keys, on_failed=self._emit_failed, task_run_id=task_run_id
+        )
 
     async def run(
         self,
@@ -362,46 +187,41 @@ class Dispatcher:
             StoreUnavailable: the store went away.
         """
         if endpoint is not None:
-            await retry_while_unavailable(partial(self._open, endpoint), self._patience)
-        self._end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
-        self._is_ending = False
+            await retry_while_unavailable(partial(self._destinations.open, endpoint), self._patience)
+        self._running.end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
+        self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         fetcher = Fetcher(
             self.store,
-            owner=self.owner,
+            Plan(self.owner, endpoint, take_over, self._chunk_size, on_waiting),
             limiter=self._limiter,
             in_flight=self._in_flight,
-            endpoint=endpoint,
-            take_over=take_over,
-            chunk_size=self._chunk_size,
-            is_open=self._is_open,
-            is_over=self._is_over,
-            renew=self._heartbeat.catch_up,
-            on_waiting=on_waiting,
+            destinations=self._destinations,
+            heartbeat=self._heartbeat,
+            is_over=self._running.is_over,
         )
         try:
             while True:
-                self._changed.clear()
-                if self._failure is not None:
-                    raise self._failure
+                self._running.forget_changes()
+                self._running.raise_failure()
                 if own is not None:
                     await retry_while_unavailable(own.look_if_due, self._patience)
-                if own is not None and self._end is None and own.is_settled:
-                    self._end = time.monotonic()  # the next run sends what else this run has claimed
-                time_is_up = self._is_over()
+                if own is not None and self._running.end is None and own.is_settled:
+                    self._running.end = time.monotonic()  # the next run sends what else this run has claimed
+                time_is_up = self._running.is_over()
                 if not time_is_up:
                     await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
-                goes_on = self._end is not None and not time_is_up
-                if self._running or goes_on or self._failure is not None:
-                    await self._wait_for_change()
+                goes_on = self._running.end is not None and not time_is_up
+                if self._running or goes_on or self._running.failure is not None:
+                    await self._running.wait_for_change(fetching.POLL_SECONDS)
                 elif not time_is_up and await retry_while_unavailable(
                     partial(self._has_to_wait, fetcher, own), self._patience
                 ):
                     continue
-                elif self._failure is None:
+                elif self._running.failure is None:
                     return self.summary
         finally:
-            await self._cancel_running()
+            await self._running.cancel()
             await fetcher.stop()
 
     async def _has_to_wait(self, fetcher: Fetcher, own: Tracker | None) -> bool:
@@ -427,36 +247,29 @@ class Dispatcher:
             EndpointError: an endpoint cannot be opened; what is leased is handed back.
             StoreUnavailable: the store went away.
         """
-        self._is_ending = False
+        self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, None
         try:
             async for leases in batches:
                 for lease in leases:
-                    await retry_while_unavailable(partial(self._open, lease.endpoint), self._patience)
+                    await retry_while_unavailable(
+                        partial(self._destinations.open, lease.endpoint), self._patience
+                    )
                     self._start(lease)
                 while self._in_flight.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()
             while self._running:
                 await self._next_change()
-            if self._failure is not None:
-                raise self._failure
+            self._running.raise_failure()
             return self.summary
         finally:
-            await self._cancel_running()
+            await self._running.cancel()
 
     async def _next_change(self) -> None:
-        self._changed.clear()
-        if self._failure is None and self._running:
-            await self._wait_for_change()
-        if self._failure is not None:
-            raise self._failure
-
-    async def _cancel_running(self) -> None:
-        self._is_ending = True
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        self._running.forget_changes()
+        if self._running.failure is None and self._running:
+            await self._running.wait_for_change(fetching.POLL_SECONDS)
+        self._running.raise_failure()
 
     async def _take_due(self, fetcher: Fetcher) -> None:
         async for leases in fetcher.take(is_idle=not self._running):
@@ -482,16 +295,14 @@ class Dispatcher:
             chunk = never_tried[start : start + size]
             for lease in chunk:
                 self._in_flight.take(lease)
-            self._spawn(self._emit_all(self._emit_chunk, chunk))
+            self._running.start(self._emit_all(self._emit_chunk, chunk))
 
     def _start(self, lease: Lease) -> None:
         self._in_flight.take(lease)
-        self._spawn(self._emit(lease))
+        self._running.start(self._emit(lease))
 
-    def _spawn(self, emitting: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(emitting)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
+    def _emit_failed(self, lease: Lease) -> None:
+        self._running.start(self._emit(lease))
 
     async def _emit_all(self, emit_chunk: EmitChunk, leases: list[Lease]) -> None:
         await emit_chunk(leases)
@@ -510,75 +321,12 @@ class Dispatcher:
             raise RuntimeError(f"the emission of {lease.event.id} ended without an attempt")
         # It ended where it should have waited: whoever looks when the retry is due goes on.
         self.summary.parked += 1
-        await self._hand_back([left])
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._changed.set()
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        if self._failure is None:
-            self._failure = error
-        self._changed.set()
+        await self._sender.hand_back([left])
 
     async def not_to_be_opened(self, names: Iterable[str]) -> dict[str, str]:
         """Return those of these endpoints that cannot be opened, each with the reason."""
-        return {name: self.summary.unknown_endpoints[name] for name in names if not await self._is_open(name)}
-
-    async def _open(self, name: str) -> None:
-        if not await self._is_open(name):
-            raise EndpointError(self.summary.unknown_endpoints[name])
-
-    async def _is_open(self, name: str) -> bool:
-        if name in self._destinations:
-            return True
-        if time.monotonic() < self._reopen_at.get(name, 0.0):
-            return False
-        await self._signing.announce(name)
-        try:
-            destination = await self._open_destination(name)
-        except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
-            reason = self.summary.unknown_endpoints[name] = _why_not_open(name, error)
-            self._reopen_at[name] = time.monotonic() + REOPEN_SECONDS
-            await self._signing.withdraw(name)
-            await self.store.write(endpoints.note_problem, name, reason, now=self.store.clock())
-            return False
-        self._destinations[name] = destination
-        self._limiter.limit(name, destination.concurrency)
-        self._windows[name] = PrefetchWindow(self._limiter.limit_of(name))
-        self._signing.follow(name, destination.rotation)
-        self.summary.unknown_endpoints.pop(name, None)
-        await self.store.write(endpoints.clear_problem, name)
-        return True
-
-    def _settle(self, report: Report) -> None:
-        lease, decision = report.lease, report.decision
-        self.summary.attempts += 1
-        match decision:
-            case Retry(delay=delay):
-                if self._in_flight.count_attempt(lease, delay):
-                    self.summary.retried += 1
-                return
-            case None:
-                self.summary.delivered += 1
-            case Park():
-                self.summary.parked += 1
-            case GiveUp(reason=reason):
-                self.summary.dead_letters[reason] += 1
-        self._in_flight.drop(lease)
-
-    def _lost(self, lease: Lease) -> LeaseLost:
-        self._count_lost(lease)
-        return LeaseLost()
-
-    def _count_lost(self, lease: Lease) -> None:
-        self._in_flight.drop(lease)
-        self.summary.lost += 1
-
-    async def _wait_for_change(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(fetching.POLL_SECONDS):
-                await self._changed.wait()
+        return {
+            name: self.summary.unknown_endpoints[name]
+            for name in names
+            if not await self._destinations.is_open(name)
+        }

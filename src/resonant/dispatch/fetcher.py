@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
+    from resonant.dispatch.destinations import Destinations
+    from resonant.dispatch.heartbeat import LeaseHeartbeat
     from resonant.dispatch.in_flight import InFlight
     from resonant.dispatch.limiter import ConcurrencyLimiter
     from resonant.events import Lease
@@ -34,49 +37,56 @@ class _Room(NamedTuple):
     most_bytes: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run claims.
+
+    Attributes:
+        owner: who holds the leases.
+        endpoint: the only one to claim from; None for all.
+        take_over: whether expired leases are taken over, and live ones waited for.
+        chunk_size: deliveries that are sent together; 0 where each goes alone.
+        on_waiting: called once, with the time until which other workers hold the remaining deliveries.
+    """
+
+    owner: str
+    endpoint: str | None
+    take_over: bool
+    chunk_size: int
+    on_waiting: Callable[[float], None]
+
+
 class Fetcher:
     """The claims of one run.
 
     Args:
         store: to claim from.
-        owner: who holds the leases.
+        plan: what to claim.
         limiter: how much can be sent at the same time.
         in_flight: what is held already.
-        endpoint: the only one to claim from; None for all.
-        take_over: whether expired leases are taken over, and live ones waited for.
-        chunk_size: deliveries that are sent together; 0 where each goes alone.
-        is_open: opens an endpoint; tells whether it can be sent to.
+        destinations: opens each endpoint that something is due for.
+        heartbeat: renews the run's own leases before expired ones are taken over.
         is_over: tells whether the run has failed, or its time is up: nothing more is to be claimed then.
-        renew: renews the leases in flight if that is overdue.
-        on_waiting: called once, with the time until which other workers hold the remaining deliveries.
     """
 
     def __init__(
         self,
         store: Store,
+        plan: Plan,
         *,
-        owner: str,
         limiter: ConcurrencyLimiter,
         in_flight: InFlight,
-        endpoint: str | None,
-        take_over: bool,
-        chunk_size: int,
-        is_open: Callable[[str], Awaitable[bool]],
+        destinations: Destinations,
+        heartbeat: LeaseHeartbeat,
         is_over: Callable[[], bool],
-        renew: Callable[[], Awaitable[None]],
-        on_waiting: Callable[[float], None],
     ) -> None:
         self._store = store
-        self._owner = owner
+        self._plan = plan
         self._limiter = limiter
         self._in_flight = in_flight
-        self._endpoint = endpoint
-        self._take_over = take_over
-        self._chunk_size = chunk_size
-        self._is_open = is_open
+        self._destinations = destinations
+        self._heartbeat = heartbeat
         self._is_over = is_over
-        self._renew = renew
-        self._on_waiting = on_waiting
         self._said_waiting = False
         self._due: list[str] = []
         self._look_again_at = 0.0
@@ -96,7 +106,7 @@ class Fetcher:
         for name in list(self._due):
             if not self._is_over() and (room := self._room(name)):
                 leases = await self._store.claim(
-                    name, owner=self._owner, limit=room.number, most_bytes=room.most_bytes
+                    name, owner=self._plan.owner, limit=room.number, most_bytes=room.most_bytes
                 )
                 # Fewer are all that there is, or all that memory has room for until the next look.
                 if len(leases) < room.number:
@@ -105,14 +115,14 @@ class Fetcher:
 
     async def others_hold(self) -> bool:
         """Tell whether other workers hold what may yet be ours to emit, after waiting for a moment if they do."""
-        if not self._take_over:
+        if not self._plan.take_over:
             return False
-        until = await self._store.latest_lease_end(self._endpoint)
+        until = await self._store.latest_lease_end(self._plan.endpoint)
         if until is None:
             return False
         if not self._said_waiting:
             self._said_waiting = True
-            self._on_waiting(until)
+            self._plan.on_waiting(until)
         await asyncio.sleep(min(POLL_SECONDS, max(0.05, until - self._store.clock())))
         return True
 
@@ -125,16 +135,16 @@ class Fetcher:
 
     async def _look(self) -> None:
         """See which endpoints have something due, and open those that are new."""
-        if self._take_over and time.monotonic() >= self._rescue_at:
-            await self._renew()  # before our own are taken for lost
-            await self._store.rescue(endpoint=self._endpoint)
+        if self._plan.take_over and time.monotonic() >= self._rescue_at:
+            await self._heartbeat.catch_up()  # before our own are taken for lost
+            await self._store.rescue(endpoint=self._plan.endpoint)
             self._rescue_at = time.monotonic() + RESCUE_SECONDS
         if time.monotonic() >= self._fold_at:
             self._start_fold()
             self._fold_at = time.monotonic() + FOLD_SECONDS
         now = self._store.clock()
-        due = [due.endpoint for due in await self._store.due(self._endpoint) if due.at <= now]
-        self._due = [name for name in due if await self._is_open(name)]
+        due = [due.endpoint for due in await self._store.due(self._plan.endpoint) if due.at <= now]
+        self._due = [name for name in due if await self._destinations.is_open(name)]
 
     def _start_fold(self) -> None:
         """Fold in the background: a claim never waits for a transaction that holds a ledger."""
@@ -153,7 +163,7 @@ class Fetcher:
         others = len((self._in_flight.busy_endpoints() | set(self._due)) - {endpoint})
         share = self._limiter.share(endpoint)
         # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
-        wanted = max(4 * share, 4 * self._chunk_size // (others + 2))
+        wanted = max(4 * share, 4 * self._plan.chunk_size // (others + 2))
         left = MOST_BYTES - self._in_flight.bytes
         most_bytes: int | None = left
         if left < MOST_BYTES // 2:

@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 
 class InFlight:
-    """Leases, each busy (it is sent, or will be as soon as there is room) or waiting for its retry."""
+    """Leases, each busy (it is sent, or will be as soon as there is room) or waiting for its retry.
 
-    def __init__(self) -> None:
+    Args:
+        max_waiting: how many may wait for a retry.
+    """
+
+    def __init__(self, max_waiting: int = 1_000) -> None:
+        self._max_waiting = max_waiting
         self._leases: dict[LeaseKey, Lease] = {}
         self._waiting: set[LeaseKey] = set()
         self._retried: set[LeaseKey] = set()
@@ -38,6 +43,11 @@ class InFlight:
     def waiting(self) -> int:
         """How many wait for a retry."""
         return len(self._waiting)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether one more may wait for a retry."""
+        return self.waiting < self._max_waiting
 
     @property
     def total_busy(self) -> int:

@@ -18,7 +18,10 @@ import pytest
 
 from resonant.delivery.attempt import AttemptRunner, Destination, Report
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
-from resonant.dispatch.dispatcher import Dispatcher, LeaseLost, Limits, Summary
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
+from resonant.dispatch.sender import LeaseLost
+from resonant.dispatch.summary import Summary
 from resonant.errors import EndpointError, StoreUnavailable, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
@@ -468,7 +471,7 @@ class TestTheBulkLane:
         async with scene(tmp_path, orders=wait, limits=limits) as worker:
             await enqueue(worker.store, 12)
             running = asyncio.create_task(worker.run())
-            await until(worker.dispatcher._is_over)
+            await until(worker.dispatcher._running.is_over)
             blocked.set()
             summary = await running
         tried = sum(row[0] for row in deliveries(tmp_path, "attempts"))
@@ -806,7 +809,7 @@ class TestEndpoints:
         }
 
     async def test_one_that_turns_up_later_is_opened_then(self, tmp_path, quick_look, monkeypatch):
-        monkeypatch.setattr("resonant.dispatch.dispatcher.REOPEN_SECONDS", 0.1)
+        monkeypatch.setattr("resonant.dispatch.destinations.REOPEN_SECONDS", 0.1)
 
         def problems(path):
             return rows(path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems")
@@ -1237,7 +1240,7 @@ class TestHowLongARunGoesOn:
         self, tmp_path, quick_look
     ):
         async def send(_event):
-            await until(worker.dispatcher._is_over)
+            await until(worker.dispatcher._running.is_over)
 
         limits = Limits(concurrency=1, run_for=2.0)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
@@ -1261,7 +1264,7 @@ class TestHowLongARunGoesOn:
         async with scene(tmp_path, orders=send, limits=limits) as worker:
             await enqueue(worker.store)
             running = asyncio.create_task(worker.run())
-            await until(worker.dispatcher._is_over)
+            await until(worker.dispatcher._running.is_over)
             await enqueue(worker.store)
             another.set()
             assert (await running).delivered == 1

@@ -1,0 +1,24 @@
+"""The bounds of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of one run.
+
+    Attributes:
+        concurrency: sends at the same time.
+        endpoint_concurrency: sends at the same time to one endpoint; half of ``concurrency`` at most (see ``ConcurrencyLimiter``).
+        max_waiting: retries that may wait in this process; beyond that they are parked.
+        run_for: seconds during which the run goes on looking for what becomes due; 0 ends when nothing is due.
+        chunk_size: deliveries that are first tried together, in the bulk lane; 0 is the task lane.
+    """
+
+    concurrency: int = 100
+    endpoint_concurrency: int = 50
+    max_waiting: int = 1_000
+    run_for: float = 0.0
+    chunk_size: int = 0

@@ -1,0 +1,85 @@
+"""The asyncio tasks of a run, and the error that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+
+class RunningTasks:
+    """Tasks that end by themselves; the first error, of a task or reported by ``fail``, ends the run.
+
+    Attributes:
+        failure: the error that ended the run, if any.
+        end: when the run's time is up, on the monotonic clock; None for no such time.
+        is_ending: whether the tasks are being cancelled, so that no more may start.
+    """
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self.end: float | None = None
+        self.is_ending = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def fail(self, error: BaseException) -> None:
+        """Report an error; the first one is kept."""
+        if self.failure is None:
+            self.failure = error
+        self.note_change()
+
+    def raise_failure(self) -> None:
+        """Raise the error that ended the run, if any."""
+        if self.failure is not None:
+            raise self.failure
+
+    def is_over(self) -> bool:
+        """Return whether the run has failed, or its time is up."""
+        return self.failure is not None or (self.end is not None and time.monotonic() >= self.end)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Return whether the run's time is up before so many seconds have passed."""
+        return self.end is not None and time.monotonic() + seconds > self.end
+
+    def note_change(self) -> None:
+        """Wake the run: a task ended, or made room."""
+        self._changed.set()
+
+    def forget_changes(self) -> None:
+        """Wait for changes from now on."""
+        self._changed.clear()
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Wait for a change since the last ``forget_changes``, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    async def cancel(self) -> None:
+        """Cancel every task and wait until all have ended."""
+        self.is_ending = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.note_change()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            self.fail(error)

@@ -1,0 +1,248 @@
+"""Make attempts, and record each with the decision taken on it before it is reported."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+from resonant.delivery.retry import GiveUp, Park, Retry
+from resonant.dispatch.batch_writer import BatchWriter
+from resonant.dispatch.bulk import send_ahead
+from resonant.store.availability import retry_while_unavailable
+from resonant.store.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from resonant.delivery.attempt import AttemptRunner, Report
+    from resonant.dispatch.destinations import Destinations
+    from resonant.dispatch.in_flight import InFlight
+    from resonant.dispatch.limiter import ConcurrencyLimiter
+    from resonant.dispatch.running_tasks import RunningTasks
+    from resonant.dispatch.summary import Summary
+    from resonant.events import Lease, LeaseKey
+    from resonant.store import Store
+
+# A bounded run parks its retries this long before its end, in seconds: one that waited beyond it would put off the next run.
+LAST_WAIT_SECONDS = 30.0
+
+
+class LeaseLost(Exception):
+    """The lease went to another worker: nothing may be sent, and nothing but history was written."""
+
+
+class TimeIsUp(Exception):
+    """The run ends, and this delivery, which waited for its turn to be sent, went back for the next one."""
+
+
+class Sender:
+    """Makes the attempts of one run.
+
+    Args:
+        store: where each attempt is recorded.
+        attempt_runner: makes each attempt.
+        limiter: how much can be sent at the same time.
+        in_flight: the leases of the run.
+        destinations: the open endpoints.
+        running: an error here ends the run.
+        summary: counts what came of each attempt.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        attempt_runner: AttemptRunner,
+        *,
+        limiter: ConcurrencyLimiter,
+        in_flight: InFlight,
+        destinations: Destinations,
+        running: RunningTasks,
+        summary: Summary,
+    ) -> None:
+        self._store = store
+        self._attempt_runner = attempt_runner
+        self._limiter = limiter
+        self._in_flight = in_flight
+        self._destinations = destinations
+        self._running = running
+        self._summary = summary
+        self._patience = store.lease_seconds / 3
+        self._commits = BatchWriter(store, patience=self._patience)
+
+    async def close(self) -> None:
+        """Write what still waits to be written.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        await self._commits.close()
+
+    async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
+        """Make one attempt, and record it with the decision taken on it.
+
+        Of a delivery whose first attempt was made in a chunk, the first call returns what came of that.
+
+        Raises:
+            LeaseLost: another worker has the delivery, or this one has it by another lease.
+            TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
+            StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
+        """
+        if (made := self._in_flight.take_report(key)) is not None:
+            self._running.note_change()
+            return made
+        if (lease := self._in_flight.get(key)) is None:
+            raise LeaseLost
+        try:
+            return await self._attempt(lease, task_run_id)
+        except (LeaseLost, TimeIsUp):
+            raise
+        except Exception as error:
+            self._running.fail(error)  # whatever `emit_one` makes of it
+            raise
+
+    async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
+        self._in_flight.resume(lease)
+        async with self._limiter.hold(lease.endpoint):
+            if self._running.is_over():
+                await self.hand_back([lease])
+                raise TimeIsUp
+            if not await self._commits.begin(lease):
+                raise self._lost(lease)
+            report = await self._attempt_runner.attempt(
+                lease,
+                self._destinations[lease.endpoint],
+                may_wait=self._may_wait,
+                task_run_id=task_run_id,
+            )
+        # Without the slot, so that the next sends begin in the very transaction that records this one.
+        if not await self._record(report):
+            raise self._lost(lease)
+        self._settle(report)
+        return report
+
+    async def attempt_all(
+        self,
+        endpoint: str,
+        keys: Sequence[LeaseKey],
+        *,
+        on_failed: Callable[[Lease], None],
+        task_run_id: str | None = None,
+    ) -> Counter[str]:
+        """Make the first attempt of deliveries to one endpoint; see ``Dispatcher.attempt_all``.
+
+        Args:
+            endpoint: it is open.
+            keys: the deliveries.
+            on_failed: called with each that failed once that is recorded; ``attempt`` then returns its report.
+            task_run_id: for the history.
+
+        Returns:
+            How many were ``delivered``, ``failed``, ``lost`` to another worker, or went back untried since the run's
+            time is up (``left``).
+
+        Raises:
+            StoreUnavailable: outcomes could not be written; these deliveries will be tried again by somebody.
+        """
+        leases = [lease for key in keys if (lease := self._in_flight.get(key)) is not None]
+        recording: list[asyncio.Future[bool]] = []
+        done = Counter[str]()
+        left: list[Lease] = []
+
+        async def send(lease: Lease) -> None:
+            if self._running.is_over():
+                left.append(lease)
+                return
+            report = await self._attempt_runner.attempt(
+                lease, self._destinations[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
+            )
+            recorded = self._record(report)
+            recorded.add_done_callback(partial(self._settle_first, report, done, on_failed))
+            recording.append(recorded)
+
+        def count_lost(lease: Lease) -> None:
+            self._count_lost(lease)
+            done["lost"] += 1
+
+        try:
+            left += await send_ahead(
+                leases,
+                begin=self._commits.begin_all,
+                place=partial(self._limiter.hold, endpoint),
+                send=send,
+                on_lost=count_lost,
+                window=self._destinations.window(endpoint),
+                good_for=self._store.lease_seconds / 2,
+                is_over=self._running.is_over,
+            )
+            await asyncio.gather(*recording)
+            await self.hand_back(left)
+        except Exception as error:
+            self._running.fail(error)  # whatever `emit_chunk` makes of it
+            raise
+        done["left"] = len(left)
+        return done
+
+    async def hand_back(self, leases: list[Lease]) -> None:
+        """Hand leases back, with no attempt charged."""
+        for lease in leases:
+            self._in_flight.drop(lease)
+        if leases:
+            await retry_while_unavailable(lambda: self._store.release(leases), self._patience)
+
+    def _record(self, report: Report) -> asyncio.Future[bool]:
+        lease, decision = report.lease, report.decision
+        if isinstance(decision, Retry):
+            # Counted before it is written: nobody else shall be promised this place meanwhile.
+            self._in_flight.wait(lease)
+            self._running.note_change()
+        gone = report.verdict is not None and report.verdict.gone
+        return self._commits.record(Outcome(lease, report.attempt, decision, gone=gone))
+
+    def _settle_first(
+        self,
+        report: Report,
+        done: Counter[str],
+        on_failed: Callable[[Lease], None],
+        recorded: asyncio.Future[bool],
+    ) -> None:
+        if recorded.cancelled() or recorded.exception() is not None:
+            return
+        if not recorded.result():
+            self._count_lost(report.lease)
+            done["lost"] += 1
+            return
+        self._settle(report)
+        done["delivered" if report.decision is None else "failed"] += 1
+        if report.decision is not None and not self._running.is_ending:
+            self._in_flight.keep_report(report)
+            on_failed(report.lease)
+
+    def _may_wait(self) -> bool:
+        """Tell whether a retry may be waited for here: there is room, and the run goes on for long enough."""
+        return self._in_flight.may_wait and not self._running.ends_within(LAST_WAIT_SECONDS)
+
+    def _settle(self, report: Report) -> None:
+        lease, decision = report.lease, report.decision
+        self._summary.attempts += 1
+        match decision:
+            case Retry(delay=delay):
+                if self._in_flight.count_attempt(lease, delay):
+                    self._summary.retried += 1
+                return
+            case None:
+                self._summary.delivered += 1
+            case Park():
+                self._summary.parked += 1
+            case GiveUp(reason=reason):
+                self._summary.dead_letters[reason] += 1
+        self._in_flight.drop(lease)
+
+    def _lost(self, lease: Lease) -> LeaseLost:
+        self._count_lost(lease)
+        return LeaseLost()
+
+    def _count_lost(self, lease: Lease) -> None:
+        self._in_flight.drop(lease)
+        self._summary.lost += 1
