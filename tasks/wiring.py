@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from prefect.tasks import Task
 
     from resonant.delivery.attempt import Destination
-    from resonant.dispatch.dispatcher import Summary
+    from resonant.dispatch.summary import Summary
     from resonant.events import Lease
 
 # A task run holds some 280 objects until it ends. With Python's own threshold (700) the collector looks through all that
