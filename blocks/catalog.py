@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 
 from blocks.endpoint import (
@@ -58,7 +58,7 @@ async def save_webhook_endpoint(name: str, block: WebhookEndpoint, *, overwrite:
     try:
         await block.asave(name, overwrite=overwrite)
     except ValueError as error:
-        if "already in use" not in str(error):
+        if not isinstance(error.__cause__, ObjectAlreadyExists):
             raise
         raise EndpointError(
             f"endpoint {name!r} exists: `resonant endpoint update {name}` changes it"

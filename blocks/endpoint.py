@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block, UnknownBlockType
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel, Field, ValidationError
 
 from blocks.installed import CAPABILITY, installed_sinks
@@ -113,7 +114,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
         # Their texts may quote the configuration, including secrets.
         raise EndpointError(f"endpoint {name!r} is not configured completely: save it again") from None
     except ValueError as error:
-        if "Unable to find block document" not in str(error):
+        if not isinstance(error.__cause__, ObjectNotFound):
             raise
         raise await unknown_endpoint(name) from None
     if not isinstance(block, EndpointBlock):

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from prefect.server.utilities.messaging import memory
 from prefect.server.utilities.messaging.memory import Consumer, break_topic, ephemeral_subscription
 
+from resonant.local.compatibility import count_unread_messages
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,7 +46,17 @@ class _Message(memory.MemoryMessage):
 class Publisher(memory.Publisher):
     """Sends messages to the subscriptions of a topic in this process."""
 
-    _sent = 0
+    def __init__(self, topic: str, cache: memory.Cache, deduplicate_by: str | None = None) -> None:
+        """Send to a topic.
+
+        Args:
+            topic: its name.
+            cache: knows which messages were sent before.
+            deduplicate_by: the attribute that identifies a message.
+        """
+        super().__init__(topic, cache, deduplicate_by)
+        self._known = cache
+        self._sent = 0
 
     async def publish_data(self, data: bytes, attributes: Mapping[str, str]) -> None:
         """Send one message, unless it was sent before; who has sent many waits while a subscription has too many unread."""
@@ -53,7 +65,7 @@ class Publisher(memory.Publisher):
             await self._wait_for_room()
         messages: list[Any] = [_Message(data, attributes)]
         if self.deduplicate_by:
-            messages = await self._cache.without_duplicates(self.deduplicate_by, messages)
+            messages = await self._known.without_duplicates(self.deduplicate_by, messages)
         for message in messages:
             await self.topic.publish(message)
 
@@ -61,8 +73,5 @@ class Publisher(memory.Publisher):
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + PATIENCE_SECONDS
         # The queues are Prefect's, and tell nobody that they were read.
-        while self._unread() >= MOST_UNREAD and loop.time() < give_up_at:  # noqa: ASYNC110
+        while count_unread_messages(self.topic) >= MOST_UNREAD and loop.time() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE_SECONDS)
-
-    def _unread(self) -> int:
-        return max((each._queue.qsize() for each in self.topic._subscriptions), default=0)  # noqa: SLF001

@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import uvicorn
-from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
+
+from resonant import output
+from resonant.local.compatibility import PrefectChanged, check_server_names, prefect_application
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,9 +127,14 @@ def main() -> None:
     """Serve until a signal."""
     # The database contains the endpoints' secrets and the key that encrypts them.
     os.umask(0o077)
+    try:
+        check_server_names()
+    except PrefectChanged as error:
+        output.say(f"resonant: {error}")
+        sys.exit(1)
     settings = get_current_settings().server
     app = guarded(
-        create_app(final=True),
+        prefect_application(),
         settings.api.cors_allowed_origins,
         address=settings.api.host,
         api=settings.api.base_path or API,

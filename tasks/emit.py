@@ -15,13 +15,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
-from prefect.results import ResultStore
 from prefect.states import Completed
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
 from resonant.dispatch.sender import LeaseLost, TimeIsUp
 from resonant.display import visible
+from resonant.local.compatibility import result_of_nothing
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
@@ -97,8 +97,8 @@ def _was_decided_to_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any
 
 @cache
 def _nothing() -> Any:
-    """Return the one result of all deliveries: Prefect makes a record, an eighth of its time, of each None returned."""
-    return ResultStore().create_result_record(None)
+    """Return the one result of all deliveries."""
+    return result_of_nothing()
 
 
 @task(

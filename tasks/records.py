@@ -10,6 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from resonant.local.compatibility import count_unsent_messages
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -23,13 +25,6 @@ _LOOK_AGAIN_SECONDS = 0.05
 _MOST_MESSAGES = 20
 
 
-def count_unsent() -> int:
-    """Return how many messages Prefect's client has yet to send."""
-    from prefect.events.worker import EventsWorker  # noqa: PLC0415 - after it was told which server to use
-
-    return EventsWorker.instance()._queue.qsize()  # noqa: SLF001 - it tells nobody
-
-
 class Records:
     """Lets an emission wait for the records of what it did.
 
@@ -41,7 +36,7 @@ class Records:
 
     def __init__(
         self,
-        unsent: Callable[[], int] = count_unsent,
+        unsent: Callable[[], int] = count_unsent_messages,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,

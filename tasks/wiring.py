@@ -23,6 +23,7 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import event_from_fields, rfc3339
+from resonant.local.compatibility import check_client_names
 from resonant.settings import Settings, load_settings
 from resonant.store.configured import open_configured_store
 from tasks.emit import ChunkRef, DeliveryRef, emit_chunk, emit_event
@@ -61,7 +62,9 @@ async def open_dispatcher(
     Raises:
         UnknownPolicy: no policy has that name.
         StoreError: the store cannot be opened.
+        PrefectChanged: the installed Prefect lacks a name that Resonant uses.
     """
+    check_client_names()
     settings = load_settings()
     settings.policy(policy)
     async with open_configured_store(settings, patient=True) as store:

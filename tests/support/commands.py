@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from prefect.context import root_settings_context
+from prefect.logging.handlers import set_api_log_sink
 from typer.testing import CliRunner
 
 from resonant.cli import app
@@ -53,13 +54,13 @@ def _restored_logging() -> Iterator[None]:
     """Undo what a command does to the loggers: it quiets Prefect for the rest of its process."""
     root = logging.getLogger()
     loggers = [each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
-    filters = [(each, each.filters[:]) for each in (root, *loggers, *root.handlers)]
+    handlers = [handler for each in (root, *loggers) for handler in each.handlers]
+    filters = [(each, each.filters[:]) for each in (root, *loggers, *handlers)]
     levels = [(each, each.level) for each in (root, *loggers)]
-    raise_exceptions = logging.raiseExceptions
     try:
         yield
     finally:
-        logging.raiseExceptions = raise_exceptions
+        set_api_log_sink(None)
         for each, before in filters:
             each.filters[:] = before
         for each, level in levels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -45,10 +44,7 @@ def run_flow(
 
     make_flows_importable()
     try:
-        with prefect_server(settings) as server:
-            if server.is_temporary:
-                _say_no_link()
-            _show_log_of_prefect(verbose=verbose)
+        with prefect_server(settings, verbose=verbose) as server:
             state = asyncio.run(_awaited(start))
             if state is not None and server.is_temporary:
                 send_events(server.api_url)
@@ -64,26 +60,6 @@ def run_flow(
         output.say(f"resonant: {state.message}")
         raise typer.Exit(1)
     return state
-
-
-def _show_log_of_prefect(*, verbose: bool) -> None:
-    """Show Prefect's log on standard error if ``verbose``; otherwise hide it, since it would break the progress bar."""
-    import prefect.main  # noqa: F401 - it sets up the handlers, once
-
-    for handler in logging.getLogger().handlers:
-        handler.removeFilter(_is_not_of_prefect)
-        if not verbose:
-            handler.addFilter(_is_not_of_prefect)
-
-
-def _is_not_of_prefect(record: logging.LogRecord) -> bool:
-    return not record.name.startswith("prefect")
-
-
-def _say_no_link() -> None:
-    """Hide Prefect's link to the run: the temporary server has no UI, and ends with this command."""
-    for name in ("prefect.engine", "prefect.flow_runs"):
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith("View at http"))
 
 
 async def _awaited(start: Callable[[], Awaitable[T]]) -> T:

@@ -12,13 +12,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from resonant import output
 from resonant.errors import ResonantError
 from resonant.files import make_private_folder, open_private
+from resonant.local.compatibility import check_client_names, finish_sending_messages
 from resonant.local.health import is_healthy
 from resonant.local.outage import outage_told_plainly
+from resonant.local.prefect_log import show_prefect_log
 from resonant.local.project import project_directory
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ _STOP_SECONDS = 15.0
 _SEND_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 2.0
 _UNAUTHORIZED = 401
+_OWN = "resonant: "
+_LAST_BYTES = 4096
 # Whose web pages may use the server; Prefect takes the first name where both are set.
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
 
@@ -74,11 +78,17 @@ class KeptServer:
 
 
 @contextlib.contextmanager
-def prefect_server(settings: Settings) -> Iterator[Server]:
+def prefect_server(settings: Settings, *, verbose: bool = False) -> Iterator[Server]:
     """Find a server, or start one that ends with the block; point Prefect, not yet imported, at it.
+
+    Args:
+        settings: name the home of ``resonant up``, whose server is used if it runs.
+        verbose: show Prefect's log.
 
     Raises:
         ServerError: the one at ``PREFECT_API_URL`` does not answer, or none starts.
+        ServerGone: the server goes away within the block, or stays too busy.
+        PrefectChanged: the installed Prefect lacks a name that Resonant uses.
     """
     configure_prefect()
     if configured := configured_url():
@@ -86,17 +96,17 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
             raise ServerError(
                 f"no Prefect server answers at {configured} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
             )
-        with admitted(configured), outage_told_plainly(configured):
-            yield Server(_use(configured))
+        with _used(Server(configured), verbose=verbose) as server:
+            yield server
     elif running := running_up(settings):
-        with admitted(running), outage_told_plainly(running):
-            yield Server(_use(running))
+        with _used(Server(running), verbose=verbose) as server:
+            yield server
     else:
         output.say("starting a Prefect server for this command, 5 to 20 s; `resonant up` keeps one running")
-        with started_server(settings, port=free_port(), ui=False) as api_url, admitted(api_url):
+        with started_server(settings, port=free_port(), ui=False) as api_url:
             try:
-                with outage_told_plainly(api_url):
-                    yield Server(_use(api_url), is_temporary=True)
+                with _used(Server(api_url, is_temporary=True), verbose=verbose) as server:
+                    yield server
             finally:
                 send_events(api_url)
 
@@ -284,21 +294,25 @@ def prepared_home(settings: Settings) -> Path:
 
 def send_events(api_url: str) -> None:
     """Wait until Prefect, if it is imported, has sent its events (task runs are among them), or the server is gone."""
-    if "prefect.events.worker" in sys.modules:
-        from concurrent.futures import wait
+    from concurrent.futures import wait
 
-        from prefect.events.worker import EventsWorker
-
-        give_up_at = time.monotonic() + _SEND_SECONDS
-        sending: Any = EventsWorker.drain_all(timeout=0, at_exit=False)
-        _, unsent = sending
-        while unsent and time.monotonic() < give_up_at and is_healthy(api_url):
-            _, unsent = wait(unsent, _LOOK_AGAIN_SECONDS)
+    give_up_at = time.monotonic() + _SEND_SECONDS
+    unsent = finish_sending_messages()
+    while unsent and time.monotonic() < give_up_at and is_healthy(api_url):
+        _, unsent = wait(unsent, _LOOK_AGAIN_SECONDS)
 
 
-def _use(api_url: str) -> str:
-    os.environ["PREFECT_API_URL"] = api_url
-    return api_url
+@contextlib.contextmanager
+def _used(server: Server, *, verbose: bool) -> Iterator[Server]:
+    """Point Prefect at a server, and turn what goes wrong with that server within the block into one line."""
+    os.environ["PREFECT_API_URL"] = server.api_url
+    if server.is_temporary:
+        # Otherwise Prefect's log has links to a UI that is not there.
+        os.environ["PREFECT_UI_URL"] = ""
+    check_client_names()
+    show_prefect_log(verbose=verbose)
+    with admitted(server.api_url), outage_told_plainly(server.api_url):
+        yield server
 
 
 def _url_of_profile() -> str | None:
@@ -326,12 +340,22 @@ def _wait_until_healthy(port: int, supervisor: subprocess.Popen[bytes], log_path
     give_up_at = time.monotonic() + START_SECONDS
     while not (_listens(supervisor, port) and is_healthy(f"http://127.0.0.1:{port}/api")):
         if supervisor.poll() is not None:
-            raise ServerError(f"the Prefect server ended at once: {log_path} says why")
+            raise ServerError(
+                _own_error(log_path) or f"the Prefect server ended at once: {log_path} says why"
+            )
         if time.monotonic() > give_up_at:
             raise ServerError(
                 f"the Prefect server did not start within {START_SECONDS:.0f} s: see {log_path}"
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _own_error(log_path: Path) -> str | None:
+    """Return the last line of the server's log if it is an error of Resonant's."""
+    with log_path.open("rb") as log:
+        log.seek(max(0, log_path.stat().st_size - _LAST_BYTES))
+        last = log.read().decode(errors="replace").rstrip().rpartition("\n")[2]
+    return last.removeprefix(_OWN) if last.startswith(_OWN) else None
 
 
 def _listens(supervisor: subprocess.Popen[bytes], port: int) -> bool:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from resonant import output
 from resonant.files import atomic_file, open_private
+from resonant.local.compatibility import check_client_names
 from resonant.local.health import is_healthy
 from resonant.local.server import (
     SERVER_LOG,
@@ -127,6 +128,7 @@ def running_stack(
 
     Raises:
         ServerError: it cannot start here; the text says why.
+        PrefectChanged: the installed Prefect lacks a name that Resonant uses.
         StoreError: the settings name no database that Resonant knows.
     """
     elsewhere = _settings_elsewhere(settings)
@@ -145,6 +147,7 @@ def running_stack(
         # Importing it takes as long as the server needs to start.
         threading.Thread(target=_import_prefect, daemon=True).start()
         with kept_server(settings, port=port, ui=True) as kept, admitted(server.api_url):
+            check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()
             asyncio.run(_prepare())

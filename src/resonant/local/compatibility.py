@@ -1,0 +1,225 @@
+"""The private and undocumented names of Prefect that Resonant uses: what for, and why the public API is not enough.
+
+Prefect may rename these in any release. ``check_client_names`` and ``check_server_names`` look for each name at start,
+so that a change in Prefect is one line, and not a traceback in the middle of a run.
+
+Three things cannot be behind a function here:
+
+- ``deployments/broker.py`` subclasses classes of ``prefect.server.utilities.messaging.memory``, which is how Prefect
+  loads a message broker. They are checked here.
+- ``tasks/emit.py`` relies on an order: Prefect asks ``retry_condition_fn`` first, and then reads the delay. No name
+  shows that; ``tests/tasks/test_emit.py`` does.
+- ``blocks/`` finds out why Prefect refused to load or save a block from the cause of its ``ValueError``.
+  ``tests/blocks`` covers both.
+
+Class attributes that Prefect asks authors of blocks to set, such as ``_block_type_name``, are public despite their names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from resonant.errors import ResonantError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
+
+    from prefect.server.utilities.messaging.memory import Topic
+    from starlette.types import ASGIApp
+
+# The releases of Prefect that the tests ran with. A newer one is allowed as long as it has every name.
+TESTED_PREFECT = ">=3.9,<3.10"
+
+# The services of Prefect's client log under the names of their classes, outside of Prefect's loggers.
+SERVICE_LOGGERS = ("EventsWorker", "APILogWorker", "QuietLogWorker")
+
+_SERVICES = "prefect._internal.concurrency.services"
+_EVENTS = "prefect.events.worker"
+_LOGGING = "prefect.logging.handlers"
+_MESSAGING = "prefect.server.utilities.messaging.memory"
+
+
+class PrefectChanged(ResonantError):
+    """The installed Prefect lacks a name that Resonant uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateName:
+    """A name that Prefect does not promise to keep.
+
+    Attributes:
+        name: as an error shows it.
+        purpose: what Resonant needs it to do: ``needs to PURPOSE``.
+        find: fails if Prefect does not have it.
+    """
+
+    name: str
+    purpose: str
+    find: Callable[[], object]
+
+
+def count_unsent_messages() -> int:
+    """Return how many messages about runs Prefect's client has yet to send.
+
+    An emission waits while there are many. Prefect can bound the queue, but then drops what does not fit.
+    """
+    from prefect.events.worker import EventsWorker
+
+    return EventsWorker.instance()._queue.qsize()
+
+
+def finish_sending_messages() -> set[Future[bool]]:
+    """Let Prefect's client, if it is imported, send the messages it has; return a future for each queue with unsent ones.
+
+    A command waits for them before its server ends, but only while that server is there. Prefect has no public way to
+    wait at all; at the end of a process it waits without a limit.
+    """
+    if _EVENTS not in sys.modules:
+        return set()
+    from prefect.events.worker import EventsWorker
+
+    result: Any = EventsWorker.drain_all(timeout=0, at_exit=False)
+    return set(result.not_done)
+
+
+def drop_unsent_messages() -> None:
+    """Stop the services of Prefect's client, if it is imported, that have yet to send messages or logs.
+
+    Once the server is gone, Prefect would try each message for seven seconds before the process may end, and has no
+    way to give up.
+    """
+    if _SERVICES not in sys.modules:
+        return
+    from prefect._internal.concurrency.services import _active_services
+
+    for service in list(_active_services):
+        # The process ends when they are done, or say so.
+        if service._loop is not None and service._done_event is not None:
+            service._loop.call_soon_threadsafe(service._done_event.set)
+
+
+def send_logs_quietly() -> None:
+    """Have the logs of runs sent by a service that does not write to standard error when the server is away.
+
+    Prefect's own does so directly, not through a logger. Only ``logging.raiseExceptions`` would stop it, and that
+    silences the errors of every other log handler in the process too.
+    """
+    from prefect.logging.handlers import APILogWorker, set_api_log_sink
+
+    class QuietLogWorker(APILogWorker):
+        async def _handle_batch(self, items: list[bytes]) -> None:
+            # What this raises Prefect logs, and goes on.
+            body = b"[" + b",".join(items) + b"]"
+            json = {"Content-Type": "application/json"}
+            await self._client.request("POST", "/logs/", content=body, headers=json)
+
+    set_api_log_sink(lambda log: QuietLogWorker.instance().send(log))
+
+
+def result_of_nothing() -> Any:
+    """Return Prefect's record of the result None, for any number of task runs to share.
+
+    Prefect makes a record for each None that a task returns, which takes an eighth of the time of a task run.
+    """
+    from prefect.results import ResultStore
+
+    return ResultStore().create_result_record(None)
+
+
+def count_unread_messages(topic: Topic) -> int:
+    """Return how many messages the slowest subscription to a topic of the server's broker has yet to read.
+
+    Prefect drops messages once a subscription has 10,000, and does not say how many it has.
+    """
+    return max((each._queue.qsize() for each in topic._subscriptions), default=0)
+
+
+def prefect_application() -> ASGIApp:
+    """Return the application of Prefect's server: its API and its UI.
+
+    ``prefect server start`` gives no way to put a guard against foreign web pages in front of it.
+    """
+    from prefect.server.api.server import create_app
+
+    return create_app(final=True)
+
+
+def check_client_names() -> None:
+    """Check the names that commands, flows and tasks use. This imports Prefect.
+
+    Raises:
+        PrefectChanged: one is missing.
+    """
+    _check(CLIENT_NAMES)
+
+
+def check_server_names() -> None:
+    """Check the names that our Prefect server uses. This imports Prefect's server.
+
+    Raises:
+        PrefectChanged: one is missing.
+    """
+    _check(SERVER_NAMES)
+
+
+def _check(names: Iterable[PrivateName]) -> None:
+    for each in names:
+        try:
+            each.find()
+        except (ImportError, AttributeError, TypeError):  # TypeError: another constructor
+            raise PrefectChanged(
+                f"Prefect {version('prefect')} has no {each.name}, which Resonant {version('resonant')} needs to "
+                f"{each.purpose}: pip install 'prefect{TESTED_PREFECT}'"
+            ) from None
+
+
+def _service() -> Any:
+    """Make a service that is never started."""
+    from prefect.events.clients import NullEventsClient
+    from prefect.events.worker import EventsWorker
+
+    return EventsWorker(NullEventsClient, ())  # type: ignore[arg-type]
+
+
+def _subscription() -> Any:
+    from prefect.server.utilities.messaging.memory import Subscription, Topic
+
+    return Subscription(Topic("a check"))
+
+
+def _public(module: str, path: str, purpose: str) -> PrivateName:
+    """Describe a name without an underscore that Prefect's guides do not mention."""
+    return PrivateName(path, purpose, lambda: attrgetter(path)(importlib.import_module(module)))
+
+
+_TO_STOP = "stop when its server is gone"
+_TO_HIDE = "hide failed uploads of logs"
+_TO_BROKER = "keep its message broker from dropping messages"
+
+CLIENT_NAMES = (
+    _public(_SERVICES, "_active_services", _TO_STOP),
+    PrivateName("EventsWorker._loop", _TO_STOP, lambda: _service()._loop),
+    PrivateName("EventsWorker._done_event", _TO_STOP, lambda: _service()._done_event),
+    PrivateName("EventsWorker._queue", "limit unsent records of task runs", lambda: _service()._queue),
+    _public(_EVENTS, "EventsWorker.instance", "limit unsent records of task runs"),
+    _public(_EVENTS, "EventsWorker.drain_all", "send the last records of task runs"),
+    _public(_LOGGING, "APILogWorker._handle_batch", _TO_HIDE),
+    _public(_LOGGING, "set_api_log_sink", _TO_HIDE),
+    _public("prefect.results", "ResultStore.create_result_record", "record the results of task runs"),
+)
+SERVER_NAMES = (
+    _public("prefect.server.api.server", "create_app", "guard the server against foreign web pages"),
+    _public(_MESSAGING, "Publisher.publish_data", _TO_BROKER),
+    _public(_MESSAGING, "MemoryMessage", _TO_BROKER),
+    _public(_MESSAGING, "Consumer", _TO_BROKER),
+    _public(_MESSAGING, "break_topic", _TO_BROKER),
+    _public(_MESSAGING, "ephemeral_subscription", _TO_BROKER),
+    PrivateName("Topic._subscriptions", _TO_BROKER, lambda: _subscription().topic._subscriptions),
+    PrivateName("Subscription._queue", _TO_BROKER, lambda: _subscription()._queue),
+)

@@ -1,0 +1,31 @@
+"""How much of Prefect's log a command shows."""
+
+from __future__ import annotations
+
+import logging
+
+from resonant.local.compatibility import SERVICE_LOGGERS, send_logs_quietly
+
+# Prefect's client reports lost connections under these names too.
+_OTHER_LOGGERS = ("websockets.client", *SERVICE_LOGGERS)
+
+
+def show_prefect_log(*, verbose: bool) -> None:
+    """Show Prefect's log on standard error if ``verbose``; otherwise hide it. The Prefect UI has it in any case.
+
+    It would break the progress bar. When the server goes away it is full of tracebacks, where the command prints one
+    line.
+    """
+    from prefect import flow  # noqa: F401 - sets up Prefect's log handlers, once
+
+    send_logs_quietly()
+    # The handlers of what Prefect calls internal are separate.
+    for name in (None, "prefect._internal"):
+        for handler in logging.getLogger(name).handlers:
+            handler.removeFilter(_is_not_of_prefect)
+            if not verbose:
+                handler.addFilter(_is_not_of_prefect)
+
+
+def _is_not_of_prefect(record: logging.LogRecord) -> bool:
+    return not (record.name.startswith("prefect") or record.name in _OTHER_LOGGERS)

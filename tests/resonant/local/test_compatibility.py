@@ -1,0 +1,173 @@
+"""Prefect's private names: each is looked for at start, and does what Resonant uses it for."""
+
+import re
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from prefect._internal.concurrency import services
+from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.logging import handlers
+from prefect.results import ResultStore
+from prefect.server.api import server
+from prefect.server.utilities.messaging import memory
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from resonant.local.compatibility import (
+    CLIENT_NAMES,
+    SERVER_NAMES,
+    TESTED_PREFECT,
+    PrefectChanged,
+    check_client_names,
+    check_server_names,
+    drop_unsent_messages,
+    finish_sending_messages,
+    send_logs_quietly,
+)
+from resonant.testing import Receiver, nobody_listening, respond
+
+PROJECT = Path(__file__).parents[3]
+LINE = {"message": "a line", "name": "resonant", "level": 20, "timestamp": "2026-01-01T00:00:00Z"}
+
+
+def without(owner, name):
+    """Remove a name from a module or a class."""
+
+    def remove(patch):
+        patch.delattr(owner, name)
+
+    return remove
+
+
+def without_override(owner, name):
+    """Remove a method from a class and from the classes it inherits it from."""
+
+    def remove(patch):
+        for each in owner.__mro__:
+            if name in vars(each):
+                patch.delattr(each, name)
+
+    return remove
+
+
+def without_attribute(owner, name):
+    """Let the instances of a class lack an attribute."""
+
+    def remove(patch):
+        constructor = owner.__init__
+
+        def construct(self, *args, **kwargs):
+            constructor(self, *args, **kwargs)
+            delattr(self, name)
+
+        patch.setattr(owner, "__init__", construct)
+
+    return remove
+
+
+OF_CLIENT = {
+    "_active_services": without(services, "_active_services"),
+    "EventsWorker._loop": without_attribute(EventsWorker, "_loop"),
+    "EventsWorker._done_event": without_attribute(EventsWorker, "_done_event"),
+    "EventsWorker._queue": without_attribute(EventsWorker, "_queue"),
+    "EventsWorker.instance": without_override(EventsWorker, "instance"),
+    "EventsWorker.drain_all": without_override(EventsWorker, "drain_all"),
+    "APILogWorker._handle_batch": without_override(handlers.APILogWorker, "_handle_batch"),
+    "set_api_log_sink": without(handlers, "set_api_log_sink"),
+    "ResultStore.create_result_record": without(ResultStore, "create_result_record"),
+}
+OF_SERVER = {
+    "create_app": without(server, "create_app"),
+    "Publisher.publish_data": without_override(memory.Publisher, "publish_data"),
+    "MemoryMessage": without(memory, "MemoryMessage"),
+    "Consumer": without(memory, "Consumer"),
+    "break_topic": without(memory, "break_topic"),
+    "ephemeral_subscription": without(memory, "ephemeral_subscription"),
+    "Topic._subscriptions": without_attribute(memory.Topic, "_subscriptions"),
+    "Subscription._queue": without_attribute(memory.Subscription, "_queue"),
+}
+
+
+def test_the_installed_prefect_is_tested_and_has_every_name():
+    assert version("prefect") in SpecifierSet(TESTED_PREFECT)
+    check_client_names()
+    check_server_names()
+
+
+def test_each_name_is_removed_by_a_test_below():
+    assert {each.name for each in CLIENT_NAMES} == set(OF_CLIENT)
+    assert {each.name for each in SERVER_NAMES} == set(OF_SERVER)
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "remove"),
+    [
+        *((check_client_names, *each) for each in OF_CLIENT.items()),
+        *((check_server_names, *each) for each in OF_SERVER.items()),
+    ],
+)
+def test_a_name_that_prefect_lost_is_one_line_with_the_releases_that_have_it(
+    check, name, remove, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        remove(patch)
+        with pytest.raises(PrefectChanged) as changed:
+            check()
+    assert re.fullmatch(
+        rf"Prefect {version('prefect')} has no {re.escape(name)}, which Resonant {version('resonant')} needs to "
+        r"[a-z ]+: pip install 'prefect>=3\.9,<3\.10'",
+        str(changed.value),
+    )
+    check()
+
+
+def test_no_other_module_uses_private_names_of_prefect():
+    # The broker subclasses Prefect's, and says so in its first lines.
+    allowed = {"src/resonant/local/compatibility.py", "deployments/broker.py"}
+    private = re.compile(r"(from|import) prefect(\.\w+)*\._|(from|import) prefect\.server")
+    found = set()
+    for folder in ("src", "flows", "tasks", "blocks", "deployments", "benches"):
+        for path in (PROJECT / folder).rglob("*.py"):
+            text = path.read_text()
+            uses_attributes = "noqa: SLF001" in text and re.search(r"(from|import) prefect\b", text)
+            if private.search(text) or uses_attributes:
+                found.add(str(path.relative_to(PROJECT)))
+    assert found <= allowed
+
+
+@pytest.mark.parametrize("is_draining", [False, True])
+def test_messages_that_nobody_will_take_hold_up_no_end_of_the_process(is_draining):
+    with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+        for number in range(3):
+            emit_event("resonant.test", {"prefect.resource.id": f"resonant.test.{number}"})
+        worker = EventsWorker.instance()
+        if is_draining:
+            assert len(finish_sending_messages()) == 1
+        began = time.monotonic()
+        drop_unsent_messages()
+        worker.drain()
+    assert time.monotonic() - began < 5, "one of them alone is tried for seven seconds"
+
+
+async def test_the_quiet_service_sends_the_logs_that_prefects_own_would():
+    def keep(request):
+        if not request.path.endswith("/logs/"):
+            return respond(404)
+        kept.append((request.body, request.headers["content-type"]))
+        return respond(201)
+
+    kept = []
+    async with Receiver(keep) as receiver:
+        with temporary_settings({PREFECT_API_URL: f"{receiver.url}/api"}):
+            try:
+                for use in (lambda: None, send_logs_quietly):
+                    use()
+                    handlers.emit_api_log(LINE)
+                    await handlers.APILogHandler.aflush()
+            finally:
+                handlers.set_api_log_sink(None)
+    prefects, ours = kept
+    assert prefects == ours

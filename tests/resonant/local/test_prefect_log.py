@@ -1,0 +1,64 @@
+import subprocess
+import sys
+
+from resonant.testing import nobody_listening
+from support.machine import clean_environment
+
+SAYS = """
+import logging
+from resonant.local.prefect_log import show_prefect_log
+show_prefect_log(verbose={verbose})
+try:
+    raise ConnectionError("no close frame received or sent")
+except ConnectionError:
+    logging.getLogger("websockets.client").error("keepalive ping failed", exc_info=True)
+logging.getLogger("prefect.events.clients").warning("Unable to connect")
+logging.getLogger("prefect._internal.concurrency").error("a service failed")
+logging.getLogger("EventsWorker").warning("Still processing items")
+logging.getLogger("resonant").warning("a sink is not available")
+logging.getLogger("another").warning("a library says something")
+"""
+OF_PREFECT = ("keepalive ping failed", "Unable to connect", "a service failed", "Still processing items")
+LOSES_LOGS = """
+from prefect.events import emit_event
+from prefect.logging.handlers import APILogWorker, emit_api_log
+from resonant.local.compatibility import drop_unsent_messages
+from resonant.local.prefect_log import show_prefect_log
+show_prefect_log(verbose={verbose})
+emit_event("resonant.test", {{"prefect.resource.id": "resonant.test"}})
+emit_api_log({{"message": "a line"}})
+APILogWorker.drain_all(at_exit=False)
+drop_unsent_messages()
+"""
+
+
+def run(code, **variables):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env=clean_environment() | variables,
+    )
+    return done.stderr
+
+
+def test_a_command_shows_what_others_log_and_hides_what_prefect_does():
+    shown = run(SAYS.format(verbose=False))
+    assert [line.rpartition(" - ")[2] for line in shown.splitlines()] == [
+        "a sink is not available",
+        "a library says something",
+    ]
+
+
+def test_a_verbose_command_shows_it_all():
+    shown = run(SAYS.format(verbose=True))
+    assert all(said in shown for said in (*OF_PREFECT, "a sink is not available", "a library says something"))
+
+
+def test_a_server_that_takes_no_logs_is_mentioned_by_a_verbose_command_alone(tmp_path):
+    with nobody_listening() as url:
+        variables = {"PREFECT_API_URL": f"{url}/api", "PREFECT_HOME": str(tmp_path)}
+        assert run(LOSES_LOGS.format(verbose=False), **variables) == ""
+        assert "failed to process batch" in run(LOSES_LOGS.format(verbose=True), **variables)
