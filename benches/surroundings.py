@@ -20,7 +20,8 @@ import httpx
 
 from benches.comparing import say
 from benches.processes import kept
-from resonant.events import Event, new_event_id, parse_event
+from resonant.events import Event, new_event_id
+from resonant.input_lines import parse_event
 from resonant.local.server import KeptServer, configure_prefect, free_port, kept_server
 from resonant.settings import Settings, load_settings
 

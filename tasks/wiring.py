@@ -22,7 +22,8 @@ from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
-from resonant.events import event_from_fields, rfc3339
+from resonant.events import rfc3339
+from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.settings import Settings, load_settings
 from resonant.store.configured import open_configured_store

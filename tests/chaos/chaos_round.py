@@ -25,7 +25,7 @@ from chaos_worker import ENDPOINT, WIDTH, Orders
 
 from resonant.dead_letters.replay import cancel
 from resonant.errors import ResonantError
-from resonant.events import parse_event
+from resonant.input_lines import parse_event
 from resonant.store.selection import Selection
 from support.waiting import wait_until
 

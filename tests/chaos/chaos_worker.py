@@ -25,7 +25,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
-from resonant.events import parse_event
+from resonant.input_lines import parse_event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor

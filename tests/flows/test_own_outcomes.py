@@ -12,7 +12,8 @@ from flows.dead_letters import replay_dead_letters
 from flows.emit import emit_events
 from resonant.dead_letters.replay import cancel
 from resonant.delivery.retry import GiveUp
-from resonant.events import Attempt, event_from_fields
+from resonant.events import Attempt
+from resonant.input_lines import event_from_fields
 from resonant.store import Outcome, open_store
 from resonant.store.leases import lease_owners
 from resonant.store.selection import Selection

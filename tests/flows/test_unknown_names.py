@@ -8,7 +8,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import cancel_deliveries, replay_dead_letters
-from resonant.events import event_from_fields
+from resonant.input_lines import event_from_fields
 from resonant.store import open_store
 
 pytestmark = pytest.mark.engine

@@ -12,14 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resonant.errors import InvalidEvent
-from resonant.events import (
-    Event,
-    encode_data,
-    event_from_fields,
-    new_event_id,
-    parse_event,
-    rfc3339,
-)
+from resonant.events import Event, encode_data, new_event_id, rfc3339
+from resonant.input_lines import event_from_fields, parse_event
 from support.events import changed
 
 unhurried = settings(deadline=None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resonant import output
 from resonant.cli.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
 from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
-from resonant.events import parse_event
+from resonant.input_lines import parse_event
 
 if TYPE_CHECKING:
     from array import array

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from resonant.cli.intake import _Counts, _Progress, _Reader, _Splitter
 from resonant.cli.sources import Interruption, Source
 from resonant.errors import InvalidEvent
-from resonant.events import event_from_fields, parse_event
+from resonant.input_lines import event_from_fields, parse_event
 
 fuzzed = settings.get_profile("fuzz")
 fuzzed_with_io = settings.get_profile("fuzz-io")

@@ -1,0 +1,99 @@
+"""Input lines: how events are given to Resonant as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from resonant.errors import InvalidEvent
+from resonant.events import DEFAULT_MAX_EVENT_BYTES, Event, json_kind
+
+_INPUT_KEYS = frozenset({"id", "type", "source", "data", "time", "subject"})
+# A line that was a CloudEvent elsewhere carries these; they say nothing that Resonant would send otherwise.
+_IMPLIED = {"specversion": "1.0", "datacontenttype": "application/json"}
+
+
+def parse_event(
+    line: bytes | str, *, default_type: str | None = None, max_bytes: int = DEFAULT_MAX_EVENT_BYTES
+) -> Event:
+    """Read one input line: ``{"type": ..., "source": ..., "data": ...}`` with optional id, time, subject.
+
+    Numbers keep their value, also where a float would round it. Of a key given twice in one object, the last one
+    counts.
+
+    Args:
+        line: one JSON object; bytes are UTF-8, a byte order mark before it is skipped.
+        default_type: the type of a line that has none.
+        max_bytes: the largest body allowed, in bytes.
+
+    Raises:
+        InvalidEvent: the line is no event; the text says why.
+    """
+    try:
+        text = line.decode() if isinstance(line, bytes) else line
+        fields = _DECODER.decode(text.removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise InvalidEvent(f"not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise InvalidEvent("not an event: nested too deeply") from None
+    except ValueError:
+        raise InvalidEvent(f"a number has more than {sys.get_int_max_str_digits():,} digits") from None
+    return event_from_fields(fields, default_type=default_type, max_bytes=max_bytes)
+
+
+def event_from_fields(
+    fields: dict[str, Any],
+    *,
+    default_type: str | None = None,
+    max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+) -> Event:
+    """Build an event from an input line that is already decoded; see ``parse_event``."""
+    if not isinstance(fields, dict):
+        raise InvalidEvent(f"not a JSON object but {json_kind(fields)}")
+    for name in sorted(fields.keys() - _INPUT_KEYS, key=str):
+        if name not in _IMPLIED:
+            raise InvalidEvent(f"unknown key {name!r:.80}; known are {', '.join(sorted(_INPUT_KEYS))}")
+        if fields[name] != _IMPLIED[name]:
+            raise InvalidEvent(f"{name} must be {_IMPLIED[name]!r} where it is given")
+    event_type = fields.get("type")
+    if event_type is None:
+        event_type = default_type
+    if event_type is None:
+        raise InvalidEvent("type is missing (and no --type was given)")
+    for required in ("source", "data"):
+        if required not in fields:
+            raise InvalidEvent(f"{required} is missing")
+    return Event(
+        id=fields.get("id"),
+        type=event_type,
+        source=fields["source"],
+        data=fields["data"],
+        time=fields.get("time"),
+        subject=fields.get("subject"),
+        max_bytes=max_bytes,
+    )
+
+
+def _number(literal: str) -> float | Decimal:
+    value = float(literal)
+    if repr(value) == literal:
+        return value
+    if math.isinf(value):
+        raise InvalidEvent(f"the number {literal:.40} is out of range: most receivers would read infinity")
+    try:
+        exact = Decimal(literal)
+    except InvalidOperation:
+        raise InvalidEvent(f"the number {literal:.40} is out of range") from None
+    return value if exact == Decimal(repr(value)) else exact
+
+
+def _refuse_constant(name: str) -> Any:
+    raise InvalidEvent(f"not JSON: {name} is no JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant)
