@@ -181,16 +181,17 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def test_processes_that_open_a_fresh_database_at_once_all_succeed(store_url, open_desk):
+def all_at_once(code, store_url, count=6):
+    """Run processes, which start together once each has imported what it needs; none may fail."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _OPEN_AND_ENQUEUE, store_url],
+            [sys.executable, "-c", code, store_url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(6)
+        for _ in range(count)
     ]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
@@ -198,6 +199,43 @@ def test_processes_that_open_a_fresh_database_at_once_all_succeed(store_url, ope
         process.stdin.write("go\n")
         process.stdin.flush()
     failures = [process.communicate(timeout=60)[1] for process in processes]
-    assert failures == [""] * 6
+    assert failures == [""] * count
+
+
+def test_processes_that_open_a_fresh_database_at_once_all_succeed(store_url, open_desk):
+    all_at_once(_OPEN_AND_ENQUEUE, store_url)
     status = open_desk(store_url).status()
     assert (status.accepted, status.balanced) == (6, True)
+
+
+_CREATE_AND_ENQUEUE = """
+import asyncio, os, sys
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from resonant import Event, create_schema, enqueue
+import alembic.command, alembic.config
+
+async def main(url):
+    url = make_url(url)
+    if url.drivername == "sqlite":
+        driver, options = "sqlite+aiosqlite", {"timeout": 60}
+    else:
+        driver, options = "postgresql+asyncpg", {}
+    engine = create_async_engine(url.set(drivername=driver), connect_args=options)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    async with engine.begin() as connection:
+        await connection.run_sync(create_schema)
+        event = Event(id=f"evt_{os.getpid()}", type="t", source="/s", data=1)
+        await connection.run_sync(enqueue, event, "orders")
+    await engine.dispose()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_processes_that_create_the_schema_at_once_all_succeed(store_url, open_desk):
+    all_at_once(_CREATE_AND_ENQUEUE, store_url, 3)
+    desk = open_desk(store_url)
+    assert desk.status().accepted == 3
+    assert desk.read(read_schema_version) == SCHEMA_VERSION
