@@ -342,9 +342,7 @@ def _shown(block: object) -> dict[str, object]:
         if isinstance(value, SecretStr) or hasattr(value, "get_secret_value"):
             shown[name] = "set" if value.get_secret_value() else None
         else:
-            shown[name] = (
-                str(value) if value is not None and not isinstance(value, int | float | dict) else value
-            )
+            shown[name] = value if isinstance(value, int | float | dict | None) else str(value)
     if (host := _host(block)) is not None:
         shown["host"] = host
     return shown
