@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from resonant.testing import nobody_listening
 from support.machine import clean_environment
 
@@ -62,3 +64,15 @@ def test_a_server_that_takes_no_logs_is_mentioned_by_a_verbose_command_alone(tmp
         variables = {"PREFECT_API_URL": f"{url}/api", "PREFECT_HOME": str(tmp_path)}
         assert run(LOSES_LOGS.format(verbose=False), **variables) == ""
         assert "failed to process batch" in run(LOSES_LOGS.format(verbose=True), **variables)
+
+
+@pytest.mark.parametrize("is_temporary", [True, False])
+def test_a_temporary_server_which_has_no_ui_is_not_linked_to(is_temporary, tmp_path):
+    code = f"""
+from uuid import uuid4
+from resonant.local.server import Server, _used
+with _used(Server("http://127.0.0.1:9/api", is_temporary={is_temporary}), verbose=True):
+    from prefect.utilities.urls import url_for
+    assert (url_for("flow-run", uuid4()) is None) == {is_temporary}
+"""
+    assert run(code, PREFECT_HOME=str(tmp_path)) == ""
