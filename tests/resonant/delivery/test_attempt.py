@@ -1,69 +1,33 @@
+"""One attempt: the send, the verdict, and the decision."""
+
 import asyncio
 import logging
 import random
 import re
-import weakref
 from dataclasses import replace
 
 import pytest
 
-from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.classification import Classifier
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
-from resonant.events import Event, Lease
-from resonant.settings import UnknownPolicy
-from resonant.sinks.base import CallableSink, Receipt
-from resonant.sinks.endpoint import Endpoint
-from resonant.sinks.http import HttpSink
-from resonant.testing import FixedClock, Receiver, never_answer, reset_before_response, respond
-from support.redaction import safe_message
-
-START = 1_800_000_000.0
-EVENT = Event(type="order.paid", source="/orders", data={"order": 42}, id="evt_1")
-LEASE = Lease(7, 3, "me", EVENT, "orders", round_started_at=START, accepted_at=START)
-POLICIES = {
-    name: RetryPolicy(max_attempts=attempts, jitter="none", base=float(attempts))
-    for name, attempts in (("run", 2), ("delivery", 3), ("endpoint", 4), ("default", 5))
-}
-
-
-def policy(name):
-    try:
-        return POLICIES["default" if name is None else name]
-    except KeyError:
-        raise UnknownPolicy(f"no retry policy is named {name!r}") from None
-
-
-def attempt_runner(**fields):
-    return AttemptRunner(**{"clock": FixedClock(START), "rng": random.Random(7), "policy": policy} | fields)
-
-
-def destination(function, **fields):
-    async def close():
-        return None
-
-    given = {"describe": lambda error: f"{type(error).__name__}: {error}", "close": close}
-    return Destination(name="orders", sink=CallableSink(function), **given | fields)
-
-
-async def attempt(function, *, lease=LEASE, by=None, options=None, **fields):
-    made_by = attempt_runner() if by is None else by
-    return await made_by.attempt(lease, destination(function, **fields), **options or {})
-
-
-def failing(error):
-    async def send(_event):
-        raise error
-
-    return send
+from resonant.sinks.base import Receipt
+from resonant.testing import FixedClock
+from support.attempts import (
+    EVENT,
+    LEASE,
+    POLICIES,
+    START,
+    attempt,
+    attempt_runner,
+    destination,
+    failing,
+    refuse,
+)
 
 
 async def succeed(_event):
     return None
-
-
-refuse = failing(UnexpectedStatus(503))
 
 
 async def test_a_delivery_is_an_attempt_with_no_decision():
@@ -266,141 +230,3 @@ async def test_a_sink_that_runs_into_its_own_timeout_says_so_itself():
     report = await attempt(failing(TimeoutError("no answer within 15 s")))
 
     assert report.attempt.error == "TimeoutError: no answer within 15 s"
-
-
-async def test_the_type_and_the_text_of_an_error_are_of_the_same_link_in_the_chain():
-    async def send(_event):
-        try:
-            try:
-                raise ConnectionResetError(104, "Connection reset by peer")
-            except OSError as error:
-                raise RuntimeError("read failed") from error
-        except RuntimeError as error:
-            raise ValueError("could not send") from error
-
-    endpoint = Endpoint("orders", "https://example.com/hook")
-    kept = (await attempt(send, describe=lambda error: safe_message(error, endpoint))).attempt
-
-    assert kept.error_type == "ConnectionResetError"
-    assert kept.error.startswith("ConnectionResetError: ")
-
-
-async def test_errors_that_are_each_others_cause_are_no_riddle():
-    outer, inner, itself = RuntimeError("outer"), UnexpectedStatus(503), KeyError("itself")
-    outer.__cause__, inner.__cause__, itself.__cause__ = inner, outer, itself
-
-    assert (await attempt(failing(outer))).attempt.error_type == "UnexpectedStatus"
-    assert (await attempt(failing(itself))).attempt.error_type == "KeyError"
-
-
-async def test_an_error_without_a_text_is_still_a_failure_like_any_other():
-    class Shy(Exception):
-        def __str__(self):
-            raise RuntimeError("I have no text")
-
-    kept = (await attempt(failing(Shy()))).attempt
-
-    assert (kept.result, kept.error_type, kept.error) == ("failed", "Shy", "Shy")
-
-
-@pytest.mark.parametrize(
-    ("status", "kept"),
-    [(503, 503), ("503", None), (-1, None), (2**70, None), (lambda: 503, None), (None, None)],
-)
-async def test_only_a_status_that_is_one_is_kept(status, kept):
-    class Odd(Exception):
-        status_code = status
-
-    assert (await attempt(failing(Odd()))).attempt.status_code == kept
-
-
-async def test_the_status_is_found_in_the_response_of_other_libraries():
-    class Response:
-        status_code = 503
-
-    class HTTPStatusError(Exception):
-        response = Response()
-
-    assert (await attempt(failing(HTTPStatusError()))).attempt.status_code == 503
-
-
-@pytest.mark.parametrize(
-    ("excerpt", "kept"),
-    [("a\x00b\nc", "a b c"), ("x" * 5000, "x" * 1024), ("", None), (b"bytes", None), (None, None)],
-)
-async def test_of_an_excerpt_what_can_be_stored_is_kept(excerpt, kept):
-    class Odd(Exception):
-        pass
-
-    error = Odd()
-    error.excerpt = excerpt
-
-    async def answer(_event):
-        return Receipt(200, excerpt)
-
-    assert (await attempt(failing(error))).attempt.excerpt == kept
-    assert (await attempt(answer)).attempt.excerpt == kept
-
-
-async def test_what_a_sink_gives_back_is_kept_as_its_endpoint_redacts_it():
-    async def send(_event):
-        return Receipt(200, "the key s3cret", "s3cret is old")
-
-    async def refuse(_event):
-        raise UnexpectedStatus(401, excerpt="no s3cret")
-
-    def redact(text):
-        return text.replace("s3cret", "***")
-
-    delivered, refused = [(await attempt(each, redact=redact)).attempt for each in (send, refuse)]
-    assert (delivered.excerpt, delivered.warning) == ("the key ***", "*** is old")
-    assert refused.excerpt == "no ***"
-
-
-async def test_an_error_is_let_go_once_it_is_judged():
-    class Large(Exception):
-        pass
-
-    async def send(_event):
-        error = Large()
-        kept.append(weakref.ref(error))
-        try:
-            raise error
-        finally:
-            del error
-
-    kept = []
-    report = await attempt_runner().attempt(LEASE, destination(send))
-    assert report.attempt.error_type == "Large"
-    assert kept[0]() is None
-
-
-@pytest.mark.parametrize(
-    ("script", "error_type", "code", "decision"),
-    [
-        (respond(200), None, None, None),
-        (respond(400, body=b"no such amount"), "UnexpectedStatus", "http_400", "give_up"),
-        (reset_before_response(), "ConnectionResetError", "connection_reset", "retry"),
-        (never_answer(), "TimeoutError", "timeout", "retry"),
-    ],
-    ids=["200", "400", "reset", "never answers"],
-)
-async def test_what_a_real_receiver_does_is_told_as_it_was(script, error_type, code, decision):
-    async with Receiver(script) as receiver:
-        endpoint = Endpoint("orders", f"{receiver.url}/s3cret-path", allow_private=True, timeout=0.3)
-        sink = HttpSink(endpoint)
-        opened = Destination(
-            name="orders",
-            sink=sink,
-            describe=lambda error: safe_message(error, endpoint),
-            close=sink.aclose,
-            timeout=endpoint.timeout,
-        )
-        try:
-            kept = (await attempt_runner().attempt(LEASE, opened)).attempt
-        finally:
-            await opened.close()
-
-    assert (kept.error_type, kept.code, kept.decision) == (error_type, code, decision)
-    assert (kept.error or "").partition(":")[0] == (error_type or "")
-    assert "s3cret" not in repr(kept)

@@ -1,11 +1,10 @@
+"""What the HTTP sink sends, and what it makes of the answer."""
+
 import asyncio
 import base64
-import logging
 import re
 import ssl
-import time
 import urllib.parse
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -15,10 +14,9 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from resonant.delivery.classification import classify
-from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
+from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
-from resonant.sinks.base import CallableSink, Receipt
-from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.base import Receipt
 from resonant.sinks.http import HttpSink
 from resonant.testing import (
     Action,
@@ -26,7 +24,6 @@ from resonant.testing import (
     Receiver,
     endless_body,
     garbage,
-    never_answer,
     redirect,
     reset_before_response,
     reset_mid_body,
@@ -36,42 +33,11 @@ from resonant.testing import (
     truncated_body,
 )
 from support.events import changed
-from support.redaction import safe_message
+from support.http_sinks import EVENT, SECRET, deliver, endpoint, seconds
 
-# The vector of the Standard Webhooks reference libraries (libraries/python/tests).
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 VECTOR_EVENT = Event.from_stored("msg_p5jXN8AQM9LWM0D4loKWxJek", "test", "/test", b'{"test": 2432232314}')
 VECTOR_TIME = 1614265330
 VECTOR_SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-
-EVENT = Event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
-
-
-def endpoint(url, **fields):
-    return Endpoint("orders", url, **{"allow_private": True, "timeout": 5.0} | fields)
-
-
-async def deliver(script, event=EVENT, *, path="", times=1, clock=time.time, **fields):
-    """Send to a scripted receiver; return the last outcome (a receipt or the exception) and the receiver."""
-
-    async with (
-        Receiver(script) as receiver,
-        HttpSink(endpoint(receiver.url + path, **fields), clock=clock) as sink,
-    ):
-        for _ in range(times):
-            try:
-                outcome = await sink.send(event)
-            except Exception as error:  # noqa: BLE001 - the outcome is what a test looks at
-                outcome = error
-        return outcome, receiver
-
-
-async def seconds(sending):
-    start = time.monotonic()
-    result = await sending
-    return result, time.monotonic() - start
-
-
 CHUNKED, BAD = b"transfer-encoding: chunked\r\n\r\n", b"no size\r\n"
 
 
@@ -89,8 +55,6 @@ def write(*packets):
 
 
 # The wire
-
-
 async def test_the_bytes_that_arrive_are_the_bytes_that_were_stored():
     event = changed(EVENT, body='{"b" : 1, "a":"h€llo","n":1.50}'.encode())
     _, receiver = await deliver(respond(200), event)
@@ -215,8 +179,6 @@ async def test_a_missing_ca_file_is_an_endpoint_error():
 
 
 # The answer
-
-
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 async def test_any_2xx_is_a_delivery(status):
     outcome, _ = await deliver(respond(status))
@@ -325,377 +287,3 @@ async def test_an_answer_without_a_status_is_a_transient_failure_that_may_have_b
     outcome, _ = await deliver(action)
     verdict = classify(outcome, now=0.0)
     assert (verdict.category, verdict.code, verdict.maybe_processed) == ("transient", code, True)
-
-
-# The deadline
-
-
-@pytest.mark.parametrize(
-    "action",
-    [
-        never_answer(),
-        respond(200, delay=60),
-        Action("trickling head", slow_body(20).perform),
-    ],
-    ids=lambda action: action.name,
-)
-async def test_one_deadline_holds_for_the_whole_attempt(action):
-    if action.name == "trickling head":
-
-        async def perform(reader, writer):
-            for byte in b"HTTP/1.1 200 OK\r\n" * 100:
-                writer.write(bytes([byte]))
-                await asyncio.sleep(0.05)
-
-        action = replace(action, perform=perform)
-    (outcome, _), duration = await seconds(deliver(action, timeout=0.3))
-    assert isinstance(outcome, TimeoutError)
-    assert str(outcome) == "no answer within 0.3 s"
-    assert 0.3 <= duration < 15
-
-
-async def test_the_deadline_holds_while_a_failures_body_trickles_in():
-    (outcome, _), duration = await seconds(deliver(slow_body(20, 500), timeout=0.5))
-    assert isinstance(outcome, UnexpectedStatus)
-    assert outcome.excerpt.startswith("...")
-    assert 0.5 <= duration < 9
-
-
-async def test_the_deadline_holds_for_a_receiver_that_does_not_read():
-    async def run():
-        async def read_nothing(reader, writer):
-            await asyncio.sleep(60)
-
-        server = await asyncio.start_server(read_nothing, "127.0.0.1", 0, limit=1024)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with HttpSink(endpoint(url, timeout=0.3)) as sink:
-            with pytest.raises(TimeoutError):
-                await sink.send(changed(EVENT, body=b"1" * 20_000_000))
-        server.close()
-
-    _, duration = await seconds(run())
-    assert duration < 15
-
-
-async def test_an_early_answer_with_a_body_without_end_does_not_hold_a_worker():
-    async def run():
-        async def answer_unread(reader, writer):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")
-            await asyncio.sleep(60)
-
-        server = await asyncio.start_server(answer_unread, "127.0.0.1", 0, limit=1024)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with HttpSink(endpoint(url)) as sink:
-            receipt = await sink.send(changed(EVENT, body=b"1" * 20_000_000))
-        server.close()
-        return receipt
-
-    receipt, duration = await seconds(run())
-    assert receipt == Receipt(200, "half", "the answer's body took too long")
-    assert duration < 30
-
-
-async def test_a_cancellation_passes_through_and_leaves_nothing_behind():
-    before = asyncio.all_tasks()
-    async with Receiver(never_answer()) as receiver, HttpSink(endpoint(receiver.url)) as sink:
-        sending = asyncio.create_task(sink.send(EVENT))
-        while not receiver.journal:
-            await asyncio.sleep(0.01)
-        sending.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-    assert (asyncio.all_tasks() - before) == set()
-
-
-# Connections
-
-
-async def test_connections_are_reused():
-    _, receiver = await deliver(respond(200, body=b'{"ok":true}'), times=20)
-    assert (len(receiver.journal), receiver.accepted) == (20, 1)
-
-
-async def test_a_connection_that_was_idle_for_five_seconds_is_not_used_again(monkeypatch):
-    """Common servers hang up then, perhaps while the next event is on its way."""
-
-    async with Receiver() as receiver, HttpSink(endpoint(receiver.url)) as sink:
-        await sink.send(EVENT)
-        monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + 5.0)
-        await sink.send(EVENT)
-        assert receiver.accepted == 2
-
-
-async def test_a_failure_that_was_read_to_its_end_keeps_its_connection():
-    _, receiver = await deliver(respond(503, body=b"busy"), times=5)
-    assert receiver.accepted == 1
-
-
-async def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_reused():
-    _, receiver = await deliver(endless_body(), times=2)
-    assert receiver.accepted == 2
-
-
-async def test_as_many_connections_as_there_are_sends_at_once():
-    async with Receiver(respond(200, delay=0.3)) as receiver, HttpSink(endpoint(receiver.url)) as sink:
-        await asyncio.gather(*(sink.send(EVENT) for _ in range(120)))
-        assert receiver.accepted == 120
-
-
-async def test_a_closed_sink_opens_again():
-    async with Receiver() as receiver:
-        sink = HttpSink(endpoint(receiver.url))
-        for _ in range(2):
-            assert (await sink.send(EVENT)).status_code == 200
-            await sink.aclose()
-        await sink.aclose()
-        assert receiver.accepted == 2
-
-
-@pytest.mark.filterwarnings("error")
-async def test_nothing_is_left_open():
-    asyncio.get_running_loop().set_debug(True)
-    before = asyncio.all_tasks()
-    async with Receiver(endless_body()) as receiver, HttpSink(endpoint(receiver.url)) as sink:
-        await sink.send(EVENT)
-    assert asyncio.all_tasks() == before
-
-
-async def test_cookies_are_not_kept():
-    _, receiver = await deliver(respond(200, {"set-cookie": "session=1; Path=/"}), times=2)
-    assert "cookie" not in receiver.journal[1].headers
-
-
-async def test_a_proxy_in_the_environment_is_ignored(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    outcome, receiver = await deliver(respond(200))
-    assert outcome.status_code == 200
-    assert len(receiver.journal) == 1
-
-
-async def test_the_url_is_not_logged(caplog):
-    with caplog.at_level(logging.DEBUG):
-        await deliver(respond(200), path="/T0KENT0KEN")
-        await deliver(reset_before_response(), path="/T0KENT0KEN")
-    assert "T0KEN" not in caplog.text
-
-
-# The guard
-
-
-async def test_a_name_with_a_private_address_is_refused_when_connecting():
-    async with Receiver() as receiver:
-        url = receiver.url.replace("127.0.0.1", "localhost")
-        async with HttpSink(endpoint(url, allow_private=False)) as sink:
-            with pytest.raises(httpx.TransportError) as failure:
-                await sink.send(EVENT)
-        failure = failure.value
-    assert classify(failure, now=0.0).code == "address_refused"
-    assert (receiver.accepted, receiver.journal) == (0, [])
-
-
-@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1"])
-async def test_an_address_in_disguise_is_refused_when_connecting(host):
-    async with Receiver() as receiver:
-        url = receiver.url.replace("127.0.0.1", host)
-        async with HttpSink(endpoint(url, allow_private=False)) as sink:
-            with pytest.raises(httpx.TransportError) as failure:
-                await sink.send(EVENT)
-        failure, accepted = failure.value, receiver.accepted
-    assert classify(failure, now=0.0).category != "transient"
-    assert accepted == 0
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254"])
-def test_a_private_address_in_the_url_is_refused_at_once(host):
-    with pytest.raises(AddressRefused):
-        endpoint(f"https://{host}/hooks", allow_private=False)
-    assert endpoint(f"https://{host}/hooks")
-
-
-# The endpoint
-
-
-@pytest.mark.parametrize(
-    ("fields", "problem"),
-    [
-        ({"url": "ftp://example.com"}, "must begin with http:// or https://"),
-        ({"url": "example.com/hooks"}, "must begin with http:// or https://"),
-        ({"url": "https://"}, "has no host"),
-        ({"url": "https:///hooks"}, "has no host"),
-        ({"url": "https://example.com:0"}, "port 0"),
-        ({"url": "https://example.com:65536"}, "port 65536"),
-        ({"url": "https://user:s3cret@example.com:s3cret/"}, "not well-formed"),
-        ({"url": "https://example.com/s3cret\n"}, "not well-formed"),
-        ({"url": "https://exa mple.com/s3cret"}, "host that no name or address can be"),
-        ({"url": "https://hooks..example.com/s3cret"}, "host that no name or address can be"),
-        ({"url": f"https://{'a' * 64}.example.com/s3cret"}, "host that no name or address can be"),
-        ({"headers": {"Authorization: s3cret": "x"}}, "illegal name"),
-        ({"headers": {"": "x"}}, "illegal name"),
-        ({"headers": {"X-A": "s3cret\r\nX-B: s3cret"}}, "header X-A must be printable ASCII"),
-        ({"headers": {"X-A": "s3cret€"}}, "header X-A must be printable ASCII"),
-        ({"headers": {"X-A": " s3cret"}}, "header X-A must be printable ASCII"),
-        ({"headers": {"CE-Type": "x"}}, "header CE-Type is Resonant's own"),
-        ({"headers": {"Webhook-Signature": "x"}}, "header Webhook-Signature is Resonant's own"),
-        ({"headers": {"Content-Type": "x"}}, "header Content-Type is Resonant's own"),
-        ({"headers": {"content-length": "1"}}, "header content-length is Resonant's own"),
-        ({"headers": {"Host": "x"}}, "header Host is Resonant's own"),
-        ({"headers": {"Transfer-Encoding": "chunked"}}, "header Transfer-Encoding is Resonant's own"),
-        (
-            {"url": "https://u:s3cret@example.com", "headers": {"authorization": "x"}},
-            "both an Authorization header",
-        ),
-        ({"signing_secrets": ("whsec_s3cret00!",)}, "signing secret must be whsec_ and base64"),
-        ({"signing_secrets": (SECRET, "whsec_")}, "signing secret must be whsec_ and base64"),
-        ({"timeout": 0}, "timeout must be a positive number"),
-        ({"timeout": -1.0}, "timeout must be a positive number"),
-        ({"timeout": float("inf")}, "timeout must be a positive number"),
-        ({"timeout": float("nan")}, "timeout must be a positive number"),
-    ],
-)
-def test_an_endpoint_that_cannot_work_is_refused_with_a_reason_and_no_secret(fields, problem):
-    with pytest.raises(EndpointError) as refusal:
-        Endpoint("orders", **{"url": "https://example.com"} | fields)
-    text = str(refusal.value)
-    assert text.startswith("endpoint 'orders': ")
-    assert problem in text
-    assert "s3cret" not in text
-    assert "\n" not in text
-
-
-def test_an_endpoint_is_printed_without_what_is_secret():
-    secretive = endpoint(
-        "https://u:s3cret@example.com/s3cret?k=s3cret", headers={"X-Key": "s3cret"}, signing_secrets=(SECRET,)
-    )
-    assert "name='orders'" in repr(secretive)
-    assert "s3cret" not in repr(secretive)
-    assert SECRET not in repr(secretive)
-
-
-# Messages to store
-
-TOKENS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFXYZ0123456789-_.~", min_size=4, max_size=40)
-TEXTS = st.text(st.characters(exclude_characters="*"), max_size=30)
-
-
-@given(
-    st.tuples(*(TOKENS.map(lambda token, number=number: f"{token}{number}-token") for number in range(4))),
-    st.binary(min_size=24, max_size=64),
-    st.lists(TEXTS, min_size=7, max_size=7),
-)
-def test_no_secret_is_in_a_message_wherever_it_was_in_the_text(tokens, key, texts):
-    password, value, header, part = tokens
-    signing = "whsec_" + base64.b64encode(key).decode()
-    url = f"https://user:{password}@example.com/hooks/{part}?key={value}"
-    secretive = endpoint(url, headers={"X-Key": f"Token {header}"}, signing_secrets=(signing,))
-    secrets = [url, password, value, header, part, signing.removeprefix("whsec_")]
-    text = "".join(t + s for t, s in zip(texts, [*secrets, ""], strict=True))
-    message = safe_message(ValueError(text), secretive)
-    assert not [secret for secret in secrets if secret in message]
-    assert len(message) <= 300
-    assert len(message.splitlines()) <= 1
-    message.encode()
-
-
-@pytest.mark.parametrize(
-    "url", ["https://u:{}@example.com", "https://example.com/?k={}", "https://example.com/{}"]
-)
-@given(st.booleans(), TOKENS, TEXTS, TEXTS)
-def test_a_secret_that_is_written_percent_encoded_is_found_in_both_forms(
-    url, as_written, token, before, after
-):
-    secret = f"{token}+@é!"
-    encoded = urllib.parse.quote(secret, safe="")
-    secretive = endpoint(url.format(secret.replace("@", "%40") if as_written else encoded))
-    message = safe_message(ValueError(f"{before}{encoded}{after} {before}{secret}{after}"), secretive)
-    assert encoded not in message
-    assert secret not in message
-
-
-def test_credentials_are_found_as_they_are_sent_too():
-    sent = base64.b64encode(b"user:p@ss").decode()
-    secretive = endpoint("https://user:p%40ss@example.com")
-    assert safe_message(ValueError(f"Basic {sent}"), secretive) == "ValueError: Basic ***"
-    assert safe_message(ValueError(f"refused: {sent}"), secretive) == "ValueError: refused: ***"
-
-
-def test_a_secret_is_found_as_it_is_sent():
-    secretive = endpoint("https://example.com/?k=a!+b é")
-    assert safe_message(ValueError("k=a!+b%20%C3%A9"), secretive) == "ValueError: ***"
-    assert safe_message(ValueError("a!+b%20%C3%A9"), secretive) == "ValueError: ***"
-
-
-def test_of_two_secrets_the_longer_is_taken_out_whole():
-    secretive = endpoint("https://example.com", headers={"X-A": "abcd", "X-B": "abcdefgh", "X-C": "abcdef"})
-    assert safe_message(ValueError("abcdefgh abcdef"), secretive) == "ValueError: *** ***"
-
-
-def test_a_message_is_one_line_of_300_characters_at_most_and_can_be_encoded():
-    text = "a\n b\x00\u202ec\udcff" + "x" * 1000
-    message = safe_message(ValueError(text), endpoint("https://example.com"))
-    assert message == "ValueError: a b c " + "x" * (300 - 18)
-    assert message.isprintable()
-
-
-async def test_a_message_is_the_type_and_text_of_the_cause():
-    async def run():
-        async with HttpSink(endpoint("http://127.0.0.1:1/T0KENT0KEN")) as sink:
-            await sink.send(EVENT)
-
-    with pytest.raises(httpx.TransportError) as failure:
-        await run()
-    assert re.fullmatch(
-        r"ConnectionRefusedError: \[Errno 111\] Connect call failed \('127.0.0.1', 1\)",
-        safe_message(failure.value, endpoint("http://127.0.0.1:1/T0KENT0KEN")),
-    )
-
-
-@pytest.mark.parametrize(
-    ("action", "message"),
-    [
-        (garbage(), "RemoteProtocolError: the answer is not HTTP"),
-        (reset_before_response(), "ConnectionResetError: [Errno 104] Connection reset by peer"),
-        (never_answer(), "TimeoutError: no answer within 1 s"),
-        (respond(500), "UnexpectedStatus: the endpoint answered 500"),
-    ],
-    ids=lambda value: value.name if isinstance(value, Action) else "",
-)
-async def test_a_message_says_what_happened(action, message):
-    outcome, receiver = await deliver(action, path="/T0KENT0KEN", timeout=1.0)
-    assert safe_message(outcome, endpoint(receiver.url)).startswith(message)
-
-
-def test_a_ring_of_causes_has_an_end():
-    first, second = ValueError("first"), KeyError("second")
-    first.__cause__, second.__cause__ = second, first
-    assert safe_message(first, endpoint("https://example.com")) == "KeyError: 'second'"
-
-
-def test_an_error_without_a_text_is_its_type():
-    assert safe_message(ConnectionError(), endpoint("https://example.com")) == "ConnectionError"
-
-
-# Other sinks
-
-
-async def test_any_coroutine_function_can_be_a_sink():
-    seen = []
-
-    async def record(event):
-        seen.append(event)
-        return "whatever"
-
-    async def receipt(event):
-        return Receipt(warning="late")
-
-    async def fail(event):
-        raise LookupError("no such queue")
-
-    assert await CallableSink(record).send(EVENT) is None
-    assert seen == [EVENT]
-    assert await CallableSink(receipt).send(EVENT) == Receipt(warning="late")
-    with pytest.raises(LookupError, match="no such queue"):
-        await CallableSink(fail).send(EVENT)

@@ -1,0 +1,112 @@
+"""How the ``Retry-After`` header is read."""
+
+import email.utils
+import time
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resonant.delivery.retry_after import parse_retry_after
+from support.misbehaving import NOW
+
+
+# The first five are urllib3's (test/test_retry.py).
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("1000", 1000),
+        ("\t42 ", 42),
+        ("Mon, 03 Jun 2019 11:30:12 GMT", 1812),
+        ("Monday, 03-Jun-19 11:30:12 GMT", 1812),
+        ("Mon Jun  3 11:30:12 2019", 1812),
+        ("Thu Jun 13 11:00:00 2019", 864_000),
+        (" Mon, 03 Jun 2019 11:30:12 GMT\t", 1812),
+        ("Mon, 03 Jun 2019 11:00:60 GMT", 60),  # a leap second
+        ("Mon, 03 Jun 2019 10:59:59 GMT", 0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 2**31),
+        ("007", 7),
+        ("9" * 5000, 2**31),
+    ],
+)
+def test_retry_after_is_read_by_the_grammar(value, seconds):
+    assert parse_retry_after(value, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "-1", "+1", "1.0", "1e3", "0x10", "1_000", "\uff11\uff12", "1 2", "", " ", "soon", "\n5", "5s", "nan", "inf", "120, 120",
+        "2019-06-03T11:30:12Z", "Mon, 03 Jun 2019 11:30:12 UTC", "Mon, 03 Jun 2019 11:30:12 +0000",
+        "Mon, 03 Jun 2019 11:30:12", "Mon, 3 Jun 2019 11:30:12 GMT", "mon, 03 jun 2019 11:30:12 gmt",
+        "Mon, 31 Feb 2019 11:30:12 GMT", "Mon, 00 Jun 2019 11:30:12 GMT", "Mon, 03 Jun 2019 24:00:00 GMT",
+        "Mon, 03 Jun 2019 11:60:00 GMT", "Mon, 03 Jun 2019 11:30:61 GMT", "Mon, 03 Jun 0000 11:30:12 GMT",
+        "Mon, 03-Jun-19 11:30:12 GMT", "Monday, 03-Jun-2019 11:30:12 GMT", "Mon Jun 03 11:30:12 2019 GMT",
+    ],
+)  # fmt: skip
+def test_nonsense_is_logged_and_passed_over(value, caplog):
+    assert parse_retry_after(value, NOW) is None
+    assert [record.name for record in caplog.records] == ["resonant.delivery.retry_after"]
+
+
+def test_no_header_is_not_worth_a_log_line(caplog):
+    assert parse_retry_after(None, NOW) is None
+    assert not caplog.records
+
+
+def test_the_log_shows_no_more_than_80_characters_on_one_line(caplog):
+    parse_retry_after("\n" * 300, NOW)
+    parse_retry_after("x" * 300, NOW)
+    for record in caplog.records:
+        assert len(record.getMessage().partition(": ")[2]) <= 80
+        assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("value", "year"),
+    [
+        ("Sunday, 02-Jun-69 11:00:00 GMT", 2069),
+        ("Tuesday, 04-Jun-69 11:00:00 GMT", 1969),  # more than 50 years ahead
+        ("Wednesday, 01-Jan-70 00:00:00 GMT", 1970),
+        ("Friday, 31-Dec-99 23:59:59 GMT", 1999),
+        ("Saturday, 01-Jan-00 00:00:00 GMT", 2000),
+        ("Saturday, 29-Feb-20 00:00:00 GMT", 2020),
+    ],
+)
+def test_a_year_of_two_digits_is_never_more_than_fifty_years_ahead(value, year):
+    date = datetime.strptime(value.partition(", ")[2][:-4], "%d-%b-%y %H:%M:%S").replace(
+        year=year, tzinfo=UTC
+    )
+    assert parse_retry_after(value, NOW) == min(max(date.timestamp() - NOW, 0), 2**31)
+
+
+def test_a_year_of_two_digits_may_lie_beyond_the_turn_of_the_century():
+    new_years_eve = datetime(2099, 12, 31, 23, 59, 0, tzinfo=UTC).timestamp()
+    assert parse_retry_after("Friday, 01-Jan-00 00:01:00 GMT", new_years_eve) == 120
+
+
+@given(st.integers(0, 2**31))
+def test_digits_are_that_many_seconds(seconds):
+    assert parse_retry_after(str(seconds), NOW) == seconds
+
+
+@given(st.integers(round(NOW) - 50 * 365 * 86400, round(NOW) + 50 * 365 * 86400))
+def test_the_three_forms_of_a_date_mean_the_same(moment):
+    date = datetime.fromtimestamp(moment, UTC)
+    for text in (
+        email.utils.format_datetime(date, usegmt=True),
+        date.strftime("%A, %d-%b-%y %H:%M:%S GMT"),
+        time.asctime(date.timetuple()),
+    ):
+        assert parse_retry_after(text, NOW) == max(moment - NOW, 0)
+
+
+@given(st.text() | st.text(alphabet="0123456789 \t-:,GMTonJu"))
+@example("٣")
+@example("1" * 10_000)
+def test_no_header_is_too_strange_to_be_read(value):
+    seconds = parse_retry_after(value, NOW)
+    assert seconds is None or 0 <= seconds <= 2**31

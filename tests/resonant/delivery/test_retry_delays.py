@@ -1,0 +1,201 @@
+"""Policies, and the delays that are drawn from them."""
+
+import math
+import random
+from dataclasses import FrozenInstanceError, replace
+from statistics import mean
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, backoff, draw_delay
+from support.retries import JITTERS, STEADY, CountingRandom, decide_now, policies, told, unhurried
+
+DRAWN = JITTERS[:-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_attempts", 0),
+        ("max_attempts", -1),
+        ("max_attempts", 1001),
+        ("unknown_max_attempts", 0),
+        ("unknown_max_attempts", 1001),
+        *(
+            (name, value)
+            for name in ("base", "cap", "max_age", "park_after")
+            for value in (-0.1, math.inf, math.nan)
+        ),
+        ("factor", 0.99),
+        ("factor", -3.0),
+        ("factor", math.inf),
+        ("factor", math.nan),
+        ("spread", -0.1),
+        ("spread", 1.0),
+        ("spread", math.nan),
+        ("jitter", "some"),
+        ("jitter", ""),
+        ("jitter", None),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        RetryPolicy(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"max_attempts": 1, "unknown_max_attempts": 1},
+        {"max_attempts": 1000, "unknown_max_attempts": 1000},
+        {"base": 0, "cap": 0, "max_age": 0, "park_after": 0},
+        {"factor": 1, "spread": 0},
+        *({"jitter": jitter} for jitter in JITTERS),
+    ],
+)
+def test_the_edges_of_the_ranges_are_allowed(edge):
+    RetryPolicy(**edge)
+
+
+def test_a_policy_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        STEADY.base = 2.0
+
+
+def test_another_budget_of_attempts_changes_nothing_else():
+    assert STEADY.with_max_attempts(4) == replace(STEADY, max_attempts=4)
+    assert STEADY.with_max_attempts(None) is STEADY
+    with pytest.raises(ValueError, match="max_attempts"):
+        STEADY.with_max_attempts(0)
+
+
+def test_the_default_policy_waits_in_powers_of_three_up_to_an_hour():
+    policy = RetryPolicy()
+    waits = [backoff(policy, attempt) for attempt in range(1, policy.max_attempts)]
+    assert waits == [1, 3, 9, 27, 81, 243, 729, 2187, 3600]
+
+
+def test_the_first_version_waited_1_2_4_seconds_give_or_take_a_fifth_and_parked_nothing():
+    policy = RetryPolicy.classic()
+    assert [backoff(policy, attempt) for attempt in range(1, policy.max_attempts)] == [1, 2, 4]
+    assert (policy.jitter, policy.spread) == ("proportional", 0.2)
+    assert isinstance(decide_now(attempt=3, policy=policy), Retry)
+    assert isinstance(decide_now(told(50_000), attempt=3, policy=policy), Retry)
+    assert decide_now(attempt=4, policy=policy) == GiveUp("exhausted")
+
+
+def test_by_default_about_forty_seconds_are_waited_in_process_and_two_hours_in_the_store():
+    decisions = [decide_now(attempt=attempt) for attempt in range(1, 11)]
+    waited = [decision.delay for decision in decisions if isinstance(decision, Retry)]
+    parked = [decision.delay for decision in decisions if isinstance(decision, Park)]
+    assert decisions[9:] == [GiveUp("exhausted")]
+    assert (sum(waited), len(waited)) == (40, 4)
+    assert (sum(parked), len(parked)) == (6840, 5)
+
+
+@unhurried
+@given(policies, st.integers(1, 12_000))
+def test_the_backoff_never_falls_and_never_exceeds_the_cap(policy, attempt):
+    assert 0 <= backoff(policy, attempt) <= backoff(policy, attempt + 1) <= policy.cap
+
+
+@unhurried
+@given(policies)
+def test_the_first_backoff_is_the_base_unless_capped(policy):
+    assert backoff(policy, 1) == min(policy.base, policy.cap)
+
+
+@pytest.mark.parametrize("factor", [2, 3.0, 1e308])
+@pytest.mark.parametrize("base", [1, 0.5])
+def test_a_curve_beyond_all_numbers_is_the_cap(base, factor):
+    assert backoff(RetryPolicy(base=base, factor=factor), 10_000) == 3600
+
+
+@pytest.mark.parametrize("factor", [2, 3.0])
+def test_a_base_of_zero_never_waits_however_many_attempts(factor):
+    policy = RetryPolicy(base=0.0, factor=factor)
+    assert [backoff(policy, attempt) for attempt in (1, 2, 1000, 10_000)] == [0, 0, 0, 0]
+
+
+def bounds(policy, attempt, last_delay):
+    wait = backoff(policy, attempt)
+    match policy.jitter:
+        case "proportional":
+            return wait * (1 - policy.spread), wait * (1 + policy.spread)
+        case "full":
+            return 0, wait
+        case "equal":
+            return wait / 2, wait
+        case "decorrelated":
+            longest = 3 * (policy.base if last_delay is None else last_delay)
+            return min(policy.base, policy.cap), min(policy.cap, max(policy.base, longest))
+        case "none":
+            return wait, wait
+
+
+@unhurried
+@given(policies, st.integers(1, 10_000), st.none() | st.floats(0, 1e6), st.randoms(use_true_random=False))
+def test_a_delay_stays_within_the_bounds_of_its_jitter(policy, attempt, last_delay, rng):
+    lowest, highest = bounds(policy, attempt, last_delay)
+    delay = draw_delay(policy, attempt, rng, last_delay=last_delay)
+    assert lowest * (1 - 1e-12) <= delay <= highest * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("jitter", JITTERS)
+@pytest.mark.parametrize("attempt", [1, 4, 7])
+def test_delays_use_the_whole_of_their_range_evenly(jitter, attempt):
+    policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
+    last_delay = None if attempt == 1 else backoff(policy, attempt - 1)
+    lowest, highest = bounds(policy, attempt, last_delay)
+    delays = [draw_delay(policy, attempt, rng, last_delay=last_delay) for _ in range(2000)]
+    tenth = (highest - lowest) / 10
+    assert lowest <= min(delays) <= lowest + tenth
+    assert highest - tenth <= max(delays) <= highest
+    assert mean(delays) == pytest.approx((lowest + highest) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("jitter", JITTERS)
+def test_the_ten_thousandth_delay_is_drawn_around_the_cap(jitter):
+    policy = RetryPolicy(jitter=jitter)
+    lowest, highest = bounds(policy, 10_000, 1e300)
+    assert lowest <= draw_delay(policy, 10_000, random.Random(7), last_delay=1e300) <= highest
+    assert highest <= 3600 * 1.2
+
+
+@pytest.mark.parametrize("jitter", DRAWN)
+@pytest.mark.parametrize("attempt", [1, 3, 9])
+def test_deliveries_that_failed_together_do_not_come_back_together(jitter, attempt):
+    policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
+    delays = [decide_now(attempt=attempt, policy=policy, rng=rng, last_delay=1.0).delay for _ in range(1000)]
+    assert len(set(delays)) == 1000
+
+
+@pytest.mark.parametrize("jitter", DRAWN)
+def test_a_delivery_has_no_schedule_that_another_one_shares(jitter):
+    policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
+    one, other = (
+        [decide_now(attempt=attempt, policy=policy, rng=rng).delay for attempt in range(1, 10)]
+        for _ in range(2)
+    )
+    assert all(mine != theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def test_no_jitter_draws_nothing():
+    rng = CountingRandom(7)
+    assert {decide_now(attempt=3, rng=rng).delay for _ in range(100)} == {9}
+    assert rng.draws == 0
+
+
+def test_decorrelated_jitter_grows_from_the_delay_before_and_not_from_the_attempt():
+    policy = RetryPolicy(jitter="decorrelated")
+    delays = [draw_delay(policy, 1, random.Random(seed), last_delay=100.0) for seed in range(200)]
+    assert max(delays) > 250
+    assert delays == [draw_delay(policy, 9, random.Random(seed), last_delay=100.0) for seed in range(200)]
+
+
+@pytest.mark.parametrize("last_delay", [0.0, 0.1])
+def test_decorrelated_jitter_never_falls_below_the_base(last_delay):
+    policy = RetryPolicy(jitter="decorrelated", base=2.0)
+    assert draw_delay(policy, 2, random.Random(7), last_delay=last_delay) == 2.0

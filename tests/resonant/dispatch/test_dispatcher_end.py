@@ -1,0 +1,220 @@
+"""How long a run of the dispatcher goes on, and what it does with given leases."""
+
+import asyncio
+import sys
+import textwrap
+import time
+from collections import Counter
+
+import pytest
+
+from resonant.dispatch.limits import Limits
+from resonant.errors import EndpointError
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
+from resonant.testing import Receiver, reset_before_response, respond
+from support.dispatching import Scene, deliveries, enqueue, failing_first, rows, scene, sink_target, succeed
+from support.redaction import safe_message
+from support.waiting import until
+
+
+@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
+def lane(request, monkeypatch):
+    """Whatever is said here of an emission is said of both lanes."""
+    monkeypatch.setattr(Scene, "chunk_size", request.param)
+
+
+@pytest.fixture
+def quick_look(monkeypatch):
+    """What is due is looked for many times a second."""
+    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
+
+
+class TestWhatIsGivenWithItsLeases:
+    @staticmethod
+    async def claim(worker, count, *, endpoint="orders"):
+        await enqueue(worker.store, count, endpoint)
+        return await worker.store.claim(endpoint, owner="worker", limit=count)
+
+    async def test_it_is_emitted_like_what_was_found_due(self, tmp_path):
+        async def batches():
+            yield await self.claim(worker, 3)
+            yield await self.claim(worker, 2)
+
+        async with scene(tmp_path, orders=failing_first()) as worker:
+            summary = await worker.dispatcher.emit_given(worker.emit_one, batches())
+            assert (summary.delivered, summary.retried) == (5, 5)
+        assert deliveries(tmp_path, "status, attempts") == [("delivered", 2)] * 5
+
+    async def test_more_is_asked_for_only_while_the_sends_keep_up(self, tmp_path):
+        asked = []
+
+        async def send(_event):
+            await all_asked.wait()
+
+        async def batches():
+            for _ in range(50):
+                asked.append(1)
+                yield await self.claim(worker, 1)
+
+        all_asked = asyncio.Event()
+        async with scene(tmp_path, orders=send, limits=Limits(concurrency=4)) as worker:
+            emitting = asyncio.create_task(worker.dispatcher.emit_given(worker.emit_one, batches()))
+            await until(lambda: len(asked) == 8)
+            await asyncio.sleep(0.05)
+            assert len(asked) == 8
+            all_asked.set()
+            assert (await emitting).delivered == 50
+
+    async def test_an_endpoint_that_there_is_not_is_an_error_and_all_is_handed_back(self, tmp_path):
+        before = asyncio.all_tasks()
+
+        async def hang(_event):
+            await asyncio.sleep(3600)
+
+        async def batches():
+            yield await self.claim(worker, 2)
+            yield await self.claim(worker, 2, endpoint="forgotten")
+
+        async with scene(tmp_path, orders=hang) as worker:
+            with pytest.raises(EndpointError, match="'forgotten'"):
+                await worker.dispatcher.emit_given(worker.emit_one, batches())
+        assert asyncio.all_tasks() == before
+        assert deliveries(tmp_path, "lease_owner, attempts") == [(None, 0)] * 4
+
+    @pytest.mark.parametrize("late", [False, True], ids=["while it waits", "while it asks for more"])
+    async def test_a_failure_of_the_pipeline_is_raised_whenever_it_comes(self, tmp_path, late):
+        async def emit_one(_lease):
+            raise RuntimeError("the pipeline is broken")
+
+        async def batches():
+            yield await self.claim(worker, 1)
+            if late:
+                await until(lambda: not worker.dispatcher._running)
+
+        async with scene(tmp_path, orders=succeed) as worker:
+            with pytest.raises(RuntimeError, match="the pipeline is broken"):
+                await worker.dispatcher.emit_given(emit_one, batches())
+
+
+ANOTHER_PROCESS = """
+    import asyncio, sys
+    from resonant.events import Event
+    from resonant.store import open_store
+
+    async def main():
+        store = await open_store(sys.argv[1])
+        await store.enqueue([Event(type="t", source="/s", data=1, id="evt_late")], "orders")
+        await store.close()
+
+    asyncio.run(main())
+"""
+
+
+class TestHowLongARunGoesOn:
+    async def test_what_another_process_stores_meanwhile_is_emitted(self, tmp_path):
+        sent = []
+
+        async def send(event):
+            sent.append(event.id)
+            if event.id == "evt_late":
+                running.cancel()
+
+        async with scene(tmp_path, clock=time.time, orders=send, limits=Limits(run_for=60)) as worker:
+            await enqueue(worker.store)
+            running = asyncio.create_task(worker.dispatcher.run(worker.emit_one))
+            await until(lambda: worker.dispatcher.summary.delivered == 1)
+            other = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", textwrap.dedent(ANOTHER_PROCESS), f"sqlite:///{tmp_path / 'r.db'}"
+            )
+            assert await other.wait() == 0
+            await asyncio.wait([running], timeout=30)
+        assert sent[1:] == ["evt_late"]
+
+    async def test_it_ends_when_the_time_is_up_though_nothing_is_due(self, tmp_path, quick_look):
+        async with scene(tmp_path, orders=succeed, limits=Limits(run_for=0.3)) as worker:
+            start = time.monotonic()
+            await worker.run(take_over=True)
+            assert 0.3 <= time.monotonic() - start < 30
+
+    async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path, quick_look):
+        async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.9)) as worker:
+            await enqueue(worker.store)
+            await worker.run()
+            assert (worker.dispatcher.summary.parked, worker.dispatcher.summary.retried) == (1, 0)
+
+    async def test_when_the_time_is_up_what_still_waits_for_its_turn_goes_back_untried(
+        self, tmp_path, quick_look
+    ):
+        async def send(_event):
+            await until(worker.dispatcher._running.is_over)
+
+        limits = Limits(concurrency=1, run_for=2.0)
+        async with scene(tmp_path, orders=send, limits=limits) as worker:
+            await enqueue(worker.store, 3)
+            assert (await worker.run()).delivered == 1
+        assert deliveries(tmp_path, "status, attempts, lease_owner") == [
+            ("delivered", 1, None),
+            ("pending", 0, None),
+            ("pending", 0, None),
+        ]
+
+    async def test_when_the_time_is_up_nothing_new_is_claimed_and_what_was_begun_is_ended(
+        self, tmp_path, quick_look
+    ):
+        another = asyncio.Event()
+
+        async def send(_event):
+            await another.wait()
+
+        limits = Limits(concurrency=1, run_for=2.0)
+        async with scene(tmp_path, orders=send, limits=limits) as worker:
+            await enqueue(worker.store)
+            running = asyncio.create_task(worker.run())
+            await until(worker.dispatcher._running.is_over)
+            await enqueue(worker.store)
+            another.set()
+            assert (await running).delivered == 1
+        assert deliveries(tmp_path, "status") == [("delivered",), ("pending",)]
+
+
+async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
+    def script(request):
+        first = request.try_number == 1
+        return {
+            0: respond(200),
+            1: respond(500) if first else respond(200),
+            2: respond(400, body=b"no such amount"),
+            3: reset_before_response() if first else respond(200),
+            4: respond(429, {"retry-after": "3600"}),
+        }[int(request.body) % 5]
+
+    async with Receiver(script) as receiver:
+        endpoint = Endpoint("hook", receiver.url, allow_private=True)
+        sink = HttpSink(endpoint)
+
+        def describe(error):
+            return safe_message(error, endpoint)
+
+        destination = sink_target("hook", sink, describe=describe, close=sink.aclose)
+        async with scene(tmp_path, hook=destination) as worker:
+            await enqueue(worker.store, 50, endpoint="hook")
+            summary = await worker.run()
+        journal = receiver.journal
+
+    assert str(summary) == "30 delivered, 20 retried, 10 parked, 10 dead-lettered (10 permanent)"
+    received = Counter((entry.webhook_id, entry.body, entry.status) for entry in journal)
+    stored = rows(
+        tmp_path,
+        "SELECT event_id, body, a.status_code FROM resonant_attempts a "
+        "JOIN resonant_deliveries d ON d.id = delivery_id JOIN resonant_events e ON e.id = event_id",
+    )
+    assert Counter(stored) == received
+    assert Counter(
+        rows(tmp_path, "SELECT code, error_type FROM resonant_attempts WHERE result = 'failed'")
+    ) == {
+        ("http_500", "UnexpectedStatus"): 10,
+        ("http_400", "UnexpectedStatus"): 10,
+        ("connection_reset", "ConnectionResetError"): 10,
+        ("throttled", "UnexpectedStatus"): 10,
+    }

@@ -1,0 +1,258 @@
+"""How a run of the dispatcher ends when it is cancelled, or when the store goes away."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from resonant.errors import StoreUnavailable, UnexpectedStatus
+from resonant.testing import FixedClock
+from support.dispatching import START, Scene, deliveries, enqueue, fail, rows, scene, succeed
+from support.sqlite import listening, locked
+from support.waiting import until
+
+
+@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
+def lane(request, monkeypatch):
+    """Whatever is said here of an emission is said of both lanes."""
+    monkeypatch.setattr(Scene, "chunk_size", request.param)
+
+
+@pytest.fixture
+def quick_look(monkeypatch):
+    """What is due is looked for many times a second."""
+    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
+
+
+class TestCancellation:
+    async def test_a_run_cancelled_in_mid_send_hands_everything_back_with_no_attempt_charged(self, tmp_path):
+        before = asyncio.all_tasks()
+        sending = []
+
+        async def hang(event):
+            sending.append(event.id)
+            await asyncio.sleep(3600)
+
+        async with scene(tmp_path, orders=hang) as worker:
+            await enqueue(worker.store, 120)
+            running = asyncio.create_task(worker.run())
+            await until(lambda: len(sending) == 50)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert asyncio.all_tasks() == before
+        columns = "status, attempts, round_attempts, lease_owner, sending, available_at"
+        assert Counter(deliveries(tmp_path, columns)) == {("pending", 0, 0, None, 0, START): 120}
+        assert rows(tmp_path, "SELECT * FROM resonant_attempts") == []
+
+    async def test_a_run_cancelled_while_retries_wait_hands_them_back_for_when_they_are_due(self, tmp_path):
+        before = asyncio.all_tasks()
+        waiting = []
+
+        async def emit_one(lease):
+            await worker.dispatcher.attempt(lease.key)
+            waiting.append(lease)
+            await asyncio.sleep(3600)
+
+        async with scene(tmp_path, orders=fail) as worker:
+            await enqueue(worker.store, 10)
+            running = asyncio.create_task(worker.dispatcher.run(emit_one))
+            await until(lambda: len(waiting) == 10)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert asyncio.all_tasks() == before
+        assert Counter(deliveries(tmp_path, "status, attempts, lease_owner, sending, available_at")) == {
+            ("retrying", 1, None, 0, START + 1): 10
+        }
+
+    @pytest.mark.parametrize("waits", [False, True], ids=["sending", "waiting"])
+    def test_ctrl_c_does_the_same(self, tmp_path, waits):
+        async def run():
+            async def send(_event):
+                if waits:
+                    raise UnexpectedStatus(503)
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(3600)
+
+            async def emit_one(lease):
+                await worker.dispatcher.attempt(lease.key)
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(3600)
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store)
+                await worker.dispatcher.run(emit_one)
+
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(run())
+        assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, int(waits))]
+
+    @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
+    def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, error):
+        async def run():
+            async def send(_event):
+                raise error
+
+            async with scene(tmp_path, orders=send) as worker:
+                await enqueue(worker.store, 3)
+                await worker.run()
+
+        with pytest.raises(error):
+            asyncio.run(run())
+        assert Counter(deliveries(tmp_path, "status, attempts, lease_owner, sending")) == {
+            ("pending", 0, None, 0): 3
+        }
+        assert rows(tmp_path, "SELECT * FROM resonant_attempts") == []
+
+    async def test_a_claim_that_is_cancelled_while_it_is_committed_is_handed_back_too(self, tmp_path):
+        def cancel(connection):
+            query = "SELECT 1 FROM resonant_deliveries WHERE lease_owner = 'worker'"
+            if tasks and connection.exec_driver_sql(query).fetchall():
+                loop, task = tasks.pop()
+                loop.call_soon_threadsafe(task.cancel)
+                time.sleep(0.05)  # the commit takes its time
+
+        tasks = []
+        with listening("commit", cancel):
+            async with scene(tmp_path, orders=succeed) as worker:
+                await enqueue(worker.store, 3)
+                running = asyncio.create_task(worker.run())
+                tasks.append((asyncio.get_running_loop(), running))
+                await asyncio.wait([running])
+                assert running.cancelled()
+        assert deliveries(tmp_path, "lease_owner, lease_token") == [(None, 1)] * 3
+
+    async def test_a_run_that_fails_leaves_no_task_behind_either(self, tmp_path):
+        before = asyncio.all_tasks()
+
+        async def emit_one(lease):
+            if lease.event.id == first:
+                raise RuntimeError("the pipeline is broken")
+            await asyncio.sleep(3600)
+
+        async with scene(tmp_path, orders=succeed) as worker:
+            first, *_ = await enqueue(worker.store, 5)
+            with pytest.raises(RuntimeError, match="the pipeline is broken"):
+                await worker.dispatcher.run(emit_one)
+        assert asyncio.all_tasks() == before
+        assert deliveries(tmp_path, "lease_owner") == [(None,)] * 5
+
+
+class TestTheStoreGoesAway:
+    async def test_for_less_than_the_patience_nobody_notices(self, tmp_path, impatient_sqlite, quick_look):
+        sent, stack = [], contextlib.ExitStack()
+
+        async def send(_event):
+            if not sent:
+                stack.enter_context(locked(tmp_path / "r.db"))
+                asyncio.get_running_loop().call_later(0.3, stack.close)
+            sent.append(1)
+
+        async with scene(tmp_path, orders=send, lease_seconds=15) as worker:
+            await enqueue(worker.store, 200)
+            assert (await worker.run(take_over=True)).delivered == 200
+        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 200}
+        assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(200,)]
+
+    async def test_after_a_longer_outage_the_run_fails_and_in_flight_deliveries_are_retried(
+        self, tmp_path, disk, caplog
+    ):
+        before = asyncio.all_tasks()
+        sent = []
+
+        async def send(_event):
+            sent.append(1)
+            if len(sent) == 1:
+                disk.is_read_only = True
+
+        async def emit_one(lease):
+            with contextlib.suppress(StoreUnavailable):  # as Prefect keeps what its tasks raise to itself
+                await worker.dispatcher.attempt(lease.key)
+
+        async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
+            await enqueue(worker.store, 3)
+            with pytest.raises(StoreUnavailable):
+                await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
+        assert asyncio.all_tasks() == before
+        assert "leases were not handed back" in caplog.text
+        disk.is_read_only = False
+
+        async with scene(tmp_path, orders=send, clock=FixedClock(START + 60)) as next_one:
+            assert (await next_one.run(take_over=True)).delivered == 3
+        assert len(sent) == 6
+        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
+
+    async def test_the_error_that_ends_the_run_is_the_only_message(self, tmp_path, disk, caplog):
+        async def send(_event):
+            disk.is_read_only = True
+
+        async def run():
+            async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
+                await enqueue(worker.store, 3)
+                await worker.run()
+
+        with pytest.raises(StoreUnavailable):
+            await run()
+        assert not caplog.messages
+
+    @pytest.mark.parametrize("endpoint", [None, "orders"])
+    async def test_an_emission_also_waits_for_the_lock_before_its_first_send(
+        self, tmp_path, impatient_sqlite, endpoint
+    ):
+        stack = contextlib.ExitStack()
+        async with scene(tmp_path, orders=succeed, lease_seconds=15) as worker:
+            await enqueue(worker.store, 1)
+            stack.enter_context(locked(tmp_path / "r.db"))
+            asyncio.get_running_loop().call_later(0.2, stack.close)
+            assert (await worker.run(take_over=True, endpoint=endpoint)).delivered == 1
+
+    async def test_a_failure_that_comes_while_the_store_is_asked_what_is_due_fails_the_run_too(
+        self, tmp_path, quick_look
+    ):
+        async def emit_one(_lease):
+            await asked_again.wait()
+            raise RuntimeError("broken")
+
+        asked_again = asyncio.Event()
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store)
+            due = worker.store.due
+
+            async def due_while_it_breaks(endpoint):
+                if worker.dispatcher._running:
+                    asked_again.set()
+                    while worker.dispatcher._running:
+                        await asyncio.sleep(0)
+                return await due(endpoint)
+
+            worker.store.due = due_while_it_breaks
+            with pytest.raises(RuntimeError, match="broken"):
+                await worker.dispatcher.run(emit_one, endpoint="orders")
+
+    async def test_so_does_a_renewal_of_leases_that_breaks(self, tmp_path):
+        async def renew(*_args):
+            raise RuntimeError("broken")
+
+        async def wait(_event):
+            await asyncio.sleep(30)
+
+        async with scene(tmp_path, lease_seconds=0.1, orders=wait) as worker:
+            await enqueue(worker.store)
+            worker.store.renew = renew
+            with pytest.raises(RuntimeError, match="broken"):
+                await asyncio.wait_for(worker.run(), 60)
+
+    async def test_an_emission_that_ends_without_an_attempt_fails_the_run(self, tmp_path):
+        async def emit_one(_lease):
+            return None
+
+        async with scene(tmp_path, orders=succeed) as worker:
+            (event_id,) = await enqueue(worker.store)
+            with pytest.raises(RuntimeError, match=f"emission of {event_id} ended without an attempt"):
+                await worker.dispatcher.run(emit_one)
+        assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]

@@ -1,0 +1,319 @@
+"""What a run of the dispatcher does to its leases, and what waits."""
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+
+from resonant.delivery.retry import GiveUp, Park, Retry
+from resonant.dispatch.limits import Limits
+from resonant.dispatch.sender import LeaseLost
+from resonant.errors import UnexpectedStatus
+from support.dispatching import (
+    START,
+    Scene,
+    another_worker,
+    deliveries,
+    enqueue,
+    failing_first,
+    rows,
+    scene,
+    succeed,
+)
+from support.waiting import until
+
+
+@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
+def lane(request, monkeypatch):
+    """Whatever is said here of an emission is said of both lanes."""
+    monkeypatch.setattr(Scene, "chunk_size", request.param)
+
+
+@pytest.fixture
+def quick_look(monkeypatch):
+    """What is due is looked for many times a second."""
+    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
+
+
+class TestStoreFirst:
+    async def test_nothing_is_sent_before_its_event_and_its_begin_are_committed(self, tmp_path):
+        seen = []
+
+        async def send(event):
+            query = "SELECT lease_owner, sending FROM resonant_deliveries JOIN resonant_events e ON e.id = event_id"
+            seen.extend(rows(tmp_path, f"{query} WHERE e.id = '{event.id}'"))
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store, 20)
+            await worker.run()
+        assert seen == [("worker", 1)] * 20
+
+    async def test_an_outcome_and_its_decision_are_stored_before_they_are_reported(self, tmp_path):
+        seen = {}
+
+        async def send(event):
+            raise answers.get(event.body, UnexpectedStatus(503))
+
+        async def emit_one(lease):
+            report = await worker.dispatcher.attempt(lease.key)
+            (row,) = rows(
+                tmp_path,
+                f"SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
+                f"JOIN resonant_attempts a ON delivery_id = d.id WHERE d.id = {lease.delivery_id}",
+            )
+            seen[type(report.decision)] = row
+            assert row[-1] == report.attempt.delay
+            if isinstance(report.decision, Retry):
+                await worker.dispatcher.attempt(lease.key)
+
+        answers = {b"0": UnexpectedStatus(400), b"1": UnexpectedStatus(503, "60")}
+        async with scene(tmp_path, orders=send, fine=succeed) as worker:
+            await enqueue(worker.store, 3)
+            await enqueue(worker.store, endpoint="fine")
+            await worker.dispatcher.run(emit_one)
+        assert {kind: row[:-1] for kind, row in seen.items()} == {
+            type(None): ("delivered", 1, 1, None),
+            Retry: ("retrying", 1, 1, "retry"),
+            Park: ("retrying", 1, 1, "park"),
+            GiveUp: ("dead_letter", 1, 1, "give_up"),
+        }
+
+
+class TestLeases:
+    async def test_nothing_is_sent_once_the_lease_is_lost(self, tmp_path):
+        sent = []
+
+        async def send(event):
+            sent.append(event.id)
+
+        async def emit_one(lease):
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.rescue(owners=["worker"])
+                await other.claim("orders", owner="other", limit=1)
+            with pytest.raises(LeaseLost):
+                await worker.dispatcher.attempt(lease.key)
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            summary = await worker.dispatcher.run(emit_one)
+            assert summary.lost == 1
+            assert str(summary).endswith(", 1 taken over by another worker")
+        assert not sent
+        assert deliveries(tmp_path, "lease_owner, attempts") == [("other", 0)]
+
+    @pytest.mark.parametrize("answer", [None, UnexpectedStatus(503), UnexpectedStatus(400)])
+    async def test_an_outcome_that_comes_after_the_lease_was_lost_is_history_and_nothing_else(
+        self, tmp_path, answer
+    ):
+        async def send(_event):
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.rescue(owners=["worker"])
+                await other.claim("orders", owner="other", limit=1)
+            if answer is not None:
+                raise answer
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            summary = await worker.run()  # emit_one lets LeaseLost through
+            assert (summary.lost, summary.delivered, summary.retried) == (1, 0, 0)
+            assert not summary.dead_letters
+        assert deliveries(tmp_path, "status, lease_owner") == [("retrying", "other")]
+        # the crash that the other worker charged, and the attempt that came too late
+        assert rows(tmp_path, "SELECT result, late FROM resonant_attempts ORDER BY id") == [
+            ("lost", 0),
+            ("delivered" if answer is None else "failed", 1),
+        ]
+
+    async def test_a_retry_is_not_sent_if_the_lease_was_lost_while_it_waited(self, tmp_path):
+        sent = []
+
+        async def send(event):
+            sent.append(event.id)
+            raise UnexpectedStatus(503)
+
+        async def emit_one(lease):
+            await worker.dispatcher.attempt(lease.key)
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.rescue(owners=["worker"])
+            with pytest.raises(LeaseLost):
+                await worker.dispatcher.attempt(lease.key)
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            assert (await worker.dispatcher.run(emit_one)).lost == 1
+        assert len(sent) == 1
+        assert deliveries(tmp_path, "status, attempts, lease_owner") == [("retrying", 1, None)]
+
+    async def test_a_run_that_claims_anew_what_it_lost_takes_the_two_leases_for_two(
+        self, tmp_path, quick_look
+    ):
+        sent = []
+        first = asyncio.Event()
+
+        async def send(event):
+            sent.append(event.id)
+            if len(sent) == 1:
+                await first.wait()
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            running = asyncio.create_task(worker.run(take_over=True))
+            await until(lambda: sent)
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.rescue(owners=["worker"])
+            await until(lambda: len(sent) == 2)
+            first.set()
+            summary = await running
+            assert (summary.delivered, summary.lost) == (1, 1)
+        assert deliveries(tmp_path, "status, lease_owner") == [("delivered", None)]
+
+    async def test_a_run_renews_its_own_leases_before_it_takes_over_what_ran_out(self, tmp_path, quick_look):
+        looks = []
+
+        async def send(_event):
+            worker.clock.advance(300)  # it stood still
+            before = len(looks)
+            await until(lambda: len(looks) > before)
+
+        async with scene(tmp_path, orders=send) as worker:
+            rescue = worker.store.rescue
+
+            async def look(**options):
+                rescued = await rescue(**options)
+                looks.append(rescued)
+                return rescued
+
+            worker.store.rescue = look
+            await enqueue(worker.store)
+            summary = await worker.run(take_over=True)
+            assert (summary.delivered, summary.lost) == (1, 0)
+
+    async def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
+        def lease_ends_at():
+            [(moment,)] = deliveries(tmp_path, "available_at")
+            return moment
+
+        async def slow(_event):
+            for _ in range(3):
+                before = lease_ends_at()
+                await until(lambda before=before: lease_ends_at() > before)
+
+        async with scene(tmp_path, clock=time.time, lease_seconds=1.5, orders=slow) as worker:
+            await enqueue(worker.store)
+            summary = await worker.run()
+            assert (summary.delivered, summary.lost) == (1, 0)
+
+    async def test_expired_leases_are_taken_over(self, tmp_path):
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store, 3)
+            await worker.store.claim("orders", owner="killed", limit=3)
+            worker.clock.advance(61)
+            assert (await worker.run()).delivered == 0
+            assert (await worker.run(take_over=True)).delivered == 3
+
+    async def test_live_leases_are_waited_for_and_then_taken_over(self, tmp_path):
+        said = []
+        async with scene(tmp_path, clock=time.time, lease_seconds=3.0, orders=succeed) as worker:
+            await enqueue(worker.store, 2)
+            before = time.time()
+            await worker.store.claim("orders", owner="killed", limit=1)
+            after = time.time()
+            summary = await worker.run(take_over=True, on_waiting=said.append)
+            assert summary.delivered == 2
+            (until_then,) = said
+            assert before + 3 <= until_then <= after + 3
+            assert time.time() >= until_then
+
+    async def test_without_taking_over_what_others_hold_is_left_to_them(self, tmp_path):
+        async with scene(tmp_path, orders=succeed) as worker:
+            await enqueue(worker.store, 2)
+            await worker.store.claim("orders", owner="other", limit=1)
+            assert (await worker.run()).delivered == 1
+        assert deliveries(tmp_path, "lease_owner, status") == [("other", "pending"), (None, "delivered")]
+
+    async def test_what_is_parked_for_a_moment_may_be_claimed_again_while_its_emission_ends(
+        self, tmp_path, quick_look
+    ):
+        async def emit_one(lease):
+            report = await worker.dispatcher.attempt(lease.key)
+            if isinstance(report.decision, Park):
+                worker.clock.advance(report.decision.delay)
+                await until(lambda: len(tries) == 2)
+
+        async def send(_event):
+            tries.append(1)
+            if len(tries) == 1:
+                raise UnexpectedStatus(503, "60")
+            await asyncio.sleep(0.1)
+
+        tries = []
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            summary = await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
+            assert (summary.parked, summary.delivered, summary.lost) == (1, 1, 0)
+
+
+class TestWaiting:
+    async def test_a_sleeping_retry_holds_no_slot(self, tmp_path):
+        sent = []
+
+        async def send(event):
+            sent.append(event.id)
+            if sent.count(patient) == 1 and event.id == patient:
+                raise UnexpectedStatus(503)
+
+        async def emit_one(lease):
+            while True:
+                report = await worker.dispatcher.attempt(lease.key)
+                if not isinstance(report.decision, Retry):
+                    return
+                await until(lambda: len(sent) == 4)
+
+        async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
+            patient, *others = await enqueue(worker.store, 4)
+            await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
+            assert sent == [patient, *others, patient]
+
+    async def test_beyond_the_bound_retries_are_parked(self, tmp_path):
+        arrived, decisions = [], []
+
+        async def send(_event):
+            arrived.append(1)
+            await until(lambda: len(arrived) == 40)  # all of them fail in the same moment
+            raise UnexpectedStatus(503)
+
+        async def emit_one(lease):
+            decisions.append((await worker.dispatcher.attempt(lease.key)).decision)
+            await until(lambda: len(decisions) == 40)
+
+        async with scene(tmp_path, orders=send, limits=Limits(max_waiting=3)) as worker:
+            await enqueue(worker.store, 40)
+            await worker.dispatcher.run(emit_one)
+        assert Counter(map(type, decisions)) == {Retry: 3, Park: 37}
+        assert Counter(deliveries(tmp_path, "status, lease_owner, next_attempt_at")) == {
+            ("retrying", None, START + 1): 40
+        }
+
+    async def test_whoever_waited_leaves_its_place_to_the_next(self, tmp_path):
+        async with scene(
+            tmp_path, orders=failing_first(2), limits=Limits(concurrency=1, max_waiting=1)
+        ) as worker:
+            for _ in range(5):
+                await enqueue(worker.store)
+                await worker.run()
+            assert (worker.dispatcher.summary.delivered, worker.dispatcher.summary.parked) == (5, 0)
+
+    async def test_an_emission_that_ends_where_it_should_wait_hands_its_delivery_back(self, tmp_path):
+        async def emit_one(lease):
+            await worker.dispatcher.attempt(lease.key)
+
+        async with scene(tmp_path, orders=failing_first()) as worker:
+            await enqueue(worker.store)
+            summary = await worker.dispatcher.run(emit_one)
+            assert (summary.delivered, summary.parked) == (0, 1)
+            assert deliveries(tmp_path, "status, lease_owner, available_at") == [
+                ("retrying", None, START + 1)
+            ]
+            worker.clock.advance(1)
+            assert (await worker.dispatcher.run(emit_one)).delivered == 1

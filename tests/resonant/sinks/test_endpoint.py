@@ -1,0 +1,101 @@
+"""Which endpoints are refused, and what of them is shown."""
+
+import httpx
+import pytest
+
+from resonant.delivery.classification import classify
+from resonant.errors import AddressRefused, EndpointError
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
+from resonant.testing import (
+    Receiver,
+)
+from support.http_sinks import EVENT, SECRET, endpoint
+
+
+# The guard
+async def test_a_name_with_a_private_address_is_refused_when_connecting():
+    async with Receiver() as receiver:
+        url = receiver.url.replace("127.0.0.1", "localhost")
+        async with HttpSink(endpoint(url, allow_private=False)) as sink:
+            with pytest.raises(httpx.TransportError) as failure:
+                await sink.send(EVENT)
+        failure = failure.value
+    assert classify(failure, now=0.0).code == "address_refused"
+    assert (receiver.accepted, receiver.journal) == (0, [])
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1"])
+async def test_an_address_in_disguise_is_refused_when_connecting(host):
+    async with Receiver() as receiver:
+        url = receiver.url.replace("127.0.0.1", host)
+        async with HttpSink(endpoint(url, allow_private=False)) as sink:
+            with pytest.raises(httpx.TransportError) as failure:
+                await sink.send(EVENT)
+        failure, accepted = failure.value, receiver.accepted
+    assert classify(failure, now=0.0).category != "transient"
+    assert accepted == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254"])
+def test_a_private_address_in_the_url_is_refused_at_once(host):
+    with pytest.raises(AddressRefused):
+        endpoint(f"https://{host}/hooks", allow_private=False)
+    assert endpoint(f"https://{host}/hooks")
+
+
+# The endpoint
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"url": "ftp://example.com"}, "must begin with http:// or https://"),
+        ({"url": "example.com/hooks"}, "must begin with http:// or https://"),
+        ({"url": "https://"}, "has no host"),
+        ({"url": "https:///hooks"}, "has no host"),
+        ({"url": "https://example.com:0"}, "port 0"),
+        ({"url": "https://example.com:65536"}, "port 65536"),
+        ({"url": "https://user:s3cret@example.com:s3cret/"}, "not well-formed"),
+        ({"url": "https://example.com/s3cret\n"}, "not well-formed"),
+        ({"url": "https://exa mple.com/s3cret"}, "host that no name or address can be"),
+        ({"url": "https://hooks..example.com/s3cret"}, "host that no name or address can be"),
+        ({"url": f"https://{'a' * 64}.example.com/s3cret"}, "host that no name or address can be"),
+        ({"headers": {"Authorization: s3cret": "x"}}, "illegal name"),
+        ({"headers": {"": "x"}}, "illegal name"),
+        ({"headers": {"X-A": "s3cret\r\nX-B: s3cret"}}, "header X-A must be printable ASCII"),
+        ({"headers": {"X-A": "s3cret€"}}, "header X-A must be printable ASCII"),
+        ({"headers": {"X-A": " s3cret"}}, "header X-A must be printable ASCII"),
+        ({"headers": {"CE-Type": "x"}}, "header CE-Type is Resonant's own"),
+        ({"headers": {"Webhook-Signature": "x"}}, "header Webhook-Signature is Resonant's own"),
+        ({"headers": {"Content-Type": "x"}}, "header Content-Type is Resonant's own"),
+        ({"headers": {"content-length": "1"}}, "header content-length is Resonant's own"),
+        ({"headers": {"Host": "x"}}, "header Host is Resonant's own"),
+        ({"headers": {"Transfer-Encoding": "chunked"}}, "header Transfer-Encoding is Resonant's own"),
+        (
+            {"url": "https://u:s3cret@example.com", "headers": {"authorization": "x"}},
+            "both an Authorization header",
+        ),
+        ({"signing_secrets": ("whsec_s3cret00!",)}, "signing secret must be whsec_ and base64"),
+        ({"signing_secrets": (SECRET, "whsec_")}, "signing secret must be whsec_ and base64"),
+        ({"timeout": 0}, "timeout must be a positive number"),
+        ({"timeout": -1.0}, "timeout must be a positive number"),
+        ({"timeout": float("inf")}, "timeout must be a positive number"),
+        ({"timeout": float("nan")}, "timeout must be a positive number"),
+    ],
+)
+def test_an_endpoint_that_cannot_work_is_refused_with_a_reason_and_no_secret(fields, problem):
+    with pytest.raises(EndpointError) as refusal:
+        Endpoint("orders", **{"url": "https://example.com"} | fields)
+    text = str(refusal.value)
+    assert text.startswith("endpoint 'orders': ")
+    assert problem in text
+    assert "s3cret" not in text
+    assert "\n" not in text
+
+
+def test_an_endpoint_is_printed_without_what_is_secret():
+    secretive = endpoint(
+        "https://u:s3cret@example.com/s3cret?k=s3cret", headers={"X-Key": "s3cret"}, signing_secrets=(SECRET,)
+    )
+    assert "name='orders'" in repr(secretive)
+    assert "s3cret" not in repr(secretive)
+    assert SECRET not in repr(secretive)

@@ -1,0 +1,162 @@
+"""How events are read from input lines."""
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from resonant.errors import InvalidEvent
+from resonant.events import Event, encode_data
+from resonant.input_lines import parse_event
+from support.lines import body, line, refusal
+
+
+def test_a_line_with_every_key_is_kept_whole():
+    event = parse_event(
+        b'{"id": "evt-1", "type": "com.example.paid", "source": "/shop/1", "data": {"a": [1, null, true]},'
+        b' "time": "2026-01-31T12:00:00.5+01:00", "subject": "order 7"}'
+    )
+    assert event == Event.from_stored(
+        id="evt-1",
+        type="com.example.paid",
+        source="/shop/1",
+        body=b'{"a":[1,null,true]}',
+        time="2026-01-31T12:00:00.5+01:00",
+        subject="order 7",
+    )
+
+
+def test_a_line_needs_no_more_than_type_source_and_data():
+    event = parse_event(line())
+    assert (event.type, event.source, event.time, event.subject) == ("com.example.paid", "/shop", None, None)
+    assert event.id.startswith("evt_")
+
+
+@pytest.mark.parametrize("name", ["id", "time", "subject", "type"])
+def test_null_means_not_given(name):
+    event = parse_event(
+        f'{{"{name}": null, "source": "/shop", "data": 1}}', default_type="com.example.default"
+    )
+    assert event.type == "com.example.default"
+    assert event.id.startswith("evt_")
+
+
+def test_the_type_of_the_line_wins_over_the_default():
+    assert parse_event(line(), default_type="com.example.default").type == "com.example.paid"
+
+
+@pytest.mark.parametrize("name", ["type", "source", "data"])
+def test_a_missing_key_is_named(name):
+    fields = {"type": "t", "source": "s", "data": 1}
+    del fields[name]
+    assert refusal(json.dumps(fields)).startswith(f"{name} is missing")
+
+
+def test_data_may_be_null():
+    assert body("null") == "null"
+
+
+def test_an_unknown_key_is_named_with_those_that_are_known():
+    message = refusal(line(typ="x", zone="y"))
+    assert message == "unknown key 'typ'; known are data, id, source, subject, time, type"
+
+
+def test_a_very_long_unknown_key_is_not_repeated_in_full():
+    assert "kkkk" in refusal(line(**{"k" * 100_000: 1}))
+
+
+def test_what_a_cloudevent_carries_besides_is_accepted_and_implied():
+    event = parse_event(line(id="1", specversion="1.0", datacontenttype="application/json"))
+    assert event == parse_event(line(id="1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("specversion", "0.3"),
+        ("specversion", 1.0),
+        ("specversion", [[["1.0"]] * 1000]),
+        ("datacontenttype", "text/xml"),
+    ],
+)
+def test_a_cloudevent_that_would_be_sent_as_something_else_is_refused(name, value):
+    assert name in refusal(line(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("null", "null"),
+        ("true", "a boolean"),
+        ("12", "a number"),
+        ("1.5", "a number"),
+        ("1.50000000000000000000001", "a number"),
+        ('"x"', "a string"),
+        ("[]", "an array"),
+    ],
+)
+def test_a_line_that_is_no_object_says_what_it_is(text, kind):
+    assert refusal(text) == f"not a JSON object but {kind}"
+
+
+@pytest.mark.parametrize("text", ["", " ", "{", "{} {}", "{'a': 1}", '{"a": 1,}', '{"a": "\t"}', "\x00"])
+def test_a_line_that_is_no_json_says_where(text):
+    assert refusal(text).startswith("not JSON: ")
+    assert refusal(text.encode()).startswith("not JSON: ")
+
+
+def test_a_byte_order_mark_is_skipped_but_only_one_and_only_in_front():
+    assert parse_event(line(id="1").encode("utf-8-sig")) == parse_event(line(id="1"))
+    assert parse_event("\ufeff" + line(id="1")) == parse_event(line(id="1"))
+    refusal("\ufeff\ufeff" + line())
+    refusal(line() + "\ufeff")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_bytes_that_are_not_utf_8_are_refused(encoding):
+    encoded = '{"type": "t", "source": "s", "data": "café"}'.encode(encoding)
+    assert refusal(encoded).startswith(("not UTF-8: ", "not JSON: "))
+
+
+def test_a_surrogate_hidden_in_bytes_is_not_utf_8():
+    assert refusal(b'{"type": "t", "source": "s", "data": "\xed\xa0\x80"}').startswith("not UTF-8: ")
+
+
+@pytest.mark.parametrize("data", [r'"\ud800"', r'{"\udfff": 1}', '"\udc80"'])
+def test_a_lone_surrogate_in_data_is_refused(data):
+    assert refusal(line(data)) == "data holds a lone surrogate, which is no UTF-8 text"
+
+
+def test_a_pair_of_surrogates_is_one_character():
+    assert body(r'"\ud83d\ude00"') == '"😀"'
+
+
+@pytest.mark.parametrize(
+    "deep",
+    ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000],
+    ids=["arrays", "objects"],
+)
+def test_nesting_too_deep_to_read_is_refused(deep):
+    assert "nested too deeply" in refusal(line(deep))
+    assert "nested too deeply" in refusal(deep)
+
+
+def test_nesting_too_deep_to_write_is_refused():
+    deep = Decimal("0.1")
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InvalidEvent, match="nested too deeply"):
+        encode_data(deep)
+
+
+def test_the_limit_of_size_counts_the_body_in_bytes_and_includes_itself():
+    exactly_12 = line(r'"\u00e9é\u00e9éé"')
+    assert len(parse_event(exactly_12, max_bytes=12).body) == 12
+    assert refusal(exactly_12, max_bytes=11) == (
+        "data is 12 bytes, the limit is 11 (RESONANT_MAX_EVENT_BYTES raises it)"
+    )
+
+
+def test_a_mebibyte_is_the_limit_unless_told_otherwise():
+    parse_event(line(f'"{"x" * (2**20 - 2)}"'))
+    assert "1,048,577 bytes" in refusal(line(f'"{"x" * (2**20 - 1)}"'))

@@ -1,0 +1,331 @@
+"""The answers of the test receiver, its journal, its demo script, and the fixed clock."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import random
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import warnings
+
+import httpx
+import pytest
+import trustme
+
+from resonant.delivery.retry_after import parse_retry_after
+from resonant.testing import (
+    Action,
+    FixedClock,
+    Received,
+    Receiver,
+    always_ok,
+    eight_ways,
+    endless_body,
+    flaky,
+    named_fault,
+    never_answer,
+    read_journal,
+    redirect,
+    respond,
+    retry_after,
+    retry_after_date,
+    slow_body,
+)
+from resonant.testing.dates import http_date
+from support.talking import post, raw_exchange
+from support.waiting import until
+
+
+async def test_redirects_name_a_location():
+    async with Receiver(redirect("http://127.0.0.1:1/", status=308)) as receiver:
+        response, received = await post(receiver.url), receiver.journal[0]
+    assert (response.status_code, response.headers["location"]) == (308, "http://127.0.0.1:1/")
+    assert (received.action, received.status) == ("redirect", 308)
+
+
+@pytest.mark.parametrize(
+    ("form", "early", "late"),
+    [
+        ("imf-fixdate", "Sun, 06 Nov 1994 08:49:37 GMT", "Thu, 29 Feb 2024 23:59:59 GMT"),
+        ("rfc-850", "Sunday, 06-Nov-94 08:49:37 GMT", "Thursday, 29-Feb-24 23:59:59 GMT"),
+        ("asctime", "Sun Nov  6 08:49:37 1994", "Thu Feb 29 23:59:59 2024"),
+    ],
+)
+def test_a_date_has_the_form_that_it_is_asked_for(form, early, late):
+    assert (http_date(form, 784_111_777), http_date(form, 1_709_251_199)) == (early, late)
+
+
+@pytest.mark.parametrize(
+    ("way", "value", "seconds"),
+    [
+        ("seconds", "[0-9]+", 5),
+        ("imf-fixdate", "[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT", 5),
+        ("rfc-850", "[A-Z][a-z]+day, [0-9]{2}-[A-Z][a-z]{2}-[0-9]{2} [0-9:]{8} GMT", 5),
+        ("asctime", "[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9]{2} [0-9:]{8} [0-9]{4}", 5),
+        ("past", ".* GMT", 0),
+        ("negative", "-[0-9]+", None),
+        ("fractional", r"[0-9]+\.[0-9]+", None),
+        ("huge", "[0-9]{30}", 2**31),
+        ("nonsense", "[a-z]+", None),
+    ],
+)
+async def test_hell_asks_for_a_wait_in_every_form_and_in_none(way, value, seconds):
+    async with Receiver(named_fault) as receiver:
+        before = time.time()
+        response = await post(receiver.url, event_type=f"demo.retry-after-{way}")
+        received = receiver.journal[0]
+    asked = response.headers["retry-after"]
+    assert (response.status_code, received.status, received.action) == (429, 429, "retry_after")
+    assert re.fullmatch(value, asked)
+    wait = parse_retry_after(asked, before)
+    assert wait == seconds or (seconds == 5 and 5 <= wait < 5 + 1 + time.time() - before)
+
+
+async def test_a_wait_of_ones_own_is_asked_for_with_the_status_that_one_likes():
+    for action in (retry_after("7", 503), retry_after_date("rfc-850", 7, 503)):
+        received, _ = await raw_exchange(Action("close", closing(action.perform)))
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: " in received
+
+
+def closing(perform):
+    async def then_close(reader, writer):
+        await perform(reader, writer)
+        writer.close()
+
+    return then_close
+
+
+async def test_an_answer_can_be_late():
+    async with Receiver(respond(200, delay=30)) as receiver:
+        with pytest.raises(httpx.ReadTimeout):
+            await post(receiver.url, timeout=httpx.Timeout(5, read=0.2))
+
+
+async def test_never_answering_lasts_until_the_client_hangs_up():
+    async def run():
+        async with Receiver(never_answer()) as receiver:
+            with pytest.raises(httpx.ReadTimeout):
+                await post(receiver.url, timeout=httpx.Timeout(5, read=0.2))
+            await until(lambda: not receiver._connections)
+            return receiver.journal[0]
+
+    received = await asyncio.wait_for(run(), 5)
+    assert (received.action, received.status) == ("never_answer", None)
+
+
+@pytest.mark.parametrize(
+    "action", [slow_body(bytes_per_second=50), endless_body()], ids=lambda action: action.name
+)
+async def test_bodies_without_end_go_on_until_the_client_hangs_up(action):
+    async def run():
+        async with Receiver(action) as receiver:
+            async with (
+                httpx.AsyncClient(trust_env=False) as client,
+                client.stream("POST", receiver.url) as response,
+            ):
+                body = response.aiter_raw(1)
+                head = b"".join([await anext(body) for _ in range(5)])
+                await body.aclose()
+            await until(lambda: not receiver._connections)
+            return response.status_code, head
+
+    status, head = await asyncio.wait_for(run(), 10)
+    assert status == 200
+    assert len(head) == 5
+
+
+async def test_an_action_of_ones_own_writes_to_the_stream():
+    async def perform(reader, writer):
+        writer.write(b"HTTP/1.1 299 Mine\r\ncontent-length: 0\r\n\r\n")
+
+    async with Receiver(Action("mine", perform, 299)) as receiver:
+        assert (await post(receiver.url)).status_code, receiver.journal[0].action == (299, "mine")
+
+
+async def test_it_speaks_tls_where_given_a_context():
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+
+    async with (
+        Receiver(tls=context) as receiver,
+        httpx.AsyncClient(verify=trust, trust_env=False) as client,
+    ):
+        url, status = receiver.url, (await client.post(receiver.url)).status_code
+    assert url.startswith("https://127.0.0.1:")
+    assert status == 200
+
+
+async def test_a_port_can_be_taken_again_at_once():
+    async with Receiver() as receiver:
+        await post(receiver.url)
+    async with Receiver(port=httpx.URL(receiver.url).port) as again:
+        assert (receiver.url == again.url, (await post(again.url)).status_code) == (True, 200)
+
+
+def test_nothing_is_left_behind_whatever_was_going_on():
+    actions = [never_answer(), slow_body(), endless_body(), respond(200, delay=60), respond(200)]
+
+    def script(request):
+        return actions[int(request.webhook_id)]
+
+    async def run():
+        before = asyncio.all_tasks()
+        async with Receiver(script) as receiver:
+            port = httpx.URL(receiver.url).port
+            streams = []
+            for number in range(len(actions)):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"POST / HTTP/1.1\r\nwebhook-id: %d\r\n\r\n" % number)
+                streams.append((reader, writer))
+            idle = await asyncio.open_connection("127.0.0.1", port)
+            await until(lambda: len(receiver.journal) == len(actions))
+        tasks = asyncio.all_tasks() - before
+        for _, writer in [*streams, idle]:
+            writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        return tasks
+
+    complaints = []
+
+    async def watched():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        return await asyncio.wait_for(run(), 10)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert asyncio.run(watched(), debug=True) == set()
+    assert complaints == []
+
+
+async def test_a_broken_script_fails_the_test_that_wrote_it():
+    async def run():
+        async with Receiver(lambda _: {}["no such key"]) as receiver:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await post(receiver.url)
+
+    with pytest.raises(KeyError, match="no such key"):
+        await run()
+
+
+async def test_the_journal_is_on_disk_before_the_answer(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    body = '{"greeting":"h€llo"}'.encode()
+    seen = []
+
+    async def perform(reader, writer):
+        seen.extend(read_journal(path))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    async with Receiver(Action("look", perform, 200), journal_path=path) as receiver:
+        await post(receiver.url, body=body)
+        journal = receiver.journal
+    assert seen == journal
+    assert journal[0].body == body
+    assert hashlib.sha256(body).hexdigest() in path.read_text()
+
+
+async def test_the_journal_is_appended_to(tmp_path):
+    path = tmp_path / "journal.jsonl"
+
+    for webhook_id in ("a", "b"):
+        async with Receiver(journal_path=path) as receiver:
+            await post(receiver.url, webhook_id=webhook_id)
+    assert [received.webhook_id for received in read_journal(path)] == ["a", "b"]
+
+
+def test_a_journal_line_that_is_half_written_is_left_out(tmp_path):
+    received = Received("evt_1", 1, 12.5, random.Random(7).randbytes(50), {"ce-type": "x"}, "respond", 200)
+    path = tmp_path / "journal.jsonl"
+    path.write_text(f"{received.to_json()}\n{received.to_json()[:40]}")
+    assert read_journal(path) == [received]
+
+
+def test_it_runs_as_a_process_of_its_own_until_it_is_told_to_stop(tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    (tmp_path / "mine.py").write_text("from resonant.testing import respond\nscript = respond(202)\n")
+    command = [sys.executable, "-W", "error", "-m", "resonant.testing", "--journal", str(journal)]
+    for number, script, status in [
+        (signal.SIGTERM, "mine:script", 202),
+        (signal.SIGINT, "resonant.testing:always_ok", 200),
+    ]:
+        with subprocess.Popen(
+            [*command, "--script", script],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+        ) as process:
+            url = process.stdout.readline().strip()
+            assert httpx.post(url, headers={"webhook-id": script}, trust_env=False).status_code == status
+            assert read_journal(journal)[-1].webhook_id == script
+            process.send_signal(number)
+            rest, complaints = process.communicate(timeout=10)
+        assert (process.returncode, rest, complaints) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("event_type", "outcomes"),
+    [
+        ("demo.500-then-200", [500, 200, 200]),
+        ("demo.503-retry-after", [503, 200, 200]),
+        ("demo.429", [429, 200, 200]),
+        ("demo.400", [400, 400, 400]),
+        ("demo.reset", [None, None, None]),
+        ("demo.silent", [None, None, None]),
+        ("demo.redirect", [302, 302, 302]),
+        ("demo.slow", [200, 200, 200]),
+        ("com.example.order.paid", [200, 200, 200]),
+    ],
+)
+async def test_the_demo_misbehaves_in_eight_ways(event_type, outcomes):
+    async with Receiver(eight_ways) as receiver:
+        for _ in outcomes:
+            with contextlib.suppress(httpx.TransportError):
+                await post(receiver.url, event_type=event_type, timeout=httpx.Timeout(5, read=0.1))
+        await until(lambda: len(receiver.journal) == len(outcomes))
+        journal = receiver.journal
+    assert [received.status for received in journal] == outcomes
+
+
+async def test_the_demos_503_asks_for_a_second():
+    async with Receiver(eight_ways) as receiver:
+        assert (await post(receiver.url, event_type="demo.503-retry-after")).headers["retry-after"] == "1"
+
+
+async def test_a_flaky_script_fails_its_share_of_first_tries_and_always_the_same_ones():
+    async def failed(seed):
+        async with Receiver(flaky(0.3, seed)) as receiver, httpx.AsyncClient(trust_env=False) as client:
+            for number in [*range(200), *range(200)]:
+                await client.post(receiver.url, headers={"webhook-id": f"evt_{number}"})
+        first, second = receiver.journal[:200], receiver.journal[200:]
+        assert {received.status for received in second} == {200}
+        return {received.webhook_id for received in first if received.status == 500}
+
+    once, again, otherwise = [await failed(seed) for seed in (1, 1, 2)]
+    assert 40 <= len(once) <= 80
+    assert once == again != otherwise
+
+
+def test_the_fixed_clock_moves_only_when_told():
+    clock = FixedClock(1_000.0)
+    assert (clock(), clock()) == (1_000.0, 1_000.0)
+    clock.advance(2.5)
+    assert clock() == 1_002.5
+
+
+async def test_it_listens_on_loopback_only():
+    async with Receiver(always_ok) as receiver:
+        (listener,) = receiver._server.sockets
+        assert (listener.getsockname()[0], listener.family) == ("127.0.0.1", socket.AF_INET)

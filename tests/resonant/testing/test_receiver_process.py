@@ -1,0 +1,112 @@
+"""The test receiver as a process of its own."""
+
+import ssl
+import subprocess
+import sys
+import warnings
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from resonant.testing import (
+    FAULTS,
+    FLAWS,
+    nobody_listening,
+    read_journal,
+)
+from support.talking import refusal
+
+
+@contextmanager
+def receiver_process(folder, *options):
+    """Run a receiver as a process of its own, in a folder where its modules are found, and give its URL."""
+    command = [sys.executable, "-m", "resonant.testing", *options]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("certificate", ["valid", *(flaw.replace("_", "-") for flaw in FLAWS)])
+def test_the_process_speaks_tls_with_the_certificate_that_it_is_told(tmp_path, certificate):
+    with receiver_process(tmp_path, "--tls", certificate, "--ca-file", "ca.pem") as url:
+        assert url.startswith("https://127.0.0.1:")
+        trust = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+        if certificate == "valid":
+            assert httpx.post(url, verify=trust, trust_env=False).status_code == 200
+        else:
+            with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                httpx.post(url, verify=trust, trust_env=False)
+
+
+def test_the_process_takes_a_script_for_its_connections(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from resonant.testing import garbage\n"
+        "first_is_garbage = {1: garbage()}.get\n"
+        "all_are_garbage = garbage()\n"
+    )
+    with receiver_process(tmp_path, "--connection", "mine:first_is_garbage") as url:
+        with pytest.raises(httpx.TransportError):
+            httpx.post(url, trust_env=False)
+        assert httpx.post(url, trust_env=False).status_code == 200
+    with receiver_process(tmp_path, "--connection", "mine:all_are_garbage") as url:
+        for _ in range(2):
+            with pytest.raises(httpx.TransportError):
+                httpx.post(url, trust_env=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--script", "nowhere:script"], "No module named 'nowhere'"),
+        (["--script", "resonant.testing:nothing"], "has no attribute 'nothing'"),
+        (["--script", "not a name"], "invalid format: 'not a name'"),
+        (
+            ["--script", "resonant.testing:FAULTS"],
+            "resonant.testing:FAULTS is neither a script nor an action",
+        ),
+        (["--connection", "nowhere:script"], "No module named 'nowhere'"),
+        (["--port", "many"], "many is no number from 0 to 65535"),
+        (["--port", "65536"], "65536 is no number from 0 to 65535"),
+        (["--tls", "good"], "invalid choice: 'good'"),
+        (["--ca-file", "ca.pem"], "--ca-file needs --tls"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_that_cannot_be_meant_is_refused_in_one_line(capsys, options, said):
+    code, line = refusal(capsys, *options)
+    assert code == 2
+    assert said in line
+
+
+def test_a_port_in_use_is_one_line_and_leaves_nothing_open(capsys, tmp_path):
+    with nobody_listening() as url, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        port = str(httpx.URL(url).port)
+        code, line = refusal(capsys, "--port", port, "--journal", str(tmp_path / "journal.jsonl"))
+    assert code == 1
+    assert port in line
+    assert "address already in use" in line
+
+
+@pytest.mark.parametrize("option", ["--journal", "--ca-file"])
+def test_a_file_that_cannot_be_written_is_one_line(capsys, tmp_path, option):
+    for path, said in ((tmp_path, "Is a directory"), (tmp_path / "no" / "file", "No such file or directory")):
+        code, line = refusal(capsys, option, str(path), "--tls", "valid")
+        assert (code, line) == (1, f"{path}: {said}")
+
+
+def test_hell_runs_as_a_process_too(tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    with receiver_process(
+        tmp_path, "--script", "resonant.testing:named_fault", "--journal", str(journal)
+    ) as url:
+        headers = {"webhook-id": "evt_1", "ce-type": "demo.reset-mid-body"}
+        with pytest.raises(httpx.TransportError):
+            httpx.post(url, headers=headers, trust_env=False)
+    [received] = read_journal(journal)
+    assert (received.webhook_id, received.action, received.status) == ("evt_1", "reset_mid_body", 200)
+    assert {action.name for action in FAULTS.values()} > {"gzip_bomb", "slow_headers", "half_close"}

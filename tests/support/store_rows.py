@@ -1,0 +1,11 @@
+"""Rows of the store that tests compare."""
+
+from __future__ import annotations
+
+from resonant.store import schema
+
+
+def snapshot(desk):
+    """Return everything that a late worker must not change."""
+    tables = (schema.deliveries, schema.rollups, schema.endpoints, schema.events)
+    return [desk.rows(table) for table in tables]
