@@ -220,6 +220,9 @@ class Dispatcher:
                     continue
                 elif self._running.failure is None:
                     return self.summary
+        except Exception as error:
+            self._running.fail(error)  # the reason why the others are cancelled
+            raise
         finally:
             await self._running.cancel()
             await fetcher.stop()
@@ -261,9 +264,12 @@ class Dispatcher:
             while self._running:
                 await self._next_change()
             self._running.raise_failure()
-            return self.summary
+        except Exception as error:
+            self._running.fail(error)  # the reason why the others are cancelled
+            raise
         finally:
             await self._running.cancel()
+        return self.summary
 
     async def _next_change(self) -> None:
         self._running.forget_changes()
