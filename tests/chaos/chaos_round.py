@@ -102,8 +102,6 @@ class Round:
         self.problems += self._problems_of_leftovers()
         return accounts
 
-    # Before
-
     def _prepare(self) -> None:
         """Make the store, with dead letters, delivered events, a crashed worker's leases and pending ones, as needed."""
         kinds = self.plan.kinds
@@ -182,8 +180,6 @@ class Round:
             while await store.unfinished():
                 await chaos_worker.emit(store, orders, progress)
                 await asyncio.sleep(0.05)
-
-    # During
 
     def _start_victim(self, number: int, victim: Victim) -> Struck:
         name = f"{victim.kind}-{number}"
@@ -355,8 +351,6 @@ class Round:
             wait_until(condition, seconds, every=0.01)
         except AssertionError as error:
             raise Unexpected(f"what was waited for did not happen: {error}") from None
-
-    # After
 
     def _finish(self) -> None:
         """Take back what the dead held, and let one clean run of everything end what was begun."""
