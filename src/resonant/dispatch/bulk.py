@@ -16,10 +16,10 @@ Place = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class PrefetchWindow:
-    """What has begun and is not on the wire yet, of all chunks to an endpoint: a crash would be charged to it.
+    """Limits how many deliveries to one endpoint have begun and are not sent yet: a crash charges each an attempt.
 
-    While no more than ``width`` are ahead, twice as many more begin at once: enough for a commit to be worth while. So
-    with those on the wire at most ``MOST_BEGUN`` times the width have begun.
+    While at most ``width`` wait to be sent, twice as many more begin together, which makes commits worthwhile. So at
+    most ``MOST_BEGUN`` times the width have begun, those being sent included.
 
     Args:
         width: how many can be on the wire at the same time, at least 1.

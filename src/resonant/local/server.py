@@ -249,7 +249,7 @@ def lock_of_up(settings: Settings) -> Path:
 
 
 def is_held(lock: Path) -> bool:
-    """Tell whether a process holds this lock for itself alone; looking holds it, too, for a moment, but shared."""
+    """Return whether a process holds this lock exclusively; the check briefly takes a shared lock."""
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

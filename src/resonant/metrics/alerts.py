@@ -16,12 +16,12 @@ retries           part of 1 over all endpoints: too many attempts only lead to a
 One rule for all that is a rate or a count: what began at a threshold ends at half of it. In between nothing is said, so
 nothing comes and goes around a threshold. An age needs no such rule, as it grows until something is done.
 
-Few attempts say nothing, so no alert begins. Nor does the error rate end by them, because its end is acted on: an endpoint
-that failed has recovered when it was seen to deliver, and not when nobody tries it any more. The others only tell; they end
-when so few attempts are left that half of what it takes to begin is not there.
+An alert needs a minimum number of attempts to begin. The error-rate alert also needs attempts to end, because its end can
+start a replay: an endpoint has recovered when it delivers, not when attempts stop. The other alerts end when fewer than
+half of that minimum remain.
 
-Lost attempts are in no rate: nobody saw how one ended, and the worker was at fault. Nor is what an operator cancelled a
-dead letter here: a person need not be told what he has just done.
+Lost attempts are in no rate: their results are unknown, and the worker was at fault. Cancelled deliveries are not counted
+as dead letters: the operator knows about them.
 
 The rules in ``deployments/prometheus`` judge the same by the same thresholds, where those are not set otherwise;
 ``docs/monitoring.md`` has both side by side.

@@ -49,8 +49,8 @@ def registry_of(totals: Totals, statistics: Statistics, *, rollups: bool = True)
     Args:
         totals: counters and gauges.
         statistics: of the window whose percentiles are shown.
-        rollups: whether what happens is counted. Counters and histograms that stand still would tell of a silence that
-            is none: without rollups there are none of them, and the help of the export's time says why.
+        rollups: whether counters are kept. Without them, counters and histograms are omitted, because constant values
+            look like no traffic; the help of the export's time says so.
     """
     counted = [*_counters(totals), *_histograms(totals)] if rollups else []
     registry = CollectorRegistry(auto_describe=False)

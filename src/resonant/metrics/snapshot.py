@@ -31,7 +31,7 @@ _PAGE = 1_000
 
 
 class Counted(NamedTuple):
-    """A counter since the store began, over all minutes and event types; see ``rollups`` for the measures.
+    """A counter since the store began, over all minutes and event types; see ``store.counters`` for the measures.
 
     Attributes:
         le: upper bound of the bucket, seconds; what is in lower buckets is not in ``number``.
@@ -246,7 +246,7 @@ def read_delivered(connection: Connection) -> dict[str, int]:
 
 
 def has_mark(connection: Connection, mark: Mark | None) -> bool:
-    """Tell whether the store has this very attempt; of none it has."""
+    """Return whether the store contains this attempt; True for None."""
     if mark is None:
         return True
     query = select(_a.c.id, _a.c.delivery_id, _a.c.started_at).where(_a.c.id == mark.id)

@@ -4,9 +4,9 @@ The emission adds to ``resonant_rollups`` alone. What is over there is moved int
 time, and when it was, by minute. Alerts read the history of the last 25 hours; what is older becomes hours, and later
 days: rows whose minute is the start of the hour or of the day.
 
-One transaction takes rows out and adds them there, so every reader sees the whole sum, and whoever comes after a kill. A
-row that a writer holds meanwhile is passed over, so that nobody waits for a producer's long transaction; one that a writer
-makes later, with the minute of what is moved already, is moved by the next compaction. Two compactions take turns.
+Rows move in one transaction, so readers always see the full sum, even after a crash. A compaction skips rows that a
+writer has locked, so it never waits for a producer's long transaction; the next compaction moves them, and also rows
+that arrive late for a minute that has moved. Two compactions take turns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MINUTES_KEPT_SECONDS = 26 * 3600
 HOURS_KEPT_SECONDS = 60 * 86_400
 _HOUR, _DAY = 3600, 86_400
 _ROWS_AT_ONCE = 1_000
-# Between two transactions, so that those who wait for the write lock come in: see purging.py.
+# Between two transactions, so that waiting writers get the lock: see dead_letters/purge.py.
 _PAUSE_SECONDS = 0.004
 _r, _h = schema.rollups, schema.rollup_history
 # Which waits for no writer and no vacuum of another table, and which only a compaction asks for.

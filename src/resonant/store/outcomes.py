@@ -51,7 +51,7 @@ class Outcome:
 def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[LeaseKey]:
     """Write attempts and the decisions taken on them, together.
 
-    Whoever did not hear that it was written may say it again: it is written once.
+    Recording is idempotent: call it again after an unconfirmed write.
 
     Returns:
         The leases whose outcome stands. The others were lost: their attempts are in the history, marked late, and

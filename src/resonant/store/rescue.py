@@ -32,10 +32,10 @@ def rescue(
     owners: Iterable[str] | None = None,
     limit: int = 500,
 ) -> int:
-    """Take back leases that ran out, or, with ``owners``, those of owners known to be over.
+    """End expired leases, or, with ``owners``, the leases of processes known to have ended.
 
-    A send that had begun is charged as a crash and shown in the history as ``lost``; the fifth in a round makes it a
-    dead letter with reason ``crashed``. Nothing had begun: nothing is charged.
+    If a send had begun, the crash is charged as an attempt with the result ``lost``; the fifth in a round makes a dead
+    letter with the reason ``crashed``. Otherwise nothing is charged.
 
     Returns:
         How many leases were rescued; call again while it is ``limit``.

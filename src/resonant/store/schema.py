@@ -5,7 +5,7 @@ Times are seconds since the Unix epoch, durations seconds. ``migrations/`` build
 Transactions lock tables in one order, and rows by key, so that they cannot deadlock: events, deliveries, causes, rollups,
 endpoints, claims, audit (endpoint_problems and signers have transactions of their own). A purge goes from deliveries to
 events, so it locks both at once and waits for neither. A compaction skips the rollups that others hold; only compactions
-write the totals and history, one at a time: see store/compaction.py.
+write the totals and history, one at a time: see store/counter_compaction.py.
 
 A producer's transaction may stay open for long, so it only inserts events, deliveries and acceptances, and updates no shared
 row. Two producers wait for each other only if they store the same event id. A fold skips the acceptances that another fold
@@ -238,7 +238,7 @@ signers = Table(
     Column("seen_at", Double, nullable=False),
 )
 
-# Counters that only go up, of the last minutes: see store/rollups.py.
+# Counters that only go up, of the last minutes: see store/counters.py.
 rollups = Table(
     "resonant_rollups",
     metadata,
@@ -256,7 +256,7 @@ rollups = Table(
 )
 
 # What was counted before the last minutes, added up over all time, for the counters of the metrics: as many rows as there
-# are labels. See store/compaction.py.
+# are labels. See store/counter_compaction.py.
 rollup_totals = Table(
     "resonant_rollup_totals",
     metadata,
@@ -289,7 +289,7 @@ rollup_history = Table(
     sqlite_with_rowid=False,
 )
 
-# Which alerts are raised: see store/alerting.py. Endpoint "" stands for all of them.
+# Which alerts are raised: see metrics/alert_state.py. Endpoint "" stands for all of them.
 alerts = Table(
     "resonant_alerts",
     metadata,

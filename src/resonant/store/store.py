@@ -88,9 +88,9 @@ class Store:
         return await self.database.read(lambda connection: operation(connection, *args, **kwargs))
 
     async def write_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run an operation that gives leases or puts off their end, in a transaction; it is told now, and how long they last.
+        """Run an operation on leases in a transaction, passing it ``now`` and ``lease_seconds``.
 
-        The time is asked for inside: a lease shall not have ended while its transaction waited for the write lock.
+        The clock is read inside the transaction, so that a wait for the write lock does not shorten a lease.
         """
 
         def run(connection: Connection) -> T:

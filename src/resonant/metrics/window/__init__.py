@@ -8,8 +8,8 @@ change of the store means to what is kept:
 - an event ends: by its last attempt, which is new; only a cancellation has none, and cancelled ones are read every time;
 - a dead letter is replayed: as soon as it is seen to be unfinished, or to have ended anew, its former end is dropped;
 - a purge, a store put back from a backup, a clock put back further than is kept: all is read again;
-- PostgreSQL gives ids before a commit, so a smaller one may appear later: ids are watched until an export has seen them,
-  or higher ones, five minutes ago, and what appears among them is read. An attempt whose transaction takes longer than
+- PostgreSQL assigns ids before a commit, so lower ids can appear later: each export checks the ids of the last five
+  minutes again, and reads new ones among them. An attempt whose transaction takes longer than
   that is missed until all is read again, which is once a day.
 
 What is kept is no more than a shortcut: where it is missing, broken or of another store, all is read from the store.

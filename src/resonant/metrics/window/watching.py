@@ -40,9 +40,9 @@ class Watch:
     def saw(self, runs: Sequence[Run], newest: int, *, now: float) -> None:
         """Note what was found, and settle what others had seen long enough before.
 
-        Whoever had an id up to such a sight's has had five minutes to commit since, and what it wrote is in ``runs``.
+        Transactions with ids up to a settled one have had five minutes to commit; ``runs`` contains their rows.
         """
-        # A clock that was put back: as if they had been seen now, so that nothing settles too early.
+        # After a clock was set back, count from now, so that nothing settles too early.
         sights = [Sight(each.id, min(each.at, now)) for each in self.sights]
         old = [each.id for each in sights if each.at <= now - _UNSETTLED_SECONDS]
         self.settled = max([self.settled, *old])
