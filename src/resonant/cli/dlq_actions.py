@@ -324,7 +324,7 @@ def _asked(selection: dict[str, Any]) -> Iterator[str]:
 def _run_replay(
     settings: Settings, request: ReplayRequest, policy: str | None, *, as_json: bool, verbose: bool
 ) -> None:
-    from resonant.cli.sending import tell, tracked
+    from resonant.cli.sending import print_outcomes, tracked
     from resonant.dead_letters.replay import plan
     from resonant.dispatch.tracking import Tracker
     from resonant.local.flow_runs import run_flow
@@ -355,7 +355,9 @@ def _run_replay(
 
     state = run_flow(settings, start, verbose=verbose)
     document["replayed"] = tracker.outcomes.total
-    tell(tracker, str(state.message), document, endpoint=request.selection.endpoint, as_json=as_json)
+    print_outcomes(
+        tracker, str(state.message), document, endpoint=request.selection.endpoint, as_json=as_json
+    )
 
 
 def _as_document(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:

@@ -116,7 +116,7 @@ def emit(
 
     state = run_flow(settings, start, verbose=verbose)
     if emitted is not None:
-        _tell(emitted, state, as_json=as_json)
+        _print_outcomes(emitted, state, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +129,13 @@ class _Emitted:
     state: State[Any] | None
 
 
-def _tell(emitted: _Emitted, state: State[Any], *, as_json: bool) -> None:
-    from resonant.cli.sending import tell
+def _print_outcomes(emitted: _Emitted, state: State[Any], *, as_json: bool) -> None:
+    from resonant.cli.sending import print_outcomes
 
     stored, tracker = emitted.stored, emitted.tracker
     if tracker is not None:
         counts: dict[str, object] = {"stored": stored.stored, "known": stored.known, "bad": stored.bad}
-        tell(tracker, str(tracker.outcomes), counts, endpoint=emitted.endpoint, as_json=as_json)
+        print_outcomes(tracker, str(tracker.outcomes), counts, endpoint=emitted.endpoint, as_json=as_json)
     elif as_json:
         output.write(output.to_json(state.result()) + "\n")
     else:

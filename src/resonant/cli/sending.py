@@ -68,7 +68,7 @@ def _after_ctrl_c(outcomes: Outcomes, goes_on: str) -> str:
     return f"{text}, {waiting:,} wait: {goes_on}" if waiting else text
 
 
-def tell(
+def print_outcomes(
     tracker: Tracker, text: str, document: dict[str, object], *, endpoint: str | None, as_json: bool
 ) -> None:
     """Print the outcomes of a command's own deliveries.

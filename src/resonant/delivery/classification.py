@@ -141,7 +141,7 @@ class Classifier:
         if not isinstance(failure, Exception):
             raise failure
         try:
-            _, verdict = _Inquiry(tuple(self._rules), now, overrides).judge(failure)
+            _, verdict = _Classification(tuple(self._rules), now, overrides).judge(failure)
         except Exception as error:  # noqa: BLE001 - what an exception has for attributes is anybody's code
             name, reason = type(failure).__name__, type(error).__name__
             logger.warning("a %s that raises %s when it is looked at is taken for unknown", name, reason)
@@ -149,7 +149,7 @@ class Classifier:
         return verdict
 
 
-class _Inquiry:
+class _Classification:
     """One call of ``classify``: what it was asked with, and how many links it may still look at."""
 
     def __init__(self, rules: tuple[Rule, ...], now: float, overrides: Mapping[int, Category]) -> None:

@@ -37,7 +37,7 @@ class LeaseHeartbeat:
 
     def start(self) -> None:
         """Renew from now on, in the background."""
-        self._task = asyncio.create_task(self._renew_again_and_again())
+        self._task = asyncio.create_task(self._renew_loop())
         self._task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
@@ -55,7 +55,7 @@ class LeaseHeartbeat:
         if self._store.clock() - self._renewed_at > self._store.lease_seconds / 2:
             await self._renew()
 
-    async def _renew_again_and_again(self) -> None:
+    async def _renew_loop(self) -> None:
         while True:
             await asyncio.sleep(self._store.lease_seconds / 3)
             if self._in_flight:

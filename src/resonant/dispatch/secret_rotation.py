@@ -37,7 +37,7 @@ class Signing:
 
     def start(self) -> None:
         """Start to report in the background."""
-        self._task = asyncio.create_task(self._report_again_and_again())
+        self._task = asyncio.create_task(self._report_loop())
 
     async def stop(self) -> None:
         """Stop reporting; ``leave`` removes the reports."""
@@ -73,7 +73,7 @@ class Signing:
         """Start to report this endpoint's rotation; ``rotation`` returns the one in use."""
         self._rotations[endpoint] = rotation
 
-    async def _report_again_and_again(self) -> None:
+    async def _report_loop(self) -> None:
         while True:
             rotations = {endpoint: rotation() for endpoint, rotation in self._rotations.items()}
             is_due = time.monotonic() - self._reported_at > signers.BEAT_SECONDS

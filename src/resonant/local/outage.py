@@ -25,7 +25,7 @@ class ServerGone(ResonantError):
 
 
 @contextlib.contextmanager
-def outage_told_plainly(api_url: str) -> Iterator[None]:
+def translated_server_errors(api_url: str) -> Iterator[None]:
     """Turn failures of the server within the block into one plain error.
 
     Raises:

@@ -19,7 +19,7 @@ from resonant.errors import ResonantError
 from resonant.files import make_private_folder, open_private
 from resonant.local.compatibility import check_client_names, finish_sending_messages
 from resonant.local.health import is_healthy
-from resonant.local.outage import outage_told_plainly
+from resonant.local.outage import translated_server_errors
 from resonant.local.prefect_log import show_prefect_log
 from resonant.local.project import project_directory
 
@@ -311,7 +311,7 @@ def _used(server: Server, *, verbose: bool) -> Iterator[Server]:
         os.environ["PREFECT_UI_URL"] = ""
     check_client_names()
     show_prefect_log(verbose=verbose)
-    with admitted(server.api_url), outage_told_plainly(server.api_url):
+    with admitted(server.api_url), translated_server_errors(server.api_url):
         yield server
 
 

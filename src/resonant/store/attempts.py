@@ -23,7 +23,7 @@ _ATTEMPT_COLUMNS = (*_ATTEMPT_FIELDS, "late", "delivery_id")
 _ROWS_AT_ONCE = (64, 8, 1)
 
 
-class Said(NamedTuple):
+class AttemptKey(NamedTuple):
     """What tells an attempt from every other, also from the one that a lost lease was charged with."""
 
     delivery_id: int
@@ -33,19 +33,19 @@ class Said(NamedTuple):
     result: str
 
     @classmethod
-    def of(cls, delivery_id: int, attempt: Attempt) -> Said:
+    def of(cls, delivery_id: int, attempt: Attempt) -> AttemptKey:
         """Make it for an attempt of this delivery."""
         return cls(delivery_id, attempt.number, attempt.started_at, attempt.owner, attempt.result)
 
 
-def said_before(connection: Connection, delivery_ids: Collection[int]) -> set[Said]:
+def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> set[AttemptKey]:
     """Return what the history of these deliveries has already."""
     if not delivery_ids:
         return set()
     a = schema.attempts.c
     query = select(a.delivery_id, a.number, a.started_at, a.owner, a.result)
     rows = connection.execute(query.where(is_any_of(a.delivery_id, list(delivery_ids))))
-    return {Said(*row) for row in rows}
+    return {AttemptKey(*row) for row in rows}
 
 
 def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.store import schema
-from resonant.store.attempts import Said, add_attempts, attempt_row, said_before, storable
+from resonant.store.attempts import AttemptKey, add_attempts, attempt_row, recorded_attempts, storable
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.counters import Tally
 from resonant.store.locked_rows import change_all, change_each, is_held, lock
@@ -61,7 +61,7 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
     # What is missing was delivered by another, and purged since.
     there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
     held = {outcome.lease.key for outcome in there if is_held(rows, outcome.lease)}
-    known = said_before(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
+    known = recorded_attempts(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
     history: list[dict[str, object]] = []
     kept: list[Outcome] = []
     standing: set[LeaseKey] = set()
@@ -71,7 +71,7 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
         if row.lease_token == lease.token and row.attempts >= attempt.number:
             standing.add(lease.key)
             continue
-        if Said.of(lease.delivery_id, attempt) in known:
+        if AttemptKey.of(lease.delivery_id, attempt) in known:
             continue
         is_late = lease.key not in held
         history.append(attempt_row(lease.delivery_id, attempt, late=is_late))

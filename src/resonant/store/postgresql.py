@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant.errors import StoreLocked
-from resonant.store.failures import plain_errors, sqlstate
+from resonant.store.database_errors import sqlstate, translated_database_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -100,7 +100,7 @@ class PostgreSQL:
 
     async def write(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation in a transaction of its own, again where the server broke a deadlock; see ``Database``."""
-        with plain_errors(self._name):
+        with translated_database_errors(self._name):
             tries_left = _TRIES
             while True:
                 tries_left -= 1
@@ -116,7 +116,7 @@ class PostgreSQL:
 
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation on one snapshot; see ``Database``."""
-        with plain_errors(self._name):
+        with translated_database_errors(self._name):
             async with self._connected(self._reading) as connection:
                 return await connection.run_sync(operation)
 
@@ -125,10 +125,10 @@ class PostgreSQL:
         """Open a transaction for several operations; see ``Database``."""
         async with self._connected(self._writing) as connection:
             # No idle timeout: the caller may wait between its operations.
-            with plain_errors(self._name):
+            with translated_database_errors(self._name):
                 await connection.exec_driver_sql(self._bounds(0))
             yield _Transaction(connection, self)
-            with plain_errors(self._name):
+            with translated_database_errors(self._name):
                 await connection.commit()
 
     async def reclaim_space(self) -> None:
@@ -176,7 +176,8 @@ class PostgreSQL:
     async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """Check out a connection; what is not committed when it is given back is rolled back."""
         async with AsyncExitStack() as stack:
-            with plain_errors(self._name, Exception):  # drivers and their options fail in many ways
+            # Drivers and their options fail in many ways.
+            with translated_database_errors(self._name, Exception):
                 connection = await stack.enter_async_context(engine.connect())
             yield connection
 
@@ -189,7 +190,7 @@ class _Transaction:
     async def run_sync(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        with plain_errors(str(self._database)):
+        with translated_database_errors(str(self._database)):
             async with self._database.naming_holders(self._connection):
                 return await self._connection.run_sync(operation, *args, **kwargs)
 

@@ -23,7 +23,7 @@ from sqlalchemy import create_engine, event
 
 from resonant.errors import StoreLocked, StoreRefused
 from resonant.files import make_private_folder, open_private
-from resonant.store.failures import plain_errors
+from resonant.store.database_errors import translated_database_errors
 from resonant.store.file_locks import OpenFile, lock_holder
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class SQLite:
 
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation on one snapshot; see ``Database``."""
-        with plain_errors(self._name):
+        with translated_database_errors(self._name):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._readers, _run, self._reading, operation)
 
@@ -125,7 +125,7 @@ class SQLite:
 
     async def in_writer(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in the thread that writes."""
-        with plain_errors(self._name):
+        with translated_database_errors(self._name):
             call = partial(function, *args, **kwargs)
             return await asyncio.get_running_loop().run_in_executor(self._writer, call)
 
@@ -145,7 +145,7 @@ class SQLite:
     async def _end(self, stack: ExitStack, *exit_arguments: Any) -> None:
         # Submitted at once and shielded, so that the transaction ends even if the caller is cancelled.
         ended = asyncio.wrap_future(self._writer.submit(stack.__exit__, *exit_arguments))
-        with plain_errors(self._name):
+        with translated_database_errors(self._name):
             await asyncio.shield(ended)
 
 

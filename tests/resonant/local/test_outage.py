@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from resonant.local.flow_runs import count_task_runs
-from resonant.local.outage import ServerGone, outage_told_plainly
+from resonant.local.outage import ServerGone, translated_server_errors
 from resonant.testing import Receiver, nobody_listening, respond
 
 
@@ -12,7 +12,7 @@ def test_a_server_that_is_gone_is_one_line():
     with (
         nobody_listening() as url,
         pytest.raises(ServerGone, match=rf"{url}/api went away") as gone,
-        outage_told_plainly(f"{url}/api"),
+        translated_server_errors(f"{url}/api"),
     ):
         httpx.get(f"{url}/api/flow_runs")
     assert "\n" not in str(gone.value)
@@ -24,14 +24,14 @@ def test_a_server_that_is_gone_is_one_line():
 )
 def test_a_busy_server_is_reported_in_one_line_and_a_broken_one_is_not_called_busy(status, refused):
     answer = httpx.Response(status, request=httpx.Request("GET", "http://prefect.example/api/flow_runs"))
-    with pytest.raises(refused) as busy, outage_told_plainly("http://prefect.example/api"):
+    with pytest.raises(refused) as busy, translated_server_errors("http://prefect.example/api"):
         answer.raise_for_status()
     assert "\n" not in str(busy.value) or status == 500
 
 
 def test_a_503_of_another_server_is_not_called_prefects():
     answer = httpx.Response(503, request=httpx.Request("GET", "http://hooks.example/"))
-    with pytest.raises(httpx.HTTPStatusError), outage_told_plainly("http://prefect.example/api"):
+    with pytest.raises(httpx.HTTPStatusError), translated_server_errors("http://prefect.example/api"):
         answer.raise_for_status()
 
 
@@ -53,7 +53,7 @@ async def test_records_are_counted_although_the_server_is_busy_at_first():
 
 async def test_what_fails_although_the_server_is_there_stays_what_it_is():
     def run(api_url):
-        with outage_told_plainly(api_url):
+        with translated_server_errors(api_url):
             raise httpx.ReadTimeout("another server's")
 
     async with Receiver() as server:
@@ -62,5 +62,5 @@ async def test_what_fails_although_the_server_is_there_stays_what_it_is():
 
 
 def test_an_error_that_is_not_about_connections_passes():
-    with nobody_listening() as url, pytest.raises(KeyError), outage_told_plainly(f"{url}/api"):
+    with nobody_listening() as url, pytest.raises(KeyError), translated_server_errors(f"{url}/api"):
         raise KeyError("of ours")

@@ -55,7 +55,7 @@ _SHOWN_CHARACTERS = 300
 
 
 @contextmanager
-def plain_errors(database: str, *others: type[Exception]) -> Iterator[None]:
+def translated_database_errors(database: str, *others: type[Exception]) -> Iterator[None]:
     """Turn a failure of the database within the block into StoreUnavailable; our own mistakes keep their traceback.
 
     A lock becomes StoreLocked; a failure that waiting cannot cure becomes StoreRefused.
