@@ -26,7 +26,7 @@ from tasks.wiring import open_dispatcher
 @flow(name="collect-dead-letters", persist_result=False)
 @fail_with_message
 async def collect_dead_letters() -> State[None]:
-    """Take back what lost workers held, give up what was lost too often, and write the triage of the queue."""
+    """Rescue what lost workers held, give up what was lost too often, and write the triage of the queue."""
     async with open_configured_store() as store:
         rescued = await rescue_expired_leases(store)
         rescued += await rescue_leases_of_ended_runs(store)

@@ -353,7 +353,7 @@ class Round:
             raise Unexpected(f"what was waited for did not happen: {error}") from None
 
     def _finish(self) -> None:
-        """Take back what the dead held, and let one clean run of everything end what was begun."""
+        """Rescue the leases of dead processes, and let one clean run of everything end what was begun."""
         dead = [each.owner for each in self.struck if each.is_exact]
         clean = self._orders("after")
 

@@ -106,7 +106,7 @@ def receivers_in(folder: Path) -> Iterator[Callable[..., ReceiverProcess]]:
 
             def stop() -> None:
                 process.terminate()
-                process.wait(10)
+                process.wait(60)
                 process.stdout.close()
 
             stack.callback(stop)

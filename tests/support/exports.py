@@ -71,7 +71,7 @@ class Shop:
         return Outcome(lease, replace(attempt, result="failed", **failure), decision)
 
     async def rescue(self):
-        """Take back what hangs, and then let its worker say that it has delivered: too late."""
+        """Rescue what hangs, and then let its worker record a delivery: too late."""
         await self.store.rescue()
         late, self.held = self.held, []
         await self.store.record([self.outcome(lease, "delivered", 0.5) for lease in late])

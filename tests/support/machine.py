@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import httpx
-    import psutil
+
 
 STOP_SECONDS = 60.0
 _RUN_SECONDS = 120.0
@@ -192,8 +193,14 @@ class Up:
         return family(self.process)
 
     def find(self, *words: str) -> psutil.Process:
-        """Return the process of a module with these arguments."""
-        return next(each for each in self.family if each.cmdline()[1:] == ["-m", *words])
+        """Return the process of a module with these arguments, once there is one."""
+
+        def find() -> psutil.Process | None:
+            with contextlib.suppress(psutil.Error):  # one of the family ends meanwhile
+                return next((each for each in self.family if each.cmdline()[1:] == ["-m", *words]), None)
+            return None
+
+        return wait_until(find)
 
     def start_run(self, deployment: str, **parameters: Any) -> str:
         """Have the worker run a deployment, and return the flow run's id."""

@@ -16,7 +16,6 @@ import pytest
 # Each name: the names it may be installed under, and how to get it. `.ci/run` reads the names to hide the programs.
 PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "chromium": (("chromium", "chromium-browser", "google-chrome"), "apt-get install chromium"),
-    "docker": (("docker",), "https://docs.docker.com/engine/install"),
     "prometheus": (("prometheus",), "apt-get install prometheus"),
     "prometheus-node-exporter": (
         ("prometheus-node-exporter", "node_exporter"),
@@ -24,7 +23,6 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "promtool": (("promtool",), "apt-get install prometheus"),
     "redis-server": (("redis-server",), "apt-get install redis-server"),
-    "stress-ng": (("stress-ng",), "apt-get install stress-ng"),
 }
 POSTGRESQL = "this test needs Debian's PostgreSQL: apt-get install postgresql"
 

@@ -145,8 +145,10 @@ def running_stack(
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
         # Importing it takes as long as the server needs to start.
-        threading.Thread(target=_import_prefect, daemon=True).start()
+        importing = threading.Thread(target=_import_prefect, daemon=True)
+        importing.start()
         with kept_server(settings, port=port, ui=True) as kept, admitted(server.api_url):
+            importing.join()
             check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()

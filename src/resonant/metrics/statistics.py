@@ -163,7 +163,7 @@ def statistics(attempts: DataFrame, deliveries: DataFrame, *, since: float, unti
     """Compute the statistics of a window.
 
     Args:
-        attempts: one row an attempt, with the columns that ``store.measuring.Window`` names.
+        attempts: one row an attempt, with the columns that ``metrics.snapshot.Window`` names.
         deliveries: one row a delivery, likewise.
         since: seconds since the epoch.
         until: seconds since the epoch.

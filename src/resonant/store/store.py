@@ -154,7 +154,7 @@ class Store:
         return await self.read(lease_queries.latest_lease_end, endpoint)
 
     async def rescue(self, *, endpoint: str | None = None, owners: Iterable[str] | None = None) -> int:
-        """Take back every lease that ran out, or every one of these owners; return how many."""
+        """End every expired lease, or every lease of these owners; return how many."""
         rescued = 0
         owners = None if owners is None else list(owners)
         while True:

@@ -18,11 +18,12 @@ import pytest
 from typer.testing import CliRunner
 
 from resonant.cli import app
-from resonant.delivery.retry import Retry
+from resonant.delivery.retry import GiveUp, Retry
 from resonant.events import Attempt, Event
 from resonant.store import Outcome, open_store
 from resonant.testing import FixedClock
 from support.commands import run_in_process
+from support.dlq_actions import DAY, PERMANENT
 
 if TYPE_CHECKING:
     from resonant.delivery.retry import Decision
@@ -203,3 +204,19 @@ def enqueue(resonant):
         return resonant("enqueue", *argv, "--endpoint", "billing", code=code)
 
     return run
+
+
+@pytest.fixture
+def dead(worker: Worker) -> Worker:
+    """Three dead letters, of forty, of two, and of no days, and one event that was delivered three days ago."""
+    now = worker.clock()
+    for event_id, days, decision, attempt in (
+        ("evt_old", 40, GiveUp("exhausted"), {}),
+        ("evt_delivered", 3, None, {}),
+        ("evt_bad", 2, GiveUp("permanent"), PERMANENT),
+        ("evt_new", 0, GiveUp("exhausted"), {}),
+    ):
+        worker.clock.advance(now - days * DAY - worker.clock())
+        worker.accept(event_id)
+        worker.attempt(decision, **attempt)
+    return worker

@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.delivery.retry import GiveUp, Park
-from support.dlq_actions import DAY, PERMANENT, reasons
+from resonant.delivery.retry import Park
+from support.dlq_actions import reasons
 
 WITHOUT_PREFECT = "import sys; sys.modules['prefect'] = None"
-
-
-@pytest.fixture
-def dead(worker):
-    """Three dead letters, of forty, of two, and of no days, and one event that was delivered three days ago."""
-    now = worker.clock()
-    for event_id, days, decision, attempt in (
-        ("evt_old", 40, GiveUp("exhausted"), {}),
-        ("evt_delivered", 3, None, {}),
-        ("evt_bad", 2, GiveUp("permanent"), PERMANENT),
-        ("evt_new", 0, GiveUp("exhausted"), {}),
-    ):
-        worker.clock.advance(now - days * DAY - worker.clock())
-        worker.accept(event_id)
-        worker.attempt(decision, **attempt)
-    return worker
 
 
 def test_retry_of_what_is_no_dead_letter_sends_nothing(resonant, dead):

@@ -12,7 +12,7 @@ import pytest
 from resonant.dead_letters.audit import read_audit
 from resonant.delivery.retry import GiveUp
 from resonant.events import rfc3339
-from support.dlq_actions import DAY, PERMANENT, reasons
+from support.dlq_actions import PERMANENT, reasons
 
 KILLED_IN_A_PURGE = """
 import contextlib, os, signal
@@ -24,22 +24,6 @@ def killed_at_the_first_batch(what, total=None):
 
 resonant.cli.progress.progress = killed_at_the_first_batch
 """
-
-
-@pytest.fixture
-def dead(worker):
-    """Three dead letters, of forty, of two, and of no days, and one event that was delivered three days ago."""
-    now = worker.clock()
-    for event_id, days, decision, attempt in (
-        ("evt_old", 40, GiveUp("exhausted"), {}),
-        ("evt_delivered", 3, None, {}),
-        ("evt_bad", 2, GiveUp("permanent"), PERMANENT),
-        ("evt_new", 0, GiveUp("exhausted"), {}),
-    ):
-        worker.clock.advance(now - days * DAY - worker.clock())
-        worker.accept(event_id)
-        worker.attempt(decision, **attempt)
-    return worker
 
 
 def test_a_purge_removes_what_is_older_and_says_what_it_kept(resonant, dead):

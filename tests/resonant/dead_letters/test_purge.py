@@ -6,7 +6,6 @@ import errno
 import gzip
 import json
 import os
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -26,17 +25,8 @@ from resonant.dead_letters.purge import (
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import Attempt, Event
 from resonant.settings import Settings
-from resonant.store import Outcome, open_store
-from resonant.testing import FixedClock
-
-
-@asynccontextmanager
-async def opened(url):
-    store = await open_store(url, clock=FixedClock(1_700_000_000.0))
-    try:
-        yield store
-    finally:
-        await store.close()
+from resonant.store import Outcome
+from support.stores import opened
 
 
 async def end(store, *ids, endpoint="orders", reason="exhausted", attempts=1, days_ago=0.0, data=None):

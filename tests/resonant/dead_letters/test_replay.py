@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from bisect import bisect_left
-from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import pytest
@@ -25,21 +24,12 @@ from resonant.dead_letters.replay import (
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
 from resonant.events import Attempt, Event
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome
 from resonant.store.selection import Selection
-from resonant.testing import FixedClock
 from support.examples import examples
+from support.stores import opened
 
 EVERYTHING = {"selection": Selection(), "everything": True}
-
-
-@asynccontextmanager
-async def opened(url):
-    store = await open_store(url, clock=FixedClock(1_700_000_000.0))
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def die(store, leases, *, category="transient"):

@@ -11,6 +11,7 @@ import pytest
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.settings import Settings
 from resonant.store.configured import open_configured_store
+from support.waiting import until
 
 
 async def unfinished(url, *, patient, lease_seconds=30.0):
@@ -30,7 +31,7 @@ def away(postgresql):
 
 async def test_a_drain_waits_for_a_store_that_comes_back_in_time(away, postgresql, caplog):
     opening = asyncio.create_task(unfinished(away, patient=True))
-    await asyncio.sleep(0.7)
+    await until(lambda: caplog.messages)
     assert not opening.done()
     await asyncio.to_thread(postgresql.execute, "ALTER DATABASE away ALLOW_CONNECTIONS true")
     assert (await opening) == 0
@@ -72,7 +73,7 @@ async def test_a_new_store_that_another_process_has_locked_is_opened_when_it_is_
     with pytest.raises(StoreLocked):
         await unfinished(url, patient=False)
     opening = asyncio.create_task(unfinished(url, patient=True, lease_seconds=1.0))
-    await asyncio.sleep(1.0)
+    await until(lambda: caplog.messages)
     assert not opening.done()
     other.rollback()
     assert (await opening) == 0

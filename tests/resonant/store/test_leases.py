@@ -73,7 +73,7 @@ class TestClaim:
         desk.enqueue("evt_1")
         desk.claim_one()
         desk.clock.advance(1_000)
-        assert desk.claim() == [], "what a crash costs is decided by recover, and by nobody in passing"
+        assert desk.claim() == [], "what a crash costs is decided by the rescue alone"
 
     def test_by_many_at_once_gives_each_delivery_to_one_of_them(self, open_desk, store_url):
         desks = [open_desk(store_url) for _ in range(4)]

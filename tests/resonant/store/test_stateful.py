@@ -227,7 +227,7 @@ class Model:
         return True
 
     def lose(self, known: Known, now: float) -> None:
-        """Take back a lease; only a send that had begun is charged."""
+        """Rescue a lease; only a send that had begun is charged."""
         known.lease_token += 1
         owner, was_sending, first_attempt_at = known.lease_owner, known.sending, known.first_attempt_at
         known.hand_back(now)
@@ -409,7 +409,7 @@ class Machine(RuleBasedStateMachine):
         seconds=st.sampled_from([0.0, LEASE_SECONDS]),
     )
     def claim(self, endpoint, owner, limit, seconds=0.0):
-        self.clock.advance(seconds)  # an expired lease is not claimed: what it costs is decided by recover
+        self.clock.advance(seconds)  # an expired lease is not claimed: what it costs is decided by the rescue
         now = self.clock()
         due = self.model.claimable(endpoint, now)
         claimed = self.write(

@@ -1,0 +1,24 @@
+"""Stores with a clock that a test turns."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from resonant.store import open_store
+from resonant.testing import FixedClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from resonant.store import Store
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Store]:
+    """Open a store for the block."""
+    store = await open_store(url, clock=FixedClock(1_700_000_000.0))
+    try:
+        yield store
+    finally:
+        await store.close()
