@@ -29,8 +29,9 @@ setup: .venv/ready  ## create .venv with everything in it; quick if it is up to 
 demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 events: the whole story in two minutes
 	@$(BIN)/resonant demo $(ARGS)
 
-# Two files at a time, since most tests wait; tests that measure time run alone afterwards.
-PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three files at a time, since most tests wait; tests that measure time run alone afterwards.
+PROCESSES ?= 3
+PYTEST := -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # Otherwise generated tests try a quarter of their examples.
 ALL_EXAMPLES := RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-200}
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
