@@ -326,6 +326,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
     assert [name for name, text in outside_the_store.items() if PAYLOAD.encode() in text] == []
 
 
+@pytest.mark.slow
 def test_no_secret_is_an_argument_of_a_process(machine, secretive):
     secretive("test_security:wait_a_second")
     path = machine.write_events("events.jsonl", events_of(*["opened"] * 3))

@@ -59,6 +59,7 @@ def test_a_verbose_command_shows_it_all():
     assert all(said in shown for said in (*OF_PREFECT, "a sink is not available", "a library says something"))
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_no_logs_is_mentioned_by_a_verbose_command_alone(tmp_path):
     with nobody_listening() as url:
         variables = {"PREFECT_API_URL": f"{url}/api", "PREFECT_HOME": str(tmp_path)}
