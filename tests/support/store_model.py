@@ -1,0 +1,231 @@
+"""The store as it should be: a plain model, to compare the real one with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from resonant.delivery.retry import GiveUp, Park
+
+if TYPE_CHECKING:
+    from resonant.events import LeaseKey
+    from resonant.store import Outcome
+    from resonant.store.selection import Selection
+
+LEASE_SECONDS = 60.0
+CRASHES_BEFORE_GIVING_UP = 5
+
+
+@dataclass
+class Known:
+    """What the model knows of a delivery; all but the history are columns of its row."""
+
+    id: int
+    event_id: str
+    event_type: str
+    endpoint: str
+    accepted_at: float
+    round_started_at: float
+    next_attempt_at: float | None
+    available_at: float | None
+    status: str = "pending"
+    round: int = 1
+    round_attempts: int = 0
+    crashes: int = 0
+    attempts: int = 0
+    first_attempt_at: float | None = None
+    last_delay: float | None = None
+    finished_at: float | None = None
+    lease_owner: str | None = None
+    lease_token: int = 0
+    sending: bool = False
+    reason: str | None = None
+    category: str | None = None
+    code: str | None = None
+    status_code: int | None = None
+    history: list[tuple[Any, ...]] = field(default_factory=list)
+    said: set[tuple[int, float]] = field(default_factory=set)
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in ("delivered", "dead_letter")
+
+    @property
+    def cause(self) -> tuple[str, ...]:
+        return self.endpoint, self.event_type, self.reason or "", self.category or "", self.code or ""
+
+    @property
+    def is_leased(self) -> bool:
+        return self.lease_owner is not None
+
+    def is_held_with(self, lease) -> bool:
+        return self.is_leased and self.lease_token == lease.token
+
+    def is_selected_by(self, selection: Selection) -> bool:
+        if selection.ids and self.event_id not in selection.ids:
+            return False
+        names = ("endpoint", "event_type", "code", "reason")
+        if any(getattr(selection, name) not in (None, getattr(self, name)) for name in names):
+            return False
+        return selection.category in (None, self.category or "unknown")
+
+    def lease_to(self, owner: str, now: float) -> None:
+        self.lease_owner, self.lease_token, self.sending = owner, self.lease_token + 1, False
+        self.available_at = now + LEASE_SECONDS
+
+    def hand_back(self, now: float) -> None:
+        self.lease_owner, self.sending = None, False
+        if not self.attempts:
+            self.first_attempt_at = None
+        self.available_at = now if self.next_attempt_at is None else self.next_attempt_at
+
+    def end(self, status: str, reason: str | None, now: float) -> None:
+        self.status, self.reason, self.finished_at = status, reason, now
+        self.lease_owner = self.available_at = self.next_attempt_at = None
+
+
+COLUMNS = [each.name for each in fields(Known) if each.name not in ("history", "said")]
+ATTEMPT_COLUMNS = ["number", "round", "result", "late", "decision", "owner", "code"]
+
+
+class Model:
+    """The store as it should be, in plain Python, without transactions."""
+
+    def __init__(self) -> None:
+        self.deliveries: dict[int, Known] = {}
+        self.accepted: Counter[str] = Counter()
+        self.purged: Counter[str] = Counter()
+        self.gone_at: dict[str, float] = {}
+        self.counted: Counter[tuple[str, ...]] = Counter()
+
+    def all(self, **wanted: Any) -> list[Known]:
+        """Return the deliveries that have these values, in the order of their ids."""
+        found = [self.deliveries[delivery_id] for delivery_id in sorted(self.deliveries)]
+        return [each for each in found if all(getattr(each, name) == wanted[name] for name in wanted)]
+
+    def held(self, lease) -> Known | None:
+        known = self.deliveries.get(lease.delivery_id)
+        return known if known is not None and known.is_held_with(lease) else None
+
+    def count(self, measure: str, known: Known, result: str, category: Any = None, code: Any = None) -> None:
+        self.counted[measure, known.endpoint, known.event_type, result, category or "", code or ""] += 1
+
+    def accept(self, delivery_id: int, event, endpoint: str, now: float) -> None:
+        known = Known(delivery_id, event.id, event.type, endpoint, now, now, now, now)
+        self.deliveries[delivery_id] = known
+        self.accepted[endpoint] += 1
+        self.count("accepted", known, "accepted")
+
+    def claimable(self, endpoint: str, now: float) -> list[Known]:
+        return [
+            each
+            for each in self.all(endpoint=endpoint, lease_owner=None)
+            if not each.is_final and each.available_at <= now
+        ]
+
+    def begin(self, leases, now: float) -> set[LeaseKey]:
+        begun = set()
+        for lease in leases:
+            if known := self.held(lease):
+                known.sending = True
+                known.first_attempt_at = now if known.first_attempt_at is None else known.first_attempt_at
+                begun.add(lease.key)
+        return begun
+
+    def record(self, outcomes, now: float) -> set[LeaseKey]:
+        """Only what is said by the holder of the lease stands; what is said again was said before."""
+        return {outcome.lease.key for outcome in outcomes if self._record(outcome, now)}
+
+    def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: PLR0911 - as many ways as there are
+        lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
+        known = self.deliveries.get(lease.delivery_id)
+        name = (attempt.number, attempt.started_at)
+        if known is None:
+            return False
+        if known.lease_token == lease.token and known.attempts >= attempt.number:
+            return True
+        if name in known.said:
+            return False
+        known.said.add(name)
+        stands = known.is_held_with(lease)
+        line = {name: getattr(attempt, name) for name in ATTEMPT_COLUMNS} | {"late": not stands}
+        known.history.append(tuple(line.values()))
+        if not stands:
+            return False
+        known.attempts, known.round_attempts = attempt.number, known.round_attempts + 1
+        known.sending, known.status_code = False, attempt.status_code
+        self.count("attempt", known, attempt.result, attempt.category, attempt.code)
+        if outcome.gone:
+            self.gone_at.setdefault(known.endpoint, now)
+        if decision is None:
+            known.end("delivered", None, now)
+            self.count("delivery", known, "delivered")
+            return True
+        known.category, known.code = attempt.category, attempt.code
+        if isinstance(decision, GiveUp):
+            known.end("dead_letter", decision.reason, now)
+            self.count("delivery", known, "dead_letter", known.category, known.code)
+            return True
+        known.status, known.last_delay = "retrying", decision.delay
+        known.next_attempt_at = decision.next_attempt_at
+        if isinstance(decision, Park):
+            known.hand_back(now)
+        self.count("retry_delay", known, attempt.decision, known.category, known.code)
+        return True
+
+    def lose(self, known: Known, now: float) -> None:
+        """Rescue a lease; only a send that had begun is charged."""
+        known.lease_token += 1
+        owner, was_sending, first_attempt_at = known.lease_owner, known.sending, known.first_attempt_at
+        known.hand_back(now)
+        if not was_sending:
+            return
+        known.first_attempt_at = first_attempt_at
+        known.attempts, known.crashes = known.attempts + 1, known.crashes + 1
+        known.category, known.code, known.status_code = "unknown", "worker_lost", None
+        self.count("attempt", known, "lost", known.category, known.code)
+        decision = "give_up" if known.crashes == CRASHES_BEFORE_GIVING_UP else "retry"
+        known.history.append((known.attempts, known.round, "lost", False, decision, owner, known.code))
+        if decision == "give_up":
+            known.end("dead_letter", "crashed", now)
+            self.count("delivery", known, "dead_letter", known.category, known.code)
+        else:
+            known.status, known.next_attempt_at, known.available_at = "retrying", now, now
+
+    def replayable(self, selection: Selection, now: float, *, include_permanent: bool) -> list[Known]:
+        found = [
+            each
+            for each in self.all(status="dead_letter")
+            if each.finished_at < now
+            and each.is_selected_by(selection)
+            and (include_permanent or each.category != "permanent")
+        ]
+        return sorted(found, key=lambda each: (each.finished_at, each.id))
+
+    def replay(self, known: Known, owner: str, now: float) -> None:
+        known.status = "retrying" if known.attempts else "pending"
+        known.round, known.round_started_at, known.round_attempts = known.round + 1, now, 0
+        known.crashes, known.last_delay = 0, None
+        known.reason, known.finished_at, known.next_attempt_at = None, None, now
+        known.lease_to(owner, now)
+        self.count("replay", known, "replayed")
+
+    def cancellable(self, selection: Selection) -> list[Known]:
+        return [
+            each for each in self.all(sending=False) if not each.is_final and each.is_selected_by(selection)
+        ]
+
+    def cancel(self, known: Known, now: float) -> None:
+        known.lease_token += 1
+        known.end("dead_letter", "cancelled", now)
+        self.count("delivery", known, "dead_letter", known.category, known.code)
+
+    def purgeable(self, status: str, ended_before: float) -> list[Known]:
+        found = [each for each in self.all(status=status) if each.finished_at <= ended_before]
+        return sorted(found, key=lambda each: (each.finished_at, each.id))
+
+    def purge(self, known: Known) -> None:
+        del self.deliveries[known.id]
+        self.purged[known.endpoint] += 1
+        self.count("purge", known, known.status)

@@ -1,0 +1,135 @@
+"""What operators do to the store, and transactions that fail."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from hypothesis import strategies as st
+
+from resonant.dead_letters import operations
+from resonant.store import acceptances, rescue
+from resonant.store import leases as lease_queries
+from resonant.store.enqueue import enqueue
+from resonant.store.outcomes import record
+from resonant.store.selection import Selection
+from support.store_machine import (
+    EVENT_IDS,
+    deed,
+    endpoints,
+    is_remembered,
+    limits,
+    make,
+    owners,
+    selections,
+    some,
+)
+from support.store_model import LEASE_SECONDS
+from support.store_workers import Workers
+
+
+class HalfWay(Exception):
+    """Raised within a transaction that has written, and must leave nothing."""
+
+
+class Operators(Workers):
+    """Operators, beside the workers: replay, cancel and purge."""
+
+    # What an operator does.
+
+    @deed(
+        where=some(status="dead_letter"),
+        weight=3,
+        selection=selections,
+        owner=owners,
+        limit=limits,
+        include_permanent=st.booleans(),
+    )
+    def replay(self, selection, owner, limit, include_permanent):
+        self.clock.advance(0.5)  # only what died before is replayed
+        now = self.clock()
+        dead = self.model.replayable(selection, now, include_permanent=include_permanent)[:limit]
+        taken = self.write(replay, selection, owner, limit, now, include_permanent=include_permanent)
+        assert [lease.delivery_id for lease in taken] == [known.id for known in dead], (
+            f"the oldest first: replayed {taken}, expected {dead}"
+        )
+        for known in dead:
+            self.model.replay(known, owner, now)
+        self.remember(taken, dead)
+
+    @deed(where=is_remembered, weight=2, selection=selections, limit=limits, begins=st.booleans())
+    def cancel(self, selection, limit, begins):
+        if begins:
+            self.begin(list(self.remembered))  # what is being sent is left alone
+        now = self.clock()
+        unfinished = self.model.cancellable(selection)[:limit]
+        cancelled = self.write(cancel, selection, limit, now)
+        assert cancelled == len(unfinished), f"cancelled {cancelled}, expected {unfinished}"
+        for known in unfinished:
+            self.model.cancel(known, now)
+
+    @deed(
+        where=some(is_final=True),
+        weight=2,
+        status=st.sampled_from(["dead_letter", "delivered"]),
+        age=st.sampled_from([0.0, 5.0]),
+        limit=limits,
+    )
+    def purge(self, status, age, limit):
+        now = self.clock()
+        old = self.model.purgeable(status, now - age)[:limit]
+        purged = self.write(purge, status, now - age, limit, now)
+        assert purged == len(old), f"purged {purged}, expected {old}"
+        for known in old:
+            self.model.purge(known)
+
+    # What goes wrong.
+
+    @deed(where=is_remembered, endpoint=endpoints, steps=st.integers(1, 9))
+    def raise_half_way(self, endpoint, steps):
+        """A transaction that raises takes back all it did, whatever that was."""
+        now = self.clock() + 1_000  # when every lease is over, and everything is due
+        claim = partial(lease_queries.claim, owner="ann", limit=100, now=now, lease_seconds=LEASE_SECONDS)
+        outcomes = [self.desk.delivered(lease) for lease in self.remembered.values()]
+        operations = [
+            lambda connection: acceptances.fold(connection, limit=100),
+            lambda connection: enqueue(connection, map(make, EVENT_IDS), endpoint, now=now),
+            lambda connection: lease_queries.begin(connection, claim(connection, endpoint)[:2], now=now),
+            lambda connection: record(connection, outcomes, now=now),
+            lambda connection: rescue.rescue(connection, now=now + LEASE_SECONDS),
+            lambda connection: replay(connection, Selection(), "ann", 1, now, include_permanent=True),
+            lambda connection: cancel(connection, Selection(), 1, now),
+            lambda connection: purge(connection, "dead_letter", now, 100, now),
+            lambda connection: purge(connection, "delivered", now, 100, now),
+        ]
+
+        def fail(connection):
+            for operation in operations[-steps:]:
+                operation(connection)
+            raise HalfWay
+
+        with pytest.raises(HalfWay):
+            self.write(fail)
+
+
+def replay(connection, selection, owner, limit, now, *, include_permanent):
+    return operations.replay(
+        connection,
+        selection,
+        died_before=now,
+        include_permanent=include_permanent,
+        limit=limit,
+        owner=owner,
+        now=now,
+        lease_seconds=LEASE_SECONDS,
+    ).leases
+
+
+def cancel(connection, selection, limit, now):
+    return operations.cancel(connection, selection, limit=limit, now=now).number
+
+
+def purge(connection, status, ended_before, limit, now):
+    conditions = operations.purgeable(status, finished_before=ended_before)
+    picked = operations.pick_final(connection, conditions, limit=limit)
+    return operations.purge(connection, [key.id for key in picked], now=now)

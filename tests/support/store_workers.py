@@ -1,0 +1,241 @@
+"""What producers and workers do to the store, and what follows when they crash."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize
+
+from resonant.delivery.retry import Decision, GiveUp, Park, Retry
+from resonant.errors import ConflictingEvent
+from resonant.store import acceptances, rescue
+from resonant.store import leases as lease_queries
+from resonant.store.enqueue import enqueue
+from support.store_machine import (
+    ENDPOINTS,
+    REASONS,
+    StoreMachine,
+    batches,
+    deed,
+    delays,
+    endpoints,
+    has_room,
+    is_remembered,
+    lease_batches,
+    leases,
+    limits,
+    make,
+    owners,
+    some,
+)
+from support.store_model import CRASHES_BEFORE_GIVING_UP, LEASE_SECONDS
+
+if TYPE_CHECKING:
+    from support.store_model import Known
+
+
+class Workers(StoreMachine):
+    """Producers and workers; what workers remember is in time, or too late."""
+
+    # What a producer does.
+
+    @initialize(event_ids=batches, limit=limits)
+    def begin_at_work(self, event_ids, limit):
+        for endpoint in ENDPOINTS:
+            self.enqueue(event_ids, endpoint)
+            self.claim(endpoint, "ann", limit)
+
+    @deed(where=has_room, event_ids=batches, endpoint=endpoints)
+    def enqueue(self, event_ids, endpoint):
+        now = self.clock()
+        known = {each.event_id for each in self.model.all(endpoint=endpoint)}
+        new = [event_id for event_id in event_ids if event_id not in known]
+        accepted = self.write(enqueue, [make(each) for each in event_ids], endpoint, now=now)
+        expected = (len(new), len(event_ids) - len(new))
+        assert (accepted.accepted, accepted.known) == expected, f"{accepted}, expected {expected}"
+        ids = {row["event_id"]: row["id"] for row in self.rows_of(endpoint)}
+        for event_id in new:
+            self.model.accept(ids[event_id], make(event_id), endpoint, now)
+
+    @deed(where=some(), limit=limits)
+    def fold(self, limit):
+        self.write(acceptances.fold, limit=limit)
+
+    @deed(where=is_remembered, event_ids=batches, endpoint=endpoints)
+    def enqueue_a_known_id_with_other_content(self, event_ids, endpoint):
+        known = min((each.event_id for each in self.model.all()), default=None)
+        if known is None:
+            return
+        given = [*map(make, event_ids), make(known, "other content")]
+        with pytest.raises(ConflictingEvent):
+            self.write(enqueue, given, endpoint, now=self.clock())
+
+    # What a worker does, in time or too late.
+
+    @deed(
+        where=some(is_final=False),
+        endpoint=endpoints,
+        owner=owners,
+        limit=limits,
+        seconds=st.sampled_from([0.0, LEASE_SECONDS]),
+    )
+    def claim(self, endpoint, owner, limit, seconds=0.0):
+        self.clock.advance(seconds)  # an expired lease is not claimed: what it costs is decided by the rescue
+        now = self.clock()
+        due = self.model.claimable(endpoint, now)
+        claimed = self.write(
+            lease_queries.claim, endpoint, owner=owner, limit=limit, now=now, lease_seconds=LEASE_SECONDS
+        )
+        taken = [self.model.deliveries[lease.delivery_id] for lease in claimed]
+        left = [each for each in due if each not in taken]
+        assert len(taken) == min(limit, len(due)), f"claimed {taken} of {due}"
+        assert all(each in due for each in taken), "what is final, leased or not due was claimed"
+        assert not (taken and left) or longest_wait(taken) <= min(each.available_at for each in left), (
+            f"claimed {taken} before {left}"
+        )
+        for known in taken:
+            known.lease_to(owner, now)
+        self.remember(claimed, taken)
+        return claimed
+
+    @deed(where=is_remembered, weight=2, batch=lease_batches)
+    def begin(self, batch):
+        now = self.clock()
+        leases = [self.remembered[each] for each in batch]
+        begun = self.write(lease_queries.begin, leases, now=now)
+        expected = self.model.begin(leases, now)
+        assert begun == expected, f"began {begun}, expected {expected}"
+
+    @deed(where=is_remembered, weight=2, lease=leases, begins=st.booleans())
+    def deliver(self, lease, begins):
+        self.end_attempt(lease, None, begins=begins)
+
+    @deed(where=is_remembered, lease=leases, begins=st.booleans(), delay=delays)
+    def fail_and_wait_here(self, lease, begins, delay):
+        self.end_attempt(lease, Retry(delay, self.clock() + delay), begins=begins)
+
+    @deed(where=is_remembered, weight=2, lease=leases, begins=st.booleans(), delay=delays)
+    def fail_and_park(self, lease, begins, delay):
+        self.end_attempt(lease, Park(delay, self.clock() + delay), begins=begins)
+
+    @deed(
+        where=is_remembered,
+        weight=3,
+        lease=leases,
+        begins=st.booleans(),
+        reason=st.sampled_from(REASONS),
+        gone=st.booleans(),
+    )
+    def fail_for_good(self, lease, begins, reason, gone):
+        self.end_attempt(lease, GiveUp(reason), begins=begins, gone=gone)
+
+    def end_attempt(self, lease, decision: Decision | None, *, begins: bool, gone: bool = False):
+        """Send and record, and record again as if the answer had got lost."""
+        if begins:
+            self.begin([lease])
+        held = self.remembered.pop(lease)
+        outcome = self.outcome(held, decision, gone=gone)
+        if not (stands := self.record(outcome)):
+            return
+        self.clock.advance(0.5)
+        assert self.record(outcome) == stands, "what was said again was not known any more"
+        if isinstance(decision, Retry):
+            self.remembered[lease] = self.desk.counted_on(held, decision)
+
+    @deed(where=lambda machine: bool(machine.said), back=st.integers(1, 9))
+    def say_again(self, back):
+        """A worker that never heard the answer says it once more, whoever has the delivery by now."""
+        self.record(self.said[-min(back, len(self.said))])
+
+    @deed(where=is_remembered, batch=lease_batches)
+    def deliver_together(self, batch):
+        """Late ones and timely ones in one write; their workers stay, and may come back later still."""
+        self.record(*(self.outcome(self.remembered[each], None) for each in batch))
+
+    @deed(where=is_remembered, batch=lease_batches)
+    def release(self, batch):
+        now = self.clock()
+        leases = [self.remembered[each] for each in batch]
+        self.write(lease_queries.release, leases, now=now)
+        for known in filter(None, map(self.model.held, leases)):
+            known.hand_back(now)
+
+    @deed(where=some(is_leased=True), owner=owners)
+    def release_all(self, owner):
+        now = self.clock()
+        held = self.model.all(lease_owner=owner)
+        released = self.write(lease_queries.release_all, owner, now=now)
+        assert released == len(held), f"released {released}, expected {held}"
+        for known in held:
+            known.hand_back(now)
+
+    @deed(where=some(is_leased=True), owner=owners)
+    def renew(self, owner):
+        now = self.clock()
+        held = self.model.all(lease_owner=owner)
+        renewed = self.write(lease_queries.renew, owner, now=now, lease_seconds=LEASE_SECONDS)
+        assert renewed == len(held), f"renewed {renewed}, expected {held}"
+        for known in held:
+            known.available_at = now + LEASE_SECONDS
+
+    @deed(where=is_remembered, lease=leases)
+    def crash(self, lease):
+        """A worker forgets what it holds, and nobody else knows."""
+        del self.remembered[lease]
+
+    # Time, and what follows from it.
+
+    @deed(where=some(), seconds=st.sampled_from([0.5, 5.0, 61.0, 1_000.0]))
+    def pass_time(self, seconds):
+        self.clock.advance(seconds)
+
+    @deed(
+        where=some(is_leased=True),
+        endpoint=st.none() | endpoints,
+        seconds=st.sampled_from([0.0, LEASE_SECONDS]),
+    )
+    def rescue(self, endpoint, seconds):
+        self.clock.advance(seconds)
+        now = self.clock()
+        lost = [each for each in self.model.all() if each.is_leased and each.available_at <= now]
+        lost = [each for each in lost if endpoint in (None, each.endpoint)]
+        rescued = self.write(rescue.rescue, now=now, endpoint=endpoint)
+        assert rescued == len(lost), f"rescued {rescued}, expected {lost}"
+        for known in lost:
+            self.model.lose(known, now)
+
+    @deed(where=some(is_leased=True), owner=owners)
+    def recover_from_an_owner_that_is_over(self, owner):
+        now = self.clock()
+        lost = self.model.all(lease_owner=owner)
+        rescued = self.write(rescue.rescue, now=now, owners=[owner])
+        assert rescued == len(lost), f"rescued {rescued}, expected {lost}"
+        for known in lost:
+            self.model.lose(known, now)
+
+    @deed(
+        where=is_remembered,
+        weight=2,
+        lease=leases,
+        owner=owners,
+        times=st.integers(1, CRASHES_BEFORE_GIVING_UP),
+    )
+    def lose_workers_while_they_send(self, lease, owner, times):
+        """One worker after the other dies of the same delivery."""
+        known = self.model.held(self.remembered[lease])
+        for _ in range(times if known else 0):
+            crashes = known.crashes
+            self.begin([lease])
+            self.rescue(None, LEASE_SECONDS)
+            assert known.crashes == crashes + 1, f"the crash was not charged to {known}"
+            assert (known.reason == "crashed") == (known.crashes == CRASHES_BEFORE_GIVING_UP), known
+            if known.is_final:
+                return
+            self.claim(known.endpoint, owner, 100)
+            lease = (known.id, known.lease_token)
+
+
+def longest_wait(taken: list[Known]) -> float:
+    return max(each.available_at for each in taken)
