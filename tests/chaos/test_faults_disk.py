@@ -76,43 +76,35 @@ class TestWhileEventsAreStored:
 
 class TestWhileEventsAreEmitted:
     @TASK_LANE_FIRST
-    def test_for_less_than_the_patience_nobody_notices(self, tmp_path, receiver, chunk_size):
+    async def test_for_less_than_the_patience_nobody_notices(self, tmp_path, receiver, chunk_size):
         with small_disk(tmp_path / "disk", "8m") as disk:
             fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size)
-
-            async def scenario():
-                await fault.enqueue(400)
-                emitting = asyncio.create_task(fault.emit())
-                await fault.when_received(80)
-                disk.fill()
-                await asyncio.sleep(0.7)
-                recorded = len(fault.attempts("id"))
-                await asyncio.sleep(0.7)
-                assert recorded == len(fault.attempts("id")) < 400, "it was full"
-                disk.free()
-                return await emitting
-
-            assert asyncio.run(scenario()).delivered == 400
+            await fault.enqueue(400)
+            emitting = asyncio.create_task(fault.emit())
+            await fault.when_received(80)
+            disk.fill()
+            await asyncio.sleep(0.7)
+            recorded = len(fault.attempts("id"))
+            await asyncio.sleep(0.7)
+            assert recorded == len(fault.attempts("id")) < 400, "it was full"
+            disk.free()
+            assert (await emitting).delivered == 400
             fault.account()
 
     @BULK_LANE_FIRST
-    def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
+    async def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
         self, tmp_path, receiver, chunk_size
     ):
         with small_disk(tmp_path / "disk", "8m") as disk:
             fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size, lease_seconds=1.5)
-
-            async def scenario():
-                await fault.enqueue(400)
-                emitting = asyncio.create_task(fault.emit())
-                await fault.when_received(80)
-                disk.fill()
-                with pytest.raises(StoreUnavailable, match="the disk is full"):
-                    await emitting
-                disk.free()
-                await fault.emit_all()
-
-            asyncio.run(scenario())
+            await fault.enqueue(400)
+            emitting = asyncio.create_task(fault.emit())
+            await fault.when_received(80)
+            disk.fill()
+            with pytest.raises(StoreUnavailable, match="the disk is full"):
+                await emitting
+            disk.free()
+            await fault.emit_all()
             fault.account(most_twice=most_begun(chunk_size))
 
 
@@ -120,17 +112,14 @@ class TestWhileWhatWasPurgedIsArchived:
     @pytest.mark.parametrize(
         ("name", "size"), [("purged.jsonl.gz", "64k"), *[("purged.jsonl", "256k")] * IS_LONG]
     )
-    def test_what_is_not_in_the_archive_stays_and_the_next_purge_takes_it(
+    async def test_what_is_not_in_the_archive_stays_and_the_next_purge_takes_it(
         self, tmp_path, receiver, name, size
     ):
         fault = Fault(f"sqlite:///{tmp_path}/resonant.db", receiver)
+        await fault.enqueue(2000)
+        async with fault.opened_store() as store:
+            await cancel(store, Selection(), who="test")
 
-        async def give_up() -> None:
-            await fault.enqueue(2000)
-            async with fault.opened_store() as store:
-                await cancel(store, Selection(), who="test")
-
-        asyncio.run(give_up())
         machine = Machine(tmp_path, fault.url)
         with small_disk(tmp_path / "disk", size) as disk:
             archive = disk.folder / name
@@ -158,21 +147,18 @@ class TestWhileWhatWasPurgedIsArchived:
 
 
 class TestWhileAReportIsExported:
-    def test_the_last_report_stays_and_the_next_one_is_whole(self, tmp_path, receiver):
+    async def test_the_last_report_stays_and_the_next_one_is_whole(self, tmp_path, receiver):
         fault = Fault(f"sqlite:///{tmp_path}/resonant.db", receiver)
-
-        async def give_up() -> None:
-            await fault.enqueue(500)
-            async with fault.opened_store() as store:
-                await cancel(store, Selection(), who="test")
-
         machine = Machine(tmp_path, fault.url)
         with small_disk(tmp_path / "disk", "64k") as disk:
             report = disk.folder / "report.json"
             export = ("export", "--output", str(report))
             assert machine.run(*export).returncode == 0
             last = report.read_bytes()
-            asyncio.run(give_up())
+
+            await fault.enqueue(500)
+            async with fault.opened_store() as store:
+                await cancel(store, Selection(), who="test")
 
             refused = machine.run(*export)
             assert_one_line(refused, f"{report}: No space left on device")

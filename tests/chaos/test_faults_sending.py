@@ -70,19 +70,16 @@ def resolver(monkeypatch):
 
 
 class TestNamesDoNotResolve:
-    def test_for_a_while_and_all_is_delivered_once_they_do(self, make_fault, resolver):
+    async def test_for_a_while_and_all_is_delivered_once_they_do(self, make_fault, resolver):
         fault = make_fault(host=HOST)
 
-        async def scenario():
-            await fault.enqueue(300)
-            resolver.error = socket.EAI_AGAIN
-            emitting = asyncio.create_task(fault.emit())
-            await asyncio.sleep(1.0)
-            assert not emitting.done()
-            resolver.error = None
-            return await emitting
-
-        assert asyncio.run(scenario()).delivered == 300
+        await fault.enqueue(300)
+        resolver.error = socket.EAI_AGAIN
+        emitting = asyncio.create_task(fault.emit())
+        await asyncio.sleep(1.0)
+        assert not emitting.done()
+        resolver.error = None
+        assert (await emitting).delivered == 300
         assert resolver.asked > 2
         failed = Counter(
             (each["category"], each["code"])
@@ -92,33 +89,31 @@ class TestNamesDoNotResolve:
         assert failed.keys() == {("transient", "dns_temporary")}
         assert fault.account()["received"] == 300, "nothing was sent while there was no address"
 
-    def test_at_all_and_they_are_given_up_sooner_and_can_be_replayed(self, make_fault, resolver):
+    async def test_at_all_and_they_are_given_up_sooner_and_can_be_replayed(self, make_fault, resolver):
         fault = make_fault(host=HOST)
 
-        async def scenario():
-            await fault.enqueue(100)
-            resolver.error = socket.EAI_NONAME
-            summary = await fault.emit()
-            assert summary.dead_letters == {"exhausted": 100}
-            assert summary.attempts == 100 * POLICY.unknown_max_attempts
-            fault.account(dead={"exhausted": 100})
+        await fault.enqueue(100)
+        resolver.error = socket.EAI_NONAME
+        summary = await fault.emit()
+        assert summary.dead_letters == {"exhausted": 100}
+        assert summary.attempts == 100 * POLICY.unknown_max_attempts
+        fault.account(dead={"exhausted": 100})
 
-            resolver.error = None
-            request = ReplayRequest(Selection(), everything=True)
-            async with (
-                fault.opened_store() as store,
-                fault.opened_emission(store) as dispatcher,
-                audited(store, who="test", action="replay", selection=request.as_dict()) as audit_id,
-            ):
+        resolver.error = None
+        request = ReplayRequest(Selection(), everything=True)
+        async with (
+            fault.opened_store() as store,
+            fault.opened_emission(store) as dispatcher,
+            audited(store, who="test", action="replay", selection=request.as_dict()) as audit_id,
+        ):
 
-                async def emit_one(lease):
-                    while isinstance((await dispatcher.attempt(lease.key)).decision, Retry):
-                        await asyncio.sleep(0.1)
+            async def emit_one(lease):
+                while isinstance((await dispatcher.attempt(lease.key)).decision, Retry):
+                    await asyncio.sleep(0.1)
 
-                taken = take_dead_letters(store, request, owner="worker", audit_id=audit_id)
-                await dispatcher.emit_given(emit_one, taken)
+            taken = take_dead_letters(store, request, owner="worker", audit_id=audit_id)
+            await dispatcher.emit_given(emit_one, taken)
 
-        asyncio.run(scenario())
         assert fault.account()["delivered"] == 100
 
 
@@ -140,26 +135,24 @@ def shaky_receiver(tmp_path_factory):
 
 class TestTheClockJumps:
     @pytest.mark.parametrize("jumps", [(HOUR, -HOUR), *[(HOUR,), (-HOUR,)] * IS_LONG])
-    def test_in_mid_run_and_what_was_in_flight_is_sent_twice_at_most(
+    async def test_in_mid_run_and_what_was_in_flight_is_sent_twice_at_most(
         self, sqlite_url, shaky_receiver, chunk_size, jumps
     ):
         clock = JumpingClock()
         fault = Fault(sqlite_url, shaky_receiver, chunk_size, clock=clock, lease_seconds=6.0)
 
-        async def scenario():
-            await fault.enqueue(600)
-            emitting = asyncio.create_task(fault.emit())
-            for number, jump in enumerate(jumps):
-                await fault.when_received(150 * (number + 1))
-                clock.ahead += jump
-                # Until the leases are looked at by the new time.
-                await asyncio.sleep(1.2)
-            await emitting
-            # What was accepted or put off by a clock that was ahead is due when the time has come.
-            clock.ahead = max(0.0, clock.ahead) + HOUR
-            await fault.emit_all()
+        await fault.enqueue(600)
+        emitting = asyncio.create_task(fault.emit())
+        for number, jump in enumerate(jumps):
+            await fault.when_received(150 * (number + 1))
+            clock.ahead += jump
+            # Until the leases are looked at by the new time.
+            await asyncio.sleep(1.2)
+        await emitting
+        # What was accepted or put off by a clock that was ahead is due when the time has come.
+        clock.ahead = max(0.0, clock.ahead) + HOUR
+        await fault.emit_all()
 
-        asyncio.run(scenario())
         told = fault.account(most_twice=len(jumps) * most_begun(chunk_size))
         assert told["delivered"] == 600
         attempts = fault.attempts("late, result")
@@ -194,23 +187,20 @@ def no_descriptor_left(but: int):
 
 class TestNoDescriptorIsLeft:
     @pytest.mark.parametrize("but", [0, *[2] * IS_LONG])
-    def test_for_a_while_and_nobody_spins_and_all_is_delivered_afterwards(self, make_fault, but):
+    async def test_for_a_while_and_nobody_spins_and_all_is_delivered_afterwards(self, make_fault, but):
         policy = RetryPolicy(max_attempts=20, base=0.2, factor=2.0, cap=0.5, park_after=10.0)
         fault = make_fault(policy=policy)
 
-        async def scenario():
-            await fault.enqueue(500)
-            async with fault.opened_store() as store, fault.opened_emission(store) as dispatcher:
-                # What the store opens for its readers is open.
-                await asyncio.gather(*(store.due() for _ in range(6)))
-                with no_descriptor_left(but) as give_back:
-                    emitting = asyncio.create_task(run(dispatcher))
-                    await asyncio.sleep(1.2)
-                    assert not emitting.done()
-                    give_back()
-                    return await emitting
-
-        assert asyncio.run(scenario()).delivered == 500
+        await fault.enqueue(500)
+        async with fault.opened_store() as store, fault.opened_emission(store) as dispatcher:
+            # What the store opens for its readers is open.
+            await asyncio.gather(*(store.due() for _ in range(6)))
+            with no_descriptor_left(but) as give_back:
+                emitting = asyncio.create_task(run(dispatcher))
+                await asyncio.sleep(1.2)
+                assert not emitting.done()
+                give_back()
+                assert (await emitting).delivered == 500
         failed = [
             each for each in fault.attempts("category, code, blame, result") if each["result"] == "failed"
         ]

@@ -49,6 +49,11 @@ def server():
         yield started
 
 
+@pytest.fixture
+def database_url(server):
+    return server.empty_database(DATABASE)
+
+
 @pytest.fixture(scope="module")
 def receiver(tmp_path_factory):
     with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
@@ -65,44 +70,38 @@ def make_fault(receiver, chunk_size):
 
 class TestPostgreSQLRestarts:
     @TASK_LANE_FIRST
-    def test_for_less_than_the_patience_nobody_notices(self, server, make_fault):
-        fault = make_fault(server.empty_database(DATABASE))
+    async def test_for_less_than_the_patience_nobody_notices(self, server, database_url, make_fault):
+        fault = make_fault(database_url)
 
-        async def scenario():
-            await fault.enqueue(400)
-            emitting = asyncio.create_task(fault.emit())
-            await fault.when_received(100)
-            async with server.stopped_meanwhile():
-                await asyncio.sleep(1.0)
-                assert not emitting.done()
-            return await emitting
-
-        assert asyncio.run(scenario()).delivered == 400
-        fault.account()
+        await fault.enqueue(400)
+        emitting = asyncio.create_task(fault.emit())
+        await fault.when_received(100)
+        async with server.stopped_meanwhile():
+            await asyncio.sleep(1.0)
+            assert not emitting.done()
+        assert (await emitting).delivered == 400
+        await asyncio.to_thread(fault.account)
 
     @BULK_LANE_FIRST
-    def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
-        self, server, make_fault, chunk_size
+    async def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
+        self, server, database_url, make_fault, chunk_size
     ):
-        fault = make_fault(server.empty_database(DATABASE), lease_seconds=1.5)
+        fault = make_fault(database_url, lease_seconds=1.5)
 
-        async def scenario():
-            await fault.enqueue(400)
-            emitting = asyncio.create_task(fault.emit())
-            await fault.when_received(100)
-            async with server.stopped_meanwhile():
-                with pytest.raises(StoreUnavailable, match=r"^postgresql://postgres@/faults: [^\n]+$"):
-                    await emitting
-            await fault.emit_all()
-
-        asyncio.run(scenario())
-        fault.account(most_twice=most_begun(chunk_size))
+        await fault.enqueue(400)
+        emitting = asyncio.create_task(fault.emit())
+        await fault.when_received(100)
+        async with server.stopped_meanwhile():
+            with pytest.raises(StoreUnavailable, match=r"^postgresql://postgres@/faults: [^\n]+$"):
+                await emitting
+        await fault.emit_all()
+        await asyncio.to_thread(fault.account, most_twice=most_begun(chunk_size))
 
 
 class TestPostgreSQLLosesConnections:
     @TASK_LANE_FIRST
-    def test_in_the_middle_of_transactions_again_and_again(self, server, make_fault):
-        fault = make_fault(server.empty_database(DATABASE), lease_seconds=6.0)
+    async def test_in_the_middle_of_transactions_again_and_again(self, server, database_url, make_fault):
+        fault = make_fault(database_url, lease_seconds=6.0)
 
         async def cut():
             """End the sessions that are within a transaction, as soon as some are found, and again after a while."""
@@ -112,55 +111,48 @@ class TestPostgreSQLLosesConnections:
                     cuts.append(found)
                     await asyncio.sleep(_BETWEEN_CUTS_SECONDS if found else 0.001)
 
-        async def scenario():
-            await fault.enqueue(1000)
-            emitting = asyncio.create_task(fault.emit())
-            await fault.when_received(1)
-            cutting = asyncio.create_task(cut())
-            summary = await emitting
-            cutting.cancel()
-            await asyncio.wait([cutting])
-            return summary
-
         cuts: list[int] = []
-        assert asyncio.run(scenario()).delivered == 1000
+        await fault.enqueue(1000)
+        emitting = asyncio.create_task(fault.emit())
+        await fault.when_received(1)
+        cutting = asyncio.create_task(cut())
+        summary = await emitting
+        cutting.cancel()
+        await asyncio.wait([cutting])
+        assert summary.delivered == 1000
         assert sum(cuts) >= 2
-        fault.account()
+        await asyncio.to_thread(fault.account)
 
     @BULK_LANE_FIRST
-    def test_after_a_commit_whose_answer_never_came(self, server, make_fault):
+    async def test_after_a_commit_whose_answer_never_came(self, server, database_url, make_fault):
         """The server has committed, and nobody knows: it is said again, and counted once."""
-        server_url = server.empty_database(DATABASE)
         way = LossyWay()
-        fault = make_fault(server_url, lease_seconds=6.0)
+        fault = make_fault(database_url, lease_seconds=6.0)
 
-        async def scenario(folder):
-            async with way.opened(server, folder) as fault.url:
+        with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
+            async with way.opened(server, Path(folder)) as fault.url:
                 await fault.enqueue(400)
                 emitting = asyncio.create_task(fault.emit())
                 await fault.when_received(1)
                 while not emitting.done():
                     way.lose = int(way.lost < _MOST_CUTS)
                     await asyncio.sleep(_BETWEEN_CUTS_SECONDS)
-                return await emitting
-
-        with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
-            summary = asyncio.run(scenario(Path(folder)))
-        fault.url = server_url
+                summary = await emitting
+        fault.url = database_url
         assert summary.delivered == 400
         assert way.lost >= 3
-        fault.account()
+        await asyncio.to_thread(fault.account)
 
     @LANES
     @long_form_only("this takes a quarter of a minute")
-    def test_after_a_claim_whose_answer_never_came(self, server, make_fault):
+    async def test_after_a_claim_whose_answer_never_came(self, server, database_url, make_fault):
         """Nobody knows who has them: they are due again once the lease is over, and not only when the run is."""
         way = LossyWay()
-        fault = make_fault(server.empty_database(DATABASE), lease_seconds=3.0)
+        fault = make_fault(database_url, lease_seconds=3.0)
 
-        async def scenario(folder):
+        with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
             first = await fault.enqueue(50)
-            async with way.opened(server, folder) as lossy_url, fault.opened_store(lossy_url) as store:
+            async with way.opened(server, Path(folder)) as lossy_url, fault.opened_store(lossy_url) as store:
                 claim = store.claim
 
                 async def claim_by_the_lossy_way(*args, **options):
@@ -175,12 +167,8 @@ class TestPostgreSQLLosesConnections:
                         await asyncio.sleep(0.2)
                     await emitting
             await fault.emit_all()
-            return first
-
-        with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
-            first = asyncio.run(scenario(Path(folder)))
         assert way.lost == 1
-        fault.account()
+        await asyncio.to_thread(fault.account)
         sent_at = {
             event_id: entries[0]["received_at"] for event_id, entries in fault.receiver.received().items()
         }
@@ -204,59 +192,49 @@ def locked_by_another_process(fault):
 
 class TestSQLiteIsLockedByAnotherProcess:
     @TASK_LANE_FIRST
-    def test_and_a_producer_waits_for_it(self, sqlite_url, make_fault):
+    async def test_and_a_producer_waits_for_it(self, sqlite_url, make_fault):
         fault = make_fault(sqlite_url)
 
-        async def scenario():
-            await fault.enqueue(1)
-            with locked_by_another_process(fault):
-                storing = asyncio.create_task(fault.enqueue(100))
-                await asyncio.sleep(0.5)
-                assert not storing.done()
-            await storing
-            await fault.emit_all()
-
-        asyncio.run(scenario())
+        await fault.enqueue(1)
+        with locked_by_another_process(fault):
+            storing = asyncio.create_task(fault.enqueue(100))
+            await asyncio.sleep(0.5)
+            assert not storing.done()
+        await storing
+        await fault.emit_all()
         assert fault.account()["delivered"] == 101
 
     @LANES
     @pytest.mark.parametrize("busy_timeout", [30.0, 0.2], ids=["for less", "for longer"])
-    def test_than_its_busy_timeout_and_nobody_notices(
+    async def test_than_its_busy_timeout_and_nobody_notices(
         self, sqlite_url, make_fault, monkeypatch, busy_timeout
     ):
         monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", busy_timeout)
         fault = make_fault(sqlite_url)
 
-        async def scenario():
-            await fault.enqueue(300)
-            emitting = asyncio.create_task(fault.emit())
-            await fault.when_received(60)
-            with locked_by_another_process(fault):
-                await asyncio.sleep(1.2)
-                assert not emitting.done()
-            return await emitting
-
-        assert asyncio.run(scenario()).delivered == 300
+        await fault.enqueue(300)
+        emitting = asyncio.create_task(fault.emit())
+        await fault.when_received(60)
+        with locked_by_another_process(fault):
+            await asyncio.sleep(1.2)
+            assert not emitting.done()
+        assert (await emitting).delivered == 300
         fault.account()
 
     @BULK_LANE_FIRST
-    def test_a_lock_held_for_longer_than_the_lease_is_named_and_the_run_goes_on(
+    async def test_a_lock_held_for_longer_than_the_lease_is_named_and_the_run_goes_on(
         self, sqlite_url, make_fault, monkeypatch, chunk_size, caplog
     ):
         monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
         fault = make_fault(sqlite_url, lease_seconds=1.5)
 
-        async def scenario():
-            await fault.enqueue(300)
-            emitting = asyncio.create_task(fault.emit())
-            await fault.when_received(60)
-            with locked_by_another_process(fault) as holder:
-                await asyncio.sleep(3.0)
-                assert not emitting.done()
-            await emitting
-            return holder.pid
-
-        pid = asyncio.run(scenario())
+        await fault.enqueue(300)
+        emitting = asyncio.create_task(fault.emit())
+        await fault.when_received(60)
+        with locked_by_another_process(fault) as holder:
+            await asyncio.sleep(3.0)
+            assert not emitting.done()
+        await emitting
         [told] = [line for line in caplog.messages if "lock" in line]
-        assert told.endswith(f"/resonant.db: process {pid} holds its lock: waiting for it")
+        assert told.endswith(f"/resonant.db: process {holder.pid} holds its lock: waiting for it")
         fault.account(most_twice=most_begun(chunk_size))

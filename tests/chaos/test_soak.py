@@ -31,17 +31,17 @@ _LAST_SECONDS = 180.0
 
 @long_form_only("this takes an hour")
 @pytest.mark.timeout(_MINUTES * 60 + 600)
-def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
+async def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
     with started_receiver(tmp_path / "receiver", "faults_receiver:ten_per_cent") as receiver:
         ends_at = time.time() + _MINUTES * 60
         # So that the first of what is purged goes in the first quarter.
         orders = Orders(sqlite_url, receiver.url, str(tmp_path), ends_at, _RATE, keep_minutes=_MINUTES / 8)
-        asyncio.run(make_store(sqlite_url))
+        await (await open_store(sqlite_url)).close()
         processes = {role: start(role, orders, tmp_path) for role in ("produce", "drain", "keep")}
         try:
             samples = Samples(Path(sqlite_url.removeprefix("sqlite:///")), processes)
             while time.time() + _SAMPLE_SECONDS < ends_at:
-                time.sleep(_SAMPLE_SECONDS)
+                await asyncio.sleep(_SAMPLE_SECONDS)
                 for role, process in processes.items():
                     assert process.poll() is None, (tmp_path / f"{role}.errors").read_text()[-2000:]
                 samples.take()
@@ -61,11 +61,6 @@ def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
         *(f"{role} complained: {text[:300]}" for role in processes if (text := complaints(role, tmp_path))),
     ]
     assert not problems, "\n".join(problems[:20])
-
-
-async def make_store(url: str) -> None:
-    store = await open_store(url)
-    await store.close()
 
 
 def start(role: str, orders: Orders, folder: Path) -> subprocess.Popen[bytes]:
