@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import threading
@@ -23,7 +22,7 @@ from deployments import automations
 from deployments.automations import NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations
 from resonant.errors import ResonantError
 from resonant.metrics.alerts import Condition, Crossing
-from support.waiting import wait_until
+from support.waiting import until
 from tasks.alerts import to_event
 
 pytestmark = pytest.mark.engine
@@ -62,8 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
-def listening(server, owner: str):
+@contextlib.asynccontextmanager
+async def listening(server, owner: str):
     """Listen for the notifications of automations whose names begin with their owner, and remove them at the end."""
     with Inbox() as inbox:
         threading.Thread(target=inbox.serve_forever, daemon=True).start()
@@ -72,8 +71,8 @@ def listening(server, owner: str):
             url=f"http://127.0.0.1:{inbox.server_port}/",
             json_data={"subject": "{{subject}}", "body": "{{body}}"},
         )
-        inbox.block = asyncio.run(block.asave(f"{owner}-inbox", overwrite=True))
-        asyncio.run(make_probe(inbox.block, owner))
+        inbox.block = await block.asave(f"{owner}-inbox", overwrite=True)
+        await make_probe(inbox.block, owner)
         yield inbox
         inbox.shutdown()
     for each in server.post("/automations/filter", json={}).json():
@@ -82,28 +81,28 @@ def listening(server, owner: str):
 
 
 @pytest.fixture
-def inbox(server, monkeypatch):
+async def inbox(server, monkeypatch):
     """A notification block that posts to here, named by the settings."""
-    with listening(server, "resonant") as inbox:
+    async with listening(server, "resonant") as inbox:
         monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "custom-webhook/resonant-inbox")
         yield inbox
     monkeypatch.delenv("RESONANT_ALERT_NOTIFICATION_BLOCK")
-    asyncio.run(apply_automations())
+    await apply_automations()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def silences(prefect, server):
+async def silences(anyio_backend, prefect, server):
     """Notifications of two silences, which begin before all tests because Prefect notices them late.
 
     The automation on the export notifies after ten seconds. If it repeated itself, it would do so after another ten; then
     the same automation on another flow notifies.
     """
-    with listening(server, "silence") as inbox:
-        asyncio.run(notify_of_silence(inbox.block, "export-metrics", within=timedelta(seconds=10)))
-        asyncio.run(notify_of_silence(inbox.block, "another", within=timedelta(seconds=23)))
-        settle(inbox)
-        asyncio.run(completed("export-metrics"))
-        asyncio.run(completed("another"))
+    async with listening(server, "silence") as inbox:
+        await notify_of_silence(inbox.block, "export-metrics", within=timedelta(seconds=10))
+        await notify_of_silence(inbox.block, "another", within=timedelta(seconds=23))
+        await settle(inbox)
+        await completed("export-metrics")
+        await completed("another")
         assert inbox.messages == []
         yield inbox
 
@@ -133,14 +132,11 @@ def found(server) -> dict[str, dict]:
     return {each["name"]: each for each in ours}
 
 
-def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> None:
-    async def main():
-        now = time.time()
-        crossing = Crossing(what, condition, endpoint, 0.5, 0.25, "hooks: in words", now, SINCE.timestamp())
-        async with get_events_client(checkpoint_every=1) as client:
-            await client.emit(to_event(crossing))
-
-    asyncio.run(main())
+async def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> None:
+    now = time.time()
+    crossing = Crossing(what, condition, endpoint, 0.5, 0.25, "hooks: in words", now, SINCE.timestamp())
+    async with get_events_client(checkpoint_every=1) as client:
+        await client.emit(to_event(crossing))
 
 
 async def make_probe(block, owner: str) -> None:
@@ -152,27 +148,24 @@ async def make_probe(block, owner: str) -> None:
     ).acreate()
 
 
-def settle(inbox) -> None:
+async def settle(inbox) -> None:
     """Wait until the triggers know every automation and have handled all earlier events; both happen in order."""
 
-    async def send() -> None:
+    async def arrived() -> bool:
+        # Sent again, since the triggers may not have known the probe yet.
         event = Event(event=PROBE, resource={"prefect.resource.id": PROBE}, payload={"number": number})
         async with get_events_client(checkpoint_every=1) as client:
             await client.emit(event)
-
-    def arrived() -> bool:
-        # Sent again, since the triggers may not have known the probe yet.
-        asyncio.run(send())
         return {"subject": PROBE, "body": number} in inbox.everything
 
     number = uuid4().hex
-    wait_until(arrived, every=0.3)
+    await until(arrived, every=0.3)
 
 
-def exactly(count, read, inbox) -> list[dict]:
+async def exactly(count, read, inbox) -> list[dict]:
     """Wait for this many notifications, check that no more follow, and return them."""
-    wait_until(lambda: len(read()) >= count)
-    settle(inbox)
+    await until(lambda: len(read()) >= count)
+    await settle(inbox)
     assert len(read()) == count
     return read()
 
@@ -187,25 +180,25 @@ def test_without_a_notification_block_there_is_the_replay_alone_and_it_is_disabl
     assert not found(server)[REPLAY]["enabled"]
 
 
-def test_applied_again_nothing_has_changed(server, inbox):
-    asyncio.run(apply_automations())
+async def test_applied_again_nothing_has_changed(server, inbox):
+    await apply_automations()
     before = found(server)
 
-    assert sorted(asyncio.run(apply_automations())) == sorted([NOTIFY, NOTIFY_SILENT, REPLAY])
+    assert sorted(await apply_automations()) == sorted([NOTIFY, NOTIFY_SILENT, REPLAY])
 
     assert found(server) == before, "not even the time of the last update, nor a trigger's id"
     assert before.keys() == {NOTIFY, NOTIFY_SILENT, REPLAY}
 
 
-def test_what_was_changed_by_hand_is_put_back_and_what_was_enabled_stays_so(server, inbox):
-    asyncio.run(apply_automations())
+async def test_what_was_changed_by_hand_is_put_back_and_what_was_enabled_stays_so(server, inbox):
+    await apply_automations()
     replay, notify = found(server)[REPLAY], found(server)[NOTIFY]
     server.patch(f"/automations/{replay['id']}", json={"enabled": True})
     kept = ("name", "enabled", "trigger", "actions")
     changed = {key: notify[key] for key in kept} | {"description": "by hand"}
     server.put(f"/automations/{notify['id']}", json=changed)
 
-    asyncio.run(apply_automations())
+    await apply_automations()
 
     after = found(server)
     assert after[REPLAY]["enabled"]
@@ -213,53 +206,53 @@ def test_what_was_changed_by_hand_is_put_back_and_what_was_enabled_stays_so(serv
     assert {each["id"] for each in after.values()} >= {replay["id"], notify["id"]}
 
 
-def test_a_notification_block_that_is_not_there_is_one_clear_line(server, monkeypatch):
+async def test_a_notification_block_that_is_not_there_is_one_clear_line(server, monkeypatch):
     monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "slack-webhook/nobody")
     with pytest.raises(
         ResonantError, match="there is no block 'slack-webhook/nobody' on this Prefect server"
     ):
-        asyncio.run(apply_automations())
+        await apply_automations()
 
 
-def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
-    asyncio.run(apply_automations())
-    settle(inbox)
+async def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
+    await apply_automations()
+    await settle(inbox)
 
-    emit("raised", condition=Condition.LATENCY)
-    exactly(1, lambda: inbox.messages, inbox)
-    emit("recovered", condition=Condition.LATENCY)
+    await emit("raised", condition=Condition.LATENCY)
+    await exactly(1, lambda: inbox.messages, inbox)
+    await emit("recovered", condition=Condition.LATENCY)
 
-    assert exactly(2, lambda: inbox.messages, inbox) == [
+    assert await exactly(2, lambda: inbox.messages, inbox) == [
         {"subject": "Resonant: latency raised", "body": "hooks: in words"},
         {"subject": "Resonant: latency recovered", "body": "hooks: in words"},
     ]
 
 
-def test_a_recovery_starts_no_replay_while_the_automation_is_disabled(server, inbox):
+async def test_a_recovery_starts_no_replay_while_the_automation_is_disabled(server, inbox):
     before = len(replays_started(server))
     assert not found(server)[REPLAY]["enabled"]
-    emit("recovered")
-    settle(inbox)
+    await emit("recovered")
+    await settle(inbox)
     assert len(replays_started(server)) == before
 
 
-def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no_other_condition(
+async def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no_other_condition(
     server, inbox
 ):
     automation = found(server)[REPLAY]
     server.patch(f"/automations/{automation['id']}", json={"enabled": True})
     before = {each["id"] for each in replays_started(server)}
-    settle(inbox)
+    await settle(inbox)
     endpoint = f"hooks-{uuid4().hex[:8]}"
 
     def started():
         return [each for each in replays_started(server) if each["id"] not in before]
 
-    emit("raised", endpoint=endpoint)
-    emit("recovered", endpoint=endpoint, condition=Condition.DEAD_LETTERS)
-    emit("recovered", endpoint=endpoint)
+    await emit("raised", endpoint=endpoint)
+    await emit("recovered", endpoint=endpoint, condition=Condition.DEAD_LETTERS)
+    await emit("recovered", endpoint=endpoint)
 
-    runs = exactly(2, started, inbox)
+    runs = await exactly(2, started, inbox)
     assert [each["parameters"] for each in sorted(runs, key=lambda each: each["parameters"]["reason"])] == [
         {
             "endpoint": endpoint,
@@ -275,9 +268,9 @@ def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no
         server.delete(f"/flow_runs/{run['id']}")
 
 
-def test_a_silent_export_notifies_once(silences):
+async def test_a_silent_export_notifies_once(silences):
     def of_silence(name: str) -> list[dict]:
         return [each for each in silences.messages if f"No run of {name} has completed" in each["body"]]
 
-    wait_until(lambda: of_silence("another"))
+    await until(lambda: of_silence("another"))
     assert len(of_silence("export-metrics")) == 1

@@ -296,33 +296,29 @@ class Desk(SimpleNamespace):
 
 
 @pytest.mark.parametrize("during", [0.0, -HOUR], ids=["between deliveries", "while one is sent"])
-def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(store_url, during):
+async def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(store_url, during):
     clock = FixedClock(1_700_000_000.0)
+    store = await open_store(store_url, clock=clock)
+    desk = Desk(store=store, clock=clock, during=0.0)
+    await desk.deliver()
+    await desk.deliver(fails=True)
+    told = [await desk.text()]
+    if during:
+        desk.during = during
+    else:
+        clock.advance(-HOUR)
+    await desk.deliver(fails=True)
+    told.append(await desk.text())
+    desk.during = 0.0
+    await desk.deliver()
+    told.append(await desk.text())
+    clock.advance(3 * DAY)
+    await counter_compaction.compact(store)
+    told.append(await desk.text())
+    rows = await store.read(lambda c: c.execute(schema.rollup_totals.select()).mappings().all())
+    [claim] = await store.read(lambda c: c.execute(schema.claims.select()).mappings().all())
+    await store.close()
 
-    async def main():
-        store = await open_store(store_url, clock=clock)
-        desk = Desk(store=store, clock=clock, during=0.0)
-        await desk.deliver()
-        await desk.deliver(fails=True)
-        told = [await desk.text()]
-        if during:
-            desk.during = during
-        else:
-            clock.advance(-HOUR)
-        await desk.deliver(fails=True)
-        told.append(await desk.text())
-        desk.during = 0.0
-        await desk.deliver()
-        told.append(await desk.text())
-        clock.advance(3 * DAY)
-        await counter_compaction.compact(store)
-        told.append(await desk.text())
-        rows = await store.read(lambda c: c.execute(schema.rollup_totals.select()).mappings().all())
-        claims = await store.read(lambda c: c.execute(schema.claims.select()).mappings().all())
-        await store.close()
-        return told, rows, claims
-
-    told, rows, [claim] = asyncio.run(main())
     for before, after in itertools.pairwise(told):
         assert_no_counter_fell(counters(before), counters(after))
     assert min(row["total"] for row in rows) >= 0
