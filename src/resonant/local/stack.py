@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 WORKER_LOG = "prefect-worker.log"
 _WORKER_SECONDS = 60.0
+_CLOSE_TRIES = 3
 # Prefect's worker, once it has cancelled a run, does not heed SIGTERM any more.
 _WORKER_STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.5
@@ -274,12 +275,14 @@ def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.P
 
 
 def _close_runs(state: State[Any]) -> None:
-    """Set the state of every unfinished run, unless it is the server that ended."""
+    """Set the state of every unfinished run, unless it is the server that ended; a busy server is asked again."""
     import httpx
 
-    if is_healthy(os.environ["PREFECT_API_URL"]):
-        with contextlib.suppress(httpx.HTTPError):
-            asyncio.run(_set_states(state))
+    for _ in range(_CLOSE_TRIES):
+        if is_healthy(os.environ["PREFECT_API_URL"]):
+            with contextlib.suppress(httpx.HTTPError):
+                asyncio.run(_set_states(state))
+                return
 
 
 def _settings_elsewhere(settings: Settings) -> dict[str, str]:
