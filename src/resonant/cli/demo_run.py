@@ -21,7 +21,7 @@ from resonant.cli.demo_events import demo_events
 from resonant.cli.demo_view import shown_live, take_snapshot, write_table
 from resonant.cli.up import PORT, whole_stack
 from resonant.local.flow_runs import count_task_runs
-from resonant.local.server import ServerError, end, free_port, is_free, keep
+from resonant.local.server import ServerError, end, free_port, keep
 from resonant.local.stack import interrupted_by_signals, start_run
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ def run_demo(events: int, *, stay: bool) -> None:
     home = Path(tempfile.mkdtemp(prefix="resonant-demo-"))
     unset = _move_into(home)
     output.say(f"all of this demo is in {home}")
-    port = PORT if is_free(PORT) else free_port()
     with interrupted_by_signals():
-        with whole_stack(load_settings(), port=port) as stack, _receiver(home) as url:
+        with whole_stack(load_settings(), port=free_port()) as stack, _receiver(home) as url:
             story = asyncio.run(_tell(stack, url, events, home))
             if stay:
                 _write_last_page(story, stack, home, unset, is_running=True)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 90.0
 SERVER_LOG = "prefect-server.log"
+_OWN_PORTS = range(20_000, 32_000)
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 15.0
 # At most; a server records fewer task runs a second than a quick emission makes, and lets it wait.
@@ -261,10 +263,11 @@ def is_held(lock: Path) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port of the loopback interface.
+
+    It lies below the ports of outgoing connections, which could take it before a server listens.
+    """
+    return next(port for port in random.sample(_OWN_PORTS, len(_OWN_PORTS)) if is_free(port))
 
 
 def is_free(port: int) -> bool:
