@@ -145,7 +145,7 @@ def test_messages_that_nobody_will_take_hold_up_no_end_of_the_process(is_drainin
             emit_event("resonant.test", {"prefect.resource.id": f"resonant.test.{number}"})
         worker = EventsWorker.instance()
         if is_draining:
-            assert len(finish_sending_messages()) == 1
+            assert finish_sending_messages()
         began = time.monotonic()
         drop_unsent_messages()
         worker.drain()
