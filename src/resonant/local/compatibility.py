@@ -99,10 +99,9 @@ def drop_unsent_messages() -> None:
     from prefect._internal.concurrency.services import _active_services
 
     for service in list(_active_services):
-        # The process ends when they are done, or say so. A service that has not started yet has neither.
-        loop, done = getattr(service, "_loop", None), getattr(service, "_done_event", None)
-        if loop is not None and done is not None:
-            loop.call_soon_threadsafe(done.set)
+        # The process ends when they are done, or say so.
+        if service._loop is not None and service._done_event is not None:
+            service._loop.call_soon_threadsafe(service._done_event.set)
 
 
 def send_logs_quietly() -> None:

@@ -58,10 +58,12 @@ def without_attribute(owner, name):
 
     def remove(patch):
         constructor = owner.__init__
+        active = services._active_services
 
         def construct(self, *args, **kwargs):
             constructor(self, *args, **kwargs)
             delattr(self, name)
+            active.discard(self)  # Prefect keeps a list of its services, and other tests go through it
 
         patch.setattr(owner, "__init__", construct)
 
@@ -140,12 +142,13 @@ def test_no_other_module_uses_private_names_of_prefect():
 
 @pytest.mark.parametrize("is_draining", [False, True])
 def test_messages_that_nobody_will_take_hold_up_no_end_of_the_process(is_draining):
+    finish_sending_messages()  # of other tests
     with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
         for number in range(3):
             emit_event("resonant.test", {"prefect.resource.id": f"resonant.test.{number}"})
         worker = EventsWorker.instance()
         if is_draining:
-            assert finish_sending_messages()
+            assert len(finish_sending_messages()) == 1
         began = time.monotonic()
         drop_unsent_messages()
         worker.drain()
