@@ -80,15 +80,7 @@ class Sender:
         await self._commits.close()
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
-        """Make one attempt, and record it with the decision taken on it.
-
-        Of a delivery whose first attempt was made in a chunk, the first call returns what came of that.
-
-        Raises:
-            LeaseLost: another worker has the delivery, or this one has it by another lease.
-            TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
-            StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
-        """
+        """See ``Dispatcher.attempt``."""
         if (made := self._in_flight.take_report(key)) is not None:
             self._running.note_change()
             return made

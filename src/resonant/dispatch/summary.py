@@ -29,10 +29,7 @@ class Summary:
     unknown_endpoints: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        text = f"{self.delivered} delivered, {self.retried} retried, {self.parked} parked, "
-        text += f"{self.dead_letters.total()} dead-lettered"
-        if self.dead_letters:
-            text += f" ({', '.join(f'{n} {reason}' for reason, n in sorted(self.dead_letters.items()))})"
+        text = counts_as_text(self.delivered, self.retried, self.parked, self.dead_letters)
         return text + (f", {self.lost} taken over by another worker" if self.lost else "")
 
     def as_dict(self) -> dict[str, object]:
@@ -45,3 +42,11 @@ class Summary:
             "by_reason": dict(sorted(self.dead_letters.items())),
             "lost": self.lost,
         }
+
+
+def counts_as_text(delivered: int, retried: int, parked: int, dead_letters: Counter[str]) -> str:
+    """Return the counts that every summary begins with; dead letters are counted by reason."""
+    text = f"{delivered} delivered, {retried} retried, {parked} parked, {dead_letters.total()} dead-lettered"
+    if dead_letters:
+        text += f" ({', '.join(f'{n} {reason}' for reason, n in sorted(dead_letters.items()))})"
+    return text

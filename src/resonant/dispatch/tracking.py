@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from resonant.dispatch.summary import counts_as_text
 from resonant.events import rfc3339
 from resonant.store.standing import standing
 
@@ -68,10 +69,7 @@ class Outcomes:
         return self.total - self.settled
 
     def __str__(self) -> str:
-        text = f"{self.delivered} delivered, {self.retried} retried, {self.parked} parked, "
-        text += f"{self.dead_letters.total()} dead-lettered"
-        if self.dead_letters:
-            text += f" ({', '.join(f'{n} {reason}' for reason, n in sorted(self.dead_letters.items()))})"
+        text = counts_as_text(self.delivered, self.retried, self.parked, self.dead_letters)
         rest = (
             (self.delivered_before, "delivered before"),
             (self.purged, "purged"),
