@@ -27,11 +27,7 @@ from support.dispatching import (
 from support.sqlite import listening
 from support.waiting import until
 
-
-@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
-def lane(request, monkeypatch):
-    """Whatever is said here of an emission is said of both lanes."""
-    monkeypatch.setattr(Scene, "chunk_size", request.param)
+pytestmark = pytest.mark.usefixtures("lane")
 
 
 class TestWhatARunDoes:

@@ -14,11 +14,7 @@ from resonant.testing import FixedClock
 from support.dispatching import QUICK, START, Scene, another_worker, deliveries, enqueue, scene, succeed
 from support.waiting import until
 
-
-@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
-def lane(request, monkeypatch):
-    """Whatever is said here of an emission is said of both lanes."""
-    monkeypatch.setattr(Scene, "chunk_size", request.param)
+pytestmark = pytest.mark.usefixtures("lane")
 
 
 class TestTheBulkLane:

@@ -13,21 +13,11 @@ from resonant.errors import EndpointError
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.testing import Receiver, reset_before_response, respond
-from support.dispatching import Scene, deliveries, enqueue, failing_first, rows, scene, sink_target, succeed
+from support.dispatching import deliveries, enqueue, failing_first, rows, scene, sink_target, succeed
 from support.redaction import safe_message
 from support.waiting import until
 
-
-@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
-def lane(request, monkeypatch):
-    """Whatever is said here of an emission is said of both lanes."""
-    monkeypatch.setattr(Scene, "chunk_size", request.param)
-
-
-@pytest.fixture
-def quick_look(monkeypatch):
-    """What is due is looked for many times a second."""
-    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
+pytestmark = pytest.mark.usefixtures("lane")
 
 
 class TestWhatIsGivenWithItsLeases:

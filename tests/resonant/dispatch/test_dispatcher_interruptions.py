@@ -11,21 +11,11 @@ import pytest
 
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.testing import FixedClock
-from support.dispatching import START, Scene, deliveries, enqueue, fail, rows, scene, succeed
+from support.dispatching import START, deliveries, enqueue, fail, rows, scene, succeed
 from support.sqlite import listening, locked
 from support.waiting import until
 
-
-@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
-def lane(request, monkeypatch):
-    """Whatever is said here of an emission is said of both lanes."""
-    monkeypatch.setattr(Scene, "chunk_size", request.param)
-
-
-@pytest.fixture
-def quick_look(monkeypatch):
-    """What is due is looked for many times a second."""
-    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
+pytestmark = pytest.mark.usefixtures("lane")
 
 
 class TestCancellation:

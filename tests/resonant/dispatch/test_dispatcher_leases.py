@@ -12,7 +12,6 @@ from resonant.dispatch.sender import LeaseLost
 from resonant.errors import UnexpectedStatus
 from support.dispatching import (
     START,
-    Scene,
     another_worker,
     deliveries,
     enqueue,
@@ -23,17 +22,7 @@ from support.dispatching import (
 )
 from support.waiting import until
 
-
-@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"], autouse=True)
-def lane(request, monkeypatch):
-    """Whatever is said here of an emission is said of both lanes."""
-    monkeypatch.setattr(Scene, "chunk_size", request.param)
-
-
-@pytest.fixture
-def quick_look(monkeypatch):
-    """What is due is looked for many times a second."""
-    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
+pytestmark = pytest.mark.usefixtures("lane")
 
 
 class TestStoreFirst:

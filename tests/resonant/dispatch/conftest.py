@@ -1,0 +1,17 @@
+"""What the tests of the dispatcher share."""
+
+import pytest
+
+from support.dispatching import Scene
+
+
+@pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"])
+def lane(request, monkeypatch):
+    """Run a test once in each lane."""
+    monkeypatch.setattr(Scene, "chunk_size", request.param)
+
+
+@pytest.fixture
+def quick_look(monkeypatch):
+    """Let the dispatcher look for due deliveries many times a second."""
+    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
