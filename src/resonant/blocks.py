@@ -57,6 +57,6 @@ def _import_blocks() -> ModuleType:
     return importlib.import_module("blocks")
 
 
-# A foreign package is no reason for a warning in every process; whoever uses our classes gets the error.
+# Every Prefect process imports this module, so a foreign package raises an error only where our classes are used.
 with contextlib.suppress(ImportError):
     _import_blocks()

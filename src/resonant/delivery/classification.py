@@ -116,7 +116,7 @@ class Classifier:
             verdict: ``category`` and ``code``, and ``blame`` and ``maybe_processed`` where they are not the usual.
 
         Raises:
-            ValueError: the verdict is none; see ``Verdict``.
+            ValueError: invalid category, blame or code; see ``Verdict``.
         """
         if isinstance(what, type) and issubclass(what, BaseException):
             fixed = Verdict(**verdict)

@@ -46,7 +46,7 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 
 
 def _parse_http_date(text: str, now: float) -> float | None:
-    """Read an HTTP-date as seconds since the epoch; None if it is none. The name of the day is not compared."""
+    """Return an HTTP-date as seconds since the epoch, or None if it is invalid. The day name is not checked."""
     for form in _HTTP_DATES:
         if match := form.fullmatch(text):
             month = _MONTHS.index(match["month"]) + 1

@@ -325,7 +325,7 @@ class Dispatcher:
             return
         if left.attempts == lease.attempts:
             raise RuntimeError(f"the emission of {lease.event.id} ended without an attempt")
-        # It ended where it should have waited: whoever looks when the retry is due goes on.
+        # It ended instead of waiting for its retry: park it, so that any worker retries it when it is due.
         self.summary.parked += 1
         await self._sender.hand_back([left])
 
