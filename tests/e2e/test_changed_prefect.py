@@ -45,6 +45,7 @@ def test_a_command_that_sends_stores_nothing(machine):
     assert not machine.database.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "name", "progress"),
     [

@@ -113,6 +113,7 @@ def test_killing_the_process_that_stores_keeps_what_it_acknowledged(crashing, st
     assert crashing.read("status")["accepted"] == 30_000
 
 
+@pytest.mark.slow
 @both_lanes
 def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, start_receiver, lane):
     receiver = start_receiver("receiver_scripts:answers_late_at_first")
@@ -163,6 +164,7 @@ def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver, lane):
     assert crashing.read("status")["delivered"] == 5
 
 
+@pytest.mark.slow
 @both_lanes
 def test_two_emitting_processes_share_the_work_and_send_nothing_twice(crashing, start_receiver, lane):
     # Long leases: on a busy machine short ones would be renewed too late.
