@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from chaos_journal import started_receiver
-from faults import IS_LONG, LANES, POLICY, Fault, most_begun, run
+from faults import ENDPOINT, IS_LONG, LANES, POLICY, Fault, most_begun, run
 
 from resonant.dead_letters.audit import audited
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
@@ -195,6 +195,8 @@ class TestNoDescriptorIsLeft:
         async with fault.opened_store() as store, fault.opened_emission(store) as dispatcher:
             # What the store opens for its readers is open.
             await asyncio.gather(*(store.due() for _ in range(6)))
+            # To open the endpoint takes a descriptor, too.
+            assert not await dispatcher.not_to_be_opened([ENDPOINT])
             with no_descriptor_left(but) as give_back:
                 emitting = asyncio.create_task(run(dispatcher))
                 await asyncio.sleep(1.2)
