@@ -3,7 +3,7 @@
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test holds both together.
 
 Transactions lock tables in one order, and rows by key, so that they cannot deadlock: events, deliveries, causes, rollups,
-endpoints, claims, audit (endpoint_problems and signers have transactions of their own). A purge goes from deliveries to
+endpoints, claims, audit (endpoint_problems, signers, gates and send_slots have transactions of their own). A purge goes from deliveries to
 events, so it locks both at once and waits for neither. A compaction skips the rollups that others hold; only compactions
 write the totals and history, one at a time: see store/counter_compaction.py.
 
@@ -71,6 +71,8 @@ deliveries = Table(
     Column("first_attempt_at", Double),
     Column("last_delay", Double),
     Column("next_attempt_at", Double),
+    # While a gate lets it go earlier than its own backoff: when that backoff is over. An earlier failure is not charged.
+    Column("backoff_until", Double),
     Column("finished_at", Double),
     # When a worker may take it: the time it is due, the end of its lease, or null when it is final.
     Column("available_at", Double),
@@ -215,6 +217,35 @@ claims = Table(
     metadata,
     Column("endpoint", Text, primary_key=True),
     Column("last_claim_at", Double),
+)
+
+# One row per endpoint whose gate was ever not normal: see store/gates.py.
+gates = Table(
+    "resonant_gates",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("reason", Text),
+    Column("failing_since", Double),
+    Column("probe_at", Double),
+    Column("probed_type", Text),
+    Column("not_before", Double),
+    Column("pilot", Text),
+    Column("pilot_until", Double),
+    Column("paced_at", Double),
+    Column("pace", Double),
+    Column("helpless_until", Double),
+    Column("paused_by", Text),
+)
+
+# Until when the sends to a rate-limited endpoint are reserved: see store/send_slots.py.
+send_slots = Table(
+    "resonant_send_slots",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    Column("reserved_until", Double, nullable=False),
 )
 
 # Endpoints that the last run could not open, and the errors, which contain no secret: see store/endpoints.py. Not a column of

@@ -1,0 +1,115 @@
+"""The gate of each endpoint: one row, shared by every process, changed by compare-and-set on its epoch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import exists, select, update
+
+from resonant.store import schema
+from resonant.store.sql import insert_into
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+GateState = Literal["normal", "probing", "paced", "paused"]
+
+_g = schema.gates
+_d = schema.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the store knows of an endpoint's gate. Times are seconds since the epoch.
+
+    Attributes:
+        endpoint: the endpoint's name.
+        state: ``normal`` (send freely), ``probing`` (send nothing but probes), ``paced`` (one process sends, at a rate that
+            grows) or ``paused`` (by an operator, or after a 410).
+        epoch: grows with each change of the row.
+        since: when the state began.
+        reason: why, on one line without secrets.
+        failing_since: when the outage began; None while it works.
+        probe_at: when the next probe is due, while probing.
+        probed_type: the event type of the last probe; the next one takes another.
+        not_before: nothing is sent before this, as the receiver asked by Retry-After.
+        pilot: the process that sends while paced.
+        pilot_until: when another process may take its place.
+        paced_at: when pacing began.
+        pace: sends per second while paced; while probing, what the endpoint took before.
+        helpless_until: until then only a very large share of failures slows the pace, since slowing did not help.
+        paused_by: who paused it.
+    """
+
+    endpoint: str
+    state: GateState = "normal"
+    epoch: int = 0
+    since: float = 0.0
+    reason: str | None = None
+    failing_since: float | None = None
+    probe_at: float | None = None
+    probed_type: str | None = None
+    not_before: float | None = None
+    pilot: str | None = None
+    pilot_until: float | None = None
+    paced_at: float | None = None
+    pace: float | None = None
+    helpless_until: float | None = None
+    paused_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateChange:
+    """A change of a gate that a process asks for; it happens only if nobody else changed the gate first.
+
+    Attributes:
+        before: the gate as the process knows it.
+        after: the gate as it shall be; the epoch is set by the write.
+        none_delivered_since: the change is refused if a delivery to the endpoint succeeded after this time.
+    """
+
+    before: Gate
+    after: Gate
+    none_delivered_since: float | None = None
+
+    @property
+    def result(self) -> Gate:
+        """The gate once the change is written."""
+        return replace(self.after, epoch=self.before.epoch + 1)
+
+
+def read_gate(connection: Connection, endpoint: str) -> Gate:
+    """Return the gate of an endpoint; ``normal`` where it has no row."""
+    row = connection.execute(select(_g).where(_g.c.endpoint == endpoint)).one_or_none()
+    return Gate(endpoint) if row is None else _gate(row)
+
+
+def read_gates(connection: Connection) -> dict[str, Gate]:
+    """Return the gates that have a row, by endpoint."""
+    return {row.endpoint: _gate(row) for row in connection.execute(select(_g).order_by(_g.c.endpoint))}
+
+
+def change_gate(connection: Connection, change: GateChange) -> bool:
+    """Write a change; return False, with nothing written, if the gate was changed meanwhile or works for others."""
+    gate = change.result
+    if change.none_delivered_since is not None:
+        delivered = exists().where(
+            schema.is_delivered,
+            _d.c.finished_at > change.none_delivered_since,
+            _d.c.endpoint == gate.endpoint,
+        )
+        if connection.execute(select(delivered)).scalar():
+            return False
+    values = asdict(gate)
+    changed = connection.execute(
+        update(_g).where(_g.c.endpoint == gate.endpoint, _g.c.epoch == change.before.epoch).values(values)
+    )
+    if changed.rowcount or change.before.epoch:
+        return bool(changed.rowcount)
+    new = insert_into(connection.dialect.name, _g).values(values).on_conflict_do_nothing()
+    return bool(connection.execute(new).rowcount)
+
+
+def _gate(row: Row[Any]) -> Gate:
+    return Gate(**{field.name: getattr(row, field.name) for field in fields(Gate)})

@@ -1,0 +1,47 @@
+"""Gates in the store: one row per endpoint, changed by compare-and-set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from resonant.store.gates import Gate, GateChange, change_gate, read_gate, read_gates
+
+NORMAL = Gate("orders")
+PROBING = replace(NORMAL, state="probing", failing_since=5.0, probe_at=7.0)
+
+
+def test_a_gate_without_a_row_is_normal(desk):
+    assert desk.read(read_gate, "orders") == NORMAL
+    assert desk.read(read_gates) == {}
+
+
+def test_a_change_raises_the_epoch_and_is_read_by_all(desk):
+    change = GateChange(NORMAL, PROBING)
+
+    assert desk.write(change_gate, change)
+    assert desk.read(read_gate, "orders") == change.result == replace(PROBING, epoch=1)
+    assert desk.read(read_gates) == {"orders": change.result}
+
+
+def test_of_two_changes_of_the_same_gate_one_happens(desk):
+    first = GateChange(NORMAL, PROBING)
+    assert [desk.write(change_gate, first), desk.write(change_gate, first)] == [True, False]
+
+    second = GateChange(first.result, replace(first.result, state="paced"))
+    third = GateChange(first.result, replace(first.result, state="paused"))
+    assert [desk.write(change_gate, second), desk.write(change_gate, third)] == [True, False]
+    assert desk.read(read_gate, "orders").state == "paced"
+
+
+def test_a_change_is_refused_if_the_endpoint_worked_for_somebody_meanwhile(desk):
+    desk.enqueue("evt_1", "evt_2")
+    desk.enqueue("evt_3", endpoint="billing")
+    began = desk.clock()
+    desk.clock.advance(1)
+    change = GateChange(NORMAL, PROBING, none_delivered_since=began)
+
+    desk.deliver(desk.claim_one(endpoint="billing"))
+    assert desk.write(change_gate, replace(change, before=Gate("x"), after=replace(PROBING, endpoint="x")))
+    desk.deliver(desk.claim_one())
+    assert not desk.write(change_gate, change)
+    assert desk.read(read_gate, "orders") == NORMAL
