@@ -58,6 +58,10 @@ class Gate:
     helpless_until: float | None = None
     paused_by: str | None = None
 
+    def governs_at(self, now: float) -> bool:
+        """Whether the gate holds deliveries back at this time: all of them, or all but a few at a pace."""
+        return self.state != "normal" or (self.not_before is not None and self.not_before > now)
+
 
 @dataclass(frozen=True, slots=True)
 class GateChange:

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from resonant.store.gates import Gate, GateChange, change_gate, read_gate, read_gates
 
 NORMAL = Gate("orders")
 PROBING = replace(NORMAL, state="probing", failing_since=5.0, probe_at=7.0)
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        (NORMAL, False),
+        (replace(NORMAL, state="paced"), True),
+        (PROBING, True),
+        (replace(NORMAL, state="paused"), True),
+        (replace(NORMAL, not_before=101.0), True),
+        (replace(NORMAL, not_before=100.0), False),
+    ],
+    ids=["normal", "paced", "probing", "paused", "until a Retry-After ends", "after it has ended"],
+)
+def test_a_gate_governs_in_every_state_but_normal_and_until_a_retry_after_ends(gate, expected):
+    assert gate.governs_at(100.0) is expected
 
 
 def test_a_gate_without_a_row_is_normal(desk):
