@@ -24,7 +24,7 @@ from resonant.settings import load_settings
 
 if TYPE_CHECKING:
     from resonant.metrics.alerts import Crossing
-    from resonant.metrics.snapshot import Totals
+    from resonant.metrics.totals import Totals
     from resonant.store import Store
 
 EVENT_RAISED = "resonant.alert.raised"

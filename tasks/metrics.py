@@ -24,8 +24,8 @@ from resonant.store.counter_compaction import compact
 if TYPE_CHECKING:
     from resonant.delivery.retry import RetryPolicy
     from resonant.metrics.report import Table
-    from resonant.metrics.snapshot import Totals
     from resonant.metrics.statistics import Delays, Statistics
+    from resonant.metrics.totals import Totals
     from resonant.settings import Settings
     from resonant.store import Store
 

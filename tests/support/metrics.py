@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant.metrics.snapshot import read_totals, read_window
+from resonant.metrics.snapshot import read_window
+from resonant.metrics.totals import read_totals
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.metrics.snapshot import Totals, Window
+    from resonant.metrics.snapshot import Window
+    from resonant.metrics.totals import Totals
 
 
 def measure(connection: Connection, *, now: float, since: float) -> tuple[Totals, Window]:

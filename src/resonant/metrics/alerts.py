@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from resonant.metrics.snapshot import Totals
+    from resonant.metrics.totals import Totals
     from resonant.settings import Thresholds
 
 ALL_ENDPOINTS = ""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from resonant.metrics.snapshot import Counted, Totals
     from resonant.metrics.statistics import Statistics
+    from resonant.metrics.totals import Counted, Totals
 
     Labels = tuple[str, ...]
 

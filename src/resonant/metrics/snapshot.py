@@ -1,26 +1,21 @@
-"""What metrics are made of, read in one snapshot.
-
-Counters come from the rollups, which only grow; gauges and a window's history come from the rows that are there now.
-"""
+"""The history that statistics are computed from: a window's attempts and deliveries, and what is new since the last export."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import BigInteger, case, cast, func, or_, select, union_all
+from sqlalchemy import case, func, or_, select
 
 from resonant.metrics.frames import read_frame
-from resonant.store import acceptances, schema
-from resonant.store.dead_letter_search import DeadLetters
-from resonant.store.selection import Selection
+from resonant.store import schema
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     import pandas as pd
-    from sqlalchemy import Case, Connection, Select
+    from sqlalchemy import Case, Connection
 
     from resonant.metrics.frames import Pass
 
@@ -28,48 +23,6 @@ if TYPE_CHECKING:
 _d, _a, _c = schema.deliveries, schema.attempts, schema.causes
 # Few rows at once: of many that live at the same time, Python's garbage collector would look through all again and again.
 _PAGE = 1_000
-
-
-class Counted(NamedTuple):
-    """A counter since the store began, over all minutes and event types; see ``store.counters`` for the measures.
-
-    Attributes:
-        le: upper bound of the bucket, seconds; what is in lower buckets is not in ``number``.
-        number: how many facts.
-        seconds: sum of what was measured.
-    """
-
-    measure: str
-    endpoint: str
-    result: str
-    category: str
-    code: str
-    le: float
-    number: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Counters and gauges; every time is seconds since the epoch.
-
-    Attributes:
-        endpoints: every endpoint that has ever accepted an event.
-        deliveries: how many, by endpoint and status.
-        dead_letters: how many, by endpoint, category and reason.
-        oldest_due_at, oldest_dead_at: by endpoint, where there is one; a cancelled delivery is no dead letter in the second,
-            as it waits for nobody.
-        last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
-    """
-
-    taken_at: float
-    endpoints: tuple[str, ...]
-    counted: tuple[Counted, ...]
-    deliveries: dict[tuple[str, str], int]
-    dead_letters: dict[tuple[str, str, str], int]
-    oldest_due_at: dict[str, float]
-    oldest_dead_at: dict[str, float]
-    last_seen_at: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,44 +116,6 @@ class Unfinished(NamedTuple):
     number: int
 
 
-def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, int] | None = None) -> Totals:
-    """Read the counters and the gauges.
-
-    Args:
-        connection: open.
-        now: seconds since the epoch.
-        delivered: how many rows say so, by endpoint, where that is known: they are most of all rows.
-    """
-    if delivered is None:
-        delivered = read_delivered(connection)
-    deliveries = {(endpoint, "delivered"): number for endpoint, number in delivered.items()}
-    oldest_due_at: dict[str, float] = {}
-    unfinished = (
-        select(_d.c.endpoint, _d.c.status, func.count(), func.min(_d.c.next_attempt_at))
-        .where(_d.c.available_at.is_not(None))
-        .group_by(_d.c.endpoint, _d.c.status)
-    )
-    for endpoint, status, number, due_at in connection.execute(unfinished):
-        deliveries[endpoint, status] = number
-        _keep_least(oldest_due_at, endpoint, due_at)
-    dead_letters, oldest_dead_at = _read_dead(connection)
-    for (endpoint, _, _), number in dead_letters.items():
-        deliveries[endpoint, "dead_letter"] = deliveries.get((endpoint, "dead_letter"), 0) + number
-    return Totals(
-        taken_at=now,
-        endpoints=acceptances.read_endpoints(connection),
-        counted=_read_counted(connection),
-        deliveries=deliveries,
-        dead_letters=dead_letters,
-        oldest_due_at=oldest_due_at,
-        oldest_dead_at=oldest_dead_at,
-        last_seen_at=_by_endpoint(
-            connection,
-            select(schema.claims.c.endpoint, schema.claims.c.last_claim_at),
-        ),
-    )
-
-
 def read_window(
     connection: Connection,
     *,
@@ -237,12 +152,6 @@ def read_window(
 def read_purged(connection: Connection) -> int:
     """Read how many deliveries have ever been purged: each time, rows that were read before are gone."""
     return int(connection.execute(select(func.coalesce(func.sum(schema.endpoints.c.purged), 0))).scalar_one())
-
-
-def read_delivered(connection: Connection) -> dict[str, int]:
-    """Count the rows of delivered events, by endpoint."""
-    query = select(_d.c.endpoint, func.count()).where(_d.c.status == "delivered").group_by(_d.c.endpoint)
-    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def has_mark(connection: Connection, mark: Mark | None) -> bool:
@@ -327,28 +236,6 @@ def read_cancelled(connection: Connection, *, since: float) -> list[End]:
     return list(map(End._make, connection.execute(query)))
 
 
-def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int], dict[str, float]]:
-    """Count dead letters by endpoint, category and reason, and find the oldest of each endpoint: by their causes."""
-    numbers: dict[tuple[str, str, str], int] = {}
-    oldest: dict[str, float] = {}
-    found = DeadLetters.of(connection, Selection()).count_by_cause(connection)
-    key = (_c.c.id, _c.c.endpoint, _c.c.category, _c.c.reason)
-    causes = {cause: rest for cause, *rest in connection.execute(select(*key))}
-    for each in found:
-        endpoint, category, reason = causes[each.cause_id]
-        # As `status` counts them: what was cancelled before its first attempt has no category.
-        labels = (endpoint, category or "unknown", reason)
-        numbers[labels] = numbers.get(labels, 0) + each.number
-        if reason != "cancelled":
-            _keep_least(oldest, endpoint, each.first_at)
-    return numbers, oldest
-
-
-def _keep_least(moments: dict[str, float], endpoint: str, moment: float | None) -> None:
-    if moment is not None:
-        moments[endpoint] = min(moment, moments.get(endpoint, moment))
-
-
 def _round_attempt() -> Case[int]:
     """Count the attempts of its round up to this one, where a retry was decided on: others need no look-up."""
     before = _a.alias("before")
@@ -362,18 +249,3 @@ def _round_attempt() -> Case[int]:
         .scalar_subquery()
     )
     return case((_a.c.delay.is_not(None), number))
-
-
-def _read_counted(connection: Connection) -> tuple[Counted, ...]:
-    # The totals lack the last minutes and the acceptances, so add both.
-    names = [column.name for column in schema.rollup_totals.columns]
-    parts = (select(*(table.c[name] for name in names)) for table in (schema.rollup_totals, schema.rollups))
-    counts = union_all(*parts, acceptances.as_totals()).subquery()
-    *key, number, seconds = counts.c
-    # Cast: PostgreSQL's sum of integers is no integer.
-    query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)
-    return tuple(map(Counted._make, connection.execute(query)))
-
-
-def _by_endpoint(connection: Connection, query: Select[Any]) -> dict[str, float]:
-    return {row[0]: row[1] for row in connection.execute(query) if row[1] is not None}

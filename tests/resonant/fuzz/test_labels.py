@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.snapshot import Counted, Totals
 from resonant.metrics.statistics import statistics
+from resonant.metrics.totals import Counted, Totals
 
 fuzzed = settings.get_profile("fuzz-io")
 

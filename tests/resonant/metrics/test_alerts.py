@@ -18,7 +18,7 @@ from resonant.metrics.alerts import (
     crossings,
     evaluate,
 )
-from resonant.metrics.snapshot import Totals
+from resonant.metrics.totals import Totals
 from resonant.settings import Thresholds
 
 NOW = 1_700_000_000.0

@@ -14,8 +14,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from resonant.metrics.prometheus import _Collected, registry_of, to_text
-from resonant.metrics.snapshot import Counted, Totals
 from resonant.metrics.statistics import statistics
+from resonant.metrics.totals import Counted, Totals
 from resonant.store.counters import BUCKETS
 from support.programs import need
 

@@ -9,8 +9,9 @@ import pytest
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.prometheus import registry_of
-from resonant.metrics.snapshot import read_totals, read_window
+from resonant.metrics.snapshot import read_window
 from resonant.metrics.statistics import statistics
+from resonant.metrics.totals import read_totals
 from resonant.store import schema
 from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection

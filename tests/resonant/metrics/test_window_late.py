@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonant.metrics import snapshot, window
-from resonant.metrics.snapshot import Run, read_totals
+from resonant.metrics.snapshot import Run
+from resonant.metrics.totals import read_totals
 from resonant.metrics.window.quantiles import quantiles_of
 from resonant.metrics.window.watching import appeared
 from resonant.store.outcomes import record

@@ -8,7 +8,7 @@ import math
 import pytest
 from sqlalchemy import text
 
-from resonant.metrics.snapshot import read_totals
+from resonant.metrics.totals import read_totals
 from resonant.store import acceptances, enqueue, schema
 from resonant.store.counter_compaction import compact
 from resonant.store.store import Store

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
 from resonant.metrics.alert_state import read_activity
-from resonant.metrics.snapshot import read_totals
+from resonant.metrics.totals import read_totals
 from resonant.store import counter_compaction, schema
 from resonant.store.counter_compaction import Span, compact, find_spans, gather, move
 from resonant.store.counters import BUCKETS, Tally

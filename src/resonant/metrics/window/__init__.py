@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from resonant.errors import ResonantError
 from resonant.metrics import snapshot
 from resonant.metrics.snapshot import Run
+from resonant.metrics.totals import read_delivered, read_totals
 from resonant.metrics.window.batches import Batch, read_batches
 from resonant.metrics.window.counting import statistics_of
 from resonant.metrics.window.keeping import Kept, load, save
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.metrics.snapshot import Totals
     from resonant.metrics.statistics import Statistics
+    from resonant.metrics.totals import Totals
     from resonant.store import Store
 
 __all__ = ["measure_sliding"]
@@ -96,7 +97,7 @@ def _measure(
                 with contextlib.suppress(OSError):
                     kept.put_away(folder)
     if not is_known:
-        kept.delivered = Counter(snapshot.read_delivered(connection))
+        kept.delivered = Counter(read_delivered(connection))
     kept.mark = newest
 
     cancelled = Batch(kept.names)
@@ -108,7 +109,7 @@ def _measure(
     segments = [*kept.segments, *cancelled.segments()]
     cut = [each.since(since) if each.hour < since else each for each in segments]
 
-    totals = snapshot.read_totals(connection, now=now, delivered=kept.delivered)
+    totals = read_totals(connection, now=now, delivered=kept.delivered)
     unfinished = snapshot.read_unfinished(connection)
     return totals, statistics_of(kept.names, cut, unfinished, since=since, until=now), kept
 
