@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import and_, exists, func, or_, select, update
 
 from resonant.store import schema
 from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Row
 
 GateState = Literal["normal", "probing", "paced", "paused"]
 
 _g = schema.gates
 _d = schema.deliveries
+# A run waits for what a gate holds no longer than this, in seconds: such a hold may go on for hours.
+SHORT_HOLD_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,22 @@ class GateChange:
         return replace(self.after, epoch=self.before.epoch + 1)
 
 
+def holds_for_long(gate: Gate, now: float) -> bool:
+    """Return whether a gate holds its deliveries for so long that a run does not wait for them."""
+    is_long_down = gate.state == "probing" and _down_since(gate) <= now - SHORT_HOLD_SECONDS
+    waits_long = gate.not_before is not None and gate.not_before > now + SHORT_HOLD_SECONDS
+    return gate.state == "paused" or is_long_down or waits_long
+
+
+def is_held_for_long(now: float) -> ColumnElement[bool]:
+    """Return ``holds_for_long`` as a condition on the gate of a row of the deliveries."""
+    is_long_down = and_(
+        _g.c.state == "probing", func.coalesce(_g.c.failing_since, _g.c.since) <= now - SHORT_HOLD_SECONDS
+    )
+    is_held = or_(_g.c.state == "paused", is_long_down, _g.c.not_before > now + SHORT_HOLD_SECONDS)
+    return exists().where(_g.c.endpoint == _d.c.endpoint, is_held)
+
+
 def read_gate(connection: Connection, endpoint: str) -> Gate:
     """Return the gate of an endpoint; ``normal`` where it has no row."""
     row = connection.execute(select(_g).where(_g.c.endpoint == endpoint)).one_or_none()
@@ -113,6 +133,22 @@ def change_gate(connection: Connection, change: GateChange) -> bool:
         return bool(changed.rowcount)
     new = insert_into(connection.dialect.name, _g).values(values).on_conflict_do_nothing()
     return bool(connection.execute(new).rowcount)
+
+
+def try_changes(connection: Connection, changes: Sequence[GateChange]) -> list[tuple[bool, Gate]]:
+    """Write changes of different gates; return for each whether it was written, and the gate as it is now."""
+    results: dict[str, tuple[bool, Gate]] = {}
+    for change in sorted(
+        changes, key=lambda change: change.after.endpoint
+    ):  # the same order in every process
+        name = change.after.endpoint
+        is_written = change_gate(connection, change)
+        results[name] = (is_written, change.result if is_written else read_gate(connection, name))
+    return [results[change.after.endpoint] for change in changes]
+
+
+def _down_since(gate: Gate) -> float:
+    return gate.since if gate.failing_since is None else gate.failing_since
 
 
 def _gate(row: Row[Any]) -> Gate:

@@ -14,13 +14,16 @@ from sqlalchemy import Text, bindparam, case, func, literal, or_, select, update
 
 from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
+from resonant.store.gates import read_gates
 from resonant.store.locked_rows import change_all, held_by, still_held
 from resonant.store.sql import insert_into, is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sqlalchemy import CTE, Connection, Insert, Row, Update
+    from sqlalchemy import CTE, ColumnElement, Connection, Insert, Row, Update
+
+    from resonant.store.gates import Gate
 
 _d = schema.deliveries
 # An arbitrary number, the same in every process.
@@ -47,6 +50,11 @@ def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
     )
     query = select(names.c.name, earliest).where(names.c.name.is_not(None))
     return [Due(name, at) for name, at in connection.execute(query) if at is not None]
+
+
+def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], dict[str, Gate]]:
+    """Return what ``due`` does, and the gates that have a row, by endpoint."""
+    return due(connection, endpoint), read_gates(connection)
 
 
 def _unfinished_names() -> CTE:
@@ -105,23 +113,27 @@ def claim(
         .with_for_update(skip_locked=True, key_share=True)
         .cte("picked")
     )
-    claimed = connection.execute(
-        update(_d)
-        .where(_d.c.id.in_(select(picked.c.id)))
-        .values(
-            lease_owner=owner,
-            lease_token=_d.c.lease_token + 1,
-            available_at=now + lease_seconds,
-            sending=False,
-        )
-        .returning(_d)
-    ).all()
+    claimed = lease_rows(connection, _d.c.id.in_(select(picked.c.id)), owner, now + lease_seconds)
     if most_bytes is not None:
         claimed = _that_fit(connection, claimed, most_bytes, now)
     leases = leases_of(connection, claimed)
     if leases:
-        _note_claim(connection, endpoint, now)
+        note_claim(connection, endpoint, now)
     return leases
+
+
+def lease_rows(
+    connection: Connection, picked: ColumnElement[bool], owner: str, until: float
+) -> Sequence[Row[Any]]:
+    """Lease deliveries that nobody holds, which this transaction has locked; return their rows."""
+    leasing = update(_d).where(picked).returning(_d)
+    values = {
+        "lease_owner": owner,
+        "lease_token": _d.c.lease_token + 1,
+        "available_at": until,
+        "sending": False,
+    }
+    return connection.execute(leasing.values(values)).all()
 
 
 def _that_fit(
@@ -138,7 +150,7 @@ def _that_fit(
     return ordered[:fitting]
 
 
-def _note_claim(connection: Connection, endpoint: str, now: float) -> None:
+def note_claim(connection: Connection, endpoint: str, now: float) -> None:
     """Note when this endpoint was last claimed from; of several claims at once, one does."""
     values = {"of": endpoint, "at": now}
     if not connection.execute(_noting_claim(), values).rowcount:

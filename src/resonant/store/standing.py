@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import and_, select
 
 from resonant.store import schema
+from resonant.store.gates import is_held_for_long
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Standing(NamedTuple):
         accepted_at: when it was accepted, seconds since the epoch.
         finished_at: when it was delivered or given up.
         parked: whether it waits for its next attempt without a lease.
+        held: whether the endpoint's gate holds it for long.
     """
 
     id: int
@@ -37,13 +39,23 @@ class Standing(NamedTuple):
     accepted_at: float
     finished_at: float | None
     parked: bool
+    held: bool
 
 
 def standing(connection: Connection, delivery_ids: Collection[int], *, now: float) -> list[Standing]:
     """Return the state of each of these deliveries that was not purged."""
     parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now).label("parked")
+    waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
+    held = and_(waits, is_held_for_long(now)).label("held")
     query = select(
-        _d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at, parked
+        _d.c.id,
+        _d.c.status,
+        _d.c.reason,
+        _d.c.round_attempts,
+        _d.c.accepted_at,
+        _d.c.finished_at,
+        parked,
+        held,
     ).where(is_any_of(_d.c.id, delivery_ids))
     return [
         Standing(
@@ -54,6 +66,7 @@ def standing(connection: Connection, delivery_ids: Collection[int], *, now: floa
             row.accepted_at,
             row.finished_at,
             bool(row.parked),
+            bool(row.held),
         )
         for row in connection.execute(query)
     ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.events import Clock, DeadLetter, Event, Lease, LeaseKey
+    from resonant.store.gates import Gate
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,6 +113,10 @@ class Store:
     async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
         """Return when each endpoint's earliest unfinished delivery may be taken."""
         return await self.read(lease_queries.due, endpoint)
+
+    async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], dict[str, Gate]]:
+        """Return what ``due`` does, and the gates that have a row, by endpoint, in one snapshot."""
+        return await self.read(lease_queries.look, endpoint)
 
     async def claim(
         self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None

@@ -6,8 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from resonant.store.gates import Gate, GateChange, change_gate, read_gate, read_gates
+from resonant.store import schema
+from resonant.store.gates import (
+    Gate,
+    GateChange,
+    change_gate,
+    holds_for_long,
+    read_gate,
+    read_gates,
+    try_changes,
+)
+from resonant.store.standing import standing
 
+START = 1_700_000_000.0
 NORMAL = Gate("orders")
 PROBING = replace(NORMAL, state="probing", failing_since=5.0, probe_at=7.0)
 
@@ -63,3 +74,42 @@ def test_a_change_is_refused_if_the_endpoint_worked_for_somebody_meanwhile(desk)
     desk.deliver(desk.claim_one())
     assert not desk.write(change_gate, change)
     assert desk.read(read_gate, "orders") == NORMAL
+
+
+def test_changes_of_several_gates_are_tried_together_and_each_gate_is_read_again(desk):
+    first = GateChange(NORMAL, PROBING)
+    other = GateChange(Gate("billing"), Gate("billing", state="paced"))
+    assert desk.write(change_gate, first)
+
+    lost, written = desk.write(try_changes, [first, other])
+
+    assert lost == (False, first.result)
+    assert written == (True, other.result)
+    assert desk.read(read_gates) == {"billing": other.result, "orders": first.result}
+
+
+@pytest.mark.parametrize(
+    ("gate", "is_held"),
+    [
+        (NORMAL, False),
+        (replace(NORMAL, state="paced", failing_since=START - 100), False),
+        (replace(NORMAL, state="paused"), True),
+        (replace(NORMAL, state="probing", failing_since=START - 29), False),
+        (replace(NORMAL, state="probing", failing_since=START - 30), True),
+        (replace(NORMAL, state="probing", since=START - 29), False),
+        (replace(NORMAL, state="probing", since=START - 30), True),
+        (replace(NORMAL, not_before=START + 30), False),
+        (replace(NORMAL, not_before=START + 31), True),
+    ],
+)
+def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk, gate, is_held):
+    desk.enqueue("evt_1")
+    desk.claim_one()
+    desk.enqueue("evt_2")
+    desk.enqueue("evt_3", endpoint="billing")
+    assert desk.write(change_gate, GateChange(NORMAL, gate))
+    ids = [row["id"] for row in desk.rows(schema.deliveries)]
+
+    assert holds_for_long(gate, START) == is_held
+    found = desk.read(standing, ids, now=START)
+    assert [each.held for each in found] == [False, is_held, False], "one is leased, one goes elsewhere"

@@ -1,0 +1,66 @@
+"""The one delivery that is sent to an endpoint whose gate is probing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from resonant.store import schema
+from resonant.store.gates import change_gate
+from resonant.store.leases import lease_rows, leases_of, note_claim
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from resonant.events import Lease
+    from resonant.store.gates import Gate, GateChange
+
+_d = schema.deliveries
+# How many due deliveries are looked at for one that suits.
+_CANDIDATES = 100
+
+
+def claim_probe(
+    connection: Connection, change: GateChange, *, owner: str, now: float, lease_seconds: float
+) -> tuple[Lease, Gate] | None:
+    """Reserve the next probe of an endpoint, and lease one due delivery for it.
+
+    One of another event type than the last probe comes first, and of those the one with the fewest attempts: a single
+    event, or a single type, that the endpoint cannot take must not look like an endpoint that is down.
+
+    Args:
+        change: reserves the probe; the event type is added here.
+        owner: who holds the lease.
+        now: seconds since the epoch.
+        lease_seconds: how long the lease lasts.
+
+    Returns:
+        The lease and the gate as it is now; None, with nothing written, if nothing is due or another process was faster.
+    """
+    endpoint = change.after.endpoint
+    candidates = (
+        select(_d.c.id)
+        .where(_d.c.endpoint == endpoint, _d.c.available_at <= now, _d.c.lease_owner.is_(None))
+        .order_by(_d.c.available_at)
+        .limit(_CANDIDATES)
+    )
+    # The candidates are a subquery: a lock beside their limit would lock all of them.
+    ranked = (
+        select(_d.c.id, _d.c.event_type)
+        .where(_d.c.id.in_(candidates.subquery().select()))
+        .order_by(_d.c.event_type == change.before.probed_type, _d.c.attempts, _d.c.available_at, _d.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    picked = connection.execute(ranked).one_or_none()
+    if picked is None:
+        return None
+    change = replace(change, after=replace(change.after, probed_type=picked.event_type))
+    if not change_gate(connection, change):
+        return None
+    claimed = lease_rows(connection, _d.c.id == picked.id, owner, now + lease_seconds)
+    [lease] = leases_of(connection, claimed)
+    note_claim(connection, endpoint, now)
+    return lease, change.result
