@@ -74,6 +74,19 @@ def facts(database: Path) -> dict[str, Samples]:
             "resonant_dead_letter_oldest_timestamp_seconds": read(
                 "endpoint", "MIN(finished_at)", "resonant_deliveries WHERE status = 'dead_letter'"
             ),
+            "resonant_endpoint_state": read("endpoint, state", "1", "resonant_gates"),
+            "resonant_endpoint_pace_per_second": read(
+                "endpoint", "pace", "resonant_gates WHERE state = 'paced'"
+            ),
+            "resonant_endpoint_gone_timestamp_seconds": read(
+                "endpoint", "since", "resonant_gates WHERE state = 'paused' AND paused_by IS NULL"
+            ),
+            "resonant_deliveries_held": read(
+                "endpoint",
+                "COUNT(*)",
+                "resonant_deliveries JOIN resonant_gates USING (endpoint) WHERE finished_at IS NULL "
+                f"AND lease_owner IS NULL AND next_attempt_at <= {time.time()} AND state <> 'normal'",
+            ),
             "resonant_delivery_latency_percentile_seconds": _percentiles(connection),
         }
         conditions = (

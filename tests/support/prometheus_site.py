@@ -20,6 +20,7 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, Event
 from resonant.local.server import free_port
 from resonant.store import Outcome, open_store
+from resonant.store.gates import GateChange, change_gate, read_gate
 from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 from support.prometheus_facts import DAY, HISTOGRAMS, Samples, facts
@@ -47,6 +48,10 @@ GAUGES = (
     "resonant_oldest_due_timestamp_seconds",
     "resonant_last_claim_timestamp_seconds",
     "resonant_dead_letter_oldest_timestamp_seconds",
+    "resonant_endpoint_state",
+    "resonant_endpoint_pace_per_second",
+    "resonant_endpoint_gone_timestamp_seconds",
+    "resonant_deliveries_held",
 )
 EXPORTED_AT = "resonant_last_export_timestamp_seconds"
 
@@ -149,6 +154,15 @@ class Shop:
         await self.deliver(store, lease, 0.07)
 
         await self.accept(store, "quiet", 1)
+
+        await self.gate(store, "billing", "paced", pace=12.5)
+        await self.gate(store, "crm", "paused", reason="it answered 410")
+        await self.gate(store, "quiet", "probing", failing_since=self.clock())
+
+    async def gate(self, store, endpoint, state, **fields):
+        before = await store.read(read_gate, endpoint)
+        after = replace(before, state=state, since=self.clock(), **fields)
+        assert await store.write(change_gate, GateChange(before, after))
 
     async def accept(self, store, endpoint, count):
         events = [Event(type="order.paid", source="/shop", data=n) for n in range(count)]

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from resonant.events import Status
 from resonant.store.counters import BUCKETS
+from resonant.store.gates import Gate, GateState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -196,12 +197,50 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
         ("endpoint",),
         _labelled(totals.oldest_dead_at),
     )
+    yield from _gate_gauges(totals)
     yield _gauge(
         "resonant_last_export_timestamp_seconds",
         "When these metrics were read from the store. In the past means that the exporter is silent."
         + ("" if rollups else f" {NOT_COUNTED}."),
         (),
         {(): totals.taken_at},
+    )
+
+
+def _gate_gauges(totals: Totals) -> Iterator[Metric]:
+    gates = {name: totals.gates.get(name) or Gate(name) for name in {*totals.endpoints, *totals.gates}}
+    yield _gauge(
+        "resonant_endpoint_state",
+        "The state of the endpoint's gate: 1 for the current one, 0 for the others. Normal sends freely, probing sends nothing but probes, "
+        "paced sends at a rate that grows, paused sends nothing.",
+        ("endpoint", "state"),
+        {
+            (name, state): int(gate.state == state)
+            for name, gate in gates.items()
+            for state in get_args(GateState)
+        },
+    )
+    yield _gauge(
+        "resonant_endpoint_pace_per_second",
+        "Sends a second that the gate lets through now; absent unless the endpoint is paced.",
+        ("endpoint",),
+        {
+            (name,): gate.pace
+            for name, gate in gates.items()
+            if gate.state == "paced" and gate.pace is not None
+        },
+    )
+    yield _gauge(
+        "resonant_deliveries_held",
+        "Deliveries that are due and held by the endpoint's gate.",
+        ("endpoint",),
+        _labelled(dict.fromkeys(gates, 0) | totals.held),
+    )
+    yield _gauge(
+        "resonant_endpoint_gone_timestamp_seconds",
+        "When the endpoint answered 410 Gone and was paused; absent unless it is paused for that.",
+        ("endpoint",),
+        {(name,): gate.since for name, gate in gates.items() if gate.is_gone},
     )
 
 

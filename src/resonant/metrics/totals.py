@@ -5,19 +5,25 @@ Counters come from the rollups, which only grow; gauges come from the rows that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from sqlalchemy import BigInteger, cast, func, select, union_all
+from sqlalchemy import BigInteger, case, cast, func, select, union_all
 
 from resonant.store import acceptances, schema
 from resonant.store.dead_letter_search import DeadLetters
+from resonant.store.gates import read_gates
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Connection, Select
+
+    from resonant.store.gates import Gate
+
+K = TypeVar("K")
 
 _d, _c = schema.deliveries, schema.causes
 
@@ -52,6 +58,10 @@ class Totals:
         oldest_due_at, oldest_dead_at: by endpoint, where there is one; a cancelled delivery is no dead letter in the second,
             as it waits for nobody.
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
+        gates: by endpoint, where a gate was ever not normal.
+        held: how many deliveries are due and held by a gate, by endpoint, where there are any.
+        oldest_round_at: when the oldest round of an unfinished delivery began, by endpoint and the policy that the
+            producer asked for.
     """
 
     taken_at: float
@@ -62,6 +72,9 @@ class Totals:
     oldest_due_at: dict[str, float]
     oldest_dead_at: dict[str, float]
     last_seen_at: dict[str, float]
+    gates: dict[str, Gate] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+    oldest_round_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
 
 
 def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, int] | None = None) -> Totals:
@@ -76,14 +89,15 @@ def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, i
         delivered = read_delivered(connection)
     deliveries = {(endpoint, "delivered"): number for endpoint, number in delivered.items()}
     oldest_due_at: dict[str, float] = {}
-    unfinished = (
-        select(_d.c.endpoint, _d.c.status, func.count(), func.min(_d.c.next_attempt_at))
-        .where(_d.c.available_at.is_not(None))
-        .group_by(_d.c.endpoint, _d.c.status)
-    )
-    for endpoint, status, number, due_at in connection.execute(unfinished):
-        deliveries[endpoint, status] = number
+    oldest_round_at: dict[tuple[str, str | None], float] = {}
+    gates = read_gates(connection)
+    held: Counter[str] = Counter()
+    for endpoint, status, policy, number, due, due_at, began_at in connection.execute(_unfinished(now)):
+        deliveries[endpoint, status] = deliveries.get((endpoint, status), 0) + number
         _keep_least(oldest_due_at, endpoint, due_at)
+        _keep_least(oldest_round_at, (endpoint, policy), began_at)
+        if due and endpoint in gates and gates[endpoint].governs_at(now):
+            held[endpoint] += int(due)
     dead_letters, oldest_dead_at = _read_dead(connection)
     for (endpoint, _, _), number in dead_letters.items():
         deliveries[endpoint, "dead_letter"] = deliveries.get((endpoint, "dead_letter"), 0) + number
@@ -99,6 +113,9 @@ def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, i
             connection,
             select(schema.claims.c.endpoint, schema.claims.c.last_claim_at),
         ),
+        gates=gates,
+        held=held,
+        oldest_round_at=oldest_round_at,
     )
 
 
@@ -106,6 +123,22 @@ def read_delivered(connection: Connection) -> dict[str, int]:
     """Count the rows of delivered events, by endpoint."""
     query = select(_d.c.endpoint, func.count()).where(_d.c.status == "delivered").group_by(_d.c.endpoint)
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _unfinished(now: float) -> Select[Any]:
+    """Return the query of all that gauges say of unfinished deliveries, by one pass over them."""
+    key = (_d.c.endpoint, _d.c.status, _d.c.policy)
+    return (
+        select(
+            *key,
+            func.count(),
+            func.sum(case((_d.c.available_at <= now, 1), else_=0)),
+            func.min(_d.c.next_attempt_at),
+            func.min(_d.c.round_started_at),
+        )
+        .where(_d.c.available_at.is_not(None))
+        .group_by(*key)
+    )
 
 
 def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int], dict[str, float]]:
@@ -125,9 +158,9 @@ def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int],
     return numbers, oldest
 
 
-def _keep_least(moments: dict[str, float], endpoint: str, moment: float | None) -> None:
+def _keep_least(moments: dict[K, float], key: K, moment: float | None) -> None:
     if moment is not None:
-        moments[endpoint] = min(moment, moments.get(endpoint, moment))
+        moments[key] = min(moment, moments.get(key, moment))
 
 
 def _read_counted(connection: Connection) -> tuple[Counted, ...]:

@@ -66,6 +66,11 @@ class Gate:
         """Whether the gate holds deliveries back at this time: all of them, or all but a few at a pace."""
         return self.state != "normal" or (self.not_before is not None and self.not_before > now)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is paused because the endpoint answered 410, and not by an operator."""
+        return self.state == "paused" and self.paused_by is None
+
 
 @dataclass(frozen=True, slots=True)
 class GateChange:

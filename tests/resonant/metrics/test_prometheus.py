@@ -17,6 +17,7 @@ from resonant.metrics.prometheus import _Collected, registry_of, to_text
 from resonant.metrics.statistics import statistics
 from resonant.metrics.totals import Counted, Totals
 from resonant.store.counters import BUCKETS
+from resonant.store.gates import Gate
 from support.programs import need
 
 # The contract: kind and labels by name.
@@ -35,6 +36,10 @@ CONTRACT = {
     "resonant_dead_letter_oldest_timestamp_seconds": ("gauge", {"endpoint"}),
     "resonant_dead_letter_replays_total": ("counter", {"endpoint"}),
     "resonant_dead_letter_purges_total": ("counter", {"endpoint"}),
+    "resonant_endpoint_state": ("gauge", {"endpoint", "state"}),
+    "resonant_endpoint_pace_per_second": ("gauge", {"endpoint"}),
+    "resonant_endpoint_gone_timestamp_seconds": ("gauge", {"endpoint"}),
+    "resonant_deliveries_held": ("gauge", {"endpoint"}),
     "resonant_last_export_timestamp_seconds": ("gauge", set()),
 }
 NOW = 1_700_000_000.0
@@ -89,6 +94,12 @@ def full():
             oldest_due_at={"orders": NOW - 5},
             oldest_dead_at={"orders": NOW - 500},
             last_seen_at={"orders": NOW - 20},
+            gates={
+                "orders": Gate("orders", "paced", pace=12.5),
+                "shop": Gate("shop", "paused", since=NOW - 60, reason="it answered 410"),
+                "crm": Gate("crm", "paused", since=NOW - 60, paused_by="ada"),
+            },
+            held={"orders": 7},
         ),
         window([0.1, 0.2, 0.3]),
     )
@@ -241,6 +252,39 @@ def test_gauges_are_what_is_now(full):
     assert value(full, "resonant_dead_letter_oldest_timestamp_seconds", endpoint="orders") == NOW - 500
     assert value(full, "resonant_last_claim_timestamp_seconds", endpoint="orders") == NOW - 20
     assert value(full, "resonant_last_export_timestamp_seconds") == NOW
+
+
+def states(registry, endpoint):
+    name = "resonant_endpoint_state"
+    return {
+        state: value(registry, name, endpoint=endpoint, state=state)
+        for state in ("normal", "probing", "paced", "paused")
+    }
+
+
+def test_an_endpoint_is_in_one_state_and_one_without_a_gate_is_normal(full):
+    assert states(full, "orders") == {"normal": 0, "probing": 0, "paced": 1, "paused": 0}
+    assert states(full, "quiet") == {"normal": 1, "probing": 0, "paced": 0, "paused": 0}
+    assert states(full, "crm")["paused"] == 1, "paused before it accepted its first event"
+
+
+def test_a_pace_is_shown_only_while_the_endpoint_is_paced(full):
+    name = "resonant_endpoint_pace_per_second"
+    assert value(full, name, endpoint="orders") == 12.5
+    assert value(full, name, endpoint="quiet") is None
+    probing = registry_of(totals(gates={"orders": Gate("orders", "probing", pace=50.0)}), window())
+    assert value(probing, name, endpoint="orders") is None
+
+
+def test_what_a_gate_holds_is_a_number_for_every_endpoint(full):
+    name = "resonant_deliveries_held"
+    assert (value(full, name, endpoint="orders"), value(full, name, endpoint="quiet")) == (7, 0)
+
+
+def test_an_endpoint_paused_by_a_410_is_told_apart_from_one_that_an_operator_paused(full):
+    name = "resonant_endpoint_gone_timestamp_seconds"
+    assert value(full, name, endpoint="shop") == NOW - 60
+    assert value(full, name, endpoint="crm") is None
 
 
 def test_a_name_that_needs_escapes_is_escaped():
