@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import math
 import sys
@@ -155,7 +154,7 @@ def cancel(
 
     --since and --until select by acceptance time. Deliveries that are being sent are not cancelled.
     """
-    from resonant.cli.running import run_with_store
+    from resonant.cli.running import run_with_store, who_runs_this
     from resonant.dead_letters.operations import cancellable
     from resonant.dead_letters.replay import cancel as cancel_deliveries
 
@@ -171,7 +170,7 @@ def cancel(
         found = {"would_cancel": expected.number, "being_sent": expected.being_sent, "dry_run": True}
         output.write(f"{output.to_json(found) if as_json else expected}\n")
         return
-    cancelled = run_with_store(lambda store: cancel_deliveries(store, selection, who=_who()))
+    cancelled = run_with_store(lambda store: cancel_deliveries(store, selection, who=who_runs_this()))
     if as_json:
         output.write(output.to_json({"cancelled": cancelled}) + "\n")
     else:
@@ -204,7 +203,7 @@ def purge(
     from pathlib import Path
 
     from resonant.cli.progress import progress
-    from resonant.cli.running import run_with_store
+    from resonant.cli.running import run_with_store, who_runs_this
     from resonant.dead_letters.purge import Retention
     from resonant.dead_letters.purge import purge as purge_deliveries
     from resonant.settings import load_settings
@@ -226,7 +225,7 @@ def purge(
             return await purge_deliveries(
                 store,
                 retention,
-                who=_who(),
+                who=who_runs_this(),
                 archive=Path(archive) if archive else None,
                 dry_run=dry_run,
                 on_progress=show,
@@ -245,7 +244,7 @@ def audit(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Rows at most; 0 is all.")] = 50,
     as_json: options.Json = False,
 ) -> None:
-    """List who replayed, cancelled or purged what, the newest first."""
+    """List who replayed, cancelled or purged what, and who paused or resumed an endpoint, the newest first."""
     from resonant.cli.running import run_with_store
     from resonant.dead_letters.audit import read_audit
     from resonant.events import rfc3339
@@ -284,7 +283,7 @@ def audit(
             ],
         )
     else:
-        output.say("nothing was replayed, cancelled or purged")
+        output.say("nothing was replayed, cancelled, purged, paused or resumed")
 
 
 def _write_on_screen(entry: AuditEntry) -> None:
@@ -292,12 +291,14 @@ def _write_on_screen(entry: AuditEntry) -> None:
 
     at = rfc3339(entry.at)
     took = "not ended" if entry.ended_at is None else f"took {entry.ended_at - entry.at:.1f} s"
-    counted = output.counted(entry.count, "delivery", "deliveries")
+    counted = f", {output.counted(entry.count, 'delivery', 'deliveries')}"
+    if not entry.count and entry.action in ("pause", "resume"):
+        counted = ""
     lines = [
         f"by {output.visible(entry.who)}",
         output.visible(", ".join(_asked(entry.selection))),
     ]
-    output.write(f"{at[:10]} {at[11:19]}Z  {entry.action}, {counted}, {took}\n")
+    output.write(f"{at[:10]} {at[11:19]}Z  {entry.action}{counted}, {took}\n")
     for line in filter(None, lines):
         output.write_paragraph(f"  {line}", indent=4)
     output.write("\n")
@@ -324,6 +325,7 @@ def _asked(selection: dict[str, Any]) -> Iterator[str]:
 def _run_replay(
     settings: Settings, request: ReplayRequest, policy: str | None, *, as_json: bool, verbose: bool
 ) -> None:
+    from resonant.cli.running import who_runs_this
     from resonant.cli.sending import print_outcomes, tracked
     from resonant.dead_letters.replay import plan
     from resonant.dispatch.tracking import Tracker
@@ -343,7 +345,7 @@ def _run_replay(
             async with tracked(
                 tracker,
                 "replaying",
-                who=_who(),
+                who=who_runs_this(),
                 total=planned.selected,
                 verbose=verbose,
                 goes_on=_AFTER_CTRL_C,
@@ -382,10 +384,3 @@ def _confirm_permanent(permanent: list[DeadLetter]) -> None:
 def _some(ids: list[str]) -> str:
     shown = ", ".join(ids[:_IDS_SHOWN])
     return shown if len(ids) <= _IDS_SHOWN else f"{shown} and {len(ids) - _IDS_SHOWN:,} more"
-
-
-def _who() -> str:
-    try:
-        return f"{getpass.getuser()} on the command line"
-    except (KeyError, OSError):
-        return "the command line"

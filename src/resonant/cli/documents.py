@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from resonant.dead_letters.triage import Group
     from resonant.events import Attempt, DeadLetter, Delivery
     from resonant.output import Document
+    from resonant.store.gates import Gate
     from resonant.store.reads import StoreStatus
 
 _TIMES = frozenset(
@@ -79,6 +80,21 @@ def group_document(group: Group) -> Document:
         "advice": group.advice,
         "answer": group.answer,
         "maybe_processed": group.maybe_processed,
+    }
+
+
+def gate_document(gate: Gate) -> Document:
+    """Return an endpoint's gate as an object."""
+    return {
+        "state": gate.state,
+        # A gate that was never anything but normal has no beginning.
+        "since": _moment(gate.since or None),
+        "reason": gate.reason,
+        "paused_by": gate.paused_by,
+        "pace": gate.pace if gate.state == "paced" else None,
+        "failing_since": _moment(gate.failing_since),
+        "next_probe": _moment(gate.probe_at),
+        "not_before": _moment(gate.not_before),
     }
 
 

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
+from resonant.cli import endpoint_gate, endpoint_view, options
 from resonant.cli import endpoint_options as given
-from resonant.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from resonant.events import Attempt
-    from resonant.settings import Settings
 
 _commands = typer.Typer(no_args_is_help=True)
 _SECRET_BYTES = 32  # Standard Webhooks wants 24 to 64
 _SECONDS_PER_HOUR = 3600
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,30 +25,17 @@ def register(app: typer.Typer) -> None:
     app.add_typer(
         _commands,
         name="endpoint",
-        help="Manage endpoints: add, update, list, show, test, rotate-secret, remove.",
+        help="Manage endpoints: add, update, list, show, test, pause, resume, rotate-secret, remove.",
         rich_help_panel=options.RUN,
         epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
     )
-
-
-@contextlib.contextmanager
-def _prefect() -> Iterator[Settings]:
-    """Provide a Prefect server, and make the project's blocks importable."""
-    from resonant.local.project import make_flows_importable
-    from resonant.local.server import prefect_server
-    from resonant.settings import load_settings
-
-    settings = load_settings()
-    make_flows_importable()
-    with prefect_server(settings):
-        yield settings
 
 
 @_commands.command(
     epilog="Example: resonant endpoint add billing https://hooks.example.com/billing --secret-stdin"
 )
 def add(
-    name: Name,
+    name: given.Name,
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https; - reads it from standard input.")],
     header: given.Header = None,
     secret_stdin: Annotated[
@@ -79,6 +62,7 @@ def add(
     """
     import asyncio
 
+    from resonant.cli.running import on_prefect
     from resonant.errors import UnknownEndpoint
 
     name = _webhook_name(name)
@@ -92,7 +76,7 @@ def add(
     )
     headers, overrides = given.headers(header), given.overrides(override)
     secret = given.line_of_stdin("the signing secret") if secret_stdin else None
-    with _prefect() as settings:
+    with on_prefect() as settings:
         from blocks import WebhookEndpoint
         from blocks.catalog import save_webhook_endpoint, update_webhook_endpoint
 
@@ -117,7 +101,7 @@ def add(
 
 @_commands.command(epilog="Example: resonant endpoint update billing --timeout 30")
 def update(
-    name: Name,
+    name: given.Name,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="http or https; - reads it from standard input.")
     ] = None,
@@ -144,6 +128,8 @@ def update(
     """
     import asyncio
 
+    from resonant.cli.running import on_prefect
+
     name = _webhook_name(name)
     fields = given.fields(
         url=url,
@@ -156,7 +142,7 @@ def update(
     headers, overrides = given.headers(header), given.overrides(override)
     if not (fields or headers or overrides or clear):
         raise options.Misuse("nothing to change: `resonant endpoint update -h` lists the options")
-    with _prefect() as settings:
+    with on_prefect() as settings:
         from blocks.catalog import update_webhook_endpoint
 
         options.known_policy(policy, settings)
@@ -177,69 +163,19 @@ def _webhook_name(name: str) -> str:
     return name
 
 
-@_commands.command("list", epilog="Example: resonant endpoint list")
-def list_(as_json: options.Json = False) -> None:
-    """List the endpoints. URLs are secret, so only hosts are shown. `endpoint show` has the details."""
-    import asyncio
-
-    from resonant.errors import EndpointError
-
-    with _prefect():
-        from blocks.catalog import list_endpoints
-
-        found = asyncio.run(list_endpoints())
-    problems = {name: str(block) for name, block in found if isinstance(block, EndpointError)}
-    rows = [{"name": name, **_shown(block), "problem": None} for name, block in found if name not in problems]
-    for name, block in found:
-        if not isinstance(block, EndpointError) and (problem := _problem(name, block)):
-            problems[name] = next(row for row in rows if row["name"] == name)["problem"] = problem
-    if as_json:
-        shown = {row["name"] for row in rows}
-        broken = [
-            {"name": name, "problem": problem} for name, problem in problems.items() if name not in shown
-        ]
-        output.write_json_array(map(output.to_json, [*rows, *broken]))
-        return
-    if found:
-        shown = {row["name"] for row in rows}
-        listed = [*rows, *({"name": name, "usable": False} for name in problems if name not in shown)]
-        listed.sort(key=lambda row: str(row["name"]))
-        output.write_table(("name", "to", "signed", "state"), list(map(_listed, listed)))
-    for name, problem in problems.items():
-        output.say(f"endpoint {name} cannot be used: {problem}")
-    if not found:
-        output.say("no endpoints: `resonant endpoint add NAME URL` makes one")
-
-
-@_commands.command(epilog="Example: resonant endpoint show billing")
-def show(name: Name, as_json: options.Json = False) -> None:
-    """Show an endpoint's configuration; of secrets, only whether they are set."""
-    import asyncio
-
-    from resonant.cli.running import run_with_store
-    from resonant.events import rfc3339
-
-    name = options.endpoint_name(name)
-    with _prefect() as settings:
-        from blocks import load_endpoint
-
-        shown = {"name": name, **_shown(asyncio.run(load_endpoint(name)))}
-        gone_at = run_with_store(lambda store: store.gone_at(name), settings)
-        shown["gone_since"] = None if gone_at is None else rfc3339(gone_at)
-    if as_json:
-        output.write(output.to_json(shown) + "\n")
-        return
-    for key, value in shown.items():
-        output.write(f"{key}: {_cell(value)}\n")
+_commands.command("list", epilog="Example: resonant endpoint list")(endpoint_view.list_)
+_commands.command(epilog="Example: resonant endpoint show billing")(endpoint_view.show)
 
 
 @_commands.command(epilog="Example: resonant endpoint test billing")
-def test(name: Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
+def test(name: given.Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
     """Send one event of type `resonant.test` to an endpoint, without storing it, and show the outcome."""
     import asyncio
 
+    from resonant.cli.running import on_prefect
+
     name = options.endpoint_name(name)
-    with _prefect():
+    with on_prefect():
         attempt = asyncio.run(_test(name))
     is_delivered = attempt.result == "delivered"
     if as_json:
@@ -254,9 +190,15 @@ def test(name: Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a 
         raise typer.Exit(1)
 
 
+_commands.command(epilog='Example: resonant endpoint pause billing --reason "maintenance until 18:00"')(
+    endpoint_gate.pause
+)
+_commands.command(epilog="Example: resonant endpoint resume billing --now")(endpoint_gate.resume)
+
+
 @_commands.command("rotate-secret", epilog="Example: resonant endpoint rotate-secret billing > new-secret")
 def rotate_secret(
-    name: Name,
+    name: given.Name,
     secret_stdin: Annotated[
         bool,
         typer.Option(
@@ -281,11 +223,13 @@ def rotate_secret(
     """
     from pydantic import SecretStr
 
+    from resonant.cli.running import on_prefect
+
     name = options.endpoint_name(name)
     if end and secret_stdin:
         raise options.Misuse("--end takes no new secret")
     secret = SecretStr(given.line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
-    with _prefect() as settings:
+    with on_prefect() as settings:
         from resonant.cli.rotating import end_rotation, rotate
 
         if end:
@@ -295,9 +239,11 @@ def rotate_secret(
 
 
 @_commands.command(epilog="Example: resonant endpoint remove billing --yes")
-def remove(name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def remove(name: given.Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
     """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is added again."""
     import asyncio
+
+    from resonant.cli.running import on_prefect
 
     name = options.endpoint_name(name)
     if not yes:
@@ -306,7 +252,7 @@ def remove(name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not a
         if not sys.stdin.isatty():
             raise options.Misuse("removing an endpoint needs confirmation: give --yes")
         typer.confirm(f"Remove endpoint {name}?", abort=True)
-    with _prefect():
+    with on_prefect():
         from blocks.catalog import remove_endpoint
 
         asyncio.run(remove_endpoint(name))
@@ -330,66 +276,6 @@ async def _test(name: str) -> Attempt:
     finally:
         await destination.close()
     return report.attempt
-
-
-def _shown(block: object) -> dict[str, object]:
-    """Return an endpoint's configuration without its secrets."""
-    from pydantic import SecretStr
-
-    shown: dict[str, object] = {"type": type(block).get_block_type_slug()}  # type: ignore[attr-defined]
-    for name in type(block).model_fields:  # type: ignore[attr-defined]
-        value = getattr(block, name)
-        if isinstance(value, SecretStr) or hasattr(value, "get_secret_value"):
-            shown[name] = "set" if value.get_secret_value() else None
-        else:
-            shown[name] = value if isinstance(value, int | float | dict | None) else str(value)
-    if (host := _host(block)) is not None:
-        shown["host"] = host
-    return shown
-
-
-def _problem(name: str, block: object) -> str | None:
-    """Return why a completely configured endpoint cannot be opened."""
-    from resonant.errors import EndpointError
-
-    try:
-        block.to_endpoint(name)  # type: ignore[attr-defined]
-    except EndpointError as error:
-        return str(error)
-    except AttributeError:  # of another block type
-        return None
-    return None
-
-
-def _host(block: object) -> str | None:
-    """Return scheme, host and port of a webhook endpoint; the rest of its URL is secret."""
-    import httpx
-
-    url = getattr(block, "url", None)
-    if url is None:
-        return None
-    try:
-        parsed = httpx.URL(url.get_secret_value())
-        host = parsed.host
-    except (httpx.InvalidURL, ValueError, AttributeError):
-        return None
-    port = "" if parsed.port is None else f":{parsed.port}"
-    return f"{parsed.scheme}://{host}{port}" if host else None
-
-
-def _listed(row: dict[str, object]) -> list[str]:
-    if row.get("usable") is False:
-        return [str(row["name"]), "-", "-", "cannot be used"]
-    state = "ok" if row["problem"] is None else "cannot be used"
-    to = row.get("host") or row["type"]
-    signed = "yes" if row.get("signing_secret") else "no"
-    return [str(row["name"]), str(to), signed, state]
-
-
-def _cell(value: object) -> str:
-    if value is None or value == {}:
-        return "-"
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _new_secret() -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from resonant.events import Category
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name.")]
 Header = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME:VALUE", help="Sent with every event; repeatable. @FILE reads from a file."),

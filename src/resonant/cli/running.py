@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import getpass
 import threading
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -27,6 +29,27 @@ class UntilStopped(Protocol):
 
 class _Stopped(Exception):
     """Nobody sees it: whoever waited for the operation has gone."""
+
+
+@contextlib.contextmanager
+def on_prefect() -> Iterator[Settings]:
+    """Provide a Prefect server, and make the project's blocks importable."""
+    from resonant.local.project import make_flows_importable
+    from resonant.local.server import prefect_server
+    from resonant.settings import load_settings
+
+    settings = load_settings()
+    make_flows_importable()
+    with prefect_server(settings):
+        yield settings
+
+
+def who_runs_this() -> str:
+    """Return who is asking, for the audit."""
+    try:
+        return f"{getpass.getuser()} on the command line"
+    except (KeyError, OSError):
+        return "the command line"
 
 
 def run_with_store(work: Callable[[Store], Awaitable[T]], settings: Settings | None = None) -> T:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from resonant.store.store import Store
 
-Action = Literal["replay", "cancel", "purge"]
+Action = Literal["replay", "cancel", "purge", "pause", "resume"]
 _t = schema.audit
 
 

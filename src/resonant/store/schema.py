@@ -3,7 +3,7 @@
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test holds both together.
 
 Transactions lock tables in one order, and rows by key, so that they cannot deadlock: events, deliveries, causes, rollups,
-endpoints, claims, audit (endpoint_problems, signers, gates and send_slots have transactions of their own). A purge goes from deliveries to
+endpoints, claims, gates, audit (endpoint_problems, signers and send_slots have transactions of their own). A purge goes from deliveries to
 events, so it locks both at once and waits for neither. A compaction skips the rollups that others hold; only compactions
 write the totals and history, one at a time: see store/counter_compaction.py.
 

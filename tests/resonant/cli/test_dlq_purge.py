@@ -121,7 +121,7 @@ def test_the_audit_of_nothing_is_an_empty_array_and_a_word(resonant, dead):
 
     assert resonant.json("audit") == []
     answer = resonant("audit")
-    assert (answer.out, answer.err) == ("", "nothing was replayed, cancelled or purged\n")
+    assert (answer.out, answer.err) == ("", "nothing was replayed, cancelled, purged, paused or resumed\n")
 
 
 def test_the_audit_lists_who_did_what_the_newest_first(resonant, dead):

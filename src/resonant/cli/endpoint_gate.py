@@ -1,0 +1,71 @@
+"""``resonant endpoint pause`` and ``resume``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import endpoint_options as given
+from resonant.cli import name_checks, options
+
+if TYPE_CHECKING:
+    from resonant.dead_letters.pausing import Paused, Resumed
+
+
+def pause(
+    name: given.Name,
+    reason: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Why, on one line; `resonant status` and the audit show it."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Send nothing more to an endpoint until it is resumed. Its deliveries wait in the store.
+
+    Every running process obeys within a second. What is being sent is left alone.
+    """
+    from resonant.cli.running import run_with_store, who_runs_this
+    from resonant.dead_letters import pausing
+
+    name = _known(name)
+    paused = run_with_store(lambda store: pausing.pause(store, name, who=who_runs_this(), reason=reason))
+    _write(paused, as_json=as_json)
+
+
+def resume(
+    name: given.Name,
+    now: Annotated[
+        bool, typer.Option("--now", help="Also make the endpoint's parked deliveries due now.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Send to a paused endpoint again: one delivery first, and if it works, the others.
+
+    Also ends the wait for the next probe of a failing endpoint. Deliveries that wait for a retry keep waiting, unless
+    --now is given.
+    """
+    from resonant.cli.running import run_with_store, who_runs_this
+    from resonant.dead_letters import pausing
+
+    name = _known(name)
+    resumed = run_with_store(lambda store: pausing.resume(store, name, who=who_runs_this(), send_parked=now))
+    _write(resumed, as_json=as_json, made_due=resumed.made_due)
+
+
+def _known(name: str) -> str:
+    name = options.endpoint_name(name)
+    name_checks.check_filters(name, None)
+    return name
+
+
+def _write(done: Paused | Resumed, *, as_json: bool, **counts: object) -> None:
+    from resonant.cli.documents import gate_document
+
+    if as_json:
+        changed = done.after != done.before
+        document = {"endpoint": done.after.endpoint, "changed": changed, "gate": gate_document(done.after)}
+        output.write(output.to_json({**document, **counts}) + "\n")
+    else:
+        output.write_paragraph(output.visible(str(done)))

@@ -1,0 +1,129 @@
+"""What an operator does to a gate: pause an endpoint, resume it, and send its parked deliveries now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import func, literal, select, tuple_, update
+
+from resonant.store import schema
+from resonant.store.gates import Gate, GateChange, change_gate, read_gate
+from resonant.store.sql import is_any_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+_d = schema.deliveries
+
+
+def pause(
+    connection: Connection, endpoint: str, *, who: str, reason: str | None = None, now: float
+) -> GateChange:
+    """Pause an endpoint: nothing is sent to it until it is resumed. What is being sent is left alone.
+
+    Returns:
+        The change; of an endpoint that was paused before, one that changes nothing.
+    """
+
+    def paused(gate: Gate) -> Gate:
+        if gate.state == "paused":
+            return gate
+        return Gate(
+            endpoint,
+            "paused",
+            epoch=gate.epoch,
+            since=now,
+            reason=reason,
+            not_before=gate.not_before,
+            paused_by=who,
+        )
+
+    return _change(connection, endpoint, paused)
+
+
+def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
+    """Let an endpoint that was paused be probed at once; of one that is probing, the next probe is due at once.
+
+    A Retry-After of before is forgotten: the operator knows better.
+
+    Returns:
+        The change; of an endpoint that is normal or paced, one that changes nothing.
+    """
+
+    def resumed(gate: Gate) -> Gate:
+        if gate.state == "paused":
+            return Gate(
+                endpoint,
+                "probing",
+                epoch=gate.epoch,
+                since=now,
+                reason="it was resumed",
+                failing_since=now,
+                probe_at=now,
+            )
+        is_due = gate.probe_at is None or gate.probe_at <= now
+        if gate.state != "probing" or (is_due and not gate.not_before):
+            return gate
+        return replace(gate, probe_at=now, not_before=None)
+
+    return _change(connection, endpoint, resumed)
+
+
+def _change(connection: Connection, endpoint: str, wanted: Callable[[Gate], Gate]) -> GateChange:
+    """Change a gate as wanted, again if a process has changed it in between."""
+    while True:
+        gate = read_gate(connection, endpoint)
+        change = GateChange(gate, wanted(gate))
+        if change.after == gate or change_gate(connection, change):
+            return change
+
+
+class MadeDue(NamedTuple):
+    """How many parked deliveries are due now, and the place of the last among those parked."""
+
+    number: int
+    last: tuple[float, int] | None
+
+
+def make_parked_due(
+    connection: Connection,
+    endpoint: str,
+    *,
+    limit: int,
+    now: float,
+    after: tuple[float, int] | None = None,
+) -> MadeDue:
+    """Make up to ``limit`` parked deliveries of an endpoint due now. Those that another transaction has locked are skipped.
+
+    If one fails before its own backoff would have been over, it is charged no attempt.
+
+    Args:
+        connection: in a transaction that writes.
+        endpoint: the endpoint's name.
+        limit: how many at most.
+        now: seconds since the epoch.
+        after: go on after this place.
+    """
+    key = (_d.c.available_at, _d.c.id)
+    query = select(*key).where(_d.c.endpoint == endpoint, _d.c.available_at > now, _d.c.lease_owner.is_(None))
+    if after is not None:
+        query = query.where(
+            tuple_(*key) > tuple_(*(literal(value, of.type) for value, of in zip(after, key, strict=True)))
+        )
+    query = query.order_by(*key).limit(limit).with_for_update(skip_locked=True, key_share=True)
+    picked = connection.execute(query).all()
+    if not picked:
+        return MadeDue(0, None)
+    connection.execute(
+        update(_d)
+        .where(is_any_of(_d.c.id, [row.id for row in picked]))
+        .values(
+            backoff_until=func.coalesce(_d.c.backoff_until, _d.c.next_attempt_at),
+            next_attempt_at=now,
+            available_at=now,
+        )
+    )
+    return MadeDue(len(picked), (picked[-1].available_at, picked[-1].id))

@@ -1,0 +1,102 @@
+"""Pausing and resuming by hand: each that changes something is in the audit."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from resonant.dead_letters.audit import read_audit
+from resonant.dead_letters.pausing import pause, resume
+from resonant.events import rfc3339
+from resonant.store.gates import Gate, GateChange, change_gate, read_gate
+
+
+def audit(desk):
+    return [
+        (each.action, each.who, each.selection, each.count, each.ended_at is None)
+        for each in desk.read(read_audit)
+    ]
+
+
+def test_a_pause_and_a_resumption_are_in_the_audit(desk):
+    said = desk.run(pause(desk.store, "orders", who="ann", reason="maintenance\nuntil 18:00"))
+    assert str(said) == (
+        "endpoint orders is paused: its deliveries wait until `resonant endpoint resume orders`"
+    )
+    desk.clock.advance(60)
+    said = desk.run(resume(desk.store, "orders", who="bob"))
+    assert str(said) == (
+        "endpoint orders is resumed: a probe is due now, and if it works, the other deliveries follow"
+    )
+    reason = {"endpoint": "orders", "reason": "maintenance until 18:00"}
+    assert audit(desk) == [
+        ("resume", "bob", {"endpoint": "orders", "now": False}, 0, False),
+        ("pause", "ann", reason, 0, False),
+    ]
+
+
+def test_a_second_pause_says_who_paused_it_and_is_not_in_the_audit(desk):
+    desk.run(pause(desk.store, "orders", who="ann", reason="maintenance"))
+    since = rfc3339(desk.clock())
+    desk.clock.advance(60)
+
+    again = desk.run(pause(desk.store, "orders", who="bob"))
+
+    assert str(again) == f"endpoint orders is already paused, since {since} by ann: maintenance"
+    assert len(audit(desk)) == 1
+
+
+@pytest.mark.parametrize("state", ["normal", "paced"])
+def test_to_resume_an_endpoint_that_is_not_paused_says_so_and_is_not_in_the_audit(desk, state):
+    if state != "normal":
+        desk.write(change_gate, GateChange(Gate("orders"), Gate("orders", state, pace=2.0)))
+
+    said = desk.run(resume(desk.store, "orders", who="ann"))
+
+    assert str(said) == f"endpoint orders was not paused: it is {state}"
+    assert audit(desk) == []
+
+
+def test_to_resume_a_failing_endpoint_says_that_a_probe_is_due(desk):
+    probing = Gate("orders", "probing", failing_since=desk.clock(), probe_at=desk.clock() + 30)
+    desk.write(change_gate, GateChange(Gate("orders"), probing))
+
+    said = desk.run(resume(desk.store, "orders", who="ann"))
+
+    assert str(said) == "endpoint orders was not paused, but probing: a probe is due now"
+    assert desk.read(read_gate, "orders").probe_at == desk.clock()
+
+
+@pytest.mark.parametrize(
+    ("parked", "said"),
+    [(0, "0 parked deliveries are"), (1, "1 parked delivery is"), (501, "501 parked deliveries are")],
+)
+def test_parked_deliveries_are_sent_on_request_and_counted(desk, parked, said):
+    desk.enqueue(*(f"evt_{number}" for number in range(parked)))
+    leases = desk.claim(parked)
+    desk.begin(*leases)
+    desk.record(*(desk.failed(lease, desk.park_for(3_600)) for lease in leases))
+
+    resumed = desk.run(resume(desk.store, "orders", who="ann", send_parked=True))
+
+    assert str(resumed) == f"endpoint orders was not paused: it is normal; {said} due now"
+    assert audit(desk) == [("resume", "ann", {"endpoint": "orders", "now": True}, parked, False)]
+    assert len(desk.claim(1_000)) == parked
+
+
+def test_two_resumptions_at_once_send_each_parked_delivery_once(desk):
+    desk.run(pause(desk.store, "orders", who="ann"))
+    desk.enqueue(*(f"evt_{number}" for number in range(20)))
+    for lease in desk.claim(20):
+        desk.fail(lease, desk.park_for(3_600))
+
+    async def both():
+        each = [resume(desk.store, "orders", who=who, send_parked=True) for who in ("ann", "bob")]
+        return await asyncio.gather(*each)
+
+    done = desk.run(both())
+
+    assert sum(each.made_due for each in done) == 20
+    assert sorted(each.before.state for each in done) == ["paused", "probing"]
+    assert sum(entry.count for entry in desk.read(read_audit)) == 20
