@@ -1,0 +1,386 @@
+"""The controller of an endpoint's gate: whether, and how fast, this process may send. Pure: no I/O, time is an argument.
+
+The state is one row that every process shares (``resonant.store.gates``). A controller proposes changes; the caller writes
+them by compare-and-set and says by ``see`` what the row is then. What only matters for a second or two, such as the answers
+of the last second, stays in the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import TYPE_CHECKING, Literal
+
+from resonant.dispatch.gate_measured import Measured
+from resonant.dispatch.gate_pace import LOWEST_RATE, Pace, half
+from resonant.dispatch.gate_window import FEWEST_ANSWERS
+from resonant.store.gates import Gate, GateChange
+
+if TYPE_CHECKING:
+    import random
+
+# How long a pilot's place is its own without a renewal, and when it is renewed.
+PILOT_SECONDS = 3.0
+_RENEW_SECONDS = 2.0
+# A probe is sent each time the outage has grown by this share, within these bounds.
+_PROBE_SHARE = 0.1
+_SOONEST_PROBE, _LATEST_PROBE = 1.0, 120.0
+# An endpoint is not held for longer than this by one Retry-After; a delivery may be.
+LONGEST_RETRY_AFTER = 300.0
+_STILL_FACTOR, _LONGEST_STILL = 10, 60.0
+# An outage that comes back within this time after recovery never ended.
+_RELAPSE_SECONDS = 3.0
+_NORMAL_SECONDS = 10.0
+_THROTTLED_SHARE, _FEWEST_THROTTLED = 0.1, 3
+# A proposal that nobody answered is made again.
+_PATIENCE = 1.0
+_HANDLER_FAILED, _THROTTLED = 500, 429
+_SLACK = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A send: when it began, and the epoch of the gate that let it through."""
+
+    at: float
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a send.
+
+    Attributes:
+        kind: ``delivered``; ``failed``; ``alive`` for a permanent 4xx, since the endpoint works; ``local`` for a failure that
+            is not the endpoint's, which counts for nothing.
+        duration: of the request, in seconds.
+        status_code: None where the endpoint did not answer.
+        retry_after: seconds that the endpoint asks to wait.
+        gone: it answered 410.
+        delivery_id: tells a repeated 500 of one delivery from an outage.
+        event_type: the next probe takes another.
+    """
+
+    kind: Literal["delivered", "failed", "alive", "local"]
+    duration: float
+    status_code: int | None = None
+    code: str | None = None
+    retry_after: float | None = None
+    gone: bool = False
+    delivery_id: int = 0
+    event_type: str = ""
+
+
+class EndpointGate:
+    """The gate of one endpoint in one process.
+
+    Args:
+        gate: the row, as the store has it.
+        owner: this process.
+        rng: moves probes apart.
+    """
+
+    def __init__(self, gate: Gate, owner: str, rng: random.Random) -> None:
+        self.gate = gate
+        self._owner = owner
+        self._rng = rng
+        self._now = -inf
+        self._not_before = -inf
+        self._proposed: GateChange | None = None
+        self._proposed_at = -inf
+        self._next_pace: Pace | None = None
+        self._outage: Gate | None = None
+        self._pace: Pace | None = None
+        self._may_probe = False
+        self._entered = gate.epoch
+        self._measured = Measured(gate.since)
+
+    def governs(self, now: float) -> bool:
+        """Whether the gate holds deliveries back: all of them, or all but a few at a pace."""
+        return self.gate.state != "normal" or self._is_told_to_wait(now)
+
+    def see(self, gate: Gate) -> None:
+        """Take note of the row as the store has it; an older one than is known is ignored."""
+        if gate.epoch <= self.gate.epoch:
+            return
+        before, self.gate = self.gate, gate
+        is_mine = self._proposed is not None and gate == self._proposed.result
+        next_pace = self._next_pace if is_mine else None
+        self._proposed = self._next_pace = None
+        is_new_state = (gate.state, gate.since) != (before.state, before.since)
+        if is_new_state:
+            self._not_before = -inf if gate.not_before is None else gate.not_before
+            self._forget(self._now)
+        elif is_mine and gate.state == "probing" and gate.probe_at != before.probe_at:
+            self._may_probe = True
+        if not self._is_pilot:
+            self._pace = None
+        elif self._pace is None:
+            self._pace = next_pace or Pace(gate.pace or 1.0, self._now, helpless_until=gate.helpless_until)
+
+    def look(self, now: float) -> GateChange | None:
+        """Return what to write at a look: take the pilot's place or keep it, the pace, a Retry-After, or normal again."""
+        self._notice(now)
+        if self._is_waiting_for_store(now):
+            return None
+        if self.gate.state != "paced":
+            return self._write_retry_after(now)
+        if self._pace is None:
+            return self._take_place(now)
+        if now - self._pace.held_at >= _NORMAL_SECONDS and not self._is_told_to_wait(now):
+            return self._propose(_normal(self.gate, now, self._pace.rate))
+        until = self.gate.pilot_until
+        if until is not None and until - now > _RENEW_SECONDS:
+            return self._write_retry_after(now)
+        kept = replace(self.gate, helpless_until=self._pace.helpless_until)
+        return self._propose(self._piloted(kept, now, self._pace.rate))
+
+    def probe(self, now: float) -> GateChange | None:
+        """Return the change that reserves the next probe, if it is due; the winner claims one delivery and sends it."""
+        self._notice(now)
+        gate = self.gate
+        if gate.state != "probing" or self._is_waiting_for_store(now) or self._is_told_to_wait(now):
+            return None
+        if not _is_due(gate.probe_at, now, _LATEST_PROBE):
+            return None
+        return self._propose(replace(gate, probe_at=self._next_probe(gate, now)))
+
+    def room(self, now: float, waiting: int) -> int | None:
+        """Return how many deliveries to claim; None for no limit.
+
+        Args:
+            now: seconds.
+            waiting: deliveries that are claimed and not yet sent.
+        """
+        self._notice(now)
+        if self._is_told_to_wait(now):
+            return 0
+        if self.gate.state == "normal":
+            return None
+        return 0 if self._pace is None else self._pace.room(now, waiting)
+
+    def wait(self, now: float, in_flight: int) -> float | None:
+        """Say whether to begin a send: 0 now (this takes its place), more: ask again then, None: hand the delivery back.
+
+        Args:
+            now: seconds.
+            in_flight: requests without an answer.
+        """
+        self._notice(now)
+        if self._is_told_to_wait(now):
+            return None
+        match self.gate.state:
+            case "normal":
+                return self._measured.wait(now, in_flight)
+            case "probing" if self._may_probe:
+                self._may_probe = False
+                return 0.0
+            case "paced" if self._pace is not None:
+                if self.gate.pilot_until is None or now >= self.gate.pilot_until:
+                    return 0.25  # the next look renews the place, or finds it taken
+                return self._pace.wait(now, in_flight)
+        return None
+
+    def sent(self, now: float) -> Sent:
+        """Note that a send begins."""
+        return Sent(now, self.gate.epoch)
+
+    def answered(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
+        """Take account of an answer; return the change that it calls for.
+
+        Args:
+            sent: what ``sent`` returned.
+            answer: what became of the send.
+            now: seconds.
+            in_flight: requests without an answer.
+        """
+        self._notice(now)
+        if answer.kind == "local":
+            return None
+        if answer.retry_after:
+            self._heed(answer.retry_after, now)
+        if sent.epoch < self._entered:
+            return self._write_retry_after(now)
+        if answer.gone and self.gate.state != "paused":
+            return self._propose(_paused(self.gate, now))
+        change = self._account(sent, answer, now, in_flight)
+        return change or self._write_retry_after(now)
+
+    def leave(self, now: float) -> GateChange | None:
+        """Return the change that gives the pilot's place up, at the end of a run."""
+        self._notice(now)
+        if self._pace is None:
+            return None
+        return self._propose(replace(self.gate, pilot=None, pilot_until=None, pace=self._pace.rate))
+
+    def _take_place(self, now: float) -> GateChange | None:
+        """Return the change that takes the pilot's place, if it is free: more carefully than the last pilot."""
+        if not _is_due(self.gate.pilot_until, now, PILOT_SECONDS):
+            return None
+        return self._propose(self._piloted(self.gate, now, max(1.0, (self.gate.pace or 1.0) / 2)))
+
+    def _account(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
+        works = answer.kind != "failed"
+        is_odd = answer.status_code == _HANDLER_FAILED
+        self._measured.add(now, works=works, is_odd=is_odd, delivery_id=answer.delivery_id)
+        match self.gate.state:
+            case "probing":
+                return self._probed(answer, now, works=works)
+            case "paced" if self._pace is not None:
+                self._pace.answered(
+                    sent.at,
+                    now,
+                    is_accepted=works or is_odd,
+                    is_odd=is_odd,
+                    duration=answer.duration,
+                    in_flight=in_flight,
+                )
+                return self._fail(now)
+            case "normal":
+                return self._fail(now) or self._slow_down(answer, now, is_bad=not works and not is_odd)
+        return None
+
+    def _probed(self, answer: Answer, now: float, *, works: bool) -> GateChange | None:
+        gate = self.gate
+        if not works:
+            if gate.probed_type == answer.event_type or self._is_waiting_for_store(now):
+                return None
+            return self._propose(replace(gate, probed_type=answer.event_type))
+        lasted = max(0.0, now - (now if gate.failing_since is None else gate.failing_since))
+        rate = max(1.0, (gate.pace or 1.0) * 0.5 ** (lasted / 10))
+        self._next_pace = Pace(rate, now, helpless_until=gate.helpless_until)
+        self._outage = gate
+        after = replace(gate, state="paced", since=now, paced_at=now, failing_since=None, probe_at=None)
+        return self._propose(replace(self._piloted(after, now, rate), reason="a probe was delivered"))
+
+    def _fail(self, now: float) -> GateChange | None:
+        """Return the change to probing, if the failures in a row make an outage."""
+        gate, measured = self.gate, self._measured
+        if not measured.is_outage(now, is_paced=gate.state == "paced") or self._is_waiting_for_store(now):
+            return None
+        outage = self._outage
+        has_relapsed = gate.paced_at is not None and 0 <= now - gate.paced_at < _RELAPSE_SECONDS
+        if gate.state == "paced" and outage is not None and has_relapsed:
+            failing_since, pace = outage.failing_since, outage.pace
+        elif self._pace is not None:
+            failing_since, pace = now, self._pace.rate
+        else:
+            failing_since, pace = now, max(LOWEST_RATE, measured.accepted_before)
+        failures, measured.streak = (
+            measured.streak,
+            0,
+        )  # a refused change is not repeated before as many fail again
+        after = replace(
+            gate,
+            state="probing",
+            since=now,
+            reason=f"{failures} failures in a row",
+            failing_since=failing_since,
+            probe_at=None,
+            pilot=None,
+            pilot_until=None,
+            paced_at=None,
+            pace=pace,
+        )
+        after = replace(after, probe_at=self._next_probe(after, now))
+        return self._propose(after, none_delivered_since=measured.streak_since)
+
+    def _slow_down(self, answer: Answer, now: float, *, is_bad: bool) -> GateChange | None:
+        """Return the change from normal to paced, if the endpoint takes some and more fails than by chance."""
+        measured = self._measured
+        measured.window.add(now, is_bad=is_bad)
+        measured.throttled.add(now, is_bad=answer.status_code == _THROTTLED)
+        answers, bad = len(measured.window), measured.window.share_bad
+        is_too_much = (
+            answers >= FEWEST_ANSWERS
+            and bad > half(answers, is_helpless=self._is_helpless(now)) + 0.5 * answers**-0.5
+            and measured.has_just_accepted(now)
+        )
+        is_throttled = answers >= _FEWEST_THROTTLED and measured.throttled.share_bad > _THROTTLED_SHARE
+        if self._is_waiting_for_store(now) or not (is_too_much or is_throttled):
+            return None
+        rate = max(1.0, 0.9 * measured.accepted.per_second(now))
+        self._next_pace = Pace(rate, now, share_bad=bad, helpless_until=self.gate.helpless_until)
+        reason = "it answers 429" if is_throttled else f"{bad:.0%} of requests fail"
+        after = replace(self.gate, state="paced", since=now, paced_at=now, reason=reason)
+        return self._propose(self._piloted(after, now, rate))
+
+    def _heed(self, retry_after: float, now: float) -> None:
+        self._not_before = max(self._not_before, now + min(retry_after, LONGEST_RETRY_AFTER))
+        if self._pace is not None:
+            self._pace.be_still(now + min(_STILL_FACTOR * retry_after, _LONGEST_STILL))
+
+    def _later(self, gate: Gate, now: float) -> float | None:
+        """Return the time of the last Retry-After, if the row does not have it yet, or nearly."""
+        known = now if gate.not_before is None else gate.not_before
+        wanted = self._not_before
+        return wanted if wanted > now and wanted > known + 0.1 * (wanted - now) else None
+
+    def _write_retry_after(self, now: float) -> GateChange | None:
+        if (
+            self.gate.state == "paused"
+            or self._is_waiting_for_store(now)
+            or self._later(self.gate, now) is None
+        ):
+            return None
+        return self._propose(self.gate)
+
+    def _is_told_to_wait(self, now: float) -> bool:
+        row = self.gate.not_before
+        return self._not_before > now or not _is_due(row, now, LONGEST_RETRY_AFTER)
+
+    def _is_helpless(self, now: float) -> bool:
+        return self.gate.helpless_until is not None and now < self.gate.helpless_until
+
+    @property
+    def _is_pilot(self) -> bool:
+        return self.gate.state == "paced" and self.gate.pilot == self._owner
+
+    def _piloted(self, gate: Gate, now: float, pace: float) -> Gate:
+        return replace(gate, pilot=self._owner, pilot_until=now + PILOT_SECONDS, pace=pace)
+
+    def _next_probe(self, gate: Gate, now: float) -> float:
+        lasted = now - (now if gate.failing_since is None else gate.failing_since)
+        wait = min(max(_PROBE_SHARE * lasted, _SOONEST_PROBE), _LATEST_PROBE)
+        return now + wait * self._rng.uniform(0.9, 1.1)
+
+    def _propose(self, after: Gate, *, none_delivered_since: float | None = None) -> GateChange:
+        if (later := self._later(after, self._now)) is not None:
+            after = replace(after, not_before=later)
+        self._proposed = GateChange(self.gate, after, none_delivered_since=none_delivered_since)
+        self._proposed_at = self._now
+        return self._proposed
+
+    def _is_waiting_for_store(self, now: float) -> bool:
+        return self._proposed is not None and now - self._proposed_at < _PATIENCE
+
+    def _notice(self, now: float) -> None:
+        """Take note of the time; what was measured before a clock was put back is worth nothing."""
+        if now < self._now - 1:
+            pace, self._not_before, self._proposed_at = self._pace, -inf, -inf
+            self._forget(now)
+            self._pace = None if pace is None else Pace(pace.rate, now)
+        self._now = now
+
+    def _forget(self, now: float) -> None:
+        """Begin anew, since the state or the clock changed."""
+        self._entered = self.gate.epoch
+        self._pace = None
+        self._may_probe = False
+        self._measured = Measured(now)
+
+
+def _normal(gate: Gate, now: float, pace: float) -> Gate:
+    after = Gate(gate.endpoint, since=now, reason="the pace held nothing back", pace=pace)
+    return replace(after, helpless_until=gate.helpless_until, not_before=gate.not_before)
+
+
+def _paused(gate: Gate, now: float) -> Gate:
+    return Gate(
+        gate.endpoint, "paused", since=now, reason="it answered 410", failing_since=gate.failing_since
+    )
+
+
+def _is_due(at: float | None, now: float, longest: float) -> bool:
+    """Tell whether a time has come; one farther away than any is ever set was written before the clock was put back."""
+    return at is None or at <= now or at > now + longest + _SLACK

@@ -1,0 +1,74 @@
+"""What a process has measured of an endpoint since its gate's state began."""
+
+from __future__ import annotations
+
+from math import inf
+
+from resonant.dispatch.gate_window import FEWEST_ANSWERS, Accepted, Window
+
+# What makes an outage: so many failures in a row, or fewer over a longer time.
+_STREAK, _FIRST_STREAK = 20, 8
+_SLOW_STREAK, _SLOW_STREAK_SECONDS = 5, 30.0
+# A process that has had no answer for a while begins with a few sends, until there are answers or for a moment.
+_COLD_SECONDS = 10.0
+_FIRST_SENDS = 8
+_FIRST_SECONDS = 0.3
+_ASK_AGAIN_SECONDS = 0.01
+
+
+class Measured:
+    """The answers since the state began.
+
+    Attributes:
+        window: the latest, by whether they are bad.
+        throttled: the latest, by whether they are a 429.
+        accepted: those that the endpoint took.
+        streak: failures in a row.
+        streak_since: when the first of them came.
+        accepted_before: what the endpoint took per second before them.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.window, self.throttled = Window(), Window()
+        self.accepted = Accepted()
+        self.accepted_before = 0.0
+        self.streak, self.streak_since = 0, now
+        self._odd: set[int] = set()
+        self._first_at = self._answered_at = -inf
+        self._first_answers = 0
+
+    def add(self, now: float, *, works: bool, is_odd: bool, delivery_id: int) -> None:
+        """Count an answer; a 500 (odd) of a delivery that had one before is no sign of an outage."""
+        self._first_answers += 1
+        self._answered_at = now
+        if works:
+            self.streak = 0
+        elif not (is_odd and delivery_id in self._odd):
+            if self.streak == 0:
+                self.streak_since, self.accepted_before = now, self.accepted.per_second(now)
+            self.streak += 1
+        if is_odd:
+            self._odd.add(delivery_id)
+        if works or is_odd:
+            self.accepted.add(now)
+
+    def is_outage(self, now: float, *, is_paced: bool) -> bool:
+        """Tell whether the failures in a row make an outage."""
+        streak = _FIRST_STREAK if not is_paced and self._first_answers < FEWEST_ANSWERS else _STREAK
+        lasts = self.streak >= _SLOW_STREAK and now - self.streak_since >= _SLOW_STREAK_SECONDS
+        if self.streak < streak and not lasts:
+            return False
+        return not (is_paced and self.has_just_accepted(now))
+
+    def has_just_accepted(self, now: float) -> bool:
+        """Tell whether the endpoint took something within the last second."""
+        last = self.accepted.last()
+        return last is not None and now - last < 1
+
+    def wait(self, now: float, in_flight: int) -> float:
+        """Return 0 to send now, or after how many seconds to ask again: first answers come before many sends."""
+        if now - max(self._answered_at, self._first_at) > _COLD_SECONDS:
+            self._first_at, self._first_answers = now, 0
+        if self._first_answers >= FEWEST_ANSWERS or now - self._first_at > _FIRST_SECONDS:
+            return 0.0
+        return 0.0 if in_flight < _FIRST_SENDS else _ASK_AGAIN_SECONDS

@@ -1,0 +1,205 @@
+"""The pace of a paced endpoint: a rate that grows while the endpoint accepts, and is cut when more fails than before.
+
+Only the pilot has one. Random failures must not slow it: what counts is whether more fails than at a lower pace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, inf, sqrt
+
+from resonant.dispatch.gate_window import Accepted, Latency, Window
+
+# A rate is never below, nor held for longer than this without being asked about again.
+LOWEST_RATE = 0.1
+_LONGEST_WAIT = 1.0
+_BURST_SECONDS = 0.1
+# Claims are made for the time until the next look, and a little ahead, so that a backlog always shows as waiting.
+_AHEAD_SECONDS = 0.35
+_GROWTH = 1.1
+_DOUBLING = 2.0
+_CUT = 0.9
+_QUIET_SECONDS = 0.5
+_FRESH_SECONDS = 1.0
+_JUDGED_ANSWERS = 10
+_LONGEST_JUDGING = 10.0
+_MOST_CUTS = 3
+_HELPLESS_SECONDS = 60.0
+_HELPLESS_SHARE = 0.95
+_TOLERATED = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """The share of bad answers at a lower pace, and of how many."""
+
+    share: float = 0.0
+    answers: int = 0
+
+    def limit(self, answers: int) -> float:
+        """Return the share above which so many answers are worse than usual."""
+        doubt = 1 / answers + (1 / self.answers if self.answers else 0.0)
+        return self.share + _TOLERATED + 1.5 * sqrt(self.share * (1 - self.share) * doubt)
+
+
+class Pace:
+    """The rate of a paced endpoint, in the process that sends to it.
+
+    Args:
+        rate: sends per second to begin with.
+        now: seconds.
+        share_bad: the share of bad answers for which a normal endpoint is paced; None after an outage, when the rate
+            doubles every second at first.
+        helpless_until: until then only a very large share of failures counts.
+    """
+
+    def __init__(
+        self, rate: float, now: float, *, share_bad: float | None = None, helpless_until: float | None = None
+    ) -> None:
+        self.rate = max(LOWEST_RATE, rate)
+        self.helpless_until = helpless_until
+        self.held_at = now
+        self._tokens = 0.0
+        self._filled_at = self._grown_at = now
+        self._still_until = -inf
+        self._quiet_until = -inf
+        self._drain_to = inf
+        self._doubling = share_bad is None
+        self._usual = _Usual()
+        self._cuts = 0
+        self._window = Window()
+        self._accepted = Accepted()
+        self._latency = Latency()
+        self._fresh_from = -inf
+        self._judging: float | None = None
+        if share_bad is not None:
+            self._judge_from(now, share_bad)
+
+    def wait(self, now: float, in_flight: int) -> float:
+        """Return 0 to send now, which takes a token, or after how many seconds to ask again."""
+        self._fill(now)
+        if in_flight <= self._drain_to:
+            self._drain_to = inf
+        if now >= self._quiet_until and self._drain_to == inf and self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        self.held_at = now
+        if now < self._quiet_until:
+            return self._quiet_until - now
+        if self._drain_to < inf:
+            return 0.05
+        return min(_LONGEST_WAIT, max(0.001, (1 - self._tokens) / self.rate))
+
+    def room(self, now: float, waiting: int) -> int:
+        """Return how many deliveries to claim, besides those that are claimed and wait."""
+        self._fill(now)
+        return max(0, ceil(self._tokens + self.rate * _AHEAD_SECONDS) - waiting)
+
+    def be_still(self, until: float) -> None:
+        """Stop growing until then."""
+        self._still_until = max(self._still_until, until)
+
+    def answered(
+        self, sent_at: float, now: float, *, is_accepted: bool, is_odd: bool, duration: float, in_flight: int
+    ) -> None:
+        """Take account of an answer.
+
+        Args:
+            sent_at: when it was sent.
+            now: seconds.
+            is_accepted: the endpoint took the request.
+            is_odd: it took it and failed in it (500), which says nothing about the pace.
+            duration: of the request, in seconds.
+            in_flight: requests without an answer.
+        """
+        if is_accepted:
+            self._accepted.add(now)
+        if is_odd:
+            self._grow(_GROWTH, now)
+            return
+        if is_accepted:
+            self._latency.add(duration)
+        is_slow = is_accepted and self._latency.is_slow
+        if sent_at >= self._fresh_from:
+            self._window.add(now, is_bad=not is_accepted or is_slow)
+        if self._judging is not None:
+            self._judge(now, in_flight)
+        elif self._is_too_fast(now) or is_slow:
+            self._cut(now, in_flight)
+        elif is_accepted:
+            self._grow(_DOUBLING if self._doubling else _GROWTH, now)
+
+    def _is_too_fast(self, now: float) -> bool:
+        answers, bad = len(self._window), self._window.share_bad
+        if not answers:
+            return False
+        if bad > half(answers, is_helpless=self._is_helpless(now)):
+            self._usual = _Usual()
+            return True
+        if self._doubling and self._window.earlier >= _JUDGED_ANSWERS:
+            self._usual = _Usual(
+                min(self._window.earlier_bad / self._window.earlier, _HELPLESS_SHARE), self._window.earlier
+            )
+        return answers >= _JUDGED_ANSWERS and bad > self._usual.limit(answers)
+
+    def _is_helpless(self, now: float) -> bool:
+        return self.helpless_until is not None and now < self.helpless_until
+
+    def _cut(self, now: float, in_flight: int) -> None:
+        accepted = self._accepted.per_second(now)
+        if not accepted:
+            return
+        self.rate = max(LOWEST_RATE, self.rate / 2, _CUT * min(self.rate, accepted / (1 - self._usual.share)))
+        self._drain_to = in_flight / 2
+        if self._doubling:
+            self._quiet_until = now + _QUIET_SECONDS
+        self._judge_from(now, self._window.share_bad)
+
+    def _judge_from(self, now: float, share_bad: float) -> None:
+        self._doubling = False
+        self._share_at_cut = share_bad
+        self._judging = now
+        self._fresh_from = now + _FRESH_SECONDS
+        self._window = Window()
+        self._latency.forgive()
+
+    def _judge(self, now: float, in_flight: int) -> None:
+        """See whether the cut helped."""
+        judged_from = self._judging or 0.0
+        answers, bad = len(self._window) + self._window.earlier, self._window.share_bad
+        is_over = now >= judged_from + _LONGEST_JUDGING
+        if not is_over and (answers < _JUDGED_ANSWERS or now < self._fresh_from + _FRESH_SECONDS):
+            return
+        self._judging = None
+        self._grown_at = now
+        excess = bad - self._usual.share
+        if excess < _TOLERATED or excess <= (self._share_at_cut - self._usual.share) / 2:
+            self._usual, self._cuts = _Usual(min(bad, _HELPLESS_SHARE), answers), 0
+            return
+        self._cuts += 1
+        if self._cuts < _MOST_CUTS:
+            self._cut(now, in_flight)
+            return
+        self._usual, self._cuts = _Usual(min(bad, _HELPLESS_SHARE), answers), 0
+        self._doubling = True
+        self._latency = Latency()
+        self.helpless_until = now + _HELPLESS_SECONDS
+
+    def _grow(self, factor: float, now: float) -> None:
+        if self._judging is not None or now < self._still_until:
+            self._grown_at = now
+            return
+        passed = min(1.0, max(0.0, now - self._grown_at))
+        self._grown_at = now
+        most = max(self.rate, 2.0, 2 * self._accepted.per_second(now) / (1 - self._usual.share))
+        self.rate = min(self.rate * factor ** (passed / max(1.0, self._latency.usual)), most)
+
+    def _fill(self, now: float) -> None:
+        passed = max(0.0, now - self._filled_at)
+        self._filled_at = now
+        self._tokens = min(max(1.0, _BURST_SECONDS * self.rate), self._tokens + passed * self.rate)
+
+
+def half(answers: int, *, is_helpless: bool) -> float:
+    """Return the share of bad answers that no endpoint has by chance, for so many answers."""
+    return _HELPLESS_SHARE if is_helpless else 0.55 + answers**-0.5

@@ -1,0 +1,99 @@
+"""What a gate measures: the share of bad answers, the accepted answers per second, and slow answers."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+# An answer counts for a second; at low rates, the last few count for longer.
+WINDOW_SECONDS = 1.0
+FEWEST_ANSWERS = 20
+_FEWEST_ACCEPTED = 5
+# Answers in a row that make slowness a fact, and the answers that tell how long one takes.
+_SLOW_IN_A_ROW = 5
+_FIRST_ANSWERS = 5
+
+
+class Window:
+    """The answers of the last second, or the last 20 if that is more; what is older is only counted."""
+
+    def __init__(self) -> None:
+        self._answers: deque[tuple[float, bool]] = deque()
+        self._bad = 0
+        self.earlier = 0
+        self.earlier_bad = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @property
+    def share_bad(self) -> float:
+        """The share of bad answers; 0 without answers."""
+        return self._bad / len(self._answers) if self._answers else 0.0
+
+    def add(self, now: float, *, is_bad: bool) -> None:
+        """Add an answer."""
+        self._answers.append((now, is_bad))
+        self._bad += is_bad
+        while len(self._answers) > FEWEST_ANSWERS and self._answers[0][0] < now - WINDOW_SECONDS:
+            _, was_bad = self._answers.popleft()
+            self._bad -= was_bad
+            self.earlier += 1
+            self.earlier_bad += was_bad
+
+
+class Accepted:
+    """The answers that the endpoint accepted, as a rate."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+
+    def add(self, now: float) -> None:
+        """Count an answer."""
+        self._times.append(now)
+        self._drop(now)
+
+    def last(self) -> float | None:
+        """Return when the last one came."""
+        return self._times[-1] if self._times else None
+
+    def per_second(self, now: float) -> float:
+        """Return the rate over the last second, or over the last five answers if that is longer."""
+        self._drop(now)
+        if not self._times:
+            return 0.0
+        return len(self._times) / max(WINDOW_SECONDS, now - self._times[0])
+
+    def _drop(self, now: float) -> None:
+        times = self._times
+        while len(times) > _FEWEST_ACCEPTED and times[0] < now - WINDOW_SECONDS:
+            times.popleft()
+
+
+class Latency:
+    """How long accepted answers take, against the first few, which found the endpoint idle."""
+
+    def __init__(self) -> None:
+        self._first: list[float] = []
+        self._limit = float("inf")
+        self._slow = 0
+        self.usual = 0.0
+
+    def add(self, duration: float) -> None:
+        """Add the duration of an accepted answer."""
+        if len(self._first) < _FIRST_ANSWERS:
+            self._first.append(duration)
+            self.usual = median(self._first)
+            if len(self._first) == _FIRST_ANSWERS:
+                self._limit = 3 * self.usual + 0.1
+            return
+        self._slow = self._slow + 1 if duration > self._limit else 0
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the last five answers or more were all slow."""
+        return self._slow >= _SLOW_IN_A_ROW
+
+    def forgive(self) -> None:
+        """Start a new row of slow answers."""
+        self._slow = 0
