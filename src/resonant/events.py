@@ -145,6 +145,8 @@ class Lease:
         last_delay: the delay before this attempt, in seconds (decorrelated jitter starts from it).
         policy: the policy's name, given when the event was stored; None for the endpoint's own.
         max_attempts: an override of the policy's, given when the event was stored.
+        backoff_until: when the delivery's own backoff ends, if a gate let it go earlier; a failure before is not charged.
+        crashes: leases of this round that were lost while sending.
     """
 
     delivery_id: int
@@ -160,6 +162,8 @@ class Lease:
     last_delay: float | None = None
     policy: str | None = None
     max_attempts: int | None = None
+    backoff_until: float | None = None
+    crashes: int = 0
 
     @property
     def key(self) -> LeaseKey:
@@ -169,7 +173,13 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try, as history keeps it. ``late`` ones were reported after the lease had gone to somebody else."""
+    """One try, as history keeps it.
+
+    Attributes:
+        late: it was reported after the lease had gone to somebody else, and changed nothing else.
+        early: it failed before the delivery's own backoff was over, since a gate let it go earlier, and was not counted in
+            ``max_attempts``.
+    """
 
     number: int
     round: int
@@ -192,6 +202,7 @@ class Attempt:
     owner: str | None = None
     task_run_id: str | None = None
     late: bool = False
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +227,7 @@ class Delivery:
     status_code: int | None
     leased_by: str | None = None
     lease_until: float | None = None
+    backoff_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

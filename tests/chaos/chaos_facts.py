@@ -247,11 +247,12 @@ class History:
         kept = sorted((each for each in self.attempts if not each["late"]), key=lambda each: each["number"])
         of_round = [each for each in kept if each["round"] == row["round"]]
         lost = sum(each["result"] == "lost" for each in of_round)
+        early = sum(bool(each["early"]) for each in of_round)
         rounds = [each["round"] for each in kept]
         must_agree = {
             "attempt numbers": ([each["number"] for each in kept], [*range(1, row["attempts"] + 1)]),
             "rounds in order": (rounds, sorted(rounds)),
-            "attempts of the round": (row["round_attempts"], len(of_round) - lost),
+            "attempts of the round": (row["round_attempts"], len(of_round) - lost - early),
             "crashes of the round": (row["crashes"], lost),
             "given up as crashed": (
                 row["reason"] == "crashed",

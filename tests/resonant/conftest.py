@@ -114,6 +114,7 @@ class Desk:
             attempts=lease.attempts + 1,
             round_attempts=lease.round_attempts + 1,
             last_delay=decision.delay,
+            backoff_until=None,
         )
 
     @staticmethod
@@ -134,6 +135,7 @@ class Desk:
             "decision": names[type(decision)],
             "delay": getattr(decision, "delay", None),
             "next_attempt_at": getattr(decision, "next_attempt_at", None),
+            "early": not getattr(decision, "charged", True),
         }
         return Outcome(lease, _attempt(lease, result="failed", **values | attempt), decision, gone=gone)
 

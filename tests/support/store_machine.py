@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 START = 1_700_000_000.0
 MOST_UNFINISHED = 6
+FACTS_OF_A_LEASE = (
+    *("endpoint", "attempts", "round", "round_attempts", "round_started_at", "last_delay", "backoff_until"),
+    "crashes",
+)
 
 EVENT_IDS = [f"evt_{number}" for number in range(8)]
 TYPES = ["order.paid", "order.sent"]
@@ -144,7 +148,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert lease.event == make(known.event_id, time=lease.event.time), (
                 f"took {lease}, expected {known}"
             )
-            for fact in ("endpoint", "attempts", "round", "round_attempts", "round_started_at", "last_delay"):
+            for fact in FACTS_OF_A_LEASE:
                 assert getattr(lease, fact) == getattr(known, fact), f"{fact}: took {lease}, expected {known}"
 
     def outcome(self, lease, decision: Decision | None, *, gone: bool = False) -> Outcome:

@@ -36,6 +36,7 @@ class Known:
     attempts: int = 0
     first_attempt_at: float | None = None
     last_delay: float | None = None
+    backoff_until: float | None = None
     finished_at: float | None = None
     lease_owner: str | None = None
     lease_token: int = 0
@@ -82,7 +83,7 @@ class Known:
 
     def end(self, status: str, reason: str | None, now: float) -> None:
         self.status, self.reason, self.finished_at = status, reason, now
-        self.lease_owner = self.available_at = self.next_attempt_at = None
+        self.lease_owner = self.available_at = self.next_attempt_at = self.backoff_until = None
 
 
 COLUMNS = [each.name for each in fields(Known) if each.name not in ("history", "said")]
@@ -137,7 +138,7 @@ class Model:
         """Only what is said by the holder of the lease stands; what is said again was said before."""
         return {outcome.lease.key for outcome in outcomes if self._record(outcome, now)}
 
-    def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: PLR0911 - as many ways as there are
+    def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: C901, PLR0911 - as many ways as there are
         lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
         known = self.deliveries.get(lease.delivery_id)
         name = (attempt.number, attempt.started_at)
@@ -153,7 +154,9 @@ class Model:
         known.history.append(tuple(line.values()))
         if not stands:
             return False
-        known.attempts, known.round_attempts = attempt.number, known.round_attempts + 1
+        known.attempts = attempt.number
+        if is_charged := getattr(decision, "charged", True):
+            known.round_attempts, known.backoff_until = known.round_attempts + 1, None
         known.sending, known.status_code = False, attempt.status_code
         self.count("attempt", known, attempt.result, attempt.category, attempt.code)
         if outcome.gone:
@@ -167,10 +170,12 @@ class Model:
             known.end("dead_letter", decision.reason, now)
             self.count("delivery", known, "dead_letter", known.category, known.code)
             return True
-        known.status, known.last_delay = "retrying", decision.delay
-        known.next_attempt_at = decision.next_attempt_at
+        known.status, known.next_attempt_at = "retrying", decision.next_attempt_at
         if isinstance(decision, Park):
             known.hand_back(now)
+        if is_charged:
+            known.last_delay = getattr(decision, "own_delay", decision.delay)
+            known.backoff_until = getattr(decision, "backoff_until", None)
         self.count("retry_delay", known, attempt.decision, known.category, known.code)
         return True
 
@@ -206,7 +211,7 @@ class Model:
     def replay(self, known: Known, owner: str, now: float) -> None:
         known.status = "retrying" if known.attempts else "pending"
         known.round, known.round_started_at, known.round_attempts = known.round + 1, now, 0
-        known.crashes, known.last_delay = 0, None
+        known.crashes, known.last_delay, known.backoff_until = 0, None, None
         known.reason, known.finished_at, known.next_attempt_at = None, None, now
         known.lease_to(owner, now)
         self.count("replay", known, "replayed")

@@ -120,6 +120,16 @@ class Workers(StoreMachine):
     def fail_and_park(self, lease, begins, delay):
         self.end_attempt(lease, Park(delay, self.clock() + delay), begins=begins)
 
+    @deed(where=is_remembered, lease=leases, begins=st.booleans(), delay=delays, own_delay=delays)
+    def fail_under_a_gate(self, lease, begins, delay, own_delay):
+        """It may go before its own backoff is over; what fails before that is not charged."""
+        now, until = self.clock(), self.remembered[lease].backoff_until
+        if until is not None and now < until:
+            decision = Park(delay, now + delay, backoff_until=until, charged=False)
+        else:
+            decision = Park(delay, now + delay, backoff_until=now + delay + own_delay)
+        self.end_attempt(lease, decision, begins=begins)
+
     @deed(
         where=is_remembered,
         weight=3,

@@ -140,8 +140,16 @@ def _state(delivery: Delivery, now: float) -> str:
         case _ if delivery.lease_until is not None and delivery.lease_until > now:
             what = f"{delivery.status}, held by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
         case _:
-            what = f"{delivery.status}, due {_moment(delivery.next_attempt_at, now)}"
+            what = f"{delivery.status}, due {_moment(delivery.next_attempt_at, now)}{_own_backoff(delivery, now)}"
     return f"{what}, {attempts}{replays}"
+
+
+def _own_backoff(delivery: Delivery, now: float) -> str:
+    """Say when the delivery's own backoff ends, if a gate lets it go earlier: failures before are not counted."""
+    until = delivery.backoff_until
+    if until is None or until <= max(now, delivery.next_attempt_at or now):
+        return ""
+    return f", own backoff until {rfc3339(until)}"
 
 
 def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> Iterator[str]:
@@ -153,6 +161,7 @@ def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> It
         attempt.blame == "local" and "on this side",
         attempt.maybe_processed and attempt.result != "delivered" and "possibly processed there",
         attempt.late and "late, changed nothing",
+        attempt.early and "early, not counted in max_attempts",
     )
     yield f"  {attempt.number:>3}  {rfc3339(attempt.started_at)}  {', '.join(part for part in head if part)}"
     for name, text in (

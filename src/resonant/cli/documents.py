@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _TIMES = frozenset(
     {
         "accepted_at",
+        "backoff_until",
         "dead_at",
         "finished_at",
         "first_attempt_at",

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.delivery.classification import classifier
-from resonant.delivery.retry import Decision, GiveUp, Park, Retry, RetryPolicy, decide
+from resonant.delivery.retry import NORMAL, Decision, GateView, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.display import one_line
 from resonant.events import Attempt
 from resonant.sinks.redaction import root_cause
@@ -79,8 +79,9 @@ class Report:
                 return "delivered"
             case Retry(delay=delay):
                 return f"retry in {delay:.2f} s"
-            case Park(delay=delay):
-                return f"parked for {delay:.0f} s"
+            case Park(delay=delay, charged=charged):
+                early = "" if charged else " (early: not counted in max_attempts)"
+                return f"parked for {delay:.0f} s{early}"
             case GiveUp(reason=reason):
                 return f"given up: {reason}"
 
@@ -110,6 +111,7 @@ class AttemptRunner:
         destination: Destination,
         *,
         may_wait: Callable[[], bool] = lambda: True,
+        gate: Callable[[], GateView] = lambda: NORMAL,
         task_run_id: str | None = None,
     ) -> Report:
         """Send once, and decide what comes next; only what is no ``Exception`` (a cancellation) is raised.
@@ -118,6 +120,7 @@ class AttemptRunner:
             lease: the delivery; its attempts are those made before this one.
             destination: where to.
             may_wait: tells whether a retry may be waited for in this process; asked when one is decided on.
+            gate: returns the state of the endpoint's gate; asked when a failure is decided on.
             task_run_id: kept in the history.
         """
         # Before the send, since a mistake in it must not undo what was sent.
@@ -144,6 +147,7 @@ class AttemptRunner:
                 _cut_off(destination) if deadline.expired() else error,
                 made,
                 may_wait=may_wait,
+                gate=gate,
             )
         made = partial(made, duration=time.perf_counter() - start, result="delivered")
         if receipt is None:
@@ -173,9 +177,11 @@ class AttemptRunner:
         made: Callable[..., Attempt],
         *,
         may_wait: Callable[[], bool],
+        gate: Callable[[], GateView],
     ) -> Report:
         now = self.clock()
         verdict = self.classifier.classify(failure, now=now, overrides=destination.overrides)
+        status_code = _status_code(failure)
         decision = decide(
             verdict,
             lease.round_attempts + 1,
@@ -185,11 +191,14 @@ class AttemptRunner:
             round_started_at=lease.round_started_at,
             last_delay=lease.last_delay,
             may_wait=may_wait(),
+            answered=status_code is not None,
+            gate=gate(),
+            backoff_until=lease.backoff_until,
         )
         waits = None if isinstance(decision, GiveUp) else decision
         attempt = made(
             result="failed",
-            status_code=_status_code(failure),
+            status_code=status_code,
             category=verdict.category,
             code=verdict.code,
             blame=verdict.blame,
@@ -201,6 +210,7 @@ class AttemptRunner:
             decision=_DECISION_NAMES[type(decision)],
             delay=None if waits is None else waits.delay,
             next_attempt_at=None if waits is None else waits.next_attempt_at,
+            early=isinstance(decision, Park) and not decision.charged,
         )
         return Report(lease, attempt, decision, verdict)
 

@@ -88,10 +88,28 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Try again at ``next_attempt_at``, waiting in the store."""
+    """Try again at ``next_attempt_at``, waiting in the store.
+
+    Attributes:
+        delay: the wait, in seconds.
+        next_attempt_at: when it ends, seconds since the epoch.
+        backoff_until: when the delivery's own backoff ends, if a gate lets it go earlier.
+        charged: False for a failure before the end of the delivery's own backoff: it is not counted in ``max_attempts``.
+    """
 
     delay: float
     next_attempt_at: float
+    backoff_until: float | None = None
+    charged: bool = True
+
+    @property
+    def own_delay(self) -> float:
+        """The delivery's own backoff, in seconds, even if a gate lets it go earlier."""
+        return (
+            self.delay
+            if self.backoff_until is None
+            else self.delay + self.backoff_until - self.next_attempt_at
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +120,22 @@ class GiveUp:
 
 
 Decision = Retry | Park | GiveUp
+
+
+@dataclass(frozen=True, slots=True)
+class GateView:
+    """What a decision depends on in the state of the endpoint's gate; by default the gate is normal.
+
+    Attributes:
+        governs: the gate holds or paces what is sent. Its pace is the backoff, so a delivery waits for at most its first one.
+        is_down: nothing but probes is sent. A failure that only time or an operator can mend is not given up meanwhile.
+    """
+
+    governs: bool = False
+    is_down: bool = False
+
+
+NORMAL = GateView()
 
 
 def backoff(policy: RetryPolicy, attempt: int) -> float:
@@ -154,11 +188,18 @@ def decide(
     round_started_at: float,
     last_delay: float | None = None,
     may_wait: bool = True,
+    answered: bool = True,
+    gate: GateView = NORMAL,
+    backoff_until: float | None = None,
 ) -> Decision:
-    """Decide, once for each failure, what becomes of the delivery; draws at most two random numbers.
+    """Decide, once for each failure, what becomes of the delivery; draws at most three random numbers.
 
     Retry-After is a floor: neither jitter nor cap goes below it, and ``uniform(0, spread * delay)`` is added, as far
     as the round reaches, since a bare floor makes everybody who was told it come back in the same instant.
+
+    While a gate governs, each retry is parked and due after the first backoff at most; the gate decides when it is sent.
+    Attempts are charged only as often as the policy alone would make them: a failure before the end of the delivery's own
+    backoff is not charged and does not move that end.
 
     Args:
         verdict: what the classifier said of the failure.
@@ -167,16 +208,22 @@ def decide(
         round_started_at: when the round began, seconds since the epoch.
         last_delay: the delay drawn before, in seconds.
         may_wait: False when there is no room to wait in this process: then what would be a Retry is a Park.
+        answered: whether the receiver answered.
+        gate: the state of the endpoint's gate now.
+        backoff_until: when the delivery's own backoff ends, seconds since the epoch, if a gate let it go earlier.
     """
-    if verdict.category == "permanent":
+    early_until = backoff_until if backoff_until is not None and now < backoff_until else None
+    may_recover = gate.is_down and _depends_on_endpoint(verdict, answered=answered)
+    if verdict.category == "permanent" and not may_recover:
         return GiveUp("permanent")
-    budget = policy.max_attempts
-    if verdict.category == "unknown":
-        budget = min(budget, policy.unknown_max_attempts)
-    if attempt >= budget:
+    if attempt >= _budget(verdict, policy, may_recover=may_recover) and early_until is None:
         return GiveUp("exhausted")
 
-    delay = draw_delay(policy, attempt, rng, last_delay=last_delay)
+    if early_until is None:
+        own_delay = draw_delay(policy, attempt, rng, last_delay=last_delay)
+    else:
+        own_delay = early_until - now
+    delay = min(own_delay, draw_delay(policy, 1, rng)) if gate.governs else own_delay
     # The undrawn wait decides where it is spent: otherwise the dice would park one delivery and not its twin.
     # (Decorrelated jitter has no other wait than the one drawn.)
     wait = delay if policy.jitter == "decorrelated" else backoff(policy, attempt)
@@ -189,6 +236,20 @@ def decide(
     if verdict.retry_after is not None:
         # Within the round: the dice must not expire what may come back in time.
         delay += rng.uniform(0, min(policy.spread * delay, room - delay))
+    if gate.governs or early_until is not None:
+        backoff_until = now + max(own_delay, delay) if early_until is None else early_until
+        return Park(delay, now + delay, backoff_until=backoff_until, charged=early_until is None)
     if wait > policy.park_after or not may_wait:
         return Park(delay, now + delay)
     return Retry(delay, now + delay)
+
+
+def _depends_on_endpoint(verdict: Verdict, *, answered: bool) -> bool:
+    """Tell whether a failure may pass once the endpoint works again. An answer that is permanent is about the event."""
+    return verdict.category == "unknown" or (not answered and verdict.blame == "endpoint")
+
+
+def _budget(verdict: Verdict, policy: RetryPolicy, *, may_recover: bool) -> int:
+    if verdict.category != "unknown" or may_recover:
+        return policy.max_attempts
+    return min(policy.max_attempts, policy.unknown_max_attempts)

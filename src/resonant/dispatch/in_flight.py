@@ -95,6 +95,7 @@ class InFlight:
                 attempts=lease.attempts + 1,
                 round_attempts=lease.round_attempts + 1,
                 last_delay=delay,
+                backoff_until=None,
             )
         is_first = lease.key not in self._retried
         self._retried.add(lease.key)

@@ -277,4 +277,6 @@ def _lease(row: Row[tuple[object, ...]], event: Event) -> Lease:
         last_delay=row.last_delay,
         policy=row.policy,
         max_attempts=row.max_attempts,
+        backoff_until=row.backoff_until,
+        crashes=row.crashes,
     )

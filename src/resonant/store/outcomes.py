@@ -119,6 +119,7 @@ def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -
             "status": "delivered",
             "finished_at": now,
             "next_attempt_at": None,
+            "backoff_until": None,
             "available_at": None,
             "lease_owner": None,
         }
@@ -130,7 +131,6 @@ def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
     changes: dict[str, object] = {
         "key": lease.delivery_id,
         "attempts": attempt.number,
-        "round_attempts": lease.round_attempts + 1,
         "sending": False,
         "status_code": attempt.status_code,
         "category": attempt.category,
@@ -138,6 +138,8 @@ def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
         "error_type": storable(attempt.error_type),
         "error": storable(attempt.error),
     }
+    if not (isinstance(decision, Park) and not decision.charged):
+        changes |= {"round_attempts": lease.round_attempts + 1, "backoff_until": None}
     match decision:
         case Retry():
             return changes | {
@@ -146,9 +148,10 @@ def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
                 "next_attempt_at": decision.next_attempt_at,
             }
         case Park():
+            if decision.charged:
+                changes |= {"last_delay": decision.own_delay, "backoff_until": decision.backoff_until}
             return changes | {
                 "status": "retrying",
-                "last_delay": decision.delay,
                 "next_attempt_at": decision.next_attempt_at,
                 "available_at": decision.next_attempt_at,
                 "lease_owner": None,

@@ -282,4 +282,5 @@ def delivery_of(row: Row[tuple[object, ...]]) -> Delivery:
         status_code=row.status_code,
         leased_by=row.lease_owner,
         lease_until=None if row.lease_owner is None else row.available_at,
+        backoff_until=row.backoff_until,
     )

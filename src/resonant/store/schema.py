@@ -168,6 +168,7 @@ attempts = Table(
     Column("duration", Double, nullable=False),
     Column("result", Text, nullable=False),
     Column("late", Boolean, nullable=False, server_default="0"),
+    Column("early", Boolean, nullable=False, server_default="0"),
     Column("status_code", Integer),
     Column("category", Text),
     Column("code", Text),

@@ -15,7 +15,16 @@ PLACE = re.compile(r"showing \d+ of [\d,]+: --after (\S+) shows the next, --limi
 ROW_KEYS = [
     *("event_id", "event_type", "endpoint", "status", "attempts", "replays", "accepted_at"),
     *("first_attempt_at", "next_attempt_at", "finished_at", "reason", "category", "code", "error_type"),
-    *("error", "status_code", "leased_by", "lease_until", "state", "answer", "maybe_processed"),
+    *(
+        "error",
+        "status_code",
+        "leased_by",
+        "lease_until",
+        "backoff_until",
+        "state",
+        "answer",
+        "maybe_processed",
+    ),
 ]
 
 

@@ -159,3 +159,25 @@ def test_on_a_terminal_attempts_fit_its_width_and_data_is_not_wrapped(resonant, 
     [data] = [line for line in lines if "xxx" in line]
     assert len(data) > 100
     assert max(len(line) for line in lines if line != data) <= 80
+
+
+def test_an_early_attempt_is_marked_and_the_own_backoff_is_shown(resonant, worker):
+    worker.accept("evt_1")
+    own = worker.clock() + 3_600
+    worker.attempt(Park(1.0, worker.clock() + 1, backoff_until=own))
+    worker.clock.advance(1)
+    worker.attempt(Park(1.0, worker.clock() + 1, backoff_until=own, charged=False), early=True)
+
+    text = resonant("detail", "evt_1").out
+    assert f", own backoff until {rfc3339(own)}, 2 attempts\n" in text
+    assert text.count("early, not counted in max_attempts") == 1
+    (delivery,) = resonant.json("detail", "evt_1")["deliveries"]
+    assert delivery["backoff_until"] == rfc3339(own)
+    assert [each["early"] for each in delivery["history"]] == [False, True]
+
+
+def test_an_own_backoff_that_is_over_is_not_shown(resonant, worker):
+    worker.accept("evt_1")
+    now = worker.clock()
+    worker.attempt(Park(1.0, now + 1, backoff_until=now + 1))
+    assert "own backoff" not in resonant("detail", "evt_1").out

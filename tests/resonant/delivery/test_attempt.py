@@ -4,12 +4,13 @@ import asyncio
 import logging
 import random
 import re
+import ssl
 from dataclasses import replace
 
 import pytest
 
 from resonant.delivery.classification import Classifier
-from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
+from resonant.delivery.retry import GateView, GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import Receipt
 from resonant.testing import FixedClock
@@ -230,3 +231,47 @@ async def test_a_sink_that_runs_into_its_own_timeout_says_so_itself():
     report = await attempt(failing(TimeoutError("no answer within 15 s")))
 
     assert report.attempt.error == "TimeoutError: no answer within 15 s"
+
+
+async def test_the_gate_is_asked_when_a_failure_is_decided_and_not_before():
+    views = []
+
+    def gate():
+        views.append("asked")
+        return GateView(governs=True)
+
+    async def fail(_event):
+        assert not views
+        raise UnexpectedStatus(503)
+
+    report = await attempt(fail, lease=replace(LEASE, round_attempts=2), options={"gate": gate})
+
+    assert views == ["asked"]
+    assert report.decision == Park(5.0, START + 5, backoff_until=START + 45)
+    assert report.attempt.early is False
+    views.clear()
+    assert (await attempt(succeed, options={"gate": gate})).decision is None
+    assert not views
+
+
+async def test_a_failure_before_the_end_of_its_own_backoff_is_kept_as_early():
+    lease = replace(LEASE, attempts=6, round_attempts=2, backoff_until=START + 40)
+    report = await attempt(refuse, lease=lease, options={"gate": lambda: GateView(governs=True)})
+
+    assert report.decision == Park(5.0, START + 5, backoff_until=START + 40, charged=False)
+    assert (report.attempt.number, report.attempt.early, report.attempt.decision) == (7, True, "park")
+    assert report.next_step == "parked for 5 s (early: not counted in max_attempts)"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_given_up"),
+    [(ssl.SSLCertVerificationError("self-signed"), False), (UnexpectedStatus(404), True)],
+)
+async def test_a_permanent_failure_is_given_up_while_the_endpoint_is_down_only_if_it_answered(
+    error, is_given_up
+):
+    down = {"gate": lambda: GateView(governs=True, is_down=True)}
+    report = await attempt(failing(error), options=down)
+
+    assert (report.decision == GiveUp("permanent")) == is_given_up
+    assert (await attempt(failing(error))).decision == GiveUp("permanent")
