@@ -19,12 +19,15 @@ from resonant.metrics.alert_state import (
     read_unannounced,
     record_crossings,
 )
-from resonant.metrics.alerts import ALL_ENDPOINTS, crossings, evaluate
+from resonant.metrics.alerts import ALL_ENDPOINTS, crossings
+from resonant.metrics.conditions import evaluate
 from resonant.settings import load_settings
+from tasks.policies import known_policy, policy_of
 
 if TYPE_CHECKING:
     from resonant.metrics.alerts import Crossing
     from resonant.metrics.totals import Totals
+    from resonant.settings import Settings
     from resonant.store import Store
 
 EVENT_RAISED = "resonant.alert.raised"
@@ -49,14 +52,28 @@ async def announce_alerts(store: Store, totals: Totals) -> None:
         activity = await store.read(read_activity, now=now, window=thresholds.window)
     else:
         get_run_logger().warning(
-            "RESONANT_ROLLUPS is off: only the age of dead letters and the silence of the drain are judged; "
+            "RESONANT_ROLLUPS is off: only the age of dead letters, the silence of the drain, and gates are judged; "
             "other alerts neither begin nor end"
         )
     raised_at = await store.read(read_raised)
-    findings = evaluate(totals, activity, thresholds, now)
+    findings = evaluate(totals, activity, thresholds, now, await _max_ages(totals, settings))
     await store.write(record_crossings, crossings(findings, raised_at, thresholds, now))
     # With what an earlier run was killed before it had sent; what has changed since then is recorded by the next run.
     await _announce(store)
+
+
+async def _max_ages(totals: Totals, settings: Settings) -> dict[tuple[str, str | None], float]:
+    """Return how long a round lasts where a gate holds deliveries, by endpoint and the policy that the producer asked for.
+
+    What ``--policy`` says for one run is not stored, so it is not known here.
+    """
+    governed = {name for name, gate in totals.gates.items() if gate.governs_at(totals.taken_at)}
+    keys = [key for key in totals.oldest_round_at if key[0] in governed]
+    of_endpoint = {name: await policy_of(name) for name in {name for name, _ in keys}}
+    return {
+        (name, policy): settings.policy(known_policy(policy or of_endpoint[name], settings)).max_age
+        for name, policy in keys
+    }
 
 
 async def _announce(store: Store) -> None:

@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_run_logger
 
-from blocks.endpoint import load_endpoint
 from resonant.display import markdown, visible
-from resonant.errors import EndpointError, ResonantError
+from resonant.errors import ResonantError
 from resonant.files import READABLE_BY_ALL, atomic_file
 from resonant.metrics.prometheus import NOT_COUNTED, registry_of, to_text
 from resonant.metrics.report import summary, tables
 from resonant.metrics.window import measure_sliding
-from resonant.settings import UnknownPolicy, load_settings
+from resonant.settings import load_settings
 from resonant.store.counter_compaction import compact
+from tasks.policies import known_policy, policy_of
 
 if TYPE_CHECKING:
     from resonant.delivery.retry import RetryPolicy
     from resonant.metrics.report import Table
     from resonant.metrics.statistics import Delays, Statistics
     from resonant.metrics.totals import Totals
-    from resonant.settings import Settings
     from resonant.store import Store
 
 METRICS_ARTIFACT = "metrics"
@@ -111,30 +110,14 @@ async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, l
     run is written nowhere, so the delays of such a run show off the curve.
     """
     settings = load_settings()
-    of_endpoint = {name: await _policy_of(name) for name in {each.endpoint for each in found.delays}}
+    of_endpoint = {name: await policy_of(name) for name in {each.endpoint for each in found.delays}}
     by_policy: dict[str, list[Delays]] = defaultdict(list)
     for each in found.delays:
         name = each.policy or of_endpoint[each.endpoint]
-        by_policy[_known_policy(name, settings)].append(each)
+        by_policy[known_policy(name, settings)].append(each)
     most = sorted(by_policy, key=lambda name: (-sum(each.count for each in by_policy[name]), name))
     names = most[:_MOST_POLICIES] or [settings.default_policy]
     return [(name, settings.policy(name), by_policy[name]) for name in names]
-
-
-def _known_policy(name: str | None, settings: Settings) -> str:
-    """Return a policy's name, and for one that is no longer known the default's, as a worker does."""
-    try:
-        settings.policy(name)
-    except UnknownPolicy:
-        return settings.default_policy
-    return name or settings.default_policy
-
-
-async def _policy_of(endpoint: str) -> str | None:
-    try:
-        return (await load_endpoint(endpoint)).policy
-    except EndpointError:
-        return None  # removed since
 
 
 def _image(alt: str, svg: str) -> str:

@@ -40,6 +40,7 @@ class Thresholds:
         latency_factor: mean duration of an attempt, against the same hour of the day before.
         silence: seconds that a delivery is overdue, and nobody has tried any.
         retries: part of attempts after which another was decided on.
+        probing: seconds that an endpoint may be down, while its gate sends nothing but probes.
     """
 
     window: float = 900.0
@@ -50,6 +51,7 @@ class Thresholds:
     latency_factor: float = 2.0
     silence: float = 600.0
     retries: float = 0.5
+    probing: float = 1800.0
 
 
 class Settings(BaseSettings):
@@ -141,6 +143,9 @@ class Settings(BaseSettings):
     alert_retry_share: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.5, description="Part of all attempts that may only lead to another one."
     )
+    alert_probing_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=30.0, description="How long an endpoint may be down, while its gate sends nothing but probes."
+    )
     alert_notification_block: str | None = Field(
         default=None,
         description="Notification block that alerts are sent to, as TYPE/NAME: slack-webhook/ops.",
@@ -213,6 +218,7 @@ class Settings(BaseSettings):
             latency_factor=self.alert_latency_factor,
             silence=self.alert_silence_minutes * 60,
             retries=self.alert_retry_share,
+            probing=self.alert_probing_minutes * 60,
         )
 
     def policy(self, name: str | None = None) -> RetryPolicy:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from itertools import count
 from uuid import uuid4
 
@@ -21,7 +22,9 @@ from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
 from resonant.metrics.alert_state import read_unannounced
 from resonant.store import Outcome, open_store
+from resonant.store.gates import Gate, GateChange, change_gate
 from resonant.store.selection import Selection
+from resonant.testing import FixedClock
 from support.waiting import until
 from tasks import alerts
 
@@ -100,8 +103,8 @@ def feed(url, prefect_api):
         yield listening
 
 
-async def with_store(url, operation):
-    store = await open_store(url)
+async def with_store(url, operation, **options):
+    store = await open_store(url, **options)
     try:
         return await operation(store)
     finally:
@@ -212,6 +215,29 @@ async def test_the_thresholds_are_those_of_the_settings(url, feed, tmp_path, mon
     await run_flow(tmp_path)
     [raised] = await feed.expect("raised")
     assert (raised.payload["value"], raised.payload["threshold"]) == (0.25, 0.2)
+
+
+async def test_an_endpoint_paused_by_a_410_and_what_it_holds_for_long_are_told(
+    url, feed, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RESONANT_POLICIES", '{"short": {"max_age": 3600}}')
+
+    async def pause(store):
+        clock.advance(-45 * 60)
+        await store.enqueue([Event(type="t", source="/s", data=1)], "hooks", policy="short")
+        clock.advance(45 * 60)
+        normal = Gate("hooks")
+        gone = replace(normal, state="paused", since=clock(), reason="it answered 410")
+        assert await store.write(change_gate, GateChange(normal, gone))
+
+    clock = FixedClock(time.time())
+    await with_store(url, pause, clock=clock)
+    await run_flow(tmp_path)
+
+    raised = {event.payload["condition"]: event for event in await feed.expect("raised", "raised")}
+    assert raised.keys() == {"gone", "held"}
+    assert raised["held"].payload["value"] == pytest.approx(0.75, abs=0.1)
+    assert dict(raised["gone"].resource)["prefect.resource.id"] == "resonant.endpoint.hooks"
 
 
 async def test_a_run_that_was_killed_before_it_told_is_made_up_for_by_the_next(

@@ -173,6 +173,8 @@ def test_alerts_begin_where_they_do_without_settings_and_units_are_seconds(envir
     assert load_settings().alert_thresholds == Thresholds()
 
     environment(alert_window_minutes="5", alert_dead_letter_age_hours="1", alert_silence_minutes="2")
+    environment(alert_probing_minutes="3")
 
     thresholds = load_settings().alert_thresholds
     assert (thresholds.window, thresholds.dead_letter_age, thresholds.silence) == (300, 3600, 120)
+    assert thresholds.probing == 180

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, case, func, or_, select, union_all, update
 
-from resonant.metrics.alerts import Activity, Condition, Crossing, Key
+from resonant.metrics.alerts import Condition, Crossing, Key
+from resonant.metrics.conditions import Activity
 from resonant.store import schema
 from resonant.store.sql import insert_into
 

@@ -15,7 +15,8 @@ from resonant.metrics.alert_state import (
     read_unannounced,
     record_crossings,
 )
-from resonant.metrics.alerts import Activity, Condition, Crossing
+from resonant.metrics.alerts import Condition, Crossing
+from resonant.metrics.conditions import Activity
 from resonant.store import schema
 from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection

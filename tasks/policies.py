@@ -1,0 +1,29 @@
+"""The policy that a worker would use for a delivery: the one its producer asked for, else its endpoint's, else the default."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blocks.endpoint import load_endpoint
+from resonant.errors import EndpointError
+from resonant.settings import UnknownPolicy
+
+if TYPE_CHECKING:
+    from resonant.settings import Settings
+
+
+def known_policy(name: str | None, settings: Settings) -> str:
+    """Return a policy's name, or the default's if the policy is unknown, as a worker does."""
+    try:
+        settings.policy(name)
+    except UnknownPolicy:
+        return settings.default_policy
+    return name or settings.default_policy
+
+
+async def policy_of(endpoint: str) -> str | None:
+    """Return the name of an endpoint's policy; None if it names none, was removed, or cannot be read."""
+    try:
+        return (await load_endpoint(endpoint)).policy
+    except EndpointError:
+        return None
