@@ -44,6 +44,7 @@ def status_document(status: StoreStatus) -> Document:
             {"endpoint": each.endpoint, "reason": each.reason, "since": rfc3339(each.since)}
             for each in status.endpoint_problems
         ],
+        "held": status.held,
         "oldest_due": _moment(status.oldest_due_at),
         "oldest_dead_letter": _moment(status.oldest_dead_at),
         "endpoints": [
@@ -59,6 +60,8 @@ def status_document(status: StoreStatus) -> Document:
                 "delivered_last_hour": each.delivered_last_hour,
                 "failed_last_hour": each.failed_last_hour,
                 "oldest_due": _moment(each.oldest_due_at),
+                "held": each.held,
+                "gate": gate_document(each.gate),
             }
             for each in status.endpoints
         ],

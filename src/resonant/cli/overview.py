@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resonant import output
 from resonant.dead_letters.audit import AuditEntry, read_audit
+from resonant.dead_letters.gate_words import advice, described
 from resonant.dead_letters.purge import Forecast, Retention, daily_archive, forecast
 from resonant.events import rfc3339
 
@@ -60,6 +61,17 @@ def endpoint_rows(
 def endpoints_left_out(endpoints: Sequence[EndpointStatus]) -> int:
     """Return how many endpoints have no row."""
     return max(0, len(endpoints) - _MOST_ROWS)
+
+
+def gate_lines(endpoints: Sequence[EndpointStatus], *, now: float) -> Iterator[str]:
+    """Yield a line about each endpoint whose gate is not normal, most held deliveries first."""
+    held = sorted((each for each in endpoints if each.is_held), key=lambda each: (-each.held, each.name))
+    for each in held[:_MOST_ROWS]:
+        line = output.visible(f"{each.name} is {described(each.gate, held=each.held, now=now)}")
+        paused = f"; {advice(each.gate, now)}" if each.gate.state == "paused" else ""
+        yield f"{line}{paused}"
+    if (more := len(held) - _MOST_ROWS) > 0:
+        yield f"{output.counted(more, 'more endpoint is', 'more endpoints are')} not normal: --json lists all"
 
 
 def _count(number: int | None) -> str:

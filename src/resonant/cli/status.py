@@ -105,6 +105,8 @@ def status(
         output.write_table(overview.ENDPOINT_COLUMNS, rows)
         if more := overview.endpoints_left_out(found.endpoints):
             output.write(f"{output.counted(more, 'more endpoint')}: --json lists all\n")
+    for line in overview.gate_lines(found.endpoints, now=now):
+        output.write_paragraph(line, indent=2)
     if purges:
         for line in purges.lines(now=now):
             output.write_paragraph(line)
@@ -148,8 +150,13 @@ def next_step(found: StoreStatus, *, now: float) -> str:
         )
     if not found.accepted:
         return "nothing is stored yet: `resonant emit FILE --endpoint URL` stores and sends"
-    steps = []
-    if waiting > found.in_flight and found.oldest_due_at and now - found.oldest_due_at > _OVERDUE_SECONDS:
+    steps, oldest_due_at = [], found.oldest_due_at
+    if held := found.held:
+        steps.append(f"{output.counted(held, 'delivery is', 'deliveries are')} held, as shown below")
+        waiting -= held
+        others = [each.oldest_due_at for each in found.endpoints if not each.is_held]
+        oldest_due_at = min((at for at in others if at is not None), default=None)
+    if waiting > found.in_flight and oldest_due_at and now - oldest_due_at > _OVERDUE_SECONDS:
         steps.append(
             f"{output.counted(waiting, 'delivery waits', 'deliveries wait')}: `resonant emit` sends them, "
             "`resonant deliveries` lists them"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import case, func, select, union_all
 
 from resonant.store import schema
+from resonant.store.gates import Gate, read_gates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,8 @@ class EndpointStatus:
         oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
         delivered_last_hour: deliveries that succeeded in the last hour; None if rollups are off.
         failed_last_hour: attempts that failed or were lost in the last hour; None if rollups are off.
+        gate: the endpoint's gate.
+        is_held: whether the gate holds deliveries back now.
     """
 
     name: str
@@ -44,11 +47,18 @@ class EndpointStatus:
     oldest_due_at: float | None
     delivered_last_hour: int | None
     failed_last_hour: int | None
+    gate: Gate
+    is_held: bool
 
     @property
     def due(self) -> int:
         """Deliveries that may be sent now, and that no worker has."""
         return self.pending + self.retrying - self.in_flight - self.parked
+
+    @property
+    def held(self) -> int:
+        """Deliveries that are due and held by the gate."""
+        return self.due if self.is_held else 0
 
 
 def endpoint_statuses(
@@ -59,7 +69,7 @@ def endpoint_statuses(
     endpoint: str | None = None,
     has_rollups: bool = True,
 ) -> tuple[EndpointStatus, ...]:
-    """Return the endpoints with deliveries now or in the last hour, by name.
+    """Return the endpoints with deliveries now or in the last hour, or held by their gate, by name.
 
     Args:
         connection: the connection on which ``counts`` was read.
@@ -79,6 +89,8 @@ def endpoint_statuses(
     of_later = select(_d.c.endpoint, func.count()).where(is_live, *of_endpoint).group_by(_d.c.endpoint)
     later = {name: count for name, count in connection.execute(of_later)}  # noqa: C416 - rows are no pairs to mypy
     hour = _last_hour(connection, since=now - HOUR_SECONDS, endpoint=endpoint) if has_rollups else None
+    gates = read_gates(connection)
+    governing = {name for name, gate in gates.items() if gate.governs_at(now) and endpoint in (None, name)}
 
     def one(name: str) -> EndpointStatus:
         of = counts.get(name, {})
@@ -96,9 +108,11 @@ def endpoint_statuses(
             oldest_due_at=min((at for at in moments if at is not None), default=None),
             delivered_last_hour=None if hour is None else hour[name, True],
             failed_last_hour=None if hour is None else hour[name, False],
+            gate=gates.get(name) or Gate(name),
+            is_held=name in governing,
         )
 
-    names = counts.keys() | ({name for name, _ in hour} if hour else set())
+    names = counts.keys() | governing | ({name for name, _ in hour} if hour else set())
     return tuple(map(one, sorted(names)))
 
 

@@ -67,7 +67,8 @@ def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
         is_due = gate.probe_at is None or gate.probe_at <= now
         if gate.state != "probing" or (is_due and not gate.not_before):
             return gate
-        return replace(gate, probe_at=now, not_before=None)
+        # A state that begins anew: what a process remembers of a Retry-After is forgotten too.
+        return replace(gate, since=now, probe_at=now, not_before=None)
 
     return _change(connection, endpoint, resumed)
 

@@ -61,6 +61,11 @@ class StoreStatus:
     endpoints: tuple[EndpointStatus, ...] = ()
 
     @property
+    def held(self) -> int:
+        """Deliveries that are due and held by the gate of their endpoint."""
+        return sum(each.held for each in self.endpoints)
+
+    @property
     def balanced(self) -> bool:
         """Whether accepted = pending + retrying + delivered + dead_letter + purged."""
         counted = self.pending + self.retrying + self.delivered + self.dead_letter + self.purged

@@ -52,6 +52,13 @@ def test_each_endpoint_is_an_object_of_the_document(resonant, old):
         "delivered_last_hour": 1,
         "failed_last_hour": 1,
         "oldest_due": rfc3339(old.clock() + 3_600),
+        "held": 0,
+        "gate": {
+            **dict.fromkeys(
+                ("since", "reason", "paused_by", "pace", "failing_since", "next_probe", "not_before")
+            ),
+            "state": "normal",
+        },
     }
 
 
@@ -140,3 +147,43 @@ def test_the_last_purge_is_shown(resonant, old, tmp_path):
 def test_the_status_of_one_endpoint_says_nothing_of_the_purge(resonant, old):
     assert "daily purge" not in resonant("status", "--endpoint", "crm").out
     assert "retention" not in resonant.json("status", "--endpoint", "crm")
+
+
+def test_an_endpoint_whose_gate_is_not_normal_has_a_line_below_the_table(resonant, old):
+    before = resonant("status").out
+    assert "normal" not in before
+
+    old.accept("evt_due_1", "evt_due_2", endpoint="crm")
+    resonant("endpoint", "pause", "crm", "--reason", "maintenance")
+
+    out = resonant("status").out
+    assert out.startswith("balanced: yes; 2 deliveries are held, as shown below; 1 delivery is on the way; ")
+    pattern = r"crm is paused .+ ago by .+ on the command line: maintenance; 2 held; `resonant endpoint resume crm` sends again"
+    assert re.search(f"^{pattern}$", out, re.MULTILINE)
+    assert " is paused " not in resonant("status", "--endpoint", "billing").out
+
+
+def test_the_gate_is_in_the_document(resonant, old):
+    old.accept("evt_due_1", "evt_due_2", endpoint="crm")
+    gate = resonant.json("endpoint", "pause", "crm", "--reason", "maintenance")["gate"]
+
+    found = resonant.json("status")
+
+    assert found["held"] == 2
+    shown = {each["endpoint"]: (each["held"], each["gate"]["state"]) for each in found["endpoints"]}
+    assert shown == {"billing": (0, "normal"), "crm": (2, "paused")}
+    assert found["endpoints"][1]["gate"] == gate
+    assert gate["since"]
+
+
+def test_lines_about_gates_fit_80_columns(resonant, worker):
+    for number in range(22):
+        name = f"partner-webhooks-production-eu-west-{number}"
+        worker.accept("evt_1", endpoint=name)
+        resonant("endpoint", "pause", name, "--reason", "maintenance of the whole region " * 3)
+
+    screen = resonant.on_a_terminal("status")
+
+    assert max(len(line) for line in screen.splitlines() if ".jsonl.gz" not in line) <= 80
+    assert screen.count("sends again") == 20
+    assert "2 more endpoints are not normal: --json lists all" in screen

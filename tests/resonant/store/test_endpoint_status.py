@@ -6,6 +6,8 @@ import pytest
 
 from resonant.delivery.retry import GiveUp
 from resonant.store.counter_compaction import compact
+from resonant.store.gate_operations import pause
+from resonant.store.gates import Gate
 
 MINUTE = 60.0
 
@@ -107,3 +109,24 @@ def test_one_endpoint_can_be_selected(desk):
     assert [each.name for each in desk.status().endpoints] == ["crm", "orders"]
     assert [each.name for each in desk.status(endpoint="crm").endpoints] == ["crm"]
     assert desk.status(endpoint="nobody").endpoints == ()
+
+
+def test_what_is_due_is_held_while_the_gate_governs(desk):
+    desk.enqueue("evt_parked", "evt_due_1", "evt_due_2")
+    desk.fail(desk.claim_one(), desk.park_for(300))
+    desk.enqueue("evt_1", endpoint="billing")
+    assert (desk.status().held, of(desk, "orders").held) == (0, 0)
+
+    desk.write(pause, "orders", who="ann", now=desk.clock())
+
+    orders = of(desk, "orders")
+    assert (orders.due, orders.held, orders.gate.state) == (2, 2, "paused")
+    assert (of(desk, "billing").held, of(desk, "billing").gate) == (0, Gate("billing"))
+    assert desk.status().held == desk.status(endpoint="orders").held == 2
+    assert desk.status(endpoint="billing").held == 0
+
+
+def test_a_paused_endpoint_without_deliveries_is_shown(desk):
+    desk.write(pause, "orders", who="ann", now=desk.clock())
+    assert of(desk, "orders").gate.paused_by == "ann"
+    assert desk.status(endpoint="billing").endpoints == ()

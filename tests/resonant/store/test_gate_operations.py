@@ -62,7 +62,8 @@ def test_the_probe_of_a_failing_endpoint_is_due_when_it_is_resumed(desk):
 
     desk.write(resume, "orders", now=desk.clock())
 
-    assert desk.read(read_gate, "orders") == replace(PROBING, probe_at=desk.clock(), not_before=None, epoch=2)
+    now = desk.clock()
+    assert desk.read(read_gate, "orders") == replace(PROBING, since=now, probe_at=now, epoch=2)
 
 
 @pytest.mark.parametrize("gate", [Gate("orders"), PACED, PROBING])

@@ -1,0 +1,103 @@
+"""An endpoint's gate in words: what state it is in and why, and what an operator does about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resonant.output import ago
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from resonant.store.gates import Gate
+
+# A run would have sent a probe, or renewed its place as the one that sends, long before.
+_UNATTENDED_SECONDS = 60.0
+_RESUME = "`resonant endpoint resume {endpoint}` sends again"
+_GONE = (
+    "if the endpoint is gone for good, remove it (`resonant endpoint remove {endpoint}`) and cancel its deliveries "
+    "(`resonant cancel --endpoint {endpoint}`); otherwise `resonant endpoint resume {endpoint}` sends again"
+)
+_PROBING = (
+    "repair the receiver: a probe finds that it works, and the deliveries follow; `resonant endpoint resume {endpoint}` "
+    "sends a probe now"
+)
+_WAITING = "nothing: the endpoint asked for this pause, and the deliveries follow"
+_PACED = "nothing: the pace grows while the endpoint keeps up"
+
+
+def described(gate: Gate, *, held: int, now: float) -> str:
+    """Describe a gate on one line: state, since when, pace, reason, next probe, and how many deliveries it holds.
+
+    Args:
+        gate: of the endpoint.
+        held: how many deliveries are due and held.
+        now: seconds since the epoch.
+    """
+    if not gate.governs_at(now):
+        return "normal"
+    head = f"{_state(gate, now)}{f': {gate.reason}' if gate.reason and gate.state != 'normal' else ''}"
+    parts = [head, *_waits(gate, now)]
+    if held:
+        parts.append(f"{held:,} held")
+    if held and _is_unattended(gate, now):
+        parts.append("no run sends to it: `resonant emit` does")
+    return "; ".join(parts)
+
+
+def advice(gate: Gate, now: float) -> str:
+    """Return what to do about an endpoint whose gate holds deliveries back; empty for the others."""
+    if not gate.governs_at(now):
+        return ""
+    by_state = {"paused": _GONE if gate.is_gone else _RESUME, "probing": _PROBING, "paced": _PACED}
+    return by_state.get(gate.state, _WAITING).format(endpoint=gate.endpoint)
+
+
+def next_probe_at(gate: Gate) -> float | None:
+    """Return when the next probe is due, seconds since the epoch; None if the gate is not probing."""
+    if gate.state != "probing" or gate.probe_at is None:
+        return None
+    return max(gate.probe_at, gate.not_before or 0.0)
+
+
+def pace(gate: Gate) -> str | None:
+    """Return the pace of a gate in words; None if it is not paced."""
+    return f"{gate.pace:.3g} per second" if gate.state == "paced" and gate.pace is not None else None
+
+
+def _state(gate: Gate, now: float) -> str:
+    since = span(now - gate.since)
+    match gate.state:
+        case "paused":
+            return f"paused {since} ago{f' by {gate.paused_by}' if gate.paused_by else ''}"
+        case "probing":
+            failing_since = gate.since if gate.failing_since is None else gate.failing_since
+            return f"probing for {span(now - failing_since)}"
+        case "paced":
+            at = pace(gate)
+            return f"paced for {since}{f' at {at}' if at else ''}"
+        case "normal":
+            return "normal"
+
+
+def _waits(gate: Gate, now: float) -> Iterator[str]:
+    if (probe_at := next_probe_at(gate)) is not None:
+        yield f"next probe in {span(probe_at - now)}" if probe_at > now else "a probe is due"
+    elif gate.state != "paused" and gate.not_before is not None and gate.not_before > now:
+        yield f"nothing is sent for {span(gate.not_before - now)}, as it asked by Retry-After"
+
+
+def _is_unattended(gate: Gate, now: float) -> bool:
+    match gate.state:
+        case "probing":
+            expected_at = next_probe_at(gate)
+        case "paced":
+            expected_at = gate.pilot_until or gate.since
+        case _:
+            return False
+    return expected_at is not None and now - expected_at > _UNATTENDED_SECONDS
+
+
+def span(seconds: float) -> str:
+    """Say how long something is: ``12 min``."""
+    return ago(max(0.0, seconds)).removesuffix(" ago")
