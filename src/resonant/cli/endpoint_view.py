@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from resonant import output
 from resonant.cli import endpoint_options as given
 from resonant.cli import options
 
+if TYPE_CHECKING:
+    from resonant.store.endpoint_status import Governed
+
 
 def list_(as_json: options.Json = False) -> None:
-    """List the endpoints. URLs are secret, so only hosts are shown. `endpoint show` has the details."""
+    """List the endpoints, with the state of each gate. URLs are secret, so only hosts are shown.
+
+    `endpoint show` has the details.
+    """
     import asyncio
+    import time
 
-    from resonant.cli.running import on_prefect
+    from resonant.cli.running import on_prefect, run_with_store
     from resonant.errors import EndpointError
+    from resonant.store.endpoint_status import governed
 
-    with on_prefect():
+    with on_prefect() as settings:
         from blocks.catalog import list_endpoints
 
         found = asyncio.run(list_endpoints())
+    now = time.time()
+    gates = run_with_store(lambda store: store.read(governed, now=now), settings)
     problems = {name: str(block) for name, block in found if isinstance(block, EndpointError)}
-    rows = [{"name": name, **_shown(block), "problem": None} for name, block in found if name not in problems]
+    rows = [
+        {"name": name, **_shown(block), "problem": None, **_gate_documents(_of(name, gates))}
+        for name, block in found
+        if name not in problems
+    ]
     for name, block in found:
         if not isinstance(block, EndpointError) and (problem := _problem(name, block)):
             problems[name] = next(row for row in rows if row["name"] == name)["problem"] = problem
@@ -31,35 +47,66 @@ def list_(as_json: options.Json = False) -> None:
         output.write_json_array(map(output.to_json, [*rows, *broken]))
         return
     if found:
-        shown = {row["name"] for row in rows}
-        listed = [*rows, *({"name": name, "usable": False} for name in problems if name not in shown)]
-        listed.sort(key=lambda row: str(row["name"]))
-        output.write_table(("name", "to", "signed", "state"), list(map(_listed, listed)))
-    for name, problem in problems.items():
-        output.say(f"endpoint {name} cannot be used: {problem}")
-    if not found:
+        _write_list(rows, problems, gates, now=now)
+    else:
         output.say("no endpoints: `resonant endpoint add NAME URL` makes one")
 
 
+def _write_list(
+    rows: list[dict[str, Any]], problems: dict[str, str], gates: list[Governed], *, now: float
+) -> None:
+    from resonant.cli.overview import gate_lines
+
+    shown = {row["name"] for row in rows}
+    listed = [*rows, *({"name": name, "usable": False} for name in problems if name not in shown)]
+    listed.sort(key=lambda row: str(row["name"]))
+    output.write_table(("name", "to", "signed", "state"), list(map(_listed, listed)))
+    for line in gate_lines([each for each in gates if each.gate.endpoint in shown], now=now):
+        output.write_paragraph(line, indent=2)
+    for name, problem in problems.items():
+        output.say(f"endpoint {name} cannot be used: {problem}")
+
+
 def show(name: given.Name, as_json: options.Json = False) -> None:
-    """Show an endpoint's configuration; of secrets, only whether they are set."""
+    """Show an endpoint's configuration and the state of its gate; of secrets, only whether they are set."""
     import asyncio
+    import time
 
     from resonant.cli.running import on_prefect, run_with_store
+    from resonant.dead_letters.gate_words import advice, described
     from resonant.events import rfc3339
+    from resonant.store.endpoint_status import governed
 
     name = options.endpoint_name(name)
     with on_prefect() as settings:
         from blocks import load_endpoint
 
         shown = {"name": name, **_shown(asyncio.run(load_endpoint(name)))}
-        gone_at = run_with_store(lambda store: store.gone_at(name), settings)
-        shown["gone_since"] = None if gone_at is None else rfc3339(gone_at)
+    now = time.time()
+    gates = run_with_store(lambda store: store.read(governed, now=now), settings)
+    gate, held = found = _of(name, gates)
     if as_json:
-        output.write(output.to_json(shown) + "\n")
+        gone_since = rfc3339(gate.since) if gate.is_gone else None
+        output.write(output.to_json({**shown, "gone_since": gone_since, **_gate_documents(found)}) + "\n")
         return
     for key, value in shown.items():
         output.write(f"{key}: {_cell(value)}\n")
+    output.write_paragraph(output.visible(f"gate: {described(gate, held=held, now=now)}"), indent=2)
+    if next_step := advice(gate, now):
+        output.write_paragraph(f"next: {next_step}", indent=2)
+
+
+def _of(name: str, gates: list[Governed]) -> Governed:
+    from resonant.store.endpoint_status import Governed
+    from resonant.store.gates import Gate
+
+    return next((each for each in gates if each.gate.endpoint == name), Governed(Gate(name), 0))
+
+
+def _gate_documents(found: Governed) -> dict[str, object]:
+    from resonant.cli.documents import gate_document
+
+    return {"gate": gate_document(found.gate), "held": found.held}
 
 
 def _shown(block: object) -> dict[str, object]:
@@ -107,10 +154,10 @@ def _host(block: object) -> str | None:
     return f"{parsed.scheme}://{host}{port}" if host else None
 
 
-def _listed(row: dict[str, object]) -> list[str]:
+def _listed(row: dict[str, Any]) -> list[str]:
     if row.get("usable") is False:
         return [str(row["name"]), "-", "-", "cannot be used"]
-    state = "ok" if row["problem"] is None else "cannot be used"
+    state = row["gate"]["state"].replace("normal", "ok") if row["problem"] is None else "cannot be used"
     to = row.get("host") or row["type"]
     signed = "yes" if row.get("signing_secret") else "no"
     return [str(row["name"]), str(to), signed, state]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.settings import Settings
-    from resonant.store.endpoint_status import EndpointStatus
+    from resonant.store.endpoint_status import EndpointStatus, Governed
     from resonant.store.reads import StoreStatus
 
 ENDPOINT_COLUMNS = (
@@ -63,13 +63,11 @@ def endpoints_left_out(endpoints: Sequence[EndpointStatus]) -> int:
     return max(0, len(endpoints) - _MOST_ROWS)
 
 
-def gate_lines(endpoints: Sequence[EndpointStatus], *, now: float) -> Iterator[str]:
-    """Yield a line about each endpoint whose gate is not normal, most held deliveries first."""
-    held = sorted((each for each in endpoints if each.is_held), key=lambda each: (-each.held, each.name))
-    for each in held[:_MOST_ROWS]:
-        line = output.visible(f"{each.name} is {described(each.gate, held=each.held, now=now)}")
-        paused = f"; {advice(each.gate, now)}" if each.gate.state == "paused" else ""
-        yield f"{line}{paused}"
+def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
+    """Yield a line about each endpoint whose gate holds deliveries back."""
+    for gate, number in held[:_MOST_ROWS]:
+        line = output.visible(f"{gate.endpoint} is {described(gate, held=number, now=now)}")
+        yield f"{line}; {advice(gate, now)}" if gate.state == "paused" else line
     if (more := len(held) - _MOST_ROWS) > 0:
         yield f"{output.counted(more, 'more endpoint is', 'more endpoints are')} not normal: --json lists all"
 

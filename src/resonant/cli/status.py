@@ -105,7 +105,7 @@ def status(
         output.write_table(overview.ENDPOINT_COLUMNS, rows)
         if more := overview.endpoints_left_out(found.endpoints):
             output.write(f"{output.counted(more, 'more endpoint')}: --json lists all\n")
-    for line in overview.gate_lines(found.endpoints, now=now):
+    for line in overview.gate_lines(found.governed, now=now):
         output.write_paragraph(line, indent=2)
     if purges:
         for line in purges.lines(now=now):

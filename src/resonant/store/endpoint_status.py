@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import case, func, select, union_all
 
@@ -114,6 +114,25 @@ def endpoint_statuses(
 
     names = counts.keys() | governing | ({name for name, _ in hour} if hour else set())
     return tuple(map(one, sorted(names)))
+
+
+class Governed(NamedTuple):
+    """An endpoint whose gate holds deliveries back: the gate, and how many deliveries are due and held."""
+
+    gate: Gate
+    held: int
+
+
+def governed(connection: Connection, *, now: float) -> list[Governed]:
+    """Return the endpoints whose gate holds deliveries back now, most held deliveries first."""
+    gates = [gate for gate in read_gates(connection).values() if gate.governs_at(now)]
+    found = [Governed(gate, _count_due(connection, gate.endpoint, now)) for gate in gates]
+    return sorted(found, key=lambda each: (-each.held, each.gate.endpoint))
+
+
+def _count_due(connection: Connection, endpoint: str, now: float) -> int:
+    query = select(func.count()).select_from(_d).where(_d.c.endpoint == endpoint, _d.c.available_at <= now)
+    return connection.execute(query).scalar_one()
 
 
 def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:

@@ -13,7 +13,7 @@ from resonant.store import schema
 from resonant.store.acceptances import read_ledgers
 from resonant.store.answers import answers
 from resonant.store.dead_letter_search import DeadLetters
-from resonant.store.endpoint_status import EndpointStatus, endpoint_statuses
+from resonant.store.endpoint_status import EndpointStatus, Governed, endpoint_statuses
 from resonant.store.endpoints import problems
 from resonant.store.selection import Selection
 from resonant.store.sql import is_any_of
@@ -64,6 +64,12 @@ class StoreStatus:
     def held(self) -> int:
         """Deliveries that are due and held by the gate of their endpoint."""
         return sum(each.held for each in self.endpoints)
+
+    @property
+    def governed(self) -> list[Governed]:
+        """The endpoints whose gate holds deliveries back, most held deliveries first."""
+        found = [Governed(each.gate, each.held) for each in self.endpoints if each.is_held]
+        return sorted(found, key=lambda each: (-each.held, each.gate.endpoint))
 
     @property
     def balanced(self) -> bool:

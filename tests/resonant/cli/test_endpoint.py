@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 
 import pytest
 from prefect.blocks.core import Block
@@ -15,6 +16,8 @@ from pydantic import SecretStr
 
 from blocks import FileEndpoint, WebhookEndpoint
 from blocks.endpoint import block_slug
+from resonant.events import rfc3339
+from resonant.store.gates import Gate, GateChange, change_gate
 
 pytestmark = pytest.mark.engine
 
@@ -71,6 +74,45 @@ def test_the_list_as_json_says_the_problem_in_its_place(resonant, endpoints):
     assert found["cli-broken"] == {"name": "cli-broken", "problem": PROBLEM}
     assert (found["cli-hooks"]["type"], found["cli-hooks"]["url"]) == ("webhook-endpoint", "set")
     assert found["file-endpoint/cli-log"]["type"] == "file-endpoint"
+
+
+def test_a_paused_endpoint_is_shown_as_such(resonant, endpoints, worker):
+    worker.accept("evt_1", "evt_2", endpoint="cli-hooks")
+    resonant("endpoint", "pause", "cli-hooks", "--reason", "maintenance")
+
+    [header, *_] = [line for line in rows(resonant.on_prefect("endpoint", "list").out) if "paused" in line]
+    assert header.split() == ["cli-hooks", "https://hooks.example.com", "no", "paused"]
+    shown = resonant.on_prefect("endpoint", "show", "cli-hooks").out
+    assert re.search(r"\ngate: paused .+ ago by .+: maintenance; 2 held\n", shown)
+    assert shown.endswith("\nnext: `resonant endpoint resume cli-hooks` sends again\n")
+
+
+def test_the_gate_of_an_endpoint_is_in_its_document(resonant, endpoints, worker):
+    shown = resonant.on_prefect("endpoint", "show", "cli-hooks")
+    assert "\ngate: normal\n" in shown.out
+    assert "next:" not in shown.out
+
+    worker.accept("evt_1", "evt_2", endpoint="cli-hooks")
+    gate = resonant.json("endpoint", "pause", "cli-hooks")["gate"]
+
+    found = json.loads(resonant.on_prefect("endpoint", "show", "cli-hooks", "--json").out)
+    assert (found["gate"], found["held"], found["gone_since"]) == (gate, 2, None)
+    listed = {row["name"]: row for row in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
+    assert (listed["cli-hooks"]["gate"], listed["cli-hooks"]["held"]) == (gate, 2)
+    assert listed["file-endpoint/cli-log"]["gate"]["state"] == "normal"
+
+
+def test_an_endpoint_that_answered_410_is_paused_since_then(resonant, endpoints, worker):
+    worker.accept("evt_1", endpoint="cli-hooks")
+    now = worker.clock()
+    gone = Gate("cli-hooks", "paused", since=now, reason="it answered 410")
+    worker.do(lambda store: store.write(change_gate, GateChange(Gate("cli-hooks"), gone)))
+
+    shown = resonant.on_prefect("endpoint", "show", "cli-hooks").out
+    assert re.search(r"\ngate: paused .+ ago: it answered 410; 1 held\n", shown)
+    assert "gone_since" not in shown
+    found = json.loads(resonant.on_prefect("endpoint", "show", "cli-hooks", "--json").out)
+    assert found["gone_since"] == rfc3339(now)
 
 
 def test_a_test_event_has_its_outcome_as_json(resonant, endpoints, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from resonant.delivery.retry import GiveUp
 from resonant.store.counter_compaction import compact
+from resonant.store.endpoint_status import governed
 from resonant.store.gate_operations import pause
 from resonant.store.gates import Gate
 
@@ -130,3 +131,21 @@ def test_a_paused_endpoint_without_deliveries_is_shown(desk):
     desk.write(pause, "orders", who="ann", now=desk.clock())
     assert of(desk, "orders").gate.paused_by == "ann"
     assert desk.status(endpoint="billing").endpoints == ()
+
+
+def test_the_governed_endpoints_are_those_of_the_status(desk):
+    desk.enqueue("evt_1", "evt_2")
+    desk.claim_one()
+    desk.enqueue("evt_3", endpoint="billing")
+    desk.enqueue("evt_4", endpoint="crm")
+    for name in ("billing", "orders", "unused"):
+        desk.write(pause, name, who="ann", now=desk.clock())
+
+    found = desk.read(governed, now=desk.clock())
+
+    assert [(each.gate.endpoint, each.held) for each in found] == [
+        ("billing", 1),
+        ("orders", 1),
+        ("unused", 0),
+    ]
+    assert found == desk.status().governed
