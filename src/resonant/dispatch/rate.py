@@ -1,0 +1,233 @@
+"""The rate of an endpoint, which holds for all processes together: each send waits for a slot of its own.
+
+Slots are evenly spaced times, reserved in the store (see ``store/send_slots.py``). One that is missed passes unused and is
+not made up for, so that sends never bunch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from resonant.store.availability import retry_while_unavailable
+from resonant.store.send_slots import MOST_NOTICE_SECONDS, Reservation, reserve
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from resonant.events import Clock
+    from resonant.store import Store
+
+# How late a slot may be used. It lets a receiver see 2 % more than the rate in one second, and one more.
+MOST_LATE_SECONDS = 0.02
+# How long before its slot a send may begin in the store; a crash charges each that has begun.
+_LEAD_SECONDS = 0.25
+# How many seconds' worth a run may have claimed: more would be kept from other processes.
+_CLAIMED_SECONDS = 2.0
+# How soon those who wait are noticed, and the end of the run.
+_TICK_SECONDS = 0.02
+# The notice of the first reservation; from then on the last one tells how long it takes.
+_FIRST_NOTICE_SECONDS = 0.05
+
+
+class Reserve(Protocol):
+    """Reserves slots in the store."""
+
+    def __call__(self, endpoint: str, *, rate: float, number: int, notice: float) -> Awaitable[Reservation]:
+        """See ``send_slots.reserve``."""
+
+
+def reserving(store: Store, patience: float) -> Reserve:
+    """Return a function that reserves slots in this store; it waits out an outage for ``patience`` seconds."""
+
+    async def reserve_in_store(endpoint: str, *, rate: float, number: int, notice: float) -> Reservation:
+        return await retry_while_unavailable(
+            lambda: store.write(
+                reserve, endpoint, rate=rate, number=number, notice=notice, clock=store.clock
+            ),
+            patience,
+        )
+
+    return reserve_in_store
+
+
+class RateLimiter:
+    """Gives the sends of one process to each endpoint their slots, in the order of arrival.
+
+    A send takes a slot a little ahead, begins in the store, and then waits for the slot's time::
+
+        slot = await limiter.take(endpoint)
+        ...
+        if await limiter.wait(endpoint, slot):
+            ...  # send now
+
+    Args:
+        reserve: reserves slots, for all processes.
+        is_over: whether the run ends; those who wait are then sent away without a slot.
+        wall: the time of day, in seconds since the epoch.
+        clock: monotonic seconds.
+        sleep: waits for so many seconds of that clock.
+    """
+
+    def __init__(
+        self,
+        reserve: Reserve,
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+        wall: Clock = time.time,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._tools = _Tools(reserve, is_over, wall, clock, sleep)
+        self._lines: dict[str, _Line] = {}
+
+    def limit(self, endpoint: str, rate: float | None, *, width: int) -> None:
+        """Give an endpoint a rate; None leaves it without.
+
+        Args:
+            endpoint: its name.
+            rate: sends per second, of all processes together.
+            width: how many sends may go on at the same time, of which at most half wait for their slot's time.
+        """
+        if rate is not None:
+            lead = min(_LEAD_SECONDS, width / 2 / rate)
+            self._lines[endpoint] = _Line(endpoint, rate, lead, self._tools)
+
+    def most_claimed(self, endpoint: str) -> int | None:
+        """Return how many deliveries a run may hold of an endpoint; None for an endpoint without a rate."""
+        line = self._lines.get(endpoint)
+        return None if line is None else max(1, math.ceil(_CLAIMED_SECONDS * line.rate))
+
+    async def take(self, endpoint: str) -> float | None:
+        """Wait until a slot is near, and return its time; None without a rate, or if the run ends.
+
+        Raises:
+            StoreUnavailable: the store did not come back in time.
+        """
+        line = self._lines.get(endpoint)
+        return None if line is None else await line.next()
+
+    async def wait(self, endpoint: str, slot: float | None) -> bool:
+        """Wait for a slot's time, or for the next slot where this one was missed.
+
+        Returns:
+            Whether to send now; false if the run ends first.
+
+        Raises:
+            StoreUnavailable: the store did not come back in time.
+        """
+        line = self._lines.get(endpoint)
+        if line is None:
+            return True
+        while True:
+            if slot is not None:
+                await self._tools.sleep(max(0.0, slot - self._tools.clock()))
+                if self._tools.clock() <= slot + MOST_LATE_SECONDS:
+                    return True
+            if (slot := await line.next(first=True)) is None:
+                return False
+
+    async def close(self) -> None:
+        """Stop giving slots."""
+        for line in self._lines.values():
+            await line.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    reserve: Reserve
+    is_over: Callable[[], bool]
+    wall: Clock
+    clock: Clock
+    sleep: Callable[[float], Awaitable[object]]
+
+
+class _Line:
+    """Those who wait for a slot of one endpoint, and the slots that are reserved for them."""
+
+    def __init__(self, endpoint: str, rate: float, lead: float, tools: _Tools) -> None:
+        self.rate = rate
+        self._endpoint = endpoint
+        self._lead = lead
+        self._tools = tools
+        self._waiting: deque[asyncio.Future[float | None]] = deque()
+        self._slots: deque[float] = deque()
+        self._ask_at = -math.inf
+        self._notice = _FIRST_NOTICE_SECONDS
+        # What the store's clock shows beyond ours; as a first guess, it shows the time of day.
+        self._offset = tools.wall() - tools.clock()
+        self._serving: asyncio.Task[None] | None = None
+
+    async def next(self, *, first: bool = False) -> float | None:
+        """Wait for a slot, before all others if ``first``; None if the run ends."""
+        turn: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
+        if first:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
+        if self._serving is None or self._serving.done():
+            self._serving = asyncio.create_task(self._serve())
+        return await turn
+
+    async def close(self) -> None:
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+
+    async def _serve(self) -> None:
+        """Hand out slots as long as anybody waits."""
+        try:
+            while self._forget_cancelled() and not self._tools.is_over():
+                if len(self._waiting) > len(self._slots) and self._tools.clock() >= self._ask_at:
+                    await self._ask()
+                self._hand_out()
+                await self._tools.sleep(self._until_next())
+            self._send_away(lambda turn: turn.set_result(None))
+        except asyncio.CancelledError:
+            self._send_away(lambda turn: turn.cancel())
+            raise
+        except Exception as error:  # noqa: BLE001 - those who wait raise it
+            failure = error
+            self._send_away(lambda turn: turn.set_exception(failure))
+
+    def _forget_cancelled(self) -> int:
+        """Return how many wait."""
+        self._waiting = deque(turn for turn in self._waiting if not turn.done())
+        return len(self._waiting)
+
+    def _send_away(self, end: Callable[[asyncio.Future[float | None]], object]) -> None:
+        self._forget_cancelled()
+        while self._waiting:
+            end(self._waiting.popleft())
+
+    def _hand_out(self) -> None:
+        """Give the slots that are near to those who wait longest; those that were missed pass."""
+        now = self._tools.clock()
+        while self._slots and self._slots[0] + MOST_LATE_SECONDS < now:
+            self._slots.popleft()
+        while self._slots and self._slots[0] - self._lead <= now and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(self._slots.popleft())
+
+    def _until_next(self) -> float:
+        near = self._slots[0] - self._lead - self._tools.clock() if self._slots else _TICK_SECONDS
+        return max(0.0, min(_TICK_SECONDS, near))
+
+    async def _ask(self) -> None:
+        before = self._tools.clock()
+        wanted = len(self._waiting) - len(self._slots)
+        given = await self._tools.reserve(self._endpoint, rate=self.rate, number=wanted, notice=self._notice)
+        after = self._tools.clock()
+        self._notice = min(MOST_NOTICE_SECONDS, _FIRST_NOTICE_SECONDS + 2 * (after - before))
+        # The store read its clock between the two. Its clock is this machine's or a server's, and may drift or jump.
+        self._offset = min(max(self._offset, given.now - after), given.now - before)
+        first = given.first - self._offset
+        if given.number:
+            self._slots.extend(first + number / self.rate for number in range(given.number))
+        else:
+            self._ask_at = first

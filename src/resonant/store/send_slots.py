@@ -1,0 +1,81 @@
+"""Send slots: the times at which a process may send to an endpoint with a rate, shared by all processes.
+
+One row per endpoint says until when slots are reserved. A process reserves the next ones, evenly spaced, in one short
+transaction, and lets a slot that it misses pass. So a crash or a stall makes the sends fewer, never more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select, update
+
+from resonant.store import schema
+from resonant.store.sql import insert_into
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from resonant.events import Clock
+
+# Slots are reserved while the last one is at most this far ahead, for at most this long at once. So about a second's worth
+# is reserved, whatever the number of processes, and a killed process takes no more with it.
+AHEAD_SECONDS = 0.5
+# The most that a caller may ask for as `notice`.
+MOST_NOTICE_SECONDS = 1.0
+
+_s = schema.send_slots
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The answer to a process that asked for slots. Times are seconds since the epoch, by one clock for all processes.
+
+    Attributes:
+        number: how many slots are reserved; 0 if enough are reserved already, by whichever process.
+        first: the time of the first one; with none, when to ask again.
+        now: the time when this was decided.
+    """
+
+    number: int
+    first: float
+    now: float
+
+
+def reserve(
+    connection: Connection, endpoint: str, *, rate: float, number: int, notice: float, clock: Clock
+) -> Reservation:
+    """Reserve up to ``number`` of the next slots.
+
+    Args:
+        connection: in a transaction.
+        endpoint: the endpoint's name.
+        rate: slots per second.
+        number: how many are wanted, at least 1.
+        notice: the first slot is at least so many seconds ahead; at most ``MOST_NOTICE_SECONDS``.
+        clock: read on SQLite; PostgreSQL has a clock of its own, which the processes of several machines share.
+    """
+    query = select(_s.c.reserved_until).where(_s.c.endpoint == endpoint).with_for_update()
+    reserved_until = connection.execute(query).scalar()
+    if reserved_until is None:
+        new = insert_into(connection.dialect.name, _s).values(endpoint=endpoint, reserved_until=0.0)
+        connection.execute(new.on_conflict_do_nothing())
+        reserved_until = connection.execute(query).scalar_one()
+    now = _now(connection, clock)
+    if reserved_until > now + MOST_NOTICE_SECONDS + AHEAD_SECONDS + max(AHEAD_SECONDS, 1 / rate):
+        reserved_until = now  # the clock was set back, or the rate was lower
+    if reserved_until > now + AHEAD_SECONDS:
+        return Reservation(0, reserved_until - AHEAD_SECONDS, now)
+    first = max(reserved_until, now + notice)
+    number = min(number, max(1, int(rate * AHEAD_SECONDS)))
+    connection.execute(
+        update(_s).where(_s.c.endpoint == endpoint).values(reserved_until=first + number / rate)
+    )
+    return Reservation(number, first, now)
+
+
+def _now(connection: Connection, clock: Clock) -> float:
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+    return clock()

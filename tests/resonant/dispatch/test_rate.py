@@ -1,0 +1,210 @@
+"""The rate of an endpoint: several processes share it, in simulated time over the real SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+import random
+
+import pytest
+from sqlalchemy import create_engine
+
+from resonant.dispatch.rate import RateLimiter
+from resonant.errors import StoreUnavailable
+from resonant.store import schema
+from resonant.store.send_slots import reserve
+from support.simulated_time import run_in_simulated_time
+
+RATE = 50.0
+
+
+class Machines:
+    """Processes that share a store. It answers within ``latency`` seconds, and their clocks are apart."""
+
+    def __init__(self, *, latency=0.01, seed=7):
+        self.sent: list[float] = []
+        self.reservations = 0
+        self._latency = latency
+        self._rng = random.Random(seed)
+        engine = create_engine("sqlite://")
+        self._connection = engine.connect()
+        schema.metadata.create_all(self._connection, tables=[schema.send_slots])
+
+    @property
+    def now(self):
+        return asyncio.get_running_loop().time()
+
+    async def reserve(self, endpoint, **options):
+        self.reservations += 1
+        await asyncio.sleep(self._rng.uniform(0, self._latency))
+        given = reserve(self._connection, endpoint, clock=lambda: self.now, **options)
+        await asyncio.sleep(self._rng.uniform(0, self._latency))
+        return given
+
+    def process(self, *, rate=RATE, width=50, skew=0.0, is_over=lambda: False):
+        limiter = RateLimiter(
+            self.reserve, is_over=is_over, wall=lambda: self.now + skew, clock=lambda: self.now - 500
+        )
+        limiter.limit("orders", rate, width=width)
+        return limiter
+
+    async def send(self, limiter, *, begin_takes=0.0):
+        """Wait as a send does, and note when it goes out."""
+        slot = await limiter.take("orders")
+        await asyncio.sleep(self._rng.uniform(0, begin_takes))
+        if await limiter.wait("orders", slot):
+            self.sent.append(self.now)
+            return True
+        return False
+
+    def start(self, limiter, number, **options):
+        """Start so many sends; they are one process's, and go with it."""
+        return [asyncio.create_task(self.send(limiter, **options)) for _ in range(number)]
+
+    def most_within(self, seconds=1.0):
+        """The most sends within any time as long as this."""
+        times = sorted(self.sent)
+        return max(bisect.bisect_left(times, start + seconds) - i for i, start in enumerate(times))
+
+
+def test_one_process_sends_at_the_rate():
+    async def main():
+        machines = Machines()
+        await asyncio.gather(*machines.start(machines.process(), 500))
+        took = machines.sent[-1] - machines.sent[0]
+        assert took == pytest.approx(499 / RATE, rel=0.01)
+        assert machines.most_within() <= 51
+        # Half a second's worth each time, but for the first ones.
+        assert machines.reservations < 50
+
+    run_in_simulated_time(main())
+
+
+@pytest.mark.parametrize("skew", [0.0, 3.0])
+def test_four_processes_share_the_rate_however_slow_the_store_and_wrong_their_clocks_are(skew):
+    async def main():
+        machines = Machines(latency=0.1)
+        processes = [machines.process(skew=number * skew) for number in range(4)]
+        sends = [machines.start(each, 200, begin_takes=0.1) for each in processes]
+        await asyncio.gather(*itertools.chain(*sends))
+        assert len(machines.sent) == 800
+        assert machines.most_within() <= 52
+        assert machines.sent[-1] - machines.sent[0] == pytest.approx(800 / RATE, rel=0.1)
+
+    run_in_simulated_time(main())
+
+
+def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on():
+    async def main():
+        machines = Machines()
+        sends = [machines.start(machines.process(), 300) for _ in range(4)]
+        await asyncio.sleep(2.0)
+        for each in sends[0]:
+            each.cancel()
+        killed_at = machines.now
+        await asyncio.gather(*itertools.chain(*sends[1:]))
+        assert machines.most_within() <= 52
+        after = sum(1 for each in machines.sent if killed_at < each <= killed_at + 5)
+        assert after >= 5 * RATE - 55
+
+    run_in_simulated_time(main())
+
+
+def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others():
+    async def main():
+        machines = Machines()
+        process = machines.process()
+        slot = await process.take("orders")
+        others = machines.start(process, 100)
+        await asyncio.sleep(slot + 500 - machines.now + 0.05)  # the process stood still
+        late = machines.now
+        assert await process.wait("orders", slot)
+        assert machines.now - late < 0.5, "a hundred others wait two seconds"
+        await asyncio.gather(*others)
+        assert machines.most_within() <= 51
+
+    run_in_simulated_time(main())
+
+
+def test_a_rate_below_one_sends_that_rarely():
+    async def main():
+        machines = Machines()
+        processes = [machines.process(rate=0.1) for _ in range(2)]
+        await asyncio.gather(*machines.start(processes[0], 3), *machines.start(processes[1], 3))
+        gaps = [later - earlier for earlier, later in itertools.pairwise(machines.sent)]
+        assert gaps == pytest.approx([10.0] * 5, abs=0.1)
+
+    run_in_simulated_time(main())
+
+
+def test_runs_that_end_before_their_turn_do_not_put_off_those_that_follow():
+    async def main():
+        machines = Machines()
+        assert await machines.send(machines.process(rate=0.1))
+        for _ in range(20):
+            over = machines.now + 0.2
+            assert not await machines.send(
+                machines.process(rate=0.1, is_over=lambda over=over: machines.now > over)
+            )
+        await machines.send(machines.process(rate=0.1))
+        assert machines.sent[1] - machines.sent[0] == pytest.approx(10.0, abs=0.1)
+
+    run_in_simulated_time(main())
+
+
+def test_those_that_wait_at_the_end_of_the_run_go_away_unsent():
+    async def main():
+        machines = Machines()
+        over_at = machines.now + 1.0
+        sends = machines.start(machines.process(is_over=lambda: machines.now > over_at), 200)
+        done = await asyncio.gather(*sends)
+        assert machines.now < over_at + 0.5
+        assert done.count(True) == pytest.approx(RATE, abs=15)
+
+    run_in_simulated_time(main())
+
+
+def test_a_store_that_is_gone_is_an_error_of_each_that_waits():
+    async def gone(endpoint, **options):
+        raise StoreUnavailable("gone")
+
+    async def main():
+        machines = Machines()
+        machines.reserve = gone
+        sends = machines.start(machines.process(), 3)
+        for each in await asyncio.gather(*sends, return_exceptions=True):
+            assert isinstance(each, StoreUnavailable)
+
+    run_in_simulated_time(main())
+
+
+def test_a_cancelled_send_leaves_its_slot_to_the_next():
+    async def main():
+        machines = Machines()
+        sends = machines.start(machines.process(), 10)
+        await asyncio.sleep(0)
+        for each in sends[:9]:
+            each.cancel()
+        await sends[9]
+        assert len(machines.sent) == 1
+
+    run_in_simulated_time(main())
+
+
+async def test_an_endpoint_without_a_rate_waits_for_nothing():
+    limiter = RateLimiter(Machines().reserve)
+    limiter.limit("orders", None, width=50)
+
+    assert await limiter.take("orders") is None
+    assert await limiter.wait("orders", None)
+    assert limiter.most_claimed("orders") is None
+    await limiter.close()
+
+
+@pytest.mark.parametrize(("rate", "most"), [(0.01, 1), (1.0, 2), (50.0, 100)])
+def test_a_run_holds_two_seconds_worth_and_at_least_one(rate, most):
+    async def main():
+        assert Machines().process(rate=rate).most_claimed("orders") == most
+
+    run_in_simulated_time(main())
