@@ -109,6 +109,7 @@ async def update_webhook_endpoint(
             (f"its policy {block.policy}", block.policy and "policy" not in fields),
             (f"its timeout of {block.timeout:g} s", "timeout" not in fields),
             (f"its concurrency of {block.concurrency}", block.concurrency and "concurrency" not in fields),
+            (f"its rate of {block.rate or 0:g} per second", block.rate and "rate" not in fields),
             (f"{len(kept_overrides)} of its overrides", kept_overrides),
             ("its certificates", block.ca_file and "ca_file" not in fields),
         )

@@ -45,6 +45,12 @@ class EndpointBlock(Block, ABC):
     concurrency: int | None = Field(
         default=None, ge=1, description="Sends at the same time in one run; the common limit where empty."
     )
+    rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=10_000,
+        description="Sends per second, of all runs together; no limit where empty. A run takes a change when it starts.",
+    )
 
     @abstractmethod
     def open(self, name: str) -> Destination:
@@ -85,6 +91,7 @@ class SinkBlock(EndpointBlock, ABC):
             timeout=self.timeout,
             policy=self.policy,
             concurrency=self.concurrency,
+            rate=self.rate,
             redact=redactor.line,
         )
 

@@ -118,6 +118,7 @@ class WebhookEndpoint(EndpointBlock):
             overrides=endpoint.overrides,
             policy=self.policy,
             concurrency=self.concurrency,
+            rate=self.rate,
             rotation=sink.rotation,
         )
 

@@ -77,6 +77,13 @@ def test_the_plain_endpoint_carries_everything_that_was_configured():
     assert endpoint.overrides == {404: "transient"}
 
 
+def test_what_is_set_for_sending_is_given_to_the_dispatcher():
+    destination = webhook(policy="classic", timeout=3, concurrency=2, rate=0.5).open("billing")
+
+    assert (destination.policy, destination.timeout) == ("classic", 3)
+    assert (destination.concurrency, destination.rate) == (2, 0.5)
+
+
 @pytest.mark.parametrize(
     "headers", [{"x-key": "1"}, SecretDict({"x-key": 1}), SecretStr('{"x-key": "1"}'), '{"x-key": 1}']
 )
@@ -101,7 +108,14 @@ def test_statuses_may_come_as_the_text_that_the_ui_sends():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"timeout": 0}, {"concurrency": 0}, {"status_overrides": {404: "sometimes"}}]
+    "fields",
+    [
+        {"timeout": 0},
+        {"concurrency": 0},
+        {"rate": 0},
+        {"rate": 10_001},
+        {"status_overrides": {404: "sometimes"}},
+    ],
 )
 def test_a_value_out_of_range_is_refused_by_the_form(fields):
     with pytest.raises(ValidationError):

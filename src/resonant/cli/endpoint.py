@@ -45,6 +45,7 @@ def add(
     policy: options.Policy = None,
     timeout: given.Timeout = None,
     concurrency: given.Concurrency = None,
+    rate: given.Rate = None,
     override: given.Override = None,
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Allow private addresses, such as 127.0.0.1.")
@@ -71,6 +72,7 @@ def add(
         policy=policy,
         timeout=timeout,
         concurrency=concurrency,
+        rate=rate,
         allow_private=allow_private or None,
         ca_file=ca_file,
     )
@@ -109,6 +111,7 @@ def update(
     policy: options.Policy = None,
     timeout: given.Timeout = None,
     concurrency: given.Concurrency = None,
+    rate: given.Rate = None,
     override: given.Override = None,
     allow_private: Annotated[
         bool | None, typer.Option("--allow-private/--refuse-private", help="Allow private addresses, or not.")
@@ -118,7 +121,7 @@ def update(
         list[given.Clearable] | None,
         typer.Option(
             metavar="FIELD",
-            help="Reset headers, overrides, policy, concurrency or ca-file; repeatable.",
+            help="Reset headers, overrides, policy, concurrency, rate or ca-file; repeatable.",
         ),
     ] = None,
 ) -> None:
@@ -136,6 +139,7 @@ def update(
         policy=policy,
         timeout=timeout,
         concurrency=concurrency,
+        rate=rate,
         allow_private=allow_private,
         ca_file=ca_file,
     )

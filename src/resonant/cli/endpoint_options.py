@@ -29,6 +29,15 @@ Concurrency = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Concurrent sends, instead of the common limit."),
 ]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        min=0.001,
+        max=10_000,
+        help="Sends per second, of all processes together; no limit by default.",
+    ),
+]
 Override = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,6 +58,7 @@ class Clearable(StrEnum):
     OVERRIDES = "overrides"
     POLICY = "policy"
     CONCURRENCY = "concurrency"
+    RATE = "rate"
     CA_FILE = "ca-file"
 
 

@@ -46,6 +46,7 @@ class Destination:
         overrides: the endpoint's own categories for statuses.
         policy: the name of its retry policy; None for the default.
         concurrency: the limit of concurrent sends to it; None for the common limit.
+        rate: the most sends per second, of all processes together; None for no limit.
         redact: returns an excerpt or warning of the sink as one line without secrets.
         rotation: returns the rotation of its signing secret in use; see ``Endpoint.rotation``.
     """
@@ -58,6 +59,7 @@ class Destination:
     overrides: Mapping[int, Category] = field(default_factory=dict)
     policy: str | None = None
     concurrency: int | None = None
+    rate: float | None = None
     redact: Callable[[str], str] = one_line
     rotation: Callable[[], float | None] = lambda: None
 
