@@ -15,6 +15,7 @@ from resonant.store.selection import Selection
 from tasks.collect import (
     rescue_expired_leases,
     rescue_leases_of_ended_runs,
+    write_gates,
     write_triage,
 )
 from tasks.failing import fail_with_message
@@ -26,12 +27,12 @@ from tasks.wiring import open_dispatcher
 @flow(name="collect-dead-letters", persist_result=False)
 @fail_with_message
 async def collect_dead_letters() -> State[None]:
-    """Rescue what lost workers held, give up what was lost too often, and write the triage of the queue."""
+    """Rescue what lost workers held, give up what was lost too often, and write the triage and the held endpoints."""
     async with open_configured_store() as store:
         rescued = await rescue_expired_leases(store)
         rescued += await rescue_leases_of_ended_runs(store)
-        groups = await write_triage(store)
-    return Completed(message=f"{rescued} deliveries rescued; {groups}")
+        found = [await write_triage(store), await write_gates(store)]
+    return Completed(message="; ".join([f"{rescued} deliveries rescued", *filter(None, found)]))
 
 
 @flow(name="replay-dead-letters", persist_result=False)

@@ -10,10 +10,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
 
+from resonant.dead_letters.gate_words import advice, next_probe_at, pace
 from resonant.dead_letters.triage import triage
 from resonant.delivery.wording import shortened
 from resonant.display import markdown
 from resonant.events import rfc3339
+from resonant.store.endpoint_status import governed
 from resonant.store.leases import lease_owners
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 TRIAGE_ARTIFACT = "dead-letter-triage"
+GATES_ARTIFACT = "held-endpoints"
 _RUNS_A_PAGE = 200
 
 
@@ -76,6 +79,32 @@ async def write_triage(store: Store) -> str:
         description="Dead letters grouped by cause; `resonant detail ID` shows an example.",
     )
     return f"{sum(group.count for group in groups)} dead letters in {len(groups)} groups"
+
+
+async def write_gates(store: Store) -> str:
+    """Write a table artifact of the endpoints whose gate holds deliveries back; return it in a few words."""
+    now = store.clock()
+    found = await store.read(governed, now=now)
+    await acreate_table_artifact(
+        key=GATES_ARTIFACT,
+        table=[
+            {
+                "endpoint": markdown(each.gate.endpoint),
+                "state": each.gate.state,
+                "since": rfc3339(each.gate.since) if each.gate.since else "",
+                "held": each.held,
+                "reason": markdown(each.gate.reason or ""),
+                "what to do": advice(each.gate, now),
+                "pace": pace(each.gate) or "",
+                "next probe": "" if (at := next_probe_at(each.gate)) is None else rfc3339(at),
+                "paused by": markdown(each.gate.paused_by or ""),
+            }
+            for each in found
+        ],
+        description="Endpoints that are not sent to freely; `resonant endpoint show NAME` shows one.",
+    )
+    held = sum(each.held for each in found)
+    return f"{held} deliveries held by {len(found)} endpoints" if found else ""
 
 
 def _is_uuid(owner: str) -> bool:

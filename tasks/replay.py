@@ -40,13 +40,22 @@ async def check_names(store: Store, selection: Selection) -> None:
         UnknownEndpoint: neither the store nor Prefect knows the endpoint.
         UnknownName: no failure can have the code, or no event has an id.
     """
-    endpoint = selection.endpoint
-    if endpoint and endpoint not in await store.read(endpoints.names):
-        await require_endpoint(endpoint)
+    if selection.endpoint:
+        await check_endpoint(store, selection.endpoint)
     if selection.code and (why := await store.read(why_no_such_code, selection.code)):
         raise UnknownName(why)
     if why := await store.read(why_no_such_ids, selection.ids):
         raise UnknownName(why)
+
+
+async def check_endpoint(store: Store, endpoint: str) -> None:
+    """Refuse an unknown endpoint.
+
+    Raises:
+        UnknownEndpoint: neither the store nor Prefect knows it.
+    """
+    if endpoint not in await store.read(endpoints.names):
+        await require_endpoint(endpoint)
 
 
 def who_runs_this() -> str:

@@ -24,6 +24,8 @@ EXPECTED = {
     "export-metrics/scheduled": ("flows.metrics.export_metrics", {}, EVERY_FIVE_MINUTES),
     "replay-dead-letters/on-demand": ("flows.dead_letters.replay_dead_letters", {}, None),
     "cancel-deliveries/on-demand": ("flows.dead_letters.cancel_deliveries", {}, None),
+    "pause-endpoint/on-demand": ("flows.endpoints.pause_endpoint", {}, None),
+    "resume-endpoint/on-demand": ("flows.endpoints.resume_endpoint", {}, None),
     "purge-dead-letters/daily": (
         "flows.dead_letters.purge_dead_letters",
         {},

@@ -12,11 +12,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import collect_dead_letters
 from resonant.dead_letters.advice import advise
+from resonant.dead_letters.pausing import pause
 from resonant.delivery.retry import GiveUp
+from resonant.display import markdown
 from resonant.events import Attempt, Event, rfc3339
 from resonant.store import Outcome, open_store
+from resonant.store.gates import Gate, GateChange, change_gate
 from resonant.testing import FixedClock
-from tasks.collect import TRIAGE_ARTIFACT
+from tasks.collect import GATES_ARTIFACT, TRIAGE_ARTIFACT
 
 pytestmark = pytest.mark.engine
 
@@ -111,3 +114,36 @@ async def test_an_empty_queue_writes_an_empty_table_over_the_last_one(collect):
 
     assert written.message == "0 deliveries rescued; 0 dead letters in 0 groups"
     assert written.table == []
+
+
+async def test_held_endpoints_are_a_table_of_their_own(collect, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    clock = FixedClock(START)
+    store = await open_store(url, clock=clock)
+    await store.enqueue([Event(id=f"evt_{n}", type="t", source="/s", data=1) for n in range(2)], "paid")
+    await pause(store, "paid", who="ann", reason="a `b`")
+    gate = Gate("crm", "probing", since=START, reason="20 failures in a row", probe_at=START + 5)
+    await store.write(change_gate, GateChange(Gate("crm"), gate))
+    await store.close()
+
+    written = await collect()
+
+    assert (
+        written.message
+        == "0 deliveries rescued; 0 dead letters in 0 groups; 2 deliveries held by 2 endpoints"
+    )
+    async with get_client() as client:
+        artifact = await Artifact.aget(GATES_ARTIFACT, client=client)
+    paused, probing = json.loads(artifact.data)
+    assert paused == {
+        "endpoint": "paid",
+        "state": "paused",
+        "since": rfc3339(START),
+        "held": 2,
+        "reason": markdown("a `b`"),
+        "what to do": "`resonant endpoint resume paid` sends again",
+        "pace": "",
+        "next probe": "",
+        "paused by": "ann",
+    }
+    assert (probing["endpoint"], probing["next probe"]) == ("crm", rfc3339(START + 5))

@@ -1,0 +1,40 @@
+"""The flows of an operator for endpoints: pause, resume."""
+
+from prefect import State, flow
+from prefect.states import Completed
+
+from resonant.dead_letters.pausing import pause, resume
+from resonant.store.configured import open_configured_store
+from tasks.failing import fail_with_message
+from tasks.replay import check_endpoint, who_runs_this
+
+
+@flow(name="pause-endpoint", persist_result=False)
+@fail_with_message
+async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None]:
+    """Send nothing more to an endpoint until it is resumed; its deliveries wait, and what is being sent is left alone.
+
+    Args:
+        endpoint: Name of the endpoint.
+        reason: Why, on one line; shown wherever the endpoint's state is shown.
+    """
+    async with open_configured_store() as store:
+        await check_endpoint(store, endpoint)
+        return Completed(message=str(await pause(store, endpoint, who=who_runs_this(), reason=reason)))
+
+
+@flow(name="resume-endpoint", persist_result=False)
+@fail_with_message
+async def resume_endpoint(endpoint: str, now: bool = False) -> State[None]:
+    """Send to a paused endpoint again: one delivery first, and if it works, the others.
+
+    Also ends the wait for the next probe of a failing endpoint.
+
+    Args:
+        endpoint: Name of the endpoint.
+        now: Also make its parked deliveries due now.
+    """
+    async with open_configured_store() as store:
+        await check_endpoint(store, endpoint)
+        resumed = await resume(store, endpoint, who=who_runs_this(), send_parked=now)
+        return Completed(message=str(resumed))
