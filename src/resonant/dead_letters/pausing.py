@@ -35,7 +35,7 @@ class Paused:
 
     def __str__(self) -> str:
         name = self.before.endpoint
-        if self.before.state == "paused":
+        if self.after == self.before:
             return f"endpoint {name} is already {paused_since(self.before)}"
         return f"endpoint {name} is paused: its deliveries wait until `resonant endpoint resume {name}`"
 

@@ -24,12 +24,14 @@ def pause(
 ) -> GateChange:
     """Pause an endpoint: nothing is sent to it until it is resumed. What is being sent is left alone.
 
+    A pause because of a 410 becomes the operator's, which ends its alert.
+
     Returns:
-        The change; of an endpoint that was paused before, one that changes nothing.
+        The change; of an endpoint that an operator has paused, one that changes nothing.
     """
 
     def paused(gate: Gate) -> Gate:
-        if gate.state == "paused":
+        if gate.state == "paused" and not gate.is_gone:
             return gate
         return Gate(
             endpoint,

@@ -47,6 +47,16 @@ def test_a_second_pause_says_who_paused_it_and_is_not_in_the_audit(desk):
     assert len(audit(desk)) == 1
 
 
+def test_an_operator_who_pauses_what_a_410_paused_is_in_the_audit(desk):
+    gone = Gate("orders", "paused", since=5.0, reason="it answered 410")
+    desk.write(change_gate, GateChange(Gate("orders"), gone))
+
+    said = desk.run(pause(desk.store, "orders", who="ann", reason="retired"))
+
+    assert str(said).startswith("endpoint orders is paused: ")
+    assert audit(desk) == [("pause", "ann", {"endpoint": "orders", "reason": "retired"}, 0, False)]
+
+
 @pytest.mark.parametrize("state", ["normal", "paced"])
 def test_to_resume_an_endpoint_that_is_not_paused_says_so_and_is_not_in_the_audit(desk, state):
     if state != "normal":

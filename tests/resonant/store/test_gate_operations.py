@@ -46,6 +46,17 @@ def test_a_second_pause_changes_nothing(desk):
     assert second.before == second.after == first.result == desk.read(read_gate, "orders")
 
 
+def test_an_operators_pause_takes_over_the_pause_of_a_410(desk):
+    gone = Gate("orders", "paused", since=5.0, reason="it answered 410")
+    put(desk, gone)
+    assert gone.is_gone
+
+    desk.write(pause, "orders", who="ann", reason="retired", now=desk.clock())
+
+    gate = desk.read(read_gate, "orders")
+    assert (gate.is_gone, gate.paused_by, gate.reason) == (False, "ann", "retired")
+
+
 def test_a_paused_endpoint_that_is_resumed_is_probed_at_once(desk):
     desk.write(pause, "orders", who="ann", reason="maintenance", now=desk.clock())
     desk.clock.advance(DAY)
