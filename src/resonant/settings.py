@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     )
     policies: dict[str, RetryPolicy] = Field(
         default={},
-        description='Retry policies by name, as JSON: {"patient": {"max_attempts": 20, "cap": 7200}}.',
+        description='Retry policies by name, as JSON: {"brief": {"max_attempts": 10, "max_age": 7200}}.',
     )
     default_policy: str = Field(
         default=DEFAULT_POLICY, description="The policy of endpoints and events that name none."

@@ -33,7 +33,7 @@ _HERE = "the fault is on this side (connections, proxy, disk or code): fix it he
 _CRASHED = (
     "workers were lost while sending: look at their memory and logs, and at the events' size, before a replay"
 )
-_EXPIRED = "it was away for longer than the policy's max_age: {replay} once it answers, or raise max_age"
+_EXPIRED = "it failed for longer than the policy's max_age: {replay} once it answers, or raise max_age"
 _CANCELLED = "an operator gave these up (`resonant audit` says who): replay them only if that was wrong"
 _UNKNOWN = "look at one (`resonant detail {event_id}`), and give the classifier a rule for this failure"
 

@@ -26,6 +26,9 @@ MAX_ATTEMPTS_LIMIT = 1_000
 class RetryPolicy:
     """How often, how late and for how long a delivery is tried in one round.
 
+    The default tries for three days, at least once an hour, so that an outage of a night or a weekend needs no operator.
+    Its ``max_age`` ends a round, and not its ``max_attempts``, which no draw of the jitter reaches before.
+
     Attributes:
         max_attempts: attempts in a round, the first included.
         unknown_max_attempts: the same for failures of category ``unknown``.
@@ -42,14 +45,14 @@ class RetryPolicy:
         ValueError: a value is out of its range; the text says which.
     """
 
-    max_attempts: int = 10
+    max_attempts: int = 100
     unknown_max_attempts: int = 3
     base: float = 1.0
     factor: float = 3.0
     cap: float = 3600.0
     jitter: Jitter = "proportional"
     spread: float = 0.2
-    max_age: float = 24 * 3600.0
+    max_age: float = 72 * 3600.0
     park_after: float = 30.0
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class RetryPolicy:
     @classmethod
     def classic(cls) -> RetryPolicy:
         """Return the first version's policy: 4 attempts, 1, 2, 4 s, ±20 %, nothing parked."""
-        return cls(max_attempts=4, base=1.0, factor=2.0, park_after=24 * 3600.0)
+        return cls(max_attempts=4, base=1.0, factor=2.0, max_age=24 * 3600.0, park_after=24 * 3600.0)
 
     def with_max_attempts(self, max_attempts: int | None) -> RetryPolicy:
         """Return this policy with another budget of attempts; None changes nothing."""

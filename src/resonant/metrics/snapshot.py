@@ -35,7 +35,7 @@ class Window:
         attempts: those that began since then, without late ones; ``endpoint, event_type, number, started_at, duration,
             result, category, code, error_type``; ``policy``, the name that the producer asked for, if any; and where
             a retry was decided on: ``delay``, seconds; ``round_attempt``, the attempt's number in its round as the
-            policy counts, without lost ones; ``retry_after``, seconds, where the endpoint asked for a wait.
+            policy counts, without lost and early ones; ``retry_after``, seconds, where the endpoint asked for a wait.
         deliveries: those that ended since then, and all that are unfinished; ``endpoint, event_type, status, reason,
             accepted_at, finished_at, attempts``.
     """
@@ -244,6 +244,7 @@ def _round_attempt() -> Case[int]:
         .where(
             *(before.c.delivery_id == _a.c.delivery_id, before.c.round == _a.c.round),
             *(before.c.number <= _a.c.number, before.c.result != "lost", before.c.late.is_(False)),
+            before.c.early.is_(False),
         )
         .correlate(_a)
         .scalar_subquery()

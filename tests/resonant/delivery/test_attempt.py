@@ -95,7 +95,7 @@ async def test_a_failure_is_kept_with_the_verdict_and_the_decision_taken_on_it()
         (UnexpectedStatus(503, "120"), 0, "park", r"parked for 1\d\d s"),
         (UnexpectedStatus(400), 0, "give_up", "given up: permanent"),
         (UnexpectedStatus(503), 4, "give_up", "given up: exhausted"),
-        (UnexpectedStatus(503, "90000"), 0, "give_up", "given up: expired"),
+        (UnexpectedStatus(503, "300000"), 0, "give_up", "given up: expired"),
     ],
 )
 async def test_the_decision_is_kept_and_said_in_words(error, round_attempts, decision, said):

@@ -11,9 +11,20 @@ from hypothesis import strategies as st
 
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.delivery.verdict import Verdict
-from support.retries import JITTERS, NOW, TRANSIENT, CountingRandom, decide_now, policies, told, unhurried
+from support.retries import (
+    JITTERS,
+    NOW,
+    STEADY,
+    TRANSIENT,
+    CountingRandom,
+    decide_now,
+    policies,
+    told,
+    unhurried,
+)
 
-DAY = 86_400.0
+ROUND = STEADY.max_age
+LAST = STEADY.max_attempts
 UNKNOWN = Verdict("unknown", "unknown")
 PERMANENT = Verdict("permanent", "http_400")
 
@@ -56,15 +67,15 @@ def test_a_retry_after_longer_than_a_process_should_sleep_is_parked():
 
 
 def test_a_retry_after_beyond_the_round_is_expired_now():
-    assert decide_now(told(3601), age=DAY - 3600) == GiveUp("expired")
-    assert decide_now(told(10 * DAY)) == GiveUp("expired")
+    assert decide_now(told(3601), age=ROUND - 3600) == GiveUp("expired")
+    assert decide_now(told(4 * ROUND)) == GiveUp("expired")
     assert decide_now(told(math.inf)) == GiveUp("expired")
 
 
 @pytest.mark.parametrize("seconds", [3100, 3500, 3599.9])
 def test_the_dice_never_expire_a_retry_after_that_falls_within_the_round(seconds):
     rng = random.Random(7)
-    decisions = [decide_now(told(seconds), rng=rng, age=DAY - 3600) for _ in range(500)]
+    decisions = [decide_now(told(seconds), rng=rng, age=ROUND - 3600) for _ in range(500)]
     assert all(isinstance(decision, Park) and seconds <= decision.delay <= 3600 for decision in decisions)
     assert len({decision.delay for decision in decisions}) == 500
 
@@ -98,15 +109,15 @@ def test_the_unknown_is_never_tried_more_often_than_the_transient():
 
 
 def test_a_retry_beyond_the_round_is_expired_and_one_at_its_very_end_is_not():
-    assert decide_now(attempt=3, age=DAY - 9) == Retry(delay=9, next_attempt_at=NOW + 9)
-    assert decide_now(attempt=3, age=DAY - 8.999) == GiveUp("expired")
-    assert decide_now(attempt=3, age=2 * DAY) == GiveUp("expired")
+    assert decide_now(attempt=3, age=ROUND - 9) == Retry(delay=9, next_attempt_at=NOW + 9)
+    assert decide_now(attempt=3, age=ROUND - 8.999) == GiveUp("expired")
+    assert decide_now(attempt=3, age=2 * ROUND) == GiveUp("expired")
 
 
 def test_of_several_reasons_the_first_in_order_is_given():
-    assert decide_now(PERMANENT, attempt=10, age=2 * DAY) == GiveUp("permanent")
-    assert decide_now(TRANSIENT, attempt=10, age=2 * DAY) == GiveUp("exhausted")
-    assert decide_now(TRANSIENT, attempt=9, age=2 * DAY) == GiveUp("expired")
+    assert decide_now(PERMANENT, attempt=LAST, age=2 * ROUND) == GiveUp("permanent")
+    assert decide_now(TRANSIENT, attempt=LAST, age=2 * ROUND) == GiveUp("exhausted")
+    assert decide_now(TRANSIENT, attempt=LAST - 1, age=2 * ROUND) == GiveUp("expired")
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -135,8 +146,8 @@ def test_without_room_in_the_process_the_same_delay_is_parked(verdict, attempt):
 
 
 def test_without_room_in_the_process_nothing_is_given_up_that_would_not_be_otherwise():
-    assert decide_now(attempt=10, may_wait=False) == GiveUp("exhausted")
-    assert decide_now(attempt=3, age=DAY, may_wait=False) == GiveUp("expired")
+    assert decide_now(attempt=LAST, may_wait=False) == GiveUp("exhausted")
+    assert decide_now(attempt=3, age=ROUND, may_wait=False) == GiveUp("expired")
 
 
 verdicts = st.builds(

@@ -63,7 +63,7 @@ class TestWhatARunDoes:
             b"0": UnexpectedStatus(400),
             b"1": UnexpectedStatus(503),
             b"2": UnexpectedStatus(503, "600"),
-            b"3": UnexpectedStatus(503, "100000"),
+            b"3": UnexpectedStatus(503, "300000"),
         }
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store, 4)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from resonant.dead_letters import operations
-from resonant.delivery.retry import GiveUp
+from resonant.delivery.retry import GiveUp, Park
 from resonant.metrics.prometheus import registry_of
 from resonant.metrics.snapshot import read_window
 from resonant.metrics.statistics import statistics
@@ -246,6 +246,22 @@ def test_a_delay_is_known_by_the_attempt_of_its_round_also_after_a_crash_and_a_r
     every = [[1, 1, 2, 0, "patient"], [3, 2, 7, 6, "patient"], [5, 1, 3, 0, "patient"]]
     assert retries(start) == every
     assert retries(start + 1) == every[1:]
+
+
+def test_early_attempts_do_not_move_a_retry_along_the_curve_of_its_policy(desk):
+    desk.enqueue("evt_1")
+    for early in (False, True, True, False):
+        lease, now = desk.claim_one(), desk.clock()
+        own = lease.backoff_until if early else now + 3
+        desk.fail(lease, Park(1.0, now + 1, backoff_until=own, charged=not early), started_at=now)
+        desk.clock.advance(1)
+    attempts = desk.read(read_window, now=desk.clock(), since=0.0).attempts
+    assert sorted(attempts[["number", "round_attempt"]].to_numpy().tolist()) == [
+        [1, 1],
+        [2, 1],
+        [3, 1],
+        [4, 2],
+    ]
 
 
 def test_late_attempts_are_in_no_statistics(busy):
