@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 # How long a pilot's place is its own without a renewal, and when it is renewed.
 PILOT_SECONDS = 3.0
 _RENEW_SECONDS = 2.0
-# A probe is sent each time the outage has grown by this share, within these bounds.
-_PROBE_SHARE = 0.1
+# A probe is sent each time the outage has grown by this share, within these bounds. With the wait for a look, recovery is
+# noticed within a ninth of the outage.
+_PROBE_SHARE = 0.08
 _SOONEST_PROBE, _LATEST_PROBE = 1.0, 120.0
 # An endpoint is not held for longer than this by one Retry-After; a delivery may be.
 LONGEST_RETRY_AFTER = 300.0
@@ -34,6 +35,7 @@ _NORMAL_SECONDS = 10.0
 _THROTTLED_SHARE, _FEWEST_THROTTLED = 0.1, 3
 # A proposal that nobody answered is made again.
 _PATIENCE = 1.0
+_A_MOMENT, _UNTIL_A_LOOK = 0.01, 0.25
 _HANDLER_FAILED, _THROTTLED = 500, 429
 _SLACK = 30.0
 
@@ -102,9 +104,13 @@ class EndpointGate:
     def see(self, gate: Gate) -> None:
         """Take note of the row as the store has it; an older one than is known is ignored."""
         if gate.epoch <= self.gate.epoch:
+            if gate.epoch == self.gate.epoch:
+                self._proposed_at = -inf  # refused, or still to be written: a second one would lose
             return
         before, self.gate = self.gate, gate
-        is_mine = self._proposed is not None and gate == self._proposed.result
+        is_mine = self._proposed is not None and gate == replace(
+            self._proposed.result, probed_type=gate.probed_type
+        )
         next_pace = self._next_pace if is_mine else None
         self._proposed = self._next_pace = None
         is_new_state = (gate.state, gate.since) != (before.state, before.since)
@@ -169,17 +175,17 @@ class EndpointGate:
         self._notice(now)
         if self._is_told_to_wait(now):
             return None
-        match self.gate.state:
-            case "normal":
-                return self._measured.wait(now, in_flight)
-            case "probing" if self._may_probe:
-                self._may_probe = False
-                return 0.0
-            case "paced" if self._pace is not None:
-                if self.gate.pilot_until is None or now >= self.gate.pilot_until:
-                    return 0.25  # the next look renews the place, or finds it taken
-                return self._pace.wait(now, in_flight)
-        return None
+        if self.gate.state == "normal":
+            # A change that is being written will slow down or stop.
+            return _A_MOMENT if self._is_waiting_for_store(now) else self._measured.wait(now, in_flight)
+        if self._may_probe:
+            self._may_probe = False
+            return 0.0
+        if self._pace is None:
+            return None
+        if self.gate.pilot_until is None or now >= self.gate.pilot_until:
+            return _UNTIL_A_LOOK  # which renews the place, or finds it taken
+        return self._pace.wait(now, in_flight)
 
     def sent(self, now: float) -> Sent:
         """Note that a send begins."""
@@ -222,10 +228,10 @@ class EndpointGate:
     def _account(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
         works = answer.kind != "failed"
         is_odd = answer.status_code == _HANDLER_FAILED
-        self._measured.add(now, works=works, is_odd=is_odd, delivery_id=answer.delivery_id)
+        self._measured.add(now, sent.at, works=works, is_odd=is_odd, delivery_id=answer.delivery_id)
         match self.gate.state:
             case "probing":
-                return self._probed(answer, now, works=works)
+                return self._recover(now) if works else None
             case "paced" if self._pace is not None:
                 self._pace.answered(
                     sent.at,
@@ -240,12 +246,9 @@ class EndpointGate:
                 return self._fail(now) or self._slow_down(answer, now, is_bad=not works and not is_odd)
         return None
 
-    def _probed(self, answer: Answer, now: float, *, works: bool) -> GateChange | None:
+    def _recover(self, now: float) -> GateChange:
+        """Return the change from probing to paced, as a probe worked."""
         gate = self.gate
-        if not works:
-            if gate.probed_type == answer.event_type or self._is_waiting_for_store(now):
-                return None
-            return self._propose(replace(gate, probed_type=answer.event_type))
         lasted = max(0.0, now - (now if gate.failing_since is None else gate.failing_since))
         rate = max(1.0, (gate.pace or 1.0) * 0.5 ** (lasted / 10))
         self._next_pace = Pace(rate, now, helpless_until=gate.helpless_until)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from math import inf
 
-from resonant.dispatch.gate_window import FEWEST_ANSWERS, Accepted, Window
+from resonant.dispatch.gate_window import Accepted, Window
 
 # What makes an outage: so many failures in a row, or fewer over a longer time.
 _STREAK, _FIRST_STREAK = 20, 8
 _SLOW_STREAK, _SLOW_STREAK_SECONDS = 5, 30.0
-# A process that has had no answer for a while begins with a few sends, until there are answers or for a moment.
+# A process that has had no answer for a while begins with a few sends, and adds more as they are accepted. After a moment
+# it sends freely, as slow answers limit it anyway; but if much of this fails, then only a few more for each such moment.
 _COLD_SECONDS = 10.0
-_FIRST_SENDS = 8
-_FIRST_SECONDS = 0.3
+_FIRST_SENDS, _FIRST_GROWTH = 4, 1.25
+_FIRST_SECONDS, _FIRST_ANSWERS, _FIRST_SHARE_BAD = 0.3, 30, 0.25
 _ASK_AGAIN_SECONDS = 0.01
 
 
@@ -24,7 +25,7 @@ class Measured:
         throttled: the latest, by whether they are a 429.
         accepted: those that the endpoint took.
         streak: failures in a row.
-        streak_since: when the first of them came.
+        streak_since: when the first of them came, or the last accepted answer, if that came later.
         accepted_before: what the endpoint took per second before them.
     """
 
@@ -33,28 +34,36 @@ class Measured:
         self.accepted = Accepted()
         self.accepted_before = 0.0
         self.streak, self.streak_since = 0, now
+        self._streak_sent_at = -inf
         self._odd: set[int] = set()
         self._first_at = self._answered_at = -inf
-        self._first_answers = 0
+        self._first_answers = self._first_accepted = 0
 
-    def add(self, now: float, *, works: bool, is_odd: bool, delivery_id: int) -> None:
-        """Count an answer; a 500 (odd) of a delivery that had one before is no sign of an outage."""
+    def add(self, now: float, sent_at: float, *, works: bool, is_odd: bool, delivery_id: int) -> None:
+        """Count an answer; a 500 (odd) of a delivery that had one before is no sign of an outage.
+
+        Answers to what was sent before the first failure of the streak do not count for it: slow ones come late.
+        """
         self._first_answers += 1
         self._answered_at = now
-        if works:
+        counts = self.streak == 0 or sent_at >= self._streak_sent_at
+        if works and counts:
             self.streak = 0
-        elif not (is_odd and delivery_id in self._odd):
+        elif not works and counts and not (is_odd and delivery_id in self._odd):
             if self.streak == 0:
-                self.streak_since, self.accepted_before = now, self.accepted.per_second(now)
+                self.streak_since, self._streak_sent_at = now, sent_at
+                self.accepted_before = self.accepted.per_second(now)
             self.streak += 1
         if is_odd:
             self._odd.add(delivery_id)
         if works or is_odd:
             self.accepted.add(now)
+            self._first_accepted += 1
+            self.streak_since = now
 
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Tell whether the failures in a row make an outage."""
-        streak = _FIRST_STREAK if not is_paced and self._first_answers < FEWEST_ANSWERS else _STREAK
+        streak = _FIRST_STREAK if not is_paced and self._first_answers <= _FIRST_ANSWERS else _STREAK
         lasts = self.streak >= _SLOW_STREAK and now - self.streak_since >= _SLOW_STREAK_SECONDS
         if self.streak < streak and not lasts:
             return False
@@ -67,8 +76,13 @@ class Measured:
 
     def wait(self, now: float, in_flight: int) -> float:
         """Return 0 to send now, or after how many seconds to ask again: first answers come before many sends."""
-        if now - max(self._answered_at, self._first_at) > _COLD_SECONDS:
-            self._first_at, self._first_answers = now, 0
-        if self._first_answers >= FEWEST_ANSWERS or now - self._first_at > _FIRST_SECONDS:
+        if self._first_at == -inf or now - max(self._answered_at, self._first_at) > _COLD_SECONDS:
+            self._first_at, self._first_answers, self._first_accepted = now, 0, 0
+        if self._first_answers >= _FIRST_ANSWERS:
             return 0.0
-        return 0.0 if in_flight < _FIRST_SENDS else _ASK_AGAIN_SECONDS
+        moments = int(max(0.0, now - self._first_at) / _FIRST_SECONDS)
+        failed = self._first_answers - self._first_accepted
+        if moments and failed <= _FIRST_SHARE_BAD * self._first_answers:
+            return 0.0
+        most = _FIRST_SENDS * (1 + moments) + _FIRST_GROWTH * self._first_accepted
+        return 0.0 if self._first_answers + in_flight < most else _ASK_AGAIN_SECONDS
