@@ -14,11 +14,12 @@ from resonant.cli import filters, options
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Connection
 
     from resonant.cli.running import UntilStopped
+    from resonant.store.gates import GateState
     from resonant.store.selection import Selection
     from resonant.store.unfinished import Waiting, WaitingGroup
 
@@ -64,7 +65,7 @@ def deliveries(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List unfinished deliveries, longest due first: due, parked or in flight.
+    """List unfinished deliveries, longest due first: due, held by the endpoint's gate, parked or in flight.
 
     --since and --until select by acceptance time. `resonant cancel` gives deliveries up, with the same filters.
     """
@@ -83,6 +84,7 @@ def _list_deliveries(
     selection: Selection, status: Unfinished | None, *, limit: int, after: str | None, as_json: bool
 ) -> None:
     from resonant.cli.running import run_reading
+    from resonant.store.gates import states_not_normal
     from resonant.store.unfinished import Place, count_unfinished, each_unfinished
 
     now = time.time()
@@ -99,7 +101,8 @@ def _list_deliveries(
                 yield row
 
         rows = each_unfinished(connection, selection, status=status, limit=limit or None, after=before)
-        _write_rows(noted(until_stopped(rows)), as_json=as_json, now=now)
+        gates = states_not_normal(connection)
+        _write_rows(noted(until_stopped(rows)), gates, as_json=as_json, now=now)
         total = count_unfinished(connection, selection, status=status, at_most=COUNTED)
         if not total:
             _say_none(selection)
@@ -114,15 +117,22 @@ def _list_deliveries(
     run_reading(show)
 
 
-def _write_rows(rows: Iterator[Waiting], *, as_json: bool, now: float) -> None:
+def _write_rows(
+    rows: Iterator[Waiting], gates: Mapping[str, GateState], *, as_json: bool, now: float
+) -> None:
     if as_json:
-        output.write_json_array(output.to_json(_document(row, now)) for row in rows)
+        output.write_json_array(output.to_json(_document(row, gates, now)) for row in rows)
     elif output.stdout().is_terminal:
         for row in rows:
-            _write_on_screen(row, now=now)
+            _write_on_screen(row, gates, now=now)
     else:
         while page := list(islice(rows, _TABLE_ROWS)):
-            output.write_table(_COLUMNS, [_columns(row, now) for row in page])
+            output.write_table(_COLUMNS, [_columns(row, gates, now) for row in page])
+
+
+def _held(row: Waiting, gates: Mapping[str, GateState], now: float) -> GateState | None:
+    """Return the state of the gate that holds a delivery; None if it is not due or not held."""
+    return gates.get(row.delivery.endpoint) if row.state(now) == "due" else None
 
 
 def _say_none(selection: Selection) -> None:
@@ -149,10 +159,16 @@ def _list_groups(selection: Selection, status: Unfinished | None, *, limit: int,
         _say_none(selection)
 
 
-def _document(row: Waiting, now: float) -> output.Document:
+def _document(row: Waiting, gates: Mapping[str, GateState], now: float) -> output.Document:
     from resonant.cli.documents import document
 
-    return {**document(row.delivery), "state": row.state(now), **row.answered._asdict()}
+    is_held = _held(row, gates, now) is not None
+    return {
+        **document(row.delivery),
+        "state": row.state(now),
+        **row.answered._asdict(),
+        "held": is_held,
+    }
 
 
 def _group_document(group: WaitingGroup) -> output.Document:
@@ -186,7 +202,7 @@ def _why(row: Waiting) -> str:
     )
 
 
-def _write_on_screen(row: Waiting, *, now: float) -> None:
+def _write_on_screen(row: Waiting, gates: Mapping[str, GateState], *, now: float) -> None:
     delivery, state = row.delivery, row.state(now)
     due_at = delivery.next_attempt_at or row.place.available_at
     due = rfc3339(due_at)
@@ -195,7 +211,9 @@ def _write_on_screen(row: Waiting, *, now: float) -> None:
         case "in_flight":
             what = f"in flight, held by {delivery.leased_by}"
         case "due":
-            what = f"due since {moment}, {output.ago(now - due_at)}"
+            gate = _held(row, gates, now)
+            held = f"held, as the endpoint is {gate}; " if gate else ""
+            what = f"{held}due since {moment}, {output.ago(now - due_at)}"
         case _:
             what = f"parked until {moment}, {output.ago(now - due_at)}"
     tries = output.counted(delivery.attempts, "try", "tries")
@@ -205,14 +223,14 @@ def _write_on_screen(row: Waiting, *, now: float) -> None:
     output.write("\n")
 
 
-def _columns(row: Waiting, now: float) -> tuple[str, ...]:
+def _columns(row: Waiting, gates: Mapping[str, GateState], now: float) -> tuple[str, ...]:
     delivery = row.delivery
     return (
         delivery.event_id,
         output.visible(delivery.event_type),
         delivery.endpoint,
         delivery.status,
-        _STATES[row.state(now)],
+        "held" if _held(row, gates, now) else _STATES[row.state(now)],
         rfc3339(delivery.next_attempt_at or row.place.available_at),
         str(delivery.attempts),
         _why(row),

@@ -11,10 +11,11 @@ from resonant.delivery.wording import shortened, why
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from resonant.dead_letters.triage import Group
     from resonant.events import DeadLetter
+    from resonant.store.gates import GateState
 
 # Rows per table: a table is aligned in memory, and there may be millions of rows.
 _TABLE_ROWS = 1_000
@@ -22,18 +23,29 @@ _COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", 
 _GROUP_COLUMNS = ("count", "endpoint", "code", "reason", "first", "last", "example", "error", "what to do")
 
 
-def write_dead_letters(dead_letters: Iterator[DeadLetter], *, now: float) -> None:
-    """Write dead letters as a stream."""
+def write_dead_letters(
+    dead_letters: Iterator[DeadLetter], states: Mapping[str, GateState], *, now: float
+) -> None:
+    """Write dead letters as a stream.
+
+    Args:
+        dead_letters: to write.
+        states: the states of the gates that are not normal, by endpoint.
+        now: seconds since the epoch.
+    """
     if not output.stdout().is_terminal:
         while page := list(islice(dead_letters, _TABLE_ROWS)):
-            output.write_table(_COLUMNS, [_columns(dead_letter) for dead_letter in page])
+            output.write_table(_COLUMNS, [_columns(each, states.get(each.endpoint)) for each in page])
         return
     example, before = None, None
     for dead_letter in dead_letters:
         example = example or dead_letter.event_id
         alike = (dead_letter.code or "", dead_letter.reason, dead_letter.category or "", dead_letter.endpoint)
         # Print the advice once for consecutive failures of the same kind.
-        _write_on_screen(dead_letter, None if alike == before else _advice(dead_letter), now=now)
+        advice: list[str | None] = []
+        if alike != before:
+            advice = [_held(states.get(dead_letter.endpoint)), f"next: {_advice(dead_letter)}"]
+        _write_on_screen(dead_letter, *advice, now=now)
         before = alike
     if example:
         width = len(example)
@@ -62,7 +74,11 @@ def _advice(dead_letter: DeadLetter) -> str:
     )
 
 
-def _write_on_screen(dead_letter: DeadLetter, advice: str | None, *, now: float) -> None:
+def _held(state: GateState | None) -> str | None:
+    return f"held: the endpoint is {state}, and a replay waits for it" if state else None
+
+
+def _write_on_screen(dead_letter: DeadLetter, *advice: str | None, now: float) -> None:
     output.write_paragraph(
         f"{dead_letter.event_id}  to {dead_letter.endpoint}  {output.ago(now - dead_letter.dead_at)}",
         indent=2,
@@ -77,7 +93,7 @@ def _write_on_screen(dead_letter: DeadLetter, advice: str | None, *, now: float)
         f"{processed(dead_letter.code or '')}: check the receiver before a replay"
         if dead_letter.maybe_processed
         else None,
-        f"next: {advice}" if advice else None,
+        *advice,
     )
 
 
@@ -110,11 +126,12 @@ def _why(dead_letter: DeadLetter) -> str:
     )
 
 
-def _columns(dead_letter: DeadLetter) -> tuple[str, ...]:
+def _columns(dead_letter: DeadLetter, state: GateState | None) -> tuple[str, ...]:
     parts = [
         dead_letter.error or dead_letter.error_type,
         dead_letter.answer and f"the answer: {shortened(dead_letter.answer)}",
         dead_letter.maybe_processed and processed(dead_letter.code or ""),
+        _held(state),
     ]
     return (
         dead_letter.event_id,

@@ -239,18 +239,23 @@ def _list_dead_letters(
     from resonant.cli.documents import document
     from resonant.cli.running import run_reading
     from resonant.store.dead_letter_search import DeadLetters, Key
+    from resonant.store.gates import states_not_normal
     from resonant.store.reads import count_dead_letters, each_dead_letter
 
     before = None if after is None else Key(*after)
 
     def show(connection: Connection, until_stopped: UntilStopped) -> None:
+        states = states_not_normal(connection)
         dead_letters = until_stopped(
             each_dead_letter(connection, selection, limit=limit or None, before=before)
         )
         if as_json:
-            output.write_json_array(output.to_json(document(dead_letter)) for dead_letter in dead_letters)
+            output.write_json_array(
+                output.to_json({**document(each), "endpoint_state": states.get(each.endpoint, "normal")})
+                for each in dead_letters
+            )
         else:
-            dlq_view.write_dead_letters(dead_letters, now=now)
+            dlq_view.write_dead_letters(dead_letters, states, now=now)
         # Counting a million takes longer than showing the first of them.
         total = count_dead_letters(connection, selection, at_most=COUNTED)
         if 0 < limit < total:

@@ -119,6 +119,11 @@ def read_gates(connection: Connection) -> dict[str, Gate]:
     return {row.endpoint: _gate(row) for row in connection.execute(select(_g).order_by(_g.c.endpoint))}
 
 
+def states_not_normal(connection: Connection) -> dict[str, GateState]:
+    """Return the state of each gate that is not normal, by endpoint."""
+    return {name: gate.state for name, gate in read_gates(connection).items() if gate.state != "normal"}
+
+
 def change_gate(connection: Connection, change: GateChange) -> bool:
     """Write a change; return False, with nothing written, if the gate was changed meanwhile or works for others."""
     gate = change.result

@@ -24,6 +24,7 @@ ROW_KEYS = [
         "state",
         "answer",
         "maybe_processed",
+        "held",
     ),
 ]
 
@@ -85,6 +86,19 @@ def test_on_a_terminal_a_row_says_where_until_when_and_why(resonant, waiting):
         r"  http 503: down for maintenance",
         parked,
     )
+
+
+def test_a_due_delivery_of_a_paused_endpoint_is_held(resonant, waiting):
+    resonant("endpoint", "pause", "crm")
+    resonant("endpoint", "pause", "billing")
+
+    assert [row["held"] for row in resonant.json("deliveries")] == [True, True, False]
+    assert [row.split()[4] for row in resonant("deliveries").out.splitlines()] == [
+        *("STATE", "held", "held", "parked")
+    ]
+    screen = resonant.on_a_terminal("deliveries")
+    assert screen.count("\n  held, as the endpoint is paused; due since ") == 2
+    assert max(map(len, screen.splitlines())) <= 80
 
 
 def test_where_stdout_is_no_terminal_a_row_is_a_line(resonant, waiting):

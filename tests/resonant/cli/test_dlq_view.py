@@ -87,3 +87,18 @@ def test_control_characters_in_an_answer_are_escaped(resonant, worker):
         for shown in (resonant.on_a_terminal(*argv), resonant(*argv).out):
             assert r"[red]no\x1b[31m" in shown
             assert "\x1b" not in shown
+
+
+def test_dead_letters_of_an_endpoint_that_holds_deliveries_are_marked(resonant, worker):
+    worker.accept("evt_1")
+    worker.attempt(GiveUp("exhausted"))
+    worker.accept("evt_2", endpoint="crm")
+    worker.attempt(GiveUp("exhausted"), endpoint="crm")
+    resonant("endpoint", "pause", "crm")
+
+    states = {row["event_id"]: row["endpoint_state"] for row in resonant.json("retry-candidates")}
+    assert states == {"evt_1": "normal", "evt_2": "paused"}
+    held = "held: the endpoint is paused, and a replay waits for it"
+    rows = resonant("retry-candidates").out.splitlines()[1:]
+    assert {row.split()[0]: row.endswith(f"; {held}") for row in rows} == {"evt_1": False, "evt_2": True}
+    assert resonant.on_a_terminal("retry-candidates").count(f"\n  {held}\n") == 1

@@ -15,7 +15,7 @@ from resonant.store.reads import StoreStatus
 ROW_KEYS = [
     *("event_id", "event_type", "endpoint", "reason", "category", "code", "error_type", "error"),
     *("status_code", "attempts", "first_attempt_at", "dead_at", "replays"),
-    *("answer", "maybe_processed"),
+    *("answer", "maybe_processed", "endpoint_state"),
 ]
 PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400, "error": "it answered 400"}
 
@@ -140,6 +140,7 @@ def test_dlq_lists_the_newest_first_with_the_keys_of_the_contract(resonant, dead
         "replays": 0,
         "answer": None,
         "maybe_processed": False,
+        "endpoint_state": "normal",
     }
 
 
