@@ -67,7 +67,10 @@ def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
     """Yield a line about each endpoint whose gate holds deliveries back."""
     for gate, number in held[:_MOST_ROWS]:
         line = output.visible(f"{gate.endpoint} is {described(gate, held=number, now=now)}")
-        yield f"{line}; {advice(gate, now)}" if gate.state == "paused" else line
+        if gate.is_gone:
+            yield f"{line}; `resonant endpoint show {gate.endpoint}` says what to do"
+        else:
+            yield f"{line}; {advice(gate, now)}" if gate.state == "paused" else line
     if (more := len(held) - _MOST_ROWS) > 0:
         yield f"{output.counted(more, 'more endpoint is', 'more endpoints are')} not normal: --json lists all"
 

@@ -36,8 +36,7 @@ def described(gate: Gate, *, held: int, now: float) -> str:
     """
     if not gate.governs_at(now):
         return "normal"
-    head = f"{_state(gate, now)}{f': {gate.reason}' if gate.reason and gate.state != 'normal' else ''}"
-    parts = [head, *_waits(gate, now)]
+    parts = list(_parts(gate, now))
     if held:
         parts.append(f"{held:,} held")
     if held and _is_unattended(gate, now):
@@ -65,6 +64,19 @@ def pace(gate: Gate) -> str | None:
     return f"{gate.pace:.3g} per second" if gate.state == "paced" and gate.pace is not None else None
 
 
+def _parts(gate: Gate, now: float) -> Iterator[str]:
+    is_told_to_wait = gate.not_before is not None and gate.not_before > now
+    for_how_long = f"for {span((gate.not_before or now) - now)} more, as it asked by Retry-After"
+    if gate.state == "normal":
+        yield f"waiting {for_how_long}"
+        return
+    yield f"{_state(gate, now)}: {gate.reason}" if gate.reason else _state(gate, now)
+    if (probe_at := next_probe_at(gate)) is not None:
+        yield f"next probe in {span(probe_at - now)}" if probe_at > now else "a probe is due"
+    elif gate.state == "paced" and is_told_to_wait:
+        yield f"nothing is sent {for_how_long}"
+
+
 def _state(gate: Gate, now: float) -> str:
     since = span(now - gate.since)
     match gate.state:
@@ -73,18 +85,8 @@ def _state(gate: Gate, now: float) -> str:
         case "probing":
             failing_since = gate.since if gate.failing_since is None else gate.failing_since
             return f"probing for {span(now - failing_since)}"
-        case "paced":
-            at = pace(gate)
-            return f"paced for {since}{f' at {at}' if at else ''}"
-        case "normal":
-            return "normal"
-
-
-def _waits(gate: Gate, now: float) -> Iterator[str]:
-    if (probe_at := next_probe_at(gate)) is not None:
-        yield f"next probe in {span(probe_at - now)}" if probe_at > now else "a probe is due"
-    elif gate.state != "paused" and gate.not_before is not None and gate.not_before > now:
-        yield f"nothing is sent for {span(gate.not_before - now)}, as it asked by Retry-After"
+    at = pace(gate)
+    return f"paced for {since}{f' at {at}' if at else ''}"
 
 
 def _is_unattended(gate: Gate, now: float) -> bool:

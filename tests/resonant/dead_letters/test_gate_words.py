@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from resonant.dead_letters.gate_words import advice, described
@@ -22,11 +24,13 @@ PACED = Gate(
     "orders",
     "paced",
     since=NOW - 20,
-    reason="a probe was delivered",
+    reason="it answers 429",
     pace=4.25,
     pilot="p",
     pilot_until=NOW + 3,
 )
+PACED_WORDS = "paced for 20 s at 4.25 per second: it answers 429"
+TOLD_WORDS = "for 4 min more, as it asked by Retry-After"
 TOLD = Gate("orders", not_before=NOW + 240)
 
 
@@ -38,8 +42,9 @@ TOLD = Gate("orders", not_before=NOW + 240)
         (PAUSED, "paused 12 min ago by ann: maintenance; 1,234 held"),
         (GONE, "paused 12 min ago: it answered 410; 1,234 held"),
         (PROBING, "probing for 12 min: 20 failures in a row; next probe in 12 s; 1,234 held"),
-        (PACED, "paced for 20 s at 4.25 per second: a probe was delivered; 1,234 held"),
-        (TOLD, "normal; nothing is sent for 4 min, as it asked by Retry-After; 1,234 held"),
+        (PACED, f"{PACED_WORDS}; 1,234 held"),
+        (replace(PACED, not_before=NOW + 240), f"{PACED_WORDS}; nothing is sent {TOLD_WORDS}; 1,234 held"),
+        (TOLD, f"waiting {TOLD_WORDS}; 1,234 held"),
     ],
 )
 def test_a_gate_is_described_on_one_line(gate, expected):
