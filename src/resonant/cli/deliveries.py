@@ -141,16 +141,22 @@ def _say_none(selection: Selection) -> None:
 
 def _list_groups(selection: Selection, status: Unfinished | None, *, limit: int, as_json: bool) -> None:
     from resonant.cli.running import run_with_store
+    from resonant.store.gates import states_not_normal
     from resonant.store.unfinished import group_unfinished
 
     now = time.time()
-    groups = run_with_store(lambda store: store.read(group_unfinished, selection, now=now, status=status))
+
+    def read(connection: Connection) -> tuple[list[WaitingGroup], dict[str, GateState]]:
+        groups = group_unfinished(connection, selection, now=now, status=status)
+        return groups, states_not_normal(connection)
+
+    groups, gates = run_with_store(lambda store: store.read(read))
     shown = groups[:limit] if limit else groups
     if as_json:
-        output.write_json_array(output.to_json(_group_document(group)) for group in shown)
+        output.write_json_array(output.to_json(_group_document(group, gates)) for group in shown)
     elif output.stdout().is_terminal:
-        for _, of_endpoint in groupby(shown, key=attrgetter("endpoint")):
-            _write_groups_on_screen(list(of_endpoint), now=now)
+        for endpoint, of_endpoint in groupby(shown, key=attrgetter("endpoint")):
+            _write_groups_on_screen(list(of_endpoint), gates.get(endpoint), now=now)
     elif shown:
         output.write_table(_GROUP_COLUMNS, [_group_columns(group) for group in shown])
     if len(shown) < len(groups):
@@ -171,7 +177,7 @@ def _document(row: Waiting, gates: Mapping[str, GateState], now: float) -> outpu
     }
 
 
-def _group_document(group: WaitingGroup) -> output.Document:
+def _group_document(group: WaitingGroup, gates: Mapping[str, GateState]) -> output.Document:
     return {
         "endpoint": group.endpoint,
         "code": group.code,
@@ -185,6 +191,7 @@ def _group_document(group: WaitingGroup) -> output.Document:
         "example": group.example,
         "error": group.error,
         "answer": group.answer,
+        "held": group.due if group.endpoint in gates else 0,
     }
 
 
@@ -237,10 +244,10 @@ def _columns(row: Waiting, gates: Mapping[str, GateState], now: float) -> tuple[
     )
 
 
-def _write_groups_on_screen(groups: list[WaitingGroup], *, now: float) -> None:
+def _write_groups_on_screen(groups: list[WaitingGroup], gate: GateState | None, *, now: float) -> None:
     """Write the groups of one endpoint: its totals, then each failure."""
     counts = {
-        "due": sum(group.due for group in groups),
+        f"held (the endpoint is {gate})" if gate else "due": sum(group.due for group in groups),
         "in flight": sum(group.in_flight for group in groups),
         "parked": sum(group.parked for group in groups),
     }

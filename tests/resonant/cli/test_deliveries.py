@@ -127,6 +127,15 @@ def test_groups_show_the_waiting_deliveries_of_each_endpoint(resonant, waiting):
     assert len(resonant("deliveries", "--group").out.splitlines()) == 3
 
 
+def test_groups_of_a_paused_endpoint_say_that_they_are_held(resonant, waiting):
+    resonant("endpoint", "pause", "crm")
+
+    assert "\ncrm: 2 held (the endpoint is paused); oldest due " in resonant.on_a_terminal(
+        "deliveries", "--group"
+    )
+    assert [row["held"] for row in resonant.json("deliveries", "--group")] == [0, 2]
+
+
 def test_the_pages_put_together_are_the_whole_list(resonant, worker):
     worker.accept(*(f"evt_{number:02}" for number in range(7)))
     pages, after = [], ()
