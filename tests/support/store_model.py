@@ -226,6 +226,19 @@ class Model:
         known.end("dead_letter", "cancelled", now)
         self.count("delivery", known, "dead_letter", known.category, known.code)
 
+    def parked(self, endpoint: str, now: float) -> list[Known]:
+        found = [
+            each
+            for each in self.all(endpoint=endpoint, lease_owner=None)
+            if not each.is_final and each.available_at > now
+        ]
+        return sorted(found, key=lambda each: (each.available_at, each.id))
+
+    def make_due(self, known: Known, now: float) -> None:
+        if known.backoff_until is None:
+            known.backoff_until = known.next_attempt_at
+        known.next_attempt_at = known.available_at = now
+
     def purgeable(self, status: str, ended_before: float) -> list[Known]:
         found = [each for each in self.all(status=status) if each.finished_at <= ended_before]
         return sorted(found, key=lambda each: (each.finished_at, each.id))

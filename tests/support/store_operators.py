@@ -11,6 +11,7 @@ from resonant.dead_letters import operations
 from resonant.store import acceptances, rescue
 from resonant.store import leases as lease_queries
 from resonant.store.enqueue import enqueue
+from resonant.store.gate_operations import make_parked_due
 from resonant.store.outcomes import record
 from resonant.store.selection import Selection
 from support.store_machine import (
@@ -33,7 +34,7 @@ class HalfWay(Exception):
 
 
 class Operators(Workers):
-    """Operators, beside the workers: replay, cancel and purge."""
+    """Operators, beside the workers: replay, cancel, send what is parked now, and purge."""
 
     # What an operator does.
 
@@ -67,6 +68,15 @@ class Operators(Workers):
         assert cancelled == len(unfinished), f"cancelled {cancelled}, expected {unfinished}"
         for known in unfinished:
             self.model.cancel(known, now)
+
+    @deed(where=some(status="retrying", lease_owner=None), weight=2, endpoint=endpoints, limit=limits)
+    def make_parked_due(self, endpoint, limit):
+        now = self.clock()
+        parked = self.model.parked(endpoint, now)[:limit]
+        made_due = self.write(make_parked_due, endpoint, limit=limit, now=now)
+        assert made_due.number == len(parked), f"made {made_due.number} due, expected {parked}"
+        for known in parked:
+            self.model.make_due(known, now)
 
     @deed(
         where=some(is_final=True),
