@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from resonant.delivery.retry import Park
 from resonant.store.gate_operations import make_parked_due, pause, resume
 from resonant.store.gates import Gate, GateChange, change_gate, read_gate
 
@@ -149,6 +150,17 @@ def test_a_delivery_made_due_keeps_the_end_of_its_own_backoff(desk):
     row = desk.row("evt_1")
     assert row["next_attempt_at"] == row["available_at"] == desk.clock()
     assert row["backoff_until"] == ends_at
+
+
+def test_a_backoff_that_goes_on_beyond_the_next_attempt_keeps_its_end(desk):
+    desk.enqueue("evt_1")
+    ends_at = desk.clock() + DAY
+    desk.fail(desk.claim_one(), Park(60.0, desk.clock() + 60, backoff_until=ends_at))
+
+    for _ in range(2):
+        desk.write(make_parked_due, "orders", limit=10, now=desk.clock())
+
+    assert desk.row("evt_1")["backoff_until"] == ends_at
 
 
 def test_parked_deliveries_are_made_due_a_few_at_a_time_and_each_once(desk):
