@@ -1,4 +1,4 @@
-"""``emit_event``: the emission of one delivery, attempt by attempt, as one task run; ``emit_chunk``: many first attempts.
+"""``emit_event`` emits one delivery, attempt by attempt, as one task run; ``emit_chunk`` makes one attempt of each of many.
 
 Prefect retries it as long as ``decide`` said so, after the very delay that ``decide`` drew: the condition is asked
 first, and the delay is read right after it (see docs/decisions). What was decided travels in the exception.
@@ -6,6 +6,7 @@ first, and the delay is read right after it (see docs/decisions). What was decid
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed
+from prefect.utilities.annotations import opaque
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
@@ -139,8 +141,8 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
 
 @task(
     name="emit-chunk",
-    task_run_name="{ref.number} first attempts to {ref.endpoint}",
-    description="Try many deliveries to one endpoint; those that fail go on as task runs of their own.",
+    task_run_name="{ref.number} deliveries to {ref.endpoint}",
+    description="Make one attempt of each of many deliveries to one endpoint; those that are to be retried are parked.",
     # Of a task that it might have retried, Prefect shows no traceback: whoever reads is told the error by the flow.
     retries=1,
     retry_condition_fn=lambda *_: False,
@@ -148,13 +150,38 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     persist_result=False,
 )
 async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
-    """Make the first attempt of each delivery of a chunk; the dispatcher hands those that failed to ``emit_event``."""
+    """Make one attempt of each delivery of a chunk.
+
+    Returns:
+        A completed state whose message counts what came of them. The first dead letters get a red task run each.
+    """
     done = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=_task_run_id())
-    message = f"{done['delivered']} delivered, {done['failed']} go on as task runs of their own"
-    for name, words in (("lost", "taken over by another worker"), ("left", "left for the next run")):
-        if done[name]:
-            message += f", {done[name]} {words}"
-    return Completed(message=message)
+    await asyncio.gather(*map(_show, done.shown))
+    return Completed(message=str(done))
+
+
+@task(
+    name="dead-letter",
+    task_run_name="{ref.event_type} {ref.event_id} to {ref.endpoint}",
+    description="Show a dead letter of a chunk.",
+    retries=1,
+    retry_condition_fn=lambda *_: False,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def dead_letter(ref: DeliveryRef, failure: Undelivered) -> None:  # noqa: ARG001 - the run is named after it
+    """Fail as the delivery did: this task run is red.
+
+    Raises:
+        Undelivered: always.
+    """
+    raise failure from None
+
+
+async def _show(report: Report) -> None:
+    ref, failure = DeliveryRef.of(report.lease), Undelivered(report)
+    run: Any = dead_letter(opaque(ref), opaque(failure), return_state=True)
+    await run
 
 
 def _task_run_id() -> str | None:

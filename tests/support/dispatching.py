@@ -10,15 +10,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from sqlalchemy import func, select
+
 from resonant.delivery.attempt import AttemptRunner, Destination, Report
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.summary import Summary
+from resonant.dispatch.sender import WAIT_SECONDS
+from resonant.dispatch.summary import ChunkSummary, Summary
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import Store, open_store
+from resonant.store import Store, open_store, schema
 from resonant.testing import FixedClock
 
 START = 1_800_000_000.0
@@ -34,6 +37,7 @@ class Scene:
     clock: FixedClock
     reports: list[Report] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
+    done: list[ChunkSummary] = field(default_factory=list)
     chunk_size: ClassVar[int] = 0
 
     async def emit_one(self, lease):
@@ -46,8 +50,21 @@ class Scene:
             self.clock.advance(report.decision.delay)
 
     async def emit_chunk(self, leases):
+        """Make an attempt of each; in place of waiting for what is parked for a moment, the clock moves on."""
         self.chunks.append(len(leases))
-        await self.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        done = await self.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        self.done.append(done)
+        if done.parked:
+            await self.wait_for_parked()
+
+    async def wait_for_parked(self, longest=WAIT_SECONDS):
+        """Let the clock move on until all is due that is due within so many seconds."""
+        now, table = self.clock(), schema.deliveries.c
+        query = select(func.max(table.available_at)).where(
+            table.lease_owner.is_(None), table.available_at <= now + longest
+        )
+        due_at = await self.store.read(lambda connection: connection.execute(query).scalar())
+        self.clock.advance(max(0.0, (due_at or now) - now))
 
     async def run(self, **options) -> Summary:
         running = self.dispatcher.run(self.emit_one, emit_chunk=self.emit_chunk, **options)

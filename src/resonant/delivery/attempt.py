@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _GRACE_SECONDS = 1.0
 _EXCERPT_CHARACTERS = 1024
 _STATUSES = range(100, 600)
+# Below this, a delay is shown with hundredths of a second.
+_SHORT_SECONDS = 30.0
 _DECISION_NAMES = {Retry: "retry", Park: "park", GiveUp: "give_up"}
 
 
@@ -83,7 +85,8 @@ class Report:
                 return f"retry in {delay:.2f} s"
             case Park(delay=delay, charged=charged):
                 early = "" if charged else " (early: not counted in max_attempts)"
-                return f"parked for {delay:.0f} s{early}"
+                shown = f"{delay:.2f}" if delay < _SHORT_SECONDS else f"{delay:.0f}"
+                return f"parked for {shown} s{early}"
             case GiveUp(reason=reason):
                 return f"given up: {reason}"
 

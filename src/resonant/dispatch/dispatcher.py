@@ -6,10 +6,10 @@ The way of one delivery::
     Dispatcher.attempt  begins in the store, lets the attempt runner send and decide, records both, reports
     emit_one          returns (delivered, parked), waits and calls attempt again (retry), or ends (given up)
 
-In the bulk lane, `emit_chunk` is handed many that were never tried, to one endpoint::
+In the bulk lane, `emit_chunk` is handed many to one endpoint::
 
-    Dispatcher.attempt_all  makes the first attempt of each, as above, in large commits
-    emit_one              is handed those that failed; its first call of attempt reports what was attempted already
+    Dispatcher.attempt_all  makes one attempt of each, as above, in large commits; what is to be retried is parked
+    emit_one              is handed those whose lease was lost before, so that a crash takes no chunk with it
 
 The parts: `Fetcher` claims, `Sender` makes and records attempts, `Destinations` opens endpoints, `LeaseHeartbeat` renews
 leases, and `RunningTasks` holds the tasks and the error that ends the run.
@@ -42,10 +42,10 @@ from resonant.errors import StoreError
 from resonant.store.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from resonant.delivery.attempt import AttemptRunner, Destination, Report
+    from resonant.dispatch.summary import ChunkSummary
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
@@ -133,8 +133,6 @@ class Dispatcher:
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
         """Make one attempt, and record it with the decision taken on it.
 
-        Of a delivery whose first attempt was made in a chunk, the first call returns what came of that.
-
         Raises:
             LeaseLost: another worker has the delivery, or this one has it by another lease.
             TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
@@ -144,19 +142,13 @@ class Dispatcher:
 
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
-    ) -> Counter[str]:
-        """Make the first attempt of deliveries to one endpoint; those that fail are handed to `emit_one`.
-
-        Returns:
-            How many were ``delivered``, ``failed``, ``lost`` to another worker, or went back untried since the run's
-            time is up (``left``).
+    ) -> ChunkSummary:
+        """Make one attempt of each of these deliveries to one endpoint; those that are to be retried are parked.
 
         Raises:
             StoreUnavailable: outcomes could not be written; these deliveries will be tried again by somebody.
         """
-        return await self._sender.attempt_all(
-            endpoint, keys, on_failed=self._emit_failed, task_run_id=task_run_id
-        )
+        return await self._sender.attempt_all(endpoint, keys, task_run_id=task_run_id)
 
     async def run(
         self,
@@ -170,12 +162,12 @@ class Dispatcher:
     ) -> Summary:
         """Claim and emit due deliveries, until none is due or the time is up.
 
-        With ``own``, the run's time is up when those deliveries are settled, whichever worker sends them.
+        What this run has parked for less than ``WAIT_SECONDS`` is waited for. With ``own``, the run's time is up when those deliveries are settled, whichever worker sends them.
 
         Args:
             emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. What it raises
                 ends the run; so does its ending without an attempt.
-            emit_chunk: makes the first attempts of many by ``attempt_all``, if the limits give a ``chunk_size``; what it
+            emit_chunk: makes an attempt of each of many by ``attempt_all``, if the limits give a ``chunk_size``; what it
                 raises ends the run.
             endpoint: only this endpoint; None for all.
             take_over: take over expired leases too, and wait for live ones to end (with ``own``, only for its own).
@@ -191,6 +183,7 @@ class Dispatcher:
         self._running.end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
         self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
+        self._sender.parks_retries = bool(self._chunk_size)
         fetcher = Fetcher(
             self.store,
             Plan(self.owner, endpoint, take_over, self._chunk_size, on_waiting),
@@ -209,11 +202,12 @@ class Dispatcher:
                 if own is not None and self._running.end is None and own.is_settled:
                     self._running.end = time.monotonic()  # the next run sends what else this run has claimed
                 time_is_up = self._running.is_over()
+                looked_at = self.store.clock()
                 if not time_is_up:
                     await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
-                goes_on = self._running.end is not None and not time_is_up
-                if self._running or goes_on or self._running.failure is not None:
-                    await self._running.wait_for_change(fetching.POLL_SECONDS)
+                goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))
+                if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
+                    await self._running.wait_for_change(fetcher.pause)
                 elif not time_is_up and await retry_while_unavailable(
                     partial(self._has_to_wait, fetcher, own), self._patience
                 ):
@@ -234,7 +228,7 @@ class Dispatcher:
         await own.look()
         if own.is_settled:
             return False
-        await asyncio.sleep(fetching.POLL_SECONDS)
+        await asyncio.sleep(fetcher.pause)
         return True
 
     async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Summary:
@@ -252,6 +246,7 @@ class Dispatcher:
         """
         self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, None
+        self._sender.parks_retries = False
         try:
             async for leases in batches:
                 for lease in leases:
@@ -286,19 +281,19 @@ class Dispatcher:
         return 0 if self._emit_chunk is None else self.limits.chunk_size
 
     def _start_claimed(self, leases: list[Lease]) -> None:
-        """Start those of one endpoint: never tried ones together in the bulk lane, all others one by one."""
+        """Start those of one endpoint: in chunks in the bulk lane, one by one in the task lane."""
         size = self._chunk_size
         if self._emit_chunk is None or not size:
             for lease in leases:
                 self._start(lease)
             return
-        # A lost lease is an attempt too: what may have crashed a worker shall not take a whole chunk with it again.
+        # What may have crashed a worker goes alone: it shall not take a whole chunk with it again.
         for lease in leases:
-            if lease.attempts:
+            if lease.crashes:
                 self._start(lease)
-        never_tried = [lease for lease in leases if not lease.attempts]
-        for start in range(0, len(never_tried), size):
-            chunk = never_tried[start : start + size]
+        together = [lease for lease in leases if not lease.crashes]
+        for start in range(0, len(together), size):
+            chunk = together[start : start + size]
             for lease in chunk:
                 self._in_flight.take(lease)
             self._running.start(self._emit_all(self._emit_chunk, chunk))
@@ -307,20 +302,15 @@ class Dispatcher:
         self._in_flight.take(lease)
         self._running.start(self._emit(lease))
 
-    def _emit_failed(self, lease: Lease) -> None:
-        self._running.start(self._emit(lease))
-
     async def _emit_all(self, emit_chunk: EmitChunk, leases: list[Lease]) -> None:
         await emit_chunk(leases)
         for lease in leases:
-            left = self._in_flight.get(lease.key)
-            if left is not None and left.attempts == lease.attempts:
+            if self._in_flight.get(lease.key) is not None:
                 raise RuntimeError(f"the emission of a chunk ended without an attempt of {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
         with contextlib.suppress(LeaseLost, TimeIsUp):
             await self._emit_one(lease)
-        self._in_flight.take_report(lease.key)
         if (left := self._in_flight.get(lease.key)) is None:
             return
         if left.attempts == lease.attempts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # The longest wait of an event for an idle run; a poll costs a millisecond.
 POLL_SECONDS = 0.25
+# The shortest wait of an idle run for the next parked delivery, so that those due soon after it go in the same chunk.
+_SHORTEST_WAIT_SECONDS = 0.05
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0
 # How often accepted events are folded into the ledgers.
@@ -89,10 +92,16 @@ class Fetcher:
         self._is_over = is_over
         self._said_waiting = False
         self._due: list[str] = []
+        self._next_due_in = math.inf
         self._look_again_at = 0.0
         self._rescue_at = 0.0
         self._fold_at = 0.0
         self._folding: asyncio.Task[None] | None = None
+
+    @property
+    def pause(self) -> float:
+        """How long an idle run waits until it looks again, in seconds."""
+        return min(POLL_SECONDS, max(_SHORTEST_WAIT_SECONDS, self._next_due_in))
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
         """Claim what there is room for, of each endpoint of which something is due.
@@ -143,7 +152,9 @@ class Fetcher:
             self._start_fold()
             self._fold_at = time.monotonic() + FOLD_SECONDS
         now = self._store.clock()
-        due = [due.endpoint for due in await self._store.due(self._plan.endpoint) if due.at <= now]
+        found = await self._store.due(self._plan.endpoint)
+        due = [due.endpoint for due in found if due.at <= now]
+        self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
         self._due = [name for name in due if await self._destinations.is_open(name)]
 
     def _start_fold(self) -> None:

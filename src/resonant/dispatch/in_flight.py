@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resonant.delivery.attempt import Report
     from resonant.events import Lease, LeaseKey
 
 
@@ -28,8 +27,6 @@ class InFlight:
         self._retried: set[LeaseKey] = set()
         self._busy: Counter[str] = Counter()
         self._bytes = 0
-        # What was attempted in a chunk and failed, until somebody asks for it.
-        self._reports: dict[LeaseKey, Report] = {}
 
     def __bool__(self) -> bool:
         return bool(self._leases)
@@ -55,7 +52,7 @@ class InFlight:
         return self._busy.total()
 
     def busy(self, endpoint: str) -> int:
-        """Return how many of an endpoint are busy, or have a report that nobody has asked for yet."""
+        """Return how many of an endpoint are busy."""
         return self._busy[endpoint]
 
     def busy_endpoints(self) -> set[str]:
@@ -111,15 +108,3 @@ class InFlight:
             self._waiting.remove(lease.key)
         else:
             self._busy[lease.endpoint] -= 1
-
-    def keep_report(self, report: Report) -> None:
-        """Keep what was attempted, which counts as busy until it is asked for."""
-        self._reports[report.lease.key] = report
-        self._busy[report.lease.endpoint] += 1
-
-    def take_report(self, key: LeaseKey) -> Report | None:
-        """Return what was attempted, once."""
-        report = self._reports.pop(key, None)
-        if report is not None:
-            self._busy[report.lease.endpoint] -= 1
-        return report

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.batch_writer import BatchWriter
 from resonant.dispatch.bulk import send_ahead
+from resonant.dispatch.summary import MOST_SHOWN, ChunkSummary
 from resonant.store.availability import retry_while_unavailable
 from resonant.store.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from resonant.delivery.attempt import AttemptRunner, Report
     from resonant.dispatch.destinations import Destinations
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
 
-# A bounded run parks its retries this long before its end, in seconds: one that waited beyond it would put off the next run.
-LAST_WAIT_SECONDS = 30.0
+# A run waits for its own retries that are due within this time, in seconds, also for parked ones. A bounded run parks its
+# retries this long before its end: one that waited beyond it would put off the next run.
+WAIT_SECONDS = 30.0
 
 
 class LeaseLost(Exception):
@@ -48,6 +49,9 @@ class Sender:
         destinations: the open endpoints.
         running: an error here ends the run.
         summary: counts what came of each attempt.
+
+    Attributes:
+        parks_retries: whether every retry waits in the store, as in the bulk lane.
     """
 
     def __init__(
@@ -70,6 +74,9 @@ class Sender:
         self._summary = summary
         self._patience = store.lease_seconds / 3
         self._commits = BatchWriter(store, patience=self._patience)
+        self.parks_retries = False
+        # When the last of the parked deliveries is due that this run waits for, on the store's clock.
+        self._waits_until = 0.0
 
     async def close(self) -> None:
         """Write what still waits to be written.
@@ -81,9 +88,6 @@ class Sender:
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
         """See ``Dispatcher.attempt``."""
-        if (made := self._in_flight.take_report(key)) is not None:
-            self._running.note_change()
-            return made
         if (lease := self._in_flight.get(key)) is None:
             raise LeaseLost
         try:
@@ -115,31 +119,12 @@ class Sender:
         return report
 
     async def attempt_all(
-        self,
-        endpoint: str,
-        keys: Sequence[LeaseKey],
-        *,
-        on_failed: Callable[[Lease], None],
-        task_run_id: str | None = None,
-    ) -> Counter[str]:
-        """Make the first attempt of deliveries to one endpoint; see ``Dispatcher.attempt_all``.
-
-        Args:
-            endpoint: it is open.
-            keys: the deliveries.
-            on_failed: called with each that failed once that is recorded; ``attempt`` then returns its report.
-            task_run_id: for the history.
-
-        Returns:
-            How many were ``delivered``, ``failed``, ``lost`` to another worker, or went back untried since the run's
-            time is up (``left``).
-
-        Raises:
-            StoreUnavailable: outcomes could not be written; these deliveries will be tried again by somebody.
-        """
+        self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
+    ) -> ChunkSummary:
+        """See ``Dispatcher.attempt_all``."""
         leases = [lease for key in keys if (lease := self._in_flight.get(key)) is not None]
         recording: list[asyncio.Future[bool]] = []
-        done = Counter[str]()
+        done = ChunkSummary()
         left: list[Lease] = []
 
         async def send(lease: Lease) -> None:
@@ -150,12 +135,12 @@ class Sender:
                 lease, self._destinations[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
             )
             recorded = self._record(report)
-            recorded.add_done_callback(partial(self._settle_first, report, done, on_failed))
+            recorded.add_done_callback(partial(self._settle_in_chunk, report, done))
             recording.append(recorded)
 
         def count_lost(lease: Lease) -> None:
             self._count_lost(lease)
-            done["lost"] += 1
+            done.lost += 1
 
         try:
             left += await send_ahead(
@@ -173,8 +158,12 @@ class Sender:
         except Exception as error:
             self._running.fail(error)  # whatever `emit_chunk` makes of it
             raise
-        done["left"] = len(left)
+        done.left = len(left)
         return done
+
+    def waits_at(self, now: float) -> bool:
+        """Return whether a delivery that this run parked is due within ``WAIT_SECONDS`` after this time."""
+        return now < self._waits_until <= now + WAIT_SECONDS
 
     async def hand_back(self, leases: list[Lease]) -> None:
         """Hand leases back, with no attempt charged."""
@@ -192,28 +181,30 @@ class Sender:
         gone = report.verdict is not None and report.verdict.gone
         return self._commits.record(Outcome(lease, report.attempt, decision, gone=gone))
 
-    def _settle_first(
-        self,
-        report: Report,
-        done: Counter[str],
-        on_failed: Callable[[Lease], None],
-        recorded: asyncio.Future[bool],
-    ) -> None:
+    def _settle_in_chunk(self, report: Report, done: ChunkSummary, recorded: asyncio.Future[bool]) -> None:
         if recorded.cancelled() or recorded.exception() is not None:
             return
         if not recorded.result():
             self._count_lost(report.lease)
-            done["lost"] += 1
+            done.lost += 1
             return
         self._settle(report)
-        done["delivered" if report.decision is None else "failed"] += 1
-        if report.decision is not None and not self._running.is_ending:
-            self._in_flight.keep_report(report)
-            on_failed(report.lease)
+        if report.decision is None:
+            done.delivered += 1
+        elif not isinstance(report.decision, GiveUp):
+            done.parked[report.attempt.code or "unknown"] += 1
+        else:
+            done.dead_letters += 1
+            if len(done.shown) < MOST_SHOWN:
+                done.shown.append(report)
 
     def _may_wait(self) -> bool:
         """Tell whether a retry may be waited for here: there is room, and the run goes on for long enough."""
-        return self._in_flight.may_wait and not self._running.ends_within(LAST_WAIT_SECONDS)
+        return (
+            not self.parks_retries
+            and self._in_flight.may_wait
+            and not self._running.ends_within(WAIT_SECONDS)
+        )
 
     def _settle(self, report: Report) -> None:
         lease, decision = report.lease, report.decision
@@ -225,11 +216,21 @@ class Sender:
                 return
             case None:
                 self._summary.delivered += 1
-            case Park():
-                self._summary.parked += 1
+            case Park(next_attempt_at=due_at):
+                if not self._waits_for(due_at):
+                    self._summary.parked += 1
+                elif not lease.round_attempts:
+                    self._summary.retried += 1
             case GiveUp(reason=reason):
                 self._summary.dead_letters[reason] += 1
         self._in_flight.drop(lease)
+
+    def _waits_for(self, due_at: float) -> bool:
+        """Tell whether this run goes on until a delivery that it parked is due, and see to it."""
+        if due_at > self._store.clock() + WAIT_SECONDS or self._running.ends_within(WAIT_SECONDS):
+            return False
+        self._waits_until = max(self._waits_until, due_at)
+        return True
 
     def _lost(self, lease: Lease) -> LeaseLost:
         self._count_lost(lease)

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resonant.delivery.attempt import Report
+
+# Dead letters of one chunk that are shown one by one.
+MOST_SHOWN = 20
 
 
 @dataclass(slots=True)
@@ -12,8 +19,8 @@ class Summary:
 
     Attributes:
         delivered: answered with success.
-        retried: waited in this run for at least one retry.
-        parked: left in the store until they are due again.
+        retried: failed, and were due again soon enough for this run to retry them.
+        parked: left in the store until they are due again, later than that.
         dead_letters: given up, by reason.
         lost: taken over by another worker.
         attempts: counted in attempts, unlike all others.
@@ -44,9 +51,43 @@ class Summary:
         }
 
 
+@dataclass(slots=True)
+class ChunkSummary:
+    """What came of a chunk, counted in deliveries.
+
+    Attributes:
+        delivered: answered with success.
+        parked: wait in the store for their next attempt, by the failure's code.
+        dead_letters: given up.
+        shown: the reports of the first ``MOST_SHOWN`` dead letters.
+        lost: taken over by another worker.
+        left: not sent, as the run's time was up.
+    """
+
+    delivered: int = 0
+    parked: Counter[str] = field(default_factory=Counter)
+    dead_letters: int = 0
+    shown: list[Report] = field(default_factory=list)
+    lost: int = 0
+    left: int = 0
+
+    def __str__(self) -> str:
+        parked = _with_numbers(f"{self.parked.total()} parked", self.parked)
+        dead_letters = f"{self.dead_letters} dead-lettered"
+        if self.dead_letters > len(self.shown):
+            dead_letters += f" ({len(self.shown)} shown as task runs)"
+        text = f"{self.delivered} delivered, {parked}, {dead_letters}"
+        rest = ((self.lost, "taken over by another worker"), (self.left, "left for the next run"))
+        return text + "".join(f", {number} {words}" for number, words in rest if number)
+
+
 def counts_as_text(delivered: int, retried: int, parked: int, dead_letters: Counter[str]) -> str:
     """Return the counts that every summary begins with; dead letters are counted by reason."""
-    text = f"{delivered} delivered, {retried} retried, {parked} parked, {dead_letters.total()} dead-lettered"
-    if dead_letters:
-        text += f" ({', '.join(f'{n} {reason}' for reason, n in sorted(dead_letters.items()))})"
-    return text
+    text = f"{delivered} delivered, {retried} retried, {parked} parked, "
+    return text + _with_numbers(f"{dead_letters.total()} dead-lettered", dead_letters)
+
+
+def _with_numbers(text: str, numbers: Counter[str]) -> str:
+    if not numbers:
+        return text
+    return f"{text} ({', '.join(f'{number} {name}' for name, number in sorted(numbers.items()))})"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.dispatch.summary import counts_as_text
 from resonant.events import rfc3339
 from resonant.store.standing import standing
@@ -42,7 +43,7 @@ class Outcomes:
         delivered: delivered since tracking began.
         delivered_before: delivered by an earlier run.
         retried: ended since tracking began, after more than one attempt.
-        parked: waiting in the store for their next attempt.
+        parked: waiting in the store for their next attempt, longer than a run waits.
         dead_letters: dead letters by reason, including those from before tracking began.
         purged: removed from the store after they ended.
         dead_since: when the first dead letter was given up, seconds since the epoch.
@@ -198,7 +199,7 @@ class Tracker:
         return array("q", sorted(each.id for each in unfinished if not each.parked))
 
     async def _read(self, ids: array[int]) -> dict[int, Standing]:
-        rows = await self._store.read(standing, ids, now=self._store.clock())
+        rows = await self._store.read(standing, ids, now=self._store.clock(), wait=WAIT_SECONDS)
         return {row.id: row for row in rows}
 
     def _count(self, ids: array[int], found: dict[int, Standing]) -> None:

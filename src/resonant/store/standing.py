@@ -28,7 +28,7 @@ class Standing(NamedTuple):
         round_attempts: attempts in the current round.
         accepted_at: when it was accepted, seconds since the epoch.
         finished_at: when it was delivered or given up.
-        parked: whether it waits for its next attempt without a lease.
+        parked: whether it waits without a lease for its next attempt, for longer than the given wait.
         held: whether the endpoint's gate holds it for long.
     """
 
@@ -42,9 +42,17 @@ class Standing(NamedTuple):
     held: bool
 
 
-def standing(connection: Connection, delivery_ids: Collection[int], *, now: float) -> list[Standing]:
-    """Return the state of each of these deliveries that was not purged."""
-    parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now).label("parked")
+def standing(
+    connection: Connection, delivery_ids: Collection[int], *, now: float, wait: float = 0.0
+) -> list[Standing]:
+    """Return the state of each of these deliveries that was not purged.
+
+    Args:
+        delivery_ids: the store's keys.
+        now: seconds since the epoch.
+        wait: a delivery counts as parked if it is due later than this many seconds from now.
+    """
+    parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now + wait).label("parked")
     waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
     held = and_(waits, is_held_for_long(now)).label("held")
     query = select(

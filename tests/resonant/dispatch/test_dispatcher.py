@@ -105,8 +105,9 @@ class TestWhatARunDoes:
 
         async with scene(tmp_path, policy=jittery, orders=fail) as worker:
             await enqueue(worker.store)
-            await worker.run()
-            *delays, last = [report.attempt.delay for report in worker.reports]
+            while not (await worker.run()).dead_letters:
+                await worker.wait_for_parked(longest=1e6)
+        *delays, last = [delay for (delay,) in rows(tmp_path, "SELECT delay FROM resonant_attempts")]
 
         rng, expected = random.Random(7), []
         for number in range(1, 6):

@@ -2,19 +2,41 @@
 
 import asyncio
 import json
-from collections import Counter
+import time
 from dataclasses import replace
 
 import pytest
 
 from resonant.delivery.retry import GiveUp, Park
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.sender import WAIT_SECONDS
+from resonant.dispatch.summary import MOST_SHOWN
 from resonant.errors import UnexpectedStatus
 from resonant.testing import FixedClock
-from support.dispatching import QUICK, START, Scene, another_worker, deliveries, enqueue, scene, succeed
+from support.dispatching import (
+    QUICK,
+    START,
+    Scene,
+    another_worker,
+    deliveries,
+    enqueue,
+    fail,
+    failing_first,
+    rows,
+    scene,
+)
 from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("lane")
+
+
+def attempting_all(worker):
+    """What emits a chunk on the real clock."""
+
+    async def emit_chunk(leases):
+        await worker.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+
+    return emit_chunk
 
 
 class TestTheBulkLane:
@@ -24,7 +46,7 @@ class TestTheBulkLane:
     def lane(self, monkeypatch):
         monkeypatch.setattr(Scene, "chunk_size", 4)
 
-    async def test_first_attempts_are_made_together_and_only_what_failed_goes_on_alone(self, tmp_path):
+    async def test_retries_wait_in_the_store_and_go_out_in_later_chunks(self, tmp_path):
         async def refuse_every_third(event):
             if json.loads(event.body) % 3 == 0:
                 raise UnexpectedStatus(503)
@@ -32,61 +54,81 @@ class TestTheBulkLane:
         async with scene(tmp_path, orders=refuse_every_third) as worker:
             await enqueue(worker.store, 10)
             summary = await worker.run()
-        assert worker.chunks == [4, 4, 2]
-        assert (summary.delivered, summary.retried, summary.dead_letters) == (6, 4, {"exhausted": 4})
-        # What failed in a chunk is reported first, and not attempted again for that.
-        assert Counter(report.attempt.number for report in worker.reports) == {1: 4, 2: 4, 3: 4}
+        assert worker.chunks[:3] == [4, 4, 2]
+        assert sum(worker.chunks) == 10 + 2 * 4
+        assert not worker.reports, "none goes alone"
+        assert (summary.delivered, summary.retried, summary.parked) == (6, 4, 0)
+        assert summary.dead_letters == {"exhausted": 4}
         assert deliveries(tmp_path, "attempts") == [(3,) if n % 3 == 0 else (1,) for n in range(10)]
+        decisions = rows(tmp_path, "SELECT decision, count(*) FROM resonant_attempts GROUP BY 1 ORDER BY 1")
+        assert decisions == [(None, 6), ("give_up", 4), ("park", 8)]
 
-    @pytest.mark.parametrize("status", [400, 503])
-    async def test_what_is_given_up_or_parked_at_once_is_reported_alone_too(self, tmp_path, status):
-        async def refuse(_event):
-            raise UnexpectedStatus(status)
-
-        policy = replace(QUICK, park_after=0.5)
-        async with scene(tmp_path, orders=refuse, policy=policy) as worker:
-            await enqueue(worker.store, 2)
+    async def test_a_run_ends_while_what_it_parked_is_due_later_than_it_waits(self, tmp_path):
+        policy = replace(QUICK, base=WAIT_SECONDS + 1)
+        async with scene(tmp_path, orders=fail, policy=policy) as worker:
+            await enqueue(worker.store, 3)
             summary = await worker.run()
-        assert [type(report.decision) for report in worker.reports] == [GiveUp if status == 400 else Park] * 2
-        assert (summary.parked, summary.dead_letters.total()) == ((0, 2) if status == 400 else (2, 0))
-        assert summary.attempts == 2
+        assert (summary.parked, summary.retried, summary.attempts) == (3, 0, 3)
 
-    async def test_a_delivery_that_was_tried_before_is_not_tried_together_with_others(self, tmp_path):
-        clock = FixedClock(START)
-        async with scene(tmp_path, orders=succeed, clock=clock) as worker:
-            await enqueue(worker.store, 6)
+    async def test_a_run_looks_at_the_very_moment_when_the_next_retry_is_due(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
+
+        policy = replace(QUICK, base=0.2)
+        async with scene(tmp_path, orders=failing_first(), policy=policy, clock=time.time) as worker:
+            await enqueue(worker.store)
+            running = worker.dispatcher.run(worker.emit_one, emit_chunk=attempting_all(worker))
+            assert (await asyncio.wait_for(running, 60)).delivered == 1
+
+    async def test_a_retry_leaves_its_place_to_others_while_it_waits(self, tmp_path):
+        limits = Limits(concurrency=2, endpoint_concurrency=1, max_waiting=0)
+        async with scene(tmp_path, orders=failing_first(2), limits=limits) as worker:
+            await enqueue(worker.store, 40)
+            summary = await worker.run()
+        assert (summary.delivered, summary.retried, summary.parked) == (40, 40, 0)
+
+    async def test_a_chunk_counts_what_came_of_it_and_reports_some_of_its_dead_letters(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(Scene, "chunk_size", 60)
+
+        async def send(event):
+            number = json.loads(event.body)
+            if number < 25:
+                raise UnexpectedStatus(400)
+            if number < 29:
+                raise UnexpectedStatus(503 if number < 28 else 429)
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store, 60)
+            await worker.run()
+        done = worker.done[0]
+        assert str(done) == (
+            "31 delivered, 4 parked (3 http_503, 1 throttled), 25 dead-lettered (20 shown as task runs)"
+        )
+        assert len(done.shown) == MOST_SHOWN
+        assert {type(report.decision) for report in done.shown} == {GiveUp}
+
+    async def test_a_delivery_whose_lease_was_lost_in_a_send_goes_alone_and_its_retries_too(self, tmp_path):
+        clock, mended = FixedClock(START), asyncio.Event()
+
+        async def send(event):
+            if event.id in lost and not mended.is_set():
+                raise UnexpectedStatus(503)
+
+        async with scene(tmp_path, orders=send, clock=clock) as worker:
+            lost = (await enqueue(worker.store, 6))[:2]
             async with another_worker(tmp_path, clock=clock) as store:
                 leases = await store.claim("orders", owner="dead", limit=2)
                 await store.begin(leases)  # and then it is killed
             clock.advance(61)
-            summary = await worker.run(take_over=True)
-        assert summary.delivered == 6
+            running = asyncio.create_task(worker.run(take_over=True))
+            await until(lambda: len(worker.reports) == 2)
+            assert {type(report.decision) for report in worker.reports} == {Park}
+            mended.set()
+            clock.advance(1)
+            assert (await running).delivered == 6
         assert worker.chunks == [4], "what may have crashed a worker takes no chunk with it"
-        assert len(worker.reports) == 2
-
-    async def test_a_failure_that_waits_for_its_turn_holds_up_the_claims(self, tmp_path, monkeypatch):
-        async def refuse(_event):
-            raise UnexpectedStatus(400)
-
-        waiting, most = [], []
-
-        async def emit_one(lease):
-            waiting.append(lease.event.id)
-            most.append(len(waiting))
-            await gate.wait()
-            waiting.remove(lease.event.id)
-            await worker.emit_one(lease)
-
-        gate = asyncio.Event()
-        limits = Limits(concurrency=8, endpoint_concurrency=4)
-        async with scene(tmp_path, orders=refuse, limits=limits) as worker:
-            await enqueue(worker.store, 60)
-            running = asyncio.create_task(worker.dispatcher.run(emit_one, emit_chunk=worker.emit_chunk))
-            await asyncio.sleep(0.3)
-            gate.set()
-            assert (await running).dead_letters.total() == 60
-        assert max(most) <= 4 * 4, "more than is claimed ahead of four slots"
-        assert len(most) == 60
+        assert len(worker.reports) == 4
 
     async def test_several_endpoints_share_what_is_claimed_for_chunks(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Scene, "chunk_size", 50)
@@ -114,7 +156,7 @@ class TestTheBulkLane:
         assert max(held) <= 4 * 50
 
     async def test_what_a_chunk_says_of_itself_counts_what_was_lost(self, tmp_path):
-        done, stealing = Counter(), []
+        stealing = []
 
         async def steal():
             async with another_worker(tmp_path, clock=worker.clock) as other:
@@ -125,16 +167,13 @@ class TestTheBulkLane:
                 stealing.append(asyncio.create_task(steal()))
             await stealing[0]
 
-        async def emit_chunk(leases):
-            done.update(await worker.dispatcher.attempt_all("orders", [lease.key for lease in leases]))
-
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store, 3)
-            summary = await worker.dispatcher.run(worker.emit_one, emit_chunk=emit_chunk)
-        assert (done["delivered"], done["lost"]) == (0, 3)
+            summary = await worker.run()
+        assert str(worker.done[0]) == "0 delivered, 0 parked, 0 dead-lettered, 3 taken over by another worker"
         assert (summary.delivered, summary.lost) == (3, 3), "and then delivered one by one"
 
-    async def test_nothing_is_emitted_any_more_once_a_run_is_cancelled(self, tmp_path):
+    async def test_no_chunk_begins_once_a_run_is_cancelled(self, tmp_path):
         async def refuse(_event):
             sending.set()
             raise UnexpectedStatus(503)
@@ -146,9 +185,7 @@ class TestTheBulkLane:
             await sending.wait()
             running.cancel()
             await asyncio.wait([running])
-            before = len(worker.reports)
-            await asyncio.sleep(0.3)  # while what was sent is still being written
-            assert len(worker.reports) == before
+            assert len(worker.chunks) == 1
         assert {row[0] for row in deliveries(tmp_path, "lease_owner")} == {None}
 
     async def test_when_the_time_is_up_what_was_not_begun_goes_back_untried(self, tmp_path, monkeypatch):

@@ -278,7 +278,10 @@ class TestWaiting:
 
         async with scene(tmp_path, orders=send, limits=Limits(max_waiting=3)) as worker:
             await enqueue(worker.store, 40)
-            await worker.dispatcher.run(emit_one)
+            running = asyncio.create_task(worker.dispatcher.run(emit_one))
+            await until(lambda: len(decisions) == 40 and not worker.dispatcher._in_flight)
+            running.cancel()
+            await asyncio.wait([running])
         assert Counter(map(type, decisions)) == {Retry: 3, Park: 37}
         assert Counter(deliveries(tmp_path, "status, lease_owner, next_attempt_at")) == {
             ("retrying", None, START + 1): 40

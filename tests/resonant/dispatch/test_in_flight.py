@@ -1,6 +1,5 @@
-from resonant.delivery.attempt import Report
 from resonant.dispatch.in_flight import InFlight
-from resonant.events import Attempt, Event, Lease
+from resonant.events import Event, Lease
 
 EVENT = Event(type="t", source="/s", data=1, id="evt_1")
 
@@ -27,7 +26,7 @@ def test_what_was_claimed_is_busy_until_it_is_dropped():
     assert not held
 
 
-def test_what_waits_for_its_retry_is_in_hand_and_not_busy():
+def test_a_delivery_that_waits_for_its_retry_is_in_flight_and_not_busy():
     held = in_flight(lease(1), lease(2))
     held.wait(lease(1))
     assert (held.waiting, held.busy("orders"), held.delivery_ids()) == (1, 1, {1, 2})
@@ -47,7 +46,7 @@ def test_attempts_are_counted_on_the_lease_and_the_first_retry_is_told():
     assert (now.attempts, now.round_attempts, now.last_delay) == (2, 2, 9.0)
 
 
-def test_the_bytes_of_bodies_are_known_of_all_that_is_in_hand():
+def test_the_bytes_of_all_bodies_in_flight_are_known():
     large = Lease(3, 1, "worker", Event(type="t", source="/s", data="x" * 998), "orders")
     held = in_flight(lease(1), large)
     held.wait(large)
@@ -64,15 +63,3 @@ def test_two_leases_of_one_delivery_are_two():
     assert held.get(lost.key) is None
     assert held.get(successor.key) is successor
     assert (held.busy("orders"), held.delivery_ids()) == (1, {1})
-
-
-def test_a_report_is_kept_until_it_is_asked_for_once_and_is_busy_until_then():
-    held = in_flight(lease(1))
-    attempt = Attempt(number=1, round=1, started_at=0.0, duration=0.1, result="failed")
-    report = Report(lease(1), attempt, None)
-    held.wait(lease(1))
-    held.keep_report(report)
-    assert held.busy("orders") == 1
-    assert held.take_report(lease(1).key) is report
-    assert held.take_report(lease(1).key) is None
-    assert held.busy("orders") == 0
