@@ -1,6 +1,6 @@
 """``emit_events``: what is given is stored, what is due is emitted, each delivery as a task run of its own.
 
-With a ``chunk_size``, first attempts are made together, and only deliveries that failed theirs have a task run.
+With a ``chunk_size``, many deliveries share a task run, and retries go out in later chunks.
 """
 
 from typing import Annotated, Any
@@ -40,8 +40,8 @@ async def emit_events(
     """Deliver events to HTTP endpoints.
 
     With events, the run waits until each of them is delivered, parked or a dead letter, whichever worker sends it, and
-    its final message counts them. Without events, the run emits all due deliveries and waits for those that other
-    workers hold. It takes over the deliveries of lost workers.
+    its final message counts them. Parked means that the next attempt is due in more than 30 seconds. Without events, the
+    run emits all due deliveries and waits for those that other workers hold. It takes over the deliveries of lost workers.
 
     A dead letter fails its task run, not this flow. The flow fails if the store or the named endpoint cannot be opened.
     In a run for every endpoint, the deliveries of an endpoint that cannot be opened wait, and the message says why.
@@ -52,8 +52,8 @@ async def emit_events(
         policy: Name of the retry policy for this run, instead of the deliveries' own.
         max_attempts: Attempts in a round, instead of the policy's own.
         run_for: Seconds to go on for, emitting what becomes due meanwhile. 0 ends when nothing is due.
-        chunk_size: Deliveries whose first attempts are one task run (500 is a good number; only those that fail then
-            have a task run of their own). 0 gives every delivery its own.
+        chunk_size: Deliveries that share a task run (500 is a good number). Those that fail go out in a later chunk, and
+            dead letters get a red task run each, at most 20 a chunk. 0 gives every delivery its own task run.
     """
     if events is not None and endpoint is None:
         raise EndpointError("events were given without the endpoint they are for")

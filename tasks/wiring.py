@@ -58,7 +58,7 @@ async def open_dispatcher(
         policy: the retry policy's name for this run; None leaves it to the deliveries and their endpoints.
         max_attempts: an override of the policy's.
         run_for: seconds to go on looking for what becomes due.
-        chunk_size: deliveries that are first tried together, in the bulk lane; 0 is the task lane.
+        chunk_size: deliveries that are tried together, in the bulk lane; 0 is the task lane.
 
     Raises:
         UnknownPolicy: no policy has that name.

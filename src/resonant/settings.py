@@ -84,7 +84,8 @@ class Settings(BaseSettings):
         default=50, description="Sends at the same time to one endpoint in one emission run."
     )
     max_waiting: Annotated[int, Field(ge=0)] = Field(
-        default=1_000, description="Retries that may wait in one emission run; more are parked in the store."
+        default=1_000,
+        description="Retries that may wait in one emission run of the task lane; more are parked in the store.",
     )
     sinks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

@@ -68,8 +68,8 @@ def emit(
     even if another process, such as the drain of `resonant up`, sends it. If some become dead letters, the exit code is
     1 and one line shows how to list them. Ctrl-C returns unsent deliveries to the store; nothing is lost.
 
-    Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast; then only
-    deliveries whose first attempt failed get task runs of their own.
+    Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast; then many
+    deliveries share a task run, and only dead letters get task runs of their own.
 
     Without a file, the command emits all due deliveries, takes over those of lost workers, and waits for those that
     other workers hold.

@@ -41,8 +41,8 @@ ChunkSize = Annotated[
         metavar="N",
         min=0,
         max=MAX_CHUNK_SIZE,
-        help="First attempts that are made as one Prefect task run, which is several times as fast (500 is a good number); "
-        "only deliveries that fail theirs have a task run of their own. 0: each has its own.",
+        help="Deliveries that share a Prefect task run, which is several times as fast (500 is a good number); of those that "
+        "fail, only dead letters have a task run of their own. 0: each delivery has its own.",
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
