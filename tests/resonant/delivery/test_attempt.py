@@ -260,7 +260,7 @@ async def test_a_failure_before_the_end_of_its_own_backoff_is_kept_as_early():
 
     assert report.decision == Park(5.0, START + 5, backoff_until=START + 40, charged=False)
     assert (report.attempt.number, report.attempt.early, report.attempt.decision) == (7, True, "park")
-    assert report.next_step == "parked for 5 s (early: not counted in max_attempts)"
+    assert report.next_step == "parked for 5.00 s (early: not counted in max_attempts)"
 
 
 @pytest.mark.parametrize(
