@@ -16,7 +16,7 @@ NOW = 1_700_000_000.0
 MINUTE, HOUR = 60.0, 3600.0
 THRESHOLDS = Thresholds()
 QUIET = Totals(NOW, ("hooks",), (), {}, {}, {}, {}, {})
-MAX_AGES = {("hooks", None): 72 * HOUR, ("hooks", "short"): 4 * HOUR}
+MAX_AGES = {("hooks", None): 72 * HOUR, ("hooks", "short"): 4 * HOUR, ("crm", None): 72 * HOUR}
 
 
 def of(state, **fields):
