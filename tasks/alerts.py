@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 EVENT_RAISED = "resonant.alert.raised"
 EVENT_RECOVERED = "resonant.alert.recovered"
 _RECONNECTIONS = 3
-# The server drops an event whose id it has just seen: what is announced twice, after a kill, shows once.
+# The server drops an event whose id it has just seen, so an event sent twice, after a kill, shows once.
 _NAMESPACE = uuid5(NAMESPACE_URL, "resonant.alert")
 
 
 async def announce_alerts(store: Store, totals: Totals) -> None:
-    """Decide which alerts begin and end now, and send an event for each, at least once whatever is killed when.
+    """Decide which alerts begin and end now, and send an event for each, at least once.
 
     Raises:
         StoreUnavailable: the store went away.
@@ -58,14 +58,14 @@ async def announce_alerts(store: Store, totals: Totals) -> None:
     raised_at = await store.read(read_raised)
     findings = evaluate(totals, activity, thresholds, now, await _max_ages(totals, settings))
     await store.write(record_crossings, crossings(findings, raised_at, thresholds, now))
-    # With what an earlier run was killed before it had sent; what has changed since then is recorded by the next run.
+    # Includes the crossings that an earlier run was killed before sending.
     await _announce(store)
 
 
 async def _max_ages(totals: Totals, settings: Settings) -> dict[tuple[str, str | None], float]:
-    """Return how long a round lasts where a gate holds deliveries, by endpoint and the policy that the producer asked for.
+    """Return the ``max_age`` of deliveries that a gate holds, by endpoint and the policy that the producer asked for.
 
-    What ``--policy`` says for one run is not stored, so it is not known here.
+    A policy given to one run by ``--policy`` is not stored, so it is not known here.
     """
     governed = {name for name, gate in totals.gates.items() if gate.governs_at(totals.taken_at)}
     keys = [key for key in totals.oldest_round_at if key[0] in governed]
@@ -95,7 +95,7 @@ async def _announce(store: Store) -> None:
 
 
 def to_event(crossing: Crossing) -> Event:
-    """Make the event that Prefect is told; the same for the same crossing."""
+    """Return the Prefect event of a crossing, with the same id for the same crossing."""
     is_of_all = crossing.endpoint == ALL_ENDPOINTS
     resource = {
         "prefect.resource.id": "resonant.store" if is_of_all else f"resonant.endpoint.{crossing.endpoint}",

@@ -1,4 +1,4 @@
-"""The policy that a worker would use for a delivery: the one its producer asked for, else its endpoint's, else the default."""
+"""Finds the policy that a worker would use for a delivery: its producer's choice, its endpoint's, or the default."""
 
 from __future__ import annotations
 

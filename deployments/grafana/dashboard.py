@@ -1,7 +1,7 @@
-"""Makes the Grafana dashboard, ``resonant.json`` beside this file: delivery, latency, retries, queue and dead letters by endpoint.
+"""Makes the Grafana dashboard ``resonant.json``: delivery, latency, retries, queue, gate and dead letters by endpoint.
 
-``python -m deployments.grafana.dashboard`` writes it anew, in the project's folder. Whoever changes it in Grafana's editor
-changes a copy; what is to stay is changed here.
+``python -m deployments.grafana.dashboard`` writes the file. A change in Grafana's editor changes a copy; change the dashboard
+here to keep the change.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def dashboard() -> model.Dashboard:
     built = (
         build.Dashboard("Resonant")
         .uid("resonant")
-        .description("Delivery of events: what arrives, how long it takes, what fails, what waits.")
+        .description("Delivery of events: rates, latencies, failures, queues, gates and dead letters.")
         .tags(["resonant"])
         .editable()
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
@@ -111,7 +111,7 @@ def _now() -> list[Stat]:
     return [
         figure(
             "Success rate",
-            "Of the deliveries that ended in this time, those that were delivered; the others are dead letters.",
+            "Share of the deliveries ended in this time that were delivered; the others are dead letters.",
             units.PercentUnit,
             f"{delivered} / {ended}",
         ),
@@ -129,7 +129,7 @@ def _now() -> list[Stat]:
         ),
         figure(
             "Dead letters",
-            "Deliveries that were given up, and neither replayed nor purged since.",
+            "Deliveries that were given up, and not replayed or purged since.",
             units.Short,
             f'sum(resonant_deliveries{{{CHOSEN}, status="dead_letter"}})',
         ),
@@ -141,7 +141,7 @@ def _now() -> list[Stat]:
         ),
         figure(
             "Age of these metrics",
-            "Since they were read from the store: a textfile is written every five minutes.",
+            "Time since they were read from the store. A textfile is written every five minutes.",
             units.Seconds,
             f"time() - max(resonant_last_export_timestamp_seconds{{{EXPORTER}}})",
         ),
@@ -154,27 +154,27 @@ def _delivery() -> list[Graph]:
     return [
         graph(
             "Delivery rate",
-            "Deliveries accepted and delivered a second. Where the first stays above the second, a queue grows.",
+            "Deliveries accepted and delivered per second. While more are accepted than delivered, the queue grows.",
             units.CountsPerSecond,
             (rate("resonant_events_accepted_total"), "{{endpoint}} accepted"),
             (rate("resonant_delivery_outcomes_total", 'outcome="delivered"'), "{{endpoint}} delivered"),
         ),
         graph(
             "Outcomes",
-            "How deliveries ended, a second. An attempt that will be retried is no end.",
+            "Deliveries that ended per second, by outcome. An attempt that is retried does not count.",
             units.CountsPerSecond,
             (rate("resonant_delivery_outcomes_total", by="endpoint, outcome"), "{{endpoint}} {{outcome}}"),
             stacked=True,
         ),
         graph(
             "Failed attempts",
-            "The part of attempts that failed; those lost with their worker are not counted.",
+            "Share of attempts that failed. Attempts lost with their worker do not count.",
             units.PercentUnit,
             (f"1 - {delivered} / {attempts}", "{{endpoint}}"),
         ),
         graph(
             "Failed attempts by cause",
-            "A second, by what the classifier said of them.",
+            "Failed attempts per second, by the classifier's verdict.",
             units.CountsPerSecond,
             (
                 rate(
@@ -194,7 +194,7 @@ def _latency() -> list[Heatmap | Graph]:
     return [
         heatmap(
             "Duration of attempts",
-            "How many attempts took how long, from the start of the request to its answer or failure.",
+            "Number of attempts by duration, from the start of the request to the answer or failure.",
             f"sum by (le) (increase({buckets}[$__rate_interval]))",
         ),
         graph(
@@ -214,7 +214,7 @@ def _latency() -> list[Heatmap | Graph]:
         ),
         graph(
             "From acceptance to delivery: percentiles",
-            "With all retries and waits, of what was delivered.",
+            "Of delivered events, including all retries and waits.",
             units.Seconds,
             *quantiles("resonant_delivery_end_to_end_duration_seconds"),
         ),
@@ -227,22 +227,22 @@ def _retries() -> list[Graph]:
     return [
         graph(
             "Retries",
-            "Decisions to try again, a second.",
+            "Retries decided on per second.",
             units.CountsPerSecond,
             (retries, "{{endpoint}}"),
             stacked=True,
             width=8,
         ),
         graph(
-            "Attempts that lead to another",
-            "The part of attempts after which it was decided to try again.",
+            "Attempts that are retried",
+            "Share of attempts after which a retry was decided on.",
             units.PercentUnit,
             (f"{retries} / {attempts}", "{{endpoint}}"),
             width=8,
         ),
         graph(
             "Delay before a retry: percentiles",
-            "As it was decided, whether waited for in the worker or parked in the store.",
+            "Delay decided on, spent in the worker or parked in the store.",
             units.Seconds,
             *quantiles("resonant_delivery_retry_delay_seconds"),
             width=8,
@@ -270,7 +270,7 @@ def _queue() -> list[Graph]:
         ),
         graph(
             "Last sign of a worker",
-            "How long ago one claimed deliveries. Where nothing is due, none is expected.",
+            "Time since a worker claimed deliveries. No claim is expected while nothing is due.",
             units.Seconds,
             (f"max by (endpoint) ({age('resonant_last_claim_timestamp_seconds')})", "{{endpoint}}"),
             width=8,
@@ -287,7 +287,7 @@ def _gate() -> list[Timeline | Graph]:
     return [
         timeline(
             "State",
-            "Normal sends freely, paced sends at a rate that grows, probing sends nothing but probes, paused sends nothing.",
+            "Normal sends freely, paced sends at a limited rate, probing sends only probes, paused sends nothing.",
             (f"({number_of_state} + {gone}) or ({number_of_state})", "{{endpoint}}"),
             {
                 "normal": "green",
@@ -299,14 +299,14 @@ def _gate() -> list[Timeline | Graph]:
         ),
         graph(
             "Held",
-            "Deliveries that are due and held by the gate; they are sent when it lets them.",
+            "Deliveries that are due and held by the gate.",
             units.Short,
             (f"sum by (endpoint) (resonant_deliveries_held{{{CHOSEN}}})", "{{endpoint}}"),
             stacked=True,
         ),
         graph(
             "Pace",
-            "Sends a second that the gate lets through, of endpoints that are paced, and deliveries a second.",
+            "Sends per second that the gate of a paced endpoint allows, and deliveries per second.",
             units.CountsPerSecond,
             (f"max by (endpoint) (resonant_endpoint_pace_per_second{{{CHOSEN}}})", "{{endpoint}} pace"),
             (
@@ -316,7 +316,7 @@ def _gate() -> list[Timeline | Graph]:
         ),
         graph(
             "Attempts",
-            "Attempts a second, delivered or failed; while an endpoint is probing, these are its probes.",
+            "Attempts per second, delivered or failed. While an endpoint is probing, these are its probes.",
             units.CountsPerSecond,
             (rate("resonant_delivery_attempt_duration_seconds_count"), "{{endpoint}}"),
         ),
@@ -327,7 +327,7 @@ def _dead_letters() -> list[Graph]:
     return [
         graph(
             "Dead letters",
-            "By the category of their last failure, and why they were given up.",
+            "By the category of the last failure and the reason for giving up.",
             units.Short,
             (
                 f"sum by (endpoint, category, reason) (resonant_dead_letters{{{CHOSEN}}})",
@@ -345,7 +345,7 @@ def _dead_letters() -> list[Graph]:
         ),
         graph(
             "Given up, replayed, purged",
-            "A second.",
+            "Dead letters per second.",
             units.CountsPerSecond,
             (rate("resonant_delivery_outcomes_total", 'outcome="dead_letter"'), "{{endpoint}} given up"),
             (rate("resonant_dead_letter_replays_total"), "{{endpoint}} replayed"),

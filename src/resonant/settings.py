@@ -33,13 +33,13 @@ class Thresholds:
     """Where alerts begin: above these, and at ``dead_letters``; ``resonant.metrics.alerts`` says where they end.
 
     Attributes:
-        window: seconds that the error rate and the share of retries look back, by when attempts were recorded.
-        error_rate: part of attempts that failed, of ``min_attempts`` or more.
+        window: seconds that the error rate and the share of retries look back, by the time of recording.
+        error_rate: share of attempts that failed, of ``min_attempts`` or more.
         dead_letters: in an hour.
         dead_letter_age: seconds.
         latency_factor: mean duration of an attempt, against the same hour of the day before.
-        silence: seconds that a delivery is overdue, and nobody has tried any.
-        retries: part of attempts after which another was decided on.
+        silence: seconds that a delivery is overdue while no worker has claimed one.
+        retries: share of attempts that are followed by a retry.
         probing: seconds that an endpoint may be down, while its gate sends nothing but probes.
     """
 
@@ -122,14 +122,14 @@ class Settings(BaseSettings):
         default=15.0, description="How far the error rate and the share of retries look back, for alerts."
     )
     alert_min_attempts: Annotated[int, Field(ge=1)] = Field(
-        default=20, description="Of fewer attempts in that time, an error rate is no alert."
+        default=20, description="Attempts in that time that an error rate needs to raise an alert."
     )
     alert_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.25,
-        description="Part of an endpoint's attempts that may fail; the alert ends at half of it.",
+        description="Share of an endpoint's attempts that may fail; the alert ends at half of it.",
     )
     alert_dead_letters_per_hour: Annotated[int, Field(ge=1)] = Field(
-        default=5, description="So many more dead letters of an endpoint in an hour are an alert."
+        default=5, description="New dead letters of an endpoint in an hour that raise an alert."
     )
     alert_dead_letter_age_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=72.0, description="How long a dead letter may wait to be replayed or purged."
@@ -139,10 +139,10 @@ class Settings(BaseSettings):
         description="How many times as long as in the same hour of the day before attempts may take.",
     )
     alert_silence_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=10.0, description="How long a delivery may be overdue while no worker makes an attempt."
+        default=10.0, description="How long a delivery may be overdue while no worker claims one."
     )
     alert_retry_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="Part of all attempts that may only lead to another one."
+        default=0.5, description="Share of all attempts that may be followed by a retry."
     )
     alert_probing_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=30.0, description="How long an endpoint may be down, while its gate sends nothing but probes."

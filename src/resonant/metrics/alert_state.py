@@ -1,7 +1,7 @@
-"""What alerts are judged by, and which of them are raised.
+"""The recent activity that alerts are judged by, and the alerts that are raised.
 
-A crossing is decided once, by a compare-and-set that writes it down together with the new state; it is announced after
-that, and only then taken off. So a process killed in between loses none: the next one announces it, as the same.
+A crossing is decided once, by a compare-and-set that stores it together with the new state. It is announced after that, and
+only then cleared. So if a process is killed in between, the next one announces the same crossing.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
     is_recent = minute >= recent
     is_of_hour = minute >= hour
     is_of_day_before = minute.between(*day_before)
-    is_ended = and_(c.measure == "attempt", c.result != "lost")  # nobody saw how a lost one ended, or when
-    is_dead = c.measure == "delivery"  # of these no others are read
+    is_ended = and_(c.measure == "attempt", c.result != "lost")  # the result of a lost attempt is unknown
+    is_dead = c.measure == "delivery"  # only dead letters are read
     number, seconds = c["count"], c.total
     query = select(
         c.endpoint,
@@ -55,7 +55,7 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
         _sum(seconds, is_ended, is_of_day_before),
     ).group_by(c.endpoint)
     given_up = _read_given_up(connection, since=hour)
-    # PostgreSQL's sum of integers is no integer.
+    # PostgreSQL sums integers to a numeric.
     return {
         endpoint: Activity(
             attempts=int(attempts),
@@ -84,7 +84,7 @@ def read_raised(connection: Connection) -> dict[Key, float]:
 
 
 def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> None:
-    """Write down what began and ended, to be announced; what another process was quicker to write stays as it is."""
+    """Store the alerts that began or ended, to be announced. A crossing that another process stored first stays."""
     insert = insert_into(connection.dialect.name, _t)
     is_announced = _t.c.unannounced.is_(None)
     for crossing in sorted(crossings, key=lambda each: each.key):
@@ -108,13 +108,13 @@ def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> N
 
 
 def read_unannounced(connection: Connection) -> list[Crossing]:
-    """Return what began or ended and was not announced yet."""
+    """Return the crossings that were not announced yet."""
     query = select(_t.c.unannounced).where(_t.c.unannounced.is_not(None)).order_by(*_t.primary_key.columns)
     return [Crossing.from_json(text) for text in connection.execute(query).scalars()]
 
 
 def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> None:
-    """Note that all of these were announced."""
+    """Note that these crossings were announced."""
     for crossing in sorted(crossings, key=lambda each: each.key):
         connection.execute(
             update(_t)

@@ -1,4 +1,4 @@
-"""What an alert is: a condition of an endpoint that is bad, and the crossings at which it begins and ends.
+"""Alerts: the conditions that can be bad, and the crossings at which an alert begins and ends.
 
 ================= ========= ================================================================== ======================
 condition         value     begins when                                                        ends
@@ -10,10 +10,10 @@ dead_letter_age   seconds   the oldest dead letter has waited too long          
 latency           factor    an attempt takes several times as long, on average, as in the same halfway back to 1
                             hour a day before
 drain_silent      seconds   a delivery is overdue, and for as long no worker has claimed one   when one is claimed
-retries           part of 1 over all endpoints: too many attempts only lead to another         at half of it
+retries           part of 1 over all endpoints: too many attempts are followed by a retry      at half of it
 probing           seconds   the endpoint's gate has been probing for too long                  when it is not probing
-gone              seconds   the endpoint answered 410 and was paused                           when it is resumed
-held              part of 1 half of its max_age has passed for a delivery that a gate holds    when none is so old
+gone              seconds   the endpoint answered 410 and was paused                           when an operator acts
+held              part of 1 a gate holds a delivery, and half of its max_age has passed         when none is so old
 ================= ========= ================================================================== ======================
 
 An alert on a rate or a count begins at its threshold and ends at half of it. In between it stays as it is, so it does not
@@ -61,12 +61,12 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A condition as it is; where too little is known to say, there is none.
+    """The judgement of a condition; there is none if too little is known.
 
     Attributes:
         value: see the table above.
-        threshold: what it is compared with.
-        text: both in words, fit to be shown: it holds no secret and no id.
+        threshold: the value is compared with it.
+        text: both in words, without secrets and ids.
     """
 
     key: Key
@@ -81,7 +81,7 @@ class Crossing:
     """An alert that began or ended; times are seconds since the epoch.
 
     Attributes:
-        since: when what was wrong may have begun: the beginning of the window in which it was seen first.
+        since: the beginning of the window in which the condition was first bad.
     """
 
     what: Literal["raised", "recovered"]
@@ -95,16 +95,16 @@ class Crossing:
 
     @property
     def key(self) -> Key:
-        """What it is about."""
+        """The condition and endpoint."""
         return Key(self.condition, self.endpoint)
 
     def to_json(self) -> str:
-        """Write it down."""
+        """Return the crossing as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Crossing:
-        """Read what ``to_json`` wrote."""
+        """Return the crossing that ``to_json`` wrote."""
         fields = json.loads(text)
         return cls(**fields | {"condition": Condition(fields["condition"])})
 
@@ -112,7 +112,14 @@ class Crossing:
 def crossings(
     findings: Iterable[Finding], raised_at: Mapping[Key, float], thresholds: Thresholds, now: float
 ) -> list[Crossing]:
-    """Return the alerts that begin and end, given when those that are raised began, seconds since the epoch."""
+    """Return the alerts that begin or end now.
+
+    Args:
+        findings: the judgements of now.
+        raised_at: when each raised alert began, seconds since the epoch.
+        thresholds: with the window that rates look back.
+        now: seconds since the epoch.
+    """
     return [
         Crossing(
             "raised" if finding.is_bad else "recovered",

@@ -1,13 +1,14 @@
-"""Judges the conditions of alerts: the rates that were counted, and what waits in the store.
+"""Judges the conditions of alerts by the counted rates and by the deliveries in the store.
 
 An alert needs a minimum number of attempts to begin. The error-rate alert also needs attempts to end, because its end can
 start a replay: an endpoint has recovered when it delivers, not when attempts stop. The other alerts end when fewer than
 half of that minimum remain.
 
-Lost attempts are in no rate: their results are unknown, and the worker was at fault. Cancelled deliveries are not counted
+Lost attempts are not in any rate: their results are unknown, and the worker was at fault. Cancelled deliveries are not counted
 as dead letters: the operator knows about them.
 
-What a gate holds is not the drain's silence, and the probes of an endpoint that is down are not the retries that dominate.
+A gate raises none of these alerts by itself: deliveries held by a gate do not count as overdue, and the share of retries
+leaves out endpoints that get only probes.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ if TYPE_CHECKING:
     from resonant.settings import Thresholds
 
 _HOUR = 3600
-# Of fewer attempts in an hour a mean, and of fewer in a window the share of retries, is chance.
+# With fewer attempts, a mean or a share of retries is chance.
 _MANY_ATTEMPTS = 100
-# Seconds. From 5 ms to 12 ms is nobody's trouble.
+# Seconds. A rise from 5 ms to 12 ms needs no alert.
 _FELT_LATENCY = 0.1
-# Around the threshold itself an alert would come and go, and each time an error rate goes a replay may begin.
+# Otherwise an alert would come and go around its threshold, and each end of an error rate can start a replay.
 _END = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What was counted of one endpoint lately.
+    """The recent counts of one endpoint.
 
     Attributes:
         attempts, failed, retried: in the window, without lost ones.
-        dead_letters: in the last hour, less replays, and without what an operator cancelled.
-        timed, seconds: attempts of the last hour that were answered or failed, and how long all of them took.
-        timed_before, seconds_before: in the same hour of the day before.
+        dead_letters: in the last hour, less replays and cancelled deliveries.
+        timed, seconds: attempts of the last hour that were answered or failed, and their total duration.
+        timed_before, seconds_before: the same for that hour of the day before.
     """
 
     attempts: int = 0
@@ -65,16 +66,16 @@ def evaluate(
 
     Args:
         totals: counters and gauges.
-        activity: by endpoint; one that is missing was quiet. None if nothing is counted: conditions that need counts are
-            not judged then, and begin and end nothing.
-        thresholds: where each becomes bad.
+        activity: by endpoint; a missing endpoint had no activity. None if counting is off: then conditions that need counts
+            are not judged, so their alerts neither begin nor end.
+        thresholds: the limit of each condition.
         now: seconds since the epoch.
-        max_ages: how long a round lasts, in seconds, by endpoint and the policy that the producer asked for. Deliveries
-            whose policy is missing here are not judged by it.
+        max_ages: the ``max_age`` of a round, in seconds, by endpoint and the policy that the producer asked for. Deliveries
+            whose policy is missing here are not judged by their age.
     """
     found: list[Finding | None] = []
     if activity is not None:
-        # Almost every probe leads to another, and they are few.
+        # Nearly every probe is followed by a retry, and probes are few.
         sent = [each for name, each in activity.items() if not gets_only_probes(totals.gates.get(name))]
         found.append(_retries(sent, thresholds))
     for endpoint in totals.endpoints:
@@ -92,7 +93,7 @@ def _of_counts(endpoint: str, activity: Activity, thresholds: Thresholds) -> Ite
 
 
 def _of_rows(endpoint: str, totals: Totals, thresholds: Thresholds, now: float) -> Iterator[Finding]:
-    """Judge what can be seen without anything being counted."""
+    """Judge the conditions that need no counts."""
     yield _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds)
     yield _drain_silent(
         endpoint,
@@ -189,7 +190,7 @@ def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding | No
         is_bad,
         value,
         thresholds.retries,
-        f"{value:.0%} of {attempts} attempts in {thresholds.window / 60:g} minutes only led to another, "
+        f"{value:.0%} of {attempts} attempts in {thresholds.window / 60:g} minutes were followed by a retry, "
         f"the limit is {thresholds.retries:.0%}",
     )
 

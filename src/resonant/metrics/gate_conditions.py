@@ -1,4 +1,4 @@
-"""Judges what an endpoint's gate does: how long it has been probing, whether a 410 paused it, what it has held for long."""
+"""Judges an endpoint's gate: how long it has been probing, whether a 410 paused it, and whether it has held deliveries for long."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from resonant.settings import Thresholds
 
 _MINUTE, _HOUR = 60, 3600
-# Seconds. A probe that works by chance paces the endpoint for a moment, which does not end an alert.
+# Seconds. An endpoint that is paced for a moment only has not recovered.
 _SETTLED = 60.0
-# Part of max_age. The other half is left to do something about it.
+# Part of max_age; the rest is left for an operator to act.
 _HELD_FOR_LONG = 0.5
 
 
@@ -35,16 +35,16 @@ def of_gate(
 
 
 def overdue(gate: Gate | None, due_at: float | None, now: float) -> float:
-    """Return for how long a delivery could have been sent, in seconds; what a gate held until now was not overdue before.
+    """Return for how many seconds a delivery has been overdue; the time in which a gate held it does not count.
 
     Args:
-        gate: of its endpoint; None where there is none.
-        due_at: when the delivery was due; None where there is none.
+        gate: the gate of its endpoint, if there is one.
+        due_at: when the delivery was due; None if no delivery waits.
         now: seconds since the epoch.
     """
     if due_at is None or (gate is not None and gate.state == "paused"):
         return 0.0
-    # While an endpoint is probing or paced, a worker claims deliveries again and again: so the state needs no look.
+    # While an endpoint is probing or paced, a worker claims deliveries at least every 33 s. So only a pause is exempt.
     free_at = due_at if gate is None else max(due_at, gate.since, gate.not_before or 0.0)
     return now - free_at
 
@@ -57,26 +57,28 @@ def gets_only_probes(gate: Gate | None) -> bool:
 def _probing(gate: Gate, thresholds: Thresholds, now: float) -> Finding | None:
     if gate.state == "paced" and now - gate.since < _SETTLED:
         return None
-    began_at = gate.since if gate.failing_since is None else gate.failing_since
-    down = now - began_at if gate.state == "probing" else 0.0
-    return Finding(
-        Key(Condition.PROBING, gate.endpoint),
-        down > thresholds.probing,
-        down,
-        thresholds.probing,
-        f"{gate.endpoint}: it has been down for {down / _MINUTE:.0f} minutes and gets only probes, "
-        f"the limit is {thresholds.probing / _MINUTE:g}",
-    )
+    down = 0.0
+    text = f"{gate.endpoint}: it is not down, its gate is {gate.state}"
+    if gate.state == "probing":
+        down = now - (gate.since if gate.failing_since is None else gate.failing_since)
+        text = (
+            f"{gate.endpoint}: it has been down for {down / _MINUTE:.0f} minutes and gets only probes, "
+            f"the limit is {thresholds.probing / _MINUTE:g}"
+        )
+    is_bad = down > thresholds.probing
+    return Finding(Key(Condition.PROBING, gate.endpoint), is_bad, down, thresholds.probing, text)
 
 
 def _gone(gate: Gate, held: int, now: float) -> Finding:
-    return Finding(
-        Key(Condition.GONE, gate.endpoint),
-        gate.is_gone,
-        now - gate.since if gate.is_gone else 0.0,
-        0.0,
-        f"{gate.endpoint}: it answered 410 Gone, so it is paused until an operator resumes it; deliveries held: {held}",
-    )
+    paused = 0.0
+    text = f"{gate.endpoint}: it is not paused because of a 410"
+    if gate.is_gone:
+        paused = now - gate.since
+        text = (
+            f"{gate.endpoint}: it answered 410 Gone, so it is paused until an operator resumes it; "
+            f"deliveries held: {held}"
+        )
+    return Finding(Key(Condition.GONE, gate.endpoint), gate.is_gone, paused, 0.0, text)
 
 
 def _held(
@@ -85,22 +87,20 @@ def _held(
     now: float,
     max_ages: Mapping[tuple[str, str | None], float],
 ) -> Finding | None:
-    of_gate = {key: at for key, at in oldest_round_at.items() if key[0] == gate.endpoint}
+    key = Key(Condition.HELD, gate.endpoint)
+    of_gate = {each: at for each, at in oldest_round_at.items() if each[0] == gate.endpoint}
     if not gate.governs_at(now) or not of_gate:
-        ages = [(0.0, 0.0)]
-    else:
-        ages = [(now - at, max_ages[key]) for key, at in of_gate.items() if key in max_ages]
+        return Finding(key, False, 0.0, _HELD_FOR_LONG, f"{gate.endpoint}: its gate holds no deliveries")
+    ages = [(now - at, max_ages[each]) for each, at in of_gate.items() if each in max_ages]
     if not ages:
         return None
     age, max_age = max(ages, key=lambda each: _part(*each))
-    return Finding(
-        Key(Condition.HELD, gate.endpoint),
-        _part(age, max_age) > _HELD_FOR_LONG,
-        _part(age, max_age),
-        _HELD_FOR_LONG,
-        f"{gate.endpoint}: it is {gate.state}, and its oldest delivery has waited {age / _HOUR:.1f} of the "
-        f"{max_age / _HOUR:g} hours after which it is given up; the limit is {_HELD_FOR_LONG:.0%}",
+    text = (
+        f"{gate.endpoint}: its gate is {gate.state}, and its oldest delivery has waited {age / _HOUR:.1f} of the "
+        f"{max_age / _HOUR:g} hours of its max_age; the limit is {_HELD_FOR_LONG:.0%}"
     )
+    value = _part(age, max_age)
+    return Finding(key, value > _HELD_FOR_LONG, value, _HELD_FOR_LONG, text)
 
 
 def _part(age: float, max_age: float) -> float:

@@ -77,14 +77,14 @@ def _counters(totals: Totals) -> Iterator[Metric]:
     endpoints = [(endpoint,) for endpoint in totals.endpoints]
     yield _counter(
         "resonant_events_accepted_total",
-        "Deliveries accepted: one for each event and the endpoint it is for, however often it is then tried.",
+        "Deliveries accepted: one per event and endpoint, however often each is tried.",
         ("endpoint",),
         sums("accepted", lambda row: (row.endpoint,), zero=endpoints),
     )
     yield _counter(
         "resonant_delivery_outcomes_total",
-        "How deliveries ended: delivered, or given up as a dead letter. "
-        "One that is replayed ends once more; an attempt that will be retried is no end.",
+        "Deliveries that ended: delivered, or given up as a dead letter. "
+        "A replayed delivery ends again; an attempt that is retried does not count.",
         ("endpoint", "outcome"),
         sums(
             "delivery",
@@ -94,8 +94,8 @@ def _counters(totals: Totals) -> Iterator[Metric]:
     )
     yield _counter(
         "resonant_delivery_attempts_total",
-        "Attempts, the first of a delivery and every retry: delivered, failed, or lost with their worker; "
-        "category and code say what the classifier made of a failure.",
+        "Attempts, including retries: delivered, failed, or lost with their worker. "
+        "Category and code are the classifier's verdict on a failure.",
         ("endpoint", "result", "category", "code"),
         sums(
             "attempt",
@@ -105,7 +105,7 @@ def _counters(totals: Totals) -> Iterator[Metric]:
     )
     yield _counter(
         "resonant_dead_letter_replays_total",
-        "Dead letters that an operator sent again.",
+        "Dead letters that an operator replayed.",
         ("endpoint",),
         sums("replay", lambda row: (row.endpoint,), zero=endpoints),
     )
@@ -128,20 +128,20 @@ def _counters(totals: Totals) -> Iterator[Metric]:
 def _histograms(totals: Totals) -> Iterator[Metric]:
     yield _histogram(
         "resonant_delivery_attempt_duration_seconds",
-        "How long an attempt took, from the start of the request to its answer or failure; "
-        "attempts lost with their worker are not in it.",
+        "Duration of an attempt, from the start of the request to the answer or failure. "
+        "Attempts lost with their worker are not included.",
         totals,
         lambda row: row.measure == "attempt" and row.result != "lost",
     )
     yield _histogram(
         "resonant_delivery_end_to_end_duration_seconds",
-        "How long a delivered event took from its acceptance to its delivery, all retries and waits included.",
+        "Time from the acceptance of an event to its delivery, including all retries and waits.",
         totals,
         lambda row: row.measure == "delivery" and row.result == "delivered",
     )
     yield _histogram(
         "resonant_delivery_retry_delay_seconds",
-        "How long it was decided to wait before a retry, whether in the worker or parked in the store.",
+        "Delay decided on before a retry, spent in the worker or parked in the store.",
         totals,
         lambda row: row.measure == "retry_delay",
     )
@@ -158,7 +158,7 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
     yield _gauge(
         "resonant_delivery_latency_percentile_seconds",
         "Exact percentiles of the duration of an attempt over the exporter's window (24 hours by default); "
-        "absent while there was no attempt.",
+        "absent if there was no attempt.",
         ("endpoint", "percentile"),
         percentiles,
     )
@@ -180,27 +180,27 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
     )
     yield _gauge(
         "resonant_oldest_due_timestamp_seconds",
-        "When the longest waiting unfinished delivery was due, or will be; absent while there is none. "
-        "Far in the past means that nobody emits.",
+        "Earliest due time of an unfinished delivery; absent if there is none. "
+        "A time far in the past means that no worker sends, or that a gate holds the delivery.",
         ("endpoint",),
         _labelled(totals.oldest_due_at),
     )
     yield _gauge(
         "resonant_last_claim_timestamp_seconds",
-        "When a worker last claimed deliveries; absent before the first claim.",
+        "Time when a worker last claimed deliveries; absent before the first claim.",
         ("endpoint",),
         _labelled(totals.last_seen_at),
     )
     yield _gauge(
         "resonant_dead_letter_oldest_timestamp_seconds",
-        "When the oldest dead letter was given up, without those that an operator cancelled; absent while there is none.",
+        "Time when the oldest dead letter was given up, cancelled ones excluded; absent if there is none.",
         ("endpoint",),
         _labelled(totals.oldest_dead_at),
     )
     yield from _gate_gauges(totals)
     yield _gauge(
         "resonant_last_export_timestamp_seconds",
-        "When these metrics were read from the store. In the past means that the exporter is silent."
+        "Time when these metrics were read from the store. A time in the past means that the exporter is silent."
         + ("" if rollups else f" {NOT_COUNTED}."),
         (),
         {(): totals.taken_at},
@@ -211,8 +211,8 @@ def _gate_gauges(totals: Totals) -> Iterator[Metric]:
     gates = {name: totals.gates.get(name) or Gate(name) for name in {*totals.endpoints, *totals.gates}}
     yield _gauge(
         "resonant_endpoint_state",
-        "The state of the endpoint's gate: 1 for the current one, 0 for the others. Normal sends freely, probing sends nothing but probes, "
-        "paced sends at a rate that grows, paused sends nothing.",
+        "State of the endpoint's gate: 1 for the current state, 0 for the others. Normal sends freely, probing sends only "
+        "probes, paced sends at a limited rate, paused sends nothing.",
         ("endpoint", "state"),
         {
             (name, state): int(gate.state == state)
@@ -222,7 +222,7 @@ def _gate_gauges(totals: Totals) -> Iterator[Metric]:
     )
     yield _gauge(
         "resonant_endpoint_pace_per_second",
-        "Sends a second that the gate lets through now; absent unless the endpoint is paced.",
+        "Sends per second that the gate allows now; absent unless the endpoint is paced.",
         ("endpoint",),
         {
             (name,): gate.pace
@@ -238,7 +238,7 @@ def _gate_gauges(totals: Totals) -> Iterator[Metric]:
     )
     yield _gauge(
         "resonant_endpoint_gone_timestamp_seconds",
-        "When the endpoint answered 410 Gone and was paused; absent unless it is paused for that.",
+        "Time when the endpoint answered 410 Gone and was paused; absent unless it is paused for that reason.",
         ("endpoint",),
         {(name,): gate.since for name, gate in gates.items() if gate.is_gone},
     )

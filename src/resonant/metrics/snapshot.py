@@ -1,4 +1,4 @@
-"""The history that statistics are computed from: a window's attempts and deliveries, and what is new since the last export."""
+"""The history behind the statistics: the attempts and deliveries of a window, and those new since the last export."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _d, _a, _c = schema.deliveries, schema.attempts, schema.causes
-# Few rows at once: of many that live at the same time, Python's garbage collector would look through all again and again.
+# Few rows at once, since Python's garbage collector scans all live rows again and again.
 _PAGE = 1_000
 
 

@@ -1,6 +1,6 @@
-"""What the store holds now, and has ever counted, read in one snapshot.
+"""The counters and gauges of a store, read in one snapshot.
 
-Counters come from the rollups, which only grow; gauges come from the rows that are there now.
+Counters come from the rollups, which only grow; gauges come from the current rows.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Counted(NamedTuple):
     """A counter since the store began, over all minutes and event types; see ``store.counters`` for the measures.
 
     Attributes:
-        le: upper bound of the bucket, seconds; what is in lower buckets is not in ``number``.
+        le: upper bound of the bucket, in seconds; ``number`` does not include lower buckets.
         number: how many facts.
-        seconds: sum of what was measured.
+        seconds: sum of the measured durations.
     """
 
     measure: str
@@ -55,11 +55,11 @@ class Totals:
         endpoints: every endpoint that has ever accepted an event.
         deliveries: how many, by endpoint and status.
         dead_letters: how many, by endpoint, category and reason.
-        oldest_due_at, oldest_dead_at: by endpoint, where there is one; a cancelled delivery is no dead letter in the second,
-            as it waits for nobody.
+        oldest_due_at, oldest_dead_at: by endpoint, if there is one; the second excludes cancelled deliveries, since no one
+            needs to act on them.
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
-        gates: by endpoint, where a gate was ever not normal.
-        held: how many deliveries are due and held by a gate, by endpoint, where there are any.
+        gates: by endpoint, of the endpoints whose gate was ever not normal.
+        held: how many deliveries are due and held by a gate, by endpoint, if there are any.
         oldest_round_at: when the oldest round of an unfinished delivery began, by endpoint and the policy that the
             producer asked for.
     """
@@ -83,7 +83,7 @@ def read_totals(connection: Connection, *, now: float, delivered: Mapping[str, i
     Args:
         connection: open.
         now: seconds since the epoch.
-        delivered: how many rows say so, by endpoint, where that is known: they are most of all rows.
+        delivered: the number of delivered rows by endpoint, if it is known. Most rows are delivered, so counting is slow.
     """
     if delivered is None:
         delivered = read_delivered(connection)
@@ -126,7 +126,7 @@ def read_delivered(connection: Connection) -> dict[str, int]:
 
 
 def _unfinished(now: float) -> Select[Any]:
-    """Return the query of all that gauges say of unfinished deliveries, by one pass over them."""
+    """Return the query for everything that gauges need of unfinished deliveries, in one pass."""
     key = (_d.c.endpoint, _d.c.status, _d.c.policy)
     return (
         select(
@@ -150,7 +150,7 @@ def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int],
     causes = {cause: rest for cause, *rest in connection.execute(select(*key))}
     for each in found:
         endpoint, category, reason = causes[each.cause_id]
-        # As `status` counts them: what was cancelled before its first attempt has no category.
+        # As in `status`: a delivery cancelled before its first attempt has no category.
         labels = (endpoint, category or "unknown", reason)
         numbers[labels] = numbers.get(labels, 0) + each.number
         if reason != "cancelled":
@@ -169,7 +169,7 @@ def _read_counted(connection: Connection) -> tuple[Counted, ...]:
     parts = (select(*(table.c[name] for name in names)) for table in (schema.rollup_totals, schema.rollups))
     counts = union_all(*parts, acceptances.as_totals()).subquery()
     *key, number, seconds = counts.c
-    # Cast: PostgreSQL's sum of integers is no integer.
+    # PostgreSQL sums integers to a numeric.
     query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)
     return tuple(map(Counted._make, connection.execute(query)))
 

@@ -115,9 +115,24 @@ def test_of_several_policies_the_delivery_nearest_to_its_end_counts():
     found = judge(Condition.HELD, replace(of("probing"), oldest_round_at=ages))
     assert (found.value, found.threshold) == (0.75, 0.5)
     assert found.text == (
-        "hooks: it is probing, and its oldest delivery has waited 3.0 of the 4 hours after which it is given up; "
+        "hooks: its gate is probing, and its oldest delivery has waited 3.0 of the 4 hours of its max_age; "
         "the limit is 50%"
     )
+
+
+@pytest.mark.parametrize(
+    ("condition", "text"),
+    [
+        (Condition.PROBING, "hooks: it is not down, its gate is normal"),
+        (Condition.GONE, "hooks: it is not paused because of a 410"),
+        (Condition.HELD, "hooks: its gate holds no deliveries"),
+    ],
+)
+def test_an_alert_that_ends_says_what_is_so_now(condition, text):
+    raised_at = {Key(condition, "hooks"): NOW - HOUR}
+    findings = evaluate(of("normal"), {}, THRESHOLDS, NOW, MAX_AGES)
+    [recovered] = crossings(findings, raised_at, THRESHOLDS, NOW)
+    assert (recovered.what, recovered.text) == ("recovered", text)
 
 
 LATE = replace(QUIET, oldest_due_at={"hooks": NOW - 2 * HOUR}, last_seen_at={"hooks": NOW - 2 * HOUR})
