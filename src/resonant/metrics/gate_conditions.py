@@ -44,9 +44,9 @@ def overdue(gate: Gate | None, due_at: float | None, now: float) -> float:
     """
     if due_at is None or (gate is not None and gate.state == "paused"):
         return 0.0
-    # While an endpoint is probing or paced, a worker claims deliveries at least every 33 s. So only a pause is exempt.
-    free_at = due_at if gate is None else max(due_at, gate.since, gate.not_before or 0.0)
-    return now - free_at
+    if gate is None:
+        return now - due_at
+    return now - max(due_at, gate.since, gate.not_before or 0.0, gate.probe_at or 0.0)
 
 
 def gets_only_probes(gate: Gate | None) -> bool:

@@ -146,7 +146,8 @@ LATE = replace(QUIET, oldest_due_at={"hooks": NOW - 2 * HOUR}, last_seen_at={"ho
         (Gate("hooks", "normal", since=NOW - 9 * MINUTE), False),
         (Gate("hooks", "normal", since=NOW - 11 * MINUTE), True),
         (Gate("hooks", "normal", since=NOW - HOUR, not_before=NOW - MINUTE), False),
-        (Gate("hooks", "probing", since=NOW - HOUR), True),
+        (Gate("hooks", "probing", since=NOW - HOUR, probe_at=NOW - 11 * MINUTE), True),
+        (Gate("hooks", "probing", since=NOW - HOUR, probe_at=NOW - 9 * MINUTE), False),
     ],
     ids=[
         "no gate",
@@ -155,6 +156,7 @@ LATE = replace(QUIET, oldest_due_at={"hooks": NOW - 2 * HOUR}, last_seen_at={"ho
         "resumed, and nobody sends",
         "a Retry-After just ended",
         "nobody probes",
+        "a probe was due a moment ago",
     ],
 )
 def test_what_a_gate_holds_is_not_the_drains_silence(gate, is_bad):
