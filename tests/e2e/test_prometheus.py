@@ -161,6 +161,17 @@ def test_each_query_of_the_dashboard_returns_data(story, job, target):
     assert any(math.isfinite(float(value)) for _, value in values)
 
 
+def test_the_dashboard_shows_the_state_of_each_gate_in_words(story):
+    [panel] = [panel for panel in DASHBOARD["panels"] if panel["title"] == "State"]
+    [words] = [each["options"] for each in panel["fieldConfig"]["defaults"]["mappings"]]
+    found = story.prometheus.query(chosen(story.prometheus, SERVED, panel["targets"][0]["expr"]))
+    assert {each["metric"]["endpoint"]: words[each["value"][1]]["text"] for each in found} == {
+        "billing": "paced",
+        "crm": "paused, it answered 410",
+        "quiet": "probing",
+    }
+
+
 def test_the_choices_of_the_dashboard_are_the_exporters_and_the_endpoints(story):
     queries = {each["name"]: each["query"] for each in DASHBOARD["templating"]["list"]}
 
