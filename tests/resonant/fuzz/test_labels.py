@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.statistics import statistics
 from resonant.metrics.totals import Counted, Totals
+from resonant.store.gates import Gate
 
 fuzzed = settings.get_profile("fuzz-io")
 
@@ -52,6 +53,7 @@ def test_labels_come_out_as_they_went_in(labels):
         oldest_due_at=dict.fromkeys(endpoints, 2.0),
         oldest_dead_at={},
         last_seen_at={},
+        gates={endpoint: Gate(endpoint, "paced", pace=9.0, reason=endpoint) for endpoint in endpoints},
     )
     text = to_text(registry_of(totals, NOTHING))
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -68,6 +70,7 @@ def test_labels_come_out_as_they_went_in(labels):
     assert found("resonant_deliveries", 3.0, "endpoint", "status") == set(totals.deliveries)
     due = found("resonant_oldest_due_timestamp_seconds", 2.0, "endpoint")
     assert due == {(endpoint,) for endpoint in endpoints}
+    assert found("resonant_endpoint_pace_per_second", 9.0, "endpoint") == due
     samples = sum(len(family.samples) for family in families.values())
     lines = [line for line in text.split("\n") if line and not line.startswith("#")]
     assert len(lines) == samples, "no text makes a line of its own"
