@@ -124,7 +124,7 @@ def notify_silent(block: UUID, *, within: timedelta = _EXPORT_SILENCE) -> Automa
             expect={completed},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": "export-metrics"},
-            # One flow only: but without this, Prefect would start over by itself, and tell again every time.
+            # Without this, Prefect would start over by itself and notify again every time.
             for_each={"related:flow:prefect.resource.id"},
             threshold=1,
             within=within,

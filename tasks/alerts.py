@@ -77,21 +77,21 @@ async def _max_ages(totals: Totals, settings: Settings) -> dict[tuple[str, str |
 
 
 async def _announce(store: Store) -> None:
-    told = await store.read(read_unannounced)
-    if not told:
+    pending = await store.read(read_unannounced)
+    if not pending:
         return
-    for crossing in told:
+    for crossing in pending:
         get_run_logger().warning("Alert %s: %s", crossing.what, crossing.text)
     try:
         # Not by emit_event: that leaves it to a thread, and a failure to a log.
         async with get_events_client(_RECONNECTIONS, checkpoint_every=1) as client:
-            for crossing in told:
+            for crossing in pending:
                 await client.emit(to_event(crossing))
     except Exception as error:  # noqa: BLE001 - a token that is refused comes as a bare Exception
         raise ResonantError(
-            f"Prefect's server takes no event, alerts are told by the next run: {error}"
+            f"Prefect's server takes no event, the next run sends the alerts: {error}"
         ) from None
-    await store.write(note_announced, told)
+    await store.write(note_announced, pending)
 
 
 def to_event(crossing: Crossing) -> Event:

@@ -1,4 +1,4 @@
-"""The metrics flow tells Prefect what began and what ended, once, as events."""
+"""The metrics flow sends one Prefect event for each alert that begins or ends."""
 
 from __future__ import annotations
 
@@ -188,13 +188,13 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_pat
     await feed.expect()
 
 
-async def test_a_healthy_store_tells_nothing(url, feed, tmp_path):
+async def test_a_healthy_store_sends_no_event(url, feed, tmp_path):
     await send(url, delivered=30, failed=3)
     assert (await run_flow(tmp_path)).is_completed()
     await feed.expect()
 
 
-async def test_what_an_operator_cancels_tells_nothing_and_grows_no_older(url, feed, tmp_path, monkeypatch):
+async def test_cancelled_deliveries_raise_no_alert(url, feed, tmp_path, monkeypatch):
     async def cancel_many(store):
         events = [Event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(30)]
         await store.enqueue(events, "hooks")
@@ -217,7 +217,7 @@ async def test_the_thresholds_are_those_of_the_settings(url, feed, tmp_path, mon
     assert (raised.payload["value"], raised.payload["threshold"]) == (0.25, 0.2)
 
 
-async def test_an_endpoint_paused_by_a_410_and_what_it_holds_for_long_are_told(
+async def test_an_endpoint_paused_by_a_410_and_deliveries_held_for_long_raise_alerts(
     url, feed, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("RESONANT_POLICIES", '{"short": {"max_age": 3600}}')
@@ -240,7 +240,7 @@ async def test_an_endpoint_paused_by_a_410_and_what_it_holds_for_long_are_told(
     assert dict(raised["gone"].resource)["prefect.resource.id"] == "resonant.endpoint.hooks"
 
 
-async def test_a_run_that_was_killed_before_it_told_is_made_up_for_by_the_next(
+async def test_a_run_killed_before_it_sent_its_events_is_made_up_for_by_the_next(
     url, feed, tmp_path, monkeypatch
 ):
     await send(url, failed=25)
@@ -257,7 +257,7 @@ async def test_a_run_that_was_killed_before_it_told_is_made_up_for_by_the_next(
     await feed.expect()
 
 
-async def test_a_run_that_was_killed_after_it_told_tells_the_same_event_again(
+async def test_a_run_killed_after_it_sent_an_event_sends_the_same_event_again(
     url, feed, tmp_path, monkeypatch
 ):
     await send(url, failed=25)
@@ -268,7 +268,7 @@ async def test_a_run_that_was_killed_after_it_told_tells_the_same_event_again(
 
     await run_flow(tmp_path)
 
-    await feed.expect("raised")  # the server knows it by its id, and drops the second one
+    await feed.expect("raised")  # the server drops the second event, which has the same id
     assert await with_store(url, lambda store: store.read(read_unannounced)) == []
 
 
@@ -285,9 +285,7 @@ async def test_when_the_server_takes_no_events_the_export_is_written_and_the_run
         state = await run_flow(tmp_path)
 
     assert state.is_failed()
-    assert state.message == (
-        "Prefect's server takes no event, alerts are told by the next run: nobody listens"
-    )
+    assert state.message == ("Prefect's server takes no event, the next run sends the alerts: nobody listens")
     assert "resonant_events_accepted_total" in (tmp_path / "out.prom").read_text()
     await run_flow(tmp_path)
     await feed.expect("raised")

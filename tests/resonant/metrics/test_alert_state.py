@@ -1,4 +1,4 @@
-"""What alerts are judged by, read from the rollups; and which are raised, decided once whoever is killed when."""
+"""The activity that alerts are judged by, and the raised alerts, each decided once despite kills."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_of_two_who_decide_the_same_the_first_one_counts(desk):
     assert desk.read(read_unannounced) == [first]
     desk.write(note_announced, [first])
     desk.write(record_crossings, [second])
-    assert desk.read(read_unannounced) == [], "it is raised already, and was told"
+    assert desk.read(read_unannounced) == [], "it is raised already, and was announced"
 
     for at in (20.0, 20.5):
         desk.write(record_crossings, [crossing("recovered", at)])

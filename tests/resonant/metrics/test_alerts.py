@@ -1,4 +1,4 @@
-"""Alerts: each crossing is told once."""
+"""Alerts: each crossing is announced once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def finding(*, is_bad: bool, condition: Condition = Condition.ERROR_RATE) -> Fin
     return Finding(Key(condition, "hooks"), is_bad, 0.5, 0.25, "in words")
 
 
-def test_a_crossing_says_since_when_it_may_have_been_bad():
+def test_a_crossing_begins_with_the_window_in_which_it_was_first_bad():
     raised_at = NOW - HOUR
     [raised] = crossings([finding(is_bad=True)], {}, THRESHOLDS, raised_at)
     [recovered] = crossings([finding(is_bad=False)], {raised.key: raised_at}, THRESHOLDS, NOW)
@@ -26,32 +26,32 @@ def test_a_crossing_says_since_when_it_may_have_been_bad():
     assert (recovered.what, recovered.at, recovered.since) == ("recovered", NOW, raised.since)
 
 
-def test_a_crossing_is_the_same_after_it_was_written_down():
+def test_a_crossing_is_the_same_after_a_round_trip_through_json():
     [raised] = crossings([finding(is_bad=True)], {}, THRESHOLDS, NOW + 0.1)
     assert Crossing.from_json(raised.to_json()) == raised
     assert Crossing.from_json(raised.to_json()).to_json() == raised.to_json()
 
 
-# What was found of two conditions, run by run; None is too little to say.
+# The judgements of two conditions, run by run; None is no judgement.
 RUNS = st.lists(
     st.fixed_dictionaries({each: st.sampled_from([True, False, None]) for each in list(Condition)[:2]})
 )
 
 
 @given(RUNS)
-def test_each_crossing_is_told_once_and_raised_and_recovered_alternate(runs):
+def test_each_crossing_is_announced_once_and_raised_and_recovered_alternate(runs):
     raised_at: dict[Key, float] = {}
-    told: dict[Condition, list[str]] = {each: [] for each in Condition}
+    announced: dict[Condition, list[str]] = {each: [] for each in Condition}
     for number, run in enumerate(runs):
         found = [finding(is_bad=is_bad, condition=each) for each, is_bad in run.items() if is_bad is not None]
         for crossing in crossings(found, raised_at, THRESHOLDS, float(number)):
-            told[crossing.condition].append(crossing.what)
+            announced[crossing.condition].append(crossing.what)
             if crossing.what == "raised":
                 raised_at[crossing.key] = crossing.at
             else:
                 del raised_at[crossing.key]
 
-    for condition, story in told.items():
+    for condition, story in announced.items():
         said = [run[condition] for run in runs if run.get(condition) is not None]
         changes = sum(before != after for before, after in zip([False, *said], said, strict=False))
         assert len(story) == changes

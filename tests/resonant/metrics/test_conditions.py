@@ -1,4 +1,4 @@
-"""The conditions of alerts: what is bad, and what says nothing."""
+"""The conditions of alerts: when they are bad, good, or not judged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUIET = Totals(NOW, ("hooks",), (), {}, {}, {}, {}, {})
 
 
 def judge(condition, activity=None, totals=QUIET, endpoint="hooks", thresholds=THRESHOLDS):
-    """Return the finding of one condition; None where there is none."""
+    """Return the finding of one condition, if there is one."""
     found = evaluate(totals, {"hooks": activity or Activity()}, thresholds, NOW, {})
     return {finding.key: finding for finding in found}.get(Key(condition, endpoint))
 
@@ -47,7 +47,7 @@ def test_a_quiet_store_has_nothing_bad():
         "one event that failed",
         "too few attempts",
         "one that was delivered",
-        "nobody tried",
+        "no attempts",
     ],
 )
 def test_an_error_rate_is_bad_above_the_limit_and_good_at_half_of_it(attempts, failed, expected):
@@ -55,14 +55,14 @@ def test_an_error_rate_is_bad_above_the_limit_and_good_at_half_of_it(attempts, f
     assert (None if finding is None else finding.is_bad) is expected
 
 
-def test_an_error_rate_says_itself_in_words():
+def test_the_text_of_an_error_rate_has_the_numbers():
     finding = judge(Condition.ERROR_RATE, Activity(attempts=40, failed=20))
     assert finding.text == "hooks: 50% of 40 attempts in 15 minutes failed, the limit is 25%"
     assert (finding.value, finding.threshold) == (0.5, 0.25)
 
 
 def is_bad(finding):
-    """Return what is said, None where there is nothing."""
+    """Return the judgement; None if there is none."""
     return None if finding is None else finding.is_bad
 
 
@@ -128,9 +128,9 @@ def test_latency_is_compared_with_the_same_hour_of_the_day_before(now, before, e
 @pytest.mark.parametrize(
     ("due", "seen", "is_bad"),
     [(601.0, 601.0, True), (601.0, None, True), (601.0, 599.0, False), (599.0, 9999.0, False)],
-    ids=["overdue and silent", "overdue, never tried", "overdue, but at work", "not overdue"],
+    ids=["overdue and silent", "overdue, never claimed", "overdue, but claimed", "not overdue"],
 )
-def test_the_drain_is_silent_when_something_is_overdue_and_nobody_tries(due, seen, is_bad):
+def test_the_drain_is_silent_when_a_delivery_is_overdue_and_no_worker_claims(due, seen, is_bad):
     last_seen = {} if seen is None else {"hooks": NOW - seen}
     totals = replace(QUIET, oldest_due_at={"hooks": NOW - due}, last_seen_at=last_seen)
     assert judge(Condition.DRAIN_SILENT, totals=totals).is_bad is is_bad
@@ -156,7 +156,7 @@ def test_the_drain_is_silent_when_something_is_overdue_and_nobody_tries(due, see
         "too few attempts",
         "more than half of that",
         "half of that",
-        "nobody tried",
+        "no attempts",
     ],
 )
 def test_retries_are_judged_over_all_endpoints(attempts, retried, expected):
@@ -193,18 +193,18 @@ def test_retries_are_judged_over_all_endpoints(attempts, retried, expected):
     ],
     ids=lambda value: value.value if isinstance(value, Condition) else "",
 )
-def test_what_goes_up_and_down_around_a_limit_is_told_once(condition, endpoint, bad, between):
+def test_a_value_that_goes_up_and_down_around_its_limit_is_announced_once(condition, endpoint, bad, between):
     key = Key(condition, endpoint)
     raised_at: dict[Key, float] = {}
-    told = []
+    announced = []
     for activity in (bad, between, bad, between, bad):
         found = evaluate(QUIET, {"hooks": activity}, THRESHOLDS, NOW, {})
-        told += [each.what for each in crossings(found, raised_at, THRESHOLDS, NOW) if each.key == key]
-        raised_at |= dict.fromkeys([key] if told else [], NOW)
-    assert told == ["raised"]
+        announced += [each.what for each in crossings(found, raised_at, THRESHOLDS, NOW) if each.key == key]
+        raised_at |= dict.fromkeys([key] if announced else [], NOW)
+    assert announced == ["raised"]
 
 
-def test_where_nothing_is_counted_only_what_the_rows_show_is_judged():
+def test_without_counts_only_conditions_of_rows_are_judged():
     totals = replace(QUIET, oldest_due_at={"hooks": NOW - HOUR}, last_seen_at={})
     findings = evaluate(totals, None, THRESHOLDS, NOW, {})
     judged = {each.key.condition: each.is_bad for each in findings}

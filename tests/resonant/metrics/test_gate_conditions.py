@@ -25,7 +25,7 @@ def of(state, **fields):
 
 
 def judge(condition, totals, activity=None, endpoint="hooks", max_ages=MAX_AGES):
-    """Return the finding of one condition; None where there is none."""
+    """Return the finding of one condition, if there is one."""
     found = evaluate(totals, activity or {}, THRESHOLDS, totals.taken_at, max_ages)
     return {finding.key: finding for finding in found}.get(Key(condition, endpoint))
 
@@ -56,7 +56,7 @@ def test_an_endpoint_that_is_probing_for_long_is_an_alert(gate, expected):
     assert (found and found.is_bad) is expected
 
 
-def test_how_long_an_endpoint_is_down_is_said_in_words():
+def test_the_text_of_a_long_outage_has_the_numbers():
     found = judge(Condition.PROBING, of("probing", failing_since=NOW - 2 * HOUR))
     assert found.text == "hooks: it has been down for 120 minutes and gets only probes, the limit is 30"
     assert (found.value, found.threshold) == (2 * HOUR, 30 * MINUTE)
@@ -128,7 +128,7 @@ def test_of_several_policies_the_delivery_nearest_to_its_end_counts():
         (Condition.HELD, "hooks: its gate holds no deliveries"),
     ],
 )
-def test_an_alert_that_ends_says_what_is_so_now(condition, text):
+def test_an_alert_that_ends_describes_the_current_state(condition, text):
     raised_at = {Key(condition, "hooks"): NOW - HOUR}
     findings = evaluate(of("normal"), {}, THRESHOLDS, NOW, MAX_AGES)
     [recovered] = crossings(findings, raised_at, THRESHOLDS, NOW)
@@ -159,7 +159,7 @@ LATE = replace(QUIET, oldest_due_at={"hooks": NOW - 2 * HOUR}, last_seen_at={"ho
         "a probe was due a moment ago",
     ],
 )
-def test_what_a_gate_holds_is_not_the_drains_silence(gate, is_bad):
+def test_held_deliveries_do_not_make_the_drain_silent(gate, is_bad):
     totals = LATE if gate is None else replace(LATE, gates={"hooks": gate})
     assert judge(Condition.DRAIN_SILENT, totals).is_bad is is_bad
 
@@ -189,7 +189,7 @@ def test_an_error_rate_goes_on_until_the_endpoint_delivers(state):
         assert crossings(findings, raised_at, THRESHOLDS, NOW) == []
 
 
-def test_a_pause_and_its_end_raise_no_alert_by_what_the_store_holds(desk):
+def test_a_pause_raises_no_alert_but_that_deliveries_are_held_for_long(desk):
     desk.enqueue("evt_1", "evt_2", endpoint="hooks")
     desk.claim(1, endpoint="hooks")
     gate = Gate("hooks")
