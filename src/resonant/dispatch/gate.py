@@ -32,7 +32,7 @@ _STILL_FACTOR, _LONGEST_STILL = 10, 60.0
 # An outage that comes back within this time after recovery never ended.
 _RELAPSE_SECONDS = 3.0
 _NORMAL_SECONDS = 10.0
-_THROTTLED_SHARE, _FEWEST_THROTTLED = 0.1, 3
+_THROTTLED_SHARE = 0.1
 # A proposal that nobody answered is made again.
 _PATIENCE = 1.0
 _A_MOMENT, _UNTIL_A_LOOK = 0.01, 0.25
@@ -42,10 +42,11 @@ _SLACK = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A send: when it began, and the epoch of the gate that let it through."""
+    """A send: when it began, the epoch of the gate that let it through, and its number in this process."""
 
     at: float
     epoch: int
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class EndpointGate:
         self._owner = owner
         self._rng = rng
         self._now = -inf
+        self._sends = 0
         self._not_before = -inf
         self._proposed: GateChange | None = None
         self._proposed_at = -inf
@@ -133,7 +135,9 @@ class EndpointGate:
             return self._write_retry_after(now)
         if self._pace is None:
             return self._take_place(now)
-        if now - self._pace.held_at >= _NORMAL_SECONDS and not self._is_told_to_wait(now):
+        if self._is_told_to_wait(now):
+            self._pace.held_at = now
+        elif now - self._pace.held_at >= _NORMAL_SECONDS:
             return self._propose(_normal(self.gate, now, self._pace.rate))
         until = self.gate.pilot_until
         if until is not None and until - now > _RENEW_SECONDS:
@@ -189,7 +193,8 @@ class EndpointGate:
 
     def sent(self, now: float) -> Sent:
         """Note that a send begins."""
-        return Sent(now, self.gate.epoch)
+        self._sends += 1
+        return Sent(now, self.gate.epoch, self._sends)
 
     def answered(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
         """Take account of an answer; return the change that it calls for.
@@ -228,7 +233,7 @@ class EndpointGate:
     def _account(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
         works = answer.kind != "failed"
         is_odd = answer.status_code == _HANDLER_FAILED
-        self._measured.add(now, sent.at, works=works, is_odd=is_odd, delivery_id=answer.delivery_id)
+        self._measured.add(now, sent.number, works=works, is_odd=is_odd, delivery_id=answer.delivery_id)
         match self.gate.state:
             case "probing":
                 return self._recover(now) if works else None
@@ -238,6 +243,7 @@ class EndpointGate:
                     now,
                     is_accepted=works or is_odd,
                     is_odd=is_odd,
+                    is_asked=bool(answer.retry_after),
                     duration=answer.duration,
                     in_flight=in_flight,
                 )
@@ -269,15 +275,12 @@ class EndpointGate:
             failing_since, pace = now, self._pace.rate
         else:
             failing_since, pace = now, max(LOWEST_RATE, measured.accepted_before)
-        failures, measured.streak = (
-            measured.streak,
-            0,
-        )  # a refused change is not repeated before as many fail again
+        measured.asked_at = now
         after = replace(
             gate,
             state="probing",
             since=now,
-            reason=f"{failures} failures in a row",
+            reason=f"{measured.streak} failures in a row",
             failing_since=failing_since,
             probe_at=None,
             pilot=None,
@@ -292,19 +295,20 @@ class EndpointGate:
         """Return the change from normal to paced, if the endpoint takes some and more fails than by chance."""
         measured = self._measured
         measured.window.add(now, is_bad=is_bad)
-        measured.throttled.add(now, is_bad=answer.status_code == _THROTTLED)
+        measured.throttled.add(now, is_bad=bool(answer.retry_after) or answer.status_code == _THROTTLED)
         answers, bad = len(measured.window), measured.window.share_bad
         is_too_much = (
             answers >= FEWEST_ANSWERS
-            and bad > half(answers, is_helpless=self._is_helpless(now)) + 0.5 * answers**-0.5
+            and bad > half(answers, is_helpless=self._is_helpless(now)) + answers**-0.5
             and measured.has_just_accepted(now)
         )
-        is_throttled = answers >= _FEWEST_THROTTLED and measured.throttled.share_bad > _THROTTLED_SHARE
+        is_throttled = measured.throttled.share_bad > _THROTTLED_SHARE
         if self._is_waiting_for_store(now) or not (is_too_much or is_throttled):
             return None
-        rate = max(1.0, 0.9 * measured.accepted.per_second(now))
-        self._next_pace = Pace(rate, now, share_bad=bad, helpless_until=self.gate.helpless_until)
-        reason = "it answers 429" if is_throttled else f"{bad:.0%} of requests fail"
+        rate = max(1.0, measured.accepted.per_second(now))
+        share_bad = bad if now - measured.since >= 1 else None  # before, the rate is a guess
+        self._next_pace = Pace(rate, now, share_bad=share_bad, helpless_until=self.gate.helpless_until)
+        reason = "it asks to slow down" if is_throttled else f"{bad:.0%} of requests fail"
         after = replace(self.gate, state="paced", since=now, paced_at=now, reason=reason)
         return self._propose(self._piloted(after, now, rate))
 

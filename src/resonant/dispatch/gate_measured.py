@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, log
 
 from resonant.dispatch.gate_window import Accepted, Window
 
-# What makes an outage: so many failures in a row, or fewer over a longer time.
-_STREAK, _FIRST_STREAK = 20, 8
+# What makes an outage: so many failures in a row, or fewer over a longer time. Among the first answers as many as are
+# improbable for the share of failures before them.
+_STREAK, _FEWEST_STREAK, _IMPROBABLE = 20, 5, 1e-4
 _SLOW_STREAK, _SLOW_STREAK_SECONDS = 5, 30.0
 # A process that has had no answer for a while begins with a few sends, and adds more as they are accepted. After a moment
 # it sends freely, as slow answers limit it anyway; but if much of this fails, then only a few more for each such moment.
 _COLD_SECONDS = 10.0
-_FIRST_SENDS, _FIRST_GROWTH = 4, 1.25
-_FIRST_SECONDS, _FIRST_ANSWERS, _FIRST_SHARE_BAD = 0.3, 30, 0.25
+_FIRST_SENDS, _MORE_SENDS, _FIRST_GROWTH = 4, 2, 1.25
+_FIRST_SECONDS, _FIRST_ANSWERS = 0.4, 30
 _ASK_AGAIN_SECONDS = 0.01
+# How long a change that was refused, since the endpoint works for others, is not proposed again.
+_REFUSED_SECONDS = 0.1
 
 
 class Measured:
     """The answers since the state began.
 
     Attributes:
+        since: when the first send was allowed, of a process that had no answer for a while.
         window: the latest, by whether they are bad.
         throttled: the latest, by whether they are a 429.
         accepted: those that the endpoint took.
         streak: failures in a row.
         streak_since: when the first of them came, or the last accepted answer, if that came later.
+        asked_at: when a change for it was proposed.
         accepted_before: what the endpoint took per second before them.
     """
 
@@ -34,24 +39,25 @@ class Measured:
         self.accepted = Accepted()
         self.accepted_before = 0.0
         self.streak, self.streak_since = 0, now
-        self._streak_sent_at = -inf
+        self.asked_at = -inf
+        self._streak_began = 0
         self._odd: set[int] = set()
-        self._first_at = self._answered_at = -inf
+        self.since = self._answered_at = -inf
         self._first_answers = self._first_accepted = 0
 
-    def add(self, now: float, sent_at: float, *, works: bool, is_odd: bool, delivery_id: int) -> None:
+    def add(self, now: float, number: int, *, works: bool, is_odd: bool, delivery_id: int) -> None:
         """Count an answer; a 500 (odd) of a delivery that had one before is no sign of an outage.
 
         Answers to what was sent before the first failure of the streak do not count for it: slow ones come late.
         """
         self._first_answers += 1
         self._answered_at = now
-        counts = self.streak == 0 or sent_at >= self._streak_sent_at
-        if works and counts:
-            self.streak = 0
-        elif not works and counts and not (is_odd and delivery_id in self._odd):
+        if works:
+            if number > self._streak_began:
+                self.streak = 0
+        elif (self.streak == 0 or number > self._streak_began) and not (is_odd and delivery_id in self._odd):
             if self.streak == 0:
-                self.streak_since, self._streak_sent_at = now, sent_at
+                self.streak_since, self._streak_began = now, number
                 self.accepted_before = self.accepted.per_second(now)
             self.streak += 1
         if is_odd:
@@ -63,11 +69,16 @@ class Measured:
 
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Tell whether the failures in a row make an outage."""
-        streak = _FIRST_STREAK if not is_paced and self._first_answers <= _FIRST_ANSWERS else _STREAK
+        streak = _STREAK if is_paced or self._first_answers > _FIRST_ANSWERS else self._first_streak()
         lasts = self.streak >= _SLOW_STREAK and now - self.streak_since >= _SLOW_STREAK_SECONDS
-        if self.streak < streak and not lasts:
+        if (self.streak < streak and not lasts) or 0 <= now - self.asked_at < _REFUSED_SECONDS:
             return False
         return not (is_paced and self.has_just_accepted(now))
+
+    def _first_streak(self) -> float:
+        before = max(0, self._first_answers - self.streak)
+        share_bad = (max(0, before - self._first_accepted) + 0.5) / (before + 1.5)
+        return min(_STREAK, max(_FEWEST_STREAK, log(_IMPROBABLE) / log(share_bad)))
 
     def has_just_accepted(self, now: float) -> bool:
         """Tell whether the endpoint took something within the last second."""
@@ -76,13 +87,13 @@ class Measured:
 
     def wait(self, now: float, in_flight: int) -> float:
         """Return 0 to send now, or after how many seconds to ask again: first answers come before many sends."""
-        if self._first_at == -inf or now - max(self._answered_at, self._first_at) > _COLD_SECONDS:
-            self._first_at, self._first_answers, self._first_accepted = now, 0, 0
+        if self.since == -inf or now - max(self._answered_at, self.since) > _COLD_SECONDS:
+            self.since, self._first_answers, self._first_accepted = now, 0, 0
         if self._first_answers >= _FIRST_ANSWERS:
             return 0.0
-        moments = int(max(0.0, now - self._first_at) / _FIRST_SECONDS)
-        failed = self._first_answers - self._first_accepted
-        if moments and failed <= _FIRST_SHARE_BAD * self._first_answers:
+        moments = int(max(0.0, now - self.since) / _FIRST_SECONDS)
+        has_failed = self._first_answers > self._first_accepted
+        if moments and not has_failed:
             return 0.0
-        most = _FIRST_SENDS * (1 + moments) + _FIRST_GROWTH * self._first_accepted
+        most = _FIRST_SENDS + _MORE_SENDS * moments + _FIRST_GROWTH * self._first_accepted
         return 0.0 if self._first_answers + in_flight < most else _ASK_AGAIN_SECONDS

@@ -16,10 +16,9 @@ _LONGEST_WAIT = 1.0
 _BURST_SECONDS = 0.1
 # Claims are made for the time until the next look, and a little ahead, so that a backlog always shows as waiting.
 _AHEAD_SECONDS = 0.35
-_GROWTH = 1.1
+_GROWTH = 1.05
 _DOUBLING = 2.0
-_CUT = 0.95
-_QUIET_SECONDS = 0.5
+_CUT = 0.99
 _FRESH_SECONDS = 1.0
 _JUDGED_ANSWERS = 10
 _LONGEST_JUDGING = 10.0
@@ -27,6 +26,7 @@ _MOST_CUTS = 3
 _HELPLESS_SECONDS = 60.0
 _HELPLESS_SHARE = 0.95
 _TOLERATED = 0.05
+_SIGMAS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class _Usual:
     def limit(self, answers: int) -> float:
         """Return the share above which so many answers are worse than usual."""
         doubt = 1 / answers + (1 / self.answers if self.answers else 0.0)
-        return self.share + _TOLERATED + 1.5 * sqrt(self.share * (1 - self.share) * doubt)
+        return self.share + _TOLERATED + _SIGMAS * sqrt(self.share * (1 - self.share) * doubt)
 
 
 class Pace:
@@ -62,7 +62,6 @@ class Pace:
         self._tokens = 0.0
         self._filled_at = self._grown_at = now
         self._still_until = -inf
-        self._quiet_until = -inf
         self._drain_to = inf
         self._doubling = share_bad is None
         self._usual = _Usual()
@@ -80,12 +79,10 @@ class Pace:
         self._fill(now)
         if in_flight <= self._drain_to:
             self._drain_to = inf
-        if now >= self._quiet_until and self._drain_to == inf and self._tokens >= 1:
+        if self._drain_to == inf and self._tokens >= 1:
             self._tokens -= 1
             return 0.0
         self.held_at = now
-        if now < self._quiet_until:
-            return self._quiet_until - now
         if self._drain_to < inf:
             return 0.05
         return min(_LONGEST_WAIT, max(0.001, (1 - self._tokens) / self.rate))
@@ -100,7 +97,15 @@ class Pace:
         self._still_until = max(self._still_until, until)
 
     def answered(
-        self, sent_at: float, now: float, *, is_accepted: bool, is_odd: bool, duration: float, in_flight: int
+        self,
+        sent_at: float,
+        now: float,
+        *,
+        is_accepted: bool,
+        is_odd: bool,
+        is_asked: bool,
+        duration: float,
+        in_flight: int,
     ) -> None:
         """Take account of an answer.
 
@@ -109,6 +114,7 @@ class Pace:
             now: seconds.
             is_accepted: the endpoint took the request.
             is_odd: it took it and failed in it (500), which says nothing about the pace.
+            is_asked: it asks to wait.
             duration: of the request, in seconds.
             in_flight: requests without an answer.
         """
@@ -124,7 +130,7 @@ class Pace:
             self._window.add(now, is_bad=not is_accepted or is_slow)
         if self._judging is not None:
             self._judge(now, in_flight)
-        elif self._is_too_fast(now) or is_slow:
+        elif is_asked or is_slow or self._is_too_fast(now):
             self._cut(now, in_flight)
         elif is_accepted:
             self._grow(_DOUBLING if self._doubling else _GROWTH, now)
@@ -151,8 +157,6 @@ class Pace:
             return
         self.rate = max(LOWEST_RATE, self.rate / 2, _CUT * min(self.rate, accepted / (1 - self._usual.share)))
         self._drain_to = in_flight / 2
-        if self._doubling:
-            self._quiet_until = now + _QUIET_SECONDS
         self._judge_from(now, self._window.share_bad)
 
     def _judge_from(self, now: float, share_bad: float) -> None:

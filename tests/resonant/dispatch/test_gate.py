@@ -207,7 +207,15 @@ def test_a_retry_after_stops_the_endpoint_for_every_process(row, process):
         assert each.gate.governs(129)
         assert each.gate.room(129, 0) == 0
         assert each.gate.wait(129, 0) is None
-        assert each.gate.wait(131, 0) == 0
+
+
+def test_after_a_retry_after_the_endpoint_is_paced(row, process):
+    process.send(replace(BUSY, retry_after=30.0), 100)
+    for n in range(100 * 4, 131 * 4):
+        process.look(n / 4)
+    assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
+    assert process.gate.wait(131, 0) == 0
+    assert process.gate.wait(131, 1) > 0
 
 
 def test_a_retry_after_holds_an_endpoint_for_five_minutes_at_most(row, process):
@@ -256,8 +264,8 @@ def test_throttling_makes_an_endpoint_paced_at_what_it_takes(row, process):
         process.send(DELIVERED, 100 + n / 20)
     for n in range(4):
         process.send(replace(BUSY, status_code=429, code="throttled"), 100.5 + n / 20)
-    assert (row.gate.state, row.gate.reason) == ("paced", "it answers 429")
-    assert row.gate.pace == pytest.approx(9, rel=0.1)
+    assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
+    assert row.gate.pace == pytest.approx(10, rel=0.1)
 
 
 def test_a_process_that_knows_nothing_of_an_endpoint_begins_with_a_few_sends(process):
