@@ -111,7 +111,7 @@ def replay(
     1 and one line shows how to list them.
 
     --json prints dry_run, selected, left_out_permanent and left_out_by_limit. A replay adds replayed, delivered, retried,
-    parked, dead_letter, by_reason, purged and unfinished.
+    parked, held, dead_letter, by_reason, purged and unfinished.
     """
     from resonant.dead_letters.replay import ReplayRequest, plan
     from resonant.settings import load_settings

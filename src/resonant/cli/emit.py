@@ -74,8 +74,8 @@ def emit(
     Without a file, the command emits all due deliveries, takes over those of lost workers, and waits for those that
     other workers hold.
 
-    --json prints stored, known, bad, delivered, delivered_before (by an earlier run), retried, parked, dead_letter,
-    by_reason, purged and unfinished; without a file delivered, retried, parked, dead_letter, by_reason and lost.
+    --json prints stored, known, bad, delivered, delivered_before (by an earlier run), retried, parked, held,
+    dead_letter, by_reason, purged and unfinished; without a file delivered, retried, parked, dead_letter, by_reason and lost.
     """
     from resonant.cli.sources import check_readable
     from resonant.errors import EndpointError

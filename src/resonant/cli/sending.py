@@ -64,7 +64,7 @@ def _after_ctrl_c(outcomes: Outcomes, goes_on: str) -> str:
     text = f"interrupted: {delivered:,} of {outcomes.total:,} delivered"
     if dead := outcomes.dead_letters.total():
         text += f", {dead:,} dead-lettered"
-    waiting = outcomes.unfinished + outcomes.parked
+    waiting = outcomes.unfinished + outcomes.parked + outcomes.held
     return f"{text}, {waiting:,} wait: {goes_on}" if waiting else text
 
 
@@ -87,6 +87,10 @@ def print_outcomes(
         output.write(output.to_json(document | tracker.outcomes.as_dict()) + "\n")
     else:
         output.write(f"{text}\n")
+    if held := tracker.outcomes.held:
+        output.flush()
+        waits = output.counted(held, "delivery waits", "deliveries wait")
+        output.say(f"{waits} for the endpoint: `resonant status` shows why and until when")
     if number := tracker.outcomes.dead_letters.total():
         output.flush()
         shown = f"`{tracker.dead_letters_shown_by(endpoint)}`"

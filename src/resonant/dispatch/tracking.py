@@ -44,6 +44,7 @@ class Outcomes:
         delivered_before: delivered by an earlier run.
         retried: ended since tracking began, after more than one attempt.
         parked: waiting in the store for their next attempt, longer than a run waits.
+        held: due, and held by their endpoint's gate for longer than a run waits.
         dead_letters: dead letters by reason, including those from before tracking began.
         purged: removed from the store after they ended.
         dead_since: when the first dead letter was given up, seconds since the epoch.
@@ -54,15 +55,16 @@ class Outcomes:
     delivered_before: int = 0
     retried: int = 0
     parked: int = 0
+    held: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter)
     purged: int = 0
     dead_since: float | None = None
 
     @property
     def settled(self) -> int:
-        """The number of deliveries that are delivered, dead letters, parked or purged."""
+        """The number of deliveries that are delivered, dead letters, parked, held or purged."""
         ended = self.delivered + self.delivered_before + self.dead_letters.total() + self.purged
-        return ended + self.parked
+        return ended + self.parked + self.held
 
     @property
     def unfinished(self) -> int:
@@ -72,6 +74,7 @@ class Outcomes:
     def __str__(self) -> str:
         text = counts_as_text(self.delivered, self.retried, self.parked, self.dead_letters)
         rest = (
+            (self.held, "held"),
             (self.delivered_before, "delivered before"),
             (self.purged, "purged"),
             (self.unfinished, "not finished yet"),
@@ -80,8 +83,12 @@ class Outcomes:
 
     @property
     def undelivered(self) -> str:
-        """The numbers of dead letters and parked deliveries in words; empty if both are zero."""
-        numbers = ((self.dead_letters.total(), "dead-lettered"), (self.parked, "parked"))
+        """The numbers of dead letters, parked and held deliveries in words; empty if all are zero."""
+        numbers = (
+            (self.dead_letters.total(), "dead-lettered"),
+            (self.parked, "parked"),
+            (self.held, "held"),
+        )
         return ", ".join(f"{number:,} {words}" for number, words in numbers if number)
 
     def as_dict(self) -> dict[str, object]:
@@ -91,6 +98,7 @@ class Outcomes:
             "delivered_before": self.delivered_before,
             "retried": self.retried,
             "parked": self.parked,
+            "held": self.held,
             "dead_letter": self.dead_letters.total(),
             "by_reason": dict(sorted(self.dead_letters.items())),
             "purged": self.purged,
@@ -112,12 +120,13 @@ class Tracker:
         self._store = store
         self._unsettled: deque[array[int]] = deque()
         self._parked = array("q")
+        self._held = array("q")
         self._next_look = 0.0
         self._looking = asyncio.Lock()
 
     @property
     def is_settled(self) -> bool:
-        """Whether each delivery was seen delivered, dead, parked or purged."""
+        """Whether each delivery was seen delivered, dead, parked, held or purged."""
         return not self._unsettled
 
     def add(self, delivery_ids: Iterable[int]) -> None:
@@ -163,24 +172,28 @@ class Tracker:
             self._next_look = ended + min(_LONGEST_PAUSE_SECONDS, pause)
 
     async def finish(self) -> None:
-        """Poll all unfinished deliveries, and the parked ones, which may have been sent since.
+        """Poll all unfinished deliveries, and the parked and held ones, which may have been sent since.
 
         Raises:
             StoreUnavailable: the store went away.
         """
         async with self._looking:
             await self._look(at_all=True)
-            waiting = array("q")
+            parked, held = array("q"), array("q")
             try:
-                while self._parked:
-                    ids = self._parked[:SLICE]
-                    found = await self._read(ids)
-                    del self._parked[:SLICE]
-                    waiting.extend(each.id for each in found.values() if each.finished_at is None)
-                    self._count(ids, found)
-                    self.outcomes.parked = len(self._parked) + len(waiting)
+                for waiting in (self._parked, self._held):
+                    while waiting:
+                        ids = waiting[:SLICE]
+                        found = await self._read(ids)
+                        del waiting[:SLICE]
+                        self._count(ids, found)
+                        for each in _unfinished(found):
+                            (held if each.held and not each.parked else parked).append(each.id)
+                        self.outcomes.parked = len(self._parked) + len(parked)
+                        self.outcomes.held = len(self._held) + len(held)
             finally:
-                self._parked.extend(waiting)
+                self._parked.extend(parked)
+                self._held.extend(held)
 
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
         """Return a command that lists the dead letters among the tracked deliveries, and possibly others of that time."""
@@ -191,12 +204,13 @@ class Tracker:
     async def _settle(self, ids: array[int]) -> array[int]:
         """Count the settled deliveries among these, and return the others."""
         found = await self._read(ids)
-        unfinished = [each for each in found.values() if each.finished_at is None]
         self._count(ids, found)
-        parked = [each.id for each in unfinished if each.parked]
-        self._parked.extend(parked)
-        self.outcomes.parked = len(self._parked)
-        return array("q", sorted(each.id for each in unfinished if not each.parked))
+        left = array("q")
+        for each in _unfinished(found):
+            kind = self._parked if each.parked else self._held if each.held else left
+            kind.append(each.id)
+        self.outcomes.parked, self.outcomes.held = len(self._parked), len(self._held)
+        return array("q", sorted(left))
 
     async def _read(self, ids: array[int]) -> dict[int, Standing]:
         rows = await self._store.read(standing, ids, now=self._store.clock(), wait=WAIT_SECONDS)
@@ -220,3 +234,7 @@ class Tracker:
                 outcomes.delivered += 1
             if not before and each.round_attempts > 1:
                 outcomes.retried += 1
+
+
+def _unfinished(found: dict[int, Standing]) -> list[Standing]:
+    return [each for each in found.values() if each.finished_at is None]

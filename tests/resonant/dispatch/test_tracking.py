@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from resonant.dead_letters.operations import purge
+from resonant.dead_letters.pausing import pause
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
@@ -19,6 +20,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, Event
 from resonant.sinks.base import CallableSink
 from resonant.store import Outcome, open_store
+from resonant.store.gates import Gate, GateChange, change_gate
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0
@@ -108,6 +110,36 @@ async def test_a_parked_delivery_that_is_sent_counts_by_its_outcome(store_url):
         await store.record([Outcome(lease, attempt, None)])
         await tracker.finish()
         assert str(tracker.outcomes) == "1 delivered, 1 retried, 2 parked, 0 dead-lettered"
+
+
+async def test_what_a_gate_holds_for_long_is_settled_until_it_is_sent(store_url):
+    async with opened(store_url) as store:
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, "a", "b", "c", "d"))
+        await another_sends(store, 1, Park(60.0, START + 60))
+        await pause(store, "orders", who="ann")
+        await tracker.look()
+        assert tracker.is_settled
+        assert str(tracker.outcomes) == "0 delivered, 0 retried, 1 parked, 0 dead-lettered, 3 held"
+        assert tracker.outcomes.undelivered == "1 parked, 3 held"
+        assert tracker.outcomes.as_dict()["held"] == 3
+
+        await another_sends(store, 1)
+        await tracker.finish()
+        assert str(tracker.outcomes) == "1 delivered, 0 retried, 1 parked, 0 dead-lettered, 2 held"
+
+
+async def test_what_a_gate_holds_for_a_moment_is_waited_for(store_url):
+    async with opened(store_url) as store:
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, "a"))
+        probing = Gate("orders", "probing", since=START, failing_since=START, probe_at=START + 1)
+        await store.write(change_gate, GateChange(Gate("orders"), probing))
+        await tracker.look()
+        assert not tracker.is_settled
+        store.clock.advance(31)
+        await tracker.look()
+        assert tracker.is_settled
 
 
 async def test_deliveries_of_an_earlier_run_are_counted_separately(store_url):
