@@ -117,7 +117,7 @@ class EndpointGate:
         self._proposed = self._next_pace = None
         is_new_state = (gate.state, gate.since) != (before.state, before.since)
         if is_new_state:
-            self._not_before = -inf if gate.not_before is None else gate.not_before
+            self._not_before = -inf  # the row has it
             self._forget(self._now)
         elif is_mine and gate.state == "probing" and gate.probe_at != before.probe_at:
             self._may_probe = True
@@ -315,7 +315,8 @@ class EndpointGate:
     def _heed(self, retry_after: float, now: float) -> None:
         self._not_before = max(self._not_before, now + min(retry_after, LONGEST_RETRY_AFTER))
         if self._pace is not None:
-            self._pace.be_still(now + min(_STILL_FACTOR * retry_after, _LONGEST_STILL))
+            still = min(_STILL_FACTOR * retry_after, _LONGEST_STILL)
+            self._pace.stop(self._not_before, now + still)
 
     def _later(self, gate: Gate, now: float) -> float | None:
         """Return the time of the last Retry-After, if the row does not have it yet, or nearly."""

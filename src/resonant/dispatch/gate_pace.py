@@ -13,7 +13,7 @@ from resonant.dispatch.gate_window import Accepted, Latency, Window
 # A rate is never below, nor held for longer than this without being asked about again.
 LOWEST_RATE = 0.1
 _LONGEST_WAIT = 1.0
-_BURST_SECONDS = 0.1
+_BURST_SECONDS = 0.25
 # Claims are made for the time until the next look, and a little ahead, so that a backlog always shows as waiting.
 _AHEAD_SECONDS = 0.35
 _GROWTH = 1.05
@@ -92,9 +92,10 @@ class Pace:
         self._fill(now)
         return max(0, ceil(self._tokens + self.rate * _AHEAD_SECONDS) - waiting)
 
-    def be_still(self, until: float) -> None:
-        """Stop growing until then."""
-        self._still_until = max(self._still_until, until)
+    def stop(self, until: float, still_until: float) -> None:
+        """Send nothing before ``until``, with nothing saved up meanwhile, and do not grow before ``still_until``."""
+        self._tokens, self._filled_at = 0.0, max(self._filled_at, until)
+        self._still_until = max(self._still_until, still_until)
 
     def answered(
         self,
@@ -200,7 +201,7 @@ class Pace:
 
     def _fill(self, now: float) -> None:
         passed = max(0.0, now - self._filled_at)
-        self._filled_at = now
+        self._filled_at = max(self._filled_at, now)
         self._tokens = min(max(1.0, _BURST_SECONDS * self.rate), self._tokens + passed * self.rate)
 
 

@@ -1,0 +1,252 @@
+"""A simulated process that sends: it looks, claims, asks the gate, sends, and decides, as the dispatcher does."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from resonant.delivery.retry import GateView, GiveUp, decide
+from resonant.delivery.verdict import Verdict
+from resonant.dispatch.gate import Answer, EndpointGate
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from resonant.delivery.retry import RetryPolicy
+    from resonant.dispatch.gate import Sent
+    from resonant.lab.receiver import Receiver, Reply
+    from resonant.lab.results import Journal
+    from resonant.lab.scenario import Scenario
+    from resonant.lab.world import Agenda, Delivery, Store
+    from resonant.store.gates import GateChange
+
+LOOK_SECONDS = 0.25
+# A transaction of the store.
+COMMIT_SECONDS = 0.004
+LEASE_SECONDS = 60.0
+_MOST_CLAIMED = 500
+_CODES = {None: "connect_refused", 429: "throttled", 503: "http_503"}
+
+
+class Process:
+    """One process.
+
+    Args:
+        number: of all.
+        agenda: the time.
+        store: what it shares with the others.
+        receiver: where it sends.
+        scenario: its limits.
+        policy: decides on failures.
+        rng: draws delays, and the phase of its looks.
+        journal: what happened.
+        has_gate: False to send whatever is due.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        agenda: Agenda,
+        store: Store,
+        receiver: Receiver,
+        scenario: Scenario,
+        policy: RetryPolicy,
+        rng: random.Random,
+        journal: Journal,
+        has_gate: bool = True,
+    ) -> None:
+        self.is_dead = False
+        self._agenda, self._store, self._receiver = agenda, store, receiver
+        self._scenario, self._policy, self._rng, self._journal = scenario, policy, rng, journal
+        self.gate = EndpointGate(store.gate, f"process-{number}", rng) if has_gate else None
+        self._waiting: deque[Delivery] = deque()
+        self._sending: set[Delivery] = set()
+        self._pump_at = float("inf")
+        self._phase = rng.uniform(0, LOOK_SECONDS)
+        self._look_at = 0.0
+        self._plan_look(self._phase)
+
+    def wake(self) -> None:
+        """Look at the next tick: something changed in the store."""
+        ticks = int((self._agenda.now - self._phase) / LOOK_SECONDS) + 1
+        when = self._phase + max(0, ticks) * LOOK_SECONDS
+        if when < self._look_at:
+            self._plan_look(when)
+
+    def die(self) -> None:
+        """End at once; what it has claimed is due again when its leases end."""
+        self.is_dead = True
+        for each in [*self._waiting, *self._sending]:
+            each.due_at = self._agenda.now + LEASE_SECONDS
+            self._store.add(each)
+
+    def _plan_look(self, when: float) -> None:
+        self._look_at = when
+        self._agenda.at(when, partial(self._look, when))
+
+    def _look(self, planned: float) -> None:
+        if self.is_dead or planned != self._look_at:
+            return
+        now = self._agenda.now
+        self._plan_look(now + LOOK_SECONDS)
+        if self.gate is None:
+            self._claim()
+        else:
+            self.gate.see(self._store.gate)
+            self._write(self.gate.look(now), then=self._probe)
+        self._sleep()
+
+    def _sleep(self) -> None:
+        """Skip looks that would find nothing to do: any change wakes it."""
+        now = self._agenda.now
+        if self._waiting or self._sending:
+            return
+        until = self._store.next_due()
+        if self.gate is not None:
+            gate = self.gate.gate
+            if gate.state == "paced":
+                return
+            if gate.state == "probing":
+                until = gate.probe_at or now
+            until = max(until, gate.not_before or now)
+        if until > now + 2 * LOOK_SECONDS:
+            ticks = int((until - self._phase) / LOOK_SECONDS) if until < float("inf") else None
+            if ticks is None:
+                self._look_at = float("inf")
+            else:
+                self._plan_look(self._phase + (ticks + 1) * LOOK_SECONDS)
+
+    def _probe(self, _won: bool) -> None:
+        if self.gate is None:
+            return
+        change = self.gate.probe(self._agenda.now)
+        if change is None:
+            self._claim()
+        else:
+            self._agenda.at(self._agenda.now + COMMIT_SECONDS, partial(self._claim_probe, change))
+
+    def _claim_probe(self, change: GateChange) -> None:
+        if self.is_dead or self.gate is None:
+            return
+        delivery = self._store.claim_probe(change, self._agenda.now)
+        self.gate.see(self._store.gate)
+        if delivery is not None:
+            self._waiting.append(delivery)
+            self._pump()
+
+    def _claim(self) -> None:
+        now = self._agenda.now
+        room = _MOST_CLAIMED - len(self._waiting) - len(self._sending)
+        if self.gate is not None and (limit := self.gate.room(now, len(self._waiting))) is not None:
+            room = min(room, limit)
+        if room > 0:
+            self._waiting.extend(self._store.claim(now, room))
+        self._pump()
+
+    def _pump(self) -> None:
+        """Begin as many sends as there are slots, and the gate lets through."""
+        now = self._agenda.now
+        while self._waiting and len(self._sending) < self._scenario.concurrency:
+            if self.gate is not None:
+                wait = self.gate.wait(now, len(self._sending))
+                if wait is None:
+                    while self._waiting:
+                        self._store.add(self._waiting.popleft())
+                    return
+                if wait > 0:
+                    self._pump_later(now + wait)
+                    return
+            self._send(self._waiting.popleft())
+
+    def _pump_later(self, when: float) -> None:
+        if when < self._pump_at or self._pump_at <= self._agenda.now:
+            self._pump_at = when
+            self._agenda.at(when, partial(self._pump_again, when))
+
+    def _pump_again(self, planned: float) -> None:
+        if planned == self._pump_at and not self.is_dead:
+            self._pump_at = float("inf")
+            self._pump()
+
+    def _send(self, delivery: Delivery) -> None:
+        now = self._agenda.now
+        reply = self._receiver.take(now, delivery.event_type)
+        self._journal.sent(now, reply.is_good)
+        self._sending.add(delivery)
+        sent = None if self.gate is None else self.gate.sent(now)
+        self._agenda.at(now + reply.after, partial(self._answered, delivery, sent, reply))
+
+    def _answered(self, delivery: Delivery, sent: Sent | None, reply: Reply) -> None:
+        if self.is_dead:
+            return
+        now = self._agenda.now
+        self._sending.discard(delivery)
+        delivery.attempts += 1
+        status, works = reply.status, reply.is_good
+        retry_after = self._scenario.retry_after or None if status in {429, 503} else None
+        if self.gate is not None and sent is not None:
+            answer = Answer(
+                "delivered" if works else "failed",
+                reply.after,
+                status,
+                retry_after=retry_after,
+                delivery_id=delivery.id,
+                event_type=str(delivery.event_type),
+            )
+            self._write(self.gate.answered(sent, answer, now, len(self._sending)))
+        if works:
+            delivery.is_final = True
+            self._store.delivered_at = now
+            self._journal.delivered(now)
+        else:
+            self._decide(delivery, Verdict("transient", _CODES[status], retry_after), status is not None)
+        if self._waiting:
+            self._pump()
+        elif self._store.next_due() <= now:
+            self._claim()
+
+    def _decide(self, delivery: Delivery, verdict: Verdict, answered: bool) -> None:
+        now = self._agenda.now
+        view = GateView()
+        if self.gate is not None:
+            view = GateView(self.gate.governs(now), self.gate.gate.state in {"probing", "paused"})
+        decision = decide(
+            verdict,
+            delivery.round_attempts + 1,
+            self._policy,
+            self._rng,
+            now,
+            round_started_at=delivery.started_at,
+            last_delay=delivery.last_delay,
+            answered=answered,
+            gate=view,
+            backoff_until=delivery.backoff_until,
+        )
+        if isinstance(decision, GiveUp):
+            delivery.is_final = True
+            self._journal.given_up(now)
+            return
+        charged = getattr(decision, "charged", True)
+        if charged:
+            delivery.round_attempts += 1
+            delivery.last_delay = getattr(decision, "own_delay", decision.delay)
+            delivery.backoff_until = getattr(decision, "backoff_until", None)
+        delivery.due_at = decision.next_attempt_at
+        self._store.add(delivery)
+
+    def _write(self, change: GateChange | None, then: Callable[[bool], None] = lambda _won: None) -> None:
+        """Write a change as a transaction does, a moment later; then go on."""
+        if change is None:
+            then(False)
+        else:
+            self._agenda.at(self._agenda.now + COMMIT_SECONDS, partial(self._written, change, then))
+
+    def _written(self, change: GateChange, then: Callable[[bool], None]) -> None:
+        if self.is_dead or self.gate is None:
+            return
+        won = self._store.write(change)
+        self.gate.see(change.result if won else self._store.gate)
+        then(won)

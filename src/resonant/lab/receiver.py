@@ -1,0 +1,89 @@
+"""A model of an endpoint: outages, a limited capacity, random failures, and events that always fail."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import random
+
+    from resonant.lab.scenario import Scenario
+
+POISON_TYPE = 0
+_QUICK_SECONDS = 0.003
+_ACCEPTED = 200
+_OVERLOADED = {"503": 503, "429": 429, "queue": 503}
+
+
+class Reply(NamedTuple):
+    """What a request comes to: after how many seconds, and with which status; None is no answer."""
+
+    after: float
+    status: int | None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it was accepted."""
+        return self.status == _ACCEPTED
+
+
+class Receiver:
+    """Takes requests in simulated time.
+
+    Args:
+        scenario: how it behaves.
+        rng: latencies and random failures are drawn from it.
+    """
+
+    def __init__(self, scenario: Scenario, rng: random.Random) -> None:
+        self._scenario = scenario
+        self._rng = rng
+        self._taken: deque[float] = deque()
+        self._free_at = 0.0
+
+    def is_down(self, now: float) -> bool:
+        """Tell whether it is down."""
+        scenario = self._scenario
+        if now >= scenario.outage:
+            return False
+        return not scenario.flap or int(now / scenario.flap) % 2 == 0
+
+    def take(self, now: float, event_type: int) -> Reply:
+        """Return what a request that arrives now comes to."""
+        scenario, rng = self._scenario, self._rng
+        if self.is_down(now):
+            return {
+                "refuse": Reply(_QUICK_SECONDS, None),
+                "503": Reply(_QUICK_SECONDS, 503),
+                "429": Reply(_QUICK_SECONDS, 429),
+                "hang": Reply(scenario.timeout, None),
+            }[scenario.outage_kind]
+        latency = scenario.latency * rng.uniform(0.5, 1.5)
+        if scenario.capacity:
+            waits = self._place(now)
+            if waits is None:
+                return Reply(_QUICK_SECONDS, _OVERLOADED[scenario.overload])
+            if waits + latency > scenario.timeout:
+                return Reply(scenario.timeout, None)
+            latency += waits
+        is_poison = scenario.poison and event_type == POISON_TYPE
+        if is_poison or rng.random() < scenario.failures:
+            return Reply(latency, 503)
+        return Reply(latency, _ACCEPTED)
+
+    def _place(self, now: float) -> float | None:
+        """Return how long a request waits for its turn, or None if it is rejected."""
+        capacity = self._scenario.capacity
+        if self._scenario.overload == "queue":
+            start = max(now, self._free_at)
+            self._free_at = start + 1 / capacity
+            return start - now
+        taken = self._taken
+        span = max(1.0, 1 / capacity)
+        while taken and taken[0] <= now - span:
+            taken.popleft()
+        if len(taken) >= max(1.0, capacity):
+            return None
+        taken.append(now)
+        return 0.0

@@ -1,0 +1,110 @@
+"""Run a scenario in simulated time."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import TYPE_CHECKING
+
+from resonant.lab.process import Process
+from resonant.lab.receiver import POISON_TYPE, Receiver
+from resonant.lab.results import Journal, Result, measure
+from resonant.lab.world import Agenda, Delivery, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resonant.delivery.retry import RetryPolicy
+    from resonant.lab.scenario import Scenario
+
+_DAY = 86_400.0
+
+
+class Simulation:
+    """One run of a scenario.
+
+    Args:
+        scenario: what happens.
+        policy: decides on failures.
+        has_gate: False to send whatever is due.
+        seed: the same seed gives the same run.
+        deaths: when a process dies, and which; another starts in its place.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        policy: RetryPolicy,
+        *,
+        has_gate: bool = True,
+        seed: int = 1,
+        deaths: Sequence[tuple[float, int]] = (),
+    ) -> None:
+        self.scenario, self.policy, self.has_gate = scenario, policy, has_gate
+        self.agenda, self.store, self.journal = Agenda(), Store(), Journal()
+        self._rng = random.Random(seed)
+        self._receiver = Receiver(scenario, random.Random(self._rng.random()))
+        self.deliveries = [self._delivery(number) for number in range(scenario.events)]
+        self._open = scenario.events
+        self.processes = [self._process(number) for number in range(scenario.processes)]
+        self.store.on_change = self._wake
+        for when, number in deaths:
+            self.agenda.at(when, partial(self._replace, number))
+
+    def run(self) -> Result:
+        """Run until every delivery that can end has ended, for some days at most."""
+        healthy = sum(not self._is_poison(each) for each in self.deliveries)
+        journal = self.journal
+        self.agenda.run(
+            lambda: len(journal.delivered_at) + len(journal.given_up_at) >= healthy,
+            self.scenario.outage + self.scenario.over + 3 * _DAY,
+        )
+        return measure(journal, self.scenario)
+
+    def _is_poison(self, delivery: Delivery) -> bool:
+        return self.scenario.poison > 0 and delivery.event_type == POISON_TYPE
+
+    def _delivery(self, number: int) -> Delivery:
+        scenario, rng = self.scenario, self._rng
+        start = rng.uniform(0, scenario.over) if scenario.over else 0.0
+        if scenario.poison:
+            is_poison = rng.random() < scenario.poison
+            event_type = POISON_TYPE if is_poison else rng.randrange(1, max(2, scenario.types))
+        else:
+            event_type = rng.randrange(scenario.types)
+        delivery = Delivery(number, event_type, start)
+        if start:
+            self.agenda.at(start, partial(self._arrive, delivery))
+        else:
+            self.store.add(delivery)
+        return delivery
+
+    def _arrive(self, delivery: Delivery) -> None:
+        self.store.add(delivery)
+        self._wake()
+
+    def _process(self, number: int) -> Process:
+        return Process(
+            number,
+            agenda=self.agenda,
+            store=self.store,
+            receiver=self._receiver,
+            scenario=self.scenario,
+            policy=self.policy,
+            rng=random.Random(self._rng.random()),
+            journal=self.journal,
+            has_gate=self.has_gate,
+        )
+
+    def _replace(self, number: int) -> None:
+        self.processes[number].die()
+        self.processes[number] = self._process(len(self.processes) + number)
+
+    def _wake(self) -> None:
+        for each in self.processes:
+            each.wake()
+
+
+def simulate(scenario: Scenario, policy: RetryPolicy, *, has_gate: bool = True, seed: int = 1) -> Result:
+    """Run a scenario once; the same seed gives the same result."""
+    return Simulation(scenario, policy, has_gate=has_gate, seed=seed).run()

@@ -1,0 +1,118 @@
+"""What the simulated processes share: the time, the row of the gate, and the deliveries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING
+
+from resonant.store.gates import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resonant.store.gates import GateChange
+
+ENDPOINT = "simulated"
+_PROBE_CANDIDATES = 1_000
+
+
+class Agenda:
+    """Simulated time: what happens when."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = count()
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        """Do something at a time."""
+        heappush(self._events, (max(when, self.now), next(self._number), what))
+
+    def run(self, until: Callable[[], bool], latest: float) -> None:
+        """Let time pass until the work is done, or until the latest time."""
+        while self._events and not until():
+            when, _, what = heappop(self._events)
+            if when > latest:
+                return
+            self.now = when
+            what()
+
+
+class Delivery:
+    """One delivery, as the store has it."""
+
+    __slots__ = (
+        "attempts",
+        "backoff_until",
+        "due_at",
+        "event_type",
+        "id",
+        "is_final",
+        "last_delay",
+        "round_attempts",
+        "started_at",
+    )
+
+    def __init__(self, number: int, event_type: int, started_at: float) -> None:
+        self.id = number
+        self.event_type = event_type
+        self.started_at = started_at
+        self.due_at = started_at
+        self.attempts = 0
+        self.round_attempts = 0
+        self.last_delay: float | None = None
+        self.backoff_until: float | None = None
+        self.is_final = False
+
+
+class Store:
+    """The row and the deliveries, in memory; a claim takes what is due first."""
+
+    def __init__(self) -> None:
+        self.gate = Gate(ENDPOINT)
+        self.changes: list[Gate] = []
+        self.delivered_at = float("-inf")
+        self.on_change: Callable[[], None] = lambda: None
+        self._due: list[tuple[float, int, Delivery]] = []
+
+    def write(self, change: GateChange) -> bool:
+        """Write a change of the row by compare-and-set."""
+        since = change.none_delivered_since
+        if change.before.epoch != self.gate.epoch or (since is not None and self.delivered_at > since):
+            return False
+        self.gate = change.result
+        self.changes.append(self.gate)
+        self.on_change()
+        return True
+
+    def add(self, delivery: Delivery) -> None:
+        """Make a delivery due at its time."""
+        heappush(self._due, (delivery.due_at, delivery.id, delivery))
+
+    def next_due(self) -> float:
+        """Return when the next delivery is due."""
+        return self._due[0][0] if self._due else float("inf")
+
+    def claim(self, now: float, limit: int) -> list[Delivery]:
+        """Claim deliveries that are due."""
+        found: list[Delivery] = []
+        while len(found) < limit and self._due and self._due[0][0] <= now:
+            found.append(heappop(self._due)[2])
+        return found
+
+    def claim_probe(self, change: GateChange, now: float) -> Delivery | None:
+        """Reserve a probe and claim a delivery for it: of another type than the last, the one with the fewest attempts."""
+        due = sorted(each for each in self._due if each[0] <= now)
+        found = due[:_PROBE_CANDIDATES]
+        if not found:
+            return None
+        before = change.before.probed_type
+        best = min(found, key=lambda each: (str(each[2].event_type) == before, each[2].attempts, each[:2]))
+        after = replace(change.after, probed_type=str(best[2].event_type))
+        if not self.write(replace(change, after=after)):
+            return None
+        self._due.remove(best)
+        heapify(self._due)
+        return best[2]

@@ -1,0 +1,108 @@
+"""The laboratory runs the gate and the policy themselves, so that these are goals of theirs."""
+
+from dataclasses import replace
+from functools import cache
+from statistics import mean
+
+import pytest
+
+from resonant.delivery.retry import RetryPolicy
+from resonant.lab.scenario import Scenario
+from resonant.lab.simulation import Simulation, simulate
+
+DEFAULT = RetryPolicy()
+SEEDS = range(5)
+
+
+@cache
+def runs(scenario, policy=DEFAULT, **options):
+    return [simulate(scenario, policy, seed=seed, **options) for seed in SEEDS]
+
+
+def test_the_same_seed_gives_the_same_run():
+    assert simulate(Scenario(), DEFAULT, seed=3) == simulate(Scenario(), DEFAULT, seed=3)
+    assert simulate(Scenario(), DEFAULT, seed=3) != simulate(Scenario(), DEFAULT, seed=4)
+
+
+def test_after_an_outage_the_backlog_drains_fast_at_few_attempts_and_without_a_peak():
+    found = runs(Scenario())
+    assert mean(run.peak for run in found) <= 1.2
+    assert max(run.peak for run in found) <= 1.35
+    assert max(run.attempts for run in found) <= 1.2
+    assert mean(run.drain for run in found) <= 1.45 * 20
+    assert not any(run.given_up or run.unfinished for run in found)
+
+
+@pytest.mark.parametrize("jitter", ["none", "proportional", "full", "equal", "decorrelated"])
+def test_with_the_gate_the_figures_are_better_than_with_jitter_alone(jitter):
+    plain = runs(Scenario(), replace(DEFAULT, jitter=jitter), has_gate=False)
+    gated = runs(Scenario())
+    # Full jitter spreads retries so thinly that it never reaches the capacity.
+    for figure in (
+        ("attempts", "drain", "busiest") if jitter == "full" else ("attempts", "drain", "busiest", "peak")
+    ):
+        assert mean(getattr(run, figure) for run in gated) < mean(getattr(run, figure) for run in plain), (
+            figure
+        )
+
+
+@pytest.mark.parametrize("outage", [5.0, 60.0, 1800.0])
+def test_recovery_is_noticed_within_a_ninth_of_the_outage(outage):
+    for run in runs(Scenario(outage=outage, processes=2)):
+        assert run.noticed <= max(1.5, 0.11 * outage)
+
+
+@pytest.mark.parametrize("processes", [1, 4, 16])
+def test_the_number_of_processes_makes_no_difference(processes):
+    found = runs(Scenario(processes=processes))
+    assert mean(run.peak for run in found) <= 1.2
+    assert max(run.attempts for run in found) <= 1.2
+
+
+def test_an_endpoint_that_takes_ten_requests_per_second_gets_hardly_more():
+    for run in runs(Scenario(outage=0, capacity=10)):
+        assert run.goodput >= 9.4
+        assert run.attempts <= 1.3
+        assert run.busiest <= 20
+
+
+def test_an_endpoint_that_asks_to_wait_gets_one_request_each_time():
+    for run in runs(Scenario(events=100, outage=300, outage_kind="429", retry_after=30)):
+        assert sum(run.requests[1:300]) <= 10
+
+
+def test_an_endpoint_that_queues_instead_of_rejecting_is_not_swamped():
+    for run in runs(Scenario(overload="queue", processes=4)):
+        assert run.peak <= 1.4
+        assert run.attempts <= 1.2
+
+
+@pytest.mark.parametrize("failures", [0.1, 0.3, 0.5])
+def test_random_failures_do_not_slow_an_endpoint_down(failures):
+    scenario = Scenario(events=5_000, over=100, outage=0, capacity=0, failures=failures)
+
+    def half_done(*, has_gate, seed):
+        simulation = Simulation(scenario, DEFAULT, has_gate=has_gate, seed=seed)
+        simulation.agenda.run(lambda: len(simulation.journal.delivered_at) >= 2_500, 1e6)
+        return simulation.agenda.now
+
+    gated = mean(half_done(has_gate=True, seed=seed) for seed in SEEDS)
+    assert gated <= 1.01 * mean(half_done(has_gate=False, seed=seed) for seed in SEEDS)
+
+
+def test_events_of_one_type_that_always_fail_do_not_stop_the_others():
+    for run in runs(Scenario(events=500, outage=0, capacity=0, poison=0.5)):
+        assert run.drain <= 60
+
+
+def test_a_process_that_dies_in_any_state_does_not_stop_the_others():
+    for when in (0.1, 15.0, 31.0, 33.0, 37.0, 45.0):
+        run = Simulation(Scenario(processes=2), DEFAULT, deaths=[(when, 0), (when + 0.3, 1)]).run()
+        assert not run.unfinished
+        assert run.drain <= 150
+
+
+def test_a_long_outage_costs_few_requests_and_no_dead_letter():
+    run = simulate(Scenario(events=2_000, outage=3 * 3600, capacity=0), DEFAULT)
+    assert run.sends - 2_000 < 200
+    assert run.given_up == 0
