@@ -97,7 +97,7 @@ def _held(
     age, max_age = max(ages, key=lambda each: _part(*each))
     text = (
         f"{gate.endpoint}: its gate is {gate.state}, and its oldest delivery has waited {age / _HOUR:.1f} of the "
-        f"{max_age / _HOUR:g} hours of its max_age; the limit is {_HELD_FOR_LONG:.0%}"
+        f"{max_age / _HOUR:.3g} hours of its max_age; the limit is {_HELD_FOR_LONG:.0%}"
     )
     value = _part(age, max_age)
     return Finding(key, value > _HELD_FOR_LONG, value, _HELD_FOR_LONG, text)
