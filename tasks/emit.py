@@ -21,6 +21,7 @@ from prefect.utilities.annotations import opaque
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
+from resonant.dispatch.gatekeeper import Held
 from resonant.dispatch.sender import LeaseLost, TimeIsUp
 from resonant.display import visible
 from resonant.local.compatibility import result_of_nothing
@@ -117,7 +118,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     """Make the next attempt of a delivery.
 
     Returns:
-        A completed state once it is delivered; one named ``Parked``, ``Left`` or ``TakenOver`` where it is not ours any more.
+        A completed state once it is delivered; one named ``Parked``, ``Left``, ``Held`` or ``TakenOver`` where it is not ours any more.
 
     Raises:
         Undelivered: it failed. Prefect runs this again if the decision is a Retry; otherwise it is a dead letter,
@@ -127,6 +128,10 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
         report = await dispatcher.attempt(ref.key, task_run_id=_task_run_id())
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up: the next one goes on")
+    except Held:
+        return Completed(
+            name="Held", message=f"the gate of {ref.endpoint} holds it: it is sent when the gate lets it"
+        )
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
     if report.decision is None:

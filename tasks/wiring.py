@@ -28,6 +28,7 @@ from resonant.local.compatibility import check_client_names
 from resonant.settings import Settings, load_settings
 from resonant.store.configured import open_configured_store
 from tasks.emit import ChunkRef, DeliveryRef, emit_chunk, emit_event
+from tasks.gates import announce_gate
 from tasks.records import records
 
 if TYPE_CHECKING:
@@ -77,7 +78,14 @@ async def open_dispatcher(
             run_max_attempts=max_attempts,
         )
         limits = _limits(settings, run_for=run_for, chunk_size=chunk_size)
-        dispatcher = Dispatcher(store, attempt_runner, open_destination, owner=_owner(), limits=limits)
+        dispatcher = Dispatcher(
+            store,
+            attempt_runner,
+            open_destination,
+            owner=_owner(),
+            limits=limits,
+            on_gate_change=announce_gate,
+        )
         async with dispatcher:
             with _store_failure_logged_once(dispatcher), _garbage_collected_less_often():
                 yield dispatcher

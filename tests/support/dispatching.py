@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 import sqlite3
 from collections import Counter
@@ -47,7 +48,10 @@ class Scene:
             self.reports.append(report)
             if not isinstance(report.decision, Retry):
                 return
-            self.clock.advance(report.decision.delay)
+            await self.wait(report.decision.delay)
+
+    async def wait(self, seconds):
+        self.clock.advance(seconds)
 
     async def emit_chunk(self, leases):
         """Make an attempt of each; in place of waiting for what is parked for a moment, the clock moves on."""
@@ -84,7 +88,17 @@ def sink_target(name, sink, **fields):
 
 
 @asynccontextmanager
-async def scene(path, *, policy=QUICK, clock=None, lease_seconds=60.0, limits=None, sinks=None, **more_sinks):
+async def scene(
+    path,
+    *,
+    policy=QUICK,
+    clock=None,
+    lease_seconds=60.0,
+    limits=None,
+    on_gate_change=lambda *_: None,
+    sinks=None,
+    **more_sinks,
+):
     """Open an emission with an endpoint for each sink: an async function of the event, or a whole target."""
     clock = clock or FixedClock(START)
     sinks = more_sinks if sinks is None else sinks
@@ -100,7 +114,12 @@ async def scene(path, *, policy=QUICK, clock=None, lease_seconds=60.0, limits=No
         attempt_runner = AttemptRunner(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
         limits = replace(limits or Limits(), chunk_size=Scene.chunk_size)
         async with Dispatcher(
-            store, attempt_runner, open_destination, owner="worker", limits=limits
+            store,
+            attempt_runner,
+            open_destination,
+            owner="worker",
+            limits=limits,
+            on_gate_change=on_gate_change,
         ) as dispatcher:
             yield Scene(dispatcher, store, clock)
     finally:
@@ -146,13 +165,16 @@ async def fail(_event):
     raise UnexpectedStatus(503)
 
 
-def failing_first(times=1):
-    """A sink that fails the first attempts of each event."""
+def failing_first(times=1, *, one_in=1):
+    """A sink that fails the first attempts of each event, or of one in so many.
+
+    Eight failures in a row close the gate of an endpoint.
+    """
     tries = Counter()
 
     async def send(event):
         tries[event.id] += 1
-        if tries[event.id] <= times:
+        if tries[event.id] <= times and json.loads(event.body) % one_in == 0:
             raise UnexpectedStatus(503)
 
     return send

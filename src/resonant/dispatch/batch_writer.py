@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resonant.store.availability import retry_while_unavailable
-from resonant.store.leases import begin
+from resonant.store.leases import begin, release
 from resonant.store.locked_rows import lock
 from resonant.store.outcomes import Outcome, record
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class BatchWriter:
-    """Begins and outcomes, each acknowledged after the commit that holds it.
+    """Begins, outcomes and releases, each acknowledged after the commit that holds it.
 
     Args:
         store: open, and bound to the running loop.
@@ -38,6 +38,7 @@ class BatchWriter:
         self._patience = patience
         self._begins: list[tuple[Sequence[Lease], asyncio.Future[set[LeaseKey]]]] = []
         self._outcomes: list[tuple[Outcome, asyncio.Future[bool]]] = []
+        self._releases: list[tuple[Lease, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._is_closing = False
 
@@ -72,11 +73,26 @@ class BatchWriter:
         self._ensure_writer()
         return future
 
+    async def release(self, lease: Lease) -> None:
+        """Hand a delivery back, with no attempt charged.
+
+        Raises:
+            StoreUnavailable: the store did not come back in time.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._releases.append((lease, future))
+        self._ensure_writer()
+        await future
+
     async def close(self) -> None:
         """Wait until all is written that was handed in, also by those who have stopped waiting for it."""
         self._is_closing = True
-        while self._writer is not None and (self._begins or self._outcomes or not self._writer.done()):
+        while self._writer is not None and (self._has_work or not self._writer.done()):
             await asyncio.wait([self._ensure_writer()])  # which, unlike an await, passes no cancellation on
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._begins or self._outcomes or self._releases)
 
     def _ensure_writer(self) -> asyncio.Task[None]:
         if self._writer is None or self._writer.done():
@@ -84,18 +100,21 @@ class BatchWriter:
         return self._writer
 
     async def _write_all(self) -> None:
-        while self._begins or self._outcomes:
+        while self._has_work:
             await asyncio.sleep(0)  # lets those whom the last commit woke hand in what follows from it
             # Whoever was cancelled meanwhile will not send; what was sent is written in any case.
             begins = [(leases, future) for leases, future in self._begins if not future.done()]
-            outcomes = self._outcomes
-            self._begins, self._outcomes = [], []
+            outcomes, releases = self._outcomes, self._releases
+            self._begins, self._outcomes, self._releases = [], [], []
             leases = [lease for leases, _ in begins for lease in leases]
             try:
-                begun, recorded = await self._write(leases, [outcome for outcome, _ in outcomes])
+                begun, recorded = await self._write(
+                    leases, [outcome for outcome, _ in outcomes], [lease for lease, _ in releases]
+                )
             except BaseException as error:
                 waiting: list[asyncio.Future[Any]] = [future for _, future in begins]
                 waiting += [future for _, future in outcomes]
+                waiting += [future for _, future in releases]
                 for each in waiting:
                     if not each.done():
                         each.set_exception(error)
@@ -103,31 +122,43 @@ class BatchWriter:
                     raise
                 continue
             for of_one, beginning in begins:
-                if not beginning.done():
-                    beginning.set_result(begun.intersection(lease.key for lease in of_one))
+                _acknowledge(beginning, begun.intersection(lease.key for lease in of_one))
             for outcome, recording in outcomes:
-                if not recording.done():
-                    recording.set_result(outcome.lease.key in recorded)
+                _acknowledge(recording, outcome.lease.key in recorded)
+            for _, releasing in releases:
+                _acknowledge(releasing, None)
 
     async def _write(
-        self, leases: list[Lease], outcomes: list[Outcome]
+        self, leases: list[Lease], outcomes: list[Outcome], releases: list[Lease]
     ) -> tuple[set[LeaseKey], set[LeaseKey]]:
-        if not leases and not outcomes:
+        if not leases and not outcomes and not releases:
             return set(), set()
         return await retry_while_unavailable(
-            lambda: self._store.write(_write, leases, outcomes, now=self._store.clock()),
+            lambda: self._store.write(_write, leases, outcomes, releases, now=self._store.clock()),
             self._patience,
             outlasts_locks=lambda: not self._is_closing,
         )
 
 
+def _acknowledge(waiting: asyncio.Future[T], result: T) -> None:
+    if not waiting.done():
+        waiting.set_result(result)
+
+
 def _write(
-    connection: Connection, leases: list[Lease], outcomes: list[Outcome], *, now: float
+    connection: Connection,
+    leases: list[Lease],
+    outcomes: list[Outcome],
+    releases: list[Lease],
+    *,
+    now: float,
 ) -> tuple[set[LeaseKey], set[LeaseKey]]:
-    if leases and outcomes:
+    if bool(leases) + bool(outcomes) + bool(releases) > 1:
         # Lock in one order, so that this cannot deadlock with a renewal of the same leases.
         of_outcomes = [outcome.lease for outcome in outcomes]
-        lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes]])
+        lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes, *releases]])
     begun = begin(connection, leases, now=now) if leases else set()
     recorded = record(connection, outcomes, now=now) if outcomes else set()
+    if releases:
+        release(connection, releases, now=now)
     return begun, recorded

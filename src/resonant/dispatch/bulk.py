@@ -139,7 +139,7 @@ async def send_ahead(
 
     beginning = asyncio.create_task(begin_all())
     try:
-        await _all_of([beginning, *(asyncio.create_task(send_each()) for _ in range(workers))])
+        await all_of([beginning, *(asyncio.create_task(send_each()) for _ in range(workers))])
         return beginning.result()
     finally:
         begun.forget()
@@ -168,7 +168,7 @@ async def _begin(
     return []
 
 
-async def _all_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
+async def all_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Wait for tasks; raise what the first one raised, and cancel the others."""
     # No TaskGroup: it would raise an interruption once more where asyncio cancels what is left.
     try:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Self
 from resonant.dispatch import fetcher as fetching
 from resonant.dispatch.destinations import Destinations
 from resonant.dispatch.fetcher import Fetcher, Plan
+from resonant.dispatch.gatekeeper import Gatekeeper, Held
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiter import ConcurrencyLimiter
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from resonant.delivery.attempt import AttemptRunner, Destination, Report
+    from resonant.dispatch.gatekeeper import OnGateChange
     from resonant.dispatch.summary import ChunkSummary
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
@@ -66,6 +68,7 @@ class Dispatcher:
         open_destination: opens an endpoint by name. An error holds back only this endpoint's deliveries.
         owner: who holds the leases, e.g. the flow run's id.
         limits: the bounds of the run.
+        on_gate_change: called with an endpoint's gate before and after, when this run has changed its state.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Dispatcher:
         *,
         owner: str,
         limits: Limits | None = None,
+        on_gate_change: OnGateChange = lambda _before, _after: None,
     ) -> None:
         self.store = store
         self.owner = owner
@@ -86,6 +90,15 @@ class Dispatcher:
         self._in_flight = InFlight(limits.max_waiting)
         self._running = RunningTasks()
         self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight, self._running.fail)
+        self._gates = Gatekeeper(
+            store,
+            owner,
+            limiter=self._limiter,
+            in_flight=self._in_flight,
+            rng=attempt_runner.rng,
+            on_change=on_gate_change,
+            running=self._running,
+        )
         self._signing = Signing(store, owner)
         self._destinations = Destinations(
             store,
@@ -97,12 +110,13 @@ class Dispatcher:
         self._sender = Sender(
             store,
             attempt_runner,
-            limiter=self._limiter,
+            gates=self._gates,
             in_flight=self._in_flight,
             destinations=self._destinations,
             running=self._running,
             summary=self.summary,
         )
+        self._look_at_gates_at = 0.0
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
 
@@ -116,6 +130,7 @@ class Dispatcher:
             await self._heartbeat.stop()
             await self._signing.stop()
             await self._sender.close()
+            await self._gates.leave()
             # Also without a lease that we know of: a claim may have been cancelled while it was committed.
             await self.store.release_all(self.owner)
             await self._signing.leave()
@@ -136,6 +151,7 @@ class Dispatcher:
         Raises:
             LeaseLost: another worker has the delivery, or this one has it by another lease.
             TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
+            Held: the endpoint's gate holds the delivery; it went back, with no attempt charged.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
         """
         return await self._sender.attempt(key, task_run_id=task_run_id)
@@ -187,7 +203,7 @@ class Dispatcher:
         fetcher = Fetcher(
             self.store,
             Plan(self.owner, endpoint, take_over, self._chunk_size, on_waiting),
-            limiter=self._limiter,
+            gates=self._gates,
             in_flight=self._in_flight,
             destinations=self._destinations,
             heartbeat=self._heartbeat,
@@ -223,11 +239,12 @@ class Dispatcher:
 
     async def _has_to_wait(self, fetcher: Fetcher, own: Tracker | None) -> bool:
         """Return whether to wait for deliveries that others hold; if so, wait for one poll interval first."""
-        if own is None:
+        if own is not None:
+            await own.look()
+            if own.is_settled:
+                return False
+        elif not fetcher.is_held_shortly():
             return await fetcher.others_hold()
-        await own.look()
-        if own.is_settled:
-            return False
         await asyncio.sleep(fetcher.pause)
         return True
 
@@ -249,11 +266,18 @@ class Dispatcher:
         self._sender.parks_retries = False
         try:
             async for leases in batches:
+                await self._look_at_gates()
+                held = []
                 for lease in leases:
                     await retry_while_unavailable(
                         partial(self._destinations.open, lease.endpoint), self._patience
                     )
-                    self._start(lease)
+                    # What is held is due from now on: whoever sends what is due, sends it.
+                    if self._gates.room(lease.endpoint) == 0:
+                        held.append(lease)
+                    else:
+                        self._start(lease)
+                await self._sender.hand_back(held)
                 while self._in_flight.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()
             while self._running:
@@ -266,7 +290,14 @@ class Dispatcher:
             await self._running.cancel()
         return self.summary
 
+    async def _look_at_gates(self) -> None:
+        """Look at the gates, unless that was done a moment ago."""
+        if time.monotonic() >= self._look_at_gates_at:
+            self._look_at_gates_at = time.monotonic() + fetching.POLL_SECONDS
+            await retry_while_unavailable(self._gates.look_at_sends, self._patience)
+
     async def _next_change(self) -> None:
+        await self._look_at_gates()
         self._running.forget_changes()
         if self._running.failure is None and self._running:
             await self._running.wait_for_change(fetching.POLL_SECONDS)
@@ -309,7 +340,7 @@ class Dispatcher:
                 raise RuntimeError(f"the emission of a chunk ended without an attempt of {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
-        with contextlib.suppress(LeaseLost, TimeIsUp):
+        with contextlib.suppress(LeaseLost, TimeIsUp, Held):
             await self._emit_one(lease)
         if (left := self._in_flight.get(lease.key)) is None:
             return

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from resonant.dispatch.destinations import Destinations
+    from resonant.dispatch.gatekeeper import Gatekeeper
     from resonant.dispatch.heartbeat import LeaseHeartbeat
     from resonant.dispatch.in_flight import InFlight
-    from resonant.dispatch.limiter import ConcurrencyLimiter
     from resonant.events import Lease
     from resonant.store import Store
 
@@ -65,7 +65,7 @@ class Fetcher:
     Args:
         store: to claim from.
         plan: what to claim.
-        limiter: how much can be sent at the same time.
+        gates: what may be sent now.
         in_flight: what is held already.
         destinations: opens each endpoint that something is due for.
         heartbeat: renews the run's own leases before expired ones are taken over.
@@ -77,7 +77,7 @@ class Fetcher:
         store: Store,
         plan: Plan,
         *,
-        limiter: ConcurrencyLimiter,
+        gates: Gatekeeper,
         in_flight: InFlight,
         destinations: Destinations,
         heartbeat: LeaseHeartbeat,
@@ -85,12 +85,13 @@ class Fetcher:
     ) -> None:
         self._store = store
         self._plan = plan
-        self._limiter = limiter
+        self._gates = gates
         self._in_flight = in_flight
         self._destinations = destinations
         self._heartbeat = heartbeat
         self._is_over = is_over
         self._said_waiting = False
+        self._open: list[str] = []
         self._due: list[str] = []
         self._next_due_in = math.inf
         self._look_again_at = 0.0
@@ -113,14 +114,23 @@ class Fetcher:
             await self._look()
             self._look_again_at = time.monotonic() + POLL_SECONDS
         for name in list(self._due):
-            if not self._is_over() and (room := self._room(name)):
+            if self._is_over():
+                return
+            if (probe := await self._gates.probe(name)) is not None:
+                yield [probe]
+            if room := self._room(name):
                 leases = await self._store.claim(
                     name, owner=self._plan.owner, limit=room.number, most_bytes=room.most_bytes
                 )
-                # Fewer are all that there is, or all that memory has room for until the next look.
-                if len(leases) < room.number:
+                # Fewer are all that there is, or all that memory has room for until the next look. While the gate governs,
+                # its room is for the time until then.
+                if len(leases) < room.number or self._gates.governs(name):
                     self._due.remove(name)
                 yield leases
+
+    def is_held_shortly(self) -> bool:
+        """Return whether gates hold due deliveries, but not for so long that the run ends meanwhile."""
+        return any(map(self._gates.holds_shortly, self._open))
 
     async def others_hold(self) -> bool:
         """Tell whether other workers hold what may yet be ours to emit, after waiting for a moment if they do."""
@@ -152,10 +162,12 @@ class Fetcher:
             self._start_fold()
             self._fold_at = time.monotonic() + FOLD_SECONDS
         now = self._store.clock()
-        found = await self._store.due(self._plan.endpoint)
+        found, gates = await self._store.look(self._plan.endpoint)
         due = [due.endpoint for due in found if due.at <= now]
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
-        self._due = [name for name in due if await self._destinations.is_open(name)]
+        self._open = [name for name in due if await self._destinations.is_open(name)]
+        await self._gates.look(gates, self._open)
+        self._due = list(self._open)
 
     def _start_fold(self) -> None:
         """Fold in the background: a claim never waits for a transaction that holds a ledger."""
@@ -172,7 +184,7 @@ class Fetcher:
     def _room(self, endpoint: str) -> _Room | None:
         """Return what to claim now: ahead of need, and many at once or none."""
         others = len((self._in_flight.busy_endpoints() | set(self._due)) - {endpoint})
-        share = self._limiter.share(endpoint)
+        share = self._gates.limiter.share(endpoint)
         # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
         wanted = max(4 * share, 4 * self._plan.chunk_size // (others + 2))
         left = MOST_BYTES - self._in_flight.bytes
@@ -180,4 +192,7 @@ class Fetcher:
         if left < MOST_BYTES // 2:
             wanted, most_bytes = 2 * share, None
         room = wanted - self._in_flight.busy(endpoint)
+        allowed = self._gates.room(endpoint)
+        if allowed is not None:
+            return _Room(min(room, allowed), most_bytes) if min(room, allowed) > 0 else None
         return _Room(room, most_bytes) if room >= (wanted + 1) // 2 else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.batch_writer import BatchWriter
-from resonant.dispatch.bulk import send_ahead
+from resonant.dispatch.bulk import all_of, send_ahead
+from resonant.dispatch.gatekeeper import Held
 from resonant.dispatch.summary import MOST_SHOWN, ChunkSummary
 from resonant.store.availability import retry_while_unavailable
 from resonant.store.outcomes import Outcome
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
     from resonant.delivery.attempt import AttemptRunner, Report
     from resonant.dispatch.destinations import Destinations
+    from resonant.dispatch.gatekeeper import Gatekeeper
     from resonant.dispatch.in_flight import InFlight
-    from resonant.dispatch.limiter import ConcurrencyLimiter
     from resonant.dispatch.running_tasks import RunningTasks
     from resonant.dispatch.summary import Summary
     from resonant.events import Lease, LeaseKey
@@ -38,13 +40,30 @@ class TimeIsUp(Exception):
     """The run ends, and this delivery, which waited for its turn to be sent, went back for the next one."""
 
 
+@dataclass(slots=True)
+class _Chunk:
+    """A chunk while it is sent.
+
+    Attributes:
+        task_run_id: for the history.
+        recording: the commits of what was attempted.
+        left: not sent; they go back.
+        done: what came of the others.
+    """
+
+    task_run_id: str | None
+    recording: list[asyncio.Future[bool]] = field(default_factory=list)
+    left: list[Lease] = field(default_factory=list)
+    done: ChunkSummary = field(default_factory=ChunkSummary)
+
+
 class Sender:
     """Makes the attempts of one run.
 
     Args:
         store: where each attempt is recorded.
         attempt_runner: makes each attempt.
-        limiter: how much can be sent at the same time.
+        gates: let each send through.
         in_flight: the leases of the run.
         destinations: the open endpoints.
         running: an error here ends the run.
@@ -59,7 +78,7 @@ class Sender:
         store: Store,
         attempt_runner: AttemptRunner,
         *,
-        limiter: ConcurrencyLimiter,
+        gates: Gatekeeper,
         in_flight: InFlight,
         destinations: Destinations,
         running: RunningTasks,
@@ -67,7 +86,7 @@ class Sender:
     ) -> None:
         self._store = store
         self._attempt_runner = attempt_runner
-        self._limiter = limiter
+        self._gates = gates
         self._in_flight = in_flight
         self._destinations = destinations
         self._running = running
@@ -92,7 +111,7 @@ class Sender:
             raise LeaseLost
         try:
             return await self._attempt(lease, task_run_id)
-        except (LeaseLost, TimeIsUp):
+        except (LeaseLost, TimeIsUp, Held):
             raise
         except Exception as error:
             self._running.fail(error)  # whatever `emit_one` makes of it
@@ -100,70 +119,98 @@ class Sender:
 
     async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
         self._in_flight.resume(lease)
-        async with self._limiter.hold(lease.endpoint):
-            if self._running.is_over():
-                await self.hand_back([lease])
-                raise TimeIsUp
-            if not await self._commits.begin(lease):
-                raise self._lost(lease)
-            report = await self._attempt_runner.attempt(
-                lease,
-                self._destinations[lease.endpoint],
-                may_wait=self._may_wait,
-                task_run_id=task_run_id,
-            )
+        try:
+            async with self._gates.admit(lease):
+                report = await self._begin_and_send(lease, task_run_id)
+        except (TimeIsUp, Held):
+            await self._hand_back(lease)
+            raise
         # Without the slot, so that the next sends begin in the very transaction that records this one.
         if not await self._record(report):
             raise self._lost(lease)
         self._settle(report)
         return report
 
+    async def _begin_and_send(self, lease: Lease, task_run_id: str | None) -> Report:
+        if self._running.is_over():
+            raise TimeIsUp
+        if not await self._commits.begin(lease):
+            raise self._lost(lease)
+        return await self._send(lease, task_run_id)
+
+    async def _send(self, lease: Lease, task_run_id: str | None) -> Report:
+        attempt = self._attempt_runner.attempt(
+            lease,
+            self._destinations[lease.endpoint],
+            may_wait=self._may_wait,
+            gate=partial(self._gates.view, lease.endpoint),
+            task_run_id=task_run_id,
+        )
+        return await self._gates.watch(lease, attempt)
+
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
     ) -> ChunkSummary:
         """See ``Dispatcher.attempt_all``."""
         leases = [lease for key in keys if (lease := self._in_flight.get(key)) is not None]
-        recording: list[asyncio.Future[bool]] = []
-        done = ChunkSummary()
-        left: list[Lease] = []
-
-        async def send(lease: Lease) -> None:
-            if self._running.is_over():
-                left.append(lease)
-                return
-            report = await self._attempt_runner.attempt(
-                lease, self._destinations[endpoint], may_wait=self._may_wait, task_run_id=task_run_id
-            )
-            recorded = self._record(report)
-            recorded.add_done_callback(partial(self._settle_in_chunk, report, done))
-            recording.append(recorded)
-
-        def count_lost(lease: Lease) -> None:
-            self._count_lost(lease)
-            done.lost += 1
-
+        chunk = _Chunk(task_run_id)
         try:
-            left += await send_ahead(
-                leases,
-                begin=self._commits.begin_all,
-                place=partial(self._limiter.hold, endpoint),
-                send=send,
-                on_lost=count_lost,
-                window=self._destinations.window(endpoint),
-                good_for=self._store.lease_seconds / 2,
-                is_over=self._running.is_over,
-            )
-            await asyncio.gather(*recording)
-            await self.hand_back(left)
+            if self._gates.governs(endpoint):
+                # Few at a time: none begins ahead of need, which a crash would charge.
+                await all_of([asyncio.create_task(self._send_admitted(lease, chunk)) for lease in leases])
+            else:
+                chunk.left += await send_ahead(
+                    leases,
+                    begin=self._commits.begin_all,
+                    place=partial(self._gates.limiter.hold, endpoint),
+                    send=partial(self._send_begun, chunk=chunk),
+                    on_lost=partial(self._count_lost_in, chunk.done),
+                    window=self._destinations.window(endpoint),
+                    good_for=self._store.lease_seconds / 2,
+                    is_over=lambda: self._running.is_over() or self._gates.governs(endpoint),
+                )
+            await asyncio.gather(*chunk.recording)
+            await self.hand_back(chunk.left)
         except Exception as error:
             self._running.fail(error)  # whatever `emit_chunk` makes of it
             raise
-        done.left = len(left)
-        return done
+        if self._running.is_over():
+            chunk.done.left = len(chunk.left)
+        else:
+            chunk.done.held = len(chunk.left)
+        return chunk.done
+
+    async def _send_begun(self, lease: Lease, *, chunk: _Chunk) -> None:
+        if self._running.is_over() or not await self._gates.may_send(lease):
+            chunk.left.append(lease)
+            return
+        with self._gates.sending(lease):
+            report = await self._send(lease, chunk.task_run_id)
+        self._record_in(chunk, report)
+
+    async def _send_admitted(self, lease: Lease, chunk: _Chunk) -> None:
+        try:
+            async with self._gates.admit(lease):
+                report = await self._begin_and_send(lease, chunk.task_run_id)
+        except (TimeIsUp, Held):
+            chunk.left.append(lease)
+        except LeaseLost:
+            chunk.done.lost += 1
+        else:
+            self._record_in(chunk, report)
+
+    def _record_in(self, chunk: _Chunk, report: Report) -> None:
+        recorded = self._record(report)
+        recorded.add_done_callback(partial(self._settle_in_chunk, report, chunk.done))
+        chunk.recording.append(recorded)
 
     def waits_at(self, now: float) -> bool:
         """Return whether a delivery that this run parked is due within ``WAIT_SECONDS`` after this time."""
         return now < self._waits_until <= now + WAIT_SECONDS
+
+    async def _hand_back(self, lease: Lease) -> None:
+        self._in_flight.drop(lease)
+        await self._commits.release(lease)
 
     async def hand_back(self, leases: list[Lease]) -> None:
         """Hand leases back, with no attempt charged."""
@@ -185,8 +232,7 @@ class Sender:
         if recorded.cancelled() or recorded.exception() is not None:
             return
         if not recorded.result():
-            self._count_lost(report.lease)
-            done.lost += 1
+            self._count_lost_in(done, report.lease)
             return
         self._settle(report)
         if report.decision is None:
@@ -235,6 +281,10 @@ class Sender:
     def _lost(self, lease: Lease) -> LeaseLost:
         self._count_lost(lease)
         return LeaseLost()
+
+    def _count_lost_in(self, done: ChunkSummary, lease: Lease) -> None:
+        self._count_lost(lease)
+        done.lost += 1
 
     def _count_lost(self, lease: Lease) -> None:
         self._in_flight.drop(lease)

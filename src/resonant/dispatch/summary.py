@@ -62,6 +62,7 @@ class ChunkSummary:
         shown: the reports of the first ``MOST_SHOWN`` dead letters.
         lost: taken over by another worker.
         left: not sent, as the run's time was up.
+        held: not sent, as the endpoint's gate holds them.
     """
 
     delivered: int = 0
@@ -70,6 +71,7 @@ class ChunkSummary:
     shown: list[Report] = field(default_factory=list)
     lost: int = 0
     left: int = 0
+    held: int = 0
 
     def __str__(self) -> str:
         parked = _with_numbers(f"{self.parked.total()} parked", self.parked)
@@ -77,7 +79,11 @@ class ChunkSummary:
         if self.dead_letters > len(self.shown):
             dead_letters += f" ({len(self.shown)} shown as task runs)"
         text = f"{self.delivered} delivered, {parked}, {dead_letters}"
-        rest = ((self.lost, "taken over by another worker"), (self.left, "left for the next run"))
+        rest = (
+            (self.lost, "taken over by another worker"),
+            (self.left, "left for the next run"),
+            (self.held, "held by the endpoint's gate"),
+        )
         return text + "".join(f", {number} {words}" for number, words in rest if number)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _d = schema.deliveries
 # How many due deliveries are looked at for one that suits.
-_CANDIDATES = 100
+_CANDIDATES = 1_000
 
 
 def claim_probe(

@@ -46,13 +46,13 @@ class TestWhatARunDoes:
 
     async def test_a_failure_is_retried_until_it_is_delivered(self, tmp_path):
         async with scene(tmp_path, orders=failing_first(2)) as worker:
-            await enqueue(worker.store, 5)
+            await enqueue(worker.store, 3)
             summary = await worker.run()
-            assert (summary.delivered, summary.retried, summary.attempts) == (5, 5, 15)
+            assert (summary.delivered, summary.retried, summary.attempts) == (3, 3, 9)
         assert rows(tmp_path, "SELECT number, count(*) FROM resonant_attempts GROUP BY number") == [
-            (1, 5),
-            (2, 5),
-            (3, 5),
+            (1, 3),
+            (2, 3),
+            (3, 3),
         ]
 
     async def test_a_delivery_ends_as_its_last_decision_says(self, tmp_path):
@@ -65,8 +65,11 @@ class TestWhatARunDoes:
             b"2": UnexpectedStatus(503, "600"),
             b"3": UnexpectedStatus(503, "300000"),
         }
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store, 4)
+        # A Retry-After stops the whole endpoint.
+        endpoints = ("refusing", "down", "busy", "busier")
+        async with scene(tmp_path, sinks=dict.fromkeys(endpoints, send)) as worker:
+            for number, endpoint in enumerate(endpoints):
+                await worker.store.enqueue([Event(type="t", source="/s", data=number)], endpoint)
             summary = await worker.run()
             assert summary.dead_letters == {"permanent": 1, "exhausted": 1, "expired": 1}
             assert (summary.parked, summary.delivered) == (1, 0)

@@ -10,6 +10,7 @@ import pytest
 
 from resonant.dispatch.limits import Limits
 from resonant.errors import EndpointError
+from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.testing import Receiver, reset_before_response, respond
@@ -188,11 +189,15 @@ async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
 
         destination = sink_target("hook", sink, describe=describe, close=sink.aclose)
         async with scene(tmp_path, hook=destination) as worker:
-            await enqueue(worker.store, 50, endpoint="hook")
+            events = [Event(type="t", source="/s", data=n, id=f"evt_{n}") for n in range(50)]
+            await worker.store.enqueue([event for event in events if int(event.body) % 5 != 4], "hook")
+            await worker.run()
+            # Its Retry-After stops the whole endpoint.
+            await worker.store.enqueue(events[4:5], "hook")
             summary = await worker.run()
         journal = receiver.journal
 
-    assert str(summary) == "30 delivered, 20 retried, 10 parked, 10 dead-lettered (10 permanent)"
+    assert str(summary) == "30 delivered, 20 retried, 1 parked, 10 dead-lettered (10 permanent)"
     received = Counter((entry.webhook_id, entry.body, entry.status) for entry in journal)
     stored = rows(
         tmp_path,
@@ -206,5 +211,5 @@ async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
         ("http_500", "UnexpectedStatus"): 10,
         ("http_400", "UnexpectedStatus"): 10,
         ("connection_reset", "ConnectionResetError"): 10,
-        ("throttled", "UnexpectedStatus"): 10,
+        ("throttled", "UnexpectedStatus"): 1,
     }

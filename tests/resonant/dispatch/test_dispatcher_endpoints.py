@@ -1,6 +1,7 @@
 """How a run of the dispatcher opens its endpoints."""
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
@@ -121,7 +122,7 @@ class TestEndpoints:
 
         all_delivered = asyncio.Event()
         sinks = {"dead-1": dead, "dead-2": dead, "dead-3": dead, "healthy": healthy}
-        async with scene(tmp_path, limits=Limits(concurrency=40), **sinks) as worker:
+        async with scene(tmp_path, clock=time.time, limits=Limits(concurrency=40), **sinks) as worker:
             for name in ("dead-1", "dead-2", "dead-3"):
                 await enqueue(worker.store, 100, endpoint=name)
             running = asyncio.create_task(worker.run())

@@ -30,7 +30,7 @@ class TestCancellation:
         async with scene(tmp_path, orders=hang) as worker:
             await enqueue(worker.store, 120)
             running = asyncio.create_task(worker.run())
-            await until(lambda: len(sending) == 50)
+            await until(lambda: sending)
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
@@ -211,16 +211,16 @@ class TestTheStoreGoesAway:
         asked_again = asyncio.Event()
         async with scene(tmp_path, orders=succeed) as worker:
             await enqueue(worker.store)
-            due = worker.store.due
+            look = worker.store.look
 
-            async def due_while_it_breaks(endpoint):
+            async def look_while_it_breaks(endpoint):
                 if worker.dispatcher._running:
                     asked_again.set()
                     while worker.dispatcher._running:
                         await asyncio.sleep(0)
-                return await due(endpoint)
+                return await look(endpoint)
 
-            worker.store.due = due_while_it_breaks
+            worker.store.look = look_while_it_breaks
             with pytest.raises(RuntimeError, match="broken"):
                 await worker.dispatcher.run(emit_one, endpoint="orders")
 

@@ -10,6 +10,7 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.sender import LeaseLost
 from resonant.errors import UnexpectedStatus
+from resonant.events import Event
 from support.dispatching import (
     START,
     another_worker,
@@ -56,9 +57,14 @@ class TestStoreFirst:
             if isinstance(report.decision, Retry):
                 await worker.dispatcher.attempt(lease.key)
 
-        answers = {b"0": UnexpectedStatus(400), b"1": UnexpectedStatus(503, "60")}
-        async with scene(tmp_path, orders=send, fine=succeed) as worker:
-            await enqueue(worker.store, 3)
+        answers = {
+            b"0": UnexpectedStatus(400),
+            b"1": UnexpectedStatus(503),
+            b"2": UnexpectedStatus(503, "60"),
+        }
+        async with scene(tmp_path, orders=send, waiting=send, fine=succeed) as worker:
+            await enqueue(worker.store, 2)
+            await worker.store.enqueue([Event(type="t", source="/s", data=2)], "waiting")
             await enqueue(worker.store, endpoint="fine")
             await worker.dispatcher.run(emit_one)
         assert {kind: row[:-1] for kind, row in seen.items()} == {

@@ -1,0 +1,288 @@
+"""What may be sent now: a free slot in this process, and the endpoint's gate, which all processes share.
+
+The controller of a gate (``EndpointGate``) only proposes changes. They are written here, by compare-and-set; a change that
+was lost is forgotten, and the controller sees the row that another process has written instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from resonant.delivery.retry import GateView
+from resonant.dispatch.gate import Answer, EndpointGate
+from resonant.errors import StoreError
+from resonant.store.gates import Gate, holds_for_long, read_gates, try_changes
+from resonant.store.probes import claim_probe
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+
+    from resonant.delivery.attempt import Report
+    from resonant.dispatch.in_flight import InFlight
+    from resonant.dispatch.limiter import ConcurrencyLimiter
+    from resonant.dispatch.running_tasks import RunningTasks
+    from resonant.events import Lease
+    from resonant.store import Store
+    from resonant.store.gates import GateChange
+
+    OnGateChange = Callable[[Gate, Gate], None]
+
+
+# How soon those who wait notice that the gate has closed, or the run has ended.
+_LONGEST_WAIT_SECONDS = 0.25
+
+
+class Held(Exception):
+    """The gate holds the delivery, which goes back with no attempt charged."""
+
+
+class Gatekeeper:
+    """Lets the sends of one run through.
+
+    Args:
+        store: has a row for each gate.
+        owner: this run, as the pilot of a gate.
+        limiter: how much can be sent at the same time.
+        in_flight: what the run has claimed.
+        rng: moves probes apart.
+        on_change: called with the gate before and after, when this run has changed its state.
+        running: an error here ends the run.
+
+    Attributes:
+        limiter: as given.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        owner: str,
+        *,
+        limiter: ConcurrencyLimiter,
+        in_flight: InFlight,
+        rng: random.Random,
+        on_change: OnGateChange,
+        running: RunningTasks,
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self.limiter = limiter
+        self._in_flight = in_flight
+        self._rng = rng
+        self._on_change = on_change
+        self._running = running
+        self._rows: Mapping[str, Gate] = {}
+        self._gates: dict[str, EndpointGate] = {}
+        self._sending = Counter[str]()
+        self._proposed: dict[str, GateChange] = {}
+        self._writers: dict[str, asyncio.Task[None]] = {}
+
+    def view(self, endpoint: str) -> GateView:
+        """Return what a decision depends on."""
+        gate = self._of(endpoint)
+        return GateView(governs=gate.governs(self._store.clock()), is_down=gate.gate.state == "probing")
+
+    def governs(self, endpoint: str) -> bool:
+        """Return whether the gate holds deliveries back: all of them, or all but a few at a pace."""
+        return self._of(endpoint).governs(self._store.clock())
+
+    def holds_shortly(self, endpoint: str) -> bool:
+        """Return whether the gate holds deliveries back, but not for so long that a run ends meanwhile."""
+        gate, now = self._of(endpoint), self._store.clock()
+        return gate.governs(now) and not holds_for_long(gate.gate, now)
+
+    def room(self, endpoint: str) -> int | None:
+        """Return how many deliveries to claim; None for no limit."""
+        return self._of(endpoint).room(self._store.clock(), self._waiting(endpoint))
+
+    async def look(self, rows: Mapping[str, Gate], due: Collection[str]) -> None:
+        """Take note of the gates as they are in the store, and renew what this run keeps.
+
+        Args:
+            rows: the gates, by endpoint.
+            due: the endpoints that deliveries are due for.
+
+        Raises:
+            StoreUnavailable: the store went away.
+        """
+        self._rows = rows
+        changes = []
+        for name in {*due, *self._in_flight.busy_endpoints(), *self._gates}:
+            gate = self._of(name)
+            gate.see(rows.get(name, Gate(name)))
+            if name in due or self._in_flight.busy(name) or gate.gate.pilot == self._owner:
+                change = gate.look(self._store.clock())
+                changes += [] if change is None else [change]
+        await self._write(changes)
+
+    async def look_at_sends(self) -> None:
+        """Look at the gates of what is in flight.
+
+        Raises:
+            StoreUnavailable: the store went away.
+        """
+        await self.look(await self._store.read(read_gates), ())
+
+    async def probe(self, endpoint: str) -> Lease | None:
+        """Claim a delivery that is let through as a probe, if one is due.
+
+        Raises:
+            StoreUnavailable: the store went away.
+        """
+        gate = self._of(endpoint)
+        change = gate.probe(self._store.clock())
+        if change is None:
+            return None
+        claimed = await self._store.write_leases(claim_probe, change, owner=self._owner)
+        if claimed is None:
+            return None
+        lease, row = claimed
+        gate.see(row)
+        return lease
+
+    @asynccontextmanager
+    async def admit(self, lease: Lease) -> AsyncIterator[None]:
+        """Hold a slot for a send that the gate lets through, after a wait for both; if the run is over, for nothing.
+
+        Raises:
+            Held: the gate holds the delivery.
+        """
+        while True:
+            async with self.limiter.hold(lease.endpoint):
+                delay = 0.0 if self._running.is_over() else await self._wait(lease)
+                if delay is None:
+                    raise Held
+                if not delay:
+                    with self.sending(lease):
+                        yield
+                    return
+            await asyncio.sleep(
+                min(delay, _LONGEST_WAIT_SECONDS)
+            )  # without the slot, which another endpoint may use meanwhile
+
+    async def may_send(self, lease: Lease) -> bool:
+        """Return whether to send a delivery that has a slot and has begun: False if the gate governs.
+
+        While this process knows nothing of the endpoint, this takes a moment.
+        """
+        while not self.governs(lease.endpoint):
+            delay = await self._wait(lease)
+            if not delay:
+                return delay is not None
+            await asyncio.sleep(delay)
+        return False
+
+    @contextmanager
+    def sending(self, lease: Lease) -> Iterator[None]:
+        """Count a send that was let through, from before it begins until it is answered."""
+        self._sending[lease.endpoint] += 1
+        try:
+            yield
+        finally:
+            self._sending[lease.endpoint] -= 1
+
+    async def watch(self, lease: Lease, attempt: Awaitable[Report]) -> Report:
+        """Await the attempt of a delivery that is counted as being sent, and take account of the answer."""
+        gate = self._of(lease.endpoint)
+        sent = gate.sent(self._store.clock())
+        report = await attempt
+        others = self._sending[lease.endpoint] - 1
+        change = gate.answered(sent, _answer(report), self._store.clock(), others)
+        if change is not None:
+            self._propose(change)
+        return report
+
+    async def leave(self) -> None:
+        """Give the place of the pilot up, at the end of the run.
+
+        Raises:
+            StoreError: it cannot be written; other runs take the place after a moment.
+        """
+        if self._writers:
+            await asyncio.wait(self._writers.values())
+        now = self._store.clock()
+        changes = [gate.leave(now) for gate in self._gates.values()]
+        await self._write([change for change in changes if change is not None])
+
+    def _of(self, endpoint: str) -> EndpointGate:
+        gate = self._gates.get(endpoint)
+        if gate is None:
+            row = self._rows.get(endpoint, Gate(endpoint))
+            gate = self._gates[endpoint] = EndpointGate(row, self._owner, self._rng)
+        return gate
+
+    def _waiting(self, endpoint: str) -> int:
+        return self._in_flight.busy(endpoint) - self._sending[endpoint]
+
+    async def _wait(self, lease: Lease) -> float | None:
+        """Say whether to send: 0 now, more: ask again after so many seconds, None: hand the delivery back."""
+        name = lease.endpoint
+        if (writer := self._writers.get(name)) is not None:
+            await asyncio.wait([writer])  # it may close the gate
+        gate, now = self._of(name), self._store.clock()
+        delay = gate.wait(now, self._sending[name])
+        if delay and gate.governs(now) and self._waiting(name) > (gate.room(now, 0) or 0):
+            return None  # more wait than are sent soon: the pace was cut, or retries woke up
+        return delay
+
+    def _propose(self, change: GateChange) -> None:
+        """Write a change in the background: no answer waits for it to be recorded."""
+        name = change.after.endpoint
+        self._proposed[name] = change
+        writer = self._writers.get(name)
+        if writer is None or writer.done():
+            writer = self._writers[name] = asyncio.create_task(self._write_proposed(name))
+            writer.add_done_callback(partial(self._ended, name))
+
+    async def _write_proposed(self, name: str) -> None:
+        while (change := self._proposed.pop(name, None)) is not None:
+            with contextlib.suppress(StoreError):  # the controller proposes it again
+                await self._write([change])
+
+    def _ended(self, name: str, writer: asyncio.Task[None]) -> None:
+        if self._writers.get(name) is writer:
+            del self._writers[name]
+        if not writer.cancelled() and (error := writer.exception()) is not None:
+            self._running.fail(error)
+
+    async def _write(self, changes: list[GateChange]) -> None:
+        """Try changes of different gates, unless the gate has changed since they were proposed."""
+        changes = [
+            change for change in changes if change.before.epoch == self._of(change.after.endpoint).gate.epoch
+        ]
+        if not changes:
+            return
+        results = await self._store.write(try_changes, changes)
+        for change, (is_written, row) in zip(changes, results, strict=True):
+            self._of(row.endpoint).see(row)
+            if is_written and change.before.state != row.state:
+                self._on_change(change.before, row)
+
+
+def _answer(report: Report) -> Answer:
+    attempt, verdict = report.attempt, report.verdict
+    return Answer(
+        _kind(report),
+        attempt.duration,
+        status_code=attempt.status_code,
+        code=attempt.code,
+        retry_after=None if verdict is None else verdict.retry_after,
+        gone=verdict is not None and verdict.gone,
+        delivery_id=report.lease.delivery_id,
+        event_type=report.lease.event.type,
+    )
+
+
+def _kind(report: Report) -> Literal["delivered", "failed", "alive", "local"]:
+    verdict = report.verdict
+    if verdict is None:
+        return "delivered"
+    if verdict.blame == "local":
+        return "local"
+    is_about_event = verdict.category == "permanent" and report.attempt.status_code is not None
+    return "alive" if is_about_event else "failed"

@@ -1,0 +1,47 @@
+"""The changes of endpoints' gates, as Prefect events and log lines."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+
+from resonant.display import visible
+from resonant.events import rfc3339
+
+if TYPE_CHECKING:
+    from resonant.store.gates import Gate
+
+_PREFIX = "resonant.gate."
+
+
+def announce_gate(before: Gate, after: Gate) -> None:
+    """Send an event for a gate whose state this run has changed, and log it. A thread of Prefect's sends the event."""
+    emit_event(**to_event(before, after))
+    if FlowRunContext.get() is not None:
+        reason = f": {visible(after.reason)}" if after.reason else ""
+        get_run_logger().warning("Endpoint %s is %s%s", after.endpoint, after.state, reason)
+
+
+def to_event(before: Gate, after: Gate) -> dict[str, Any]:
+    """Return the arguments of the event."""
+    return {
+        "event": f"{_PREFIX}{after.state}",
+        "occurred": datetime.fromtimestamp(after.since, UTC),
+        "resource": {
+            "prefect.resource.id": f"resonant.endpoint.{after.endpoint}",
+            "prefect.resource.name": after.endpoint,
+        },
+        "payload": {
+            "endpoint": after.endpoint,
+            "state": after.state,
+            "before": before.state,
+            "since": rfc3339(after.since),
+            "failing_since": None if after.failing_since is None else rfc3339(after.failing_since),
+            "reason": after.reason,
+            "pace": after.pace,
+        },
+    }
