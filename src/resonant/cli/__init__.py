@@ -21,6 +21,7 @@ from resonant.cli import (
     export,
     init,
     metrics,
+    simulate,
     status,
     up,
 )
@@ -113,6 +114,7 @@ for _module in (
     metrics,
     dlq_actions,
     endpoint,
+    simulate,
     up,
     demo,
     init,

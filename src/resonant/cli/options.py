@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.events import ENDPOINT_NAME
+from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from resonant.settings import Settings
@@ -48,6 +49,8 @@ ChunkSize = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
 
 _AGE = re.compile(r"([0-9]{1,9})([smhdw])")
+_LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhdw]?)")
+_LONGEST_DAYS = 30
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -116,3 +119,31 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
             f"{option} {text!r} is no time: give an age (45s, 30m, 2h, 7d) or one like 2026-01-31T12:00:00Z"
         )
     return time.timestamp()
+
+
+def seconds(option: str, text: str) -> float:
+    """Return the seconds that an option means: ``90``, ``1.5``, ``90s``, ``5m``, ``24h``, ``3d``.
+
+    Raises:
+        Misuse: it is no length of time, or longer than 30 days.
+    """
+    found = _LENGTH.fullmatch(text)
+    if not found:
+        raise Misuse(
+            f"{option} {text!r} is no length of time: give seconds or a unit, as in 90, 90s, 5m, 24h"
+        )
+    length = float(found[1]) * _UNIT_SECONDS[found[2] or "s"]
+    if length > _LONGEST_DAYS * _UNIT_SECONDS["d"]:
+        raise Misuse(f"{option} is at most {_LONGEST_DAYS}d, not {text}")
+    return length
+
+
+def choice(option: str, text: str, literal: Any) -> Any:
+    """Return one of a ``Literal``'s values.
+
+    Raises:
+        Misuse: it is none; the text suggests one.
+    """
+    if text not in (known := get_args(literal)):
+        raise Misuse(f"{option}: {text!r} is not valid{did_you_mean(text, known)}")
+    return text

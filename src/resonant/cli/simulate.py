@@ -1,0 +1,215 @@
+"""``resonant simulate``: the gate and the retry policies against a model of an endpoint, in simulated time."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import options
+from resonant.files import READABLE_BY_ALL, atomic_file
+from resonant.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from resonant.delivery.retry import RetryPolicy
+    from resonant.lab.comparison import Variant
+    from resonant.lab.scenario import Scenario
+
+_EXAMPLE = (
+    "Example: resonant simulate --outage 5m --capacity 20 --policy default --policy full --svg outage.svg"
+)
+_SHADES, _ASCII_SHADES = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
+_CHART_COLUMNS = 60
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("simulate", rich_help_panel=options.RUN, epilog=_EXAMPLE)(simulate)
+
+
+def simulate(
+    outage: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the endpoint is down at first: 30, 90s, 5m, 24h.")
+    ] = "30s",
+    outage_kind: Annotated[
+        str, typer.Option(metavar="KIND", help="What it does meanwhile: refuse, 503, 429 or hang.")
+    ] = "refuse",
+    flap: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="In the outage it is down and up in turn, for so long each; 0: down."
+        ),
+    ] = "0",
+    capacity: Annotated[
+        float,
+        typer.Option(metavar="N", min=0, max=100_000, help="Requests it takes per second; 0: any number."),
+    ] = 50.0,
+    overload: Annotated[
+        str, typer.Option(metavar="KIND", help="What it does with more: answer 503 or 429, or queue them.")
+    ] = "503",
+    retry_after: Annotated[
+        str, typer.Option(metavar="TIME", help="Retry-After of each 429 and 503; 0: none.")
+    ] = "0",
+    failures: Annotated[
+        float, typer.Option(metavar="SHARE", min=0, max=0.95, help="Share of requests that fail at random.")
+    ] = 0.0,
+    poison: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", min=0, max=0.95, help="Share of events, of one type, that always fail."
+        ),
+    ] = 0.0,
+    events: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Events in all.")] = 1_000,
+    over: Annotated[
+        str, typer.Option(metavar="TIME", help="Over how long they arrive; 0: all at the start.")
+    ] = "0",
+    processes: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Processes that send.")] = 1,
+    concurrency: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1_000, help="Requests at the same time, of each process.")
+    ] = 50,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A retry policy, repeatable: default, classic, the default with another jitter (none, proportional, equal, "
+            "full, decorrelated), or one of RESONANT_POLICIES.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Runs of each.")] = 5,
+    svg: Annotated[
+        str | None, typer.Option("--svg", metavar="FILE", help="Draw the requests per second as SVG.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show how retry policies treat an endpoint that fails, each with and without the gate.
+
+    The very gate and retry code runs in simulated time, against a model of an endpoint: an hour takes a second. The same
+    options give the same figures. Nothing is sent, and no store is read.
+    """
+    from resonant.lab.comparison import COMPARED, document, known_policies
+    from resonant.lab.scenario import Outage, Overload, Scenario
+    from resonant.settings import load_settings
+
+    scenario = Scenario(
+        events=events,
+        over=options.seconds("--over", over),
+        outage=options.seconds("--outage", outage),
+        outage_kind=options.choice("--outage-kind", outage_kind, Outage),
+        flap=options.seconds("--flap", flap),
+        capacity=capacity,
+        overload=options.choice("--overload", overload, Overload),
+        retry_after=options.seconds("--retry-after", retry_after),
+        failures=failures,
+        poison=poison,
+        processes=processes,
+        concurrency=concurrency,
+    )
+    policies = _chosen(policy or COMPARED, known_policies(load_settings().policies))
+    if svg is None:
+        variants = _compare(scenario, policies, seeds)
+    else:
+        from resonant.lab import chart
+
+        with atomic_file(Path(svg), mode=READABLE_BY_ALL) as write:  # first: a wrong path is refused at once
+            variants = _compare(scenario, policies, seeds)
+            write(chart.svg(scenario, variants))
+    if as_json:
+        output.write(output.to_json(document(scenario, variants)) + "\n")
+        return
+    _write_table(scenario, variants)
+    _write_chart(scenario, variants)
+    if svg is not None:
+        output.write(f"\nwrote {output.visible(svg)}\n")
+
+
+def _compare(scenario: Scenario, policies: Mapping[str, RetryPolicy], seeds: int) -> list[Variant]:
+    from resonant.cli.progress import progress
+    from resonant.lab.comparison import compare
+
+    with progress("simulating", total=2 * seeds * len(policies)) as show:
+        done = count(1)
+        return list(compare(scenario, policies, seeds=seeds, done=lambda: show(next(done))))
+
+
+def _chosen(names: Sequence[str], known: Mapping[str, RetryPolicy]) -> dict[str, RetryPolicy]:
+    for name in names:
+        if name not in known:
+            raise options.Misuse(f"--policy: no retry policy is named {name!r}{did_you_mean(name, known)}")
+    return {name: known[name] for name in names}
+
+
+def _write_table(scenario: Scenario, variants: Sequence[Variant]) -> None:
+    peak = "peak ÷\ncapacity" if scenario.capacity else "peak\nper second"
+    header = (
+        "policy",
+        "gate",
+        "attempts\nper event",
+        peak,
+        "in the\nworst seed",
+        "drained\nafter",
+        "noticed\nafter",
+    )
+    rows = [
+        (
+            variant.policy,
+            "yes" if variant.has_gate else "no",
+            f"{variant.mean('attempts'):.2f}",
+            f"{variant.mean('peak'):,.2f}",
+            f"{variant.worst('peak'):,.2f}",
+            f"{variant.mean('drain'):,.1f} s" if variant.mean("drain") else "-",
+            f"{variant.mean('noticed'):,.1f} s" if variant.mean("noticed") else "-",
+            f"{variant.given_up:,}",
+        )
+        for variant in variants
+    ]
+    output.write_table((*header, "dead\nletters"), rows)
+    if scenario.shortest_drain:
+        output.write_paragraph(
+            f"At its capacity the endpoint needs {scenario.shortest_drain:,.1f} s for all events. Peak: the busiest whole second "
+            "after recovery."
+        )
+    if any(variant.unfinished for variant in variants):
+        output.write_paragraph(
+            "Some deliveries had no end after three days: "
+            + ", ".join(
+                f"{each.policy} {'with' if each.has_gate else 'without'} the gate {each.unfinished:,}"
+                for each in variants
+                if each.unfinished
+            )
+        )
+
+
+def _write_chart(scenario: Scenario, variants: Sequence[Variant]) -> None:
+    """Show the requests per second of the first seed as one line of bars for each variant."""
+    from resonant.lab.comparison import seen, window
+
+    first, last = window(scenario)
+    width = min(_CHART_COLUMNS, last - first)
+    step = (last - first) / width
+    full = 2 * scenario.capacity or max(max(seen(each, first, last)) for each in variants) or 1
+    shades = _ASCII_SHADES if output.stdout().options.ascii_only else _SHADES
+    names = [f"{each.policy}, gate" if each.has_gate else each.policy for each in variants]
+    output.write(
+        f"\nRequests per second from {first:,} s to {last:,} s; {shades[-1]} is {full:,.0f} or more."
+        f" The outage ends at {scenario.outage:,.0f} s.\n"
+    )
+    marker = min(width - 1, int((scenario.outage - first) / step))
+    output.write(" " * (max(map(len, names)) + 2 + marker) + "|\n")
+    for name, variant in zip(names, variants, strict=True):
+        counts = seen(variant, first, last)
+        columns = [
+            counts[int(at * step) : max(int(at * step) + 1, int((at + 1) * step))] for at in range(width)
+        ]
+        line = "".join(_shade(max(column), full, shades) for column in columns)
+        output.write(f"{output.visible(name):<{max(map(len, names))}}  {line.rstrip()}\n")
+
+
+def _shade(count: int, full: float, shades: str) -> str:
+    if not count:
+        return shades[0]
+    return shades[min(len(shades) - 1, max(1, round(count / full * (len(shades) - 1))))]

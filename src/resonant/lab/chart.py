@@ -1,0 +1,83 @@
+"""The comparison as SVG: requests per second at the endpoint, with and without the gate, one row for each policy.
+
+To import this takes half a second: import it where something is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from resonant.lab.comparison import seen, window
+from resonant.metrics.chart_style import (
+    BLUE,
+    SOFT_TEXT,
+    TEXT,
+    TOP,
+    VERMILION,
+    add_legend,
+    new_figure,
+    our_style,
+    shortened,
+    to_svg,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from resonant.lab.comparison import Variant
+    from resonant.lab.scenario import Scenario
+
+_ROW = 1.35
+
+
+def svg(scenario: Scenario, variants: Sequence[Variant]) -> str:
+    """Draw the requests per second of the first seed."""
+    names = list(dict.fromkeys(variant.policy for variant in variants))
+    first, last = window(scenario)
+    with our_style():
+        figure = new_figure(
+            "Requests per second at the endpoint, by retry policy",
+            height=TOP + 0.6 + _ROW * len(names),
+            legend_rows=1,
+        )
+        grid = figure.subplots(len(names), 1, sharex=True, squeeze=False)
+        for row, name in enumerate(names):
+            axes = grid[row][0]
+            pair = [variant for variant in variants if variant.policy == name]
+            _draw(axes, scenario, pair, first, last, is_first=row == 0)
+            axes.set_ylabel(shortened(name))
+        grid[-1][0].set_xlabel("seconds from the start of the outage")
+        add_legend(figure)
+        return to_svg(figure)
+
+
+def _draw(
+    axes: Axes, scenario: Scenario, pair: Sequence[Variant], first: int, last: int, *, is_first: bool
+) -> None:
+    def label(text: str) -> str | None:
+        return text if is_first else None
+
+    if scenario.outage > first:
+        axes.axvspan(
+            first, scenario.outage, color=SOFT_TEXT.light, alpha=0.12, linewidth=0, label=label("outage")
+        )
+    if scenario.capacity:
+        axes.axhline(
+            scenario.capacity, color=TEXT.light, linewidth=0.9, linestyle="--", label=label("capacity")
+        )
+    highest = 0
+    for variant in pair:
+        counts = seen(variant, first, last)
+        highest = max(highest, *counts)
+        ink, text = (BLUE, "with the gate") if variant.has_gate else (VERMILION, "without the gate")
+        axes.step(range(first, last), counts, where="post", color=ink.light, linewidth=1.3, label=label(text))
+    # Retries in step are thousands of times the capacity, beside which nothing else would show.
+    top = min(highest, 4 * scenario.capacity) if scenario.capacity else highest
+    axes.set_ylim(0, 1.1 * max(top, 1))
+    axes.set_xlim(first, last)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -1,0 +1,127 @@
+"""Policies side by side, each with and without the gate, over several seeds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from statistics import mean
+from typing import TYPE_CHECKING, Any, get_args
+
+from resonant.delivery.retry import Jitter, RetryPolicy
+from resonant.lab.simulation import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from resonant.lab.results import Result
+    from resonant.lab.scenario import Scenario
+
+COMPARED = ("none", "classic", "equal", "full", "decorrelated")
+_FIGURES = ("attempts", "peak", "drain", "noticed", "goodput", "busiest", "sends")
+
+# Seconds to show: before the end of the outage, after it at least, and after it in units of the shortest drain.
+_BEFORE, _AFTER, _DRAINS = 30, 60, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One policy, with or without the gate, and its runs.
+
+    Attributes:
+        policy: its name.
+        has_gate: whether the gate holds and paces.
+        results: one for each seed.
+    """
+
+    policy: str
+    has_gate: bool
+    results: Sequence[Result]
+
+    def mean(self, figure: str) -> float:
+        """Return a figure's mean over the seeds."""
+        return float(mean(getattr(result, figure) for result in self.results))
+
+    def worst(self, figure: str) -> float:
+        """Return a figure's highest value."""
+        return float(max(getattr(result, figure) for result in self.results))
+
+    @property
+    def given_up(self) -> int:
+        """Dead letters in the worst seed."""
+        return max(result.given_up for result in self.results)
+
+    @property
+    def unfinished(self) -> int:
+        """Deliveries without an end in the worst seed."""
+        return max(result.unfinished for result in self.results)
+
+
+def known_policies(more: Mapping[str, RetryPolicy]) -> dict[str, RetryPolicy]:
+    """Return the policies that can be compared: the default with each jitter, ``default``, ``classic``, and others.
+
+    Args:
+        more: those of the settings.
+    """
+    jitters = {jitter: replace(RetryPolicy(), jitter=jitter) for jitter in get_args(Jitter)}
+    return {**jitters, "default": RetryPolicy(), "classic": RetryPolicy.classic(), **more}
+
+
+def compare(
+    scenario: Scenario,
+    policies: Mapping[str, RetryPolicy],
+    *,
+    seeds: int,
+    done: Callable[[], None] = lambda: None,
+) -> Iterator[Variant]:
+    """Simulate each policy without and with the gate.
+
+    Args:
+        scenario: what happens.
+        policies: by name.
+        seeds: runs of each; the seeds are 1, 2, 3 ...
+        done: called after each run.
+    """
+    for name, policy in policies.items():
+        for has_gate in (False, True):
+            results = []
+            for seed in range(1, seeds + 1):
+                results.append(simulate(scenario, policy, has_gate=has_gate, seed=seed))
+                done()
+            yield Variant(name, has_gate, results)
+
+
+def document(scenario: Scenario, variants: Sequence[Variant]) -> dict[str, Any]:
+    """Return the comparison as JSON; times are in seconds."""
+    return {
+        "scenario": asdict(scenario) | {"shortest_drain": scenario.shortest_drain},
+        "variants": [
+            {
+                "policy": variant.policy,
+                "gate": variant.has_gate,
+                "seeds": len(variant.results),
+                **{
+                    figure: {
+                        "mean": round(variant.mean(figure), 4),
+                        "worst": round(variant.worst(figure), 4),
+                    }
+                    for figure in _FIGURES
+                    if figure != "goodput"
+                },
+                "goodput": {"mean": round(variant.mean("goodput"), 4)},
+                "given_up": variant.given_up,
+                "unfinished": variant.unfinished,
+            }
+            for variant in variants
+        ],
+    }
+
+
+def window(scenario: Scenario) -> tuple[int, int]:
+    """Return the seconds to show: the end of the outage, and some time after it."""
+    first = max(0, int(scenario.outage) - _BEFORE)
+    return first, int(scenario.outage + max(_AFTER, _DRAINS * scenario.shortest_drain))
+
+
+def seen(variant: Variant, first: int, last: int) -> list[int]:
+    """Return the requests per second of the first seed."""
+    requests = variant.results[0].requests
+    return [requests[second] if second < len(requests) else 0 for second in range(first, last)]

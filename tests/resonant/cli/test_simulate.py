@@ -1,0 +1,82 @@
+"""``resonant simulate``."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+
+QUICK = ("simulate", "--events", "60", "--capacity", "20", "--outage", "3s", "--seeds", "2")
+
+
+def test_each_policy_is_shown_with_and_without_the_gate(resonant):
+    out = resonant(*QUICK, "--policy", "none", "--policy", "full").out
+    rows = [line.split()[:2] for line in out.splitlines()[1:5]]
+    assert rows == [["none", "no"], ["none", "yes"], ["full", "no"], ["full", "yes"]]
+    assert "The outage ends at 3 s." in out
+
+
+def test_the_policies_to_compare_by_default_are_five(resonant):
+    document = resonant.json(*QUICK)
+    assert [each["policy"] for each in document["variants"] if each["gate"]] == [
+        "none",
+        "classic",
+        "equal",
+        "full",
+        "decorrelated",
+    ]
+
+
+def test_the_document_has_the_scenario_and_every_figure(resonant):
+    document = resonant.json(*QUICK, "--policy", "default", "--retry-after", "2s", "--processes", "2")
+    assert document["scenario"]["retry_after"] == 2
+    assert document["scenario"]["shortest_drain"] == 3
+    gated = document["variants"][1]
+    assert gated["gate"] is True
+    assert gated["seeds"] == 2
+    assert gated["attempts"]["mean"] <= gated["attempts"]["worst"]
+    assert {"peak", "drain", "noticed", "busiest", "sends", "goodput", "given_up", "unfinished"} <= set(gated)
+
+
+def test_the_same_options_give_the_same_figures(resonant):
+    assert resonant(*QUICK, "--policy", "default").out == resonant(*QUICK, "--policy", "default").out
+
+
+def test_the_chart_is_drawn_as_svg(resonant, tmp_path):
+    path = tmp_path / "chart.svg"
+    out = resonant(*QUICK, "--policy", "default", "--svg", str(path)).out
+    assert f"wrote {path}" in out
+    text = " ".join(ET.parse(path).getroot().itertext())
+    assert "with the gate" in text
+    assert "without the gate" in text
+    assert "default" in text
+
+
+def test_a_policy_of_the_settings_can_be_compared(resonant, monkeypatch):
+    monkeypatch.setenv("RESONANT_POLICIES", json.dumps({"patient": {"base": 5.0}}))
+    assert resonant.json(*QUICK, "--policy", "patient")["variants"][0]["policy"] == "patient"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--policy", "ful"), "--policy: no retry policy is named 'ful': did you mean full"),
+        (("--outage-kind", "refse"), "--outage-kind: 'refse' is not valid: did you mean refuse?"),
+        (("--overload", "queu"), "--overload: 'queu' is not valid: did you mean queue?"),
+        (("--outage", "3x"), "--outage '3x' is no length of time"),
+        (("--outage", "-3"), "--outage '-3' is no length of time"),
+        (("--outage", "9999d"), "--outage is at most 30d"),
+        (("--retry-after", "soon"), "--retry-after 'soon' is no length of time"),
+    ],
+)
+def test_a_mistake_is_refused_with_a_hint(resonant, options, message):
+    answer = resonant("simulate", *options, code=2)
+    assert message in answer.err
+    assert answer.out == ""
+
+
+def test_a_file_that_cannot_be_written_is_one_line(resonant, tmp_path):
+    answer = resonant(*QUICK, "--policy", "default", "--svg", str(tmp_path / "no" / "chart.svg"), code=1)
+    assert answer.err.count("\n") == 1
+    assert "No such file or directory" in answer.err
