@@ -16,7 +16,7 @@ from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store import open_store
 from tasks import emit
-from tasks.emit import DeliveryRef, Undelivered, emit_event
+from tasks.emit import DeliveryRef, Undelivered, dead_letter, emit_event
 
 DEFAULT = RetryPolicy()
 
@@ -103,6 +103,14 @@ async def test_a_dead_letter_raises_so_that_its_task_run_is_red(attempt):
     assert isinstance(seen.failure.decision, GiveUp)
     assert seen.failure.__cause__ is None
     assert seen.failure.__suppress_context__, "what httpx raised holds the URL"
+
+
+async def test_the_red_task_run_of_a_chunks_dead_letter_says_the_same(attempt):
+    seen = await attempt(answer_400)
+
+    assert dead_letter.task_run_name == emit_event.task_run_name
+    with pytest.raises(Undelivered, match="permanent http_400; given up: permanent"):
+        await dead_letter.fn(seen.ref, seen.failure)
 
 
 async def test_a_ticket_names_the_delivery_and_holds_no_payload(attempt):

@@ -16,6 +16,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
 from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, Event
 from resonant.sinks.base import CallableSink
@@ -140,6 +141,19 @@ async def test_what_a_gate_holds_for_a_moment_is_waited_for(store_url):
         store.clock.advance(31)
         await tracker.look()
         assert tracker.is_settled
+
+
+async def test_a_delivery_that_is_parked_for_a_moment_is_waited_for(store_url):
+    async with opened(store_url) as store:
+        tracker = Tracker(store)
+        tracker.add(await enqueue(store, "soon", "later"))
+        for wait in (WAIT_SECONDS, WAIT_SECONDS + 1):
+            await another_sends(store, 1, Park(wait, START + wait))
+        await tracker.look()
+        assert (
+            str(tracker.outcomes) == "0 delivered, 0 retried, 1 parked, 0 dead-lettered, 1 not finished yet"
+        )
+        assert not tracker.is_settled
 
 
 async def test_deliveries_of_an_earlier_run_are_counted_separately(store_url):
