@@ -31,7 +31,16 @@ from benches.contenders import (
 from benches.contenders.contender import Place
 from benches.processes import PeakMemory, wait_until_quiet
 from benches.receiver import NotReceived, Receiver, counting_receiver
-from benches.standings import Delivered, Standing, Visit, cpu_ms, events_per_second
+from benches.standings import (
+    Delivered,
+    Standing,
+    Visit,
+    all_cpu_ms,
+    cpu_ms,
+    events_per_second,
+    faulty,
+    plain,
+)
 from benches.surroundings import Missing, empty_home, events
 from benches.tables import number
 
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from benches.contenders.contender import Contender, Running
+    from benches.standings import Kind
 
 EVENTS = 5_000
 _FAULTS = 0.2
@@ -64,15 +74,31 @@ class _Target(NamedTuple):
     theirs: Contender
     at_least: float | None = None
     at_most: float | None = None
+    kind: Kind = plain
 
 
-# What the issues ask for, without faults.
+# What the issues ask for.
 _TARGETS = (
     _Target("throughput", "events/s", events_per_second, TASK, EMPTY_TASKS, at_least=0.85),
     _Target("throughput", "events/s", events_per_second, BULK, RAW_LOOP, at_least=0.7),
     _Target("throughput", "events/s", events_per_second, BULK_TWICE, DRAMATIQ, at_least=1.5),
     _Target("throughput", "events/s", events_per_second, BULK_TWICE, CELERY, at_least=3),
     _Target("CPU", "ms an event", cpu_ms, BULK_TWICE, DRAMATIQ, at_most=0.45),
+    _Target(
+        "throughput with faults", "events/s", events_per_second, BULK, RAW_LOOP, at_least=0.75, kind=faulty
+    ),
+    _Target(
+        "throughput with faults", "events/s", events_per_second, BULK_TWICE, DRAMATIQ, at_least=2, kind=faulty
+    ),
+    _Target(
+        "CPU with faults and services",
+        "ms an event",
+        all_cpu_ms,
+        BULK_TWICE,
+        DRAMATIQ,
+        at_most=0.45,
+        kind=faulty,
+    ),
 )
 
 
@@ -125,13 +151,14 @@ def _compare(standings: dict[str, Standing]) -> list[Comparison]:
         ours, theirs = (standings.get(each.name) for each in (target.ours, target.theirs))
         if ours is None or theirs is None:
             continue
-        if both := sorted(ours.visits.keys() & theirs.visits.keys()):
+        of_ours, of_theirs = ours.delivered(target.kind), theirs.delivered(target.kind)
+        if both := sorted(of_ours.keys() & of_theirs.keys()):
             found.append(
                 Comparison(
                     f"{target.what}, {ours.name.removeprefix('Resonant, ')}",
                     target.unit,
-                    [target.value(ours.visits[turn].plain) for turn in both],
-                    [target.value(theirs.visits[turn].plain) for turn in both],
+                    [target.value(of_ours[turn]) for turn in both],
+                    [target.value(of_theirs[turn]) for turn in both],
                     theirs.name,
                     ratio_at_least=target.at_least,
                     ratio_at_most=target.at_most,
@@ -162,8 +189,10 @@ def _measure(running: Running, receiver: Receiver, count: int) -> Visit:
     receiver.expect(warm_up)
     running.enqueue(events(warm_up))
     _wait(running, receiver, _WARM_UP_SECONDS + warm_up / _STUCK)
-    plain = _deliver(running, receiver, count, faults=0)
-    return Visit(plain, _deliver(running, receiver, count, faults=_FAULTS) if running.sends else None)
+    without_faults = _deliver(running, receiver, count, faults=0)
+    return Visit(
+        without_faults, _deliver(running, receiver, count, faults=_FAULTS) if running.sends else None
+    )
 
 
 def _wait(running: Running, receiver: Receiver, seconds: float) -> tuple[float, float]:

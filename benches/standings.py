@@ -132,6 +132,11 @@ def cpu_ms(each: Delivered) -> float:
     return each.cpu_ms
 
 
+def all_cpu_ms(each: Delivered) -> float:
+    """Take the CPU of the processes that send and of the services that they use."""
+    return each.cpu_ms + sum(each.services_cpu_ms.values())
+
+
 def peak_megabytes(each: Delivered) -> float:
     """Take their memory."""
     return each.peak_megabytes
