@@ -27,7 +27,10 @@ BENCHES = (
     "export",
     "growth",
     "comparison",
+    "outage",
 )
+# Those that take ``--only``.
+_IN_PARTS = ("comparison", "outage")
 _COMMANDS = {"plot": "benches.plot", "profile": "benches.profiling"}
 _INTERRUPTED = 130
 
@@ -49,7 +52,8 @@ def main() -> None:
         action="append",
         metavar="PART",
         default=[],
-        help="of the comparison, only contenders with this in their name, and the raw loop; may be given again",
+        help="only contenders of the comparison (and the raw loop), or scenarios of the outage, with this in their name; "
+        "may be given again",
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):
@@ -63,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
     code = 0
     for name in arguments.names or BENCHES:
         say(name)
-        options: dict[str, Any] = {"only": arguments.only} if name == "comparison" else {}
+        options: dict[str, Any] = {"only": arguments.only} if name in _IN_PARTS else {}
         try:
             results.add(name, measure_apart(f"benches.{name}", arguments.events, arguments.rounds, **options))
         except KeyboardInterrupt as interrupt:

@@ -1,0 +1,238 @@
+"""An endpoint that fails, with real processes: what it gets, what it costs, and when all is delivered.
+
+The standard scenario: events are due, nobody listens for 30 s, and then the endpoint takes 50 requests a second and
+answers 503 beyond. The policy is the default one. ``--only PART`` chooses scenarios by a part of their name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx
+from sqlalchemy import func, select
+
+from benches.comparing import Comparison, apart, say
+from benches.outage_receiver import Behaviour, outage_receiver
+from benches.processes import kept, python
+from benches.surroundings import (
+    ENDPOINT,
+    empty_home,
+    events,
+    kept_prefect_server,
+    postgresql,
+    save_endpoint,
+)
+from resonant.store import open_store, schema
+from resonant.store.gates import read_gates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Connection
+
+    from benches.lanes import Lane
+    from benches.outage_receiver import Notes, OutageReceiver
+    from resonant.settings import Settings
+    from resonant.store import Store
+
+EVENTS, ROUNDS = 1_000, 1
+_CAPACITY = 50
+_START_SECONDS = 120.0
+_LONGEST_SECONDS = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One outage.
+
+    Attributes:
+        name: in a few words.
+        lane: of the drains.
+        behaviour: of the endpoint, once it listens.
+        outage: seconds until it listens.
+        drains: processes that send; more than one have PostgreSQL.
+        seconds: how long it is watched if not all is delivered.
+        most_attempts, most_peak, most_drain: targets: attempts an event, requests in a whole second relative to the
+            capacity, and seconds from recovery until all is delivered.
+    """
+
+    name: str
+    lane: Lane = "bulk"
+    behaviour: Behaviour = field(default_factory=lambda: Behaviour(capacity=_CAPACITY))
+    outage: float = 30.0
+    drains: int = 1
+    seconds: float = _LONGEST_SECONDS
+    most_attempts: float | None = None
+    most_peak: float | None = None
+    most_drain: float | None = None
+
+
+SCENARIOS = (
+    Scenario("outage, bulk lane", most_attempts=1.5, most_peak=1.3, most_drain=40.0),
+    Scenario("outage, task lane", lane="task", most_attempts=2.2, most_peak=1.3, most_drain=40.0),
+    Scenario("outage, four drains", drains=4, most_attempts=1.8, most_peak=1.3, most_drain=40.0),
+    Scenario(
+        "slow, 10 a second",
+        behaviour=Behaviour(capacity=10),
+        outage=0.0,
+        most_attempts=1.3,
+        most_peak=2.0,
+        most_drain=105.0,
+    ),
+    Scenario("429, retry after 30 s", behaviour=Behaviour("429"), outage=0.0, seconds=100.0),
+    Scenario("410", behaviour=Behaviour("410"), outage=0.0, seconds=20.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a scenario.
+
+    Attributes:
+        notes: the receiver's.
+        attempts: in the store.
+        dead_letters: given up.
+        unfinished: not delivered in time.
+        gate: the state of the endpoint's gate at the end.
+    """
+
+    notes: Notes
+    attempts: int
+    dead_letters: int
+    unfinished: int
+    gate: str
+
+
+def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
+    """Measure, and return what came out.
+
+    Args:
+        count: events.
+        rounds: how often.
+        only: parts of scenarios' names; all where it is empty.
+    """
+    found: list[Comparison] = []
+    for scenario in SCENARIOS:
+        if only and not any(part in scenario.name for part in only):
+            continue
+        outcomes = []
+        for turn in range(1, rounds + 1):
+            outcome = apart(_measure, scenario, count)
+            outcomes.append(outcome)
+            say(f"  round {turn}: {scenario.name}: {_in_short(scenario, outcome, count)}")
+        found += _compare(scenario, outcomes, count)
+    return found
+
+
+def _in_short(scenario: Scenario, outcome: Outcome, count: int) -> str:
+    notes = outcome.notes
+    seconds = " ".join(
+        str(notes.requests.get(second, 0)) for second in range(max(notes.requests, default=0) + 1)
+    )
+    return (
+        f"{outcome.attempts / count:.2f} attempts an event, peak {notes.peak}/s of {scenario.behaviour.capacity or 'any'}, "
+        f"{notes.accepted} accepted, the last after {max(0.0, notes.last_at - notes.listening_at):.1f} s, "
+        f"{outcome.dead_letters} dead letters, {outcome.unfinished} unfinished, gate {outcome.gate}; "
+        f"requests by second: {seconds}"
+    )
+
+
+def _compare(scenario: Scenario, outcomes: Sequence[Outcome], count: int) -> list[Comparison]:
+    capacity = scenario.behaviour.capacity
+    ones = [1.0] * len(outcomes)
+    attempts = [outcome.attempts / count for outcome in outcomes]
+    found = [
+        Comparison(
+            f"{scenario.name}: attempts",
+            "an event",
+            attempts,
+            ones,
+            "at least",
+            ours_at_most=scenario.most_attempts,
+        )
+    ]
+    if capacity:
+        peaks = [float(outcome.notes.peak) for outcome in outcomes]
+        drains = [outcome.notes.last_at - outcome.notes.listening_at for outcome in outcomes]
+        fastest = [count / capacity] * len(outcomes)
+        found += [
+            Comparison(
+                f"{scenario.name}: busiest second",
+                "requests",
+                peaks,
+                [float(capacity)] * len(outcomes),
+                "of capacity",
+                ratio_at_most=scenario.most_peak,
+            ),
+            Comparison(
+                f"{scenario.name}: all delivered after",
+                "s",
+                drains,
+                fastest,
+                "at capacity",
+                ours_at_most=scenario.most_drain,
+            ),
+        ]
+    return found
+
+
+def _measure(scenario: Scenario, count: int) -> Outcome:
+    with contextlib.ExitStack() as stack:
+        settings = stack.enter_context(empty_home())
+        url = settings.store_url
+        if scenario.drains > 1:
+            url = os.environ["RESONANT_DATABASE_URL"] = stack.enter_context(postgresql()).url
+        receiver = stack.enter_context(outage_receiver(scenario.behaviour))
+        api_url = stack.enter_context(kept_prefect_server(settings)).api_url
+        runner = stack.enter_context(asyncio.Runner())
+        runner.run(save_endpoint(receiver.url))
+        store = runner.run(open_store(url))
+        stack.callback(lambda: runner.run(store.close()))
+        stack.enter_context(_drains(settings, scenario))
+        runner.run(_wait_for_runs(api_url, scenario.drains))
+        return runner.run(_watch(store, receiver, scenario, count))
+
+
+@contextlib.contextmanager
+def _drains(settings: Settings, scenario: Scenario) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for number in range(scenario.drains):
+            log = settings.home.parent / f"drain-{number}.log"
+            command = python("benches.contenders.workers.drain")
+            stack.enter_context(kept(command, log=log, variables={"BENCH_LANE": scenario.lane}))
+        yield
+
+
+async def _wait_for_runs(api_url: str, number: int) -> None:
+    query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    give_up_at = time.monotonic() + _START_SECONDS
+    async with httpx.AsyncClient(base_url=api_url, trust_env=False) as client:
+        while (await client.post("/flow_runs/count", json=query)).json() < number:
+            if time.monotonic() > give_up_at:
+                raise RuntimeError("the drains do not start")
+            await asyncio.sleep(0.25)
+    await asyncio.sleep(2.0)  # until it has opened the store
+
+
+async def _watch(store: Store, receiver: OutageReceiver, scenario: Scenario, count: int) -> Outcome:
+    receiver.listen_after(scenario.outage)
+    await store.enqueue(events(count), ENDPOINT)
+    give_up_at = time.monotonic() + scenario.outage + scenario.seconds
+    while (unfinished := await store.unfinished()) and time.monotonic() < give_up_at:
+        await asyncio.sleep(0.5)
+    attempts, dead_letters = await store.read(_counts)
+    gates = await store.read(read_gates)
+    state = gates[ENDPOINT].state if ENDPOINT in gates else "normal"
+    return Outcome(receiver.notes(), attempts, dead_letters, unfinished, state)
+
+
+def _counts(connection: Connection) -> tuple[int, int]:
+    deliveries = schema.deliveries
+    attempts = select(func.coalesce(func.sum(deliveries.c.attempts), 0))
+    dead = select(func.count()).select_from(deliveries).where(deliveries.c.status == "dead_letter")
+    return connection.execute(attempts).scalar_one(), connection.execute(dead).scalar_one()

@@ -1,0 +1,207 @@
+"""A receiver that is down at first, or misbehaves, and notes every request.
+
+Run as a process of its own (``python -m benches.outage_receiver BEHAVIOUR``, JSON), it prints its URL, listens when it is
+told how many seconds to wait (a line with that number), prints what it has noted when it is sent an empty line, and ends
+when its standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from dataclasses import asdict, dataclass
+from typing import IO, TYPE_CHECKING, Literal, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Kind = Literal["works", "503", "429", "410", "reset", "hang", "refuse"]
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_ID = re.compile(rb"\r\nwebhook-id: *([^\r]+)", re.IGNORECASE)
+_ANSWERS = {
+    "works": b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    "503": b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
+    "429": b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n",
+    "410": b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n",
+}
+_RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What it does.
+
+    Attributes:
+        kind: ``works``, an answer to everything, or what happens to each connection.
+        capacity: requests that it takes in any second; beyond, it answers 503. 0 for any number.
+        ends_after: seconds after it began to listen when it works; 0 for never.
+    """
+
+    kind: Kind = "works"
+    capacity: int = 0
+    ends_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What it has noted.
+
+    Attributes:
+        requests: how many came in each whole second since it listens, by second.
+        accepted: different events.
+        listening_at: when it began to listen, on the machine's monotonic clock.
+        last_at: when the last event was accepted for the first time; 0 for none.
+    """
+
+    requests: dict[int, int]
+    accepted: int
+    listening_at: float
+    last_at: float
+
+    @property
+    def total(self) -> int:
+        """All requests."""
+        return sum(self.requests.values())
+
+    @property
+    def peak(self) -> int:
+        """The requests of the busiest second."""
+        return max(self.requests.values(), default=0)
+
+
+class OutageReceiver:
+    """One in a process of its own.
+
+    Attributes:
+        url: where it listens, or will.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._commands = cast("IO[bytes]", process.stdin)
+        self._answers = cast("IO[bytes]", process.stdout)
+        self.url = self._answers.readline().decode().strip()
+
+    def listen_after(self, seconds: float) -> None:
+        """Have it listen after so many seconds."""
+        self._commands.write(f"{seconds}\n".encode())
+        self._commands.flush()
+
+    def notes(self) -> Notes:
+        """Return what it has noted so far."""
+        self._commands.write(b"\n")
+        self._commands.flush()
+        fields = json.loads(self._answers.readline())
+        fields["requests"] = {int(second): number for second, number in fields["requests"].items()}
+        return Notes(**fields)
+
+
+@contextlib.contextmanager
+def outage_receiver(behaviour: Behaviour) -> Iterator[OutageReceiver]:
+    """Run one for as long as the block."""
+    command = [sys.executable, "-m", "benches.outage_receiver", json.dumps(asdict(behaviour))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        try:
+            yield OutageReceiver(process)
+        finally:
+            cast("IO[bytes]", process.stdin).close()
+
+
+class _State:
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.requests: Counter[int] = Counter()
+        self.accepted: set[bytes] = set()
+        self.listening_at = self.last_at = 0.0
+        self._taken: deque[float] = deque()
+
+    @property
+    def kind(self) -> Kind:
+        behaviour = self.behaviour
+        is_over = behaviour.ends_after and time.monotonic() - self.listening_at >= behaviour.ends_after
+        return "works" if is_over else behaviour.kind
+
+    def answer(self, event_id: bytes) -> bytes | None:
+        """Note a request; return the answer, None for none."""
+        now = time.monotonic()
+        self.requests[int(now - self.listening_at)] += 1
+        if self.kind != "works":
+            return _ANSWERS.get(self.kind)
+        if self.behaviour.capacity:
+            while self._taken and self._taken[0] <= now - 1:
+                self._taken.popleft()
+            if len(self._taken) >= self.behaviour.capacity:
+                return _ANSWERS["503"]
+            self._taken.append(now)
+        if event_id not in self.accepted:
+            self.accepted.add(event_id)
+            self.last_at = now
+        return _ANSWERS["works"]
+
+    def say(self) -> None:
+        notes = Notes(dict(self.requests), len(self.accepted), self.listening_at, self.last_at)
+        print(json.dumps(asdict(notes)), flush=True)
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, state: _State) -> None:
+        self._state = state
+        self._received = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (end_of_head := self._received.find(b"\r\n\r\n")) >= 0:
+            length = _LENGTH.search(self._received, 0, end_of_head)
+            end = end_of_head + 4 + (int(length[1]) if length else 0)
+            if len(self._received) < end:
+                return
+            found = _ID.search(self._received, 0, end_of_head)
+            answer = self._state.answer(found[1] if found else b"")
+            del self._received[:end]
+            if answer is not None:
+                self._transport.write(answer)
+            elif self._state.kind == "reset":
+                sock = self._transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                self._transport.abort()
+
+
+async def _serve(behaviour: Behaviour) -> None:
+    loop = asyncio.get_running_loop()
+    state = _State(behaviour)
+    # Bound, so that nobody else gets the port, and not listening: a connection is refused.
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", 0))
+    host, port = bound.getsockname()
+    print(f"http://{host}:{port}/", flush=True)
+    commands = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+
+    async def listen(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        state.listening_at = time.monotonic()
+        await loop.create_server(lambda: _Connection(state), sock=bound, backlog=1024)
+
+    listening: asyncio.Task[None] | None = None
+    async for line in commands:
+        if not line.strip():
+            state.say()
+        elif listening is None and behaviour.kind != "refuse":
+            listening = asyncio.create_task(listen(float(line)))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(Behaviour(**json.loads(sys.argv[1]))))
