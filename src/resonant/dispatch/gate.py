@@ -306,8 +306,10 @@ class EndpointGate:
         if self._is_waiting_for_store(now) or not (is_too_much or is_throttled):
             return None
         rate = max(1.0, measured.accepted.per_second(now))
-        share_bad = bad if now - measured.since >= 1 else None  # before, the rate is a guess
-        self._next_pace = Pace(rate, now, share_bad=share_bad, helpless_until=self.gate.helpless_until)
+        if now - measured.since >= 1:
+            self._next_pace = Pace(rate, now, share_bad=bad, helpless_until=self.gate.helpless_until)
+        else:  # the rate is a guess: find out
+            self._next_pace = Pace(rate, now, judged_from=measured.since + 1)
         reason = "it asks to slow down" if is_throttled else f"{bad:.0%} of requests fail"
         after = replace(self.gate, state="paced", since=now, paced_at=now, reason=reason)
         return self._propose(self._piloted(after, now, rate))

@@ -21,6 +21,7 @@ _DOUBLING = 2.0
 _CUT = 0.99
 _FRESH_SECONDS = 1.0
 _JUDGED_ANSWERS = 10
+_JUDGING_SECONDS = 3.0
 _LONGEST_JUDGING = 10.0
 _MOST_CUTS = 3
 _HELPLESS_SECONDS = 60.0
@@ -50,11 +51,18 @@ class Pace:
         now: seconds.
         share_bad: the share of bad answers for which a normal endpoint is paced; None after an outage, when the rate
             doubles every second at first.
+        judged_from: answers to what is sent before say nothing about the rate.
         helpless_until: until then only a very large share of failures counts.
     """
 
     def __init__(
-        self, rate: float, now: float, *, share_bad: float | None = None, helpless_until: float | None = None
+        self,
+        rate: float,
+        now: float,
+        *,
+        share_bad: float | None = None,
+        judged_from: float = -inf,
+        helpless_until: float | None = None,
     ) -> None:
         self.rate = max(LOWEST_RATE, rate)
         self.helpless_until = helpless_until
@@ -69,7 +77,7 @@ class Pace:
         self._window = Window()
         self._accepted = Accepted()
         self._latency = Latency()
-        self._fresh_from = -inf
+        self._fresh_from = judged_from
         self._judging: float | None = None
         if share_bad is not None:
             self._judge_from(now, share_bad)
@@ -173,7 +181,7 @@ class Pace:
         judged_from = self._judging or 0.0
         answers, bad = len(self._window) + self._window.earlier, self._window.share_bad
         is_over = now >= judged_from + _LONGEST_JUDGING
-        if not is_over and (answers < _JUDGED_ANSWERS or now < self._fresh_from + _FRESH_SECONDS):
+        if not is_over and (answers < _JUDGED_ANSWERS or now < self._fresh_from + _JUDGING_SECONDS):
             return
         self._judging = None
         self._grown_at = now
