@@ -44,6 +44,11 @@ def broken_until_repaired(request: Request) -> Action:
     return respond(400 if request.event_type.endswith(".rejected") else 503)
 
 
+def slow_until_repaired(_: Request) -> Action:
+    """Answer after a second until the file named by REPAIRED is there, and then at once."""
+    return respond(200, delay=0.0 if Path(os.environ["REPAIRED"]).exists() else 1.0)
+
+
 def slowly_ok_or_rejected(request: Request) -> Action:
     """Refuse events marked as rejected, and answer the others after a short delay."""
     if request.event_type.endswith(".rejected"):
