@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 # How soon those who wait notice that the gate has closed, or the run has ended.
 _LONGEST_WAIT_SECONDS = 0.25
+
+# How old may be what is known of a gate when a send begins, in seconds.
+_OVERDUE_SECONDS = 0.5
 
 
 class Held(Exception):
@@ -77,6 +82,8 @@ class Gatekeeper:
         self._on_change = on_change
         self._running = running
         self._rows: Mapping[str, Gate] = {}
+        self._looked_at = -math.inf
+        self._looking = asyncio.Lock()
         self._gates: dict[str, EndpointGate] = {}
         self._sending = Counter[str]()
         self._proposed: dict[str, GateChange] = {}
@@ -111,6 +118,7 @@ class Gatekeeper:
             StoreUnavailable: the store went away.
         """
         self._rows = rows
+        self._looked_at = time.monotonic()
         changes = []
         for name in {*due, *self._in_flight.busy_endpoints(), *self._gates}:
             gate = self._of(name)
@@ -222,6 +230,7 @@ class Gatekeeper:
     async def _wait(self, lease: Lease) -> float | None:
         """Say whether to send: 0 now, more: ask again after so many seconds, None: hand the delivery back."""
         name = lease.endpoint
+        await self._look_if_overdue()
         if (writer := self._writers.get(name)) is not None:
             await asyncio.wait([writer])  # it may close the gate
         gate, now = self._of(name), self._store.clock()
@@ -229,6 +238,15 @@ class Gatekeeper:
         if delay and gate.governs(now) and self._waiting(name) > (gate.room(now, 0) or 0):
             return None  # more wait than are sent soon: the pace was cut, or retries woke up
         return delay
+
+    async def _look_if_overdue(self) -> None:
+        """Look before a send if the run has not come to it: starting many task runs takes seconds."""
+        if time.monotonic() - self._looked_at < _OVERDUE_SECONDS:
+            return
+        async with self._looking:
+            if time.monotonic() - self._looked_at >= _OVERDUE_SECONDS:
+                with contextlib.suppress(StoreError):  # the send finds out
+                    await self.look_at_sends()
 
     def _propose(self, change: GateChange) -> None:
         """Write a change in the background: no answer waits for it to be recorded."""

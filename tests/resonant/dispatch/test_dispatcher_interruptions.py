@@ -49,15 +49,15 @@ class TestCancellation:
             await asyncio.sleep(3600)
 
         async with scene(tmp_path, orders=fail) as worker:
-            await enqueue(worker.store, 10)
+            await enqueue(worker.store, 3)
             running = asyncio.create_task(worker.dispatcher.run(emit_one))
-            await until(lambda: len(waiting) == 10)
+            await until(lambda: len(waiting) == 3)
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
         assert asyncio.all_tasks() == before
         assert Counter(deliveries(tmp_path, "status, attempts, lease_owner, sending, available_at")) == {
-            ("retrying", 1, None, 0, START + 1): 10
+            ("retrying", 1, None, 0, START + 1): 3
         }
 
     @pytest.mark.parametrize("waits", [False, True], ids=["sending", "waiting"])
