@@ -23,6 +23,7 @@ BENCHES = (
     "rollups",
     "task_lane",
     "memory",
+    "rate",
     "dead_letters",
     "export",
     "growth",

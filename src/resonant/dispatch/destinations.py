@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.limiter import ConcurrencyLimiter
+    from resonant.dispatch.rate import RateLimiter
     from resonant.dispatch.secret_rotation import Signing
     from resonant.store import Store
 
@@ -29,8 +30,12 @@ class Destinations:
         store: where a problem with an endpoint is noted.
         open_destination: opens an endpoint by name. An error holds back only this endpoint's deliveries.
         limiter: takes the limit of each endpoint.
+        rates: takes the rate of each endpoint.
         signing: reports the rotation of each endpoint's secret.
         problems: the endpoints that cannot be opened, and why; kept up to date here.
+
+    Attributes:
+        rates: as given.
     """
 
     def __init__(
@@ -39,12 +44,14 @@ class Destinations:
         open_destination: Callable[[str], Awaitable[Destination]],
         *,
         limiter: ConcurrencyLimiter,
+        rates: RateLimiter,
         signing: Signing,
         problems: dict[str, str],
     ) -> None:
         self._store = store
         self._open_destination = open_destination
         self._limiter = limiter
+        self.rates = rates
         self._signing = signing
         self._problems = problems
         self._opened: dict[str, Destination] = {}
@@ -84,6 +91,7 @@ class Destinations:
             return False
         self._opened[name] = destination
         self._limiter.limit(name, destination.concurrency)
+        self.rates.limit(name, destination.rate, width=self._limiter.limit_of(name))
         self._windows[name] = PrefetchWindow(self._limiter.limit_of(name))
         self._signing.follow(name, destination.rotation)
         self._problems.pop(name, None)

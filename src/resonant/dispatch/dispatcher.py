@@ -35,6 +35,7 @@ from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiter import ConcurrencyLimiter
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.rate import RateLimiter, reserving
 from resonant.dispatch.running_tasks import RunningTasks
 from resonant.dispatch.secret_rotation import Signing
 from resonant.dispatch.sender import LeaseLost, Sender, TimeIsUp
@@ -90,6 +91,7 @@ class Dispatcher:
         self._in_flight = InFlight(limits.max_waiting)
         self._running = RunningTasks()
         self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight, self._running.fail)
+        self._rates = RateLimiter(reserving(store, self._patience), is_over=self._running.is_over)
         self._gates = Gatekeeper(
             store,
             owner,
@@ -104,6 +106,7 @@ class Dispatcher:
             store,
             open_destination,
             limiter=self._limiter,
+            rates=self._rates,
             signing=self._signing,
             problems=self.summary.unknown_endpoints,
         )
@@ -129,6 +132,7 @@ class Dispatcher:
         try:
             await self._heartbeat.stop()
             await self._signing.stop()
+            await self._rates.close()
             await self._sender.close()
             await self._gates.leave()
             # Also without a lease that we know of: a claim may have been cancelled while it was committed.

@@ -191,6 +191,8 @@ class Fetcher:
         most_bytes: int | None = left
         if left < MOST_BYTES // 2:
             wanted, most_bytes = 2 * share, None
+        if (most := self._destinations.rates.most_claimed(endpoint)) is not None:
+            wanted = min(wanted, most)
         room = wanted - self._in_flight.busy(endpoint)
         allowed = self._gates.room(endpoint)
         if allowed is not None:

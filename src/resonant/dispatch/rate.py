@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from resonant.events import Clock
     from resonant.store import Store
 
-# How late a slot may be used. It lets a receiver see 2 % more than the rate in one second, and one more.
-MOST_LATE_SECONDS = 0.02
+# The share of the rate that is used. What goes out evenly does not arrive so: without this, a receiver would now and then
+# see a few more in a second.
+USED_SHARE = 0.98
+# How late a slot may be used; every 10 ms let one send more in a hundred into a second.
+MOST_LATE_SECONDS = 0.01
 # How long before its slot a send may begin in the store; a crash charges each that has begun.
 _LEAD_SECONDS = 0.25
 # How many seconds' worth a run may have claimed: more would be kept from other processes.
@@ -95,7 +98,11 @@ class RateLimiter:
         """
         if rate is not None:
             lead = min(_LEAD_SECONDS, width / 2 / rate)
-            self._lines[endpoint] = _Line(endpoint, rate, lead, self._tools)
+            self._lines[endpoint] = _Line(endpoint, USED_SHARE * rate, lead, self._tools)
+
+    def limits(self, endpoint: str) -> bool:
+        """Return whether an endpoint has a rate."""
+        return endpoint in self._lines
 
     def most_claimed(self, endpoint: str) -> int | None:
         """Return how many deliveries a run may hold of an endpoint; None for an endpoint without a rate."""

@@ -120,8 +120,7 @@ class Sender:
     async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
         self._in_flight.resume(lease)
         try:
-            async with self._gates.admit(lease):
-                report = await self._begin_and_send(lease, task_run_id)
+            report = await self._send_alone(lease, task_run_id)
         except (TimeIsUp, Held):
             await self._hand_back(lease)
             raise
@@ -131,12 +130,16 @@ class Sender:
         self._settle(report)
         return report
 
-    async def _begin_and_send(self, lease: Lease, task_run_id: str | None) -> Report:
-        if self._running.is_over():
-            raise TimeIsUp
-        if not await self._commits.begin(lease):
-            raise self._lost(lease)
-        return await self._send(lease, task_run_id)
+    async def _send_alone(self, lease: Lease, task_run_id: str | None) -> Report:
+        slot = await self._destinations.rates.take(lease.endpoint)
+        async with self._gates.admit(lease):
+            if self._running.is_over():
+                raise TimeIsUp
+            if not await self._commits.begin(lease):
+                raise self._lost(lease)
+            if not await self._destinations.rates.wait(lease.endpoint, slot):
+                raise TimeIsUp
+            return await self._send(lease, task_run_id)
 
     async def _send(self, lease: Lease, task_run_id: str | None) -> Report:
         attempt = self._attempt_runner.attempt(
@@ -155,7 +158,7 @@ class Sender:
         leases = [lease for key in keys if (lease := self._in_flight.get(key)) is not None]
         chunk = _Chunk(task_run_id)
         try:
-            if self._gates.governs(endpoint):
+            if self._gates.governs(endpoint) or self._destinations.rates.limits(endpoint):
                 # Few at a time: none begins ahead of need, which a crash would charge.
                 await all_of([asyncio.create_task(self._send_admitted(lease, chunk)) for lease in leases])
             else:
@@ -190,8 +193,7 @@ class Sender:
 
     async def _send_admitted(self, lease: Lease, chunk: _Chunk) -> None:
         try:
-            async with self._gates.admit(lease):
-                report = await self._begin_and_send(lease, chunk.task_run_id)
+            report = await self._send_alone(lease, chunk.task_run_id)
         except (TimeIsUp, Held):
             chunk.left.append(lease)
         except LeaseLost:

@@ -1,0 +1,120 @@
+"""An endpoint's rate, which four drains share: what its receiver sees in any second, also after one of them is killed.
+
+The receiver keeps a journal; a second may begin at any request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import functools
+import os
+import signal
+import time
+from typing import IO, TYPE_CHECKING, cast
+
+from benches.comparing import Comparison, apart, say
+from benches.processes import kept, python, told
+from benches.surroundings import ENDPOINT, empty_home, events, kept_prefect_server, postgresql, save_endpoint
+from resonant.store import open_store
+from resonant.testing import read_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from benches.contenders.ours import Database
+    from benches.lanes import Lane
+    from benches.standings import Standing
+
+EVENTS, ROUNDS = 1_500, 1
+_RATE = 50.0
+_MOST = 52
+_DRAINS = 4
+_START_SECONDS = 90.0
+# The share of the events after which one of the drains is killed.
+_KILLED_AFTER = 0.4
+_DATABASES: tuple[Database, ...] = ("SQLite", "PostgreSQL")
+# Each lane, and whether a drain is killed.
+_CASES: tuple[tuple[Lane, bool], ...] = (("bulk", False), ("bulk", True), ("task", False))
+
+
+def run(count: int, rounds: int) -> list[Comparison | Standing]:
+    """Measure, and return what came out."""
+    found: list[Comparison | Standing] = []
+    for database in _DATABASES:
+        for lane, kills in _CASES:
+            # Each in a process of its own: Prefect's client remembers the server that it has seen first.
+            seen = [apart(_measured, database, lane, count, kills=kills) for _ in range(rounds)]
+            what = f"{_DRAINS} drains, {lane} lane, {database}" + (", one killed" if kills else "")
+            most, goodput = zip(*seen, strict=True)
+            rates = [_RATE] * rounds
+            found += [
+                Comparison(
+                    f"{what}: most in a second", "requests", most, rates, "the rate", ours_at_most=_MOST
+                ),
+                Comparison(f"{what}: goodput", "events/s", goodput, rates, "the rate", ratio_at_least=0.95),
+            ]
+    return found
+
+
+def _measured(database: Database, lane: Lane, count: int, *, kills: bool) -> tuple[float, float]:
+    """Send so many; return the most requests in any second, and the events per second."""
+    with contextlib.ExitStack() as stack:
+        settings = stack.enter_context(empty_home())
+        settings.home.mkdir(parents=True)
+        journal, log = settings.home / "journal.jsonl", settings.home / "log"
+        if database == "PostgreSQL":
+            os.environ["RESONANT_DATABASE_URL"] = stack.enter_context(postgresql()).url
+        stack.enter_context(kept_prefect_server(settings))
+        url = stack.enter_context(_receiver(journal, log))
+        asyncio.run(_prepare(os.environ.get("RESONANT_DATABASE_URL", settings.store_url), url, count))
+        drain = functools.partial(
+            kept, python("benches.contenders.workers.drain"), log=log, variables={"BENCH_LANE": lane}
+        )
+        drains = [stack.enter_context(drain()) for _ in range(_DRAINS)]
+        until = count * _KILLED_AFTER if kills else count
+        _wait_for(journal, until)
+        if kills:
+            os.kill(drains[0], signal.SIGKILL)
+            # What it held goes to the others only once its leases end.
+            _wait_for(journal, count * 0.9)
+        times = sorted(each.received_at for each in read_journal(journal))
+    most = max(bisect.bisect_left(times, start + 1) - i for i, start in enumerate(times))
+    spare = int(_RATE * 5)  # while not all drains have started
+    goodput = (len(times) - 1 - spare) / (times[-1] - times[spare])
+    say(f"  {database}, {lane} lane: at most {most} in a second, {goodput:.1f}/s")
+    return float(most), goodput
+
+
+@contextlib.contextmanager
+def _receiver(journal: Path, log: Path) -> Iterator[str]:
+    command = python("resonant.testing", "--journal", str(journal))
+    with told(command, log=log, variables={}) as process:
+        # It stands for another machine: it shall not see requests together because it waited for a processor.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, -10)
+        yield cast("IO[bytes]", process.stdout).readline().decode().strip()
+        process.terminate()
+
+
+async def _prepare(url: str, receiver: str, count: int) -> None:
+    await save_endpoint(receiver, rate=_RATE)
+    store = await open_store(url)
+    try:
+        await store.enqueue(events(count), ENDPOINT)
+    finally:
+        await store.close()
+
+
+def _wait_for(journal: Path, count: float) -> None:
+    """Wait until so many requests have arrived."""
+    give_up_at = time.monotonic() + _START_SECONDS + 2 * count / _RATE
+    seen = 0
+    with journal.open() as lines:
+        while seen < count:
+            if time.monotonic() > give_up_at:
+                raise RuntimeError(f"{seen} of {count:g} requests arrived in time")
+            seen += sum(1 for _ in lines)
+            time.sleep(0.1)
