@@ -122,7 +122,7 @@ class Desk:
         return Outcome(lease, _attempt(lease, result="delivered", **{"status_code": 200} | attempt), None)
 
     @staticmethod
-    def failed(lease: Lease, decision: Decision, *, gone: bool = False, **attempt: Any) -> Outcome:
+    def failed(lease: Lease, decision: Decision, **attempt: Any) -> Outcome:
         names = {Retry: "retry", Park: "park", GiveUp: "give_up"}
         values = {
             "status_code": 503,
@@ -137,7 +137,7 @@ class Desk:
             "next_attempt_at": getattr(decision, "next_attempt_at", None),
             "early": not getattr(decision, "charged", True),
         }
-        return Outcome(lease, _attempt(lease, result="failed", **values | attempt), decision, gone=gone)
+        return Outcome(lease, _attempt(lease, result="failed", **values | attempt), decision)
 
 
 def _attempt(lease: Lease, **values: Any) -> Attempt:

@@ -151,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
             for fact in FACTS_OF_A_LEASE:
                 assert getattr(lease, fact) == getattr(known, fact), f"{fact}: took {lease}, expected {known}"
 
-    def outcome(self, lease, decision: Decision | None, *, gone: bool = False) -> Outcome:
+    def outcome(self, lease, decision: Decision | None) -> Outcome:
         facts: dict[str, Any] = {
             "started_at": START + next(self.sends)
         }  # no two sends start in the same moment
@@ -159,7 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
             return self.desk.delivered(lease, **facts)
         if decision == GiveUp("permanent"):
             facts |= {"category": "permanent", "code": "http_400", "status_code": 400}
-        return self.desk.failed(lease, decision, gone=gone, **facts)
+        return self.desk.failed(lease, decision, **facts)
 
     def record(self, *outcomes: Outcome) -> set[LeaseKey]:
         now = self.clock()

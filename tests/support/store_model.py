@@ -97,7 +97,6 @@ class Model:
         self.deliveries: dict[int, Known] = {}
         self.accepted: Counter[str] = Counter()
         self.purged: Counter[str] = Counter()
-        self.gone_at: dict[str, float] = {}
         self.counted: Counter[tuple[str, ...]] = Counter()
 
     def all(self, **wanted: Any) -> list[Known]:
@@ -138,7 +137,7 @@ class Model:
         """Only what is said by the holder of the lease stands; what is said again was said before."""
         return {outcome.lease.key for outcome in outcomes if self._record(outcome, now)}
 
-    def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: C901, PLR0911 - as many ways as there are
+    def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: PLR0911 - as many ways as there are
         lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
         known = self.deliveries.get(lease.delivery_id)
         name = (attempt.number, attempt.started_at)
@@ -159,8 +158,6 @@ class Model:
             known.round_attempts, known.backoff_until = known.round_attempts + 1, None
         known.sending, known.status_code = False, attempt.status_code
         self.count("attempt", known, attempt.result, attempt.category, attempt.code)
-        if outcome.gone:
-            self.gone_at.setdefault(known.endpoint, now)
         if decision is None:
             known.end("delivered", None, now)
             self.count("delivery", known, "delivered")

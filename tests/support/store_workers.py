@@ -136,17 +136,16 @@ class Workers(StoreMachine):
         lease=leases,
         begins=st.booleans(),
         reason=st.sampled_from(REASONS),
-        gone=st.booleans(),
     )
-    def fail_for_good(self, lease, begins, reason, gone):
-        self.end_attempt(lease, GiveUp(reason), begins=begins, gone=gone)
+    def fail_for_good(self, lease, begins, reason):
+        self.end_attempt(lease, GiveUp(reason), begins=begins)
 
-    def end_attempt(self, lease, decision: Decision | None, *, begins: bool, gone: bool = False):
+    def end_attempt(self, lease, decision: Decision | None, *, begins: bool):
         """Send and record, and record again as if the answer had got lost."""
         if begins:
             self.begin([lease])
         held = self.remembered.pop(lease)
-        outcome = self.outcome(held, decision, gone=gone)
+        outcome = self.outcome(held, decision)
         if not (stands := self.record(outcome)):
             return
         self.clock.advance(0.5)

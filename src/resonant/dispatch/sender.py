@@ -227,8 +227,7 @@ class Sender:
             # Counted before it is written: nobody else shall be promised this place meanwhile.
             self._in_flight.wait(lease)
             self._running.note_change()
-        gone = report.verdict is not None and report.verdict.gone
-        return self._commits.record(Outcome(lease, report.attempt, decision, gone=gone))
+        return self._commits.record(Outcome(lease, report.attempt, decision))
 
     def _settle_in_chunk(self, report: Report, done: ChunkSummary, recorded: asyncio.Future[bool]) -> None:
         if recorded.cancelled() or recorded.exception() is not None:

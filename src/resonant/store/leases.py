@@ -66,12 +66,6 @@ def _unfinished_names() -> CTE:
     return names.union_all(select(following.scalar_subquery()).where(names.c.name.is_not(None)))
 
 
-def gone_at(connection: Connection, endpoint: str) -> float | None:
-    """Return since when an endpoint has answered 410, seconds since the epoch; None where it has not."""
-    table = schema.endpoints
-    return connection.execute(select(table.c.gone_at).where(table.c.name == endpoint)).scalar()
-
-
 def unfinished(connection: Connection, endpoint: str | None = None) -> int:
     """Return how many deliveries are neither delivered nor given up."""
     query = select(func.count()).select_from(_d).where(_d.c.available_at.is_not(None))

@@ -11,7 +11,6 @@ from resonant.store.attempts import AttemptKey, add_attempts, attempt_row, recor
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.counters import Tally
 from resonant.store.locked_rows import change_all, change_each, is_held, lock
-from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +29,6 @@ class Outcome:
     Attributes:
         lease: as it was claimed, with ``attempts`` counted on for those made since.
         decision: None for a delivery.
-        gone: whether the endpoint said that it will never be there again (410).
 
     Raises:
         ValueError: the attempt's number does not follow the lease's attempts.
@@ -39,7 +37,6 @@ class Outcome:
     lease: Lease
     attempt: Attempt
     decision: Decision | None
-    gone: bool = False
 
     def __post_init__(self) -> None:
         if self.attempt.number != self.lease.attempts + 1:
@@ -93,15 +90,6 @@ def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None
     for outcome in kept:
         _count(tally, outcome, now)
     tally.write(connection)
-    # After the rollups, as when events are accepted: see the order of locks in schema.py.
-    if gone := sorted({outcome.lease.endpoint for outcome in kept if outcome.gone}):
-        insert = insert_into(connection.dialect.name, schema.endpoints)
-        flagging = insert.on_conflict_do_update(
-            index_elements=["name"],
-            set_={"gone_at": insert.excluded.gone_at},
-            where=schema.endpoints.c.gone_at.is_(None),
-        )
-        connection.execute(flagging, [{"name": name, "gone_at": now} for name in gone])
 
 
 def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -> None:

@@ -200,7 +200,7 @@ acceptances = Table(
     Column("counted", Boolean, nullable=False),
 )
 
-# One row per endpoint: the two ledgers of the balance, and when it answered 410. `accepted` lacks the rows of
+# One row per endpoint: the two ledgers of the balance. `accepted` lacks the rows of
 # resonant_acceptances; an endpoint gets its row at the first fold.
 endpoints = Table(
     "resonant_endpoints",
@@ -208,7 +208,6 @@ endpoints = Table(
     Column("name", Text, primary_key=True),
     Column("accepted", BigInteger, nullable=False, server_default="0"),
     Column("purged", BigInteger, nullable=False, server_default="0"),
-    Column("gone_at", Double),
 )
 
 # When deliveries of an endpoint were last claimed. Not a column of resonant_endpoints, so that claims do not wait for a purge

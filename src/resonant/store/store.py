@@ -146,10 +146,6 @@ class Store:
         """Hand back everything this owner holds, with no attempt charged; return how many there were."""
         return await self.write(lease_queries.release_all, owner, now=self.clock())
 
-    async def gone_at(self, endpoint: str) -> float | None:
-        """Return since when an endpoint has answered 410, seconds since the epoch; None where it has not."""
-        return await self.read(lease_queries.gone_at, endpoint)
-
     async def unfinished(self, endpoint: str | None = None) -> int:
         """Return how many deliveries are neither delivered nor given up."""
         return await self.read(lease_queries.unfinished, endpoint)

@@ -13,7 +13,6 @@ from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from support.dispatching import (
-    START,
     Scene,
     deliveries,
     enqueue,
@@ -89,19 +88,6 @@ class TestWhatARunDoes:
             await enqueue(worker.store, endpoint="others")
             await worker.run(endpoint="others")
         assert deliveries(tmp_path, "endpoint, status") == [("orders", "pending"), ("others", "delivered")]
-
-    async def test_an_endpoint_that_answers_410_is_flagged_gone(self, tmp_path):
-        async def gone(_event):
-            raise UnexpectedStatus(410)
-
-        async with scene(tmp_path, orders=gone, others=succeed) as worker:
-            await enqueue(worker.store, endpoint="orders")
-            await enqueue(worker.store, endpoint="others")
-            await worker.run()
-        assert rows(tmp_path, "SELECT name, gone_at FROM resonant_endpoints ORDER BY name") == [
-            ("orders", START),
-            ("others", None),
-        ]
 
     async def test_each_retry_is_drawn_from_the_delay_before_it(self, tmp_path):
         jittery = RetryPolicy(jitter="decorrelated", base=1.0, max_attempts=6, park_after=1e6)

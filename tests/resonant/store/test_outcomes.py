@@ -132,16 +132,6 @@ class TestRecord:
         with pytest.raises(ValueError, match="attempt 1 cannot follow the 1 of its lease"):
             Outcome(stale, desk.delivered(lease).attempt, None)
 
-    def test_an_endpoint_that_says_it_is_gone_is_flagged_once(self, desk):
-        desk.enqueue("evt_1", "evt_2")
-        first, second = desk.claim()
-        desk.record(desk.failed(first, GiveUp("permanent"), gone=True))
-        gone_at = desk.clock()
-        desk.clock.advance(60)
-        desk.record(desk.failed(second, GiveUp("permanent"), gone=True))
-        [endpoint] = desk.rows(schema.endpoints)
-        assert endpoint["gone_at"] == gone_at
-
     def test_what_a_receiver_says_is_storable_whatever_it_holds(self, desk):
         desk.enqueue("evt_1")
         dirty = {
@@ -173,7 +163,7 @@ class TestLateWorker:
         decisions = {"retry": Retry(1, 1e9), "park": Park(9, 1e9), "give_up": GiveUp("permanent")}
         outcome = desk.delivered(late)
         if how in decisions:
-            outcome = desk.failed(late, decisions[how], gone=True)
+            outcome = desk.failed(late, decisions[how])
         assert desk.record(outcome) == set()
         assert snapshot(desk) == before
         [lost, added] = desk.history("evt_1")

@@ -91,9 +91,9 @@ async def _emit(desk, rng, owner, delivered, goes_on):
     async def emit(lease):
         if await commits.begin(lease):
             outcomes = [
-                desk.failed(lease, desk.retry_in(0), gone=rng.random() < 0.2),
+                desk.failed(lease, desk.retry_in(0)),
                 desk.failed(lease, desk.park_for(0)),
-                desk.failed(lease, GiveUp("permanent"), gone=True),
+                desk.failed(lease, GiveUp("permanent")),
                 desk.delivered(lease),
             ]
             outcome = rng.choice(outcomes)

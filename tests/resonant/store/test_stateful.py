@@ -35,8 +35,7 @@ class Machine(Operators):
         assert found["causes"] == {each.id: each.cause for each in model.all(status="dead_letter")}
         assert set(found["events"]) == {each.event_id for each in model.all()}
         assert found["endpoints"] == {
-            name: (model.accepted[name], model.purged[name], model.gone_at.get(name))
-            for name in model.accepted
+            name: (model.accepted[name], model.purged[name]) for name in model.accepted
         }
         self.check_balance(found["status"])
         self.check_counters(found["rollups"])
@@ -101,14 +100,12 @@ def look(connection, now: float) -> dict[str, Any]:
     ).where(causes.id == schema.deliveries.c.cause_id, schema.is_dead_letter)
     key = [column.name for column in schema.rollups.primary_key.columns]
     rollups = {tuple(row[name] for name in key): (row["count"], row["total"]) for row in rows(schema.rollups)}
-    ledgers = {
-        row["name"]: (row["accepted"], row["purged"], row["gone_at"]) for row in rows(schema.endpoints)
-    }
+    ledgers = {row["name"]: (row["accepted"], row["purged"]) for row in rows(schema.endpoints)}
     # Acceptances that are not folded yet count too.
     for row in rows(schema.acceptances):
         endpoint, minute = row["endpoint"], int(row["accepted_at"] // 60) * 60
-        accepted, purged, gone_at = ledgers.get(endpoint, (0, 0, None))
-        ledgers[endpoint] = (accepted + row["count"], purged, gone_at)
+        accepted, purged = ledgers.get(endpoint, (0, 0))
+        ledgers[endpoint] = (accepted + row["count"], purged)
         labels = ("accepted", minute, endpoint, row["event_type"], "accepted", "", "", math.inf)
         count, total = rollups.get(labels, (0, 0.0))
         rollups[labels] = (count + row["count"], total)
