@@ -1,7 +1,8 @@
 """``python -m benches [NAME ...] [--events N] [--rounds N]``: measure, and print what came out as a table.
 
 Of a bench that fails the error is told, and the others go on. ``python -m benches plot FILE`` draws what ``--json FILE`` has
-written of the comparison, ``python -m benches profile`` tells where the time of an emission goes.
+written of the comparison, ``python -m benches profile`` tells where the time of an emission goes, ``python -m benches
+simulations`` prints the table of docs/retries.md.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ BENCHES = (
 )
 # Those that take ``--only``.
 _IN_PARTS = ("comparison", "outage")
-_COMMANDS = {"plot": "benches.plot", "profile": "benches.profiling"}
+_COMMANDS = {
+    "plot": "benches.plot",
+    "profile": "benches.profiling",
+    "simulations": "benches.simulations",
+}
 _INTERRUPTED = 130
 
 

@@ -299,7 +299,7 @@ class EndpointGate:
         answers, bad = len(measured.window), measured.window.share_bad
         is_too_much = (
             answers >= FEWEST_ANSWERS
-            and bad > half(answers, is_helpless=self._is_helpless(now)) + answers**-0.5
+            and bad > half(answers, is_helpless=self._is_helpless(now)) + 0.5 * answers**-0.5
             and measured.has_just_accepted(now)
         )
         is_throttled = measured.throttled.share_bad > _THROTTLED_SHARE

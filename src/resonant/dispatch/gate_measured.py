@@ -8,7 +8,7 @@ from resonant.dispatch.gate_window import Accepted, Window
 
 # What makes an outage: so many failures in a row, or fewer over a longer time. Among the first answers as many as are
 # improbable for the share of failures before them.
-_STREAK, _FEWEST_STREAK, _IMPROBABLE = 20, 5, 1e-4
+_STREAK, _FEWEST_STREAK, _IMPROBABLE = 20, 6, 1e-4
 _SLOW_STREAK, _SLOW_STREAK_SECONDS = 5, 30.0
 # A process that has had no answer for a while begins with a few sends, and adds more as they are accepted. After a moment
 # it sends freely, as slow answers limit it anyway; but if much of this fails, then only a few more for each such moment.

@@ -26,8 +26,9 @@ _LONGEST_JUDGING = 10.0
 _MOST_CUTS = 3
 _HELPLESS_SECONDS = 60.0
 _HELPLESS_SHARE = 0.95
-_TOLERATED = 0.05
-_SIGMAS = 2.0
+_TOLERATED = 0.02
+_SIGMAS = 1.5
+_HALF_SIGMAS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,11 @@ class _Usual:
     share: float = 0.0
     answers: int = 0
 
-    def limit(self, answers: int) -> float:
-        """Return the share above which so many answers are worse than usual."""
-        doubt = 1 / answers + (1 / self.answers if self.answers else 0.0)
-        return self.share + _TOLERATED + _SIGMAS * sqrt(self.share * (1 - self.share) * doubt)
+    def limit(self, answers: int, share_bad: float) -> float:
+        """Return the share above which so many answers are worse than usual, and not by chance."""
+        known = max(self.answers, _JUDGED_ANSWERS)
+        pooled = (self.share * known + share_bad * answers) / (known + answers)
+        return self.share + _TOLERATED + _SIGMAS * sqrt(pooled * (1 - pooled) * (1 / answers + 1 / known))
 
 
 class Pace:
@@ -155,7 +157,7 @@ class Pace:
             self._usual = _Usual(
                 min(self._window.earlier_bad / self._window.earlier, _HELPLESS_SHARE), self._window.earlier
             )
-        return answers >= _JUDGED_ANSWERS and bad > self._usual.limit(answers)
+        return answers >= _JUDGED_ANSWERS and bad > self._usual.limit(answers, bad)
 
     def _is_helpless(self, now: float) -> bool:
         return self.helpless_until is not None and now < self.helpless_until
@@ -215,4 +217,4 @@ class Pace:
 
 def half(answers: int, *, is_helpless: bool) -> float:
     """Return the share of bad answers that no endpoint has by chance, for so many answers."""
-    return _HELPLESS_SHARE if is_helpless else 0.55 + answers**-0.5
+    return _HELPLESS_SHARE if is_helpless else 0.55 + _HALF_SIGMAS * answers**-0.5
