@@ -103,7 +103,7 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
             get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
     await own.finish()
     if own.outcomes.unfinished:
-        # Another worker took them over. Wait for it; if its leases expire, this run sends them.
+        # Another worker took them over, a gate holds them, or they are parked for a moment. Wait, and send what is due.
         # An emission of its own, as this one's policy is not for what else is due.
         async with open_dispatcher() as following:
             await send_due(following, endpoint=request.selection.endpoint, own=own)

@@ -64,9 +64,9 @@ def emit(
 ) -> None:
     """Store the events of JSONL files, emit them and report their outcome.
 
-    The command waits until each of its events is delivered, parked (waiting in the store for a retry) or a dead letter,
-    even if another process, such as the drain of `resonant up`, sends it. If some become dead letters, the exit code is
-    1 and one line shows how to list them. Ctrl-C returns unsent deliveries to the store; nothing is lost.
+    The command waits until each of its events is delivered, parked (its retry is due in more than 30 seconds) or a dead
+    letter, even if another process, such as the drain of `resonant up`, sends it. If some become dead letters, the exit
+    code is 1 and one line shows how to list them. Ctrl-C returns unsent deliveries to the store; nothing is lost.
 
     Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast; then many
     deliveries share a task run, and only dead letters get task runs of their own.
