@@ -36,7 +36,7 @@ def described(gate: Gate, *, held: int, now: float) -> str:
     """
     if not gate.governs_at(now):
         return "normal"
-    parts = list(_parts(gate, now))
+    parts = list(_parts(gate, held, now))
     if held:
         parts.append(f"{held:,} held")
     if held and _is_unattended(gate, now):
@@ -64,7 +64,7 @@ def pace(gate: Gate) -> str | None:
     return f"{gate.pace:.3g} per second" if gate.state == "paced" and gate.pace is not None else None
 
 
-def _parts(gate: Gate, now: float) -> Iterator[str]:
+def _parts(gate: Gate, held: int, now: float) -> Iterator[str]:
     is_told_to_wait = gate.not_before is not None and gate.not_before > now
     for_how_long = f"for {span((gate.not_before or now) - now)} more, as it asked by Retry-After"
     if gate.state == "normal":
@@ -72,7 +72,8 @@ def _parts(gate: Gate, now: float) -> Iterator[str]:
         return
     yield f"{_state(gate, now)}: {gate.reason}" if gate.reason else _state(gate, now)
     if (probe_at := next_probe_at(gate)) is not None:
-        yield f"next probe in {span(probe_at - now)}" if probe_at > now else "a probe is due"
+        due = "a probe is due" if held else "the next delivery is the probe"
+        yield f"next probe in {span(probe_at - now)}" if probe_at > now else due
     elif gate.state == "paced" and is_told_to_wait:
         yield f"nothing is sent {for_how_long}"
 

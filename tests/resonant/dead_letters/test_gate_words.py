@@ -60,6 +60,14 @@ def test_a_probe_waits_for_a_retry_after():
     assert described(gate, held=0, now=NOW) == "probing for 0 s; next probe in 4 min"
 
 
+def test_a_probe_that_is_due_waits_for_a_delivery():
+    gate = Gate("orders", "probing", since=NOW, reason="it was resumed", probe_at=NOW)
+    assert described(gate, held=2, now=NOW) == "probing for 0 s: it was resumed; a probe is due; 2 held"
+    assert (
+        described(gate, held=0, now=NOW) == "probing for 0 s: it was resumed; the next delivery is the probe"
+    )
+
+
 @pytest.mark.parametrize(("gate", "after"), [(PROBING, 73.0), (PACED, 64.0)])
 def test_a_gate_that_no_run_looks_after_says_so_if_it_holds_deliveries(gate, after):
     said = "no run sends to it: `resonant emit` does"
