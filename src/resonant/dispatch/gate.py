@@ -61,17 +61,14 @@ class Answer:
         retry_after: seconds that the endpoint asks to wait.
         gone: it answered 410.
         delivery_id: tells a repeated 500 of one delivery from an outage.
-        event_type: the next probe takes another.
     """
 
     kind: Literal["delivered", "failed", "alive", "local"]
     duration: float
     status_code: int | None = None
-    code: str | None = None
     retry_after: float | None = None
     gone: bool = False
     delivery_id: int = 0
-    event_type: str = ""
 
 
 class EndpointGate:

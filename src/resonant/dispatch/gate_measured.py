@@ -55,6 +55,7 @@ class Measured:
         if works:
             if number > self._streak_began:
                 self.streak = 0
+                self._odd.clear()
         elif (self.streak == 0 or number > self._streak_began) and not (is_odd and delivery_id in self._odd):
             if self.streak == 0:
                 self.streak_since, self._streak_began = now, number

@@ -288,11 +288,9 @@ def _answer(report: Report) -> Answer:
         _kind(report),
         attempt.duration,
         status_code=attempt.status_code,
-        code=attempt.code,
         retry_after=None if verdict is None else verdict.retry_after,
         gone=verdict is not None and verdict.gone,
         delivery_id=report.lease.delivery_id,
-        event_type=report.lease.event.type,
     )
 
 

@@ -194,7 +194,6 @@ class Process:
                 status,
                 retry_after=retry_after,
                 delivery_id=delivery.id,
-                event_type=str(delivery.event_type),
             )
             self._write(self.gate.answered(sent, answer, now, len(self._sending)))
         if works:

@@ -8,8 +8,8 @@ from resonant.dispatch.gate import Answer, EndpointGate
 from resonant.store.gates import Gate
 
 DELIVERED = Answer("delivered", 0.01, 200)
-REFUSED = Answer("failed", 0.01, None, "connect_refused")
-BUSY = Answer("failed", 0.01, 503, "http_503")
+REFUSED = Answer("failed", 0.01, None)
+BUSY = Answer("failed", 0.01, 503)
 
 
 class Row:
@@ -231,7 +231,7 @@ def test_many_equal_retry_afters_are_written_once(row, process):
 
 
 def test_an_endpoint_that_answers_410_is_paused(row, process):
-    process.send(Answer("alive", 0.01, 410, "http_410", gone=True), 100)
+    process.send(Answer("alive", 0.01, 410, gone=True), 100)
     assert (row.gate.state, row.gate.reason, row.gate.paused_by) == ("paused", "it answered 410", None)
     assert process.gate.wait(100, 0) is None
 
@@ -249,13 +249,13 @@ def test_failures_of_our_own_count_for_nothing(row, process):
 
 
 def test_permanent_answers_show_that_the_endpoint_works(row, process):
-    process.fail(100, answer=Answer("alive", 0.01, 422, "http_422"), times=100)
+    process.fail(100, answer=Answer("alive", 0.01, 422), times=100)
     assert row.gate.state == "normal"
 
 
 def test_a_repeated_500_of_one_delivery_is_no_outage(row, process):
     for n in range(100):
-        process.send(Answer("failed", 0.01, 500, "http_500", delivery_id=7), 100 + n / 100)
+        process.send(Answer("failed", 0.01, 500, delivery_id=7), 100 + n / 100)
     assert row.gate.state == "normal"
 
 
@@ -263,7 +263,7 @@ def test_throttling_makes_an_endpoint_paced_at_what_it_takes(row, process):
     for n in range(10):
         process.send(DELIVERED, 100 + n / 20)
     for n in range(4):
-        process.send(replace(BUSY, status_code=429, code="throttled"), 100.5 + n / 20)
+        process.send(replace(BUSY, status_code=429), 100.5 + n / 20)
     assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
     assert row.gate.pace == pytest.approx(10, rel=0.1)
 

@@ -10,13 +10,13 @@ from resonant.store.gates import Gate
 
 ANSWERS = {
     "delivered": Answer("delivered", 0.02, 200),
-    "refused": Answer("failed", 0.01, None, "connect_refused"),
-    "hung": Answer("failed", 15.0, None, "timeout"),
-    "busy": Answer("failed", 0.01, 503, "http_503"),
-    "throttled": Answer("failed", 0.01, 429, "throttled", retry_after=7.0),
-    "far": Answer("failed", 0.01, 503, "http_503", retry_after=100_000.0),
-    "odd": Answer("failed", 0.01, 500, "http_500"),
-    "invalid": Answer("alive", 0.01, 422, "http_422"),
+    "refused": Answer("failed", 0.01, None),
+    "hung": Answer("failed", 15.0, None),
+    "busy": Answer("failed", 0.01, 503),
+    "throttled": Answer("failed", 0.01, 429, retry_after=7.0),
+    "far": Answer("failed", 0.01, 503, retry_after=100_000.0),
+    "odd": Answer("failed", 0.01, 500),
+    "invalid": Answer("alive", 0.01, 422),
     "local": Answer("local", 0.01),
     "slow": Answer("delivered", 9.0, 200),
 }
@@ -175,7 +175,7 @@ def test_a_dead_endpoint_gets_little_from_any_number_of_processes(answer, proces
 def test_after_a_retry_after_one_request_is_sent_at_a_time(retry_after):
     world = World()
     world.answer = "asked"
-    world.answers["asked"] = Answer("failed", 0.01, 429, "throttled", retry_after=retry_after)
+    world.answers["asked"] = Answer("failed", 0.01, 429, retry_after=retry_after)
     for _ in range(8):
         world.tick()
     before, start = world.sent, world.now
