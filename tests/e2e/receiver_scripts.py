@@ -11,20 +11,22 @@ _requests = itertools.count()
 
 
 def mixed(request: Request) -> Action:
-    """Answer 400 to some types, never to others, and fail three in ten first attempts of the rest."""
+    """Answer 400 to some types, always 500 to others, and fail three in ten first attempts of the rest."""
     if request.event_type.endswith(".rejected"):
         return respond(400, body=b'{"error": "no such customer"}')
-    if request.event_type.endswith(".unanswered"):
-        return never_answer()
+    if request.event_type.endswith(".broken"):
+        return respond(500)
     return _flaky(request)
 
 
-def always_unavailable(_: Request) -> Action:
-    return respond(503)
+def broken_for_some(request: Request) -> Action:
+    """Answer 500 to one type, which says nothing about the endpoint while others are accepted."""
+    return respond(500 if request.event_type == "broken" else 200)
 
 
-def unavailable_for_a_second(_: Request) -> Action:
-    return respond(503, headers={"retry-after": "1"})
+def asks_to_wait(request: Request) -> Action:
+    """Ask for two seconds at first."""
+    return respond(503, headers={"retry-after": "2"}) if request.try_number == 1 else respond(200)
 
 
 def slowly_ok(_: Request) -> Action:
