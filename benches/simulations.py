@@ -60,10 +60,11 @@ def main(argv: Sequence[str]) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for name, options in ROWS:
         if not argv or any(word in f"{name} {options}" for word in argv):
-            print(_line(name, options), flush=True)
+            print(line(name, options), flush=True)
 
 
-def _line(name: str, options: str) -> str:
+def line(name: str, options: str) -> str:
+    """Return a row of the table."""
     command = f"{COMMAND} {options}".rstrip()
     document = _run(command)
     capacity, variant = document["scenario"]["capacity"], document["variants"][1]
