@@ -18,7 +18,7 @@ import chaos_worker
 import psutil
 from chaos_accounts import Accounts
 from chaos_plan import GHOST, PURGING, SENDING, Plan, Victim
-from chaos_receiver import RARE_TYPE, TYPES
+from chaos_receiver import RARE_TYPES, TYPES
 from chaos_struck import Struck, Unexpected
 from chaos_watching import FileWatch, StoreWatch
 from chaos_worker import ENDPOINT, WIDTH, Orders
@@ -149,7 +149,8 @@ class Round:
         lines = []
         for number in range(count):
             name = f"{self.folder.name}-{kind}-{number:04d}"
-            type_ = RARE_TYPE if (kind, number) == ("pending", 7) else TYPES[number % len(TYPES)]
+            rare = RARE_TYPES.get(number) if kind == "pending" else None
+            type_ = rare or TYPES[number % len(TYPES)]
             fields = {
                 "id": name,
                 "type": type_,
