@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """A loop for coroutines that wait for each other and for timers, and for nothing outside."""
+    """A loop for coroutines that wait for each other and for timers, and for nothing outside.
+
+    Work for a thread is done at once, in this thread. So a store in SQLite works in it, and PostgreSQL or HTTP do not.
+    """
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -21,6 +24,22 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.now
+
+    def run_in_executor(self, _executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Run a function; its caller continues in the next iteration, as after a thread."""
+        done = self.create_future()
+        try:
+            result = func(*args)
+        except Exception as error:  # noqa: BLE001 - it is for the caller
+            self.call_soon(_unless_done, done, done.set_exception, error)
+        else:
+            self.call_soon(_unless_done, done, done.set_result, result)
+        return done
+
+
+def _unless_done(future: asyncio.Future[Any], end: Callable[[Any], None], value: Any) -> None:
+    if not future.done():
+        end(value)
 
 
 class _Selector(selectors.SelectSelector):

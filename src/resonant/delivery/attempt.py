@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -138,12 +137,12 @@ class AttemptRunner:
             owner=lease.owner,
             task_run_id=task_run_id,
         )
-        start = time.perf_counter()
+        start = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(destination.timeout + _GRACE_SECONDS) as deadline:
                 receipt = await destination.sink.send(lease.event)
         except Exception as error:  # noqa: BLE001 - every failure of a sink is the classifier's to judge
-            made = partial(made, duration=time.perf_counter() - start)
+            made = partial(made, duration=asyncio.get_running_loop().time() - start)
             # In no variable of this frame, which its traceback holds: the two would keep each other in memory.
             return self._judge(
                 lease,
@@ -154,7 +153,7 @@ class AttemptRunner:
                 may_wait=may_wait,
                 gate=gate,
             )
-        made = partial(made, duration=time.perf_counter() - start, result="delivered")
+        made = partial(made, duration=asyncio.get_running_loop().time() - start, result="delivered")
         if receipt is None:
             return Report(lease, made(), None)
         attempt = made(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from resonant.dispatch.bulk import PrefetchWindow
@@ -78,14 +77,14 @@ class Destinations:
         """Open an endpoint if it is not open yet; return whether it can be sent to."""
         if name in self._opened:
             return True
-        if time.monotonic() < self._reopen_at.get(name, 0.0):
+        if asyncio.get_running_loop().time() < self._reopen_at.get(name, 0.0):
             return False
         await self._signing.announce(name)
         try:
             destination = await self._open_destination(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
             reason = self._problems[name] = _why_not_open(name, error)
-            self._reopen_at[name] = time.monotonic() + REOPEN_SECONDS
+            self._reopen_at[name] = asyncio.get_running_loop().time() + REOPEN_SECONDS
             await self._signing.withdraw(name)
             await self._store.write(endpoints.note_problem, name, reason, now=self._store.clock())
             return False

@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -200,7 +199,9 @@ class Dispatcher:
         """
         if endpoint is not None:
             await retry_while_unavailable(partial(self._destinations.open, endpoint), self._patience)
-        self._running.end = time.monotonic() + self.limits.run_for if self.limits.run_for > 0 else None
+        self._running.end = (
+            asyncio.get_running_loop().time() + self.limits.run_for if self.limits.run_for > 0 else None
+        )
         self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         self._sender.parks_retries = bool(self._chunk_size)
@@ -220,7 +221,9 @@ class Dispatcher:
                 if own is not None:
                     await retry_while_unavailable(own.look_if_due, self._patience)
                 if own is not None and self._running.end is None and own.is_settled:
-                    self._running.end = time.monotonic()  # the next run sends what else this run has claimed
+                    self._running.end = (
+                        asyncio.get_running_loop().time()
+                    )  # the next run sends what else this run has claimed
                 time_is_up = self._running.is_over()
                 looked_at = self.store.clock()
                 if not time_is_up:
@@ -296,8 +299,8 @@ class Dispatcher:
 
     async def _look_at_gates(self) -> None:
         """Look at the gates, unless that was done a moment ago."""
-        if time.monotonic() >= self._look_at_gates_at:
-            self._look_at_gates_at = time.monotonic() + fetching.POLL_SECONDS
+        if asyncio.get_running_loop().time() >= self._look_at_gates_at:
+            self._look_at_gates_at = asyncio.get_running_loop().time() + fetching.POLL_SECONDS
             await retry_while_unavailable(self._gates.look_at_sends, self._patience)
 
     async def _next_change(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -110,9 +109,9 @@ class Fetcher:
         Args:
             is_idle: nothing is under way, so that it is worth while to look at once what is due.
         """
-        if is_idle or time.monotonic() >= self._look_again_at:
+        if is_idle or asyncio.get_running_loop().time() >= self._look_again_at:
             await self._look()
-            self._look_again_at = time.monotonic() + POLL_SECONDS
+            self._look_again_at = asyncio.get_running_loop().time() + POLL_SECONDS
         for name in list(self._due):
             if self._is_over():
                 return
@@ -154,13 +153,13 @@ class Fetcher:
 
     async def _look(self) -> None:
         """See which endpoints have something due, and open those that are new."""
-        if self._plan.take_over and time.monotonic() >= self._rescue_at:
+        if self._plan.take_over and asyncio.get_running_loop().time() >= self._rescue_at:
             await self._heartbeat.catch_up()  # before our own are taken for lost
             await self._store.rescue(endpoint=self._plan.endpoint)
-            self._rescue_at = time.monotonic() + RESCUE_SECONDS
-        if time.monotonic() >= self._fold_at:
+            self._rescue_at = asyncio.get_running_loop().time() + RESCUE_SECONDS
+        if asyncio.get_running_loop().time() >= self._fold_at:
             self._start_fold()
-            self._fold_at = time.monotonic() + FOLD_SECONDS
+            self._fold_at = asyncio.get_running_loop().time() + FOLD_SECONDS
         now = self._store.clock()
         found, gates = await self._store.look(self._plan.endpoint)
         due = [due.endpoint for due in found if due.at <= now]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ class RunningTasks:
 
     Attributes:
         failure: the error that ended the run, if any.
-        end: when the run's time is up, on the monotonic clock; None for no such time.
+        end: when the run's time is up, by the event loop's time; None for no such time.
         is_ending: whether the tasks are being cancelled, so that no more may start.
     """
 
@@ -49,11 +48,13 @@ class RunningTasks:
 
     def is_over(self) -> bool:
         """Return whether the run has failed, or its time is up."""
-        return self.failure is not None or (self.end is not None and time.monotonic() >= self.end)
+        return self.failure is not None or (
+            self.end is not None and asyncio.get_running_loop().time() >= self.end
+        )
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the run's time is up before so many seconds have passed."""
-        return self.end is not None and time.monotonic() + seconds > self.end
+        return self.end is not None and asyncio.get_running_loop().time() + seconds > self.end
 
     def note_change(self) -> None:
         """Wake the run: a task ended, or made room."""

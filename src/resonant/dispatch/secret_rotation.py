@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
 from resonant.errors import StoreError
@@ -32,7 +31,7 @@ class Signing:
         self._owner = owner
         self._rotations: dict[str, Callable[[], float | None]] = {}
         self._reported: dict[str, float | None] = {}
-        self._reported_at = time.monotonic()
+        self._reported_at = asyncio.get_running_loop().time()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,11 +75,11 @@ class Signing:
     async def _report_loop(self) -> None:
         while True:
             rotations = {endpoint: rotation() for endpoint, rotation in self._rotations.items()}
-            is_due = time.monotonic() - self._reported_at > signers.BEAT_SECONDS
+            is_due = asyncio.get_running_loop().time() - self._reported_at > signers.BEAT_SECONDS
             if rotations != self._reported or (rotations and is_due):
                 with contextlib.suppress(StoreError):  # the run's next commit reports it
                     await self._report(rotations)
-                    self._reported, self._reported_at = rotations, time.monotonic()
+                    self._reported, self._reported_at = rotations, asyncio.get_running_loop().time()
             await asyncio.sleep(POLL_SECONDS)
 
     async def _report(self, rotations: dict[str, float | None]) -> None:
@@ -102,13 +101,13 @@ async def until_every_run_signs(
     Returns:
         The number of runs that do not use it yet; 0 on success.
     """
-    give_up_at = time.monotonic() + patience
+    give_up_at = asyncio.get_running_loop().time() + patience
     said = 0
     while behind := await store.read(signers.behind, endpoint, rotation, now=store.clock()):
         if behind != said:
             on_waiting(behind)
             said = behind
-        if time.monotonic() > give_up_at:
+        if asyncio.get_running_loop().time() > give_up_at:
             return behind
         await asyncio.sleep(POLL_SECONDS)
     return 0

@@ -7,7 +7,6 @@ polls the store, with short queries over the deliveries that have not ended.
 from __future__ import annotations
 
 import asyncio
-import time
 from array import array
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -137,7 +136,7 @@ class Tracker:
 
     async def look_if_due(self) -> None:
         """Poll the store, unless the pause since the last poll is too short."""
-        if self._unsettled and time.monotonic() >= self._next_look:
+        if self._unsettled and asyncio.get_running_loop().time() >= self._next_look:
             await self.look()
 
     async def look(self, *, at_all: bool = False) -> None:
@@ -153,7 +152,7 @@ class Tracker:
             await self._look(at_all=at_all)
 
     async def _look(self, *, at_all: bool) -> None:
-        started = time.monotonic()
+        started = asyncio.get_running_loop().time()
         left: deque[array[int]] = deque()
         unsettled = 0
         try:
@@ -167,7 +166,7 @@ class Tracker:
                     left.append(rest)
         finally:
             self._unsettled.extendleft(reversed(left))
-            ended = time.monotonic()
+            ended = asyncio.get_running_loop().time()
             pause = max(_SHORTEST_PAUSE_SECONDS, _PAUSE_FACTOR * (ended - started))
             self._next_look = ended + min(_LONGEST_PAUSE_SECONDS, pause)
 
