@@ -222,6 +222,11 @@ class Settings(BaseSettings):
             probing=self.alert_probing_minutes * 60,
         )
 
+    @property
+    def known_policies(self) -> dict[str, RetryPolicy]:
+        """The built-in retry policies and those of ``policies``, by name."""
+        return _BUILT_IN_POLICIES | self.policies
+
     def policy(self, name: str | None = None) -> RetryPolicy:
         """Return a retry policy by name; the default one for None.
 

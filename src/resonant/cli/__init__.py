@@ -11,6 +11,7 @@ import typer
 
 from resonant import output
 from resonant.cli import (
+    advise,
     deliveries,
     demo,
     detail,
@@ -115,6 +116,7 @@ for _module in (
     dlq_actions,
     endpoint,
     simulate,
+    advise,
     up,
     demo,
     init,

@@ -150,6 +150,9 @@ class Process:
         """Begin as many sends as there are slots, and the gate lets through."""
         now = self._agenda.now
         while self._waiting and len(self._sending) < self._scenario.concurrency:
+            if self._store.next_slot > now:
+                self._pump_later(self._store.next_slot)
+                return
             if self.gate is not None:
                 wait = self.gate.wait(now, len(self._sending))
                 if wait is None:
@@ -159,6 +162,8 @@ class Process:
                 if wait > 0:
                     self._pump_later(now + wait)
                     return
+            if self._scenario.rate:
+                self._store.next_slot = now + 1 / self._scenario.rate
             self._send(self._waiting.popleft())
 
     def _pump_later(self, when: float) -> None:

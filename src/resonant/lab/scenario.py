@@ -29,6 +29,7 @@ class Scenario:
         concurrency: the limit of each for requests at the same time.
         latency: of an answer, on average.
         timeout: the deadline of one attempt.
+        rate: the endpoint's limit of sends per second, of all processes together; 0 for none.
     """
 
     events: int = 1_000
@@ -46,6 +47,7 @@ class Scenario:
     concurrency: int = 50
     latency: float = 0.02
     timeout: float = 15.0
+    rate: float = 0.0
 
     @property
     def shortest_drain(self) -> float:

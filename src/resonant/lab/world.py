@@ -74,6 +74,7 @@ class Store:
         self.gate = Gate(ENDPOINT)
         self.changes: list[Gate] = []
         self.delivered_at = float("-inf")
+        self.next_slot = 0.0
         self.on_change: Callable[[], None] = lambda: None
         self._due: list[tuple[float, int, Delivery]] = []
 

@@ -1,0 +1,206 @@
+"""What to change in an endpoint's settings, by its history, and what the laboratory predicts of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Literal
+
+from resonant.lab.scenario import Scenario
+from resonant.lab.simulation import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resonant.delivery.retry import RetryPolicy
+    from resonant.lab.history import History
+    from resonant.lab.results import Result
+
+Setting = Literal["policy", "rate", "timeout"]
+
+# Fewer say nothing.
+FEWEST_ATTEMPTS = 100
+_FEWEST_THROTTLED = 20
+_NIGHT = 8 * 3600.0
+_MOST_EVENTS, _FEWEST_EVENTS = 1_000, 100
+_TIMEOUTS = (3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
+# An answer may take so many times as long as the slowest so far, and at least the first of the timeouts.
+_SPARE = 3.0
+_NEAR = 0.8
+_RATE_SHARE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """An endpoint's settings now.
+
+    Attributes:
+        policy: the name of its policy.
+        timeout: the deadline of one attempt, in seconds.
+        rate: sends per second; None for no limit.
+        policies: the known policies by name, that one included.
+    """
+
+    policy: str
+    timeout: float
+    rate: float | None
+    policies: Mapping[str, RetryPolicy]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the laboratory says of a scenario with some settings.
+
+    Attributes:
+        attempts: per event.
+        given_up: dead letters, of ``events``.
+        drain: seconds from the endpoint's recovery to the last delivery.
+    """
+
+    events: int
+    attempts: float
+    given_up: int
+    drain: float
+
+    @classmethod
+    def of(cls, result: Result, events: int) -> Prediction:
+        """Make it of a simulation's result."""
+        return cls(events, round(result.attempts, 2), result.given_up, round(result.drain, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A setting, what it should be, and why.
+
+    Attributes:
+        now, then: the setting's value; the same where nothing should change.
+        reason: what in the history speaks for it.
+        scenario: what was simulated, in words.
+        before, after: what the laboratory predicts with each value; None where nothing was simulated.
+    """
+
+    setting: Setting
+    now: str
+    then: str
+    reason: str
+    scenario: str = ""
+    before: Prediction | None = None
+    after: Prediction | None = None
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it proposes something else than there is."""
+        return self.now != self.then
+
+
+def advise(history: History, current: Current) -> list[Proposal]:
+    """Return a proposal for each setting; none if the history is too short to say anything."""
+    if len(history.attempts) < FEWEST_ATTEMPTS or not history.durations:
+        return []
+    policy = _policy(history, current)
+    # The others are simulated with the policy that is proposed, so that they show their own effect.
+    advised = replace(current, policy=policy.then)
+    return [policy, _rate(history, advised), _timeout(history, advised)]
+
+
+def scenario_of(history: History, current: Current, outage: float) -> Scenario:
+    """Return an outage of this length as this endpoint would have it, with as many events as it usually gets meanwhile."""
+    longest = history.longest_outage
+    events = math.ceil(history.per_second * outage)
+    return Scenario(
+        events=min(max(events, _FEWEST_EVENTS), _MOST_EVENTS),
+        over=outage,
+        outage=outage,
+        outage_kind="503" if longest is None else longest.kind,
+        capacity=history.capacity or 0.0,
+        overload="429" if history.throttled else "503",
+        retry_after=history.retry_after or 0.0,
+        failures=round(min(history.share_failed, 0.9), 3),
+        latency=max(0.001, median(history.durations)),
+        timeout=current.timeout,
+    )
+
+
+def _policy(history: History, current: Current) -> Proposal:
+    longest = history.longest_outage
+    if longest is None:
+        outage, reason = _NIGHT, "no outage is on record"
+    else:
+        outage, number = longest.seconds, len(history.outages)
+        which = f"the longest of {number} outages" if number > 1 else "the only outage"
+        reason = f"{which} lasted {span(outage)}"
+    scenario = scenario_of(history, current, outage)
+    words = f"{'a night' if longest is None else 'the same outage again'}, {scenario.events} events meanwhile"
+
+    @cache
+    def predicted(name: str) -> Prediction:
+        return Prediction.of(simulate(scenario, current.policies[name]), scenario.events)
+
+    now = predicted(current.policy)
+    # The current one comes first, and stays unless another gives up less: fewer attempts may mean less patience.
+    names = [current.policy, *current.policies]
+    best = min(names, key=lambda name: predicted(name).given_up)
+    return Proposal("policy", current.policy, best, reason, words, now, predicted(best))
+
+
+def _rate(history: History, current: Current) -> Proposal:
+    now, capacity = _per_second(current.rate), history.capacity
+    if history.throttled < _FEWEST_THROTTLED or capacity is None:
+        reason = f"{history.throttled} of the last {len(history.attempts)} attempts were answered by 429"
+        return Proposal("rate", now, now, reason)
+    wanted = _RATE_SHARE * capacity
+    reason = f"it answered 429 to {history.throttled} attempts, and accepted {capacity:g} in such a second"
+    if current.rate is not None and current.rate <= wanted:
+        return Proposal("rate", now, now, reason)
+    scenario = replace(scenario_of(history, current, 0.0), events=_MOST_EVENTS, over=0.0)
+    policy = current.policies[current.policy]
+    limited = replace(scenario, rate=float(f"{wanted:.3g}"))
+    return Proposal(
+        *("rate", now, _per_second(limited.rate), reason, f"{scenario.events} events due at once"),
+        before=Prediction.of(simulate(replace(scenario, rate=current.rate or 0.0), policy), scenario.events),
+        after=Prediction.of(simulate(limited, policy), scenario.events),
+    )
+
+
+def _timeout(history: History, current: Current) -> Proposal:
+    durations = history.durations
+    slowest, timeout = durations[-1], current.timeout
+    reason = f"99 % of {len(durations)} answers took up to {_percentile(durations):.2g} s, the slowest {slowest:.2g} s"
+    if history.timeouts and slowest > _NEAR * timeout:
+        wanted = _at_least(2 * timeout)
+        reason += f", and {history.timeouts} attempts ended without one"
+    else:
+        wanted = min(timeout, _at_least(_SPARE * slowest))
+    if wanted == timeout:
+        return Proposal("timeout", f"{timeout:g} s", f"{timeout:g} s", reason)
+    policy = current.policies[current.policy]
+    before = replace(scenario_of(history, current, 600.0), outage_kind="hang")
+    after = replace(before, timeout=wanted)
+    return Proposal(
+        *("timeout", f"{timeout:g} s", f"{wanted:g} s", reason),
+        scenario=f"ten minutes without answers, {before.events} events meanwhile",
+        before=Prediction.of(simulate(before, policy), before.events),
+        after=Prediction.of(simulate(after, policy), after.events),
+    )
+
+
+def span(seconds: float) -> str:
+    """Say how long something lasted: ``42 min``."""
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _percentile(durations: list[float]) -> float:
+    return quantiles(durations, n=100)[98] if len(durations) > 1 else durations[0]
+
+
+def _at_least(seconds: float) -> float:
+    return next((each for each in _TIMEOUTS if each >= seconds), _TIMEOUTS[-1])
+
+
+def _per_second(rate: float | None) -> str:
+    return "none" if rate is None else f"{rate:g}/s"
