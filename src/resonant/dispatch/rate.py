@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # The share of the rate that is used. What goes out evenly does not arrive so: without this, a receiver would now and then
 # see a few more in a second.
 USED_SHARE = 0.98
-# How late a slot may be used; every 10 ms let one send more in a hundred into a second.
-MOST_LATE_SECONDS = 0.01
+# How late a slot may be used. This and the share together let one second have no more sends than the rate, as they leave.
+MOST_LATE_SECONDS = 0.02
 # How long before its slot a send may begin in the store; a crash charges each that has begun.
 _LEAD_SECONDS = 0.25
 # How many seconds' worth a run may have claimed: more would be kept from other processes.
