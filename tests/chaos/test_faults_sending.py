@@ -20,6 +20,7 @@ from resonant.dead_letters.audit import audited
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.store.selection import Selection
+from support.waiting import until
 
 pytestmark = LANES
 HOST = "hooks.example.test"
@@ -89,15 +90,31 @@ class TestNamesDoNotResolve:
         assert failed.keys() == {("transient", "dns_temporary")}
         assert fault.account()["received"] == 300, "nothing was sent while there was no address"
 
-    async def test_at_all_and_they_are_given_up_sooner_and_can_be_replayed(self, make_fault, resolver):
-        fault = make_fault(host=HOST)
+    async def test_at_all_and_all_is_held_and_delivered_once_they_do(self, make_fault, resolver):
+        fault = make_fault(host=HOST, policy=RetryPolicy(base=1.0, factor=1.0, max_attempts=50))
 
         await fault.enqueue(100)
         resolver.error = socket.EAI_NONAME
+        emitting = asyncio.create_task(fault.emit())
+        await until(lambda: resolver.asked >= 8)
+        await asyncio.sleep(1.0)
+        assert not emitting.done()
+        resolver.error = None
+        summary = await emitting
+        assert (summary.delivered, summary.dead_letters) == (100, {})
+        assert fault.account()["received"] == 100
+
+    async def test_of_two_deliveries_and_they_are_given_up_sooner_and_can_be_replayed(
+        self, make_fault, resolver
+    ):
+        fault = make_fault(host=HOST)
+
+        await fault.enqueue(2)  # too few failures for the gate to hold anything
+        resolver.error = socket.EAI_NONAME
         summary = await fault.emit()
-        assert summary.dead_letters == {"exhausted": 100}
-        assert summary.attempts == 100 * POLICY.unknown_max_attempts
-        fault.account(dead={"exhausted": 100})
+        assert summary.dead_letters == {"exhausted": 2}
+        assert summary.attempts == 2 * POLICY.unknown_max_attempts
+        fault.account(dead={"exhausted": 2})
 
         resolver.error = None
         request = ReplayRequest(Selection(), everything=True)
@@ -114,7 +131,7 @@ class TestNamesDoNotResolve:
             taken = take_dead_letters(store, request, owner="worker", audit_id=audit_id)
             await dispatcher.emit_given(emit_one, taken)
 
-        assert fault.account()["delivered"] == 100
+        assert fault.account()["delivered"] == 2
 
 
 class JumpingClock:

@@ -19,6 +19,7 @@ from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("lane", "quick_look")
 
+LONG = Limits(run_for=3600)
 PATIENT = RetryPolicy(max_attempts=3, base=1.0, factor=1.0)
 
 
@@ -47,6 +48,17 @@ async def set_gate(store, **fields):
     assert await store.write(change_gate, GateChange(before, replace(before, **fields)))
 
 
+@asynccontextmanager
+async def running(worker, condition):
+    """Run until the condition, then cancel the run."""
+    run = asyncio.create_task(worker.dispatcher.run(worker.emit_one, emit_chunk=worker.emit_chunk))
+    await until(condition)
+    yield
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+
 async def read(store):
     return await store.read(read_gate, "orders")
 
@@ -59,12 +71,12 @@ class TestAnEndpointThatIsDown:
                 raise UnexpectedStatus(503)
 
         sent = []
-        async with quick_scene(tmp_path, orders=send) as worker:
+        async with quick_scene(tmp_path, orders=send, limits=LONG) as worker:
             await enqueue(worker.store, 60)
             broken_until = worker.clock() + 5
-            summary = await worker.run()
-            assert (summary.delivered, summary.parked) == (60, 0)
-        assert summary.dead_letters == {}
+            summary = worker.dispatcher.summary
+            async with running(worker, lambda: summary.delivered == 60):
+                assert summary.dead_letters == {}
         # Every second without a gate. On a slow machine all claimed ones are sent before the first failure is known.
         assert sum(at < broken_until for at in sent) < 90
         assert rows(tmp_path, "SELECT count(*) FROM resonant_deliveries WHERE status = 'delivered'") == [
@@ -79,12 +91,14 @@ class TestAnEndpointThatIsDown:
         seen = []
         async with quick_scene(
             tmp_path,
+            limits=LONG,
             on_gate_change=lambda before, after: seen.append((before.state, after.state)),
             orders=send,
         ) as worker:
             await enqueue(worker.store, 20)
             broken_until = worker.clock() + 4
-            await worker.run()
+            async with running(worker, lambda: len(seen) >= 2):
+                pass
         assert seen[:2] == [("normal", "probing"), ("probing", "paced")]
 
     async def test_a_run_ends_when_it_has_been_down_for_long_and_what_is_held_is_charged_nothing(

@@ -275,22 +275,22 @@ class TestWaiting:
 
         async def send(_event):
             arrived.append(1)
-            await until(lambda: len(arrived) == 40)  # all of them fail in the same moment
+            await until(lambda: len(arrived) == 4)  # all of them fail in the same moment
             raise UnexpectedStatus(503)
 
         async def emit_one(lease):
             decisions.append((await worker.dispatcher.attempt(lease.key)).decision)
-            await until(lambda: len(decisions) == 40)
+            await until(lambda: len(decisions) == 4)
 
-        async with scene(tmp_path, orders=send, limits=Limits(max_waiting=3)) as worker:
-            await enqueue(worker.store, 40)
+        async with scene(tmp_path, orders=send, limits=Limits(max_waiting=1)) as worker:
+            await enqueue(worker.store, 4)
             running = asyncio.create_task(worker.dispatcher.run(emit_one))
-            await until(lambda: len(decisions) == 40 and not worker.dispatcher._in_flight)
+            await until(lambda: len(decisions) == 4 and not worker.dispatcher._in_flight)
             running.cancel()
             await asyncio.wait([running])
-        assert Counter(map(type, decisions)) == {Retry: 3, Park: 37}
+        assert Counter(map(type, decisions)) == {Retry: 1, Park: 3}
         assert Counter(deliveries(tmp_path, "status, lease_owner, next_attempt_at")) == {
-            ("retrying", None, START + 1): 40
+            ("retrying", None, START + 1): 4
         }
 
     async def test_whoever_waited_leaves_its_place_to_the_next(self, tmp_path):
