@@ -1,0 +1,102 @@
+"""The alerts of an outage, in simulated time, through a real store and the real dispatcher."""
+
+import asyncio
+import random
+
+import pytest
+
+from resonant.delivery.attempt import AttemptRunner
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
+from resonant.errors import UnexpectedStatus
+from resonant.metrics.alert_state import (
+    note_announced,
+    read_activity,
+    read_raised,
+    read_unannounced,
+    record_crossings,
+)
+from resonant.metrics.alerts import crossings
+from resonant.metrics.conditions import evaluate
+from resonant.metrics.totals import read_totals
+from resonant.settings import Thresholds
+from resonant.sinks.base import CallableSink
+from resonant.store import open_store
+from support.dispatching import START, enqueue, sink_target
+from support.simulated_time import run_in_simulated_time
+
+MINUTE = 60.0
+OUTAGE = 16 * MINUTE
+MAX_AGE = 25 * MINUTE
+THRESHOLDS = Thresholds(probing=10 * MINUTE)
+
+
+async def alerts_of_an_outage(path):
+    """Let a receiver answer 503 for a while; return what began and ended at which export, in minutes."""
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+
+    def clock():
+        return START + loop.time() - began_at
+
+    async def answer(_event):
+        await asyncio.sleep(0.02)
+        if clock() < START + OUTAGE:
+            raise UnexpectedStatus(503)
+
+    async def open_destination(name):
+        return sink_target(name, CallableSink(answer))
+
+    async def export(store, announced):
+        while True:
+            await asyncio.sleep(5 * MINUTE)
+            now = clock()
+            totals = await store.read(read_totals, now=now)
+            activity = await store.read(read_activity, now=now, window=THRESHOLDS.window)
+            max_ages = dict.fromkeys(totals.oldest_round_at, MAX_AGE)
+            found = evaluate(totals, activity, THRESHOLDS, now, max_ages)
+            await store.write(
+                record_crossings, crossings(found, await store.read(read_raised), THRESHOLDS, now)
+            )
+            crossed = await store.read(read_unannounced)
+            await store.write(note_announced, crossed)
+            announced += [
+                (round((now - START) / MINUTE), each.what, each.condition.value) for each in crossed
+            ]
+
+    announced = []
+    store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock)
+    try:
+        await enqueue(store, 200)
+        async with Dispatcher(
+            store,
+            AttemptRunner(clock=clock, rng=random.Random(7)),
+            open_destination,
+            owner="worker",
+            limits=Limits(run_for=OUTAGE + 5 * MINUTE, chunk_size=100),
+        ) as dispatcher:
+
+            async def emit_one(lease):
+                await dispatcher.attempt(lease.key)
+
+            async def emit_chunk(leases):
+                await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+
+            exporting = asyncio.create_task(export(store, announced))
+            await dispatcher.run(emit_one, emit_chunk=emit_chunk)
+            exporting.cancel()
+    finally:
+        await store.close()
+    return announced
+
+
+@pytest.mark.slow
+def test_an_outage_raises_its_own_alerts_and_no_other(tmp_path):
+    assert run_in_simulated_time(alerts_of_an_outage(tmp_path)) == [
+        (5, "raised", "error_rate"),
+        (15, "raised", "held"),
+        (15, "raised", "probing"),
+        (20, "recovered", "error_rate"),
+        (20, "recovered", "held"),
+        (20, "recovered", "probing"),
+    ]
