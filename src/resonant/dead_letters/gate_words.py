@@ -84,8 +84,7 @@ def _state(gate: Gate, now: float) -> str:
         case "paused":
             return f"paused {since} ago{f' by {gate.paused_by}' if gate.paused_by else ''}"
         case "probing":
-            failing_since = gate.since if gate.failing_since is None else gate.failing_since
-            return f"probing for {span(now - failing_since)}"
+            return f"probing for {span(now - gate.down_since)}"
     at = pace(gate)
     return f"paced for {since}{f' at {at}' if at else ''}"
 

@@ -60,7 +60,7 @@ def _probing(gate: Gate, thresholds: Thresholds, now: float) -> Finding | None:
     down = 0.0
     text = f"{gate.endpoint}: it is not down, its gate is {gate.state}"
     if gate.state == "probing":
-        down = now - (gate.since if gate.failing_since is None else gate.failing_since)
+        down = now - gate.down_since
         text = (
             f"{gate.endpoint}: it has been down for {down / _MINUTE:.0f} minutes and gets only probes, "
             f"the limit is {thresholds.probing / _MINUTE:g}"

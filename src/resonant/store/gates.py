@@ -67,6 +67,11 @@ class Gate:
         return self.state != "normal" or (self.not_before is not None and self.not_before > now)
 
     @property
+    def down_since(self) -> float:
+        """When the outage began, as far as it is known, while probing."""
+        return self.since if self.failing_since is None else self.failing_since
+
+    @property
     def is_gone(self) -> bool:
         """Whether it is paused because the endpoint answered 410, and not by an operator."""
         return self.state == "paused" and self.paused_by is None
@@ -94,7 +99,7 @@ class GateChange:
 
 def holds_for_long(gate: Gate, now: float) -> bool:
     """Return whether a gate holds its deliveries for so long that a run does not wait for them."""
-    is_long_down = gate.state == "probing" and _down_since(gate) <= now - SHORT_HOLD_SECONDS
+    is_long_down = gate.state == "probing" and gate.down_since <= now - SHORT_HOLD_SECONDS
     waits_long = gate.not_before is not None and gate.not_before > now + SHORT_HOLD_SECONDS
     return gate.state == "paused" or is_long_down or waits_long
 
@@ -155,10 +160,6 @@ def try_changes(connection: Connection, changes: Sequence[GateChange]) -> list[t
         is_written = change_gate(connection, change)
         results[name] = (is_written, change.result if is_written else read_gate(connection, name))
     return [results[change.after.endpoint] for change in changes]
-
-
-def _down_since(gate: Gate) -> float:
-    return gate.since if gate.failing_since is None else gate.failing_since
 
 
 def _gate(row: Row[Any]) -> Gate:
