@@ -33,12 +33,13 @@ def test_a_pause_holds_the_rest_of_a_running_emission_until_the_endpoint_is_resu
     (machine.home / "repaired").touch()
     output, errors = emission.communicate(timeout=STOP_SECONDS)
 
-    assert emission.returncode == 0, errors
+    assert emission.returncode == 1, errors
     sent = len(receiver.journal)
     assert 0 < sent < COUNT
     counts = f"{sent} delivered, 0 retried, 0 parked, 0 dead-lettered, {COUNT - sent} held"
     assert output == f"{counts}\n"
-    assert f"{COUNT - sent} deliveries wait for the endpoint: `resonant status` shows why" in errors
+    held = f"{COUNT - sent} deliveries wait: hooks is paused; `resonant endpoint resume hooks` sends again"
+    assert f"resonant: {held}\n" in errors
     status = machine.read("status")
     assert (status["held"], status["in_flight"], status["retrying"]) == (COUNT - sent, 0, 0)
 

@@ -81,7 +81,7 @@ def print_outcomes(
         as_json: whether ``--json`` was given.
 
     Raises:
-        typer.Exit: with code 1 if some are dead letters.
+        typer.Exit: with code 1 if some are dead letters, or held by a paused endpoint.
     """
     if as_json:
         output.write(output.to_json(document | tracker.outcomes.as_dict()) + "\n")
@@ -90,9 +90,22 @@ def print_outcomes(
     if held := tracker.outcomes.held:
         output.flush()
         waits = output.counted(held, "delivery waits", "deliveries wait")
-        output.say(f"{waits} for the endpoint: `resonant status` shows why and until when")
+        if paused := _paused(tracker.outcomes, endpoint):
+            output.say(
+                f"resonant: {waits}: {paused} is paused; `resonant endpoint resume {paused}` sends again"
+            )
+        else:
+            output.say(f"{waits} for the endpoint: `resonant status` shows why and until when")
     if number := tracker.outcomes.dead_letters.total():
         output.flush()
         shown = f"`{tracker.dead_letters_shown_by(endpoint)}`"
         output.say(f"resonant: {output.counted(number, 'dead letter')}: {shown} shows why")
+    if number or _paused(tracker.outcomes, endpoint):
         raise typer.Exit(1)
+
+
+def _paused(outcomes: Outcomes, endpoint: str | None) -> str | None:
+    """Return the paused endpoint that holds some of these deliveries, if any."""
+    if endpoint is None:
+        return min(outcomes.paused, default=None)
+    return endpoint if endpoint in outcomes.paused else None

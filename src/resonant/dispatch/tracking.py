@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.dispatch.summary import counts_as_text
 from resonant.events import rfc3339
+from resonant.store.gates import read_gates
 from resonant.store.standing import standing
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Outcomes:
         retried: ended since tracking began, after more than one attempt.
         parked: waiting in the store for their next attempt, longer than a run waits.
         held: due, and held by their endpoint's gate for longer than a run waits.
+        paused: which endpoints are paused, if any delivery is held; known at the end.
         dead_letters: dead letters by reason, including those from before tracking began.
         purged: removed from the store after they ended.
         dead_since: when the first dead letter was given up, seconds since the epoch.
@@ -55,6 +57,7 @@ class Outcomes:
     retried: int = 0
     parked: int = 0
     held: int = 0
+    paused: frozenset[str] = frozenset()
     dead_letters: Counter[str] = field(default_factory=Counter)
     purged: int = 0
     dead_since: float | None = None
@@ -193,6 +196,8 @@ class Tracker:
             finally:
                 self._parked.extend(parked)
                 self._held.extend(held)
+            gates = await self._store.read(read_gates) if self._held else {}
+            self.outcomes.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
 
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
         """Return a command that lists the dead letters among the tracked deliveries, and possibly others of that time."""

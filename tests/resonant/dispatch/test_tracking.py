@@ -128,6 +128,7 @@ async def test_what_a_gate_holds_for_long_is_settled_until_it_is_sent(store_url)
         await another_sends(store, 1)
         await tracker.finish()
         assert str(tracker.outcomes) == "1 delivered, 0 retried, 1 parked, 0 dead-lettered, 2 held"
+        assert tracker.outcomes.paused == {"orders"}
 
 
 async def test_what_a_gate_holds_for_a_moment_is_waited_for(store_url):
