@@ -27,7 +27,7 @@ def test_a_pause_holds_the_rest_of_a_running_emission_until_the_endpoint_is_resu
     events = [{"id": f"e-{n}", "type": "t", "source": "/s", "data": n} for n in range(COUNT)]
     file = machine.write_events("e.jsonl", events)
     emission = machine.start("emit", file, "--endpoint", "hooks", *lane)
-    wait_until(lambda: receiver.journal)
+    wait_until(lambda: receiver.journal, 120)
 
     machine.do("endpoint", "pause", "hooks", "--reason", "maintenance")
     (machine.home / "repaired").touch()

@@ -29,7 +29,8 @@ def of_gate(
 ) -> Iterator[Finding | None]:
     """Judge the conditions of an endpoint's gate; see ``conditions.evaluate`` for the arguments."""
     gate = totals.gates.get(endpoint) or Gate(endpoint)
-    yield _probing(gate, thresholds, now)
+    waiting = sum(totals.deliveries.get((endpoint, status), 0) for status in ("pending", "retrying"))
+    yield _probing(gate, waiting, thresholds, now)
     yield _gone(gate, totals.held.get(endpoint, 0), now)
     yield _held(gate, totals.oldest_round_at, now, max_ages)
 
@@ -54,12 +55,14 @@ def gets_only_probes(gate: Gate | None) -> bool:
     return gate is not None and gate.state in ("probing", "paused")
 
 
-def _probing(gate: Gate, thresholds: Thresholds, now: float) -> Finding | None:
+def _probing(gate: Gate, waiting: int, thresholds: Thresholds, now: float) -> Finding | None:
     if gate.state == "paced" and now - gate.since < _SETTLED:
         return None
     down = 0.0
     text = f"{gate.endpoint}: it is not down, its gate is {gate.state}"
-    if gate.state == "probing":
+    if gate.state == "probing" and not waiting:
+        text = f"{gate.endpoint}: no delivery waits, so the next one is the probe"
+    elif gate.state == "probing":
         down = now - gate.down_since
         text = (
             f"{gate.endpoint}: it has been down for {down / _MINUTE:.0f} minutes and gets only probes, "

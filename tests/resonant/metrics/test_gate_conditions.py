@@ -15,7 +15,7 @@ from resonant.store.gates import Gate, GateChange, change_gate
 NOW = 1_700_000_000.0
 MINUTE, HOUR = 60.0, 3600.0
 THRESHOLDS = Thresholds()
-QUIET = Totals(NOW, ("hooks",), (), {}, {}, {}, {}, {})
+QUIET = Totals(NOW, ("hooks",), (), {("hooks", "retrying"): 1}, {}, {}, {}, {})
 MAX_AGES = {("hooks", None): 72 * HOUR, ("hooks", "short"): 4 * HOUR, ("crm", None): 72 * HOUR}
 
 
@@ -54,6 +54,12 @@ def judge(condition, totals, activity=None, endpoint="hooks", max_ages=MAX_AGES)
 def test_an_endpoint_that_is_probing_for_long_is_an_alert(gate, expected):
     found = judge(Condition.PROBING, replace(QUIET, gates={"hooks": gate}))
     assert (found and found.is_bad) is expected
+
+
+@pytest.mark.parametrize("deliveries", [{}, {("hooks", "delivered"): 5, ("crm", "pending"): 1}])
+def test_an_endpoint_without_deliveries_to_probe_with_is_no_alert(deliveries):
+    totals = replace(of("probing", failing_since=NOW - 2 * HOUR), deliveries=deliveries)
+    assert not judge(Condition.PROBING, totals).is_bad
 
 
 def test_the_text_of_a_long_outage_has_the_numbers():
