@@ -131,15 +131,19 @@ class Sender:
         return report
 
     async def _send_alone(self, lease: Lease, task_run_id: str | None) -> Report:
-        slot = await self._destinations.rates.take(lease.endpoint)
-        async with self._gates.admit(lease):
-            if self._running.is_over():
-                raise TimeIsUp
-            if not await self._commits.begin(lease):
-                raise self._lost(lease)
-            if not await self._destinations.rates.wait(lease.endpoint, slot):
-                raise TimeIsUp
-            return await self._send(lease, task_run_id)
+        rates = self._destinations.rates
+        slot = await rates.take(lease.endpoint)
+        try:
+            async with self._gates.admit(lease):
+                if self._running.is_over():
+                    raise TimeIsUp
+                if not await self._commits.begin(lease):
+                    raise self._lost(lease)
+                if not await rates.wait(lease.endpoint, slot):
+                    raise TimeIsUp
+                return await self._send(lease, task_run_id)
+        finally:
+            rates.free(lease.endpoint, slot)
 
     async def _send(self, lease: Lease, task_run_id: str | None) -> Report:
         attempt = self._attempt_runner.attempt(

@@ -50,14 +50,18 @@ class Machines:
         limiter.limit("orders", rate, width=width)
         return limiter
 
-    async def send(self, limiter, *, begin_takes=0.0):
+    async def send(self, limiter, *, begin_takes=0.0, answer_takes=0.0):
         """Wait as a send does, and note when it goes out."""
         slot = await limiter.take("orders")
-        await asyncio.sleep(self._rng.uniform(0, begin_takes))
-        if await limiter.wait("orders", slot):
-            self.sent.append(self.now)
-            return True
-        return False
+        try:
+            await asyncio.sleep(self._rng.uniform(0, begin_takes))
+            if await limiter.wait("orders", slot):
+                self.sent.append(self.now)
+                await asyncio.sleep(answer_takes)
+                return True
+            return False
+        finally:
+            limiter.free("orders", slot)
 
     def start(self, limiter, number, **options):
         """Start so many sends; they are one process's, and go with it."""
@@ -124,6 +128,18 @@ def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others():
         assert machines.now - late < 0.5, "a hundred others wait two seconds"
         await asyncio.gather(*others)
         assert machines.most_within() <= RATE
+
+    run_in_simulated_time(main())
+
+
+def test_a_rate_that_is_too_high_for_the_endpoint_slows_nothing_down():
+    async def main():
+        machines = Machines()
+        process = machines.process(rate=500, width=10)
+        began = machines.now
+        await asyncio.gather(*machines.start(process, 500, begin_takes=0.01, answer_takes=0.1))
+        # Ten at a time, each for 0.105 s and the wait for its slot.
+        assert 500 / (machines.now - began) > 70
 
     run_in_simulated_time(main())
 
