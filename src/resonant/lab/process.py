@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,38 +31,45 @@ _MOST_CLAIMED = 500
 _CODES = {None: "connect_refused", 429: "throttled", 503: "http_503"}
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the processes of a simulation share.
+
+    Attributes:
+        agenda: the time.
+        store: the row of the gate, and the deliveries.
+        receiver: where they send.
+        scenario: their limits.
+        policy: decides on failures.
+        journal: what happened.
+        has_gate: False to send whatever is due.
+    """
+
+    agenda: Agenda
+    store: Store
+    receiver: Receiver
+    scenario: Scenario
+    policy: RetryPolicy
+    journal: Journal
+    has_gate: bool
+
+
 class Process:
     """One process.
 
     Args:
         number: of all.
-        agenda: the time.
-        store: what it shares with the others.
-        receiver: where it sends.
-        scenario: its limits.
-        policy: decides on failures.
+        around: what it shares with the others.
         rng: draws delays, and the phase of its looks.
-        journal: what happened.
-        has_gate: False to send whatever is due.
     """
 
-    def __init__(
-        self,
-        number: int,
-        *,
-        agenda: Agenda,
-        store: Store,
-        receiver: Receiver,
-        scenario: Scenario,
-        policy: RetryPolicy,
-        rng: random.Random,
-        journal: Journal,
-        has_gate: bool = True,
-    ) -> None:
+    def __init__(self, number: int, around: Surroundings, rng: random.Random) -> None:
         self.is_dead = False
-        self._agenda, self._store, self._receiver = agenda, store, receiver
-        self._scenario, self._policy, self._rng, self._journal = scenario, policy, rng, journal
-        self.gate = EndpointGate(store.gate, f"process-{number}", rng) if has_gate else None
+        self._agenda, self._store, self._receiver = around.agenda, around.store, around.receiver
+        self._scenario, self._policy, self._journal = around.scenario, around.policy, around.journal
+        self._rng = rng
+        owner = f"process-{number}"
+        self.gate = EndpointGate(self._store.gate, owner, rng) if around.has_gate else None
         self._waiting: deque[Delivery] = deque()
         self._sending: set[Delivery] = set()
         self._pump_at = float("inf")

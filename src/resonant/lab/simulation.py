@@ -6,7 +6,7 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resonant.lab.process import Process
+from resonant.lab.process import Process, Surroundings
 from resonant.lab.receiver import POISON_TYPE, Receiver
 from resonant.lab.results import Journal, Result, measure
 from resonant.lab.world import Agenda, Delivery, Store
@@ -40,10 +40,13 @@ class Simulation:
         seed: int = 1,
         deaths: Sequence[tuple[float, int]] = (),
     ) -> None:
-        self.scenario, self.policy, self.has_gate = scenario, policy, has_gate
+        self.scenario = scenario
         self.agenda, self.store, self.journal = Agenda(), Store(), Journal()
         self._rng = random.Random(seed)
-        self._receiver = Receiver(scenario, random.Random(self._rng.random()))
+        receiver = Receiver(scenario, random.Random(self._rng.random()))
+        self._around = Surroundings(
+            self.agenda, self.store, receiver, scenario, policy, self.journal, has_gate
+        )
         self.deliveries = [self._delivery(number) for number in range(scenario.events)]
         self._open = scenario.events
         self.processes = [self._process(number) for number in range(scenario.processes)]
@@ -84,17 +87,7 @@ class Simulation:
         self._wake()
 
     def _process(self, number: int) -> Process:
-        return Process(
-            number,
-            agenda=self.agenda,
-            store=self.store,
-            receiver=self._receiver,
-            scenario=self.scenario,
-            policy=self.policy,
-            rng=random.Random(self._rng.random()),
-            journal=self.journal,
-            has_gate=self.has_gate,
-        )
+        return Process(number, self._around, random.Random(self._rng.random()))
 
     def _replace(self, number: int) -> None:
         self.processes[number].die()
