@@ -24,6 +24,8 @@ WAYS = {
     "silent": "nothing, ever",
     "redirect": "a redirect",
 }
+# A receiver that limits its callers slows its whole endpoint, so these go to one of their own.
+LIMITED = frozenset({"503-retry-after", "429"})
 _MISBEHAVED = [way for way in WAYS if way != ORDINARY]
 _ORDINARY_TYPES = ("demo.order.placed", "demo.order.paid", "demo.order.shipped", "demo.invoice.sent")
 _CUSTOMERS = ("Ada", "Barbara", "Edsger", "Grace", "Katherine", "Leslie", "Margaret", "Tony")

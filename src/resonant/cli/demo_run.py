@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from resonant import output
-from resonant.cli.demo_events import demo_events
+from resonant.cli.demo_events import LIMITED, demo_events, way_of
 from resonant.cli.demo_view import shown_live, take_snapshot, write_table
 from resonant.cli.up import PORT, whole_stack
 from resonant.local.flow_runs import count_task_runs
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from resonant.cli.demo_view import Snapshot
+    from resonant.events import Event
     from resonant.local.stack import Stack
     from resonant.store import Store
 
-ENDPOINT = "demo"
+ENDPOINT, LIMITED_ENDPOINT = "demo", "demo-limited"
 ON_DEMAND = "emit-events/on-demand"
 POLICY = "classic"
 JOURNAL = "received.jsonl"
@@ -125,13 +126,19 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
     endpoint = WebhookEndpoint(
         url=SecretStr(url), allow_private=True, policy=POLICY, timeout=_TIMEOUT_SECONDS
     )
-    await save_webhook_endpoint(ENDPOINT, endpoint, overwrite=True)
+    for name in (ENDPOINT, LIMITED_ENDPOINT):
+        await save_webhook_endpoint(name, endpoint, overwrite=True)
     settings = load_settings()
     store = await open_store(settings.store_url)
     try:
-        await store.enqueue(demo_events(count, random.Random()), ENDPOINT)
-        output.say(f"stored {output.counted(count, 'event')} for endpoint {ENDPOINT}, {url}")
-        run_id = await start_run(ON_DEMAND, endpoint=ENDPOINT)
+        events: dict[str, list[Event]] = {ENDPOINT: [], LIMITED_ENDPOINT: []}
+        for event in demo_events(count, random.Random()):
+            events[LIMITED_ENDPOINT if way_of(event.type) in LIMITED else ENDPOINT].append(event)
+        for name, given in events.items():
+            await store.enqueue(given, name)
+        stored = output.counted(count, "event")
+        output.say(f"stored {stored} for the endpoints {ENDPOINT} and {LIMITED_ENDPOINT}, {url}")
+        run_id = await start_run(ON_DEMAND)
         output.say(f"the worker runs {ON_DEMAND}: {_run_url(stack, run_id)}")
         snapshot = await _watch(stack, store, run_id)
         dead_letters = await store.dead_letters(limit=1)
