@@ -41,7 +41,9 @@ def test_the_report_holds_totals_groups_and_every_dead_letter_with_its_attempts(
     assert [attempt["decision"] for attempt in rows["evt_1"]["history"]] == ["retry", "give_up"]
     history = rows["evt_3"].pop("history")
     assert len(history) == 1
-    assert rows["evt_3"] == next(row for row in resonant.json("dlq") if row["event_id"] == "evt_3")
+    [listed] = [row for row in resonant.json("dlq") if row["event_id"] == "evt_3"]
+    del listed["endpoint_state"]  # of now, as the report's totals say it
+    assert rows["evt_3"] == listed
 
 
 def test_the_report_says_what_the_receiver_answered_and_whether_it_may_have_processed_it(resonant, worker):
