@@ -133,9 +133,9 @@ class Dispatcher:
             await self._signing.stop()
             await self._rates.close()
             await self._sender.close()
-            await self._gates.leave()
             # Also without a lease that we know of: a claim may have been cancelled while it was committed.
             await self.store.release_all(self.owner)
+            await self._gates.leave()
             await self._signing.leave()
         except StoreError as error:
             if not isinstance(ended_by, StoreError):  # which says the same

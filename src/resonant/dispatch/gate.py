@@ -32,6 +32,8 @@ _STILL_FACTOR, _LONGEST_STILL = 10, 60.0
 # An outage that comes back within this time after recovery never ended.
 _RELAPSE_SECONDS = 3.0
 _NORMAL_SECONDS = 10.0
+# A delivery may be recorded after the failures that followed it: only recent ones show that the endpoint works for others.
+_RECORDED_SECONDS = 3.0
 _THROTTLED_SHARE = 0.1
 # A proposal that nobody answered is made again.
 _PATIENCE = 1.0
@@ -286,7 +288,8 @@ class EndpointGate:
             pace=pace,
         )
         after = replace(after, probe_at=self._next_probe(after, now))
-        return self._propose(after, none_delivered_since=measured.streak_since)
+        since = max(measured.streak_since, now - _RECORDED_SECONDS)
+        return self._propose(after, none_delivered_since=since)
 
     def _slow_down(self, answer: Answer, now: float, *, is_bad: bool) -> GateChange | None:
         """Return the change from normal to paced, if the endpoint takes some and more fails than by chance."""

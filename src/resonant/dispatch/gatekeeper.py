@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # How soon those who wait notice that the gate has closed, or the run has ended.
 _LONGEST_WAIT_SECONDS = 0.25
+# How often each of the many that wait for a pace asks.
+_SHORTEST_WAIT_SECONDS = 0.02
 
 # How old may be what is known of a gate when a send begins, in seconds.
 _OVERDUE_SECONDS = 0.5
@@ -169,9 +171,10 @@ class Gatekeeper:
                     with self.sending(lease):
                         yield
                     return
-            await asyncio.sleep(
-                min(delay, _LONGEST_WAIT_SECONDS)
-            )  # without the slot, which another endpoint may use meanwhile
+            if self.governs(lease.endpoint):
+                delay = max(delay, _SHORTEST_WAIT_SECONDS)
+            # Without the slot, which another endpoint may use meanwhile.
+            await asyncio.sleep(min(delay, _LONGEST_WAIT_SECONDS))
 
     async def may_send(self, lease: Lease) -> bool:
         """Return whether to send a delivery that has a slot and has begun: False if the gate governs.
@@ -182,6 +185,8 @@ class Gatekeeper:
             delay = await self._wait(lease)
             if not delay:
                 return delay is not None
+            if self._running.is_over():
+                return False
             await asyncio.sleep(delay)
         return False
 

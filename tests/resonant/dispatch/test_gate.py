@@ -100,6 +100,16 @@ def test_no_outage_is_declared_while_another_process_delivers(row, process):
     assert row.gate.state == "normal"
 
 
+def test_a_delivery_recorded_after_the_first_failure_puts_an_outage_off_for_a_moment_only(row, process):
+    row.last_delivered = 101.05
+    process.fail(101)
+    assert row.gate.state == "normal"
+    for n in range(1, 50):
+        process.fail(101 + n / 10, times=1)
+    assert row.gate.state == "probing"
+    assert row.gate.since < 105
+
+
 def test_one_probe_at_a_time_is_let_through(row, process):
     process.fail(100)
     assert not process.look(100.5)
