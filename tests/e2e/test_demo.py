@@ -19,6 +19,7 @@ from resonant.cli.demo_events import ORDINARY, WAYS, demo_events, way_of
 from support.machine import clean_environment
 from support.prefect import patient_client
 from support.processes import alive, family
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,8 +146,13 @@ def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
         ui, run_id = re.search(r"UI: (\S+), the emission: \S+/(\S+)", said).groups()
         runs = {"flow_runs": {"id": {"any_": [run_id]}}}
         with patient_client(f"{ui}/api") as client:
-            task_runs = client.post("/task_runs/filter", json=runs).json()
-        assert Counter(each["state_name"] for each in task_runs) == {"Completed": 18, "Failed": 2}
+
+            def states() -> Counter[str]:
+                found = client.post("/task_runs/filter", json=runs).json()
+                return Counter(each["state_type"] for each in found)
+
+            # Prefect records the last states a moment after the flow run ended.
+            wait_until(lambda: states() == {"COMPLETED": 18, "FAILED": 2}, 30)
         setting = [line for line in hints(said) if line.startswith(("export", "unset"))]
         tested = user.type([*setting, f"{sys.executable} -m resonant endpoint test demo"])
         assert tested.stdout.startswith("delivered"), tested.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter
+from statistics import median
 
 import pytest
 
@@ -133,7 +134,8 @@ def test_a_replay_keeps_to_its_rate_over_a_minute_and_starts_slowly(machine, bro
     by_second = Counter(int(moment - start) for moment in moments)
     said = f"by second: {[by_second[second] for second in range(max(by_second) + 1)]}"
     steady = [by_second[second] for second in range(slow_start + 1, slow_start + 1 + full_rate)]
-    assert abs(sum(steady) / full_rate / rate - 1) <= 0.05, said
+    # A machine that stands still for a moment loses these sends: a replay never makes up for them.
+    assert abs(median(steady) / rate - 1) <= 0.05, said
     assert most_within(1.0, moments) <= 60, said
     assert by_second[0] < rate / 3, said
     halves = [sum(by_second[second] for second in half) for half in (range(5), range(5, 10))]
