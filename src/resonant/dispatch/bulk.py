@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from resonant.events import Lease, LeaseKey
 
 Place = Callable[[], AbstractAsyncContextManager[None]]
+
+# How often those that wait for room notice that it is over.
+_LOOK_SECONDS = 0.25
 
 
 class PrefetchWindow:
@@ -41,9 +45,11 @@ class PrefetchWindow:
         """How many begin together."""
         return self._AT_ONCE * self.width
 
-    async def wait_for_room(self) -> None:
-        """Wait until more may begin."""
-        await self._has_room.wait()
+    async def wait_for_room(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Wait until more may begin, or it is over."""
+        while not self._has_room.is_set() and not is_over():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_room.wait(), _LOOK_SECONDS)
 
     def change(self, by: int) -> None:
         """Count so many that have begun, or, negative, that are on the wire or will not be sent."""
@@ -95,10 +101,11 @@ async def send_ahead(
     place: Place,
     send: Callable[[Lease], Awaitable[None]],
     on_lost: Callable[[Lease], None],
+    on_left: Callable[[Sequence[Lease]], None],
     window: PrefetchWindow,
     good_for: float,
     is_over: Callable[[], bool] = lambda: False,
-) -> list[Lease]:
+) -> None:
     """Begin leases a few ahead of need, and send them.
 
     Args:
@@ -107,12 +114,10 @@ async def send_ahead(
         place: a place on the wire; entering it waits until there is one.
         send: makes one attempt, within a place; it is called with up to ``window.width`` leases at the same time.
         on_lost: told of each lease that is not held any more; nothing is sent for it.
+        on_left: told of those that were not begun, since it was over.
         window: shared by all chunks to the same endpoint, of which one begins after the other.
         good_for: how many seconds after it began a lease may be sent without asking again whether it is still held.
         is_over: asked before more is begun; once it says so, no more is.
-
-    Returns:
-        Those that were not begun, since it was over.
 
     Raises:
         Exception: whatever ``begin`` or ``send`` raised first; what is being sent is then cancelled.
@@ -120,11 +125,11 @@ async def send_ahead(
     begun = _Begun(window)
     workers = min(window.width, len(leases))
 
-    async def begin_all() -> list[Lease]:
+    async def begin_all() -> None:
         async with window.turn:
             left = await _begin(leases, begun, begin, on_lost, window, is_over)
         begun.end(workers)
-        return left
+        on_left(left)
 
     async def send_each() -> None:
         while (next_one := await begun.take()) is not None:
@@ -137,10 +142,9 @@ async def send_ahead(
                 else:
                     await send(lease)
 
-    beginning = asyncio.create_task(begin_all())
+    senders = [asyncio.create_task(send_each()) for _ in range(workers)]
     try:
-        await all_of([beginning, *(asyncio.create_task(send_each()) for _ in range(workers))])
-        return beginning.result()
+        await all_of([asyncio.create_task(begin_all()), *senders])
     finally:
         begun.forget()
 
@@ -155,7 +159,7 @@ async def _begin(
 ) -> list[Lease]:
     """Begin them in order; return what was not begun."""
     for start in range(0, len(leases), window.at_once):
-        await window.wait_for_room()
+        await window.wait_for_room(is_over)
         if is_over():
             return list(leases[start:])
         next_ones = leases[start : start + window.at_once]

@@ -205,6 +205,7 @@ class Dispatcher:
         self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         self._sender.parks_retries = bool(self._chunk_size)
+        self._gates.keeps_place = True
         fetcher = Fetcher(
             self.store,
             Plan(self.owner, endpoint, take_over, self._chunk_size, on_waiting),
@@ -271,6 +272,7 @@ class Dispatcher:
         self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, None
         self._sender.parks_retries = False
+        self._gates.keeps_place = False
         try:
             async for leases in batches:
                 await self._look_at_gates()

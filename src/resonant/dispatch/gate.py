@@ -94,13 +94,13 @@ class EndpointGate:
         self._next_pace: Pace | None = None
         self._outage: Gate | None = None
         self._pace: Pace | None = None
-        self._may_probe = False
+        self._may_probe = self._has_worked = False
         self._entered = gate.epoch
         self._measured = Measured(gate.since)
 
     def governs(self, now: float) -> bool:
         """Whether the gate holds deliveries back: all of them, or all but a few at a pace."""
-        return self.gate.state != "normal" or self._is_told_to_wait(now)
+        return self.gate.state != "normal" or self.is_told_to_wait(now)
 
     def see(self, gate: Gate) -> None:
         """Take note of the row as the store has it; an older one than is known is ignored."""
@@ -131,10 +131,11 @@ class EndpointGate:
         if self._is_waiting_for_store(now):
             return None
         if self.gate.state != "paced":
-            return self._write_retry_after(now)
+            is_unwritten = self.gate.state == "probing" and self._has_worked
+            return self._recover(now) if is_unwritten else self._write_retry_after(now)
         if self._pace is None:
             return self._take_place(now)
-        if self._is_told_to_wait(now):
+        if self.is_told_to_wait(now):
             self._pace.held_at = now
         elif now - self._pace.held_at >= _NORMAL_SECONDS:
             return self._propose(_normal(self.gate, now, self._pace.rate))
@@ -148,7 +149,7 @@ class EndpointGate:
         """Return the change that reserves the next probe, if it is due; the winner claims one delivery and sends it."""
         self._notice(now)
         gate = self.gate
-        if gate.state != "probing" or self._is_waiting_for_store(now) or self._is_told_to_wait(now):
+        if gate.state != "probing" or self._is_waiting_for_store(now) or self.is_told_to_wait(now):
             return None
         if not _is_due(gate.probe_at, now, _LATEST_PROBE):
             return None
@@ -162,7 +163,7 @@ class EndpointGate:
             waiting: deliveries that are claimed and not yet sent.
         """
         self._notice(now)
-        if self._is_told_to_wait(now):
+        if self.is_told_to_wait(now):
             return 0
         if self.gate.state == "normal":
             return None
@@ -176,7 +177,7 @@ class EndpointGate:
             in_flight: requests without an answer.
         """
         self._notice(now)
-        if self._is_told_to_wait(now):
+        if self.is_told_to_wait(now):
             return None
         if self.gate.state == "normal":
             # A change that is being written will slow down or stop.
@@ -217,7 +218,7 @@ class EndpointGate:
         return change or self._write_retry_after(now)
 
     def leave(self, now: float) -> GateChange | None:
-        """Return the change that gives the pilot's place up, at the end of a run."""
+        """Return the change that gives the pilot's place up, for another process."""
         self._notice(now)
         if self._pace is None:
             return None
@@ -235,6 +236,7 @@ class EndpointGate:
         self._measured.add(now, sent.number, works=works, is_odd=is_odd, delivery_id=answer.delivery_id)
         match self.gate.state:
             case "probing":
+                self._has_worked = works
                 return self._recover(now) if works else None
             case "paced" if self._pace is not None:
                 self._pace.answered(
@@ -327,15 +329,12 @@ class EndpointGate:
         return wanted if wanted > now and wanted > known + 0.1 * (wanted - now) else None
 
     def _write_retry_after(self, now: float) -> GateChange | None:
-        if (
-            self.gate.state == "paused"
-            or self._is_waiting_for_store(now)
-            or self._later(self.gate, now) is None
-        ):
+        if self.gate.state == "paused" or self._is_waiting_for_store(now):
             return None
-        return self._propose(self.gate)
+        return None if self._later(self.gate, now) is None else self._propose(self.gate)
 
-    def _is_told_to_wait(self, now: float) -> bool:
+    def is_told_to_wait(self, now: float) -> bool:
+        """Whether the endpoint asked, by a Retry-After, for a wait that is not over."""
         row = self.gate.not_before
         return self._not_before > now or not _is_due(row, now, LONGEST_RETRY_AFTER)
 
@@ -376,7 +375,7 @@ class EndpointGate:
         """Begin anew, since the state or the clock changed."""
         self._entered = self.gate.epoch
         self._pace = None
-        self._may_probe = False
+        self._may_probe = self._has_worked = False
         self._measured = Measured(now)
 
 

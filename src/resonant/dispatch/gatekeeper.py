@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections import Counter
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
     from resonant.dispatch.in_flight import InFlight
     from resonant.dispatch.limiter import ConcurrencyLimiter
     from resonant.dispatch.running_tasks import RunningTasks
-    from resonant.events import Lease
+    from resonant.events import Lease, LeaseKey
     from resonant.store import Store
     from resonant.store.gates import GateChange
 
     OnGateChange = Callable[[Gate, Gate], None]
 
+logger = logging.getLogger(__name__)
 
 # How soon those who wait notice that the gate has closed, or the run has ended.
 _LONGEST_WAIT_SECONDS = 0.25
@@ -63,6 +65,8 @@ class Gatekeeper:
 
     Attributes:
         limiter: as given.
+        keeps_place: whether this run remains the pilot of a gate. A run that sends only some deliveries must not: the others
+            would wait for its end.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Gatekeeper:
         self._store = store
         self._owner = owner
         self.limiter = limiter
+        self.keeps_place = True
         self._in_flight = in_flight
         self._rng = rng
         self._on_change = on_change
@@ -87,6 +92,7 @@ class Gatekeeper:
         self._looked_at = -math.inf
         self._looking = asyncio.Lock()
         self._gates: dict[str, EndpointGate] = {}
+        self._probes: dict[str, LeaseKey] = {}
         self._sending = Counter[str]()
         self._proposed: dict[str, GateChange] = {}
         self._writers: dict[str, asyncio.Task[None]] = {}
@@ -126,7 +132,8 @@ class Gatekeeper:
             gate = self._of(name)
             gate.see(rows.get(name, Gate(name)))
             if name in due or self._in_flight.busy(name) or gate.gate.pilot == self._owner:
-                change = gate.look(self._store.clock())
+                now = self._store.clock()
+                change = gate.look(now) if self.keeps_place else gate.leave(now)
                 changes += [] if change is None else [change]
         await self._write(changes)
 
@@ -153,6 +160,7 @@ class Gatekeeper:
             return None
         lease, row = claimed
         gate.see(row)
+        self._probes[endpoint] = lease.key
         return lease
 
     @asynccontextmanager
@@ -210,6 +218,11 @@ class Gatekeeper:
             self._propose(change)
         return report
 
+    def stops(self, endpoint: str) -> bool:
+        """Return whether nothing at all may be sent: somebody paused the endpoint, or it asked to wait."""
+        gate = self._of(endpoint)
+        return gate.gate.state == "paused" or gate.is_told_to_wait(self._store.clock())
+
     async def leave(self) -> None:
         """Give the place of the pilot up, at the end of the run.
 
@@ -239,6 +252,8 @@ class Gatekeeper:
         if (writer := self._writers.get(name)) is not None:
             await asyncio.wait([writer])  # it may close the gate
         gate, now = self._of(name), self._store.clock()
+        if gate.gate.state == "probing" and self._probes.get(name) != lease.key:
+            return None
         delay = gate.wait(now, self._sending[name])
         if delay and gate.governs(now) and self._waiting(name) > (gate.room(now, 0) or 0):
             return None  # more wait than are sent soon: the pace was cut, or retries woke up
@@ -284,7 +299,13 @@ class Gatekeeper:
         for change, (is_written, row) in zip(changes, results, strict=True):
             self._of(row.endpoint).see(row)
             if is_written and change.before.state != row.state:
-                self._on_change(change.before, row)
+                self._tell(change.before, row)
+
+    def _tell(self, before: Gate, after: Gate) -> None:
+        try:
+            self._on_change(before, after)
+        except Exception:
+            logger.exception("the change of %s to %s was not announced", after.endpoint, after.state)
 
 
 def _answer(report: Report) -> Answer:

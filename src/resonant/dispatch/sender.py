@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.batch_writer import BatchWriter
@@ -46,14 +46,14 @@ class _Chunk:
 
     Attributes:
         task_run_id: for the history.
-        recording: the commits of what was attempted.
-        left: not sent; they go back.
+        writing: the commits of what was attempted, and of what goes back.
+        left: how many go back, since they were not sent.
         done: what came of the others.
     """
 
     task_run_id: str | None
-    recording: list[asyncio.Future[bool]] = field(default_factory=list)
-    left: list[Lease] = field(default_factory=list)
+    writing: list[asyncio.Future[Any]] = field(default_factory=list)
+    left: int = 0
     done: ChunkSummary = field(default_factory=ChunkSummary)
 
 
@@ -141,6 +141,8 @@ class Sender:
                     raise self._lost(lease)
                 if not await rates.wait(lease.endpoint, slot):
                     raise TimeIsUp
+                if self._gates.stops(lease.endpoint):
+                    raise Held
                 return await self._send(lease, task_run_id)
         finally:
             rates.free(lease.endpoint, slot)
@@ -166,30 +168,30 @@ class Sender:
                 # Few at a time: none begins ahead of need, which a crash would charge.
                 await all_of([asyncio.create_task(self._send_admitted(lease, chunk)) for lease in leases])
             else:
-                chunk.left += await send_ahead(
+                await send_ahead(
                     leases,
                     begin=self._commits.begin_all,
                     place=partial(self._gates.limiter.hold, endpoint),
                     send=partial(self._send_begun, chunk=chunk),
                     on_lost=partial(self._count_lost_in, chunk.done),
+                    on_left=partial(self._leave, chunk),
                     window=self._destinations.window(endpoint),
                     good_for=self._store.lease_seconds / 2,
                     is_over=lambda: self._running.is_over() or self._gates.governs(endpoint),
                 )
-            await asyncio.gather(*chunk.recording)
-            await self.hand_back(chunk.left)
+            await asyncio.gather(*chunk.writing)
         except Exception as error:
             self._running.fail(error)  # whatever `emit_chunk` makes of it
             raise
         if self._running.is_over():
-            chunk.done.left = len(chunk.left)
+            chunk.done.left = chunk.left
         else:
-            chunk.done.held = len(chunk.left)
+            chunk.done.held = chunk.left
         return chunk.done
 
     async def _send_begun(self, lease: Lease, *, chunk: _Chunk) -> None:
         if self._running.is_over() or not await self._gates.may_send(lease):
-            chunk.left.append(lease)
+            self._leave(chunk, [lease])
             return
         with self._gates.sending(lease):
             report = await self._send(lease, chunk.task_run_id)
@@ -199,7 +201,7 @@ class Sender:
         try:
             report = await self._send_alone(lease, chunk.task_run_id)
         except (TimeIsUp, Held):
-            chunk.left.append(lease)
+            self._leave(chunk, [lease])
         except LeaseLost:
             chunk.done.lost += 1
         else:
@@ -208,7 +210,12 @@ class Sender:
     def _record_in(self, chunk: _Chunk, report: Report) -> None:
         recorded = self._record(report)
         recorded.add_done_callback(partial(self._settle_in_chunk, report, chunk.done))
-        chunk.recording.append(recorded)
+        chunk.writing.append(recorded)
+
+    def _leave(self, chunk: _Chunk, leases: Sequence[Lease]) -> None:
+        """Hand leases back at once: the chunk may still wait for slow answers."""
+        chunk.left += len(leases)
+        chunk.writing += [asyncio.ensure_future(self._hand_back(lease)) for lease in leases]
 
     def waits_at(self, now: float) -> bool:
         """Return whether a delivery that this run parked is due within ``WAIT_SECONDS`` after this time."""

@@ -6,6 +6,7 @@ import pytest
 from resonant.dispatch.bulk import PrefetchWindow, send_ahead
 from resonant.dispatch.limiter import ConcurrencyLimiter
 from resonant.events import Event, Lease
+from support.waiting import until
 
 EVENT = Event(type="t", source="/s", data=1)
 
@@ -31,10 +32,13 @@ def places(width):
     return partial(ConcurrencyLimiter(100, width).hold, "orders")
 
 
-def sending(store, some, send, *, width=2, **options):
+async def sending(store, some, send, *, width=2, **options):
+    """Send; return what was left."""
+    left = []
     options = {"window": PrefetchWindow(width), "good_for": 30.0, "on_lost": lambda _lease: None} | options
     options.setdefault("place", places(options["window"].width))
-    return send_ahead(some, begin=store.begin, send=send, **options)
+    await send_ahead(some, begin=store.begin, send=send, on_left=left.extend, **options)
+    return left
 
 
 async def never(_lease):
@@ -127,6 +131,32 @@ async def test_when_it_is_over_what_had_not_begun_is_returned():
     assert 6 <= len(sent) < 20
 
 
+async def test_what_had_not_begun_goes_back_before_the_slowest_send_ends():
+    left, slow = [], asyncio.Event()
+
+    async def send(_lease):
+        await slow.wait()
+
+    store = Store()
+    chunk = asyncio.create_task(
+        send_ahead(
+            leases(20),
+            begin=store.begin,
+            place=places(2),
+            send=send,
+            on_lost=print,
+            on_left=left.extend,
+            window=PrefetchWindow(2),
+            good_for=30.0,
+            is_over=lambda: bool(store.begun),
+        )
+    )
+    await until(lambda: left)
+    assert not chunk.done()
+    slow.set()
+    await chunk
+
+
 @pytest.mark.parametrize("failure", [ValueError("broken"), asyncio.CancelledError()])
 async def test_what_a_send_raises_ends_all(failure):
     before = asyncio.all_tasks()
@@ -154,6 +184,7 @@ async def test_a_failing_store_ends_all():
             place=places(2),
             send=never,
             on_lost=print,
+            on_left=print,
             window=PrefetchWindow(2),
             good_for=1.0,
         )

@@ -10,8 +10,9 @@ import pytest
 from resonant.delivery.retry import GiveUp, Park
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.sender import WAIT_SECONDS
-from resonant.dispatch.summary import MOST_SHOWN
+from resonant.dispatch.summary import MOST_SHOWN, ChunkSummary
 from resonant.errors import UnexpectedStatus
+from resonant.store.gates import GateChange, change_gate, read_gate
 from resonant.testing import FixedClock
 from support.dispatching import (
     QUICK,
@@ -70,6 +71,27 @@ class TestTheBulkLane:
             summary = await worker.run()
         assert (summary.parked, summary.retried, summary.attempts) == (3, 0, 3)
 
+    async def test_what_a_closed_gate_holds_goes_back_while_slow_answers_are_awaited(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(Scene, "chunk_size", 20)
+
+        async def send(_event):
+            await answers.wait()
+
+        answers = asyncio.Event()
+        async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
+            await enqueue(worker.store, 20)
+            running = asyncio.create_task(worker.run())
+            await until(lambda: deliveries(tmp_path, "sending").count((1,)) > 1)
+            before = await worker.store.read(read_gate, "orders")
+            await worker.store.write(change_gate, GateChange(before, replace(before, state="paused")))
+            await until(lambda: deliveries(tmp_path, "lease_owner").count((None,)) >= 16)
+            assert not worker.done
+            answers.set()
+            await running
+            assert worker.done == [ChunkSummary(delivered=1, held=19)]
+
     async def test_a_run_looks_at_the_very_moment_when_the_next_retry_is_due(self, tmp_path, monkeypatch):
         monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
 
@@ -96,14 +118,14 @@ class TestTheBulkLane:
             if number < 25:
                 raise UnexpectedStatus(400)
             if number < 29:
-                raise UnexpectedStatus(503 if number < 28 else 429)
+                raise UnexpectedStatus(503 if number < 28 else 502)
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store, 60)
             await worker.run()
         done = worker.done[0]
         assert str(done) == (
-            "31 delivered, 4 parked (3 http_503, 1 throttled), 25 dead-lettered (20 shown as task runs)"
+            "31 delivered, 4 parked (1 http_502, 3 http_503), 25 dead-lettered (20 shown as task runs)"
         )
         assert len(done.shown) == MOST_SHOWN
         assert {type(report.decision) for report in done.shown} == {GiveUp}

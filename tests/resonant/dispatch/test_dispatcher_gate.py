@@ -246,3 +246,32 @@ class TestWhatIsClaimedAlready:
             summary = await worker.dispatcher.emit_given(worker.emit_one, batches())
             assert summary.attempts == 0
         assert deliveries(tmp_path, "status, lease_owner, available_at") == [("pending", None, START)] * 3
+
+    async def test_a_replay_gives_the_place_of_the_pilot_up_for_those_that_send_what_is_due(self, tmp_path):
+        async def throttled(_event):
+            raise UnexpectedStatus(429)
+
+        async def batches():
+            yield await worker.store.claim("orders", owner="worker", limit=30)
+
+        async with scene(tmp_path, orders=throttled, policy=PATIENT) as worker:
+            await enqueue(worker.store, 30)
+            replay = asyncio.create_task(worker.dispatcher.emit_given(worker.emit_one, batches()))
+            await until(lambda: worker.dispatcher._gates.governs("orders"))
+            await asyncio.wait_for(replay, 30)
+            gate = await read(worker.store)
+        assert (gate.state, gate.pilot) == ("paced", None)
+
+
+async def test_a_change_that_cannot_be_announced_is_logged_and_ends_nothing(tmp_path, caplog):
+    def announce(_before, _after):
+        raise RuntimeError("no server")
+
+    async def gone(_event):
+        raise UnexpectedStatus(410)
+
+    async with scene(tmp_path, orders=gone, on_gate_change=announce) as worker:
+        await enqueue(worker.store, 1)
+        await worker.run()
+        assert (await read(worker.store)).state == "paused"
+    assert "the change of orders to paused was not announced" in caplog.text

@@ -141,6 +141,17 @@ def test_the_type_of_a_probe_may_be_added_when_it_is_reserved(row, process):
     assert process.send(REFUSED, 102)
 
 
+def test_a_probe_that_works_is_remembered_where_another_change_came_first(row, process):
+    process.fail(100)
+    process.look(102)
+    sent = process.gate.sent(102)
+    change = process.gate.answered(sent, DELIVERED, 102, 0)
+    row.gate = replace(row.gate, epoch=row.gate.epoch + 1, probe_at=200)
+    assert not process.write(change)
+    process.look(102.25)
+    assert row.gate.state == "paced"
+
+
 def test_a_probe_that_works_starts_a_pace_of_one_per_second_that_doubles(row, process):
     process.fail(100)
     process.look(102)
