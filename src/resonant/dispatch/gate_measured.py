@@ -10,7 +10,7 @@ from resonant.dispatch.gate_window import Accepted, Window
 # improbable for the share of failures before them.
 _STREAK, _FEWEST_STREAK, _IMPROBABLE = 20, 6, 1e-4
 _SLOW_STREAK, _SLOW_STREAK_SECONDS = 5, 30.0
-# A process that has had no answer for a while begins with a few sends, and adds more as they are accepted. After a moment
+# A process that has had no answer for a while begins with one send, then a few, and adds more as they are accepted. After a moment
 # it sends freely, as slow answers limit it anyway; but if much of this fails, then only a few more for each such moment.
 _COLD_SECONDS = 10.0
 _FIRST_SENDS, _MORE_SENDS, _FIRST_GROWTH = 4, 2, 1.25
@@ -96,5 +96,7 @@ class Measured:
         has_failed = self._first_answers > self._first_accepted
         if moments and not has_failed:
             return 0.0
+        if not moments and not self._first_answers:
+            return _ASK_AGAIN_SECONDS if in_flight else 0.0  # it may be gone, or ask for a wait
         most = _FIRST_SENDS + _MORE_SENDS * moments + _FIRST_GROWTH * self._first_accepted
         return 0.0 if self._first_answers + in_flight < most else _ASK_AGAIN_SECONDS

@@ -15,3 +15,9 @@ def lane(request, monkeypatch):
 def quick_look(monkeypatch):
     """Let the dispatcher look for due deliveries many times a second."""
     monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
+
+
+@pytest.fixture
+def warm(monkeypatch):
+    """Let everything be sent at once, though the process knows nothing of the endpoint yet."""
+    monkeypatch.setattr("resonant.dispatch.gate_measured.Measured.wait", lambda *_: 0.0)

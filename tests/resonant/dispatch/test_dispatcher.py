@@ -120,6 +120,7 @@ class TestWhatARunDoes:
         # four polls a second and one check for acceptances; one of each at the start, and a poll at the end
         assert count[None] <= 5 * seconds + 3
 
+    @pytest.mark.usefixtures("warm")
     async def test_there_are_always_some_claimed_ahead_and_they_are_claimed_many_at_once(
         self, tmp_path, monkeypatch
     ):

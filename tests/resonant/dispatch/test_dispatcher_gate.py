@@ -162,7 +162,7 @@ class TestAPausedEndpoint:
             raise UnexpectedStatus(410)
 
         sent = []
-        async with scene(tmp_path, orders=gone, limits=Limits(concurrency=1)) as worker:
+        async with scene(tmp_path, orders=gone) as worker:
             await enqueue(worker.store, 50)
             await worker.run()
             assert (await read(worker.store)).is_gone
@@ -179,7 +179,7 @@ async def test_a_retry_after_stops_the_whole_endpoint(tmp_path):
         raise UnexpectedStatus(429, "600")
 
     sent = []
-    async with scene(tmp_path, orders=busy, limits=Limits(concurrency=1)) as worker:
+    async with scene(tmp_path, orders=busy) as worker:
         await enqueue(worker.store, 50)
         await worker.run()
         assert (await read(worker.store)).not_before == START + 300

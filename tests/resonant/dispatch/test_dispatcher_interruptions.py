@@ -149,6 +149,7 @@ class TestTheStoreGoesAway:
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 200}
         assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(200,)]
 
+    @pytest.mark.usefixtures("warm")
     async def test_after_a_longer_outage_the_run_fails_and_in_flight_deliveries_are_retried(
         self, tmp_path, disk, caplog
     ):

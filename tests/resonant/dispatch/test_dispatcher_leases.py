@@ -140,6 +140,7 @@ class TestLeases:
         assert len(sent) == 1
         assert deliveries(tmp_path, "status, attempts, lease_owner") == [("retrying", 1, None)]
 
+    @pytest.mark.usefixtures("warm")
     async def test_a_run_that_claims_anew_what_it_lost_takes_the_two_leases_for_two(
         self, tmp_path, quick_look
     ):
@@ -270,6 +271,7 @@ class TestWaiting:
             await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
             assert sent == [patient, *others, patient]
 
+    @pytest.mark.usefixtures("warm")
     async def test_beyond_the_bound_retries_are_parked(self, tmp_path):
         arrived, decisions = [], []
 

@@ -289,16 +289,25 @@ def test_throttling_makes_an_endpoint_paced_at_what_it_takes(row, process):
     assert row.gate.pace == pytest.approx(10, rel=0.1)
 
 
-def test_a_process_that_knows_nothing_of_an_endpoint_begins_with_a_few_sends(process):
+def test_a_process_that_knows_nothing_of_an_endpoint_begins_with_one_send_and_then_a_few(process):
     sent, now = [], 100.0
-    for in_flight in range(4):
+    assert process.send(DELIVERED, now)
+    for in_flight in range(5):
         assert process.gate.wait(now, in_flight) == 0
         sent.append(process.gate.sent(now))
-    assert process.gate.wait(now, 4) > 0
+    assert process.gate.wait(now, 5) > 0
     for each in sent:
         process.gate.answered(each, DELIVERED, now + 0.01, 3)
     assert process.gate.wait(now + 0.01, 4) == 0
     assert process.gate.wait(now + 0.4, 50) == 0
+
+
+def test_an_endpoint_that_is_gone_gets_one_request(row, process):
+    sent = process.gate.sent(100.0 + process.gate.wait(100, 0))
+    assert process.gate.wait(100, 1) > 0
+    process.write(process.gate.answered(sent, Answer("failed", 0.01, 410, gone=True), 100.2, 0))
+    assert row.gate.is_gone
+    assert process.gate.wait(100.2, 0) is None
 
 
 def test_it_adds_only_a_few_while_the_first_ones_fail(process):
