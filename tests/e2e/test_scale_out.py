@@ -224,14 +224,14 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     assert len(done) == DRAINING
     assert done[0] >= CHUNK_SIZE, "each had a part of it before the receiver answered"
     assert not re.findall("(?:ERROR|FATAL|PANIC): .*", postgresql.log.read_text())
-    assert recorded_first_attempts(scale_out.apis[1]) == EVENTS
+    assert recorded_deliveries(scale_out.apis[1]) == EVENTS
     for log in machine.home.glob("*.log"):
         assert "Traceback" not in log.read_text(), log
 
 
-def recorded_first_attempts(api: str) -> int:
+def recorded_deliveries(api: str) -> int:
     """Return how many deliveries the recorded task runs of chunks had, once there are no more to come."""
-    completed = {"name": {"like_": "first attempts to hooks"}, "state": {"type": {"any_": ["COMPLETED"]}}}
+    completed = {"name": {"like_": "deliveries to hooks"}, "state": {"type": {"any_": ["COMPLETED"]}}}
     with patient_client(api) as client:
 
         def count() -> int:

@@ -122,7 +122,7 @@ def pages(server: str) -> dict[str, str]:
         flow_runs = client.post("/flow_runs/filter", json={}).json()
         task_runs = client.post("/task_runs/filter", json={}).json()
     assert {each["key"] for each in artifacts} == {
-        "dead-letter-triage", "metrics", "purge-report", "replay-progress",
+        "dead-letter-triage", "held-endpoints", "metrics", "purge-report", "replay-progress",
     }  # fmt: skip
     return (
         {f"/artifacts/artifact/{each['id']}": each["key"] for each in artifacts}
