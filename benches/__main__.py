@@ -30,9 +30,10 @@ BENCHES = (
     "growth",
     "comparison",
     "outage",
+    "isolation",
 )
 # Those that take ``--only``.
-_IN_PARTS = ("comparison", "outage")
+_IN_PARTS = ("comparison", "outage", "isolation")
 _COMMANDS = {
     "plot": "benches.plot",
     "profile": "benches.profiling",
@@ -58,8 +59,8 @@ def main() -> None:
         action="append",
         metavar="PART",
         default=[],
-        help="only contenders of the comparison (and the raw loop), or scenarios of the outage, with this in their name; "
-        "may be given again",
+        help="only contenders of the comparison (and the raw loop), or scenarios of outage and isolation, with this "
+        "in their name; may be given again",
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):

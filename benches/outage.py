@@ -194,7 +194,7 @@ def _measure(scenario: Scenario, count: int) -> Outcome:
         store = runner.run(open_store(url))
         stack.callback(lambda: runner.run(store.close()))
         stack.enter_context(_drains(settings, scenario))
-        runner.run(_wait_for_runs(api_url, scenario.drains))
+        runner.run(wait_for_runs(api_url, scenario.drains))
         return runner.run(_watch(store, receiver, scenario, count))
 
 
@@ -208,7 +208,8 @@ def _drains(settings: Settings, scenario: Scenario) -> Iterator[None]:
         yield
 
 
-async def _wait_for_runs(api_url: str, number: int) -> None:
+async def wait_for_runs(api_url: str, number: int) -> None:
+    """Wait until so many flow runs are under way."""
     query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
     give_up_at = time.monotonic() + _START_SECONDS
     async with httpx.AsyncClient(base_url=api_url, trust_env=False) as client:

@@ -93,15 +93,15 @@ def prefect_server(settings: Settings) -> Iterator[str]:
         yield server.api_url
 
 
-async def save_endpoint(url: str, *, rate: float | None = None) -> None:
-    """Save the receiver as the endpoint of the events, once Prefect is pointed at its server."""
+async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = None) -> None:
+    """Save a receiver as an endpoint, by default that of the events, once Prefect is pointed at its server."""
     from pydantic import SecretStr
 
     from blocks.catalog import save_webhook_endpoint
     from blocks.webhook_endpoint import WebhookEndpoint
 
     endpoint = WebhookEndpoint(url=SecretStr(url), allow_private=True, rate=rate)
-    await save_webhook_endpoint(ENDPOINT, endpoint, overwrite=False)
+    await save_webhook_endpoint(name, endpoint, overwrite=False)
 
 
 async def recorded_task_runs(api_url: str, flow_run_id: object, count: int) -> int:

@@ -18,7 +18,8 @@ _RUN_FOR_SECONDS = 86_400.0
 
 async def _main() -> None:
     lane = cast("Lane", os.environ["BENCH_LANE"])
-    await emit_events(endpoint=ENDPOINT, run_for=_RUN_FOR_SECONDS, **LANES[lane])
+    endpoint = os.environ.get("BENCH_ENDPOINT", ENDPOINT) or None
+    await emit_events(endpoint=endpoint, run_for=_RUN_FOR_SECONDS, **LANES[lane])
 
 
 asyncio.run(_main())

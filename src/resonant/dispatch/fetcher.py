@@ -182,7 +182,9 @@ class Fetcher:
 
     def _room(self, endpoint: str) -> _Room | None:
         """Return what to claim now: ahead of need, and many at once or none."""
-        others = len((self._in_flight.busy_endpoints() | set(self._due)) - {endpoint})
+        # What a gate holds claims nothing, and takes no room from others.
+        claimed_from = {name for name in self._due if self._gates.room(name) != 0}
+        others = len((self._in_flight.busy_endpoints() | claimed_from) - {endpoint})
         share = self._gates.limiter.share(endpoint)
         # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
         wanted = max(4 * share, 4 * self._plan.chunk_size // (others + 2))

@@ -1,0 +1,101 @@
+"""A healthy endpoint beside one that is dead, in the same run, against its rate alone; for each way of being dead.
+
+One drain sends to both. The healthy endpoint's events come once the other one's failures are known; its rate is measured at
+its receiver, alone, beside the dead one, and so on in turn. ``--only PART`` chooses by a part of the name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from benches.comparing import Comparison, apart, say
+from benches.outage import wait_for_runs
+from benches.outage_receiver import Behaviour, outage_receiver
+from benches.processes import kept, python
+from benches.receiver import counting_receiver
+from benches.surroundings import ENDPOINT, empty_home, events, kept_prefect_server, save_endpoint
+from resonant.dead_letters.replay import cancel
+from resonant.store import open_store
+from resonant.store.selection import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benches.lanes import Lane
+    from benches.outage_receiver import Kind
+    from benches.receiver import Receiver
+    from resonant.store import Store
+
+EVENTS, ROUNDS = 2_000, 3
+_DEAD = "dead"
+_DEAD_EVENTS = 1_000
+_KNOWN_SECONDS = 5.0
+_LONGEST_SECONDS = 300.0
+_LANES: tuple[Lane, ...] = ("bulk", "task")
+_KINDS: dict[Kind, str] = {
+    "refuse": "refuses connections",
+    "reset": "resets connections",
+    "503": "answers 503 at once",
+    "hang": "never answers",
+}
+
+
+def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
+    """Measure, and return what came out.
+
+    Args:
+        count: events to the healthy endpoint.
+        rounds: how often it is measured alone, and beside the dead one.
+        only: parts of names; all where it is empty.
+    """
+    found = []
+    for lane in _LANES:
+        for kind, words in _KINDS.items():
+            name = f"beside one that {words}, {lane} lane"
+            if only and not any(part in name for part in only):
+                continue
+            beside, alone = apart(_measure, lane, kind, count, rounds)
+            say(
+                f"  {name}: {[round(rate) for rate in beside]} against {[round(rate) for rate in alone]} alone"
+            )
+            found.append(Comparison(name, "events/s", beside, alone, "alone", ratio_at_least=0.95))
+    return found
+
+
+def _measure(lane: Lane, kind: Kind, count: int, rounds: int) -> tuple[list[float], list[float]]:
+    with contextlib.ExitStack() as stack:
+        settings = stack.enter_context(empty_home())
+        healthy = stack.enter_context(counting_receiver())
+        dead = stack.enter_context(outage_receiver(Behaviour(kind)))
+        dead.listen_after(0)
+        api_url = stack.enter_context(kept_prefect_server(settings)).api_url
+        runner = stack.enter_context(asyncio.Runner())
+        runner.run(save_endpoint(healthy.url))
+        runner.run(save_endpoint(dead.url, _DEAD))
+        store = runner.run(open_store(settings.store_url))
+        stack.callback(lambda: runner.run(store.close()))
+        variables = {"BENCH_LANE": lane, "BENCH_ENDPOINT": ""}
+        command = python("benches.contenders.workers.drain")
+        stack.enter_context(kept(command, log=settings.home.parent / "drain.log", variables=variables))
+        runner.run(wait_for_runs(api_url, 1))
+        _rate(runner, store, healthy, count)  # to warm up
+        beside, alone = [], []
+        for _ in range(rounds):
+            alone.append(_rate(runner, store, healthy, count))
+            runner.run(store.enqueue(events(_DEAD_EVENTS), _DEAD))
+            time.sleep(_KNOWN_SECONDS)
+            beside.append(_rate(runner, store, healthy, count))
+            runner.run(cancel(store, Selection(endpoint=_DEAD), who="bench"))
+            time.sleep(1.0)
+        return beside, alone
+
+
+def _rate(runner: asyncio.Runner, store: Store, healthy: Receiver, count: int) -> float:
+    """Return how many events a second the healthy endpoint gets."""
+    healthy.expect(count)
+    runner.run(store.enqueue(events(count), ENDPOINT))
+    receipts = healthy.wait(_LONGEST_SECONDS)
+    return count / (receipts.last_at - receipts.first_at)
