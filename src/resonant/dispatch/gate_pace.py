@@ -18,6 +18,8 @@ _BURST_SECONDS = 0.25
 _AHEAD_SECONDS = 0.35
 _GROWTH = 1.05
 _DOUBLING = 2.0
+# Growth speeds up the longer nothing is cut: a cut by chance costs little then.
+_ANSWERS_TO_SPEED_UP = 40
 _CUT = 0.99
 _FRESH_SECONDS = 1.0
 _JUDGED_ANSWERS = 10
@@ -76,6 +78,7 @@ class Pace:
         self._doubling = share_bad is None
         self._usual = _Usual()
         self._cuts = 0
+        self._since_cut = 0
         self._window = Window()
         self._accepted = Accepted()
         self._latency = Latency()
@@ -139,12 +142,16 @@ class Pace:
         is_slow = is_accepted and self._latency.is_slow
         if sent_at >= self._fresh_from:
             self._window.add(now, is_bad=not is_accepted or is_slow)
+            self._since_cut += 1
         if self._judging is not None:
             self._judge(now, in_flight)
         elif is_asked or is_slow or self._is_too_fast(now):
             self._cut(now, in_flight)
         elif is_accepted:
-            self._grow(_DOUBLING if self._doubling else _GROWTH, now)
+            self._grow(_DOUBLING if self._doubling else self._growth(), now)
+
+    def _growth(self) -> float:
+        return min(_DOUBLING, _GROWTH ** max(1.0, self._since_cut / _ANSWERS_TO_SPEED_UP))
 
     def _is_too_fast(self, now: float) -> bool:
         answers, bad = len(self._window), self._window.share_bad
@@ -175,6 +182,7 @@ class Pace:
         self._share_at_cut = share_bad
         self._judging = now
         self._fresh_from = now + _FRESH_SECONDS
+        self._since_cut = 0
         self._window = Window()
         self._latency.forgive()
 
