@@ -18,8 +18,6 @@ _BURST_SECONDS = 0.25
 _AHEAD_SECONDS = 0.35
 _GROWTH = 1.05
 _DOUBLING = 2.0
-# Growth speeds up the longer nothing is cut: a cut by chance costs little then.
-_ANSWERS_TO_SPEED_UP = 40
 _CUT = 0.99
 _FRESH_SECONDS = 1.0
 _JUDGED_ANSWERS = 10
@@ -29,7 +27,7 @@ _MOST_CUTS = 3
 _HELPLESS_SECONDS = 60.0
 _HELPLESS_SHARE = 0.95
 _TOLERATED = 0.02
-_SIGMAS = 1.5
+_SIGMAS = 2.0
 _HALF_SIGMAS = 1.5
 
 
@@ -78,7 +76,6 @@ class Pace:
         self._doubling = share_bad is None
         self._usual = _Usual()
         self._cuts = 0
-        self._since_cut = 0
         self._window = Window()
         self._accepted = Accepted()
         self._latency = Latency()
@@ -142,16 +139,12 @@ class Pace:
         is_slow = is_accepted and self._latency.is_slow
         if sent_at >= self._fresh_from:
             self._window.add(now, is_bad=not is_accepted or is_slow)
-            self._since_cut += 1
         if self._judging is not None:
             self._judge(now, in_flight)
         elif is_asked or is_slow or self._is_too_fast(now):
             self._cut(now, in_flight)
         elif is_accepted:
-            self._grow(_DOUBLING if self._doubling else self._growth(), now)
-
-    def _growth(self) -> float:
-        return min(_DOUBLING, _GROWTH ** max(1.0, self._since_cut / _ANSWERS_TO_SPEED_UP))
+            self._grow(_DOUBLING if self._doubling else _GROWTH, now)
 
     def _is_too_fast(self, now: float) -> bool:
         answers, bad = len(self._window), self._window.share_bad
@@ -182,7 +175,6 @@ class Pace:
         self._share_at_cut = share_bad
         self._judging = now
         self._fresh_from = now + _FRESH_SECONDS
-        self._since_cut = 0
         self._window = Window()
         self._latency.forgive()
 
