@@ -17,6 +17,7 @@ _BURST_SECONDS = 0.25
 # Claims are made for the time until the next look, and a little ahead, so that a backlog always shows as waiting.
 _AHEAD_SECONDS = 0.35
 _GROWTH = 1.05
+_LEAST_GROWTH = 1.0
 _DOUBLING = 2.0
 _CUT = 0.99
 _FRESH_SECONDS = 1.0
@@ -207,7 +208,9 @@ class Pace:
         passed = min(1.0, max(0.0, now - self._grown_at))
         self._grown_at = now
         most = max(self.rate, 2.0, 2 * self._accepted.per_second(now) / (1 - self._usual.share))
-        self.rate = min(self.rate * factor ** (passed / max(1.0, self._latency.usual)), most)
+        rounds = passed / max(1.0, self._latency.usual)
+        grown = max(self.rate * factor**rounds, self.rate + _LEAST_GROWTH * rounds)
+        self.rate = min(grown, most)
 
     def _fill(self, now: float) -> None:
         passed = max(0.0, now - self._filled_at)
