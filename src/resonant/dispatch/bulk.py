@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Place = Callable[[], AbstractAsyncContextManager[None]]
 
-# How often those that wait for room notice that it is over.
+# How often a task that waits for room checks whether the run has ended.
 _LOOK_SECONDS = 0.25
 
 
@@ -46,7 +46,7 @@ class PrefetchWindow:
         return self._AT_ONCE * self.width
 
     async def wait_for_room(self, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Wait until more may begin, or it is over."""
+        """Wait until there is room for more sends, or the run ends."""
         while not self._has_room.is_set() and not is_over():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_room.wait(), _LOOK_SECONDS)
@@ -106,21 +106,21 @@ async def send_ahead(
     good_for: float,
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Begin leases a few ahead of need, and send them.
+    """Send deliveries, and begin a few in the store ahead of their sends.
 
     Args:
         leases: what to send, in this order.
         begin: notes in the store that sends are about to start; returns which of them are still held.
         place: a place on the wire; entering it waits until there is one.
         send: makes one attempt, within a place; it is called with up to ``window.width`` leases at the same time.
-        on_lost: told of each lease that is not held any more; nothing is sent for it.
-        on_left: told of those that were not begun, since it was over.
-        window: shared by all chunks to the same endpoint, of which one begins after the other.
-        good_for: how many seconds after it began a lease may be sent without asking again whether it is still held.
-        is_over: asked before more is begun; once it says so, no more is.
+        on_lost: called with each lease that this process lost; its delivery is not sent.
+        on_left: called with the leases that were not begun because the run ended.
+        window: shared by all chunks to the same endpoint; they begin one after the other.
+        good_for: seconds after its begin in which a lease is sent without checking that it is still held.
+        is_over: returns whether to begin no more.
 
     Raises:
-        Exception: whatever ``begin`` or ``send`` raised first; what is being sent is then cancelled.
+        Exception: the first error of ``begin`` or ``send``; the other sends are cancelled.
     """
     begun = _Begun(window)
     workers = min(window.width, len(leases))

@@ -1,15 +1,15 @@
 """The dispatcher: take what is due from the store and make attempts until nothing is due, or a bound is reached.
 
-The way of one delivery::
+The steps of one delivery::
 
     Dispatcher.run      claims it, and hands it to `emit_one` (in flows: a Prefect task run)
     Dispatcher.attempt  begins in the store, lets the attempt runner send and decide, records both, reports
     emit_one          returns (delivered, parked), waits and calls attempt again (retry), or ends (given up)
 
-In the bulk lane, `emit_chunk` is handed many to one endpoint::
+In the bulk lane, `emit_chunk` gets many deliveries to one endpoint::
 
-    Dispatcher.attempt_all  makes one attempt of each, as above, in large commits; what is to be retried is parked
-    emit_one              is handed those whose lease was lost before, so that a crash takes no chunk with it
+    Dispatcher.attempt_all  makes one attempt of each, as above, in large commits, and parks every retry
+    emit_one              gets the deliveries whose lease was lost before, so that they cannot crash a chunk
 
 The parts: `Fetcher` claims, `Sender` makes and records attempts, `Destinations` opens endpoints, `LeaseHeartbeat` renews
 leases, and `RunningTasks` holds the tasks and the error that ends the run.
@@ -149,23 +149,23 @@ class Dispatcher:
         return self._running.failure
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
-        """Make one attempt, and record it with the decision taken on it.
+        """Make one attempt, and record it with its decision.
 
         Raises:
-            LeaseLost: another worker has the delivery, or this one has it by another lease.
+            LeaseLost: another worker has the delivery, or this worker has a newer lease.
             TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
             Held: the endpoint's gate holds the delivery; it went back, with no attempt charged.
-            StoreUnavailable: the outcome could not be written; the delivery will be tried again by somebody.
+            StoreUnavailable: the outcome could not be written; the delivery will be tried again.
         """
         return await self._sender.attempt(key, task_run_id=task_run_id)
 
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
     ) -> ChunkSummary:
-        """Make one attempt of each of these deliveries to one endpoint; those that are to be retried are parked.
+        """Make one attempt of each of these deliveries to one endpoint, and park every retry.
 
         Raises:
-            StoreUnavailable: outcomes could not be written; these deliveries will be tried again by somebody.
+            StoreUnavailable: outcomes could not be written; these deliveries will be tried again.
         """
         return await self._sender.attempt_all(endpoint, keys, task_run_id=task_run_id)
 
@@ -181,7 +181,8 @@ class Dispatcher:
     ) -> Summary:
         """Claim and emit due deliveries, until none is due or the time is up.
 
-        What this run has parked for less than ``WAIT_SECONDS`` is waited for. With ``own``, the run's time is up when those deliveries are settled, whichever worker sends them.
+        The run waits for retries that it parked for less than ``WAIT_SECONDS``. With ``own``, it ends when those
+        deliveries are settled, even if another worker sends them.
 
         Args:
             emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. What it raises
@@ -281,7 +282,7 @@ class Dispatcher:
                     await retry_while_unavailable(
                         partial(self._destinations.open, lease.endpoint), self._patience
                     )
-                    # What is held is due from now on: whoever sends what is due, sends it.
+                    # A held delivery counts as due from now on, so any run may send it.
                     if self._gates.room(lease.endpoint) == 0:
                         held.append(lease)
                     else:
@@ -327,7 +328,7 @@ class Dispatcher:
             for lease in leases:
                 self._start(lease)
             return
-        # What may have crashed a worker goes alone: it shall not take a whole chunk with it again.
+        # A delivery that may have crashed a worker goes alone, so that it cannot crash a whole chunk again.
         for lease in leases:
             if lease.crashes:
                 self._start(lease)

@@ -65,10 +65,10 @@ class Fetcher:
         store: to claim from.
         plan: what to claim.
         gates: what may be sent now.
-        in_flight: what is held already.
+        in_flight: the leases that the run already holds.
         destinations: opens each endpoint that something is due for.
         heartbeat: renews the run's own leases before expired ones are taken over.
-        is_over: tells whether the run has failed, or its time is up: nothing more is to be claimed then.
+        is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
     """
 
     def __init__(
@@ -104,10 +104,10 @@ class Fetcher:
         return min(POLL_SECONDS, max(_SHORTEST_WAIT_SECONDS, self._next_due_in))
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
-        """Claim what there is room for, of each endpoint of which something is due.
+        """Claim deliveries of each endpoint with due work, as many as there is room for.
 
         Args:
-            is_idle: nothing is under way, so that it is worth while to look at once what is due.
+            is_idle: nothing is in flight, so look for due work at once.
         """
         if is_idle or asyncio.get_running_loop().time() >= self._look_again_at:
             await self._look()
@@ -121,14 +121,14 @@ class Fetcher:
                 leases = await self._store.claim(
                     name, owner=self._plan.owner, limit=room.number, most_bytes=room.most_bytes
                 )
-                # Fewer are all that there is, or all that memory has room for until the next look. While the gate governs,
-                # its room is for the time until then.
+                # Fewer than asked for: nothing else is due, or memory is full. While a gate governs, its room lasts
+                # until the next look.
                 if len(leases) < room.number or self._gates.governs(name):
                     self._due.remove(name)
                 yield leases
 
     def is_held_shortly(self) -> bool:
-        """Return whether gates hold due deliveries, but not for so long that the run ends meanwhile."""
+        """Return whether gates hold due deliveries for so short a time that the run waits for them."""
         return any(map(self._gates.holds_shortly, self._open))
 
     async def others_hold(self) -> bool:
@@ -182,7 +182,7 @@ class Fetcher:
 
     def _room(self, endpoint: str) -> _Room | None:
         """Return what to claim now: ahead of need, and many at once or none."""
-        # What a gate holds claims nothing, and takes no room from others.
+        # An endpoint whose gate holds everything takes no room from others.
         claimed_from = {name for name in self._due if self._gates.room(name) != 0}
         others = len((self._in_flight.busy_endpoints() | claimed_from) - {endpoint})
         share = self._gates.limiter.share(endpoint)

@@ -1,8 +1,8 @@
 """The controller of an endpoint's gate: whether, and how fast, this process may send. Pure: no I/O, time is an argument.
 
 The state is one row that every process shares (``resonant.store.gates``). A controller proposes changes; the caller writes
-them by compare-and-set and says by ``see`` what the row is then. What only matters for a second or two, such as the answers
-of the last second, stays in the process.
+them by compare-and-set and passes the resulting row to ``see``. Short-lived data, such as the answers of the last second,
+stays in the process.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from resonant.store.gates import Gate, GateChange
 if TYPE_CHECKING:
     import random
 
-# How long a pilot's place is its own without a renewal, and when it is renewed.
+# The pilot's lease, and the time left at which it is renewed, in seconds.
 PILOT_SECONDS = 3.0
 _RENEW_SECONDS = 2.0
-# A probe is sent each time the outage has grown by this share, within these bounds. With the wait for a look, recovery is
-# noticed within a ninth of the outage.
+# The wait for the next probe, as a share of the outage so far, and its bounds in seconds. Including the wait for a look,
+# recovery is noticed within a ninth of the outage.
 _PROBE_SHARE = 0.08
 _SOONEST_PROBE, _LATEST_PROBE = 1.0, 120.0
-# An endpoint is not held for longer than this by one Retry-After; a delivery may be.
+# The longest that one Retry-After holds an endpoint. It may hold a single delivery for longer.
 LONGEST_RETRY_AFTER = 300.0
 _STILL_FACTOR, _LONGEST_STILL = 10, 60.0
-# An outage that comes back within this time after recovery never ended.
+# Failures within this time after recovery continue the same outage.
 _RELAPSE_SECONDS = 3.0
 _NORMAL_SECONDS = 10.0
-# A delivery may be recorded after the failures that followed it: only recent ones show that the endpoint works for others.
+# Successes may be recorded late. Only recent ones show that the endpoint works for other processes.
 _RECORDED_SECONDS = 3.0
 _THROTTLED_SHARE = 0.1
-# A proposal that nobody answered is made again.
+# After this time without an answer, a proposal is repeated.
 _PATIENCE = 1.0
 _A_MOMENT, _UNTIL_A_LOOK = 0.01, 0.25
 _HANDLER_FAILED, _THROTTLED = 500, 429
@@ -56,13 +56,13 @@ class Answer:
     """What became of a send.
 
     Attributes:
-        kind: ``delivered``; ``failed``; ``alive`` for a permanent 4xx, since the endpoint works; ``local`` for a failure that
-            is not the endpoint's, which counts for nothing.
+        kind: ``delivered``; ``failed``; ``alive`` for a permanent 4xx, since the endpoint works; ``local`` for a failure on
+            this side, which is ignored.
         duration: of the request, in seconds.
         status_code: None where the endpoint did not answer.
         retry_after: seconds that the endpoint asks to wait.
         gone: it answered 410.
-        delivery_id: tells a repeated 500 of one delivery from an outage.
+        delivery_id: so that repeated 500s of one delivery do not look like an outage.
     """
 
     kind: Literal["delivered", "failed", "alive", "local"]
@@ -79,7 +79,7 @@ class EndpointGate:
     Args:
         gate: the row, as the store has it.
         owner: this process.
-        rng: moves probes apart.
+        rng: spreads the times of probes.
     """
 
     def __init__(self, gate: Gate, owner: str, rng: random.Random) -> None:
@@ -103,7 +103,7 @@ class EndpointGate:
         return self.gate.state != "normal" or self.is_told_to_wait(now)
 
     def see(self, gate: Gate) -> None:
-        """Take note of the row as the store has it; an older one than is known is ignored."""
+        """Take over the row from the store, unless it is older than the known one."""
         if gate.epoch <= self.gate.epoch:
             if gate.epoch == self.gate.epoch:
                 self._proposed_at = -inf  # refused, or still to be written: a second one would lose
@@ -126,7 +126,7 @@ class EndpointGate:
             self._pace = next_pace or Pace(gate.pace or 1.0, self._now, helpless_until=gate.helpless_until)
 
     def look(self, now: float) -> GateChange | None:
-        """Return what to write at a look: take the pilot's place or keep it, the pace, a Retry-After, or normal again."""
+        """Return a change to write: become or stay pilot, the pace, a Retry-After, or the return to normal."""
         self._notice(now)
         if self._is_waiting_for_store(now):
             return None
@@ -170,7 +170,7 @@ class EndpointGate:
         return 0 if self._pace is None else self._pace.room(now, waiting)
 
     def wait(self, now: float, in_flight: int) -> float | None:
-        """Say whether to begin a send: 0 now (this takes its place), more: ask again then, None: hand the delivery back.
+        """Return how long a send must wait: 0 to send now (takes a token), else when to ask again; None hands it back.
 
         Args:
             now: seconds.
@@ -197,7 +197,7 @@ class EndpointGate:
         return Sent(now, self.gate.epoch, self._sends)
 
     def answered(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
-        """Take account of an answer; return the change that it calls for.
+        """Count an answer; return the change that it requires, if any.
 
         Args:
             sent: what ``sent`` returned.
@@ -218,14 +218,14 @@ class EndpointGate:
         return change or self._write_retry_after(now)
 
     def leave(self, now: float) -> GateChange | None:
-        """Return the change that gives the pilot's place up, for another process."""
+        """Return the change that hands the role of pilot to another process."""
         self._notice(now)
         if self._pace is None:
             return None
         return self._propose(replace(self.gate, pilot=None, pilot_until=None, pace=self._pace.rate))
 
     def _take_place(self, now: float) -> GateChange | None:
-        """Return the change that takes the pilot's place, if it is free: more carefully than the last pilot."""
+        """Return the change that makes this process the pilot, at half the last pace, if there is no pilot."""
         if not _is_due(self.gate.pilot_until, now, PILOT_SECONDS):
             return None
         return self._propose(self._piloted(self.gate, now, max(1.0, (self.gate.pace or 1.0) / 2)))
@@ -294,7 +294,7 @@ class EndpointGate:
         return self._propose(after, none_delivered_since=since)
 
     def _slow_down(self, answer: Answer, now: float, *, is_bad: bool) -> GateChange | None:
-        """Return the change from normal to paced, if the endpoint takes some and more fails than by chance."""
+        """Return the change from normal to paced, if the endpoint accepts some requests and fails more than by chance."""
         measured = self._measured
         measured.window.add(now, is_bad=is_bad)
         measured.throttled.add(now, is_bad=bool(answer.retry_after) or answer.status_code == _THROTTLED)
@@ -323,7 +323,7 @@ class EndpointGate:
             self._pace.stop(self._not_before, now + still)
 
     def _later(self, gate: Gate, now: float) -> float | None:
-        """Return the time of the last Retry-After, if the row does not have it yet, or nearly."""
+        """Return the end of the last Retry-After, if it is clearly later than the one in the row."""
         known = now if gate.not_before is None else gate.not_before
         wanted = self._not_before
         return wanted if wanted > now and wanted > known + 0.1 * (wanted - now) else None
@@ -364,7 +364,7 @@ class EndpointGate:
         return self._proposed is not None and now - self._proposed_at < _PATIENCE
 
     def _notice(self, now: float) -> None:
-        """Take note of the time; what was measured before a clock was put back is worth nothing."""
+        """Store the time, and drop all measurements if the clock was set back."""
         if now < self._now - 1:
             pace, self._not_before, self._proposed_at = self._pace, -inf, -inf
             self._forget(now)
@@ -391,5 +391,5 @@ def _paused(gate: Gate, now: float) -> Gate:
 
 
 def _is_due(at: float | None, now: float, longest: float) -> bool:
-    """Tell whether a time has come; one farther away than any is ever set was written before the clock was put back."""
+    """Tell whether a time has come. A time too far ahead counts as past: the clock was set back since."""
     return at is None or at <= now or at > now + longest + _SLACK

@@ -6,17 +6,17 @@ from math import inf, log
 
 from resonant.dispatch.gate_window import Accepted, Window
 
-# What makes an outage: so many failures in a row, or fewer over a longer time. Among the first answers as many as are
-# improbable for the share of failures before them.
+# An outage is this many failures in a row, or fewer over a longer time. Among the first answers, a streak counts if it is
+# improbable for the earlier share of failures.
 _STREAK, _FEWEST_STREAK, _IMPROBABLE = 20, 6, 1e-4
 _SLOW_STREAK, _SLOW_STREAK_SECONDS = 5, 30.0
-# A process that has had no answer for a while begins with one send, then a few, and adds more as they are accepted. After a moment
-# it sends freely, as slow answers limit it anyway; but if much of this fails, then only a few more for each such moment.
+# After a while without answers, a process begins with one send, then a few, and adds more as they are accepted. After
+# `_FIRST_SECONDS` without a failure it sends freely, since slow answers limit it anyway; with failures it adds only a few.
 _COLD_SECONDS = 10.0
 _FIRST_SENDS, _MORE_SENDS, _FIRST_GROWTH = 4, 2, 1.25
 _FIRST_SECONDS, _FIRST_ANSWERS = 0.4, 30
 _ASK_AGAIN_SECONDS = 0.01
-# How long a change that was refused, since the endpoint works for others, is not proposed again.
+# The wait before a change is proposed again that was refused, since the endpoint works for others.
 _REFUSED_SECONDS = 0.1
 
 
@@ -24,14 +24,14 @@ class Measured:
     """The answers since the state began.
 
     Attributes:
-        since: when the first send was allowed, of a process that had no answer for a while.
-        window: the latest, by whether they are bad.
-        throttled: the latest, by whether they are a 429.
-        accepted: those that the endpoint took.
+        since: time of the first send after a while without answers.
+        window: the latest answers; bad ones are failures.
+        throttled: the latest answers; bad ones are 429s.
+        accepted: the accepted answers.
         streak: failures in a row.
-        streak_since: when the first of them came, or the last accepted answer, if that came later.
-        asked_at: when a change for it was proposed.
-        accepted_before: what the endpoint took per second before them.
+        streak_since: time of the first failure in the streak, or of the last accepted answer, if later.
+        asked_at: when a change because of the streak was proposed.
+        accepted_before: accepted answers per second before the streak.
     """
 
     def __init__(self, now: float) -> None:
@@ -46,9 +46,9 @@ class Measured:
         self._first_answers = self._first_accepted = 0
 
     def add(self, now: float, number: int, *, works: bool, is_odd: bool, delivery_id: int) -> None:
-        """Count an answer; a 500 (odd) of a delivery that had one before is no sign of an outage.
+        """Count an answer. A repeated 500 (odd) of one delivery is not a sign of an outage.
 
-        Answers to what was sent before the first failure of the streak do not count for it: slow ones come late.
+        A late answer to a send from before the streak does not change the streak.
         """
         self._first_answers += 1
         self._answered_at = now
@@ -82,12 +82,12 @@ class Measured:
         return min(_STREAK, max(_FEWEST_STREAK, log(_IMPROBABLE) / log(share_bad)))
 
     def has_just_accepted(self, now: float) -> bool:
-        """Tell whether the endpoint took something within the last second."""
+        """Tell whether the endpoint accepted a request within the last second."""
         last = self.accepted.last()
         return last is not None and now - last < 1
 
     def wait(self, now: float, in_flight: int) -> float:
-        """Return 0 to send now, or after how many seconds to ask again: first answers come before many sends."""
+        """Return 0 to send now, or the seconds until the next call. The first few answers limit the sends."""
         if self.since == -inf or now - max(self._answered_at, self.since) > _COLD_SECONDS:
             self.since, self._first_answers, self._first_accepted = now, 0, 0
         if self._first_answers >= _FIRST_ANSWERS:

@@ -1,6 +1,7 @@
 """The pace of a paced endpoint: a rate that grows while the endpoint accepts, and is cut when more fails than before.
 
-Only the pilot has one. Random failures must not slow it: what counts is whether more fails than at a lower pace.
+Only the pilot has a pace. It compares the share of failures with the share at a lower pace, so that random failures do not
+slow it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from math import ceil, inf, sqrt
 
 from resonant.dispatch.gate_window import Accepted, Latency, Window
 
-# A rate is never below, nor held for longer than this without being asked about again.
+# The lowest rate, and the longest time until the next call of `wait`.
 LOWEST_RATE = 0.1
 _LONGEST_WAIT = 1.0
 _BURST_SECONDS = 0.25
@@ -34,13 +35,13 @@ _HALF_SIGMAS = 1.5
 
 @dataclass(frozen=True, slots=True)
 class _Usual:
-    """The share of bad answers at a lower pace, and of how many."""
+    """The share of bad answers at a lower pace, and the number of answers."""
 
     share: float = 0.0
     answers: int = 0
 
     def limit(self, answers: int, share_bad: float) -> float:
-        """Return the share above which so many answers are worse than usual, and not by chance."""
+        """Return the share above which this many answers are worse than usual by more than chance."""
         known = max(self.answers, _JUDGED_ANSWERS)
         pooled = (self.share * known + share_bad * answers) / (known + answers)
         return self.share + _TOLERATED + _SIGMAS * sqrt(pooled * (1 - pooled) * (1 / answers + 1 / known))
@@ -54,7 +55,7 @@ class Pace:
         now: seconds.
         share_bad: the share of bad answers for which a normal endpoint is paced; None after an outage, when the rate
             doubles every second at first.
-        judged_from: answers to what is sent before say nothing about the rate.
+        judged_from: answers to earlier sends are ignored.
         helpless_until: until then only a very large share of failures counts.
     """
 
@@ -86,7 +87,7 @@ class Pace:
             self._judge_from(now, share_bad)
 
     def wait(self, now: float, in_flight: int) -> float:
-        """Return 0 to send now, which takes a token, or after how many seconds to ask again."""
+        """Return 0 to send now, which takes a token, or the seconds until the next call."""
         self._fill(now)
         if in_flight <= self._drain_to:
             self._drain_to = inf
@@ -99,12 +100,12 @@ class Pace:
         return min(_LONGEST_WAIT, max(0.001, (1 - self._tokens) / self.rate))
 
     def room(self, now: float, waiting: int) -> int:
-        """Return how many deliveries to claim, besides those that are claimed and wait."""
+        """Return how many more deliveries to claim; ``waiting`` are claimed already."""
         self._fill(now)
         return max(0, ceil(self._tokens + self.rate * _AHEAD_SECONDS) - waiting)
 
     def stop(self, until: float, still_until: float) -> None:
-        """Send nothing before ``until``, with nothing saved up meanwhile, and do not grow before ``still_until``."""
+        """Send nothing and save no tokens until ``until``; do not grow before ``still_until``."""
         self._tokens, self._filled_at = 0.0, max(self._filled_at, until)
         self._still_until = max(self._still_until, still_until)
 
@@ -119,14 +120,14 @@ class Pace:
         duration: float,
         in_flight: int,
     ) -> None:
-        """Take account of an answer.
+        """Count an answer.
 
         Args:
             sent_at: when it was sent.
             now: seconds.
             is_accepted: the endpoint took the request.
-            is_odd: it took it and failed in it (500), which says nothing about the pace.
-            is_asked: it asks to wait.
+            is_odd: the endpoint took the request and failed (500), which does not depend on the pace.
+            is_asked: the endpoint asks to wait.
             duration: of the request, in seconds.
             in_flight: requests without an answer.
         """
@@ -180,7 +181,7 @@ class Pace:
         self._latency.forgive()
 
     def _judge(self, now: float, in_flight: int) -> None:
-        """See whether the cut helped."""
+        """Check whether the cut helped."""
         judged_from = self._judging or 0.0
         answers, bad = len(self._window) + self._window.earlier, self._window.share_bad
         is_over = now >= judged_from + _LONGEST_JUDGING

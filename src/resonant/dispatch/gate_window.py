@@ -9,7 +9,7 @@ from statistics import median
 WINDOW_SECONDS = 1.0
 FEWEST_ANSWERS = 20
 _FEWEST_ACCEPTED = 5
-# Answers in a row that make slowness a fact, and the answers that tell how long one takes.
+# Slow answers in a row before an endpoint counts as slow, and the first answers, which set the usual duration.
 _SLOW_IN_A_ROW = 5
 _FIRST_ANSWERS = 5
 
@@ -71,7 +71,7 @@ class Accepted:
 
 
 class Latency:
-    """How long accepted answers take, against the first few, which found the endpoint idle."""
+    """The durations of accepted answers, compared with the first few, when the endpoint was idle."""
 
     def __init__(self) -> None:
         self._first: list[float] = []
@@ -95,5 +95,5 @@ class Latency:
         return self._slow >= _SLOW_IN_A_ROW
 
     def forgive(self) -> None:
-        """Start a new row of slow answers."""
+        """Reset the count of slow answers."""
         self._slow = 0

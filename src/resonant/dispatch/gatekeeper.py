@@ -1,7 +1,7 @@
 """What may be sent now: a free slot in this process, and the endpoint's gate, which all processes share.
 
-The controller of a gate (``EndpointGate``) only proposes changes. They are written here, by compare-and-set; a change that
-was lost is forgotten, and the controller sees the row that another process has written instead.
+The controller of a gate (``EndpointGate``) only proposes changes. The gatekeeper writes them by compare-and-set. If another
+process was faster, it drops the change and passes the other's row to the controller.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How soon those who wait notice that the gate has closed, or the run has ended.
+# How often a waiting send checks whether the gate has closed or the run has ended.
 _LONGEST_WAIT_SECONDS = 0.25
-# How often each of the many that wait for a pace asks.
+# The shortest time between two checks of a send that waits for a pace, since many wait.
 _SHORTEST_WAIT_SECONDS = 0.02
 
-# How old may be what is known of a gate when a send begins, in seconds.
+# The maximum age of the known gates when a send begins, in seconds.
 _OVERDUE_SECONDS = 0.5
 
 
@@ -59,14 +59,14 @@ class Gatekeeper:
         owner: this run, as the pilot of a gate.
         limiter: how much can be sent at the same time.
         in_flight: what the run has claimed.
-        rng: moves probes apart.
+        rng: spreads the times of probes.
         on_change: called with the gate before and after, when this run has changed its state.
         running: an error here ends the run.
 
     Attributes:
         limiter: as given.
-        keeps_place: whether this run remains the pilot of a gate. A run that sends only some deliveries must not: the others
-            would wait for its end.
+        keeps_place: whether this run stays pilot. A run that sends only some deliveries must not stay, or the others would
+            wait until it ends.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Gatekeeper:
         return self._of(endpoint).governs(self._store.clock())
 
     def holds_shortly(self, endpoint: str) -> bool:
-        """Return whether the gate holds deliveries back, but not for so long that a run ends meanwhile."""
+        """Return whether the gate holds deliveries back for so short a time that a run waits."""
         gate, now = self._of(endpoint), self._store.clock()
         return gate.governs(now) and not holds_for_long(gate.gate, now)
 
@@ -116,7 +116,7 @@ class Gatekeeper:
         return self._of(endpoint).room(self._store.clock(), self._waiting(endpoint))
 
     async def look(self, rows: Mapping[str, Gate], due: Collection[str]) -> None:
-        """Take note of the gates as they are in the store, and renew what this run keeps.
+        """Update the gates from the store, and renew the leases of this run as a pilot.
 
         Args:
             rows: the gates, by endpoint.
@@ -165,7 +165,7 @@ class Gatekeeper:
 
     @asynccontextmanager
     async def admit(self, lease: Lease) -> AsyncIterator[None]:
-        """Hold a slot for a send that the gate lets through, after a wait for both; if the run is over, for nothing.
+        """Wait for a free slot and for the gate, then hold the slot. Once the run is over, do not wait for the gate.
 
         Raises:
             Held: the gate holds the delivery.
@@ -181,13 +181,13 @@ class Gatekeeper:
                     return
             if self.governs(lease.endpoint):
                 delay = max(delay, _SHORTEST_WAIT_SECONDS)
-            # Without the slot, which another endpoint may use meanwhile.
+            # Wait without the slot, so that other endpoints can use it.
             await asyncio.sleep(min(delay, _LONGEST_WAIT_SECONDS))
 
     async def may_send(self, lease: Lease) -> bool:
-        """Return whether to send a delivery that has a slot and has begun: False if the gate governs.
+        """Return whether to send a delivery that has a slot and has begun; False if the gate governs.
 
-        While this process knows nothing of the endpoint, this takes a moment.
+        Waits while the first sends to the endpoint have no answers.
         """
         while not self.governs(lease.endpoint):
             delay = await self._wait(lease)
@@ -208,7 +208,7 @@ class Gatekeeper:
             self._sending[lease.endpoint] -= 1
 
     async def watch(self, lease: Lease, attempt: Awaitable[Report]) -> Report:
-        """Await the attempt of a delivery that is counted as being sent, and take account of the answer."""
+        """Await the attempt of a delivery inside ``sending``, and pass the answer to the gate."""
         gate = self._of(lease.endpoint)
         sent = gate.sent(self._store.clock())
         report = await attempt
@@ -219,15 +219,15 @@ class Gatekeeper:
         return report
 
     def stops(self, endpoint: str) -> bool:
-        """Return whether nothing at all may be sent: somebody paused the endpoint, or it asked to wait."""
+        """Return whether no send is allowed: the endpoint is paused, or it asked to wait."""
         gate = self._of(endpoint)
         return gate.gate.state == "paused" or gate.is_told_to_wait(self._store.clock())
 
     async def leave(self) -> None:
-        """Give the place of the pilot up, at the end of the run.
+        """Hand the role of pilot to other runs, at the end of this one.
 
         Raises:
-            StoreError: it cannot be written; other runs take the place after a moment.
+            StoreError: the change cannot be written; other runs take over after a few seconds.
         """
         if self._writers:
             await asyncio.wait(self._writers.values())
@@ -246,7 +246,7 @@ class Gatekeeper:
         return self._in_flight.busy(endpoint) - self._sending[endpoint]
 
     async def _wait(self, lease: Lease) -> float | None:
-        """Say whether to send: 0 now, more: ask again after so many seconds, None: hand the delivery back."""
+        """Return how long a send must wait: 0 to send now, else when to ask again; None hands it back."""
         name = lease.endpoint
         await self._look_if_overdue()
         if (writer := self._writers.get(name)) is not None:
@@ -256,20 +256,20 @@ class Gatekeeper:
             return None
         delay = gate.wait(now, self._sending[name])
         if delay and gate.governs(now) and self._waiting(name) > (gate.room(now, 0) or 0):
-            return None  # more wait than are sent soon: the pace was cut, or retries woke up
+            return None  # too many wait, since the pace was cut or retries became due
         return delay
 
     async def _look_if_overdue(self) -> None:
-        """Look before a send if the run has not come to it: starting many task runs takes seconds."""
+        """Read the gates before a send if the run has not: starting many task runs takes seconds."""
         if time.monotonic() - self._looked_at < _OVERDUE_SECONDS:
             return
         async with self._looking:
             if time.monotonic() - self._looked_at >= _OVERDUE_SECONDS:
-                with contextlib.suppress(StoreError):  # the send finds out
+                with contextlib.suppress(StoreError):  # the send raises it
                     await self.look_at_sends()
 
     def _propose(self, change: GateChange) -> None:
-        """Write a change in the background: no answer waits for it to be recorded."""
+        """Write a change in the background, so that answers do not wait for the commit."""
         name = change.after.endpoint
         self._proposed[name] = change
         writer = self._writers.get(name)
@@ -289,7 +289,7 @@ class Gatekeeper:
             self._running.fail(error)
 
     async def _write(self, changes: list[GateChange]) -> None:
-        """Try changes of different gates, unless the gate has changed since they were proposed."""
+        """Try changes of different gates, except those whose gate has changed since the proposal."""
         changes = [
             change for change in changes if change.before.epoch == self._of(change.after.endpoint).gate.epoch
         ]

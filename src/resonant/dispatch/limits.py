@@ -13,7 +13,7 @@ class Limits:
         concurrency: sends at the same time.
         endpoint_concurrency: sends at the same time to one endpoint; half of ``concurrency`` at most (see ``ConcurrencyLimiter``).
         max_waiting: in the task lane, retries that may wait in this process; beyond that they are parked.
-        run_for: seconds during which the run goes on looking for what becomes due; 0 ends when nothing is due.
+        run_for: seconds for which the run sends what becomes due; 0 ends the run when nothing is due.
         chunk_size: deliveries that are tried together, in the bulk lane; 0 is the task lane.
     """
 

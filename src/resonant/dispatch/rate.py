@@ -1,7 +1,7 @@
 """The rate of an endpoint, which holds for all processes together: each send waits for a slot of its own.
 
-Slots are evenly spaced times, reserved in the store (see ``store/send_slots.py``). One that is missed passes unused and is
-not made up for, so that sends never bunch.
+Slots are evenly spaced times, reserved in the store (see ``store/send_slots.py``). A missed slot is lost, so that sends
+never bunch.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from resonant.events import Clock
     from resonant.store import Store
 
-# The share of the rate that is used. What goes out evenly does not arrive so: without this, a receiver would now and then
-# see a few more in a second.
+# The share of the rate that is used. Even sends do not arrive evenly: at the full rate, a receiver would sometimes see a few
+# more in a second.
 USED_SHARE = 0.98
-# How late a slot may be used. This and the share together let one second have no more sends than the rate, as they leave;
-# at high rates 3 % more.
+# How late a slot may be used. Together with the share, this keeps the sends of a second within the rate as they leave; at
+# high rates, 3 % above it.
 MOST_LATE_SECONDS = 0.02
 _MOST_LATE_AT_HIGH_RATES_SECONDS = 0.05
 _HIGH_RATE = 100.0
-# How long before its slot a send may begin in the store; a crash charges each that has begun.
+# How long before its slot a send may begin in the store; a crash charges an attempt to each begun send.
 _LEAD_SECONDS = 0.25
-# How many seconds' worth a run may have claimed: more would be kept from other processes.
+# How many seconds' worth a run may claim, so that it leaves the rest to other processes.
 _CLAIMED_SECONDS = 2.0
-# How soon those who wait are noticed, and the end of the run.
+# How often a limiter checks for waiting sends and for the end of the run.
 _TICK_SECONDS = 0.01
-# The notice of the first reservation; from then on the last one tells how long it takes.
+# The notice of the first reservation. Later ones use the duration of the last.
 _FIRST_NOTICE_SECONDS = 0.05
 
 
@@ -65,7 +65,7 @@ def reserving(store: Store, patience: float) -> Reserve:
 
 
 class RateLimiter:
-    """Gives the sends of one process to each endpoint their slots, in the order of arrival.
+    """Gives slots to the sends of one process, for each endpoint in the order of arrival.
 
     A send takes a slot a little ahead, begins in the store, and then waits for the slot's time::
 
@@ -79,10 +79,10 @@ class RateLimiter:
 
     Args:
         reserve: reserves slots, for all processes.
-        is_over: whether the run ends; those who wait are then sent away without a slot.
+        is_over: returns whether the run ends; waiting sends then get no slot.
         wall: the time of day, in seconds since the epoch.
         clock: monotonic seconds.
-        sleep: waits for so many seconds of that clock.
+        sleep: waits for a number of seconds of that clock.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class RateLimiter:
         return None if line is None else await line.next()
 
     async def wait(self, endpoint: str, slot: float | None) -> bool:
-        """Wait for a slot's time, or for the next slot where this one was missed.
+        """Wait for a slot's time. If it was missed, wait for another slot.
 
         Returns:
             Whether to send now; false if the run ends first.
@@ -150,7 +150,7 @@ class RateLimiter:
                 return False
 
     def free(self, endpoint: str, slot: float | None) -> None:
-        """Say that the send for which ``take`` gave this slot has ended."""
+        """End the send that got this slot from ``take``."""
         if slot is not None:
             self._lines[endpoint].sending -= 1
 
@@ -180,13 +180,13 @@ class _Line:
         self._lead = lead
         self._width = width
         self._tools = tools
-        # Those that have missed their slots come before those that had none yet.
+        # Sends that missed their slot come first.
         self._again: deque[_Turn] = deque()
         self._waiting: deque[_Turn] = deque()
         self._slots: deque[float] = deque()
         self._ask_at = -math.inf
         self._notice = _FIRST_NOTICE_SECONDS
-        # What the store's clock shows beyond ours; as a first guess, it shows the time of day.
+        # The store's clock minus `clock`; the first guess is that the store shows the time of day.
         self._offset = tools.wall() - tools.clock()
         self._serving: asyncio.Task[None] | None = None
 
@@ -217,7 +217,7 @@ class _Line:
             await asyncio.wait([self._serving])
 
     async def _serve(self) -> None:
-        """Hand out slots as long as anybody waits."""
+        """Hand out slots while sends wait."""
         try:
             while self._forget_cancelled() and not self._tools.is_over():
                 if self._wanted() > 0 and self._tools.clock() >= self._ask_at:
@@ -228,7 +228,7 @@ class _Line:
         except asyncio.CancelledError:
             self._send_away(lambda turn: turn.cancel())
             raise
-        except Exception as error:  # noqa: BLE001 - those who wait raise it
+        except Exception as error:  # noqa: BLE001 - the waiting sends raise it
             failure = error
             self._send_away(lambda turn: turn.set_exception(failure))
 
@@ -250,7 +250,7 @@ class _Line:
         return len(self._again) + len(self._waiting) - len(self._slots)
 
     def _hand_out(self) -> None:
-        """Give the slots that are near to those who wait longest; those that were missed pass."""
+        """Give near slots to the sends that wait longest, and drop missed slots."""
         now = self._tools.clock()
         while self._slots and self._slots[0] + self.most_late < now:
             self._slots.popleft()

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
 
-# A run waits for its own retries that are due within this time, in seconds, also for parked ones. A bounded run parks its
-# retries this long before its end: one that waited beyond it would put off the next run.
+# A run waits for its own retries that are due within this time, in seconds, even if they are parked. A bounded run parks
+# retries in this time before its end, since waiting for them would delay the next run.
 WAIT_SECONDS = 30.0
 
 
@@ -46,9 +46,9 @@ class _Chunk:
 
     Attributes:
         task_run_id: for the history.
-        writing: the commits of what was attempted, and of what goes back.
-        left: how many go back, since they were not sent.
-        done: what came of the others.
+        writing: the commits of attempts and of returned leases.
+        left: number of deliveries that were not sent and go back.
+        done: the outcomes of the others.
     """
 
     task_run_id: str | None
@@ -94,7 +94,7 @@ class Sender:
         self._patience = store.lease_seconds / 3
         self._commits = BatchWriter(store, patience=self._patience)
         self.parks_retries = False
-        # When the last of the parked deliveries is due that this run waits for, on the store's clock.
+        # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
 
     async def close(self) -> None:
@@ -165,7 +165,7 @@ class Sender:
         chunk = _Chunk(task_run_id)
         try:
             if self._gates.governs(endpoint) or self._destinations.rates.limits(endpoint):
-                # Few at a time: none begins ahead of need, which a crash would charge.
+                # Begin none ahead of its send: a crash charges an attempt to each begun delivery.
                 await all_of([asyncio.create_task(self._send_admitted(lease, chunk)) for lease in leases])
             else:
                 await send_ahead(
@@ -181,7 +181,7 @@ class Sender:
                 )
             await asyncio.gather(*chunk.writing)
         except Exception as error:
-            self._running.fail(error)  # whatever `emit_chunk` makes of it
+            self._running.fail(error)  # even if `emit_chunk` catches it
             raise
         if self._running.is_over():
             chunk.done.left = chunk.left
@@ -213,7 +213,7 @@ class Sender:
         chunk.writing.append(recorded)
 
     def _leave(self, chunk: _Chunk, leases: Sequence[Lease]) -> None:
-        """Hand leases back at once: the chunk may still wait for slow answers."""
+        """Hand leases back at once, since the chunk may wait for slow answers."""
         chunk.left += len(leases)
         chunk.writing += [asyncio.ensure_future(self._hand_back(lease)) for lease in leases]
 
@@ -284,7 +284,7 @@ class Sender:
         self._in_flight.drop(lease)
 
     def _waits_for(self, due_at: float) -> bool:
-        """Tell whether this run goes on until a delivery that it parked is due, and see to it."""
+        """Tell whether this run waits until a delivery that it parked is due; if so, note the time."""
         if due_at > self._store.clock() + WAIT_SECONDS or self._running.ends_within(WAIT_SECONDS):
             return False
         self._waits_until = max(self._waits_until, due_at)

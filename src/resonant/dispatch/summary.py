@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resonant.delivery.attempt import Report
 
-# Dead letters of one chunk that are shown one by one.
+# The most dead letters of a chunk that get a report each.
 MOST_SHOWN = 20
 
 
@@ -19,8 +19,8 @@ class Summary:
 
     Attributes:
         delivered: answered with success.
-        retried: failed, and were due again soon enough for this run to retry them.
-        parked: left in the store until they are due again, later than that.
+        retried: failed, and due again within this run.
+        parked: failed, and due again later; they wait in the store.
         dead_letters: given up, by reason.
         lost: taken over by another worker.
         attempts: counted in attempts, unlike all others.
@@ -53,7 +53,7 @@ class Summary:
 
 @dataclass(slots=True)
 class ChunkSummary:
-    """What came of a chunk, counted in deliveries.
+    """The outcomes of a chunk, counted in deliveries.
 
     Attributes:
         delivered: answered with success.
@@ -61,8 +61,8 @@ class ChunkSummary:
         dead_letters: given up.
         shown: the reports of the first ``MOST_SHOWN`` dead letters.
         lost: taken over by another worker.
-        left: not sent, as the run's time was up.
-        held: not sent, as the endpoint's gate holds them.
+        left: not sent, because the run's time was up.
+        held: not sent, because the endpoint's gate holds them.
     """
 
     delivered: int = 0

@@ -43,8 +43,8 @@ class Outcomes:
         delivered: delivered since tracking began.
         delivered_before: delivered by an earlier run.
         retried: ended since tracking began, after more than one attempt.
-        parked: waiting in the store for their next attempt, longer than a run waits.
-        held: due, and held by their endpoint's gate for longer than a run waits.
+        parked: their next attempt is due later than a run waits.
+        held: due, but their endpoint's gate holds them for longer than a run waits.
         paused: which endpoints are paused, if any delivery is held; known at the end.
         dead_letters: dead letters by reason, including those from before tracking began.
         purged: removed from the store after they ended.
@@ -174,7 +174,7 @@ class Tracker:
             self._next_look = ended + min(_LONGEST_PAUSE_SECONDS, pause)
 
     async def finish(self) -> None:
-        """Poll all unfinished deliveries, and the parked and held ones, which may have been sent since.
+        """Poll all unfinished deliveries, including parked and held ones, which may have been sent since.
 
         Raises:
             StoreUnavailable: the store went away.
