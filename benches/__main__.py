@@ -1,8 +1,8 @@
-"""``python -m benches [NAME ...] [--events N] [--rounds N]``: measure, and print what came out as a table.
+"""``python -m benches [NAME ...] [--events N] [--rounds N]``: measure, and print the results as a table.
 
-Of a bench that fails the error is told, and the others go on. ``python -m benches plot FILE`` draws what ``--json FILE`` has
-written of the comparison, ``python -m benches profile`` tells where the time of an emission goes, ``python -m benches
-simulations`` prints the table of docs/retries.md.
+A bench that fails prints its error, and the others continue. ``python -m benches plot FILE`` draws the comparison that
+``--json FILE`` wrote, ``python -m benches profile`` profiles an emission, and ``python -m benches simulations`` prints the
+table of docs/retries.md.
 """
 
 from __future__ import annotations

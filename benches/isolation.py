@@ -1,7 +1,7 @@
-"""A healthy endpoint beside one that is dead, in the same run, against its rate alone; for each way of being dead.
+"""The rate of a healthy endpoint beside a dead one, compared with its rate alone, for each kind of failure.
 
-One drain sends to both. The healthy endpoint's events come once the other one's failures are known; its rate is measured at
-its receiver, alone, beside the dead one, and so on in turn. ``--only PART`` chooses by a part of the name.
+One drain sends to both. The healthy endpoint's events are stored once the other one's failures are known. The receiver
+measures the rate, alone and beside the dead endpoint in turn. ``--only PART`` selects by a part of the name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An endpoint that fails, with real processes: what it gets, what it costs, and when all is delivered.
+"""Outages with real processes: the requests of each second, the attempts per event, and the time to deliver everything.
 
-The standard scenario: events are due, nobody listens for 30 s, and then the endpoint takes 50 requests a second and
-answers 503 beyond. The policy is the default one. ``--only PART`` chooses scenarios by a part of their name.
+The standard scenario: events are due, and the endpoint refuses connections for 30 s. Then it takes 50 requests a second and
+answers 503 to the rest. The policy is the default one. ``--only PART`` selects scenarios by a part of their name.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A receiver that is down at first, or misbehaves, and notes every request.
+"""A receiver that is down at first, or misbehaves, and records every request.
 
-Run as a process of its own (``python -m benches.outage_receiver BEHAVIOUR``, JSON), it prints its URL, listens when it is
-told how many seconds to wait (a line with that number), prints what it has noted when it is sent an empty line, and ends
-when its standard input does.
+It runs in its own process (``python -m benches.outage_receiver BEHAVIOUR``, JSON) and prints its URL. A line with a number
+on standard input makes it listen after that many seconds, an empty line makes it print its records, and the end of the
+input ends it.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class _Connection(asyncio.Protocol):
 async def _serve(behaviour: Behaviour) -> None:
     loop = asyncio.get_running_loop()
     state = _State(behaviour)
-    # Bound, so that nobody else gets the port, and not listening: a connection is refused.
+    # Bound to reserve the port, but not listening, so that connections are refused.
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", 0))

@@ -61,7 +61,7 @@ def run(count: int, rounds: int) -> list[Comparison | Standing]:
                     goodput,
                     rates,
                     "the rate",
-                    # In the task lane it is Prefect that a busy machine is too slow for.
+                    # In the task lane, Prefect is too slow on a busy machine.
                     ratio_at_least=_LEAST_GOODPUT if lane == "bulk" else None,
                 ),
             ]
@@ -101,7 +101,7 @@ def _measured(database: Database, lane: Lane, count: int, *, kills: bool) -> tup
 def _receiver(journal: Path, log: Path) -> Iterator[str]:
     command = python("resonant.testing", "--journal", str(journal))
     with told(command, log=log, variables={}) as process:
-        # It stands for another machine: it shall not see requests together because it waited for a processor.
+        # It stands for another machine, so a wait for a processor must not bunch the requests that it sees.
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, process.pid, -10)
         yield cast("IO[bytes]", process.stdout).readline().decode().strip()

@@ -1,4 +1,4 @@
-"""``emit_events``: what is given is stored, what is due is emitted, each delivery as a task run of its own.
+"""``emit_events`` stores the given events and emits due deliveries, each in its own task run.
 
 With a ``chunk_size``, many deliveries share a task run, and retries go out in later chunks.
 """
@@ -51,7 +51,7 @@ async def emit_events(
         endpoint: Name of the endpoint. Required with events; otherwise empty means every endpoint.
         policy: Name of the retry policy for this run, instead of the deliveries' own.
         max_attempts: Attempts in a round, instead of the policy's own.
-        run_for: Seconds to go on for, emitting what becomes due meanwhile. 0 ends when nothing is due.
+        run_for: Seconds for which to emit what becomes due. 0 ends the run when nothing is due.
         chunk_size: Deliveries that share a task run (500 is a good number). Those that fail go out in a later chunk, and
             dead letters get a red task run each, at most 20 a chunk. 0 gives every delivery its own task run.
     """

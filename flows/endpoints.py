@@ -1,4 +1,4 @@
-"""The flows of an operator for endpoints: pause, resume."""
+"""Flows with which an operator pauses and resumes endpoints."""
 
 from prefect import State, flow
 from prefect.states import Completed
@@ -12,11 +12,11 @@ from tasks.replay import check_endpoint, who_runs_this
 @flow(name="pause-endpoint", persist_result=False)
 @fail_with_message
 async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None]:
-    """Send nothing more to an endpoint until it is resumed; its deliveries wait, and what is being sent is left alone.
+    """Send nothing more to an endpoint until it is resumed. Its deliveries wait; sends in flight are not cut off.
 
     Args:
         endpoint: Name of the endpoint.
-        reason: Why, on one line; shown wherever the endpoint's state is shown.
+        reason: The reason, on one line, shown with the endpoint's state.
     """
     async with open_configured_store() as store:
         await check_endpoint(store, endpoint)

@@ -1,4 +1,4 @@
-"""``emit_event`` emits one delivery, attempt by attempt, as one task run; ``emit_chunk`` makes one attempt of each of many.
+"""``emit_event`` makes the attempts of one delivery in one task run; ``emit_chunk`` makes one attempt of each of many.
 
 Prefect retries it as long as ``decide`` said so, after the very delay that ``decide`` drew: the condition is asked
 first, and the delay is read right after it (see docs/decisions). What was decided travels in the exception.
@@ -118,7 +118,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     """Make the next attempt of a delivery.
 
     Returns:
-        A completed state once it is delivered; one named ``Parked``, ``Left``, ``Held`` or ``TakenOver`` where it is not ours any more.
+        A completed state. It is named ``Parked``, ``Left``, ``Held`` or ``TakenOver`` if this run no longer has the delivery.
 
     Raises:
         Undelivered: it failed. Prefect runs this again if the decision is a Retry; otherwise it is a dead letter,
@@ -147,7 +147,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
 @task(
     name="emit-chunk",
     task_run_name="{ref.number} deliveries to {ref.endpoint}",
-    description="Make one attempt of each of many deliveries to one endpoint; those that are to be retried are parked.",
+    description="Make one attempt of each of many deliveries to one endpoint, and park every retry.",
     # Of a task that it might have retried, Prefect shows no traceback: whoever reads is told the error by the flow.
     retries=1,
     retry_condition_fn=lambda *_: False,
@@ -158,7 +158,7 @@ async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
     """Make one attempt of each delivery of a chunk.
 
     Returns:
-        A completed state whose message counts what came of them. The first dead letters get a red task run each.
+        A completed state whose message counts the outcomes. The first dead letters get a red task run each.
     """
     done = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=_task_run_id())
     await asyncio.gather(*map(_show, done.shown))
@@ -175,7 +175,7 @@ async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
     persist_result=False,
 )
 async def dead_letter(ref: DeliveryRef, failure: Undelivered) -> None:  # noqa: ARG001 - the run is named after it
-    """Fail as the delivery did: this task run is red.
+    """Fail with the delivery's failure, so that this task run is red.
 
     Raises:
         Undelivered: always.

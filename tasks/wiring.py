@@ -53,12 +53,12 @@ async def open_dispatcher(
     run_for: float = 0.0,
     chunk_size: int = 0,
 ) -> AsyncIterator[Dispatcher]:
-    """Open the store that the settings name, for one emission run; what it still holds at the end is handed back.
+    """Open the store of the settings for one emission run; on exit, hand its remaining leases back.
 
     Args:
         policy: the retry policy's name for this run; None leaves it to the deliveries and their endpoints.
         max_attempts: an override of the policy's.
-        run_for: seconds to go on looking for what becomes due.
+        run_for: seconds for which to send what becomes due.
         chunk_size: deliveries that are tried together, in the bulk lane; 0 is the task lane.
 
     Raises:

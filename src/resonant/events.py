@@ -176,7 +176,7 @@ class Attempt:
     """One try, as history keeps it.
 
     Attributes:
-        late: it was reported after the lease had gone to somebody else, and changed nothing else.
+        late: reported after another worker took the lease; it changed only the history.
         early: it failed before the delivery's own backoff was over, since a gate let it go earlier, and was not counted in
             ``max_attempts``.
     """

@@ -25,8 +25,8 @@ def register(app: typer.Typer) -> None:
 def advise(name: given.Name, as_json: options.Json = False) -> None:
     """Propose a retry policy, a rate and a timeout for an endpoint, by its history of up to 30 days.
 
-    Each proposal comes with its reason, and with what a simulation of the endpoint's own outages, failures and
-    latencies predicts. Nothing is changed.
+    Each proposal has a reason and a predicted effect, from a simulation of the endpoint's own outages, failures and
+    latencies. Changes nothing.
     """
     import asyncio
 
@@ -130,7 +130,7 @@ def _write(name: str, proposals: list[Proposal]) -> None:
 
 
 def _effect(proposal: Proposal, what: str) -> str:
-    """Say what a simulation predicts: now, and with the change."""
+    """Return a predicted figure, now and with the change."""
     if proposal.before is None:
         return "-"
     before, after = (_number(each, what) for each in (proposal.before, proposal.after))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 ENDPOINT, LIMITED_ENDPOINT = "demo", "demo-limited"
 ON_DEMAND = "emit-events/on-demand"
 POLICY = "classic"
-# What always fails looks like an outage once it is alone: each further attempt would take the demo half a minute more.
+# At the end only the failing events remain, which looks like an outage: each further attempt would take half a minute.
 MAX_ATTEMPTS = 2
 JOURNAL = "received.jsonl"
 # Above the slow answers, and short enough for those that never come.
@@ -143,7 +143,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
         run_id = await start_run(ON_DEMAND, max_attempts=MAX_ATTEMPTS)
         output.say(f"the worker runs {ON_DEMAND}: {_run_url(stack, run_id)}")
         snapshot = await _watch(stack, store, run_id)
-        # A run does not wait for what a gate holds for long.
+        # A run does not wait for deliveries that a gate holds for long.
         while snapshot.status.pending + snapshot.status.retrying:
             snapshot = await _watch(stack, store, await start_run(ON_DEMAND, max_attempts=MAX_ATTEMPTS))
         dead_letters = await store.dead_letters(limit=1)

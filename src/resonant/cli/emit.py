@@ -65,8 +65,9 @@ def emit(
     """Store the events of JSONL files, emit them and report their outcome.
 
     The command waits until each of its events is delivered, parked (its retry is due in more than 30 seconds) or a dead
-    letter, even if another process, such as the drain of `resonant up`, sends it. If some become dead letters, or
-    the endpoint is paused, the exit code is 1 and one line says what to do. Ctrl-C returns unsent deliveries to the store; nothing is lost.
+    letter, even if another process, such as the drain of `resonant up`, sends it. If some become dead letters, or the
+    endpoint is paused, the exit code is 1 and one line says what to do. Ctrl-C returns unsent deliveries to the store;
+    nothing is lost.
 
     Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast; then many
     deliveries share a task run, and only dead letters get task runs of their own.

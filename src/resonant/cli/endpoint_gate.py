@@ -18,13 +18,13 @@ def pause(
     name: given.Name,
     reason: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Why, on one line; `resonant status` and the audit show it."),
+        typer.Option(metavar="TEXT", help="The reason, on one line, for `resonant status` and the audit."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Send nothing more to an endpoint until it is resumed. Its deliveries wait in the store.
 
-    Every running process obeys within a second. What is being sent is left alone.
+    Every running process stops within a second. Sends in flight are not cut off.
     """
     from resonant.cli.running import run_with_store, who_runs_this
     from resonant.dead_letters import pausing

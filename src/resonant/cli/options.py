@@ -42,8 +42,8 @@ ChunkSize = Annotated[
         metavar="N",
         min=0,
         max=MAX_CHUNK_SIZE,
-        help="Deliveries that share a Prefect task run, which is several times as fast (500 is a good number); of those that "
-        "fail, only dead letters have a task run of their own. 0: each delivery has its own.",
+        help="Deliveries that share a Prefect task run, which is several times as fast (500 is a good number). Of failed "
+        "deliveries, only dead letters get their own task run. 0: each delivery gets its own.",
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
@@ -122,15 +122,15 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
 
 
 def seconds(option: str, text: str) -> float:
-    """Return the seconds that an option means: ``90``, ``1.5``, ``90s``, ``5m``, ``24h``, ``3d``.
+    """Return the value of a time option in seconds: ``90``, ``1.5``, ``90s``, ``5m``, ``24h``, ``3d``.
 
     Raises:
-        Misuse: it is no length of time, or longer than 30 days.
+        Misuse: it is not a length of time, or it is longer than 30 days.
     """
     found = _LENGTH.fullmatch(text)
     if not found:
         raise Misuse(
-            f"{option} {text!r} is no length of time: give seconds or a unit, as in 90, 90s, 5m, 24h"
+            f"{option} {text!r} is not a length of time: give seconds or a unit, as in 90, 90s, 5m, 24h"
         )
     length = float(found[1]) * _UNIT_SECONDS[found[2] or "s"]
     if length > _LONGEST_DAYS * _UNIT_SECONDS["d"]:
@@ -142,7 +142,7 @@ def choice(option: str, text: str, literal: Any) -> Any:
     """Return one of a ``Literal``'s values.
 
     Raises:
-        Misuse: it is none; the text suggests one.
+        Misuse: the text is not one of them; the message suggests one.
     """
     if text not in (known := get_args(literal)):
         raise Misuse(f"{option}: {text!r} is not valid{did_you_mean(text, known)}")

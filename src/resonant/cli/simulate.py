@@ -37,20 +37,20 @@ def simulate(
         str, typer.Option(metavar="TIME", help="How long the endpoint is down at first: 30, 90s, 5m, 24h.")
     ] = "30s",
     outage_kind: Annotated[
-        str, typer.Option(metavar="KIND", help="What it does meanwhile: refuse, 503, 429 or hang.")
+        str, typer.Option(metavar="KIND", help="How it fails then: refuse, 503, 429 or hang.")
     ] = "refuse",
     flap: Annotated[
         str,
         typer.Option(
-            metavar="TIME", help="In the outage it is down and up in turn, for so long each; 0: down."
+            metavar="TIME", help="Alternate between down and up during the outage, for this long each; 0: no."
         ),
     ] = "0",
     capacity: Annotated[
         float,
-        typer.Option(metavar="N", min=0, max=100_000, help="Requests it takes per second; 0: any number."),
+        typer.Option(metavar="N", min=0, max=100_000, help="Requests it takes per second; 0: no limit."),
     ] = 50.0,
     overload: Annotated[
-        str, typer.Option(metavar="KIND", help="What it does with more: answer 503 or 429, or queue them.")
+        str, typer.Option(metavar="KIND", help="Reaction to more requests: 503, 429 or queue.")
     ] = "503",
     retry_after: Annotated[
         str, typer.Option(metavar="TIME", help="Retry-After of each 429 and 503; 0: none.")
@@ -66,11 +66,11 @@ def simulate(
     ] = 0.0,
     events: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Events in all.")] = 1_000,
     over: Annotated[
-        str, typer.Option(metavar="TIME", help="Over how long they arrive; 0: all at the start.")
+        str, typer.Option(metavar="TIME", help="Time over which the events arrive; 0: all at the start.")
     ] = "0",
     processes: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Processes that send.")] = 1,
     concurrency: Annotated[
-        int, typer.Option(metavar="N", min=1, max=1_000, help="Requests at the same time, of each process.")
+        int, typer.Option(metavar="N", min=1, max=1_000, help="Concurrent requests per process.")
     ] = 50,
     policy: Annotated[
         list[str] | None,
@@ -80,7 +80,7 @@ def simulate(
             "full, decorrelated), or one of RESONANT_POLICIES.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Runs of each.")] = 5,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Runs of each variant.")] = 5,
     svg: Annotated[
         str | None, typer.Option("--svg", metavar="FILE", help="Draw the requests per second as SVG.")
     ] = None,
@@ -88,8 +88,8 @@ def simulate(
 ) -> None:
     """Show how retry policies treat an endpoint that fails, each with and without the gate.
 
-    The very gate and retry code runs in simulated time, against a model of an endpoint: an hour takes a second. The same
-    options give the same figures. Nothing is sent, and no store is read.
+    Runs the real gate and retry code in simulated time against a model of an endpoint. An hour takes a second. The same
+    options give the same figures. Sends nothing and reads no store.
     """
     from resonant.lab.comparison import COMPARED, document, known_policies
     from resonant.lab.scenario import Outage, Overload, Scenario

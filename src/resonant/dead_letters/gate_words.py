@@ -1,4 +1,4 @@
-"""An endpoint's gate in words: what state it is in and why, and what an operator does about it."""
+"""An endpoint's gate in words: its state, the reason, and what an operator should do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from resonant.store.gates import Gate
 
-# A run would have sent a probe, or renewed its place as the one that sends, long before.
+# After this time without a probe or a renewed pilot, no run sends to the endpoint.
 _UNATTENDED_SECONDS = 60.0
 _RESUME = "`resonant endpoint resume {endpoint}` sends again"
 _GONE = (

@@ -23,7 +23,7 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """What became of a pause.
+    """The result of a pause.
 
     Attributes:
         before: the gate before it.
@@ -42,12 +42,12 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What became of a resumption.
+    """The result of a resumption.
 
     Attributes:
         before: the gate before it.
         after: the gate after it; the same if the endpoint was normal or paced.
-        made_due: how many parked deliveries are due now; None if that was not asked for.
+        made_due: how many parked deliveries were made due; None if not requested.
     """
 
     before: Gate

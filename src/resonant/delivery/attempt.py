@@ -67,7 +67,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of one attempt: all that whoever records, logs or waits needs to know."""
+    """The result of one attempt, for recording, logging and waiting."""
 
     lease: Lease
     attempt: Attempt
@@ -118,13 +118,13 @@ class AttemptRunner:
         gate: Callable[[], GateView] = lambda: NORMAL,
         task_run_id: str | None = None,
     ) -> Report:
-        """Send once, and decide what comes next; only what is no ``Exception`` (a cancellation) is raised.
+        """Send once, and decide what comes next. Only a cancellation is raised.
 
         Args:
             lease: the delivery; its attempts are those made before this one.
             destination: where to.
-            may_wait: tells whether a retry may be waited for in this process; asked when one is decided on.
-            gate: returns the state of the endpoint's gate; asked when a failure is decided on.
+            may_wait: returns whether a retry may wait in this process; called when a retry is decided on.
+            gate: returns the state of the endpoint's gate; called after a failure.
             task_run_id: kept in the history.
         """
         # Before the send, since a mistake in it must not undo what was sent.

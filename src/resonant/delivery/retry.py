@@ -27,7 +27,7 @@ class RetryPolicy:
     """How often, how late and for how long a delivery is tried in one round.
 
     The default tries for three days, at least once an hour, so that an outage of a night or a weekend needs no operator.
-    Its ``max_age`` ends a round, and not its ``max_attempts``, which no draw of the jitter reaches before.
+    Its ``max_age`` ends a round: ``max_attempts`` is too high to be reached earlier, whatever the jitter.
 
     Attributes:
         max_attempts: attempts in a round, the first included.
@@ -38,8 +38,8 @@ class RetryPolicy:
         jitter: how the delay is drawn around the backoff.
         spread: the share of the backoff that ``proportional`` moves it by, either way; and the share of a
             Retry-After within which those who were told the same time come back.
-        max_age: a round's length in seconds; a retry that would fall beyond it is not waited for.
-        park_after: a backoff (or Retry-After) longer than this, in seconds, is waited for in the store.
+        max_age: a round's length in seconds; a delivery is given up if its next retry would come later.
+        park_after: a delivery waits in the store if its backoff (or Retry-After) is longer than this, in seconds.
 
     Raises:
         ValueError: a value is out of its range; the text says which.
@@ -130,8 +130,8 @@ class GateView:
     """What a decision depends on in the state of the endpoint's gate; by default the gate is normal.
 
     Attributes:
-        governs: the gate holds or paces what is sent. Its pace is the backoff, so a delivery waits for at most its first one.
-        is_down: nothing but probes is sent. A failure that only time or an operator can mend is not given up meanwhile.
+        governs: the gate holds or paces the sends. A delivery then waits for its first backoff at most.
+        is_down: only probes are sent. A delivery is not given up for a failure that passes when the endpoint works again.
     """
 
     governs: bool = False
@@ -197,8 +197,8 @@ def decide(
 ) -> Decision:
     """Decide, once for each failure, what becomes of the delivery; draws at most three random numbers.
 
-    Retry-After is a floor: neither jitter nor cap goes below it, and ``uniform(0, spread * delay)`` is added, as far
-    as the round reaches, since a bare floor makes everybody who was told it come back in the same instant.
+    Retry-After is a floor: neither jitter nor cap goes below it. ``uniform(0, spread * delay)`` is added, up to the end
+    of the round, so that deliveries with the same Retry-After do not return in the same instant.
 
     While a gate governs, each retry is parked and due after the first backoff at most; the gate decides when it is sent.
     Attempts are charged only as often as the policy alone would make them: a failure before the end of the delivery's own
@@ -210,7 +210,7 @@ def decide(
         now: seconds since the epoch.
         round_started_at: when the round began, seconds since the epoch.
         last_delay: the delay drawn before, in seconds.
-        may_wait: False when there is no room to wait in this process: then what would be a Retry is a Park.
+        may_wait: False if this process has no room for a waiting delivery; then a Retry becomes a Park.
         answered: whether the receiver answered.
         gate: the state of the endpoint's gate now.
         backoff_until: when the delivery's own backoff ends, seconds since the epoch, if a gate let it go earlier.
@@ -248,7 +248,7 @@ def decide(
 
 
 def _depends_on_endpoint(verdict: Verdict, *, answered: bool) -> bool:
-    """Tell whether a failure may pass once the endpoint works again. An answer that is permanent is about the event."""
+    """Tell whether a failure may pass once the endpoint works again. A permanent answer concerns the event."""
     return verdict.category == "unknown" or (not answered and verdict.blame == "endpoint")
 
 

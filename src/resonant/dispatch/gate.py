@@ -53,7 +53,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a send.
+    """The result of a send.
 
     Attributes:
         kind: ``delivered``; ``failed``; ``alive`` for a permanent 4xx, since the endpoint works; ``local`` for a failure on
@@ -201,7 +201,7 @@ class EndpointGate:
 
         Args:
             sent: what ``sent`` returned.
-            answer: what became of the send.
+            answer: the result of the send.
             now: seconds.
             in_flight: requests without an answer.
         """

@@ -1,4 +1,4 @@
-"""What to change in an endpoint's settings, by its history, and what the laboratory predicts of it."""
+"""Proposals for an endpoint's settings, by its history, with the effects that the laboratory predicts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Setting = Literal["policy", "rate", "timeout"]
 
-# Fewer say nothing.
+# The minimum for advice.
 FEWEST_ATTEMPTS = 100
 _FEWEST_THROTTLED = 20
 _NIGHT = 8 * 3600.0
 _MOST_EVENTS, _FEWEST_EVENTS = 1_000, 100
 _TIMEOUTS = (3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
-# An answer may take so many times as long as the slowest so far, and at least the first of the timeouts.
+# A timeout is this many times the slowest answer, and at least the first of the timeouts.
 _SPARE = 3.0
 _NEAR = 0.8
 _RATE_SHARE = 0.95
@@ -51,7 +51,7 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the laboratory says of a scenario with some settings.
+    """The predicted outcome of a scenario with some settings.
 
     Attributes:
         attempts: per event.
@@ -72,13 +72,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A setting, what it should be, and why.
+    """A proposed value for a setting, with its reason.
 
     Attributes:
-        now, then: the setting's value; the same where nothing should change.
-        reason: what in the history speaks for it.
-        scenario: what was simulated, in words.
-        before, after: what the laboratory predicts with each value; None where nothing was simulated.
+        now, then: the current and the proposed value; equal if nothing should change.
+        reason: the evidence in the history.
+        scenario: the simulated scenario, in words.
+        before, after: the predictions with each value; None if nothing was simulated.
     """
 
     setting: Setting
@@ -91,22 +91,22 @@ class Proposal:
 
     @property
     def is_change(self) -> bool:
-        """Whether it proposes something else than there is."""
+        """Whether the proposal differs from the current value."""
         return self.now != self.then
 
 
 def advise(history: History, current: Current) -> list[Proposal]:
-    """Return a proposal for each setting; none if the history is too short to say anything."""
+    """Return a proposal for each setting; an empty list if the history is too short."""
     if len(history.attempts) < FEWEST_ATTEMPTS or not history.durations:
         return []
     policy = _policy(history, current)
-    # The others are simulated with the policy that is proposed, so that they show their own effect.
+    # Simulate the other settings with the proposed policy, so that each prediction shows one effect.
     advised = replace(current, policy=policy.then)
     return [policy, _rate(history, advised), _timeout(history, advised)]
 
 
 def scenario_of(history: History, current: Current, outage: float) -> Scenario:
-    """Return an outage of this length as this endpoint would have it, with as many events as it usually gets meanwhile."""
+    """Return a scenario with an outage of this length and the endpoint's own latency, failures and traffic."""
     longest = history.longest_outage
     events = math.ceil(history.per_second * outage)
     return Scenario(
@@ -139,7 +139,7 @@ def _policy(history: History, current: Current) -> Proposal:
         return Prediction.of(simulate(scenario, current.policies[name]), scenario.events)
 
     now = predicted(current.policy)
-    # The current one comes first, and stays unless another gives up less: fewer attempts may mean less patience.
+    # The current policy stays unless another gives up fewer events. Fewer attempts are not better by themselves.
     names = [current.policy, *current.policies]
     best = min(names, key=lambda name: predicted(name).given_up)
     return Proposal("policy", current.policy, best, reason, words, now, predicted(best))

@@ -1,6 +1,6 @@
 """The comparison as SVG: requests per second at the endpoint, with and without the gate, one row for each policy.
 
-To import this takes half a second: import it where something is drawn.
+Importing this module takes half a second, so import it only to draw.
 """
 
 from __future__ import annotations

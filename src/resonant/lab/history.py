@@ -1,4 +1,4 @@
-"""What the store knows of an endpoint: its outages, and how it answered lately."""
+"""The history of an endpoint in the store: its outages and its latest answers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 OutageKind = Literal["refuse", "503", "hang"]
 
 DAYS = 30
-# The attempts of all endpoints that are looked at, so that the query takes a bounded time; and minutes of counters.
+# Limits of the queries: attempts of all endpoints, and rows of counters.
 MOST_ATTEMPTS = 100_000
 _MOST_ROWS = 50_000
-# An outage is at least so many failures without a delivery. A longer pause between failures ends it: nothing is known of it.
+# An outage is at least this many failures without a delivery. A longer pause between failures ends it.
 _FEWEST_FAILURES = 5
 _LONGEST_PAUSE = 3 * 3600.0
 _MINUTE, _HOUR = 60.0, 3600.0
@@ -46,7 +46,7 @@ class Outage(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """An attempt: when it began, how long it took, and what came of it."""
+    """An attempt: its start, its duration and its result."""
 
     started_at: float
     duration: float
@@ -67,7 +67,7 @@ class _Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the store knows of an endpoint.
+    """The history of an endpoint.
 
     Attributes:
         since, until: the time that the counters were read for, seconds since the epoch.
@@ -142,8 +142,8 @@ class History:
 def read_history(connection: Connection, endpoint: str, *, now: float) -> History:
     """Read an endpoint's history of the last 30 days, as far as it is kept.
 
-    Older outages are seen by the hour, those of the last day by the minute. Of single attempts, the latest of the whole
-    store are looked at.
+    Outages of the last day are exact to the minute, older ones to the hour. Single attempts are read from the latest
+    ``MOST_ATTEMPTS`` of the whole store.
     """
     since = now - DAYS * 86_400
     attempts = _read_attempts(connection, endpoint)
@@ -221,7 +221,7 @@ def _spans_of(attempts: Iterable[Answered]) -> list[_Span]:
 
 
 def _kind(category: str | None, code: str | None) -> str:
-    """Return how an endpoint failed: what an outage is made of, or `answered` for an answer about the event."""
+    """Return how an endpoint failed: the kind of an outage, or `answered` if the answer concerns the event."""
     code = code or ""
     if code in _TIMEOUTS:
         return "hang"

@@ -78,14 +78,14 @@ class Process:
         self._plan_look(self._phase)
 
     def wake(self) -> None:
-        """Look at the next tick: something changed in the store."""
+        """Look at the next tick, since the store has changed."""
         ticks = int((self._agenda.now - self._phase) / LOOK_SECONDS) + 1
         when = self._phase + max(0, ticks) * LOOK_SECONDS
         if when < self._look_at:
             self._plan_look(when)
 
     def die(self) -> None:
-        """End at once; what it has claimed is due again when its leases end."""
+        """End at once. Its claimed deliveries are due again when their leases end."""
         self.is_dead = True
         for each in [*self._waiting, *self._sending]:
             each.due_at = self._agenda.now + LEASE_SECONDS

@@ -17,7 +17,7 @@ _OVERLOADED = {"503": 503, "429": 429, "queue": 503}
 
 
 class Reply(NamedTuple):
-    """What a request comes to: after how many seconds, and with which status; None is no answer."""
+    """The result of a request: the delay in seconds, and the status; None for no answer."""
 
     after: float
     status: int | None
@@ -50,7 +50,7 @@ class Receiver:
         return not scenario.flap or int(now / scenario.flap) % 2 == 0
 
     def take(self, now: float, event_type: int) -> Reply:
-        """Return what a request that arrives now comes to."""
+        """Return the reply to a request that arrives now."""
         scenario, rng = self._scenario, self._rng
         if self.is_down(now):
             return {

@@ -44,7 +44,7 @@ class Result:
         drain: from recovery to the last delivery.
         noticed: from recovery to the first delivery after it.
         given_up: dead letters.
-        unfinished: deliveries without an end when the simulation stopped.
+        unfinished: deliveries that had neither succeeded nor been given up when the simulation stopped.
         sends: requests in all.
         busiest: requests in the busiest whole second, ever.
         goodput: deliveries per second, from recovery to the last one.
@@ -66,7 +66,7 @@ class Result:
 
 
 def measure(journal: Journal, scenario: Scenario) -> Result:
-    """Return what a run came to."""
+    """Return the figures of a run."""
     start = scenario.outage
     after = Counter(int(at - start) for at in journal.sent_at if at >= start)
     late = [at for at in journal.delivered_at if at >= start]

@@ -1,4 +1,4 @@
-"""What is simulated: the work, the endpoint, and how it fails."""
+"""The simulated scenario: the events, the endpoint, and how it fails."""
 
 from __future__ import annotations
 

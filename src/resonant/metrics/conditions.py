@@ -210,7 +210,7 @@ def _has_reached(count: int, limit: int) -> bool | None:
 
 
 def _all(*said: bool | None) -> bool | None:
-    """Tell whether all are so: one that is not decides, and else one that says nothing."""
+    """Return False if any is False, else None if any is None, else True."""
     if False in said:
         return False
     return None if None in said else True

@@ -22,12 +22,12 @@ _d = schema.deliveries
 def pause(
     connection: Connection, endpoint: str, *, who: str, reason: str | None = None, now: float
 ) -> GateChange:
-    """Pause an endpoint: nothing is sent to it until it is resumed. What is being sent is left alone.
+    """Pause an endpoint: nothing is sent to it until it is resumed. Sends in flight are not cut off.
 
     A pause because of a 410 becomes the operator's, which ends its alert.
 
     Returns:
-        The change; of an endpoint that an operator has paused, one that changes nothing.
+        The change; without effect if an operator has already paused the endpoint.
     """
 
     def paused(gate: Gate) -> Gate:
@@ -47,12 +47,12 @@ def pause(
 
 
 def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
-    """Let an endpoint that was paused be probed at once; of one that is probing, the next probe is due at once.
+    """Make a probe of a paused or probing endpoint due at once.
 
-    A Retry-After of before is forgotten: the operator knows better.
+    Drops an earlier Retry-After, since the operator knows better.
 
     Returns:
-        The change; of an endpoint that is normal or paced, one that changes nothing.
+        The change; without effect if the endpoint is normal or paced.
     """
 
     def resumed(gate: Gate) -> Gate:
@@ -69,7 +69,7 @@ def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
         is_due = gate.probe_at is None or gate.probe_at <= now
         if gate.state != "probing" or (is_due and not gate.not_before):
             return gate
-        # A state that begins anew: what a process remembers of a Retry-After is forgotten too.
+        # The new `since` restarts the state, so that processes also drop a Retry-After that they remember.
         return replace(gate, since=now, probe_at=now, not_before=None)
 
     return _change(connection, endpoint, resumed)
@@ -99,7 +99,7 @@ def make_parked_due(
     now: float,
     after: tuple[float, int] | None = None,
 ) -> MadeDue:
-    """Make up to ``limit`` parked deliveries of an endpoint due now. Those that another transaction has locked are skipped.
+    """Make up to ``limit`` parked deliveries of an endpoint due now; skip rows that another transaction has locked.
 
     If one fails before its own backoff would have been over, it is charged no attempt.
 

@@ -19,7 +19,7 @@ GateState = Literal["normal", "probing", "paced", "paused"]
 
 _g = schema.gates
 _d = schema.deliveries
-# A run waits for what a gate holds no longer than this, in seconds: such a hold may go on for hours.
+# The longest that a run waits for deliveries that a gate holds, in seconds: a hold may last for hours.
 SHORT_HOLD_SECONDS = 30.0
 
 
@@ -37,11 +37,11 @@ class Gate:
         failing_since: when the outage began; None while it works.
         probe_at: when the next probe is due, while probing.
         probed_type: the event type of the last probe; the next one takes another.
-        not_before: nothing is sent before this, as the receiver asked by Retry-After.
+        not_before: the end of the last Retry-After; nothing is sent before.
         pilot: the process that sends while paced.
         pilot_until: when another process may take its place.
         paced_at: when pacing began.
-        pace: sends per second while paced; while probing, what the endpoint took before.
+        pace: sends per second while paced; while probing, the rate before the outage.
         helpless_until: until then only a very large share of failures slows the pace, since slowing did not help.
         paused_by: who paused it.
     """
@@ -79,11 +79,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class GateChange:
-    """A change of a gate that a process asks for; it happens only if nobody else changed the gate first.
+    """A change of a gate that a process proposes. It is dropped if another process changed the gate first.
 
     Attributes:
         before: the gate as the process knows it.
-        after: the gate as it shall be; the epoch is set by the write.
+        after: the wanted gate; the write sets the epoch.
         none_delivered_since: the change is refused if a delivery to the endpoint succeeded after this time.
     """
 
@@ -130,7 +130,7 @@ def states_not_normal(connection: Connection) -> dict[str, GateState]:
 
 
 def change_gate(connection: Connection, change: GateChange) -> bool:
-    """Write a change; return False, with nothing written, if the gate was changed meanwhile or works for others."""
+    """Write a change; return False and write nothing if the gate has changed or the endpoint works for others."""
     gate = change.result
     if change.none_delivered_since is not None:
         delivered = exists().where(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from resonant.store.gates import Gate, GateChange
 
 _d = schema.deliveries
-# How many due deliveries are looked at for one that suits.
+# How many due deliveries are considered for a probe.
 _CANDIDATES = 1_000
 
 
@@ -27,8 +27,8 @@ def claim_probe(
 ) -> tuple[Lease, Gate] | None:
     """Reserve the next probe of an endpoint, and lease one due delivery for it.
 
-    One of another event type than the last probe comes first, and of those the one with the fewest attempts: a single
-    event, or a single type, that the endpoint cannot take must not look like an endpoint that is down.
+    Prefers another event type than the last probe's, then the fewest attempts. So an endpoint does not look down because
+    of one event or one event type that it always rejects.
 
     Args:
         change: reserves the probe; the event type is added here.

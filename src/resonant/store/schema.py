@@ -71,7 +71,7 @@ deliveries = Table(
     Column("first_attempt_at", Double),
     Column("last_delay", Double),
     Column("next_attempt_at", Double),
-    # While a gate lets it go earlier than its own backoff: when that backoff is over. An earlier failure is not charged.
+    # The end of the own backoff of a delivery that a gate may send earlier. Earlier failures are not charged.
     Column("backoff_until", Double),
     Column("finished_at", Double),
     # When a worker may take it: the time it is due, the end of its lease, or null when it is final.

@@ -1,7 +1,7 @@
 """Send slots: the times at which a process may send to an endpoint with a rate, shared by all processes.
 
-One row per endpoint says until when slots are reserved. A process reserves the next ones, evenly spaced, in one short
-transaction, and lets a slot that it misses pass. So a crash or a stall makes the sends fewer, never more.
+One row per endpoint says until when slots are reserved. A process reserves the next slots, evenly spaced, in one short
+transaction, and drops a slot that it misses. So a crash or a stall lowers the rate and never raises it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from resonant.events import Clock
 
-# Slots are reserved while the last one is at most this far ahead, for at most this long at once. So about a second's worth
-# is reserved, whatever the number of processes, and a killed process takes no more with it.
+# Slots are reserved while the last one is at most this far ahead, for at most this long at once. So all processes together
+# reserve about a second's worth, and a killed process loses no more.
 AHEAD_SECONDS = 0.5
 # The most that a caller may ask for as `notice`.
 MOST_NOTICE_SECONDS = 1.0
@@ -33,7 +33,7 @@ class Reservation:
     """The answer to a process that asked for slots. Times are seconds since the epoch, by one clock for all processes.
 
     Attributes:
-        number: how many slots are reserved; 0 if enough are reserved already, by whichever process.
+        number: how many slots are reserved; 0 if the processes have reserved enough already.
         first: the time of the first one; with none, when to ask again.
         now: the time when this was decided.
     """

@@ -28,7 +28,7 @@ class Standing(NamedTuple):
         round_attempts: attempts in the current round.
         accepted_at: when it was accepted, seconds since the epoch.
         finished_at: when it was delivered or given up.
-        parked: whether it waits without a lease for its next attempt, for longer than the given wait.
+        parked: whether it has no lease and is due later than the given wait.
         held: whether the endpoint's gate holds it for long.
     """
 
