@@ -44,7 +44,7 @@ _KINDS: dict[Kind, str] = {
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
-    """Measure, and return what came out.
+    """Measure, and return the results.
 
     Args:
         count: events to the healthy endpoint.

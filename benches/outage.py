@@ -109,7 +109,7 @@ class Outcome:
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
-    """Measure, and return what came out.
+    """Measure, and return the results.
 
     Args:
         count: events.

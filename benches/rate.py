@@ -42,7 +42,7 @@ _CASES: tuple[tuple[Lane, bool], ...] = (("bulk", False), ("bulk", True), ("task
 
 
 def run(count: int, rounds: int) -> list[Comparison | Standing]:
-    """Measure, and return what came out."""
+    """Measure, and return the results."""
     found: list[Comparison | Standing] = []
     for database in _DATABASES:
         for lane, kills in _CASES:

@@ -77,7 +77,7 @@ def test_the_plain_endpoint_carries_everything_that_was_configured():
     assert endpoint.overrides == {404: "transient"}
 
 
-def test_what_is_set_for_sending_is_given_to_the_dispatcher():
+def test_the_dispatcher_gets_the_settings_of_the_endpoint():
     destination = webhook(policy="classic", timeout=3, concurrency=2, rate=0.5).open("billing")
 
     assert (destination.policy, destination.timeout) == ("classic", 3)

@@ -1,4 +1,4 @@
-"""What a process has measured of an endpoint since its gate's state began."""
+"""One process's measurements of an endpoint since its gate's state began."""
 
 from __future__ import annotations
 

@@ -220,5 +220,5 @@ class Pace:
 
 
 def half(answers: int, *, is_helpless: bool) -> float:
-    """Return the share of bad answers that no endpoint has by chance, for so many answers."""
+    """Return the share of bad answers above chance for this many answers."""
     return _HELPLESS_SHARE if is_helpless else 0.55 + _HALF_SIGMAS * answers**-0.5

@@ -119,7 +119,7 @@ def claim(
 def lease_rows(
     connection: Connection, picked: ColumnElement[bool], owner: str, until: float
 ) -> Sequence[Row[Any]]:
-    """Lease deliveries that nobody holds, which this transaction has locked; return their rows."""
+    """Lease free deliveries that this transaction has locked; return their rows."""
     leasing = update(_d).where(picked).returning(_d)
     values = {
         "lease_owner": owner,

@@ -61,7 +61,7 @@ def test_an_early_failure_does_not_exhaust_the_round():
 
 
 @pytest.mark.parametrize(("verdict", "reason"), [(DNS_NOT_FOUND, "exhausted"), (CERTIFICATE, "permanent")])
-def test_what_an_operator_can_mend_is_given_up_only_while_the_endpoint_is_not_down(verdict, reason):
+def test_failures_that_an_operator_can_fix_are_not_given_up_while_the_endpoint_is_down(verdict, reason):
     def decided(gate):
         return decide_now(verdict, attempt=5, answered=False, gate=gate)
 
@@ -139,7 +139,7 @@ def test_an_early_failure_is_never_charged_and_never_waits_longer_than_its_own_b
 
 @unhurried
 @given(policies, st.integers(1, 12), gates, st.none() | waits, last_delays, st.integers(), st.floats(0, 2e5))
-def test_a_decision_under_a_gate_is_a_function_of_what_it_is_given_and_draws_three_times_at_most(
+def test_a_decision_under_a_gate_depends_only_on_its_arguments_and_draws_three_times_at_most(
     policy, attempt, gate, early_by, last_delay, seed, age
 ):
     facts = {"gate": gate, "backoff_until": None if early_by is None else NOW + early_by, "age": age}

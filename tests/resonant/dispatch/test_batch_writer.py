@@ -85,9 +85,7 @@ async def test_begins_and_outcomes_share_a_transaction(tmp_path, transactions):
         assert len(transactions) == 1
 
 
-async def test_what_is_handed_back_at_the_same_moment_shares_a_transaction_and_is_due_again(
-    tmp_path, transactions
-):
+async def test_leases_handed_back_together_share_a_transaction_and_are_due_again(tmp_path, transactions):
     async with leased(tmp_path, 3) as (store, leases, commits):
         transactions.clear()
         await asyncio.gather(commits.begin(leases[0]), *(commits.release(lease) for lease in leases[1:]))

@@ -170,7 +170,7 @@ def test_runs_that_end_before_their_turn_do_not_put_off_those_that_follow():
     run_in_simulated_time(main())
 
 
-def test_those_that_wait_at_the_end_of_the_run_go_away_unsent():
+def test_waiting_sends_get_no_slot_when_the_run_ends():
     async def main():
         machines = Machines()
         over_at = machines.now + 1.0

@@ -81,7 +81,7 @@ def test_a_lost_worker_leaves_the_own_backoff_and_is_known_to_the_next(governed)
     assert lease.backoff_until == lost.backoff_until
 
 
-def test_a_replay_begins_without_it(governed):
+def test_a_replay_begins_without_an_own_backoff(governed):
     for _ in range(LOST_LEASES_BEFORE_GIVING_UP):
         governed.clock.advance(61)
         governed.begin(governed.claim_one())
@@ -105,7 +105,7 @@ def test_a_replay_begins_without_it(governed):
     assert facts(governed)[1:] == (0, None, None)
 
 
-def test_cancelling_ends_it(governed):
+def test_cancelling_ends_the_own_backoff(governed):
     governed.write(operations.cancel, Selection(), limit=1, now=governed.clock())
     assert facts(governed) == (1, 1, 300.0, None)
 

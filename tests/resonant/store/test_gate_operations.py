@@ -79,7 +79,7 @@ def test_the_probe_of_a_failing_endpoint_is_due_when_it_is_resumed(desk):
 
 
 @pytest.mark.parametrize("gate", [Gate("orders"), PACED, PROBING])
-def test_to_resume_an_endpoint_that_is_sent_to_changes_nothing(desk, gate):
+def test_resuming_a_normal_or_paced_endpoint_changes_nothing(desk, gate):
     if gate.state != "normal":
         put(desk, gate)
     before = desk.read(read_gate, "orders")
@@ -107,7 +107,7 @@ def test_a_pause_wins_over_processes_that_change_the_gate_all_the_time(desk):
     assert desk.read(read_gate, "orders").state == "paused"
 
 
-def test_of_two_pauses_at_once_one_happens(desk):
+def test_only_one_of_two_concurrent_pauses_takes_effect(desk):
     async def both():
         each = [desk.store.write(pause, "orders", who=who, now=desk.clock()) for who in ("ann", "bob")]
         return await asyncio.gather(*each)

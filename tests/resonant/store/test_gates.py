@@ -62,7 +62,7 @@ def test_of_two_changes_of_the_same_gate_one_happens(desk):
     assert desk.read(read_gate, "orders").state == "paced"
 
 
-def test_a_change_is_refused_if_the_endpoint_worked_for_somebody_meanwhile(desk):
+def test_a_change_is_refused_if_another_process_has_delivered_meanwhile(desk):
     desk.enqueue("evt_1", "evt_2")
     desk.enqueue("evt_3", endpoint="billing")
     began = desk.clock()

@@ -64,7 +64,7 @@ def test_a_slow_rate_gives_one_slot_and_the_next_one_only_when_it_is_near(ask, d
     assert ask(5, rate=0.1).number == 1
 
 
-def test_what_passed_unused_is_not_made_up_for(ask, desk):
+def test_unused_slots_are_lost(ask, desk):
     before = ask(10)
     put(desk, before.now - 100)
 
