@@ -61,7 +61,9 @@ def markdown(text: str) -> str:
     if not shown or _WORDS.fullmatch(shown):
         return shown
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    space = " " if shown[0] in " `" or shown[-1] in " `" else ""
+    # Markdown strips one space at each end, but none of spaces alone.
+    is_stripped = shown.strip(" ") and (shown[0] in " `" or shown[-1] in " `")
+    space = " " if is_stripped else ""
     return f"{fence}{space}{shown}{space}{fence}"
 
 

@@ -155,6 +155,7 @@ def test_markup_is_code_in_markdown(text):
 @example("`a")
 @example("a`")
 @example("``")
+@example(" ")
 def test_a_text_is_read_back_from_its_markdown_as_it_was(text):
     [paragraph] = [token for token in MarkdownIt().parse(markdown(text)) if token.type == "inline"]
     [shown] = paragraph.children

@@ -49,7 +49,9 @@ class PrefetchWindow:
         """Wait until there is room for more sends, or the run ends."""
         while not self._has_room.is_set() and not is_over():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_room.wait(), _LOOK_SECONDS)
+                # Not wait_for: Python 3.11's may lose a cancellation.
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._has_room.wait()
 
     def change(self, by: int) -> None:
         """Count so many that have begun, or, negative, that are on the wire or will not be sent."""

@@ -292,6 +292,7 @@ class Dispatcher:
                     await self._next_change()
             while self._running:
                 await self._next_change()
+            await self._gates.leave()
             self._running.raise_failure()
         except Exception as error:
             self._running.fail(error)  # the reason why the others are cancelled

@@ -112,12 +112,14 @@ class Fetcher:
         if is_idle or asyncio.get_running_loop().time() >= self._look_again_at:
             await self._look()
             self._look_again_at = asyncio.get_running_loop().time() + POLL_SECONDS
+        # An endpoint whose gate holds everything takes no room from others.
+        claimed_from = {name for name in self._due if self._gates.room(name) != 0}
         for name in list(self._due):
             if self._is_over():
                 return
             if (probe := await self._gates.probe(name)) is not None:
                 yield [probe]
-            if room := self._room(name):
+            if room := self._room(name, claimed_from):
                 leases = await self._store.claim(
                     name, owner=self._plan.owner, limit=room.number, most_bytes=room.most_bytes
                 )
@@ -180,10 +182,11 @@ class Fetcher:
         with contextlib.suppress(StoreError):  # the next fold tries again; the next claim reports an outage
             await self._store.fold()
 
-    def _room(self, endpoint: str) -> _Room | None:
+    def _room(self, endpoint: str, claimed_from: set[str]) -> _Room | None:
         """Return what to claim now: ahead of need, and many at once or none."""
-        # An endpoint whose gate holds everything takes no room from others.
-        claimed_from = {name for name in self._due if self._gates.room(name) != 0}
+        allowed = self._gates.room(endpoint)
+        if allowed == 0:
+            return None
         others = len((self._in_flight.busy_endpoints() | claimed_from) - {endpoint})
         share = self._gates.limiter.share(endpoint)
         # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
@@ -195,7 +198,6 @@ class Fetcher:
         if (most := self._destinations.rates.most_claimed(endpoint)) is not None:
             wanted = min(wanted, most)
         room = wanted - self._in_flight.busy(endpoint)
-        allowed = self._gates.room(endpoint)
         if allowed is not None:
             return _Room(min(room, allowed), most_bytes) if min(room, allowed) > 0 else None
         return _Room(room, most_bytes) if room >= (wanted + 1) // 2 else None

@@ -80,6 +80,10 @@ class EndpointGate:
         gate: the row, as the store has it.
         owner: this process.
         rng: spreads the times of probes.
+
+    Attributes:
+        gate: the row, as this process knows it.
+        may_probe: whether this process has reserved a probe and not sent it yet.
     """
 
     def __init__(self, gate: Gate, owner: str, rng: random.Random) -> None:
@@ -94,7 +98,7 @@ class EndpointGate:
         self._next_pace: Pace | None = None
         self._outage: Gate | None = None
         self._pace: Pace | None = None
-        self._may_probe = self._has_worked = False
+        self.may_probe = self._has_worked = False
         self._entered = gate.epoch
         self._measured = Measured(gate.since)
 
@@ -119,7 +123,7 @@ class EndpointGate:
             self._not_before = -inf  # the row has it
             self._forget(self._now)
         elif is_mine and gate.state == "probing" and gate.probe_at != before.probe_at:
-            self._may_probe = True
+            self.may_probe = True
         if not self._is_pilot:
             self._pace = None
         elif self._pace is None:
@@ -182,8 +186,8 @@ class EndpointGate:
         if self.gate.state == "normal":
             # A change that is being written will slow down or stop.
             return _A_MOMENT if self._is_waiting_for_store(now) else self._measured.wait(now, in_flight)
-        if self._may_probe:
-            self._may_probe = False
+        if self.may_probe:
+            self.may_probe = False
             return 0.0
         if self._pace is None:
             return None
@@ -375,7 +379,7 @@ class EndpointGate:
         """Begin anew, since the state or the clock changed."""
         self._entered = self.gate.epoch
         self._pace = None
-        self._may_probe = self._has_worked = False
+        self.may_probe = self._has_worked = False
         self._measured = Measured(now)
 
 

@@ -18,7 +18,7 @@ _BURST_SECONDS = 0.25
 # Claims are made for the time until the next look, and a little ahead, so that a backlog always shows as waiting.
 _AHEAD_SECONDS = 0.35
 _GROWTH = 1.05
-_LEAST_GROWTH = 1.0
+_LEAST_GROWTH, _LEAST_SHARE = 1.0, 0.25
 _DOUBLING = 2.0
 _CUT = 0.99
 _FRESH_SECONDS = 1.0
@@ -210,7 +210,8 @@ class Pace:
         self._grown_at = now
         most = max(self.rate, 2.0, 2 * self._accepted.per_second(now) / (1 - self._usual.share))
         rounds = passed / max(1.0, self._latency.usual)
-        grown = max(self.rate * factor**rounds, self.rate + _LEAST_GROWTH * rounds)
+        least = min(_LEAST_GROWTH, _LEAST_SHARE * self.rate)
+        grown = max(self.rate * factor**rounds, self.rate + least * rounds)
         self.rate = min(grown, most)
 
     def _fill(self, now: float) -> None:

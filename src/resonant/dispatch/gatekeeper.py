@@ -152,6 +152,9 @@ class Gatekeeper:
             StoreUnavailable: the store went away.
         """
         gate = self._of(endpoint)
+        last = self._probes.get(endpoint)
+        if gate.may_probe and last is not None and self._in_flight.get(last) is not None:
+            return None  # the last one is not sent yet
         change = gate.probe(self._store.clock())
         if change is None:
             return None

@@ -83,6 +83,19 @@ class TestAnEndpointThatIsDown:
             (60,)
         ]
 
+    async def test_a_probe_that_starts_slowly_is_sent_before_the_next_one_is_claimed(self, tmp_path):
+        async def emit_one(lease):
+            await asyncio.sleep(0.3)  # three seconds of the clock: longer than the wait for the next probe
+            await worker.dispatcher.attempt(lease.key)
+
+        async with quick_scene(tmp_path, orders=succeed, limits=LONG) as worker:
+            await enqueue(worker.store, 5)
+            await set_gate(worker.store, state="probing", failing_since=START, probe_at=START)
+            running = asyncio.create_task(worker.dispatcher.run(emit_one))
+            await until(lambda: worker.dispatcher.summary.delivered, 2)
+            running.cancel()
+            await asyncio.wait([running])
+
     async def test_the_changes_that_this_run_made_are_announced(self, tmp_path):
         async def send(_event):
             if worker.clock() < broken_until:
