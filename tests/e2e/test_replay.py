@@ -147,6 +147,7 @@ def most_within(seconds: float, moments: list[float]) -> int:
     return max(bisect_left(moments, start + seconds) - n for n, start in enumerate(moments))
 
 
+@pytest.mark.slow
 def test_two_replays_and_a_purge_at_once_one_replay_killed_lose_nothing_and_share_no_dead_letter(
     machine, broken
 ):

@@ -238,6 +238,7 @@ def replay_enabled(up):
     up.api.patch(f"/automations/{automation['id']}", json={"enabled": False})
 
 
+@pytest.mark.slow
 def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_again(
     up, up_machine, user, draining, start_receiver, monkeypatch, tmp_path, replay_enabled
 ):
