@@ -26,8 +26,9 @@ def test_every_make_target_that_is_named_exists(name):
     assert named <= make_targets()
 
 
-def test_every_module_that_the_guide_names_exists():
-    named = re.findall(r"`(\w+(?:/\w+)*\.py)`", (PROJECT / "CONTRIBUTING.md").read_text())
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_module_that_is_named_exists(name):
+    named = re.findall(r"`(\w+(?:/\w+)*\.py)`", (PROJECT / name).read_text())
     assert named
     for path in named:
         assert (PROJECT / path).exists() or (PROJECT / "src/resonant" / path).exists(), path
