@@ -47,7 +47,7 @@ class _Command(Command):
 
 
 class _Commands(Group):
-    """What a user can mend becomes one line and an exit code; anything else keeps its traceback."""
+    """Reports errors that a user can fix in one line with an exit code; all others keep their tracebacks."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override,unused-ignore]  # Typer 0.2x vendors click
         try:
@@ -71,7 +71,7 @@ class _Commands(Group):
 
 
 def _last_words(error: KeyboardInterrupt) -> str:
-    """Return what the work that Ctrl-C cancelled says of itself; asyncio.run makes this error of its own."""
+    """Return the message of the work that Ctrl-C cancelled, which asyncio.run keeps as the error's context."""
     from asyncio import CancelledError
 
     return str(error.__context__) if isinstance(error.__context__, CancelledError) else ""
@@ -101,7 +101,7 @@ def _resonant(
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Get events out to their endpoints: stored first, retried with care, none lost."""
+    """Deliver events to their endpoints: stored first, retried with care, none lost."""
 
 
 # Help lists the commands in this order.
@@ -128,7 +128,7 @@ use_classes(app, command=_Command)
 def main() -> None:
     """Run the command line on ``sys.argv``, and exit."""
     for stream in (sys.stdout, sys.stderr):
-        # Data may hold what a terminal's encoding has no character for; that must not end a command.
+        # Data may contain characters that the terminal's encoding lacks. Printing them must not fail.
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     # Also protects the files that Prefect and matplotlib write, in servers, workers and runs.

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def advise(name: given.Name, as_json: options.Json = False) -> None:
-    """Propose a retry policy, a rate and a timeout for an endpoint, by its history of up to 30 days.
+    """Propose a retry policy, a rate and a timeout for an endpoint, from its history of up to 30 days.
 
     Each proposal has a reason and a predicted effect, from a simulation of the endpoint's own outages, failures and
     latencies. Changes nothing.

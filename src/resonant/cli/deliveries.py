@@ -31,7 +31,7 @@ _GROUP_COLUMNS = (
     "last error",
 )
 _STATES = {"in_flight": "in flight", "due": "due", "parked": "parked"}
-# Aligned and drawn together, as in dlq_view.
+# Rows per table, as in dlq_view.
 _TABLE_ROWS = 1_000
 _NEVER_TRIED = "not tried yet"
 Unfinished = Literal["pending", "retrying"]

@@ -1,4 +1,4 @@
-"""``resonant demo``: the whole story, on this machine and in a folder of its own."""
+"""``resonant demo``: a demonstration on this machine, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def demo(
     ] = 300,
     stay: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
 ) -> None:
-    """Show the whole story in about a minute: events to a receiver that misbehaves in eight ways, none lost.
+    """Demonstrate Resonant in about a minute: events go to a receiver that misbehaves in eight ways, and none is lost.
 
     Starts a Prefect server with its UI, a worker, the deployments and the receiver, stores generated events, has the
-    worker emit them by the classic policy, and says what became of each. All of it lives in a new temporary folder:
+    worker emit them by the classic policy, and shows their outcomes. All of it lives in a new temporary folder:
     your own store and your own Prefect are not touched.
     """
     from resonant.cli.demo_run import run_demo

@@ -1,4 +1,4 @@
-"""What the demonstration sends, and how its receiver takes it: most of it well, the rest in eight ways not so well."""
+"""The events of the demonstration. Its receiver accepts most of them, and misbehaves in eight ways for the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 ORDINARY = "well"
-# The last part of an event's type tells the receiver what to do: see `eight_ways` in resonant.testing.
+# The last part of an event's type selects the receiver's behaviour: see `eight_ways` in resonant.testing.
 WAYS = {
     ORDINARY: "200",
     "slow": "200, after 2 s",
@@ -24,7 +24,7 @@ WAYS = {
     "silent": "nothing, ever",
     "redirect": "a redirect",
 }
-# A receiver that limits its callers slows its whole endpoint, so these go to one of their own.
+# A rate-limiting receiver slows its whole endpoint, so these events go to an endpoint of their own.
 LIMITED = frozenset({"503-retry-after", "429"})
 _MISBEHAVED = [way for way in WAYS if way != ORDINARY]
 _ORDINARY_TYPES = ("demo.order.placed", "demo.order.paid", "demo.order.shipped", "demo.invoice.sent")
@@ -32,17 +32,17 @@ _CUSTOMERS = ("Ada", "Barbara", "Edsger", "Grace", "Katherine", "Leslie", "Marga
 
 
 def way_of(event_type: str) -> str:
-    """Return which of the ways an event of this type is taken in."""
+    """Return the key of ``WAYS`` for an event type."""
     way = event_type.rpartition(".")[2]
     return way if way in WAYS else ORDINARY
 
 
 def demo_events(count: int, rng: random.Random) -> Iterator[Event]:
-    """Generate events, seven of ten of ordinary types, the others shared out among the eight ways.
+    """Generate events: seven in ten of ordinary types, the others spread over the eight ways.
 
     Args:
-        count: how many.
-        rng: draws what is in them.
+        count: the number of events.
+        rng: draws their contents.
     """
     misbehaved = 0
     for number in range(count):

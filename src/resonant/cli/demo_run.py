@@ -1,4 +1,4 @@
-"""``resonant demo``: the whole story, on this machine and in a folder of its own."""
+"""Running ``resonant demo`` on this machine, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ POLICY = "classic"
 # At the end only the failing events remain, which looks like an outage: each further attempt would take half a minute.
 MAX_ATTEMPTS = 2
 JOURNAL = "received.jsonl"
-# Above the slow answers, and short enough for those that never come.
+# Longer than the slow answers take, and short enough to wait for those that never come.
 _TIMEOUT_SECONDS = 3.0
 _POLL_SECONDS = 0.5
 _RECORD_SECONDS = 30.0
@@ -48,11 +48,11 @@ _MOST_RUNS = 20
 
 @dataclass(frozen=True, slots=True)
 class _Story:
-    """What was done, for the last page.
+    """The results, for the last page.
 
     Attributes:
-        snapshot: of the store, when all was over.
-        requests: that the receiver counted.
+        snapshot: of the store, at the end.
+        requests: how many the receiver counted.
         run_id: the flow run that emitted.
         example: the id of a dead letter's event.
     """
@@ -73,7 +73,7 @@ def run_demo(events: int, *, stay: bool) -> None:
 
     home = Path(tempfile.mkdtemp(prefix="resonant-demo-"))
     unset = _move_into(home)
-    output.say(f"all of this demo is in {home}")
+    output.say(f"all files of this demo are in {home}")
     with interrupted_by_signals():
         with whole_stack(load_settings(), port=free_port()) as stack, _receiver(home) as url:
             story = asyncio.run(_tell(stack, url, events, home))
@@ -88,7 +88,7 @@ def run_demo(events: int, *, stay: bool) -> None:
 
 
 def _move_into(home: Path) -> list[str]:
-    """Leave the user's own store and Prefect alone; return the variables that named them."""
+    """Point this process away from the user's store and Prefect; return the names of the variables it unset."""
     theirs = [name for name in os.environ if name.startswith(("RESONANT_", "PREFECT_"))]
     for name in theirs:
         del os.environ[name]
@@ -102,7 +102,7 @@ def _variables(home: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _receiver(home: Path) -> Iterator[str]:
-    """Run the receiver for as long as the block, and yield its URL."""
+    """Run the receiver during the block, and yield its URL."""
     log_path = home / "receiver.log"
     command = [sys.executable, "-m", "resonant.testing", "--script", "resonant.testing:eight_ways"]
     with log_path.open("wb") as log:
@@ -157,7 +157,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
 
 
 async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
-    """Show the emission until it is over; return how the store is then.
+    """Show the emission until it ends; return the final snapshot of the store.
 
     Raises:
         ServerError: it failed.
@@ -182,7 +182,7 @@ async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
 
 
 async def _wait_for_records(run_ids: list[UUID], count: int) -> None:
-    """Wait until the server has recorded how every task run ended, so that its UI shows it: records lag behind."""
+    """Wait until the server has recorded the end of every task run, so that its UI shows it: records lag behind."""
     from prefect.client.orchestration import get_client
 
     of_runs = {"id": {"any_": [str(run_id) for run_id in run_ids]}}
@@ -200,7 +200,7 @@ def _run_url(stack: Stack, run_id: UUID) -> str:
 
 
 def _write_last_page(story: _Story, stack: Stack, home: Path, unset: list[str], *, is_running: bool) -> None:
-    """Say what became of the events, where to look, what to try next, and whether it balances."""
+    """Print the outcomes of the events, where to look, what to try next, and the balance."""
     snapshot, status = story.snapshot, story.snapshot.status
     write_table(snapshot)
     output.write(
@@ -225,11 +225,11 @@ def _where_to_look(story: _Story, stack: Stack, home: Path, *, is_running: bool)
     if is_running:
         return (
             f"UI: {stack.server.ui_url}, the emission: {_run_url(stack, story.run_id)}\n"
-            "It all runs on until Ctrl-C. What to try next, in another terminal:\n"
+            "Everything runs until Ctrl-C. What to try next, in another terminal:\n"
         )
     return (
         f"UI: it was at {stack.server.ui_url} and has stopped; `resonant demo --keep` leaves it running.\n"
-        f"What was done is kept in {home}. What to try next:\n"
+        f"The results are kept in {home}. What to try next:\n"
     )
 
 
@@ -240,4 +240,4 @@ def _next_steps(story: _Story, *, is_running: bool) -> Iterator[tuple[str, str]]
         yield f"{program} detail {story.example}", "every attempt of one of them"
     yield f"{program} status", "the balance"
     if not is_running:
-        yield f"{program} up", f"the server again: its UI, http://127.0.0.1:{PORT}, shows the runs"
+        yield f"{program} up", f"starts a server again: its UI, http://127.0.0.1:{PORT}, shows the runs"

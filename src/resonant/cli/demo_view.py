@@ -1,4 +1,4 @@
-"""What the demonstration shows: a snapshot of its store, live on a terminal, as lines elsewhere."""
+"""The view of the demonstration: a snapshot of its store, live on a terminal, as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BAR_WIDTH = 60
 
 @dataclass(slots=True)
 class Row:
-    """What became of the events that the receiver takes in one way; counted in deliveries."""
+    """The outcomes of the events that get one of the receiver's ways, counted in deliveries."""
 
     events: int = 0
     delivered: int = 0
@@ -44,7 +44,7 @@ class Snapshot:
         status: the balance.
         rows: by the receiver's way, in the order of ``WAYS``.
         attempts: made so far.
-        latest_failures: attempts that failed, the newest first, in words.
+        latest_failures: the latest failed attempts, in words, newest first.
     """
 
     status: StoreStatus
@@ -66,7 +66,7 @@ class Snapshot:
 
 
 def take_snapshot(connection: Connection) -> Snapshot:
-    """Read all that is shown, at one moment."""
+    """Read a snapshot of the store."""
     from sqlalchemy import case, func, select
 
     from resonant.store import reads, schema
@@ -132,7 +132,7 @@ def _next_step(decision: str | None, delay: float | None) -> str:
 
 @contextlib.contextmanager
 def shown_live(title: str) -> Iterator[Callable[[Snapshot], None]]:
-    """Give a function that shows a snapshot: in place on a terminal, as a line now and then elsewhere."""
+    """Yield a function that shows a snapshot: in place on a terminal, as an occasional line elsewhere."""
     console = output.stderr()
     if not console.is_terminal:
         yield _lines()

@@ -125,7 +125,7 @@ def _indented(body: bytes) -> str:
         exact = encode_data(data) == body
     except InvalidEvent:
         exact = False
-    # A number that a float would round is shown as it is stored, at the price of the line breaks.
+    # If a float would round a number, show the stored text, which has no line breaks.
     return json.dumps(data, indent=2, ensure_ascii=False) if exact else body.decode()
 
 
@@ -145,7 +145,7 @@ def _state(delivery: Delivery, now: float) -> str:
 
 
 def _own_backoff(delivery: Delivery, now: float) -> str:
-    """Say when the delivery's own backoff ends, if a gate lets it go earlier: failures before are not counted."""
+    """Say when the delivery's own backoff ends, if the gate sends it earlier: failures before then do not count."""
     until = delivery.backoff_until
     if until is None or until <= max(now, delivery.next_attempt_at or now):
         return ""

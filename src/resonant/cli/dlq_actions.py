@@ -1,4 +1,4 @@
-"""``resonant retry``, ``replay``, ``cancel``, ``purge`` and ``audit``: working the dead-letter queue."""
+"""``resonant retry``, ``replay``, ``cancel``, ``purge`` and ``audit``: working on the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def retry(
     """Send these dead letters again, now.
 
     Asks for confirmation if a failure was permanent, since the event will most likely fail again. If some become dead
-    dead letters again, the exit code is 1 and one line shows how to list them. --json has the keys of `replay`.
+    letters again, the exit code is 1 and one line shows how to list them. --json has the keys of `replay`.
     """
     from resonant.cli.running import run_with_store
     from resonant.dead_letters.replay import ReplayRequest
@@ -374,10 +374,10 @@ def _as_document(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:
 def _confirm_permanent(permanent: list[DeadLetter]) -> None:
     named = _some([dead_letter.event_id for dead_letter in permanent])
     if not sys.stdin.isatty():
-        raise options.Misuse(f"the failure of {named} was permanent: --yes sends them all the same")
+        raise options.Misuse(f"the failure of {named} was permanent: --yes sends them anyway")
     for dead_letter in permanent[:_IDS_SHOWN]:
         output.say(f"{dead_letter.event_id}: {dead_letter.code}: {dead_letter.error}")
-    if not typer.confirm(f"The failure of {named} was permanent. Send again all the same?"):
+    if not typer.confirm(f"The failure of {named} was permanent. Send again anyway?"):
         raise typer.Exit(1)
 
 

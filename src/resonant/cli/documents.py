@@ -1,4 +1,4 @@
-"""The store's answers as JSON objects: the keys are a contract, times are RFC 3339 in UTC."""
+"""Rows of the store as JSON objects. The keys are a public contract; times are RFC 3339 in UTC."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def gate_document(gate: Gate) -> Document:
     """Return an endpoint's gate as an object."""
     return {
         "state": gate.state,
-        # A gate that was never anything but normal has no beginning.
+        # 0 if the gate has always been normal.
         "since": _moment(gate.since or None),
         "reason": gate.reason,
         "paused_by": gate.paused_by,

@@ -69,8 +69,8 @@ def emit(
     endpoint is paused, the exit code is 1 and one line says what to do. Ctrl-C returns unsent deliveries to the store;
     nothing is lost.
 
-    Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast; then many
-    deliveries share a task run, and only dead letters get task runs of their own.
+    Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast: many deliveries
+    then share a task run, and only dead letters get task runs of their own.
 
     Without a file, the command emits all due deliveries, takes over those of lost workers, and waits for those that
     other workers hold.

@@ -1,4 +1,4 @@
-"""``resonant endpoint``: where events go. Endpoints are Prefect blocks, and their secrets live there."""
+"""``resonant endpoint``: manage endpoints, which are Prefect blocks and contain their secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``resonant endpoint list`` and ``show``: what is configured, without its secrets."""
+"""``resonant endpoint list`` and ``show``: the configuration, without its secrets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def list_(as_json: options.Json = False) -> None:
     if found:
         _write_list(rows, problems, gates, now=now)
     else:
-        output.say("no endpoints: `resonant endpoint add NAME URL` makes one")
+        output.say("no endpoints: `resonant endpoint add NAME URL` adds one")
 
 
 def _write_list(

@@ -1,4 +1,4 @@
-"""``resonant enqueue``: only store; whoever drains the store emits."""
+"""``resonant enqueue``: store events, and leave sending to a drain or a later ``resonant emit``."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ def register(app: typer.Typer) -> None:
 
 def export(
     path: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
+        str, typer.Option("--output", "-o", metavar="FILE", help="Output file; - is standard output.")
     ] = "error_report.json",
-    with_data: Annotated[bool, typer.Option("--with-data", help="With each event's data.")] = False,
+    with_data: Annotated[bool, typer.Option("--with-data", help="Include each event's data.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write the error report: totals, groups, and every dead letter with its attempts, as JSON.

@@ -1,4 +1,4 @@
-"""The options that select deliveries: the same words for every command."""
+"""The options that select deliveries, shared by all commands."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ With a Prefect server of your own, instead of `resonant up`:
 
 
 class InitError(ResonantError):
-    """The copy cannot be made there."""
+    """The copy cannot be made."""
 
 
 def register(app: typer.Typer) -> None:

@@ -104,8 +104,8 @@ async def store_files(
         max_attempts: an override of the policy's, kept with the deliveries.
         strict: store everything in one transaction, and nothing if any line is bad; writers wait for each other
             meanwhile on SQLite.
-        delivery_ids: receives the keys of all accepted deliveries, possibly with duplicates. None keeps none, so that an
-            endless stream takes no more and more memory.
+        delivery_ids: receives the keys of all accepted deliveries, possibly with duplicates. None keeps none, so that
+            memory stays bounded in an endless stream.
 
     Raises:
         Interrupted: a signal ended the reading; the text says how much was stored.
@@ -288,7 +288,7 @@ class _Splitter:
 
 @contextmanager
 def _progress(sources: Sequence[Source]) -> Iterator[_Progress]:
-    """Show a bar while it lasts, on a terminal."""
+    """Show a progress bar on a terminal."""
     console = output.stderr()
     report = partial(output.say_on, console)
     if not console.is_terminal:

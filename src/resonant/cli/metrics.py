@@ -1,4 +1,4 @@
-"""``resonant metrics``, ``prometheus``: statistics as a person reads them, and Prometheus text."""
+"""``resonant metrics``, ``prometheus``: statistics for people, and Prometheus text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
 
 _LONGEST_BAR, _SHORTEST_BAR = 12, 3
-_TABLE_GAP = 3  # at most what output.write_table puts between two columns
+_TABLE_GAP = 3  # the widest gap that output.write_table puts between two columns
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def metrics(
         str | None,
         typer.Option(
             metavar="AGE",
-            help="What to look back on: 30m, 24h, 7d, or a time; RESONANT_METRICS_WINDOW_HOURS.",
+            help="How far to look back: 30m, 24h, 7d, or a time; RESONANT_METRICS_WINDOW_HOURS.",
         ),
     ] = None,
     as_json: options.Json = False,
@@ -94,7 +94,7 @@ def _read_window(connection: Connection, until_stopped: UntilStopped, *, now: fl
 
 def prometheus(
     path: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
+        str, typer.Option("--output", "-o", metavar="FILE", help="Output file; - is standard output.")
     ] = STDOUT,
     port: Annotated[
         int | None,
@@ -106,7 +106,7 @@ def prometheus(
 ) -> None:
     """Write the metrics as Prometheus text, or answer scrapes over HTTP.
 
-    A file takes the place of the last one in one step: a node exporter's textfile collector never reads half of it.
+    The output file is replaced atomically, so that a node exporter's textfile collector never reads half of it.
     """
     from resonant.cli.running import run_with_store
     from resonant.metrics.prometheus import NOT_COUNTED, to_text
@@ -145,7 +145,7 @@ def _serve(port: int, settings: Settings) -> None:
 
 
 def metrics_document(found: Statistics) -> output.Document:
-    """Return the object of ``resonant metrics --json``: rates are parts of 1; what there is none of is null."""
+    """Return the object of ``resonant metrics --json``: rates are fractions of 1; missing figures are null."""
     from resonant.metrics.report import by_most_events
 
     figures = found.overall
@@ -216,7 +216,7 @@ def _write_statistics(found: Statistics) -> None:
 
 
 def with_bars(table: Table) -> Table:
-    """Put bars of one scale beside the counts, where standard output is a terminal that can show them and has room."""
+    """Add bars on one scale beside the counts, if standard output is a terminal that can show them and has room."""
     console = output.stdout()
     if not (table.bars and console.is_terminal) or console.options.ascii_only:
         return table
@@ -241,6 +241,6 @@ def with_bars(table: Table) -> Table:
 
 
 def _bar(part: float, size: int) -> str:
-    """Draw a part of 1 as a bar of at most ``size`` characters, an eighth of one at least for what is not nothing."""
+    """Draw a fraction of 1 as a bar of at most ``size`` characters; more than 0 gets at least an eighth of one."""
     eighths = max(round(8 * size * part), int(part > 0))
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()

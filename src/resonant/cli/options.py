@@ -1,4 +1,4 @@
-"""Options that several commands take, and what their values mean."""
+"""Options that several commands share, and parsing their values."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 class Misuse(Exception):
-    """The command was given something that it does not take: one line, exit code 2."""
+    """Invalid arguments or options: reported in one line, with exit code 2."""
 
 
 def is_url(text: str) -> bool:
-    """Tell whether this is meant as a URL and not as an endpoint's name."""
+    """Return whether this is meant as a URL and not as an endpoint's name."""
     return "://" in text
 
 
@@ -70,10 +70,10 @@ def endpoint_name(text: str) -> str:
         text: ``NAME``, or ``BLOCK-TYPE-SLUG/NAME``; ``webhook-endpoint/NAME`` and ``NAME`` are the same.
 
     Raises:
-        Misuse: it is no such name.
+        Misuse: invalid name.
     """
     if is_url(text):
-        # A URL may hold a secret: it is not repeated.
+        # Do not repeat the URL: it may contain a secret.
         raise Misuse("--endpoint takes a name here: `resonant endpoint add` saves a URL under one")
     if not ENDPOINT_NAME.fullmatch(text):
         raise Misuse(
@@ -86,7 +86,7 @@ def known_policy(name: str | None, settings: Settings) -> str | None:
     """Return the policy's name.
 
     Raises:
-        Misuse: no policy has it.
+        Misuse: unknown policy.
     """
     try:
         settings.policy(name)
@@ -96,7 +96,7 @@ def known_policy(name: str | None, settings: Settings) -> str | None:
 
 
 def moment(option: str, text: str | None, *, now: float) -> float | None:
-    """Return the seconds since the epoch that a time option means.
+    """Parse the value of a time option; return seconds since the epoch.
 
     Args:
         option: its name, for the error.
@@ -104,7 +104,7 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
         now: seconds since the epoch; ages count from here.
 
     Raises:
-        Misuse: it is neither.
+        Misuse: invalid time.
     """
     if text is None:
         return None
@@ -116,7 +116,7 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
         time = None
     if time is None or time.tzinfo is None:
         raise Misuse(
-            f"{option} {text!r} is no time: give an age (45s, 30m, 2h, 7d) or one like 2026-01-31T12:00:00Z"
+            f"{option} {text!r} is not a time: give an age (45s, 30m, 2h, 7d) or one like 2026-01-31T12:00:00Z"
         )
     return time.timestamp()
 
@@ -125,7 +125,7 @@ def seconds(option: str, text: str) -> float:
     """Return the value of a time option in seconds: ``90``, ``1.5``, ``90s``, ``5m``, ``24h``, ``3d``.
 
     Raises:
-        Misuse: it is not a length of time, or it is longer than 30 days.
+        Misuse: not a length of time, or longer than 30 days.
     """
     found = _LENGTH.fullmatch(text)
     if not found:

@@ -16,11 +16,11 @@ _REFRESH_SECONDS = 0.5
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show how far the work in the block has come; yield what is called with the number done so far.
+    """Show the progress of the work in the block; yield a function that takes the number done so far.
 
     Args:
         what: the work, as in ``purging``.
-        total: how much there is; None where nobody knows.
+        total: the amount of work; None if unknown.
     """
     console = output.stderr()
     if not console.is_terminal:

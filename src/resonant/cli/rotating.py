@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
     from resonant.store import Store
 
-# Until a killed run counts as dead, which is longer than a live run needs; the sends in progress come on top.
+# The time until a killed run counts as dead. A live run needs less. Sends in progress are added to it.
 _PATIENCE_SECONDS = LIVE_SECONDS + 15.0
 
 

@@ -21,14 +21,14 @@ Row = TypeVar("Row")
 
 
 class UntilStopped(Protocol):
-    """Passes rows on until Ctrl-C: the operation runs in a thread, which nothing else would end."""
+    """Passes rows on until Ctrl-C. The operation runs in a thread, which nothing else can stop."""
 
     def __call__(self, rows: Iterator[Row], /) -> Iterator[Row]:
         """Yield the rows; raise when it is time to stop."""
 
 
 class _Stopped(Exception):
-    """Nobody sees it: whoever waited for the operation has gone."""
+    """Ends the operation's thread; never reported, since the waiting coroutine was cancelled."""
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def on_prefect() -> Iterator[Settings]:
 
 
 def who_runs_this() -> str:
-    """Return who is asking, for the audit."""
+    """Return the name of the user, for the audit."""
     try:
         return f"{getpass.getuser()} on the command line"
     except (KeyError, OSError):
@@ -68,7 +68,7 @@ def run_with_store(work: Callable[[Store], Awaitable[T]], settings: Settings | N
 
 
 def run_reading(operation: Callable[[Connection, UntilStopped], T]) -> T:
-    """Run an operation that may take long on one snapshot of the store, so that Ctrl-C ends it.
+    """Run a possibly long operation on one snapshot of the store; Ctrl-C ends it.
 
     Raises:
         ResonantError: the settings are malformed, or the store cannot be used.

@@ -35,7 +35,7 @@ async def tracked(
         who: the operator, for the audit.
         total: the expected number of deliveries; None: those tracked now.
         verbose: show no progress, since Prefect's log is shown.
-        goes_on: the end of the message after Ctrl-C: how the remaining deliveries are sent.
+        goes_on: the end of the message after Ctrl-C, which says how the remaining deliveries are sent.
 
     Raises:
         asyncio.CancelledError: its text says what remains.

@@ -115,7 +115,7 @@ def simulate(
     else:
         from resonant.lab import chart
 
-        with atomic_file(Path(svg), mode=READABLE_BY_ALL) as write:  # first: a wrong path is refused at once
+        with atomic_file(Path(svg), mode=READABLE_BY_ALL) as write:  # first: a wrong path fails at once
             variants = _compare(scenario, policies, seeds)
             write(chart.svg(scenario, variants))
     if as_json:
@@ -175,7 +175,7 @@ def _write_table(scenario: Scenario, variants: Sequence[Variant]) -> None:
         )
     if any(variant.unfinished for variant in variants):
         output.write_paragraph(
-            "Some deliveries had no end after three days: "
+            "Some deliveries had not ended after three days: "
             + ", ".join(
                 f"{each.policy} {'with' if each.has_gate else 'without'} the gate {each.unfinished:,}"
                 for each in variants

@@ -1,4 +1,4 @@
-"""``resonant status``, ``dlq``, ``failed``, ``retry-candidates``: what an operator looks at first."""
+"""``resonant status``, ``dlq``, ``failed``, ``retry-candidates``: the first commands of an operator."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 50
 COUNTED = 10_000
-# What is due for longer than this, in seconds, and nobody has taken, needs somebody who emits.
+# Deliveries that are due for longer than this, in seconds, without being claimed need another emission.
 _OVERDUE_SECONDS = 60.0
 _Word = TypeVar("_Word", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
 class _List:
-    """A command that lists dead letters; a reason or category that it names is all it lists."""
+    """A command that lists dead letters, or only those of its reason or category."""
 
     name: str
     help: str
@@ -140,7 +140,7 @@ def _write_status(found: StoreStatus, *, now: float) -> None:
 
 
 def next_step(found: StoreStatus, *, now: float) -> str:
-    """Say what an operator does next."""
+    """Return what the operator should do next."""
     waiting = found.pending + found.retrying
     if not found.balanced:
         counted = waiting + found.delivered + found.dead_letter + found.purged

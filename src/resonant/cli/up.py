@@ -29,13 +29,13 @@ def register(app: typer.Typer) -> None:
 
 def up(
     port: Annotated[
-        int, typer.Option(metavar="PORT", min=1, max=65535, help="Of the server and its UI, on 127.0.0.1.")
+        int, typer.Option(metavar="PORT", min=1, max=65535, help="Port of server and UI, on 127.0.0.1.")
     ] = PORT,
 ) -> None:
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
-    Meanwhile what `resonant enqueue` stores is emitted within seconds, lost work is rescued every few minutes, and
-    the other commands use this server instead of starting one each.
+    Meanwhile, events from `resonant enqueue` are emitted within seconds, lost work is rescued every few minutes, and
+    the other commands use this server instead of starting their own.
     """
     import asyncio
 
@@ -46,7 +46,7 @@ def up(
     settings = load_settings()
     store = run_with_store(_name, settings)
     with interrupted_by_signals(), whole_stack(settings, port=port) as stack:
-        # The first scheduled one is an interval away.
+        # The first scheduled run is an interval away.
         asyncio.run(start_run(DRAIN))
         output.write(_what_runs(stack, store))
         output.flush()

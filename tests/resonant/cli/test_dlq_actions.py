@@ -34,7 +34,7 @@ def test_of_many_that_are_no_dead_letters_ten_are_named(resonant):
 def test_retry_of_a_permanent_one_is_refused_where_nobody_can_be_asked(resonant, dead):
     answer = resonant("retry", "evt_new", "evt_bad", code=2)
 
-    assert answer.err == "resonant: the failure of evt_bad was permanent: --yes sends them all the same\n"
+    assert answer.err == "resonant: the failure of evt_bad was permanent: --yes sends them anyway\n"
     assert resonant.json("audit") == []
 
 
@@ -42,7 +42,7 @@ def test_retry_of_a_permanent_one_asks_on_a_terminal_and_a_no_sends_nothing(reso
     screen = resonant.on_a_terminal("retry", "evt_bad", typed="n\n", code=1)
 
     assert "evt_bad: http_400: the endpoint answered 503" in screen
-    assert "The failure of evt_bad was permanent. Send again all the same? [y/N]" in screen
+    assert "The failure of evt_bad was permanent. Send again anyway? [y/N]" in screen
     assert reasons(resonant)["evt_bad"] == "permanent"
     assert resonant.json("audit") == []
 

@@ -118,7 +118,7 @@ def test_each_event_type_is_shown_the_most_frequent_first(resonant, busy):
 
 
 def test_a_window_that_is_none_is_exit_code_2(resonant):
-    assert "--window 'soon' is no time" in resonant("metrics", "--window", "soon", code=2).err
+    assert "--window 'soon' is not a time" in resonant("metrics", "--window", "soon", code=2).err
 
 
 def test_nothing_is_null_and_no_error(resonant):

@@ -177,9 +177,9 @@ def test_filters_select(resonant, dead, filters, found):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["dlq", "--since", "yesterday"], "--since 'yesterday' is no time"),
-        (["dlq", "--since", "2026-01-31T12:00:00"], "is no time"),
-        (["dlq", "--until", "2"], "--until '2' is no time"),
+        (["dlq", "--since", "yesterday"], "--since 'yesterday' is not a time"),
+        (["dlq", "--since", "2026-01-31T12:00:00"], "is not a time"),
+        (["dlq", "--until", "2"], "--until '2' is not a time"),
         (["dlq", "--endpoint", "Crm!"], "--endpoint 'Crm!' is not a valid name"),
         (["failed", "--reason", "expired"], "`resonant dlq --reason expired`"),
         (["retry-candidates", "--category", "permanent"], "`resonant dlq --category permanent`"),
