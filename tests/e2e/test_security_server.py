@@ -129,8 +129,8 @@ def test_a_command_without_the_password_says_so_in_one_line(up, home, variables,
     refused = home.run(*command.split(), **variables)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1] == (
-        f"resonant: the Prefect server at http://127.0.0.1:{up.port}/api does not let us in (401): "
-        "PREFECT_API_AUTH_STRING must be what PREFECT_SERVER_API_AUTH_STRING is there, USER:PASSWORD"
+        f"resonant: the Prefect server at http://127.0.0.1:{up.port}/api refuses the credentials (401): "
+        "PREFECT_API_AUTH_STRING must equal the server's PREFECT_SERVER_API_AUTH_STRING, USER:PASSWORD"
     )
     assert "Traceback" not in refused.stderr
     assert "wr0ng" not in refused.stdout + refused.stderr
@@ -168,7 +168,7 @@ def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):
         "up", "--port", str(free_port()), PREFECT_SERVER_API_AUTH_STRING=PASSWORD
     )
     assert refused.returncode == 1
-    assert "does not let us in (401)" in refused.stderr.splitlines()[-1]
+    assert "refuses the credentials (401)" in refused.stderr.splitlines()[-1]
     assert "Traceback" not in refused.stderr
 
 

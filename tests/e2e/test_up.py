@@ -132,7 +132,9 @@ def test_what_is_stored_is_emitted_by_the_worker_within_seconds(
 def test_a_second_one_says_that_there_is_one(up, up_machine):
     second = up_machine.run("up", "--port", str(free_port()))
     assert second.returncode == 1
-    assert second.stderr == f"resonant: `resonant up` runs already: {up.url}, process {up.process.pid}\n"
+    assert (
+        second.stderr == f"resonant: `resonant up` is already running: {up.url}, process {up.process.pid}\n"
+    )
 
 
 @pytest.fixture(scope="module")

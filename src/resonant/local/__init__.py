@@ -1,1 +1,1 @@
-"""Prefect on this machine: its server and worker, their supervision, and running a flow."""
+"""Prefect on this machine: its server and worker, their supervision, and flow runs."""

@@ -1,15 +1,15 @@
-"""The private and undocumented names of Prefect that Resonant uses: what for, and why the public API is not enough.
+"""The private and undocumented names of Prefect that Resonant uses, with their purpose and why no public API will do.
 
 Prefect may rename these in any release. ``check_client_names`` and ``check_server_names`` look for each name at start,
-so that a change in Prefect is one line, and not a traceback in the middle of a run.
+so that a change in Prefect causes a one-line error at start, and not a traceback in the middle of a run.
 
-Three things cannot be behind a function here:
+Three dependencies cannot be wrapped in a function here:
 
 - ``deployments/broker.py`` subclasses classes of ``prefect.server.utilities.messaging.memory``, which is how Prefect
   loads a message broker. They are checked here.
 - ``tasks/emit.py`` relies on an order: Prefect asks ``retry_condition_fn`` first, and then reads the delay. No name
   shows that; ``tests/tasks/test_emit.py`` does.
-- ``blocks/`` finds out why Prefect refused to load or save a block from the cause of its ``ValueError``.
+- ``blocks/`` takes the reason why Prefect refused to load or save a block from the cause of its ``ValueError``.
   ``tests/blocks`` covers both.
 
 Class attributes that Prefect asks authors of blocks to set, such as ``_block_type_name``, are public despite their names.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prefect.server.utilities.messaging.memory import Topic
     from starlette.types import ASGIApp
 
-# The releases of Prefect that the tests ran with. A newer one is allowed as long as it has every name.
+# The releases of Prefect that the tests ran with. Newer ones are allowed while they have every name.
 TESTED_PREFECT = ">=3.9,<3.10"
 
 # The services of Prefect's client log under the names of their classes, outside of Prefect's loggers.
@@ -55,7 +55,7 @@ class PrivateName:
 
     Attributes:
         name: as an error shows it.
-        purpose: what Resonant needs it to do: ``needs to PURPOSE``.
+        purpose: completes the error's ``needs to PURPOSE``.
         find: fails if Prefect does not have it.
     """
 
@@ -67,7 +67,7 @@ class PrivateName:
 def count_unsent_messages() -> int:
     """Return how many messages about runs Prefect's client has yet to send.
 
-    An emission waits while there are many. Prefect can bound the queue, but then drops what does not fit.
+    An emission waits while there are many. Prefect can bound the queue, but then drops the messages that do not fit.
     """
     from prefect.events.worker import EventsWorker
 
@@ -75,10 +75,10 @@ def count_unsent_messages() -> int:
 
 
 def finish_sending_messages() -> set[Future[bool]]:
-    """Let Prefect's client, if it is imported, send the messages it has; return a future for each queue with unsent ones.
+    """Let Prefect's client, if imported, send its queued messages; return a future for each queue that is not empty.
 
-    A command waits for them before its server ends, but only while that server is there. Prefect has no public way to
-    wait at all; at the end of a process it waits without a limit.
+    A command waits for them before its server ends, but only while that server answers. Prefect has no public way to
+    wait; at the end of a process it waits without a limit.
     """
     if _EVENTS not in sys.modules:
         return set()
@@ -89,7 +89,7 @@ def finish_sending_messages() -> set[Future[bool]]:
 
 
 def drop_unsent_messages() -> None:
-    """Stop the services of Prefect's client, if it is imported, that have yet to send messages or logs.
+    """Stop the services of Prefect's client, if imported, that still have messages or logs to send.
 
     Once the server is gone, Prefect would try each message for seven seconds before the process may end, and has no
     way to give up.
@@ -99,22 +99,22 @@ def drop_unsent_messages() -> None:
     from prefect._internal.concurrency.services import _active_services
 
     for service in list(_active_services):
-        # The process ends when they are done, or say so.
+        # The process exits once each service is done or is marked as done.
         if service._loop is not None and service._done_event is not None:
             service._loop.call_soon_threadsafe(service._done_event.set)
 
 
 def send_logs_quietly() -> None:
-    """Have the logs of runs sent by a service that does not write to standard error when the server is away.
+    """Send the logs of runs by a service that does not write to standard error when the server is away.
 
-    Prefect's own does so directly, not through a logger. Only ``logging.raiseExceptions`` would stop it, and that
-    silences the errors of every other log handler in the process too.
+    Prefect's own service writes there directly, not through a logger. Only ``logging.raiseExceptions`` would stop it,
+    which would also silence the errors of every other log handler in the process.
     """
     from prefect.logging.handlers import APILogWorker, set_api_log_sink
 
     class QuietLogWorker(APILogWorker):
         async def _handle_batch(self, items: list[bytes]) -> None:
-            # What this raises Prefect logs, and goes on.
+            # Prefect logs exceptions from here, and goes on.
             body = b"[" + b",".join(items) + b"]"
             json = {"Content-Type": "application/json"}
             await self._client.request("POST", "/logs/", content=body, headers=json)
@@ -123,9 +123,9 @@ def send_logs_quietly() -> None:
 
 
 def result_of_nothing() -> Any:
-    """Return Prefect's record of the result None, for any number of task runs to share.
+    """Return Prefect's record of the result None; any number of task runs can share it.
 
-    Prefect makes a record for each None that a task returns, which takes an eighth of the time of a task run.
+    Otherwise Prefect makes a record for each None that a task returns, which takes an eighth of a task run's time.
     """
     from prefect.results import ResultStore
 
@@ -133,9 +133,9 @@ def result_of_nothing() -> Any:
 
 
 def count_unread_messages(topic: Topic) -> int:
-    """Return how many messages the slowest subscription to a topic of the server's broker has yet to read.
+    """Return the number of unread messages in the fullest subscription to a topic of the server's broker.
 
-    Prefect drops messages once a subscription has 10,000, and does not say how many it has.
+    Prefect drops messages once a subscription has 10,000, and offers no way to count them.
     """
     return max((each._queue.qsize() for each in topic._subscriptions), default=0)
 
@@ -180,7 +180,7 @@ def _check(names: Iterable[PrivateName]) -> None:
 
 
 def _service() -> Any:
-    """Make a service that is never started."""
+    """Make a service, and never start it."""
     from prefect.events.clients import NullEventsClient
     from prefect.events.worker import EventsWorker
 

@@ -1,4 +1,4 @@
-"""Running a flow from a command: in this process, with a Prefect server, reporting its outcome in one line."""
+"""Run a flow from a command: in this process, with a Prefect server, with a one-line outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# How long the records of the runs may take to reach a server that ends with this command.
+# The time limit for the runs' records to reach a server that ends with this command.
 _RECORD_SECONDS = 60.0
 _RECORD_POLL_SECONDS = 2.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def is_healthy(api_url: str) -> bool:
-    """Ask a server's API whether it is there."""
+    """Return whether a server's API answers."""
     import httpx
 
     try:

@@ -1,7 +1,7 @@
 """Handling a Prefect server that goes away or stays busy during a run: events are still sent, and one line reports it.
 
-Prefect's client tries for two minutes to report the end of a run, time enough to restart a server. Afterwards it would
-try to send each queued task-run record for seven seconds, so these are dropped.
+Prefect's client tries for two minutes to report the end of a run, long enough to restart a server. Afterwards it would
+try to send each queued task-run record for seven seconds, so these records are dropped.
 """
 
 from __future__ import annotations

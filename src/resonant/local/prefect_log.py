@@ -13,8 +13,8 @@ _OTHER_LOGGERS = ("websockets.client", *SERVICE_LOGGERS)
 def show_prefect_log(*, verbose: bool) -> None:
     """Show Prefect's log on standard error if ``verbose``; otherwise hide it. The Prefect UI has it in any case.
 
-    It would break the progress bar. When the server goes away it is full of tracebacks, where the command prints one
-    line.
+    The log would break the progress bar. When the server goes away it is full of tracebacks, whereas the command prints
+    one line.
     """
     from prefect import flow  # noqa: F401 - sets up Prefect's log handlers, once
 

@@ -1,6 +1,6 @@
-"""Finds the Prefect side: the folder of ``prefect.yaml`` and of the packages ``flows``, ``tasks``, ``blocks``, ``deployments``.
+"""Find the project: the folder of ``prefect.yaml`` and of the packages ``flows``, ``tasks``, ``blocks``, ``deployments``.
 
-The wheel carries it as ``resonant/_project``, since packages with such common names do not belong in site-packages.
+The wheel contains it as ``resonant/_project``, since packages with such common names do not belong in site-packages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MARKS = ("prefect.yaml", "flows/emit.py", "tasks/emit.py", "blocks/endpoint.py"
 
 
 def project_directory() -> Path:
-    """Return the working folder if it is a project, else the one that came with this installation.
+    """Return the working folder if it is a project, otherwise the installed project.
 
     Raises:
         ResonantError: this installation is incomplete.

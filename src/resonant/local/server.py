@@ -1,4 +1,4 @@
-"""Which Prefect server a command that sends works with: yours, the one of ``resonant up``, or one of its own."""
+"""The Prefect server that a sending command uses: yours, that of ``resonant up``, or a temporary one."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ SERVER_LOG = "prefect-server.log"
 _OWN_PORTS = range(20_000, 32_000)
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 15.0
-# At most; a server records fewer task runs a second than a quick emission makes, and lets it wait.
+# The longest wait for records: a server records fewer task runs a second than a quick emission makes.
 _SEND_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 2.0
 _UNAUTHORIZED = 401
 _OWN = "resonant: "
 _LAST_BYTES = 4096
-# Whose web pages may use the server; Prefect takes the first name where both are set.
+# The origins whose web pages may use the server. Prefect prefers the first name if both are set.
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
 
 
@@ -53,7 +53,7 @@ class Server:
     """A Prefect server that answers.
 
     Attributes:
-        api_url: of its API.
+        api_url: the URL of its API.
         is_temporary: whether it ends with this command.
     """
 
@@ -68,10 +68,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class KeptServer:
-    """A Prefect server of ours.
+    """A Prefect server that Resonant started.
 
     Attributes:
-        api_url: of its API.
+        api_url: the URL of its API.
         supervisor: the process that ends when the server does.
     """
 
@@ -81,14 +81,14 @@ class KeptServer:
 
 @contextlib.contextmanager
 def prefect_server(settings: Settings, *, verbose: bool = False) -> Iterator[Server]:
-    """Find a server, or start one that ends with the block; point Prefect, not yet imported, at it.
+    """Find a server, or start one that ends with the block, and point Prefect at it. Call it before importing Prefect.
 
     Args:
         settings: name the home of ``resonant up``, whose server is used if it runs.
         verbose: show Prefect's log.
 
     Raises:
-        ServerError: the one at ``PREFECT_API_URL`` does not answer, or none starts.
+        ServerError: the server at ``PREFECT_API_URL`` does not answer, or no server starts.
         ServerGone: the server goes away within the block, or stays too busy.
         PrefectChanged: the installed Prefect lacks a name that Resonant uses.
     """
@@ -115,7 +115,7 @@ def prefect_server(settings: Settings, *, verbose: bool = False) -> Iterator[Ser
 
 @contextlib.contextmanager
 def admitted(api_url: str) -> Iterator[None]:
-    """Turn a server's refusal of our credentials, whatever was asked of it, into one line.
+    """Turn a server's refusal of the credentials, in any request, into a one-line error.
 
     Raises:
         ServerError: it answered 401.
@@ -126,8 +126,8 @@ def admitted(api_url: str) -> Iterator[None]:
         if getattr(getattr(error, "response", None), "status_code", None) != _UNAUTHORIZED:
             raise
         raise ServerError(
-            f"the Prefect server at {api_url} does not let us in (401): PREFECT_API_AUTH_STRING must be what "
-            "PREFECT_SERVER_API_AUTH_STRING is there, USER:PASSWORD"
+            f"the Prefect server at {api_url} refuses the credentials (401): PREFECT_API_AUTH_STRING must equal the "
+            "server's PREFECT_SERVER_API_AUTH_STRING, USER:PASSWORD"
         ) from None
 
 
@@ -137,11 +137,11 @@ def configured_url() -> str | None:
 
 
 def configure_prefect() -> None:
-    """Set what our runs need of Prefect in this process, where the user has not; before it is imported."""
+    """Set Prefect's settings for runs in this process, unless the user has set them. Call it before importing Prefect."""
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
-    # As in server.env, and then there is no notice of it in the middle of what we say.
+    # As in server.env. Otherwise a notice about it appears amid the command's output.
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    # Its line for each retry and each success: ours says more, and says it once.
+    # Prefect logs a line for each retry and each success. Resonant's own line has more detail.
     os.environ.setdefault("PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL", "WARNING")
 
 
@@ -154,7 +154,7 @@ def started_server(settings: Settings, *, port: int, ui: bool) -> Iterator[str]:
 
 @contextlib.contextmanager
 def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServer]:
-    """Run a server on loopback with the shipped settings for as long as the block.
+    """Run a server on loopback with the shipped settings during the block.
 
     Raises:
         ServerError: it does not start; the text says where its log is.
@@ -163,7 +163,7 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
     log_path = home / SERVER_LOG
     api_url = f"http://127.0.0.1:{port}/api"
     environment = (
-        # The store's password is none of the server's business.
+        # The server must not get the store's password.
         {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
         | shipped_settings()
         | {
@@ -200,7 +200,7 @@ def keep(
         command: the program and its arguments.
         environment: its variables.
         log: takes what it writes.
-        patience: seconds that it gets to end in good order.
+        patience: seconds for it to end cleanly.
     """
     return subprocess.Popen(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "resonant.local.supervisor", str(patience), *command],
@@ -209,7 +209,7 @@ def keep(
         stderr=log,
         env=environment,
         cwd=project_directory(),
-        start_new_session=True,  # Ctrl-C is for us: the server must outlive the runs that report to it
+        start_new_session=True,  # Ctrl-C is for this process: the server must outlive the runs that report to it
     )
 
 
@@ -221,16 +221,16 @@ def end(supervisor: subprocess.Popen[bytes]) -> None:
 
 
 def shipped_settings() -> dict[str, str]:
-    """Return what ``deployments/server.env`` sets, less what the environment already does."""
+    """Return the settings of ``deployments/server.env`` that the environment does not already have."""
     lines = (project_directory() / "deployments" / "server.env").read_text().splitlines()
     pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
     return {name: value for name, value in pairs if name not in os.environ}
 
 
 def running_up(settings: Settings) -> str | None:
-    """Return the API's URL of the ``resonant up`` that runs on this machine; None where none does."""
+    """Return the API's URL of the ``resonant up`` that runs on this machine; None if none runs."""
     if not is_held(lock_of_up(settings)):
-        # The note of one that was killed: by now anybody may listen there, and would be told secrets.
+        # A killed process left its note. By now any program may listen there, and must not get secrets.
         return None
     try:
         noted = json.loads(note_of_up(settings).read_text())
@@ -246,7 +246,7 @@ def note_of_up(settings: Settings) -> Path:
 
 
 def lock_of_up(settings: Settings) -> Path:
-    """Return the file that ``resonant up`` holds locked as long as it lives."""
+    """Return the file that ``resonant up`` locks as long as it runs."""
     return note_of_up(settings).with_suffix(".lock")
 
 
@@ -271,7 +271,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether nobody listens on this port of the loopback interface."""
+    """Return whether this port of the loopback interface is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
@@ -282,10 +282,10 @@ def is_free(port: int) -> bool:
 
 
 def prepared_home(settings: Settings) -> Path:
-    """Return the folder for what is noted between commands, made for this user alone.
+    """Return the folder for files shared between commands, which only this user can access.
 
     Raises:
-        ServerError: it cannot be made.
+        ServerError: the folder cannot be made.
     """
     home = settings.home.expanduser()
     try:
@@ -296,7 +296,7 @@ def prepared_home(settings: Settings) -> Path:
 
 
 def send_events(api_url: str) -> None:
-    """Wait until Prefect, if it is imported, has sent its events (task runs are among them), or the server is gone."""
+    """Wait until Prefect, if imported, has sent its events (including task runs), or the server is gone."""
     from concurrent.futures import wait
 
     give_up_at = time.monotonic() + _SEND_SECONDS
@@ -307,10 +307,10 @@ def send_events(api_url: str) -> None:
 
 @contextlib.contextmanager
 def _used(server: Server, *, verbose: bool) -> Iterator[Server]:
-    """Point Prefect at a server, and turn what goes wrong with that server within the block into one line."""
+    """Point Prefect at a server, and turn that server's failures within the block into one-line errors."""
     os.environ["PREFECT_API_URL"] = server.api_url
     if server.is_temporary:
-        # Otherwise Prefect's log has links to a UI that is not there.
+        # Otherwise Prefect's log has links to a UI that does not exist.
         os.environ["PREFECT_UI_URL"] = ""
     check_client_names()
     show_prefect_log(verbose=verbose)
@@ -333,7 +333,7 @@ def _url_of_profile() -> str | None:
 
 
 def _origins_that_may_come(port: int) -> str:
-    """Return the UI's own addresses, and what the user says beside them: Prefect's default lets every web page read every secret."""
+    """Return the UI's own origins and those the user adds: Prefect's default lets every web page read every secret."""
     own = f"http://127.0.0.1:{port},http://localhost:{port}"
     more = next((os.environ[name] for name in _ORIGINS if os.environ.get(name)), None)
     return own if more is None else f"{own},{more}"
@@ -354,7 +354,7 @@ def _wait_until_healthy(port: int, supervisor: subprocess.Popen[bytes], log_path
 
 
 def _own_error(log_path: Path) -> str | None:
-    """Return the last line of the server's log if it is an error of Resonant's."""
+    """Return the last line of the server's log if it is one of Resonant's errors."""
     with log_path.open("rb") as log:
         log.seek(max(0, log_path.stat().st_size - _LAST_BYTES))
         last = log.read().decode(errors="replace").rstrip().rpartition("\n")[2]
@@ -362,13 +362,13 @@ def _own_error(log_path: Path) -> str | None:
 
 
 def _listens(supervisor: subprocess.Popen[bytes], port: int) -> bool:
-    """Tell whether what this supervisor keeps listens there: somebody else may have taken the port since it was free."""
+    """Return whether this supervisor's process listens there: another program may have taken the port meanwhile."""
     import psutil
 
     def is_there(process: psutil.Process) -> bool:
         try:
             connections = process.net_connections("tcp4")
-        except psutil.AccessDenied:  # where nobody may look, whoever answers is believed
+        except psutil.AccessDenied:  # not allowed to look: trust the process that answers
             return True
         except psutil.Error:  # it has ended meanwhile
             return False

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 WORKER_LOG = "prefect-worker.log"
 _WORKER_SECONDS = 60.0
 _CLOSE_TRIES = 3
-# Prefect's worker, once it has cancelled a run, does not heed SIGTERM any more.
+# Once Prefect's worker has cancelled a run, it ignores SIGTERM.
 _WORKER_STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 
@@ -60,9 +60,9 @@ class Part:
     """A process of the stack.
 
     Attributes:
-        name: what it is.
+        name: its name in messages.
         supervisor: the process that ends when it does.
-        log: what it writes.
+        log: the file with its output.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Stack:
     """Prefect on this machine: a server, a worker, and the deployments of prefect.yaml.
 
     Attributes:
-        server: where it is.
+        server: the server.
         deployments: as ``FLOW/NAME``.
-        parts: what must run.
+        parts: the processes that must run.
     """
 
     server: Server
@@ -85,17 +85,17 @@ class Stack:
     parts: tuple[Part, ...]
 
     def check(self) -> None:
-        """See whether all of it still runs.
+        """Check that all parts still run.
 
         Raises:
-            ServerError: a part of it ended; the text says where its log is.
+            ServerError: a part ended; the text says where its log is.
         """
         for part in self.parts:
             if (code := part.supervisor.poll()) is not None:
                 raise ServerError(f"the {part.name} ended (exit code {code}): {part.log} says why")
 
     def watch(self) -> NoReturn:
-        """Look on until a part of it ends; raises what ``check`` raises."""
+        """Wait until a part ends; raises the error of ``check``."""
         while True:
             self.check()
             time.sleep(_POLL_SECONDS)
@@ -103,8 +103,8 @@ class Stack:
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Treat a termination, and a terminal that goes away, like Ctrl-C."""
-    # Not by raising SIGINT: a shell's background job ignores that.
+    """Treat SIGTERM and a closed terminal like Ctrl-C."""
+    # Raising SIGINT would not do: a shell's background job ignores it.
     before = {
         number: signal.signal(number, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP)
@@ -120,15 +120,15 @@ def interrupted_by_signals() -> Iterator[None]:
 def running_stack(
     settings: Settings, *, port: int, deploy: Callable[[], Coroutine[Any, Any, list[str]]]
 ) -> Iterator[Stack]:
-    """Run server, worker and deployments for as long as the block, and point Prefect, not yet imported, at them.
+    """Run server, worker and deployments during the block, and point Prefect at them. Call it before importing Prefect.
 
     Args:
-        settings: of the store and the home folder.
-        port: the server's.
+        settings: name the store and the home folder.
+        port: the server's port.
         deploy: applies the deployments to the server, and returns their names.
 
     Raises:
-        ServerError: it cannot start here; the text says why.
+        ServerError: a part cannot start; the text says why.
         PrefectChanged: the installed Prefect lacks a name that Resonant uses.
         StoreError: the settings name no database that Resonant knows.
     """
@@ -166,11 +166,11 @@ def running_stack(
 
 
 async def start_run(deployment: str, **parameters: Any) -> UUID:
-    """Have the worker run a deployment now; return the flow run's id.
+    """Make the worker run a deployment now; return the flow run's id.
 
     Args:
         deployment: as ``FLOW/NAME``.
-        parameters: of the flow.
+        parameters: the flow's parameters.
     """
     from prefect.client.orchestration import get_client
 
@@ -182,7 +182,7 @@ async def start_run(deployment: str, **parameters: Any) -> UUID:
 
 @contextlib.contextmanager
 def _noted(settings: Settings, server: Server) -> Iterator[None]:
-    """Let the other commands know of this server for as long as the block."""
+    """Let the other commands find this server during the block."""
     note = note_of_up(settings)
     with atomic_file(note) as write:
         write(json.dumps({"api_url": server.api_url, "pid": os.getpid()}))
@@ -197,10 +197,10 @@ def _only_one(settings: Settings) -> Iterator[None]:
     note, path = note_of_up(settings), lock_of_up(settings)
     with open_private(path, "wb") as lock:
         while not _locked(lock):
-            # Else it is a command that looks whether somebody holds it.
+            # Otherwise a command holds it briefly to check whether it is locked.
             if is_held(path):
-                raise ServerError(f"`resonant up` runs already{_where(note)}")
-        # Of one that was killed; who sees the lock held would believe it.
+                raise ServerError(f"`resonant up` is already running{_where(note)}")
+        # A killed process may have left its note, which is trusted while the lock is held.
         note.unlink(missing_ok=True)
         yield
 
@@ -218,7 +218,7 @@ def _where(note: Path) -> str:
         noted = json.loads(note.read_text())
         return f": {Server(noted['api_url']).ui_url}, process {noted['pid']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return ", and is starting"
+        return ", and still starting"
 
 
 def _check_nothing_else_is_configured(server: Server) -> None:
@@ -228,7 +228,7 @@ def _check_nothing_else_is_configured(server: Server) -> None:
     if configured and configured.rstrip("/") not in same:
         raise ServerError(
             f"Prefect is configured for the server at {configured} (PREFECT_API_URL, or its profile), and "
-            "`resonant up` starts one of its own. Unset that; or use that server, in a checkout or a folder made by "
+            "`resonant up` starts its own. Unset that; or use that server, in a checkout or a folder made by "
             "`resonant init`: `python -m deployments.bootstrap`, then `prefect worker start --pool resonant`"
         )
 
@@ -238,7 +238,7 @@ def _import_prefect() -> None:
 
 
 async def _prepare() -> None:
-    """Make the work pool, and close the book on the runs of a worker that was killed: they hold slots."""
+    """Make the work pool, and mark the runs of a killed worker as crashed: they occupy slots."""
     from prefect.states import Crashed
 
     await make_work_pool()
@@ -247,7 +247,7 @@ async def _prepare() -> None:
 
 @contextlib.contextmanager
 def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker for as long as the block; what it runs then is cancelled, and hands back what it holds."""
+    """Run a worker during the block. Then cancel its runs, which release their leases."""
     from prefect.states import Cancelled, Cancelling
 
     environment = os.environ | variables
@@ -275,7 +275,7 @@ def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.P
 
 
 def _close_runs(state: State[Any]) -> None:
-    """Set the state of every unfinished run, unless it is the server that ended; a busy server is asked again."""
+    """Set the state of every unfinished run, unless the server has ended; retry if the server is busy."""
     import httpx
 
     for _ in range(_CLOSE_TRIES):
@@ -321,7 +321,7 @@ def _wait_for_worker(stack: Stack, started_at: float) -> None:
 
 
 async def _set_states(state: State[Any]) -> None:
-    """Set the state of every unfinished run in the work pool: the server, and so all of them, are ours."""
+    """Set the state of every unfinished run in the work pool. Resonant started the server, so it owns all of them."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,

@@ -1,7 +1,7 @@
-"""Keeps a process, and all that it starts, no longer than the process that asked for it, even if that one is killed.
+"""Runs a process, and ends it with all its descendants when the process that asked for it ends, even if killed.
 
 ``python -m resonant.local.supervisor SECONDS COMMAND ...`` runs the command until its own standard input ends: the kernel
-closes that pipe when its other end's process is gone, whatever ended it. Then the command has that many seconds to end.
+closes that pipe when the process at the other end is gone, for any reason. Then the command has SECONDS to end.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
 
 
 def main(patience: float, command: list[str]) -> int:
-    """Run the command; return its exit code, which is 128 and the signal's number if one ended it.
+    """Run the command; return its exit code, or 128 plus the number of the signal that ended it.
 
     Args:
-        patience: seconds that it gets to end in good order.
+        patience: seconds for it to end cleanly.
         command: the program and its arguments.
     """
     _adopt_orphans()
@@ -46,7 +46,7 @@ def main(patience: float, command: list[str]) -> int:
 
 
 def stop(patience: float) -> None:
-    """End whatever came of the command, in any session: politely, then for good."""
+    """End the command's processes, in any session: first with SIGTERM, then with SIGKILL."""
     for kind, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _KILL_SECONDS)):
         told: set[psutil.Process] = set()
         give_up_at = time.monotonic() + seconds
@@ -68,7 +68,7 @@ def _living() -> set[psutil.Process]:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of what a killed child leaves behind; only Linux can."""
+    """Become the parent of processes that a killed child leaves behind; Linux only."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -80,7 +80,7 @@ def _exit_with_standard_input() -> None:
 
 
 def _exit(number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: ending the others must not be interrupted
+    signal.signal(number, signal.SIG_IGN)  # ignore further signals: ending the others must not be interrupted
     sys.exit(_BY_SIGNAL + number)
 
 

@@ -8,7 +8,7 @@ WORK_POOL = "resonant"
 
 
 async def make_work_pool() -> None:
-    """Make the work pool; an existing one of any kind stays as it is."""
+    """Make the work pool; an existing one of any kind stays unchanged."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists

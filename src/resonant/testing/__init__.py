@@ -1,6 +1,6 @@
-"""A receiver that misbehaves on purpose, and a clock that stands still: for Resonant's tests and for yours.
+"""A receiver that misbehaves on purpose, and a fixed clock: for Resonant's tests and for yours.
 
-The receiver is a real HTTP/1.1 server on a real socket. A *script* decides what each request meets::
+The receiver is a real HTTP/1.1 server on a real socket. A *script* chooses an action for each request::
 
     def script(request: Request) -> Action:
         return respond(500) if request.try_number == 1 else respond(200)
@@ -9,19 +9,19 @@ The receiver is a real HTTP/1.1 server on a real socket. A *script* decides what
         ...  # send to receiver.url
         assert receiver.journal[-1].status == 200
 
-``actions`` is all that a request can meet, ``FAULTS`` names faults made of it, and ``named_fault`` is a script that does any of
-them, by the type of the event. What can go wrong before there is a request is in ``listeners`` (nobody accepts), in
+``actions`` has all actions, ``FAULTS`` names faults made of them, and ``named_fault`` is a script that performs the fault
+named by the event's type. Faults before the request are in ``listeners`` (connections that are never accepted), in
 ``Authority`` (``FLAWS``: certificates that do not verify) and in the receiver's ``connection`` (a connection that ends
 before it was read).
 
-It runs as a process of its own too, so that its journal outlives a sender killed with ``kill -9``::
+It can also run in its own process, so that its journal outlives a sender killed with ``kill -9``::
 
     python -m resonant.testing --port 0 --journal received.jsonl --script resonant.testing:eight_ways
     python -m resonant.testing --tls expired --ca-file ca.pem
 
 Certificates need ``pip install 'resonant[testing]'``.
 
-A random generator for tests needs no help of ours: ``random.Random(7)``.
+For a seeded random generator, use ``random.Random(7)``.
 """
 
 from resonant.testing.actions import (

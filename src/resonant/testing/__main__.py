@@ -30,11 +30,11 @@ _SHOWN_BYTES = 200
 
 
 class _CannotStart(Exception):
-    """The receiver cannot be there as asked for; the text says why."""
+    """The receiver cannot start as requested; the text says why."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that says what is wrong in one line, and not how all of it is used."""
+    """Reports errors in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(_MISUSED, f"{self.prog}: {message}\n")
@@ -84,26 +84,26 @@ def _parser() -> argparse.ArgumentParser:
         type=_found,
         default="resonant.testing:always_ok",
         metavar="MODULE:NAME",
-        help="a script or an action: what each request meets",
+        help="a script or an action for each request",
     )
     parser.add_argument(
         "--connection",
         type=_found,
         metavar="MODULE:NAME",
-        help="a connection script or an action: what each connection meets before anything is read from it",
+        help="a connection script or an action for each connection, before anything is read from it",
     )
     parser.add_argument(
         "--tls",
         choices=[_VALID, *_FLAWS],
-        help="speak TLS, with a certificate that is so (resonant[testing])",
+        help="speak TLS, with a certificate of this kind (resonant[testing])",
     )
-    parser.add_argument("--ca-file", type=Path, help="write here, as PEM, whom to trust to find it valid")
+    parser.add_argument("--ca-file", type=Path, help="write the CA certificate to this file, as PEM")
     return parser
 
 
 def _port(text: str) -> int:
     if not (text.isdecimal() and int(text) <= _LAST_PORT):
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to {_LAST_PORT}")
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {_LAST_PORT}")
     return int(text)
 
 
@@ -130,7 +130,7 @@ async def _run(receiver: Receiver) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        with _starting():  # and no longer: what a script raises keeps its traceback
+        with _starting():  # only here: errors of a script keep their tracebacks
             await stack.enter_async_context(receiver)
         sys.stdout.write(f"{receiver.url}\n")
         sys.stdout.flush()

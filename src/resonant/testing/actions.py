@@ -1,23 +1,23 @@
-"""What a request can meet.
+"""Actions: how the receiver treats a request.
 
 ::
 
     action
     ├── respond, redirect                       a proper answer
-    ├── retry_after, retry_after_date           a proper answer that asks for a wait, or for what is none
-    ├── never_answer, never_read                nothing, for as long as the client waits
-    ├── garbage, raw                            no HTTP, or whatever bytes you like
+    ├── retry_after, retry_after_date           a proper answer with a Retry-After, valid or not
+    ├── never_answer, never_read                no answer, for as long as the client waits
+    ├── garbage, raw                            no HTTP, or any bytes
     ├── the head
-    │   ├── slow_headers, endless_headers       that never ends
-    │   ├── huge_header, many_headers           too much of it
+    │   ├── slow_headers, endless_headers       never ends
+    │   ├── huge_header, many_headers           too large
     │   ├── interim_only, endless_interim       1xx, and no answer after it
     │   └── reset_before_response, reset_mid_response, reset_after_headers
     ├── the body
-    │   ├── slow_body, endless_body             that never ends
-    │   ├── truncated_body, reset_mid_body      less than was promised
-    │   ├── surplus_body                        more than was promised
-    │   └── bad_gzip, gzip_bomb                 not what it says, or far more than it looks
-    └── half_close                              this side is done, the other may go on
+    │   ├── slow_body, endless_body             never ends
+    │   ├── truncated_body, reset_mid_body      shorter than announced
+    │   ├── surplus_body                        longer than announced
+    │   └── bad_gzip, gzip_bomb                 invalid gzip, or far larger when decoded
+    └── half_close                              the receiver stops sending, the client may go on
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from resonant.testing.dates import DateForm
 
 Perform = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-# What follows the bytes: the next request, nothing until the client hangs up, FIN of both directions, FIN of one, RST.
+# After the bytes: read the next request, wait until the client hangs up, FIN in both directions, FIN in one, RST.
 End = Literal["keep", "hold", "close", "half_close", "reset"]
 
 _CHUNK = b"x" * 16 * 1024
@@ -49,13 +49,13 @@ _BOMB_MIB = 128
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a request meets. Make your own from a name and a coroutine function that writes to the stream.
+    """A reaction to a request. Make your own from a name and a coroutine function that writes to the stream.
 
     Attributes:
-        name: what the journal calls it.
+        name: its name in the journal.
         perform: called with the connection's reader and writer once the request has been read and journalled. If
             it leaves the writer open, the connection is kept alive.
-        status: what the journal shows as the status.
+        status: its status in the journal.
     """
 
     name: str
@@ -77,20 +77,20 @@ def respond(
 
 
 def redirect(location: str, status: int = 302) -> Action:
-    """Send the client elsewhere; to ``/`` for a loop without end."""
+    """Redirect the client; to ``/`` for an endless loop."""
     return Action("redirect", respond(status, {"location": location}).perform, status)
 
 
 def retry_after(value: str, status: int = 429) -> Action:
-    """Refuse with a ``Retry-After`` of this value, which may be nonsense."""
+    """Refuse with a ``Retry-After`` of this value, which may be invalid."""
     return Action("retry_after", respond(status, {"retry-after": value}).perform, status)
 
 
 def retry_after_date(form: DateForm, seconds: float, status: int = 429) -> Action:
-    """Refuse with a ``Retry-After`` that is a date, so many seconds (or up to one more) from the answer on."""
+    """Refuse with a ``Retry-After`` date, this many seconds (or up to one more) after the answer."""
 
     async def perform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Dates have whole seconds: rounded down, the wait would be shorter than what was asked for.
+        # HTTP dates have whole seconds: rounding down would shorten the wait.
         date = http_date(form, math.ceil(time.time() + seconds))
         await retry_after(date, status).perform(reader, writer)
 
@@ -98,12 +98,12 @@ def retry_after_date(form: DateForm, seconds: float, status: int = 429) -> Actio
 
 
 def raw(data: bytes, *, status: int | None = None, end: End = "close") -> Action:
-    """Write these bytes, whatever they are.
+    """Write these bytes unchanged.
 
     Args:
-        data: from the status line on.
-        status: what the journal shows.
-        end: what follows. ``half_close`` is for plain connections alone: TLS knows none.
+        data: the answer, from the status line on.
+        status: the status in the journal.
+        end: the end of the answer. ``half_close`` is for plain connections only: TLS does not have it.
     """
     return Action("raw", _send(data, end), status)
 
@@ -129,43 +129,43 @@ def reset_mid_body(status: int = 200) -> Action:
 
 
 def half_close(status: int | None = None) -> Action:
-    """Say that nothing more will be sent (FIN), and go on reading; for plain connections.
+    """Stop sending (FIN), and go on reading; for plain connections.
 
     Args:
-        status: of an answer that is left in the middle of its body; None leaves it before the status line.
+        status: of an answer that ends in the middle of its body; None ends it before the status line.
     """
     data = b"" if status is None else _head(status, 100) + b"half"
     return Action("half_close", _send(data, "half_close"), status)
 
 
 def truncated_body(status: int = 200) -> Action:
-    """Promise more bytes than are sent, and close in an orderly way."""
+    """Send fewer bytes than announced, and close cleanly."""
     return Action("truncated_body", _send(_head(status, 100) + b"half", "close"), status)
 
 
 def surplus_body(status: int = 200, surplus: bytes | None = None) -> Action:
-    """Send more bytes than were promised, and keep the connection.
+    """Send more bytes than announced, and keep the connection.
 
     Args:
         status: of the answer.
-        surplus: what is too much; by default a whole second answer, which must not be taken for that to the next request.
+        surplus: the extra bytes; by default a whole second answer, which must not pass for that to the next request.
     """
     more = _head(200, 2) + b"ok" if surplus is None else surplus
     return Action("surplus_body", _send(_head(status, 2) + b"ok" + more, "keep"), status)
 
 
 def garbage() -> Action:
-    """Answer with what is no HTTP at all."""
+    """Answer with bytes that are not HTTP."""
     return Action("garbage", _send(b"\x00\x16\x03 this is no HTTP\r\n\r\n", "close"))
 
 
 def never_answer() -> Action:
-    """Take the request and say nothing, until the client hangs up."""
+    """Read the request and send nothing, until the client hangs up."""
     return Action("never_answer", _send(b"", "hold"))
 
 
 def never_read() -> Action:
-    """Leave in the kernel what the client sends, for good; as a receiver's ``connection``, also the request."""
+    """Never read anything more that the client sends; as a receiver's ``connection``, not even the request."""
 
     async def perform(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
@@ -223,7 +223,7 @@ def endless_interim(status: int = 102) -> Action:
 
 
 def bad_gzip(status: int = 200) -> Action:
-    """Say that the body is gzip, and send what is none."""
+    """Announce a gzip body, and send invalid gzip."""
     return Action(
         "bad_gzip", respond(status, {"content-encoding": "gzip"}, b"this is no gzip").perform, status
     )
@@ -242,7 +242,7 @@ def gzip_bomb(status: int = 200) -> Action:
 def _bomb() -> bytes:
     mebibyte = bytes(1024 * 1024)
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    # After a full flush nothing refers to what was before: the same block can be there any number of times.
+    # After a full flush nothing refers to earlier data, so the same block can be repeated.
     block = deflate.compress(mebibyte) + deflate.flush(zlib.Z_FULL_FLUSH)
     checksum = functools.reduce(lambda crc, _: zlib.crc32(mebibyte, crc), range(_BOMB_MIB), 0)
     head, last_block = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff", b"\x03\x00"

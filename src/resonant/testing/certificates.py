@@ -24,7 +24,7 @@ class Authority:
     """
 
     def __init__(self) -> None:
-        # Not at the top: whoever uses the rest of resonant.testing need not have it.
+        # Not at the top: the rest of resonant.testing works without trustme.
         try:
             import trustme  # noqa: PLC0415
         except ImportError:
@@ -36,12 +36,12 @@ class Authority:
         self._stranger = trustme.CA()
 
     def write_to(self, path: Path) -> str:
-        """Write its own certificate as PEM, for whom should trust it, and return the path."""
+        """Write the authority's own certificate as PEM, for clients to trust, and return the path."""
         self._authority.cert_pem.write_to_path(str(path))
         return str(path)
 
     def context(self, flaw: Flaw | None = None) -> ssl.SSLContext:
-        """Make what a receiver speaks TLS with.
+        """Make a receiver's TLS context.
 
         Args:
             flaw: what is wrong with the certificate; None for one that verifies where this authority is trusted.
@@ -49,7 +49,7 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         now, day = datetime.now(UTC), timedelta(days=1)
         if flaw == "self_signed":
-            # An authority's own certificate is.
+            # An authority's own certificate is self-signed.
             with (
                 self._stranger.cert_pem.tempfile() as certificate,
                 self._stranger.private_key_pem.tempfile() as key,

@@ -1,8 +1,8 @@
-"""A clock that stands still."""
+"""A fixed clock for tests."""
 
 
 class FixedClock:
-    """A clock that stands still until it is told to move; calling it returns seconds since the epoch."""
+    """A clock that only ``advance`` moves; calling it returns seconds since the epoch."""
 
     def __init__(self, start: float) -> None:
         self._now = start
@@ -12,5 +12,5 @@ class FixedClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock on (or back, as real ones do, with a negative number of seconds)."""
+        """Move the clock forward, or back with a negative number of seconds, as can happen to real clocks."""
         self._now += seconds

@@ -1,4 +1,4 @@
-"""The three forms that HTTP has for a date (RFC 9110 5.6.7)."""
+"""The three date formats of HTTP (RFC 9110 5.6.7)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONG_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"
 
 
 def http_date(form: DateForm, moment: float) -> str:
-    """Write a moment, in seconds since the epoch, in one of the forms; without ``strftime``, which asks the locale."""
+    """Format seconds since the epoch in one of these formats, without ``strftime``, which depends on the locale."""
     if form == "asctime":
         return time.asctime(time.gmtime(moment))
     fixdate = formatdate(moment, usegmt=True)

@@ -1,4 +1,4 @@
-"""Fixtures for pytest, which finds them by the entry point ``pytest11``; see docs/testing.md.
+"""Fixtures for pytest, registered by the entry point ``pytest11``; see docs/testing.md.
 
 pytest imports this module in every run of an environment that has Resonant, so it imports nothing heavy.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class OpenStore(Protocol):
-    """What ``resonant_store`` gives a test."""
+    """The type of the fixture ``resonant_store``."""
 
     def __call__(self, *, clock: Clock = ...) -> AbstractAsyncContextManager[Store]:
         """Open the test's store; close it at the end of the block."""
@@ -35,7 +35,7 @@ class OpenStore(Protocol):
 
 @pytest.fixture
 def resonant_script() -> Script | Action:
-    """What each request to ``resonant_receiver`` meets; override or parametrize it."""
+    """The script or action of ``resonant_receiver``; override or parametrize it."""
     return always_ok
 
 
@@ -58,7 +58,7 @@ def resonant_receiver(resonant_script: Script | Action) -> Iterator[Receiver]:
 
 @pytest.fixture
 def resonant_store(tmp_path: Path) -> OpenStore:
-    """Return what opens the store of this test, a new SQLite file; a second call opens the same store."""
+    """Return a function that opens the test's store, a new SQLite file; a second call opens the same store."""
     # Imported here, since most runs of pytest need no store.
     from resonant.store import open_store  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What a receiver took in: a request as its script sees it, and the line of the journal that it becomes."""
+"""The receiver's journal: requests as scripts see them, and journal lines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a script sees of a request.
+    """A request as a script sees it.
 
     Attributes:
-        webhook_id: the event's id; empty where the header is missing.
-        try_number: how many-th time this webhook-id arrives, from 1.
+        webhook_id: the event's id; empty if the header is missing.
+        try_number: counts the requests with this webhook-id, from 1.
         path: with the query, as sent.
         headers: names in lower case.
         received_at: seconds since the epoch.
@@ -35,17 +35,17 @@ class Request:
 
     @property
     def event_type(self) -> str:
-        """The CloudEvents ``type``; empty where the header is missing."""
+        """The CloudEvents ``type``; empty if the header is missing."""
         return self.headers.get("ce-type", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One line of the journal: a request and what it was answered with.
+    """One line of the journal: a request and its answer.
 
     Attributes:
         action: the action's name, e.g. ``respond`` or ``reset_mid_response``.
-        status: the status the action begins to send; None where it sends none.
+        status: the status that the action begins to send, if any.
     """
 
     webhook_id: str
@@ -73,6 +73,6 @@ class Received:
 
 
 def read_journal(path: Path | str) -> list[Received]:
-    """Read a receiver's journal, also while it is being written: a last line that is not complete is left out."""
+    """Read a receiver's journal, even while it is being written: an incomplete last line is skipped."""
     lines = Path(path).read_text().splitlines(keepends=True)
     return [Received.from_json(line) for line in lines if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""Addresses where nobody accepts."""
+"""Addresses where no server accepts connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FULL_AFTER_SECONDS = 0.2
 
 @contextmanager
 def nobody_listening() -> Iterator[str]:
-    """Give a URL whose port is taken, so that nobody else gets it, and refuses every connection."""
+    """Yield a URL that refuses every connection; its port is reserved, so that no other process takes it."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         yield _url(reserved)
@@ -23,7 +23,7 @@ def nobody_listening() -> Iterator[str]:
 
 @contextmanager
 def full_accept_queue() -> Iterator[str]:
-    """Give a URL where somebody listens and never accepts, and where others wait already: Linux answers nothing."""
+    """Yield the URL of a listener that never accepts and whose queue is full: Linux does not answer new connections."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The receiver: a server that does what a script says, and keeps a journal of what it received."""
+"""The receiver: a server that performs a script's actions, and keeps a journal of its requests."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _BACKLOG = 1024
 class Receiver:
     """The scripted receiver; use it as an async context manager.
 
-    What a client sends that is no HTTP is answered with 400, and neither journalled nor shown to the script.
+    Invalid HTTP is answered with 400, and neither journalled nor passed to the script.
 
     Attributes:
-        journal: what was received, in order.
-        accepted: how many connections were accepted.
+        journal: the received requests, in order.
+        accepted: the number of accepted connections.
 
     Raises:
-        Exception: on leaving the context, what a script or an action raised; it must not pass for an endpoint's fault.
+        Exception: on leaving the context, an error of a script or an action, so that it does not pass for a fault.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Receiver:
         """Prepare a receiver; it listens from ``async with`` on.
 
         Args:
-            script: decides what each request meets; an action is the same for all.
+            script: chooses an action for each request; or one action for all.
             port: on 127.0.0.1; 0 takes a free one.
             journal_path: a file to append each request to as a line of JSON, before the request is answered.
             tls: makes the URL https.
-            connection: decides by its number, from 1, what each connection meets before anything is read from it; None
-                leaves it to the script.
+            connection: chooses an action for each connection by its number, from 1, before anything is read from it;
+                None leaves it to the script.
             on_received: called with each request, before it is answered.
         """
         self.journal: list[Received] = []
@@ -75,7 +75,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """Where to send to, without a path."""
+        """The receiver's URL, without a path."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     async def __aenter__(self) -> Self:
@@ -105,7 +105,7 @@ class Receiver:
         if self._failures and error is None:
             raise self._failures[0]
 
-    # Not a coroutine function: then the streams module would own the task, and complain when it is cancelled.
+    # Not a coroutine function: the streams module would own its task, and log an error when it is cancelled.
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         task = asyncio.create_task(self._serve(self.accepted, reader, writer))
@@ -124,7 +124,7 @@ class Receiver:
                 if request.headers.get("connection", "").lower() == "close":
                     writer.close()
         except BadRequest as error:
-            # The client's fault, which is no failure of the script.
+            # The client's fault, not the script's.
             await respond(400, {"connection": "close"}, f"{error}\n".encode()).perform(reader, writer)
         except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
             pass  # the client hung up, or breaks the rules of TLS

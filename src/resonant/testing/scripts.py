@@ -1,4 +1,4 @@
-"""Scripts: who is answered with what."""
+"""Scripts: functions that choose an action for each request."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ Script = Callable[[Request], Action]
 
 
 def always_ok(_: Request) -> Action:
-    """The endpoint as one wishes it: 200 to everything."""
+    """Answer every request with 200."""
     return respond(200)
 
 
-# What the first try meets, and what every later one does.
+# The action for the first try, and for every later one.
 _EIGHT_WAYS = {
     "slow": (respond(200, delay=2.0), respond(200, delay=2.0)),
     "500-then-200": (respond(500), respond(200)),
@@ -63,18 +63,18 @@ _EIGHT_WAYS = {
 
 
 def eight_ways(request: Request) -> Action:
-    """Misbehave in the way that the end of the event's type names, e.g. ``demo.reset``; 200 to any other type."""
+    """Misbehave as the last part of the event's type names, e.g. ``demo.reset``; answer 200 to any other type."""
     way = request.event_type.rpartition(".")[2]
     first, later = _EIGHT_WAYS.get(way, (respond(200), respond(200)))
     return first if request.try_number == 1 else later
 
 
 def flaky(share: float, seed: int) -> Script:
-    """Make a script that fails a share of first attempts with 500, the same ones whenever the seed is the same.
+    """Make a script that fails a share of first attempts with 500. The same seed fails the same attempts.
 
     Args:
         share: 0 to 1.
-        seed: decides, together with the webhook-id, which ones.
+        seed: selects them, together with the webhook-id.
     """
 
     def script(request: Request) -> Action:
@@ -84,10 +84,10 @@ def flaky(share: float, seed: int) -> Script:
     return script
 
 
-# How long the faults named retry-after ask to wait, where they ask for something that one can do.
+# The wait that the retry-after faults ask for, if it is valid.
 _WAIT_SECONDS = 5
 
-# What one request can meet. Certificates are not here: they are a receiver's, and there before any request (``FLAWS``).
+# Faults of a single request. Certificates belong to a receiver (``FLAWS``).
 FAULTS: Mapping[str, Action] = {
     "bad-gzip": bad_gzip(),
     "bad-gzip-503": bad_gzip(503),
@@ -134,7 +134,7 @@ _STATUS_NAME = re.compile("status-([1-9][0-9]{2})")
 
 
 def named_fault(request: Request) -> Action:
-    """Do what the end of the event's type names: a key of ``FAULTS``, or ``status-418``; 200 to any other type."""
+    """Perform the fault that ends the event's type: a key of ``FAULTS``, or ``status-418``; 200 to any other type."""
     way = request.event_type.rpartition(".")[2]
     if status := _STATUS_NAME.fullmatch(way):
         return respond(int(status[1]))
@@ -142,11 +142,11 @@ def named_fault(request: Request) -> Action:
 
 
 def bad_day(share: float, seed: int) -> Script:
-    """Make a script that does one of ``FAULTS`` to a share of all attempts, the same ones whenever the seed is the same.
+    """Make a script that performs one of ``FAULTS`` on a share of all attempts. The same seed gives the same faults.
 
     Args:
         share: 0 to 1.
-        seed: decides, together with the webhook-id and the number of the try, which ones, and what they meet.
+        seed: selects the attempts and their faults, together with the webhook-id and the number of the try.
     """
     ways = list(FAULTS.values())
 
@@ -158,7 +158,7 @@ def bad_day(share: float, seed: int) -> Script:
 
 
 def _drawn(text: str) -> tuple[float, float]:
-    """Return two numbers from 0 to 1, below 1, that look random and depend on the text alone."""
+    """Return two numbers in [0, 1) that look random and depend only on the text."""
     digest = hashlib.sha256(text.encode()).digest()
     first, second = (int.from_bytes(digest[start : start + 6]) / 2**48 for start in (0, 6))
     return first, second

@@ -98,7 +98,7 @@ def test_without_any_up_there_is_none(settings):
 def test_a_second_one_is_refused_as_long_as_the_first_lives(settings):
     with stack._only_one(settings):
         for _ in range(2):
-            with pytest.raises(ServerError, match="runs already"), stack._only_one(settings):
+            with pytest.raises(ServerError, match="is already running"), stack._only_one(settings):
                 pass
     with stack._only_one(settings):
         pass
