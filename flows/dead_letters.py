@@ -27,7 +27,7 @@ from tasks.wiring import open_dispatcher
 @flow(name="collect-dead-letters", persist_result=False)
 @fail_with_message
 async def collect_dead_letters() -> State[None]:
-    """Rescue what lost workers held, give up what was lost too often, and write the triage and the held endpoints."""
+    """Rescue deliveries of lost workers, give up those lost too often, and write the triage and the held endpoints."""
     async with open_configured_store() as store:
         rescued = await rescue_expired_leases(store)
         rescued += await rescue_leases_of_ended_runs(store)
@@ -68,7 +68,7 @@ async def replay_dead_letters(
         text: A part of the error, in any case.
         since: Given up at this time or later.
         until: Given up before this time.
-        all_dead_letters: Required if no filter is given - selects every dead letter.
+        all_dead_letters: Required without a filter - selects every dead letter.
         include_permanent: Also permanent failures, which are skipped otherwise.
         limit: Maximum number of dead letters.
         rate: Dead letters per second, after a slow start of ten seconds. Empty: no limit.
@@ -102,7 +102,7 @@ async def cancel_deliveries(
     all_deliveries: bool = False,
     dry_run: bool = False,
 ) -> State[None]:
-    """Give up unfinished deliveries, with reason cancelled; those being sent at this moment are left alone.
+    """Give up unfinished deliveries, with reason cancelled, except those being sent at this moment.
 
     Args:
         ids: Event ids.
@@ -113,7 +113,7 @@ async def cancel_deliveries(
         text: A part of the last error, in any case.
         since: Accepted at this time or later.
         until: Accepted before this time.
-        all_deliveries: Required if no filter is given - selects every unfinished delivery.
+        all_deliveries: Required without a filter - selects every unfinished delivery.
         dry_run: Only count the deliveries that would be given up.
     """
     selection = Selection.from_parameters(locals())

@@ -56,7 +56,7 @@ async def emit_events(
             dead letters get a red task run each, at most 20 a chunk. 0 gives every delivery its own task run.
     """
     if events is not None and endpoint is None:
-        raise EndpointError("events were given without the endpoint they are for")
+        raise EndpointError("events need an endpoint")
     async with open_dispatcher(
         policy=policy, max_attempts=max_attempts, run_for=run_for, chunk_size=chunk_size
     ) as dispatcher:

@@ -1,4 +1,4 @@
-"""``export_metrics``: what the store holds as Prometheus text, alerts, and a window's statistics as an artifact."""
+"""``export_metrics``: the store's metrics as Prometheus text, alerts, and a window's statistics as an artifact."""
 
 from contextlib import AsyncExitStack
 from typing import Annotated
@@ -20,7 +20,7 @@ async def export_metrics(
     window_hours: Annotated[float | None, Field(gt=0, le=876_000, allow_inf_nan=False)] = None,
     textfile: str | None = None,
 ) -> State[None]:
-    """Write the metrics for Prometheus, tell which alerts began or ended, and show the statistics of the last hours.
+    """Write the metrics for Prometheus, announce alerts that begin or end, and show the statistics of the last hours.
 
     Args:
         window_hours: How far the statistics look back; empty is RESONANT_METRICS_WINDOW_HOURS, 24 by default.
@@ -30,7 +30,7 @@ async def export_metrics(
     async with open_configured_store() as store:
         totals, found = await measure_store(store, window_hours=window_hours)
         async with AsyncExitStack() as steps:
-            # The last first: whatever one of them cannot do, the others are done, and then the run fails.
+            # They run in reverse order. If one fails, the others still run, and then the flow run fails.
             steps.push_async_callback(show_statistics, found)
             steps.push_async_callback(compact_rollups, store)
             steps.push_async_callback(announce_alerts, store, totals)

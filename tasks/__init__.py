@@ -1,1 +1,1 @@
-"""Prefect tasks: each unwraps what Prefect brings, calls ``resonant``, and logs."""
+"""Prefect tasks: each unwraps Prefect's arguments, calls ``resonant``, and logs."""

@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 EVENT_RAISED = "resonant.alert.raised"
 EVENT_RECOVERED = "resonant.alert.recovered"
 _RECONNECTIONS = 3
-# The server drops an event whose id it has just seen, so an event sent twice, after a kill, shows once.
+# The server drops an event whose id it has just seen, so an event that is sent again after a kill shows once.
 _NAMESPACE = uuid5(NAMESPACE_URL, "resonant.alert")
 
 
 async def announce_alerts(store: Store, totals: Totals) -> None:
-    """Decide which alerts begin and end now, and send an event for each, at least once.
+    """Decide which alerts begin and end now, and send an event for each at least once.
 
     Raises:
         StoreUnavailable: the store went away.
-        ResonantError: Prefect's server takes no event; the next run sends it.
+        ResonantError: Prefect's server did not accept an event; the next run sends it.
     """
     now = totals.taken_at
     settings = load_settings()
@@ -52,7 +52,7 @@ async def announce_alerts(store: Store, totals: Totals) -> None:
         activity = await store.read(read_activity, now=now, window=thresholds.window)
     else:
         get_run_logger().warning(
-            "RESONANT_ROLLUPS is off: only the age of dead letters, the silence of the drain, and gates are judged; "
+            "RESONANT_ROLLUPS is off: only the age of dead letters, the silence of the drain, and gates are evaluated; "
             "other alerts neither begin nor end"
         )
     raised_at = await store.read(read_raised)
@@ -83,13 +83,13 @@ async def _announce(store: Store) -> None:
     for crossing in pending:
         get_run_logger().warning("Alert %s: %s", crossing.what, crossing.text)
     try:
-        # Not by emit_event: that leaves it to a thread, and a failure to a log.
+        # Not by emit_event, which sends in a thread and only logs a failure.
         async with get_events_client(_RECONNECTIONS, checkpoint_every=1) as client:
             for crossing in pending:
                 await client.emit(to_event(crossing))
     except Exception as error:  # noqa: BLE001 - a token that is refused comes as a bare Exception
         raise ResonantError(
-            f"Prefect's server takes no event, the next run sends the alerts: {error}"
+            f"Prefect's server did not accept an event; the next run sends the alerts: {error}"
         ) from None
     await store.write(note_announced, pending)
 

@@ -36,9 +36,9 @@ async def rescue_expired_leases(store: Store) -> int:
 
 
 async def rescue_leases_of_ended_runs(store: Store) -> int:
-    """Rescue the deliveries whose owning flow run is over, without waiting for their leases; return how many.
+    """Rescue the deliveries whose owning flow run has ended, without waiting for their leases; return how many.
 
-    A run that this Prefect server does not know may be known to another: its leases are left to expire.
+    Another server may know a run that this Prefect server does not know. The leases of such a run are left to expire.
     """
     owners = [owner for owner in await store.read(lease_owners) if _is_uuid(owner)]
     if not owners:
@@ -55,7 +55,7 @@ async def rescue_leases_of_ended_runs(store: Store) -> int:
 
 
 async def write_triage(store: Store) -> str:
-    """Write the triage as a table artifact, so that its history shows in the UI; return it in a few words."""
+    """Write the triage as a table artifact, whose history the UI shows; return a short summary."""
     groups = await store.read(triage)
     await acreate_table_artifact(
         key=TRIAGE_ARTIFACT,
@@ -82,7 +82,7 @@ async def write_triage(store: Store) -> str:
 
 
 async def write_gates(store: Store) -> str:
-    """Write a table artifact of the endpoints whose gate holds deliveries back; return it in a few words."""
+    """Write a table artifact of the endpoints whose gate holds deliveries back; return a short summary."""
     now = store.clock()
     found = await store.read(governed, now=now)
     await acreate_table_artifact(
@@ -101,7 +101,7 @@ async def write_gates(store: Store) -> str:
             }
             for each in found
         ],
-        description="Endpoints that are not sent to freely; `resonant endpoint show NAME` shows one.",
+        description="Endpoints whose gate is not normal; `resonant endpoint show NAME` shows one.",
     )
     held = sum(each.held for each in found)
     return f"{held} deliveries held by {len(found)} endpoints" if found else ""

@@ -1,7 +1,7 @@
 """``emit_event`` makes the attempts of one delivery in one task run; ``emit_chunk`` makes one attempt of each of many.
 
-Prefect retries it as long as ``decide`` said so, after the very delay that ``decide`` drew: the condition is asked
-first, and the delay is read right after it (see docs/decisions). What was decided travels in the exception.
+Prefect retries ``emit_event`` while ``decide`` returns a Retry, after exactly the delay that ``decide`` drew: Prefect asks
+the condition first and reads the delay right after it (see docs/decisions). The exception carries the decision.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _decided_delay: ContextVar[float] = ContextVar("decided_delay")
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRef:
-    """What a task run knows of its delivery: enough to be read in the UI, and nothing of the payload."""
+    """A task run's reference to its delivery: readable in the UI, without the payload."""
 
     key: LeaseKey
     event_id: str
@@ -55,7 +55,7 @@ class DeliveryRef:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRef:
-    """What a task run knows of its chunk."""
+    """A task run's reference to its chunk."""
 
     number: int
     endpoint: str
@@ -84,7 +84,7 @@ class Undelivered(Exception):
 
 
 class _DecidedDelays(list[float]):
-    """A delay list for Prefect whose items are looked up when they are read: the one just decided."""
+    """A list of delays for Prefect, in which every item is the delay decided last."""
 
     def __getitem__(self, _index: Any) -> Any:
         return _decided_delay.get()
@@ -100,7 +100,7 @@ def _was_decided_to_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any
 
 @cache
 def _nothing() -> Any:
-    """Return the one result of all deliveries."""
+    """Return the result that all deliveries share."""
     return result_of_nothing()
 
 
@@ -115,29 +115,29 @@ def _nothing() -> Any:
     persist_result=False,
 )
 async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
-    """Make the next attempt of a delivery.
+    """Make the next attempt for a delivery.
 
     Returns:
         A completed state. It is named ``Parked``, ``Left``, ``Held`` or ``TakenOver`` if this run no longer has the delivery.
 
     Raises:
-        Undelivered: it failed. Prefect runs this again if the decision is a Retry; otherwise it is a dead letter,
-            and this task run is red.
+        Undelivered: the attempt failed. Prefect retries the task run if the decision is a Retry; otherwise the delivery
+            is a dead letter, and this task run is red.
     """
     try:
         report = await dispatcher.attempt(ref.key, task_run_id=_task_run_id())
     except TimeIsUp:
-        return Completed(name="Left", message="the run's time was up: the next one goes on")
+        return Completed(name="Left", message="the run's time was up; the next run sends it")
     except Held:
         return Completed(
-            name="Held", message=f"the gate of {ref.endpoint} holds it: it is sent when the gate lets it"
+            name="Held", message=f"held by the gate of {ref.endpoint}; sent when the gate allows it"
         )
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
     if report.decision is None:
         return Completed(data=_nothing())
     failure = Undelivered(report)
-    if not isinstance(report.decision, GiveUp):  # of those, Prefect says the same as it ends the run
+    if not isinstance(report.decision, GiveUp):  # Prefect logs those itself as it ends the run
         get_run_logger().warning("%s", failure)
     if isinstance(report.decision, Park):
         return Completed(name="Parked", message=str(failure))
@@ -148,7 +148,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     name="emit-chunk",
     task_run_name="{ref.number} deliveries to {ref.endpoint}",
     description="Make one attempt of each of many deliveries to one endpoint, and park every retry.",
-    # Of a task that it might have retried, Prefect shows no traceback: whoever reads is told the error by the flow.
+    # Prefect logs no traceback for a task that could be retried. The flow logs the error.
     retries=1,
     retry_condition_fn=lambda *_: False,
     cache_policy=NO_CACHE,

@@ -1,4 +1,4 @@
-"""How a flow ends when a user has to mend something: failed, with one line that says what; no traceback."""
+"""Ends a flow that needs a user's correction: failed, with a one-line message and no traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 def fail_with_message(
     flow_function: Callable[P, Awaitable[State[None]]],
 ) -> Callable[P, Awaitable[State[None]]]:
-    """Turn a ``ResonantError``, whose text is made for users, into a failed state; other errors pass.
+    """Turn a ``ResonantError``, whose text is for users, into a failed state; other errors propagate.
 
     Prefect evaluates a flow's annotations in the wrapper's module, so a module of flows must not postpone them.
     """

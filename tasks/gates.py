@@ -19,7 +19,7 @@ _PREFIX = "resonant.gate."
 
 
 def announce_gate(before: Gate, after: Gate) -> None:
-    """Send an event for a gate whose state this run has changed, and log it. A thread of Prefect's sends the event."""
+    """Log a gate change by this run, and send an event for it. A thread of Prefect's sends the event."""
     emit_event(**to_event(before, after))
     if FlowRunContext.get() is not None:
         reason = f": {visible(after.reason)}" if after.reason else ""

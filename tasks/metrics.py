@@ -34,12 +34,12 @@ _FIGURE = re.compile(r"[0-9 ,.:%Z-]*")
 
 
 async def measure_store(store: Store, *, window_hours: float | None) -> tuple[Totals, Statistics]:
-    """Read counters and gauges, and compute the window's statistics, all of one snapshot.
+    """Read counters and gauges, and compute the window's statistics, from one snapshot.
 
     Args:
         store: open.
-        window_hours: how far to look back, all read anew; None is what the settings say, and goes on from the last
-            export.
+        window_hours: how far to look back, reading everything anew; None takes the setting, and continues from the
+            last export.
     """
     settings = load_settings()
     if window_hours is not None:
@@ -48,15 +48,15 @@ async def measure_store(store: Store, *, window_hours: float | None) -> tuple[To
 
 
 def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> Path:
-    """Write Prometheus text in the place of the last one, in one step; return where.
+    """Replace the Prometheus text file atomically; return its path.
 
     Args:
         totals: counters and gauges.
         found: the window's statistics.
-        textfile: a file on the worker's machine; None is what the settings say.
+        textfile: a file on the worker's machine; None takes the setting.
 
     Raises:
-        ResonantError: it cannot be written; the last one is untouched.
+        ResonantError: the file cannot be written; the last one is unchanged.
     """
     settings = load_settings()
     path = settings.textfile if textfile is None else Path(textfile).expanduser()
@@ -75,13 +75,13 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
 
 
 async def compact_rollups(store: Store) -> None:
-    """Move what was counted to where it is read fast: here, and not in a purge, which somebody may never run."""
+    """Move counts to tables that are fast to read. Done here and not in a purge, which may never run."""
     if taken := await compact(store):
         get_run_logger().info("%d rows of old counts gathered into hours and days", taken)
 
 
 async def show_statistics(found: Statistics) -> None:
-    """Write the statistics as an artifact, charts and then tables, so that their history shows in the UI."""
+    """Write the statistics as an artifact, charts and then tables; the UI shows their history."""
     from resonant.metrics import charts  # noqa: PLC0415 - with matplotlib, which nothing else in this project waits for
 
     images = [
@@ -104,10 +104,10 @@ async def show_statistics(found: Statistics) -> None:
 
 
 async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, list[Delays]]]:
-    """Return the retries by the policy that they went by, of those with the most retries the first few.
+    """Return the retries by policy, of the few policies with the most retries.
 
-    As a worker finds it: what the producer asked for, or else what the endpoint says now. What ``--policy`` said for a
-    run is written nowhere, so the delays of such a run show off the curve.
+    The policy is the one that a worker finds: the producer's choice, or else the endpoint's current one. A run's
+    ``--policy`` is not stored, so the delays of such a run are off the curve.
     """
     settings = load_settings()
     of_endpoint = {name: await policy_of(name) for name in {each.endpoint for each in found.delays}}
@@ -121,7 +121,7 @@ async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, l
 
 
 def _image(alt: str, svg: str) -> str:
-    # Prefect's UI takes the styles out of inline SVG, and leaves an image as it is.
+    # Prefect's UI strips the styles from inline SVG, but not from an image.
     return f"![{alt}](data:image/svg+xml;base64,{b64encode(svg.encode()).decode()})"
 
 

@@ -22,7 +22,7 @@ def known_policy(name: str | None, settings: Settings) -> str:
 
 
 async def policy_of(endpoint: str) -> str | None:
-    """Return the name of an endpoint's policy; None if it names none, was removed, or cannot be read."""
+    """Return the name of an endpoint's policy; None if it has none, was removed, or cannot be read."""
     try:
         return (await load_endpoint(endpoint)).policy
     except EndpointError:

@@ -28,7 +28,7 @@ async def purge_final_deliveries(
     archive: str | None,
     dry_run: bool,
 ) -> str:
-    """Purge what is older than its retention, or count it; write the report, and return it in one line."""
+    """Purge or count deliveries that are older than their retention; write the report, and return it in one line."""
     settings = load_settings()
     retention = Retention.of_settings(settings)
     if older_than_days is not None:

@@ -1,7 +1,7 @@
-"""Prefect's records of task runs: its client queues them without a bound, and sends them as fast as the server takes them.
+"""Prefect's records of task runs: its client queues them without a bound, and sends them as fast as the server accepts them.
 
-The server takes fewer than a quick emission makes (docs/scaling.md). So an emission waits now and then, for otherwise the queue
-would grow for as long as the run goes on; but it does not wait for a server that takes nothing at all: events come first.
+The server accepts fewer than a quick emission makes (docs/scaling.md). So an emission waits now and then; otherwise the queue
+would grow during the whole run. It does not wait for a server that accepts nothing at all: events come first.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from resonant.local.compatibility import count_unsent_messages
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-# Messages, of which a task run has three or more: some 20 MB.
+# The longest queue, in messages: some 20 MB. A task run has three or more messages.
 MOST_UNSENT = 5_000
-# How long the queue may stand still until the server counts as away, and for how long nobody waits for it then.
+# If the queue has not shrunk for PATIENCE_SECONDS, the server counts as away, and nothing waits for AWAY_SECONDS.
 PATIENCE_SECONDS = 5.0
 AWAY_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 0.05
-# Of a task run, with a few retries. A look at Prefect's queue goes by its settings, and is not made where there is room anyway.
+# A task run's messages, with a few retries. While there is surely room for them, Prefect's queue is not counted.
 _MOST_MESSAGES = 20
 
 
 class Records:
-    """Lets an emission wait for the records of what it did.
+    """Lets an emission wait until Prefect's client has sent its records.
 
     Args:
-        unsent: tells how many messages are in the queue.
-        clock: seconds, of a clock that nobody puts back.
-        sleep: waits for so many seconds.
+        unsent: returns the number of messages in the queue.
+        clock: a monotonic clock, in seconds.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Records:
         self._fitting = 0
 
     async def catch_up(self) -> None:
-        """Wait until there is room in the queue for a task run's messages, or the server turns out to be away."""
+        """Wait until the queue has room for a task run's messages, or the server counts as away."""
         if self._fitting > 0:
             self._fitting -= 1
             return

@@ -59,7 +59,7 @@ async def check_endpoint(store: Store, endpoint: str) -> None:
 
 
 def who_runs_this() -> str:
-    """Return who is asking, for the audit: the operator, where one said so, and the flow run by name and id."""
+    """Return the caller's name for the audit: the operator, if known, and the flow run's name and id."""
     asked_by = get_caller().who
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
@@ -69,16 +69,16 @@ def who_runs_this() -> str:
 
 
 async def say_plan(store: Store, request: ReplayRequest) -> str:
-    """Count what a replay would take and leave out, log it, and return it."""
+    """Count the dead letters that a replay would take and skip, log the counts, and return them."""
     text = str(await plan(store, request))
     get_run_logger().info("%s", text)
     return text
 
 
 async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> str:
-    """Send the selected dead letters again, each as a task run; return how that went.
+    """Send the selected dead letters again, each as a task run; return a summary.
 
-    However it ends, what was taken is in the audit, and what was not sent is due again by itself.
+    However it ends, the audit has the number of dead letters taken, and unsent ones become due again by themselves.
     """
     store = dispatcher.store
     own = get_caller().tracker or Tracker(store)
@@ -103,8 +103,8 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
             get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
     await own.finish()
     if own.outcomes.unfinished:
-        # Another worker took them over, a gate holds them, or they are parked for a moment. Wait, and send what is due.
-        # An emission of its own, as this one's policy is not for what else is due.
+        # Another worker took them over, a gate holds them, or they are parked for a moment. Wait, and send due deliveries
+        # in a separate emission, since this one's policy must not apply to other deliveries.
         async with open_dispatcher() as following:
             await send_due(following, endpoint=request.selection.endpoint, own=own)
         await own.finish()
@@ -114,10 +114,10 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
 
 
 async def _without_closed_endpoints(dispatcher: Dispatcher, request: ReplayRequest) -> ReplayRequest:
-    """Leave the dead letters of endpoints that cannot be opened in the queue.
+    """Keep the dead letters of endpoints that cannot be opened in the queue.
 
     Raises:
-        EndpointError: the one endpoint that is selected cannot be opened.
+        EndpointError: the only selected endpoint cannot be opened.
     """
     names = await endpoints_of(dispatcher.store, request)
     closed = await dispatcher.not_to_be_opened(names)
@@ -129,7 +129,7 @@ async def _without_closed_endpoints(dispatcher: Dispatcher, request: ReplayReque
 
 
 class _Progress:
-    """A bar in the UI, by whole percents."""
+    """A progress bar in the UI, in whole percents."""
 
     def __init__(self, artifact_id: UUID, total: int) -> None:
         self._id = artifact_id

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from resonant.dispatch.summary import Summary
     from resonant.events import Lease
 
-# A task run holds some 280 objects until it ends. With Python's own threshold (700) the collector looks through all that
-# Prefect imported every 300 events: a fifth of the time, and nothing found.
+# A task run holds some 280 objects until it ends. With Python's own threshold (700) the collector searches everything that
+# Prefect imported every 300 events, which takes a fifth of the time and frees nothing.
 _NEW_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
@@ -59,7 +59,7 @@ async def open_dispatcher(
         policy: the retry policy's name for this run; None leaves it to the deliveries and their endpoints.
         max_attempts: an override of the policy's.
         run_for: seconds for which to send what becomes due.
-        chunk_size: deliveries that are tried together, in the bulk lane; 0 is the task lane.
+        chunk_size: deliveries per chunk in the bulk lane; 0 is the task lane.
 
     Raises:
         UnknownPolicy: no policy has that name.
@@ -93,7 +93,7 @@ async def open_dispatcher(
 
 @contextmanager
 def _store_failure_logged_once(dispatcher: Dispatcher) -> Iterator[None]:
-    """After a store failure, hide the errors of task runs: each delivery in flight would log one, and the flow says it."""
+    """After a store failure, hide the errors of task runs: each delivery in flight would repeat the flow's error."""
 
     def is_no_echo(record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR or not isinstance(dispatcher.failure, StoreError)
@@ -110,7 +110,7 @@ async def open_destination(name: str) -> Destination:
     """Open an endpoint by name.
 
     Raises:
-        EndpointError: there is none, or it cannot be used as configured.
+        EndpointError: unknown endpoint, or unusable configuration.
     """
     block = await load_endpoint(name)
     lease_seconds = load_settings().lease_seconds
@@ -123,11 +123,11 @@ async def open_destination(name: str) -> Destination:
 
 
 async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker | None) -> Summary:
-    """Send what is due, also what lost workers held, each delivery or chunk as a task run.
+    """Send due deliveries, including those of lost workers, each delivery or chunk as a task run.
 
     Args:
-        dispatcher: open.
-        endpoint: only to this endpoint; None for all.
+        dispatcher: an open dispatcher.
+        endpoint: send only to this endpoint; None for all.
         own: the deliveries to wait for, whichever worker sends them; None: send until nothing is due.
     """
     return await dispatcher.run(
@@ -141,7 +141,7 @@ async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker
 
 
 async def emit_as_task(dispatcher: Dispatcher, lease: Lease) -> None:
-    """Run ``emit_event`` for a claimed delivery; a dead letter fails its task run, and nothing else."""
+    """Run ``emit_event`` for a claimed delivery; a dead letter fails only its task run."""
     await records.catch_up()
     await _run(emit_event, dispatcher, DeliveryRef.of(lease))
 
@@ -152,7 +152,7 @@ async def emit_chunk_as_task(dispatcher: Dispatcher, leases: list[Lease]) -> Non
 
 
 async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | ChunkRef) -> None:
-    """Run a task, however it ends."""
+    """Run a task, and ignore its failure."""
     # Opaque: otherwise Prefect looks for futures in every field of the arguments, several times a run.
     run: Awaitable[object] = task(
         opaque(dispatcher), opaque(ref), return_state=True
@@ -179,7 +179,7 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     await require_endpoint(endpoint)
     accepted = await dispatcher.store.enqueue(given, endpoint, report_conflicts=True)
     if accepted.conflicts:
-        # Its text shows both contents, and Prefect keeps what a run says.
+        # The error's text shows both contents, and Prefect would store it.
         known = accepted.conflicts[0].given.id
         raise ConflictingEvent(
             f"id {known!r} is known with other content: `resonant detail {known}` shows it"
@@ -198,13 +198,13 @@ def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
 
 
 def _say_waiting(until: float) -> None:
-    """Log that other workers hold what is left."""
+    """Log that other workers hold the remaining deliveries."""
     get_run_logger().info("Other workers hold deliveries until %s: waiting for them", rfc3339(until))
 
 
 @contextmanager
 def _garbage_collected_less_often() -> Iterator[None]:
-    """Raise the garbage collector's threshold, unless it is off, or as high already (by a run beside this one, too)."""
+    """Raise the garbage collector's threshold, unless it is off or already as high, e.g. by a concurrent run."""
     before = gc.get_threshold()
     if before[0] == 0 or before[0] >= _NEW_OBJECTS_BETWEEN_COLLECTIONS:
         yield
@@ -227,7 +227,7 @@ def _limits(settings: Settings, *, run_for: float, chunk_size: int) -> Limits:
 
 
 def _owner() -> str:
-    # The flow run's id lets collect_dead_letters ask Prefect whether the owner is still there.
+    # The flow run's id lets collect_dead_letters ask Prefect whether the owner still runs.
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return str(uuid.uuid4())

@@ -66,7 +66,7 @@ async def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"events": [EVENT]}, "events were given without the endpoint they are for"),
+        ({"events": [EVENT]}, "events need an endpoint"),
         ({"events": [{"type": "t"}], "endpoint": "file-endpoint/log"}, "source is missing"),
         ({"endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),
         ({"events": [EVENT], "endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),

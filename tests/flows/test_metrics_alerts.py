@@ -285,7 +285,9 @@ async def test_when_the_server_takes_no_events_the_export_is_written_and_the_run
         state = await run_flow(tmp_path)
 
     assert state.is_failed()
-    assert state.message == ("Prefect's server takes no event, the next run sends the alerts: nobody listens")
+    assert state.message == (
+        "Prefect's server did not accept an event; the next run sends the alerts: nobody listens"
+    )
     assert "resonant_events_accepted_total" in (tmp_path / "out.prom").read_text()
     await run_flow(tmp_path)
     await feed.expect("raised")
