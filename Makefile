@@ -1,5 +1,5 @@
 # make demo sets everything up and shows every feature; make test sets everything up and runs the tests.
-# Both need Python 3.11 or newer and git; they use uv if you have it.
+# Both need Python 3.11 or newer and git, and use uv if it is installed.
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -13,7 +13,7 @@ help:  ## show this
 setup: .venv/ready  ## create .venv with everything in it; quick if it is up to date
 
 .venv/ready: requirements.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found: install one, or say make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found: install one, or run make PYTHON=/path/to/python"; exit 1; }
 	@echo "setting up .venv (a minute or two, once)"
 	@if command -v uv >/dev/null 2>&1; then \
 		test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
@@ -26,17 +26,17 @@ setup: .venv/ready  ## create .venv with everything in it; quick if it is up to 
 	fi
 	@touch $@
 
-demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 events: the whole story in two minutes
+demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 events: every feature in two minutes
 	@$(BIN)/resonant demo $(ARGS)
 
 # Three files at a time, since most tests wait; tests that measure time run alone afterwards.
 PROCESSES ?= 3
 PYTEST := -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
-# Otherwise generated tests try a quarter of their examples.
+# Without this, generated tests try a quarter of their examples.
 ALL_EXAMPLES := RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-200}
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
-test: setup  ## all but slow tests, against a real Prefect server, PostgreSQL and HTTP: some minutes
+test: setup  ## all except slow tests, against a real Prefect server, PostgreSQL and HTTP: some minutes
 	@$(BIN)/python $(PYTEST) -m "not slow and not alone" $(ARGS)
 
 test-all: setup  ## every test; COVERAGE=1 measures coverage, and fails below the threshold in pyproject.toml
@@ -63,15 +63,15 @@ chaos: setup  ## the long form of kills, faults, soak (an hour) and fuzzing: two
 		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
 		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz $(ARGS)
 
-bench: .venv/bench-ready  ## every measurement, as ratios in one run; the comparison needs redis-server, too
+bench: .venv/bench-ready  ## every measurement, as ratios in one run; the comparison also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)
 
-# Without hashes, which pip would require of every other package too.
+# Without hashes: with them, pip would require hashes of every other package too.
 .venv/constraints.txt: .venv/ready
 	@sed '/^ /d; s/ \\$$//' requirements.txt > $@
 
 .venv/bench-ready: .venv/constraints.txt
-	@echo "installing what the comparison compares with (once)"
+	@echo "installing the other queues of the comparison (once)"
 	@if command -v uv >/dev/null 2>&1; then \
 		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[bench]'; \
 	else \
@@ -79,10 +79,10 @@ bench: .venv/bench-ready  ## every measurement, as ratios in one run; the compar
 	fi
 	@touch $@
 
-audit: .venv/audit-ready  ## known vulnerabilities of the versions in requirements.txt; says so where nobody can be asked
+audit: .venv/audit-ready  ## known vulnerabilities of the versions in requirements.txt; reports if the database cannot be reached
 	@found=$$($(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements.txt 2>&1) && known=no || known=maybe; \
 	case "$$known $$found" in \
-		no*) echo "audit: nothing is known against any version in requirements.txt" ;; \
+		no*) echo "audit: no known vulnerability of any version in requirements.txt" ;; \
 		*"Found "*" known vulnerabilit"*) printf '%s\n' "$$found"; exit 1 ;; \
 		*) echo "audit: not done: $$(printf '%s\n' "$$found" | tail -n 1 | cut -c 1-200)" ;; \
 	esac
@@ -94,5 +94,5 @@ audit: .venv/audit-ready  ## known vulnerabilities of the versions in requiremen
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt 'pip-audit>=2.9'; \
 	fi && touch $@ || true
 
-clean:  ## remove .venv and what tools left behind
+clean:  ## remove .venv, caches and builds
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,1 +1,1 @@
-"""What surrounds prefect.yaml: making a server ready, its settings, its automations."""
+"""Companions of prefect.yaml: setting up a server, its settings, its automations."""

@@ -1,7 +1,7 @@
-"""The automations on alerts, declared: notify, notify that the export is silent, replay when an endpoint has recovered.
+"""The declared automations on alerts: notify, notify that the export is silent, replay when an endpoint has recovered.
 
 They act on the events that the flow export-metrics sends, see ``tasks/alerts.py``. ``python -m deployments.bootstrap`` and
-``resonant up`` apply them; what was changed by hand is put back, but for whether an automation is enabled.
+``resonant up`` apply them, and revert manual changes, except whether an automation is enabled.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ NOTIFY_SILENT = "resonant: notify that the metrics export is silent"
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
 _REPLAY_DEPLOYMENT = "replay-dead-letters/on-demand"
-# Dead letters a second: what a service that has just come back should bear beside its usual traffic.
+# Dead letters a second that a service which has just recovered should bear beside its usual traffic.
 _REPLAY_RATE = 10.0
-# Not every transient dead letter: those that somebody cancelled, or whose worker crashed time and again, are left to a person.
+# Not every transient dead letter: cancelled ones, and those whose workers crashed repeatedly, are left to an operator.
 _REPLAYED_REASONS = ("exhausted", "expired")
 # Two scheduled exports are missing, and the third is late.
 _EXPORT_SILENCE = timedelta(minutes=15)
 
 
 async def apply_automations() -> list[str]:
-    """Make the server's automations as declared here; return their names.
+    """Create or update the server's automations as declared here; return their names.
 
-    Without RESONANT_ALERT_NOTIFICATION_BLOCK none is made that notifies; one that is there stays as it is.
+    Without RESONANT_ALERT_NOTIFICATION_BLOCK, notifying automations are not created, and existing ones stay unchanged.
 
     Raises:
-        ResonantError: the notification block is not there.
+        ResonantError: the notification block does not exist.
     """
     async with get_client() as client:
         declared = [replay((await client.read_deployment_by_name(_REPLAY_DEPLOYMENT)).id)]
@@ -55,7 +55,7 @@ async def apply_automations() -> list[str]:
 
 
 def replay(deployment: UUID) -> Automation:
-    """Replay what an endpoint's outage has left, once it is over; disabled until somebody enables it.
+    """Replay the dead letters of an endpoint's outage once it is over; disabled by default.
 
     See docs/decisions/0005-alerts.md for why.
     """
@@ -93,10 +93,10 @@ def replay(deployment: UUID) -> Automation:
 
 
 def notify(block: UUID) -> Automation:
-    """Tell of each alert that begins or ends."""
+    """Notify of each alert that begins or ends."""
     return Automation(
         name=NOTIFY,
-        description="Sends what an alert says when it begins, and when it ends.",
+        description="Sends an alert's text when it begins and when it ends.",
         trigger=EventTrigger(
             expect={EVENT_RAISED, EVENT_RECOVERED},
             match={"prefect.resource.id": "resonant.*"},
@@ -113,18 +113,18 @@ def notify(block: UUID) -> Automation:
 
 
 def notify_silent(block: UUID, *, within: timedelta = _EXPORT_SILENCE) -> Automation:
-    """Tell that the export, which every other alert comes from, has not completed for a while; once, until it does."""
+    """Notify, once per silence, that the export has not completed for a while: every other alert depends on it."""
     completed = "prefect.flow-run.Completed"
     return Automation(
         name=NOTIFY_SILENT,
-        description="Tells once when no run of export-metrics completes any more: then no alert can be trusted.",
+        description="Notifies once when runs of export-metrics stop completing: then no alert can be trusted.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
             after={completed},
             expect={completed},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": "export-metrics"},
-            # Without this, Prefect would start over by itself and notify again every time.
+            # Without this, Prefect would start over by itself and notify again and again.
             for_each={"related:flow:prefect.resource.id"},
             threshold=1,
             within=within,
@@ -133,7 +133,7 @@ def notify_silent(block: UUID, *, within: timedelta = _EXPORT_SILENCE) -> Automa
             SendNotification(
                 block_document_id=block,
                 subject="Resonant: the metrics export is silent",
-                body=f"No run of export-metrics has completed for {within.total_seconds() / 60:g} minutes: is the worker there?",
+                body=f"No run of export-metrics has completed for {within.total_seconds() / 60:g} minutes: is a worker running?",
             )
         ],
     )
@@ -147,7 +147,7 @@ async def _apply(client: PrefectClient, declared: Automation) -> None:
             current.enabled,
             current.owner_resource,
         )
-        if declared != current:  # not otherwise: an update makes a trigger forget what it has counted
+        if declared != current:  # an update resets a trigger's counts
             await declared.aupdate()
         return
     await declared.acreate()

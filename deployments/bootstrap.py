@@ -1,7 +1,7 @@
-"""Makes a Prefect server ready for Resonant: work pool, block types, the deployments of prefect.yaml, automations.
+"""Sets up a Prefect server for Resonant: work pool, block types, the deployments of prefect.yaml, automations.
 
-``python -m deployments.bootstrap`` does it, in the project's folder, to the server at ``PREFECT_API_URL``; doing it again
-updates what is there.
+``python -m deployments.bootstrap``, run in the project's folder, sets up the server at ``PREFECT_API_URL``. Run it again to
+update the server.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _SHOWN_LINES = 15
 
 
 class BootstrapFailed(ResonantError):
-    """The server did not take what prefect.yaml declares."""
+    """The deployments of prefect.yaml could not be applied."""
 
 
 async def bootstrap() -> list[str]:
-    """Bring the server that Prefect is configured for up to date; return its deployments as ``FLOW/NAME``.
+    """Update the server that Prefect is configured for; return its deployments as ``FLOW/NAME``.
 
     Raises:
         BootstrapFailed: prefect.yaml cannot be deployed; the text says why.
-        ResonantError: the notification block that the settings name is not there.
+        ResonantError: the notification block that the settings name does not exist.
     """
     from deployments.automations import apply_automations  # noqa: PLC0415 - Prefect, after the settings
 
@@ -41,7 +41,7 @@ async def bootstrap() -> list[str]:
 
 
 async def register_block_types() -> None:
-    """Register every kind of endpoint, so that the UI can make one."""
+    """Register every kind of endpoint, so that the UI can create endpoints."""
     import blocks  # noqa: PLC0415
     from blocks.installed import installed_sinks  # noqa: PLC0415
 
@@ -51,7 +51,7 @@ async def register_block_types() -> None:
 
 
 async def deploy() -> None:
-    """Apply prefect.yaml, by the command that reads it as Prefect documents it.
+    """Apply prefect.yaml by Prefect's documented command.
 
     Raises:
         BootstrapFailed: the command failed.
@@ -83,7 +83,7 @@ async def deployed() -> list[str]:
 
 
 def main() -> None:
-    """Do it, and say what there is now."""
+    """Set up the server, and print its contents."""
     configure_prefect()
     url = configured_url()
     if url is None or not is_healthy(url):
@@ -97,7 +97,7 @@ def main() -> None:
         sys.exit(1)
     output.write(f"work pool {WORK_POOL}, block types, automations, and {', '.join(names)} are at {url}\n")
     if load_settings().alert_notification_block is None:
-        output.write("nobody is notified of alerts: RESONANT_ALERT_NOTIFICATION_BLOCK names no block\n")
+        output.write("alerts notify no one: RESONANT_ALERT_NOTIFICATION_BLOCK is not set\n")
 
 
 if __name__ == "__main__":

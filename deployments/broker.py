@@ -1,8 +1,8 @@
-"""Prefect's in-memory message broker, made to let senders wait where Prefect's own drops what they send.
+"""Prefect's in-memory message broker, changed to make senders wait where Prefect's own broker drops messages.
 
-A Prefect server hears of a task run by three messages, and keeps 10,000 of them for each of its services; beyond that it
-drops them, and the records of the task runs are lost. Here who sends many waits once half of that is taken: its websocket is
-read no further, and the client keeps the rest. Those who wait leave the server's one thread to the services that read.
+A task run sends a Prefect server three messages. The server queues 10,000 for each of its services and drops the rest, so
+records of task runs are lost. Here, a client that sends many waits once a queue is half full: the server stops reading its
+websocket, and the client keeps the rest. Waiting senders leave the server's only thread to the services that read.
 
 ``server.env`` names this module as ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER``. Servers that share the work use Redis
 instead, see docs/scaling.md.
@@ -21,23 +21,23 @@ from resonant.local.compatibility import count_unread_messages
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What Prefect asks of a broker's module.
+# The names that Prefect requires of a broker's module.
 __all__ = ["Consumer", "Publisher", "break_topic", "ephemeral_subscription"]
 
-# Half of what a subscription of Prefect's holds.
+# Half of the capacity of a subscription.
 MOST_UNREAD = 5_000
-# A service that sends while it reads would wait for itself: after this long it finds room in the other half.
+# A service that sends while it reads would wait for itself. After this long it uses the other half.
 PATIENCE_SECONDS = 10.0
-# The server itself sends a few at a time, some within a transaction: were it to wait there, the service that records, which
+# The server itself sends a few at a time, some within a transaction. If it waited there, the recording service, which
 # writes to the same SQLite, could not make room.
 SENT_AT_ONCE = 20
-# Of which the server sends a whole request's within a transaction, where that is turned on.
+# If enabled, the server sends all logs of a request within a transaction, so this topic never waits.
 _LOGS = "logs"
 _PAUSE_SECONDS = 0.02
 
 
 class _Message(memory.MemoryMessage):
-    """A message that every subscription gets without copying what nobody changes."""
+    """A message whose unchanging parts are shared by all subscriptions instead of copied."""
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> _Message:
         return _Message(self.data, self.attributes, self.retry_count)
@@ -59,7 +59,7 @@ class Publisher(memory.Publisher):
         self._sent = 0
 
     async def publish_data(self, data: bytes, attributes: Mapping[str, str]) -> None:
-        """Send one message, unless it was sent before; who has sent many waits while a subscription has too many unread."""
+        """Send one message, unless it was sent before. A sender of many waits while a subscription has too many unread."""
         self._sent += 1
         if self._sent > SENT_AT_ONCE and self.topic.name != _LOGS:
             await self._wait_for_room()
@@ -72,6 +72,6 @@ class Publisher(memory.Publisher):
     async def _wait_for_room(self) -> None:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + PATIENCE_SECONDS
-        # The queues are Prefect's, and tell nobody that they were read.
+        # Prefect's queues do not signal reads.
         while count_unread_messages(self.topic) >= MOST_UNREAD and loop.time() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 EVERYBODY = "*"
 API = "/api"
 _LOOPBACK = ("127.0.0.1", "localhost")
-# RFC 9110, 7.2 allows no user. urlsplit would strip it, and leave a valid name.
+# RFC 9110, 7.2 allows no userinfo. urlsplit would strip it, and leave a valid name.
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
 _OWN_SITES = (None, "same-origin", "none")
-# Where Prefect keeps the logos of its block types.
+# The host of the logos of Prefect's block types.
 _LOGOS = "https://raw.githubusercontent.com https://images.ctfassets.net"
 _REFUSAL = (
     "This server refuses requests from other web pages.\n"

@@ -1,1 +1,1 @@
-"""The Grafana dashboard, and what makes it."""
+"""The Grafana dashboard, and the code that generates it."""

@@ -1,4 +1,4 @@
-"""Makes the Grafana dashboard ``resonant.json``: delivery, latency, retries, queue, gate and dead letters by endpoint.
+"""Generates the Grafana dashboard ``resonant.json``: delivery, latency, retries, queue, gate and dead letters by endpoint.
 
 ``python -m deployments.grafana.dashboard`` writes the file. A change in Grafana's editor changes a copy; change the dashboard
 here to keep the change.

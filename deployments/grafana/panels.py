@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
-# One exporter at a time: two of the same store would be added up.
+# One exporter at a time: two exporters of the same store would be summed.
 EXPORTER = 'instance="$exporter"'
 CHOSEN = f'{EXPORTER}, endpoint=~"$endpoint"'
 _WIDTH = 24  # of Grafana's grid
@@ -34,7 +34,7 @@ Query = tuple[str, str]  # PromQL, and the legend of its series
 
 
 def rate(counter: str, *more: str, by: str = "endpoint") -> str:
-    """Return the query of how often a counter rose, a second."""
+    """Return the query of a counter's rate per second."""
     return f"sum by ({by}) (rate({counter}{{{', '.join([CHOSEN, *more])}}}[$__rate_interval]))"
 
 
@@ -48,7 +48,7 @@ def quantiles(histogram: str) -> list[Query]:
 
 
 def age(timestamp: str) -> str:
-    """Count at the time of the export, as the alerts do: a silent exporter makes nothing older."""
+    """Return the query of an age at the time of the export, as in the alerts: a silent exporter does not raise it."""
     exported = f"resonant_last_export_timestamp_seconds{{{EXPORTER}}}"
     return f"{exported} - ignoring (endpoint) group_right () {timestamp}{{{CHOSEN}}}"
 
@@ -120,7 +120,7 @@ def timeline(title: str, description: str, query: Query, states: Mapping[str, st
 
 
 def heatmap(title: str, description: str, expression: str) -> Heatmap:
-    """Show how many values lie in which bucket over time."""
+    """Show the number of values in each bucket over time."""
     query = _query(expression).range().format(PromQueryFormat.HEATMAP).legend_format("{{le}}")
     return (
         Heatmap()
