@@ -66,7 +66,7 @@ class Prediction:
 
     @classmethod
     def of(cls, result: Result, events: int) -> Prediction:
-        """Make it of a simulation's result."""
+        """Make a prediction from a simulation's result."""
         return cls(events, round(result.attempts, 2), result.given_up, round(result.drain, 1))
 
 

@@ -75,7 +75,7 @@ def compare(
     """Simulate each policy without and with the gate.
 
     Args:
-        scenario: what happens.
+        scenario: the scenario.
         policies: by name.
         seeds: runs of each; the seeds are 1, 2, 3 ...
         done: called after each run.

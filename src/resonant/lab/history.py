@@ -58,7 +58,7 @@ class Answered(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """What was counted in a minute, or in an hour where the minutes are no longer kept."""
+    """The counts of a minute, or of an hour if its minutes are no longer kept."""
 
     start: float
     delivered: int
@@ -72,8 +72,8 @@ class History:
     Attributes:
         since, until: the time that the counters were read for, seconds since the epoch.
         delivered, failed: attempts in that time.
-        outages: in the order of time.
-        attempts: the latest attempts, in the order of time.
+        outages: in chronological order.
+        attempts: the latest attempts, in chronological order.
     """
 
     endpoint: str
@@ -210,7 +210,7 @@ def _read_spans(connection: Connection, endpoint: str, since: float) -> list[_Sp
 
 
 def _spans_of(attempts: Iterable[Answered]) -> list[_Span]:
-    """Count attempts by the minute, where the store has no counters."""
+    """Count attempts by the minute, if the store has no counters."""
     spans: dict[float, _Span] = {}
     for each in attempts:
         start = each.started_at // _MINUTE * _MINUTE

@@ -1,4 +1,4 @@
-"""A simulated process that sends: it looks, claims, asks the gate, sends, and decides, as the dispatcher does."""
+"""A simulated sending process: it looks, claims, asks the gate, sends and decides like the dispatcher."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from resonant.store.gates import GateChange
 
 LOOK_SECONDS = 0.25
-# A transaction of the store.
+# The duration of a store transaction.
 COMMIT_SECONDS = 0.004
 LEASE_SECONDS = 60.0
 _MOST_CLAIMED = 500
@@ -33,16 +33,16 @@ _CODES = {None: "connect_refused", 429: "throttled", 503: "http_503"}
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the processes of a simulation share.
+    """The objects that the processes of a simulation share.
 
     Attributes:
         agenda: the time.
         store: the row of the gate, and the deliveries.
-        receiver: where they send.
-        scenario: their limits.
+        receiver: the endpoint.
+        scenario: has their limits.
         policy: decides on failures.
-        journal: what happened.
-        has_gate: False to send whatever is due.
+        journal: records requests and outcomes.
+        has_gate: False sends every delivery that is due.
     """
 
     agenda: Agenda
@@ -58,8 +58,8 @@ class Process:
     """One process.
 
     Args:
-        number: of all.
-        around: what it shares with the others.
+        number: its number among all processes.
+        around: the shared objects.
         rng: draws delays, and the phase of its looks.
     """
 
@@ -155,7 +155,7 @@ class Process:
         self._pump()
 
     def _pump(self) -> None:
-        """Begin as many sends as there are slots, and the gate lets through."""
+        """Begin as many sends as the free slots and the gate allow."""
         now = self._agenda.now
         while self._waiting and len(self._sending) < self._scenario.concurrency:
             if self._store.next_slot > now:

@@ -1,4 +1,4 @@
-"""What a simulation measures."""
+"""The measurements of a simulation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """What the receiver saw and what became of the deliveries."""
+    """Records the requests to the receiver and the outcomes of the deliveries."""
 
     def __init__(self) -> None:
         self.sent_at: list[float] = []
@@ -48,8 +48,8 @@ class Result:
         sends: requests in all.
         busiest: requests in the busiest whole second, ever.
         goodput: deliveries per second, from recovery to the last one.
-        requests: per second, in the order of time.
-        accepted: the same, of those that the endpoint accepted.
+        requests: per second, in chronological order.
+        accepted: the requests that the endpoint accepted, likewise.
     """
 
     attempts: float

@@ -17,16 +17,16 @@ class Scenario:
         events: how many there are.
         over: the time over which they arrive; 0 for all at the start.
         outage: how long the endpoint is down at first.
-        outage_kind: what it does then: ``refuse`` connections, answer ``503`` or ``429``, or ``hang`` without an answer.
+        outage_kind: how it fails then: ``refuse`` connections, answer ``503`` or ``429``, or ``hang`` without an answer.
         flap: during the outage the endpoint alternates between down and up, for this long each; 0 for never.
         capacity: requests that it takes per second; 0 for any number.
-        overload: what it does with more: answer ``503`` or ``429``, or ``queue`` them.
+        overload: its reaction to more requests: answer ``503`` or ``429``, or ``queue`` them.
         retry_after: the Retry-After of each 429 and 503; 0 for none.
         failures: the share of requests that fail at random, with 503.
         poison: the share of events that always fail, all of one type.
         types: how many event types there are.
         processes: how many send.
-        concurrency: the limit of each for requests at the same time.
+        concurrency: concurrent requests per process.
         latency: of an answer, on average.
         timeout: the deadline of one attempt.
         rate: the endpoint's limit of sends per second, of all processes together; 0 for none.

@@ -24,9 +24,9 @@ class Simulation:
     """One run of a scenario.
 
     Args:
-        scenario: what happens.
+        scenario: the scenario.
         policy: decides on failures.
-        has_gate: False to send whatever is due.
+        has_gate: False sends every delivery that is due.
         seed: the same seed gives the same run.
         deaths: when a process dies, and which; another starts in its place.
     """

@@ -1,4 +1,4 @@
-"""What the simulated processes share: the time, the row of the gate, and the deliveries."""
+"""The shared state of the simulated processes: the time, the row of the gate, and the deliveries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROBE_CANDIDATES = 1_000
 
 
 class Agenda:
-    """Simulated time: what happens when."""
+    """Simulated time, with scheduled calls."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -68,7 +68,7 @@ class Delivery:
 
 
 class Store:
-    """The row and the deliveries, in memory; a claim takes what is due first."""
+    """The gate's row and the deliveries, in memory; a claim takes the deliveries that are due first."""
 
     def __init__(self) -> None:
         self.gate = Gate(ENDPOINT)
