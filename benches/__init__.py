@@ -1,1 +1,1 @@
-"""Measurements: each is a ratio against a baseline in the same run. ``python -m benches --help`` says how to run them."""
+"""Benchmarks: each is a ratio to a baseline in the same run. ``python -m benches --help`` explains how to run them."""

@@ -43,7 +43,7 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the benches that are named, or all, each in a process of its own."""
+    """Run the named benches, or all, each in its own process."""
     if command := _COMMANDS.get(" ".join(sys.argv[1:2])):
         importlib.import_module(command).main(sys.argv[2:])
         return
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Run the benches, whatever becomes of one; return the exit code."""
+    """Run the benches, even if some fail; return the exit code."""
     results = Results()
     code = 0
     for name in arguments.names or BENCHES:

@@ -1,4 +1,4 @@
-"""Rounds in turn, so that whatever else the machine does meets both sides; and the table of what came out."""
+"""Alternating rounds, so that other load on the machine affects both sides, and the table of results."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _ERROR_WIDTH = 300
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was measured, round by round.
+    """The measurements of both sides, by round.
 
     Attributes:
-        what: in a few words.
+        what: a short description.
         unit: of both sides.
-        ours, baseline: one value a round; the n-th of both were measured one after the other.
-        against: what the baseline is.
-        ratio_at_least, ratio_at_most, ours_at_least, ours_at_most: targets for the median; None where there is none.
+        ours, baseline: one value a round; the n-th values of both were measured one after the other.
+        against: the name of the baseline.
+        ratio_at_least, ratio_at_most, ours_at_least, ours_at_most: targets for the median; None for no target.
     """
 
     what: str
@@ -50,7 +50,7 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours by the baseline's, pair by pair."""
+        """Our values divided by the baseline's, pair by pair."""
         return [ours / baseline for ours, baseline in zip(self.ours, self.baseline, strict=True)]
 
     @property
@@ -70,10 +70,10 @@ class Comparison:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A bench was interrupted that had measured something.
+    """A bench was interrupted after measuring something.
 
     Args:
-        found: what it had measured.
+        found: its measurements so far.
     """
 
     def __init__(self, found: list[Comparison | Standing]) -> None:
@@ -82,10 +82,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call a function in a process of its own, which imports nothing that another one needed.
+    """Call a function in its own process, free of other benches' imports.
 
     Raises:
-        Interrupted: so was the function, as a terminal interrupts both processes, and it had something.
+        Interrupted: the function was interrupted after measuring something; a terminal interrupts both processes.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         called = process.submit(function, *arguments, **options)
@@ -99,13 +99,13 @@ def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> 
 def measure_apart(
     module: str, count: int | None, rounds: int | None, **options: Any
 ) -> list[Comparison | Standing]:
-    """Run a bench in a process of its own.
+    """Run a bench in its own process.
 
     Args:
-        module: the bench's.
-        count: events in a round; None leaves it to the bench.
+        module: the bench's module.
+        count: events in a round; None takes the bench's default.
         rounds: likewise.
-        options: what this bench takes beside these.
+        options: further options of this bench.
     """
     return apart(_measure, module, count, rounds, options)
 
@@ -121,13 +121,13 @@ def _measure(
 
 
 async def in_turn(ours: Round, baseline: Round, rounds: int) -> tuple[list[float], list[float]]:
-    """Run A B A B, after one round of each that is not counted, and return the values of both."""
+    """Run A B A B after a warm-up round of each, and return the values of both."""
     measured = await all_in_turn([ours, baseline], rounds)
     return measured[0], measured[1]
 
 
 async def all_in_turn(sides: Sequence[Round], rounds: int) -> list[list[float]]:
-    """Run A B C A B C, after one round of each that is not counted, and return the values of each."""
+    """Run A B C A B C after a warm-up round of each, and return the values of each."""
     measured: list[list[float]] = [[] for _ in sides]
     for turn in range(rounds + 1):
         values = [await side() for side in sides]
@@ -139,7 +139,7 @@ async def all_in_turn(sides: Sequence[Round], rounds: int) -> list[list[float]]:
 
 
 class Stopwatch:
-    """Seconds of the wall and of this process's CPU (all its threads) within the block."""
+    """Measures wall-clock and CPU seconds of this process (all its threads) within the block."""
 
     seconds: float
     cpu_seconds: float
@@ -154,12 +154,12 @@ class Stopwatch:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return what an error says, shortened where that is long."""
+    """Return an error's message, shortened if it is long."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", _ERROR_WIDTH, placeholder=" …")
 
 
 def say(text: str) -> None:
-    """Tell on standard error what is going on."""
+    """Report progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,12 +1,12 @@
-"""Resonant against other ways to get events delivered, on the same events, sent to the same receiver.
+"""Resonant compared with other ways to deliver events, with the same events and the same receiver.
 
-Each contender in its turn is started with all that it needs, and nothing of the others runs meanwhile. It delivers some
-events to warm up; then, without and with faults, some one at a time, each when all is idle, for its latency, and then all at
-once. Its workers are stopped while these are handed over, so that none of that is in the time, nor in the CPU.
+Each contender in turn is started with its services, and none of the others runs meanwhile. It first delivers some events to
+warm up. Then, without and with faults, it delivers some one at a time, each to an idle system, for the latency, and then all
+at once. Its workers are stopped while these are enqueued, so that neither the time nor the CPU includes that.
 
-A latency ends when the receiver has read the request. It begins where the producer begins to hand the event over: to a queue,
-by what its producers call; where nothing is kept, by the call that sends, in the process that sends. So a bare call is
-the httpx call alone.
+A latency ends when the receiver has read the request. It begins when the producer begins to enqueue the event with the queue's
+own call or, for contenders that store nothing, when the sending process begins its sending call. So a bare call is only the
+httpx call.
 """
 
 from __future__ import annotations
@@ -103,15 +103,15 @@ _TARGETS = (
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison | Standing]:
-    """Measure, and return what came out.
+    """Measure, and return the results.
 
     Args:
         count: events.
-        rounds: how often each contender has its turn.
-        only: parts of contenders' names, for these and the raw loop alone; all where it is empty.
+        rounds: turns of each contender.
+        only: parts of names of the contenders to run beside the raw loop; empty: all.
 
     Raises:
-        Interrupted: with what came out until then.
+        Interrupted: carries the results so far.
     """
     chosen = [
         each
@@ -129,7 +129,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison | 
 
 
 def _after_turn(standing: Standing, turn: int, count: int) -> Standing:
-    """Give a contender its turn, and return how it stands then."""
+    """Give a contender its turn, and return its new standing."""
     name = standing.name
     try:
         visit = apart(_visit, name, count)
@@ -145,7 +145,7 @@ def _after_turn(standing: Standing, turn: int, count: int) -> Standing:
 
 
 def _compare(standings: dict[str, Standing]) -> list[Comparison]:
-    """Compare those of the targets that had their turns, by the rounds that both have."""
+    """Compare the targets that had their turns, by the rounds that both have."""
     found: list[Comparison] = []
     for target in _TARGETS:
         ours, theirs = (standings.get(each.name) for each in (target.ours, target.theirs))
@@ -168,7 +168,7 @@ def _compare(standings: dict[str, Standing]) -> list[Comparison]:
 
 
 def _visit(name: str, count: int) -> Visit:
-    """Measure one contender; in a process of its own, which is the producer."""
+    """Measure one contender in its own process, which is the producer."""
     contender = CONTENDERS[name]
     with contextlib.ExitStack() as stack:
         settings = stack.enter_context(empty_home())
@@ -196,14 +196,14 @@ def _measure(running: Running, receiver: Receiver, count: int) -> Visit:
 
 
 def _wait(running: Running, receiver: Receiver, seconds: float) -> tuple[float, float]:
-    """Wait until what was enqueued last is done; return when the first and when the last of it was."""
+    """Wait until the last enqueued events are done; return the times of the first and the last of them."""
     receipts = receiver.wait(seconds) if running.sends else None
     called = running.wait() if running.wait else (0.0, 0.0)
     return (receipts.first_at, receipts.last_at) if receipts else called
 
 
 def _latencies(running: Running, receiver: Receiver, count: int, *, faults: float) -> list[float]:
-    """Hand over one event after the other, each to an idle system, at any moment."""
+    """Enqueue one event after the other, each in an idle system, at random moments."""
     found: list[float] = []
     rng = random.Random(7)
     trees = [running.worker_tree, *running.service_trees.values()]

@@ -1,4 +1,4 @@
-"""A large dead-letter queue in SQLite and PostgreSQL: how long a look at it takes, and how fast half of it is purged."""
+"""A large dead-letter queue in SQLite and PostgreSQL: the time of an operator's queries, and the rate of purging half of it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _BARE = [f"DELETE FROM resonant_{table}" for table in ("attempts", "deliveries",
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return what came out; a queue is filled once, whatever ``rounds`` says."""
+    """Measure, and return the results; a queue is filled only once, independent of ``rounds``."""
     del rounds
     found: list[Comparison] = []
     with empty_home() as settings:
@@ -108,7 +108,7 @@ async def _measure(name: str, url: str, count: int) -> list[Comparison]:
 
 
 def _looks(now: float) -> dict[str, Callable[[Store], Awaitable[object]]]:
-    """Return what an operator asks, by its name."""
+    """Return an operator's queries, by name."""
 
     def listing(**filters: Any) -> Callable[[Store], Awaitable[object]]:
         def both(connection: Connection) -> None:
@@ -196,7 +196,7 @@ async def _purge_half(name: str, url: str, store: _TimedStore, count: int) -> li
 
 
 class _TimedStore(Store):
-    """Notes for how long each of its writing transactions has held what it locked."""
+    """Records how long each of its writing transactions held its locks."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -216,7 +216,7 @@ class _TimedStore(Store):
 
 
 async def _emit(url: str, done: asyncio.Event) -> list[float]:
-    """Store, claim, begin and record ten events at a time, and return the seconds that each write has taken."""
+    """Store, claim, begin and record ten events at a time, and return the seconds of each write."""
     store = await open_store(url)
     seconds: list[float] = []
 
@@ -239,6 +239,6 @@ async def _emit(url: str, done: asyncio.Event) -> list[float]:
 
 
 def _peak_megabytes() -> float:
-    """Return the most memory that this process has had."""
+    """Return the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

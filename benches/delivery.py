@@ -1,6 +1,6 @@
 """Delivering without Prefect: a ``Dispatcher`` on an SQLite store against a bare httpx loop on the same transport.
 
-What lies between them is what at-least-once delivery costs: each attempt is written before and after its send.
+The difference is the cost of at-least-once delivery: each attempt is written before and after its send.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEADERS = {"content-type": "application/json"}
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return what came out."""
+    """Measure, and return the results."""
     with empty_home() as settings, receiver() as url:
         return asyncio.run(_compare(settings, url, count, rounds))
 

@@ -1,4 +1,4 @@
-"""What the task lane is measured against: a flow of tasks that do nothing."""
+"""The baseline of the task lane: a flow of tasks that do nothing."""
 
 import asyncio
 
@@ -8,12 +8,12 @@ from prefect.cache_policies import NO_CACHE
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 async def do_nothing() -> None:
-    """Return."""
+    """Do nothing."""
 
 
 @flow(persist_result=False)
 async def empty_tasks(count: int, in_flight: int) -> None:
-    """Run ``count`` of them, ``in_flight`` at the same time."""
+    """Run ``count`` tasks, ``in_flight`` at the same time."""
     left = iter(range(count))
 
     async def one_after_the_other() -> None:

@@ -28,7 +28,7 @@ _AT_LEAST = 15_000
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return what came out."""
+    """Measure, and return the results."""
     with empty_home() as settings:
         return asyncio.run(_compare(settings, count, rounds))
 

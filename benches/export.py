@@ -1,9 +1,9 @@
-"""An export of the metrics: the first one, and the next after 1,000 new attempts; of stores a hundred times as large.
+"""An export of the metrics: the first one, and the next after 1,000 new attempts, compared with stores a hundred times as large.
 
-All attempts lie inside the window, and all are counted as an emission counts them: the larger store is the busier one, with
-some 300 rows of rollups a minute. An export here is what the flow does without Prefect: read, count, write the text, read
-what alerts are judged by, move rollups, draw. Each store has a process of its own, whose memory is its own; the server's,
-of PostgreSQL, is not in it, nor is its CPU.
+All attempts lie inside the window, and are counted as an emission counts them: the larger store is the busier one, with
+some 300 rows of rollups a minute. An export here is the flow without Prefect: read, count, write the text, read the figures
+of the alerts, move rollups, draw. Each store has its own process, whose memory and CPU are measured; those of the PostgreSQL
+server are not included.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ _FILL_HISTORY = (
 
 
 class _Measured(NamedTuple):
-    """Seconds of the first export and its CPU, of the next ones, the CPU of these, by step too, and megabytes."""
+    """Seconds and CPU of the first export and of the next ones, CPU by step, and megabytes."""
 
     first: float
     first_cpu: float
@@ -109,7 +109,7 @@ class _Measured(NamedTuple):
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return what came out; ``count`` is how many attempts the largest store has."""
+    """Measure, and return the results; ``count`` is the number of attempts in the largest store."""
     found = []
     for name in ("SQLite", "PostgreSQL"):
         try:
@@ -187,7 +187,7 @@ def _store_url(name: str, settings: Settings) -> Iterator[str]:
 
 
 def _fill_store(url: str, size: int) -> list[dict[str, Any]]:
-    """Fill a store, and return the rollups of some minutes, as they come between two exports."""
+    """Fill a store, and return the rollups of some minutes, as between two exports."""
     return asyncio.run(_fill_all(url, size))
 
 
@@ -210,7 +210,7 @@ async def _fill_all(url: str, size: int) -> list[dict[str, Any]]:
 
 
 async def _count(store: Store, *, after: int) -> None:
-    """Count what deliveries with ids above this have gone through, as the emission would have."""
+    """Count the attempts and outcomes of deliveries with ids above this, as an emission would."""
     tallies: dict[int, Tally] = {}
 
     def count(at: float, *labels: Any, seconds: float | None = None) -> None:
@@ -251,7 +251,7 @@ def _each(connection: Connection, query: Any) -> Iterable[Any]:
 
 
 def _last_minute_that_is_over() -> int:
-    """Return the last minute that a compaction moves now, seconds since the epoch."""
+    """Return the last minute that a compaction moves now, in seconds since the epoch."""
     return int((time.time() - STAYING_SECONDS) // 60) * 60 - 60
 
 
@@ -290,7 +290,7 @@ async def _measure_store(
 
 
 def _add_minutes(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Count again what these minutes had, in those that are to be moved next."""
+    """Add the counts of these minutes again, to the minutes that are moved next."""
     late = _last_minute_that_is_over() - max((row["minute"] for row in rows), default=0)
     moved = [{**row, "minute": row["minute"] + late} for row in rows]
     if moved:
@@ -298,7 +298,7 @@ def _add_minutes(connection: Connection, rows: list[dict[str, Any]]) -> None:
 
 
 async def _export(store: Store, settings: Settings, folder: Path) -> dict[str, float]:
-    """Do what the flow does; return the CPU seconds of what it does in the store."""
+    """Run the steps of the flow; return the CPU seconds of its steps in the store."""
     from resonant.files import atomic_file
     from resonant.metrics import charts
     from resonant.metrics.prometheus import registry_of, to_text
@@ -328,6 +328,6 @@ async def _export(store: Store, settings: Settings, folder: Path) -> dict[str, f
 
 
 def _peak_megabytes() -> float:
-    """Return the most memory that this process has had."""
+    """Return the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,4 +1,4 @@
-"""Filling a store with many rows at once, by SQL that both databases understand."""
+"""Filling a store with many rows at once, by SQL for both databases."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BOUND = {"body": b"x" * DATA_BYTES, "infinity": math.inf}
 
 
 async def fill(url: str, statements: Sequence[str], **values: float) -> None:
-    """Run these statements in a store that has its tables, in one transaction.
+    """Run these statements in one transaction, in a store that has its tables.
 
     Args:
-        url: the database's.
+        url: the database's URL.
         statements: with ``:name`` for each value, ``:body`` for the body of an event, and ``:infinity``.
         values: numbers, by name.
     """

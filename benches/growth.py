@@ -1,4 +1,4 @@
-"""An emission whose store holds the history of many deliveries, against one whose store holds none; in turn.
+"""An emission with the history of many deliveries in its store, compared in turn with an emission without.
 
 Whole flow runs, from the call to the end. ``--events`` changes the history in proportion.
 """
@@ -41,7 +41,7 @@ _QUIET_SECONDS = 120.0
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return what came out."""
+    """Measure, and return the results."""
     with contextlib.ExitStack() as stack:
         settings = stack.enter_context(empty_home())
         url = stack.enter_context(receiver())

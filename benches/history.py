@@ -1,7 +1,7 @@
-"""What a store holds that has delivered many events to one endpoint: rows such as an emission leaves behind.
+"""Fills a store with the history of many deliveries to one endpoint: rows such as an emission leaves behind.
 
-One attempt each, each fiftieth refused for good and a dead letter. What was counted lies where compactions have left it: the
-last minutes in the rollups, what is before them in the totals, and in the history, by minute and by hour.
+Each delivery has one attempt; every fiftieth is a permanent failure and a dead letter. The counts are where compactions put
+them: those of the last minutes in the rollups, earlier ones in the totals, and in the history by minute and by hour.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DEAD = "i % 50 = 0"
 
 
 def _took(number: str) -> str:
-    """Return how many seconds an attempt took: 1/64 to 1/2, exact in binary, so that sums are."""
+    """Return an attempt's duration in seconds: 1/64 to 1/2, exact in binary, so that sums are exact."""
     return f"(1 + {number} % 32) / 64.0"
 
 
@@ -67,7 +67,7 @@ _FACTS = f"""(SELECT accepted_at AS at, 'accepted' AS measure, 'accepted' AS res
 
 
 def _start_of(size: int) -> str:
-    """Return the start of the minute or hour in which a fact was; a cast alone is rounded by one database and cut by another."""
+    """Return the start of a fact's minute or hour. A cast alone rounds in one database and truncates in the other."""
     return f"CAST(ROUND(at / {size} - 0.5) AS BIGINT) * {size}"
 
 
@@ -88,7 +88,7 @@ _ROLLUPS = (
 
 
 async def fill_history(url: str, count: int) -> None:
-    """Fill an empty store with so many deliveries, of the days until now."""
+    """Fill an empty store with this many deliveries of the past days."""
     now = time.time()
     span = _DAYS * DAY_SECONDS
     await fill(

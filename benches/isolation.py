@@ -48,8 +48,8 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
 
     Args:
         count: events to the healthy endpoint.
-        rounds: how often it is measured alone, and beside the dead one.
-        only: parts of names; all where it is empty.
+        rounds: measurements alone and beside the dead one.
+        only: parts of names; empty: all.
     """
     found = []
     for lane in _LANES:
@@ -94,7 +94,7 @@ def _measure(lane: Lane, kind: Kind, count: int, rounds: int) -> tuple[list[floa
 
 
 def _rate(runner: asyncio.Runner, store: Store, healthy: Receiver, count: int) -> float:
-    """Return how many events a second the healthy endpoint gets."""
+    """Return the events per second of the healthy endpoint."""
     healthy.expect(count)
     runner.run(store.enqueue(events(count), ENDPOINT))
     receipts = healthy.wait(_LONGEST_SECONDS)

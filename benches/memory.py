@@ -1,7 +1,7 @@
-"""The memory of ``resonant emit`` while it sends many stored events, in each lane: how much, and whether it grows.
+"""The memory of ``resonant emit`` while it sends many stored events, in each lane: its size, and whether it grows.
 
-Whether it grows is seen by quarters of the events that come after a tenth of them, as the receiver counts: the last against
-the first.
+To see growth, the first tenth of the events that the receiver counts is skipped, and the last quarter of the rest is compared
+with the first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Sample(NamedTuple):
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return what came out."""
+    """Measure, and return the results."""
     with empty_home() as settings, counting_receiver() as receiver, prefect_server(settings):
         _run("endpoint", "add", ENDPOINT, receiver.url, "--allow-private")
         return [
@@ -107,7 +107,7 @@ def _run(*arguments: str) -> None:
 
 
 def _sample(receiver: Receiver, *arguments: str) -> list[_Sample]:
-    """Run a command, and return its resident memory over time, with how many events had arrived."""
+    """Run a command, and return its resident memory over time, with the number of events that had arrived."""
     samples: list[_Sample] = []
     with subprocess.Popen([sys.executable, "-m", "resonant", *arguments], stdout=sys.stderr) as process:
         while process.poll() is None:

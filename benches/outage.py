@@ -1,6 +1,6 @@
 """Outages with real processes: the requests of each second, the attempts per event, and the time to deliver everything.
 
-The standard scenario: events are due, and the endpoint refuses connections for 30 s. Then it takes 50 requests a second and
+The standard scenario: events are due, and the endpoint refuses connections for 30 s. Then it accepts 50 requests a second and
 answers 503 to the rest. The policy is the default one. ``--only PART`` selects scenarios by a part of their name.
 """
 
@@ -51,12 +51,12 @@ class Scenario:
     """One outage.
 
     Attributes:
-        name: in a few words.
+        name: a short description.
         lane: of the drains.
         behaviour: of the endpoint, once it listens.
         outage: seconds until it listens.
-        drains: processes that send; more than one have PostgreSQL.
-        seconds: how long it is watched if not all is delivered.
+        drains: sending processes; more than one use PostgreSQL.
+        seconds: the time limit for delivering everything.
         most_attempts, most_peak, most_drain: targets: attempts an event, requests in a whole second relative to the
             capacity, and seconds from recovery until all is delivered.
     """
@@ -91,10 +91,10 @@ SCENARIOS = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a scenario.
+    """The outcome of a scenario.
 
     Attributes:
-        notes: the receiver's.
+        notes: the receiver's records.
         attempts: in the store.
         dead_letters: given up.
         unfinished: not delivered in time.
@@ -113,8 +113,8 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
 
     Args:
         count: events.
-        rounds: how often.
-        only: parts of scenarios' names; all where it is empty.
+        rounds: runs of each scenario.
+        only: parts of scenarios' names; empty: all.
     """
     found: list[Comparison] = []
     for scenario in SCENARIOS:
@@ -209,7 +209,7 @@ def _drains(settings: Settings, scenario: Scenario) -> Iterator[None]:
 
 
 async def wait_for_runs(api_url: str, number: int) -> None:
-    """Wait until so many flow runs are under way."""
+    """Wait until this many flow runs are running."""
     query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
     give_up_at = time.monotonic() + _START_SECONDS
     async with httpx.AsyncClient(base_url=api_url, trust_env=False) as client:

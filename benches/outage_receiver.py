@@ -38,12 +38,12 @@ _RESET = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What it does.
+    """The receiver's behaviour.
 
     Attributes:
-        kind: ``works``, an answer to everything, or what happens to each connection.
-        capacity: requests that it takes in any second; beyond, it answers 503. 0 for any number.
-        ends_after: seconds after it began to listen when it works; 0 for never.
+        kind: ``works``, a status for every request, or a fault of each connection.
+        capacity: requests that it accepts in any second; it answers 503 to more. 0 for no limit.
+        ends_after: seconds after it began to listen until it works; 0 for never.
     """
 
     kind: Kind = "works"
@@ -53,13 +53,13 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What it has noted.
+    """The receiver's records.
 
     Attributes:
-        requests: how many came in each whole second since it listens, by second.
+        requests: the number of requests in each whole second since it began to listen.
         accepted: different events.
-        listening_at: when it began to listen, on the machine's monotonic clock.
-        last_at: when the last event was accepted for the first time; 0 for none.
+        listening_at: the monotonic time when it began to listen.
+        last_at: the monotonic time when the last event was first accepted; 0 for none.
     """
 
     requests: dict[int, int]
@@ -69,7 +69,7 @@ class Notes:
 
     @property
     def total(self) -> int:
-        """All requests."""
+        """The total number of requests."""
         return sum(self.requests.values())
 
     @property
@@ -79,10 +79,10 @@ class Notes:
 
 
 class OutageReceiver:
-    """One in a process of its own.
+    """A receiver in its own process.
 
     Attributes:
-        url: where it listens, or will.
+        url: its URL, even before it listens.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -91,12 +91,12 @@ class OutageReceiver:
         self.url = self._answers.readline().decode().strip()
 
     def listen_after(self, seconds: float) -> None:
-        """Have it listen after so many seconds."""
+        """Make it listen after this many seconds."""
         self._commands.write(f"{seconds}\n".encode())
         self._commands.flush()
 
     def notes(self) -> Notes:
-        """Return what it has noted so far."""
+        """Return its records so far."""
         self._commands.write(b"\n")
         self._commands.flush()
         fields = json.loads(self._answers.readline())
@@ -106,7 +106,7 @@ class OutageReceiver:
 
 @contextlib.contextmanager
 def outage_receiver(behaviour: Behaviour) -> Iterator[OutageReceiver]:
-    """Run one for as long as the block."""
+    """Run a receiver during the block."""
     command = [sys.executable, "-m", "benches.outage_receiver", json.dumps(asdict(behaviour))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         try:
@@ -130,7 +130,7 @@ class _State:
         return "works" if is_over else behaviour.kind
 
     def answer(self, event_id: bytes) -> bytes | None:
-        """Note a request; return the answer, None for none."""
+        """Record a request; return the answer, or None for no answer."""
         now = time.monotonic()
         self.requests[int(now - self.listening_at)] += 1
         if self.kind != "works":

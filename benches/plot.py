@@ -1,4 +1,4 @@
-"""``python -m benches plot FILE [--output FILE]``: draw the comparison that ``--json FILE`` has written."""
+"""``python -m benches plot FILE [--output FILE]``: draw the comparison written by ``--json FILE``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _STYLE = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the file that is named, and draw it."""
+    """Read the named file, and draw its comparison."""
     parser = argparse.ArgumentParser("python -m benches plot", description="Draw a comparison.")
     parser.add_argument("file", type=Path, metavar="FILE", help="what --json has written")
     parser.add_argument("--output", type=Path, metavar="FILE", default=Path("docs/performance.svg"))

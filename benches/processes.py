@@ -1,4 +1,4 @@
-"""Processes with all that they start: started, stopped, and what they cost."""
+"""Processes with their descendants: starting, stopping and measuring them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUIET_CORES = 0.15
 
 @contextlib.contextmanager
 def kept(command: list[str], *, log: Path, variables: Mapping[str, str] = {}) -> Iterator[int]:
-    """Run a command for as long as the block and this process; yield its id.
+    """Run a command during the block, and no longer than this process; yield its process id.
 
     Args:
         command: the program and its arguments.
@@ -58,7 +58,7 @@ def _child_of(supervisor: subprocess.Popen[bytes]) -> int:
 
 @contextlib.contextmanager
 def told(command: list[str], *, log: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command that ends when its standard input does; what it says on its output is for the caller.
+    """Run a command that ends when its standard input does; the caller reads its output.
 
     Args:
         command: the program and its arguments.
@@ -87,7 +87,7 @@ def told(command: list[str], *, log: Path, variables: Mapping[str, str]) -> Iter
 
 
 class Tree:
-    """Some processes and all that they have started.
+    """Some processes and their descendants.
 
     Args:
         roots: the processes' ids.
@@ -97,19 +97,19 @@ class Tree:
         self._roots = [psutil.Process(root) for root in roots]
 
     def cpu_seconds(self) -> float:
-        """Return what they have used so far, with those that have ended and were waited for."""
+        """Return their CPU seconds so far, including descendants that have ended and were waited for."""
         return sum(sum(times[:4]) for each in self._all() if (times := _of(each.cpu_times)))
 
     def resident_megabytes(self) -> float:
-        """Return the memory that they have now; what processes share is counted in each."""
+        """Return their current memory; shared memory counts in each process."""
         return sum(memory.rss for each in self._all() if (memory := _of(each.memory_info))) / 1e6
 
     @contextlib.contextmanager
     def stopped(self, is_free: Callable[[], bool]) -> Iterator[None]:
-        """Let none of them run within the block.
+        """Stop all of them during the block.
 
         Args:
-            is_free: whether they hold no lock now; where they do, they are stopped at another moment.
+            is_free: returns whether they hold no lock now; otherwise they are stopped at another moment.
         """
         processes = self._all()
         _signal(processes, signal.SIGSTOP)
@@ -131,7 +131,7 @@ class Tree:
 
 
 def _of(look: Callable[[], _T]) -> _T | None:
-    """Return what is seen of a process, None where it has ended meanwhile."""
+    """Return a figure of a process; None if it has ended meanwhile."""
     try:
         return look()
     except psutil.NoSuchProcess:
@@ -145,12 +145,12 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
 
 
 def wait_until_quiet(trees: Sequence[Tree], seconds: float, *, look_seconds: float = 1.0) -> None:
-    """Wait until these do next to nothing, or so many seconds have passed.
+    """Wait until these processes are nearly idle, or the time limit has passed.
 
     Args:
         trees: the processes.
-        seconds: at most.
-        look_seconds: for how long they have done nothing; the CPU of a process is known to a hundredth of a second.
+        seconds: the time limit.
+        look_seconds: how long they must be idle; the CPU of a process is known to a hundredth of a second.
     """
     give_up_at = time.monotonic() + seconds
     cores = _QUIET_CORES
@@ -161,7 +161,7 @@ def wait_until_quiet(trees: Sequence[Tree], seconds: float, *, look_seconds: flo
 
 
 class PeakMemory:
-    """The most resident memory that a tree has within the block, looked at five times a second.
+    """The peak resident memory of a tree within the block, sampled five times a second.
 
     Attributes:
         megabytes: known after the block.

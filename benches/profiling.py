@@ -1,7 +1,7 @@
-"""``python -m benches profile``: where the time of an emission goes, or that of the Prefect server which records it.
+"""``python -m benches profile``: profiles an emission, or the Prefect server that records it.
 
-The emission is one flow run, seen by pyinstrument in the thread of its event loop; the server is seen by py-spy while empty
-tasks are sent to it and recorded. Both are in the ``bench`` extra.
+The emission is one flow run, profiled by pyinstrument in the thread of its event loop. The server is profiled by py-spy while
+it records empty tasks. Both profilers are in the ``bench`` extra.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _AREAS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Profile what is asked for, and print it."""
+    """Profile the requested part, and print the profile."""
     parser = argparse.ArgumentParser("python -m benches profile", description="Tell where the time goes.")
     parser.add_argument("--lane", choices=list(LANES), default="task", help="of the emission")
     parser.add_argument("--server", action="store_true", help="the Prefect server's instead")

@@ -1,6 +1,6 @@
-"""An endpoint's rate, which four drains share: what its receiver sees in any second, also after one of them is killed.
+"""An endpoint's rate, shared by four drains: the requests in any second, also after one drain is killed.
 
-The receiver keeps a journal; a second may begin at any request.
+The receiver's journal is evaluated; a second may begin at any request.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run(count: int, rounds: int) -> list[Comparison | Standing]:
 
 
 def _measured(database: Database, lane: Lane, count: int, *, kills: bool) -> tuple[float, float]:
-    """Send so many; return the most requests in any second, and the events per second."""
+    """Send this many events; return the most requests in any second, and the events per second."""
     with contextlib.ExitStack() as stack:
         settings = stack.enter_context(empty_home())
         settings.home.mkdir(parents=True)
@@ -118,7 +118,7 @@ async def _prepare(url: str, receiver: str, count: int) -> None:
 
 
 def _wait_for(journal: Path, count: float) -> None:
-    """Wait until so many requests have arrived."""
+    """Wait until this many requests have arrived."""
     give_up_at = time.monotonic() + _START_SECONDS + 2 * count / _RATE
     seen = 0
     with journal.open() as lines:

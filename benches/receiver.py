@@ -1,10 +1,10 @@
-"""A receiver that costs next to nothing: it reads a request to its end, answers, and keeps the connection.
+"""A receiver that uses little CPU: it reads a request to its end, answers, and keeps the connection.
 
-It answers 200; where it is asked to, 503 to the first attempt of a part of the events, which it knows by ``webhook-id``.
+It answers 200 or, on request, 503 to the first attempt of a share of the events, which it identifies by ``webhook-id``.
 
-Run as a process of its own (``python -m benches.receiver``) it prints its URL, and ends when its standard input does. A line
-``EVENTS FAULTS`` on it begins a count, which is printed as JSON when so many different events have been accepted; an empty
-line has it printed at once.
+Run in its own process (``python -m benches.receiver``), it prints its URL, and ends when its standard input does. An input line
+``EVENTS FAULTS`` begins a count, which is printed as JSON when that many different events have been accepted; an empty line
+prints it at once.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
 class NotReceived(Exception):
-    """Not all that was expected arrived in time."""
+    """Not all expected events arrived in time."""
 
 
 @dataclass(slots=True)
 class Receipts:
-    """What has arrived since a count began.
+    """The requests since a count began.
 
     Attributes:
-        events: different ones that were accepted.
-        requests: all of them.
-        refused: those that were answered 503.
-        first_at: when the first request had been read, on the machine's monotonic clock, in seconds.
-        last_at: the same of the last event that was accepted for the first time.
+        events: different accepted events.
+        requests: all requests.
+        refused: requests that were answered 503.
+        first_at: the monotonic time when the first request had been read, in seconds.
+        last_at: the same for the last event that was accepted for the first time.
     """
 
     events: int = 0
@@ -54,15 +54,15 @@ class Receipts:
 
     @property
     def duplicates(self) -> int:
-        """Requests for events that had been accepted before."""
+        """Requests for events that were already accepted."""
         return self.requests - self.refused - self.events
 
 
 class Receiver:
-    """A receiver in a process of its own.
+    """A receiver in its own process.
 
     Attributes:
-        url: where it listens.
+        url: its URL.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -71,7 +71,7 @@ class Receiver:
         self.url = self._answers.readline().decode().strip()
 
     def expect(self, events: int, *, faults: float = 0.0) -> None:
-        """Begin a count; of the events in this part (0 to 1) the first attempt is answered 503."""
+        """Begin a count; the first attempt of this share (0 to 1) of the events is answered 503."""
         self._command(f"{events} {faults}")
         self._answers.readline()  # it counts from now on
 
@@ -79,7 +79,7 @@ class Receiver:
         """Wait until as many events have been accepted as were expected.
 
         Raises:
-            NotReceived: they were not, within so many seconds.
+            NotReceived: they did not arrive in time.
         """
         if not select.select([self._answers], [], [], seconds)[0]:
             raise NotReceived(f"after {seconds:.0f} s only this has arrived: {self.so_far()}")
@@ -100,7 +100,7 @@ class Receiver:
 
 @contextlib.contextmanager
 def counting_receiver() -> Iterator[Receiver]:
-    """Run one for as long as the block."""
+    """Run a receiver during the block."""
     command = [sys.executable, "-m", "benches.receiver"]
     # Without a buffer: nothing that it has said shall be hidden from select.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
@@ -110,13 +110,13 @@ def counting_receiver() -> Iterator[Receiver]:
 
 @contextlib.contextmanager
 def receiver() -> Iterator[str]:
-    """Run one for as long as the block, and yield its URL."""
+    """Run a receiver during the block, and yield its URL."""
     with counting_receiver() as running:
         yield running.url
 
 
 class _Count:
-    """What has arrived, and how it is answered."""
+    """Counts requests, and chooses their answers."""
 
     def __init__(self, expected: int, faults: float) -> None:
         self.receipts = Receipts()

@@ -1,4 +1,4 @@
-"""What came out, with the machine that it came out of, as JSON."""
+"""The results and the machine, as JSON."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _PACKAGES = (
 
 @dataclass(slots=True)
 class Results:
-    """What has come out so far.
+    """The results so far.
 
     Attributes:
         comparisons: each with the name of its bench.
         standings: of the contenders of the comparison.
-        failed: why, by the name of the bench.
+        failed: the reasons of failures, by the name of the bench.
     """
 
     comparisons: list[tuple[str, Comparison]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Results:
     failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, bench: str, found: Iterable[Comparison | Standing]) -> None:
-        """Add what a bench has found."""
+        """Add a bench's results."""
         for each in found:
             if isinstance(each, Standing):
                 self.standings.append(each)
@@ -56,12 +56,12 @@ class Results:
                 self.comparisons.append((bench, each))
 
     def standing_of(self, name: str) -> Standing | None:
-        """Return how the contender of this name stands, None where it did not run."""
+        """Return the standing of the contender with this name; None if it did not run."""
         return next((each for each in self.standings if each.name == name and each.visits), None)
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write a file with all values of all rounds."""
+    """Write all values of all rounds to a file."""
     document = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(),

@@ -1,8 +1,8 @@
-"""What counting costs: claim, begin and record through the store with rollups on, against off, in turn.
+"""The cost of counting: claim, begin and record through the store, with rollups on and off in turn.
 
-The store is all that works here, which is the worst case: with a send in between, the part of the rollups is smaller. In
-events a second of CPU, which is what an emission is short of: with a disk's and neighbours' moods in it, three in a hundred
-would be lost in the noise.
+Only the store works here, which is the worst case: with a send in between, the share of the rollups is smaller. The unit is
+events per second of CPU, which limits an emission. In wall-clock time, noise from the disk and other processes would hide
+three in a hundred.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FAILED_PART = 0.2
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return what came out."""
+    """Measure, and return the results."""
     with empty_home() as settings:
         return asyncio.run(_compare(settings, count, rounds))
 
@@ -69,7 +69,7 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
 
 
 async def _emit(store: Store, rng: random.Random, failed_part: float) -> None:
-    """Do to each delivery what an emission does, but for the send."""
+    """Run an emission's store operations for each delivery, without the send."""
     commit = BatchWriter(store)
 
     async def one_after_the_other(leases: list[Lease]) -> None:

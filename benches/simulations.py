@@ -53,7 +53,7 @@ ROWS = (
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the table, or those rows whose command has one of the words."""
+    """Print the table, or only the rows whose command contains one of the words."""
     print(
         "| endpoint | attempts per event | peak ÷ capacity (worst seed) | drained after | noticed after | command |"
     )

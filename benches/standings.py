@@ -1,4 +1,4 @@
-"""How the contenders of the comparison stand: what was measured of each, and the table."""
+"""The standings of the contenders in the comparison: their measurements, and the table."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _ENOUGH_FOR_P99 = 100
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One lot of events, delivered.
+    """The delivery of one batch of events.
 
     Attributes:
-        events_per_second: from the first request that the receiver got until the last event that was new to it.
-        cpu_ms: of all processes that send, in milliseconds an event.
-        services_cpu_ms: of what they lean on, by name, until that was quiet again; likewise.
-        peak_megabytes: resident memory of the processes that send; what they share is counted in each.
-        quiet_after: seconds from the last receipt until workers and services were quiet.
-        requests: that the receiver got.
-        duplicates: requests for an event that had been accepted.
-        enqueue_seconds: of handing the events over, before, while the workers were stopped.
-        latencies: of others, before, each to an idle system: seconds from handing one over until the receiver had it. Where
-            nothing is kept, from just before the worker's call: a file that says what to send is not part of it.
+        events_per_second: from the receiver's first request until the last event that was new to it.
+        cpu_ms: of all sending processes, in milliseconds an event.
+        services_cpu_ms: of their services, by name, until these were idle again; likewise.
+        peak_megabytes: resident memory of the sending processes; shared memory counts in each.
+        quiet_after: seconds from the last receipt until workers and services were idle.
+        requests: received by the receiver.
+        duplicates: requests for events that were already accepted.
+        enqueue_seconds: of enqueuing the events beforehand, while the workers were stopped.
+        latencies: of other events beforehand, each in an idle system: seconds from enqueuing one until the receiver had it.
+            For contenders that store nothing, from just before the worker's call: reading the file of events is excluded.
     """
 
     events_per_second: float
@@ -55,11 +55,11 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What was measured of a contender in one round.
+    """The measurements of a contender in one round.
 
     Attributes:
         plain: with no faults.
-        faulty: with the first attempt of a fifth of the events answered 503; None where nothing is sent.
+        faulty: with the first attempt of a fifth of the events answered 503; None if it sends nothing.
     """
 
     plain: Delivered
@@ -68,13 +68,13 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A contender, and what was measured of it.
+    """A contender and its measurements.
 
     Attributes:
         name: the contender's.
-        in_flight: sends at the same time.
-        visits: by the number of the round; a round that failed is not there.
-        remark: why there is nothing, or not all; empty otherwise.
+        in_flight: concurrent sends.
+        visits: by the number of the round, without failed rounds.
+        remark: why measurements are missing; empty otherwise.
         is_missing: whether a part of it is not installed.
     """
 
@@ -85,15 +85,15 @@ class Standing:
     is_missing: bool = False
 
     def delivered(self, kind: Kind) -> dict[int, Delivered]:
-        """Return what was delivered without or with faults, by the number of the round."""
+        """Return the deliveries without or with faults, by the number of the round."""
         return {turn: found for turn, visit in self.visits.items() if (found := kind(visit)) is not None}
 
     def values(self, kind: Kind, value: Value) -> list[float]:
-        """Return a value of each round in which there is one."""
+        """Return a value of each round that has it."""
         return [value(each) for each in self.delivered(kind).values()]
 
     def ratios(self, other: Standing, kind: Kind, value: Value) -> list[float]:
-        """Return a value by another's, of each round that both have."""
+        """Return the ratios of a value to another standing's, for each round that both have."""
         ours, theirs = self.delivered(kind), other.delivered(kind)
         return [value(ours[turn]) / value(theirs[turn]) for turn in sorted(ours.keys() & theirs.keys())]
 
@@ -103,7 +103,7 @@ class Standing:
         return float(np.percentile(latencies, percentile)) * 1000 if latencies else None
 
     def added_latency_ms(self, bare: Standing, kind: Kind, percentile: float) -> float | None:
-        """Return a percentile less the same percentile of another's."""
+        """Return a percentile minus the same percentile of another standing."""
         ours, theirs = (each.latency_ms(kind, percentile) for each in (self, bare))
         return None if ours is None or theirs is None else ours - theirs
 
@@ -113,12 +113,12 @@ class Standing:
 
 
 def plain(visit: Visit) -> Delivered | None:
-    """Take what was delivered without faults."""
+    """Take the delivery without faults."""
     return visit.plain
 
 
 def faulty(visit: Visit) -> Delivered | None:
-    """Take what was delivered with faults."""
+    """Take the delivery with faults."""
     return visit.faulty
 
 
@@ -128,12 +128,12 @@ def events_per_second(each: Delivered) -> float:
 
 
 def cpu_ms(each: Delivered) -> float:
-    """Take the CPU of the processes that send."""
+    """Take the CPU of the sending processes."""
     return each.cpu_ms
 
 
 def all_cpu_ms(each: Delivered) -> float:
-    """Take the CPU of the processes that send and of the services that they use."""
+    """Take the CPU of the sending processes and their services."""
     return each.cpu_ms + sum(each.services_cpu_ms.values())
 
 
@@ -149,11 +149,11 @@ _KINDS: dict[str, Kind] = {"0 %": plain, "20 %": faulty}
 def show_standings(standings: Sequence[Standing], raw: Standing | None) -> None:
     """Print a table with two rows for each contender, without and with faults.
 
-    Latencies are shown less those of a bare call, p50 less p50 and p99 less p99.
+    Latencies are shown minus those of a bare call, p50 minus p50 and p99 minus p99.
 
     Args:
         standings: of all contenders.
-        raw: the raw loop's, of which each row gives ratios, and whose calls are the bare ones; None where it is missing.
+        raw: the raw loop's, the baseline of each row's ratios, and whose calls are the bare ones; None if it is missing.
     """
     rows = [
         _row(each, raw, faults, kind)

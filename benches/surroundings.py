@@ -1,4 +1,4 @@
-"""What a bench runs in: an empty home, servers of its own (Prefect, PostgreSQL, Redis), and events to send."""
+"""The environment of a bench: an empty home, its own servers (Prefect, PostgreSQL, Redis), and events to send."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _RECORDING_SECONDS = 120.0
 
 
 class Missing(Exception):
-    """A part that a bench needs is not installed; the text says how to get it."""
+    """A package or program that a bench needs is not installed; the text says how to get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Postgresql:
 
     Attributes:
         url: of its database, for Resonant and for libpq.
-        pid: of its first process.
+        pid: its main process.
     """
 
     url: str
@@ -59,7 +59,7 @@ class Redis:
 
     Attributes:
         socket: the socket's path.
-        pid: of its process.
+        pid: its process.
     """
 
     socket: Path
@@ -68,7 +68,7 @@ class Redis:
 
 @contextlib.contextmanager
 def empty_home() -> Iterator[Settings]:
-    """Point Resonant and Prefect, not yet imported, at an empty folder, and yield the settings."""
+    """Point Resonant and Prefect at an empty folder, and yield the settings. Call it before importing Prefect."""
     with tempfile.TemporaryDirectory(prefix="resonant-bench-", ignore_cleanup_errors=True) as folder:
         for name in [name for name in os.environ if name.startswith(("PREFECT_", "RESONANT_"))]:
             del os.environ[name]
@@ -94,7 +94,7 @@ def prefect_server(settings: Settings) -> Iterator[str]:
 
 
 async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = None) -> None:
-    """Save a receiver as an endpoint, by default that of the events, once Prefect is pointed at its server."""
+    """Save a receiver as an endpoint, by default the events' endpoint. Prefect must already point at its server."""
     from pydantic import SecretStr
 
     from blocks.catalog import save_webhook_endpoint
@@ -105,7 +105,7 @@ async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = 
 
 
 async def recorded_task_runs(api_url: str, flow_run_id: object, count: int) -> int:
-    """Wait until the server knows how each of so many task runs of a flow run ended; return how many it knows."""
+    """Wait until the server has recorded the end of this many task runs of a flow run; return how many it has."""
     query = {
         "flow_runs": {"id": {"any_": [str(flow_run_id)]}},
         "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
@@ -122,7 +122,7 @@ async def recorded_task_runs(api_url: str, flow_run_id: object, count: int) -> i
 
 @contextlib.contextmanager
 def postgresql() -> Iterator[Postgresql]:
-    """Start a PostgreSQL of its own, as it comes.
+    """Start a PostgreSQL server with default settings.
 
     Raises:
         Missing: the package is not installed.
@@ -143,7 +143,7 @@ def postgresql() -> Iterator[Postgresql]:
 
 
 def postgresql_is_free(url: str) -> bool:
-    """Tell whether no other session is in a transaction."""
+    """Return whether no other session is in a transaction."""
 
     async def ask() -> bool:
         connection = await asyncpg.connect(url)
@@ -156,7 +156,7 @@ def postgresql_is_free(url: str) -> bool:
 
 
 def sqlite_is_free(path: Path) -> bool:
-    """Tell whether nobody is writing."""
+    """Return whether no process is writing."""
     with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -168,10 +168,10 @@ def sqlite_is_free(path: Path) -> bool:
 
 @contextlib.contextmanager
 def redis() -> Iterator[Redis]:
-    """Start a Redis of its own, with the settings that it has without a file of them: snapshots, no log.
+    """Start a Redis server with its default settings: snapshots, no append-only log.
 
     Raises:
-        Missing: it is not installed.
+        Missing: Redis is not installed.
     """
     program = shutil.which("redis-server")
     if program is None:
@@ -199,7 +199,7 @@ def lines(count: int) -> list[bytes]:
 
 
 def write_lines(path: Path, count: int) -> Path:
-    """Write a file of such lines."""
+    """Write a file of input lines."""
     path.write_bytes(b"\n".join(lines(count)))
     return path
 

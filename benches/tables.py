@@ -16,9 +16,9 @@ def print_table(headings: Sequence[str], right: Container[str], rows: Iterable[S
     """Print a table: with lines on a terminal, plain elsewhere.
 
     Args:
-        headings: one a column.
+        headings: one per column.
         right: headings of the columns whose text is aligned to the right.
-        rows: one text a column.
+        rows: one text per column.
     """
     console = Console()
     if not console.is_terminal:
@@ -32,5 +32,5 @@ def print_table(headings: Sequence[str], right: Container[str], rows: Iterable[S
 
 
 def number(value: float) -> str:
-    """Return a value as a table shows it."""
+    """Format a value for a table."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

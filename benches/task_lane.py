@@ -1,7 +1,7 @@
-"""The task lane against empty Prefect tasks, as many in flight, under one server with the shipped settings.
+"""The task lane compared with empty Prefect tasks, with as many in flight, on one server with the shipped settings.
 
-Both are whole flow runs, from the call to its end. Between rounds the server records what it was sent, so that no round
-disturbs the next.
+Both are whole flow runs, from the call to its end. Between rounds the server finishes its records, so that no round disturbs
+the next.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EVENTS, ROUNDS = 1_000, 5
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return what came out."""
+    """Measure, and return the results."""
     with empty_home() as settings, receiver() as url, prefect_server(settings) as api_url:
         return asyncio.run(_Lane(settings, api_url, count, rounds).compare(url))
 
@@ -82,10 +82,10 @@ class _Lane:
 
 
 async def emit_stored(store_url: str, count: int, **options: Any) -> tuple[State[None], Stopwatch]:
-    """Store events, then deliver them by a flow run, which alone is timed.
+    """Store events, then deliver them by a flow run; only the flow run is timed.
 
     Args:
-        store_url: of the store that the settings name.
+        store_url: the URL of the configured store.
         count: events.
         options: parameters of the flow.
     """

@@ -1,8 +1,8 @@
-"""What Resonant is compared with, and Resonant itself: how each is started and given events.
+"""The contenders, including Resonant: how to start each and enqueue events.
 
 All send the same events by POST, with ``content-type`` and ``webhook-id``, to one receiver; none signs them. Resonant sends
-its CloudEvents headers too. Whatever runs on asyncio sends through httpx on the httpx-aiohttp transport, in threads through
-httpx's own, a client for each thread. Each does its own retries, four attempts at most, at once or after 0.1 s.
+its CloudEvents headers too. Contenders on asyncio send through httpx with the httpx-aiohttp transport; threads use httpx's own
+transport, with a client for each thread. Each does its own retries, four attempts at most, at once or after 0.1 s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a contender is: a name, and a way to have it run."""
+"""A contender: a name, and a way to run it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Place:
     """Where a contender runs.
 
     Attributes:
-        settings: of an empty home.
-        folder: an empty one, of its own.
-        url: of the receiver.
+        settings: name an empty home.
+        folder: its own empty folder.
+        url: the receiver's URL.
     """
 
     settings: Settings
@@ -35,7 +35,7 @@ class Place:
 
     @property
     def log(self) -> Path:
-        """A file for what its processes say."""
+        """The log file of its processes."""
         return self.folder / "log"
 
 
@@ -44,12 +44,12 @@ class Running:
     """A contender whose processes have been started.
 
     Attributes:
-        enqueue: hands events over, for sending; returns when they have been accepted.
+        enqueue: enqueues events; returns when they have been accepted.
         workers: the ids of the processes that send, without their children.
-        services: of what the workers lean on (Redis, PostgreSQL, Prefect's server), by name.
-        sends: whether the receiver gets what was enqueued.
-        wait: where nothing is kept: waits until the worker says that it has done what was enqueued last, and returns when
-            its first call began and its last one ended, on the machine's monotonic clock. Each enqueuing is waited for.
+        services: the process ids of the workers' services (Redis, PostgreSQL, Prefect's server), by name.
+        sends: whether the receiver gets the enqueued events.
+        wait: for contenders that store nothing: waits until the worker reports the last enqueued events as done, and returns
+            the monotonic times when its first call began and its last one ended. Call it after each ``enqueue``.
         is_free: whether no worker holds a lock that events wait for before they are accepted.
     """
 
@@ -62,23 +62,23 @@ class Running:
 
     @property
     def worker_tree(self) -> Tree:
-        """The processes that send, with all that they have started."""
+        """The sending processes, with their descendants."""
         return Tree(self.workers)
 
     @property
     def service_trees(self) -> dict[str, Tree]:
-        """What the workers lean on, by name."""
+        """The workers' services, by name."""
         return {name: Tree([pid]) for name, pid in self.services.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to get events delivered.
+    """One way to deliver events.
 
     Attributes:
-        name: as the table says it.
-        in_flight: sends at the same time, of all its processes together; task runs where they send nothing.
-        start: has it run for as long as a block; raises ``Missing`` where a part of it is not installed.
+        name: its name in the table.
+        in_flight: concurrent sends of all its processes; task runs if they send nothing.
+        start: runs it during a block; raises ``Missing`` if a part of it is not installed.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What keeps nothing: a loop, and Prefect tasks. Their events are written to a file, which the worker is then told of."""
+"""Contenders that store nothing: a loop, and Prefect tasks. Their events are in a file whose name the worker reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TASK_RUNS_IN_FLIGHT = task_runs_in_flight(Settings.model_fields["concurrency"].
 def _told(
     place: Place, module: str, *arguments: str, in_flight: int = IN_FLIGHT, **services: int
 ) -> Iterator[Running]:
-    """Run a worker that reads files' names from its input, and says by a line when it has done what is in one."""
+    """Run a worker that reads file names from its input, and prints a line when the events of a file are done."""
     variables = {"BENCH_URL": place.url, "BENCH_IN_FLIGHT": str(in_flight)}
     worker = told(python(f"{_WORKERS}.{module}", *arguments), log=place.log, variables=variables)
     files = (place.folder / f"{number}.json" for number in itertools.count())

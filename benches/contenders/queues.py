@@ -1,4 +1,4 @@
-"""Task queues of others, each with the broker that its users have."""
+"""Other task queues, each with its usual broker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONCURRENCY = 100
 
 
 def _app(place: Place, package: str, broker: str) -> Any:
-    """Import what both sides share: the producer here, the workers by its name; and point it at the broker.
+    """Import the module that the producer and the workers share, and point it at the broker.
 
     Raises:
         Missing: the package is not installed.

@@ -1,1 +1,1 @@
-"""The processes that send, each as its own documentation recommends."""
+"""The sending processes, each as its own documentation recommends."""

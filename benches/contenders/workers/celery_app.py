@@ -1,6 +1,6 @@
-"""Celery: https://docs.celeryq.dev/en/stable/userguide/tasks.html, with late acknowledgement, as nothing may be lost.
+"""Celery: https://docs.celeryq.dev/en/stable/userguide/tasks.html, with late acknowledgement, so that no event is lost.
 
-The prefetch multiplier is what https://docs.celeryq.dev/en/stable/userguide/optimizing.html says for many short tasks.
+The prefetch multiplier is the one that https://docs.celeryq.dev/en/stable/userguide/optimizing.html gives for many short tasks.
 """
 
 from __future__ import annotations

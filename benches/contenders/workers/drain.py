@@ -1,4 +1,4 @@
-"""Resonant: a drain, whose one flow run goes on until the process ends."""
+"""Resonant: a drain with one flow run, which ends with the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Posting an event to the receiver that ``BENCH_URL`` names; any answer but success raises."""
+"""Post an event to the receiver at ``BENCH_URL``; any answer except success raises."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _own = threading.local()
 
 
 def post(event_id: str, body: str) -> None:
-    """Send one event, by this thread's own client."""
+    """Send one event with this thread's own client."""
     client: httpx.Client | None = getattr(_own, "client", None)
     if client is None:
         client = _own.client = httpx.Client(trust_env=False)
@@ -33,5 +33,5 @@ def async_client() -> httpx.AsyncClient:
 
 
 def headers(event_id: str) -> dict[str, str]:
-    """Return the headers that every sender sends."""
+    """Return the headers common to all senders."""
     return {"content-type": "application/json", "webhook-id": event_id}

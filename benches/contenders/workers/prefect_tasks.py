@@ -1,4 +1,4 @@
-"""Prefect tasks, one for each event: empty, or such as a first version posts by, with Prefect's own retries."""
+"""Prefect tasks, one for each event: empty, or posting as in a first version, with Prefect's own retries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def deliver(event_id: str, body: str) -> None:
 
 @flow(persist_result=False)
 async def run_tasks(kind: str) -> None:
-    """Run a task for each event that this process is told of."""
+    """Run a task for each event that this process reads."""
     await do_all_told(deliver if kind == "naive" else lambda *_event: do_nothing())
 
 

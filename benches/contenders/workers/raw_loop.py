@@ -1,4 +1,4 @@
-"""The baseline: a loop that posts, and posts again at once what was refused."""
+"""The baseline: a loop that posts events, and retries refused ones at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker is told: files of events, by their names on its input."""
+"""Read the names of event files from standard input, and process their events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IN_FLIGHT = int(os.environ["BENCH_IN_FLIGHT"])
 
 
 async def do_all_told(do: Callable[[str, str], Awaitable[object]]) -> None:
-    """Do this with the id and the body of each event of each file, so many at a time; say when it began and ended."""
+    """Call a function with the id and the body of each event of each file, so many at a time; print when it began and ended."""
     async for events in _batches():
         left = iter(events)
 
