@@ -1,4 +1,4 @@
-"""Attempts that tests make."""
+"""Attempts for tests."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Commands that run in this process, in an environment of their own."""
+"""Commands that run in this process, in their own environment."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _private_files() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored_logging() -> Iterator[None]:
-    """Undo what a command does to the loggers: it quiets Prefect for the rest of its process."""
+    """Restore the loggers: a command quiets Prefect for the rest of its process."""
     root = logging.getLogger()
     loggers = [each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     handlers = [handler for each in (root, *loggers) for handler in each.handlers]

@@ -1,4 +1,4 @@
-"""A run of the dispatcher over a store of its own."""
+"""A run of the dispatcher on its own store."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ QUICK = RetryPolicy(max_attempts=3, base=1.0, factor=1.0, jitter="none")
 
 @dataclass
 class Scene:
-    """A worker's emission, and what a test wants to see of it."""
+    """A worker's emission, and the values that tests inspect."""
 
     dispatcher: Dispatcher
     store: Store
@@ -42,7 +42,7 @@ class Scene:
     chunk_size: ClassVar[int] = 0
 
     async def emit_one(self, lease):
-        """Make the attempts of a delivery; in place of waiting, the clock moves on."""
+        """Make the attempts of a delivery; the clock advances instead of waiting."""
         while True:
             report = await self.dispatcher.attempt(lease.key)
             self.reports.append(report)
@@ -54,7 +54,7 @@ class Scene:
         self.clock.advance(seconds)
 
     async def emit_chunk(self, leases):
-        """Make an attempt of each; in place of waiting for what is parked for a moment, the clock moves on."""
+        """Make an attempt of each; the clock advances instead of waiting for briefly parked deliveries."""
         self.chunks.append(len(leases))
         done = await self.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
         self.done.append(done)
@@ -62,7 +62,7 @@ class Scene:
             await self.wait_for_parked()
 
     async def wait_for_parked(self, longest=WAIT_SECONDS):
-        """Let the clock move on until all is due that is due within so many seconds."""
+        """Advance the clock until all deliveries are due that become due within this many seconds."""
         now, table = self.clock(), schema.deliveries.c
         query = select(func.max(table.available_at)).where(
             table.lease_owner.is_(None), table.available_at <= now + longest
@@ -128,7 +128,7 @@ async def scene(
 
 @asynccontextmanager
 async def another_worker(path, *, clock, lease_seconds=60.0):
-    """The store as another process sees it."""
+    """Open the store as another process would."""
     store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, lease_seconds=lease_seconds)
     try:
         yield store
@@ -148,7 +148,7 @@ async def enqueue(store, count=1, endpoint="orders", **options):
 
 
 def rows(path, query):
-    """Read what is committed, as another process would."""
+    """Read committed rows, as another process would."""
     with contextlib.closing(sqlite3.connect(path / "r.db")) as connection:
         return connection.execute(query).fetchall()
 
@@ -166,7 +166,7 @@ async def fail(_event):
 
 
 def failing_first(times=1, *, one_in=1):
-    """A sink that fails the first attempts of each event, or of one in so many.
+    """Return a sink that fails the first attempts of each event, or of one event in ``one_in``.
 
     Eight failures in a row close the gate of an endpoint.
     """

@@ -1,4 +1,4 @@
-"""Dead letters for commands."""
+"""Dead letters in the tests of commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests do with events."""
+"""Helpers for events in tests."""
 
 from dataclasses import asdict
 
@@ -6,5 +6,5 @@ from resonant.events import Event
 
 
 def changed(event, **attributes):
-    """Copy an event with other attributes, unchecked."""
+    """Copy an event with other attributes, without validation."""
     return Event.from_stored(**asdict(event) | attributes)

@@ -1,15 +1,15 @@
-"""How many examples generated tests try: a quarter in `make test`, all of them in `make test-all`."""
+"""The number of examples in generated tests: a quarter in `make test`, all of them in `make test-all`."""
 
 from __future__ import annotations
 
 import os
 
-# ``RESONANT_FUZZ_EXAMPLES=7000`` is a million cases in all, as most fuzz tests make many of each example.
+# ``RESONANT_FUZZ_EXAMPLES=7000`` is a million cases in all, since most fuzz tests make many cases of each example.
 ALL = 200
 FUZZ_EXAMPLES = int(os.environ.get("RESONANT_FUZZ_EXAMPLES", str(ALL // 4)))
 _FEWEST = 5
 
 
 def examples(number: int) -> int:
-    """Return how many examples to try of this number, which is the most."""
+    """Return how many examples to try, at most this number."""
     return max(_FEWEST, min(number, number * FUZZ_EXAMPLES // ALL))

@@ -23,7 +23,7 @@ MANIFEST = "window.json"
 
 
 class Shop:
-    """A store in which things happen, and the exports of it."""
+    """A store with activity, and its exports."""
 
     def __init__(self, url, folder):
         self.clock = FixedClock(START)
@@ -45,7 +45,7 @@ class Shop:
         await self.store.enqueue(events, endpoint, policy="patient" if count % 2 else None)
 
     async def send(self, results, endpoint):
-        """Claim, and let each attempt end as its result says; "hang" leaves the lease to run out."""
+        """Claim, and end each attempt with its result; "hang" lets the lease expire."""
         leases = await self.store.claim(endpoint, owner="worker", limit=len(results))
         await self.store.begin(leases)
         ends = list(zip(leases, results, strict=False))
@@ -71,7 +71,7 @@ class Shop:
         return Outcome(lease, replace(attempt, result="failed", **failure), decision)
 
     async def rescue(self):
-        """Rescue what hangs, and then let its worker record a delivery: too late."""
+        """Rescue hanging deliveries, and then let their worker record a delivery too late."""
         await self.store.rescue()
         late, self.held = self.held, []
         await self.store.record([self.outcome(lease, "delivered", 0.5) for lease in late])
@@ -105,7 +105,7 @@ class Shop:
         self.clock.advance(seconds)
 
     async def export(self, hours=WINDOW_HOURS):
-        """Return what an export finds, and what is found when all is read anew."""
+        """Return an export's statistics, and those computed from all rows anew."""
         now = self.clock()
         since = now - hours * HOUR
         totals, found = await measure_sliding(self.store, hours=hours, folder=self.folder)

@@ -1,4 +1,4 @@
-"""Sends to a receiver that causes faults, and how each is expected to end."""
+"""Sends to a receiver that causes faults, and their expected outcomes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.waiting import until
 
 EVENT = Event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
 DEADLINE = 1.0
-# How much longer than its deadline an attempt may take on a machine that is busy.
+# The time that an attempt may exceed its deadline on a busy machine.
 GRACE = 10.0
 NOW = 1_700_000_000.0
 TIMEOUT = Verdict("transient", "timeout", maybe_processed=True)
@@ -35,13 +35,13 @@ RESET = Verdict("transient", "connection_reset", maybe_processed=True)
 NO_HTTP = Verdict("transient", "bad_response", maybe_processed=True)
 UNAVAILABLE = Verdict("transient", "http_503")
 THROTTLED = Verdict("transient", "throttled")
-# A date is read by a real clock.
+# Dates are compared with a real clock.
 SOON = pytest.approx(5.0, abs=3.0)
 REDIRECTED = Verdict("permanent", "http_302")
 
 
 def delivered(warning=None):
-    """Return what a delivery is expected to say of the answer's body."""
+    """Return the expected text for a delivery, with a warning about the answer's body."""
     return f"delivered, {warning}" if warning else "delivered"
 
 
@@ -99,11 +99,11 @@ def endpoint(url, **fields):
 
 
 async def outcome_of(sink, event=EVENT, clock=lambda: NOW):
-    """Send once; return a delivery in words or the verdict, and check what holds of every attempt."""
+    """Send once; return a delivery in words or the verdict, and check the invariants of every attempt."""
     start = time.monotonic()
     try:
         receipt = await sink.send(event)
-    # What `send` documents, and nothing else.
+    # `send` may raise only its documented errors.
     except (UnexpectedStatus, TimeoutError, EndpointError, httpx.HTTPError) as error:
         outcome, excerpt = classify(error, now=clock()), getattr(error, "excerpt", "")
     else:
@@ -115,7 +115,7 @@ async def outcome_of(sink, event=EVENT, clock=lambda: NOW):
 
 @asynccontextmanager
 async def no_socket_left():
-    """Check that as many descriptors are open after it as before."""
+    """Check that the block leaves no descriptor open."""
     descriptors = psutil.Process().num_fds
     before = descriptors()
     yield
@@ -123,7 +123,7 @@ async def no_socket_left():
 
 
 async def meet(script, *, tls=None, ca_file=None, clock=lambda: NOW):
-    """Meet a fault, then a receiver that is well again, with one sink; return the outcome of the first."""
+    """Send to a fault, then to the recovered receiver, with one sink; return the first outcome."""
     async with no_socket_left(), Receiver(script, tls=tls) as receiver:
         async with HttpSink(endpoint(receiver.url, ca_file=ca_file)) as sink:
             outcome = await outcome_of(sink, clock=clock)
@@ -133,7 +133,7 @@ async def meet(script, *, tls=None, ca_file=None, clock=lambda: NOW):
 
 
 def first_meets(action):
-    """Make a script: the first event meets the action, every other one is taken."""
+    """Make a script that applies the action to the first event, and accepts all others."""
     return lambda request: action if request.webhook_id == EVENT.id else respond(200)
 
 

@@ -9,7 +9,7 @@ from resonant.testing import (
     Receiver,
 )
 
-# The vector of the Standard Webhooks reference libraries (libraries/python/tests).
+# The test vector of the Standard Webhooks reference libraries (libraries/python/tests).
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 EVENT = Event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
 

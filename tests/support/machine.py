@@ -1,4 +1,4 @@
-"""A user's machine in a folder: runs the command line in processes, with a home, a store and a server."""
+"""A user's machine in a folder: runs commands in processes, with a home, a store and a server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Machine:
     Attributes:
         home: the working folder of every command, empty at first.
         prefect_api: the server's URL; empty if commands should find or start one.
-        variables: more environment variables.
+        variables: further environment variables.
         umask: the umask of every command; by default that of this process.
     """
 
@@ -104,13 +104,13 @@ class Machine:
         return finished
 
     def read(self, *arguments: str) -> Any:
-        """Run a command that reads, and return its JSON document."""
+        """Run a reading command, and return its JSON document."""
         # Without a given server, Prefect's settings are known only after the command has found one.
         done = self.do if self.prefect_api else self.succeed
         return json.loads(done(*arguments, "--json").stdout)
 
     def save_endpoint(self, name: str, url: str, **fields: Any) -> None:
-        """Save an endpoint that may be on this machine, as ``resonant endpoint add --overwrite`` does."""
+        """Save an endpoint that may be at a private address, as ``resonant endpoint add --overwrite`` does."""
         block = WebhookEndpoint(url=SecretStr(url), allow_private=True, **fields)
         with temporary_settings({PREFECT_API_URL: self.prefect_api}):
             block.save(name, overwrite=True)

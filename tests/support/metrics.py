@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 
 
 def measure(connection: Connection, *, now: float, since: float) -> tuple[Totals, Window]:
-    """Read both in one transaction of ``Store.read``, hence in one snapshot."""
+    """Read both in one transaction of ``Store.read``, so in one snapshot."""
     return read_totals(connection, now=now), read_window(connection, now=now, since=since)

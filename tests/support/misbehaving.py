@@ -1,4 +1,4 @@
-"""Receivers that misbehave on real sockets, and failures that they cause."""
+"""Receivers that misbehave on real sockets, and the failures that they cause."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ def by_aiohttp(status, retry_after=None):
 
 @contextlib.asynccontextmanager
 async def misbehaving(behave, tls=None):
-    """A server that answers every connection with this behaviour, then closes it; yields its port."""
+    """Run a server that treats every connection with this behaviour, then closes it; yield its port."""
 
     handlers = set()
 
@@ -60,7 +60,7 @@ async def misbehaving(behave, tls=None):
 
 
 async def disconnect(reader, writer):
-    """Read the request to its last byte: to close a socket with bytes unread is to reset it."""
+    """Read the request to its last byte: closing a socket with unread bytes resets it."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"(?i)content-length: *([0-9]+)", head)
     await reader.readexactly(int(length[1]) if length else 0)
@@ -111,7 +111,7 @@ async def post(url, transport, *, content=b"{}", headers=None, **options):
 
 
 def to(behave, *, scheme="http", tls=None, url="{scheme}://localhost:{port}/", **options):
-    """How to fail against a server that behaves like this, for each transport."""
+    """Return a function that fails against a server with this behaviour, for each transport."""
 
     async def fail(transport):
         async with misbehaving(behave, tls and tls()) as port:
@@ -122,7 +122,7 @@ def to(behave, *, scheme="http", tls=None, url="{scheme}://localhost:{port}/", *
 
 @contextlib.contextmanager
 def full_backlog():
-    """A port that neither accepts nor refuses: its queue of connections is full."""
+    """Yield a port that neither accepts nor refuses: its queue of connections is full."""
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -149,7 +149,7 @@ def certificate(name, issuer=authority):
 
 
 def chained(*links):
-    """Raise the last of these, from the one before it, and so on."""
+    """Raise the last of these errors from the one before it, and so on."""
     cause = None
     for link in links:
         try:
@@ -160,4 +160,4 @@ def chained(*links):
 
 
 class StrangeError(Exception):
-    """Of a kind that nobody told the classifier about."""
+    """An error that the classifier does not know."""

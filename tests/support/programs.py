@@ -1,7 +1,7 @@
-"""The programs that some tests need and a machine may lack.
+"""Programs that some tests need and a machine may not have.
 
-Where one is missing, the test is skipped and the reason says how to get it. With ``REQUIRE_PROGRAMS=1``, which ``.ci/run``
-sets once it has installed them, the test fails instead, so that CI cannot skip it in silence.
+If one is missing, the test is skipped with a reason that says how to get it. With ``REQUIRE_PROGRAMS=1``, which ``.ci/run``
+sets once it has installed them, the test fails instead, so that CI cannot skip it silently.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-# Each name: the names it may be installed under, and how to get it. `.ci/run` reads the names to hide the programs.
+# By name: the program's possible file names, and how to get it. `.ci/run` reads the names to hide the programs.
 PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "chromium": (("chromium", "chromium-browser", "google-chrome"), "apt-get install chromium"),
     "prometheus": (("prometheus",), "apt-get install prometheus"),

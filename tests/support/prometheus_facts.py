@@ -1,4 +1,4 @@
-"""The samples that Prometheus should have, read from the store."""
+"""The expected samples of Prometheus, read from the store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Samples = dict[frozenset[tuple[str, Any]], float]
 
 
 def facts(database: Path) -> dict[str, Samples]:
-    """Compute every metric from the tables, by other means than the exposition; 0 is left out."""
+    """Compute every metric from the tables, independently of the exposition; zeros are omitted."""
     with closing(sqlite3.connect(database)) as connection:
 
         def read(labels: str, value: str, rest: str) -> Samples:
@@ -52,7 +52,7 @@ def facts(database: Path) -> dict[str, Samples]:
                     "GROUP BY endpoint, result"
                 )
             },
-            # Prometheus has no empty label: one that is empty is not there.
+            # Prometheus treats an empty label as absent.
             "resonant_delivery_attempts_total": {
                 frozenset(pair for pair in key if pair[1]): number
                 for key, number in count("endpoint, result, category, code", "measure = 'attempt'").items()

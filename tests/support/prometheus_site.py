@@ -1,4 +1,4 @@
-"""A shop whose metrics a Prometheus scrapes, and what its store says."""
+"""A shop with a Prometheus that scrapes its metrics, and the figures of its store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2]
 RULES = PROJECT / "deployments" / "prometheus"
-# The ways to scrape, as the example configuration names them.
+# The ways to scrape, by their names in the example configuration.
 SERVED, TEXTFILE = "resonant", "node"
 COUNTERS = (
     "resonant_events_accepted_total",
@@ -57,7 +57,7 @@ EXPORTED_AT = "resonant_last_export_timestamp_seconds"
 
 
 class Prometheus:
-    """Its HTTP API."""
+    """The HTTP API of Prometheus."""
 
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=url, timeout=30)
@@ -71,7 +71,7 @@ class Prometheus:
         return self.get("query", query=expression)["result"]
 
     def samples(self, expression: str) -> Samples:
-        """Ask for the values of now, by their labels without those of the target; 0 is left out."""
+        """Query the current values, by their labels without those of the target; zeros are omitted."""
         return {
             frozenset(_labels(series["metric"]).items()): float(series["value"][1])
             for series in self.query(expression)
@@ -96,7 +96,7 @@ def _labels(metric: dict[str, str]) -> dict[str, Any]:
 
 
 class Shop:
-    """What producers, workers and an operator do to a store, at the time its clock says."""
+    """The actions of producers, workers and an operator on a store, at the time of its clock."""
 
     def __init__(self, url: str) -> None:
         self.clock = FixedClock(time.time() - 4 * DAY)
@@ -113,14 +113,14 @@ class Shop:
         asyncio.run(run())
 
     async def four_days_ago(self, store):
-        """One is delivered, one given up: what the purge will take."""
+        """Deliver one event and give up another, for the purge to remove."""
         await self.accept(store, "billing", 2)
         delivered, refused = await self.claim(store, "billing")
         await self.deliver(store, delivered, 0.3)
         await self.fail(store, refused, GiveUp("permanent"), 0.1, category="permanent", code="http_400")
 
     async def now(self, store):
-        """Do a little of everything; what each number is after it was done twice, the tests say."""
+        """Do a little of everything; the tests assert the figures after two calls."""
         self.clock.advance(max(0.0, time.time() - 300 - self.clock()))
         await self.accept(store, "billing", 6)
         first, second, third, fourth, lost, _ = await self.claim(store, "billing")
@@ -190,7 +190,7 @@ class Shop:
 
 @dataclass
 class Moment:
-    """What the store and what Prometheus said when nothing moved."""
+    """The figures of the store and of Prometheus while nothing changed."""
 
     facts: dict[str, Samples]
     status: dict[str, Any]
@@ -200,7 +200,7 @@ class Moment:
 
 
 class Site:
-    """A machine with a store, its two exporters, and a Prometheus that knows the shipped rules."""
+    """A machine with a store, its two exporters, and a Prometheus with the shipped rules."""
 
     def __init__(self, folder: Path, stack: ExitStack, programs: tuple[str, str]) -> None:
         self._stack = stack
@@ -231,7 +231,7 @@ class Site:
         wait_until(self.prometheus.is_ready)
 
     def _configuration(self, node_port: int) -> Path:
-        """Return the shipped example, but faster, and with the ports that are free here."""
+        """Return the shipped example, but faster, and with free ports."""
         shipped = yaml.safe_load((RULES / "prometheus.yml").read_text())
         shipped["global"] = {"scrape_interval": "500ms", "evaluation_interval": "1s"}
         shipped["rule_files"] = [str(RULES / name) for name in shipped["rule_files"]]
@@ -266,7 +266,7 @@ class Site:
         return done.stdout
 
     def serve(self) -> None:
-        """Start `resonant prometheus --serve`, again if it runs."""
+        """Start `resonant prometheus --serve`, or restart it."""
         if self._serving is not None:
             _stop(self._serving)
         command = (sys.executable, "-m", "resonant", "prometheus", "--serve", str(self._port))
@@ -275,23 +275,23 @@ class Site:
         assert "serving" in self._serving.stderr.readline()
 
     def is_scraped(self, since: float) -> bool:
-        """Tell whether both ways have brought what the store held at this moment."""
+        """Return whether both ways have scraped the store's figures of this moment."""
         exported = {
             each["metric"]["job"]: float(each["value"][1]) for each in self.prometheus.query(EXPORTED_AT)
         }
         return exported.keys() == {SERVED, TEXTFILE} and min(exported.values()) >= since
 
     def scrape(self) -> None:
-        """Write the textfile, and wait until Prometheus has read it and has asked the server."""
+        """Write the textfile, and wait until Prometheus has read it and scraped the server."""
         since = time.time()
         self.run("prometheus", "--output", str(self.textfile))
         wait_until(lambda: self.is_scraped(since))
 
     def look(self, *, old_dead_letters: int) -> Moment:
-        """Scrape, then ask the store and Prometheus the same.
+        """Scrape, then read the same figures from the store and from Prometheus.
 
         Args:
-            old_dead_letters: for how many exporters the alert about an old dead letter is awaited.
+            old_dead_letters: the number of exporters for which to await the alert about an old dead letter.
         """
         self.scrape()
         moment = Moment(facts(self.database), json.loads(self.run("status", "--json")))

@@ -1,4 +1,4 @@
-"""A drain without Prefect, in a process that is there to be killed: ``python rate_worker.py STORE RECEIVER RATE``."""
+"""A drain without Prefect, in a process for tests to kill: ``python rate_worker.py STORE RECEIVER RATE``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMITS = Limits(run_for=600.0, chunk_size=500)
 
 
 async def drain(store_url: str, receiver: str, rate: float) -> None:
-    """Send what is due, until the process ends."""
+    """Send due deliveries until the process ends."""
 
     async def open_destination(name):
         endpoint = Endpoint(name, receiver, allow_private=True)

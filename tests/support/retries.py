@@ -1,4 +1,4 @@
-"""Policies and decisions of tests."""
+"""Policies and decisions for tests."""
 
 import random
 from dataclasses import replace

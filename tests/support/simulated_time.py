@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """A loop for coroutines that wait for each other and for timers, and for nothing outside.
+    """A loop for coroutines that wait only for each other and for timers.
 
-    Work for a thread is done at once, in this thread. So a store in SQLite works in it, and PostgreSQL or HTTP do not.
+    Work for other threads runs at once, in this thread. So a store in SQLite works here, but PostgreSQL and HTTP do not.
     """
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ class _Selector(selectors.SelectSelector):
     def select(self, timeout: float | None = None):
         if timeout is None:
             raise RuntimeError("every coroutine waits for another one")
-        self._loop.now += max(1e-7, timeout)  # also a computer takes time
+        self._loop.now += max(1e-7, timeout)  # computing takes time too
         return super().select(0)
 
 
 def run_in_simulated_time(main: Coroutine[object, object, T]) -> T:
-    """Run a coroutine in a loop of its own; ``asyncio.get_running_loop().time()`` is its time."""
+    """Run a coroutine in its own loop; ``asyncio.get_running_loop().time()`` is its time."""
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         return runner.run(main)

@@ -1,4 +1,4 @@
-"""Faults below SQLite: a disk that takes no writes, and a lock held by somebody else."""
+"""Faults below SQLite: a read-only disk, and a lock held by another process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Disk:
     """The file system below the stores.
 
     Attributes:
-        is_read_only: whether nothing can be written, as after a fault.
+        is_read_only: whether writes fail, as after a fault.
         refused: how many transactions began while it was read-only.
     """
 

@@ -48,12 +48,12 @@ filters = st.one_of(
     st.builds(Selection, reason=st.sampled_from([*REASONS, "crashed", "cancelled"])),
     st.builds(Selection, ids=batches.map(tuple)),
 )
-# Half of them everything: a narrow one often finds nothing.
+# Half of them select everything: narrow selections often find nothing.
 selections = st.booleans().flatmap(lambda is_narrow: filters if is_narrow else st.just(Selection()))
 
 
 class Deed(NamedTuple):
-    """Something to do to the store, shown as the call that it is."""
+    """An operation on the store, shown as a call."""
 
     name: str
     arguments: dict[str, Any]
@@ -63,14 +63,14 @@ class Deed(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of deed: when there is any point in it, and how to make one up."""
+    """A kind of deed: its precondition, and the strategy for its arguments."""
 
     is_possible: Callable[[StoreMachine], object]
     deeds: st.SearchStrategy[Deed]
 
 
 def deed(*, where: Callable[[StoreMachine], object], weight: int = 1, **arguments: st.SearchStrategy[Any]):
-    """Let a method be something that the machine may do, with arguments made up."""
+    """Register a method as a deed of the machine, with generated arguments."""
 
     def register(method):
         made_up = st.fixed_dictionaries(arguments).map(partial(Deed, method.__name__))
@@ -81,7 +81,7 @@ def deed(*, where: Callable[[StoreMachine], object], weight: int = 1, **argument
 
 
 def some(**wanted: Any) -> Callable[[StoreMachine], object]:
-    """Return the condition that the store has a delivery like this: most deeds would be idle otherwise."""
+    """Return the condition that the store has a matching delivery: otherwise most deeds would do nothing."""
     return lambda machine: machine.model.all(**wanted)
 
 
@@ -99,7 +99,7 @@ lease_batches = st.lists(leases, min_size=1, max_size=4, unique=True)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """A store, the model of it and what workers remember; subclasses define the deeds."""
+    """A store, its model and the workers' leases; subclasses define the deeds."""
 
     def __init__(self, desk) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.seen: dict[str, Any] = {"tokens": {}, "histories": {}, "rollups": {}}
         self.write(empty)
 
-    # One rule: of many, Hypothesis switches about half off in each example, and these mean little without each other.
+    # A single rule: of several, Hypothesis disables about half in each example, and the deeds need each other.
     @rule(deed=st.runner().flatmap(lambda machine: machine.possible_deeds()))
     def do(self, deed):
         getattr(self, deed.name)(**deed.arguments)
@@ -133,11 +133,11 @@ class StoreMachine(RuleBasedStateMachine):
         return self.run(self.desk.store.write(operation, *args, **options))
 
     def run(self, coroutine):
-        # In the desk's loop, without the care for Ctrl-C that its runner takes each time: this is run thousands of times.
+        # In the desk's loop, without its runner's handling of Ctrl-C, which is slow for thousands of calls.
         return self.desk.runner.get_loop().run_until_complete(coroutine)
 
     def remember(self, leases, taken):
-        """Keep what was claimed, and see that it is what the model says, under a token that nobody ever had."""
+        """Keep the claimed leases, and check that they match the model and have new tokens."""
         for lease, known in zip(leases, taken, strict=True):
             name = (lease.delivery_id, lease.token)
             assert name not in self.tokens_given, "a token was given twice"
@@ -154,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
     def outcome(self, lease, decision: Decision | None) -> Outcome:
         facts: dict[str, Any] = {
             "started_at": START + next(self.sends)
-        }  # no two sends start in the same moment
+        }  # no two sends start at the same time
         if decision is None:
             return self.desk.delivered(lease, **facts)
         if decision == GiveUp("permanent"):
@@ -174,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def make(event_id: str, data: Any = None, time: str | None = None) -> Event:
-    """Return the event with this id: always the same, unless it is given other data or a time."""
+    """Return the event with this id: always the same, unless other data or a time is given."""
     event_type = TYPES[EVENT_IDS.index(event_id) % 2]
     return Event(id=event_id, type=event_type, source="/shop", data=data, time=time)
 
@@ -187,5 +187,5 @@ def empty(connection) -> None:
         return
     for table in reversed(schema.metadata.sorted_tables):
         connection.execute(delete(table))
-    # The same ids in every example: Hypothesis runs one again, and wants to draw the same from it.
+    # The same ids in every example: Hypothesis repeats examples, and must draw the same values.
     connection.execute(text("DELETE FROM sqlite_sequence"))

@@ -1,4 +1,4 @@
-"""The store as it should be: a plain model, to compare the real one with."""
+"""A plain model of the store, to compare with the real one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CRASHES_BEFORE_GIVING_UP = 5
 
 @dataclass
 class Known:
-    """What the model knows of a delivery; all but the history are columns of its row."""
+    """A delivery in the model; all fields except the history are columns of its row."""
 
     id: int
     event_id: str
@@ -91,7 +91,7 @@ ATTEMPT_COLUMNS = ["number", "round", "result", "late", "decision", "owner", "co
 
 
 class Model:
-    """The store as it should be, in plain Python, without transactions."""
+    """A model of the store in plain Python, without transactions."""
 
     def __init__(self) -> None:
         self.deliveries: dict[int, Known] = {}
@@ -134,7 +134,7 @@ class Model:
         return begun
 
     def record(self, outcomes, now: float) -> set[LeaseKey]:
-        """Only what is said by the holder of the lease stands; what is said again was said before."""
+        """Accept outcomes only from the holder of the lease; a repeated outcome counts as recorded."""
         return {outcome.lease.key for outcome in outcomes if self._record(outcome, now)}
 
     def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: PLR0911 - as many ways as there are
@@ -177,7 +177,7 @@ class Model:
         return True
 
     def lose(self, known: Known, now: float) -> None:
-        """Rescue a lease; only a send that had begun is charged."""
+        """Rescue a lease; only a send that had begun counts as an attempt."""
         known.lease_token += 1
         owner, was_sending, first_attempt_at = known.lease_owner, known.sending, known.first_attempt_at
         known.hand_back(now)

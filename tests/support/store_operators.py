@@ -1,4 +1,4 @@
-"""What operators do to the store, and transactions that fail."""
+"""The operators' actions on the store, and failing transactions."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from support.store_workers import Workers
 
 
 class HalfWay(Exception):
-    """Raised within a transaction that has written, and must leave nothing."""
+    """Raised within a transaction after its writes, which must be rolled back."""
 
 
 class Operators(Workers):
-    """Operators, beside the workers: replay, cancel, send what is parked now, and purge."""
+    """Operators beside the workers: replay, cancel, make parked deliveries due, and purge."""
 
-    # What an operator does.
+    # An operator's actions.
 
     @deed(
         where=some(status="dead_letter"),
@@ -47,7 +47,7 @@ class Operators(Workers):
         include_permanent=st.booleans(),
     )
     def replay(self, selection, owner, limit, include_permanent):
-        self.clock.advance(0.5)  # only what died before is replayed
+        self.clock.advance(0.5)  # only earlier dead letters are replayed
         now = self.clock()
         dead = self.model.replayable(selection, now, include_permanent=include_permanent)[:limit]
         taken = self.write(replay, selection, owner, limit, now, include_permanent=include_permanent)
@@ -61,7 +61,7 @@ class Operators(Workers):
     @deed(where=is_remembered, weight=2, selection=selections, limit=limits, begins=st.booleans())
     def cancel(self, selection, limit, begins):
         if begins:
-            self.begin(list(self.remembered))  # what is being sent is left alone
+            self.begin(list(self.remembered))  # deliveries in flight are not cancelled
         now = self.clock()
         unfinished = self.model.cancellable(selection)[:limit]
         cancelled = self.write(cancel, selection, limit, now)
@@ -93,12 +93,12 @@ class Operators(Workers):
         for known in old:
             self.model.purge(known)
 
-    # What goes wrong.
+    # Failures.
 
     @deed(where=is_remembered, endpoint=endpoints, steps=st.integers(1, 9))
     def raise_half_way(self, endpoint, steps):
-        """A transaction that raises takes back all it did, whatever that was."""
-        now = self.clock() + 1_000  # when every lease is over, and everything is due
+        """A transaction that raises rolls back all its writes."""
+        now = self.clock() + 1_000  # after every lease, when everything is due
         claim = partial(lease_queries.claim, owner="ann", limit=100, now=now, lease_seconds=LEASE_SECONDS)
         outcomes = [self.desk.delivered(lease) for lease in self.remembered.values()]
         operations = [

@@ -1,4 +1,4 @@
-"""Rows of the store that tests compare."""
+"""Rows of the store for comparison in tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from resonant.store import schema
 
 
 def snapshot(desk):
-    """Return everything that a late worker must not change."""
+    """Return all rows that a late worker must not change."""
     tables = (schema.deliveries, schema.rollups, schema.endpoints, schema.events)
     return [desk.rows(table) for table in tables]

@@ -1,4 +1,4 @@
-"""What producers and workers do to the store, and what follows when they crash."""
+"""The actions of producers and workers on the store, and the effects of their crashes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 
 class Workers(StoreMachine):
-    """Producers and workers; what workers remember is in time, or too late."""
+    """Producers and workers; the workers' leases may be valid or expired."""
 
-    # What a producer does.
+    # A producer's actions.
 
     @initialize(event_ids=batches, limit=limits)
     def begin_at_work(self, event_ids, limit):
@@ -72,7 +72,7 @@ class Workers(StoreMachine):
         with pytest.raises(ConflictingEvent):
             self.write(enqueue, given, endpoint, now=self.clock())
 
-    # What a worker does, in time or too late.
+    # A worker's actions, in time or too late.
 
     @deed(
         where=some(is_final=False),
@@ -82,7 +82,7 @@ class Workers(StoreMachine):
         seconds=st.sampled_from([0.0, LEASE_SECONDS]),
     )
     def claim(self, endpoint, owner, limit, seconds=0.0):
-        self.clock.advance(seconds)  # an expired lease is not claimed: what it costs is decided by the rescue
+        self.clock.advance(seconds)  # an expired lease is not claimed: the rescue decides its cost
         now = self.clock()
         due = self.model.claimable(endpoint, now)
         claimed = self.write(
@@ -122,7 +122,7 @@ class Workers(StoreMachine):
 
     @deed(where=is_remembered, lease=leases, begins=st.booleans(), delay=delays, own_delay=delays)
     def fail_under_a_gate(self, lease, begins, delay, own_delay):
-        """It may go before its own backoff is over; what fails before that is not charged."""
+        """A gate may send a delivery before its own backoff is over; failures before then do not count."""
         now, until = self.clock(), self.remembered[lease].backoff_until
         if until is not None and now < until:
             decision = Park(delay, now + delay, backoff_until=until, charged=False)
@@ -141,7 +141,7 @@ class Workers(StoreMachine):
         self.end_attempt(lease, GiveUp(reason), begins=begins)
 
     def end_attempt(self, lease, decision: Decision | None, *, begins: bool):
-        """Send and record, and record again as if the answer had got lost."""
+        """Send and record, and record again as if the first answer was lost."""
         if begins:
             self.begin([lease])
         held = self.remembered.pop(lease)
@@ -155,12 +155,12 @@ class Workers(StoreMachine):
 
     @deed(where=lambda machine: bool(machine.said), back=st.integers(1, 9))
     def say_again(self, back):
-        """A worker that never heard the answer says it once more, whoever has the delivery by now."""
+        """A worker that never got the answer records again, even if another worker has the delivery by now."""
         self.record(self.said[-min(back, len(self.said))])
 
     @deed(where=is_remembered, batch=lease_batches)
     def deliver_together(self, batch):
-        """Late ones and timely ones in one write; their workers stay, and may come back later still."""
+        """Record late and timely outcomes in one write; their workers stay, and may record again later."""
         self.record(*(self.outcome(self.remembered[each], None) for each in batch))
 
     @deed(where=is_remembered, batch=lease_batches)
@@ -191,10 +191,10 @@ class Workers(StoreMachine):
 
     @deed(where=is_remembered, lease=leases)
     def crash(self, lease):
-        """A worker forgets what it holds, and nobody else knows."""
+        """A worker forgets its lease, which no other process knows."""
         del self.remembered[lease]
 
-    # Time, and what follows from it.
+    # Time and its effects.
 
     @deed(where=some(), seconds=st.sampled_from([0.5, 5.0, 61.0, 1_000.0]))
     def pass_time(self, seconds):
@@ -232,7 +232,7 @@ class Workers(StoreMachine):
         times=st.integers(1, CRASHES_BEFORE_GIVING_UP),
     )
     def lose_workers_while_they_send(self, lease, owner, times):
-        """One worker after the other dies of the same delivery."""
+        """One worker after the other crashes on the same delivery."""
         known = self.model.held(self.remembered[lease])
         for _ in range(times if known else 0):
             crashes = known.crashes

@@ -1,4 +1,4 @@
-"""Stores with a clock that a test turns."""
+"""Stores with a clock that tests control."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Store]:
-    """Open a store for the block."""
+    """Open a store during the block."""
     store = await open_store(url, clock=FixedClock(1_700_000_000.0))
     try:
         yield store

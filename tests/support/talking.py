@@ -20,7 +20,7 @@ async def post(url, *, webhook_id="evt_1", event_type="demo.ok", body=b"{}", **o
 
 
 async def talk(url, request):
-    """Speak raw HTTP; return all that comes until the receiver closes, and how it closed."""
+    """Send raw HTTP; return all bytes until the receiver closes, and how it closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
     writer.write(request)
     received = b""
@@ -46,7 +46,7 @@ async def raw_exchange(action):
 
 
 def refusal(capsys, *options):
-    """Start a process's main with options that it cannot do; return its exit code, and the line that says why."""
+    """Run main with invalid options; return its exit code, and the line that says why."""
     with pytest.raises(SystemExit) as end:
         main([*options])
     said = capsys.readouterr()

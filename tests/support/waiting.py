@@ -31,7 +31,7 @@ def wait_until(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS, *,
 async def until(
     condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, *, every: float = 0.005
 ) -> None:
-    """Let other tasks go on until the condition, or the coroutine that it returns, is truthy."""
+    """Let other tasks run until the condition, or the coroutine that it returns, is truthy."""
     async with asyncio.timeout(seconds):
         while True:
             found = condition()

@@ -1,4 +1,4 @@
-"""Copies of the checkout, the wheel that they build, and an environment that has it installed."""
+"""Copies of the checkout, their wheel, and an environment with the wheel installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tracked_files() -> list[str]:
 
 
 def clone(folder: Path) -> Path:
-    """Make a repository of the tracked files as they are now, edits included."""
+    """Make a repository of the tracked files in their current state, including edits."""
     folder.mkdir()
     for name in tracked_files():
         target = folder / name
@@ -40,10 +40,10 @@ def build(source: Path, output: Path, target: str = "wheel") -> Path:
 
 
 def new_environment(folder: Path) -> Path:
-    """Make a virtual environment that sees what this one has installed, less editable installs; return its ``bin``."""
+    """Make a virtual environment that sees this one's packages, except editable installs; return its ``bin``."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=240)
     [packages] = folder.glob("lib/python*/site-packages")
-    # Lines of .pth files in a folder added like this do not count, and an editable install is such a line.
+    # Python ignores .pth files in a folder added like this, and an editable install is a line of such a file.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "bin"
 
