@@ -99,7 +99,7 @@ in_circles = says(b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\nco
 
 
 def failing():
-    return pytest.raises(Exception)  # noqa: PT011 - whatever it is, it is to be judged
+    return pytest.raises(Exception)  # noqa: PT011 - the classifier must judge any error
 
 
 async def post(url, transport, *, content=b"{}", headers=None, **options):

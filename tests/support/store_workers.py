@@ -91,7 +91,7 @@ class Workers(StoreMachine):
         taken = [self.model.deliveries[lease.delivery_id] for lease in claimed]
         left = [each for each in due if each not in taken]
         assert len(taken) == min(limit, len(due)), f"claimed {taken} of {due}"
-        assert all(each in due for each in taken), "what is final, leased or not due was claimed"
+        assert all(each in due for each in taken), "a final, leased or early delivery was claimed"
         assert not (taken and left) or longest_wait(taken) <= min(each.available_at for each in left), (
             f"claimed {taken} before {left}"
         )
@@ -149,7 +149,7 @@ class Workers(StoreMachine):
         if not (stands := self.record(outcome)):
             return
         self.clock.advance(0.5)
-        assert self.record(outcome) == stands, "what was said again was not known any more"
+        assert self.record(outcome) == stands, "a repeated outcome was not recognised"
         if isinstance(decision, Retry):
             self.remembered[lease] = self.desk.counted_on(held, decision)
 

@@ -68,7 +68,7 @@ def retry(
     if missing := set(ids) - {dead_letter.event_id for dead_letter in dead_letters}:
         raise ResonantError(
             f"{_some(sorted(missing))} {'is' if len(missing) == 1 else 'are'} not in the dead-letter queue: nothing was "
-            "sent (`resonant dlq` lists what is)"
+            "sent (`resonant dlq` lists the queue)"
         )
     permanent = [dead_letter for dead_letter in dead_letters if dead_letter.category == "permanent"]
     if permanent and not yes:
@@ -190,7 +190,7 @@ def purge(
     ] = None,
     archive: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Append what is removed to this file first; .gz is compressed."),
+        typer.Option(metavar="FILE", help="First append removed deliveries to this file; .gz is compressed."),
     ] = None,
     dry_run: DryRun = False,
     as_json: options.Json = False,

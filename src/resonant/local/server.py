@@ -199,7 +199,7 @@ def keep(
     Args:
         command: the program and its arguments.
         environment: its variables.
-        log: takes what it writes.
+        log: receives its output.
         patience: seconds for it to end cleanly.
     """
     return subprocess.Popen(  # noqa: S603 - our own interpreter

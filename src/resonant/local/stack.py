@@ -228,7 +228,7 @@ def _check_nothing_else_is_configured(server: Server) -> None:
     if configured and configured.rstrip("/") not in same:
         raise ServerError(
             f"Prefect is configured for the server at {configured} (PREFECT_API_URL, or its profile), and "
-            "`resonant up` starts its own. Unset that; or use that server, in a checkout or a folder made by "
+            "`resonant up` starts its own. Unset it, or use that server, in a checkout or a folder made by "
             "`resonant init`: `python -m deployments.bootstrap`, then `prefect worker start --pool resonant`"
         )
 

@@ -17,7 +17,7 @@ def test_retry_of_what_is_no_dead_letter_sends_nothing(resonant, dead):
 
     assert answer.err == (
         "resonant: evt_delivered, evt_nowhere are not in the dead-letter queue: nothing was sent "
-        "(`resonant dlq` lists what is)\n"
+        "(`resonant dlq` lists the queue)\n"
     )
     assert answer.out == ""
     assert resonant.json("status") == before
