@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 
 def deliveries(
-    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Rows at most; 0 is all.")] = DEFAULT_LIMIT,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0 is all.")] = DEFAULT_LIMIT,
     endpoint: filters.EndpointFilter = None,
     event_type: filters.TypeFilter = None,
     status: Annotated[

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     events: Annotated[
-        int, typer.Option("--events", metavar="N", min=1, max=100_000, help="How many events.")
+        int, typer.Option("--events", metavar="N", min=1, max=100_000, help="Number of events.")
     ] = 300,
     stay: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
 ) -> None:

@@ -241,7 +241,7 @@ def purge(
 
 
 def audit(
-    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Rows at most; 0 is all.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0 is all.")] = 50,
     as_json: options.Json = False,
 ) -> None:
     """List who replayed, cancelled or purged what, and who paused or resumed an endpoint, the newest first."""

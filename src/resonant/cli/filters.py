@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from resonant.store.selection import Selection
 
-EndpointFilter = Annotated[str | None, typer.Option("--endpoint", metavar="NAME", help="To this endpoint.")]
+EndpointFilter = Annotated[str | None, typer.Option("--endpoint", metavar="NAME", help="Only this endpoint.")]
 TypeFilter = Annotated[
-    str | None, typer.Option("--type", metavar="GLOB", help="Of these types, as in 'order.*'.")
+    str | None, typer.Option("--type", metavar="GLOB", help="Only these types, as in 'order.*'.")
 ]
 CategoryFilter = Annotated[
     Category | None,
     typer.Option("--category", metavar="CATEGORY", help="transient, permanent or unknown."),
 ]
-CodeFilter = Annotated[str | None, typer.Option("--code", metavar="CODE", help="As in http_503.")]
+CodeFilter = Annotated[str | None, typer.Option("--code", metavar="CODE", help="A code, as in http_503.")]
 ReasonFilter = Annotated[
     Reason | None,
     typer.Option(
@@ -33,9 +33,9 @@ ReasonFilter = Annotated[
         help="Why it was given up: permanent, exhausted, expired, crashed or cancelled.",
     ),
 ]
-TextFilter = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="A part of the error.")]
+TextFilter = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="Part of the error.")]
 Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="Since then: 30m, 2h, 7d ago, or RFC 3339.")
+    str | None, typer.Option("--since", metavar="TIME", help="From then on: 30m, 2h, 7d ago, or RFC 3339.")
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
 After = Annotated[

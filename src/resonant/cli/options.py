@@ -24,7 +24,7 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show Prefect's log too, in place of the progress.")
 ]
 EventType = Annotated[
-    str | None, typer.Option("--type", metavar="TYPE", help="The type of lines that have none.")
+    str | None, typer.Option("--type", metavar="TYPE", help="The event type of lines without one.")
 ]
 Policy = Annotated[
     str | None,
@@ -33,7 +33,7 @@ Policy = Annotated[
 MaxAttempts = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Attempts at most, instead of the policy's."
+        metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Maximum attempts, instead of the policy's."
     ),
 ]
 ChunkSize = Annotated[

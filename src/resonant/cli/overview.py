@@ -149,7 +149,7 @@ def read_purges(connection: Connection, settings: Settings, found: StoreStatus, 
 
     Args:
         connection: an open connection.
-        settings: hold the retention.
+        settings: contain the retention.
         found: the counts of all endpoints.
         now: seconds since the epoch.
     """

@@ -64,11 +64,11 @@ def simulate(
             metavar="SHARE", min=0, max=0.95, help="Share of events, of one type, that always fail."
         ),
     ] = 0.0,
-    events: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Events in all.")] = 1_000,
+    events: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Number of events.")] = 1_000,
     over: Annotated[
         str, typer.Option(metavar="TIME", help="Time over which the events arrive; 0: all at the start.")
     ] = "0",
-    processes: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Processes that send.")] = 1,
+    processes: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Sending processes.")] = 1,
     concurrency: Annotated[
         int, typer.Option(metavar="N", min=1, max=1_000, help="Concurrent requests per process.")
     ] = 50,

@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Count this endpoint's only.")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Only this endpoint.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show the balance, each endpoint, and what the daily purge would remove.
@@ -172,7 +172,7 @@ def _listing(which: _List) -> Callable[..., None]:
     def listing(
         *,
         limit: Annotated[
-            int, typer.Option(metavar="N", min=0, help="Rows at most; 0 is all.")
+            int, typer.Option(metavar="N", min=0, help="Maximum rows; 0 is all.")
         ] = DEFAULT_LIMIT,
         endpoint: filters.EndpointFilter = None,
         event_type: filters.TypeFilter = None,
