@@ -1,7 +1,7 @@
-"""The durable store: what was accepted, what was tried, what was decided.
+"""The durable store: accepted events, attempts and decisions.
 
-The functions that say what happens (``enqueue``, ``claim``, ``record`` ...) are plain functions over an SQLAlchemy
-connection in its transaction, so that a producer can call ``enqueue`` inside its own; ``Store`` runs them.
+The operations (``enqueue``, ``claim``, ``record`` ...) are plain functions of an SQLAlchemy connection with an open
+transaction, so that a producer can call ``enqueue`` in its own transaction. ``Store`` runs them.
 """
 
 from resonant.store.enqueue import Conflict, EnqueueResult, enqueue

@@ -1,4 +1,4 @@
-"""Reading from a delivery's attempts the receiver's last answer, and whether it may have processed the event."""
+"""Reading the receiver's last answer from a delivery's attempts, and whether it may have processed the event."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int,
         .where(of_them, _a.c.maybe_processed.is_(True), _a.c.result != "delivered")
         .group_by(_a.c.delivery_id)
     )
-    # A late attempt of a lost lease has the number of another, and did not end the delivery.
+    # A late attempt of a lost lease can have the number of another attempt, and did not end the delivery.
     last = select(_a.c.delivery_id, func.max(_a.c.excerpt)).join_from(_d, _a, _a.c.delivery_id == _d.c.id)
     last = last.where(of_them, _a.c.number == _d.c.attempts, _a.c.late.is_(False)).group_by(_a.c.delivery_id)
     found: defaultdict[int, Answered] = defaultdict(Answered)

@@ -1,4 +1,4 @@
-"""The history of deliveries: each attempt, as it was made and as it was said; nothing of it is ever changed."""
+"""The history of deliveries: every attempt. Rows are only added, never changed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _ATTEMPT_COLUMNS = (*_ATTEMPT_FIELDS, "late", "delivery_id")
-# So that a few statements serve any number; SQLite takes 32,766 values in one.
+# Rows per statement, so that three statements are enough for any number. SQLite binds at most 32,766 values.
 _ROWS_AT_ONCE = (64, 8, 1)
 
 
 class AttemptKey(NamedTuple):
-    """What tells an attempt from every other, also from the one that a lost lease was charged with."""
+    """Identifies an attempt, also among the attempts that were charged for lost leases."""
 
     delivery_id: int
     number: int
@@ -34,12 +34,12 @@ class AttemptKey(NamedTuple):
 
     @classmethod
     def of(cls, delivery_id: int, attempt: Attempt) -> AttemptKey:
-        """Make it for an attempt of this delivery."""
+        """Return the key of an attempt of this delivery."""
         return cls(delivery_id, attempt.number, attempt.started_at, attempt.owner, attempt.result)
 
 
 def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> set[AttemptKey]:
-    """Return what the history of these deliveries has already."""
+    """Return the attempts that the history of these deliveries already contains."""
     if not delivery_ids:
         return set()
     a = schema.attempts.c
@@ -49,7 +49,7 @@ def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> 
 
 
 def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, object]:
-    """Return the row that keeps this attempt."""
+    """Return the row of this attempt."""
     row = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
     for name in ("error_type", "error", "excerpt", "warning"):
         row[name] = storable(row[name])
@@ -59,8 +59,8 @@ def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, 
 def add_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows to the history.
 
-    To SQLite with many in one statement: each statement that its driver runs lets go of Python's lock, and waits for it
-    again beside a thread that sends. One by one, that was a third of the time of a commit.
+    On SQLite, one statement adds many rows. Its driver releases the GIL for each statement and then waits for the sending
+    thread to release it. One row per statement, these waits took a third of the time of a commit.
     """
     if connection.dialect.name != "sqlite":
         if rows:
@@ -75,7 +75,7 @@ def add_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
 
 
 def storable(text: str | None) -> str | None:
-    """Return the text without what a database refuses, and a receiver may send: NUL and lone surrogates."""
+    """Replace the characters that databases refuse and receivers may send: NUL and lone surrogates."""
     if text is None or (text.isascii() and "\0" not in text):
         return text
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -1,11 +1,11 @@
-"""What dead letters died of, each cause once; a dead letter points at its cause.
+"""The causes of dead letters, each stored once; a dead letter references its cause.
 
-A queue of a million dead letters has a few hundred causes, so an operator's filter is decided on these, and the dead letters are
-read by an index of their cause. Errors that say something else each time would make as many causes as dead letters: where a
-kind of failure (endpoint, event type, reason, code) has fifty, others are kept with their variable parts taken out, and
-where it has a hundred without their text. Such a cause ``varies``, and a filter by text looks at each of its dead letters.
+A queue of a million dead letters has a few hundred causes. So filters are applied to the causes, and an index by cause finds
+the dead letters. Errors with variable parts would make as many causes as dead letters. So each kind of failure (endpoint,
+event type, reason, code) stores fifty errors as they are, then normalised ones, and from a hundred causes on no error text.
+Such a cause ``varies``, and a filter by text reads each of its dead letters.
 
-Causes are never removed: what bounds them is above, and a worker may be about to point at one.
+Causes are never removed: their number is bounded, and a worker may be about to reference one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _c = schema.causes
 
 
 class Cause(NamedTuple):
-    """Why a delivery was given up; empty texts stand for what is not there."""
+    """Why a delivery was given up; missing values are empty texts."""
 
     endpoint: str
     event_type: str
@@ -57,19 +57,19 @@ class Cause(NamedTuple):
         error_type: str | None,
         error: str | None,
     ) -> Cause:
-        """Make the cause of a delivery that is given up, after its last failure if there was one."""
+        """Return the cause of a delivery that is given up, from its last failure if there was one."""
         return cls(endpoint, event_type, reason, category or "", code or "", error_type or "", error or "")
 
     @property
     def digest(self) -> str:
-        """32 hex digits that stand for all of it."""
+        """A hash of all fields, as 32 hex digits."""
         return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:32]
 
 
 def point_at_causes(
     connection: Connection, changes: Iterable[dict[str, object]], causes: Mapping[object, Cause]
 ) -> None:
-    """Add to each change of a delivery (``key`` is its id) the id of its cause, where it has one."""
+    """Add the id of its cause, if any, to each change of a delivery (``key`` is the delivery's id)."""
     if not causes:
         return
     ids = cause_ids(connection, causes.values())
@@ -79,7 +79,7 @@ def point_at_causes(
 
 
 def cause_ids(connection: Connection, causes: Iterable[Cause]) -> dict[Cause, int]:
-    """Return the id of each cause, and store those that are new."""
+    """Return the id of each cause, and store new causes."""
     wanted = set(causes)
     known = _read_ids(connection, wanted)
     if new := sorted(wanted - known.keys(), key=lambda cause: (_kind(cause), cause)):
@@ -91,7 +91,7 @@ def cause_ids(connection: Connection, causes: Iterable[Cause]) -> dict[Cause, in
 
 
 def _bounded(connection: Connection, new: list[Cause]) -> dict[Cause, Cause]:
-    """Return under which cause each of these is kept: itself while its kind has few."""
+    """Return the cause that is stored for each of these: itself, or a general one once its kind has many."""
     kept: dict[Cause, Cause] = {}
     general = {cause: cause._replace(error=normalised(cause.error), varies=True) for cause in new}
     known = _read_ids(connection, set(general.values())).keys()
@@ -128,7 +128,7 @@ def _store(connection: Connection, causes: set[Cause]) -> None:
         }
         for cause in causes
     ]
-    # In the order of their digests, so that two workers never wait for each other in a ring.
+    # Sorted by digest, so that two workers cannot deadlock.
     rows.sort(key=lambda row: str(row["digest"]))
     connection.execute(insert.on_conflict_do_nothing(), rows)
 

@@ -27,8 +27,8 @@ async def open_configured_store(
     """Open the store, and close it at the end of the block.
 
     Args:
-        settings: name the store; read from the environment by default.
-        patient: wait for an unreachable store for a third of the lease, as an emission does.
+        settings: contain the store's URL; read from the environment by default.
+        patient: wait for an unreachable store for a third of the lease, as a run does.
 
     Raises:
         SettingsError: the environment is malformed.

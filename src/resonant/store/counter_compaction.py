@@ -1,8 +1,8 @@
-"""Rollups moved on: into totals, which counters are read from, and into a history; what they add up to never changes.
+"""Compaction of the rollups into totals, from which counters are read, and a history. No sum changes.
 
-The emission adds to ``resonant_rollups`` alone. What is over there is moved into two tables at once: its totals over all
-time, and when it was, by minute. Alerts read the history of the last 25 hours; what is older becomes hours, and later
-days: rows whose minute is the start of the hour or of the day.
+Runs add only to ``resonant_rollups``. A compaction moves past minutes from there to two tables at once: the totals over all
+time, and the history by minute. Alerts read the last 25 hours of the history. Older minutes are merged into hours, and later
+into days: rows whose minute is the start of the hour or day.
 
 Rows move in one transaction, so readers always see the full sum, even after a crash. A compaction skips rows that a
 writer has locked, so it never waits for a producer's long transaction; the next compaction moves them, and also rows
@@ -28,34 +28,34 @@ if TYPE_CHECKING:
 
     from resonant.store.store import Store
 
-# Past the minutes that workers write to now, whose clocks differ a little.
+# Rollups stay this long, so that workers whose clocks differ a little do not write to moved minutes.
 STAYING_SECONDS = 300
 MINUTES_KEPT_SECONDS = 26 * 3600
 HOURS_KEPT_SECONDS = 60 * 86_400
 _HOUR, _DAY = 3600, 86_400
 _ROWS_AT_ONCE = 1_000
-# Between two transactions, so that waiting writers get the lock: see dead_letters/purge.py.
+# The pause between two transactions lets waiting writers get the lock: see dead_letters/purge.py.
 _PAUSE_SECONDS = 0.004
 _r, _h = schema.rollups, schema.rollup_history
-# Which waits for no writer and no vacuum of another table, and which only a compaction asks for.
+# Only compactions take this lock; it does not wait for writers.
 _TAKE_TURNS = text(f"LOCK TABLE {schema.rollup_totals.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 class Span(NamedTuple):
-    """Rows of the history that become one hour or one day: after ``start``, before ``end`` (both since the epoch)."""
+    """Rows of the history to merge into one hour or day: after ``start``, before ``end`` (seconds since the epoch)."""
 
     start: int
     end: int
 
 
 async def compact(store: Store) -> int:
-    """Move what is old enough; safe beside writers and beside another compaction, and when killed at any moment.
+    """Move old rows. Safe beside writers and another compaction, and if killed at any moment.
 
     Returns:
-        How many rows of the history were gathered into hours and days.
+        How many rows of the history were merged into hours and days.
 
     Raises:
-        StoreUnavailable: the store went away; what was moved before is moved.
+        StoreUnavailable: the store went away; rows moved before stay moved.
     """
     now = store.clock()
     await store.fold()
@@ -72,7 +72,7 @@ async def compact(store: Store) -> int:
 
 
 def move(connection: Connection, *, now: float, limit: int) -> int:
-    """Take up to ``limit`` rows that are over out of the rollups, into totals and history; return how many there were.
+    """Move up to ``limit`` rollups of past minutes into the totals and the history; return their number.
 
     Args:
         connection: its transaction.
@@ -87,7 +87,7 @@ def move(connection: Connection, *, now: float, limit: int) -> int:
 
 
 def find_spans(connection: Connection, *, now: float) -> list[Span]:
-    """Return the hours and the days that old rows of the history are to be gathered into.
+    """Return the hours and days that old rows of the history should be merged into.
 
     Args:
         connection: its transaction.
@@ -105,16 +105,15 @@ def find_spans(connection: Connection, *, now: float) -> list[Span]:
 
 
 def gather(connection: Connection, span: Span, *, limit: int) -> int:
-    """Take up to ``limit`` rows out of a span, and add them to those at its start; return how many there were."""
+    """Merge up to ``limit`` rows of a span into the rows at its start; return their number."""
     _take_turns(connection)
     rows = _take(connection, _h, and_(_h.c.minute > span.start, _h.c.minute < span.end), limit)
-    # The minute is the first of them.
     _add_up(connection, [(span.start, *row[1:]) for row in rows], _h, names=_h.columns.keys())
     return len(rows)
 
 
 def _take_turns(connection: Connection) -> None:
-    """Wait until no other compaction is in a transaction; in SQLite nobody is who writes."""
+    """Wait until no other compaction is in a transaction. SQLite has only one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(_TAKE_TURNS)
 
@@ -122,7 +121,7 @@ def _take_turns(connection: Connection) -> None:
 def _take(
     connection: Connection, table: Table, condition: ColumnElement[bool], limit: int
 ) -> Sequence[Sequence[Any]]:
-    """Take rows out that nobody else holds; return them as tuples of all columns."""
+    """Delete unlocked rows; return them as tuples of all columns."""
     key = list(table.primary_key.columns)
     picked = select(*key).where(condition).limit(limit).with_for_update(skip_locked=True).cte("picked")
     those = delete(table).where(condition, tuple_(*key).in_(select(picked))).returning(table)
@@ -130,7 +129,7 @@ def _take(
 
 
 def _add_up(connection: Connection, rows: Iterable[Sequence[Any]], table: Table, names: list[str]) -> None:
-    """Add rows with columns of these names, of which count and total are the last, to a table that has fewer of them."""
+    """Sum rows by the key of a table, and add the sums to it. ``names`` are the rows' columns; count and total are last."""
     key_names = table.primary_key.columns.keys()
     key_of = itemgetter(*map(names.index, key_names))
     sums: defaultdict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0, 0.0])
@@ -148,7 +147,7 @@ def _add_up(connection: Connection, rows: Iterable[Sequence[Any]], table: Table,
 
 
 def _minutes_before(end: int) -> Select[Any]:
-    """Return the minutes, hours and days before this: a look into the key for each, however many rows they have."""
+    """Return the minutes, hours and days before this, by one index lookup each, however many rows they have."""
     minutes = select(func.min(_h.c.minute).label("minute")).cte("minutes", recursive=True)
     following = select(func.min(_h.c.minute)).where(_h.c.minute > minutes.c.minute)
     minutes = minutes.union_all(

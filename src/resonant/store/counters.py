@@ -1,10 +1,10 @@
-"""Counters by minute, written in the transaction whose facts they count, so no purge or restart lowers them.
+"""Counters by minute, written in the transaction whose events they count, so no purge or restart lowers them.
 
 Accepted events are counted in ``resonant_acceptances`` first, and moved here later: see ``acceptances``.
 
 A row's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
 sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only the last
-minutes stay here: older ones are moved into totals and a history, see ``counter_compaction``.
+minutes stay here: ``counter_compaction`` moves older ones into totals and a history.
 
 ============= ================================ ==================================================
 measure       seconds measured                 result
@@ -41,8 +41,8 @@ BUCKETS = (
     *(300.0, 900.0, 3600.0, 14_400.0, 86_400.0, math.inf),
 )
 
-# Seconds are kept in whole numbers of this (15 microseconds): sums of such floats are exact up to 4,000 years, so they are
-# the same in whichever order a database adds, and compaction cannot make one fall by the last digit.
+# Seconds are stored as multiples of 1/65536 (15 microseconds). Sums of such floats are exact up to 4,000 years, so they do
+# not depend on the order of additions, and compaction cannot lower one by a rounding error.
 _QUANTA_A_SECOND = 2**16
 QUANTUM = 1 / _QUANTA_A_SECOND
 
@@ -50,7 +50,7 @@ _OPTION = "resonant_rollups"
 
 
 def switch_off(connection: Connection) -> None:
-    """Let everything that is done on this connection from now on be counted nowhere."""
+    """Stop counting the writes on this connection."""
     connection.execution_options(**{_OPTION: False})
 
 
@@ -64,7 +64,7 @@ class Tally:
 
     def __init__(self, now: float) -> None:
         self._minute = int(now // 60) * 60
-        # By the columns of the key but the minute, which is the same for all: how many facts, how many quanta.
+        # Count and quanta by the columns of the key without the minute, which is the same for all.
         self._counts: defaultdict[_Labels, list[int]] = defaultdict(lambda: [0, 0])
 
     def add(
@@ -79,15 +79,15 @@ class Tally:
         seconds: float | None = None,
         count: int = 1,
     ) -> None:
-        """Count ``count`` facts; ``seconds`` goes into the histogram, None is no measurement (bucket +Inf)."""
+        """Add ``count``; ``seconds`` goes into the histogram, None means not measured (bucket +Inf)."""
         le = math.inf if seconds is None else BUCKETS[bisect_left(BUCKETS, seconds)]
         cell = self._counts[measure, endpoint, event_type, result, category or "", code or "", le]
         cell[0] += count
-        if seconds and seconds > 0:  # a clock that was put back shall not make a sum fall
+        if seconds and seconds > 0:  # a clock that was set back must not lower a sum
             cell[1] += int(seconds * _QUANTA_A_SECOND + 0.5)
 
     def write(self, connection: Connection) -> None:
-        """Add the counts to the minute, in the order of their keys: two workers never wait for each other in a ring."""
+        """Add the counts to the minute, sorted by key, so that two workers cannot deadlock."""
         if self._counts and is_on(connection):
             add_to(schema.rollups, connection, self.rows())
 
@@ -113,7 +113,7 @@ class Tally:
 
 
 def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Add counts, in the order of their keys, to those that a table of rollups has."""
+    """Add counts, sorted by key, to a table of rollups."""
     connection.execute(_adding(table, connection.dialect.name), rows)
 
 

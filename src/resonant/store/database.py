@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What may stand after the URL's question mark.
+# The allowed query parameters of the URL.
 _SERVER_OPTIONS = frozenset({"host", "port", "sslmode"})
 _OPTIONS = {"sqlite": frozenset[str](), "postgresql": _SERVER_OPTIONS, "postgres": _SERVER_OPTIONS}
 
@@ -33,7 +33,7 @@ class Transaction(Protocol):
     async def run_sync(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation within it.
+        """Run an operation in it.
 
         Raises:
             StoreUnavailable: the database went away, or is full or read-only.
@@ -41,12 +41,12 @@ class Transaction(Protocol):
 
 
 class Database(Protocol):
-    """A database with the transactions that Resonant needs. Its text is its URL without the password."""
+    """A database with the transactions that Resonant needs. ``str`` returns its URL without the password."""
 
     async def write(self, operation: Callable[[Connection], T], /) -> T:
-        """Run the operation in a transaction of its own, which is committed when this returns.
+        """Run the operation in its own transaction, which is committed when this returns.
 
-        The operation may run more than once; what it did before is then rolled back.
+        The operation may run more than once; earlier runs are rolled back.
 
         Raises:
             StoreUnavailable: the database cannot be reached, is locked, read-only or full.
@@ -67,14 +67,14 @@ class Database(Protocol):
         """
 
     async def reclaim_space(self) -> None:
-        """Give the space of removed rows back to the disk, where that does not happen by itself."""
+        """Return the space of removed rows to the file system, if the database does not do so itself."""
 
     async def close(self) -> None:
         """Close every connection."""
 
 
 async def open_database(url: str, *, lease_seconds: float = 60.0) -> Database:
-    """Open the database and bring its schema up to date; safe when several processes do so at once.
+    """Open the database and bring its schema up to date. Several processes may do so at once.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
@@ -100,7 +100,7 @@ async def open_database(url: str, *, lease_seconds: float = 60.0) -> Database:
 
 
 def file_of(url: str) -> Path | None:
-    """Return where an SQLite store's file is, or will be; None of a database on a server.
+    """Return the path of an SQLite store's file, which may not exist yet; None for a database on a server.
 
     Raises:
         StoreError: the URL names no database that Resonant knows.
@@ -113,7 +113,7 @@ async def _migrate(url: URL) -> None:
     # Imported before taking the lock, since it is slow.
     import alembic.command  # noqa: F401, PLC0415
 
-    # With no limit to a statement: a migration of a large table takes its time.
+    # No statement timeout: a migration of a large table takes long.
     patient = _connect(url, statement_timeout=None)
     try:
         async with alone_in_this_process():
@@ -135,7 +135,7 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = URL.create("unknown")
-    # Whoever writes postgresql+psycopg for other tools gets our driver here.
+    # A URL with postgresql+psycopg, as other tools need it, works too; the driver is ours.
     kind, _, _ = parsed.drivername.partition("+")
     if kind not in _OPTIONS:
         # The message omits the URL, which may contain a password.

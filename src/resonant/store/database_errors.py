@@ -30,10 +30,10 @@ _HINTS = {
     "database is locked": "another process holds its lock: try again when it is done",
     "readonly database": f"it is read-only for this user: change its mode, {_ELSEWHERE}",
     "disk is full": "the disk is full: free some space and run the same command again",
-    # What SQLite says of a quota and of a limit to the size of files, too.
+    # SQLite's error also for a quota and for a limit on the file size.
     "disk I/O error": "the disk takes no more (a quota, a limit or a fault): fix that and run the same command again",
     "unable to open": f"it cannot be opened: check its path and mode, {_ELSEWHERE}",
-    "not a database": f"the file is no SQLite database: choose another, {_ELSEWHERE}",
+    "not a database": f"the file is not an SQLite database: choose another, {_ELSEWHERE}",
     "malformed": "the file is damaged: restore it from a backup",
     # asyncpg's messages on the next use of a connection that the server has ended.
     "cannot switch to state": _CONNECTION_LOST,
@@ -56,12 +56,12 @@ _SHOWN_CHARACTERS = 300
 
 @contextmanager
 def translated_database_errors(database: str, *others: type[Exception]) -> Iterator[None]:
-    """Turn a failure of the database within the block into StoreUnavailable; our own mistakes keep their traceback.
+    """Turn a database error in the block into StoreUnavailable; bugs of Resonant keep their traceback.
 
-    A lock becomes StoreLocked; a failure that waiting cannot cure becomes StoreRefused.
+    A lock becomes StoreLocked; an error that waiting cannot fix becomes StoreRefused.
 
     Args:
-        database: its name for the message, without secrets.
+        database: the database's name for the message, without secrets.
         others: further exceptions to treat as failures of the database.
     """
     expected: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, TimeoutError, *others)

@@ -1,8 +1,8 @@
-"""Finding dead letters: a selection is decided on their causes first, then the dead letters of those are read by index.
+"""Finding dead letters: a selection is applied to the causes first, then an index finds the dead letters of these causes.
 
-There are two ways to the newest dead letters of some causes. A short list of few causes is put together of the newest dead letters
-of each. Everything else goes along the queue by the time of death and passes over the dead letters of other causes; that costs
-one walk over an index, however many pages are read, and never a sort.
+There are two ways to find the newest dead letters of some causes. A single page of few causes merges the newest dead letters of
+each. Everything else scans the queue in the order in which deliveries were given up, and skips the dead letters of other
+causes. That is one index scan, however many pages are read, and never a sort.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _d, _c = schema.deliveries, schema.causes
 
 
 class Key(NamedTuple):
-    """A dead letter's place in the queue: when it died, seconds since the epoch, and its delivery's id."""
+    """A dead letter's place in the queue: when it was given up, seconds since the epoch, and its delivery's id."""
 
     finished_at: float
     id: int
@@ -46,11 +46,11 @@ class CauseCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Dead letters that a selection names; what was decided on the causes holds for as long as the snapshot.
+    """The dead letters of a selection. The causes were read once, and are valid as long as the snapshot.
 
     Attributes:
-        causes: theirs; None where the cause does not matter.
-        varying: those of them where the text has to be looked for in each dead letter.
+        causes: the ids of their causes; None if the selection does not depend on the cause.
+        varying: the causes for which the text must be searched in each dead letter.
     """
 
     selection: Selection
@@ -66,13 +66,13 @@ class DeadLetters:
         include_permanent: bool = True,
         without_endpoints: Collection[str] = (),
     ) -> DeadLetters:
-        """Decide on the causes.
+        """Apply a selection to the causes.
 
         Args:
-            connection: an open connection, which also reads the dead letters. A read after new causes were committed lacks
-                their dead letters, unless no cause was left out.
-            selection: which.
-            include_permanent: also permanent failures.
+            connection: an open connection, which also reads the dead letters. If the selection depends on the cause, a later
+                read does not see dead letters of causes committed since.
+            selection: selects the dead letters.
+            include_permanent: include permanent failures.
             without_endpoints: skip the dead letters of these endpoints.
         """
         if include_permanent and not selection.is_by_cause and not without_endpoints:
@@ -89,8 +89,8 @@ class DeadLetters:
         return cls(selection, causes)
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """Return the SQL conditions for reading along the queue."""
-        # With the index of the cause, SQLite and PostgreSQL may sort a million rows for a page: the zero prevents that.
+        """Return the SQL conditions for a scan of the queue."""
+        # The zero keeps SQLite and PostgreSQL from using the index by cause, and sorting a million rows for a page.
         return [*self._common(), *self._of_causes(_d.c.cause_id + literal_column("0"))]
 
     def count(
@@ -99,9 +99,9 @@ class DeadLetters:
         """Return the number of dead letters.
 
         Args:
-            connection: the one that the causes were decided on.
-            at_most: count no further than that.
-            died_before: only those that died before then, seconds since the epoch.
+            connection: the connection that read the causes.
+            at_most: stop counting at this number.
+            died_before: only those given up before this time, seconds since the epoch.
         """
         conditions = self._common()
         if died_before is not None:
@@ -127,7 +127,7 @@ class DeadLetters:
         ]
 
     def endpoints(self, connection: Connection) -> list[str]:
-        """Return to which endpoints they go."""
+        """Return their endpoints."""
         causes = [each.cause_id for each in self.count_by_cause(connection)]
         query = select(_c.c.endpoint).where(is_any_of(_c.c.id, causes)).distinct().order_by(_c.c.endpoint)
         return list(connection.execute(query).scalars())
@@ -138,10 +138,10 @@ class DeadLetters:
         """Return the newest dead letters, newest first.
 
         Args:
-            connection: the one that the causes were decided on.
-            limit: how many at most.
-            before: go on after this one, which the last call ended with.
-            goes_on: whether this is one page of a long reading.
+            connection: the connection that read the causes.
+            limit: the maximum number.
+            before: continue after this one, the last of the previous call.
+            goes_on: whether this is one of many pages.
         """
         key = (_d.c.finished_at, _d.c.id)
         query = select(*key).order_by(*(column.desc() for column in key)).limit(limit)
@@ -172,7 +172,7 @@ class DeadLetters:
         return found
 
     def _parts(self) -> Iterator[list[ColumnElement[bool]]]:
-        """Yield conditions that partition the dead letters, so that each part is read by the index of the cause."""
+        """Yield conditions that partition the dead letters, so that each part uses the index by cause."""
         cause = _d.c.cause_id
         if self.causes is None or len(self.varying) > _FEW_CAUSES:
             yield self._of_causes(cause)
@@ -184,12 +184,12 @@ class DeadLetters:
 
 
 def is_before(key: Key) -> ColumnElement[bool]:
-    """Return the condition that a dead letter died before this one; keys part those of the same moment."""
+    """Return the condition that a dead letter was given up before this one; ids break ties."""
     return tuple_(_d.c.finished_at, _d.c.id) < _bound(key)
 
 
 def is_after(key: Key) -> ColumnElement[bool]:
-    """Return the condition that a dead letter died after this one."""
+    """Return the condition that a dead letter was given up after this one; ids break ties."""
     return tuple_(_d.c.finished_at, _d.c.id) > _bound(key)
 
 

@@ -52,7 +52,7 @@ class EndpointStatus:
 
     @property
     def due(self) -> int:
-        """Deliveries that may be sent now, and that no worker has."""
+        """Deliveries that may be sent now and have no lease."""
         return self.pending + self.retrying - self.in_flight - self.parked
 
     @property
@@ -136,7 +136,7 @@ def _count_due(connection: Connection, endpoint: str, now: float) -> int:
 
 
 def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:
-    """Return the earliest due time of a delivery without a lease; the index is ordered by it."""
+    """Return the earliest due time of a delivery without a lease."""
     query = (
         select(_d.c.available_at)
         .where(_d.c.endpoint == endpoint, _d.c.available_at.is_not(None), _d.c.lease_owner.is_(None))

@@ -1,4 +1,4 @@
-"""Accepting events: idempotent by event id, in one transaction, which may be the producer's own."""
+"""Accepting events: idempotent by event id, in one transaction, possibly the producer's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHOWN_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An event that was refused: its id is known with other content."""
+    """A refused event: its id is known with other content."""
 
     given: Event
     stored: Event
@@ -62,7 +62,7 @@ def enqueue(
 ) -> EnqueueResult:
     """Store one or more events for an endpoint inside the caller's transaction; the caller commits.
 
-    The same id with the same content to the same endpoint is one delivery, however often it is given. Transactions with
+    The same id with the same content to the same endpoint is one delivery, however often it is passed. Transactions with
     a common id wait for each other; on SQLite all writers do. Prefer one call with many events: a call locks its ids in
     order, so two calls cannot deadlock.
 
@@ -70,11 +70,11 @@ def enqueue(
         connection: an open transaction on a database that has Resonant's tables (``create_schema`` makes them). With
             an ``AsyncConnection``, call ``await connection.run_sync(enqueue, ...)``; with a ``Session``, pass
             ``session.connection()``.
-        events: an event, or several, which are all held in memory.
+        events: one or more events, all held in memory.
         endpoint: the endpoint's name.
         now: seconds since the epoch; the wall clock by default.
-        policy: a policy's name, kept with the deliveries.
-        max_attempts: an override of the policy's, kept with the deliveries.
+        policy: a policy's name, stored with the deliveries.
+        max_attempts: overrides the policy's limit; stored with the deliveries.
         report_conflicts: return conflicts instead of raising at the first one; they are not stored.
 
     Raises:
@@ -85,7 +85,7 @@ def enqueue(
     """
     require_connection(connection)
     if not ENDPOINT_NAME.fullmatch(endpoint):
-        # Not repeated: it may be a URL with a secret in it, and a name goes into labels and logs.
+        # The message omits the name: it may be a URL with a secret, and names get into labels and logs.
         raise EndpointError(
             "an endpoint's name is lower case letters, digits and single dashes, as in billing-eu"
         )
@@ -126,10 +126,10 @@ def enqueue(
 
 
 def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], now: float) -> dict[str, str]:
-    """Insert the events that are not there yet, and return the digest that is stored for each."""
+    """Insert the missing events; return the stored digest of each."""
     digests: dict[str, str] = {}
     accepted = (now, rfc3339(now))
-    # More than once only where a purge removes a known event after it was found and before it is held.
+    # Repeats only if a purge removes a known event after it was found and before it is locked.
     while missing := [pair for event_id, pair in events.items() if event_id not in digests]:
         table = schema.events
         rows = [_event_row(*pair, *accepted) for pair in missing]
@@ -158,10 +158,10 @@ def _event_row(event: Event, digest: str, accepted_at: float, accepted_time: str
 def _insert(
     connection: Connection, rows: list[dict[str, object]], key: Column[str], *more: Column[Any]
 ) -> Sequence[Row[Any]]:
-    """Insert the missing rows, and return the key and the other columns of each."""
+    """Insert the missing rows; return the key and the other columns of each."""
     if not rows:
         return ()
-    # In the order of the keys, so that two producers of the same ids never wait for each other in a ring.
+    # Sorted by key, so that two producers of the same ids cannot deadlock.
     rows.sort(key=lambda row: str(row[key.name]))
     statement = insert_into(connection.dialect.name, key.table).on_conflict_do_nothing().returning(key, *more)
     return connection.execute(statement, rows).all()

@@ -21,7 +21,7 @@ _LEAST_BYTES = 512
 
 
 def lock_holder(path: Path) -> str:
-    """Name the process that holds the write lock of an SQLite file, if this machine reveals it."""
+    """Name the process that holds the write lock of an SQLite file, if the system reveals it."""
     places = ((Path(f"{path}-shm"), _WAL_WRITE_BYTE), (path, _PENDING_BYTE))
     with suppress(OSError, ValueError):
         for pid, device_and_inode, start, end in _write_locks():

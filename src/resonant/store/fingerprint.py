@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-# Where an id may begin: also after the underscore of its prefix, as in evt_0193c5c2.
+# Where an id may begin, which includes after the underscore of its prefix, as in evt_0193c5c2.
 _APART = r"(?<![^\W_])"
 _VARIABLE_PARTS = (
     (re.compile(r"https?://\S+"), "<url>"),
@@ -28,7 +28,7 @@ _VARIABLE_PARTS = (
 def normalised(message: str) -> str:
     """Return a message with its variable parts (URLs, ids, times, addresses, quoted texts, numbers) taken out."""
     before = None
-    # Until nothing changes: what was taken out may have hidden another part, and what is normalised stays as it is.
+    # Until nothing changes, so that normalising twice gives the same: a removed part may have hidden another one.
     while message != before:
         before = message
         for pattern, placeholder in _VARIABLE_PARTS:
@@ -37,6 +37,6 @@ def normalised(message: str) -> str:
 
 
 def fingerprint(endpoint: str, code: str | None, message: str | None) -> str:
-    """Return 12 hex digits that stand for endpoint, code and normalised message."""
+    """Return a hash of endpoint, code and normalised message, as 12 hex digits."""
     parts = "\x00".join((endpoint, code or "", normalised(message or "")))
     return hashlib.sha256(parts.encode(errors="backslashreplace")).hexdigest()[:12]

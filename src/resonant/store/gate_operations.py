@@ -85,7 +85,7 @@ def _change(connection: Connection, endpoint: str, wanted: Callable[[Gate], Gate
 
 
 class MadeDue(NamedTuple):
-    """How many parked deliveries are due now, and the place of the last among those parked."""
+    """How many parked deliveries were made due, and the place of the last."""
 
     number: int
     last: tuple[float, int] | None
@@ -101,14 +101,14 @@ def make_parked_due(
 ) -> MadeDue:
     """Make up to ``limit`` parked deliveries of an endpoint due now; skip rows that another transaction has locked.
 
-    If one fails before its own backoff would have been over, it is charged no attempt.
+    A failure before the end of a delivery's own backoff is not charged.
 
     Args:
-        connection: in a transaction that writes.
+        connection: in a write transaction.
         endpoint: the endpoint's name.
-        limit: how many at most.
+        limit: the maximum number.
         now: seconds since the epoch.
-        after: go on after this place.
+        after: continue after this place.
     """
     key = (_d.c.available_at, _d.c.id)
     query = select(*key).where(_d.c.endpoint == endpoint, _d.c.available_at > now, _d.c.lease_owner.is_(None))

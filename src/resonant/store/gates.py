@@ -25,7 +25,7 @@ SHORT_HOLD_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What the store knows of an endpoint's gate. Times are seconds since the epoch.
+    """The stored state of an endpoint's gate. Times are seconds since the epoch.
 
     Attributes:
         endpoint: the endpoint's name.
@@ -34,16 +34,16 @@ class Gate:
         epoch: grows with each change of the row.
         since: when the state began.
         reason: why, on one line without secrets.
-        failing_since: when the outage began; None while it works.
+        failing_since: when the outage began; None while the endpoint works.
         probe_at: when the next probe is due, while probing.
-        probed_type: the event type of the last probe; the next one takes another.
+        probed_type: the event type of the last probe; the next probe prefers another one.
         not_before: the end of the last Retry-After; nothing is sent before.
-        pilot: the process that sends while paced.
-        pilot_until: when another process may take its place.
+        pilot: the process that sends while the gate is paced.
+        pilot_until: when another process may become the pilot.
         paced_at: when pacing began.
         pace: sends per second while paced; while probing, the rate before the outage.
         helpless_until: until then only a very large share of failures slows the pace, since slowing did not help.
-        paused_by: who paused it.
+        paused_by: the operator who paused it.
     """
 
     endpoint: str
@@ -68,7 +68,7 @@ class Gate:
 
     @property
     def down_since(self) -> float:
-        """When the outage began, as far as it is known, while probing."""
+        """When the outage began, or if that is unknown, when probing began."""
         return self.since if self.failing_since is None else self.failing_since
 
     @property

@@ -1,7 +1,7 @@
-"""What a worker does to its leases: claim, begin, release, renew. `outcomes` records what came of them.
+"""The operations of a worker on its leases: claim, begin, release, renew. `outcomes` records the results.
 
-A claim is a lease with a fencing token, which grows whenever the lease changes hands. Whoever comes back with an older
-token may add its attempt to the history and changes nothing else (Kleppmann, "How to do distributed locking", 2016).
+A claim is a lease with a fencing token, which grows whenever the lease changes hands. A worker with an older token may add
+its attempt to the history, and can change nothing else (Kleppmann, "How to do distributed locking", 2016).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Due(NamedTuple):
 
 
 def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
-    """Return, for each endpoint with unfinished deliveries, when the earliest of them may be taken."""
+    """Return, for each endpoint with unfinished deliveries, when the earliest may be claimed."""
     names = (
         select(literal(endpoint, Text).label("name")).cte() if endpoint is not None else _unfinished_names()
     )
@@ -53,7 +53,7 @@ def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
 
 
 def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], dict[str, Gate]]:
-    """Return what ``due`` does, and the gates that have a row, by endpoint."""
+    """Return the result of ``due``, and the gates that have a row, by endpoint."""
     return due(connection, endpoint), read_gates(connection)
 
 
@@ -75,7 +75,7 @@ def unfinished(connection: Connection, endpoint: str | None = None) -> int:
 
 
 def latest_lease_end(connection: Connection, endpoint: str | None = None) -> float | None:
-    """Return when the last of the live leases ends, seconds since the epoch; None where nothing is leased."""
+    """Return when the last of the live leases ends, seconds since the epoch; None if nothing is leased."""
     query = select(func.max(_d.c.available_at)).where(_d.c.lease_owner.is_not(None))
     if endpoint is not None:
         query = query.where(_d.c.endpoint == endpoint)
@@ -94,10 +94,10 @@ def claim(
 ) -> list[Lease]:
     """Lease up to ``limit`` due deliveries of one endpoint, the longest due first.
 
-    Of more than one the bodies have ``most_bytes`` together at most, where that is given.
+    With ``most_bytes``, their bodies have at most this size together; a single delivery may be larger.
 
-    On PostgreSQL, rows that another worker is claiming are passed over (``FOR UPDATE SKIP LOCKED``); on SQLite the
-    transaction has the database to itself.
+    On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
+    one writer.
     """
     picked = (
         select(_d.c.id)
@@ -133,7 +133,7 @@ def lease_rows(
 def _that_fit(
     connection: Connection, claimed: Sequence[Row[Any]], most_bytes: int, now: float
 ) -> Sequence[Row[Any]]:
-    """Return those that may be kept, and hand back the others, before their bodies are read."""
+    """Return the deliveries that fit; hand back the others before their bodies are read."""
     events = schema.events.c
     of_claimed = is_any_of(events.id, [row.event_id for row in claimed])
     sizes = {row.id: row.bytes for row in connection.execute(select(events.id, _bytes).where(of_claimed))}
@@ -145,7 +145,7 @@ def _that_fit(
 
 
 def note_claim(connection: Connection, endpoint: str, now: float) -> None:
-    """Note when this endpoint was last claimed from; of several claims at once, one does."""
+    """Record the time of an endpoint's last claim; of several claims at once, one does so."""
     values = {"of": endpoint, "at": now}
     if not connection.execute(_noting_claim(), values).rowcount:
         connection.execute(_noting_first_claim(connection.dialect.name), values)
@@ -155,7 +155,7 @@ def note_claim(connection: Connection, endpoint: str, now: float) -> None:
 def _noting_claim() -> Update:
     table = schema.claims
     at = bindparam("at", type_=table.c.last_claim_at.type)
-    # Passed over while another claim writes it, which is as recent as this one: no claim waits for another.
+    # Skipped while another claim writes the row: its time is as recent, and no claim waits for another.
     free = select(table.c.endpoint).where(table.c.endpoint == bindparam("of"))
     is_later = or_(table.c.last_claim_at.is_(None), table.c.last_claim_at < at)
     noting = update(table).where(table.c.endpoint.in_(free.with_for_update(skip_locked=True)), is_later)
@@ -187,10 +187,10 @@ def _longest_due_first(claimed: Sequence[Row[Any]]) -> list[Row[Any]]:
 
 
 def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set[LeaseKey]:
-    """Note that a send is about to start, so that losing the lease from now on is charged as a crash.
+    """Record that a send is about to start, so that losing the lease from now on is charged as a crash.
 
     Returns:
-        The leases that are still held; whoever holds no more must not send.
+        The leases that are still held. Send nothing for the others.
     """
     held = still_held(connection, leases)
     begun = {"sending": True, "first_attempt_at": func.coalesce(_d.c.first_attempt_at, now)}
@@ -199,12 +199,12 @@ def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set
 
 
 def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
-    """Hand back what is still held, with no attempt charged: it is due again when it was due before."""
+    """Hand back the leases that are still held, with no attempt charged. Due times do not change."""
     hand_back(connection, [key.delivery_id for key in still_held(connection, leases)], now)
 
 
 def release_all(connection: Connection, owner: str, *, now: float) -> int:
-    """Hand back everything this owner holds, with no attempt charged; return how many there were."""
+    """Hand back all leases of an owner, with no attempt charged; return their number."""
     held = held_by(connection, owner)
     hand_back(connection, held, now)
     return len(held)
@@ -218,7 +218,7 @@ def renew(
     now: float,
     lease_seconds: float,
 ) -> int:
-    """Put off the end of this owner's leases of these deliveries, or of all its leases; return how many there are."""
+    """Renew an owner's leases of these deliveries, or all its leases; return their number."""
     held = held_by(connection, owner)
     if delivery_ids is not None:
         known = set(delivery_ids)
@@ -228,18 +228,18 @@ def renew(
 
 
 def lease_owners(connection: Connection) -> list[str]:
-    """Return who holds leases now."""
+    """Return the owners of all leases."""
     return list(
         connection.execute(select(_d.c.lease_owner).where(_d.c.lease_owner.is_not(None)).distinct()).scalars()
     )
 
 
 def hand_back(connection: Connection, delivery_ids: Collection[int], now: float) -> None:
-    """End the leases of locked deliveries: they are due again when they were due before."""
+    """End the leases of locked deliveries. Due times do not change."""
     changes = {
         "lease_owner": None,
         "sending": False,
-        # Begun, and not sent after all.
+        # Unset it if a first send was begun and not made.
         "first_attempt_at": case((_d.c.attempts > 0, _d.c.first_attempt_at)),
         "available_at": func.coalesce(_d.c.next_attempt_at, now),
     }

@@ -1,4 +1,4 @@
-"""Lock deliveries, tell which leases on them are still held, and change them."""
+"""Lock deliveries, check which leases on them are still held, and change them."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _d = schema.deliveries
 
 
 def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
-    """Lock these deliveries in the order of their ids, so that two workers never wait for each other in a ring.
+    """Lock these deliveries in the order of their ids, so that two workers cannot deadlock.
 
     Returns:
-        ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of those there are, by id.
+        ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of the existing ones, by id.
     """
     query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
-    # Not FOR UPDATE: the history of a delivery may be added to while it is locked.
+    # Not FOR UPDATE, so that others can add to a delivery's history while it is locked.
     query = query.where(is_any_of(_d.c.id, list(delivery_ids))).with_for_update(key_share=True)
     return {row.id: row for row in connection.execute(query).all()}
 
 
 def still_held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:
-    """Lock the deliveries, and return those of these leases that are not over.
+    """Lock the deliveries; return the leases that are still held.
 
-    At most one of a delivery, though several may be asked for: a run may claim again what it lost.
+    ``leases`` may contain several of one delivery, since a run can claim a lost delivery again; at most one is held.
     """
     rows = lock(connection, [lease.delivery_id for lease in leases])
     return {lease.key for lease in leases if is_held(rows, lease)}
 
 
 def is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
-    """Tell by the rows that ``lock`` returned whether a lease is not over."""
+    """Return whether a lease is still held, judged by the rows that ``lock`` returned."""
     row = rows.get(lease.delivery_id)
     return row is not None and row.lease_owner is not None and bool(row.lease_token == lease.token)
 
 
 def held_by(connection: Connection, owner: str) -> list[int]:
-    """Lock everything this owner holds, in the order of ``lock``."""
+    """Lock all deliveries that an owner holds, in the order of ``lock``; return their ids."""
     query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id).with_for_update(key_share=True)
     return list(connection.execute(query).scalars())
 
@@ -60,7 +60,7 @@ def change_all(connection: Connection, delivery_ids: Collection[int], changes: d
 
 
 def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
-    """Apply to each delivery its own changes; ``key`` is its id, and this transaction has locked it."""
+    """Apply its own changes to each delivery already locked by this transaction; ``key`` is its id."""
     by_shape: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for change in changes:
         by_shape.setdefault(tuple(change), []).append(change)

@@ -1,4 +1,4 @@
-"""Bringing the schema up to date, whoever comes first."""
+"""Bringing the schema up to date."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ SCHEMA_VERSION = "0006"
 VERSION_TABLE = "resonant_schema"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-# Any number, the same in every process: who migrates holds this advisory lock on PostgreSQL.
+# An arbitrary number, the same in every process: the advisory lock that a migration holds on PostgreSQL.
 _LOCK_KEY = 0x5E50_4A17
-# Alembic keeps what it works on in module globals.
+# Alembic keeps its state in module globals.
 _one_at_a_time = threading.Lock()
 
 
 def read_schema_version(connection: Connection) -> str | None:
-    """Return the version that the database has; None where it has no tables of Resonant."""
+    """Return the version of the schema; None if the database has no tables of Resonant."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the schema up to date within the open transaction; a process that comes second finds it done.
+    """Bring the schema up to date in the open transaction. Several processes may do so at once.
 
     Raises:
-        StoreTooNew: the schema is of a version that this Resonant does not know.
+        StoreTooNew: a newer Resonant wrote the schema.
     """
-    # Alembic is slow to import, and an up-to-date database, which is nearly every one, does not need it.
+    # Alembic is slow to import, and nearly every database is up to date and does not need it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
@@ -77,7 +77,7 @@ def create_schema(connection: Connection) -> None:
         return
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite" and not driver.in_transaction:
-        # Python's driver begins no transaction before it changes a schema.
+        # Python's driver does not begin a transaction for schema changes.
         connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     with _one_at_a_time:
@@ -86,7 +86,7 @@ def create_schema(connection: Connection) -> None:
 
 @asynccontextmanager
 async def alone_in_this_process() -> AsyncIterator[None]:
-    """Hold the process's turn to migrate, in whichever thread and event loop others ask for it."""
+    """Hold the process-wide migration lock, across threads and event loops."""
     while not _one_at_a_time.acquire(blocking=False):  # noqa: ASYNC110 - an asyncio.Event knows one loop only
         await asyncio.sleep(0.02)
     try:

@@ -1,4 +1,4 @@
-"""Record attempts that ended, with the decisions taken on them."""
+"""Recording the results of attempts, with their decisions."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _d = schema.deliveries
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An attempt that ended, and the decision taken on it.
+    """An ended attempt and its decision.
 
     Attributes:
-        lease: as it was claimed, with ``attempts`` counted on for those made since.
-        decision: None for a delivery.
+        lease: as claimed, with ``attempts`` increased for attempts made since.
+        decision: None for a success.
 
     Raises:
         ValueError: the attempt's number does not follow the lease's attempts.
@@ -46,16 +46,16 @@ class Outcome:
 
 
 def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[LeaseKey]:
-    """Write attempts and the decisions taken on them, together.
+    """Write attempts and their decisions together.
 
     Recording is idempotent: call it again after an unconfirmed write.
 
     Returns:
-        The leases whose outcome stands. The others were lost: their attempts are in the history, marked late, and
+        The leases whose outcome was recorded. The others were lost: their attempts are in the history, marked late, and
         changed nothing else.
     """
     rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
-    # What is missing was delivered by another, and purged since.
+    # A missing delivery was settled by another worker and purged since.
     there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
     held = {outcome.lease.key for outcome in there if is_held(rows, outcome.lease)}
     known = recorded_attempts(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
@@ -93,13 +93,13 @@ def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None
 
 
 def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -> None:
-    """Note deliveries: all of one status code in one statement, as most of them are alike."""
+    """Record successes: one statement per status code, since most have the same."""
     by_status_code: dict[int | None, list[int]] = {}
     for outcome in delivered:
         by_status_code.setdefault(outcome.attempt.status_code, []).append(outcome.lease.delivery_id)
     for status_code, delivery_ids in by_status_code.items():
         changes = {
-            # The row has the attempts of its lease: it is still held, with the same token.
+            # The lease is still held, so the row still has the attempts of the lease.
             "attempts": _d.c.attempts + 1,
             "round_attempts": _d.c.round_attempts + 1,
             "sending": False,
@@ -154,11 +154,11 @@ def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
                 "lease_owner": None,
             }
         case None:
-            raise ValueError("a delivery is no failure")
+            raise ValueError("a delivery is not a failure")
 
 
 def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
-    """Return the cause of each delivery that was given up."""
+    """Return the cause of each delivery that was given up, by its id."""
     causes: dict[object, Cause] = {}
     for outcome in outcomes:
         if isinstance(outcome.decision, GiveUp):

@@ -1,4 +1,4 @@
-"""PostgreSQL by asyncpg: many writers, whose transactions the server tells apart."""
+"""PostgreSQL by asyncpg, with many concurrent writers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 60
-# A write transaction waits for a lock for a third of the lease, within these bounds. An idle one keeps its locks for half as
-# long. The bounds leave time for deadlock detection (one second), and are shorter than the statement timeout.
+# A write transaction waits for a lock for a third of the lease, within these bounds. An idle one keeps its locks for half
+# that time. The bounds leave time for deadlock detection (one second), and are shorter than the statement timeout.
 _LEAST_LOCK_SECONDS, _MOST_LOCK_SECONDS = 4.0, 30.0
 # After this wait for a lock, its holder is looked up; a warning names it once a minute.
 _LOOK_SECONDS = 2.0
 _TELL_AGAIN_SECONDS = 60.0
-# Serialization failure; deadlock; an event that a purge removes just when it is given again. The server has rolled
-# back, and another try finds clear ground.
+# Serialization failure; deadlock; an event that a purge removes while it is enqueued again. The server has rolled back, so
+# the transaction can be repeated.
 _TRY_AGAIN = ("40001", "40P01", "23503")
 _TRIES = 4
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -69,7 +69,7 @@ class PostgreSQL:
         self._name = url.set(query={}).render_as_string(hide_password=True)
         query: dict[str, Any] = dict(url.query)
         if "sslmode" in query:
-            # What libpq calls it, and with it most services that hand out URLs.
+            # libpq's name for it, which most providers use in their URLs.
             query["ssl"] = query.pop("sslmode")
         if statement_timeout is None:
             self._lock_seconds, self._idle_seconds = 0.0, float(STATEMENT_TIMEOUT_SECONDS)
@@ -99,7 +99,7 @@ class PostgreSQL:
         return self._name
 
     async def write(self, operation: Callable[[Connection], T]) -> T:
-        """Run the operation in a transaction of its own, again where the server broke a deadlock; see ``Database``."""
+        """Run the operation in its own transaction, again if the server broke a deadlock; see ``Database``."""
         with translated_database_errors(self._name):
             tries_left = _TRIES
             while True:
@@ -132,7 +132,7 @@ class PostgreSQL:
                 await connection.commit()
 
     async def reclaim_space(self) -> None:
-        """Leave it to autovacuum, which makes the space of removed rows free for new ones; see ``Database``."""
+        """Do nothing: autovacuum frees the space of removed rows for new ones; see ``Database``."""
 
     async def close(self) -> None:
         """Close every connection."""
@@ -174,9 +174,9 @@ class PostgreSQL:
 
     @asynccontextmanager
     async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        """Check out a connection; what is not committed when it is given back is rolled back."""
+        """Check out a connection; uncommitted changes are rolled back at the end."""
         async with AsyncExitStack() as stack:
-            # Drivers and their options fail in many ways.
+            # Drivers and their options raise many kinds of errors.
             with translated_database_errors(self._name, Exception):
                 connection = await stack.enter_async_context(engine.connect())
             yield connection

@@ -1,4 +1,4 @@
-"""What an operator reads: the balance, the dead letters, one event's whole history."""
+"""Reads for an operator: the balance, the dead letters, the whole history of an event."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """The balance, counted in one snapshot.
+    """The balance, in one snapshot.
 
     Attributes:
         accepted, purged: the ledgers.
@@ -89,7 +89,7 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A dead letter, every attempt of it, and its event where that was asked for."""
+    """A dead letter with all its attempts, and its event if requested."""
 
     dead_letter: DeadLetter
     attempts: tuple[Attempt, ...]
@@ -99,12 +99,12 @@ class History:
 def status(
     connection: Connection, *, now: float, endpoint: str | None = None, has_rollups: bool = True
 ) -> StoreStatus:
-    """Count everything; what one transaction of ``Store.read`` reads is one snapshot.
+    """Return the balance. Within ``Store.read``, it is one snapshot.
 
     Args:
         connection: open.
         now: seconds since the epoch.
-        endpoint: count only this one's deliveries.
+        endpoint: count only the deliveries of this endpoint.
         has_rollups: whether rollups are on.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
@@ -144,7 +144,7 @@ def dead_letters(
     limit: int | None = None,
     before: Key | None = None,
 ) -> list[DeadLetter]:
-    """Return dead letters, the newest first; ``before`` goes on after that one."""
+    """Return dead letters, the newest first; ``before`` continues after that one."""
     return list(each_dead_letter(connection, selection, limit=limit, before=before))
 
 
@@ -155,7 +155,7 @@ def each_dead_letter(
     limit: int | None = None,
     before: Key | None = None,
 ) -> Iterator[DeadLetter]:
-    """Yield dead letters, the newest first; a page at a time, so that memory stays flat however many there are."""
+    """Yield dead letters, the newest first; reads pages, so that memory stays flat."""
     for page in _pages(connection, selection, limit, before):
         said = answers(connection, [row.id for row in page])
         yield from (_dead_letter(row, said[row.id]) for row in page)
@@ -167,7 +167,7 @@ def each_history(
     *,
     with_events: bool = False,
 ) -> Iterator[History]:
-    """Yield dead letters with their attempts, the newest first; a page at a time, like ``each_dead_letter``."""
+    """Yield dead letters with their attempts, the newest first; reads pages, like ``each_dead_letter``."""
     for page in _pages(connection, selection, None):
         ids = [row.id for row in page]
         attempts, said = _attempts(connection, ids), answers(connection, ids)
@@ -178,7 +178,7 @@ def each_history(
 
 
 def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
-    """Return the ids that begin with this text, in their order."""
+    """Return the ids that begin with this text, sorted."""
     ids = schema.events.c.id
     query = select(ids).where(ids.startswith(prefix, autoescape=True)).order_by(ids).limit(limit)
     return list(connection.execute(query).scalars())
@@ -196,12 +196,12 @@ def count_dead_letters(
     *,
     at_most: int | None = None,
 ) -> int:
-    """Return how many dead letters are selected; with ``at_most``, count no further than that."""
+    """Return the number of selected dead letters; with ``at_most``, counting stops there."""
     return DeadLetters.of(connection, selection).count(connection, at_most=at_most)
 
 
 def detail(connection: Connection, event_id: str) -> Detail | None:
-    """Return one event with its whole history; None where no such event is stored."""
+    """Return an event with its whole history; None if no such event is stored."""
     query = select(schema.events.c.accepted_at).where(schema.events.c.id == event_id)
     accepted_at = connection.execute(query).scalar()
     if accepted_at is None:
@@ -218,7 +218,7 @@ def detail(connection: Connection, event_id: str) -> Detail | None:
 def _pages(
     connection: Connection, selection: Selection, limit: int | None, before: Key | None = None
 ) -> Iterator[Sequence[Row[tuple[object, ...]]]]:
-    """Page by key: the whole result is never in memory, and no page costs more than the first."""
+    """Yield pages by key. The whole result is never in memory, and no page costs more than the first."""
     selected = DeadLetters.of(connection, selection)
     left = limit
     while left is None or left > 0:
@@ -240,7 +240,7 @@ def _event(connection: Connection, event_id: str) -> Event:
 
 
 def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list[Attempt]]:
-    """Return the history of each of these deliveries, in order."""
+    """Return the attempts of each of these deliveries, in order."""
     table = schema.attempts
     query = (
         select(table).where(is_any_of(table.c.delivery_id, delivery_ids)).order_by(table.c.number, table.c.id)
@@ -273,7 +273,7 @@ def _dead_letter(row: Row[tuple[object, ...]], answered: Answered) -> DeadLetter
 
 
 def delivery_of(row: Row[tuple[object, ...]]) -> Delivery:
-    """Return the delivery of a whole row."""
+    """Return a row as a delivery."""
     return Delivery(
         event_id=row.event_id,
         event_type=row.event_type,

@@ -51,7 +51,7 @@ def rescue(
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     ).all()
-    # The token moves on here too: what the lost worker still says is late from now on.
+    # A new token, so that later outcomes of the lost worker count as late.
     change_all(connection, [row.id for row in rows], {"lease_token": _d.c.lease_token + 1})
     hand_back(connection, [row.id for row in rows if not row.sending], now)
     if crashed := [row for row in rows if row.sending]:

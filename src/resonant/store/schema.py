@@ -1,15 +1,15 @@
 """The tables. Every name is prefixed, since they may live in a producer's own database (transactional outbox).
 
-Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test holds both together.
+Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test compares the two.
 
 Transactions lock tables in one order, and rows by key, so that they cannot deadlock: events, deliveries, causes, rollups,
-endpoints, claims, gates, audit (endpoint_problems, signers and send_slots have transactions of their own). A purge goes from deliveries to
-events, so it locks both at once and waits for neither. A compaction skips the rollups that others hold; only compactions
-write the totals and history, one at a time: see store/counter_compaction.py.
+endpoints, claims, gates, audit (endpoint_problems, signers and send_slots have their own transactions). A purge goes from
+deliveries to events, so it locks both at once and skips locked rows. A compaction skips the rollups that others have
+locked; only compactions write the totals and history, one at a time: see store/counter_compaction.py.
 
 A producer's transaction may stay open for long, so it only inserts events, deliveries and acceptances, and updates no shared
 row. Two producers wait for each other only if they store the same event id. A fold skips the acceptances that another fold
-holds.
+has locked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sqlalchemy import (
     literal_column,
 )
 
-# SQLite gives its cheap automatic key only to a column that says INTEGER.
+# SQLite generates keys cheaply only for a column of the type INTEGER.
 _Key = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData()
@@ -45,7 +45,7 @@ events = Table(
     Column("time", Text, nullable=False),
     Column("digest", Text, nullable=False),
     Column("accepted_at", Double, nullable=False),
-    # Last, so that a scan of the columns before it need not follow a large body's overflow pages.
+    # Last, so that a scan of the other columns does not read a large body's overflow pages.
     Column("body", LargeBinary, nullable=False),
 )
 
@@ -58,7 +58,7 @@ deliveries = Table(
     Column("event_type", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("accepted_at", Double, nullable=False),
-    # What the producer asked for; null leaves it to the endpoint and the settings.
+    # Requested by the producer; null for the default of the endpoint or the settings.
     Column("policy", Text),
     Column("max_attempts", Integer),
     # The current round.
@@ -66,30 +66,30 @@ deliveries = Table(
     Column("round_started_at", Double, nullable=False),
     Column("round_attempts", Integer, nullable=False, server_default="0"),
     Column("crashes", Integer, nullable=False, server_default="0"),
-    # The history in short.
+    # Summary of the history.
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("first_attempt_at", Double),
     Column("last_delay", Double),
     Column("next_attempt_at", Double),
-    # The end of the own backoff of a delivery that a gate may send earlier. Earlier failures are not charged.
+    # The end of the delivery's own backoff, if a gate may send it earlier. Earlier failures are not charged.
     Column("backoff_until", Double),
     Column("finished_at", Double),
-    # When a worker may take it: the time it is due, the end of its lease, or null when it is final.
+    # When a worker may claim it: its due time, the end of its lease, or null when it is final.
     Column("available_at", Double),
     Column("lease_owner", Text),
     Column("lease_token", Integer, nullable=False, server_default="0"),
     Column("sending", Boolean, nullable=False, server_default="0"),
-    # The last failure, and why it was given up.
+    # The last failure, and why the delivery was given up.
     Column("reason", Text),
     Column("category", Text),
     Column("code", Text),
     Column("error_type", Text),
     Column("error", Text),
     Column("status_code", Integer),
-    # Of a dead letter: a row of resonant_causes. No foreign key, as its check would cost every purge a lookup.
+    # References resonant_causes, for dead letters. Not a foreign key, whose check would cost every purge a lookup.
     Column("cause_id", _Key),
     UniqueConstraint("event_id", "endpoint", name="resonant_deliveries_identity"),
-    # Otherwise SQLite gives the id of a purged delivery again, and a worker from before would hold a token that fits.
+    # Otherwise SQLite reuses the ids of purged deliveries, and an old worker's token could match.
     sqlite_autoincrement=True,
 )
 Index(
@@ -106,10 +106,10 @@ Index(
     sqlite_where=deliveries.c.lease_owner.is_not(None),
     postgresql_where=deliveries.c.lease_owner.is_not(None),
 )
-# All that a count by status needs, so that it never reads the rows. The status is not first: with nothing but an equality
-# to go by, SQLite would take this one instead of the partial ones, and sort.
+# Covers a count by status. The status is not first: otherwise SQLite would choose this index for an equality on the status,
+# instead of the partial ones, and sort.
 Index("resonant_deliveries_status", deliveries.c.category, deliveries.c.status, deliveries.c.endpoint)
-# Literal, and not bound: a plan made for any value cannot use an index that is partial.
+# A literal, not a bound value: a generic plan cannot use a partial index.
 is_dead_letter = deliveries.c.status == literal_column("'dead_letter'", Text)
 is_delivered = deliveries.c.status == literal_column("'delivered'", Text)
 Index(
@@ -119,8 +119,8 @@ Index(
     sqlite_where=is_delivered,
     postgresql_where=is_delivered,
 )
-# Every look at the queue goes by these two, and a delivery that succeeds is in neither: the whole queue by the time of
-# death, and each cause by it. Filters select among the few causes, not among the many dead letters.
+# All reads of the queue use these two indexes: the whole queue and each cause, by the time when deliveries were given up.
+# Successful deliveries are in neither. Filters select among the few causes, not among the many dead letters.
 Index(
     "resonant_deliveries_dead",
     deliveries.c.finished_at,
@@ -138,7 +138,7 @@ Index(
     postgresql_where=is_dead_letter,
 )
 
-# What dead letters died of, each once: see store/causes.py. Empty texts stand for what is not there.
+# The causes of dead letters, each stored once: see store/causes.py. Missing values are empty texts.
 causes = Table(
     "resonant_causes",
     metadata,
@@ -152,7 +152,7 @@ causes = Table(
     Column("code", Text, nullable=False),
     Column("error_type", Text, nullable=False),
     Column("error", Text, nullable=False),
-    # Whether the error stands for many that differ in their variable parts.
+    # Whether the error represents many that differ in their variable parts.
     Column("varies", Boolean, nullable=False),
 )
 Index("resonant_causes_endpoint", causes.c.endpoint, causes.c.code)
@@ -286,8 +286,8 @@ rollups = Table(
     sqlite_with_rowid=False,
 )
 
-# What was counted before the last minutes, added up over all time, for the counters of the metrics: as many rows as there
-# are labels. See store/counter_compaction.py.
+# Counts from before the last minutes, summed over all time, for the counters of the metrics: one row per set of labels.
+# See store/counter_compaction.py.
 rollup_totals = Table(
     "resonant_rollup_totals",
     metadata,
@@ -302,12 +302,12 @@ rollup_totals = Table(
     sqlite_with_rowid=False,
 )
 
-# The same by when it was, for alerts and for looking back: by minute, and later by hour and day. Without buckets, which
-# would make five times as many rows, and of which nobody asks when they were hit.
+# The same counts over time, for alerts and statistics: by minute, and later by hour and day. Without buckets, which would make
+# five times as many rows and are not needed over time.
 rollup_history = Table(
     "resonant_rollup_history",
     metadata,
-    # First, as a time is what is asked for.
+    # First, since queries are by time.
     Column("minute", BigInteger, primary_key=True, autoincrement=False),
     Column("measure", Text, primary_key=True),
     Column("endpoint", Text, primary_key=True),
@@ -320,7 +320,7 @@ rollup_history = Table(
     sqlite_with_rowid=False,
 )
 
-# Which alerts are raised: see metrics/alert_state.py. Endpoint "" stands for all of them.
+# Raised alerts: see metrics/alert_state.py. Endpoint "" means all endpoints.
 alerts = Table(
     "resonant_alerts",
     metadata,
@@ -328,7 +328,7 @@ alerts = Table(
     Column("endpoint", Text, primary_key=True),
     # Null once it has recovered.
     Column("raised_at", Double),
-    # What happened last, as JSON, until it has been announced.
+    # The last crossing, as JSON, until it has been announced.
     Column("unannounced", Text),
 )
 
@@ -341,6 +341,6 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("selection", Text, nullable=False),
     Column("count", BigInteger, nullable=False),
-    # Null while it goes on, and for ever where it was killed.
+    # Null while the operation runs, and for ever if it was killed.
     Column("ended_at", Double),
 )

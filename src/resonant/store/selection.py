@@ -1,4 +1,4 @@
-"""A selection of deliveries: one model from the options of a command and the parameters of a flow to SQL."""
+"""A selection of deliveries: one model for the options of commands, the parameters of flows and the SQL."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _rfc3339(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC).isoformat()
 
 
-# Seconds since the epoch; made of a datetime too, and written as one in JSON, as a flow takes it.
+# Seconds since the epoch. Accepts a datetime, and is one in JSON, as flows expect it.
 _Moment = Annotated[float | None, BeforeValidator(_seconds), PlainSerializer(_rfc3339, when_used="json")]
 
 
 class Selection(BaseModel, frozen=True, extra="forbid"):
-    """Which deliveries; what is None or empty restricts nothing, and all that is given must hold.
+    """Selects the deliveries that meet all given conditions; None or empty is no condition.
 
     Attributes:
         ids: event ids.
@@ -51,9 +51,9 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
         endpoint: the endpoint's name.
         category: transient, permanent or unknown.
         code: the classifier's code, e.g. ``http_503``.
-        reason: why it was given up.
-        text: a part of the error, in any case.
-        since, until: from when and before when it was given up, seconds since the epoch.
+        reason: why the delivery was given up.
+        text: a part of the error; case is ignored.
+        since, until: given up at or after, and before this time, seconds since the epoch.
 
     Raises:
         ValidationError: unknown field, category or reason.
@@ -72,24 +72,24 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
-        """Make the selection of a flow's parameters, of which others are ignored; an empty field of a form restricts nothing.
+        """Return the selection of a flow's parameters. Other parameters and empty form fields are ignored.
 
-        ``as_parameters`` is the way back.
+        ``as_parameters`` is the inverse.
         """
         given = {name: parameters[name] for name in cls.model_fields.keys() & parameters.keys()}
         return cls(**{name: value for name, value in given.items() if value not in (None, "", [])})
 
     def as_parameters(self) -> dict[str, Any]:
-        """Return a flow's parameters, in JSON."""
+        """Return the selection as parameters of a flow, in JSON types."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what was given, for the audit."""
+        """Return the given conditions, for the audit."""
         return self.model_dump(exclude_defaults=True)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing restricts it."""
+        """Whether it has no conditions."""
         return not self.as_dict()
 
     @model_validator(mode="before")
@@ -97,26 +97,28 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
     def _check_text(cls, given: dict[str, Any]) -> dict[str, Any]:
         for value in (*given.get("ids", ()), *given.values()):
             if isinstance(value, str) and not _is_storable(value):
-                raise StoreError(f"{value!r} holds what no database stores: NUL, or bytes that are no UTF-8")
-        # An empty text is part of every error: it restricts nothing.
+                raise StoreError(
+                    f"{value!r} contains what no database stores: NUL, or bytes that are not UTF-8"
+                )
+        # An empty text is a part of every error.
         return given | {"text": given.get("text") or None}
 
     @property
     def is_by_cause(self) -> bool:
-        """Whether it restricts more than ids and times."""
+        """Whether it has conditions other than ids and times."""
         return any(getattr(self, name) is not None for name in _OF_CAUSE)
 
     def of_unfinished(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on deliveries that are not final; their moment is that of acceptance."""
+        """Return the conditions on deliveries that are not final; times are those of acceptance."""
         found = [*self._kinds(_d.c), *self._ids_and_times(_d.c.accepted_at)]
         return found if self.text is None else [*found, self.text_in(_d.c)]
 
     def of_dead_letters(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on dead letters that their cause does not decide; their moment is that of death."""
+        """Return the conditions on dead letters apart from their cause; times are when they were given up."""
         return self._ids_and_times(_d.c.finished_at)
 
     def of_causes(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on causes; where one varies, its text has to be looked for in each dead letter."""
+        """Return the conditions on causes; if a cause varies, the text must be searched in each dead letter."""
         found = self._kinds(_c.c)
         return found if self.text is None else [*found, or_(_c.c.varies, self.text_in(_c.c))]
 
@@ -128,13 +130,13 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
 
     def _kinds(self, columns: Columns) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = [
-            # What is not there is null in a delivery and empty in a cause: an empty word asks for nothing.
+            # A missing value is null in a delivery and empty in a cause, so an empty value selects nothing.
             columns[name] == value if value else false()
             for name in ("endpoint", "code", "reason")
             if (value := getattr(self, name)) is not None
         ]
         if self.category == "unknown":
-            # As `status` counts them: what was cancelled before its first attempt has no category.
+            # As `status` counts: a delivery cancelled before its first attempt has no category.
             found.append(func.coalesce(columns.category, "").in_(["unknown", ""]))
         elif self.category is not None:
             found.append(columns.category == self.category)

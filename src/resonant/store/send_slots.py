@@ -52,7 +52,7 @@ def reserve(
         connection: in a transaction.
         endpoint: the endpoint's name.
         rate: slots per second.
-        number: how many are wanted, at least 1.
+        number: how many slots to reserve, at least 1.
         notice: the first slot is at least so many seconds ahead; at most ``MOST_NOTICE_SECONDS``.
         clock: read on SQLite; PostgreSQL has a clock of its own, which the processes of several machines share.
     """

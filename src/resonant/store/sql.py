@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def require_connection(connection: object) -> None:
-    """Check what a producer gave as its connection.
+    """Check that an argument is a connection.
 
     Raises:
-        TypeError: it is not a ``Connection`` of SQLAlchemy.
+        TypeError: it is not an SQLAlchemy ``Connection``.
     """
     if not isinstance(connection, Connection):
         given = f"{type(connection).__module__}.{type(connection).__qualname__}"
@@ -73,7 +73,7 @@ class _IsAnyOf(FunctionElement[bool]):
     inherit_cache = True
 
     def self_group(self, against: OperatorType | None = None) -> _IsAnyOf:
-        # SQLAlchemy would write "... = 1", as for a column that holds a truth value, and no index could be used.
+        # SQLAlchemy would write "... = 1", as for a boolean column, and no index could be used.
         del against
         return self
 

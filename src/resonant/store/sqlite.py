@@ -1,6 +1,6 @@
-"""SQLite: one file, one writer at a time, every transaction in a thread of its own.
+"""SQLite: one file, one writer at a time; transactions run in threads.
 
-A thread, and not an asynchronous driver: a transaction is one hop instead of one for each statement, and a cancelled
+Threads rather than an asynchronous driver: a transaction needs one switch instead of one per statement, and a cancelled
 coroutine cannot stop it half way. It commits or rolls back, and the next one waits for it.
 """
 
@@ -41,12 +41,12 @@ _BUSY_TIMEOUT_SECONDS = 30.0
 # After this wait for the lock, a warning names its holder; then once a minute.
 _TELL_SECONDS, _TELL_AGAIN_SECONDS = 2.0, 60.0
 _LOOK_AGAIN_SECONDS = 0.002
-# Long enough that a process that waits for the lock gets it between two of ours.
+# Long enough for a waiting process to get the lock between two of our transactions.
 _PAUSE_SECONDS = 2 * _LOOK_AGAIN_SECONDS
 _READERS = 3
 _PRIMARY_CODE = 0xFF  # masks SQLite's extended result codes
 _LOG = "resonant_log"
-_INCREMENTAL = 2  # what SQLite answers for auto_vacuum=INCREMENTAL
+_INCREMENTAL = 2  # SQLite's number for auto_vacuum=INCREMENTAL
 _PAGES_AT_ONCE = 1_000
 _PRAGMAS = (
     "journal_mode=WAL",
@@ -76,14 +76,14 @@ class SQLite:
         self._writing = self._reading.execution_options(write=True)
         self._writer = ThreadPoolExecutor(1, "resonant-store-writer")
         self._readers = ThreadPoolExecutor(_READERS, "resonant-store-reader")
-        # Held over the hops of a `transaction`, so that no other write gets between them.
+        # Held during a `transaction`, so that no other write gets between its operations.
         self._turn = asyncio.Lock()
 
     def __str__(self) -> str:
         return self._name
 
     async def write(self, operation: Callable[[Connection], T]) -> T:
-        """Run the operation in a transaction of its own; see ``Database``."""
+        """Run the operation in its own transaction; see ``Database``."""
         async with self._turn:
             return await self.in_writer(self._write, operation)
 
@@ -107,14 +107,14 @@ class SQLite:
             await self._end(stack, None, None, None)
 
     async def reclaim_space(self) -> None:
-        """Give freed pages back to the disk, in short transactions; see ``Database``."""
+        """Return free pages to the file system, in short transactions; see ``Database``."""
         there_is_more = True
         while there_is_more:
             there_is_more = await self.write(_reclaim_pages)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def close(self) -> None:
-        """Close every connection, after what is being written."""
+        """Close every connection, after the current write."""
 
         def close() -> None:
             self._writer.shutdown()
@@ -124,7 +124,7 @@ class SQLite:
         await asyncio.to_thread(close)
 
     async def in_writer(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in the thread that writes."""
+        """Run a function in the writer thread."""
         with translated_database_errors(self._name):
             call = partial(function, *args, **kwargs)
             return await asyncio.get_running_loop().run_in_executor(self._writer, call)
@@ -137,7 +137,7 @@ class SQLite:
     def _begun(self) -> Iterator[Connection]:
         """Begin a write transaction, commit it, and check that the file was not replaced meanwhile."""
         with self._writing.begin() as connection:
-            # The log stays the same file as long as this connection is open, unless somebody deletes it.
+            # The log stays the same file as long as this connection is open, unless it is deleted.
             log = connection.info.setdefault(_LOG, self._file.log_identity())
             yield connection
         self._file.check(log)
@@ -217,21 +217,21 @@ class _WriteLock:
 
 
 def _reclaim_pages(connection: Connection) -> bool:
-    """Give back some free pages; tell whether there may be more."""
+    """Return some free pages to the file system; return whether there may be more."""
     free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
     if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() != _INCREMENTAL or not free:
         return False
-    # Each page is a step, and only a script is stepped to its end. It commits first: the pragma is a transaction itself.
+    # The pragma frees one page per step, and only executescript steps to the end. It commits first, as the pragma needs.
     driver: Any = connection.connection.driver_connection
     driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
     return bool(free > _PAGES_AT_ONCE)
 
 
 def _prepare_file(path: Path) -> None:
-    """Make the file and the folders above it, for their owner alone; SQLite gives its side files the same mode."""
+    """Create the file and its parent folders, private to the owner; SQLite gives its side files the same mode."""
     try:
         make_private_folder(path.parent)
-        # Only ever a new file: to open and close one that is in use would drop this process's locks on it.
+        # Only a new file: to open and close a file in use would drop this process's locks on it.
         with suppress(FileExistsError):
             open_private(path, "xb").close()
         if path.is_dir():
@@ -255,20 +255,20 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
-        # The driver's own BEGIN comes late and is never IMMEDIATE: it is switched off, and `begin` below says it.
+        # Switches off the driver's own BEGIN, which comes late and is never IMMEDIATE; see `begin` below.
         connection.isolation_level = None
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
-            # Only while nothing is in the file: later it would write on every connect, and wait for the writer.
-            # A full vacuum would hold the lock for as long as the file is large; this way a purge gives the pages it
-            # freed back to the disk, a few at a time.
+            # Only while the file is empty: later it would write on every connect, and wait for the writer.
+            # A full vacuum of a large file would hold the lock for long; with this, a purge returns its free pages
+            # to the file system a few at a time.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
-        file.check()  # which this connection has opened by its path
+        file.check()  # this connection has just opened the file by its path
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A transaction that will write takes the lock at once: upgrading later fails where waiting would do.
+        # A write transaction takes the lock at once: a later upgrade fails at once instead of waiting.
         if connection.get_execution_options().get("write", False):
             lock.take(connection)
         else:

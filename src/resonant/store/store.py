@@ -1,4 +1,4 @@
-"""``Store``: each operation in a transaction of its own."""
+"""``Store``: each operation in its own transaction."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _FOLD_BATCH = 5_000
 
 
 class Store:
-    """The durable store, open. Make one with ``open_store``; it belongs to the event loop that opened it.
+    """The open durable store. Get one from ``open_store``; it belongs to the event loop that opened it.
 
-    Every method raises StoreUnavailable when the database went away, or is locked, read-only or full.
+    Every method raises StoreUnavailable if the database went away, or is locked, read-only or full.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Store:
         return str(self.database)
 
     async def reclaim_space(self) -> None:
-        """Give the space of what was purged back to the disk."""
+        """Return the space of purged rows to the file system."""
         await self.database.reclaim_space()
 
     async def close(self) -> None:
@@ -61,7 +61,7 @@ class Store:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """Open one transaction for several calls of ``enqueue``: all of them are kept, or none."""
+        """Open one transaction for several calls of ``enqueue``: all are committed, or none."""
         async with self.database.transaction() as transaction:
             if not self.rollups:
                 await transaction.run_sync(counters.switch_off)
@@ -72,7 +72,7 @@ class Store:
     ) -> T:
         """Run one operation in a transaction that commits before this returns.
 
-        It may run more than once (the server broke a deadlock): what it did before is then rolled back.
+        It may run more than once, if the server broke a deadlock; earlier runs are rolled back.
         """
 
         def run(connection: Connection) -> T:
@@ -111,39 +111,39 @@ class Store:
             folded = await self.write(acceptances.fold, limit=_FOLD_BATCH)
 
     async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
-        """Return when each endpoint's earliest unfinished delivery may be taken."""
+        """Return when each endpoint's earliest unfinished delivery may be claimed."""
         return await self.read(lease_queries.due, endpoint)
 
     async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], dict[str, Gate]]:
-        """Return what ``due`` does, and the gates that have a row, by endpoint, in one snapshot."""
+        """Return the result of ``due``, and the gates that have a row, by endpoint, in one snapshot."""
         return await self.read(lease_queries.look, endpoint)
 
     async def claim(
         self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None
     ) -> list[Lease]:
-        """Lease up to ``limit`` due deliveries of one endpoint; of more than one the bodies have ``most_bytes`` at most."""
+        """Lease up to ``limit`` due deliveries of one endpoint; see ``leases.claim``."""
         return await self.write_leases(
             lease_queries.claim, endpoint, owner=owner, limit=limit, most_bytes=most_bytes
         )
 
     async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
-        """Note that sends are about to start; return which of the leases are still held."""
+        """Record that sends are about to start; return the leases that are still held."""
         return await self.write(lease_queries.begin, leases, now=self.clock())
 
     async def record(self, outcomes: Sequence[Outcome]) -> set[LeaseKey]:
-        """Write attempts and decisions; return the leases whose outcome stands."""
+        """Write attempts and decisions; return the leases whose outcome was recorded."""
         return await self.write(record, outcomes, now=self.clock())
 
     async def release(self, leases: Sequence[Lease]) -> None:
-        """Hand deliveries back with no attempt charged."""
+        """Hand back leases, with no attempt charged."""
         await self.write(lease_queries.release, leases, now=self.clock())
 
     async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
-        """Put off the end of this owner's leases of these deliveries, or of all its leases; return how many there are."""
+        """Renew an owner's leases of these deliveries, or all its leases; return their number."""
         return await self.write_leases(lease_queries.renew, owner, delivery_ids=delivery_ids)
 
     async def release_all(self, owner: str) -> int:
-        """Hand back everything this owner holds, with no attempt charged; return how many there were."""
+        """Hand back all leases of an owner, with no attempt charged; return their number."""
         return await self.write(lease_queries.release_all, owner, now=self.clock())
 
     async def unfinished(self, endpoint: str | None = None) -> int:
@@ -151,11 +151,11 @@ class Store:
         return await self.read(lease_queries.unfinished, endpoint)
 
     async def latest_lease_end(self, endpoint: str | None = None) -> float | None:
-        """Return when the last of the leases ends, in seconds since the epoch; None where nothing is leased."""
+        """Return when the last of the leases ends, in seconds since the epoch; None if nothing is leased."""
         return await self.read(lease_queries.latest_lease_end, endpoint)
 
     async def rescue(self, *, endpoint: str | None = None, owners: Iterable[str] | None = None) -> int:
-        """End every expired lease, or every lease of these owners; return how many."""
+        """End every expired lease, or every lease of these owners; return their number."""
         rescued = 0
         owners = None if owners is None else list(owners)
         while True:
@@ -167,7 +167,7 @@ class Store:
                 return rescued
 
     async def status(self, *, endpoint: str | None = None) -> reads.StoreStatus:
-        """Count everything, in one snapshot."""
+        """Return the balance, in one snapshot."""
         return await self.read(reads.status, now=self.clock(), endpoint=endpoint, has_rollups=self.rollups)
 
     async def dead_letters(
@@ -177,7 +177,7 @@ class Store:
         return await self.read(reads.dead_letters, selection or Selection(), limit=limit)
 
     async def detail(self, event_id: str) -> reads.Detail | None:
-        """Return one event with its whole history; None where no such event is stored."""
+        """Return an event with its whole history; None if no such event is stored."""
         return await self.read(reads.detail, event_id)
 
 
@@ -192,8 +192,8 @@ async def open_store(
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
-        clock: gives the time, in seconds since the epoch.
-        lease_seconds: how long a worker's claim lasts unless it is renewed.
+        clock: returns the time, in seconds since the epoch.
+        lease_seconds: the duration of a lease that is not renewed.
         rollups: whether writes through this store are counted, for Prometheus and alerts.
 
     Raises:

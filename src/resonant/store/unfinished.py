@@ -80,7 +80,7 @@ class WaitingGroup:
 
     @property
     def due(self) -> int:
-        """Deliveries that may be sent now, and that no worker has."""
+        """Deliveries that may be sent now and have no lease."""
         return self.count - self.in_flight - self.parked
 
 
@@ -178,7 +178,7 @@ def _first(
     limit: int,
     after: Place | None,
 ) -> list[Place]:
-    """Return the longest due deliveries of one endpoint, in the order of the index."""
+    """Return the longest due deliveries of one endpoint."""
     key = (_d.c.available_at, _d.c.id)
     query = select(*key).where(_d.c.endpoint == endpoint, *conditions).order_by(*key).limit(limit)
     if after is not None:

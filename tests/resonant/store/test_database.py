@@ -285,7 +285,7 @@ async def test_a_file_that_is_no_database_is_told(tmp_path):
     path.write_text("Dear store,\n" * 1_000)
     line = await refusal(f"sqlite:///{path}")
     assert line == (
-        f"sqlite:///{path}: the file is no SQLite database: choose another, or set RESONANT_DATABASE_URL"
+        f"sqlite:///{path}: the file is not an SQLite database: choose another, or set RESONANT_DATABASE_URL"
     )
     assert path.read_text().startswith("Dear store"), "and it is left as it was"
 

@@ -1,4 +1,4 @@
-"""The gate of each endpoint, and when a delivery's own backoff is over if a gate lets it go earlier."""
+"""The gate of each endpoint, and the end of a delivery's own backoff, if a gate sends it earlier."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The gate of an endpoint says that it answered 410."""
+"""Gates record that the endpoint answered 410."""
 
 import sqlalchemy as sa
 from alembic import op
