@@ -72,4 +72,4 @@ def start(role: str, orders: Orders, folder: Path) -> subprocess.Popen[bytes]:
 def complaints(role: str, folder: Path) -> str:
     """Return what a process said, but for what it rightly says of the nonsense that the receiver answers."""
     lines = (folder / f"{role}.errors").read_text().splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("passed over a Retry-After"))
+    return "".join(line for line in lines if not line.startswith("ignored a Retry-After"))

@@ -96,7 +96,7 @@ def test_a_replay_leaves_permanent_ones_out_and_a_dry_run_says_so(machine, broke
     planned = machine.do("replay", "--endpoint", "hooks", "--dry-run")
     machine.do("replay", "--endpoint", "hooks")
 
-    assert planned.stdout.startswith("3 would be sent again; 2 left out, as their failure was permanent")
+    assert planned.stdout.startswith("3 would be sent again; 2 skipped because their failure was permanent")
     status = machine.read("status")
     assert (status["delivered"], status["dead_letter"], status["balanced"]) == (3, 2, True)
 

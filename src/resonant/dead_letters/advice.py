@@ -1,10 +1,10 @@
-"""What to do about dead letters that failed alike: one line that an operator can act on."""
+"""What an operator should do about similar dead letters, on one line."""
 
 from __future__ import annotations
 
 import shlex
 
-# {replay} is the whole command. It leaves permanent failures out unless it has --include-permanent.
+# {replay} is the whole command. It skips permanent failures unless it has --include-permanent.
 _WAIT = "wait until it answers (`resonant endpoint test {endpoint}`), then {slow_replay}"
 _CREDENTIAL = (
     "fix the endpoint's credential (`resonant endpoint update {endpoint} --header @FILE`, or --url; its signing secret by "
@@ -38,7 +38,7 @@ _CANCELLED = "an operator gave these up (`resonant audit` says who): replay them
 _UNKNOWN = "look at one (`resonant detail {event_id}`), and give the classifier a rule for this failure"
 
 _BY_REASON = {"crashed": _CRASHED, "cancelled": _CANCELLED}
-# Not where they are transient, by a Retry-After or by the endpoint's own override.
+# Only if they are permanent: a Retry-After or the endpoint's override makes them transient.
 _BY_PERMANENT_CODE = {
     "http_401": _CREDENTIAL,
     "http_402": _CREDENTIAL,
@@ -81,7 +81,7 @@ def advise(
     """Return what to do about dead letters with this code, reason and category, which may be empty.
 
     Args:
-        code, reason, category, endpoint: of the dead letters.
+        code, reason, category, endpoint: those of the dead letters.
         event_id: an example.
         maybe_processed: whether the receiver may have processed them.
     """
@@ -105,7 +105,7 @@ def advise(
 
 
 def processed(code: str) -> str:
-    """Return how likely the receiver processed a possibly processed event that failed with this code."""
+    """Describe how likely the receiver processed a possibly processed event that failed with this code."""
     return "probably processed" if code in _SENT_WITHOUT_ANSWER else "possibly processed"
 
 

@@ -1,4 +1,4 @@
-"""The archive of a purge: JSON lines, on disk before a row goes, whole whatever happens to the process or the disk."""
+"""The archive of a purge: JSON lines, synced before a row is removed, complete even after a crash or a full disk."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 1024 * 1024
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b\x08"
-# How every document of a purge begins (`read_history`). Of another file, what follows the last line would go as torn.
+# The beginning of every document of a purge (`read_history`). In another file, text after the last line would be cut off.
 _BEGINNING = b'{"event": {"id": "'
 
 
 class ArchiveError(ResonantError):
-    """The archive cannot be written; what was not archived was not purged."""
+    """The archive cannot be written; rows that were not archived were not purged."""
 
 
 class Archive:
-    """A file of JSON lines to append to; what is appended is on disk when that returns, or not in the file at all."""
+    """A file of JSON lines. ``append`` syncs the documents to disk before it returns, or adds none of them."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._is_compressed = str(file.name).endswith(".gz")
-        self._whole = 0  # up to here nothing is torn, as far as this process has looked
+        self._whole = 0  # the size up to which this process knows the file to be complete
 
     def append(self, documents: Iterable[dict[str, object]]) -> None:
-        """Add these documents, a line each; two processes may do so at once.
+        """Append these documents, one per line. Several processes may do so at once.
 
         Raises:
             ArchiveError: they cannot be written.
@@ -50,11 +50,11 @@ class Archive:
             json.dumps(document, ensure_ascii=False, default=_bytes) + "\n" for document in documents
         )
         data = lines.encode(errors="backslashreplace")
-        # Each batch is a gzip member of its own, so that one that is cut short can be taken off again.
+        # Each batch is its own gzip member, so that an incomplete one can be cut off.
         data = gzip.compress(data, compresslevel=6, mtime=0) if self._is_compressed else data
         try:
             with _alone(self._file.fileno()) as descriptor:
-                # Another process may have been killed since, and what is written behind a tear would be lost with it.
+                # Another process may have been killed since, and data after an incomplete batch would be lost with it.
                 self._mend(descriptor)
                 try:
                     _write_all(descriptor, data)
@@ -70,23 +70,23 @@ class Archive:
             ) from None
 
     def mend(self) -> None:
-        """Take off what a killed process or a lost disk left half written at the end; its rows were not purged.
+        """Cut off an incomplete end, left by a killed process or a disk failure; its rows were not purged.
 
         Raises:
-            OSError: it cannot be read or cut, or it is a file that would lose what is in no store.
+            OSError: it cannot be read or cut, or it is another file, which could lose data.
         """
         with _alone(self._file.fileno()) as descriptor:
             self._mend(descriptor)
 
     def _mend(self, descriptor: int) -> None:
-        """Make the end whole, under the lock; reads what was added since the last time, and nothing else."""
+        """Cut off an incomplete end, under the lock; reads only what was added since the last call."""
         size = os.fstat(descriptor).st_size
-        if size < self._whole:  # somebody else has emptied it
+        if size < self._whole:  # another process truncated it
             self._whole = 0
         if size == self._whole:
             return
         if self._whole == 0 and not _is_archive(os.pread(descriptor, _CHUNK_BYTES, 0), self._is_compressed):
-            raise OSError(errno.EINVAL, "is no archive of a purge: name another file")
+            raise OSError(errno.EINVAL, "is not an archive of a purge: name another file")
         mended = _mended_members if self._is_compressed else _mended_lines
         self._whole = mended(descriptor, self._whole, size)
         if self._whole < size:
@@ -95,10 +95,10 @@ class Archive:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[Archive]:
-    """Open an archive to append to, readable by its owner alone.
+    """Open an archive to append to, readable only by its owner.
 
     Raises:
-        ArchiveError: it cannot be opened, or is another file, which is left as it is.
+        ArchiveError: it cannot be opened, or is another file, which stays unchanged.
     """
     try:
         file = open_private(path.expanduser(), "a+b", buffering=0)
@@ -106,13 +106,13 @@ def opened_archive(path: Path) -> Iterator[Archive]:
         raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
     with file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
-            # It cannot be synced; and as it is opened to be read, too, it would take a part and then wait for ever.
+            # It cannot be synced. And since it is also open for reading, writes would block for ever once it is full.
             raise ArchiveError(f"{path}: is a pipe: name a file; nothing was purged")
         archive = Archive(file)
         try:
             archive.mend()
-            # The name of a new file has to be on disk too, and not only what is in it.
-            with suppress(OSError):  # a folder that cannot be read, or is none of a disk
+            # The name of a new file must be on disk too, not only its content.
+            with suppress(OSError):  # an unreadable folder, or one that is not on a disk
                 sync_folder(path.expanduser().resolve().parent)
         except OSError as error:
             raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
@@ -120,7 +120,7 @@ def opened_archive(path: Path) -> Iterator[Archive]:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    # A disk that gets full takes a part, and says so only when asked again.
+    # A nearly full disk writes a part; only the next write raises an error.
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
@@ -136,7 +136,7 @@ def _alone(descriptor: int) -> Iterator[int]:
 
 
 def _is_archive(head: bytes, is_compressed: bool) -> bool:
-    """Whether a file that begins so is one of ours, which may have been torn in its very first line."""
+    """Return whether a file with this beginning is an archive, possibly with an incomplete first line."""
     if is_compressed:
         try:
             head = zlib.decompressobj(_GZIP_FORMAT).decompress(head, len(_BEGINNING))
@@ -146,7 +146,7 @@ def _is_archive(head: bytes, is_compressed: bool) -> bool:
 
 
 def _mended_lines(descriptor: int, start: int, size: int) -> int:
-    """Return where the last line that is whole ends, at or behind the start."""
+    """Return the end of the last complete line, at or after ``start``."""
     end = size
     while end > start:
         begin = max(start, end - _CHUNK_BYTES)
@@ -156,17 +156,17 @@ def _mended_lines(descriptor: int, start: int, size: int) -> int:
             break
         end = begin
     if _is_document(os.pread(descriptor, size - end, end)):
-        # Of an editor that takes off the last line's end: the row may be gone.
+        # Complete, but an editor removed the last line end. Keep it, since the row may be purged.
         _write_all(descriptor, b"\n")
         return size + 1
     return end
 
 
 def _mended_members(descriptor: int, start: int, size: int) -> int:
-    """Return where the last gzip member that is whole ends; all from the start on have to be read for that.
+    """Return the end of the last complete gzip member; reads all members from ``start`` on.
 
     Raises:
-        OSError: others follow what is damaged, so that it is no end that was torn.
+        OSError: complete members follow a damaged one, so the damage is not an incomplete end.
     """
     whole = _end_of_last_member(descriptor, start)
     if whole < size and _has_member(descriptor, whole + 1):
@@ -193,7 +193,7 @@ def _end_of_last_member(descriptor: int, start: int) -> int:
 
 
 def _has_member(descriptor: int, start: int) -> bool:
-    """Whether a gzip member that is whole begins anywhere from here on."""
+    """Return whether a complete gzip member begins at or after ``start``."""
     while chunk := os.pread(descriptor, _CHUNK_BYTES + len(_GZIP_MAGIC) - 1, start):
         for found in re.finditer(_GZIP_MAGIC, chunk):
             begin = start + found.start()

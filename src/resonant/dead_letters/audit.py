@@ -1,4 +1,4 @@
-"""Who did what to how many: a row is written before the first dead letter is touched, and counts in the transactions that do."""
+"""The audit: one row per operation, written before its first change; each transaction of the operation adds its count."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _t = schema.audit
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Who did what to how many, and by which selection.
+    """One operation: who did what, by which selection, to how many deliveries.
 
     Attributes:
         at: when it began, seconds since the epoch.
         count: how many deliveries so far.
-        ended_at: when it ended, by itself or stopped; None while it goes on, and where it was killed.
+        ended_at: when it ended or was stopped; None while it runs, or if it was killed.
     """
 
     at: float
@@ -44,10 +44,10 @@ class AuditEntry:
 async def audited(
     store: Store, *, who: str, action: Action, selection: Mapping[str, object]
 ) -> AsyncIterator[int]:
-    """Note who is about to do what, and when that has ended; yield the row to count in, for ``add_to_audit``.
+    """Record an operation and its end in the audit; yield the id of the row, for ``add_to_audit``.
 
     Raises:
-        StoreUnavailable: it cannot be noted; nothing was done.
+        StoreUnavailable: it cannot be recorded; nothing was done.
     """
     audit_id = await store.write(begin_audit, at=store.clock(), who=who, action=action, selection=selection)
     try:
@@ -59,7 +59,7 @@ async def audited(
 def begin_audit(
     connection: Connection, *, at: float, who: str, action: Action, selection: Mapping[str, object]
 ) -> int:
-    """Note who is about to do what; return the row to count in."""
+    """Record the beginning of an operation; return the id of the row."""
     row = {
         "at": at,
         "who": who,
@@ -72,21 +72,21 @@ def begin_audit(
 
 
 def add_to_audit(connection: Connection, audit_id: int | None, count: int) -> None:
-    """Count what this transaction does; no row to count in is None."""
+    """Add the number of deliveries that this transaction changes; does nothing if ``audit_id`` is None."""
     if audit_id is None or not count:
         return
     connection.execute(update(_t).where(_t.c.id == audit_id).values(count=_t.c["count"] + count))
 
 
 def end_audit(connection: Connection, audit_id: int, *, now: float) -> None:
-    """Note that it has ended, seconds since the epoch."""
+    """Record the end of an operation, at ``now`` in seconds since the epoch."""
     connection.execute(update(_t).where(_t.c.id == audit_id).values(ended_at=now))
 
 
 def read_audit(
     connection: Connection, *, limit: int | None = None, action: Action | None = None
 ) -> list[AuditEntry]:
-    """Return who did what, the newest first."""
+    """Return audit entries, the newest first."""
     columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at)
     query = select(*columns).order_by(_t.c.id.desc()).limit(limit)
     rows = connection.execute(query if action is None else query.where(_t.c.action == action))

@@ -30,7 +30,7 @@ def described(gate: Gate, *, held: int, now: float) -> str:
     """Describe a gate on one line: state, since when, pace, reason, next probe, and how many deliveries it holds.
 
     Args:
-        gate: of the endpoint.
+        gate: the endpoint's gate.
         held: how many deliveries are due and held.
         now: seconds since the epoch.
     """
@@ -101,5 +101,5 @@ def _is_unattended(gate: Gate, now: float) -> bool:
 
 
 def span(seconds: float) -> str:
-    """Say how long something is: ``12 min``."""
+    """Return a duration in words: ``12 min``."""
     return ago(max(0.0, seconds)).removesuffix(" ago")

@@ -1,4 +1,4 @@
-"""What an operator does to deliveries: replay, cancel, purge. What each does is counted in the transaction that does it."""
+"""Operations of an operator on deliveries: replay, cancel, purge. Each transaction also counts its changes in the audit."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ def replay(
     audit_id: int | None = None,
     after: Key | None = None,
 ) -> Replayed:
-    """Begin a new round for up to ``limit`` dead letters, oldest first, and lease them; their history stays.
+    """Begin a new round for up to ``limit`` dead letters, oldest first, and lease them. Their history is kept.
 
     Two replays at once never take the same dead letter: each skips the rows that the other has locked, and a taken one is
-    not a dead letter any more. The leases of a killed replay expire, like those of any worker.
+    no longer a dead letter. The leases of a killed replay expire, like those of any worker.
 
     Args:
-        connection: in a transaction that writes.
-        selection: which.
-        died_before: the replay's start, seconds since the epoch: a dead letter that fails again is not taken again.
-        include_permanent: also permanent failures.
+        connection: in a write transaction.
+        selection: selects the dead letters.
+        died_before: the replay's start, seconds since the epoch, so that a dead letter that fails again is not taken again.
+        include_permanent: include permanent failures.
         without_endpoints: skip the dead letters of these endpoints.
-        limit: how many at most.
-        owner: who leases them.
+        limit: the maximum number.
+        owner: the owner of the leases.
         now: seconds since the epoch.
-        lease_seconds: for how long.
-        audit_id: the row of ``begin_audit`` to count them in.
+        lease_seconds: the duration of the leases.
+        audit_id: the audit row of ``begin_audit``.
         after: continue after this dead letter, which avoids a scan of skipped rows.
     """
     dead_letters = DeadLetters.of(
@@ -80,7 +80,7 @@ def replay(
         update(_d)
         .where(is_any_of(_d.c.id, list(place)))
         .values(
-            # Cancelled before the first attempt: it goes back to those never tried.
+            # A delivery cancelled before its first attempt becomes pending again.
             status=case((_d.c.attempts == 0, "pending"), else_="retrying"),
             round=_d.c.round + 1,
             round_started_at=now,
@@ -124,19 +124,19 @@ def cancel(
     after: int | None = None,
     audit_id: int | None = None,
 ) -> Cancelled:
-    """Give up to ``limit`` unfinished deliveries up, with reason ``cancelled``; those being sent now are left alone.
+    """Cancel up to ``limit`` unfinished deliveries, with reason ``cancelled``; deliveries being sent now are skipped.
 
-    A delivery that waits for a retry in some process is fenced: that process will find its lease gone. What another
-    transaction has locked is waited for: passed over, it would be forgotten.
+    If a delivery waits for a retry in some process, that process loses its lease. Rows that another transaction has locked
+    are awaited, not skipped; otherwise they would be missed.
 
     Args:
-        connection: in a transaction that writes.
-        selection: which; its times are those of acceptance.
-        limit: how many at most.
+        connection: in a write transaction.
+        selection: selects the deliveries; its times are acceptance times.
+        limit: the maximum number.
         now: seconds since the epoch.
-        accepted_until: leave out what was accepted later, seconds since the epoch: beside a busy producer it would not end.
-        after: go on after this delivery, which spares a walk over all that the selection passes over.
-        audit_id: the row of ``begin_audit`` to count them in.
+        accepted_until: skip deliveries accepted later, seconds since the epoch; otherwise a busy producer could keep it going.
+        after: continue after this delivery, which avoids a scan of skipped rows.
+        audit_id: the audit row of ``begin_audit``.
     """
     unfinished = [_d.c.available_at.is_not(None), _d.c.sending.is_(False), *selection.of_unfinished()]
     if accepted_until is not None:
@@ -194,7 +194,7 @@ def cancellable(connection: Connection, selection: Selection) -> Cancellable:
 
 
 def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bool]]:
-    """Return the conditions for the final deliveries that a purge takes: those that ended before this moment."""
+    """Return the conditions for the final deliveries that a purge removes: those that ended before this time."""
     is_status = schema.is_dead_letter if status == "dead_letter" else schema.is_delivered
     return [is_status, _d.c.finished_at <= finished_before]
 
@@ -202,13 +202,13 @@ def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bo
 def purge(
     connection: Connection, delivery_ids: Sequence[int], *, now: float, audit_id: int | None = None
 ) -> int:
-    """Remove these deliveries for good, with their history and with events that nothing else needs.
+    """Remove these deliveries for good, with their history and with events that no other delivery needs.
 
     Args:
-        connection: in a transaction that writes.
+        connection: in a write transaction.
         delivery_ids: locked in the same transaction, by ``lock_final`` or ``pick_final``.
         now: seconds since the epoch.
-        audit_id: the row of ``begin_audit`` to count them in.
+        audit_id: the audit row of ``begin_audit``.
     """
     if not delivery_ids:
         return 0
@@ -242,13 +242,13 @@ def pick_final(
     limit: int,
     after: Key | None = None,
 ) -> list[Key]:
-    """Lock up to ``limit`` final deliveries, the longest ended first; those that another has locked are passed over.
+    """Lock up to ``limit`` final deliveries, the earliest ended first; skip those that another transaction has locked.
 
     Args:
-        connection: in a transaction that writes.
-        conditions: which.
-        limit: how many at most.
-        after: go on after this one, which spares a walk over all that the conditions pass over.
+        connection: in a write transaction.
+        conditions: select the deliveries.
+        limit: the maximum number.
+        after: continue after this one, which avoids a scan of skipped rows.
     """
     query = _longest_ended(conditions, limit=limit, after=after).with_for_update(skip_locked=True)
     return [Key(*row) for row in connection.execute(query)]
@@ -262,14 +262,14 @@ def look_for_final(
     most_bytes: int,
     after: Key | None = None,
 ) -> list[Key]:
-    """Look for final deliveries, the longest ended first, and lock none: one at least, if there is any.
+    """Find final deliveries, the earliest ended first, without locks; returns at least one if there is any.
 
     Args:
         connection: open.
-        conditions: which.
-        limit: how many at most.
-        most_bytes: stop before their events have more than this.
-        after: go on after this one.
+        conditions: select the deliveries.
+        limit: the maximum number.
+        most_bytes: the maximum size of their events together, except for a single one.
+        after: continue after this one.
     """
     events = schema.events
     query = _longest_ended(conditions, limit=limit, after=after).add_columns(func.length(events.c.body))
@@ -295,9 +295,9 @@ def _longest_ended(
 def lock_final(
     connection: Connection, picked: Sequence[Key], conditions: Sequence[ColumnElement[bool]]
 ) -> list[int]:
-    """Lock those of these deliveries that still meet the conditions, with their events; return their ids.
+    """Lock the deliveries that still meet the conditions, and their events; return their ids.
 
-    What another has locked, a delivery or its event, is passed over: a purge waits for neither.
+    A delivery is skipped if another transaction has locked it or its event, so a purge waits for neither.
     """
     query = select(_d.c.id).where(is_any_of(_d.c.id, [key.id for key in picked]), *conditions)
     if connection.dialect.name == "postgresql":
@@ -308,7 +308,7 @@ def lock_final(
 
 
 def read_history(connection: Connection, delivery_ids: Sequence[int]) -> Iterator[dict[str, object]]:
-    """Yield each delivery with its event and its attempts, as plain columns: what an archive keeps."""
+    """Yield each delivery with its event and attempts as plain columns, for the archive."""
     attempts: defaultdict[int, list[dict[str, object]]] = defaultdict(list)
     table = schema.attempts
     query = select(table).where(is_any_of(table.c.delivery_id, delivery_ids)).order_by(table.c.id)

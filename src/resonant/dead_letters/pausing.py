@@ -27,7 +27,7 @@ class Paused:
 
     Attributes:
         before: the gate before it.
-        after: the gate after it; the same if the endpoint was paused already.
+        after: the gate after it; the same if the endpoint was already paused.
     """
 
     before: Gate
@@ -70,7 +70,7 @@ class Resumed:
 
 
 def paused_since(gate: Gate) -> str:
-    """Say since when an endpoint has been paused, by whom and why."""
+    """Describe since when an endpoint has been paused, by whom and why."""
     by = f" by {gate.paused_by}" if gate.paused_by else ""
     why = f": {gate.reason}" if gate.reason else ""
     return f"paused, since {rfc3339(gate.since)}{by}{why}"
@@ -82,8 +82,8 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
     Args:
         store: open.
         endpoint: the endpoint's name, which the caller has checked.
-        who: for the audit.
-        reason: shown wherever the gate is shown.
+        who: the operator, for the audit.
+        reason: shown with the gate.
     """
     reason = one_line(reason or "") or None
 
@@ -105,7 +105,7 @@ async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = F
     Args:
         store: open.
         endpoint: the endpoint's name, which the caller has checked.
-        who: for the audit.
+        who: the operator, for the audit.
         send_parked: also make its parked deliveries due now.
     """
 

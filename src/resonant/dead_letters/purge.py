@@ -1,4 +1,4 @@
-"""Purge: irreversible removal by retention, in short transactions, with an archive written and synced before."""
+"""Purge: irreversible removal by retention, in short transactions, after an archive is written and synced."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 DAY_SECONDS = 86_400.0
 NO_ARCHIVE = "none"
-# How long a transaction shall take, and how many deliveries it removes at most: whoever waits for the write lock meanwhile
-# waits no longer, and holding more in memory would gain nothing.
+# The target duration of a transaction, in seconds, and the bounds of its size. They limit how long others wait for the write
+# lock; larger batches would need more memory and save no time.
 _TRANSACTION_SECONDS = 0.06
 _FEWEST, _FIRST, _MOST = 50, 100, 5_000
 _MOST_BYTES = 4 * 1024 * 1024
-# Between two transactions, so that those who wait come in: SQLite has no queue, and a waiting writer looks every 2 ms.
+# The pause between two transactions lets waiting writers get the lock: SQLite has no queue, and a writer checks every 2 ms.
 _PAUSE_SECONDS = 0.004
 
 
@@ -43,10 +43,10 @@ class Retention:
     """How long final deliveries are kept, in days since they ended; 0 keeps none.
 
     Attributes:
-        dead_letters: for dead letters, where nothing below says otherwise.
+        dead_letters: for dead letters without a rule below.
         delivered: for delivered ones; None keeps them.
-        by_reason: for dead letters of a reason.
-        by_endpoint: for dead letters of an endpoint; goes before the reason.
+        by_reason: for dead letters with a reason.
+        by_endpoint: for dead letters of an endpoint; takes precedence over the reason.
     """
 
     dead_letters: float = 30.0
@@ -65,7 +65,7 @@ class Retention:
         )
 
     def rules(self, now: float) -> list[list[ColumnElement[bool]]]:
-        """Return the conditions of what may be purged now, rule by rule; no delivery meets two of them."""
+        """Return the conditions of each rule for what may be purged now; no delivery meets two rules."""
 
         def ended(status: operations.Final, days: float) -> list[ColumnElement[bool]]:
             return operations.purgeable(status, finished_before=now - days * DAY_SECONDS)
@@ -88,7 +88,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class PurgeReport:
-    """What a purge did, or would do.
+    """The result of a purge, or of its dry run.
 
     Attributes:
         purged: deliveries removed; with ``dry_run``, those that would be.
@@ -125,7 +125,7 @@ def daily_archive(settings: Settings, now: float) -> Path:
 
 
 def prepared_archive(asked: str | None, settings: Settings, now: float) -> Path | None:
-    """Return the archive of a purge: the given file, nothing for ``none``, by default that of the day.
+    """Return the archive of a purge: the given file, None for ``none``, by default the archive of the day.
 
     Raises:
         ArchiveError: the folder of the day's archive cannot be created.
@@ -151,20 +151,20 @@ async def purge(
     dry_run: bool = False,
     on_progress: Callable[[int], None] = lambda _purged: None,
 ) -> PurgeReport:
-    """Remove what is older than its retention; never what is not final, so never what is being replayed.
+    """Remove final deliveries older than their retention. A delivery that is being replayed is not final.
 
     Args:
         store: open.
-        retention: how long what is kept.
-        who: for the audit.
-        archive: a file to append what is removed to, one JSON document a line; gzip if its name ends in ``.gz``. A row
-            goes after its archive is on disk; a crash between the two leaves it in both, never in none.
+        retention: how long deliveries are kept.
+        who: the operator, for the audit.
+        archive: a file to append removed deliveries to, one JSON document per line; gzip if its name ends in ``.gz``. A
+            row is removed after its archive is on disk; after a crash between the two it is in both.
         dry_run: only count.
-        on_progress: called with how many are purged so far.
+        on_progress: called with the number purged so far.
 
     Raises:
         ArchiveError: the archive cannot be written.
-        StoreUnavailable: the store went away; what was purged before is purged, and noted.
+        StoreUnavailable: the store went away; earlier removals stay, and are in the audit.
     """
     now = store.clock()
     rules = retention.rules(now)
@@ -180,7 +180,7 @@ async def purge(
             file: Archive | None = None
             for rule in rules:
                 last = None
-                # Looked for before the lock is taken: a rule may pass over many.
+                # Before the write lock is taken: a rule may skip many rows.
                 while picked := await store.read(
                     operations.look_for_final, rule, limit=batch.size, most_bytes=_MOST_BYTES, after=last
                 ):
@@ -205,7 +205,7 @@ class _Batch:
         self.size = _FIRST
 
     def took(self, seconds: float) -> None:
-        """Aim at the time that a transaction shall take; grow slowly, shrink at once."""
+        """Adapt the size to the target duration; grow slowly, shrink at once."""
         aimed = int(self.size * _TRANSACTION_SECONDS / max(seconds, 1e-6))
         self.size = max(_FEWEST, min(aimed, 2 * self.size, _MOST))
 
@@ -219,7 +219,7 @@ def _purge_batch(
     now: float,
     audit_id: int,
 ) -> tuple[int, float]:
-    """Return how many were purged, and when the lock was got: who waits for it does not hold it."""
+    """Return how many were purged, and when the write lock was acquired, so that the wait for it is not measured."""
     began = time.perf_counter()
     ids = operations.lock_final(connection, picked, rule)
     if ids and archive is not None:

@@ -1,4 +1,4 @@
-"""Replay: dead letters sent again, oldest first, at a rate that the receiver can take, with a slow start."""
+"""Replay: sending dead letters again, oldest first, at a limited rate with a slow start."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from resonant.store import Store
     from resonant.store.selection import Selection
 
-# The rate begins at a tenth and grows evenly for this long: a receiver that is coming back meets a trickle first.
+# The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1
-# What a delay of ours may make up for at once, as a share of a second: more would be a burst. The rest is made up for
-# little by little, as far as it is not too long ago.
+# The longest delay of this process, in seconds, that one burst makes up for. The rest of a recent delay is made up for
+# gradually.
 _BURST_SECONDS = 0.05
 _CATCH_UP_SHARE = 0.08
 _REMEMBERED_SECONDS = 10.0
@@ -36,14 +36,14 @@ _CANCEL_BATCH = 500
 
 
 class EmptySelection(ResonantError):
-    """A replay or a cancellation of everything has to be asked for."""
+    """The selection is empty, and everything was not requested explicitly."""
 
 
 def require_restricted(selection: Selection, *, everything: bool) -> None:
-    """Refuse an empty selection, unless everything is meant.
+    """Refuse an empty selection, unless ``everything`` is set.
 
     Raises:
-        EmptySelection: nothing restricts it.
+        EmptySelection: the selection is empty.
     """
     if selection.is_empty and not everything:
         raise EmptySelection("the selection is empty: restrict it, or select all explicitly")
@@ -54,15 +54,15 @@ class ReplayRequest:
     """Which dead letters to send again, and how.
 
     Attributes:
-        selection: which.
-        include_permanent: also permanent failures.
-        limit: how many at most.
-        rate: dead letters per second, after the slow start; None: no limit.
+        selection: selects the dead letters.
+        include_permanent: include permanent failures.
+        limit: the maximum number.
+        rate: dead letters per second, after the slow start; None for no limit.
         everything: allow an empty selection, which selects all.
         without_endpoints: skip the dead letters of these endpoints.
 
     Raises:
-        EmptySelection: nothing restricts the selection, and ``everything`` is not set.
+        EmptySelection: the selection is empty, and ``everything`` is not set.
     """
 
     selection: Selection
@@ -76,7 +76,7 @@ class ReplayRequest:
         require_restricted(self.selection, everything=self.everything)
 
     def as_dict(self) -> dict[str, object]:
-        """Return what was asked for, for the audit."""
+        """Return the request, for the audit."""
         asked = {
             "all": self.everything,
             "include_permanent": self.include_permanent,
@@ -86,7 +86,7 @@ class ReplayRequest:
         return {**self.selection.as_dict(), **{name: value for name, value in asked.items() if value}}
 
     def as_parameters(self) -> dict[str, Any]:
-        """Return the parameters of the flow ``replay-dead-letters`` that ask for this."""
+        """Return the request as parameters of the flow ``replay-dead-letters``."""
         return {
             **self.selection.as_parameters(),
             "all_dead_letters": self.everything,
@@ -98,12 +98,12 @@ class ReplayRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What a replay would take now, and what it leaves out.
+    """What a replay would take now, and what it would skip.
 
     Attributes:
         selected: dead letters that would be sent again.
-        permanent: dead letters left out because their failure was permanent.
-        beyond_limit: dead letters left out because of the limit.
+        permanent: dead letters skipped because their failure was permanent.
+        beyond_limit: dead letters skipped because of the limit.
     """
 
     selected: int
@@ -115,14 +115,14 @@ class ReplayPlan:
 
     @property
     def left_out(self) -> list[str]:
-        """What is left out, and why."""
+        """What is skipped, and why."""
         found = []
         if self.permanent:
             found.append(
-                f"{self.permanent:,} left out, as their failure was permanent (include them by asking for it)"
+                f"{self.permanent:,} skipped because their failure was permanent (include them explicitly)"
             )
         if self.beyond_limit:
-            found.append(f"{self.beyond_limit:,} left out by the limit")
+            found.append(f"{self.beyond_limit:,} skipped because of the limit")
         return found
 
 
@@ -162,12 +162,12 @@ async def endpoints_of(store: Store, request: ReplayRequest) -> list[str]:
 
 
 async def cancel(store: Store, selection: Selection, *, who: str) -> int:
-    """Give up the selected unfinished deliveries, but for those that are being sent now; return how many.
+    """Cancel the selected unfinished deliveries, except those being sent now; return their number.
 
     Args:
         store: open.
-        selection: which; its times are those of acceptance.
-        who: for the audit.
+        selection: selects the deliveries; its times are acceptance times.
+        who: the operator, for the audit.
     """
     now = store.clock()
     cancelled = 0
@@ -200,7 +200,7 @@ class Pace:
     def __init__(self, rate: float, *, slow_start: float = SLOW_START_SECONDS) -> None:
         self._rate = rate
         self._slow_start = slow_start
-        # Includes the refill of one pause; otherwise a caller that asks on time would lose fractions of a token.
+        # Includes the refill of one pause; otherwise a punctual caller would lose fractions of a token.
         self._burst = max(1.0, rate * _BURST_SECONDS) + rate * self.pause()
         self._tokens = 0.0
         self._missed = 0.0
@@ -210,7 +210,7 @@ class Pace:
         """Return how many dead letters may be sent now, and count them as sent.
 
         Args:
-            elapsed: seconds since the start; never less than at the call before.
+            elapsed: seconds since the start; never less than in the previous call.
         """
         new = self._allowed(elapsed) - self._allowed(self._filled_to)
         made_up = min(self._missed, _CATCH_UP_SHARE * new)
@@ -224,11 +224,11 @@ class Pace:
         return whole
 
     def pause(self) -> float:
-        """Return for how many seconds to wait before asking again."""
+        """Return the seconds to wait before the next call of ``take``."""
         return max(0.005, min(_BURST_SECONDS / 4, 1 / self._rate))
 
     def _allowed(self, elapsed: float) -> float:
-        """Return the integral of the rate from 0: it grows from a tenth to the whole, then stays."""
+        """Return the integral of the rate from 0. The rate grows from a tenth to the full rate, then stays."""
         ramp = min(elapsed, self._slow_start)
         share = _SLOW_START_SHARE * ramp
         if self._slow_start:
@@ -239,9 +239,9 @@ class Pace:
 async def take_dead_letters(
     store: Store, request: ReplayRequest, *, owner: str, audit_id: int
 ) -> AsyncIterator[list[Lease]]:
-    """Take the selected dead letters out of the queue, batch by batch at the rate asked for, each leased to the owner.
+    """Take the selected dead letters out of the queue in batches, at the requested rate, and lease them to the owner.
 
-    A dead letter that dies again meanwhile is not taken again, and one that another replay has is passed over.
+    A dead letter that fails again meanwhile is not taken again, and one that another replay holds is skipped.
     """
     started_at = store.clock()
     start = time.monotonic()
@@ -266,7 +266,7 @@ async def take_dead_letters(
             after=last,
         )
         replayed = await retry_while_unavailable(take, store.lease_seconds / 3)
-        # At the end once more from the beginning: what another had locked, and let go, was passed over.
+        # At the end, start once more from the beginning: rows that were locked and then released were skipped.
         is_over = last is None and not replayed.leases
         last = replayed.last
         if is_over:

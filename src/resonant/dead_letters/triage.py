@@ -35,7 +35,7 @@ class Group:
         fingerprint: 12 hex digits derived from endpoint, code and error; stable over time.
         reason, category: the most frequent ones, or empty.
         error: the error text, with variable parts replaced.
-        count: how many.
+        count: the number of dead letters.
         first_at, last_at: when the first and the last were given up, seconds since the epoch.
         example: the event id of the newest.
         advice: what to do.

@@ -1,4 +1,4 @@
-"""One attempt: send, time it, classify what went wrong, decide once. It writes nothing and waits for nothing."""
+"""One attempt: send, measure the time, classify a failure, decide once. No writes to the store, no waits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A sink keeps its own deadline; this is what it gets on top before it is cut off.
+# A sink keeps its own deadline. If it does not, it is cut off after this additional time.
 _GRACE_SECONDS = 1.0
 _EXCERPT_CHARACTERS = 1024
 _STATUSES = range(100, 600)
@@ -39,17 +39,17 @@ class Destination:
     """An endpoint, open for sending.
 
     Attributes:
-        name: its name in the store.
+        name: the endpoint's name in the store.
         sink: sends once, or raises.
-        describe: returns a failure as one line without secrets.
-        close: closes its connections.
+        describe: describes a failure on one line without secrets.
+        close: closes the connections.
         timeout: the deadline of one attempt, in seconds.
         overrides: the endpoint's own categories for statuses.
-        policy: the name of its retry policy; None for the default.
-        concurrency: the limit of concurrent sends to it; None for the common limit.
+        policy: the name of the endpoint's retry policy; None for the default.
+        concurrency: the limit of concurrent sends to the endpoint; None for the common limit.
         rate: the most sends per second, of all processes together; None for no limit.
-        redact: returns an excerpt or warning of the sink as one line without secrets.
-        rotation: returns the rotation of its signing secret in use; see ``Endpoint.rotation``.
+        redact: returns an excerpt or warning of the sink on one line without secrets.
+        rotation: returns the rotation of the signing secret in use; see ``Endpoint.rotation``.
     """
 
     name: str
@@ -96,10 +96,10 @@ class AttemptRunner:
 
     Attributes:
         clock: seconds since the epoch.
-        rng: the jitter is drawn from it.
+        rng: draws the jitter.
         policy: resolves a policy's name (None for the default) to the policy.
-        run_policy, run_max_attempts: what this run was asked to use instead of the deliveries' own.
-        classifier: tells a failure's category.
+        run_policy, run_max_attempts: replace those of the deliveries in this run.
+        classifier: classifies failures.
     """
 
     clock: Clock
@@ -118,16 +118,16 @@ class AttemptRunner:
         gate: Callable[[], GateView] = lambda: NORMAL,
         task_run_id: str | None = None,
     ) -> Report:
-        """Send once, and decide what comes next. Only a cancellation is raised.
+        """Send once, and decide on the next step. Raises nothing but a cancellation.
 
         Args:
-            lease: the delivery; its attempts are those made before this one.
-            destination: where to.
+            lease: the delivery, with its attempts before this one.
+            destination: the endpoint.
             may_wait: returns whether a retry may wait in this process; called when a retry is decided on.
             gate: returns the state of the endpoint's gate; called after a failure.
-            task_run_id: kept in the history.
+            task_run_id: stored in the history.
         """
-        # Before the send, since a mistake in it must not undo what was sent.
+        # Before the send, so that an invalid policy cannot lose the result of a send.
         policy = self._policy_for(lease, destination)
         made = partial(
             Attempt,
@@ -143,7 +143,7 @@ class AttemptRunner:
                 receipt = await destination.sink.send(lease.event)
         except Exception as error:  # noqa: BLE001 - every failure of a sink is the classifier's to judge
             made = partial(made, duration=asyncio.get_running_loop().time() - start)
-            # In no variable of this frame, which its traceback holds: the two would keep each other in memory.
+            # Not in a local variable: the traceback references this frame, so the two would keep each other alive.
             return self._judge(
                 lease,
                 destination,
@@ -168,8 +168,8 @@ class AttemptRunner:
         try:
             return self.policy(name).with_max_attempts(self.run_max_attempts or lease.max_attempts)
         except ValueError as error:
-            # A producer's or an operator's mistake, which must not hold up the other deliveries.
-            logger.warning("%s; %s is tried by the default policy", error, lease.event.id)
+            # A mistake of a producer or operator must not block other deliveries.
+            logger.warning("%s; %s uses the default policy", error, lease.event.id)
             return self.policy(None)
 
     def _judge(
@@ -237,7 +237,7 @@ def _status_code(failure: Exception) -> int | None:
 
 
 def _look(thing: object, name: str) -> object:
-    """Return an attribute, or None: an exception's are anybody's code."""
+    """Return an attribute, or None if it cannot be read: an exception's properties may raise."""
     try:
         return getattr(thing, name, None)
     except Exception:  # noqa: BLE001

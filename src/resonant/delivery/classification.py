@@ -1,10 +1,10 @@
-"""What a failed send means: try again, do not, or nobody knows.
+"""Classification of failed sends: transient, permanent or unknown.
 
 ::
 
     failure
-    ├── is no Exception                    CancelledError, KeyboardInterrupt, SystemExit: raised again, never judged
-    ├── a user's rule                      whatever it says
+    ├── not an Exception                   CancelledError, KeyboardInterrupt, SystemExit: raised again, not classified
+    ├── a user's rule                      the rule's verdict
     ├── answered with a status
     │   ├── 1xx                            unknown     a protocol anomaly
     │   ├── 3xx                            permanent   a redirect is never followed
@@ -19,22 +19,22 @@
     │   ├── a name that does not resolve   transient   dns_temporary; dns_not_found is unknown
     │   ├── a certificate                  permanent   tls_certificate; any other tls_error is unknown
     │   ├── a proxy, a pool, descriptors   transient   local: proxy_error, pool_full, local_resources
-    │   ├── an address we do not go to     permanent   address_refused
-    │   └── a request that is wrong        permanent   invalid_url, unsupported_protocol, invalid_request ...
-    ├── perhaps processed
+    │   ├── a refused address              permanent   address_refused
+    │   └── an invalid request             permanent   invalid_url, unsupported_protocol, invalid_request ...
+    ├── possibly processed
     │   ├── no answer in time              transient   read_timeout, write_timeout, timeout
     │   ├── a connection lost              transient   connection_reset, disconnected, read_error ...
-    │   └── an answer that is no HTTP      transient   bad_response
-    ├── our own
+    │   └── an answer that is not HTTP     transient   bad_response
+    ├── on this side
     │   ├── ValueError, TypeError ...      permanent   value_error, type_error ...
     │   ├── FileNotFoundError ...          permanent   file_not_found_error ...
-    │   ├── a disk that is full or broken  unknown     local_storage
+    │   ├── a full or broken disk          unknown     local_storage
     │   └── any other OSError              transient   os_error
     ├── an ExceptionGroup                  transient if any member is, permanent if all are, else unknown
     └── anything else                      unknown
 
-A failure is judged with all that led to it, and the most telling link decides: httpx reports a failed certificate as
-``ConnectError``. Types are looked up by name, so that no HTTP library is imported to know its errors.
+A failure is judged with its chain of causes, and the most specific one decides: httpx reports a failed certificate as
+``ConnectError``. Types are looked up by name, so that no HTTP library needs to be imported.
 """
 
 from __future__ import annotations
@@ -76,18 +76,18 @@ _STATUSES = range(100, 600)
 _CLIENT_ERROR = 4
 _CATEGORY_BY_CLASS: Mapping[int, Category] = {3: "permanent", _CLIENT_ERROR: "permanent", 5: "transient"}
 _TRANSIENT_4XX = {407, 408, 421, 423, 425, 429}
-# Not among them: 409, which may mean "I have it already".
+# Without 409, which may mean that the receiver already has the event.
 _UNPROCESSED = {*range(300, 409), *range(410, 500), 501, 503, 505, 506, 508, 510, 511}
 _LOCAL_STATUSES = {407, 511}
 _NO_OVERRIDES: Mapping[int, Category] = MappingProxyType({})
 
-# A chain may be a cycle, and groups may be nested without end.
+# A chain may be a cycle, and groups may be nested deeply.
 _MAX_LINKS = 1000
 _MAX_DEPTH = 20
 
 
 class Classifier:
-    """Judges failures; a user may add rules, which win over the built-in ones, the latest first."""
+    """Classifies failures. Rules of a user take precedence over the built-in ones; the latest comes first."""
 
     def __init__(self) -> None:
         self._rules: list[Rule] = []
@@ -108,12 +108,12 @@ class Classifier:
     def rule(self, judge: _RuleT, /) -> _RuleT: ...
 
     def rule(self, what: Any, /, **verdict: Any) -> Any:
-        """Register a rule, for a failure and for everything that led to it.
+        """Register a rule, for failures and their causes.
 
         Args:
             what: an exception type, with the fields of its verdict as keyword arguments, or a callable that takes a
-                failure and returns a ``Verdict``, or None to leave it to others. Usable as a decorator.
-            verdict: ``category`` and ``code``, and ``blame`` and ``maybe_processed`` where they are not the usual.
+                failure and returns a ``Verdict``, or None if the rule does not apply. Usable as a decorator.
+            verdict: ``category`` and ``code``, and optionally ``blame`` and ``maybe_processed``.
 
         Raises:
             ValueError: invalid category, blame or code; see ``Verdict``.
@@ -128,15 +128,15 @@ class Classifier:
     def classify(
         self, failure: BaseException, *, now: float, overrides: Mapping[int, Category] = _NO_OVERRIDES
     ) -> Verdict:
-        """Judge a failure.
+        """Classify a failure.
 
         Args:
-            failure: what a send raised.
-            now: the time of the answer in seconds since the epoch, to which a date in ``Retry-After`` is compared.
+            failure: the exception that a send raised.
+            now: the time of the answer, seconds since the epoch; a date in ``Retry-After`` is compared with it.
             overrides: the endpoint's own categories by HTTP status.
 
         Raises:
-            BaseException: the failure itself, if it is no ``Exception``: a cancellation is no failure.
+            BaseException: the failure itself, if it is not an ``Exception``, such as a cancellation.
         """
         if not isinstance(failure, Exception):
             raise failure
@@ -144,13 +144,13 @@ class Classifier:
             _, verdict = _Classification(tuple(self._rules), now, overrides).judge(failure)
         except Exception as error:  # noqa: BLE001 - what an exception has for attributes is anybody's code
             name, reason = type(failure).__name__, type(error).__name__
-            logger.warning("a %s that raises %s when it is looked at is taken for unknown", name, reason)
+            logger.warning("a %s that raises %s on inspection counts as unknown", name, reason)
             return UNKNOWN
         return verdict
 
 
 class _Classification:
-    """One call of ``classify``: what it was asked with, and how many links it may still look at."""
+    """One call of ``classify``: its arguments, and how many links of the chain it may still read."""
 
     def __init__(self, rules: tuple[Rule, ...], now: float, overrides: Mapping[int, Category]) -> None:
         self._rules = rules
@@ -159,7 +159,7 @@ class _Classification:
         self._budget = iter(range(_MAX_LINKS))
 
     def judge(self, failure: BaseException, depth: int = 0) -> Ranked:
-        # zip, and not a slice: the budget is one for the whole inquiry
+        # zip, not a slice: the whole call shares one budget
         links = [link for _, link in zip(self._budget, _chain(failure), strict=False)]
         for rule in self._rules:
             for link in links:
@@ -192,7 +192,7 @@ class _Classification:
         categories = {verdict.category for _, verdict in members}
         decisive = next(c for c in ("transient", "unknown", "permanent") if c in categories)
         deciding = [member for member in members if member[1].category == decisive]
-        # of several Retry-After the longest: each is a floor
+        # the longest Retry-After, since each is a minimum
         rank, verdict = max(deciding, key=lambda member: member[1].retry_after or 0.0)
         return rank, replace(verdict, maybe_processed=any(member.maybe_processed for _, member in members))
 
@@ -230,10 +230,9 @@ classify = classifier.classify
 
 
 def _chain(failure: BaseException) -> Iterator[BaseException]:
-    """Walk from a failure to what it came from: the cause, else the context.
+    """Yield a failure and its causes: each one's ``__cause__``, else its ``__context__``.
 
-    Also a context that was suppressed: httpcore says ``raise exc from None``, and there is no other trace of the error
-    that was.
+    This includes suppressed contexts: httpcore uses ``raise exc from None``, and only the context has the original error.
     """
     seen: set[int] = set()
     link: BaseException | None = failure
@@ -244,7 +243,7 @@ def _chain(failure: BaseException) -> Iterator[BaseException]:
 
 
 def _names(link: BaseException) -> list[str]:
-    """Name a failure's classes by package and class, the most derived first: ``aiohttp.ClientOSError``, ..."""
+    """Return a failure's classes as package and class, the most derived first: ``aiohttp.ClientOSError``, ..."""
     return [f"{_package(kind)}.{kind.__qualname__}" for kind in type(link).__mro__]
 
 
@@ -253,10 +252,10 @@ def _package(kind: type) -> str:
 
 
 def _is_mask(link: BaseException) -> bool:
-    """Tell whether a link renames an error of aiohttp, which then speaks for itself.
+    """Return whether a link only wraps an error of aiohttp, which is then judged instead.
 
-    httpx-aiohttp makes a ``ConnectTimeout`` of every trouble with a connection, even if the request had been sent, and
-    aiohttp makes an answer with status 400 of one that is no HTTP.
+    httpx-aiohttp turns every connection error into a ``ConnectTimeout``, even if the request had been sent, and aiohttp
+    turns an answer that is not HTTP into one with status 400.
     """
     cause = link.__cause__
     return (
@@ -271,24 +270,24 @@ def _rank(ranked: Ranked) -> int:
 
 
 def _ask(rule: Rule, link: BaseException) -> Verdict | None:
-    """Ask a user's rule; one that does not work must not lose the event."""
+    """Apply a user's rule. A broken rule is ignored, so that it cannot lose the event."""
     name = getattr(rule, "__qualname__", type(rule).__qualname__)
     try:
         verdict = rule(link)
     except Exception as error:  # noqa: BLE001 - a rule is anybody's code
         # no traceback: it would show the failure too, and with it perhaps a URL
-        logger.warning("classifier rule %s raised %s and is passed over", name, type(error).__name__)
+        logger.warning("classifier rule %s raised %s and is ignored", name, type(error).__name__)
         return None
     if verdict is not None and not isinstance(verdict, Verdict):
         logger.warning(
-            "classifier rule %s returned %s, no Verdict, and is passed over", name, type(verdict).__name__
+            "classifier rule %s returned %s, not a Verdict, and is ignored", name, type(verdict).__name__
         )
         return None
     return verdict
 
 
 def _answer(failure: Any) -> tuple[int, str | None] | None:
-    """Read the status and the raw ``Retry-After`` out of a failure of any library, None if it has no status."""
+    """Return the status and the raw ``Retry-After`` of a failure of any library; None if it has no status."""
     response = getattr(failure, "response", None)
     answer = failure if response is None else response  # a requests.Response with a status of 400 is falsy
     status = getattr(answer, "status_code", getattr(answer, "status", None))
@@ -311,5 +310,5 @@ def built_in_codes() -> set[str]:
     """Return every code of the built-in rules."""
     by_status = {_status_code(status) for status in (*_STATUSES, 0)}
     by_type = {verdict.code for _, verdict in RANKED.values()}
-    # Codes that no table has: an unknown failure, a name that may resolve later, a worker lost while sending.
+    # These are in no table: an unknown failure, a name that may resolve later, a worker lost while sending.
     return by_status | by_type | {UNKNOWN.code, DNS_TEMPORARY.code, DNS_NOT_FOUND.code, "worker_lost"}

@@ -1,6 +1,6 @@
-"""What each exception class and each errno means to the classifier.
+"""The verdict of the classifier for each exception class and errno.
 
-Classes are named, so that no HTTP library is imported to know its errors.
+Classes are given by name, so that no HTTP library needs to be imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _Key = str | int  # "package.Class" or an errno
 Ranked = tuple[int, Verdict]
 
-# How telling a link of the chain is. The most telling one decides, and of equals the outermost.
+# How specific a link of the chain is. The most specific one decides, or among equals the outermost.
 USER, PRECISE, WRAPPER, OWN, LAST, NOTHING = range(6)
 
 UNKNOWN = Verdict("unknown", "unknown", maybe_processed=True)
@@ -31,7 +31,7 @@ _OS_ERROR = Verdict("transient", "os_error")
 
 
 def _sent(code: str) -> Verdict:
-    """Judge a failure after which the request may have been processed."""
+    """Return the verdict of a failure after which the request may have been processed."""
     return Verdict("transient", code, maybe_processed=True)
 
 
@@ -39,7 +39,7 @@ def _local(category: Category, code: str) -> Verdict:
     return Verdict(category, code, blame="local")
 
 
-# Which errors mean what: a class by its top-level package and its name, or an errno.
+# Errors by rank and verdict: a class by its top-level package and name, or an errno.
 TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
     PRECISE: {
         Verdict("transient", "connect_refused"): ("builtins.ConnectionRefusedError", errno.ECONNREFUSED),
@@ -185,5 +185,5 @@ ANSWERED = {
     "aiohttp.ClientResponseError",
 }
 NAME_RESOLUTION = {"socket.gaierror", "aiohttp.ClientConnectorDNSError"}
-# Whatever is inside one of these happened before a byte of the request was sent.
+# An error wrapped in one of these happened before a byte of the request was sent.
 CONNECTING = {"httpx.ConnectError", "aiohttp.ClientConnectorError", "urllib3.ConnectTimeoutError"}

@@ -1,8 +1,8 @@
-"""When to try again: the backoff curve, the jitter, and the one decision taken on each failure.
+"""When to retry: the backoff curve, the jitter, and the decision on each failure.
 
 Terms: *backoff* is the curve over attempts, *jitter* the randomness, *delay* the value drawn. A delay is drawn for
-each retry of each delivery; a list drawn once would send everybody back in step (Brooker, "Exponential Backoff And
-Jitter", AWS Architecture Blog, 2015).
+each retry of each delivery; with a list drawn once, deliveries would return at the same times (Brooker, "Exponential
+Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 Jitter = Literal["proportional", "full", "equal", "decorrelated", "none"]
 
-# Prefect's own `retries` stands above every policy, so that the policy decides; this is what a policy may ask for.
+# The highest max_attempts of a policy. Prefect's own `retries` is higher, so that the policy decides.
 MAX_ATTEMPTS_LIMIT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, how late and for how long a delivery is tried in one round.
+    """The number, delays and time limit of the attempts of a delivery in one round.
 
     The default tries for three days, at least once an hour, so that an outage of a night or a weekend needs no operator.
     Its ``max_age`` ends a round: ``max_attempts`` is too high to be reached earlier, whatever the jitter.
 
     Attributes:
-        max_attempts: attempts in a round, the first included.
+        max_attempts: attempts in a round, including the first.
         unknown_max_attempts: the same for failures of category ``unknown``.
         base: the first backoff, in seconds.
-        factor: what each further backoff is multiplied with.
+        factor: each backoff is the previous one times this.
         cap: the largest backoff, in seconds.
         jitter: how the delay is drawn around the backoff.
-        spread: the share of the backoff that ``proportional`` moves it by, either way; and the share of a
-            Retry-After within which those who were told the same time come back.
-        max_age: a round's length in seconds; a delivery is given up if its next retry would come later.
+        spread: the share of the backoff by which ``proportional`` changes it at most, up or down; also the share of a
+            Retry-After over which deliveries with the same Retry-After are spread.
+        max_age: a round's length in seconds; a delivery is given up if its next retry would be later.
         park_after: a delivery waits in the store if its backoff (or Retry-After) is longer than this, in seconds.
 
     Raises:
@@ -73,11 +73,11 @@ class RetryPolicy:
 
     @classmethod
     def classic(cls) -> RetryPolicy:
-        """Return the first version's policy: 4 attempts, 1, 2, 4 s, ±20 %, nothing parked."""
+        """Return the policy of the first version: 4 attempts, delays of 1, 2 and 4 s, ±20 %, nothing parked."""
         return cls(max_attempts=4, base=1.0, factor=2.0, max_age=24 * 3600.0, park_after=24 * 3600.0)
 
     def with_max_attempts(self, max_attempts: int | None) -> RetryPolicy:
-        """Return this policy with another budget of attempts; None changes nothing."""
+        """Return this policy with another ``max_attempts``; None changes nothing."""
         return self if max_attempts is None else replace(self, max_attempts=max_attempts)
 
 
@@ -117,7 +117,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Do not try again: a dead letter, with this reason."""
+    """Do not try again: the delivery becomes a dead letter with this reason."""
 
     reason: Reason
 
@@ -127,7 +127,7 @@ Decision = Retry | Park | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class GateView:
-    """What a decision depends on in the state of the endpoint's gate; by default the gate is normal.
+    """The state of the endpoint's gate, as far as a decision depends on it; by default the gate is normal.
 
     Attributes:
         governs: the gate holds or paces the sends. A delivery then waits for its first backoff at most.
@@ -164,7 +164,7 @@ def draw_delay(
 
     Args:
         attempt: the attempt of this round that failed, from 1.
-        last_delay: the delay drawn before, for ``decorrelated``; None at the first retry.
+        last_delay: the previous delay, for ``decorrelated``; None at the first retry.
     """
     wait = backoff(policy, attempt)
     match policy.jitter:
@@ -195,9 +195,9 @@ def decide(
     gate: GateView = NORMAL,
     backoff_until: float | None = None,
 ) -> Decision:
-    """Decide, once for each failure, what becomes of the delivery; draws at most three random numbers.
+    """Decide what to do after a failure; call it once per failure. Draws at most three random numbers.
 
-    Retry-After is a floor: neither jitter nor cap goes below it. ``uniform(0, spread * delay)`` is added, up to the end
+    Retry-After is a minimum: neither jitter nor cap goes below it. ``uniform(0, spread * delay)`` is added, up to the end
     of the round, so that deliveries with the same Retry-After do not return in the same instant.
 
     While a gate governs, each retry is parked and due after the first backoff at most; the gate decides when it is sent.
@@ -205,11 +205,11 @@ def decide(
     backoff is not charged and does not move that end.
 
     Args:
-        verdict: what the classifier said of the failure.
+        verdict: the classifier's verdict on the failure.
         attempt: the number within the round of the attempt that failed, from 1.
         now: seconds since the epoch.
         round_started_at: when the round began, seconds since the epoch.
-        last_delay: the delay drawn before, in seconds.
+        last_delay: the previous delay, in seconds.
         may_wait: False if this process has no room for a waiting delivery; then a Retry becomes a Park.
         answered: whether the receiver answered.
         gate: the state of the endpoint's gate now.
@@ -227,7 +227,7 @@ def decide(
     else:
         own_delay = early_until - now
     delay = min(own_delay, draw_delay(policy, 1, rng)) if gate.governs else own_delay
-    # The undrawn wait decides where it is spent: otherwise the dice would park one delivery and not its twin.
+    # Park by the wait without jitter: otherwise chance would park one delivery and not another like it.
     # (Decorrelated jitter has no other wait than the one drawn.)
     wait = delay if policy.jitter == "decorrelated" else backoff(policy, attempt)
     if verdict.retry_after is not None:
@@ -237,7 +237,7 @@ def decide(
     if delay > room:
         return GiveUp("expired")
     if verdict.retry_after is not None:
-        # Within the round: the dice must not expire what may come back in time.
+        # Within the round, so that chance does not expire a delivery that can return in time.
         delay += rng.uniform(0, min(policy.spread * delay, room - delay))
     if gate.governs or early_until is not None:
         backoff_until = now + max(own_delay, delay) if early_until is None else early_until
@@ -248,7 +248,7 @@ def decide(
 
 
 def _depends_on_endpoint(verdict: Verdict, *, answered: bool) -> bool:
-    """Tell whether a failure may pass once the endpoint works again. A permanent answer concerns the event."""
+    """Return whether a failure may pass once the endpoint works again. A permanent answer concerns the event."""
     return verdict.category == "unknown" or (not answered and verdict.blame == "endpoint")
 
 

@@ -1,4 +1,4 @@
-"""Read the ``Retry-After`` header."""
+"""Parsing the ``Retry-After`` header."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _HTTP_DATES = (
     re.compile(f"{_LONG_DAY}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"),  # RFC 850
     re.compile(f"{_DAY} {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME} (?P<year>[0-9]{{4}})"),  # asctime
 )
-_MAX_DELAY = 2.0**31  # seconds, 68 years: what RFC 9111 1.2.2 makes of a delta that is too large
+_MAX_DELAY = 2.0**31  # seconds, 68 years: the limit of RFC 9111 1.2.2 for larger values
 _FIFTY_YEARS = timedelta(days=50 * 365.2425)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Read a ``Retry-After`` header by the grammar of RFC 9110 10.2.3.
+    """Parse a ``Retry-After`` header by the grammar of RFC 9110 10.2.3.
 
     Args:
-        value: the header as it came: digits, or an HTTP-date in any of its three forms (RFC 9110 5.6.7).
+        value: the raw header: digits, or an HTTP-date in any of its three forms (RFC 9110 5.6.7).
         now: seconds since the epoch.
 
     Returns:
-        The seconds to wait, 0 for a date that has passed, 2**31 at most; None for no header, and for one that is
-        neither digits nor a date, which is logged.
+        The seconds to wait, 0 for a date in the past, 2**31 at most. None without a header, or for one that is neither
+        digits nor a date, which is logged.
     """
     if value is None:
         return None
     text = value.strip(" \t")
     if re.fullmatch("[0-9]+", text):
-        return min(float(text), _MAX_DELAY)  # int() refuses more than 4300 digits, float() says infinity
+        return min(float(text), _MAX_DELAY)  # int() refuses more than 4300 digits, float() returns infinity
     moment = _parse_http_date(text, now)
     if moment is None:
-        logger.warning("passed over a Retry-After that is neither seconds nor a date: %.80r", value)
+        logger.warning("ignored a Retry-After that is neither seconds nor a date: %.80r", value)
         return None
     return min(max(moment - now, 0.0), _MAX_DELAY)
 
@@ -55,7 +55,7 @@ def _parse_http_date(text: str, now: float) -> float | None:
                 date = _full_date(match["year"], month, int(match["day"]), now)
             except ValueError:  # the 31st of February
                 return None
-            # a sum, because a leap second is no time of day to datetime
+            # a sum, because datetime has no leap seconds
             return date.timestamp() + hour * 3600 + minute * 60 + second
     return None
 

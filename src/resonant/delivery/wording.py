@@ -1,4 +1,4 @@
-"""Describing in one line why a delivery failed, preferably with the receiver's answer."""
+"""Describing on one line why a delivery failed, if possible with the receiver's answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shortened(answer: str, characters: int = _ANSWER_CHARACTERS) -> str:
 
 
 def why(*, reason: str, code: str | None, error: str | None, answer: str | None) -> str:
-    """Return why a delivery failed, as in ``http 422: amount is missing``; only the reason if it was never tried."""
+    """Return why a delivery failed, as in ``http 422: amount is missing``; if it was never tried, only the reason."""
     failed_with = code.replace("_", " ") if code else reason
     said = shortened(answer) if answer else _ERROR_TYPE.sub("", error or "")
     if _STATUS_ALONE.fullmatch(said):
@@ -33,7 +33,7 @@ def why(*, reason: str, code: str | None, error: str | None, answer: str | None)
 
 
 def outcome(attempt: Attempt) -> str:
-    """Describe an attempt: ``delivered in 12 ms, answered 200``, ``failed in 12 ms: permanent, http 422: amount is missing``."""
+    """Describe an attempt: ``delivered in 12 ms, answered 200``, ``failed in 12 ms: permanent, http 422: no amount``."""
     took = f"in {attempt.duration * 1000:.0f} ms"
     if attempt.result == "delivered":
         return f"delivered {took}" + (f", answered {attempt.status_code}" if attempt.status_code else "")

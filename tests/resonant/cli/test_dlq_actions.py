@@ -54,7 +54,7 @@ def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resona
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        "2 would be sent again; 1 left out, as their failure was permanent (include them by asking for it)\n"
+        "2 would be sent again; 1 skipped because their failure was permanent (include them explicitly)\n"
     )
     assert resonant.json("status") == before
     assert resonant.json("audit") == []
@@ -66,10 +66,10 @@ def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resona
         (["--all", "--include-permanent"], "3 would be sent again\n"),
         (
             ["--all", "--include-permanent", "--limit", "2"],
-            "2 would be sent again; 1 left out by the limit\n",
+            "2 would be sent again; 1 skipped because of the limit\n",
         ),
         (["--code", "http_503", "--limit", "5"], "2 would be sent again\n"),
-        (["--since", "7d"], "1 would be sent again; 1 left out, as their failure was permanent (include"),
+        (["--since", "7d"], "1 would be sent again; 1 skipped because their failure was permanent (include"),
         (["--until", "7d", "--endpoint", "billing"], "1 would be sent again\n"),
         (["--type", "user.*"], "0 would be sent again\n"),
     ],

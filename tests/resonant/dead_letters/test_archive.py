@@ -237,7 +237,7 @@ def test_another_file_is_refused_and_left_as_it_is(tmp_path, name, data):
     path.write_bytes(data)
     with pytest.raises(ArchiveError) as refused, opened_archive(path):
         pass
-    said = "is no archive of a purge: name another file; nothing was purged"
+    said = "is not an archive of a purge: name another file; nothing was purged"
     assert str(refused.value) == f"{path}: {said}"
     assert path.read_bytes() == data
 

@@ -164,7 +164,7 @@ async def test_a_file_that_is_no_archive_is_left_as_it_is_and_so_are_the_rows(st
 
     async with opened(store_url) as store:
         await end(store, "evt_1")
-        with pytest.raises(ArchiveError, match="is no archive of a purge"):
+        with pytest.raises(ArchiveError, match="is not an archive of a purge"):
             await purge(store, Retention(dead_letters=0), who="x", archive=other)
         assert await ids_left(store) == {"evt_1"}
     assert other.read_text() == '{"orders": [1, 2, 3]}'
