@@ -1,4 +1,4 @@
-"""The recent activity that alerts are judged by, and the alerts that are raised.
+"""The recent activity that alerts depend on, and the raised alerts.
 
 A crossing is decided once, by a compare-and-set that stores it together with the new state. It is announced after that, and
 only then cleared. So if a process is killed in between, the next one announces the same crossing.
@@ -25,7 +25,7 @@ _HOUR, _DAY = 3600, 86_400
 
 
 def read_activity(connection: Connection, *, now: float, window: float) -> dict[str, Activity]:
-    """Count what happened lately, by endpoint.
+    """Count the recent activity, by endpoint.
 
     Args:
         connection: its transaction.
@@ -73,7 +73,7 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
 
 
 def read_raised(connection: Connection) -> dict[Key, float]:
-    """Return the alerts that are raised, and since when, seconds since the epoch."""
+    """Return the raised alerts, and when each began, seconds since the epoch."""
     query = select(_t.c.condition, _t.c.endpoint, _t.c.raised_at).where(_t.c.raised_at.is_not(None))
     known = set(Condition)  # a later version may have had more
     return {
@@ -84,7 +84,7 @@ def read_raised(connection: Connection) -> dict[Key, float]:
 
 
 def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> None:
-    """Store the alerts that began or ended, to be announced. A crossing that another process stored first stays."""
+    """Store crossings, to be announced later. If another process was faster, its crossing is kept."""
     insert = insert_into(connection.dialect.name, _t)
     is_announced = _t.c.unannounced.is_(None)
     for crossing in sorted(crossings, key=lambda each: each.key):
@@ -108,13 +108,13 @@ def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> N
 
 
 def read_unannounced(connection: Connection) -> list[Crossing]:
-    """Return the crossings that were not announced yet."""
+    """Return the crossings that are not announced yet."""
     query = select(_t.c.unannounced).where(_t.c.unannounced.is_not(None)).order_by(*_t.primary_key.columns)
     return [Crossing.from_json(text) for text in connection.execute(query).scalars()]
 
 
 def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> None:
-    """Note that these crossings were announced."""
+    """Record that these crossings were announced."""
     for crossing in sorted(crossings, key=lambda each: each.key):
         connection.execute(
             update(_t)
@@ -124,10 +124,10 @@ def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> Non
 
 
 def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
-    """Count the dead letters that died since then and are there now, without what was cancelled, by endpoint.
+    """Count the current dead letters given up since then, without cancelled ones, by endpoint.
 
-    Their number is a bound to what the counters say, which do not know what was cancelled. By itself it would not do: what
-    is replayed and dies again dies anew.
+    This is an upper bound for the counters, which include cancelled deliveries. It is not enough alone: a replayed delivery
+    that fails again would count as new.
     """
     d, causes = schema.deliveries.c, schema.causes.c
     query = (
@@ -140,10 +140,10 @@ def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
 
 
 def _counted(*, since: int, and_between: tuple[int, int]) -> Subquery:
-    """Return what was counted since a moment, and between two others, all seconds since the epoch; of ends dead letters alone.
+    """Return the counts since a time and within a range, in seconds since the epoch. Of ended deliveries, only dead letters.
 
-    The last minutes are in the rollups and those before in the history, of which nothing outside of these ranges is read;
-    a minute with a late writer is in both.
+    The last minutes are in the rollups, earlier ones in the history; a minute with a late writer is in both. Nothing outside
+    these ranges is read.
     """
     names = ("minute", "measure", "endpoint", "result", "count", "total")
     return union_all(

@@ -1,4 +1,4 @@
-"""Alerts: the conditions that can be bad, and the crossings at which an alert begins and ends.
+"""Alerts: their conditions, and the crossings at which an alert begins or ends.
 
 ================= ========= ================================================================== ======================
 condition         value     begins when                                                        ends
@@ -19,8 +19,8 @@ held              part of 1 a gate holds a delivery, and half of its max_age has
 An alert on a rate or a count begins at its threshold and ends at half of it. In between it stays as it is, so it does not
 come and go around the threshold. An age needs no such rule, as it grows until something is done.
 
-``conditions`` judges what was counted and what waits, ``gate_conditions`` what gates do. The rules in
-``deployments/prometheus`` use the same thresholds; ``docs/monitoring.md`` has both side by side.
+``conditions`` judges counts and waiting deliveries, ``gate_conditions`` judges gates. The rules in
+``deployments/prometheus`` use the same thresholds; ``docs/monitoring.md`` lists both.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALL_ENDPOINTS = ""
 
 
 class Condition(StrEnum):
-    """What can be wrong."""
+    """The kinds of alerts."""
 
     ERROR_RATE = "error_rate"
     DEAD_LETTERS = "dead_letters"
@@ -53,7 +53,7 @@ class Condition(StrEnum):
 
 
 class Key(NamedTuple):
-    """What an alert is about; ``ALL_ENDPOINTS`` is the endpoint of a condition of the whole store."""
+    """Condition and endpoint of an alert; ``ALL_ENDPOINTS`` if the condition concerns the whole store."""
 
     condition: Condition
     endpoint: str
@@ -115,7 +115,7 @@ def crossings(
     """Return the alerts that begin or end now.
 
     Args:
-        findings: the judgements of now.
+        findings: the current judgements.
         raised_at: when each raised alert began, seconds since the epoch.
         thresholds: with the window that rates look back.
         now: seconds since the epoch.

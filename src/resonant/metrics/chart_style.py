@@ -1,8 +1,8 @@
-"""The look of every chart: its colours, sizes and axes, and how a figure becomes SVG.
+"""The style of all charts: colours, sizes and axes, and the conversion to SVG.
 
-Shown as an image (``![...](data:image/svg+xml;base64,...)``) a chart follows the theme of the page around it: browsers answer
-``prefers-color-scheme`` inside an image by the ``color-scheme`` of the element that shows it. Nothing else would do, as no
-grey has enough contrast on both of Prefect's backgrounds. The background is transparent.
+A chart in an image (``![...](data:image/svg+xml;base64,...)``) follows the theme of the page: in an image, browsers evaluate
+``prefers-color-scheme`` by the ``color-scheme`` of the element that shows it. Two themes are needed, since no grey has enough
+contrast on both of Prefect's backgrounds. The background is transparent.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Ink(NamedTuple):
     dark: str
 
 
-# Hues of Okabe and Ito, which the colour-blind can tell apart, made darker or lighter until they stand out. Every light one
-# is another, since it is by them that the dark ones are put in.
+# Hues of Okabe and Ito, which colour-blind people can distinguish, darkened or lightened for contrast. The light colours must
+# all differ, since the SVG maps them to the dark ones.
 TEXT = Ink("#33353b", "#d9dbe0")
 SOFT_TEXT = Ink("#54575f", "#b3b6bf")
 RULE = Ink("#c9cbd1", "#45484f")
@@ -47,7 +47,7 @@ INKS = (TEXT, SOFT_TEXT, RULE, BLUE, VERMILION, PURPLE, GREEN)
 LEGEND_COLUMNS = 4
 _FEWEST_HOURS = 6
 _LONGEST_NAME = 28
-# Inches, of 96 pixels. The width is what Prefect's page has room for, and all charts stand on one left edge.
+# Inches of 96 pixels. The width fits Prefect's page, and all charts have the same left edge.
 WIDTH, LEFT, RIGHT, TOP, _BOTTOM, _LEGEND_ROW = 8.6, 0.95, 0.3, 0.45, 0.58, 0.24
 HOUR = 3600
 SHORTEST = 1e-4  # seconds: a logarithmic axis has no zero
@@ -78,7 +78,7 @@ _MOST_TICKS = 7
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "resonant",
-    # It comes with matplotlib, and is wider than what browsers will show: so there is room.
+    # Comes with matplotlib, and is wider than the fonts of browsers, so texts fit.
     "font.family": ["DejaVu Sans"],
     "text.parse_math": False,
     "font.size": 9.5,
@@ -108,14 +108,14 @@ _STYLE = {
 
 
 def hour_axis(axes: Axes, hours: Sequence[Hour]) -> None:
-    """Set the time axis to these hours, with the day at midnight."""
+    """Set the time axis to these hours, with the date at midnight."""
     end = hours[-1].start + HOUR
     start = min(hours[0].start, end - _FEWEST_HOURS * HOUR)
     axes.set_xlim(in_days(start), in_days(end))
     locator = AutoDateLocator(tz=UTC, minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     formatter = ConciseDateFormatter(locator, tz=UTC, show_offset=False)  # type: ignore[no-untyped-call]
-    # The day where the clock says midnight, and otherwise the hour.
+    # The date at midnight, otherwise the hour.
     formatter.formats = ["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%H:%M"]
     formatter.zero_formats = ["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
     axes.xaxis.set_major_formatter(formatter)
@@ -131,7 +131,7 @@ def count_axis(axes: Axes, highest: int) -> None:
 
 
 def log_seconds(axes: Axes, values: Sequence[float]) -> None:
-    """Make the values' axis logarithmic, over at least a decade, with ticks that people say."""
+    """Make the values' axis logarithmic, over at least a decade, with round ticks such as 2 min."""
     low, high = min(values, default=1.0) / 1.35, max(values, default=1.0) * 1.35
     if high < 10 * low:
         middle = (low * high) ** 0.5
@@ -149,14 +149,14 @@ def log_seconds(axes: Axes, values: Sequence[float]) -> None:
 
 
 def in_days(seconds: float) -> float:
-    """Return what matplotlib counts dates in."""
+    """Return seconds as days, matplotlib's unit of dates."""
     return seconds * _DAYS_PER_SECOND
 
 
 def shortened(name: str) -> str:
-    """Return a name that fits, without characters that XML cannot hold."""
+    """Return a name, shortened to fit, without characters that XML does not allow."""
     name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-    # XML has no control characters, not even as entities.
+    # XML allows no control characters, not even as entities.
     return "".join(character if character.isprintable() else "\ufffd" for character in name)
 
 
@@ -166,7 +166,7 @@ def add_legend(figure: Figure) -> None:
 
 
 def nothing_to_draw(title: str, what: str) -> str:
-    """Say that there is nothing to draw."""
+    """Return a chart that only says that there is no data."""
     with our_style():
         figure = new_figure(title, height=TOP + 0.5, bottom=0.1)
         figure.text(LEFT / WIDTH, 0.28, what, color=SOFT_TEXT.light)
@@ -174,7 +174,7 @@ def nothing_to_draw(title: str, what: str) -> str:
 
 
 def our_style() -> AbstractContextManager[None]:
-    """Draw in our style, whatever the user's own matplotlib says, and leave that as it was."""
+    """Draw in this style in the block, independent of the user's matplotlib settings."""
     return style.context(["default", _STYLE])
 
 
@@ -204,7 +204,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def _css() -> str:
-    """Return the rules for the dark theme: what was drawn is light without them."""
+    """Return the CSS rules for the dark theme; without them, the chart is light."""
     dark = "".join(
         f'[style*="{what}: {ink.light}"]{{{what}:{ink.dark}!important}}'
         for ink in INKS

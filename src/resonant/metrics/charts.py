@@ -1,7 +1,7 @@
-"""A window's statistics as charts: SVG of a few kilobytes each, the same for the same statistics.
+"""Charts of a window's statistics: SVGs of a few kilobytes, identical for the same statistics.
 
-Never pyplot: it chooses a backend, and keeps every figure in a global. To import this takes half a second: import it where
-something is drawn.
+pyplot is not used: it chooses a backend, and keeps every figure in a global. This module takes half a second to import, so
+import it only to draw.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _MARKED_HOURS = 72
 
 
 class _Lane(NamedTuple):
-    """Delays at one endpoint that are drawn in one colour, and whether it asked for them."""
+    """Delays of one endpoint in one colour, and whether the endpoint asked for them."""
 
     endpoint: str
     asked: bool
@@ -66,7 +66,7 @@ class _Lane(NamedTuple):
 
 
 def latency(found: Statistics) -> str:
-    """Draw the percentiles of an attempt's time, hour by hour; a quiet hour is a gap."""
+    """Draw the percentiles of the duration of attempts by hour; an hour without attempts is a gap."""
     title = "Time of an attempt"
     hours = found.hourly[-MOST_HOURS:]
     if not any(hour.latency.p50 is not None for hour in hours):
@@ -76,7 +76,7 @@ def latency(found: Statistics) -> str:
         axes = figure.add_subplot()
         middles = [in_days(hour.start + HOUR / 2) for hour in hours]
         values: list[float] = []
-        # Other marks too, one around the other: for those who see no colours, and where two percentiles are the same.
+        # Markers differ too and nest, for colour-blind people and for equal percentiles.
         for name, ink, dashes, marker, size, is_filled in (
             ("p50", BLUE, "-", "o", 4.5, True),
             ("p95", PURPLE, (0, (5, 1.6)), "s", 8.0, False),
@@ -105,7 +105,7 @@ def latency(found: Statistics) -> str:
 
 
 def outcomes(found: Statistics) -> str:
-    """Draw how many events were delivered and given up, hour by hour; each has a scale of its own."""
+    """Draw how many events were delivered and given up by hour, each with its own scale."""
     title = "Events that ended, by hour"
     hours = found.hourly[-MOST_HOURS:]
     if not any(hour.success or hour.dead_letter for hour in hours):
@@ -148,12 +148,12 @@ def dead_letters(found: Statistics) -> str:
 
 
 def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy) -> str:
-    """Draw the delays that were decided on against the policy's curve and what its jitter may make of that.
+    """Draw the delays before retries, with the policy's curve and the range of its jitter.
 
     Args:
-        delays: those by this policy; of the endpoints with the most retries the first few are drawn.
+        delays: the delays by this policy; only the endpoints with the most retries are drawn.
         policy_name: for the title.
-        policy: what they are drawn against.
+        policy: the policy whose curve is drawn.
     """
     title = f"Delays before a retry, policy “{shortened(policy_name)}”"
     if not delays:
@@ -175,7 +175,7 @@ def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy
             label="what jitter allows",
         )
         band.set_gid("band")
-        if policy.jitter != "decorrelated":  # which draws from the delay before, and has no curve
+        if policy.jitter != "decorrelated":  # it has no curve, since it depends on the previous delay
             [line] = axes.plot(
                 numbers,
                 curve,
@@ -196,7 +196,7 @@ def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy
 
 
 def _lanes(delays: Sequence[Delays]) -> list[_Lane]:
-    """Return what is drawn side by side: of each endpoint what was drawn, and what it asked for."""
+    """Return the lanes to draw side by side: for each endpoint, drawn delays and requested ones."""
     retries = Counter[str]()
     for each in delays:
         retries[each.endpoint] += each.count
@@ -216,7 +216,7 @@ def _lanes(delays: Sequence[Delays]) -> list[_Lane]:
 
 
 def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
-    """Draw each from its least to its greatest with a dot at the median; return the ends, for the axis."""
+    """Draw a line from the lowest to the highest delay, with a dot at the median; return the ends, for the axis."""
     ends: list[float] = []
     for place, lane in enumerate(lanes):
         shift = 0.64 * ((place + 0.5) / len(lanes) - 0.5)
@@ -241,7 +241,7 @@ def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
 
 
 def _jitter_band(policy: RetryPolicy, attempt: int) -> tuple[float, float]:
-    """Return between what ``retry.draw_delay`` draws, in seconds."""
+    """Return the bounds of ``retry.draw_delay``, in seconds."""
     wait = backoff(policy, attempt)
     match policy.jitter:
         case "none":
@@ -257,7 +257,7 @@ def _jitter_band(policy: RetryPolicy, attempt: int) -> tuple[float, float]:
 
 
 def _last_attempt(delays: Sequence[Delays], policy: RetryPolicy) -> int:
-    """Return up to where to draw: what was seen, and one step of the curve beyond it."""
+    """Return the last attempt to draw: one after the last that has delays."""
     seen = max(each.after for each in delays)
     return min(max(seen, min(seen + 1, policy.max_attempts - 1)), MOST_ATTEMPTS)
 
@@ -267,7 +267,7 @@ def _twice(values: Sequence[float]) -> list[float]:
 
 
 def _marked(values: Sequence[float | None]) -> list[int]:
-    """Return which hours get a dot: all of few, and those between gaps, which a line would not show."""
+    """Return the hours that get a dot: all if they are few, otherwise those between gaps, where no line is drawn."""
     known = [value is not None for value in values]
     return [
         n
@@ -278,7 +278,7 @@ def _marked(values: Sequence[float | None]) -> list[int]:
 
 
 def _bars(starts: Sequence[int], counts: Sequence[int], ink: Ink, gid: str) -> PathPatch:
-    """Return a bar for every hour that has something, all in one path."""
+    """Return bars for all hours with a count, in one path."""
     corners: list[tuple[float, float]] = []
     codes: list[np.uint8] = []
     for start, count in zip(starts, counts, strict=True):

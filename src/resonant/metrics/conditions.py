@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from resonant.settings import Thresholds
 
 _HOUR = 3600
-# With fewer attempts, a mean or a share of retries is chance.
+# With fewer attempts, a mean or a share of retries is mostly chance.
 _MANY_ATTEMPTS = 100
 # Seconds. A rise from 5 ms to 12 ms needs no alert.
 _FELT_LATENCY = 0.1
-# Otherwise an alert would come and go around its threshold, and each end of an error rate can start a replay.
+# An alert ends at this share of its threshold. Otherwise it would come and go around the threshold, and each end of an error
+# rate can start a replay.
 _END = 0.5
 
 
@@ -196,14 +197,14 @@ def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding | No
 
 
 def _is_above(value: float, limit: float, *, normal: float = 0.0) -> bool | None:
-    """Tell whether a rate is above its limit; None on the way back to normal, where nothing begins or ends."""
+    """Return whether a rate is above its limit; None on the way back to normal, where no alert begins or ends."""
     if value > limit:
         return True
     return None if value > normal + (limit - normal) * _END else False
 
 
 def _has_reached(count: int, limit: int) -> bool | None:
-    """Tell whether a count has reached its limit; None above half of it, where nothing begins or ends."""
+    """Return whether a count has reached its limit; None above half of it, where no alert begins or ends."""
     if count >= limit:
         return True
     return None if count > limit * _END else False

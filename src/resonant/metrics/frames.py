@@ -1,4 +1,4 @@
-"""Read rows of the store into the columns of a frame."""
+"""Reading rows of the store into the columns of a frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Page = Sequence[Row[Any]]
     Pass = Callable[[Iterator[Page]], Iterator[Page]]
 
-# Few rows at once: of many that live at the same time, Python's garbage collector would look through all again and again.
+# Few rows at once, since Python's garbage collector scans all live rows again and again.
 _ROWS = 500
 _FLOATS = frozenset(
     {"accepted_at", "finished_at", "started_at", "duration", "delay", "round_attempt", "retry_after"}
@@ -25,7 +25,7 @@ _WHOLE = frozenset({"number", "attempts"})
 
 
 def read_frame(connection: Connection, query: Select[Any], passed: Pass) -> pd.DataFrame:
-    """Read rows into columns, a page at a time: as objects, a million rows would take a gigabyte."""
+    """Read rows into columns, in pages: as objects, a million rows would take a gigabyte."""
     columns = {name: _Column(name) for name in query.selected_columns.keys()}  # noqa: SIM118 - it is no dict
     result = connection.execute(query.execution_options(yield_per=_ROWS))
     for page in passed(result.partitions()):
@@ -35,12 +35,12 @@ def read_frame(connection: Connection, query: Select[Any], passed: Pass) -> pd.D
 
 
 class _Column:
-    """A column of a frame, in parts: numbers, or texts of which each is kept once."""
+    """A column of a frame, in parts: numbers, or texts, each stored once."""
 
     def __init__(self, name: str) -> None:
-        # Said by the name, and not guessed: of no rows, or of numbers that are all null, pandas would make objects.
+        # By name, not guessed: without rows, or if all numbers are null, pandas would use objects.
         self._number = float if name in _FLOATS else np.int32 if name in _WHOLE else None
-        self._codes = _Codes({None: -1})  # what pandas has for what is not there
+        self._codes = _Codes({None: -1})  # pandas' code for a missing value
         self._parts: list[NDArray[Any]] = []
 
     def add(self, values: Sequence[Any]) -> None:
@@ -60,7 +60,7 @@ class _Column:
 
 
 class _Codes(dict[str | None, int]):
-    """A number for each text, in the order in which they come."""
+    """A number for each text, in the order of first use."""
 
     def __missing__(self, text: str | None) -> int:
         self[text] = code = len(self) - 1

@@ -1,4 +1,4 @@
-"""Judges an endpoint's gate: how long it has been probing, whether a 410 paused it, and whether it has held deliveries for long."""
+"""Judges an endpoint's gate: how long it has been probing, whether a 410 paused it, whether it holds deliveries for long."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def overdue(gate: Gate | None, due_at: float | None, now: float) -> float:
 
 
 def gets_only_probes(gate: Gate | None) -> bool:
-    """Tell whether an endpoint gets nothing but probes."""
+    """Return whether an endpoint gets only probes."""
     return gate is not None and gate.state in ("probing", "paused")
 
 

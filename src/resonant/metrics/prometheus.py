@@ -1,7 +1,7 @@
-"""The store's counters and gauges, and a window's percentiles, as Prometheus metrics on a registry of their own.
+"""The store's counters and gauges, and a window's percentiles, as Prometheus metrics in their own registry.
 
-Labels are bounded: endpoints, and words that the classifier and the queue use; never an id, a URL or an error text.
-A counter of a known endpoint is there from the start, at 0, so that its first increase is seen.
+Labels are bounded: endpoints, and fixed words of the classifier and the queue, but no ids, URLs or error texts.
+Counters of a known endpoint start at 0, so that the first increase is visible.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOT_COUNTED = "RESONANT_ROLLUPS is off: there are no counters and no histograms"
 
 
 class _Collected(Collector):
-    """Hands over what was measured before."""
+    """Returns the metrics that were read before."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = tuple(families)
@@ -45,13 +45,13 @@ class _Collected(Collector):
 
 
 def registry_of(totals: Totals, statistics: Statistics, *, rollups: bool = True) -> CollectorRegistry:
-    """Return a registry with the metrics of this moment; nothing else is on it.
+    """Return a registry with only these metrics.
 
     Args:
         totals: counters and gauges.
-        statistics: of the window whose percentiles are shown.
-        rollups: whether counters are kept. Without them, counters and histograms are omitted, because constant values
-            look like no traffic; the help of the export's time says so.
+        statistics: of the window, for the percentiles.
+        rollups: whether rollups are on. If they are off, counters and histograms are omitted, since frozen counters look
+            like an outage; the help of the export's time mentions it.
     """
     counted = [*_counters(totals), *_histograms(totals)] if rollups else []
     registry = CollectorRegistry(auto_describe=False)

@@ -1,4 +1,4 @@
-"""A window's statistics as tables of text, for the command line and for the artifact."""
+"""A window's statistics as text tables, for the command line and the artifact."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Table(NamedTuple):
     """A table.
 
     Attributes:
-        title: says what its rows are.
+        title: describes the rows.
         bars: the columns whose counts a terminal may also show as bars.
     """
 
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
 
 def summary(statistics: Statistics) -> str:
-    """Say the two rates in one line, each with what it is of."""
+    """Describe the success rate and the error rate on one line."""
     events, attempts = statistics.overall.events, statistics.overall.attempts
     if not (events.total or attempts.total):
         return f"nothing happened since {_moment(statistics.since)}"
@@ -67,7 +67,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
             _SPREAD,
             _spreads({n: f.end_to_end for n, f in by_endpoint.items()}),
         ),
-        Table("By event type, those of the most events first", _OF_TYPE, _types(statistics.by_event_type)),
+        Table("By event type, most events first", _OF_TYPE, _types(statistics.by_event_type)),
         Table(
             "Failed attempts and dead letters, by kind",
             ("kind", "name", "count"),
@@ -110,7 +110,7 @@ def _events(figures: Figures) -> tuple[str, ...]:
 
 
 def by_most_events(by_name: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
-    """Return names and figures, those of the most events first."""
+    """Return names and figures, most events first."""
     return sorted(by_name.items(), key=lambda item: (-item[1].events.total, -item[1].attempts.total, item[0]))
 
 
@@ -127,7 +127,7 @@ def _types(by_type: Mapping[str, Figures]) -> tuple[tuple[str, ...], ...]:
             Events(*map(sum, zip(*map(astuple, events), strict=True))),
             Attempts(*map(sum, zip(*map(astuple, attempts), strict=True))),
         )
-        # Percentiles cannot be added up.
+        # Percentiles cannot be added.
         rows.append((f"{len(others):,} {'other' if len(others) == 1 else 'others'}", *summed, _NOTHING))
     return tuple(rows)
 

@@ -1,4 +1,4 @@
-"""Answers to Prometheus's scrapes over HTTP: each one reads the store, so none is older than itself."""
+"""Answering Prometheus scrapes over HTTP. Each scrape reads the store, so values are current."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ _PATHS = ("/", "/metrics")
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request, so that one who reads slowly holds up nobody."""
+    """Handles each request in a thread, so that a slow client blocks no other."""
 
     daemon_threads = True
 
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 30.0  # seconds of silence, after which a connection is closed
+    timeout = 30.0  # seconds without data after which a connection is closed
 
     def log_message(self, *_arguments: Any) -> None:
-        """Say nothing: scrapes come every few seconds."""
+        """Log nothing, since scrapes come every few seconds."""
 
     def address_string(self) -> str:
-        """Return the address as it is: to look up its name can take long."""
+        """Return the address without a slow name lookup."""
         return str(self.client_address[0])
 
 
 def scrape_server(settings: Settings, port: int) -> WSGIServer:
-    """Bind a server on this machine alone; ``serve_forever`` answers, leaving its ``with`` block closes it.
+    """Return a server bound to localhost. ``serve_forever`` runs it, and the end of its ``with`` block closes it.
 
     Raises:
-        ResonantError: the port cannot be had, or the settings name no store.
+        ResonantError: the port cannot be bound, or the settings name no store.
     """
     app = scrape_app(settings)
     try:
@@ -64,10 +64,10 @@ def scrape_server(settings: Settings, port: int) -> WSGIServer:
 
 
 def scrape_app(settings: Settings) -> WSGIApplication:
-    """Return the application: Prometheus text, or OpenMetrics where that is asked for; 503 while the store is away.
+    """Return the application. It serves Prometheus text, or OpenMetrics on request; 503 while the store is unavailable.
 
-    A store's file that was there and is gone is not made anew, as it would be for a command: in an empty store all counters
-    are zero, which Prometheus takes for a restart, and nobody would learn that the history is lost.
+    If the file of a store disappears, it is not created again, unlike in a command: in an empty store all counters are zero,
+    which Prometheus takes for a restart, so the loss of the history would go unnoticed.
 
     Raises:
         StoreError: the URL names no database that Resonant knows.
@@ -83,7 +83,7 @@ def scrape_app(settings: Settings) -> WSGIApplication:
                 f"sqlite:///{file}: the file is gone: put it back, or restart `resonant prometheus --serve` "
                 "to begin with an empty store"
             )
-        # The store is opened for each scrape: it may go away and come back, and belongs to one thread's loop.
+        # The store is opened for each scrape: it may become unavailable, and it belongs to the event loop of one thread.
         registry = asyncio.run(_read(settings))
         has_been_there = True
         return registry
@@ -102,7 +102,7 @@ def scrape_app(settings: Settings) -> WSGIApplication:
 
 
 async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
-    """Read the metrics of this moment, in one snapshot, going on from the last export.
+    """Read the current metrics, in one snapshot; the statistics continue from the last export.
 
     Raises:
         StoreUnavailable: the store went away.
@@ -123,7 +123,7 @@ def _is_gone(file: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
-        return False  # who opens it will say why it cannot be used
+        return False  # opening it raises an error with the reason
     return False
 
 

@@ -1,4 +1,4 @@
-"""The history behind the statistics: the attempts and deliveries of a window, and those new since the last export."""
+"""The data of the statistics: attempts and deliveries of a window, and new ones since the last export."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _PAGE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The history from ``since`` until ``until`` (seconds since the epoch), as far as it is not purged.
+    """The history from ``since`` until ``until`` (seconds since the epoch), without what was purged.
 
-    Texts are categories, as a million of them would take much memory.
+    Texts are categories to save memory.
 
     Attributes:
         attempts: those that began since then, without late ones; ``endpoint, event_type, number, started_at, duration,
-            result, category, code, error_type``; ``policy``, the name that the producer asked for, if any; and where
-            a retry was decided on: ``delay``, seconds; ``round_attempt``, the attempt's number in its round as the
-            policy counts, without lost and early ones; ``retry_after``, seconds, where the endpoint asked for a wait.
-        deliveries: those that ended since then, and all that are unfinished; ``endpoint, event_type, status, reason,
+            result, category, code, error_type``; ``policy``, the name requested by the producer, if any; and if a retry
+            follows: ``delay``, seconds; ``round_attempt``, the attempt's number in its round as the policy counts,
+            without lost and early ones; ``retry_after``, seconds, if the endpoint asked for a wait.
+        deliveries: those that ended since then, and all unfinished ones; ``endpoint, event_type, status, reason,
             accepted_at, finished_at, attempts``.
     """
 
@@ -47,7 +47,7 @@ class Window:
 
 
 class Mark(NamedTuple):
-    """An attempt by which a store is known again."""
+    """An attempt that identifies a store."""
 
     id: int
     delivery_id: int
@@ -55,14 +55,14 @@ class Mark(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Ids that follow one another; both ends are in it."""
+    """Consecutive ids, including both ends."""
 
     first: int
     last: int
 
 
 class Recorded(NamedTuple):
-    """An attempt, and its delivery as it is now; see ``Window`` for the columns that it has too."""
+    """An attempt, and the current state of its delivery; see ``Window`` for the common columns."""
 
     id: int
     number: int
@@ -88,13 +88,13 @@ class Recorded(NamedTuple):
 
     @property
     def is_end(self) -> bool:
-        """Whether it ended its delivery, which has not been replayed since: all but a cancellation end by an attempt."""
+        """Whether it ended its delivery, and the delivery was not replayed since. Only cancellations end without an attempt."""
         is_final = self.status in {"delivered", "dead_letter"} and self.reason != "cancelled"
         return is_final and self.number == self.attempts
 
 
 class End(NamedTuple):
-    """A delivery that was cancelled, and that is not replayed."""
+    """A delivery that was cancelled and not replayed since."""
 
     delivery_id: int
     endpoint: str
@@ -108,7 +108,7 @@ class End(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """How many unfinished deliveries have so many attempts."""
+    """The number of unfinished deliveries with this number of attempts."""
 
     endpoint: str
     event_type: str
@@ -123,13 +123,13 @@ def read_window(
     since: float,
     passed: Pass = iter,
 ) -> Window:
-    """Read the history since a moment.
+    """Read the history since a time.
 
     Args:
         connection: open.
         now: seconds since the epoch.
         since: seconds since the epoch.
-        passed: passes on the pages of rows as they come, so that it can count them, or stop.
+        passed: iterates over the pages of rows; it can count them, or stop.
     """
     attempts = (
         select(
@@ -150,7 +150,7 @@ def read_window(
 
 
 def read_purged(connection: Connection) -> int:
-    """Read how many deliveries have ever been purged: each time, rows that were read before are gone."""
+    """Return how many deliveries were ever purged. A purge removes rows that may have been read before."""
     return int(connection.execute(select(func.coalesce(func.sum(schema.endpoints.c.purged), 0))).scalar_one())
 
 
@@ -163,19 +163,19 @@ def has_mark(connection: Connection, mark: Mark | None) -> bool:
 
 
 def read_newest(connection: Connection) -> Mark | None:
-    """Return the attempt with the highest id; None where there is none."""
+    """Return the attempt with the highest id; None if there are no attempts."""
     newest = select(_a.c.id, _a.c.delivery_id, _a.c.started_at).order_by(_a.c.id.desc()).limit(1)
     row = connection.execute(newest).one_or_none()
     return None if row is None else Mark(*row)
 
 
 def gives_ids_before_commit(connection: Connection) -> bool:
-    """Tell whether an attempt may appear whose id is below one that was there before: only with one writer, it cannot."""
+    """Return whether an attempt may appear after one with a higher id; this cannot happen with a single writer."""
     return connection.dialect.name != "sqlite"
 
 
 def read_runs(connection: Connection, *, after: int, until: int) -> list[Run]:
-    """Return which ids above ``after`` and up to ``until`` attempts have, late ones too, as runs without a gap."""
+    """Return the ids of attempts above ``after`` and up to ``until``, including late ones, as runs without gaps."""
     place = func.row_number().over(order_by=_a.c.id)
     ids = select(_a.c.id, (_a.c.id - place).label("run")).where(_a.c.id > after, _a.c.id <= until).subquery()
     first = func.min(ids.c.id)
@@ -184,12 +184,12 @@ def read_runs(connection: Connection, *, after: int, until: int) -> list[Run]:
 
 
 def each_recorded(connection: Connection, ids: Run, *, since: float | None) -> Iterator[list[Recorded]]:
-    """Yield attempts in the order of their ids, without late ones; a page at a time, so that memory stays flat.
+    """Yield attempts in the order of their ids, without late ones; reads pages, so that memory stays flat.
 
     Args:
         connection: open.
-        ids: those with these ids.
-        since: only those that began, or whose delivery ended, since then, seconds since the epoch; None is all.
+        ids: only attempts with these ids.
+        since: only attempts that began, or whose delivery ended, since then, seconds since the epoch; None for all.
     """
     query = (
         select(
@@ -212,20 +212,20 @@ def each_recorded(connection: Connection, ids: Run, *, since: float | None) -> I
 
 
 def read_unfinished(connection: Connection) -> list[Unfinished]:
-    """Count the unfinished deliveries by the attempts that they have had."""
+    """Count the unfinished deliveries by their number of attempts."""
     key = (_d.c.endpoint, _d.c.event_type, _d.c.attempts)
     query = select(*key, func.count()).where(_d.c.available_at.is_not(None)).group_by(*key)
     return list(map(Unfinished._make, connection.execute(query)))
 
 
 def read_replayed(connection: Connection) -> list[int]:
-    """Return the ids of the unfinished deliveries that were dead letters before."""
+    """Return the ids of unfinished deliveries that were dead letters before."""
     query = select(_d.c.id).where(_d.c.available_at.is_not(None), _d.c.round > 1)
     return list(connection.execute(query).scalars())
 
 
 def read_cancelled(connection: Connection, *, since: float) -> list[End]:
-    """Return what was cancelled since a moment, seconds since the epoch, by way of the few causes that say so."""
+    """Return the deliveries cancelled since a time, seconds since the epoch; found by their few causes."""
     causes = connection.execute(select(_c.c.id).where(_c.c.reason == "cancelled")).scalars().all()
     if not causes:
         return []
@@ -237,7 +237,7 @@ def read_cancelled(connection: Connection, *, since: float) -> list[End]:
 
 
 def _round_attempt() -> Case[int]:
-    """Count the attempts of its round up to this one, where a retry was decided on: others need no look-up."""
+    """Count the attempts of a round up to this one, only if a retry follows; others need no lookup."""
     before = _a.alias("before")
     number = (
         select(func.count())

@@ -1,11 +1,11 @@
-"""Statistics of a window: what became of events, how often attempts failed, how long both took.
+"""Statistics of a window: the results of events, the failures of attempts, and the durations of both.
 
-An event here is one delivery, however often it was tried; an attempt is one try. Two rates, never to be mixed up:
+An event here is one delivery, however often it was tried; an attempt is one try. There are two different rates:
 
-- the **success rate** is per event: of those that ended in the window, the part that was delivered;
-- the **error rate** is per attempt: of the attempts that began in it, the part that failed or was lost.
+- the **success rate** is per event: the share of delivered events among those that ended in the window;
+- the **error rate** is per attempt: the share of failed or lost attempts among those that began in it.
 
-A rate or a percentile of nothing is None. Rates are parts of 1, durations seconds, moments seconds since the epoch.
+A rate or a percentile without data is None. Rates are parts of 1, durations seconds, times seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _QUANTILES = (0.5, 0.95, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How durations are spread, in seconds; percentiles are interpolated linearly, as numpy does by default."""
+    """Percentiles and other statistics of durations, in seconds; linearly interpolated, as numpy does by default."""
 
     min: float | None = None
     avg: float | None = None
@@ -43,13 +43,13 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What became of events: those that ended in the window, and those that are unfinished at its end.
+    """The results of events: those that ended in the window, and those unfinished at its end.
 
     Attributes:
         total: all of them: success + dead_letter + unfinished.
         success: delivered.
-        dead_letter: given up, for whatever reason.
-        failed: those of dead_letter that no retry would have mended (reason permanent), as ``resonant failed`` lists.
+        dead_letter: given up, for any reason.
+        failed: dead letters that no retry could help (reason permanent), as ``resonant failed`` lists.
         unfinished: pending or retrying.
     """
 
@@ -61,26 +61,26 @@ class Events:
 
     @property
     def success_rate(self) -> float | None:
-        """Per event: delivered ones among those that ended."""
+        """The share of delivered events among those that ended."""
         return _part(self.success, self.success + self.dead_letter)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Attempts that began in the window; ``failed`` counts lost ones too."""
+    """Attempts that began in the window; ``failed`` includes lost ones."""
 
     total: int
     failed: int
 
     @property
     def error_rate(self) -> float | None:
-        """Per attempt: those that did not deliver."""
+        """The share of attempts that did not deliver."""
         return _part(self.failed, self.total)
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Attempts after an event's first, over its whole life; ``avg`` and ``max`` are of events tried at all."""
+    """Attempts after an event's first, ever; ``avg`` and ``max`` are over events with at least one attempt."""
 
     total: int
     avg: float | None
@@ -92,8 +92,8 @@ class Figures:
     """The statistics of all, of one endpoint, or of one event type.
 
     Attributes:
-        latency: of an attempt that was answered or failed, not of lost ones, whose end nobody saw.
-        end_to_end: from acceptance to delivery, of events delivered in the window.
+        latency: durations of attempts that were answered or failed; lost ones have no known end.
+        end_to_end: durations from acceptance to delivery, of events delivered in the window.
         reasons: dead letters by reason.
         error_categories, error_codes, error_types: attempts that did not deliver, the most frequent first.
     """
@@ -123,12 +123,12 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """The delays, in seconds, decided on after failed attempts that have all of this in common.
+    """The delays, in seconds, after failed attempts that have these fields in common.
 
     Attributes:
-        policy: the retry policy that their producer asked for; None left it to the endpoint.
+        policy: the retry policy requested by the producer; None for the endpoint's.
         after: the number of the failed attempt within its round, from 1.
-        asked: whether the endpoint asked for a wait, by Retry-After.
+        asked: whether the endpoint asked for a wait by Retry-After.
     """
 
     endpoint: str
@@ -146,7 +146,7 @@ class Statistics:
     """A window's statistics.
 
     Attributes:
-        hourly: every hour from the first in which something happened until the window's end, quiet ones too.
+        hourly: every hour from the first with activity until the window's end.
         delays: by endpoint, policy and number of the attempt.
     """
 
@@ -163,8 +163,8 @@ def statistics(attempts: DataFrame, deliveries: DataFrame, *, since: float, unti
     """Compute the statistics of a window.
 
     Args:
-        attempts: one row an attempt, with the columns that ``metrics.snapshot.Window`` names.
-        deliveries: one row a delivery, likewise.
+        attempts: one row per attempt, with the columns of ``metrics.snapshot.Window``.
+        deliveries: one row per delivery, likewise.
         since: seconds since the epoch.
         until: seconds since the epoch.
     """
@@ -181,7 +181,7 @@ def statistics(attempts: DataFrame, deliveries: DataFrame, *, since: float, unti
 
 
 class _Facts:
-    """The rows, and those of them that are counted on their own; taken apart once, and then grouped in several ways."""
+    """The rows and their subsets, filtered once and then grouped in several ways."""
 
     def __init__(self, attempts: DataFrame, deliveries: DataFrame) -> None:
         self.attempts = attempts
@@ -199,7 +199,7 @@ def _figures_by(column: str, facts: _Facts) -> dict[str, Figures]:
 
 
 class _Grouped:
-    """All that is counted, by group: one pass over the rows for each number, however many groups there are."""
+    """All statistics by group: one pass over the rows for each number, however many groups there are."""
 
     def __init__(self, facts: _Facts, key: Callable[[DataFrame], Key]) -> None:
         self._total = _sizes(key(facts.deliveries))
@@ -208,7 +208,7 @@ class _Grouped:
         self._attempts = _sizes(key(facts.attempts))
         self._failed = _sizes(key(facts.failures))
         self._latency = _latencies(facts, key(facts.answered))
-        # A clock that was put back makes no negative duration; the rollups say the same.
+        # A clock that was set back must not make a duration negative; the rollups do the same.
         took = (facts.delivered["finished_at"] - facts.delivered["accepted_at"]).clip(lower=0)
         self._end_to_end = _spreads(took, key(facts.delivered))
         retries = (facts.tried["attempts"] - 1).groupby(key(facts.tried), observed=True)
@@ -224,11 +224,11 @@ class _Grouped:
 
     @property
     def names(self) -> set[Any]:
-        """The groups of which there is anything."""
+        """The groups that have rows."""
         return {*self._total, *self._attempts}
 
     def figures(self, name: Any) -> Figures:
-        """Return a group's figures; where there is nothing of it, they say so."""
+        """Return a group's figures; zero or None if it has no rows."""
         reasons = self._reasons.get(name, {})
         total, success, dead = (of.get(name, 0) for of in (self._total, self._success, self._dead))
         return Figures(
@@ -301,7 +301,7 @@ def _hourly(facts: _Facts, *, since: float, until: float) -> tuple[Hour, ...]:
     success = _sizes(_hours(facts.delivered["finished_at"]))
     dead = _sizes(_hours(facts.dead["finished_at"]))
     latency = _latencies(facts, _hours(facts.answered["started_at"]))
-    # Not beyond the window: a worker whose clock is years ahead shall not make a row of every hour until then.
+    # Not beyond the window: a worker whose clock is years ahead must not add a row for every hour until then.
     seen = [hour for hour in {*attempts, *success, *dead} if since - _HOUR < hour <= until]
     if not seen:
         return ()

@@ -33,7 +33,7 @@ class Counted(NamedTuple):
 
     Attributes:
         le: upper bound of the bucket, in seconds; ``number`` does not include lower buckets.
-        number: how many facts.
+        number: the count.
         seconds: sum of the measured durations.
     """
 
@@ -55,13 +55,13 @@ class Totals:
         endpoints: every endpoint that has ever accepted an event.
         deliveries: how many, by endpoint and status.
         dead_letters: how many, by endpoint, category and reason.
-        oldest_due_at, oldest_dead_at: by endpoint, if there is one; the second excludes cancelled deliveries, since no one
-            needs to act on them.
+        oldest_due_at, oldest_dead_at: by endpoint, if there is one; the second excludes cancelled deliveries, which need no
+            action.
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
         gates: by endpoint, of the endpoints whose gate was ever not normal.
         held: how many deliveries are due and held by a gate, by endpoint, if there are any.
-        oldest_round_at: when the oldest round of an unfinished delivery began, by endpoint and the policy that the
-            producer asked for.
+        oldest_round_at: when the oldest round of an unfinished delivery began, by endpoint and the policy requested by the
+            producer.
     """
 
     taken_at: float
@@ -126,7 +126,7 @@ def read_delivered(connection: Connection) -> dict[str, int]:
 
 
 def _unfinished(now: float) -> Select[Any]:
-    """Return the query for everything that gauges need of unfinished deliveries, in one pass."""
+    """Return one query for all gauges of unfinished deliveries."""
     key = (_d.c.endpoint, _d.c.status, _d.c.policy)
     return (
         select(
@@ -142,7 +142,7 @@ def _unfinished(now: float) -> Select[Any]:
 
 
 def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int], dict[str, float]]:
-    """Count dead letters by endpoint, category and reason, and find the oldest of each endpoint: by their causes."""
+    """Count dead letters by endpoint, category and reason, and find the oldest of each endpoint, by their causes."""
     numbers: dict[tuple[str, str, str], int] = {}
     oldest: dict[str, float] = {}
     found = DeadLetters.of(connection, Selection()).count_by_cause(connection)
@@ -150,7 +150,7 @@ def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int],
     causes = {cause: rest for cause, *rest in connection.execute(select(*key))}
     for each in found:
         endpoint, category, reason = causes[each.cause_id]
-        # As in `status`: a delivery cancelled before its first attempt has no category.
+        # As `status` counts: a delivery cancelled before its first attempt has no category.
         labels = (endpoint, category or "unknown", reason)
         numbers[labels] = numbers.get(labels, 0) + each.number
         if reason != "cancelled":
