@@ -1,5 +1,5 @@
 """The loop that drains the store: claim what is due, attempt it, record the outcome."""
 
-# The deliveries of a chunk. Twice as many are held in memory, each with its body, if there is one endpoint; of several,
-# somewhat more (`fetcher`, which also looks at how large the bodies are).
+# The maximum number of deliveries of a chunk. Twice as many are held in memory with their bodies, and somewhat more if there
+# are several endpoints; `fetcher` also limits the size of the bodies.
 MAX_CHUNK_SIZE = 5_000

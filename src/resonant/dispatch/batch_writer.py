@@ -1,6 +1,6 @@
-"""Group commit: what many coroutines want written at the same moment goes into one transaction.
+"""Group commit: writes that many coroutines request at the same time share one transaction.
 
-Nobody waits for a timer: while one transaction is being written the next ones gather, and go together after it.
+There is no timer: while one transaction is being written, further writes queue up and form the next one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class BatchWriter:
-    """Begins, outcomes and releases, each acknowledged after the commit that holds it.
+    """Writes begins, outcomes and releases, and acknowledges each after its commit.
 
     Args:
         store: open, and bound to the running loop.
@@ -43,7 +43,7 @@ class BatchWriter:
         self._is_closing = False
 
     async def begin(self, lease: Lease) -> bool:
-        """Note that a send is about to start; False when the lease is lost, and nothing may be sent.
+        """Record that a send is about to start; return False if the lease was lost and nothing may be sent.
 
         Raises:
             StoreUnavailable: the store did not come back in time.
@@ -51,7 +51,7 @@ class BatchWriter:
         return bool(await self.begin_all([lease]))
 
     async def begin_all(self, leases: Sequence[Lease]) -> set[LeaseKey]:
-        """Note that sends are about to start; return which of these leases are still held.
+        """Record that sends are about to start; return the leases that are still held.
 
         Raises:
             StoreUnavailable: the store did not come back in time.
@@ -85,10 +85,10 @@ class BatchWriter:
         await future
 
     async def close(self) -> None:
-        """Wait until all is written that was handed in, also by those who have stopped waiting for it."""
+        """Wait until all requested writes are done, even if their callers no longer wait."""
         self._is_closing = True
         while self._writer is not None and (self._has_work or not self._writer.done()):
-            await asyncio.wait([self._ensure_writer()])  # which, unlike an await, passes no cancellation on
+            await asyncio.wait([self._ensure_writer()])  # unlike await, does not cancel the writer
 
     @property
     def _has_work(self) -> bool:
@@ -101,8 +101,8 @@ class BatchWriter:
 
     async def _write_all(self) -> None:
         while self._has_work:
-            await asyncio.sleep(0)  # lets those whom the last commit woke hand in what follows from it
-            # Whoever was cancelled meanwhile will not send; what was sent is written in any case.
+            await asyncio.sleep(0)  # lets the callers of the last commit request their next writes
+            # A cancelled begin will not be sent. Outcomes are always written.
             begins = [(leases, future) for leases, future in self._begins if not future.done()]
             outcomes, releases = self._outcomes, self._releases
             self._begins, self._outcomes, self._releases = [], [], []
@@ -154,7 +154,7 @@ def _write(
     now: float,
 ) -> tuple[set[LeaseKey], set[LeaseKey]]:
     if bool(leases) + bool(outcomes) + bool(releases) > 1:
-        # Lock in one order, so that this cannot deadlock with a renewal of the same leases.
+        # Lock in order, so that this cannot deadlock with a renewal of the same leases.
         of_outcomes = [outcome.lease for outcome in outcomes]
         lock(connection, [lease.delivery_id for lease in [*leases, *of_outcomes, *releases]])
     begun = begin(connection, leases, now=now) if leases else set()

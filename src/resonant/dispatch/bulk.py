@@ -1,4 +1,4 @@
-"""The bulk lane: many deliveries sent as one piece of work, so that the network never waits for the store."""
+"""The bulk lane: many deliveries sent as one piece of work, so that sends do not wait for the store."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LOOK_SECONDS = 0.25
 
 
 class PrefetchWindow:
-    """Limits how many deliveries to one endpoint have begun and are not sent yet: a crash charges each an attempt.
+    """Limits how many deliveries to one endpoint have begun and are not sent yet. A crash charges each an attempt.
 
-    While at most ``width`` wait to be sent, twice as many more begin together, which makes commits worthwhile. So at
-    most ``MOST_BEGUN`` times the width have begun, those being sent included.
+    While at most ``width`` wait to be sent, twice as many more begin together, so that commits are large. So at
+    most ``MOST_BEGUN`` times the width have begun, including those being sent.
 
     Args:
         width: how many can be on the wire at the same time, at least 1.
@@ -54,7 +54,7 @@ class PrefetchWindow:
                     await self._has_room.wait()
 
     def change(self, by: int) -> None:
-        """Count so many that have begun, or, negative, that are on the wire or will not be sent."""
+        """Add the number that have begun, or subtract the number that are on the wire or will not be sent."""
         self._number += by
         if self._number <= self.width:
             self._has_room.set()
@@ -63,7 +63,7 @@ class PrefetchWindow:
 
 
 class _Begun:
-    """What has begun of one chunk, in a queue; each counts as ahead until it has a place on the wire."""
+    """The begun deliveries of one chunk, in a queue. Each counts as ahead until it has a place on the wire."""
 
     def __init__(self, window: PrefetchWindow) -> None:
         self._window = window
@@ -75,20 +75,20 @@ class _Begun:
         self._queue.put_nowait((lease, _now()))
 
     def end(self, takers: int) -> None:
-        """Tell so many takers that nothing more comes."""
+        """Signal the end to this number of takers."""
         for _ in range(takers):
             self._queue.put_nowait(None)
 
     async def take(self) -> tuple[Lease, float] | None:
-        """Return the next lease and when it began; None where nothing more comes."""
+        """Return the next lease and when it began; None at the end."""
         return await self._queue.get()
 
     def note_place(self) -> None:
-        """Count one that was taken no more: it has its place."""
+        """Stop counting a taken lease, since it has its place on the wire."""
         self._change(-1)
 
     def forget(self) -> None:
-        """Count none of them any more: no more will be sent."""
+        """Stop counting all leases, since no more will be sent."""
         self._change(-self._number_ahead)
 
     def _change(self, by: int) -> None:
@@ -112,14 +112,14 @@ async def send_ahead(
 
     Args:
         leases: what to send, in this order.
-        begin: notes in the store that sends are about to start; returns which of them are still held.
-        place: a place on the wire; entering it waits until there is one.
+        begin: records in the store that sends are about to start; returns the leases that are still held.
+        place: a place on the wire; entering waits for a free one.
         send: makes one attempt, within a place; it is called with up to ``window.width`` leases at the same time.
         on_lost: called with each lease that this process lost; its delivery is not sent.
         on_left: called with the leases that were not begun because the run ended.
         window: shared by all chunks to the same endpoint; they begin one after the other.
-        good_for: seconds after its begin in which a lease is sent without checking that it is still held.
-        is_over: returns whether to begin no more.
+        good_for: seconds after its begin in which a lease is sent without another check that it is still held.
+        is_over: returns whether to stop beginning sends.
 
     Raises:
         Exception: the first error of ``begin`` or ``send``; the other sends are cancelled.
@@ -138,7 +138,7 @@ async def send_ahead(
             lease, begun_at = next_one
             async with place():
                 begun.note_place()
-                # This process may have stood still for longer than the lease went on.
+                # This process may have been suspended for longer than the lease.
                 if _now() - begun_at > good_for and not await begin([lease]):
                     on_lost(lease)
                 else:
@@ -159,7 +159,7 @@ async def _begin(
     window: PrefetchWindow,
     is_over: Callable[[], bool],
 ) -> list[Lease]:
-    """Begin them in order; return what was not begun."""
+    """Begin leases in order; return those that were not begun."""
     for start in range(0, len(leases), window.at_once):
         await window.wait_for_room(is_over)
         if is_over():
@@ -175,14 +175,14 @@ async def _begin(
 
 
 async def all_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Wait for tasks; raise what the first one raised, and cancel the others."""
-    # No TaskGroup: it would raise an interruption once more where asyncio cancels what is left.
+    """Wait for tasks; on the first error, cancel the others and raise it."""
+    # Not a TaskGroup: when asyncio cancels the remaining tasks, it would raise an interruption again.
     try:
         pending = set(tasks)
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # raises what it raised, be it that a sink has cancelled itself
+                task.result()  # raises the task's error, even if a sink cancelled itself
     finally:
         for task in tasks:
             task.cancel()

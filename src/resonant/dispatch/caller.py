@@ -1,4 +1,4 @@
-"""What a command gives to the flow that it runs in its own process. It is the only context that is not an argument.
+"""Context that a command passes to the flow in its own process; the only one that is not an argument.
 
 A flow's parameters are JSON, which Prefect stores and shows, so they cannot carry a tracker. Everything else is an
 argument: a flow opens the dispatcher and passes it to its task runs.
@@ -22,7 +22,7 @@ class Caller:
     """A command that runs a flow; both fields are None for a flow that a worker or a script runs.
 
     Attributes:
-        tracker: the deliveries that the command waits for. The flow adds those it takes, and ends when they have ended.
+        tracker: the deliveries that the command waits for. The flow adds those it takes, and ends when all have ended.
         who: the operator, for the audit.
     """
 

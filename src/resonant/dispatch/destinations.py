@@ -1,4 +1,4 @@
-"""The endpoints of a run, each opened when it is first needed."""
+"""The endpoints of a run, each opened on first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.secret_rotation import Signing
     from resonant.store import Store
 
-# When an endpoint that could not be opened is tried again, in a run that goes on that long.
+# The pause before a run tries again to open an endpoint, in seconds.
 REOPEN_SECONDS = 30.0
 
 
@@ -26,7 +26,7 @@ class Destinations:
     """Opens endpoints and keeps them open.
 
     Args:
-        store: where a problem with an endpoint is noted.
+        store: records problems with endpoints.
         open_destination: opens an endpoint by name. An error holds back only this endpoint's deliveries.
         limiter: takes the limit of each endpoint.
         rates: takes the rate of each endpoint.
@@ -104,7 +104,7 @@ class Destinations:
 
 
 def _why_not_open(name: str, error: Exception) -> str:
-    # Only our own errors are known to contain no secret.
+    # Only EndpointError is known to contain no secret.
     if isinstance(error, EndpointError):
         return str(error)
     return f"endpoint {name!r} cannot be opened: {type(error).__name__}"

@@ -60,13 +60,13 @@ EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
 
 
 class Dispatcher:
-    """One run over a store. Use it as an async context manager: on exit every lease is handed back.
+    """One run over a store. Use it as an async context manager; at the end it hands back every lease.
 
     Args:
         store: open, and bound to the running loop.
         attempt_runner: makes the attempts.
         open_destination: opens an endpoint by name. An error holds back only this endpoint's deliveries.
-        owner: who holds the leases, e.g. the flow run's id.
+        owner: the owner of the leases, e.g. the flow run's id.
         limits: the bounds of the run.
         on_gate_change: called with an endpoint's gate before and after, when this run has changed its state.
     """
@@ -133,13 +133,13 @@ class Dispatcher:
             await self._signing.stop()
             await self._rates.close()
             await self._sender.close()
-            # Also without a lease that we know of: a claim may have been cancelled while it was committed.
+            # Even without a known lease: a claim may have been cancelled during its commit.
             await self.store.release_all(self.owner)
             await self._gates.leave()
             await self._signing.leave()
         except StoreError as error:
-            if not isinstance(ended_by, StoreError):  # which says the same
-                logger.warning("leases were not handed back, and will run out by themselves: %s", error)
+            if not isinstance(ended_by, StoreError):  # avoids a second report of an outage
+                logger.warning("leases were not handed back and will expire: %s", error)
         finally:
             await self._destinations.close()
 
@@ -185,10 +185,10 @@ class Dispatcher:
         deliveries are settled, even if another worker sends them.
 
         Args:
-            emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. What it raises
-                ends the run; so does its ending without an attempt.
-            emit_chunk: makes an attempt of each of many by ``attempt_all``, if the limits give a ``chunk_size``; what it
-                raises ends the run.
+            emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. An error ends the run, and
+                so does a return without an attempt.
+            emit_chunk: makes one attempt of each of many deliveries by ``attempt_all``, if the limits have a ``chunk_size``;
+                an error ends the run.
             endpoint: only this endpoint; None for all.
             take_over: take over expired leases too, and wait for live ones to end (with ``own``, only for its own).
             own: tracks the deliveries to wait for, and their outcomes.
@@ -225,7 +225,7 @@ class Dispatcher:
                 if own is not None and self._running.end is None and own.is_settled:
                     self._running.end = (
                         asyncio.get_running_loop().time()
-                    )  # the next run sends what else this run has claimed
+                    )  # the next run sends this run's other claims
                 time_is_up = self._running.is_over()
                 looked_at = self.store.clock()
                 if not time_is_up:
@@ -258,16 +258,16 @@ class Dispatcher:
         return True
 
     async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Summary:
-        """Emit what an iterator hands over, already leased by this owner, and wait for all of it.
+        """Emit deliveries from an iterator that are already leased by this owner, and wait for all of them.
 
-        It is asked for the next batch only while the sends keep up.
+        The next batch is requested only while the sends keep up.
 
         Args:
             emit_one: as in ``run``.
-            batches: leases of this emission's owner.
+            batches: leases of this owner.
 
         Raises:
-            EndpointError: an endpoint cannot be opened; what is leased is handed back.
+            EndpointError: an endpoint cannot be opened; the leases are handed back.
             StoreUnavailable: the store went away.
         """
         self._running.is_ending = False
@@ -302,7 +302,7 @@ class Dispatcher:
         return self.summary
 
     async def _look_at_gates(self) -> None:
-        """Look at the gates, unless that was done a moment ago."""
+        """Look at the gates, unless that was done recently."""
         if asyncio.get_running_loop().time() >= self._look_at_gates_at:
             self._look_at_gates_at = asyncio.get_running_loop().time() + fetching.POLL_SECONDS
             await retry_while_unavailable(self._gates.look_at_sends, self._patience)
@@ -323,7 +323,7 @@ class Dispatcher:
         return 0 if self._emit_chunk is None else self.limits.chunk_size
 
     def _start_claimed(self, leases: list[Lease]) -> None:
-        """Start those of one endpoint: in chunks in the bulk lane, one by one in the task lane."""
+        """Start leases of one endpoint: in chunks in the bulk lane, one by one in the task lane."""
         size = self._chunk_size
         if self._emit_chunk is None or not size:
             for lease in leases:
@@ -348,7 +348,7 @@ class Dispatcher:
         await emit_chunk(leases)
         for lease in leases:
             if self._in_flight.get(lease.key) is not None:
-                raise RuntimeError(f"the emission of a chunk ended without an attempt of {lease.event.id}")
+                raise RuntimeError(f"emit_chunk returned without an attempt of {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
         with contextlib.suppress(LeaseLost, TimeIsUp, Held):
@@ -356,13 +356,13 @@ class Dispatcher:
         if (left := self._in_flight.get(lease.key)) is None:
             return
         if left.attempts == lease.attempts:
-            raise RuntimeError(f"the emission of {lease.event.id} ended without an attempt")
+            raise RuntimeError(f"emit_one returned without an attempt of {lease.event.id}")
         # It ended instead of waiting for its retry: park it, so that any worker retries it when it is due.
         self.summary.parked += 1
         await self._sender.hand_back([left])
 
     async def not_to_be_opened(self, names: Iterable[str]) -> dict[str, str]:
-        """Return those of these endpoints that cannot be opened, each with the reason."""
+        """Return the endpoints among these that cannot be opened, each with the reason."""
         return {
             name: self.summary.unknown_endpoints[name]
             for name in names

@@ -28,12 +28,12 @@ _SHORTEST_WAIT_SECONDS = 0.05
 RESCUE_SECONDS = 1.0
 # How often accepted events are folded into the ledgers.
 FOLD_SECONDS = 1.0
-# Bodies that a run holds in all; but twice as many deliveries as can be sent at the same time, whatever they have.
+# The size of all bodies that a run holds; but always twice as many deliveries as can be sent at the same time.
 MOST_BYTES = 64 * 1024 * 1024
 
 
 class _Room(NamedTuple):
-    """What may be claimed: so many deliveries, whose bodies have so many bytes at most (None: however many)."""
+    """What may be claimed: the number of deliveries, and the maximum size of their bodies (None for no limit)."""
 
     number: int
     most_bytes: int | None
@@ -41,13 +41,13 @@ class _Room(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run claims.
+    """The claims that a run makes.
 
     Attributes:
-        owner: who holds the leases.
-        endpoint: the only one to claim from; None for all.
-        take_over: whether expired leases are taken over, and live ones waited for.
-        chunk_size: deliveries that are sent together; 0 where each goes alone.
+        owner: the owner of the leases.
+        endpoint: the only endpoint to claim from; None for all.
+        take_over: whether to take over expired leases, and to wait for live ones.
+        chunk_size: deliveries that are sent together; 0 if each is sent alone.
         on_waiting: called once, with the time until which other workers hold the remaining deliveries.
     """
 
@@ -62,11 +62,11 @@ class Fetcher:
     """The claims of one run.
 
     Args:
-        store: to claim from.
+        store: the store to claim from.
         plan: what to claim.
-        gates: what may be sent now.
+        gates: limit what may be sent now.
         in_flight: the leases that the run already holds.
-        destinations: opens each endpoint that something is due for.
+        destinations: opens each endpoint with due deliveries.
         heartbeat: renews the run's own leases before expired ones are taken over.
         is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
     """
@@ -100,7 +100,7 @@ class Fetcher:
 
     @property
     def pause(self) -> float:
-        """How long an idle run waits until it looks again, in seconds."""
+        """The pause between two looks of an idle run, in seconds."""
         return min(POLL_SECONDS, max(_SHORTEST_WAIT_SECONDS, self._next_due_in))
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
@@ -134,7 +134,7 @@ class Fetcher:
         return any(map(self._gates.holds_shortly, self._open))
 
     async def others_hold(self) -> bool:
-        """Tell whether other workers hold what may yet be ours to emit, after waiting for a moment if they do."""
+        """Return whether other workers hold deliveries that this run may still get; if so, wait for a moment first."""
         if not self._plan.take_over:
             return False
         until = await self._store.latest_lease_end(self._plan.endpoint)
@@ -147,16 +147,16 @@ class Fetcher:
         return True
 
     async def stop(self) -> None:
-        """Stop folding; a fold in progress has a moment to end."""
+        """Stop folding; a fold in progress gets a moment to end."""
         if self._folding is not None:
             await asyncio.wait([self._folding], timeout=FOLD_SECONDS)
             self._folding.cancel()
             await asyncio.wait([self._folding])
 
     async def _look(self) -> None:
-        """See which endpoints have something due, and open those that are new."""
+        """Find the endpoints with due deliveries, and open new ones."""
         if self._plan.take_over and asyncio.get_running_loop().time() >= self._rescue_at:
-            await self._heartbeat.catch_up()  # before our own are taken for lost
+            await self._heartbeat.catch_up()  # so that the rescue does not take this run's leases
             await self._store.rescue(endpoint=self._plan.endpoint)
             self._rescue_at = asyncio.get_running_loop().time() + RESCUE_SECONDS
         if asyncio.get_running_loop().time() >= self._fold_at:
@@ -171,7 +171,7 @@ class Fetcher:
         self._due = list(self._open)
 
     def _start_fold(self) -> None:
-        """Fold in the background: a claim never waits for a transaction that holds a ledger."""
+        """Fold in the background, so that a claim never waits for a transaction that has locked a ledger."""
         if self._folding is not None:
             if not self._folding.done():
                 return
@@ -183,13 +183,13 @@ class Fetcher:
             await self._store.fold()
 
     def _room(self, endpoint: str, claimed_from: set[str]) -> _Room | None:
-        """Return what to claim now: ahead of need, and many at once or none."""
+        """Return how much to claim now, ahead of need: many at once, or None."""
         allowed = self._gates.room(endpoint)
         if allowed == 0:
             return None
         others = len((self._in_flight.busy_endpoints() | claimed_from) - {endpoint})
         share = self._gates.limiter.share(endpoint)
-        # Of chunks, the fewer the more endpoints there are: all that is held has its body in memory.
+        # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
         wanted = max(4 * share, 4 * self._plan.chunk_size // (others + 2))
         left = MOST_BYTES - self._in_flight.bytes
         most_bytes: int | None = left

@@ -59,7 +59,7 @@ class Answer:
         kind: ``delivered``; ``failed``; ``alive`` for a permanent 4xx, since the endpoint works; ``local`` for a failure on
             this side, which is ignored.
         duration: of the request, in seconds.
-        status_code: None where the endpoint did not answer.
+        status_code: None if the endpoint did not answer.
         retry_after: seconds that the endpoint asks to wait.
         gone: it answered 410.
         delivery_id: so that repeated 500s of one delivery do not look like an outage.
@@ -192,11 +192,11 @@ class EndpointGate:
         if self._pace is None:
             return None
         if self.gate.pilot_until is None or now >= self.gate.pilot_until:
-            return _UNTIL_A_LOOK  # which renews the place, or finds it taken
+            return _UNTIL_A_LOOK  # the look renews the pilot's lease, or finds another pilot
         return self._pace.wait(now, in_flight)
 
     def sent(self, now: float) -> Sent:
-        """Note that a send begins."""
+        """Record that a send begins."""
         self._sends += 1
         return Sent(now, self.gate.epoch, self._sends)
 
@@ -395,5 +395,5 @@ def _paused(gate: Gate, now: float) -> Gate:
 
 
 def _is_due(at: float | None, now: float, longest: float) -> bool:
-    """Tell whether a time has come. A time too far ahead counts as past: the clock was set back since."""
+    """Return whether a time has come. A time too far ahead counts as past: the clock was set back since."""
     return at is None or at <= now or at > now + longest + _SLACK

@@ -69,7 +69,7 @@ class Measured:
             self.streak_since = now
 
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
-        """Tell whether the failures in a row make an outage."""
+        """Return whether the failures in a row make an outage."""
         streak = _STREAK if is_paced or self._first_answers > _FIRST_ANSWERS else self._first_streak()
         lasts = self.streak >= _SLOW_STREAK and now - self.streak_since >= _SLOW_STREAK_SECONDS
         if (self.streak < streak and not lasts) or 0 <= now - self.asked_at < _REFUSED_SECONDS:
@@ -82,7 +82,7 @@ class Measured:
         return min(_STREAK, max(_FEWEST_STREAK, log(_IMPROBABLE) / log(share_bad)))
 
     def has_just_accepted(self, now: float) -> bool:
-        """Tell whether the endpoint accepted a request within the last second."""
+        """Return whether the endpoint accepted a request within the last second."""
         last = self.accepted.last()
         return last is not None and now - last < 1
 

@@ -57,8 +57,8 @@ class Gatekeeper:
     Args:
         store: has a row for each gate.
         owner: this run, as the pilot of a gate.
-        limiter: how much can be sent at the same time.
-        in_flight: what the run has claimed.
+        limiter: limits concurrent sends.
+        in_flight: the leases of the run.
         rng: spreads the times of probes.
         on_change: called with the gate before and after, when this run has changed its state.
         running: an error here ends the run.
@@ -98,7 +98,7 @@ class Gatekeeper:
         self._writers: dict[str, asyncio.Task[None]] = {}
 
     def view(self, endpoint: str) -> GateView:
-        """Return what a decision depends on."""
+        """Return the state of the gate for a decision."""
         gate = self._of(endpoint)
         return GateView(governs=gate.governs(self._store.clock()), is_down=gate.gate.state == "probing")
 
@@ -120,7 +120,7 @@ class Gatekeeper:
 
         Args:
             rows: the gates, by endpoint.
-            due: the endpoints that deliveries are due for.
+            due: the endpoints with due deliveries.
 
         Raises:
             StoreUnavailable: the store went away.
@@ -138,7 +138,7 @@ class Gatekeeper:
         await self._write(changes)
 
     async def look_at_sends(self) -> None:
-        """Look at the gates of what is in flight.
+        """Look at the gates of all endpoints with deliveries in flight.
 
         Raises:
             StoreUnavailable: the store went away.

@@ -1,4 +1,4 @@
-"""The heartbeat: the leases of the deliveries in flight are renewed in the background."""
+"""The heartbeat: renews in-flight leases in the background."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class LeaseHeartbeat:
-    """Renews leases three times in the time that they last.
+    """Renews leases three times per lease duration.
 
     Args:
-        store: where they are.
-        owner: who holds them.
-        in_flight: which they are.
-        on_failure: told what ended it; leases would then run out under their holder's hands.
+        store: the store with the leases.
+        owner: the owner of the leases.
+        in_flight: the leases to renew.
+        on_failure: called with an unexpected error, after which the leases would expire.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class LeaseHeartbeat:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Renew from now on, in the background."""
+        """Start to renew in the background."""
         self._task = asyncio.create_task(self._renew_loop())
         self._task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
-        """Renew no more."""
+        """Stop renewing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     async def catch_up(self) -> None:
-        """Renew now if it is overdue: this process stood still, or the clock jumped.
+        """Renew now if it is overdue, because this process was suspended or the clock jumped.
 
         Raises:
-            StoreError: it cannot be done now.
+            StoreError: the leases cannot be renewed now.
         """
         if self._store.clock() - self._renewed_at > self._store.lease_seconds / 2:
             await self._renew()
@@ -59,12 +59,12 @@ class LeaseHeartbeat:
         while True:
             await asyncio.sleep(self._store.lease_seconds / 3)
             if self._in_flight:
-                with contextlib.suppress(StoreError):  # the next renewal, or the next commit, will say
+                with contextlib.suppress(StoreError):  # the next renewal or commit reports an outage
                     await self._renew()
 
     async def _renew(self) -> None:
         now = self._store.clock()
-        # Only what is known: a claim whose commit was not heard of shall run out, and be found.
+        # Only known leases: if the commit of a claim was not confirmed, its leases must expire, so that they are rescued.
         await self._store.renew(self._owner, self._in_flight.delivery_ids())
         self._renewed_at = now
 

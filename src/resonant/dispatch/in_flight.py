@@ -1,6 +1,6 @@
-"""The deliveries of a run that are in flight: it holds their leases.
+"""The in-flight leases of one run.
 
-By lease, and not by delivery: where a lease ran out, and this very run claimed the delivery again, the two are not the same.
+They are kept by lease, not by delivery: a run may lose a lease and claim the same delivery again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class InFlight:
-    """Leases, each busy (it is sent, or will be as soon as there is room) or waiting for its retry.
+    """Leases, each busy (being sent, or waiting for room to be sent) or waiting for its retry.
 
     Args:
         max_waiting: how many may wait for a retry.
@@ -33,59 +33,59 @@ class InFlight:
 
     @property
     def bytes(self) -> int:
-        """How many bytes the bodies have of all deliveries in flight."""
+        """The size of the bodies of all deliveries in flight."""
         return self._bytes
 
     @property
     def waiting(self) -> int:
-        """How many wait for a retry."""
+        """The number that wait for a retry."""
         return len(self._waiting)
 
     @property
     def may_wait(self) -> bool:
-        """Whether one more may wait for a retry."""
+        """Return whether one more may wait for a retry."""
         return self.waiting < self._max_waiting
 
     @property
     def total_busy(self) -> int:
-        """How many are busy."""
+        """The number that are busy."""
         return self._busy.total()
 
     def busy(self, endpoint: str) -> int:
-        """Return how many of an endpoint are busy."""
+        """Return how many leases of an endpoint are busy."""
         return self._busy[endpoint]
 
     def busy_endpoints(self) -> set[str]:
-        """Return the endpoints of which some are busy."""
+        """Return the endpoints with busy leases."""
         return {endpoint for endpoint, number in self._busy.items() if number}
 
     def delivery_ids(self) -> set[int]:
-        """Return which deliveries there are."""
+        """Return the ids of the deliveries."""
         return {key.delivery_id for key in self._leases}
 
     def take(self, lease: Lease) -> None:
-        """Add a lease that was just claimed."""
+        """Add a newly claimed lease."""
         self._leases[lease.key] = lease
         self._busy[lease.endpoint] += 1
         self._bytes += len(lease.event.body)
 
     def get(self, key: LeaseKey) -> Lease | None:
-        """Return the lease as it is now, with the attempts that were made; None once it is over."""
+        """Return the current lease, including the attempts made since the claim; None once it is dropped."""
         return self._leases.get(key)
 
     def wait(self, lease: Lease) -> None:
-        """Note that it waits for its retry from now on."""
+        """Mark a lease as waiting for its retry."""
         self._waiting.add(lease.key)
         self._busy[lease.endpoint] -= 1
 
     def resume(self, lease: Lease) -> None:
-        """Note that it waits no longer, if it did."""
+        """Mark a lease as no longer waiting, if it was."""
         if lease.key in self._waiting:
             self._waiting.remove(lease.key)
             self._busy[lease.endpoint] += 1
 
     def count_attempt(self, lease: Lease, delay: float) -> bool:
-        """Count an attempt that will be followed by another after this delay; tell whether it is the first such."""
+        """Count an attempt that is retried after this delay; return whether it is the first one of the lease."""
         if lease.key in self._leases:
             self._leases[lease.key] = replace(
                 lease,
@@ -99,7 +99,7 @@ class InFlight:
         return is_first
 
     def drop(self, lease: Lease) -> None:
-        """Forget a lease that is over, if it is not forgotten."""
+        """Remove a lease, if it is still there."""
         if self._leases.pop(lease.key, None) is None:
             return
         self._bytes -= len(lease.event.body)

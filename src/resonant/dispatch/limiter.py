@@ -1,4 +1,4 @@
-"""How many sends go on at the same time: in all, and to each endpoint, shared out fairly."""
+"""The limits of concurrent sends, in total and per endpoint, shared fairly."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class ConcurrencyLimiter:
-    """Limits around the send, in this process; whoever waits for a retry holds no slot.
+    """Limits concurrent sends in this process. A delivery that waits for a retry holds no slot.
 
-    An endpoint may use its own limit, but no more slots than it leaves free: one gets half of the total, two get a
-    third each. So those that never answer leave a place for the next one (the dynamic threshold of Choudhury and
-    Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
+    An endpoint may use as many slots as its limit allows, but no more than are left free: one endpoint gets half of the
+    total, two get a third each. So endpoints that never answer leave slots for others (the dynamic threshold of
+    Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
 
     Args:
         total: sends at the same time, at least 1.
@@ -33,18 +33,18 @@ class ConcurrencyLimiter:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     def limit(self, endpoint: str, own: int | None) -> None:
-        """Give an endpoint a limit of its own instead of the common one; None leaves the common one."""
+        """Set an endpoint's own limit; None keeps the common one."""
         if own is not None:
             self._own_limit[endpoint] = own
 
     def share(self, endpoint: str) -> int:
-        """Return how many slots this endpoint can count on, beside the others that want some now."""
+        """Return how many slots this endpoint can expect beside the other endpoints that need some now."""
         others = len(self._wanted) - (endpoint in self._wanted)
         return min(self.limit_of(endpoint), max(1, self._total // (others + 2)))
 
     @asynccontextmanager
     async def hold(self, endpoint: str) -> AsyncIterator[None]:
-        """Hold one slot; waits for it in the order of arrival at that endpoint."""
+        """Hold one slot; waits in the order of arrival at that endpoint."""
         self._wanted[endpoint] += 1
         try:
             await self._acquire(endpoint)
@@ -71,7 +71,7 @@ class ConcurrencyLimiter:
             raise
 
     def limit_of(self, endpoint: str) -> int:
-        """Return how many slots this endpoint can have at most, were it alone."""
+        """Return the maximum number of slots for this endpoint if it is the only one."""
         return min(self._own_limit.get(endpoint, self._per_endpoint), (self._total + 1) // 2)
 
     def _may_take(self, endpoint: str) -> bool:
@@ -89,7 +89,7 @@ class ConcurrencyLimiter:
 
     def _wake(self) -> None:
         while self._waiting:
-            # The endpoint that uses the fewest comes first; among equals, the one that was served longest ago.
+            # The endpoint that uses the fewest slots comes first; among equals, the one served longest ago.
             endpoint = min(filter(self._may_take, self._waiting), key=self._used.__getitem__, default=None)
             if endpoint is None:
                 return
@@ -97,6 +97,6 @@ class ConcurrencyLimiter:
             turn = queue.popleft()
             if queue:
                 self._waiting[endpoint] = queue
-            if not turn.done():  # whoever waited may have been cancelled
+            if not turn.done():  # the waiter may have been cancelled
                 self._take(endpoint)
                 turn.set_result(None)

@@ -11,10 +11,10 @@ class Limits:
 
     Attributes:
         concurrency: sends at the same time.
-        endpoint_concurrency: sends at the same time to one endpoint; half of ``concurrency`` at most (see ``ConcurrencyLimiter``).
+        endpoint_concurrency: sends at the same time to one endpoint; at most half of ``concurrency``.
         max_waiting: in the task lane, retries that may wait in this process; beyond that they are parked.
-        run_for: seconds for which the run sends what becomes due; 0 ends the run when nothing is due.
-        chunk_size: deliveries that are tried together, in the bulk lane; 0 is the task lane.
+        run_for: seconds for which the run sends due deliveries; 0 ends the run when nothing is due.
+        chunk_size: deliveries that are sent together in the bulk lane; 0 selects the task lane.
     """
 
     concurrency: int = 100

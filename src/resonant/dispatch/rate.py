@@ -1,4 +1,4 @@
-"""The rate of an endpoint, which holds for all processes together: each send waits for a slot of its own.
+"""The rate of an endpoint, for all processes together: each send waits for its own slot.
 
 Slots are evenly spaced times, reserved in the store (see ``store/send_slots.py``). A missed slot is lost, so that sends
 never bunch.
@@ -170,7 +170,7 @@ class _Tools:
 
 
 class _Line:
-    """Those who wait for a slot of one endpoint, and the slots that are reserved for them."""
+    """The sends that wait for slots of one endpoint, and the reserved slots."""
 
     def __init__(self, endpoint: str, rate: float, lead: float, width: int, tools: _Tools) -> None:
         self.rate = rate

@@ -53,19 +53,19 @@ class RunningTasks:
         )
 
     def ends_within(self, seconds: float) -> bool:
-        """Return whether the run's time is up before so many seconds have passed."""
+        """Return whether the run's time is up within this many seconds."""
         return self.end is not None and asyncio.get_running_loop().time() + seconds > self.end
 
     def note_change(self) -> None:
-        """Wake the run: a task ended, or made room."""
+        """Wake the run, because a task ended or made room."""
         self._changed.set()
 
     def forget_changes(self) -> None:
-        """Wait for changes from now on."""
+        """Forget past changes; ``wait_for_change`` waits for later ones."""
         self._changed.clear()
 
     async def wait_for_change(self, seconds: float) -> None:
-        """Wait for a change since the last ``forget_changes``, for so long at most."""
+        """Wait for a change since the last ``forget_changes``, for at most this many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

@@ -1,4 +1,4 @@
-"""Make attempts, and record each with the decision taken on it before it is reported."""
+"""Making attempts, and recording each with its decision before it is reported."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ WAIT_SECONDS = 30.0
 
 
 class LeaseLost(Exception):
-    """The lease went to another worker: nothing may be sent, and nothing but history was written."""
+    """Another worker has the lease. Nothing may be sent, and only history was written."""
 
 
 class TimeIsUp(Exception):
-    """The run ends, and this delivery, which waited for its turn to be sent, went back for the next one."""
+    """The run ends, and this delivery was handed back before its send, for the next run."""
 
 
 @dataclass(slots=True)
@@ -61,13 +61,13 @@ class Sender:
     """Makes the attempts of one run.
 
     Args:
-        store: where each attempt is recorded.
+        store: records each attempt.
         attempt_runner: makes each attempt.
-        gates: let each send through.
+        gates: limit the sends.
         in_flight: the leases of the run.
         destinations: the open endpoints.
         running: an error here ends the run.
-        summary: counts what came of each attempt.
+        summary: counts the results.
 
     Attributes:
         parks_retries: whether every retry waits in the store, as in the bulk lane.
@@ -98,10 +98,10 @@ class Sender:
         self._waits_until = 0.0
 
     async def close(self) -> None:
-        """Write what still waits to be written.
+        """Finish all queued writes.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: a write failed.
         """
         await self._commits.close()
 
@@ -114,7 +114,7 @@ class Sender:
         except (LeaseLost, TimeIsUp, Held):
             raise
         except Exception as error:
-            self._running.fail(error)  # whatever `emit_one` makes of it
+            self._running.fail(error)  # even if `emit_one` catches it
             raise
 
     async def _attempt(self, lease: Lease, task_run_id: str | None) -> Report:
@@ -124,7 +124,7 @@ class Sender:
         except (TimeIsUp, Held):
             await self._hand_back(lease)
             raise
-        # Without the slot, so that the next sends begin in the very transaction that records this one.
+        # After the slot is free, so that the next sends begin in the same transaction.
         if not await self._record(report):
             raise self._lost(lease)
         self._settle(report)
@@ -235,7 +235,7 @@ class Sender:
     def _record(self, report: Report) -> asyncio.Future[bool]:
         lease, decision = report.lease, report.decision
         if isinstance(decision, Retry):
-            # Counted before it is written: nobody else shall be promised this place meanwhile.
+            # Counted before the write, so that this place is not promised to another delivery.
             self._in_flight.wait(lease)
             self._running.note_change()
         return self._commits.record(Outcome(lease, report.attempt, decision))
@@ -257,7 +257,7 @@ class Sender:
                 done.shown.append(report)
 
     def _may_wait(self) -> bool:
-        """Tell whether a retry may be waited for here: there is room, and the run goes on for long enough."""
+        """Return whether a retry may wait in this process: there is room, and the run lasts long enough."""
         return (
             not self.parks_retries
             and self._in_flight.may_wait
@@ -284,7 +284,7 @@ class Sender:
         self._in_flight.drop(lease)
 
     def _waits_for(self, due_at: float) -> bool:
-        """Tell whether this run waits until a delivery that it parked is due; if so, note the time."""
+        """Return whether this run waits until a delivery that it parked is due; if so, store the time."""
         if due_at > self._store.clock() + WAIT_SECONDS or self._running.ends_within(WAIT_SECONDS):
             return False
         self._waits_until = max(self._waits_until, due_at)

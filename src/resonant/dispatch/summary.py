@@ -1,4 +1,4 @@
-"""What a run did, in counts."""
+"""Counts of what a run did."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_SHOWN = 20
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did, counted in deliveries.
+    """The results of a run, counted in deliveries.
 
     Attributes:
         delivered: answered with success.
