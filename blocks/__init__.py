@@ -1,6 +1,6 @@
 """Prefect blocks: where an operator configures endpoints. Importing this package registers their classes.
 
-Register them with a server by ``python -m prefect block register -m blocks``; ``resonant up`` does it.
+Register them with a server by ``python -m prefect block register -m blocks``; ``resonant up`` does so too.
 """
 
 from blocks.endpoint import EndpointBlock, SinkBlock, load_endpoint

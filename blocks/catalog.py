@@ -1,4 +1,4 @@
-"""Save, update, list and remove endpoints by name, and rotate their signing secrets."""
+"""Saving, updating, listing and removing endpoints by name, and rotating their signing secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def name_from_url(url: str) -> str:
-    """Make an endpoint's name of a URL's host and port: ``127-0-0-1-8080``, ``hooks-example-com``.
+    """Return an endpoint's name from a URL's host and port: ``127-0-0-1-8080``, ``hooks-example-com``.
 
     Raises:
         EndpointError: the URL has no host.
@@ -134,8 +134,8 @@ async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
         return name
     if not isinstance(known, WebhookEndpoint) or known.url != new.url:
         raise EndpointError(
-            f"endpoint {name!r} exists with another URL: `resonant endpoint add NAME URL` saves this one under a "
-            "name of its own"
+            f"endpoint {name!r} exists with another URL: `resonant endpoint add NAME URL` saves this one under "
+            "another name"
         )
     if allow_private and not known.allow_private:
         known.allow_private = True
@@ -165,7 +165,7 @@ class NotConfirmed(EndpointError):
 async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rotation:
     """Save a new signing secret, and let the old one sign too for ``keep_old`` seconds.
 
-    Giving the secret of the last rotation again changes nothing, so an interrupted command can be repeated.
+    The secret of the last rotation changes nothing, so an interrupted command can be repeated.
 
     Args:
         name: the endpoint's name.
@@ -229,7 +229,7 @@ async def _save_signing(name: str, block: WebhookEndpoint) -> None:
 
 
 async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:
-    """Return every endpoint by name; for one that cannot be used as it is configured, why not."""
+    """Return every endpoint by name; for one that cannot be used as configured, the error."""
     async with get_client() as client:
         names = await endpoint_names(client)
     return [(name, await _loaded(name)) for name in names]
@@ -255,7 +255,7 @@ async def remove_endpoint(name: str) -> None:
 async def _webhook_endpoint(name: str) -> WebhookEndpoint:
     block = await load_endpoint(name)
     if not isinstance(block, WebhookEndpoint):
-        raise EndpointError(f"endpoint {name!r} is no webhook endpoint, and signs nothing")
+        raise EndpointError(f"endpoint {name!r} is not a webhook endpoint, so it signs nothing")
     return block
 
 

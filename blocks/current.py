@@ -44,11 +44,11 @@ class CurrentSink:
         """Prepare a sink.
 
         Args:
-            endpoint: as it is configured when it is opened.
-            read: returns it as it is configured now.
+            endpoint: the configuration when the endpoint is opened.
+            read: returns the current configuration.
         """
         self._read = read
-        # Every version used in this run: a late error may contain a secret of an old one.
+        # Every version used in this run, since a late error may contain a secret of an old one.
         self._versions = [_Version(endpoint, HttpSink(endpoint))]
         self._redactor = Redactor.of(endpoint)
         self._looking: asyncio.Task[None] | None = None
@@ -88,9 +88,9 @@ class CurrentSink:
         try:
             read = await self._read()
         except Exception as error:  # noqa: BLE001 - sending goes on when Prefect cannot be read
-            # Only our own errors are known to contain no secret.
+            # Only EndpointError is known to contain no secret.
             reason = error if isinstance(error, EndpointError) else type(error).__name__
-            logger.warning("endpoint %s stays as it was read before: %s", opened.name, reason)
+            logger.warning("endpoint %s keeps its previous configuration: %s", opened.name, reason)
             return
         now = replace(read, timeout=opened.timeout, overrides=opened.overrides)
         if now != current:

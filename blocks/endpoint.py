@@ -77,7 +77,7 @@ class SinkBlock(EndpointBlock, ABC):
         """
 
     def open(self, name: str) -> Destination:
-        """Return this block as an endpoint; what it raises and returns is kept without its secrets."""
+        """Return this block as an endpoint; its secrets are removed from errors and results."""
         redactor = Redactor(_secrets(self))
 
         async def close() -> None:
@@ -97,7 +97,7 @@ class SinkBlock(EndpointBlock, ABC):
 
 
 def block_slug(name: str) -> str:
-    """Return what Prefect calls an endpoint's block: ``BLOCK-TYPE/NAME``."""
+    """Return the slug of an endpoint's block in Prefect: ``BLOCK-TYPE/NAME``."""
     return name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}"
 
 
@@ -118,14 +118,14 @@ async def load_endpoint(name: str) -> EndpointBlock:
             "module in RESONANT_SINKS"
         ) from None
     except (ValidationError, RuntimeError):
-        # Their texts may quote the configuration, including secrets.
+        # The original errors may quote the configuration, including secrets.
         raise EndpointError(f"endpoint {name!r} is not configured completely: save it again") from None
     except ValueError as error:
         if not isinstance(error.__cause__, ObjectNotFound):
             raise
         raise await unknown_endpoint(name) from None
     if not isinstance(block, EndpointBlock):
-        raise EndpointError(f"{name!r} is a block, but no endpoint: it does not subclass SinkBlock")
+        raise EndpointError(f"{name!r} is a block, but not an endpoint: it does not subclass SinkBlock")
     return block
 
 
@@ -133,7 +133,7 @@ async def require_endpoint(name: str) -> None:
     """Check that an endpoint has this name, whether or not it can be used.
 
     Raises:
-        UnknownEndpoint: none has.
+        UnknownEndpoint: no endpoint has that name.
     """
     async with get_client() as client:
         names = await endpoint_names(client)
@@ -174,7 +174,7 @@ async def endpoint_types(client: PrefectClient) -> list[str]:
 
 
 def _secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:
-    """Find every secret text in a block, its lists, and the blocks within it; of a text of several lines, each line too."""
+    """Yield every secret text in a block, its lists and nested blocks; also each line of a text with several lines."""
     if hasattr(value, "get_secret_value"):
         value, is_secret = value.get_secret_value(), True
     if isinstance(value, BaseModel):

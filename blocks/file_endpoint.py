@@ -1,4 +1,4 @@
-"""An example of an endpoint of your own, which is no HTTP: it appends events to a file."""
+"""An example of a custom endpoint without HTTP: it appends events to a file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class FileEndpoint(SinkBlock):
 
     _block_type_name = "File Endpoint"
     _block_type_slug = "file-endpoint"
-    _description = "Appends events to a file; an example of an endpoint that is no HTTP."
+    _description = "Appends events to a file; an example of an endpoint without HTTP."
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
 
     path: Path = Field(description="The file; its folder must exist.")
 
     async def deliver(self, event: Event) -> None:
-        """Append and sync; an ``OSError`` says what went wrong, and the classifier knows which of them pass."""
+        """Append and sync; the classifier judges an ``OSError``."""
         await asyncio.to_thread(self._append, event.body + b"\n")
 
     def _append(self, line: bytes) -> None:

@@ -53,7 +53,7 @@ class WebhookEndpoint(EndpointBlock):
     @field_validator("headers", mode="before")
     @classmethod
     def _as_text(cls, headers: object) -> object:
-        """Accept a mapping too, the form of older endpoints."""
+        """Accept a mapping too, as in older endpoints."""
         if isinstance(headers, SecretDict):
             headers = headers.get_secret_value()
         if isinstance(headers, dict):
@@ -80,7 +80,7 @@ class WebhookEndpoint(EndpointBlock):
         """Return the plain endpoint, with its secrets.
 
         Raises:
-            EndpointError: a value cannot be used; the text holds no secret.
+            EndpointError: a value cannot be used; the text contains no secret.
         """
         secrets = _revealed(self.signing_secret)
         old = [secret for secret in _revealed(self.previous_signing_secret) if secret not in secrets]
@@ -99,12 +99,12 @@ class WebhookEndpoint(EndpointBlock):
         )
 
     def open(self, name: str) -> Destination:
-        """Return the endpoint, ready for sending, and read again while it is open; see ``EndpointBlock.open``."""
+        """Return the endpoint, ready for sending; it is read again while it is open. See ``EndpointBlock.open``."""
 
         async def read() -> Endpoint:
             block = await load_endpoint(name)
             if not isinstance(block, WebhookEndpoint):
-                raise EndpointError(f"endpoint {name!r} is no webhook endpoint any more")
+                raise EndpointError(f"endpoint {name!r} is no longer a webhook endpoint")
             return block.to_endpoint(name)
 
         endpoint = self.to_endpoint(name)

@@ -112,8 +112,8 @@ async def test_while_it_cannot_be_read_it_stays_as_it_was_and_the_log_tells_no_s
         await sink.aclose()
         assert tokens(receiver) == ["t0ken-before", "t0ken-before"]
     assert [record.getMessage() for record in caplog.records if record.name == "blocks.current"] == [
-        "endpoint orders stays as it was read before: ConnectionError",
-        "endpoint orders stays as it was read before: no endpoint is named 'orders'",
+        "endpoint orders keeps its previous configuration: ConnectionError",
+        "endpoint orders keeps its previous configuration: no endpoint is named 'orders'",
     ]
 
 

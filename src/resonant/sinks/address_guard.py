@@ -1,9 +1,9 @@
-"""Which addresses an endpoint may have: a customer's URL must not reach into the network of the sender.
+"""The addresses that an endpoint may have. A customer's URL must not reach the sender's internal network.
 
 The lists are IANA's special-purpose address registries (RFC 6890 and its successors), as of 2025:
 https://www.iana.org/assignments/iana-ipv4-special-registry and .../iana-ipv6-special-registry. Everything in them is
-refused, also the few anycast services that are globally reachable: no endpoint lives there. They are written out
-because ``ipaddress.is_global`` follows the registries at a distance that differs between patch releases of Python.
+refused, even the few globally reachable anycast services, since no endpoint is there. The lists are explicit because
+``ipaddress.is_global`` differs between patch releases of Python.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SPECIAL_IPV4 = tuple(
         "10.0.0.0/8",  # private
         "100.64.0.0/10",  # shared address space of carriers
         "127.0.0.0/8",  # loopback
-        "169.254.0.0/16",  # link-local, the metadata services of clouds too
+        "169.254.0.0/16",  # link-local, including the metadata services of clouds
         "172.16.0.0/12",  # private
         "192.0.0.0/24",  # IETF protocol assignments
         "192.0.2.0/24",  # documentation
@@ -42,8 +42,8 @@ _SPECIAL_IPV4 = tuple(
     )
 )
 
-# Everything else is refused without a list: ::1, IPv4-compatible, NAT64 (64:ff9b::/96, 64:ff9b:1::/48), discard-only
-# (100::/64), SRv6 (5f00::/16), unique-local, link-local, site-local and multicast are all outside of it.
+# Other IPv6 addresses are refused without a list: ::1, IPv4-compatible, NAT64 (64:ff9b::/96, 64:ff9b:1::/48), discard-only
+# (100::/64), SRv6 (5f00::/16), unique-local, link-local, site-local and multicast are all outside this range.
 _GLOBAL_UNICAST_IPV6 = IPv6Network("2000::/3")
 
 _SPECIAL_IPV6 = tuple(
@@ -51,7 +51,7 @@ _SPECIAL_IPV6 = tuple(
     for network in (
         "2001::/23",  # IETF protocol assignments: Teredo, ORCHID, benchmarking ...
         "2001:db8::/32",  # documentation
-        "2002::/16",  # 6to4: an IPv4 address in disguise, perhaps a private one
+        "2002::/16",  # 6to4: contains an IPv4 address, perhaps a private one
         "2620:4f:8000::/48",  # AS112
         "3fff::/20",  # documentation
     )
@@ -59,10 +59,10 @@ _SPECIAL_IPV6 = tuple(
 
 
 class _ConnectionRefusedHere(AddressRefused, OSError):
-    """An ``AddressRefused`` that comes out of aiohappyeyeballs.
+    """An ``AddressRefused`` that aiohappyeyeballs passes on.
 
-    When it tries several addresses, it drops what is no ``OSError``, and makes one plain ``OSError`` of errors whose
-    texts differ. Hence this type, and one text for every address; ``__cause__`` names the address.
+    When it tries several addresses, it drops exceptions other than ``OSError``, and merges errors with different texts
+    into a plain ``OSError``. So this is an ``OSError`` with the same text for every address; ``__cause__`` names it.
     """
 
     def __init__(self) -> None:
@@ -72,13 +72,13 @@ class _ConnectionRefusedHere(AddressRefused, OSError):
 
 
 def is_allowed(address: str | IPv4Address | IPv6Address) -> bool:
-    """Say whether an endpoint may have this address: globally reachable unicast only.
+    """Return whether an endpoint may have this address: globally reachable unicast only.
 
     Args:
-        address: in canonical text form, or parsed. An IPv4-mapped IPv6 address is judged by what it maps.
+        address: in canonical text form, or parsed. An IPv4-mapped IPv6 address is judged by its IPv4 address.
 
     Returns:
-        False also for what is no address (a name, an octal or hexadecimal form, ...).
+        False also for other texts (a name, an octal or hexadecimal form, ...).
     """
     try:
         ip = ip_address(address)
@@ -95,7 +95,7 @@ def check_address(address: str) -> None:
     """Refuse an address that is not globally reachable unicast.
 
     Raises:
-        AddressRefused: naming the address and what permits it.
+        AddressRefused: the text names the address and the option that permits it.
     """
     if not is_allowed(address):
         raise AddressRefused(
@@ -104,11 +104,11 @@ def check_address(address: str) -> None:
 
 
 def guarded_socket_factory(addr_info: AddrInfoType) -> socket.socket:
-    """Make the socket for a connection to a resolved address, if that is allowed.
+    """Create the socket for a connection to a resolved address, if that is allowed.
 
-    For ``aiohttp.TCPConnector(socket_factory=...)``. The address checked is the very one that is then connected to,
-    so neither a name that resolves differently the second time (DNS rebinding) nor a peculiar spelling slips by.
-    Through a proxy it would see the proxy's address only: do not combine the two.
+    For ``aiohttp.TCPConnector(socket_factory=...)``. It checks the address of the connection itself, so neither DNS
+    rebinding (a name that resolves differently the second time) nor an unusual notation gets past it. Do not combine it
+    with a proxy: it would see only the proxy's address.
 
     Args:
         addr_info: as ``socket.getaddrinfo`` returns it.
@@ -117,8 +117,8 @@ def guarded_socket_factory(addr_info: AddrInfoType) -> socket.socket:
         An unconnected socket; the caller makes it non-blocking.
 
     Raises:
-        AddressRefused: one that is an ``OSError`` too, so that aiohttp tries the name's other addresses.
-            It arrives as the cause of ``aiohttp.ClientConnectorError``.
+        AddressRefused: also an ``OSError``, so that aiohttp tries the name's other addresses. It becomes the cause of
+            ``aiohttp.ClientConnectorError``.
     """
     family, kind, protocol, _, address = addr_info
     try:

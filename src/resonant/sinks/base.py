@@ -1,4 +1,4 @@
-"""The ``Sink`` protocol. A sink sends one event once, or raises: no judgement, no sleeping."""
+"""The ``Sink`` protocol. A sink sends one event once, or raises; it does not classify errors or wait."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a delivery left behind.
+    """The result of a successful send.
 
     Attributes:
-        status_code: 200 to 299; None where there is no HTTP.
+        status_code: 200 to 299; None without HTTP.
         excerpt: the first KiB of the answer, as text on one line.
-        warning: what was wrong with the answer, though the event is delivered.
+        warning: a problem with the answer, although the event is delivered.
     """
 
     status_code: int | None = None
@@ -30,16 +30,16 @@ class Sink(Protocol):
     """A destination of events."""
 
     async def send(self, event: Event) -> Receipt | None:
-        """Deliver the event once; any exception says that it may not have been delivered."""
+        """Deliver the event once; any exception means that it may not have been delivered."""
 
 
 class CallableSink:
-    """Make a sink of any coroutine function that raises when it could not deliver."""
+    """A sink from a coroutine function that raises if it cannot deliver."""
 
     def __init__(self, function: Callable[[Event], Awaitable[object]]) -> None:
         self._function = function
 
     async def send(self, event: Event) -> Receipt | None:
-        """Call the function; what it returns counts only if it is a ``Receipt``."""
+        """Call the function; a result other than a ``Receipt`` is ignored."""
         result = await self._function(event)
         return result if isinstance(result, Receipt) else None

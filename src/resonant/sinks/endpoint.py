@@ -1,4 +1,4 @@
-"""A configured HTTP endpoint, checked when it is made."""
+"""A configured HTTP endpoint, checked when it is created."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _RESERVED_HEADERS = frozenset(
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A configured HTTP destination; its ``repr`` holds no secret.
+    """A configured HTTP destination; its ``repr`` contains no secret.
 
     Attributes:
-        name: how everything but this object calls it.
+        name: the name used everywhere outside this object.
         url: http or https; user and password in it are sent as Basic authentication.
-        headers: sent with every event, next to those that Resonant sets.
-        signing_secrets: Standard Webhooks secrets (``whsec_`` and base64, the prefix may be missing); while one is
-            rotated there are two, and each signs.
-        signing_ends: when one of them stops signing, in seconds since the epoch; the others never do.
+        headers: sent with every event, in addition to those that Resonant sets.
+        signing_secrets: Standard Webhooks secrets (``whsec_`` and base64, the prefix may be missing); during a rotation
+            there are two, and both sign.
+        signing_ends: when a secret stops signing, in seconds since the epoch; the others never stop.
         rotation: a time that identifies the last rotation of the signing secret; None before the first.
         timeout: seconds for a whole attempt, from connecting to the end of the answer.
         allow_private: whether private and special addresses may be connected to.
@@ -48,7 +48,7 @@ class Endpoint:
         ca_file: certificates (PEM) to trust instead of the public ones.
 
     Raises:
-        EndpointError: a value cannot be used; the text says which and holds no secret.
+        EndpointError: a value cannot be used; the text says which and contains no secret.
         AddressRefused: the URL names a private or special address, and ``allow_private`` is not set.
     """
 
@@ -71,7 +71,7 @@ class Endpoint:
         if not (math.isfinite(self.timeout) and self.timeout > 0):
             raise self._error(f"its timeout must be a positive number of seconds, not {self.timeout}")
         if not self.allow_private:
-            with contextlib.suppress(ValueError):  # a name: its addresses are looked at when connecting
+            with contextlib.suppress(ValueError):  # a name: its addresses are checked when connecting
                 check_address(str(ipaddress.ip_address(url.host)))
 
     def _parsed_url(self) -> httpx.URL:
@@ -79,13 +79,13 @@ class Endpoint:
             url = httpx.URL(self.url)
             host = url.host  # raises if an A-label (xn--) is invalid
         except (httpx.InvalidURL, TypeError, ValueError):
-            raise self._error("its URL is not well-formed") from None  # their texts quote the URL
+            raise self._error("its URL is not well-formed") from None  # the original errors quote the URL
         if url.scheme not in {"http", "https"}:
             raise self._error("its URL must begin with http:// or https://")
         if not host:
             raise self._error("its URL has no host")
         if b"%" in url.raw_host or not _has_valid_labels(url.raw_host):
-            raise self._error("its URL has a host that no name or address can be")
+            raise self._error("its URL has a host that is neither a valid name nor an address")
         if url.port is not None and not 0 < url.port < 1 << 16:
             raise self._error(f"its URL has port {url.port}, which is not within 1 to 65535")
         return url
@@ -97,12 +97,12 @@ class Endpoint:
             if not _HEADER_VALUE.fullmatch(value):
                 raise self._error(f"the value of header {name} must be printable ASCII on one line")
             if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
-                raise self._error(f"header {name} is Resonant's own")
+                raise self._error(f"header {name} is set by Resonant")
             if name.lower() == "authorization" and url.userinfo:
                 raise self._error("it has both an Authorization header and a user in its URL")
 
     def _check_secret(self, secret: str) -> None:
-        try:  # the library skips what is not base64, and signs with what is left
+        try:  # the library skips invalid base64, and signs with the rest
             key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except (binascii.Error, ValueError):
             key = b""
@@ -115,9 +115,7 @@ class Endpoint:
 
 def _has_valid_labels(host: bytes) -> bool:
     try:
-        host.decode("ascii").encode(
-            "idna"
-        )  # the resolver does the same: it refuses empty and too long labels
+        host.decode("ascii").encode("idna")  # the resolver also refuses empty and too long labels
     except UnicodeError:
         return False
     return True

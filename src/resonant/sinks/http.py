@@ -1,4 +1,4 @@
-"""The HTTP sink. The wire is the CloudEvents 1.0 HTTP binding in binary mode, signed as Standard Webhooks."""
+"""The HTTP sink: CloudEvents 1.0 HTTP binding in binary mode, signed as Standard Webhooks."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 
 READ_BYTES = 64 * 1024
 EXCERPT_BYTES = 1024
-# How long the body of a 2xx may take: the delivery is made, only curiosity is left.
+# How long the body of a 2xx may take. The event is delivered already; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0
-# Common servers drop idle connections after 5 s; who hangs up first does not send into a closing connection.
+# Common servers drop idle connections after 5 s. Closing them first avoids a send into a closing connection.
 KEEPALIVE_SECONDS = 4.0
 
-# CloudEvents HTTP binding, 3.1.3.2: everything printable but the double quote and the percent sign stays.
+# CloudEvents HTTP binding, 3.1.3.2: printable characters except the double quote and the percent sign stay.
 _UNQUOTED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 _NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
 
 
 class HttpSink:
-    """Sends events to an HTTP endpoint; use it as an async context manager, within one event loop.
+    """Sends events to an HTTP endpoint. Use it as an async context manager, in one event loop.
 
-    It speaks to the httpx-aiohttp transport without an ``httpx.AsyncClient`` between them: nobody to follow a redirect,
-    keep a cookie, take a proxy from the environment or log the URL, at less than half the CPU.
+    It uses the httpx-aiohttp transport without an ``httpx.AsyncClient``. So no redirect is followed, no cookie is kept, no
+    proxy is taken from the environment and no URL is logged, and it uses less than half the CPU.
     """
 
     def __init__(self, endpoint: Endpoint, *, clock: Clock = time.time) -> None:
-        """Prepare a sink; connections are made when needed.
+        """Create a sink; it connects when needed.
 
         Args:
-            endpoint: where to.
+            endpoint: the destination.
             clock: returns seconds since the epoch, for ``webhook-timestamp``.
         """
         self._endpoint = endpoint
@@ -68,7 +68,7 @@ class HttpSink:
             "content-type": "application/json",
             "ce-specversion": "1.0",
         }
-        # As httpx keeps them, so that it need not encode them for each event.
+        # In httpx's internal form, so that it does not encode them for each event.
         self._constant_headers = httpx.Headers(constant_headers).raw
         self._webhooks = [
             (Webhook(secret), endpoint.signing_ends.get(secret, math.inf))
@@ -93,7 +93,7 @@ class HttpSink:
         """POST the event's bytes.
 
         Returns:
-            The receipt of any 2xx, with a warning where its body was broken, slow or long.
+            The receipt of any 2xx, with a warning if its body was broken, slow or long.
 
         Raises:
             UnexpectedStatus: any other status, even if its body cannot be read.
@@ -120,7 +120,7 @@ class HttpSink:
                     await response.aclose()
         except (
             aiohttp.ClientResponseError
-        ) as error:  # the transport lets it through, and its "status" nobody sent
+        ) as error:  # the transport does not convert it, and its "status" does not come from the receiver
             reason = error.message.partition("\n")[0]
             raise httpx.RemoteProtocolError(f"the answer is not HTTP: {reason}") from None
         except Exception as error:
@@ -140,7 +140,7 @@ class HttpSink:
     def _request(self, event: Event) -> httpx.Request:
         own = [(name.encode(), value.encode()) for name, value in self._headers(event).items()]
         headers = httpx.Headers([*self._constant_headers, *own])
-        # As a stream: for content, httpx would look for what it knows already in every header, several times.
+        # As a stream: with content, httpx would search the headers several times.
         request = httpx.Request("POST", self._url, headers=headers, stream=httpx.ByteStream(event.body))
         request.headers.encoding = "ascii"
         request.read()
@@ -171,10 +171,10 @@ class HttpSink:
 
 
 class _HeadFirst(ResponseHandler):
-    """Saves the status from a body with bad chunks: aiohttp forgets the head in the same packet, or waits on for more."""
+    """Keeps the status if the body has bad chunks; aiohttp loses a head in the same packet, or waits for more data."""
 
     def is_connected(self) -> bool:
-        # Asked before a connection is used again: an answer that nobody waited for would be the next event's.
+        # Called before a connection is reused: an unexpected answer would be taken for that of the next event.
         return super().is_connected() and not self._buffer
 
     def data_received(self, data: bytes) -> None:
@@ -188,7 +188,7 @@ class _HeadFirst(ResponseHandler):
 
 
 class _Answer(aiohttp.ClientResponse):
-    """Has no reason phrase: where it is no UTF-8, as in ``200 Schön``, the transport fails to encode it."""
+    """Drops the reason phrase: the transport cannot encode one that is not UTF-8, as in ``200 Schön``."""
 
     async def start(self, connection: Connection) -> Self:
         await super().start(connection)
@@ -214,16 +214,16 @@ def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
         connector=connector,
         response_class=_Answer,
         cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,  # a proxy from the environment would connect where the guard would not
+        trust_env=False,  # a proxy from the environment would bypass the address guard
         max_line_size=READ_BYTES,
         max_field_size=READ_BYTES,
     )
-    return AiohttpTransport(client=session, verify=False)  # the session's connector is what verifies
+    return AiohttpTransport(client=session, verify=False)  # the session's connector verifies
 
 
 async def _read(response: httpx.Response, body: bytearray) -> None:
-    """Read the body, up to ``READ_BYTES`` of it."""
-    # Not by ``aiter_raw``, which is for those who read it twice or count it.
+    """Read up to ``READ_BYTES`` of the body."""
+    # Not by ``aiter_raw``, which has an overhead for repeated reads and counting.
     async for chunk in cast("httpx.AsyncByteStream", response.stream):
         body += chunk[: READ_BYTES - len(body)]
         if len(body) == READ_BYTES:

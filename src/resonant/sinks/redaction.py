@@ -1,8 +1,8 @@
-"""What is secret, taken out of texts that are stored and shown: of errors, and of what a receiver answered.
+"""Removing secrets from texts that are stored and shown: errors and the answers of receivers.
 
-By value: what is secret of the endpoint (``Redactor``). By its looks, since a receiver may repeat secrets that are not
-ours: what stands behind ``Bearer`` or ``Basic``, behind a name like ``password``, ``api_key`` or ``token``, and the user
-and password in a URL (``without_credentials``). Whatever looks like none of these stays.
+By value: the endpoint's secrets (``Redactor``). By pattern, since a receiver may repeat other secrets: text after ``Bearer``
+or ``Basic``, text after a name like ``password``, ``api_key`` or ``token``, and the user and password in a URL
+(``without_credentials``). Everything else stays.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from resonant.sinks.endpoint import Endpoint
 
 MESSAGE_CHARACTERS = 300
-# Shorter ones would blot out ordinary words; a part of a path must look more like a token than like a word.
+# The minimum lengths. Shorter secrets would remove ordinary words; a part of a path must be longer than most words.
 _MIN_SECRET, _MIN_PATH_SECRET = 4, 8
-# Behind = or a quote anything is a value; behind a bare colon, as in "invalid token: expired", only what is no word.
+# After = or a quote anything is a value; after a plain colon, as in "invalid token: expired", only text that is not a word.
 _NAMED = (
     r"(?:pass(?:word|wd|phrase)|secret|token|api[-_]?key|access[-_]?key|authorization|signature|credentials?)"
 )
-# No further than 23: from 24 on all is taken, and a hostile answer of nothing but names would be looked through for each.
+# At most 23, since 24 characters always match. Without the limit, a hostile answer full of names would be scanned for each.
 _LOOKS_RANDOM = r"(?=[^\s\"'<>,;]{0,23}(?:[\d=]|(?-i:[a-z][A-Z]))|[^\s\"'<>,;]{24})"
 _WORD_ENDS = " \"'<>,;"
 _CREDENTIALS = re.compile(
@@ -45,30 +45,30 @@ _CREDENTIALS = re.compile(
 
 
 class Redactor:
-    """Takes secrets out of texts: its own by value, and anybody's by their looks."""
+    """Removes secrets from texts: an endpoint's by value, others by pattern."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        """Prepare to take out these; those of less than four characters would blot out ordinary words, and stay."""
+        """Prepare to remove these secrets, except those of fewer than four characters, which would remove ordinary words."""
         whole = {one_line(secret) for secret in secrets}
         self._secrets = sorted((s for s in whole if len(s) >= _MIN_SECRET), key=len, reverse=True)
-        # Some write JSON with \/ for a slash.
+        # Some JSON writers escape a slash as \/.
         forms = [re.escape(secret).replace("/", r"\\?/") for secret in self._secrets]
         self._pattern = re.compile("|".join(forms) or r"(?!)")
 
     @classmethod
     def of(cls, *endpoints: Endpoint) -> Self:
-        """Make the one for the URL, user, password, query, header values and signing secrets of these endpoints."""
+        """Return a redactor for the URL, user, password, query, header values and signing secrets of these endpoints."""
         return cls(secret for endpoint in endpoints for secret in _secrets_of(endpoint))
 
     def line(self, text: str) -> str:
-        """Write a text on one line without what is secret."""
+        """Return a text on one line, without secrets."""
         return without_credentials(self._pattern.sub("***", one_line(text)))
 
     def message(self, error: BaseException) -> str:
         """Describe an error on one line, without secrets.
 
         Args:
-            error: the last of its explicit causes is described.
+            error: its last explicit cause is described.
 
         Returns:
             The exception's type and text, at most 300 characters.
@@ -78,40 +78,40 @@ class Redactor:
         return self.line(text)[:MESSAGE_CHARACTERS]
 
     def excerpt(self, answer: bytes | bytearray, size: int, *, is_whole: bool) -> str:
-        """Return the beginning of an answer, on one line without what is secret.
+        """Return the beginning of an answer on one line, without secrets.
 
         Args:
-            answer: what was read of it.
-            size: so many bytes are returned at most.
-            is_whole: False where it ends early; then what it ends with may be the beginning of a secret, and goes too.
+            answer: the part that was read.
+            size: the maximum length in bytes.
+            is_whole: False if the answer is cut off; a beginning of a secret at its end is then removed too.
         """
-        # All of it by value, before anything is cut: white space that becomes one space moves any secret to the front.
+        # By value in the whole text, before it is cut: collapsed white space can move any secret to the front.
         text = one_line(answer.decode(errors="replace"))
         if not is_whole:
-            text = text.rstrip("\ufffd ")  # a character that was cut in two
+            text = text.rstrip("\ufffd ")  # a character that was cut
         text = (self._pattern if is_whole else self._pattern_at_the_end_of(text)).sub("***", text)
-        # By looks no more than needed, as that takes far longer; nor a last word of which the cut may have left a part.
+        # By pattern only as much as needed, since that is far slower, and without a last word that may be cut.
         begin = text[: 4 * size]
         if len(begin) < len(text):
             begin = begin[: max(size, *(begin.rfind(end) for end in _WORD_ENDS))]
         return without_credentials(begin).encode()[:size].decode(errors="ignore")
 
     def _pattern_at_the_end_of(self, text: str) -> re.Pattern[str]:
-        """Return what matches the secrets, and before them the beginnings of secrets that this text ends with."""
+        """Return a pattern that matches the beginnings of secrets at the end of this text, and then the secrets."""
         begun = {end for secret in self._secrets if (end := _beginning_at_the_end(secret, text))}
         ends = sorted(begun, key=len, reverse=True)
         return re.compile("|".join([*(rf"{re.escape(end)}\Z" for end in ends), self._pattern.pattern]))
 
 
 def _beginning_at_the_end(secret: str, text: str) -> str:
-    """Return the longest beginning of a secret with which a text ends; empty where there is none of four characters."""
+    """Return the longest beginning of a secret at the end of a text; empty if it has fewer than four characters."""
     lengths = range(min(len(secret) - 1, len(text)), _MIN_SECRET - 1, -1)
     return next((secret[:n] for n in lengths if text.endswith(secret[:n])), "")
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Follow the explicit causes of an error to the last, which says most precisely what went wrong."""
-    seen = {id(error)}  # `raise error from error` makes a ring
+    """Return the last explicit cause of an error, which is the most specific one."""
+    seen = {id(error)}  # `raise error from error` makes a cycle
     while isinstance(error.__cause__, Exception) and id(error.__cause__) not in seen:
         error = error.__cause__
         seen.add(id(error))
@@ -119,12 +119,12 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def without_credentials(text: str) -> str:
-    """Replace by ``***`` what looks like a credential, whosever it is."""
+    """Replace everything that looks like a credential by ``***``."""
     return _CREDENTIALS.sub(r"\g<before>***", text)
 
 
 def basic_authorization(url: httpx.URL) -> str:
-    """Write the user and password of a URL as the value of an ``Authorization`` header (RFC 7617)."""
+    """Return the user and password of a URL as the value of an ``Authorization`` header (RFC 7617)."""
     credentials = f"{url.username}:{url.password}".encode()
     return f"Basic {base64.b64encode(credentials).decode()}"
 
