@@ -1,8 +1,8 @@
 """Resonant: reliable event delivery on Prefect.
 
 Producers use ``Event``, ``enqueue`` and ``create_schema``; programs that embed the store use ``open_store``; authors of
-sinks use ``Sink``, ``Receipt``, ``Verdict``, ``classifier`` and ``RetryPolicy``. Each name is imported when it is
-first used, so that ``import resonant`` is cheap. No module of this package imports Prefect when it is imported.
+sinks use ``Sink``, ``Receipt``, ``Verdict``, ``classifier`` and ``RetryPolicy``. Each name is imported on first use, so
+that ``import resonant`` is cheap. No module of this package imports Prefect at import time.
 """
 
 from importlib import import_module
@@ -84,7 +84,7 @@ if not TYPE_CHECKING:  # for a type checker, a module with __getattr__ has every
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(_MODULES.get(name, "resonant.errors")), name)
-        globals()[name] = value  # the next use finds it at once
+        globals()[name] = value  # the next use does not call this function
         return value
 
 

@@ -1,4 +1,4 @@
-"""``python -m resonant`` is ``resonant``."""
+"""``python -m resonant`` runs ``resonant``."""
 
 from resonant.cli import main
 

@@ -1,8 +1,9 @@
-"""The classes of endpoint blocks, for packages of your own: ``from resonant.blocks import SinkBlock``.
+"""The classes of endpoint blocks, for your own packages: ``from resonant.blocks import SinkBlock``.
 
 Prefect imports this module in every process that looks up a block type (entry point group ``prefect.collections``), so
-that any server or program with Resonant installed knows ours. It makes the project's ``blocks`` package importable, and
-leaves ``sys.path`` as it was. A program with a ``blocks`` package of its own keeps that, and does not know our types.
+that any server or program with Resonant installed knows its block types. It makes the project's ``blocks`` package
+importable, and does not change ``sys.path``. A program with its own ``blocks`` package keeps it, and does not know the
+block types of Resonant.
 """
 
 from __future__ import annotations
@@ -57,6 +58,6 @@ def _import_blocks() -> ModuleType:
     return importlib.import_module("blocks")
 
 
-# Every Prefect process imports this module, so a foreign package raises an error only where our classes are used.
+# Every Prefect process imports this module, so a foreign package raises an error only when these classes are used.
 with contextlib.suppress(ImportError):
     _import_blocks()

@@ -1,11 +1,11 @@
-"""The tree of Resonant's exceptions.
+"""Resonant's exceptions.
 
 ::
 
     ResonantError                  every error of this package: one line with the problem, the place and the next step
     ├── InvalidEvent               an input that is not an event (bad JSON, missing type, too large ...)
     ├── ConflictingEvent           a known id with other content
-    ├── UnknownName                a code that no failure has, or an id that no event has
+    ├── UnknownName                an unknown code or event id
     ├── StoreError
     │   ├── StoreUnavailable       the database cannot be opened, reached or written
     │   │   ├── StoreLocked        another process holds a lock on it
@@ -27,15 +27,15 @@ from dataclasses import dataclass
 
 
 class ResonantError(Exception):
-    """Base of every error of this package; its text is fit to be shown to a user, and holds no secret."""
+    """Base of every error of this package; its text is suitable for users, and contains no secret."""
 
 
 class InvalidEvent(ResonantError):
-    """The input is no event; the text says why."""
+    """The input is not an event; the text says why."""
 
 
 class ConflictingEvent(ResonantError):
-    """An event with this id is known, and its content is different."""
+    """An event with this id is known with other content."""
 
 
 class UnknownName(ResonantError):
@@ -43,7 +43,7 @@ class UnknownName(ResonantError):
 
 
 class StoreError(ResonantError):
-    """The durable store cannot do what was asked."""
+    """The durable store cannot do an operation."""
 
 
 class StoreUnavailable(StoreError):
@@ -67,7 +67,7 @@ class StoreTooNew(StoreError):
 
 
 class EndpointError(ResonantError):
-    """An endpoint that cannot be used as it is configured."""
+    """An endpoint that cannot be used as configured."""
 
 
 class UnknownEndpoint(EndpointError):
@@ -88,7 +88,7 @@ class UnexpectedStatus(SendFailed):
 
     Attributes:
         status_code: 100 to 599.
-        retry_after: the raw ``Retry-After`` header, None where there is none.
+        retry_after: the raw ``Retry-After`` header, if any.
         excerpt: the first KiB of the answer, as text.
     """
 

@@ -1,7 +1,7 @@
-"""The words of Resonant as frozen data: events, and what the store says of their deliveries.
+"""Events, and the states of their deliveries, as frozen data.
 
 Times are seconds since the Unix epoch (float, UTC) everywhere, except ``Event.time``, which is the producer's own
-RFC 3339 text (CloudEvents ``time``) and is never computed with.
+RFC 3339 text (CloudEvents ``time``) and is never used in calculations.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ Clock = Callable[[], float]
 DEFAULT_MAX_EVENT_BYTES = 1024 * 1024
 MAX_ATTRIBUTE_CHARACTERS = 255
 
-# What CloudEvents 1.0 keeps out of its strings: control characters, surrogates, noncharacters.
+# Forbidden in strings of CloudEvents 1.0: control characters, surrogates, noncharacters.
 _NONCHARACTERS = "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17))
 _FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
 # `datetime.fromisoformat` also takes week dates, bare hours, commas and 24:00, which RFC 3339 does not.
 _NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
-# How the store, labels and logs know an endpoint: NAME, or BLOCK-TYPE/NAME.
+# An endpoint's name in the store, labels and logs: NAME, or BLOCK-TYPE/NAME.
 ENDPOINT_NAME = re.compile(rf"({_NAME}/)?{_NAME}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:[0-5]\d)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Event:
-    """The immutable fact, in CloudEvents 1.0 attributes.
+    """An immutable event, with CloudEvents 1.0 attributes.
 
     Attributes:
         id: 1 to 255 visible ASCII characters; the ``webhook-id`` of every attempt.
         type: e.g. ``com.example.order.paid``.
-        source: a URI reference that says who produced it.
-        body: ``data`` as compact UTF-8 JSON, keys in the order given: the bytes of every attempt.
-        time: when it happened, RFC 3339; None lets the store fill in the time of acceptance.
-        subject: what it is about, within the source.
+        source: a URI reference to the producer.
+        body: ``data`` as compact UTF-8 JSON, keys in the given order: the bytes of every attempt.
+        time: when it happened, RFC 3339; None for the time of acceptance.
+        subject: the subject of the event within the source.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Event:
         subject: str | None = None,
         max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
     ) -> None:
-        """Validate a producer's values, and serialise ``data`` once.
+        """Validate the values, and serialise ``data`` once.
 
         Args:
             data: any JSON value.
@@ -106,7 +106,7 @@ class Event:
         time: str | None = None,
         subject: str | None = None,
     ) -> Event:
-        """Rebuild an event that was valid when it was stored; nothing is checked."""
+        """Rebuild a stored event, without validation."""
         event = cls.__new__(cls)
         event._assign(id, type, source, body, time, subject)  # noqa: SLF001 - of its own class
         return event
@@ -117,13 +117,13 @@ class Event:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything but the id: what "the same content" means (64 hex digits)."""
+        """SHA-256 of everything except the id, as 64 hex digits; equal for the same content."""
         attributes = json.dumps([self.type, self.source, self.time, self.subject]).encode()
         return hashlib.sha256(attributes + b"\n" + self.body).hexdigest()
 
 
 class LeaseKey(NamedTuple):
-    """What tells leases apart."""
+    """Identifies a lease."""
 
     delivery_id: int
     token: int
@@ -131,20 +131,20 @@ class LeaseKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A worker's claim on one delivery, with what it needs to make the next attempt.
+    """A worker's claim on one delivery, with the data for the next attempt.
 
     Attributes:
         delivery_id: the store's key.
         token: the fencing token; it grows with every claim.
-        owner: who holds it, e.g. a flow run's id.
+        owner: the owner of the lease, e.g. a flow run's id.
         attempts: attempts recorded so far, over all rounds.
         round: 1 at acceptance, one more for each replay.
         round_attempts: attempts recorded in this round.
         round_started_at: when the round began; the policy's ``max_age`` counts from here.
         accepted_at: when the event was stored.
         last_delay: the delay before this attempt, in seconds (decorrelated jitter starts from it).
-        policy: the policy's name, given when the event was stored; None for the endpoint's own.
-        max_attempts: an override of the policy's, given when the event was stored.
+        policy: the policy's name, set when the event was stored; None for the endpoint's policy.
+        max_attempts: overrides the policy's limit; set when the event was stored.
         backoff_until: when the delivery's own backoff ends, if a gate let it go earlier; a failure before is not charged.
         crashes: leases of this round that were lost while sending.
     """
@@ -167,17 +167,17 @@ class Lease:
 
     @property
     def key(self) -> LeaseKey:
-        """What tells it from every other lease, also from a later one of the same delivery."""
+        """Identifies the lease, also among leases of the same delivery."""
         return LeaseKey(self.delivery_id, self.token)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try, as history keeps it.
+    """One attempt, as stored in the history.
 
     Attributes:
-        late: reported after another worker took the lease; it changed only the history.
-        early: it failed before the delivery's own backoff was over, since a gate let it go earlier, and was not counted in
+        late: reported after another worker got the lease; it changed only the history.
+        early: it failed before the end of the delivery's own backoff, since a gate let it go earlier, and was not counted in
             ``max_attempts``.
     """
 
@@ -207,7 +207,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event to one endpoint, as it stands now."""
+    """The current state of one event to one endpoint."""
 
     event_id: str
     event_type: str
@@ -232,7 +232,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A delivery given up, with a reason: the keys of ``resonant dlq --json``.
+    """A delivery that was given up; the fields are the keys of ``resonant dlq --json``.
 
     Attributes:
         answer: the beginning of the receiver's answer to the last attempt, without secrets.
@@ -257,7 +257,7 @@ class DeadLetter:
 
 
 def new_event_id(now: float | None = None) -> str:
-    """Make ``evt_`` and a UUIDv7 (RFC 9562, 5.7; sub-millisecond fraction in ``rand_a``): ids sort by time.
+    """Return ``evt_`` and a UUIDv7 (RFC 9562, 5.7; sub-millisecond fraction in ``rand_a``), so that ids sort by time.
 
     Args:
         now: seconds since the epoch; the wall clock by default.
@@ -272,22 +272,22 @@ def new_event_id(now: float | None = None) -> str:
 
 
 def encode_data(data: Any) -> bytes:
-    """Serialise an event's data once: compact UTF-8 JSON, keys in the order given.
+    """Serialise an event's data as compact UTF-8 JSON, keys in the given order.
 
     Args:
-        data: any JSON value; a ``Decimal`` is a number that keeps all its digits.
+        data: any JSON value; a ``Decimal`` is written with all its digits.
 
     Raises:
-        InvalidEvent: it is not JSON (NaN, lone surrogates, objects that are no JSON values, too deep a nesting).
+        InvalidEvent: it is not JSON (NaN, lone surrogates, other objects, too deep nesting).
     """
     try:
         return _encode(data).encode()
     except UnicodeEncodeError:
-        raise InvalidEvent("data holds a lone surrogate, which is no UTF-8 text") from None
+        raise InvalidEvent("data contains a lone surrogate, which is not valid UTF-8") from None
     except RecursionError:
         raise InvalidEvent("data is nested too deeply") from None
     except (ValueError, TypeError) as error:
-        raise InvalidEvent(f"data is no JSON value: {error}") from None
+        raise InvalidEvent(f"data is not a JSON value: {error}") from None
 
 
 def _text(name: str, value: Any) -> str:
@@ -296,12 +296,12 @@ def _text(name: str, value: Any) -> str:
     if not value or len(value) > MAX_ATTRIBUTE_CHARACTERS:
         raise InvalidEvent(f"{name} must have 1 to {MAX_ATTRIBUTE_CHARACTERS} characters, not {len(value)}")
     if not value.isprintable() and _FORBIDDEN_CHARACTER.search(value):
-        raise InvalidEvent(f"{name} holds a control character, a lone surrogate or a noncharacter")
+        raise InvalidEvent(f"{name} contains a control character, a lone surrogate or a noncharacter")
     return value
 
 
 def _visible_ascii(name: str, value: Any) -> str:
-    # It travels as it is in a header and in the signed content, so nothing that would need an encoding.
+    # Sent unencoded in a header and in the signed content.
     text = _text(name, value)
     if not text.isascii() or " " in text:
         raise InvalidEvent(f"{name} must be visible ASCII characters only: {text!r}")
@@ -332,7 +332,7 @@ def _is_rfc3339(text: str) -> bool:
 
 
 def rfc3339(moment: float) -> str:
-    """Write seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
+    """Format seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -344,7 +344,7 @@ def _encode(data: Any) -> str:
 
 
 def _encode_exactly(data: Any) -> str:
-    # The json module knows no Decimal, and has no way to be taught one: here it writes everything else.
+    # The json module cannot write a Decimal, even with a hook; it writes everything else.
     if isinstance(data, Decimal) and data.is_finite():
         return str(data)
     if isinstance(data, dict):
@@ -356,7 +356,7 @@ def _encode_exactly(data: Any) -> str:
 
 
 def json_kind(value: Any) -> str:
-    """Name the kind of a JSON value, as error messages do."""
+    """Return the kind of a JSON value for error messages."""
     if value is None:
         return "null"
     kinds = {

@@ -1,4 +1,4 @@
-"""Files that are complete or not there."""
+"""Writing files atomically, and creating private ones."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Write = Callable[[str], None]
-# For metrics: a node exporter runs as another user, and nothing secret is in them.
+# For metrics: a node exporter runs as another user, and they contain no secrets.
 READABLE_BY_ALL = 0o644
 
-# Whoever writes so slowly writes no more.
+# The age, in seconds, at which a temporary file counts as abandoned.
 _LEFT_OVER_SECONDS = 3600
-_RANDOM = "[a-z0-9_]{8}"  # what mkstemp puts behind the prefix
+_RANDOM = "[a-z0-9_]{8}"  # mkstemp's random part, after the prefix
 
 
 @contextmanager
 def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
-    """Write a text file that is complete or not there: a temporary one beside it takes its place, synced, at the end.
+    """Write a text file atomically: a temporary file in the same folder is synced and replaces it at the end.
 
-    Only its owner may read it, unless ``mode`` says otherwise. A symbolic link is followed. Temporary ones that were left
-    there an hour ago or longer, as by a kill -9, are removed.
+    By default, only its owner may read it. A symbolic link is followed. Temporary files that a killed process left an hour
+    ago or earlier are removed.
 
     Raises:
-        ResonantError: it cannot be written; what was there before is untouched.
+        ResonantError: it cannot be written; an existing file is unchanged.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         # Replacing it would turn /dev/null into a file.
-        raise ResonantError(f"{path} is no regular file (- is standard output)")
+        raise ResonantError(f"{path} is not a regular file (- is standard output)")
     try:
         fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -47,7 +47,7 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
         with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - a descriptor
 
             def write(text: str) -> None:
-                # Within a transaction an OSError would be taken for the database's.
+                # In a transaction, an OSError would be taken for an error of the database.
                 try:
                     file.write(text)
                 except OSError as error:
@@ -68,12 +68,12 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
 
 
 def open_private(path: Path, mode: str, *, buffering: int = -1) -> IO[bytes]:
-    """Open a binary file; if it is new, its owner alone may read and write it."""
+    """Open a binary file; if it is new, only its owner may read and write it."""
     return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make sure that the names in a folder are on disk, and not only what is in the files."""
+    """Sync a folder, so that the names of its files are on disk."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -82,19 +82,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for their owner alone."""
+    """Create a folder and its missing parents, private to the owner."""
     for each in (*reversed(folder.parents), folder):
         if not each.exists():
             each.mkdir(mode=0o700, exist_ok=True)
 
 
 def _sweep(path: Path) -> None:
-    """Remove what others have left of this file, who were killed before they could give it its name."""
+    """Remove temporary files of this file that killed processes left."""
     left_over = re.compile(re.escape(f".{path.name}.") + _RANDOM)
     old = time.time() - _LEFT_OVER_SECONDS
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
-            with suppress(OSError):  # of another user, or somebody else sweeps too
+            with suppress(OSError):  # another user's file, or another process removes it too
                 if (
                     left_over.fullmatch(entry.name)
                     and entry.is_file(follow_symlinks=False)

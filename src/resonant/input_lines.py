@@ -1,4 +1,4 @@
-"""Input lines: how events are given to Resonant as JSON."""
+"""Parsing input lines: events as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resonant.errors import InvalidEvent
 from resonant.events import DEFAULT_MAX_EVENT_BYTES, Event, json_kind
 
 _INPUT_KEYS = frozenset({"id", "type", "source", "data", "time", "subject"})
-# A line that was a CloudEvent elsewhere carries these; they say nothing that Resonant would send otherwise.
+# CloudEvents in JSON have these keys; Resonant always sends these values.
 _IMPLIED = {"specversion": "1.0", "datacontenttype": "application/json"}
 
 
@@ -21,16 +21,16 @@ def parse_event(
 ) -> Event:
     """Read one input line: ``{"type": ..., "source": ..., "data": ...}`` with optional id, time, subject.
 
-    Numbers keep their value, also where a float would round it. Of a key given twice in one object, the last one
+    Numbers keep their exact value, even if a float would round it. If an object has a key twice, the last one
     counts.
 
     Args:
-        line: one JSON object; bytes are UTF-8, a byte order mark before it is skipped.
-        default_type: the type of a line that has none.
+        line: one JSON object; bytes are UTF-8, and a leading byte order mark is skipped.
+        default_type: the type of a line without one.
         max_bytes: the largest body allowed, in bytes.
 
     Raises:
-        InvalidEvent: the line is no event; the text says why.
+        InvalidEvent: the line is not an event; the text says why.
     """
     try:
         text = line.decode() if isinstance(line, bytes) else line
@@ -52,14 +52,14 @@ def event_from_fields(
     default_type: str | None = None,
     max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
 ) -> Event:
-    """Build an event from an input line that is already decoded; see ``parse_event``."""
+    """Build an event from a decoded input line; see ``parse_event``."""
     if not isinstance(fields, dict):
         raise InvalidEvent(f"not a JSON object but {json_kind(fields)}")
     for name in sorted(fields.keys() - _INPUT_KEYS, key=str):
         if name not in _IMPLIED:
             raise InvalidEvent(f"unknown key {name!r:.80}; known are {', '.join(sorted(_INPUT_KEYS))}")
         if fields[name] != _IMPLIED[name]:
-            raise InvalidEvent(f"{name} must be {_IMPLIED[name]!r} where it is given")
+            raise InvalidEvent(f"{name} must be {_IMPLIED[name]!r} if it is given")
     event_type = fields.get("type")
     if event_type is None:
         event_type = default_type
@@ -93,7 +93,7 @@ def _number(literal: str) -> float | Decimal:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise InvalidEvent(f"not JSON: {name} is no JSON value")
+    raise InvalidEvent(f"not JSON: {name} is not a JSON value")
 
 
 _DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant)

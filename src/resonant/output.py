@@ -1,7 +1,7 @@
-"""What commands print: JSON for programs, text for people.
+"""The output of commands: JSON for programs, text for people.
 
-Data is shown as it is: never as markup, never as something that a terminal would obey. Where standard output is no
-terminal nothing is wrapped or cut, and a row is a line.
+Data is shown literally: it is never interpreted as markup or terminal control. If standard output is not a terminal,
+nothing is wrapped or cut, and each row is a line.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 class PipeClosed(Exception):
-    """Whoever reads standard output has had enough, as in ``resonant dlq | head -1``."""
+    """The reader of standard output closed it, as in ``resonant dlq | head -1``."""
 
 
 class Interrupted(Exception):
-    """A signal ended a command after it finished its writes; the text says how far it came."""
+    """A signal ended a command after it finished its writes; the text says how far it got."""
 
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
@@ -42,7 +42,7 @@ def write(text: str) -> None:
     """Write to standard output.
 
     Raises:
-        PipeClosed: its reader is gone.
+        PipeClosed: its reader closed it.
         ResonantError: it cannot be written for another reason.
     """
     try:
@@ -60,7 +60,7 @@ def flush() -> None:
 
 
 def _give_up_stdout(error: OSError) -> None:
-    # Python flushes once more at exit, and would complain there.
+    # Python flushes again at exit, which would raise another error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         raise PipeClosed from None
@@ -73,7 +73,7 @@ def say(line: str) -> None:
 
 
 def say_on(console: Console, line: str) -> None:
-    """Write one line to a console, also while it shows a progress bar."""
+    """Write one line to a console, even while it shows a progress bar."""
     console.print(visible(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -97,12 +97,12 @@ def to_json(document: object) -> str:
 
 
 def with_raw(document: Document, name: str, raw: bytes) -> str:
-    """Serialise a document and one more member that is JSON already: its numbers keep all their digits."""
+    """Serialise a document with one more member that is already JSON, so that its numbers keep all digits."""
     return f"{to_json(document)[:-1]}, {to_json(name)}: {visible_json(raw.decode())}}}"
 
 
 def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) -> None:
-    """Write serialised rows as one JSON array, a row a line, as they come."""
+    """Write serialised rows as one JSON array, one row per line, without buffering."""
     separator = "["
     for row in rows:
         write(f"{separator}\n{row}")
@@ -111,7 +111,7 @@ def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) 
 
 
 def write_paragraph(text: str, *, indent: int = 0) -> None:
-    """Write a text: on a terminal wrapped at spaces, with later lines indented; elsewhere on one line."""
+    """Write a text: on a terminal wrapped at spaces, with later lines indented; otherwise on one line."""
     console = stdout()
     if console.is_terminal:
         begin = text[: len(text) - len(text.lstrip())]
@@ -128,12 +128,12 @@ def write_paragraph(text: str, *, indent: int = 0) -> None:
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table: on a terminal as wide as that is, elsewhere in aligned columns, a row a line.
+    """Write a table: on a terminal fitted to its width, otherwise in aligned columns, one row per line.
 
     Args:
         header: names of the columns.
-        rows: cells; on a terminal they may have several lines; the first line of the first and of
-            the last column is never folded.
+        rows: cells. On a terminal they may have several lines; the first line of the first and
+            of the last column is never folded.
     """
     console = stdout()
     if console.is_terminal:
@@ -165,7 +165,7 @@ def _first_lines(rows: Sequence[Sequence[str]], index: int) -> int:
 
 
 def ago(seconds: float) -> str:
-    """Say how long ago something was, or how soon it will be, for a negative number of seconds: ``12 min ago``."""
+    """Return a past time in words, or a future one for negative seconds: ``12 min ago``."""
     size = abs(seconds)
     if size < _MINUTE:
         text = f"{size:.0f} s"
@@ -179,5 +179,5 @@ def ago(seconds: float) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Write ``1 event``, ``1,234 events``."""
+    """Return a number with its noun: ``1 event``, ``1,234 events``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -21,7 +21,7 @@ _BUILT_IN_POLICIES = {DEFAULT_POLICY: RetryPolicy(), "classic": RetryPolicy.clas
 
 
 class SettingsError(ResonantError):
-    """A setting in the environment is malformed, or a name it should hold is not there."""
+    """A setting in the environment is malformed or missing."""
 
 
 class UnknownPolicy(SettingsError, ValueError):
@@ -30,11 +30,11 @@ class UnknownPolicy(SettingsError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Where alerts begin: above these, and at ``dead_letters``; ``resonant.metrics.alerts`` says where they end.
+    """The thresholds of alerts. They begin above these, and at ``dead_letters``; see ``resonant.metrics.alerts`` for their end.
 
     Attributes:
         window: seconds that the error rate and the share of retries look back, by the time of recording.
-        error_rate: share of attempts that failed, of ``min_attempts`` or more.
+        error_rate: share of failed attempts, if there are at least ``min_attempts``.
         dead_letters: in an hour.
         dead_letter_age: seconds.
         latency_factor: mean duration of an attempt, against the same hour of the day before.
@@ -55,41 +55,41 @@ class Thresholds:
 
 
 class Settings(BaseSettings):
-    """What can be set, with what holds where nothing is."""
+    """All settings with their defaults."""
 
     model_config = SettingsConfigDict(env_prefix="RESONANT_", env_ignore_empty=True, frozen=True)
 
     home: Path = Field(
         default=Path("~/.resonant"),
-        description="Folder of the default store and of what `resonant up` notes.",
+        description="Folder of the default store and of the state of `resonant up`.",
     )
     database_url: SecretStr | None = Field(
         default=None,
-        description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; SQLite under the home where unset.",
+        description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; by default SQLite in the home.",
     )
     max_event_bytes: Annotated[int, Field(gt=0)] = Field(
         default=1024 * 1024, description="Largest body of an event, in bytes."
     )
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
-        default=60.0, description="How long a worker's claim on a delivery lasts unless it renews it."
+        default=60.0, description="How long a worker's claim on a delivery lasts if it is not renewed."
     )
     rollups: bool = Field(
         default=True,
-        description="Count what happens, for Prometheus's counters and most alerts; off where nobody reads them.",
+        description="Keep counters for Prometheus and most alerts; switch off if neither is used.",
     )
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=100, description="Sends at the same time in one emission run."
+        default=100, description="Sends at the same time in one run."
     )
     endpoint_concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=50, description="Sends at the same time to one endpoint in one emission run."
+        default=50, description="Sends at the same time to one endpoint in one run."
     )
     max_waiting: Annotated[int, Field(ge=0)] = Field(
         default=1_000,
-        description="Retries that may wait in one emission run of the task lane; more are parked in the store.",
+        description="Retries that may wait in one run of the task lane; more are parked in the store.",
     )
     sinks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Modules that define sinks, separated by commas, beside those of installed packages.",
+        description="Modules that define sinks, separated by commas, in addition to installed packages.",
     )
     retention_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=30.0, description="Days after which the daily purge removes dead letters."
@@ -99,24 +99,24 @@ class Settings(BaseSettings):
         description="Days after which the daily purge removes delivered history; 'never' keeps it.",
     )
     retention_by_reason: dict[Reason, Annotated[float, Field(ge=0)]] = Field(
-        default={}, description='Days that dead letters of a reason are kept, as JSON: {"permanent": 90}.'
+        default={}, description='Days to keep dead letters with a reason, as JSON: {"permanent": 90}.'
     )
     retention_by_endpoint: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default={}, description="Days that dead letters of an endpoint are kept, as JSON; before the reason."
+        default={}, description="Days to keep an endpoint's dead letters, as JSON; overrides the reason."
     )
     metrics_window_hours: Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)] = Field(
         default=24.0, description="How far statistics and percentiles look back."
     )
     metrics_textfile: Path | None = Field(
         default=None,
-        description="Prometheus text for a node exporter to read; metrics/resonant.prom under the home where unset.",
+        description="Prometheus text file for a node exporter; by default metrics/resonant.prom in the home.",
     )
     policies: dict[str, RetryPolicy] = Field(
         default={},
         description='Retry policies by name, as JSON: {"brief": {"max_attempts": 10, "max_age": 7200}}.',
     )
     default_policy: str = Field(
-        default=DEFAULT_POLICY, description="The policy of endpoints and events that name none."
+        default=DEFAULT_POLICY, description="The policy of endpoints and events without one."
     )
     alert_window_minutes: Annotated[float, Field(ge=5, le=1440)] = Field(
         default=15.0, description="How far the error rate and the share of retries look back, for alerts."
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     @field_validator("policies", mode="before")
     @classmethod
     def _no_unknown_fields(cls, value: object) -> object:
-        # pydantic would drop a misspelt field of a dataclass in silence.
+        # pydantic would silently drop a misspelt field of a dataclass.
         if isinstance(value, dict):
             for name, fields in value.items():
                 if isinstance(fields, dict) and (unknown := fields.keys() - set(RetryPolicy.__slots__)):
@@ -194,12 +194,12 @@ class Settings(BaseSettings):
 
     @property
     def window_folder(self) -> Path:
-        """Where exports keep what they have read of the window."""
+        """The folder where exports store the data of the window."""
         return self.home.expanduser() / "metrics" / "window"
 
     @property
     def textfile(self) -> Path:
-        """Where the metrics flow writes Prometheus text."""
+        """The file to which the metrics flow writes Prometheus text."""
         return (self.metrics_textfile or self.home / "metrics" / "resonant.prom").expanduser()
 
     @property
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
 
     @property
     def alert_thresholds(self) -> Thresholds:
-        """Where alerts begin."""
+        """The thresholds of alerts."""
         return Thresholds(
             window=self.alert_window_minutes * 60,
             min_attempts=self.alert_min_attempts,
@@ -231,7 +231,7 @@ class Settings(BaseSettings):
         """Return a retry policy by name; the default one for None.
 
         Raises:
-            UnknownPolicy: no policy has that name; the text lists those there are.
+            UnknownPolicy: no policy has that name; the text lists the known ones.
         """
         return _named_policy(self.default_policy if name is None else name, self.policies)
 

@@ -28,6 +28,6 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 def no_such_endpoint(name: str, known: Collection[str]) -> str:
     """Return the message for an unknown endpoint, with similar names and the command that adds it."""
     text = f"no endpoint is named {name!r}{did_you_mean(name, known)}"
-    if "/" in name:  # a custom block type, which only the UI or code can add
+    if "/" in name:  # endpoints of custom block types are added only in the UI or by code
         return text
     return f"{text}{'' if text.endswith('?') else ';'} `resonant endpoint add {name} URL` adds it"

@@ -249,7 +249,7 @@ def test_a_folder_in_its_place_is_one_clear_line(exporter, way):
     exporter.textfile.mkdir()
     done = exporter.export(way)
     assert done.returncode == 1
-    assert f"{exporter.textfile} is no regular file" in done.stderr.splitlines()[-1]
+    assert f"{exporter.textfile} is not a regular file" in done.stderr.splitlines()[-1]
 
 
 def test_a_folder_that_is_missing_is_one_clear_line_of_the_command_and_made_by_the_flow(exporter):

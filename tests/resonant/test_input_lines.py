@@ -124,7 +124,7 @@ def test_a_surrogate_hidden_in_bytes_is_not_utf_8():
 
 @pytest.mark.parametrize("data", [r'"\ud800"', r'{"\udfff": 1}', '"\udc80"'])
 def test_a_lone_surrogate_in_data_is_refused(data):
-    assert refusal(line(data)) == "data holds a lone surrogate, which is no UTF-8 text"
+    assert refusal(line(data)) == "data contains a lone surrogate, which is not valid UTF-8"
 
 
 def test_a_pair_of_surrogates_is_one_character():
