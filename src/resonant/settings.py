@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr | None = Field(
         default=None,
-        description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; by default SQLite in the home.",
+        description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; by default SQLite in the home folder.",
     )
     max_event_bytes: Annotated[int, Field(gt=0)] = Field(
         default=1024 * 1024, description="Largest body of an event, in bytes."
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     )
     metrics_textfile: Path | None = Field(
         default=None,
-        description="Prometheus text file for a node exporter; by default metrics/resonant.prom in the home.",
+        description="Prometheus text file for a node exporter; by default metrics/resonant.prom in the home folder.",
     )
     policies: dict[str, RetryPolicy] = Field(
         default={},

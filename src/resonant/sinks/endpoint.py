@@ -85,7 +85,7 @@ class Endpoint:
         if not host:
             raise self._error("its URL has no host")
         if b"%" in url.raw_host or not _has_valid_labels(url.raw_host):
-            raise self._error("its URL has a host that is neither a valid name nor an address")
+            raise self._error("its URL has an invalid host")
         if url.port is not None and not 0 < url.port < 1 << 16:
             raise self._error(f"its URL has port {url.port}, which is not within 1 to 65535")
         return url

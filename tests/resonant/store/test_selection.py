@@ -222,7 +222,7 @@ def test_what_has_no_category_is_found_as_unknown_as_the_status_counts_it(desk):
     "words", [{"text": "a\0b"}, {"ids": ("evt_\ud800",)}, {"endpoint": "\udcff"}], ids=str
 )
 def test_what_no_database_stores_is_refused(words):
-    with pytest.raises(StoreError, match="NUL, or bytes that are no UTF-8"):
+    with pytest.raises(StoreError, match="NUL, or bytes that are not UTF-8"):
         Selection(**words)
 
 
