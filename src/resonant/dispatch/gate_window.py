@@ -1,4 +1,4 @@
-"""What a gate measures: the share of bad answers, the accepted answers per second, and slow answers."""
+"""Measurements of a gate: the share of bad answers, the accepted answers per second, and slow answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator does to a gate: pause an endpoint, resume it, and send its parked deliveries now."""
+"""Operations of an operator on a gate: pause an endpoint, resume it, and send its parked deliveries now."""
 
 from __future__ import annotations
 
