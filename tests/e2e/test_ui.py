@@ -98,7 +98,7 @@ def submit_and_wait(page, ui: str, name: str) -> str:
             runs = api.post("/flow_runs/filter", json=query).json()
             return [run for run in runs if run["state_type"] in ENDED]
 
-        [run] = wait_until(ended, 90, every=0.5)
+        [run] = wait_until(ended, 240, every=0.5)
     page.goto(f"{ui}/runs/flow-run/{run['id']}")
     page.get_by_text("Completed").first.wait_for()
     return run["state"]["message"]
