@@ -209,7 +209,7 @@ def test_a_variable_that_was_not_set_is_a_misuse_and_changes_nothing(resonant, d
 
 def test_bytes_that_are_no_text_are_refused_in_one_line(resonant, dead):
     answer = resonant("dlq", "--text", "\udcff", code=1)
-    assert "no UTF-8" in answer.err
+    assert "not UTF-8" in answer.err
     assert answer.err.count("\n") == 1
 
 
