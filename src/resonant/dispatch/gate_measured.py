@@ -51,6 +51,8 @@ class Measured:
         A late answer to a send from before the streak does not change the streak.
         """
         self._first_answers += 1
+        if self._first_answers == 1:
+            self.since = now  # only now are there answers that tell how much more to send
         self._answered_at = now
         if works:
             if number > self._streak_began:
