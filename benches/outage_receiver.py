@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import socket
 import struct
 import subprocess
@@ -20,13 +19,13 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Literal, cast
 
+from benches.requests import Connection, event_id
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Kind = Literal["works", "503", "429", "410", "reset", "hang", "refuse"]
 
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_ID = re.compile(rb"\r\nwebhook-id: *([^\r]+)", re.IGNORECASE)
 _ANSWERS = {
     "works": b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
     "503": b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
@@ -151,30 +150,19 @@ class _State:
         print(json.dumps(asdict(notes)), flush=True)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(Connection):
     def __init__(self, state: _State) -> None:
+        super().__init__()
         self._state = state
-        self._received = bytearray()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (end_of_head := self._received.find(b"\r\n\r\n")) >= 0:
-            length = _LENGTH.search(self._received, 0, end_of_head)
-            end = end_of_head + 4 + (int(length[1]) if length else 0)
-            if len(self._received) < end:
-                return
-            found = _ID.search(self._received, 0, end_of_head)
-            answer = self._state.answer(found[1] if found else b"")
-            del self._received[:end]
-            if answer is not None:
-                self._transport.write(answer)
-            elif self._state.kind == "reset":
-                sock = self._transport.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                self._transport.abort()
+    def answer(self, received: bytearray, end_of_head: int) -> None:
+        answer = self._state.answer(event_id(received, end_of_head))
+        if answer is not None:
+            self.transport.write(answer)
+        elif self._state.kind == "reset":
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
 
 
 async def _serve(behaviour: Behaviour) -> None:

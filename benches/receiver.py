@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import select
 import subprocess
 import sys
@@ -21,11 +20,11 @@ import zlib
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, cast
 
+from benches.requests import Connection, event_id
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_ID = re.compile(rb"\r\nwebhook-id: *([^\r]+)", re.IGNORECASE)
 _ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 _REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
@@ -130,14 +129,13 @@ class _Count:
         receipts.requests += 1
         if receipts.requests == 1:
             receipts.first_at = time.monotonic()
-        found = _ID.search(head, 0, end)
-        event_id = found[1] if found else b""
-        if self._faults and event_id not in self._failed and zlib.crc32(event_id) < self._faults:
-            self._failed.add(event_id)
+        id_ = event_id(head, end)
+        if self._faults and id_ not in self._failed and zlib.crc32(id_) < self._faults:
+            self._failed.add(id_)
             receipts.refused += 1
             return _REFUSED
-        if event_id not in self._accepted:
-            self._accepted.add(event_id)
+        if id_ not in self._accepted:
+            self._accepted.add(id_)
             receipts.events += 1
             receipts.last_at = time.monotonic()
             if receipts.events == self._expected:
@@ -148,25 +146,12 @@ class _Count:
         print(json.dumps(asdict(self.receipts)), flush=True)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(Connection):
     count: _Count | None = None
 
-    def __init__(self) -> None:
-        self._received = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (end_of_head := self._received.find(b"\r\n\r\n")) >= 0:
-            length = _LENGTH.search(self._received, 0, end_of_head)
-            end = end_of_head + 4 + (int(length[1]) if length else 0)
-            if len(self._received) < end:
-                return
-            count = _Connection.count
-            self._transport.write(count.answer(self._received, end_of_head) if count else _ACCEPTED)
-            del self._received[:end]
+    def answer(self, received: bytearray, end_of_head: int) -> None:
+        count = _Connection.count
+        self.transport.write(count.answer(received, end_of_head) if count else _ACCEPTED)
 
 
 async def _serve() -> None:

@@ -1,0 +1,46 @@
+"""Reading HTTP requests from a connection that stays open, with little CPU."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import cast
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_ID = re.compile(rb"\r\nwebhook-id: *([^\r]+)", re.IGNORECASE)
+
+
+def event_id(received: bytearray, end_of_head: int) -> bytes:
+    """Return the ``webhook-id`` of a request; empty without one."""
+    found = _ID.search(received, 0, end_of_head)
+    return found[1] if found else b""
+
+
+class Connection(asyncio.Protocol):
+    """Reads each request to its end, and then calls ``answer``.
+
+    Attributes:
+        transport: of the connection.
+    """
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every request that is complete."""
+        self._received += data
+        while (end_of_head := self._received.find(b"\r\n\r\n")) >= 0:
+            length = _LENGTH.search(self._received, 0, end_of_head)
+            end = end_of_head + 4 + (int(length[1]) if length else 0)
+            if len(self._received) < end:
+                return
+            self.answer(self._received, end_of_head)
+            del self._received[:end]
+
+    def answer(self, received: bytearray, end_of_head: int) -> None:
+        """Answer the request that ``received`` begins with."""
+        raise NotImplementedError
