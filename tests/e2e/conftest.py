@@ -117,9 +117,9 @@ def receivers_in(folder: Path) -> Iterator[Callable[..., ReceiverProcess]]:
 
 @pytest.fixture
 def task_runs(machine):
-    """Read the task runs of the machine's only flow run, once the server has recorded how each ended."""
+    """Read the task runs of the machine's only flow run, once all have ended and they are ``complete``."""
 
-    def read(*, expected: int) -> list[dict]:
+    def read(complete: Callable[[list[dict]], bool]) -> list[dict]:
         with patient_client(machine.prefect_api) as client:
             [run] = machine.query("SELECT DISTINCT owner FROM resonant_attempts")
             of_run = {"flow_runs": {"id": {"any_": [run["owner"]]}}, "limit": 200}
@@ -128,8 +128,8 @@ def task_runs(machine):
                 found: list[dict] = []
                 while page := client.post("/task_runs/filter", json=of_run | {"offset": len(found)}).json():
                     found += page
-                ended = [each for each in found if each["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]
-                return found if len(ended) >= expected else []
+                ended = all(each["state_type"] in ("COMPLETED", "FAILED", "CRASHED") for each in found)
+                return found if ended and complete(found) else []
 
             return wait_until(read_all, every=0.5)
 

@@ -94,18 +94,31 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
     assert bodies == expected
 
     if not chunk_size:
-        runs = task_runs(expected=327)
-        assert {run["name"].split()[1]: run["run_count"] for run in runs} == attempts
+        runs = task_runs(lambda runs: attempts_in(runs) == attempts)
         assert red(runs) == set(whys)
         return
-    chunks = machine.query(
-        "SELECT task_run_id, count(*) AS sent, sum(decision = 'give_up') AS dead FROM resonant_attempts GROUP BY 1"
-    )
-    runs = task_runs(expected=sum(1 + min(20, chunk["dead"] or 0) for chunk in chunks))
+    chunks = {
+        chunk["task_run_id"]: chunk
+        for chunk in machine.query(
+            "SELECT task_run_id, count(*) AS sent, sum(decision = 'give_up') AS dead FROM resonant_attempts GROUP BY 1"
+        )
+    }
+    shown = sum(min(20, chunk["dead"] or 0) for chunk in chunks.values())
+    runs = task_runs(lambda runs: len(red(runs)) == shown and chunks.keys() <= {run["id"] for run in runs})
     names = {run["id"]: run["name"] for run in runs if not run["name"].startswith("com.")}
-    assert names == {chunk["task_run_id"]: f"{chunk['sent']} deliveries to hooks" for chunk in chunks}
-    assert len(red(runs)) == len(runs) - len(chunks)
+    for chunk_id, chunk in chunks.items():
+        # The gate may have held some deliveries of a chunk.
+        number, rest = names[chunk_id].split(" ", 1)
+        assert (int(number) >= chunk["sent"], rest) == (True, "deliveries to hooks")
     assert red(runs) <= set(whys)
+
+
+def attempts_in(runs):
+    """Count the attempts of each event's task runs. A run that the gate held started once more than it attempted."""
+    attempts = Counter()
+    for run in runs:
+        attempts[run["name"].split()[1]] += run["run_count"] - (run["state_name"] == "Held")
+    return attempts
 
 
 def red(runs):

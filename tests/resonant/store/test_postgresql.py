@@ -144,7 +144,8 @@ def test_a_deadlock_that_the_server_broke_is_tried_again(desk):
         )
 
     assert desk.run(both()) == ["evt_1", "evt_2"]
-    assert len(runs) == 3
+    # The one that was rolled back can take its lock again before the other wakes up, and then there are more.
+    assert len(runs) >= 3
 
 
 def test_a_deadlock_that_comes_again_and_again_is_told_in_the_end(desk):
