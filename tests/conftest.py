@@ -17,6 +17,7 @@ from resonant.local.server import free_port, send_events, started_server
 from resonant.settings import Settings
 from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
+from support.prefect_database import give_prefect_database, share_prefect_database
 from support.sqlite import Disk, listening
 
 # Settings of the tests themselves.
@@ -41,6 +42,7 @@ _LONGEST = (
 
 def pytest_configure(config: pytest.Config) -> None:
     _forget_the_user(config)
+    share_prefect_database(config)
     # A shell lets its background jobs ignore Ctrl-C, and so would every process that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
@@ -141,6 +143,7 @@ def prefect_api(tmp_path_factory):
     from prefect.logging.handlers import APILogWorker
 
     home = tmp_path_factory.mktemp("prefect")
+    give_prefect_database(home)
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PREFECT_HOME", str(home))

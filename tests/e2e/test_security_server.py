@@ -44,6 +44,9 @@ class Home(Machine):
         at_default = {"RESONANT_HOME": str(path / ".resonant"), "PREFECT_HOME": str(path / ".prefect")}
         super().__init__(path, variables=at_default, umask=umask)
 
+    def prepare(self) -> None:
+        """Do nothing: the server makes every file itself."""
+
     def modes(self, *, whole: bool = False) -> dict[str, int]:
         """Return the files that other users may read or write, without sockets.
 

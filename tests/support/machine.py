@@ -20,6 +20,7 @@ from blocks import WebhookEndpoint
 from resonant.local.server import free_port
 from support.commands import run_in_process
 from support.prefect import patient_client
+from support.prefect_database import give_prefect_database
 from support.processes import family
 from support.waiting import wait_until
 
@@ -126,9 +127,14 @@ class Machine:
         path.write_text("".join(json.dumps(event) + "\n" for event in events))
         return str(path)
 
+    def prepare(self) -> None:
+        """Put a migrated database where Prefect's server will look for one."""
+        give_prefect_database(self.home / "prefect")
+
     @contextlib.contextmanager
     def up(self, **variables: str) -> Iterator[Up]:
         """Run ``resonant up`` on a free port for the duration of the block, with more environment variables."""
+        self.prepare()
         port = free_port()
         environment = self.environment | variables
         process = self.start("up", "--port", str(port), env=environment)
