@@ -36,6 +36,7 @@ async def emit_events(
     max_attempts: Annotated[int | None, Field(ge=1, le=1000)] = None,
     run_for: Annotated[float, Field(ge=0)] = 0,
     chunk_size: Annotated[int, Field(ge=0, le=MAX_CHUNK_SIZE)] = 0,
+    successors: Annotated[int, Field(ge=0, le=100)] = 0,
 ) -> State[Any]:
     """Deliver events to HTTP endpoints.
 
@@ -54,11 +55,17 @@ async def emit_events(
         run_for: Seconds for which to emit what becomes due. 0 ends the run when nothing is due.
         chunk_size: Deliveries that share a task run (500 is a good number). Those that fail go out in a later chunk, and
             dead letters get a red task run each, at most 20 a chunk. 0 gives every delivery its own task run.
+        successors: Go on, emitting what becomes due, until this many younger runs with `successors` are alive, and for 30
+            seconds more. With 2, two runs are always there, so one goes on if the other crashes. 0 is no such bound.
     """
     if events is not None and endpoint is None:
         raise EndpointError("events need an endpoint")
     async with open_dispatcher(
-        policy=policy, max_attempts=max_attempts, run_for=run_for, chunk_size=chunk_size
+        policy=policy,
+        max_attempts=max_attempts,
+        run_for=run_for,
+        chunk_size=chunk_size,
+        successors=successors,
     ) as dispatcher:
         own = get_caller().tracker
         if events is not None and endpoint is not None:

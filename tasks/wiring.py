@@ -52,6 +52,7 @@ async def open_dispatcher(
     max_attempts: int | None = None,
     run_for: float = 0.0,
     chunk_size: int = 0,
+    successors: int = 0,
 ) -> AsyncIterator[Dispatcher]:
     """Open the store of the settings for one emission run; on exit, hand its remaining leases back.
 
@@ -60,6 +61,7 @@ async def open_dispatcher(
         max_attempts: an override of the policy's.
         run_for: seconds for which to send what becomes due.
         chunk_size: deliveries per chunk in the bulk lane; 0 is the task lane.
+        successors: end the run after this many younger drains are alive; 0 for no such bound.
 
     Raises:
         UnknownPolicy: no policy has that name.
@@ -77,7 +79,7 @@ async def open_dispatcher(
             run_policy=policy,
             run_max_attempts=max_attempts,
         )
-        limits = _limits(settings, run_for=run_for, chunk_size=chunk_size)
+        limits = _limits(settings, run_for=run_for, chunk_size=chunk_size, successors=successors)
         dispatcher = Dispatcher(
             store,
             attempt_runner,
@@ -216,13 +218,12 @@ def _garbage_collected_less_often() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _limits(settings: Settings, *, run_for: float, chunk_size: int) -> Limits:
+def _limits(settings: Settings, **bounds: Any) -> Limits:
     return Limits(
         concurrency=settings.concurrency,
         endpoint_concurrency=settings.endpoint_concurrency,
         max_waiting=settings.max_waiting,
-        run_for=run_for,
-        chunk_size=chunk_size,
+        **bounds,
     )
 
 

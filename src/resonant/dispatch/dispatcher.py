@@ -24,7 +24,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from resonant.dispatch import fetcher as fetching
 from resonant.dispatch.destinations import Destinations
@@ -37,13 +37,15 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.rate import RateLimiter, reserving
 from resonant.dispatch.running_tasks import RunningTasks
 from resonant.dispatch.secret_rotation import Signing
-from resonant.dispatch.sender import LeaseLost, Sender, TimeIsUp
+from resonant.dispatch.sender import WAIT_SECONDS, LeaseLost, Sender, TimeIsUp
+from resonant.dispatch.succession import until_succeeded
 from resonant.dispatch.summary import Summary
+from resonant.dispatch.wakeup import wake_on_commits
 from resonant.errors import StoreError
 from resonant.store.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 
     from resonant.delivery.attempt import AttemptRunner, Destination, Report
     from resonant.dispatch.gatekeeper import OnGateChange
@@ -200,10 +202,7 @@ class Dispatcher:
         """
         if endpoint is not None:
             await retry_while_unavailable(partial(self._destinations.open, endpoint), self._patience)
-        self._running.end = (
-            asyncio.get_running_loop().time() + self.limits.run_for if self.limits.run_for > 0 else None
-        )
-        self._running.is_ending = False
+        self._running.begin(self.limits)
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         self._sender.parks_retries = bool(self._chunk_size)
         self._gates.keeps_place = True
@@ -217,34 +216,53 @@ class Dispatcher:
             is_over=self._running.is_over,
         )
         try:
-            while True:
-                self._running.forget_changes()
-                self._running.raise_failure()
-                if own is not None:
-                    await retry_while_unavailable(own.look_if_due, self._patience)
-                if own is not None and self._running.end is None and own.is_settled:
-                    self._running.end = (
-                        asyncio.get_running_loop().time()
-                    )  # the next run sends this run's other claims
-                time_is_up = self._running.is_over()
-                looked_at = self.store.clock()
-                if not time_is_up:
-                    await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
-                goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))
-                if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
-                    await self._running.wait_for_change(fetcher.pause)
-                elif not time_is_up and await retry_while_unavailable(
-                    partial(self._has_to_wait, fetcher, own), self._patience
-                ):
-                    continue
-                elif self._running.failure is None:
-                    return self.summary
+            async with self._running.beside(self._work_beside(fetcher, endpoint)):
+                return await self._send_until_over(fetcher, own)
         except Exception as error:
             self._running.fail(error)  # the reason why the others are cancelled
             raise
         finally:
             await self._running.cancel()
             await fetcher.stop()
+
+    async def _send_until_over(self, fetcher: Fetcher, own: Tracker | None) -> Summary:
+        while True:
+            self._running.forget_changes()
+            self._running.raise_failure()
+            if own is not None:
+                await retry_while_unavailable(own.look_if_due, self._patience)
+                if self._running.end is None and own.is_settled:
+                    self._running.end_in(0)  # the next run sends the other claims of this run
+            time_is_up = self._running.is_over()
+            looked_at = self.store.clock()
+            if not time_is_up:
+                await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
+            goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))
+            if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
+                await self._running.wait_for_change(fetcher.pause)
+            elif not time_is_up and await retry_while_unavailable(
+                partial(self._has_to_wait, fetcher, own), self._patience
+            ):
+                continue
+            elif self._running.failure is None:
+                return self.summary
+
+    def _work_beside(self, fetcher: Fetcher, endpoint: str | None) -> Iterator[Coroutine[Any, Any, None]]:
+        """Yield the background work of a run that stays alive while nothing is due."""
+
+        def wake() -> None:
+            fetcher.wake()
+            self._running.note_change()
+
+        if self._running.end is not None:
+            yield wake_on_commits(self.store, wake)
+        if self.limits.successors:
+            yield self._end_when_succeeded(endpoint)
+
+    async def _end_when_succeeded(self, endpoint: str | None) -> None:
+        successors = self.limits.successors
+        await until_succeeded(self.store, owner=self.owner, endpoint=endpoint, successors=successors)
+        self._running.end_in(WAIT_SECONDS)  # retries that wait in this process go out first
 
     async def _has_to_wait(self, fetcher: Fetcher, own: Tracker | None) -> bool:
         """Return whether to wait for deliveries that others hold; if so, wait for one poll interval first."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resonant.events import Lease
     from resonant.store import Store
 
-# The longest wait of an event for an idle run; a poll costs a millisecond.
+# How often a run looks at least, in case that it was not woken; a look costs a millisecond.
 POLL_SECONDS = 0.25
 # The shortest wait of an idle run for the next parked delivery, so that those due soon after it go in the same chunk.
 _SHORTEST_WAIT_SECONDS = 0.05
@@ -94,14 +94,20 @@ class Fetcher:
         self._due: list[str] = []
         self._next_due_in = math.inf
         self._look_again_at = 0.0
+        self._is_woken = False
         self._rescue_at = 0.0
         self._fold_at = 0.0
         self._folding: asyncio.Task[None] | None = None
 
     @property
     def pause(self) -> float:
-        """The pause between two looks of an idle run, in seconds."""
-        return min(POLL_SECONDS, max(_SHORTEST_WAIT_SECONDS, self._next_due_in))
+        """The pause until the run looks again unless something changes, in seconds."""
+        left = self._look_again_at - asyncio.get_running_loop().time()
+        return left if left > 0 else POLL_SECONDS
+
+    def wake(self) -> None:
+        """Look again as soon as nothing is being sent: another process may have stored new work."""
+        self._is_woken = True
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
         """Claim deliveries of each endpoint with due work, as many as there is room for.
@@ -109,9 +115,12 @@ class Fetcher:
         Args:
             is_idle: nothing is in flight, so look for due work at once.
         """
+        if self._is_woken and not self._in_flight.total_busy:
+            is_idle = True
         if is_idle or asyncio.get_running_loop().time() >= self._look_again_at:
+            self._is_woken = False
             await self._look()
-            self._look_again_at = asyncio.get_running_loop().time() + POLL_SECONDS
+            self._look_again_at = asyncio.get_running_loop().time() + self._next_look_in()
         # An endpoint whose gate holds everything takes no room from others.
         claimed_from = {name for name in self._due if self._gates.room(name) != 0}
         for name in list(self._due):
@@ -169,6 +178,12 @@ class Fetcher:
         self._open = [name for name in due if await self._destinations.is_open(name)]
         await self._gates.look(gates, self._open)
         self._due = list(self._open)
+
+    def _next_look_in(self) -> float:
+        # Beside chunks that are being sent, a look at each retry's own time would give each a chunk of its own.
+        is_sending_chunks = self._plan.chunk_size > 0 and self._in_flight.total_busy > 0
+        shortest = POLL_SECONDS if is_sending_chunks else _SHORTEST_WAIT_SECONDS
+        return min(POLL_SECONDS, max(shortest, self._next_due_in))
 
     def _start_fold(self) -> None:
         """Fold in the background, so that a claim never waits for a transaction that has locked a ledger."""

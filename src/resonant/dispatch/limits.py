@@ -14,6 +14,7 @@ class Limits:
         endpoint_concurrency: sends at the same time to one endpoint; at most half of ``concurrency``.
         max_waiting: in the task lane, retries that may wait in this process; beyond that they are parked.
         run_for: seconds for which the run sends due deliveries; 0 ends the run when nothing is due.
+        successors: end the run WAIT_SECONDS after this many younger runs with ``successors`` are alive; 0 for no such bound.
         chunk_size: deliveries that are sent together in the bulk lane; 0 selects the task lane.
     """
 
@@ -22,3 +23,4 @@ class Limits:
     max_waiting: int = 1_000
     run_for: float = 0.0
     chunk_size: int = 0
+    successors: int = 0

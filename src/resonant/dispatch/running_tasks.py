@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Iterable
+
+    from resonant.dispatch.limits import Limits
 
 
 class RunningTasks:
@@ -34,6 +38,18 @@ class RunningTasks:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+
+    def begin(self, limits: Limits) -> None:
+        """Allow tasks, and set when the run's time is up, as far as is known at its beginning."""
+        self.is_ending = False
+        self.end = math.inf if limits.successors else None
+        if limits.run_for > 0:
+            self.end_in(limits.run_for)
+
+    def end_in(self, seconds: float) -> None:
+        """Set the time after which the run's time is up, unless that is earlier already."""
+        end = asyncio.get_running_loop().time() + seconds
+        self.end = end if self.end is None else min(self.end, end)
 
     def fail(self, error: BaseException) -> None:
         """Report an error; the first one is kept."""
@@ -70,6 +86,19 @@ class RunningTasks:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
 
+    @asynccontextmanager
+    async def beside(self, works: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        """Run these in the background of the block; the first error ends the run."""
+        tasks = [asyncio.create_task(work) for work in works]
+        for task in tasks:
+            task.add_done_callback(self._ended_beside)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def cancel(self) -> None:
         """Cancel every task and wait until all have ended."""
         self.is_ending = True
@@ -83,4 +112,8 @@ class RunningTasks:
         self.note_change()
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
+            self.fail(error)
+
+    def _ended_beside(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)

@@ -13,7 +13,7 @@ from resonant.store.postgresql import STATEMENT_TIMEOUT_SECONDS, PostgreSQL
 from resonant.store.sqlite import SQLite, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -64,6 +64,12 @@ class Database(Protocol):
 
         Raises:
             StoreUnavailable: the database cannot be reached, is locked, read-only or full.
+        """
+
+    def commits(self) -> AsyncGenerator[None]:
+        """Yield soon after another connection has committed new work; once for many commits in a row.
+
+        It may yield for other commits, and may miss one. It raises nothing while the database is away.
         """
 
     async def reclaim_space(self) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, rfc3339
-from resonant.store import acceptances, schema
+from resonant.store import acceptances, schema, wakeup
 from resonant.store.sql import insert_into, is_any_of, require_connection
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def enqueue(
     table = schema.deliveries.c
     accepted = _insert(connection, rows, table.event_id, table.id)
     if accepted:
+        wakeup.announce_new(connection, endpoint, now=now)
         acceptances.add(connection, endpoint, Counter(wanted[row.event_id] for row in accepted), now=now)
     delivery_ids = [row.id for row in accepted]
     if known := wanted.keys() - {row.event_id for row in accepted}:

@@ -10,6 +10,7 @@ from sqlalchemy import func, literal, select, tuple_, update
 from resonant.store import schema
 from resonant.store.gates import Gate, GateChange, change_gate, read_gate
 from resonant.store.sql import is_any_of
+from resonant.store.wakeup import announce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,7 @@ def _change(connection: Connection, endpoint: str, wanted: Callable[[Gate], Gate
         gate = read_gate(connection, endpoint)
         change = GateChange(gate, wanted(gate))
         if change.after == gate or change_gate(connection, change):
+            announce(connection)
             return change
 
 
@@ -129,4 +131,5 @@ def make_parked_due(
             available_at=now,
         )
     )
+    announce(connection)
     return MadeDue(len(picked), (picked[-1].available_at, picked[-1].id))

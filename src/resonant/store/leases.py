@@ -17,6 +17,7 @@ from resonant.store import schema
 from resonant.store.gates import read_gates
 from resonant.store.locked_rows import change_all, held_by, still_held
 from resonant.store.sql import insert_into, is_any_of
+from resonant.store.wakeup import announce
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -207,6 +208,8 @@ def release_all(connection: Connection, owner: str, *, now: float) -> int:
     """Hand back all leases of an owner, with no attempt charged; return their number."""
     held = held_by(connection, owner)
     hand_back(connection, held, now)
+    if held:
+        announce(connection)
     return len(held)
 
 

@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant.errors import StoreLocked
 from resonant.store.database_errors import sqlstate, translated_database_errors
+from resonant.store.wakeup import postgresql_commits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from sqlalchemy import Connection
     from sqlalchemy.engine import URL
@@ -130,6 +131,10 @@ class PostgreSQL:
             yield _Transaction(connection, self)
             with translated_database_errors(self._name):
                 await connection.commit()
+
+    def commits(self) -> AsyncGenerator[None]:
+        """Yield after commits that ``wakeup.announce`` announces; see ``Database``."""
+        return postgresql_commits(self._writing)
 
     async def reclaim_space(self) -> None:
         """Do nothing: autovacuum frees the space of removed rows for new ones; see ``Database``."""

@@ -14,6 +14,7 @@ from resonant.store.counters import Tally
 from resonant.store.leases import hand_back
 from resonant.store.locked_rows import change_all, change_each
 from resonant.store.sql import is_any_of
+from resonant.store.wakeup import announce
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,6 +57,8 @@ def rescue(
     hand_back(connection, [row.id for row in rows if not row.sending], now)
     if crashed := [row for row in rows if row.sending]:
         _charge_crashes(connection, crashed, now)
+    if rows:
+        announce(connection)
     return len(rows)
 
 

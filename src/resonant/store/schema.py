@@ -3,7 +3,7 @@
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test compares the two.
 
 Transactions lock tables in one order, and rows by key, so that they cannot deadlock: events, deliveries, causes, rollups,
-endpoints, claims, gates, audit (endpoint_problems, signers and send_slots have their own transactions). A purge goes from
+endpoints, claims, gates, audit (endpoint_problems, signers, drains and send_slots have their own transactions). A purge goes from
 deliveries to events, so it locks both at once and skips locked rows. A compaction skips the rollups that others have
 locked; only compactions write the totals and history, one at a time: see store/counter_compaction.py.
 
@@ -267,6 +267,19 @@ signers = Table(
     # The time that identifies the rotation; null until the run has read the endpoint, and if it was never rotated.
     Column("rotation", Double),
     Column("seen_at", Double, nullable=False),
+)
+
+# Runs that go on until younger ones have taken over, in the order in which they began: see store/drains.py.
+drains = Table(
+    "resonant_drains",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("owner", Text, nullable=False),
+    # The only endpoint that it sends to; null for all.
+    Column("endpoint", Text),
+    Column("seen_at", Double, nullable=False),
+    # A younger one must never get the id of one that was removed.
+    sqlite_autoincrement=True,
 )
 
 # Counters that only go up, of the last minutes: see store/counters.py.

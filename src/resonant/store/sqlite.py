@@ -25,9 +25,10 @@ from resonant.errors import StoreLocked, StoreRefused
 from resonant.files import make_private_folder, open_private
 from resonant.store.database_errors import translated_database_errors
 from resonant.store.file_locks import OpenFile, lock_holder
+from resonant.store.wakeup import sqlite_commits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import URL
@@ -66,7 +67,7 @@ class SQLite:
     """An SQLite file as a ``Database``."""
 
     def __init__(self, url: URL) -> None:
-        path = path_of(url)
+        self._path = path = path_of(url)
         self._name = f"sqlite:///{path}"
         _prepare_file(path)
         self._file = OpenFile(path, self._name)
@@ -105,6 +106,10 @@ class SQLite:
                 await self._end(stack, type(error), error, error.__traceback__)
                 raise
             await self._end(stack, None, None, None)
+
+    def commits(self) -> AsyncGenerator[None]:
+        """Yield after commits of all connections, this process's own too; see ``Database``."""
+        return sqlite_commits(self._path)
 
     async def reclaim_space(self) -> None:
         """Return free pages to the file system, in short transactions; see ``Database``."""

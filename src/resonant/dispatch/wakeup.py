@@ -1,0 +1,23 @@
+"""Waking a run when another process has stored new work, so that it waits for milliseconds instead of the next poll."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resonant.store import Store
+
+# Beside another process that commits continuously, an idle run looks this often at most.
+_REST_SECONDS = 0.02
+
+
+async def wake_on_commits(store: Store, wake: Callable[[], None]) -> None:
+    """Call ``wake`` soon after another process has committed new work, until cancelled."""
+    async with contextlib.aclosing(store.database.commits()) as commits:
+        async for _ in commits:
+            wake()
+            await asyncio.sleep(_REST_SECONDS)

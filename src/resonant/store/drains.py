@@ -1,0 +1,52 @@
+"""Drains: runs that go on until younger ones have taken over. Each one reports that it is alive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import func, select
+
+from resonant.store import schema
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# A drain reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.
+BEAT_SECONDS, LIVE_SECONDS = 2.0, 10.0
+_KEPT_SECONDS = 3600.0
+
+_drains = schema.drains
+
+
+class Beat(NamedTuple):
+    """A report: the drain's key, and how many younger drains of the same deliveries are alive."""
+
+    key: int
+    younger: int
+
+
+def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str | None, now: float) -> Beat:
+    """Report that a drain is alive.
+
+    Args:
+        connection: in a transaction that writes.
+        key: of its last report; None for the first.
+        owner: who holds its leases.
+        endpoint: the only endpoint that it sends to; None for all.
+        now: seconds since the epoch.
+    """
+    seen = _drains.update().where(_drains.c.id == key).values(seen_at=now)
+    if key is None or not connection.execute(seen).rowcount:
+        connection.execute(_drains.delete().where(_drains.c.seen_at < now - _KEPT_SECONDS))
+        new = _drains.insert().values(owner=owner, endpoint=endpoint, seen_at=now).returning(_drains.c.id)
+        key = int(connection.execute(new).scalar_one())
+    younger = (
+        select(func.count())
+        .select_from(_drains)
+        .where(
+            _drains.c.id > key,
+            _drains.c.endpoint.is_not_distinct_from(endpoint),
+            _drains.c.seen_at > now - LIVE_SECONDS,
+        )
+    )
+    return Beat(key, int(connection.execute(younger).scalar_one()))

@@ -1,0 +1,109 @@
+"""Waking idle dispatchers when new work has been committed.
+
+On SQLite, an idle dispatcher asks every few milliseconds whether the file has changed. On PostgreSQL, it listens, and those
+who store work notify. A commit with a notification takes a lock that only one commit in the whole server can hold, and
+keeps it until the commit is on the disk. So ``announce_new`` notifies only if nothing else is due for the endpoint: under
+load there is always something due, no dispatcher is idle, and producers commit side by side.
+
+A dispatcher still polls: a notification may be lost, for example behind PgBouncer in transaction mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from sqlalchemy import exists, func, select
+
+from resonant.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+CHANNEL = "resonant_work"
+# A check costs 10 µs.
+_CHECK_SECONDS = 0.005
+_CONNECT_AGAIN_SECONDS = 1.0
+_d = schema.deliveries
+
+
+def announce(connection: Connection) -> None:
+    """Wake every idle dispatcher when this transaction commits."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(CHANNEL, "")))
+
+
+def announce_new(connection: Connection, endpoint: str, *, now: float) -> None:
+    """Wake every idle dispatcher when this transaction commits, unless other deliveries of the endpoint are due.
+
+    Those woke them already, and a dispatcher looks again when it has sent what it found.
+
+    Args:
+        connection: in a transaction that has stored deliveries.
+        endpoint: the endpoint's name.
+        now: when the new deliveries are due, seconds since the epoch.
+    """
+    if connection.dialect.name == "postgresql":
+        others = exists().where(
+            _d.c.endpoint == endpoint, _d.c.available_at < now, _d.c.lease_owner.is_(None)
+        )
+        connection.execute(select(func.pg_notify(CHANNEL, "")).where(~others))
+
+
+async def sqlite_commits(path: Path) -> AsyncGenerator[None]:
+    """Yield soon after any connection has committed a change to an SQLite file.
+
+    Args:
+        path: the file, which must exist.
+    """
+    while True:
+        with suppress(sqlite3.Error), closing(_opened(path)) as connection:  # the next transaction reports it
+            seen = _version(connection)
+            while True:
+                await asyncio.sleep(_CHECK_SECONDS)
+                if (version := _version(connection)) != seen:
+                    seen = version
+                    yield
+        await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
+
+
+async def postgresql_commits(engine: AsyncEngine) -> AsyncGenerator[None]:
+    """Yield soon after a transaction that announced itself has been committed; connect again if the connection breaks.
+
+    Args:
+        engine: of the database; one of its connections is used up.
+    """
+    woken = asyncio.Event()
+
+    def wake(*_: object) -> None:
+        woken.set()
+
+    while True:
+        with suppress(Exception):  # drivers fail in many ways, and the next transaction reports it
+            async with engine.connect() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                try:
+                    driver.add_termination_listener(wake)
+                    await driver.add_listener(CHANNEL, wake)
+                    while not driver.is_closed():
+                        await woken.wait()
+                        woken.clear()
+                        yield
+                finally:
+                    await connection.invalidate()  # nobody else should get it with its listeners
+        await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=0, isolation_level=None)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
