@@ -1,7 +1,7 @@
 """Sets up a Prefect server for Resonant: work pool, block types, the deployments of prefect.yaml, automations.
 
-``python -m deployments.bootstrap``, run in the project's folder, sets up the server at ``PREFECT_API_URL``. Run it again to
-update the server.
+``python -m deployments.bootstrap``, run in the project's folder, sets up the server at ``PREFECT_API_URL`` and starts two
+drains. Run it again to update the server.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 
 from resonant import output
 from resonant.errors import ResonantError
+from resonant.local.drains import start_drains
 from resonant.local.health import is_healthy
 from resonant.local.project import project_directory
 from resonant.local.server import admitted, configure_prefect, configured_url
@@ -92,6 +93,7 @@ def main() -> None:
     try:
         with admitted(url):
             names = asyncio.run(bootstrap())
+            asyncio.run(start_drains())
     except ResonantError as error:
         output.say(str(error))
         sys.exit(1)

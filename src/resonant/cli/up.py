@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 PORT = 4200
-DRAIN = "emit-events/drain"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,20 +33,20 @@ def up(
 ) -> None:
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
-    Meanwhile, events from `resonant enqueue` are emitted within seconds, lost work is rescued every few minutes, and
+    Meanwhile, events from `resonant enqueue` are emitted at once, lost work is rescued every few minutes, and
     the other commands use this server instead of starting their own.
     """
     import asyncio
 
     from resonant.cli.running import run_with_store
-    from resonant.local.stack import interrupted_by_signals, start_run
+    from resonant.local.drains import start_drains
+    from resonant.local.stack import interrupted_by_signals
     from resonant.settings import load_settings
 
     settings = load_settings()
     store = run_with_store(_name, settings)
     with interrupted_by_signals(), whole_stack(settings, port=port) as stack:
-        # The first scheduled run is an interval away.
-        asyncio.run(start_run(DRAIN))
+        asyncio.run(start_drains())
         output.write(_what_runs(stack, store))
         output.flush()
         with contextlib.suppress(KeyboardInterrupt):

@@ -63,15 +63,29 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[None]:
     Args:
         path: the file, which must exist.
     """
-    while True:
-        with suppress(sqlite3.Error), closing(_opened(path)) as connection:  # the next transaction reports it
-            seen = _version(connection)
-            while True:
-                await asyncio.sleep(_CHECK_SECONDS)
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    with closing(_opened(path)) as connection:
+        seen = 0
+        timer: asyncio.TimerHandle
+
+        def check() -> None:
+            # Timers cost less than a coroutine that sleeps.
+            nonlocal seen, timer
+            with suppress(sqlite3.Error):  # the next transaction reports it
                 if (version := _version(connection)) != seen:
                     seen = version
-                    yield
-        await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
+                    changed.set()
+            timer = loop.call_later(_CHECK_SECONDS, check)
+
+        check()
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                yield
+        finally:
+            timer.cancel()
 
 
 async def postgresql_commits(engine: AsyncEngine) -> AsyncGenerator[None]:

@@ -1,0 +1,42 @@
+"""Starting the drains at once: the first scheduled one is minutes away."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect import State
+
+DRAIN = "emit-events/drain"
+_DRAINS = 2
+# The second one starts when the first one works: importing Prefect takes a core for seconds.
+_APART = timedelta(seconds=30)
+
+
+async def start_drains() -> None:
+    """Have two drains started, unless runs of the deployment wait for a worker. Those that run hand over to them."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Scheduled
+
+    now = datetime.now(UTC)
+    waiting = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.PENDING])),
+        expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": now + 2 * _APART}),
+    )
+    async with get_client() as client:
+        drain = await client.read_deployment_by_name(DRAIN)
+        of_drain = DeploymentFilter(id=DeploymentFilterId(any_=[drain.id]))
+        there = await client.read_flow_runs(flow_run_filter=waiting, deployment_filter=of_drain)
+        for number in range(len(there), _DRAINS):
+            state: State[Any] = Scheduled(scheduled_time=now + number * _APART)
+            await client.create_flow_run_from_deployment(drain.id, state=state)
