@@ -31,9 +31,10 @@ BENCHES = (
     "comparison",
     "outage",
     "isolation",
+    "latency",
 )
 # Those that take ``--only``.
-_IN_PARTS = ("comparison", "outage", "isolation")
+_IN_PARTS = ("comparison", "outage", "isolation", "latency")
 _COMMANDS = {
     "plot": "benches.plot",
     "profile": "benches.profiling",
@@ -59,7 +60,7 @@ def main() -> None:
         action="append",
         metavar="PART",
         default=[],
-        help="only contenders of the comparison (and the raw loop), or scenarios of outage and isolation, with this "
+        help="only contenders of the comparison (and the raw loop), or parts of outage, isolation and latency, with this "
         "in their name; may be given again",
     )
     arguments = parser.parse_args()

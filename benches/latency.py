@@ -1,0 +1,175 @@
+"""One event at a time, at random moments, beside `resonant up`: from its acceptance to the arrival of its first attempt.
+
+By the receiver's journal, against a request that this process sends to the same receiver. 480 events take 20 minutes and four
+hand-overs between drains; ``--events 48`` takes two. ``--only PART`` chooses by a part of the name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Literal
+
+import httpx
+import psutil
+
+from benches.comparing import Comparison, apart, say
+from benches.processes import kept, told
+from benches.surroundings import ENDPOINT, empty_home, events, postgresql, save_endpoint
+from resonant.local.server import configure_prefect, free_port
+from resonant.store import open_store
+from resonant.testing.journal import read_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from resonant.settings import Settings
+
+EVENTS, ROUNDS = 480, 1
+_LONGEST_PAUSE_SECONDS = 5.0
+_START_SECONDS, _ARRIVAL_SECONDS = 120.0, 120.0
+_SETTLE_SECONDS = 45.0
+_FLOW_RUN = "PREFECT__FLOW_RUN_ID"
+
+Database = Literal["SQLite", "PostgreSQL"]
+# Name, database, and whether a drain is killed half way.
+_PARTS: tuple[tuple[str, Database, bool], ...] = (
+    ("SQLite", "SQLite", False),
+    ("PostgreSQL", "PostgreSQL", False),
+    ("SQLite, a drain is killed", "SQLite", True),
+    ("PostgreSQL, a drain is killed", "PostgreSQL", True),
+)
+
+
+def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
+    """Measure, and return what came out.
+
+    Args:
+        count: events.
+        rounds: how often.
+        only: parts of names; all where it is empty.
+    """
+    found = []
+    for name, database, kills in _PARTS:
+        if only and not any(part in name for part in only):
+            continue
+        measured = [apart(_measure, database, count, kills=kills) for _ in range(rounds)]
+        targets = {"max": 10_000.0} if kills else {"p50": 20.0, "p99": 150.0, "max": 1_000.0}
+        for what in ("p50", "p99", "max"):
+            ours, bare = ([_of(side, what) for side in sides] for sides in zip(*measured, strict=True))
+            say(f"  {name}: {what} {ours} ms")
+            target = targets.get(what)
+            found.append(
+                Comparison(f"{what}, {name}", "ms", ours, bare, "for a bare request", ours_at_most=target)
+            )
+    return found
+
+
+def _of(latencies: list[float], what: str) -> float:
+    if what == "max":
+        return max(latencies)
+    return statistics.quantiles(latencies, n=100, method="inclusive")[int(what[1:]) - 1]
+
+
+def _measure(database: Database, count: int, *, kills: bool) -> tuple[list[float], list[float]]:
+    """Return how long the events and the bare requests took, in milliseconds."""
+    with contextlib.ExitStack() as stack:
+        settings = stack.enter_context(empty_home())
+        folder = settings.home.parent
+        url = settings.store_url
+        if database == "PostgreSQL":
+            url = os.environ["RESONANT_DATABASE_URL"] = stack.enter_context(postgresql()).url
+        journal = folder / "journal.jsonl"
+        receiver = stack.enter_context(_receiver(journal, folder / "receiver.log"))
+        up = stack.enter_context(_up(settings))
+        asyncio.run(save_endpoint(receiver))
+        time.sleep(_SETTLE_SECONDS)  # until both drains work
+        sent_at, bare_at = asyncio.run(_produce(url, receiver, count, up if kills else None))
+        return _latencies(journal, sent_at), _latencies(journal, bare_at)
+
+
+@contextlib.contextmanager
+def _receiver(journal: Path, log: Path) -> Iterator[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "resonant.testing",
+        "resonant.testing:always_ok",
+        "--journal",
+        str(journal),
+    ]
+    with told(command, log=log, variables={}) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().decode().split()[-1]
+        process.terminate()
+
+
+@contextlib.contextmanager
+def _up(settings: Settings) -> Iterator[int]:
+    """Run `resonant up`, point Prefect at its server, and yield the id of its process."""
+    port = free_port()
+    log = settings.home.parent / "up.log"
+    command = [sys.executable, "-m", "resonant", "up", "--port", str(port)]
+    with kept(command, log=log) as pid:
+        give_up_at = time.monotonic() + _START_SECONDS
+        while "Ctrl-C stops" not in log.read_text():
+            if time.monotonic() > give_up_at:
+                raise RuntimeError(f"`resonant up` does not start: {log.read_text()[-300:]}")
+            time.sleep(0.5)
+        configure_prefect()
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        yield pid
+
+
+async def _produce(
+    url: str, receiver: str, count: int, killed: int | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Store events at random moments and send a bare request after each; return when each of both began."""
+    rng = random.Random(7)
+    sent_at: dict[str, float] = {}
+    bare_at: dict[str, float] = {}
+    store = await open_store(url)
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            for number, event in enumerate(events(count)):
+                await asyncio.sleep(rng.uniform(0, _LONGEST_PAUSE_SECONDS) / 2)
+                if killed is not None and number == count // 2:
+                    _kill_a_drain(killed)
+                sent_at[event.id] = time.time()
+                await store.enqueue([event], ENDPOINT)
+                await asyncio.sleep(rng.uniform(0, _LONGEST_PAUSE_SECONDS) / 2)
+                bare_at[f"bare-{number}"] = time.time()
+                await client.post(receiver, headers={"webhook-id": f"bare-{number}"}, content=event.body)
+        give_up_at = time.monotonic() + _ARRIVAL_SECONDS
+        while (left := await store.unfinished()) and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.1)
+        if left:
+            raise RuntimeError(f"{left} events were not delivered")
+    finally:
+        await store.close()
+    return sent_at, bare_at
+
+
+def _latencies(journal: Path, began_at: dict[str, float]) -> list[float]:
+    first: dict[str, float] = {}
+    for received in read_journal(journal):
+        first.setdefault(received.webhook_id, received.received_at)
+    return [(first[key] - began) * 1000 for key, began in began_at.items()]
+
+
+def _kill_a_drain(up: int) -> None:
+    """Kill the older of the processes that run flows."""
+    flow_runs = []
+    for each in psutil.Process(up).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if _FLOW_RUN in each.environ():
+                flow_runs.append(each)
+    killed = min(flow_runs, key=lambda each: each.create_time())
+    say(f"  killed: {' '.join(killed.cmdline())[:100]}")
+    killed.kill()

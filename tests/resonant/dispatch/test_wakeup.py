@@ -1,0 +1,176 @@
+"""An idle run looks at once when another process has stored work, and when a retry falls due."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from resonant.delivery.attempt import AttemptRunner
+from resonant.delivery.retry import Retry, RetryPolicy
+from resonant.dispatch import dispatcher as dispatching
+from resonant.dispatch import fetcher
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
+from resonant.errors import UnexpectedStatus
+from resonant.events import Event
+from resonant.sinks.base import CallableSink
+from resonant.store import drains, open_store
+from support.dispatching import sink_target
+from support.waiting import until
+
+POLICY = RetryPolicy(max_attempts=3, base=0.2, factor=1.0, jitter="none")
+
+
+@pytest.fixture
+def without_polls(monkeypatch):
+    monkeypatch.setattr(fetcher, "POLL_SECONDS", 3600.0)
+
+
+def event(name: str) -> Event:
+    return Event(type="order.paid", source="/shop", data=name, id=name)
+
+
+@asynccontextmanager
+async def running(url, send, *, owner="run", policy=POLICY, waits=0.0, **limits):
+    """Run a dispatcher for the block, or until it ends; a delivery to be retried waits in its task for so long."""
+
+    async def open_destination(name):
+        return sink_target(name, CallableSink(send))
+
+    store = await open_store(url)
+    runner = AttemptRunner(clock=time.time, rng=random.Random(7), policy=lambda _name: policy)
+    try:
+        async with Dispatcher(
+            store, runner, open_destination, owner=owner, limits=Limits(**limits)
+        ) as dispatcher:
+
+            async def emit_one(lease):
+                report = await dispatcher.attempt(lease.key)
+                if isinstance(report.decision, Retry):
+                    await asyncio.sleep(waits)
+
+            async def emit_chunk(leases):
+                await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+
+            run = asyncio.create_task(dispatcher.run(emit_one, emit_chunk=emit_chunk))
+            yield run
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+    finally:
+        await store.close()
+
+
+async def enqueue_until_sent(store, sent):
+    """Store an event after another until one is sent: the first ones may be stored before the run listens."""
+    numbers = itertools.count()
+
+    async def is_sent():
+        await store.enqueue([event(f"evt_{next(numbers)}")], "orders")
+        return any(each.startswith("evt_") for each in sent)
+
+    await until(is_sent, every=0.1)
+
+
+@asynccontextmanager
+async def producer(url):
+    """The store as another process sees it."""
+    store = await open_store(url)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_an_idle_run_sends_at_once_what_another_process_stores(store_url):
+    sent = []
+
+    async def send(given):
+        sent.append(given.id)
+
+    async with running(store_url, send, run_for=60), producer(store_url) as store:
+        await enqueue_until_sent(store, sent)
+        await store.enqueue([event("last")], "orders")
+        await until(lambda: "last" in sent)
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_a_run_with_a_retry_that_waits_in_it_is_woken_too(store_url):
+    sent = []
+
+    async def send(given):
+        sent.append(given.id)
+        if given.id == "fails":
+            raise UnexpectedStatus(503)
+
+    async with producer(store_url) as store:
+        await store.enqueue([event("fails")], "failing")
+        async with running(store_url, send, run_for=60, waits=3600):
+            await until(lambda: sent)
+            await enqueue_until_sent(store, sent)
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_a_parked_retry_goes_out_at_its_time(store_url):
+    sent_at = []
+
+    async def send(_given):
+        sent_at.append(time.time())
+        if len(sent_at) == 1:
+            raise UnexpectedStatus(503)
+
+    async with producer(store_url) as store:
+        await store.enqueue([event("evt")], "orders")
+        async with running(store_url, send, run_for=60, chunk_size=10):
+            await until(lambda: len(sent_at) == 2)
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_a_parked_retry_goes_out_at_its_time_while_another_delivery_is_being_sent(store_url):
+    sent = []
+
+    async def send(given):
+        sent.append(given.id)
+        if given.id == "slow":
+            await asyncio.sleep(3600)
+        if sent.count("fails") == 1:
+            raise UnexpectedStatus(503)
+
+    parking = replace(POLICY, park_after=0.0)
+    async with producer(store_url) as store:
+        await store.enqueue([event("slow")], "slow")
+        await store.enqueue([event("fails")], "failing")
+        async with running(store_url, send, policy=parking, run_for=60):
+            await until(lambda: sent.count("fails") == 2)
+
+
+async def test_drains_hand_over_without_a_moment_in_which_none_sends(store_url, monkeypatch):
+    monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(dispatching, "WAIT_SECONDS", 0.1)
+    sent = set()
+
+    async def send(given):
+        sent.add(given.id)
+
+    async def is_sent(name):
+        await store.enqueue([event(name)], "orders")
+        await until(lambda: name in sent)
+
+    drain = partial(running, store_url, send, successors=2)
+    async with producer(store_url) as store, drain(owner="1") as first, drain(owner="2") as second:
+        await is_sent("before")
+        await asyncio.sleep(0.5)
+        assert not first.done(), "one younger drain is not enough"
+        async with drain(owner="3") as third:
+            await is_sent("meanwhile")
+            await asyncio.wait_for(first, 60)
+            await is_sent("after")
+            assert not second.done()
+            assert not third.done()
