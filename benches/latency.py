@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import statistics
-import sys
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +18,7 @@ import httpx
 import psutil
 
 from benches.comparing import Comparison, apart, say
-from benches.processes import kept, told
+from benches.processes import kept, python, told
 from benches.surroundings import ENDPOINT, empty_home, events, postgresql, save_endpoint
 from resonant.local.server import configure_prefect, free_port
 from resonant.store import open_store
@@ -96,17 +95,10 @@ def _measure(database: Database, count: int, *, kills: bool) -> tuple[list[float
 
 @contextlib.contextmanager
 def _receiver(journal: Path, log: Path) -> Iterator[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "resonant.testing",
-        "resonant.testing:always_ok",
-        "--journal",
-        str(journal),
-    ]
+    command = python("resonant.testing", "--journal", str(journal))
     with told(command, log=log, variables={}) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().decode().split()[-1]
+        yield process.stdout.readline().decode().strip()
         process.terminate()
 
 
@@ -115,7 +107,7 @@ def _up(settings: Settings) -> Iterator[int]:
     """Run `resonant up`, point Prefect at its server, and yield the id of its process."""
     port = free_port()
     log = settings.home.parent / "up.log"
-    command = [sys.executable, "-m", "resonant", "up", "--port", str(port)]
+    command = python("resonant", "up", "--port", str(port))
     with kept(command, log=log) as pid:
         give_up_at = time.monotonic() + _START_SECONDS
         while "Ctrl-C stops" not in log.read_text():

@@ -98,6 +98,13 @@ def test_there_is_a_place_for_a_drain_beside_those_that_wait_for_it(deployed):
 
 
 @pytest.mark.engine
+def test_the_bootstrap_has_two_drains_started_at_once_and_the_second_time_none_more(server, deployed):
+    query = {"deployments": {"id": {"any_": [deployed["emit-events/drain"]["id"]]}}}
+    runs = server.post("/flow_runs/filter", json=query).json()
+    assert len([each for each in runs if not each["auto_scheduled"]]) == 2
+
+
+@pytest.mark.engine
 def test_the_work_pool_runs_processes(server):
     assert server.get("/work_pools/resonant").json()["type"] == "process"
 
