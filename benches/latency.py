@@ -39,8 +39,8 @@ _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 Database = Literal["SQLite", "PostgreSQL"]
 # Name, database, and whether a drain is killed half way.
 _PARTS: tuple[tuple[str, Database, bool], ...] = (
-    ("SQLite", "SQLite", False),
-    ("PostgreSQL", "PostgreSQL", False),
+    ("SQLite, undisturbed", "SQLite", False),
+    ("PostgreSQL, undisturbed", "PostgreSQL", False),
     ("SQLite, a drain is killed", "SQLite", True),
     ("PostgreSQL, a drain is killed", "PostgreSQL", True),
 )
