@@ -235,6 +235,7 @@ class Dispatcher:
                     self._running.end_in(0)  # the next run sends the other claims of this run
             time_is_up = self._running.is_over()
             looked_at = self.store.clock()
+            fetcher.look_in(self._sender.take_parked_until() - looked_at)
             if not time_is_up:
                 await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
             goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))

@@ -109,6 +109,14 @@ class Fetcher:
         """Look again as soon as nothing is being sent: another process may have stored new work."""
         self._is_woken = True
 
+    def look_in(self, seconds: float) -> None:
+        """Look again after this time, when a delivery is due, unless a look is planned before."""
+        # Beside chunks that are being sent, a look at each retry's own time would give each a chunk of its own.
+        is_sending_chunks = self._plan.chunk_size > 0 and self._in_flight.total_busy > 0
+        shortest = POLL_SECONDS if is_sending_chunks else _SHORTEST_WAIT_SECONDS
+        wait = min(POLL_SECONDS, max(shortest, seconds))
+        self._look_again_at = min(self._look_again_at, asyncio.get_running_loop().time() + wait)
+
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
         """Claim deliveries of each endpoint with due work, as many as there is room for.
 
@@ -120,7 +128,8 @@ class Fetcher:
         if is_idle or asyncio.get_running_loop().time() >= self._look_again_at:
             self._is_woken = False
             await self._look()
-            self._look_again_at = asyncio.get_running_loop().time() + self._next_look_in()
+            self._look_again_at = math.inf
+            self.look_in(self._next_due_in)
         # An endpoint whose gate holds everything takes no room from others.
         claimed_from = {name for name in self._due if self._gates.room(name) != 0}
         for name in list(self._due):
@@ -178,12 +187,6 @@ class Fetcher:
         self._open = [name for name in due if await self._destinations.is_open(name)]
         await self._gates.look(gates, self._open)
         self._due = list(self._open)
-
-    def _next_look_in(self) -> float:
-        # Beside chunks that are being sent, a look at each retry's own time would give each a chunk of its own.
-        is_sending_chunks = self._plan.chunk_size > 0 and self._in_flight.total_busy > 0
-        shortest = POLL_SECONDS if is_sending_chunks else _SHORTEST_WAIT_SECONDS
-        return min(POLL_SECONDS, max(shortest, self._next_due_in))
 
     def _start_fold(self) -> None:
         """Fold in the background, so that a claim never waits for a transaction that has locked a ledger."""

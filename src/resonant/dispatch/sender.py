@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ class Sender:
         self.parks_retries = False
         # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
+        self._parked_until = math.inf
 
     async def close(self) -> None:
         """Finish all queued writes.
@@ -221,6 +223,11 @@ class Sender:
         """Return whether a delivery that this run parked is due within ``WAIT_SECONDS`` after this time."""
         return now < self._waits_until <= now + WAIT_SECONDS
 
+    def take_parked_until(self) -> float:
+        """Return when the first delivery parked since the last call is due, by the store's clock."""
+        first, self._parked_until = self._parked_until, math.inf
+        return first
+
     async def _hand_back(self, lease: Lease) -> None:
         self._in_flight.drop(lease)
         await self._commits.release(lease)
@@ -275,6 +282,7 @@ class Sender:
             case None:
                 self._summary.delivered += 1
             case Park(next_attempt_at=due_at):
+                self._parked_until = min(self._parked_until, due_at)
                 if not self._waits_for(due_at):
                     self._summary.parked += 1
                 elif not lease.round_attempts:

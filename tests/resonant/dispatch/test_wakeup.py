@@ -139,16 +139,18 @@ async def test_a_parked_retry_goes_out_at_its_time_while_another_delivery_is_bei
     async def send(given):
         sent.append(given.id)
         if given.id == "slow":
-            await asyncio.sleep(3600)
+            await done.wait()
         if sent.count("fails") == 1:
             raise UnexpectedStatus(503)
 
+    done = asyncio.Event()
     parking = replace(POLICY, park_after=0.0)
     async with producer(store_url) as store:
         await store.enqueue([event("slow")], "slow")
         await store.enqueue([event("fails")], "failing")
         async with running(store_url, send, policy=parking, run_for=60):
             await until(lambda: sent.count("fails") == 2)
+            done.set()
 
 
 async def test_drains_hand_over_without_a_moment_in_which_none_sends(store_url, monkeypatch):
