@@ -1,0 +1,52 @@
+"""A Prefect flow of your own that reports its result as an event.
+
+A task stores the event and ends; a drain, such as those of ``resonant up``, delivers it. Retries of the task or of the
+flow store the event once, since its id follows from the flow run::
+
+    python examples/in_your_flow.py
+    RESONANT_DATABASE_URL=sqlite:///events.db resonant status
+
+In your own flows, use the store of ``resonant up``: set RESONANT_DATABASE_URL to the same value for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from prefect import flow, task
+from prefect.runtime import flow_run
+
+from resonant import Event, open_store
+
+ENDPOINT = "reports"
+STORE_URL = os.environ.get("RESONANT_DATABASE_URL", "sqlite:///events.db")
+
+
+@task(retries=3, retry_delay_seconds=5)
+async def report(sales: int) -> str:
+    """Store the event; if the store is away, Prefect runs this task again. Return the event's id."""
+    event = Event(
+        id=f"sales-{flow_run.id}",
+        type="com.example.sales.counted",
+        source="/flows/nightly-sales",
+        data={"sales": sales, "flow_run": flow_run.name},
+    )
+    store = await open_store(STORE_URL)
+    try:
+        await store.enqueue([event], ENDPOINT)
+    finally:
+        await store.close()
+    return event.id
+
+
+@flow(name="nightly-sales")
+async def nightly_sales() -> str:
+    """Stand for a flow of yours: compute something, and report it."""
+    sales = sum((19, 5, 42))
+    return await report(sales)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"stored: {asyncio.run(nightly_sales())} for {ENDPOINT}\n")

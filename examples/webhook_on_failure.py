@@ -1,0 +1,64 @@
+"""A webhook when a Prefect flow fails: a hook stores an event, and a drain of Resonant delivers it.
+
+The flow's result does not depend on the receiver of the webhook, and the event survives a receiver that is down::
+
+    python examples/webhook_on_failure.py
+    RESONANT_DATABASE_URL=sqlite:///events.db resonant deliveries
+
+In your own flows, use the store of ``resonant up``: set RESONANT_DATABASE_URL to the same value for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import prefect
+
+from resonant import Event, open_store
+
+if TYPE_CHECKING:
+    from prefect import Flow, State
+    from prefect.client.schemas.objects import FlowRun
+
+ENDPOINT = "operations"
+STORE_URL = os.environ.get("RESONANT_DATABASE_URL", "sqlite:///events.db")
+
+
+async def store_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Store one event for this failed or crashed state of the flow run."""
+    event = Event(
+        id=f"flow-run-state-{state.id}",
+        type=f"com.example.flow-run.{state.type.value.lower()}",
+        source="/prefect",
+        subject=flow.name,
+        data={
+            "flow": flow.name,
+            "run": flow_run.name,
+            "run_id": str(flow_run.id),
+            "message": state.message,
+        },
+    )
+    store = await open_store(STORE_URL)
+    try:
+        await store.enqueue([event], ENDPOINT)
+    finally:
+        await store.close()
+
+
+@prefect.flow(name="import-orders", on_failure=[store_failure], on_crashed=[store_failure])
+async def import_orders() -> None:
+    """Stand for a flow of yours that fails."""
+    raise RuntimeError("the file of orders is empty")
+
+
+async def main() -> None:
+    """Run the flow, and print its final state."""
+    state: State[None] = await import_orders(return_state=True)
+    sys.stdout.write(f"{state.name}: an event for {ENDPOINT} is stored\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
