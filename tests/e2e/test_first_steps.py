@@ -1,4 +1,4 @@
-"""The README's first steps end in visible deliveries."""
+"""The README's quickstart ends in visible deliveries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from resonant.local.server import free_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-STEPS = README.partition("## First steps")[2].partition("### ")[0]
+STEPS = README.partition("## Quickstart")[2].partition("\n## ")[0]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def terminal():
 
 
 @pytest.mark.engine
-def test_the_commands_of_the_first_steps_deliver_to_the_receiver(machine, terminal):
+def test_the_commands_of_the_quickstart_deliver_to_the_receiver(machine, terminal):
     port = str(free_port())
     [receiver] = re.findall(r"^python -m resonant.testing.*$", STEPS, re.MULTILINE)
     _, *arguments = shlex.split(receiver.replace("9000", port))
