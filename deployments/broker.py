@@ -5,7 +5,7 @@ records of task runs are lost. Here, a client that sends many waits once a queue
 websocket, and the client keeps the rest. Waiting senders leave the server's only thread to the services that read.
 
 ``server.env`` names this module as ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER``. Servers that share the work use Redis
-instead, see docs/scaling.md.
+instead, see docs/how-to/postgresql-and-redis.md.
 """
 
 from __future__ import annotations
