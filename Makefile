@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-fast lint wheel bench chaos audit clean help
+.PHONY: setup demo test test-all test-fast lint docs reference wheel bench chaos audit clean help
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,11 +48,28 @@ test-all: setup  ## every test; COVERAGE=1 measures coverage, and fails below th
 test-fast: setup  ## the tests that need no Prefect server
 	@$(BIN)/python $(PYTEST) -m "not engine and not slow and not alone" $(ARGS)
 
-lint: setup  ## ruff, mypy, and import-linter for the layers
+lint: setup  ## ruff, mypy, codespell, and import-linter for the layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/codespell
+
+docs: reference .venv/docs-ready  ## build the documentation site into build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open build/site/index.html"
+
+reference: setup  ## write docs/reference/ anew, from the code
+	@$(BIN)/python -m docs.generate
+
+.venv/docs-ready: .venv/constraints.txt
+	@echo "installing mkdocs (once)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[docs]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[docs]'; \
+	fi
+	@touch $@
 
 wheel: setup  ## build the wheel and the sdist into dist/, from tracked files only
 	@rm -rf dist

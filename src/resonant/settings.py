@@ -61,21 +61,23 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default=Path("~/.resonant"),
-        description="Folder of the default store and of the state of `resonant up`.",
+        description="Folder of the default store, the archives of the daily purge, and the state of `resonant up`.",
     )
     database_url: SecretStr | None = Field(
         default=None,
-        description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; by default SQLite in the home folder.",
+        description="The store: `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; by default SQLite in the home folder.",
     )
     max_event_bytes: Annotated[int, Field(gt=0)] = Field(
         default=1024 * 1024, description="Largest body of an event, in bytes."
     )
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
-        default=60.0, description="How long a worker's claim on a delivery lasts if it is not renewed."
+        default=60.0,
+        description="Seconds after which a worker's claim on a delivery ends; a live worker renews it.",
     )
     rollups: bool = Field(
         default=True,
-        description="Keep counters for Prometheus and most alerts; switch off if neither is used.",
+        description="Keep the counters that Prometheus and most alerts read. Use the same value in every process: what a "
+        "process does with it off is not counted.",
     )
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=100, description="Sends at the same time in one run."
@@ -89,67 +91,71 @@ class Settings(BaseSettings):
     )
     sinks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Modules that define sinks, separated by commas, in addition to installed packages.",
+        description="Modules that define sinks, separated by commas, in addition to those of installed packages.",
     )
     retention_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=30.0, description="Days after which the daily purge removes dead letters."
     )
     retention_delivered_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         default=30.0,
-        description="Days after which the daily purge removes delivered history; 'never' keeps it.",
+        description="Days after which the daily purge removes delivered history; `never` keeps it.",
     )
     retention_by_reason: dict[Reason, Annotated[float, Field(ge=0)]] = Field(
-        default={}, description='Days to keep dead letters with a reason, as JSON: {"permanent": 90}.'
+        default={}, description='Days to keep dead letters with a reason, as JSON: `{"permanent": 90}`.'
     )
     retention_by_endpoint: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default={}, description="Days to keep an endpoint's dead letters, as JSON; overrides the reason."
+        default={},
+        description='Days to keep dead letters of an endpoint, as JSON: `{"billing": 7}`. It takes precedence over the reason.',
     )
     metrics_window_hours: Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)] = Field(
-        default=24.0, description="How far statistics and percentiles look back."
+        default=24.0, description="Hours that statistics and percentiles look back."
     )
     metrics_textfile: Path | None = Field(
         default=None,
-        description="Prometheus text file for a node exporter; by default metrics/resonant.prom in the home folder.",
+        description="File to which the flow `export-metrics` writes Prometheus text; by default `metrics/resonant.prom` in the "
+        "home folder.",
     )
     policies: dict[str, RetryPolicy] = Field(
         default={},
-        description='Retry policies by name, as JSON: {"brief": {"max_attempts": 10, "max_age": 7200}}.',
+        description='Retry policies by name, as JSON: `{"brief": {"max_attempts": 10, "max_age": 7200}}`.',
     )
     default_policy: str = Field(
         default=DEFAULT_POLICY, description="The policy of endpoints and events without one."
     )
     alert_window_minutes: Annotated[float, Field(ge=5, le=1440)] = Field(
-        default=15.0, description="How far the error rate and the share of retries look back, for alerts."
+        default=15.0, description="Minutes that the error rate and the share of retries look back."
     )
     alert_min_attempts: Annotated[int, Field(ge=1)] = Field(
-        default=20, description="Attempts in that time that an error rate needs to raise an alert."
+        default=20, description="With fewer attempts in these minutes, the error rate raises no alert."
     )
     alert_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.25,
-        description="Share of an endpoint's attempts that may fail; the alert ends at half of it.",
+        description="Share of an endpoint's attempts that may fail before an alert begins; it ends at half of this.",
     )
     alert_dead_letters_per_hour: Annotated[int, Field(ge=1)] = Field(
-        default=5, description="New dead letters of an endpoint in an hour that raise an alert."
+        default=5,
+        description="New dead letters of an endpoint in an hour at which an alert begins; it ends at half of this.",
     )
     alert_dead_letter_age_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=72.0, description="How long a dead letter may wait to be replayed or purged."
+        default=72.0, description="Hours that a dead letter may wait to be replayed or purged."
     )
     alert_latency_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
         default=2.0,
-        description="How many times as long as in the same hour of the day before attempts may take.",
+        description="How many times as long an attempt may take as in the same hour of the day before.",
     )
     alert_silence_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=10.0, description="How long a delivery may be overdue while no worker claims one."
+        default=10.0, description="Minutes that a delivery may be overdue while no worker claims one."
     )
     alert_retry_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="Share of all attempts that may be followed by a retry."
+        default=0.5,
+        description="Share of all attempts that may be followed by a retry; the alert ends at half of it.",
     )
     alert_probing_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=30.0, description="How long an endpoint may be down, while its gate sends nothing but probes."
+        default=30.0, description="Minutes that an endpoint may be down, while its gate sends only probes."
     )
     alert_notification_block: str | None = Field(
         default=None,
-        description="Notification block that alerts are sent to, as TYPE/NAME: slack-webhook/ops.",
+        description="Prefect's notification block that alerts are sent to, as TYPE/NAME: `slack-webhook/ops`.",
     )
 
     @field_validator("sinks", mode="before")
