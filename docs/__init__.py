@@ -1,0 +1,1 @@
+"""What makes the documentation site; the pages are Markdown files."""
