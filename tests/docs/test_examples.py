@@ -1,0 +1,79 @@
+"""Every example runs, as its text says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from support.machine import Machine
+from support.pages import PROJECT
+
+EXAMPLES = PROJECT / "examples"
+# The tests that run the other examples.
+TESTED_BY = {
+    "outbox.py": "tests/resonant/store/test_outbox.py",
+    "spool_sink": "tests/e2e/test_wheel.py",
+}
+
+
+@pytest.fixture
+def run(tmp_path, prefect_api):
+    """Run an example in a folder of its own, against a Prefect server; return its output."""
+
+    def run_(name):
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / name],
+            cwd=tmp_path,
+            env=Machine(tmp_path, prefect_api).environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Return the type, the endpoint and the data of each stored event."""
+
+    def stored_():
+        query = (
+            "SELECT event_type, endpoint, body FROM resonant_deliveries "
+            "JOIN resonant_events ON resonant_events.id = event_id"
+        )
+        with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as connection:
+            found = connection.execute(query).fetchall()
+        return [(event_type, endpoint, json.loads(body)) for event_type, endpoint, body in found]
+
+    return stored_
+
+
+def test_every_example_is_run_by_a_test():
+    here = __file__.removeprefix(f"{PROJECT}/")
+    names = {path.name for path in EXAMPLES.iterdir() if not path.name.startswith(("__", "."))}
+    for name in names:
+        path = PROJECT / TESTED_BY.get(name, here)
+        assert f'"{name}"' in path.read_text(), f"{path} does not run examples/{name}"
+
+
+@pytest.mark.engine
+def test_a_flow_of_your_own_stores_an_event_when_it_ends(run, stored):
+    assert run("in_your_flow.py").startswith("stored: sales-")
+    [(event_type, endpoint, data)] = stored()
+    assert (event_type, endpoint, data["sales"]) == ("com.example.sales.counted", "reports", 66)
+
+
+@pytest.mark.engine
+def test_a_flow_that_fails_stores_an_event_for_a_webhook(run, stored):
+    assert run("webhook_on_failure.py") == "Failed: an event for operations is stored\n"
+    [(event_type, endpoint, data)] = stored()
+    assert (event_type, endpoint, data["flow"]) == ("com.example.flow-run.failed", "operations", "import-orders")
