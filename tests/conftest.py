@@ -30,6 +30,7 @@ _LONGEST = (
     "e2e/test_up.py",
     "e2e/test_ui.py",
     "e2e/test_demo.py",
+    "docs/test_quickstart.py",
     "e2e/test_bad_input.py",
     "chaos/test_kills.py",
     "deployments/test_automations.py",

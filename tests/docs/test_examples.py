@@ -76,4 +76,8 @@ def test_a_flow_of_your_own_stores_an_event_when_it_ends(run, stored):
 def test_a_flow_that_fails_stores_an_event_for_a_webhook(run, stored):
     assert run("webhook_on_failure.py") == "Failed: an event for operations is stored\n"
     [(event_type, endpoint, data)] = stored()
-    assert (event_type, endpoint, data["flow"]) == ("com.example.flow-run.failed", "operations", "import-orders")
+    assert (event_type, endpoint, data["flow"]) == (
+        "com.example.flow-run.failed",
+        "operations",
+        "import-orders",
+    )
