@@ -56,7 +56,7 @@ lint: setup  ## ruff, mypy, codespell, and import-linter for the layers
 	@$(BIN)/codespell
 
 docs: reference .venv/docs-ready  ## build the documentation site into build/site; a broken link is an error
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet, it ignores warnings
 	@echo "open build/site/index.html"
 
 reference: setup  ## write docs/reference/ anew, from the code
