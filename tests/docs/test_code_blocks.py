@@ -15,7 +15,7 @@ from support.pages import PROJECT, pages
 
 def blocks(*languages):
     return [
-        pytest.param(textwrap.dedent(block.text), id=f"{page}:{block.line} {block.language}")
+        pytest.param(block, id=f"{page}:{block.line}")
         for page in pages()
         for block in page.blocks
         if block.language in languages
@@ -41,8 +41,9 @@ def sink_of_the_examples(monkeypatch):
     monkeypatch.syspath_prepend(PROJECT / "examples" / "spool_sink")
 
 
-@pytest.mark.parametrize("text", blocks("python", "py"))
-def test_python_compiles_and_imports_names_that_exist(text):
+@pytest.mark.parametrize("block", blocks("python", "py"))
+def test_python_compiles_and_imports_names_that_exist(block):
+    text = textwrap.dedent(block.text)
     compile(text, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     assert missing_names(text) == []
 
@@ -51,9 +52,9 @@ def test_a_name_that_does_not_exist_is_found():
     assert missing_names("from resonant import Event, enqeue") == ["resonant.enqeue"]
 
 
-@pytest.mark.parametrize("text", blocks("toml", "yaml", "yml"))
-def test_toml_and_yaml_are_valid(text, request):
-    if "toml" in request.node.callspec.id:
-        tomllib.loads(text)
+@pytest.mark.parametrize("block", blocks("toml", "yaml", "yml"))
+def test_toml_and_yaml_are_valid(block):
+    if block.language == "toml":
+        tomllib.loads(block.text)
     else:
-        assert list(yaml.parse(text))  # not loaded: a part of a file may lack its anchors
+        assert list(yaml.parse(block.text))  # not loaded: a part of a file may lack its anchors
