@@ -52,10 +52,15 @@ def disarm(group):
 
 def misuse(words):
     """Return what the parser of ``resonant`` says about these arguments; nothing if it accepts them."""
+    return quietly(lambda: tree().main(args=list(words), prog_name="resonant"))
+
+
+def quietly(parse):
+    """Return what a parser says if it ends the process with an error; nothing if it does not."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            tree().main(args=list(words), prog_name="resonant")
+            parse()
         except SystemExit as ended:
             return output.getvalue() if ended.code else ""
     return ""
@@ -73,7 +78,7 @@ def problem(words):
             missing = [each for each in arguments if not re.match(r"-|\w+=", each)]
             return "".join(f"no target {each}" for each in missing if each not in make_targets())
         case (("python" | "python3"), ["-m", "resonant.testing", *options]):
-            _parser().parse_args(options)
+            return quietly(lambda: _parser().parse_args(options))
         case (("python" | "python3"), ["-m", module, *_]):
             return "" if find_spec(module) else f"no module {module}"
         case (("python" | "python3"), [script, *_]) if script.endswith(".py"):
@@ -110,6 +115,7 @@ def test_every_command_of_a_block_can_be_given_like_that(block):
         ("cat x | resonant endpoint ad", "No such command"),
         ("make everything", "no target everything"),
         ("python -m resonant.tests", "no module"),
+        ("python -m resonant.testing --prot 9000", "unrecognized arguments"),
     ],
 )
 def test_a_command_that_cannot_be_given_like_that_is_found(line, said):
