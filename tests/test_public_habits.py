@@ -47,6 +47,11 @@ def test_ci_installs_the_wheel_without_the_checkout():
     assert 'resonant" demo' in commands
 
 
+def test_ci_builds_the_documentation():
+    assert any("make docs" in step.get("run", "") for step in JOBS["docs"]["steps"])
+    assert "\nmake docs\n" in (PROJECT / ".ci" / "run").read_text()
+
+
 def test_the_changelog_has_this_version_and_a_place_for_the_next():
     headings = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
     assert headings[0] == "Unreleased"

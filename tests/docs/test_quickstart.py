@@ -1,4 +1,4 @@
-"""The quickstart of the README, word for word: only its ports are replaced by free ones.
+"""The quickstarts, word for word: only their ports are replaced by free ones.
 
 A block that runs for long gets a terminal of its own; bash runs the other blocks, one after another.
 """
@@ -9,6 +9,7 @@ import contextlib
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,93 +21,131 @@ from support.machine import clean_environment
 from support.pages import PROJECT, SHELLS, Page, blocks_of
 from support.waiting import wait_until
 
-SECTION = Page(PROJECT / "README.md").section("Quickstart")
-BLOCKS = [block.text for block in blocks_of(SECTION) if block.language in SHELLS]
+README, QUICKSTART = Page(PROJECT / "README.md"), Page(PROJECT / "docs" / "quickstart.md")
 # How a block that runs for long begins, and what it prints once it is ready.
-READY = {"resonant up": "Ctrl-C stops", "python -m resonant.testing": "http://127.0.0.1:"}
+UP, RECEIVER = "resonant up", "python -m resonant.testing"
+READY = {UP: "Ctrl-C stops", RECEIVER: "http://127.0.0.1:"}
 PATIENCE_SECONDS = 180
 
 
-@pytest.fixture
-def environment(tmp_path):
-    """A new user's environment, in a shell where Resonant is installed."""
-    here = str(Path(sys.executable).parent)
-    path = f"{here}{os.pathsep}{os.environ['PATH']}"
-    return clean_environment() | {"HOME": str(tmp_path), "PATH": path, "TERM": "dumb", "COLUMNS": "120"}
+def blocks(page, heading):
+    return [block.text for block in blocks_of(page.section(heading)) if block.language in SHELLS]
 
 
-@pytest.fixture
-def terminal(tmp_path, environment):
-    """Start a block in a terminal of its own, and return the file of what it shows."""
-    with contextlib.ExitStack() as stack:
+class Reader:
+    """A reader of a quickstart: a new user in whose shell Resonant is installed, with as many terminals as needed."""
 
-        def start(text):
-            number = len(list(tmp_path.glob("terminal-*")))
-            shown = tmp_path / f"terminal-{number}"
-            main, side = pty.openpty()
-            process = subprocess.Popen(
-                ["bash", "-c", f"exec {text}"],
-                cwd=tmp_path,
-                env=environment,
-                stdin=side,
-                stdout=side,
-                stderr=side,
-            )
-            os.close(side)
-            recorder = subprocess.Popen(
-                ["cat"], stdin=main, stdout=shown.open("w"), stderr=subprocess.DEVNULL
-            )
-            os.close(main)
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.ports = {"9000": str(free_port()), "4200": str(free_port())}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = clean_environment() | {"HOME": str(home), "PATH": path, "COLUMNS": "120"}
+        self.running: dict[str, tuple[subprocess.Popen, Path]] = {}
 
-            def stop():
-                process.terminate()
-                process.wait(PATIENCE_SECONDS)
-                recorder.kill()
-                recorder.wait()
-
-            stack.callback(stop)
-            return shown
-
-        yield start
-
-
-def ready_text(block):
-    return next((text for start, text in READY.items() if block.startswith(start)), None)
-
-
-@pytest.mark.engine
-def test_the_quickstart_delivers_to_the_receiver(tmp_path, environment, terminal):
-    port = str(free_port())
-    shown = {}
-    said = ""
-    for block in BLOCKS:
-        text = block.replace("9000", port).replace("resonant up", f"resonant up --port {free_port()}")
-        if ready := ready_text(block):
-            shown[ready] = terminal(text)
-            wait_until(lambda file=shown[ready], words=ready: words in file.read_text(), PATIENCE_SECONDS)
-            continue
+    def do(self, block: str, *, may_fail: bool = False) -> str:
+        """Run a block, or start it in a terminal and wait until it is ready; return its output."""
+        text = block.replace("9000", self.ports["9000"]).replace(UP, f"{UP} --port {self.ports['4200']}")
+        for program, ready in READY.items():
+            if block.startswith(program):
+                self.running[program] = self._start(text)
+                wait_until(lambda: ready in self.shown(program), PATIENCE_SECONDS)  # noqa: B023 - waits here
+                return self.shown(program)
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
-            cwd=tmp_path,
-            env=environment,
+            ["bash", "-u", *([] if may_fail else ["-e"]), "-c", text],
+            cwd=self.home,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=PATIENCE_SECONDS,
             check=False,
         )
-        said += done.stdout
-        assert done.returncode == 0, said
+        assert may_fail or done.returncode == 0, done.stdout
+        return done.stdout
 
-    assert shown.keys() == set(READY.values())
+    def shown(self, program: str) -> str:
+        """Return what the terminal of a program shows."""
+        return self.running[program][1].read_text()
+
+    def stop(self, program: str) -> None:
+        """Press Ctrl-C in the terminal of a program."""
+        process, _ = self.running.pop(program)
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE_SECONDS)
+
+    def _start(self, text: str) -> tuple[subprocess.Popen, Path]:
+        shown = self.home / f"terminal-{len(list(self.home.glob('terminal-*')))}"
+        main, side = pty.openpty()
+        with shown.open("w") as file:
+            # Ends with its terminal, when the last program that writes to it has ended.
+            subprocess.Popen(["cat"], stdin=main, stdout=file, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {text}"],
+            cwd=self.home,
+            env=self.environment,
+            stdin=side,
+            stdout=side,
+            stderr=side,
+        )
+        os.close(main)
+        os.close(side)
+        return process, shown
+
+
+@pytest.fixture
+def reader(tmp_path):
+    reader = Reader(tmp_path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: [reader.stop(program) for program in reversed(list(reader.running))])
+        yield reader
+
+
+def received(reader):
+    """Return the lines that the receiver has shown, without their times."""
+    return [line.split("  ", 1)[1] for line in reader.shown(RECEIVER).splitlines()[1:]]
+
+
+@pytest.mark.engine
+def test_the_quickstart_of_the_readme_delivers_to_the_receiver(reader):
+    said = "".join(reader.do(block) for block in blocks(README, "Quickstart"))
+    assert reader.running.keys() == READY.keys()
     assert "2 delivered, 0 retried, 0 parked, 0 dead-lettered\n" in said
     assert "balanced: yes" in said
     assert "no dead letters" in said
-    received = [line.split("  ", 1)[1] for line in shown["http://127.0.0.1:"].read_text().splitlines()[1:]]
-    assert 'order-2-paid  com.example.order.paid  try 1 -> 200  {"order":2,"total":"5.00"}' in received
-    assert len(received) == 2
+    assert 'order-2-paid  com.example.order.paid  try 1 -> 200  {"order":2,"total":"5.00"}' in received(
+        reader
+    )
+    assert len(received(reader)) == 2
 
 
-def test_the_shown_line_of_the_receiver_is_a_line_of_the_quickstart():
-    [example] = [block.text for block in blocks_of(SECTION) if block.language == "text"]
-    assert re.fullmatch(r"\d\d:\d\d:\d\d  order-2-paid  [^\n]* try 1 -> 200  \{[^\n]*\}\n", example)
+def test_the_line_that_the_readme_shows_is_one_of_the_receiver():
+    [example] = [block for block in blocks_of(README.section("Quickstart")) if block.language == "text"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  order-2-paid  [^\n]* try 1 -> 200  \{[^\n]*\}\n", example.text)
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_the_quickstart_of_the_docs_survives_an_outage_and_replays_a_dead_letter(reader):
+    said = "".join(reader.do(block) for block in blocks(QUICKSTART, "Deliver two events"))
+    assert "2 delivered, 0 retried, 0 parked, 0 dead-lettered\n" in said
+    assert "balanced: yes" in said
+    assert len(received(reader)) == 2
+
+    enqueue, receive, resume = blocks(QUICKSTART, "See an outage")
+    reader.stop(RECEIVER)
+    said = reader.do(enqueue)
+    assert said.count("order-3-paid") >= 2, said
+    assert "refused" in said
+    reader.do(receive)
+    reader.do(resume)
+    wait_until(lambda: any("order-3-paid" in line for line in received(reader)), PATIENCE_SECONDS)
+
+    emit, replay = blocks(QUICKSTART, "See a dead letter")
+    reader.stop(RECEIVER)
+    said = reader.do(emit, may_fail=True)
+    assert "1 dead-lettered" in said
+    assert "connect_refused" in said
+    reader.do(receive)
+    said = reader.do(replay)
+    assert "balanced: yes" in said
+    assert any("order-4-paid" in line for line in received(reader))
