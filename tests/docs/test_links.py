@@ -98,4 +98,4 @@ def test_the_site_has_every_page_of_docs_and_no_other():
         for page in PAGES
         if PROJECT / "docs" in page.path.parents
     }
-    assert set(nav) == docs | {"CHANGELOG.md", "SECURITY.md"}
+    assert set(nav) == docs | {"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
