@@ -100,7 +100,7 @@ class TestPostgreSQLRestarts:
 
 class TestPostgreSQLLosesConnections:
     # A run waits out an outage for a third of its lease: longer than all cuts take if each hits the same operation.
-    _LEASE_SECONDS = 30.0
+    _LEASE_SECONDS = 15.0
 
     @TASK_LANE_FIRST
     async def test_in_the_middle_of_transactions_again_and_again(self, server, database_url, make_fault):

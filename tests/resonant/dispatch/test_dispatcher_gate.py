@@ -98,7 +98,7 @@ class TestAnEndpointThatIsDown:
 
     async def test_the_changes_that_this_run_made_are_announced(self, tmp_path):
         async def send(_event):
-            if worker.clock() < broken_until:
+            if not seen:
                 raise UnexpectedStatus(503)
 
         seen = []
@@ -109,7 +109,6 @@ class TestAnEndpointThatIsDown:
             orders=send,
         ) as worker:
             await enqueue(worker.store, 20)
-            broken_until = worker.clock() + 4
             async with running(worker, lambda: len(seen) >= 2):
                 pass
         assert seen[:2] == [("normal", "probing"), ("probing", "paced")]
@@ -248,10 +247,14 @@ class TestWhatIsClaimedAlready:
             await asyncio.sleep(0)
             raise UnexpectedStatus(503)
 
-        async with quick_scene(tmp_path, orders=send, limits=Limits(run_for=0.5)) as worker:
+        def are_all_back():
+            dispatcher = worker.dispatcher
+            return dispatcher._gates.governs("orders") and not dispatcher._in_flight.total_busy
+
+        async with quick_scene(tmp_path, orders=send, limits=LONG) as worker:
             await enqueue(worker.store, 100)
-            await worker.run()
-            assert (await read(worker.store)).state == "probing"
+            async with running(worker, are_all_back):
+                assert (await read(worker.store)).state == "probing"
         attempts = Counter(attempts for (attempts,) in deliveries(tmp_path, "attempts"))
         assert attempts[0] >= 40
         assert rows(tmp_path, "SELECT count(*) FROM resonant_deliveries WHERE lease_owner IS NOT NULL") == [
