@@ -21,7 +21,9 @@ class FileEndpoint(SinkBlock):
     _block_type_name = "File Endpoint"
     _block_type_slug = "file-endpoint"
     _description = "Appends events to a file; an example of an endpoint without HTTP."
-    _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
+    _documentation_url = HttpUrl(
+        "https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md"
+    )
 
     path: Path = Field(description="The file; its folder must exist.")
 

@@ -21,7 +21,9 @@ class WebhookEndpoint(EndpointBlock):
     _block_type_name = "Webhook Endpoint"
     _block_type_slug = "webhook-endpoint"
     _description = "An HTTP endpoint that Resonant delivers events to."
-    _documentation_url = HttpUrl("https://www.standardwebhooks.com")
+    _documentation_url = HttpUrl(
+        "https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md"
+    )
 
     url: SecretStr = Field(description="http or https; kept secret, since it may carry a token.")
     # Not a SecretDict: Prefect's form shows an empty one as ******** and then cannot save it.

@@ -19,12 +19,16 @@ from tasks.collect import (
     write_triage,
 )
 from tasks.failing import fail_with_message
+from tasks.naming import named
 from tasks.purge import purge_final_deliveries
 from tasks.replay import check_names, replay, say_plan, who_runs_this
 from tasks.wiring import open_dispatcher
 
+# What a selection is called by, in this order.
+_WHAT = ("endpoint", "ids", "event_type", "code", "category", "reason", "text")
 
-@flow(name="collect-dead-letters", persist_result=False)
+
+@flow(name="collect-dead-letters", flow_run_name=named("collect dead letters"), persist_result=False)
 @fail_with_message
 async def collect_dead_letters() -> State[None]:
     """Rescue deliveries of lost workers, give up those lost too often, and write the triage and the held endpoints."""
@@ -35,7 +39,9 @@ async def collect_dead_letters() -> State[None]:
     return Completed(message="; ".join([f"{rescued} deliveries rescued", *filter(None, found)]))
 
 
-@flow(name="replay-dead-letters", persist_result=False)
+@flow(
+    name="replay-dead-letters", flow_run_name=named("replay", *_WHAT, otherwise="all"), persist_result=False
+)
 @fail_with_message
 async def replay_dead_letters(
     ids: list[str] | None = None,
@@ -85,10 +91,10 @@ async def replay_dead_letters(
             return Completed(message=await say_plan(store, request))
     async with open_dispatcher(policy=policy) as dispatcher:
         await check_names(dispatcher.store, selection)
-        return Completed(message=await replay(dispatcher, request, who=who_runs_this()))
+        return await replay(dispatcher, request, who=who_runs_this())
 
 
-@flow(name="cancel-deliveries", persist_result=False)
+@flow(name="cancel-deliveries", flow_run_name=named("cancel", *_WHAT, otherwise="all"), persist_result=False)
 @fail_with_message
 async def cancel_deliveries(
     ids: list[str] | None = None,
@@ -125,7 +131,7 @@ async def cancel_deliveries(
         return Completed(message=f"{await cancel(store, selection, who=who_runs_this())} given up")
 
 
-@flow(name="purge-dead-letters", persist_result=False)
+@flow(name="purge-dead-letters", flow_run_name=named("purge"), persist_result=False)
 @fail_with_message
 async def purge_dead_letters(
     older_than_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None,

@@ -6,15 +6,14 @@ With a ``chunk_size``, many deliveries share a task run, and retries go out in l
 from typing import Annotated, Any
 
 from prefect import State, flow
-from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
-from resonant.display import visible
 from resonant.errors import EndpointError
 from tasks.failing import fail_with_message
+from tasks.naming import named
 from tasks.wiring import (
     open_dispatcher,
     say_outcomes,
@@ -23,11 +22,11 @@ from tasks.wiring import (
 )
 
 
-def _run_name() -> str:
-    return visible(f"emit to {flow_run.parameters.get('endpoint') or 'every endpoint'}")
-
-
-@flow(name="emit-events", flow_run_name=_run_name, persist_result=False)
+@flow(
+    name="emit-events",
+    flow_run_name=named("emit to", "endpoint", otherwise="every endpoint"),
+    persist_result=False,
+)
 @fail_with_message
 async def emit_events(
     events: list[dict[str, Any]] | None = None,

@@ -6,10 +6,11 @@ from prefect.states import Completed
 from resonant.dead_letters.pausing import pause, resume
 from resonant.store.configured import open_configured_store
 from tasks.failing import fail_with_message
+from tasks.naming import named
 from tasks.replay import check_endpoint, who_runs_this
 
 
-@flow(name="pause-endpoint", persist_result=False)
+@flow(name="pause-endpoint", flow_run_name=named("pause", "endpoint"), persist_result=False)
 @fail_with_message
 async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None]:
     """Send nothing more to an endpoint until it is resumed. Its deliveries wait; sends in flight are not cut off.
@@ -23,7 +24,7 @@ async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None
         return Completed(message=str(await pause(store, endpoint, who=who_runs_this(), reason=reason)))
 
 
-@flow(name="resume-endpoint", persist_result=False)
+@flow(name="resume-endpoint", flow_run_name=named("resume", "endpoint"), persist_result=False)
 @fail_with_message
 async def resume_endpoint(endpoint: str, now: bool = False) -> State[None]:
     """Send to a paused endpoint again: one delivery first, and if it works, the others.

@@ -12,9 +12,10 @@ from resonant.store.configured import open_configured_store
 from tasks.alerts import announce_alerts
 from tasks.failing import fail_with_message
 from tasks.metrics import compact_rollups, measure_store, show_statistics, write_textfile
+from tasks.naming import named
 
 
-@flow(name="export-metrics", persist_result=False)
+@flow(name="export-metrics", flow_run_name=named("export metrics"), persist_result=False)
 @fail_with_message
 async def export_metrics(
     window_hours: Annotated[float | None, Field(gt=0, le=876_000, allow_inf_nan=False)] = None,

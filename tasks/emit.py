@@ -7,6 +7,7 @@ the condition first and reads the delay right after it (see docs/decisions). The
 from __future__ import annotations
 
 import asyncio
+import shlex
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -70,12 +71,17 @@ class ChunkRef:
 class Undelivered(Exception):
     """An attempt failed; the message has the verdict, the next step and the beginning of the receiver's answer.
 
+    A dead letter's message also has the commands that show it and send it again.
+
     The answer contains no secret of ours. URL, headers and payload are not in the message.
     """
 
     def __init__(self, report: Report) -> None:
         attempt = report.attempt
         said = f"; the answer: {shortened(attempt.excerpt)}" if attempt.excerpt else ""
+        if isinstance(report.decision, GiveUp):
+            name = shlex.quote(visible(report.lease.event.id))
+            said += f"; next: `resonant detail {name}` shows every attempt, `resonant retry {name}` sends it again"
         super().__init__(
             f"attempt {attempt.number}: {attempt.category} {attempt.code}; {report.next_step}{said}"
         )

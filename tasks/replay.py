@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
 
 from blocks.endpoint import require_endpoint
 from resonant.dead_letters.audit import audited
-from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
+from resonant.dead_letters.replay import DIED_AGAIN, ReplayRequest, endpoints_of, plan, take_dead_letters
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.tracking import Tracker
 from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
+from resonant.output import counted
 from resonant.store import endpoints
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
+from tasks.naming import add_to_run_name
 from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from uuid import UUID
+
+    from prefect import State
 
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease
@@ -75,15 +80,17 @@ async def say_plan(store: Store, request: ReplayRequest) -> str:
     return text
 
 
-async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> str:
-    """Send the selected dead letters again, each as a task run; return a summary.
+async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> State[None]:
+    """Send the selected dead letters again, each as a task run; return the final state of the flow run.
 
+    The run fails if every dead letter that it sent became a dead letter again.
     However it ends, the audit has the number of dead letters taken, and unsent ones become due again by themselves.
     """
     store = dispatcher.store
     own = get_caller().tracker or Tracker(store)
     request = await _without_closed_endpoints(dispatcher, request)
     planned = await plan(store, request)
+    await add_to_run_name(counted(planned.selected, "dead letter"), after="replay")
     progress = await _Progress.start(planned.selected)
     taken = 0
 
@@ -110,7 +117,10 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
         await own.finish()
     await progress.show(planned.selected)
     outcomes = say_outcomes(own, request.selection.endpoint)
-    return "; ".join([f"{taken} sent again: {outcomes}", *planned.left_out])
+    message = "; ".join([f"{taken} sent again: {outcomes}", *planned.left_out])
+    if taken and own.outcomes.dead_letters.total() == own.outcomes.total:
+        return Failed(name=DIED_AGAIN, message=message)
+    return Completed(message=message)
 
 
 async def _without_closed_endpoints(dispatcher: Dispatcher, request: ReplayRequest) -> ReplayRequest:

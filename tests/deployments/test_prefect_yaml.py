@@ -75,6 +75,8 @@ def test_a_deployment_is_as_expected(deployed, name):
     assert found["pull_steps"] == []
     assert not found["paused"]
     assert found["description"], "the UI shows the flow's docstring"
+    assert "resonant" in found["tags"]
+    assert len(found["tags"]) == 2
     shown = [
         {key: value for key, value in each["schedule"].items() if key in ("interval", "cron", "timezone")}
         for each in found["schedules"]

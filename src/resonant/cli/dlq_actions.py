@@ -327,7 +327,7 @@ def _run_replay(
 ) -> None:
     from resonant.cli.running import who_runs_this
     from resonant.cli.sending import print_outcomes, tracked
-    from resonant.dead_letters.replay import plan
+    from resonant.dead_letters.replay import DIED_AGAIN, plan
     from resonant.dispatch.tracking import Tracker
     from resonant.local.flow_runs import run_flow
     from resonant.store.configured import open_configured_store
@@ -355,7 +355,7 @@ def _run_replay(
                 state: State[None] = await run
         return state
 
-    state = run_flow(settings, start, verbose=verbose)
+    state = run_flow(settings, start, verbose=verbose, reported=DIED_AGAIN)
     document["replayed"] = tracker.outcomes.total
     print_outcomes(
         tracker, str(state.message), document, endpoint=request.selection.endpoint, as_json=as_json

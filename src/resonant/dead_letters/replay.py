@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from resonant.store import Store
     from resonant.store.selection import Selection
 
+# The name of a flow run's final state if every dead letter that it sent became a dead letter again.
+DIED_AGAIN = "DiedAgain"
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1

@@ -1,0 +1,82 @@
+"""What the UI shows of a replay: a name with the number of dead letters, and red if all of them died again."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from blocks import FileEndpoint
+from flows.dead_letters import replay_dead_letters
+from flows.endpoints import pause_endpoint
+from resonant.dead_letters.replay import cancel
+from resonant.input_lines import event_from_fields
+from resonant.store import open_store
+from resonant.store.selection import Selection
+
+pytestmark = pytest.mark.engine
+
+ENDPOINT = "file-endpoint/replayed"
+EVENTS = [{"id": f"e{n}", "type": "t", "source": "/s", "data": n} for n in range(3)]
+
+
+@pytest.fixture
+async def dead(prefect_api, tmp_path, monkeypatch):
+    """Three dead letters of an endpoint that writes to a file."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
+    monkeypatch.setenv("RESONANT_POLICIES", '{"once": {"max_attempts": 1}}')
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        await FileEndpoint(path=tmp_path / "out").asave("replayed", overwrite=True)
+        store = await open_store(url)
+        await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
+        await cancel(store, Selection(endpoint=ENDPOINT), who="test")
+        await store.close()
+        yield
+
+
+async def name_of_run(state) -> str:
+    async with get_client() as client:
+        return (await client.read_flow_run(state.state_details.flow_run_id)).name
+
+
+def failing(*ids):
+    async def deliver(_self, event):
+        if event.id in ids:
+            raise ConnectionError
+
+    return deliver
+
+
+@pytest.mark.usefixtures("dead")
+async def test_a_replay_is_named_after_the_endpoint_and_its_dead_letters():
+    state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
+
+    assert state.is_completed()
+    assert await name_of_run(state) == f"replay {ENDPOINT}: 3 dead letters"
+
+
+@pytest.mark.usefixtures("dead")
+async def test_a_replay_whose_dead_letters_all_died_again_is_red(monkeypatch):
+    monkeypatch.setattr(FileEndpoint, "deliver", failing("e0", "e1", "e2"))
+
+    state = await replay_dead_letters(all_dead_letters=True, policy="once", return_state=True)
+
+    assert (state.is_failed(), state.name) == (True, "DiedAgain")
+    assert state.message.startswith("3 sent again: 0 delivered")
+    assert await name_of_run(state) == "replay all: 3 dead letters"
+
+
+@pytest.mark.usefixtures("dead")
+async def test_a_replay_of_which_some_were_delivered_is_green(monkeypatch):
+    monkeypatch.setattr(FileEndpoint, "deliver", failing("e0"))
+
+    state = await replay_dead_letters(endpoint=ENDPOINT, policy="once", return_state=True)
+
+    assert state.is_completed()
+    assert "2 delivered, 0 retried, 0 parked, 1 dead-lettered" in state.message
+
+
+@pytest.mark.usefixtures("dead")
+async def test_other_runs_are_named_for_what_they_do():
+    assert await name_of_run(await pause_endpoint(ENDPOINT, return_state=True)) == f"pause {ENDPOINT}"
