@@ -191,6 +191,11 @@ class Fault:
                     await run(dispatcher)
                 await asyncio.sleep(0.05)
 
+    async def is_settled(self) -> bool:
+        """Return whether every delivery has ended."""
+        async with self.opened_store() as store:
+            return not await store.unfinished()
+
     async def when_received(self, count: int) -> None:
         """Wait until the receiver has so many requests; if the emission fails before, raise why."""
         await until(lambda: self.failure or self.requests - self._requests_before >= count)

@@ -19,7 +19,7 @@ QUIET = {"PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING"}
 EVERY_FIVE_MINUTES = {"interval": 300.0, "timezone": "UTC"}
 EXPECTED = {
     "emit-events/on-demand": ("flows.emit.emit_events", {}, None),
-    "emit-events/drain": ("flows.emit.emit_events", {"successors": 2}, EVERY_FIVE_MINUTES),
+    "emit-events/drain": ("flows.emit.emit_events", {"successors": 2, "run_for": 3600}, EVERY_FIVE_MINUTES),
     "collect-dead-letters/scheduled": ("flows.dead_letters.collect_dead_letters", {}, EVERY_FIVE_MINUTES),
     "export-metrics/scheduled": ("flows.metrics.export_metrics", {}, EVERY_FIVE_MINUTES),
     "replay-dead-letters/on-demand": ("flows.dead_letters.replay_dead_letters", {}, None),

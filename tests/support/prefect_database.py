@@ -35,7 +35,8 @@ def give_prefect_database(home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "prefect.db").exists():
         with closing(sqlite3.connect(_migrated())) as connection:
-            connection.execute("VACUUM INTO ?", (str(home / "prefect.db"),))
+            connection.execute("VACUUM INTO ?", (str(home / "copy.db"),))
+        (home / "copy.db").rename(home / "prefect.db")
 
 
 def _migrated() -> Path:
@@ -48,7 +49,7 @@ def _migrated() -> Path:
                 env=os.environ | {"PREFECT_HOME": str(folder), "HOME": str(folder)},
                 capture_output=True,
                 check=True,
-                timeout=120,
+                timeout=600,
             )
             (folder / "done").touch()
     return folder / "prefect.db"

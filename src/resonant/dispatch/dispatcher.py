@@ -37,11 +37,11 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.rate import RateLimiter, reserving
 from resonant.dispatch.running_tasks import RunningTasks
 from resonant.dispatch.secret_rotation import Signing
-from resonant.dispatch.sender import WAIT_SECONDS, LeaseLost, Sender, TimeIsUp
-from resonant.dispatch.succession import until_succeeded
+from resonant.dispatch.sender import LeaseLost, Sender, TimeIsUp
+from resonant.dispatch.succession import end_when_succeeded
 from resonant.dispatch.summary import Summary
 from resonant.dispatch.wakeup import wake_on_commits
-from resonant.errors import StoreError
+from resonant.errors import StoreError, StoreRefused, StoreUnavailable
 from resonant.store.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The pause of an idle drain after it has waited for the store for a third of a lease.
+_PAUSE_WITHOUT_STORE_SECONDS = 1.0
 
 EmitOne = Callable[["Lease"], Awaitable[None]]
 EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
@@ -237,7 +239,14 @@ class Dispatcher:
             looked_at = self.store.clock()
             fetcher.look_in(self._sender.take_parked_until() - looked_at)
             if not time_is_up:
-                await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
+                try:
+                    await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
+                except StoreUnavailable as error:
+                    if not self.limits.successors or self._running or isinstance(error, StoreRefused):
+                        raise
+                    logger.warning("this drain waits for the store: %s", error)
+                    await asyncio.sleep(_PAUSE_WITHOUT_STORE_SECONDS)
+                    continue
             goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))
             if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
                 await self._running.wait_for_change(fetcher.pause)
@@ -258,12 +267,13 @@ class Dispatcher:
         if self._running.end is not None:
             yield wake_on_commits(self.store, wake)
         if self.limits.successors:
-            yield self._end_when_succeeded(endpoint)
-
-    async def _end_when_succeeded(self, endpoint: str | None) -> None:
-        successors = self.limits.successors
-        await until_succeeded(self.store, owner=self.owner, endpoint=endpoint, successors=successors)
-        self._running.end_in(WAIT_SECONDS)  # retries that wait in this process go out first
+            yield end_when_succeeded(
+                self.store,
+                self._running,
+                owner=self.owner,
+                endpoint=endpoint,
+                successors=self.limits.successors,
+            )
 
     async def _has_to_wait(self, fetcher: Fetcher, own: Tracker | None) -> bool:
         """Return whether to wait for deliveries that others hold; if so, wait for one poll interval first."""

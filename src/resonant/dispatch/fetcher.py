@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 # How often a run looks at least, in case that it was not woken; a look costs a millisecond.
 POLL_SECONDS = 0.25
-# The shortest wait of an idle run for the next parked delivery, so that those due soon after it go in the same chunk.
-_SHORTEST_WAIT_SECONDS = 0.05
+# The shortest waits for the next parked delivery. In the bulk lane, those due soon after it go in the same chunk.
+_SHORTEST_WAIT_SECONDS = 0.02
+_SHORTEST_WAIT_FOR_CHUNK_SECONDS = 0.05
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0
 # How often accepted events are folded into the ledgers.
@@ -102,8 +103,9 @@ class Fetcher:
     @property
     def pause(self) -> float:
         """The pause until the run looks again unless something changes, in seconds."""
-        left = self._look_again_at - asyncio.get_running_loop().time()
-        return left if left > 0 else POLL_SECONDS
+        if self._is_over():
+            return POLL_SECONDS
+        return max(0.0, self._look_again_at - asyncio.get_running_loop().time())
 
     def wake(self) -> None:
         """Look again as soon as nothing is being sent: another process may have stored new work."""
@@ -112,8 +114,9 @@ class Fetcher:
     def look_in(self, seconds: float) -> None:
         """Look again after this time, when a delivery is due, unless a look is planned before."""
         # Beside chunks that are being sent, a look at each retry's own time would give each a chunk of its own.
-        is_sending_chunks = self._plan.chunk_size > 0 and self._in_flight.total_busy > 0
-        shortest = POLL_SECONDS if is_sending_chunks else _SHORTEST_WAIT_SECONDS
+        shortest = _SHORTEST_WAIT_SECONDS
+        if self._plan.chunk_size:
+            shortest = POLL_SECONDS if self._in_flight.total_busy else _SHORTEST_WAIT_FOR_CHUNK_SECONDS
         wait = min(POLL_SECONDS, max(shortest, seconds))
         self._look_again_at = min(self._look_again_at, asyncio.get_running_loop().time() + wait)
 

@@ -1,4 +1,4 @@
-"""Handing over to younger drains: a drain goes on until so many of them are alive."""
+"""Handing over to younger drains: a drain ends only while enough of them are alive."""
 
 from __future__ import annotations
 
@@ -6,27 +6,38 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.errors import StoreError
 from resonant.store import drains
 
 if TYPE_CHECKING:
+    from resonant.dispatch.running_tasks import RunningTasks
     from resonant.store import Store
 
 
-async def until_succeeded(store: Store, *, owner: str, endpoint: str | None, successors: int) -> None:
-    """Report a run as a living drain until so many younger ones of the same deliveries are alive.
+async def end_when_succeeded(
+    store: Store, running: RunningTasks, *, owner: str, endpoint: str | None, successors: int
+) -> None:
+    """Report a run as a living drain. Let it end while enough younger drains are alive, and go on if one of them dies.
 
     Args:
-        store: where drains report.
-        owner: who holds the run's leases.
-        endpoint: the only endpoint that it sends to; None for all.
-        successors: how many younger ones must be alive.
+        store: the store in which drains report.
+        running: the run's tasks, and its end.
+        owner: the owner of the run's leases.
+        endpoint: the only endpoint that the run sends to; None for all.
+        successors: the number of younger drains that must be alive.
     """
+    latest_end = running.end
     key = None
+    was_succeeded = False
     while True:
         with contextlib.suppress(StoreError):  # the run's next commit reports it
-            report = await store.write(drains.beat, key, owner=owner, endpoint=endpoint, now=store.clock())
-            if report.younger >= successors:
-                return
+            report = await store.write(drains.beat, key, owner=owner, endpoint=endpoint, clock=store.clock)
             key = report.key
+            is_succeeded = report.younger >= successors
+            if is_succeeded and not was_succeeded:
+                running.end_in(WAIT_SECONDS)  # retries that wait in this process go out first
+            elif was_succeeded and not is_succeeded:
+                running.end = latest_end
+            was_succeeded = is_succeeded
         await asyncio.sleep(drains.BEAT_SECONDS)

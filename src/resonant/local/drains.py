@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 DRAIN = "emit-events/drain"
 _DRAINS = 2
-# The second one starts when the first one works: importing Prefect takes a core for seconds.
-_APART = timedelta(seconds=30)
+# When the second one starts, the first one works, and the oldest of those that ran before has ended and freed its place.
+_APART = timedelta(seconds=60)
 
 
 async def start_drains() -> None:

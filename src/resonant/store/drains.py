@@ -11,8 +11,10 @@ from resonant.store import schema
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from resonant.events import Clock
+
 # A drain reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.
-BEAT_SECONDS, LIVE_SECONDS = 2.0, 10.0
+BEAT_SECONDS, LIVE_SECONDS = 10.0, 30.0
 _KEPT_SECONDS = 3600.0
 
 _drains = schema.drains
@@ -25,16 +27,17 @@ class Beat(NamedTuple):
     younger: int
 
 
-def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str | None, now: float) -> Beat:
+def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str | None, clock: Clock) -> Beat:
     """Report that a drain is alive.
 
     Args:
         connection: in a transaction that writes.
         key: of its last report; None for the first.
-        owner: who holds its leases.
+        owner: the owner of its leases.
         endpoint: the only endpoint that it sends to; None for all.
-        now: seconds since the epoch.
+        clock: seconds since the epoch, read after the wait for the lock.
     """
+    now = clock()
     seen = _drains.update().where(_drains.c.id == key).values(seen_at=now)
     if key is None or not connection.execute(seen).rowcount:
         connection.execute(_drains.delete().where(_drains.c.seen_at < now - _KEPT_SECONDS))

@@ -8,20 +8,19 @@ import random
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 
 import pytest
+from sqlalchemy import func, select
 
 from resonant.delivery.attempt import AttemptRunner
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch import dispatcher as dispatching
-from resonant.dispatch import fetcher
+from resonant.dispatch import fetcher, succession
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import drains, open_store
+from resonant.store import drains, open_store, schema
 from support.dispatching import sink_target
 from support.waiting import until
 
@@ -78,6 +77,17 @@ async def enqueue_until_sent(store, sent):
     await until(is_sent, every=0.1)
 
 
+async def reports(store, owner):
+    """Return whether a drain has reported that it is alive."""
+    statement = select(func.count()).select_from(schema.drains).where(schema.drains.c.owner == owner)
+    return await store.read(lambda connection: connection.scalar(statement))
+
+
+async def is_done(store):
+    status = await store.status()
+    return status.delivered == status.accepted
+
+
 @asynccontextmanager
 async def producer(url):
     """The store as another process sees it."""
@@ -97,6 +107,7 @@ async def test_an_idle_run_sends_at_once_what_another_process_stores(store_url):
 
     async with running(store_url, send, run_for=60), producer(store_url) as store:
         await enqueue_until_sent(store, sent)
+        await until(lambda: is_done(store))  # what is due suppresses further notifications
         await store.enqueue([event("last")], "orders")
         await until(lambda: "last" in sent)
 
@@ -155,7 +166,7 @@ async def test_a_parked_retry_goes_out_at_its_time_while_another_delivery_is_bei
 
 async def test_drains_hand_over_without_a_moment_in_which_none_sends(store_url, monkeypatch):
     monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(dispatching, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(succession, "WAIT_SECONDS", 0.1)
     sent = set()
 
     async def send(given):
@@ -165,14 +176,36 @@ async def test_drains_hand_over_without_a_moment_in_which_none_sends(store_url, 
         await store.enqueue([event(name)], "orders")
         await until(lambda: name in sent)
 
-    drain = partial(running, store_url, send, successors=2)
-    async with producer(store_url) as store, drain(owner="1") as first, drain(owner="2") as second:
+    @asynccontextmanager
+    async def drain(owner):
+        async with running(store_url, send, successors=2, owner=owner) as run:
+            await until(lambda: reports(store, owner))
+            yield run
+
+    async with producer(store_url) as store, drain("1") as first, drain("2") as second:
         await is_sent("before")
         await asyncio.sleep(0.5)
         assert not first.done(), "one younger drain is not enough"
-        async with drain(owner="3") as third:
+        async with drain("3") as third:
             await is_sent("meanwhile")
             await asyncio.wait_for(first, 60)
             await is_sent("after")
             assert not second.done()
             assert not third.done()
+
+
+async def test_a_drain_goes_on_if_a_younger_one_dies_before_it_has_ended(store_url, monkeypatch):
+    monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(drains, "LIVE_SECONDS", 0.5)
+    monkeypatch.setattr(succession, "WAIT_SECONDS", 3.0)
+
+    async def send(_given):
+        pass
+
+    async with producer(store_url) as store, running(store_url, send, successors=1, owner="1") as old:
+        await until(lambda: reports(store, "1"))
+        async with running(store_url, send, successors=1, owner="2"):
+            await until(lambda: reports(store, "2"))
+            await asyncio.sleep(0.3)  # the old one sees it, and is about to end
+        await asyncio.wait([old], timeout=5)
+        assert not old.done()

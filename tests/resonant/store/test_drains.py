@@ -13,7 +13,7 @@ NOW = 1_000.0
 @pytest.fixture
 def beat(desk):
     def report(key=None, *, endpoint=None, now=NOW):
-        return desk.write(drains.beat, key, owner="run", endpoint=endpoint, now=now)
+        return desk.write(drains.beat, key, owner="run", endpoint=endpoint, clock=lambda: now)
 
     return report
 

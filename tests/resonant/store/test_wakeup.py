@@ -49,7 +49,7 @@ async def quiet(woken):
     number = -1
     while number != len(woken):
         number = len(woken)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
 
 
 async def test_storing_in_another_process_wakes(store_url):
@@ -84,7 +84,8 @@ async def test_nothing_wakes_while_nothing_is_committed(store_url):
     assert not woken
 
 
-async def test_while_another_delivery_is_due_postgresql_is_not_notified_again(postgresql_url):
+async def test_while_another_delivery_is_due_postgresql_is_not_notified_again(postgresql_url, monkeypatch):
+    monkeypatch.setattr(wakeup, "_LATELY_SECONDS", 3600.0)
     async with watched(postgresql_url) as (other, woken):
         await other.enqueue([event(1)], "orders")
         await until(lambda: woken)
