@@ -28,7 +28,7 @@ NOTIFY_SILENT = "resonant: notify that the metrics export is silent"
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
 _REPLAY_DEPLOYMENT = "replay-dead-letters/on-demand"
-# Dead letters a second that a service which has just recovered should bear beside its usual traffic.
+# Dead letters per second that a recovered service can take beside its usual traffic.
 _REPLAY_RATE = 10.0
 # Not every transient dead letter: cancelled ones, and those whose workers crashed repeatedly, are left to an operator.
 _REPLAYED_REASONS = ("exhausted", "expired")

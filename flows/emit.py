@@ -55,7 +55,7 @@ async def emit_events(
         chunk_size: Deliveries that share a task run (500 is a good number). Those that fail go out in a later chunk, and
             dead letters get a red task run each, at most 20 a chunk. 0 gives every delivery its own task run.
         successors: Go on, emitting what becomes due, until this many younger runs with `successors` are alive, and for 30
-            seconds more. With 2, two runs are always there, so one goes on if the other crashes. 0 is no such bound.
+            seconds more. With 2, two runs are always alive, so one goes on if the other crashes. 0: no such bound.
     """
     if events is not None and endpoint is None:
         raise EndpointError("events need an endpoint")

@@ -167,7 +167,7 @@ class Lease:
 
     @property
     def key(self) -> LeaseKey:
-        """Identifies the lease, also among leases of the same delivery."""
+        """Identifies the lease, even among leases of the same delivery."""
         return LeaseKey(self.delivery_id, self.token)
 
 

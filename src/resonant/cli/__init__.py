@@ -101,7 +101,7 @@ def _resonant(
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Deliver events to their endpoints: stored first, retried with care, none lost."""
+    """Deliver events to HTTP endpoints at least once: store each event first, and retry failures."""
 
 
 # Help lists the commands in this order.

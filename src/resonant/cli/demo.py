@@ -22,9 +22,9 @@ def demo(
 ) -> None:
     """Demonstrate Resonant in about a minute: events go to a receiver that misbehaves in eight ways, and none is lost.
 
-    Starts a Prefect server with its UI, a worker, the deployments and the receiver, stores generated events, has the
-    worker emit them by the classic policy, and shows their outcomes. All of it lives in a new temporary folder:
-    your own store and your own Prefect are not touched.
+    Starts a Prefect server with its UI, a worker, the deployments and the receiver. Stores generated events, lets the
+    worker send them by the classic policy, and shows their outcomes. Everything is in a new temporary folder: the demo
+    does not touch your own store or your own Prefect.
     """
     from resonant.cli.demo_run import run_demo
 

@@ -39,7 +39,7 @@ POLICY = "classic"
 # At the end only the failing events remain, which looks like an outage: each further attempt would take half a minute.
 MAX_ATTEMPTS = 2
 JOURNAL = "received.jsonl"
-# Longer than the slow answers take, and short enough to wait for those that never come.
+# Longer than a slow answer takes, but short enough to wait for answers that never come.
 _TIMEOUT_SECONDS = 3.0
 _POLL_SECONDS = 0.5
 _RECORD_SECONDS = 30.0

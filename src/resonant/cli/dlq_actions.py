@@ -29,7 +29,7 @@ _IDS_SHOWN = 10
 _AGES = ("dead_letters", "delivered")
 _AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run the command again for the remaining dead letters"
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count, and change nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +51,7 @@ def retry(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Send these dead letters again, now.
+    """Send these dead letters again now.
 
     Asks for confirmation if a failure was permanent, since the event will most likely fail again. If some become dead
     letters again, the exit code is 1 and one line shows how to list them. --json has the keys of `replay`.
@@ -87,10 +87,10 @@ def replay(
     since: filters.Since = None,
     until: filters.Until = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every dead letter; needed if there is no filter.")
+        bool, typer.Option("--all", help="Every dead letter; required without a filter.")
     ] = False,
     include_permanent: Annotated[
-        bool, typer.Option("--include-permanent", help="Also permanent failures.")
+        bool, typer.Option("--include-permanent", help="Send permanent failures too.")
     ] = False,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Maximum number of dead letters.")
@@ -146,7 +146,9 @@ def cancel(
     text: filters.TextFilter = None,
     since: filters.Since = None,
     until: filters.Until = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every unfinished delivery.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every unfinished delivery; required without ids or a filter.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -180,17 +182,22 @@ def cancel(
 def purge(
     older_than: Annotated[
         float,
-        typer.Option("--older-than", metavar="DAYS", min=0, help="Dead letters older than this; 0 is all."),
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, help="Remove dead letters older than this; 0: all."
+        ),
     ],
     delivered_older_than: Annotated[
         float | None,
         typer.Option(
-            metavar="DAYS", min=0, help="Also delivered history older than this; otherwise it is kept."
+            metavar="DAYS", min=0, help="Remove delivered history older than this; kept by default."
         ),
     ] = None,
     archive: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="First append removed deliveries to this file; .gz is compressed."),
+        typer.Option(
+            metavar="FILE",
+            help="First append the removed deliveries to this file; a name in .gz is compressed.",
+        ),
     ] = None,
     dry_run: DryRun = False,
     as_json: options.Json = False,
@@ -241,7 +248,7 @@ def purge(
 
 
 def audit(
-    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0 is all.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = 50,
     as_json: options.Json = False,
 ) -> None:
     """List who replayed, cancelled or purged what, and who paused or resumed an endpoint, the newest first."""

@@ -1,4 +1,4 @@
-"""``resonant emit``: store events, emit them and report their outcome."""
+"""``resonant emit``: store events, send them and report their outcome."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def emit(
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(metavar="NAME_OR_URL", help="An endpoint's name, or a URL, which is saved as one."),
+        typer.Option(
+            metavar="NAME_OR_URL", help="An endpoint's name, or a URL, which is saved as an endpoint."
+        ),
     ] = None,
     event_type: options.EventType = None,
     policy: options.Policy = None,
@@ -62,17 +64,17 @@ def emit(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Store the events of JSONL files, emit them and report their outcome.
+    """Store the events of JSONL files, send them, and report their outcome.
 
-    The command waits until each of its events is delivered, parked (its retry is due in more than 30 seconds) or a dead
-    letter, even if another process, such as the drain of `resonant up`, sends it. If some become dead letters, or the
+    The command waits until each of its events is delivered, a dead letter, or parked (its retry is due in more than 30
+    seconds). Another process may send it, such as the drain of `resonant up`. If some become dead letters, or the
     endpoint is paused, the exit code is 1 and one line says what to do. Ctrl-C returns unsent deliveries to the store;
     nothing is lost.
 
     Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast: many deliveries
     then share a task run, and only dead letters get task runs of their own.
 
-    Without a file, the command emits all due deliveries, takes over those of lost workers, and waits for those that
+    Without a file, the command sends all due deliveries, takes over those of lost workers, and waits for those that
     other workers hold.
 
     --json prints stored, known, bad, delivered, delivered_before (by an earlier run), retried, parked, held,

@@ -114,7 +114,8 @@ def update(
     rate: given.Rate = None,
     override: given.Override = None,
     allow_private: Annotated[
-        bool | None, typer.Option("--allow-private/--refuse-private", help="Allow private addresses, or not.")
+        bool | None,
+        typer.Option("--allow-private/--refuse-private", help="Allow or refuse private addresses."),
     ] = None,
     ca_file: given.CaFile = None,
     clear: Annotated[
@@ -127,7 +128,7 @@ def update(
 ) -> None:
     """Change only the given settings of an endpoint. `rotate-secret` changes its signing secret.
 
-    A header or override is added, or replaces the existing one of the same name.
+    A header or override is added, or replaces the one with the same name.
     """
     import asyncio
 
@@ -173,7 +174,7 @@ _commands.command(epilog="Example: resonant endpoint show billing")(endpoint_vie
 
 @_commands.command(epilog="Example: resonant endpoint test billing")
 def test(name: given.Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
-    """Send one event of type `resonant.test` to an endpoint, without storing it, and show the outcome."""
+    """Send one event of type `resonant.test` to an endpoint without storing it, and show the outcome."""
     import asyncio
 
     from resonant.cli.running import on_prefect
@@ -213,14 +214,14 @@ def rotate_secret(
     keep_old: Annotated[
         float,
         typer.Option(
-            metavar="HOURS", min=0, max=8760, help="How long the old secret signs too; 0 stops it at once."
+            metavar="HOURS", min=0, max=8760, help="How long to sign with the old secret too; 0: not at all."
         ),
     ] = 24.0,
     end: Annotated[
         bool, typer.Option("--end", help="End the current rotation: stop signing with the old secret.")
     ] = False,
 ) -> None:
-    """Rotate an endpoint's signing secret. The old secret signs too, until --keep-old hours have passed.
+    """Rotate an endpoint's signing secret. For --keep-old hours, sign with both secrets.
 
     The command saves both secrets, waits until every live run signs with both, and then prints the new secret on
     standard output. From then on the receiver may switch at any time.

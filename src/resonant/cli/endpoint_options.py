@@ -27,7 +27,9 @@ Timeout = Annotated[
 ]
 Concurrency = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Concurrent sends, instead of the common limit."),
+    typer.Option(
+        metavar="N", min=1, help="Concurrent sends of one run, instead of RESONANT_ENDPOINT_CONCURRENCY."
+    ),
 ]
 Rate = Annotated[
     float | None,
@@ -42,7 +44,7 @@ Override = Annotated[
     list[str] | None,
     typer.Option(
         metavar="STATUS=CATEGORY",
-        help="e.g. 404=transient; transient, permanent or unknown. Repeatable.",
+        help="Another category for a status, such as 404=transient; repeatable.",
     ),
 ]
 CaFile = Annotated[

@@ -33,7 +33,7 @@ def enqueue(
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Store the events of JSONL files, one event a line, and emit nothing.
+    """Store the events of JSONL files, one event a line. A drain, as of `resonant up`, sends them.
 
     A line: {"type": ..., "source": ..., "data": ...}, optionally id, time, subject.
     A bad line is reported, the good ones are stored, and the exit code is 1.

@@ -44,7 +44,7 @@ def export(
 ) -> None:
     """Write the error report: totals, groups, and every dead letter with its attempts, as JSON.
 
-    The file is complete or not there, and only its owner may read it.
+    The file appears only when it is complete, and only its owner may read it.
     """
     from resonant.cli.running import run_reading
 

@@ -18,26 +18,33 @@ if TYPE_CHECKING:
 
 EndpointFilter = Annotated[str | None, typer.Option("--endpoint", metavar="NAME", help="Only this endpoint.")]
 TypeFilter = Annotated[
-    str | None, typer.Option("--type", metavar="GLOB", help="Only these types, as in 'order.*'.")
+    str | None, typer.Option("--type", metavar="GLOB", help="Only these event types, such as 'order.*'.")
 ]
 CategoryFilter = Annotated[
     Category | None,
-    typer.Option("--category", metavar="CATEGORY", help="transient, permanent or unknown."),
+    typer.Option(
+        "--category", metavar="CATEGORY", help="Only this category: transient, permanent or unknown."
+    ),
 ]
-CodeFilter = Annotated[str | None, typer.Option("--code", metavar="CODE", help="A code, as in http_503.")]
+CodeFilter = Annotated[
+    str | None, typer.Option("--code", metavar="CODE", help="Only this code, such as http_503.")
+]
 ReasonFilter = Annotated[
     Reason | None,
     typer.Option(
         "--reason",
         metavar="REASON",
-        help="Why it was given up: permanent, exhausted, expired, crashed or cancelled.",
+        help="Only this reason: permanent, exhausted, expired, crashed or cancelled.",
     ),
 ]
-TextFilter = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="Part of the error.")]
-Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="From then on: 30m, 2h, 7d ago, or RFC 3339.")
+TextFilter = Annotated[
+    str | None, typer.Option("--text", metavar="TEXT", help="Only errors that contain this text.")
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="From this time on: an age (30m, 2h, 7d) or RFC 3339."),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
 After = Annotated[
     str | None,
     typer.Option("--after", metavar="PLACE", help="Continue after this place, printed at the end of a list."),

@@ -20,20 +20,18 @@ SEND, LOOK, WORK, RUN = "Send", "Look", "Work on the dead-letter queue", "Run"
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show Prefect's log too, in place of the progress.")
-]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log instead of the progress.")]
 EventType = Annotated[
-    str | None, typer.Option("--type", metavar="TYPE", help="The event type of lines without one.")
+    str | None, typer.Option("--type", metavar="TYPE", help="The event type of lines that have none.")
 ]
 Policy = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="The retry policy of these deliveries: default, classic ..."),
+    typer.Option(metavar="NAME", help="The retry policy: default, classic, or one of RESONANT_POLICIES."),
 ]
 MaxAttempts = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Maximum attempts, instead of the policy's."
+        metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Maximum attempts, in place of the policy's."
     ),
 ]
 ChunkSize = Annotated[
@@ -42,8 +40,8 @@ ChunkSize = Annotated[
         metavar="N",
         min=0,
         max=MAX_CHUNK_SIZE,
-        help="Deliveries that share a Prefect task run, which is several times as fast (500 is a good number). Of failed "
-        "deliveries, only dead letters get their own task run. 0: each delivery gets its own.",
+        help="Send so many deliveries in one Prefect task run (500 is a good number), which is several times as fast. "
+        "Only dead letters then get their own task run. 0: each delivery gets its own.",
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]

@@ -34,26 +34,30 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     outage: Annotated[
-        str, typer.Option(metavar="TIME", help="How long the endpoint is down at first: 30, 90s, 5m, 24h.")
+        str,
+        typer.Option(metavar="TIME", help="How long the endpoint is down at first, such as 90s, 5m or 24h."),
     ] = "30s",
     outage_kind: Annotated[
-        str, typer.Option(metavar="KIND", help="How it fails then: refuse, 503, 429 or hang.")
+        str, typer.Option(metavar="KIND", help="How it fails during the outage: refuse, 503, 429 or hang.")
     ] = "refuse",
     flap: Annotated[
         str,
         typer.Option(
-            metavar="TIME", help="Alternate between down and up during the outage, for this long each; 0: no."
+            metavar="TIME",
+            help="Alternate between down and up during the outage, each for this time; 0: never.",
         ),
     ] = "0",
     capacity: Annotated[
         float,
-        typer.Option(metavar="N", min=0, max=100_000, help="Requests it takes per second; 0: no limit."),
+        typer.Option(
+            metavar="N", min=0, max=100_000, help="Requests that it accepts per second; 0: no limit."
+        ),
     ] = 50.0,
     overload: Annotated[
-        str, typer.Option(metavar="KIND", help="Reaction to more requests: 503, 429 or queue.")
+        str, typer.Option(metavar="KIND", help="What it does with more requests: 503, 429 or queue.")
     ] = "503",
     retry_after: Annotated[
-        str, typer.Option(metavar="TIME", help="Retry-After of each 429 and 503; 0: none.")
+        str, typer.Option(metavar="TIME", help="The Retry-After of each 429 and 503; 0: none.")
     ] = "0",
     failures: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=0.95, help="Share of requests that fail at random.")
@@ -76,11 +80,14 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A retry policy, repeatable: default, classic, the default with another jitter (none, proportional, equal, "
+            help="A retry policy; repeatable. default, classic, the default with another jitter (none, proportional, equal, "
             "full, decorrelated), or one of RESONANT_POLICIES.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Runs of each variant.")] = 5,
+    seeds: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=1_000, help="Runs of each policy, with and without the gate."),
+    ] = 5,
     svg: Annotated[
         str | None, typer.Option("--svg", metavar="FILE", help="Draw the requests per second as SVG.")
     ] = None,

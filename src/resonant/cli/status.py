@@ -54,7 +54,7 @@ _LISTS = (
     ),
     _List(
         "retry-candidates",
-        "List the dead letters that may well succeed now: category transient.",
+        "List dead letters that a retry may deliver: category transient.",
         "resonant retry-candidates --code http_503 --json",
         category="transient",
     ),

@@ -28,13 +28,14 @@ def register(app: typer.Typer) -> None:
 
 def up(
     port: Annotated[
-        int, typer.Option(metavar="PORT", min=1, max=65535, help="Port of server and UI, on 127.0.0.1.")
+        int,
+        typer.Option(metavar="PORT", min=1, max=65535, help="Port of the server and its UI, on 127.0.0.1."),
     ] = PORT,
 ) -> None:
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
-    Meanwhile, events from `resonant enqueue` are emitted at once, lost work is rescued every few minutes, and
-    the other commands use this server instead of starting their own.
+    Meanwhile, a drain sends the events of `resonant enqueue` at once, and takes over the deliveries of lost workers.
+    Other commands use this server instead of starting their own.
     """
     import asyncio
 

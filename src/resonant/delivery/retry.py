@@ -131,7 +131,7 @@ class GateView:
 
     Attributes:
         governs: the gate holds or paces the sends. A delivery then waits for its first backoff at most.
-        is_down: only probes are sent. A delivery is not given up for a failure that passes when the endpoint works again.
+        is_down: only probes are sent. A failure that the endpoint's recovery may cure does not give the delivery up.
     """
 
     governs: bool = False
@@ -201,8 +201,8 @@ def decide(
     of the round, so that deliveries with the same Retry-After do not return in the same instant.
 
     While a gate governs, each retry is parked and due after the first backoff at most; the gate decides when it is sent.
-    Attempts are charged only as often as the policy alone would make them: a failure before the end of the delivery's own
-    backoff is not charged and does not move that end.
+    A failure before the end of the delivery's own backoff is not charged and does not move that end. So a gate does not
+    use up attempts faster than the policy alone.
 
     Args:
         verdict: the classifier's verdict on the failure.
@@ -248,7 +248,7 @@ def decide(
 
 
 def _depends_on_endpoint(verdict: Verdict, *, answered: bool) -> bool:
-    """Return whether a failure may pass once the endpoint works again. A permanent answer concerns the event."""
+    """Return whether the endpoint's recovery may cure a failure; a permanent answer is about the event."""
     return verdict.category == "unknown" or (not answered and verdict.blame == "endpoint")
 
 

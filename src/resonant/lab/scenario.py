@@ -18,7 +18,7 @@ class Scenario:
         over: the time over which they arrive; 0 for all at the start.
         outage: how long the endpoint is down at first.
         outage_kind: how it fails then: ``refuse`` connections, answer ``503`` or ``429``, or ``hang`` without an answer.
-        flap: during the outage the endpoint alternates between down and up, for this long each; 0 for never.
+        flap: during the outage the endpoint alternates between down and up, each for this time; 0 for never.
         capacity: requests that it takes per second; 0 for any number.
         overload: its reaction to more requests: answer ``503`` or ``429``, or ``queue`` them.
         retry_after: the Retry-After of each 429 and 503; 0 for none.

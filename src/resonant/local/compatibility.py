@@ -1,4 +1,4 @@
-"""The private and undocumented names of Prefect that Resonant uses, with their purpose and why no public API will do.
+"""The private and undocumented names of Prefect that Resonant uses, and why the public API is not enough.
 
 Prefect may rename these in any release. ``check_client_names`` and ``check_server_names`` look for each name at start,
 so that a change in Prefect causes a one-line error at start, and not a traceback in the middle of a run.

@@ -15,7 +15,7 @@ _APART = timedelta(seconds=60)
 
 
 async def start_drains() -> None:
-    """Have two drains started, unless runs of the deployment wait for a worker. Those that run hand over to them."""
+    """Start two drains, to which running ones hand over, unless drains already wait for a worker."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,

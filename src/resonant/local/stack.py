@@ -104,7 +104,7 @@ class Stack:
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
     """Treat SIGTERM and a closed terminal like Ctrl-C."""
-    # Raising SIGINT would not do: a shell's background job ignores it.
+    # Raising SIGINT would not help: a shell's background job ignores it.
     before = {
         number: signal.signal(number, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP)

@@ -28,7 +28,7 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
     """Count the recent activity, by endpoint.
 
     Args:
-        connection: its transaction.
+        connection: in a transaction.
         now: seconds since the epoch.
         window: how far to look back for attempts and retries, seconds.
     """

@@ -61,7 +61,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The judgement of a condition; there is none if too little is known.
+    """The judgement of a condition; a condition without enough data has no finding.
 
     Attributes:
         value: see the table above.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from resonant.settings import Thresholds
 
 _MINUTE, _HOUR = 60, 3600
-# Seconds. An endpoint that is paced for a moment only has not recovered.
+# Seconds. An endpoint that is paced only for a moment has not recovered.
 _SETTLED = 60.0
 # Part of max_age; the rest is left for an operator to act.
 _HELD_FOR_LONG = 0.5

@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = (64, 8, 1)
 
 
 class AttemptKey(NamedTuple):
-    """Identifies an attempt, also among the attempts that were charged for lost leases."""
+    """Identifies an attempt, even among attempts charged for lost leases."""
 
     delivery_id: int
     number: int

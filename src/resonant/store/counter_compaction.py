@@ -1,4 +1,4 @@
-"""Compaction of the rollups into totals, from which counters are read, and a history. No sum changes.
+"""Compaction of the rollups into totals, which the counters are read from, and a history. No sum changes.
 
 Runs add only to ``resonant_rollups``. A compaction moves past minutes from there to two tables at once: the totals over all
 time, and the history by minute. Alerts read the last 25 hours of the history. Older minutes are merged into hours, and later
@@ -75,7 +75,7 @@ def move(connection: Connection, *, now: float, limit: int) -> int:
     """Move up to ``limit`` rollups of past minutes into the totals and the history; return their number.
 
     Args:
-        connection: its transaction.
+        connection: in a transaction.
         now: seconds since the epoch.
         limit: how many at most.
     """
@@ -90,7 +90,7 @@ def find_spans(connection: Connection, *, now: float) -> list[Span]:
     """Return the hours and days that old rows of the history should be merged into.
 
     Args:
-        connection: its transaction.
+        connection: in a transaction.
         now: seconds since the epoch.
     """
     hours_before = int((now - MINUTES_KEPT_SECONDS) // _HOUR) * _HOUR

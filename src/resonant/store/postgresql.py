@@ -145,7 +145,7 @@ class PostgreSQL:
 
     @asynccontextmanager
     async def naming_holders(self, connection: AsyncConnection) -> AsyncIterator[None]:
-        """Warn who holds a lock that the block waits for; raise StoreLocked if the wait times out."""
+        """Log who holds a lock that the block waits for; raise StoreLocked if the wait times out."""
         driver: Any = (await connection.get_raw_connection()).driver_connection
         found: list[str] = []
         looking = asyncio.create_task(self._look_for_holders(driver.get_server_pid(), found))

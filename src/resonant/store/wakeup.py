@@ -1,9 +1,9 @@
 """Waking idle dispatchers when new work has been committed.
 
-On SQLite, an idle dispatcher asks every few milliseconds whether the file has changed. On PostgreSQL, it listens, and those
-who store work notify. A commit with a notification takes a lock that only one commit in the whole server can hold, and
-keeps it until the commit is on the disk. So ``announce_new`` notifies only if nothing else is due for the endpoint: under
-load there is always something due, no dispatcher is idle, and producers commit side by side.
+On SQLite, an idle dispatcher asks every few milliseconds whether the file has changed. On PostgreSQL, it listens, and
+processes that store work notify it. A commit with a notification takes a lock that only one commit in the whole server can
+hold, and keeps it until the commit is on the disk. So ``announce_new`` notifies only if nothing else is due for the
+endpoint: under load there is always something due, no dispatcher is idle, and producers commit side by side.
 
 A dispatcher still polls: a notification may be lost, for example behind PgBouncer in transaction mode.
 """
@@ -106,7 +106,7 @@ async def postgresql_commits(engine: AsyncEngine) -> AsyncGenerator[None]:
     """Yield soon after a transaction that announced itself has been committed; connect again if the connection breaks.
 
     Args:
-        engine: of the database; one of its connections is used up.
+        engine: the database's; one of its connections is closed at the end.
     """
     woken = asyncio.Event()
 
@@ -126,7 +126,7 @@ async def postgresql_commits(engine: AsyncEngine) -> AsyncGenerator[None]:
                         woken.clear()
                         yield
                 finally:
-                    await connection.invalidate()  # nobody else should get it with its listeners
+                    await connection.invalidate()  # the pool must not reuse a connection with listeners
         await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
 
 

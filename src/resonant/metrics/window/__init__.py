@@ -1,19 +1,18 @@
-"""The statistics of a window that slides: what is known of it is kept on disk, and only new attempts are read.
+"""The statistics of a sliding window: what an export has read is kept on disk, and the next one reads only new attempts.
 
-Attempts never change, and an event that has ended changes only when it is replayed or purged. So what an export has read
-is kept beside the metrics, by hours, as runs of sorted times: counts are added up, and a percentile over sorted runs is
-exact without putting them together. The next export reads the attempts with higher ids than the last one kept. What each
-change of the store means to what is kept:
+Attempts never change, and an ended event changes only when it is replayed or purged. So each export keeps what it has read
+in the metrics folder, by the hour: counts, which can be added, and sorted runs of times, which give exact percentiles
+without a merge. The next export reads the attempts with higher ids. Other changes of the store:
 
-- an event ends: by its last attempt, which is new; only a cancellation has none, and cancelled ones are read every time;
-- a dead letter is replayed: as soon as it is seen to be unfinished, or to have ended anew, its former end is dropped;
-- a purge, a store put back from a backup, a clock put back further than is kept: all is read again;
-- PostgreSQL assigns ids before a commit, so lower ids can appear later: each export checks the ids of the last five
-  minutes again, and reads new ones among them. An attempt whose transaction takes longer than
-  that is missed until all is read again, which is once a day.
+- An event ends by its last attempt, which is new. Only a cancellation has no attempt, so each export reads all cancellations.
+- A dead letter is replayed: its former end is dropped once an export sees that it is unfinished or has ended again.
+- After a purge, a restored backup, or a clock set back further than the kept data, an export reads everything again.
+- PostgreSQL assigns ids before a commit, so lower ids can appear later. Each export checks the ids of the last five minutes
+  again, and reads the new ones. An attempt whose transaction takes longer is missed until an export reads everything again,
+  which happens once a day.
 
-What is kept is no more than a shortcut: where it is missing, broken or of another store, all is read from the store.
-``statistics.statistics`` says what comes out.
+The kept data is only a shortcut: if it is missing, broken or from another store, an export reads everything from the store.
+``statistics.statistics`` defines the results.
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_sliding"]
 
-# A cancellation by a clock that was put back, of what had ended in the window before, is found all the same.
+# Also find cancellations recorded by a clock that was set back by up to this many seconds.
 _CLOCKS_DIFFER = 86_400
-# Whatever was missed, by a clock that is wrong or a commit that took very long, is missed no longer than this.
+# Attempts missed because of a wrong clock or a very long commit are missed for no longer than this.
 _READ_ANEW_SECONDS = 86_400
 
 
 async def measure_sliding(store: Store, *, hours: float, folder: Path | None) -> tuple[Totals, Statistics]:
-    """Read counters and gauges, and compute the statistics of the last hours, all of one snapshot.
+    """Read counters and gauges, and compute the statistics of the last hours, from one snapshot.
 
     Args:
         store: open.
         hours: how far to look back.
-        folder: where to keep what was read, for its owner alone; None keeps nothing.
+        folder: keeps the data between exports, readable by its owner alone; None keeps nothing.
     """
     now = store.clock()
     known = None if folder is None else load(folder, str(store))
@@ -64,10 +63,10 @@ async def measure_sliding(store: Store, *, hours: float, folder: Path | None) ->
     try:
         totals, found, kept = await store.read(measured, known, folder)
     except (ValueError, LookupError, TypeError, AttributeError):
-        # What was kept is broken in a way that only shows in its use; without it, the error is another one.
+        # Probably the kept data is broken. Without it, a bug raises its error again.
         totals, found, kept = await store.read(measured, None, folder)
     if folder is not None:
-        with contextlib.suppress(OSError, ResonantError):  # the next export reads all again
+        with contextlib.suppress(OSError, ResonantError):  # the next export reads everything again
             save(folder, kept)
     return totals, found
 
@@ -86,7 +85,7 @@ def _measure(
     if kept is None or not is_known:
         kept = Kept(store, since, purged, now)
     newest = snapshot.read_newest(connection)
-    # Of a store that is not known yet, what lies outside the window need not be read.
+    # For a store that is not known yet, read only the window.
     not_before = None if is_known else since
     for ids in _new_ids(connection, kept, newest, now=now):
         for new in read_batches(connection, kept.names, ids, since=not_before):
@@ -104,7 +103,7 @@ def _measure(
     cancelled.add_ends(snapshot.read_cancelled(connection, since=since - _CLOCKS_DIFFER))
     kept.drop_ends([*snapshot.read_replayed(connection), *cancelled.replayed])
     kept.segments = [each for each in kept.segments if each.hour + HOUR_SECONDS > since]
-    # Whole hours stay, so that a clock that is a little behind the last one need not read all again.
+    # Keep whole hours, so that an export whose clock is a little behind need not read everything again.
     kept.since = max(kept.since, since // HOUR_SECONDS * HOUR_SECONDS)
     segments = [*kept.segments, *cancelled.segments()]
     cut = [each.since(since) if each.hour < since else each for each in segments]
@@ -115,7 +114,7 @@ def _measure(
 
 
 def _new_ids(connection: Connection, kept: Kept, newest: snapshot.Mark | None, *, now: float) -> list[Run]:
-    """Return between which ids there are attempts that were not read yet, and count them as read."""
+    """Return the ranges of ids with attempts that were not read yet, and mark them as read."""
     if newest is None:
         return []
     new = Run(1 if kept.mark is None else kept.mark.id + 1, newest.id)

@@ -1,4 +1,4 @@
-"""Reading attempts and ends of events from the store, made into segments."""
+"""Reading attempts and ends of events from the store into segments."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _BATCH = 50_000
 
 
 class Batch:
-    """What is read from the store, page by page, until it is made into segments."""
+    """Rows read from the store, page by page, before they become segments."""
 
     def __init__(self, names: Names) -> None:
         self.delivered = Counter[str]()
-        self.replayed: list[int] = []  # deliveries with a new end, that may have had another
+        self.replayed: list[int] = []  # deliveries with a new end, which may have had an earlier one
         self.size = 0
         self._names = names
         self._attempts: list[Floats] = []  # moment, kind, duration
@@ -34,7 +34,7 @@ class Batch:
         self._ended: list[Floats] = []  # moment, kind, attempts, delivery id, time from acceptance
 
     def add(self, rows: Sequence[snapshot.Recorded]) -> None:
-        """Add attempts, and the ends of events that they were."""
+        """Add attempts, and the events that ended with them."""
         code = self._names.attempts.code
         kinds = [
             code(row.endpoint, row.event_type, row.result, row.category, row.code, row.error_type)
@@ -75,7 +75,7 @@ class Batch:
         self._ended.append(np.array(ended, dtype=np.float64).reshape(-1, 5).T)
 
     def segments(self) -> list[Segment]:
-        """Part it by hours."""
+        """Return the rows as segments, one per hour."""
         attempts, delays, ended = (
             np.concatenate([np.empty((width, 0)), *arrays], axis=1)
             for width, arrays in ((3, self._attempts), (3, self._delays), (5, self._ended))
@@ -97,7 +97,7 @@ class Batch:
         answered = attempts[:, ~_is(names.attempts, 2, "lost")[whole(attempts[1])]]
         delivered = ended[:, _is(names.ended, 2, "delivered")[whole(ended[1])]]
         piles = {"delay": Pile.of(whole(delays[1]), delays[2], delays[0])}
-        # A clock that was put back makes no negative duration.
+        # A clock that was set back must not make a duration negative.
         for name, kinds, rows, values in (
             ("latency", names.attempts, answered, answered[2].clip(min=0)),
             ("took", names.ended, delivered, delivered[4].clip(min=0)),

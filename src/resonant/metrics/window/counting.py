@@ -1,4 +1,4 @@
-"""Statistics of segments: counts are added up, percentiles taken over their sorted runs."""
+"""Statistics of segments: adds up their counts, and takes percentiles over their sorted runs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Run(NamedTuple):
 
 
 def _runs(segments: Iterable[Segment], piles: Iterable[str]) -> dict[str, dict[int | None, list[_Run]]]:
-    """Return the runs of each group of these piles."""
+    """Return the sorted runs of these piles, by group."""
     runs: dict[str, dict[int | None, list[_Run]]] = {name: {} for name in piles}
     for segment in segments:
         for name, of_pile in runs.items():
@@ -68,13 +68,13 @@ def _runs(segments: Iterable[Segment], piles: Iterable[str]) -> dict[str, dict[i
 
 
 class _Counts(NamedTuple):
-    """How many attempts there were of each kind, and what became of events of each kind; see ``Names``."""
+    """The number of attempts of each kind, and the ends of events of each kind; see ``Names``."""
 
     attempts: list[tuple[tuple[Any, ...], int]]
     ended: list[tuple[tuple[Any, ...], Tally]]
 
     def by(self, place: int) -> dict[str, _Counts]:
-        """Part them by what is in a place of their kinds."""
+        """Group the counts by one field of their kinds."""
         found: defaultdict[str, _Counts] = defaultdict(lambda: _Counts([], []))
         for kind, number in self.attempts:
             found[kind[place]].attempts.append((kind, number))
@@ -83,7 +83,7 @@ class _Counts(NamedTuple):
         return found
 
     def figures(self, latency: Spread, end_to_end: Spread) -> Figures:
-        """Add them up."""
+        """Add up the counts."""
         failures = [(kind, number) for kind, number in self.attempts if kind[2] != "delivered"]
         by_status, reasons = Counter[str](), Counter[str]()
         for (_, _, status, reason), tally in self.ended:
@@ -145,7 +145,7 @@ def _ranked(counted: Iterable[tuple[str | None, int]]) -> dict[str, int]:
 def _hourly(names: Names, segments: Sequence[Segment], *, since: float, until: float) -> tuple[Hour, ...]:
     of_hours: defaultdict[int, list[Segment]] = defaultdict(list)
     for segment in segments:
-        # Not beyond the window, as a clock may be years ahead.
+        # Not beyond the window: a worker's clock may be years ahead.
         if segment.size and since - HOUR_SECONDS < segment.hour <= until:
             of_hours[segment.hour].append(segment)
     if not of_hours:

@@ -1,4 +1,4 @@
-"""What is known of a window, kept on disk from one export to the next."""
+"""The data of a window, kept on disk from one export to the next."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from resonant.metrics.window.segments import Floats
 
 _FORMAT = 3
-# Files of nobody any more; younger ones may be those of another exporter, whose list is about to be replaced.
+# Unlisted files of this age are removed. Younger ones may belong to another exporter that has not saved its list yet.
 _LEFT_OVER_SECONDS = 3600
 _MANIFEST = "window.json"
 
 
 @dataclass(slots=True)
 class Kept:
-    """What is known of the store.
+    """The kept data of a store.
 
     Attributes:
         store: its name.
-        since: what began and ended before is not in it; seconds since the epoch.
-        purged: the ledger; when it changes, rows that were read are gone.
-        read_at: when all was read from the store, seconds since the epoch.
-        mark: the last attempt that is kept; the store has another one, or none, when it is not the one that was read.
-        delivered: rows with that status, by endpoint.
-        watch: ids among which more may appear.
+        since: attempts and ends before this time are not included; seconds since the epoch.
+        purged: the ledger; if it has changed, some rows that were read are gone.
+        read_at: when everything was last read from the store, seconds since the epoch.
+        mark: the last attempt that was read; if the store does not have it, it is another store.
+        delivered: the number of delivered rows, by endpoint.
+        watch: the ids among which more may appear.
     """
 
     store: str
@@ -55,10 +55,10 @@ class Kept:
     watch: Watch = field(default_factory=Watch)
 
     def put_away(self, folder: Path) -> None:
-        """Write the hours that are over, and leave them on disk: a whole day would take much memory.
+        """Write past hours to disk, and map them from there: a whole day would take much memory.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: a file cannot be written.
         """
         newest = max((each.hour for each in self.segments), default=0)
         for place, each in enumerate(self.segments):
@@ -67,13 +67,13 @@ class Kept:
                 self.segments[place] = Segment.load(folder, each.to_document())
 
     def drop_ends(self, deliveries: Sequence[int]) -> None:
-        """Forget that these deliveries ended: they have been replayed since."""
+        """Drop the ends of these deliveries, which have been replayed since."""
         if deliveries:
             ids = np.array(deliveries, dtype=np.float64)
             self.segments = [each.without(ids) for each in self.segments]
 
     def add(self, segments: Iterable[Segment]) -> None:
-        """Put new segments to those of their hour, which are few and each much smaller than the one before."""
+        """Add new segments, and merge small ones: an hour has few segments, each much smaller than the one before."""
         newest = max((each.hour for each in self.segments), default=0)
         for new in segments:
             of_hour = [each for each in self.segments if each.hour == new.hour]
@@ -83,7 +83,7 @@ class Kept:
             others = [each for each in self.segments if each.hour != new.hour]
             self.segments = [*others, *of_hour, merged(joined)]
         if newest < max((each.hour for each in self.segments), default=0):
-            # An hour is over: hardly anything will be added to it.
+            # An hour is over, and will hardly grow: merge its segments.
             by_hour: defaultdict[int, list[Segment]] = defaultdict(list)
             for each in self.segments:
                 by_hour[each.hour].append(each)
@@ -91,7 +91,7 @@ class Kept:
 
 
 def load(folder: Path, store: str) -> Kept | None:
-    """Return what was kept of this store; None where there is nothing that can be used."""
+    """Return the kept data of this store; None if it is missing or unusable."""
     try:
         document = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         if (document["format"], document["store"]) != (_FORMAT, store):
@@ -116,10 +116,10 @@ def load(folder: Path, store: str) -> Kept | None:
 
 
 def save(folder: Path, kept: Kept) -> None:
-    """Keep it: what is new in files of their own, then, in one step, the list of all of them.
+    """Write new segments to files, and then replace the list of all files in one step.
 
     Raises:
-        OSError, ResonantError: it cannot be written; what was kept before is untouched.
+        OSError, ResonantError: a file cannot be written; the data on disk is unchanged.
     """
     for segment in kept.segments:
         if segment.file is None:

@@ -1,4 +1,4 @@
-"""Exact quantiles of values that lie in several sorted runs, without putting the runs together."""
+"""Exact quantiles of values in several sorted runs, without merging the runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-# Of so many values, to put them together is quicker than to narrow the runs down.
+# Up to this many values, merging the runs is faster than narrowing them down.
 _FEW = 2_048
 _SAMPLES = 32
 
 
 def quantiles_of(runs: Sequence[Floats], quantiles: Sequence[float]) -> list[float]:
-    """Interpolate linearly between the two nearest of all values, as numpy does by default."""
+    """Return quantiles of all values, linearly interpolated, as numpy does by default."""
     size = sum(map(len, runs))
     if size <= _FEW:
         together = np.sort(np.concatenate(runs))
@@ -34,7 +34,7 @@ def quantiles_of(runs: Sequence[Floats], quantiles: Sequence[float]) -> list[flo
 
 
 def _next(runs: Sequence[Floats], value: float, rank: int) -> float:
-    """Return the value with this rank, when ``value`` has the one before."""
+    """Return the value with this rank; ``value`` has the rank before it."""
     places = [int(run.searchsorted(value, "right")) for run in runs]
     if sum(places) > rank:
         return value
@@ -42,10 +42,9 @@ def _next(runs: Sequence[Floats], value: float, rank: int) -> float:
 
 
 def _select(runs: Sequence[Floats], rank: int) -> float:
-    """Return the value that has this rank, from 0, among all values of sorted runs.
+    """Return the value with this rank, from 0, among all values of sorted runs.
 
-    Some values of each run say between which two the wanted one must be, and what is beyond these is put aside, until few
-    are left.
+    Samples of each run bound the wanted value from both sides. Values outside the bounds are dropped, until few are left.
     """
     while len(runs) > 1 and sum(map(len, runs)) > _FEW:
         steps = [-(-len(run) // _SAMPLES) for run in runs]
@@ -53,13 +52,13 @@ def _select(runs: Sequence[Floats], rank: int) -> float:
         weights = np.repeat(steps, [-(-len(run) // step) for run, step in zip(runs, steps, strict=True)])
         order = np.argsort(samples)
         samples = samples[order]
-        # Not more values than this are up to a sample, and not fewer than that without the last step of each run.
+        # Bounds of the number of values up to each sample; they differ by at most a step of each run.
         at_most = np.cumsum(weights[order])
         at_least = at_most - sum(step - 1 for step in steps)
         above = int(at_least.searchsorted(rank, "right"))
         highest = samples[above] if above < len(samples) else max(run[-1] for run in runs)
         below = int(at_most.searchsorted(rank, "right"))
-        # Of equal samples, only all together say how many values there are up to them.
+        # Equal samples count together, so begin before the first of them.
         below = int(samples.searchsorted(samples[below], "left")) if below < len(samples) else below
         starts = [0] * len(runs)
         if below:

@@ -1,4 +1,4 @@
-"""Attempts and ends of events, hour by hour: counts by kind, and sorted times by group."""
+"""Attempts and ends of events by the hour: counts by kind, and sorted times by group."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 HOUR_SECONDS = 3600
 PILES = ("latency", "latency_endpoint", "latency_type", "took", "took_endpoint", "took_type", "delay")
-# The one group of the piles that are of everything.
+# The only group of the piles that are not grouped.
 ALL = 0
 
 
 class Codes:
-    """Numbers for the kinds of facts that were seen, in the order in which they were."""
+    """Numbers for kinds of facts, in the order of their first use."""
 
     def __init__(self, kinds: Iterable[Sequence[Any]] = ()) -> None:
         self._code = {tuple(kind): code for code, kind in enumerate(kinds)}
@@ -32,17 +32,17 @@ class Codes:
         return iter(self._code)
 
     def code(self, *kind: Any) -> int:
-        """Return the number of a kind; one that is new gets the next."""
+        """Return the number of a kind; a new kind gets the next number."""
         return self._code.setdefault(kind, len(self._code))
 
 
 class Names(NamedTuple):
-    """What the numbers in segments stand for.
+    """The kinds that the numbers in segments stand for.
 
     Attributes:
         attempts: endpoint, event type, result, category, code, error type.
         ended: endpoint, event type, status, reason.
-        delays: endpoint, policy or "", number of the attempt in its round, whether a wait was asked for.
+        delays: endpoint, policy or "", number of the attempt in its round, whether the endpoint asked for a wait.
     """
 
     attempts: Codes
@@ -53,12 +53,12 @@ class Names(NamedTuple):
 
     @classmethod
     def empty(cls) -> Names:
-        """Return names of nothing."""
+        """Return names without any kind."""
         return cls(Codes(), Codes(), Codes(), Codes(), Codes())
 
 
 class Group(NamedTuple):
-    """Where a group's values are in a pile, and their sum."""
+    """The place of a group's values in a pile, and their sum."""
 
     key: int
     start: int
@@ -68,7 +68,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pile:
-    """Values by group, sorted within each, and the moment that each is of."""
+    """Values by group, sorted within each group, with the time of each value."""
 
     groups: list[Group]
     values: Floats
@@ -100,14 +100,14 @@ class Pile:
         return np.repeat([group.key for group in self.groups], sizes)
 
     def since(self, moment: float) -> Pile:
-        """Return the values of a moment or later."""
+        """Return the values from this time on."""
         kept = self.moments >= moment
         return self._grouped(self.keys[kept], self.values[kept], self.moments[kept])
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Events that ended, of one kind: how many, how many of them were tried, and the attempts after the first."""
+    """Ended events of one kind: how many, how many were tried, their retries, and the most retries of one."""
 
     number: int
     tried: int
@@ -123,7 +123,7 @@ class Segment:
         attempts: rows ``moment, kind``.
         ended: rows ``moment, kind, attempts, delivery id``.
         attempt_counts, ended_counts: by kind.
-        file: where it is kept; None where it is not yet.
+        file: the name of its file; None if it is not written yet.
     """
 
     hour: int
@@ -136,16 +136,16 @@ class Segment:
 
     @classmethod
     def of(cls, hour: int, attempts: Floats, ended: Floats, piles: dict[str, Pile]) -> Segment:
-        """Count what lies in an hour."""
+        """Make a segment of an hour, and count its rows."""
         return cls(hour, attempts, ended, piles, _counts(attempts[1]), _tallies(ended))
 
     @property
     def size(self) -> int:
-        """How many attempts and ends there are."""
+        """The number of attempts and ends."""
         return len(self.attempts[0]) + len(self.ended[0])
 
     def since(self, moment: float) -> Segment:
-        """Return the part of it from a moment on."""
+        """Return the part of the segment from this time on."""
         return Segment.of(
             self.hour,
             self.attempts[:, self.attempts[0] >= moment],
@@ -154,20 +154,20 @@ class Segment:
         )
 
     def without(self, dead: Floats) -> Segment:
-        """Return it without the end of these dead letters, or itself where it has none of them."""
+        """Return the segment without the ends of these dead letters; the segment itself if it has none of them."""
         gone = np.isin(self.ended[3], dead)
         if not gone.any():
             return self
         return Segment.of(self.hour, self.attempts, self.ended[:, ~gone], self.piles)
 
     def arrays(self) -> list[Floats]:
-        """Return all that its file holds."""
+        """Return the content of its file."""
         piles = (self.piles[name] for name in PILES)
         rows = [*self.attempts, *self.ended]
         return rows + [array for pile in piles for array in (pile.values, pile.moments)]
 
     def to_document(self) -> dict[str, Any]:
-        """Return what ``load`` needs beside the file."""
+        """Return the data that ``load`` needs in addition to the file."""
         return {
             "file": self.file,
             "hour": self.hour,
@@ -183,10 +183,10 @@ class Segment:
 
     @classmethod
     def load(cls, folder: Path, document: Mapping[str, Any]) -> Segment:
-        """Open what was kept, without reading it.
+        """Map a segment from its file, without reading it.
 
         Raises:
-            ValueError: the file is not as long as it should be.
+            ValueError: the file has the wrong length.
         """
         values = np.load(folder / document["file"], mmap_mode="r", allow_pickle=False)
         taken = 0
@@ -210,7 +210,7 @@ class Segment:
 
 
 def merged(segments: Sequence[Segment]) -> Segment:
-    """Put segments of one hour together."""
+    """Merge segments of one hour."""
     if len(segments) == 1:
         return segments[0]
     piles = {}
@@ -227,7 +227,7 @@ def merged(segments: Sequence[Segment]) -> Segment:
 
 
 def whole(numbers: Floats) -> NDArray[np.int64]:
-    """Return numbers that are whole as such."""
+    """Return whole numbers as integers."""
     return numbers.astype(np.int64)
 
 

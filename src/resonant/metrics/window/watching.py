@@ -1,4 +1,4 @@
-"""Ids below the newest one that was read, where an attempt may still appear: its transaction is under way."""
+"""Watching the ids below the newest one: an attempt may still appear there when its transaction commits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from resonant.metrics.snapshot import Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Longer than a transaction of a worker can take: the server ends each of its statements after a minute.
+# Longer than a worker's transaction takes: the server ends each statement after a minute.
 _UNSETTLED_SECONDS = 300.0
-# More than all workers together write in that time; so the first look at a very large store takes seconds and not minutes.
+# More than all workers write in that time. The limit keeps the first look at a very large store short.
 MOST_WATCHED = 5_000_000
 
 
@@ -25,12 +25,12 @@ class Sight(NamedTuple):
 
 @dataclass(slots=True)
 class Watch:
-    """What is watched.
+    """The watched ids.
 
     Attributes:
-        settled: up to this id, no attempt will appear any more.
-        runs: the ids above it that are there.
-        sights: those of the last minutes, in the order of their ids.
+        settled: no attempt will appear up to this id.
+        runs: the existing ids above it.
+        sights: those of the last minutes, by id.
     """
 
     settled: int = 0
@@ -38,7 +38,7 @@ class Watch:
     sights: list[Sight] = field(default_factory=list)
 
     def saw(self, runs: Sequence[Run], newest: int, *, now: float) -> None:
-        """Note what was found, and settle what others had seen long enough before.
+        """Store the ids found now, and settle those that an export saw long ago.
 
         Transactions with ids up to a settled one have had five minutes to commit; ``runs`` contains their rows.
         """
@@ -55,7 +55,7 @@ class Watch:
 
 
 def appeared(before: Sequence[Run], after: Sequence[Run], *, until: int) -> list[Run]:
-    """Return the ids up to ``until`` that are in ``after`` and not in ``before``; both are sorted, and none has gone."""
+    """Return the ids up to ``until`` in ``after`` that are not in ``before``; both are sorted, and no id has gone."""
     found = []
     place = 0
     for run in after:
