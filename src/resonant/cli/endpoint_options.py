@@ -27,9 +27,7 @@ Timeout = Annotated[
 ]
 Concurrency = Annotated[
     int | None,
-    typer.Option(
-        metavar="N", min=1, help="Concurrent sends of one run, instead of RESONANT_ENDPOINT_CONCURRENCY."
-    ),
+    typer.Option(metavar="N", min=1, help="Concurrent sends of one run, instead of the common limit."),
 ]
 Rate = Annotated[
     float | None,

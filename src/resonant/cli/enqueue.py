@@ -33,10 +33,10 @@ def enqueue(
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Store the events of JSONL files, one event a line. A drain, as of `resonant up`, sends them.
+    """Store the events of JSONL files for a drain to send, such as those of `resonant up`.
 
-    A line: {"type": ..., "source": ..., "data": ...}, optionally id, time, subject.
-    A bad line is reported, the good ones are stored, and the exit code is 1.
+    Each line is one event: {"type": ..., "source": ..., "data": ...}, optionally with id, time and subject.
+    Bad lines are reported, good ones are stored, and the exit code is 1.
     """
     from resonant.cli.intake import store_files
     from resonant.cli.running import run_with_store

@@ -26,7 +26,7 @@ EventType = Annotated[
 ]
 Policy = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="The retry policy: default, classic, or one of RESONANT_POLICIES."),
+    typer.Option(metavar="NAME", help="The retry policy: default, classic or one of your own."),
 ]
 MaxAttempts = Annotated[
     int | None,

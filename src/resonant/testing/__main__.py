@@ -74,11 +74,17 @@ def _show(received: Received) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    kinds = [_VALID, *_FLAWS]
     parser = _Parser(prog="python -m resonant.testing", description="A scripted HTTP receiver.")
     parser.add_argument(
-        "--port", type=_port, default=0, help="on 127.0.0.1; 0 (the default) takes a free one"
+        "--port",
+        type=_port,
+        default=0,
+        help="listen on this port of 127.0.0.1; 0 (the default) takes a free one",
     )
-    parser.add_argument("--journal", type=Path, help="append each request to this file as a line of JSON")
+    parser.add_argument(
+        "--journal", type=Path, metavar="FILE", help="append each request to this file as a line of JSON"
+    )
     parser.add_argument(
         "--script",
         type=_found,
@@ -94,10 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tls",
-        choices=[_VALID, *_FLAWS],
-        help="speak TLS, with a certificate of this kind (resonant[testing])",
+        choices=kinds,
+        metavar="KIND",
+        help=f"use TLS with a certificate of this kind: {', '.join(kinds)}; needs resonant[testing]",
     )
-    parser.add_argument("--ca-file", type=Path, help="write the CA certificate to this file, as PEM")
+    parser.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="write the CA certificate to this file, as PEM"
+    )
     return parser
 
 
