@@ -38,8 +38,8 @@ async def measure_store(store: Store, *, window_hours: float | None) -> tuple[To
 
     Args:
         store: open.
-        window_hours: how far to look back, reading everything anew; None takes the setting, and continues from the
-            last export.
+        window_hours: how far to look back, reading everything again; None takes the setting, and continues from
+            the last export.
     """
     settings = load_settings()
     if window_hours is not None:

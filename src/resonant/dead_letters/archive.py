@@ -106,7 +106,7 @@ def opened_archive(path: Path) -> Iterator[Archive]:
         raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
     with file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
-            # It cannot be synced. And since it is also open for reading, writes would block for ever once it is full.
+            # It cannot be synced. Since it is open for reading too, writes would block forever once it is full.
             raise ArchiveError(f"{path}: is a pipe: name a file; nothing was purged")
         archive = Archive(file)
         try:

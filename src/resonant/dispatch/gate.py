@@ -376,7 +376,7 @@ class EndpointGate:
         self._now = now
 
     def _forget(self, now: float) -> None:
-        """Begin anew, since the state or the clock changed."""
+        """Start over, since the state or the clock changed."""
         self._entered = self.gate.epoch
         self._pace = None
         self.may_probe = self._has_worked = False

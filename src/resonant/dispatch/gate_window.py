@@ -15,7 +15,7 @@ _FIRST_ANSWERS = 5
 
 
 class Window:
-    """The answers of the last second, or the last 20 if that is more; what is older is only counted."""
+    """The answers of the last second, or the last 20 if that is more; older ones are only counted."""
 
     def __init__(self) -> None:
         self._answers: deque[tuple[float, bool]] = deque()

@@ -65,7 +65,7 @@ class PrivateName:
 
 
 def count_unsent_messages() -> int:
-    """Return how many messages about runs Prefect's client has yet to send.
+    """Return the number of messages about runs in the queue of Prefect's client.
 
     An emission waits while there are many. Prefect can bound the queue, but then drops the messages that do not fit.
     """

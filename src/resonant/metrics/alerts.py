@@ -17,7 +17,7 @@ held              part of 1 a gate holds a delivery, and half of its max_age has
 ================= ========= ================================================================== ======================
 
 An alert on a rate or a count begins at its threshold and ends at half of it. In between it stays as it is, so it does not
-come and go around the threshold. An age needs no such rule, as it grows until something is done.
+come and go around the threshold. An age needs no such rule, since it grows until an operator acts.
 
 ``conditions`` judges counts and waiting deliveries, ``gate_conditions`` judges gates. The rules in
 ``deployments/prometheus`` use the same thresholds; ``docs/monitoring.md`` lists both.

@@ -66,8 +66,8 @@ def scrape_server(settings: Settings, port: int) -> WSGIServer:
 def scrape_app(settings: Settings) -> WSGIApplication:
     """Return the application. It serves Prometheus text, or OpenMetrics on request; 503 while the store is unavailable.
 
-    If the file of a store disappears, it is not created again, unlike in a command: in an empty store all counters are zero,
-    which Prometheus takes for a restart, so the loss of the history would go unnoticed.
+    If the file of a store disappears, it is not created again, unlike in a command. In an empty store all counters are zero,
+    which Prometheus takes for a restart. The loss of the history would go unnoticed.
 
     Raises:
         StoreError: the URL names no database that Resonant knows.

@@ -5,8 +5,8 @@ time, and the history by minute. Alerts read the last 25 hours of the history. O
 into days: rows whose minute is the start of the hour or day.
 
 Rows move in one transaction, so readers always see the full sum, even after a crash. A compaction skips rows that a
-writer has locked, so it never waits for a producer's long transaction; the next compaction moves them, and also rows
-that arrive late for a minute that has moved. Two compactions take turns.
+writer has locked, so it never waits for a producer's long transaction. The next compaction moves them, and rows that
+arrive late for a minute that has moved. Two compactions take turns.
 """
 
 from __future__ import annotations

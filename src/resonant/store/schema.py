@@ -354,6 +354,6 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("selection", Text, nullable=False),
     Column("count", BigInteger, nullable=False),
-    # Null while the operation runs, and for ever if it was killed.
+    # Null while the operation runs, and forever if it was killed.
     Column("ended_at", Double),
 )

@@ -53,7 +53,7 @@ def reserve(
         endpoint: the endpoint's name.
         rate: slots per second.
         number: how many slots to reserve, at least 1.
-        notice: the first slot is at least so many seconds ahead; at most ``MOST_NOTICE_SECONDS``.
+        notice: the first slot is at least this many seconds ahead; at most ``MOST_NOTICE_SECONDS``.
         clock: read on SQLite; PostgreSQL has a clock of its own, which the processes of several machines share.
     """
     query = select(_s.c.reserved_until).where(_s.c.endpoint == endpoint).with_for_update()

@@ -47,7 +47,7 @@ def announce(connection: Connection) -> None:
 def announce_new(connection: Connection, endpoint: str, *, now: float) -> None:
     """Wake every idle dispatcher when this transaction commits, unless other deliveries of the endpoint became due lately.
 
-    Those woke them already, and a dispatcher looks again when it has sent what it found. If this transaction commits after
+    Those woke the dispatchers already, and a dispatcher looks again when it has sent all that it found. If this transaction commits after
     that look, the poll finds its deliveries, a quarter of a second later at most.
 
     Args:
