@@ -175,7 +175,7 @@ async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rot
     Raises:
         EndpointError: the endpoint does not exist, is unusable with this secret, already has it, or is in a
             rotation: a third secret would cut off a receiver that still knows only the first.
-        NotConfirmed: the secret may be saved.
+        NotConfirmed: the secret may or may not be saved.
     """
     block = await _webhook_endpoint(name)
     now = datetime.now(UTC)
@@ -202,7 +202,7 @@ async def end_rotation(name: str) -> Rotation:
 
     Raises:
         EndpointError: the endpoint does not exist, or has no old secret.
-        NotConfirmed: the removal may be saved.
+        NotConfirmed: the removal may or may not be saved.
     """
     block = await _webhook_endpoint(name)
     if block.previous_signing_secret is None:

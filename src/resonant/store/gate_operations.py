@@ -77,7 +77,7 @@ def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
 
 
 def _change(connection: Connection, endpoint: str, wanted: Callable[[Gate], Gate]) -> GateChange:
-    """Change a gate as wanted, again if a process has changed it in between."""
+    """Change a gate; try again if another process has changed it in between."""
     while True:
         gate = read_gate(connection, endpoint)
         change = GateChange(gate, wanted(gate))
