@@ -100,8 +100,7 @@ class PostgreSQL:
         return self._name
 
     async def write(self, operation: Callable[[Connection], T]) -> T:
-        """Run the operation in its own transaction; repeat it if the server broke a deadlock. See
-        ``Database``."""
+        """Run the operation in its own transaction, and repeat it after a deadlock; see ``Database``."""
         with translated_database_errors(self._name):
             tries_left = _TRIES
             while True:
