@@ -34,7 +34,7 @@ class EndpointBlock(Block, ABC):
     _block_schema_capabilities = [CAPABILITY]  # noqa: RUF012 - Prefect's own way
 
     policy: str | None = Field(
-        default=None, description="Name of the retry policy (RESONANT_POLICIES); the default one where empty."
+        default=None, description="Name of the retry policy (RESONANT_POLICIES); the default policy if empty."
     )
     timeout: float = Field(
         default=15.0,
@@ -43,13 +43,13 @@ class EndpointBlock(Block, ABC):
         description="Deadline of one attempt in seconds, from connecting to the answer.",
     )
     concurrency: int | None = Field(
-        default=None, ge=1, description="Sends at the same time in one run; the common limit where empty."
+        default=None, ge=1, description="Sends at the same time in one run; the common limit if empty."
     )
     rate: float | None = Field(
         default=None,
         gt=0,
         le=10_000,
-        description="Sends per second, of all runs together; no limit where empty. A run takes a change when it starts.",
+        description="Sends per second, of all runs together; no limit if empty. A run reads a change when it starts.",
     )
 
     @abstractmethod

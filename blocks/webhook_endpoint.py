@@ -46,7 +46,7 @@ class WebhookEndpoint(EndpointBlock):
         default=False, description="Allow private and special addresses, such as 127.0.0.1 or 10.0.0.0/8."
     )
     status_overrides: dict[int, Category] = Field(
-        default_factory=dict, description='Statuses this endpoint means otherwise, e.g. {"404": "transient"}.'
+        default_factory=dict, description='Other categories for statuses, such as {"404": "transient"}.'
     )
     ca_file: str | None = Field(
         default=None, description="File of certificates (PEM) to trust instead of the public ones."

@@ -62,8 +62,8 @@ def replay(deployment: UUID) -> Automation:
     return Automation(
         name=REPLAY,
         description=(
-            "When an endpoint's error rate is normal again: replays the transient dead letters that gave up since the "
-            f"alert began, {_REPLAY_RATE:g} a second. Enable it where duplicates do no harm."
+            "When an endpoint's error rate is normal again: replays the transient dead letters given up since the "
+            f"alert began, {_REPLAY_RATE:g} a second. Enable it if duplicates do no harm."
         ),
         enabled=False,
         trigger=EventTrigger(

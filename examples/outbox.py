@@ -41,7 +41,7 @@ def place_order(connection: Connection, number: int, article: str, quantity: int
     event = Event(id=f"order-{number}-placed", type="shop.order.placed", source="/shop", data=order)
     enqueue(connection, event, ENDPOINT)
     if quantity > 100:  # noqa: PLR2004 - the example's stock
-        raise OutOfStock(f"order {number}: not so many {article} in stock")
+        raise OutOfStock(f"order {number}: not enough in stock: {article}")
 
 
 def main(path: str) -> None:

@@ -85,8 +85,8 @@ async def show_statistics(found: Statistics) -> None:
     from resonant.metrics import charts  # noqa: PLC0415 - with matplotlib, which nothing else in this project waits for
 
     images = [
-        _image("The time of an attempt, hour by hour", charts.latency(found)),
-        _image("Delivered events and dead letters, hour by hour", charts.outcomes(found)),
+        _image("Duration of an attempt, by the hour", charts.latency(found)),
+        _image("Delivered events and dead letters, by the hour", charts.outcomes(found)),
         _image("Dead letters by reason", charts.dead_letters(found)),
         *(
             _image(
@@ -99,7 +99,7 @@ async def show_statistics(found: Statistics) -> None:
     await acreate_markdown_artifact(
         key=METRICS_ARTIFACT,
         markdown="\n\n".join([f"{summary(found)}.", *images, *map(_markdown, tables(found))]),
-        description="What became of events, how often attempts failed, how long both took.",
+        description="Outcomes of events, failed attempts, and the durations of both.",
     )
 
 

@@ -132,7 +132,7 @@ class Purges:
         )
         yield (
             f"daily purge: {output.counted(self.forecast.dead_letters, 'dead letter')} older than {days.dead_letters:g} "
-            f"days{apart} and {delivered} would go now, {self.kept:,} would stay"
+            f"days{apart} and {delivered} would be removed now, {self.kept:,} would stay"
         )
         yield (f"archive: {output.visible(str(self.archive))}")
         if self.last is None:

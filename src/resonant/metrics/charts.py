@@ -67,7 +67,7 @@ class _Lane(NamedTuple):
 
 def latency(found: Statistics) -> str:
     """Draw the percentiles of the duration of attempts by hour; an hour without attempts is a gap."""
-    title = "Time of an attempt"
+    title = "Duration of an attempt"
     hours = found.hourly[-MOST_HOURS:]
     if not any(hour.latency.p50 is not None for hour in hours):
         return nothing_to_draw(title, "no attempt was answered in this window")

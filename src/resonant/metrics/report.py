@@ -61,7 +61,9 @@ def tables(statistics: Statistics) -> Iterator[Table]:
             ("endpoint", "attempts", "failed", "error rate", "retries", "per event", "most"),
             tuple((name, *_attempts(figures)) for name, figures in by_endpoint.items()),
         ),
-        Table("Time of an attempt, in ms", _SPREAD, _spreads({n: f.latency for n, f in by_endpoint.items()})),
+        Table(
+            "Duration of an attempt, in ms", _SPREAD, _spreads({n: f.latency for n, f in by_endpoint.items()})
+        ),
         Table(
             "Time from acceptance to delivery, in ms",
             _SPREAD,

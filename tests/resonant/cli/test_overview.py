@@ -105,7 +105,7 @@ def test_status_says_what_the_daily_purge_removes_and_where_it_is_archived(reson
     day = rfc3339(old.clock())[:10]
     out = resonant("status").out
     assert (
-        "daily purge: 1 dead letter older than 30 days and 1 delivered older than 30 days would go now, 2 would stay\n"
+        "daily purge: 1 dead letter older than 30 days and 1 delivered older than 30 days would be removed now, 2 would stay\n"
         f"archive: {tmp_path}/home/archive/purged-{day}.jsonl.gz\n"
         "last purge: never\n"
     ) in out
@@ -127,7 +127,10 @@ def test_the_retention_is_that_of_the_settings(resonant, old, monkeypatch):
     found = resonant.json("status")["retention"]
     assert (found["dead_letters_days"], found["delivered_days"]) == (10.0, None)
     assert found["would_purge"] == {"dead_letters": 2, "delivered": 0}
-    assert "2 dead letters older than 10 days and no delivered history would go now" in resonant("status").out
+    assert (
+        "2 dead letters older than 10 days and no delivered history would be removed now"
+        in resonant("status").out
+    )
 
     monkeypatch.setenv("RESONANT_RETENTION_BY_ENDPOINT", '{"billing": 25}')
     assert resonant.json("status")["retention"]["would_purge"] == {"dead_letters": 1, "delivered": 0}

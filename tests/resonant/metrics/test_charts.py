@@ -216,7 +216,7 @@ def test_of_many_endpoints_those_with_the_most_retries_are_drawn():
 def test_where_there_is_nothing_it_says_so():
     said = [texts(svg) for svg in drawn(found(), RetryPolicy())]
     assert said == [
-        ["Time of an attempt", "no attempt was answered in this window"],
+        ["Duration of an attempt", "no attempt was answered in this window"],
         ["Events that ended, by hour", "no event ended in this window"],
         ["Dead letters, by reason", "no event was given up in this window"],
         ["Delays before a retry, policy “default”", "nothing was retried in this window"],

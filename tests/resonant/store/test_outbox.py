@@ -22,7 +22,7 @@ def test_the_example_stores_an_order_with_its_event_or_neither(tmp_path, open_de
     )
     assert done.stdout.splitlines() == [
         "placed: order 1",
-        "refused: order 2: not so many lamp in stock",
+        "refused: order 2: not enough in stock: lamp",
         "placed: order 3",
     ]
     with create_engine(f"sqlite:///{path}").connect() as connection:
