@@ -40,7 +40,7 @@ ChunkSize = Annotated[
         metavar="N",
         min=0,
         max=MAX_CHUNK_SIZE,
-        help="Send so many deliveries in one Prefect task run (500 is a good number), which is several times as fast. "
+        help="Send up to this many deliveries in one Prefect task run, which is several times as fast (try 500). "
         "Only dead letters then get their own task run. 0: each delivery gets its own.",
     ),
 ]

@@ -128,7 +128,7 @@ class Tracker:
 
     @property
     def is_settled(self) -> bool:
-        """Whether each delivery was seen delivered, dead, parked, held or purged."""
+        """Whether every tracked delivery is delivered, a dead letter, parked, held or purged."""
         return not self._unsettled
 
     def add(self, delivery_ids: Iterable[int]) -> None:

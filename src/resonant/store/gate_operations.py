@@ -25,7 +25,7 @@ def pause(
 ) -> GateChange:
     """Pause an endpoint: nothing is sent to it until it is resumed. Sends in flight are not cut off.
 
-    A pause because of a 410 becomes the operator's, which ends its alert.
+    A pause because of a 410 becomes a pause by the operator, and its alert ends.
 
     Returns:
         The change; without effect if an operator has already paused the endpoint.
