@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resonant.events import Lease
     from resonant.store import Store
 
-# How often a run looks at least, in case that it was not woken; a look costs a millisecond.
+# The longest time between two looks, in case a wake-up was lost; a look costs a millisecond.
 POLL_SECONDS = 0.25
 # The shortest waits for the next parked delivery. In the bulk lane, those due soon after it go in the same chunk.
 _SHORTEST_WAIT_SECONDS = 0.02
@@ -112,7 +112,7 @@ class Fetcher:
         self._is_woken = True
 
     def look_in(self, seconds: float) -> None:
-        """Look again after this time, when a delivery is due, unless a look is planned before."""
+        """Look again after this time, when a delivery is due, unless an earlier look is planned."""
         # Beside chunks that are being sent, a look at each retry's own time would give each a chunk of its own.
         shortest = _SHORTEST_WAIT_SECONDS
         if self._plan.chunk_size:

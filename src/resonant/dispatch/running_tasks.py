@@ -40,7 +40,7 @@ class RunningTasks:
         task.add_done_callback(self._ended)
 
     def begin(self, limits: Limits) -> None:
-        """Allow tasks, and set when the run's time is up, as far as is known at its beginning."""
+        """Allow tasks to start, and set the run's end if the limits have one."""
         self.is_ending = False
         self.end = math.inf if limits.successors else None
         if limits.run_for > 0:

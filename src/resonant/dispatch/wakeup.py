@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from resonant.store import Store
 
-# Beside another process that commits continuously, an idle run looks this often at most.
+# The shortest time between two looks while another process commits continuously.
 _REST_SECONDS = 0.02
 
 

@@ -32,7 +32,7 @@ def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str |
 
     Args:
         connection: in a transaction that writes.
-        key: of its last report; None for the first.
+        key: the key of its last report; None for the first report.
         owner: the owner of its leases.
         endpoint: the only endpoint that it sends to; None for all.
         clock: seconds since the epoch, read after the wait for the lock.

@@ -1,9 +1,9 @@
 """Waking idle dispatchers when new work has been committed.
 
-On SQLite, an idle dispatcher asks every few milliseconds whether the file has changed. On PostgreSQL, it listens, and
-processes that store work notify it. A commit with a notification takes a lock that only one commit in the whole server can
-hold, and keeps it until the commit is on the disk. So ``announce_new`` notifies only if nothing else is due for the
-endpoint: under load there is always something due, no dispatcher is idle, and producers commit side by side.
+On SQLite, an idle dispatcher checks every 10 ms whether the file has changed. On PostgreSQL, it listens, and processes that
+store work notify it. A commit with a notification takes a lock that only one commit in the whole server can
+hold, and keeps it until the commit is on the disk. So ``announce_new`` does not notify while other deliveries to the endpoint
+are due: under load there are always some, no dispatcher is idle, and producers commit side by side.
 
 A dispatcher still polls: a notification may be lost, for example behind PgBouncer in transaction mode.
 """
@@ -45,10 +45,10 @@ def announce(connection: Connection) -> None:
 
 
 def announce_new(connection: Connection, endpoint: str, *, now: float) -> None:
-    """Wake every idle dispatcher when this transaction commits, unless other deliveries of the endpoint became due lately.
+    """Wake every idle dispatcher when this transaction commits, unless other deliveries to the endpoint became due recently.
 
-    Those woke the dispatchers already, and a dispatcher looks again when it has sent all that it found. If this transaction commits after
-    that look, the poll finds its deliveries, a quarter of a second later at most.
+    Those woke the dispatchers already, and a dispatcher looks again when it has sent all that it found. If this transaction
+    commits after that look, the poll finds its deliveries within a quarter of a second.
 
     Args:
         connection: in a transaction that has stored deliveries.
