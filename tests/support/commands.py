@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ from unittest.mock import patch
 
 from prefect.context import root_settings_context
 from prefect.logging.handlers import set_api_log_sink
+from typer import testing
 from typer.testing import CliRunner
 
 from resonant.cli import app
@@ -18,6 +20,9 @@ from resonant.cli import app
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+# Building the commands takes longer than most of them run.
+testing._get_command = functools.cache(testing._get_command)
 
 
 def run_in_process(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -26,8 +27,11 @@ from support.commands import run_in_process
 from support.dlq_actions import DAY, PERMANENT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from resonant.delivery.retry import Decision
     from resonant.events import Lease
+    from resonant.store import Store
 
 MAIN = "from resonant.cli import main; main()"
 
@@ -101,18 +105,27 @@ class Worker:
         self.clock = FixedClock(time.time())
         self._url = url
         self._held: dict[str, list[Lease]] = {}
+        self._open: tuple[asyncio.Runner, Store] | None = None
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keep the store open during the block: opening it takes longer than most of the work."""
+        with asyncio.Runner() as runner:
+            store = runner.run(open_store(self._url, clock=self.clock))
+            self._open = runner, store
+            try:
+                yield
+            finally:
+                self._open = None
+                runner.run(store.close())
 
     def do(self, work: Any) -> Any:
         """Run a coroutine function on the open store."""
-
-        async def run() -> Any:
-            store = await open_store(self._url, clock=self.clock)
-            try:
-                return await work(store)
-            finally:
-                await store.close()
-
-        return asyncio.run(run())
+        if self._open is None:
+            with self.at_work():
+                return self.do(work)
+        runner, store = self._open
+        return runner.run(work(store))
 
     def accept(
         self, *ids: str, endpoint: str = "billing", event_type: str = "order.paid", data: Any = None
@@ -209,14 +222,15 @@ def enqueue(resonant):
 @pytest.fixture
 def dead(worker: Worker) -> Worker:
     """Three dead letters, of forty, of two, and of no days, and one event that was delivered three days ago."""
-    now = worker.clock()
-    for event_id, days, decision, attempt in (
-        ("evt_old", 40, GiveUp("exhausted"), {}),
-        ("evt_delivered", 3, None, {}),
-        ("evt_bad", 2, GiveUp("permanent"), PERMANENT),
-        ("evt_new", 0, GiveUp("exhausted"), {}),
-    ):
-        worker.clock.advance(now - days * DAY - worker.clock())
-        worker.accept(event_id)
-        worker.attempt(decision, **attempt)
+    with worker.at_work():
+        now = worker.clock()
+        for event_id, days, decision, attempt in (
+            ("evt_old", 40, GiveUp("exhausted"), {}),
+            ("evt_delivered", 3, None, {}),
+            ("evt_bad", 2, GiveUp("permanent"), PERMANENT),
+            ("evt_new", 0, GiveUp("exhausted"), {}),
+        ):
+            worker.clock.advance(now - days * DAY - worker.clock())
+            worker.accept(event_id)
+            worker.attempt(decision, **attempt)
     return worker

@@ -36,14 +36,15 @@ def endpoint(prefect_api, monkeypatch):
 @pytest.fixture
 def throttling(worker):
     """A history: in each of five seconds the endpoint accepts 40 requests, and answers 429 to 10."""
-    number = 0
-    for _ in range(5):
-        worker.accept(*(f"evt_{number + each}" for each in range(40)), endpoint=NAME)
-        worker.attempt(endpoint=NAME, duration=0.2)
-        worker.accept(*(f"evt_{number + 40 + each}" for each in range(10)), endpoint=NAME)
-        worker.attempt(Park(1e6, worker.clock() + 1e6), endpoint=NAME, duration=0.2, **THROTTLED)
-        number += 50
-        worker.clock.advance(2)
+    with worker.at_work():
+        number = 0
+        for _ in range(5):
+            worker.accept(*(f"evt_{number + each}" for each in range(40)), endpoint=NAME)
+            worker.attempt(endpoint=NAME, duration=0.2)
+            worker.accept(*(f"evt_{number + 40 + each}" for each in range(10)), endpoint=NAME)
+            worker.attempt(Park(1e6, worker.clock() + 1e6), endpoint=NAME, duration=0.2, **THROTTLED)
+            number += 50
+            worker.clock.advance(2)
 
 
 def test_advice_has_a_table_the_reasons_and_the_command_that_applies_it(resonant, endpoint, throttling):

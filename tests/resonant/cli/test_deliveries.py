@@ -32,11 +32,12 @@ ROW_KEYS = [
 @pytest.fixture
 def waiting(worker):
     """One parked and two due ones, of two endpoints."""
-    worker.accept("evt_parked", event_type="order.refunded")
-    worker.attempt(Park(300.0, worker.clock() + 300), excerpt="down for maintenance")
-    worker.clock.advance(-7_200)
-    worker.accept("evt_due", "evt_due_too", endpoint="crm")
-    worker.clock.advance(7_200)
+    with worker.at_work():
+        worker.accept("evt_parked", event_type="order.refunded")
+        worker.attempt(Park(300.0, worker.clock() + 300), excerpt="down for maintenance")
+        worker.clock.advance(-7_200)
+        worker.accept("evt_due", "evt_due_too", endpoint="crm")
+        worker.clock.advance(7_200)
     return worker
 
 

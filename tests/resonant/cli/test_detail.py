@@ -15,20 +15,23 @@ from resonant.store import Outcome
 @pytest.fixture
 def history(worker):
     """Three attempts: retried, parked, given up."""
-    start = worker.clock()
-    worker.accept("evt_1", event_type="order.[red]paid[/red]", data={"b": 1, "a": [True, "ü\x1b"]})
-    worker.attempt(Retry(1.084, start + 1.084), duration=0.123, retry_after=1.0, excerpt="busy\n\x1b[31mnow")
-    worker.clock.advance(2)
-    worker.attempt(
-        Park(60.0, start + 62),
-        status_code=None,
-        code="read_timeout",
-        error="no answer",
-        blame="local",
-        maybe_processed=True,
-    )
-    worker.clock.advance(60)
-    worker.attempt(GiveUp("exhausted"), warning="Retry-After is nonsense")
+    with worker.at_work():
+        start = worker.clock()
+        worker.accept("evt_1", event_type="order.[red]paid[/red]", data={"b": 1, "a": [True, "ü\x1b"]})
+        worker.attempt(
+            Retry(1.084, start + 1.084), duration=0.123, retry_after=1.0, excerpt="busy\n\x1b[31mnow"
+        )
+        worker.clock.advance(2)
+        worker.attempt(
+            Park(60.0, start + 62),
+            status_code=None,
+            code="read_timeout",
+            error="no answer",
+            blame="local",
+            maybe_processed=True,
+        )
+        worker.clock.advance(60)
+        worker.attempt(GiveUp("exhausted"), warning="Retry-After is nonsense")
     return start
 
 

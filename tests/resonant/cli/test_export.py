@@ -14,12 +14,13 @@ from resonant.files import atomic_file
 
 @pytest.fixture
 def dead(worker):
-    worker.accept("evt_1", "evt_2", data={"secret": "of the customer"})
-    worker.attempt(Retry(0.0, worker.clock()))
-    worker.attempt(GiveUp("exhausted"))
-    worker.accept("evt_3", endpoint="crm")
-    worker.attempt(GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400")
-    worker.accept("evt_4")
+    with worker.at_work():
+        worker.accept("evt_1", "evt_2", data={"secret": "of the customer"})
+        worker.attempt(Retry(0.0, worker.clock()))
+        worker.attempt(GiveUp("exhausted"))
+        worker.accept("evt_3", endpoint="crm")
+        worker.attempt(GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400")
+        worker.accept("evt_4")
     return worker
 
 

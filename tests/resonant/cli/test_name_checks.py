@@ -19,11 +19,12 @@ from resonant.delivery.retry import GiveUp
 @pytest.fixture
 def stored(worker, monkeypatch, tmp_path):
     """Events for two endpoints, one of them given up with a code of the user's own; no Prefect server runs."""
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    worker.accept("e1", endpoint="shop")
-    worker.accept("e2", endpoint="billing")
-    worker.attempt(GiveUp("permanent"), code="my_own_code", category="permanent")
+    with worker.at_work():
+        monkeypatch.delenv("PREFECT_API_URL", raising=False)
+        monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+        worker.accept("e1", endpoint="shop")
+        worker.accept("e2", endpoint="billing")
+        worker.attempt(GiveUp("permanent"), code="my_own_code", category="permanent")
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,21 @@ REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
 @pytest.fixture
 def old(worker):
     """A dead letter and a delivery 40 days old, a dead letter 20 days old, and waiting deliveries."""
-    now = worker.clock()
-    worker.clock.advance(-40 * DAY_SECONDS)
-    worker.accept("evt_dead")
-    worker.attempt(GiveUp("permanent"), **REJECTED)
-    worker.accept("evt_delivered")
-    worker.attempt()
-    worker.clock.advance(20 * DAY_SECONDS)
-    worker.accept("evt_kept")
-    worker.attempt(GiveUp("permanent"), **REJECTED)
-    worker.clock.advance(now - worker.clock())
-    worker.accept("evt_parked", endpoint="crm")
-    worker.attempt(Park(3_600.0, now + 3_600), endpoint="crm")
-    worker.accept("evt_delivered_now", endpoint="crm")
-    worker.attempt(endpoint="crm")
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-40 * DAY_SECONDS)
+        worker.accept("evt_dead")
+        worker.attempt(GiveUp("permanent"), **REJECTED)
+        worker.accept("evt_delivered")
+        worker.attempt()
+        worker.clock.advance(20 * DAY_SECONDS)
+        worker.accept("evt_kept")
+        worker.attempt(GiveUp("permanent"), **REJECTED)
+        worker.clock.advance(now - worker.clock())
+        worker.accept("evt_parked", endpoint="crm")
+        worker.attempt(Park(3_600.0, now + 3_600), endpoint="crm")
+        worker.accept("evt_delivered_now", endpoint="crm")
+        worker.attempt(endpoint="crm")
     return worker
 
 

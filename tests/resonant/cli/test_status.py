@@ -23,18 +23,19 @@ PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400, "e
 @pytest.fixture
 def dead(worker):
     """Three dead letters: of three hours, of one hour, and of now."""
-    now = worker.clock()
-    worker.clock.advance(-3 * 3600)
-    worker.accept("evt_old", event_type="order.paid")
-    worker.attempt(GiveUp("exhausted"))
-    worker.clock.advance(2 * 3600)
-    worker.accept("evt_bad", event_type="order.refunded")
-    worker.attempt(GiveUp("permanent"), **PERMANENT)
-    worker.clock.advance(now - worker.clock())
-    worker.accept("evt_new", event_type="user.created", endpoint="crm")
-    worker.attempt(
-        GiveUp("expired"), endpoint="crm", category="unknown", code="dns_not_found", status_code=None
-    )
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-3 * 3600)
+        worker.accept("evt_old", event_type="order.paid")
+        worker.attempt(GiveUp("exhausted"))
+        worker.clock.advance(2 * 3600)
+        worker.accept("evt_bad", event_type="order.refunded")
+        worker.attempt(GiveUp("permanent"), **PERMANENT)
+        worker.clock.advance(now - worker.clock())
+        worker.accept("evt_new", event_type="user.created", endpoint="crm")
+        worker.attempt(
+            GiveUp("expired"), endpoint="crm", category="unknown", code="dns_not_found", status_code=None
+        )
     return worker
 
 

@@ -26,29 +26,31 @@ PLACE = re.compile(r"showing \d+ of [\d,]+(?: or more)?: --after (\S+) shows the
 @pytest.fixture
 def dead(worker):
     """Two groups: three dead letters that differ by a number, and two of another endpoint that differ by a quoted id."""
-    now = worker.clock()
-    worker.clock.advance(-3 * 3600)
-    for number in range(3):
-        worker.accept(f"evt_busy_{number}")
-        worker.attempt(GiveUp("exhausted"), error=f"no answer within {number} s")
-        worker.clock.advance(3600)
-    worker.clock.advance(now - worker.clock())
-    for number in range(2):
-        worker.accept(f"evt_rejected_{number}", endpoint="crm", event_type="user.created")
-        worker.attempt(
-            GiveUp("permanent"), endpoint="crm", error=f"order 'o-{number}' is unknown", **REJECTED
-        )
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-3 * 3600)
+        for number in range(3):
+            worker.accept(f"evt_busy_{number}")
+            worker.attempt(GiveUp("exhausted"), error=f"no answer within {number} s")
+            worker.clock.advance(3600)
+        worker.clock.advance(now - worker.clock())
+        for number in range(2):
+            worker.accept(f"evt_rejected_{number}", endpoint="crm", event_type="user.created")
+            worker.attempt(
+                GiveUp("permanent"), endpoint="crm", error=f"order 'o-{number}' is unknown", **REJECTED
+            )
     return worker
 
 
 @pytest.fixture
 def many(worker):
     """Seventeen dead letters, some of which died in the same moment."""
-    for number in range(17):
-        worker.accept(f"evt_{number:02}", event_type="odd" if number % 2 else "even")
-        worker.attempt(GiveUp("permanent"), **REJECTED)
-        if number % 3 == 0:
-            worker.clock.advance(0.1)
+    with worker.at_work():
+        for number in range(17):
+            worker.accept(f"evt_{number:02}", event_type="odd" if number % 2 else "even")
+            worker.attempt(GiveUp("permanent"), **REJECTED)
+            if number % 3 == 0:
+                worker.clock.advance(0.1)
     return worker
 
 
