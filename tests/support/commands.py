@@ -56,12 +56,12 @@ def _private_files() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored_logging() -> Iterator[None]:
-    """Restore the loggers: a command quiets Prefect for the rest of its process."""
-    root = logging.getLogger()
-    loggers = [each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
-    handlers = [handler for each in (root, *loggers) for handler in each.handlers]
-    filters = [(each, each.filters[:]) for each in (root, *loggers, *handlers)]
-    levels = [(each, each.level) for each in (root, *loggers)]
+    """Restore the loggers: a command quiets Prefect for the rest of its process, and its handlers write to its output."""
+    loggers = _loggers()
+    handlers = {each: each.handlers[:] for each in loggers}
+    filtered = (*loggers, *(handler for each in loggers for handler in each.handlers))
+    filters = [(each, each.filters[:]) for each in filtered]
+    levels = [(each, each.level) for each in loggers]
     try:
         yield
     finally:
@@ -70,3 +70,13 @@ def _restored_logging() -> Iterator[None]:
             each.filters[:] = before
         for each, level in levels:
             each.setLevel(level)
+        for each in _loggers():
+            each.handlers[:] = handlers.get(each, [])
+
+
+def _loggers() -> list[logging.Logger]:
+    root = logging.getLogger()
+    return [
+        root,
+        *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger)),
+    ]
