@@ -62,12 +62,13 @@ docs: reference .venv/docs-ready  ## build the documentation site into build/sit
 reference: setup  ## write docs/reference/ anew, from the code
 	@$(BIN)/python -m docs.generate
 
-.venv/docs-ready: .venv/constraints.txt
-	@echo "installing mkdocs (once)"
+# The extras of pyproject.toml that few people need.
+.venv/bench-ready .venv/docs-ready: .venv/%-ready: .venv/constraints.txt
+	@echo "installing what make $* needs (once)"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[docs]'; \
+		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[$*]'; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[docs]'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[$*]'; \
 	fi
 	@touch $@
 
@@ -86,15 +87,6 @@ bench: .venv/bench-ready  ## every measurement, as ratios in one run; the compar
 # Without hashes: with them, pip would require hashes of every other package too.
 .venv/constraints.txt: .venv/ready
 	@sed '/^ /d; s/ \\$$//' requirements.txt > $@
-
-.venv/bench-ready: .venv/constraints.txt
-	@echo "installing the other queues of the comparison (once)"
-	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[bench]'; \
-	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[bench]'; \
-	fi
-	@touch $@
 
 audit: .venv/audit-ready  ## known vulnerabilities of the versions in requirements.txt; reports if the database cannot be reached
 	@found=$$($(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements.txt 2>&1) && known=no || known=maybe; \
