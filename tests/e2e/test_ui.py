@@ -20,7 +20,7 @@ from support.prefect import patient_client
 from support.programs import need
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
 _CLICKS = 5
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
