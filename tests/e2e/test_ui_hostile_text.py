@@ -93,7 +93,7 @@ def hostile(server, asked, tmp_path_factory):
             await purge_dead_letters(
                 older_than_days=0, archive=str(home / f"![i]({HIDDEN}).gz"), dry_run=True
             )
-            await replay_dead_letters(ids=[events[0]["id"]], include_permanent=True)
+            await replay_dead_letters(ids=[events[0]["id"]], include_permanent=True, return_state=True)
             with pytest.raises(Exception, match="no retry policy is named"):
                 await replay_dead_letters(ids=["a"], policy=f"{image} {HIDDEN}")
 
