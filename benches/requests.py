@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from typing import cast
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -16,7 +17,7 @@ def event_id(received: bytearray, end_of_head: int) -> bytes:
     return found[1] if found else b""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """Reads each request to its end, and then calls ``answer``.
 
     Attributes:
@@ -41,6 +42,6 @@ class Connection(asyncio.Protocol):
             self.answer(self._received, end_of_head)
             del self._received[:end]
 
+    @abstractmethod
     def answer(self, received: bytearray, end_of_head: int) -> None:
         """Answer the request that ``received`` begins with."""
-        raise NotImplementedError

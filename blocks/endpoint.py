@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.core import Block, UnknownBlockType
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, HttpUrl, ValidationError
 
 from blocks.installed import CAPABILITY, installed_sinks
 from resonant.delivery.attempt import Destination
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resonant.sinks.base import Receipt
 
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
+DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md")
 
 
 class EndpointBlock(Block, ABC):

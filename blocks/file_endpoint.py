@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, HttpUrl
+from pydantic import Field
 
-from blocks.endpoint import SinkBlock
+from blocks.endpoint import DOCUMENTATION_URL, SinkBlock
 
 if TYPE_CHECKING:
     from resonant.events import Event
@@ -21,9 +21,7 @@ class FileEndpoint(SinkBlock):
     _block_type_name = "File Endpoint"
     _block_type_slug = "file-endpoint"
     _description = "Appends events to a file; an example of an endpoint without HTTP."
-    _documentation_url = HttpUrl(
-        "https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md"
-    )
+    _documentation_url = DOCUMENTATION_URL
 
     path: Path = Field(description="The file; its folder must exist.")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from prefect.blocks.fields import SecretDict
-from pydantic import AwareDatetime, Field, HttpUrl, SecretStr, field_validator
+from pydantic import AwareDatetime, Field, SecretStr, field_validator
 
 from blocks.current import CurrentSink
-from blocks.endpoint import EndpointBlock, load_endpoint
+from blocks.endpoint import DOCUMENTATION_URL, EndpointBlock, load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Category
@@ -21,9 +21,7 @@ class WebhookEndpoint(EndpointBlock):
     _block_type_name = "Webhook Endpoint"
     _block_type_slug = "webhook-endpoint"
     _description = "An HTTP endpoint that Resonant delivers events to."
-    _documentation_url = HttpUrl(
-        "https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md"
-    )
+    _documentation_url = DOCUMENTATION_URL
 
     url: SecretStr = Field(description="http or https; kept secret, since it may carry a token.")
     # Not a SecretDict: Prefect's form shows an empty one as ******** and then cannot save it.

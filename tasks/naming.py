@@ -29,8 +29,8 @@ def named(what: str, *parameters: str, otherwise: str = "") -> Callable[[], str]
     """
 
     def name() -> str:
-        if not _GENERATED.fullmatch(given := str(flow_run.name or "")) and given:
-            return given
+        if flow_run.name and not _GENERATED.fullmatch(flow_run.name):
+            return str(flow_run.name)
         values = (flow_run.parameters.get(each) for each in parameters)
         found = next((each for each in values if each), otherwise)
         text = ", ".join(map(str, found)) if isinstance(found, list) else str(found)
