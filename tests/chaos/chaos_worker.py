@@ -155,9 +155,9 @@ def _emit_one(dispatcher: Dispatcher, progress: Progress) -> Callable[[Lease], A
 
 def _emit_chunk(dispatcher: Dispatcher, progress: Progress) -> Callable[[list[Lease]], Awaitable[None]]:
     async def emit_chunk(leases: list[Lease]) -> None:
-        lost_before = dispatcher.summary.lost
-        await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
-        if dispatcher.summary.lost == lost_before:
+        done = await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        # Not all of a chunk has an attempt if the gate held some, or a lease was lost.
+        if done.delivered + done.parked.total() + done.dead_letters == len(leases):
             progress.say(recorded=[[lease.event.id, lease.attempts + 1] for lease in leases])
 
     return emit_chunk
