@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,11 +50,14 @@ async def audited(
     Raises:
         StoreUnavailable: it cannot be recorded; nothing was done.
     """
-    audit_id = await store.write(begin_audit, at=store.clock(), who=who, action=action, selection=selection)
+    beginning = asyncio.ensure_future(
+        store.write(begin_audit, at=store.clock(), who=who, action=action, selection=selection)
+    )
     try:
-        yield audit_id
+        # Shielded, since a cancelled write may be committed all the same, and its row needs an end.
+        yield await asyncio.shield(beginning)
     finally:
-        await store.write(end_audit, audit_id, now=store.clock())
+        await store.write(end_audit, await beginning, now=store.clock())
 
 
 def begin_audit(

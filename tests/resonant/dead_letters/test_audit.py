@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from resonant.dead_letters.audit import AuditEntry, add_to_audit, audited, begin_audit, read_audit
@@ -37,6 +39,30 @@ def test_it_is_there_from_the_beginning_and_says_when_it_ended(desk, fails):
         desk.run(work())
     [entry] = desk.read(read_audit)
     assert (entry.count, entry.ended_at - entry.at) == (7, 5)
+
+
+def test_an_operation_cancelled_as_it_begins_gets_an_end_too(desk, monkeypatch):
+    write = desk.store.write
+
+    async def cancelled_write(operation, *args, **kwargs):
+        written = await write(operation, *args, **kwargs)
+        if operation is begin_audit:
+            interrupted.cancel()  # as Ctrl-C does
+            await asyncio.sleep(0)
+        return written
+
+    async def work():
+        nonlocal interrupted
+        interrupted = asyncio.current_task()
+        async with audited(desk.store, who="x", action="purge", selection={}):
+            pass
+
+    interrupted = None
+    monkeypatch.setattr(desk.store, "write", cancelled_write)
+    with pytest.raises(asyncio.CancelledError):
+        desk.run(work())
+    [entry] = desk.read(read_audit)
+    assert entry.ended_at is not None
 
 
 def test_what_is_rolled_back_is_not_counted(desk):
