@@ -215,10 +215,28 @@ class _WriteLock:
         try:
             driver.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY:
+            if _is_busy(error):
                 return False
             raise
         return True
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+
+
+def _set(connection: sqlite3.Connection, pragma: str) -> None:
+    """Set a pragma, and wait for locks: SQLite does not wait while two connections create the log of a new file."""
+    until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > until:
+                raise
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _reclaim_pages(connection: Connection) -> bool:
@@ -268,7 +286,7 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
             # to the file system a few at a time.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
+            _set(connection, pragma)
         file.check()  # this connection has just opened the file by its path
 
     @event.listens_for(engine, "begin")

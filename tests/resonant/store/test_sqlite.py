@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sqlite3
@@ -9,13 +10,17 @@ import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from urllib.parse import quote
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from resonant.errors import StoreUnavailable
 from resonant.store import open_store
+from resonant.store.sqlite import SQLite
 from support.programs import lacking
 
 
@@ -35,6 +40,26 @@ def permissive_umask():
     before = os.umask(0)
     yield
     os.umask(before)
+
+
+def test_connections_that_create_the_same_file_at_once_wait_for_each_other(tmp_path):
+    """SQLite itself answers "database is locked" at once, about once in a hundred rounds."""
+
+    def connect(path, ready):
+        ready.wait()
+        asyncio.run(read(path))
+
+    async def read(path):
+        database = SQLite(make_url(f"sqlite:///{path}"))
+        await database.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+        await database.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        for round_ in range(100):
+            ready = Barrier(4)
+            opening = [threads.submit(connect, tmp_path / f"{round_}.db", ready) for _ in range(4)]
+            for each in opening:
+                each.result()
 
 
 @pytest.mark.usefixtures("permissive_umask")
@@ -112,6 +137,7 @@ import asyncio, os, sys
 import alembic.command, alembic.config, sqlalchemy.dialects.sqlite.pysqlite
 from resonant.errors import StoreUnavailable
 from resonant.store import open_store
+from resonant.store.sqlite import SQLite
 
 async def main(url):
     try:
@@ -180,6 +206,7 @@ import asyncio, os, sys
 from resonant.errors import StoreUnavailable
 from resonant.events import Event
 from resonant.store import open_store
+from resonant.store.sqlite import SQLite
 
 def event(number):
     return Event(id=f"evt_{number}", type="t", source="/s", data="x" * 20_000)
