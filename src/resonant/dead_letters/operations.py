@@ -11,10 +11,11 @@ from resonant.dead_letters.audit import add_to_audit
 from resonant.store import schema
 from resonant.store.acceptances import add_to_ledger
 from resonant.store.causes import Cause, cause_ids
-from resonant.store.counters import Tally
+from resonant.store.counters import Tally, count_retries
 from resonant.store.dead_letter_search import DeadLetters, Key, is_after
 from resonant.store.leases import leases_of
 from resonant.store.locked_rows import change_all
+from resonant.store.sketches import begin_of
 from resonant.store.sql import is_any_of
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def replay(
     if not picked:
         return Replayed([], None)
     place = {key.id: number for number, key in enumerate(picked)}
+    _take_back(connection, picked, now=now)
     rows = connection.execute(
         update(_d)
         .where(is_any_of(_d.c.id, list(place)))
@@ -105,6 +107,21 @@ def replay(
     add_to_audit(connection, audit_id, len(rows))
     leases = sorted(leases_of(connection, rows), key=lambda lease: place[lease.delivery_id])
     return Replayed(leases, picked[-1])
+
+
+def _take_back(connection: Connection, picked: Sequence[Key], *, now: float) -> None:
+    """Count in the hour in which each dead letter was given up that this was not its end, for statistics."""
+    query = select(_d.c.endpoint, _d.c.event_type, _d.c.reason, _d.c.finished_at, _d.c.attempts)
+    tallies: dict[int, Tally] = {}
+    for endpoint, event_type, reason, finished_at, attempts in connection.execute(
+        query.where(is_any_of(_d.c.id, [key.id for key in picked]))
+    ):
+        begin = begin_of(finished_at, now=now)
+        tally = tallies.setdefault(begin, Tally(begin))
+        retries = attempts - 1 if attempts else None
+        tally.add("replayed", endpoint, event_type, "dead_letter", detail=reason, seconds=retries)
+    for tally in tallies.values():
+        tally.write(connection)
 
 
 class Cancelled(NamedTuple):
@@ -151,7 +168,8 @@ def cancel(
         error = (row.category, row.code, row.error_type, row.error)
         by_cause[Cause.of(row.endpoint, row.event_type, "cancelled", *error)].append(row.id)
         labels = (row.endpoint, row.event_type, "dead_letter", row.category, row.code)
-        tally.add("delivery", *labels, seconds=now - row.accepted_at)
+        tally.add("delivery", *labels, detail="cancelled", seconds=now - row.accepted_at)
+        count_retries(tally, (row.endpoint, row.event_type), row.attempts)
     final: dict[str, Any] = {
         "status": "dead_letter",
         "reason": "cancelled",

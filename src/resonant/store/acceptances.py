@@ -93,6 +93,17 @@ def read_ledgers(connection: Connection, endpoint: str | None = None) -> tuple[i
     return accepted + added, purged
 
 
+def read_stored(connection: Connection) -> dict[str, int]:
+    """Return how many deliveries each endpoint has in the store by the ledgers: accepted and not purged."""
+    stored = Counter[str]()
+    for name, accepted, purged in connection.execute(select(_ledgers)):
+        stored[name] += accepted - purged
+    rows = select(_t.c.endpoint, _total(_t.c["count"])).group_by(_t.c.endpoint)
+    for name, added in connection.execute(rows):
+        stored[name] += added
+    return stored
+
+
 def read_endpoints(connection: Connection) -> tuple[str, ...]:
     """Return the sorted names of all endpoints for which an event was ever accepted."""
     names = union(select(_ledgers.c.name), select(_t.c.endpoint))

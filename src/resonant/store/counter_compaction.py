@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import and_, delete, func, select, text, tuple_
 
-from resonant.store import schema
+from resonant.store import schema, sketches
 from resonant.store.counters import add_to
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ async def compact(store: Store) -> int:
     for span in await store.read(find_spans, now=now):
         while rows := await store.write(gather, span, limit=_ROWS_AT_ONCE):
             gathered += rows
+            await asyncio.sleep(_PAUSE_SECONDS)
+    for each in await store.read(sketches.find_spans, now=now):
+        merged = sketches.ROWS_AT_ONCE
+        while merged == sketches.ROWS_AT_ONCE:
+            merged = await store.write(sketches.gather, each)
             await asyncio.sleep(_PAUSE_SECONDS)
     return gathered
 

@@ -16,24 +16,53 @@ retry_delay   the delay drawn                  retry, park
 replay        none                             replayed
 purge         none                             delivered, dead_letter
 ============= ================================ ==================================================
+
+Statistics read sketches (see ``sketches``), which the same transaction inserts: of attempts, of deliveries, and of more
+measures that are not in the rollups. A label ``detail`` is only in sketches.
+
+============= ====================================== =================================================
+measure       measured                               detail
+============= ====================================== =================================================
+attempt       the attempt's duration                 type of the error
+delivery      acceptance to delivery or end          reason of a dead letter
+first_attempt acceptance to the first attempt        none
+retries       attempts after the first, at the end   none
+delay         the delay drawn                        number in the round, Retry-After or not, policy
+replayed      retries of a dead letter, taken back   its reason
+============= ====================================== =================================================
+
+A replay takes back the dead letter in the hour in which it was given up: statistics subtract it there.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from resonant.store import schema
+from resonant.store import schema, sketches
+from resonant.store.sketches import Labels, Sketch
 from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Insert, Table
 
-Measure = Literal["accepted", "attempt", "delivery", "retry_delay", "replay", "purge"]
-_Labels = tuple[Measure, str, str, str, str, str, float]
+Measure = Literal[
+    "accepted",
+    "attempt",
+    "delivery",
+    "retry_delay",
+    "replay",
+    "purge",
+    "first_attempt",
+    "retries",
+    "delay",
+    "replayed",
+]
+ONLY_SKETCHED = frozenset({"first_attempt", "retries", "delay", "replayed"})
+SKETCHED = ONLY_SKETCHED | {"attempt", "delivery"}
 
 # Seconds. One set serves attempts (ms to the deadline) and waits (to a day); rows exist only for buckets that were hit.
 BUCKETS = (
@@ -60,12 +89,13 @@ def is_on(connection: Connection) -> bool:
 
 
 class Tally:
-    """Counts collected for one transaction, then added to the table in one statement."""
+    """Counts collected for one transaction, then added to the table in one statement, and inserted as sketches."""
 
     def __init__(self, now: float) -> None:
         self._minute = int(now // 60) * 60
-        # Count and quanta by the columns of the key without the minute, which is the same for all.
-        self._counts: defaultdict[_Labels, list[int]] = defaultdict(lambda: [0, 0])
+        # By the columns of the key without the minute, which is the same for all.
+        self._counts: Counter[Labels] = Counter()
+        self._seconds: defaultdict[Labels, list[float]] = defaultdict(list)
 
     def add(
         self,
@@ -76,23 +106,41 @@ class Tally:
         category: str | None = None,
         code: str | None = None,
         *,
+        detail: str | None = None,
         seconds: float | None = None,
         count: int = 1,
     ) -> None:
-        """Add ``count``; ``seconds`` goes into the histogram, None means not measured (bucket +Inf)."""
-        le = math.inf if seconds is None else BUCKETS[bisect_left(BUCKETS, seconds)]
-        cell = self._counts[measure, endpoint, event_type, result, category or "", code or "", le]
-        cell[0] += count
-        if seconds and seconds > 0:  # a clock that was set back must not lower a sum
-            cell[1] += int(seconds * _QUANTA_A_SECOND + 0.5)
+        """Add ``count``; ``seconds`` is one duration, None means not measured (bucket +Inf)."""
+        labels = Labels(measure, endpoint, event_type, result, category or "", code or "", detail or "")
+        if seconds is None:
+            self._counts[labels] += count
+        else:
+            self._seconds[labels].append(seconds)
 
     def write(self, connection: Connection) -> None:
         """Add the counts to the minute, sorted by key, so that two workers cannot deadlock."""
-        if self._counts and is_on(connection):
-            add_to(schema.rollups, connection, self.rows())
+        if not (self._counts or self._seconds) or not is_on(connection):
+            return
+        if rows := self.rows():
+            add_to(schema.rollups, connection, rows)
+        if entries := self.sketches():
+            sketches.insert(connection, sketches.pack(self._minute, entries))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the counts as rows of the table, sorted by key."""
+        """Return the counts as rows of the table of rollups, sorted by key."""
+        cells: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
+        for labels, number in self._counts.items():
+            if labels.measure not in ONLY_SKETCHED:
+                cells[*labels[:-1], math.inf][0] += number
+        for labels, durations in self._seconds.items():
+            if labels.measure in ONLY_SKETCHED:
+                continue
+            key = labels[:-1]
+            for seconds in durations:
+                cell = cells[*key, BUCKETS[bisect_left(BUCKETS, seconds)]]
+                cell[0] += 1
+                if seconds > 0:  # a clock that was set back must not lower a sum
+                    cell[1] += int(seconds * _QUANTA_A_SECOND + 0.5)
         return [
             {
                 "measure": measure,
@@ -107,9 +155,38 @@ class Tally:
                 "total": quanta / _QUANTA_A_SECOND,
             }
             for (measure, endpoint, event_type, result, category, code, le), (number, quanta) in sorted(
-                self._counts.items()
+                cells.items()
             )
         ]
+
+    def sketches(self) -> list[tuple[Labels, Sketch]]:
+        """Return what statistics need, by labels."""
+        labels = {each for each in (*self._seconds, *self._counts) if each.measure in SKETCHED}
+        return [(each, Sketch.of(self._seconds.get(each, ()), self._counts[each])) for each in labels]
+
+
+class DelayOf(NamedTuple):
+    """The detail of a delay: the number of the failed attempt in its round, whether the endpoint asked for it, the policy."""
+
+    after: int
+    asked: bool
+    policy: str | None
+
+    def to_text(self) -> str:
+        """Return it as a label."""
+        return f"{self.after} {int(self.asked)} {self.policy or ''}"
+
+    @classmethod
+    def from_text(cls, text: str) -> DelayOf:
+        """Return the detail that ``to_text`` wrote."""
+        after, asked, policy = text.split(" ", 2)
+        return cls(int(after), asked == "1", policy or None)
+
+
+def count_retries(tally: Tally, where: tuple[str, str], attempts: int) -> None:
+    """Count the retries of a delivery that ended after so many attempts."""
+    if attempts:
+        tally.add("retries", *where, "", seconds=attempts - 1)
 
 
 def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> None:

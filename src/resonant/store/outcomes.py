@@ -9,7 +9,7 @@ from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.store import schema
 from resonant.store.attempts import AttemptKey, add_attempts, attempt_row, recorded_attempts, storable
 from resonant.store.causes import Cause, point_at_causes
-from resonant.store.counters import Tally
+from resonant.store.counters import DelayOf, Tally, count_retries
 from resonant.store.locked_rows import change_all, change_each, is_held, lock
 
 if TYPE_CHECKING:
@@ -170,16 +170,25 @@ def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
 
 
 def _count(tally: Tally, outcome: Outcome, now: float) -> None:
-    attempt, decision = outcome.attempt, outcome.decision
+    lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
     category, code = attempt.category, attempt.code
-    where = (outcome.lease.endpoint, outcome.lease.event.type)
-    age = now - outcome.lease.accepted_at
-    tally.add("attempt", *where, attempt.result, category, code, seconds=attempt.duration)
+    where = (lease.endpoint, lease.event.type)
+    age = now - lease.accepted_at
+    tally.add(
+        "attempt", *where, attempt.result, category, code, detail=attempt.error_type, seconds=attempt.duration
+    )
+    if attempt.number == 1:
+        tally.add("first_attempt", *where, "", seconds=attempt.started_at - lease.accepted_at)
     match decision:
         case None:
             tally.add("delivery", *where, "delivered", seconds=age)
-        case GiveUp():
-            tally.add("delivery", *where, "dead_letter", category, code, seconds=age)
+            count_retries(tally, where, attempt.number)
+        case GiveUp(reason=reason):
+            tally.add("delivery", *where, "dead_letter", category, code, detail=reason, seconds=age)
+            count_retries(tally, where, attempt.number)
         case Retry() | Park():
             result = "park" if isinstance(decision, Park) else "retry"
             tally.add("retry_delay", *where, result, category, code, seconds=decision.delay)
+            is_charged = not (isinstance(decision, Park) and not decision.charged)
+            detail = DelayOf(lease.round_attempts + is_charged, attempt.retry_after is not None, lease.policy)
+            tally.add("delay", *where, "", detail=detail.to_text(), seconds=decision.delay)

@@ -10,7 +10,7 @@ from resonant.events import Attempt
 from resonant.store import schema
 from resonant.store.attempts import add_attempts, attempt_row
 from resonant.store.causes import Cause, point_at_causes
-from resonant.store.counters import Tally
+from resonant.store.counters import Tally, count_retries
 from resonant.store.leases import hand_back
 from resonant.store.locked_rows import change_all, change_each
 from resonant.store.sql import is_any_of
@@ -106,12 +106,15 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
             }
         )
         facts = (row.endpoint, row.event_type)
-        tally.add("attempt", *facts, "lost", "unknown", "worker_lost")
+        tally.add("attempt", *facts, "lost", "unknown", "worker_lost", detail=attempt.error_type)
         if is_final:
             error = (attempt.category, attempt.code, attempt.error_type, attempt.error)
             causes[row.id] = Cause.of(*facts, "crashed", *error)
             age = now - row.accepted_at
-            tally.add("delivery", *facts, "dead_letter", "unknown", "worker_lost", seconds=age)
+            tally.add(
+                "delivery", *facts, "dead_letter", "unknown", "worker_lost", detail="crashed", seconds=age
+            )
+            count_retries(tally, facts, attempt.number)
     add_attempts(connection, history)
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)

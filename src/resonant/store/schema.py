@@ -333,6 +333,18 @@ rollup_history = Table(
     sqlite_with_rowid=False,
 )
 
+# Durations and counts for statistics, of minutes, and later of hours and days: see store/sketches.py. Rows are only inserted,
+# and merged by deleting several and inserting one.
+sketches = Table(
+    "resonant_sketches",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("minute", BigInteger, nullable=False),
+    Column("entries", Text, nullable=False),
+    Column("buckets", LargeBinary, nullable=False),
+)
+Index("resonant_sketches_minute", sketches.c.minute)
+
 # Raised alerts: see metrics/alert_state.py. Endpoint "" means all endpoints.
 alerts = Table(
     "resonant_alerts",

@@ -6,7 +6,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from resonant.store import acceptances, counters, reads, rescue
+from resonant.store import acceptances, counters, reads, rescue, sketches
 from resonant.store import leases as lease_queries
 from resonant.store.database import Database, Transaction, open_database
 from resonant.store.enqueue import EnqueueResult, enqueue
@@ -105,10 +105,12 @@ class Store:
         return await self.write(enqueue, list(events), endpoint, now=self.clock(), **options)
 
     async def fold(self) -> None:
-        """Fold the acceptances into the ledgers and the rollups; no sum changes."""
+        """Fold the acceptances into the ledgers and the rollups, and the sketches of each minute into one; no sum changes."""
         folded = _FOLD_BATCH
         while folded == _FOLD_BATCH and await self.read(acceptances.is_any):
             folded = await self.write(acceptances.fold, limit=_FOLD_BATCH)
+        for span in await self.read(sketches.find_spans, now=self.clock(), is_emitting=True):
+            await self.write(sketches.gather, span)
 
     async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
         """Return when each endpoint's earliest unfinished delivery may be claimed."""

@@ -1,0 +1,242 @@
+"""Latency sketches: durations counted in logarithmic buckets, from which percentiles follow with an error below 1 %.
+
+The buckets are those of DDSketch (Masson, Rim and Lee, 2019): bucket ``n`` holds the durations above ``GAMMA ** (n - 1)``
+and up to ``GAMMA ** n``. Count, sum, minimum and maximum are exact. Two sketches are merged by adding their counts, so it
+does not matter how attempts are spread over transactions, minutes and hours.
+
+A transaction inserts one row with its sketches, and updates none, so that writers never wait for each other. ``fold`` merges
+the rows of each minute into one; later, ``gather`` merges minutes into hours, and hours into days. Readers add up all rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import delete, func, select
+
+from resonant.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Connection
+
+GAMMA = 1.02
+# Half the width of a bucket, as a part of a duration: 0.99 %.
+RELATIVE_ERROR = (GAMMA - 1) / (GAMMA + 1)
+# Shorter durations, in seconds, count as zero.
+SHORTEST = 1e-9
+ZERO_BUCKET = -1_100
+_BUCKETS_PER_E = 1 / math.log(GAMMA)
+_NANOSECONDS = 1e9
+
+MINUTES_KEPT_SECONDS = 3600
+HOURS_KEPT_SECONDS = 60 * 86_400
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+# Rows of a minute that goes on are merged when there are so many.
+_MANY_ROWS = 16
+ROWS_AT_ONCE = 1_000
+_t = schema.sketches
+_INSERT = f"INSERT INTO {_t.name} (minute, entries, buckets) VALUES (?, ?, ?)"  # noqa: S608 - a constant
+
+
+class Labels(NamedTuple):
+    """What is measured; see ``store.counters`` for the measures. ``detail`` depends on the measure."""
+
+    measure: str
+    endpoint: str
+    event_type: str
+    result: str = ""
+    category: str = ""
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Sketch:
+    """How often something happened, and how long each took, if that was measured.
+
+    Attributes:
+        count: how often, including those that were not measured.
+        total: sum of the durations, in nanoseconds, so that adding is exact.
+        least, most: seconds; None if nothing was measured.
+        buckets: how many durations by bucket.
+    """
+
+    count: int = 0
+    total: int = 0
+    least: float | None = None
+    most: float | None = None
+    buckets: Counter[int] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, seconds: Sequence[float], unmeasured: int = 0) -> Sketch:
+        """Return the sketch of durations; a negative one, of a clock that was set back, counts as zero."""
+        if not seconds:
+            return cls(unmeasured)
+        least = min(seconds)
+        if least < 0:
+            seconds = [max(each, 0.0) for each in seconds]
+            least = 0.0
+        return cls(
+            len(seconds) + unmeasured,
+            round(math.fsum(seconds) * _NANOSECONDS),
+            least,
+            max(seconds),
+            Counter(map(bucket_of, seconds)),
+        )
+
+    @property
+    def measured(self) -> int:
+        """How many durations were measured."""
+        return self.buckets.total()
+
+    def add(self, other: Sketch) -> None:
+        """Add another sketch to this one."""
+        self.count += other.count
+        self.total += other.total
+        if other.least is not None:
+            self.least = other.least if self.least is None else min(self.least, other.least)
+        if other.most is not None:
+            self.most = other.most if self.most is None else max(self.most, other.most)
+        buckets = self.buckets
+        for bucket, number in other.buckets.items():
+            buckets[bucket] += number
+
+
+def bucket_of(seconds: float) -> int:
+    """Return the bucket of a duration."""
+    return ZERO_BUCKET if seconds < SHORTEST else math.ceil(math.log(seconds) * _BUCKETS_PER_E)
+
+
+def seconds_of(bucket: int) -> float:
+    """Return the duration that represents a bucket: it differs from all of them by at most ``RELATIVE_ERROR``."""
+    return 0.0 if bucket == ZERO_BUCKET else 2 * GAMMA**bucket / (GAMMA + 1)
+
+
+class Packed(NamedTuple):
+    """A row of the table: the sketches of a minute, an hour or a day, from ``minute``, in seconds since the epoch.
+
+    Attributes:
+        entries: JSON: a list of labels, count, total, least, most and number of buckets, for each sketch.
+        buckets: the buckets of all sketches, as 16-bit integers, then their counts, as 32-bit ones; little-endian.
+    """
+
+    minute: int
+    entries: str
+    buckets: bytes
+
+
+def pack(minute: int, sketches: Iterable[tuple[Labels, Sketch]]) -> Packed:
+    """Return sketches as a row."""
+    entries = []
+    buckets: list[int] = []
+    numbers: list[int] = []
+    for labels, sketch in sketches:
+        of_sketch = sorted(sketch.buckets.items())
+        entries.append([*labels, sketch.count, sketch.total, sketch.least, sketch.most, len(of_sketch)])
+        buckets += [bucket for bucket, _ in of_sketch]
+        numbers += [number for _, number in of_sketch]
+    size = len(buckets)
+    packed = struct.pack(f"<{size}h{size}I", *buckets, *numbers)
+    return Packed(minute, json.dumps(entries, separators=(",", ":")), packed)
+
+
+def unpack(row: Packed) -> list[tuple[Labels, Sketch]]:
+    """Return the sketches of a row."""
+    size = len(row.buckets) // 6
+    values = struct.unpack(f"<{size}h{size}I", row.buckets)
+    found = []
+    place = 0
+    for *labels, count, total, least, most, width in json.loads(row.entries):
+        end = place + width
+        buckets = Counter(dict(zip(values[place:end], values[size + place : size + end], strict=True)))
+        found.append((Labels(*labels), Sketch(count, total, least, most, buckets)))
+        place = end
+    return found
+
+
+def merge(minute: int, rows: Iterable[Packed]) -> Packed:
+    """Add up rows, as the row of this minute, hour or day."""
+    sums: defaultdict[Labels, Sketch] = defaultdict(Sketch)
+    for labels, sketch in chain.from_iterable(map(unpack, rows)):
+        sums[labels].add(sketch)
+    return pack(minute, sorted(sums.items(), key=lambda item: item[0]))
+
+
+def insert(connection: Connection, row: Packed) -> None:
+    """Insert a row."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_INSERT, tuple(row))  # a quarter of the time of a compiled statement
+    else:
+        connection.execute(_t.insert().inline(), row._asdict())
+
+
+def read(connection: Connection, *, since: float, until: float) -> list[Packed]:
+    """Return the rows of the minutes, hours and days that begin between these times, seconds since the epoch."""
+    query = select(_t.c.minute, _t.c.entries, _t.c.buckets).where(_t.c.minute >= since, _t.c.minute <= until)
+    return list(map(Packed._make, connection.execute(query)))
+
+
+def begin_of(since: float, *, now: float) -> int:
+    """Return the beginning of the minute, or of the hour or day if minutes or hours are no longer kept."""
+    if since >= now - MINUTES_KEPT_SECONDS:
+        size = _MINUTE
+    elif since >= now - HOURS_KEPT_SECONDS:
+        size = _HOUR
+    else:
+        size = _DAY
+    return int(since // size) * size
+
+
+class Span(NamedTuple):
+    """The rows that should become one: from ``start``, before ``end``, seconds since the epoch."""
+
+    start: int
+    end: int
+
+
+def find_spans(connection: Connection, *, now: float, is_emitting: bool = False) -> list[Span]:
+    """Return the minutes, hours and days that have more rows than one.
+
+    Args:
+        connection: open.
+        now: seconds since the epoch.
+        is_emitting: only recent minutes, and a minute that goes on only if it has many rows.
+    """
+    minutes_before = int((now - MINUTES_KEPT_SECONDS) // _HOUR) * _HOUR
+    days_before = int((now - HOURS_KEPT_SECONDS) // _DAY) * _DAY
+    counts = select(_t.c.minute, func.count()).group_by(_t.c.minute)
+    if is_emitting:
+        counts = counts.where(_t.c.minute >= minutes_before).having(func.count() > 1)
+    found: defaultdict[Span, int] = defaultdict(int)
+    unsorted: set[Span] = set()
+    for minute, count in connection.execute(counts):
+        size = _MINUTE if minute >= minutes_before else _HOUR if minute >= days_before else _DAY
+        start = minute // size * size
+        span = Span(start, start + size)
+        found[span] += count
+        if minute != start:
+            unsorted.add(span)
+    return sorted(
+        span
+        for span, count in found.items()
+        if span in unsorted or count > (_MANY_ROWS if is_emitting and span.end > now else 1)
+    )
+
+
+def gather(connection: Connection, span: Span) -> int:
+    """Merge the rows of a span into one; return how many were merged. Rows that another process merges are skipped."""
+    condition: ColumnElement[bool] = (_t.c.minute >= span.start) & (_t.c.minute < span.end)
+    picked = select(_t.c.id).where(condition).limit(ROWS_AT_ONCE).with_for_update(skip_locked=True)
+    taking = delete(_t).where(_t.c.id.in_(select(picked.cte("picked").c.id)))
+    rows: list[Any] = list(connection.execute(taking.returning(_t.c.minute, _t.c.entries, _t.c.buckets)))
+    if rows:
+        insert(connection, merge(span.start, map(Packed._make, rows)))
+    return len(rows)
