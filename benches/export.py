@@ -25,7 +25,7 @@ from benches.surroundings import Missing, empty_home, postgresql
 from resonant.metrics.alert_state import read_activity, read_raised
 from resonant.store import Store, open_store, schema
 from resonant.store.counter_compaction import STAYING_SECONDS, compact
-from resonant.store.counters import Tally, add_to
+from resonant.store.counters import DelayOf, Tally, add_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,9 +37,8 @@ EVENTS = 1_000_000
 ROUNDS = 7
 _SMALLER = (100, 10)
 _NEW_ATTEMPTS = 1_000
-_AT_MOST_FIRST_SECONDS = 10
 _AT_MOST_CPU_SECONDS = 0.5
-_AT_MOST_MB = 500
+_AT_MOST_MB = 300
 _AT_MOST_GROWTH = 1.2
 _SPAN_SECONDS = 23 * 3600.0
 # How often the flow is scheduled: what is moved by one that comes when it should.
@@ -133,16 +132,14 @@ def _compare(name: str, count: int, rounds: int) -> list[Comparison]:
     against, of = f"of {sizes[0]:,}", f"of {count:,} attempts"
     new = f"{name}: next export {of}, {_NEW_ATTEMPTS:,} of them new"
     return [
+        Comparison(f"{name}: first export {of}", "s", [largest.first], [smallest.first], against),
         Comparison(
-            f"{name}: first export {of}",
+            f"{name}: first export {of}, CPU",
             "s",
-            [largest.first],
-            [smallest.first],
+            [largest.first_cpu],
+            [smallest.first_cpu],
             against,
-            ours_at_most=_AT_MOST_FIRST_SECONDS,
-        ),
-        Comparison(
-            f"{name}: first export {of}, CPU", "s", [largest.first_cpu], [smallest.first_cpu], against
+            ours_at_most=_AT_MOST_CPU_SECONDS,
         ),
         Comparison(
             f"{new}, CPU",
@@ -213,30 +210,38 @@ async def _count(store: Store, *, after: int) -> None:
     """Count the attempts and outcomes of deliveries with ids above this, as an emission would."""
     tallies: dict[int, Tally] = {}
 
-    def count(at: float, *labels: Any, seconds: float | None = None) -> None:
+    def count(at: float, *labels: Any, detail: str | None = None, seconds: float | None = None) -> None:
         tally = tallies.get(int(at // 60)) or tallies.setdefault(int(at // 60), Tally(at))
-        tally.add(*labels, seconds=seconds)
+        tally.add(*labels, detail=detail, seconds=seconds)
 
     def read(connection: Connection) -> None:
         d, a = schema.deliveries.c, schema.attempts.c
         of_deliveries = select(
-            d.endpoint, d.event_type, d.accepted_at, d.finished_at, d.status, d.category, d.code
+            *(d.endpoint, d.event_type, d.accepted_at, d.first_attempt_at, d.finished_at, d.attempts),
+            *(d.reason, d.status, d.category, d.code),
         )
-        for endpoint, type_, accepted_at, finished_at, *why in _each(
+        for endpoint, type_, accepted_at, first_at, finished_at, attempts, reason, *why in _each(
             connection, of_deliveries.where(d.id > after)
         ):
             count(accepted_at, "accepted", endpoint, type_, "accepted")
             labels = why if why[0] == "dead_letter" else why[:1]
-            count(finished_at, "delivery", endpoint, type_, *labels, seconds=finished_at - accepted_at)
+            took = finished_at - accepted_at
+            count(finished_at, "delivery", endpoint, type_, *labels, detail=reason, seconds=took)
+            count(finished_at, "retries", endpoint, type_, "", seconds=attempts - 1)
+            count(first_at, "first_attempt", endpoint, type_, "", seconds=first_at - accepted_at)
         of_attempts = select(
-            d.endpoint, d.event_type, a.started_at, a.duration, a.delay, a.result, a.category, a.code
+            *(d.endpoint, d.event_type, a.started_at, a.duration, a.delay, a.error_type),
+            *(a.result, a.category, a.code),
         ).join_from(schema.attempts, schema.deliveries)
-        for endpoint, type_, started_at, took, delay, *why in _each(
+        for endpoint, type_, started_at, took, delay, error_type, *why in _each(
             connection, of_attempts.where(d.id > after)
         ):
-            count(started_at + took, "attempt", endpoint, type_, *why, seconds=took)
+            at = started_at + took
+            count(at, "attempt", endpoint, type_, *why, detail=error_type, seconds=took)
             if delay is not None:
-                count(started_at + took, "retry_delay", endpoint, type_, "retry", *why[1:], seconds=delay)
+                count(at, "retry_delay", endpoint, type_, "retry", *why[1:], seconds=delay)
+                detail = DelayOf(1, asked=False, policy=None).to_text()
+                count(at, "delay", endpoint, type_, "", detail=detail, seconds=delay)
 
     def write(connection: Connection) -> None:
         for _, tally in sorted(tallies.items()):
@@ -303,11 +308,10 @@ async def _export(store: Store, settings: Settings, folder: Path) -> dict[str, f
     from resonant.metrics import charts
     from resonant.metrics.prometheus import registry_of, to_text
     from resonant.metrics.report import tables
-    from resonant.metrics.window import measure_sliding
+    from resonant.metrics.snapshot import measure
 
     with Stopwatch() as reading:
-        hours = settings.metrics_window_hours
-        totals, found = await measure_sliding(store, hours=hours, folder=folder / "window")
+        totals, found = await measure(store, hours=settings.metrics_window_hours)
     with atomic_file(folder / "resonant.prom") as write:
         write(to_text(registry_of(totals, found)))
     with Stopwatch() as judging:

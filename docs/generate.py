@@ -169,8 +169,9 @@ def _plain_number(value: Any) -> str:
 
 def _metrics() -> Iterator[str]:
     from resonant.events import Category, Reason, Result, Status  # noqa: PLC0415
+    from resonant.metrics.percentiles import Spread  # noqa: PLC0415
     from resonant.metrics.prometheus import registry_of  # noqa: PLC0415
-    from resonant.metrics.statistics import Attempts, Events, Figures, Retries, Spread, Statistics  # noqa: PLC0415
+    from resonant.metrics.statistics import Attempts, Events, Figures, Retries, Statistics  # noqa: PLC0415
     from resonant.metrics.totals import Totals  # noqa: PLC0415
     from resonant.store.counters import BUCKETS  # noqa: PLC0415
     from resonant.store.gates import GateState  # noqa: PLC0415

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
 from base64 import b64encode
 from collections import defaultdict
 from pathlib import Path
@@ -14,9 +16,9 @@ from prefect.logging import get_run_logger
 from resonant.display import markdown, visible
 from resonant.errors import ResonantError
 from resonant.files import READABLE_BY_ALL, atomic_file
-from resonant.metrics.prometheus import NOT_COUNTED, registry_of, to_text
-from resonant.metrics.report import summary, tables
-from resonant.metrics.window import measure_sliding
+from resonant.metrics.prometheus import registry_of, to_text
+from resonant.metrics.report import NOT_COUNTED, summary, tables
+from resonant.metrics.snapshot import measure
 from resonant.settings import load_settings
 from resonant.store.counter_compaction import compact
 from tasks.policies import known_policy, policy_of
@@ -38,13 +40,14 @@ async def measure_store(store: Store, *, window_hours: float | None) -> tuple[To
 
     Args:
         store: open.
-        window_hours: how far to look back, reading everything again; None takes the setting, and continues from
-            the last export.
+        window_hours: how far to look back; None takes the setting.
     """
     settings = load_settings()
-    if window_hours is not None:
-        return await measure_sliding(store, hours=window_hours, folder=None)
-    return await measure_sliding(store, hours=settings.metrics_window_hours, folder=settings.window_folder)
+    # Earlier versions kept the window in files.
+    await asyncio.to_thread(
+        shutil.rmtree, settings.home.expanduser() / "metrics" / "window", ignore_errors=True
+    )
+    return await measure(store, hours=window_hours or settings.metrics_window_hours)
 
 
 def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> Path:

@@ -199,11 +199,6 @@ class Settings(BaseSettings):
         return self.metrics_window_hours * 3600
 
     @property
-    def window_folder(self) -> Path:
-        """The folder where exports store the data of the window."""
-        return self.home.expanduser() / "metrics" / "window"
-
-    @property
     def textfile(self) -> Path:
         """The file to which the metrics flow writes Prometheus text."""
         return (self.metrics_textfile or self.home / "metrics" / "resonant.prom").expanduser()

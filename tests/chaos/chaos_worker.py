@@ -196,12 +196,12 @@ async def collect(store: Store, orders: Orders, _progress: Progress) -> None:
 async def export(store: Store, orders: Orders, _progress: Progress) -> None:
     from resonant.files import atomic_file
     from resonant.metrics.prometheus import registry_of, to_text
-    from resonant.metrics.window import measure_sliding
+    from resonant.metrics.snapshot import measure
     from resonant.store.counter_compaction import compact
 
     path = Path(orders.textfile)
     for _ in range(orders.times):
-        totals, found = await measure_sliding(store, hours=24, folder=path.parent / "window")
+        totals, found = await measure(store, hours=24)
         with atomic_file(path, mode=0o644) as write:
             write(to_text(registry_of(totals, found)))
         await compact(store)

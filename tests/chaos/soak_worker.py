@@ -25,7 +25,7 @@ from resonant.dispatch.limits import Limits
 from resonant.events import Event
 from resonant.files import atomic_file
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.window import measure_sliding
+from resonant.metrics.snapshot import measure
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
@@ -101,7 +101,7 @@ async def keep(store: Store, orders: Orders) -> None:
     while time.time() < orders.ends_at:
         await store.rescue()
         await store.read(triage)
-        totals, found = await measure_sliding(store, hours=orders.keep_minutes / 60, folder=folder / "window")
+        totals, found = await measure(store, hours=orders.keep_minutes / 60)
         with atomic_file(folder / "resonant.prom", mode=0o644) as write:
             write(to_text(registry_of(totals, found)))
         await compact(store)

@@ -19,10 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from resonant.delivery.retry import Retry
 from resonant.events import Attempt, Event
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.statistics import statistics
+from resonant.metrics.snapshot import measure
 from resonant.store import Outcome, counter_compaction, open_store, schema
 from resonant.testing import FixedClock
-from support.metrics import measure
 from support.programs import lacking
 from support.waiting import wait_until
 
@@ -289,10 +288,7 @@ class Desk(SimpleNamespace):
         await store.record([Outcome(lease, attempt, None)])
 
     async def text(self):
-        now = self.clock()
-        totals, window = await self.store.read(measure, now=now, since=now - DAY)
-        found = statistics(window.attempts, window.deliveries, since=now - DAY, until=now)
-        return to_text(registry_of(totals, found))
+        return to_text(registry_of(*await measure(self.store, hours=24)))
 
 
 @pytest.mark.parametrize("during", [0.0, -HOUR], ids=["between deliveries", "while one is sent"])

@@ -194,7 +194,6 @@ def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_rea
 
     modes = home.modes()
     assert {"resonant.db", "report.json", "archive.jsonl.gz", "metrics/resonant.prom"} <= modes.keys()
-    assert any(name.startswith("metrics/window/") for name in modes)
     assert open_to_others(modes) == {}
 
 

@@ -106,6 +106,15 @@ async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engin
     assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
 
 
+async def test_the_files_of_the_window_of_earlier_versions_are_removed(engine, tmp_path):
+    window = tmp_path / "home" / "metrics" / "window"
+    window.mkdir(parents=True)
+    (window / "window.json").write_text("{}")
+    state, _ = await export()
+    assert state.is_completed()
+    assert not window.exists()
+
+
 async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(engine, tmp_path):
     store = await open_store(f"sqlite:///{tmp_path}/store.db")
     odd = Event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,16 +16,11 @@ from resonant.events import rfc3339
 from resonant.files import READABLE_BY_ALL, atomic_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from prometheus_client import CollectorRegistry
-    from sqlalchemy import Connection
 
-    from resonant.cli.running import UntilStopped
-    from resonant.metrics.frames import Page
+    from resonant.metrics.percentiles import Spread
     from resonant.metrics.report import Table
-    from resonant.metrics.snapshot import Window
-    from resonant.metrics.statistics import Events, Hour, Spread, Statistics
+    from resonant.metrics.statistics import Events, Hour, Statistics
     from resonant.settings import Settings
 
 _LONGEST_BAR, _SHORTEST_BAR = 12, 3
@@ -59,37 +53,22 @@ def metrics(
 
     The success rate is per event, of those that ended in the window; the error rate is per attempt.
     """
-    from resonant.cli.running import run_reading
-    from resonant.metrics.statistics import statistics
+    from resonant.cli.running import run_with_store
+    from resonant.metrics.report import NOT_COUNTED
+    from resonant.metrics.snapshot import read_statistics
     from resonant.settings import load_settings
 
     settings, now = load_settings(), time.time()
     since = options.moment("--window", window, now=now)
     if since is None:
         since = now - settings.metrics_window_seconds
-    read = run_reading(partial(_read_window, now=now, since=since))
-    found = statistics(read.attempts, read.deliveries, since=since, until=now)
+    if not settings.rollups:
+        output.say(NOT_COUNTED)
+    found = run_with_store(lambda store: store.read(read_statistics, now=now, since=since), settings)
     if as_json:
         output.write(output.to_json(metrics_document(found)) + "\n")
     else:
         _write_statistics(found)
-
-
-def _read_window(connection: Connection, until_stopped: UntilStopped, *, now: float, since: float) -> Window:
-    from resonant.cli.progress import progress
-    from resonant.metrics.snapshot import read_window
-
-    with progress("reading") as show:
-        read = 0
-
-        def counted(pages: Iterator[Page]) -> Iterator[Page]:
-            nonlocal read
-            for page in until_stopped(pages):
-                yield page
-                read += len(page)
-                show(read)
-
-        return read_window(connection, now=now, since=since, passed=counted)
 
 
 def prometheus(
@@ -109,7 +88,8 @@ def prometheus(
     The output file is replaced atomically, so that a node exporter's textfile collector never reads half of it.
     """
     from resonant.cli.running import run_with_store
-    from resonant.metrics.prometheus import NOT_COUNTED, to_text
+    from resonant.metrics.prometheus import to_text
+    from resonant.metrics.report import NOT_COUNTED
     from resonant.metrics.scraping import read_registry
     from resonant.settings import load_settings
 
@@ -154,6 +134,8 @@ def metrics_document(found: Statistics) -> output.Document:
         "error_categories": figures.error_categories,
         "error_types": figures.error_types,
         "latency_ms": _milliseconds(figures.latency),
+        "end_to_end_ms": _milliseconds(figures.end_to_end),
+        "first_attempt_ms": _milliseconds(figures.first_attempt),
         "retries": asdict(figures.retries),
         "hourly": [_hour_document(hour) for hour in found.hourly],
         "by_event_type": {

@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from resonant.events import Status
+from resonant.metrics.report import NOT_COUNTED
 from resonant.store.counters import BUCKETS
 from resonant.store.gates import Gate, GateState
 
@@ -24,14 +25,13 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from resonant.metrics.percentiles import Spread
     from resonant.metrics.statistics import Statistics
     from resonant.metrics.totals import Counted, Totals
 
     Labels = tuple[str, ...]
 
 L = TypeVar("L", bound="Labels")
-
-NOT_COUNTED = "RESONANT_ROLLUPS is off: there are no counters and no histograms"
 
 
 class _Collected(Collector):
@@ -148,19 +148,19 @@ def _histograms(totals: Totals) -> Iterator[Metric]:
 
 
 def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterator[Metric]:
-    latencies = {name: figures.latency for name, figures in statistics.by_endpoint.items()}
-    percentiles = {
-        (endpoint, name): value
-        for endpoint, latency in latencies.items()
-        for name, value in (("p50", latency.p50), ("p95", latency.p95), ("p99", latency.p99))
-        if value is not None
-    }
+    by_endpoint = statistics.by_endpoint.items()
     yield _gauge(
         "resonant_delivery_latency_percentile_seconds",
-        "Exact percentiles of the duration of an attempt over the exporter's window (24 hours by default); "
-        "absent if there was no attempt.",
+        "Percentiles of the duration of an attempt over the exporter's window (24 hours by default), with an error "
+        "below 1 %; absent if there was no attempt.",
         ("endpoint", "percentile"),
-        percentiles,
+        _percentiles({name: figures.latency for name, figures in by_endpoint}),
+    )
+    yield _gauge(
+        "resonant_delivery_first_attempt_percentile_seconds",
+        "Percentiles of the time from the acceptance of an event to its first attempt, over the same window.",
+        ("endpoint", "percentile"),
+        _percentiles({name: figures.first_attempt for name, figures in by_endpoint}),
     )
     none = dict.fromkeys(
         ((endpoint, status) for endpoint in totals.endpoints for status in get_args(Status)), 0
@@ -205,6 +205,15 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
         (),
         {(): totals.taken_at},
     )
+
+
+def _percentiles(spreads: Mapping[str, Spread]) -> dict[Labels, float]:
+    return {
+        (endpoint, name): value
+        for endpoint, spread in spreads.items()
+        for name, value in (("p50", spread.p50), ("p95", spread.p95), ("p99", spread.p99))
+        if value is not None
+    }
 
 
 def _gate_gauges(totals: Totals) -> Iterator[Metric]:

@@ -11,8 +11,10 @@ from resonant.metrics.statistics import Attempts, Events
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from resonant.metrics.statistics import Figures, Spread, Statistics
+    from resonant.metrics.percentiles import Spread
+    from resonant.metrics.statistics import Figures, Statistics
 
+NOT_COUNTED = "RESONANT_ROLLUPS is off: there are no counters, no histograms and no statistics"
 # No endpoint can have this name.
 EVERY_ENDPOINT = "(all)"
 MOST_TYPES = 20
@@ -68,6 +70,11 @@ def tables(statistics: Statistics) -> Iterator[Table]:
             "Time from acceptance to delivery, in ms",
             _SPREAD,
             _spreads({n: f.end_to_end for n, f in by_endpoint.items()}),
+        ),
+        Table(
+            "Time from acceptance to the first attempt, in ms",
+            _SPREAD,
+            _spreads({n: f.first_attempt for n, f in by_endpoint.items()}),
         ),
         Table("By event type, most events first", _OF_TYPE, _types(statistics.by_event_type)),
         Table(

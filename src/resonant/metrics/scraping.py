@@ -13,7 +13,7 @@ from prometheus_client import make_wsgi_app
 from resonant.display import visible
 from resonant.errors import ResonantError, StoreUnavailable
 from resonant.metrics.prometheus import registry_of
-from resonant.metrics.window import measure_sliding
+from resonant.metrics.snapshot import measure
 from resonant.store.configured import open_configured_store
 from resonant.store.database import file_of
 
@@ -102,13 +102,12 @@ def scrape_app(settings: Settings) -> WSGIApplication:
 
 
 async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
-    """Read the current metrics, in one snapshot; the statistics continue from the last export.
+    """Read the current metrics, in one snapshot.
 
     Raises:
         StoreUnavailable: the store went away.
     """
-    hours, folder = settings.metrics_window_hours, settings.window_folder
-    totals, found = await measure_sliding(store, hours=hours, folder=folder)
+    totals, found = await measure(store, hours=settings.metrics_window_hours)
     return registry_of(totals, found, rollups=settings.rollups)
 
 

@@ -1,44 +1,31 @@
-"""Statistics of a window: the results of events, the failures of attempts, and the durations of both.
+"""Statistics of a window, from the sketches of the store: results of events, failures of attempts, durations of both.
 
 An event here is one delivery, however often it was tried; an attempt is one try. There are two different rates:
 
 - the **success rate** is per event: the share of delivered events among those that ended in the window;
-- the **error rate** is per attempt: the share of failed or lost attempts among those that began in it.
+- the **error rate** is per attempt: the share of failed or lost attempts among those that ended in it.
+
+A dead letter that was replayed counts by its new end only. What was counted stays counted when it is purged.
 
 A rate or a percentile without data is None. Rates are parts of 1, durations seconds, times seconds since the epoch.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from pandas import Series
+from resonant.metrics.percentiles import Sketches, Spread
+from resonant.store.counters import DelayOf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from numpy.typing import NDArray
-    from pandas import DataFrame
-
-    Key = Series[Any] | NDArray[Any]
+    from resonant.metrics.percentiles import Entry
+    from resonant.store.sketches import Packed
 
 _HOUR = 3600
-_QUANTILES = (0.5, 0.95, 0.99)
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Percentiles and other statistics of durations, in seconds; linearly interpolated, as numpy does by default."""
-
-    min: float | None = None
-    avg: float | None = None
-    p50: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +54,7 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Attempts that began in the window; ``failed`` includes lost ones."""
+    """Attempts that ended in the window; ``failed`` includes lost ones."""
 
     total: int
     failed: int
@@ -94,6 +81,7 @@ class Figures:
     Attributes:
         latency: durations of attempts that were answered or failed; lost ones have no known end.
         end_to_end: durations from acceptance to delivery, of events delivered in the window.
+        first_attempt: durations from acceptance to the first attempt.
         reasons: dead letters by reason.
         error_categories, error_codes, error_types: attempts that did not deliver, the most frequent first.
     """
@@ -107,11 +95,12 @@ class Figures:
     error_categories: dict[str, int]
     error_codes: dict[str, int]
     error_types: dict[str, int]
+    first_attempt: Spread = field(default_factory=Spread)
 
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """One hour, from ``start``: attempts that began and events that ended in it."""
+    """One hour, from ``start``: attempts and events that ended in it."""
 
     start: int
     attempts: int
@@ -146,6 +135,7 @@ class Statistics:
     """A window's statistics.
 
     Attributes:
+        since: the beginning of a minute, or of an hour or a day if the window is long.
         hourly: every hour from the first with activity until the window's end.
         delays: by endpoint, policy and number of the attempt.
     """
@@ -159,167 +149,186 @@ class Statistics:
     delays: tuple[Delays, ...]
 
 
-def statistics(attempts: DataFrame, deliveries: DataFrame, *, since: float, until: float) -> Statistics:
+class Unfinished(NamedTuple):
+    """The number of unfinished deliveries with this number of attempts."""
+
+    endpoint: str
+    event_type: str
+    attempts: int
+    number: int
+
+
+def statistics(
+    rows: Iterable[Packed], unfinished: Sequence[Unfinished], *, since: float, until: float
+) -> Statistics:
     """Compute the statistics of a window.
 
     Args:
-        attempts: one row per attempt, with the columns of ``metrics.snapshot.Window``.
-        deliveries: one row per delivery, likewise.
+        rows: the sketches of the window, as ``sketches.read`` returns them.
+        unfinished: the deliveries that have not ended.
         since: seconds since the epoch.
         until: seconds since the epoch.
     """
-    facts = _Facts(attempts, deliveries)
+    sketches = Sketches(rows)
+    overall = _figures(sketches, unfinished, lambda _each: "")
     return Statistics(
         since=since,
         until=until,
-        overall=_Grouped(facts, lambda frame: np.zeros(len(frame), dtype=np.int8)).figures(0),
-        by_endpoint=_figures_by("endpoint", facts),
-        by_event_type=_figures_by("event_type", facts),
-        hourly=_hourly(facts, since=since, until=until),
-        delays=_delays(attempts),
+        overall=overall.get("") or _Counts().figures(Spread(), Spread(), Spread()),
+        by_endpoint=_figures(sketches, unfinished, lambda each: each.endpoint),
+        by_event_type=_figures(sketches, unfinished, lambda each: each.event_type),
+        hourly=_hourly(sketches, until=until),
+        delays=_delays(sketches),
     )
 
 
-class _Facts:
-    """The rows and their subsets, filtered once and then grouped in several ways."""
-
-    def __init__(self, attempts: DataFrame, deliveries: DataFrame) -> None:
-        self.attempts = attempts
-        self.failures = attempts[attempts["result"] != "delivered"]
-        self.answered = attempts[attempts["result"] != "lost"]
-        self.deliveries = deliveries
-        self.delivered = deliveries[deliveries["status"] == "delivered"]
-        self.dead = deliveries[deliveries["status"] == "dead_letter"]
-        self.tried = deliveries[deliveries["attempts"] > 0]
-
-
-def _figures_by(column: str, facts: _Facts) -> dict[str, Figures]:
-    grouped = _Grouped(facts, lambda frame: frame[column])
-    return {str(name): grouped.figures(name) for name in sorted(grouped.names)}
-
-
-class _Grouped:
-    """All statistics by group: one pass over the rows for each number, however many groups there are."""
-
-    def __init__(self, facts: _Facts, key: Callable[[DataFrame], Key]) -> None:
-        self._total = _sizes(key(facts.deliveries))
-        self._success = _sizes(key(facts.delivered))
-        self._dead = _sizes(key(facts.dead))
-        self._attempts = _sizes(key(facts.attempts))
-        self._failed = _sizes(key(facts.failures))
-        self._latency = _latencies(facts, key(facts.answered))
-        # A clock that was set back must not make a duration negative; the rollups do the same.
-        took = (facts.delivered["finished_at"] - facts.delivered["accepted_at"]).clip(lower=0)
-        self._end_to_end = _spreads(took, key(facts.delivered))
-        retries = (facts.tried["attempts"] - 1).groupby(key(facts.tried), observed=True)
-        self._retries = {
-            name: Retries(int(total), float(average), int(most))
-            for name, total, average, most in retries.agg(["sum", "mean", "max"]).itertuples(name=None)
-        }
-        self._reasons = _counts(facts.dead["reason"], key(facts.dead))
-        failures = key(facts.failures)
-        self._categories = _counts(facts.failures["category"], failures)
-        self._codes = _counts(facts.failures["code"], failures)
-        self._types = _counts(facts.failures["error_type"], failures)
-
-    @property
-    def names(self) -> set[Any]:
-        """The groups that have rows."""
-        return {*self._total, *self._attempts}
-
-    def figures(self, name: Any) -> Figures:
-        """Return a group's figures; zero or None if it has no rows."""
-        reasons = self._reasons.get(name, {})
-        total, success, dead = (of.get(name, 0) for of in (self._total, self._success, self._dead))
-        return Figures(
-            events=Events(
-                total=total,
-                success=success,
-                dead_letter=dead,
-                failed=reasons.get("permanent", 0),
-                unfinished=total - success - dead,
-            ),
-            attempts=Attempts(total=self._attempts.get(name, 0), failed=self._failed.get(name, 0)),
-            latency=self._latency.get(name, Spread()),
-            end_to_end=self._end_to_end.get(name, Spread()),
-            retries=self._retries.get(name, Retries(total=0, avg=None, max=None)),
-            reasons=reasons,
-            error_categories=self._categories.get(name, {}),
-            error_codes=self._codes.get(name, {}),
-            error_types=self._types.get(name, {}),
-        )
-
-
-def _sizes(key: Key) -> dict[Any, int]:
-    return {name: int(number) for name, number in Series(key).value_counts(sort=False).items() if number}
-
-
-def _latencies(facts: _Facts, key: Key) -> dict[Any, Spread]:
-    return _spreads(facts.answered["duration"].clip(lower=0), key)
-
-
-def _spreads(seconds: Series[float], key: Key) -> dict[Any, Spread]:
-    groups = seconds.groupby(key, observed=True)
-    found = groups.agg(["min", "mean", "max"])
-    for name in _QUANTILES:
-        found[name] = groups.quantile(name)
-    order = found[["min", "mean", *_QUANTILES, "max"]]
-    return {name: Spread(*map(float, numbers)) for name, *numbers in order.itertuples(name=None)}
-
-
-def _counts(names: Series[str], key: Key) -> dict[Any, dict[str, int]]:
-    counts: defaultdict[Any, list[tuple[str, int]]] = defaultdict(list)
-    sizes = names.groupby([key, names], observed=True).size()
-    for (group, name), number in zip(sizes.index, sizes, strict=True):
-        counts[group].append((str(name), int(number)))
+def _figures(
+    sketches: Sketches, unfinished: Iterable[Unfinished], key: Callable[[Entry | Unfinished], str]
+) -> dict[str, Figures]:
+    """Compute the figures of each group that has any; ``key`` returns the group."""
+    counts: defaultdict[str, _Counts] = defaultdict(_Counts)
+    for entry in sketches.entries:
+        counts[key(entry)].add(entry)
+    for each in unfinished:
+        counts[key(each)].add_unfinished(each)
+    latency = sketches.spreads("attempt", key)
+    end_to_end = sketches.spreads("delivery", key, result="delivered")
+    first_attempt = sketches.spreads("first_attempt", key)
+    nothing = (0, Spread())
     return {
-        group: dict(sorted(items, key=lambda item: (-item[1], item[0]))) for group, items in counts.items()
+        name: counts[name].figures(
+            *(spreads.get(name, nothing)[1] for spreads in (latency, end_to_end, first_attempt))
+        )
+        for name in sorted(counts)
+        if counts[name].is_any
     }
 
 
-def _delays(attempts: DataFrame) -> tuple[Delays, ...]:
-    retried = attempts[attempts["delay"].notna()]
-    groups = retried.groupby(
-        [
-            retried["endpoint"].astype(object),  # sorted by name, and not by category
-            retried["policy"].astype(object).fillna(""),  # as a group, and sorted before the names
-            retried["round_attempt"].astype("int64"),
-            retried["retry_after"].notna(),
-        ]
-    )["delay"]
-    return tuple(
-        Delays(str(endpoint), policy or None, after, asked, count, low, median, high)
-        for (endpoint, policy, after, asked), count, low, median, high in groups.agg(
-            ["count", "min", "median", "max"]
-        ).itertuples(name=None)
-    )
+class _Counts:
+    """Adds up the counts of entries."""
+
+    def __init__(self) -> None:
+        self._ends: Counter[str] = Counter()
+        self._attempts = self._failed = 0
+        self._tried = self._retries = self._most_retries = 0
+        self._reasons: Counter[str] = Counter()
+        self._categories: Counter[str] = Counter()
+        self._codes: Counter[str] = Counter()
+        self._types: Counter[str] = Counter()
+
+    def add(self, entry: Entry) -> None:
+        match entry.measure:
+            case "attempt":
+                self._attempts += entry.count
+                if entry.result != "delivered":
+                    self._failed += entry.count
+                    self._categories[entry.category] += entry.count
+                    self._codes[entry.code] += entry.count
+                    self._types[entry.detail] += entry.count
+            case "delivery":
+                self._ends[entry.result] += entry.count
+                if entry.result == "dead_letter":
+                    self._reasons[entry.detail] += entry.count
+            case "retries":
+                self._add_retries(entry.measured, round(entry.total), round(entry.most or 0))
+            case "replayed":
+                self._ends["dead_letter"] -= entry.count
+                self._reasons[entry.detail] -= entry.count
+                self._add_retries(-entry.measured, -round(entry.total), 0)
+
+    def add_unfinished(self, each: Unfinished) -> None:
+        self._ends["unfinished"] += each.number
+        if each.attempts:
+            retries = each.attempts - 1
+            self._add_retries(each.number, each.number * retries, retries)
+
+    def _add_retries(self, tried: int, retries: int, most: int) -> None:
+        self._tried += tried
+        self._retries += retries
+        self._most_retries = max(self._most_retries, most)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self._attempts or any(self._ends.values()))
+
+    def ended(self) -> tuple[int, int]:
+        """Return how many events were delivered and given up."""
+        return self._ends["delivered"], max(0, self._ends["dead_letter"])
+
+    def attempts(self) -> Attempts:
+        return Attempts(self._attempts, self._failed)
+
+    def figures(self, latency: Spread, end_to_end: Spread, first_attempt: Spread) -> Figures:
+        success, dead = self.ended()
+        unfinished = self._ends["unfinished"]
+        tried = max(0, self._tried)
+        return Figures(
+            events=Events(
+                total=success + dead + unfinished,
+                success=success,
+                dead_letter=dead,
+                failed=max(0, self._reasons["permanent"]),
+                unfinished=unfinished,
+            ),
+            attempts=self.attempts(),
+            latency=latency,
+            end_to_end=end_to_end,
+            first_attempt=first_attempt,
+            retries=Retries(
+                total=max(0, self._retries),
+                avg=max(0, self._retries) / tried if tried else None,
+                max=self._most_retries if tried else None,
+            ),
+            reasons=_ranked(self._reasons),
+            error_categories=_ranked(self._categories),
+            error_codes=_ranked(self._codes),
+            error_types=_ranked(self._types),
+        )
 
 
-def _hourly(facts: _Facts, *, since: float, until: float) -> tuple[Hour, ...]:
-    attempts = _sizes(_hours(facts.attempts["started_at"]))
-    failed = _sizes(_hours(facts.failures["started_at"]))
-    success = _sizes(_hours(facts.delivered["finished_at"]))
-    dead = _sizes(_hours(facts.dead["finished_at"]))
-    latency = _latencies(facts, _hours(facts.answered["started_at"]))
-    # Not beyond the window: a worker whose clock is years ahead must not add a row for every hour until then.
-    seen = [hour for hour in {*attempts, *success, *dead} if since - _HOUR < hour <= until]
+def _ranked(counts: Counter[str]) -> dict[str, int]:
+    found = [(name, number) for name, number in counts.items() if name and number > 0]
+    return dict(sorted(found, key=lambda item: (-item[1], item[0])))
+
+
+def _hourly(sketches: Sketches, *, until: float) -> tuple[Hour, ...]:
+    counts: defaultdict[int, _Counts] = defaultdict(_Counts)
+    for entry in sketches.entries:
+        counts[entry.hour].add(entry)
+    latency = sketches.spreads("attempt", lambda entry: entry.hour)
+    seen = [hour for hour, each in counts.items() if each.is_any]
     if not seen:
         return ()
     return tuple(
         Hour(
-            start=hour,
-            attempts=attempts.get(hour, 0),
-            failed_attempts=failed.get(hour, 0),
-            success=success.get(hour, 0),
-            dead_letter=dead.get(hour, 0),
-            latency=latency.get(hour, Spread()),
+            start,
+            *(attempts.total, attempts.failed),
+            *counts[start].ended(),
+            latency.get(start, (0, Spread()))[1],
         )
-        for hour in range(int(min(seen)), int(until) + 1, _HOUR)
+        for start in range(min(seen), int(until) + 1, _HOUR)
+        for attempts in [counts[start].attempts()]
     )
 
 
-def _hours(moments: Series[float]) -> Series[float]:
-    return moments // _HOUR * _HOUR
+def _delays(sketches: Sketches) -> tuple[Delays, ...]:
+    spreads = sketches.spreads("delay", lambda entry: (entry.endpoint, DelayOf.from_text(entry.detail)))
+    return tuple(
+        Delays(
+            endpoint,
+            of.policy,
+            of.after,
+            of.asked,
+            count,
+            spread.min or 0.0,
+            spread.p50 or 0.0,
+            spread.max or 0.0,
+        )
+        for (endpoint, of), (count, spread) in sorted(
+            spreads.items(), key=lambda item: (item[0][0], item[0][1].policy or "", *item[0][1][:2])
+        )
+    )
 
 
 def _part(of: int, whole: int) -> float | None:

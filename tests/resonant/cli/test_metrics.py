@@ -62,11 +62,13 @@ def test_the_document_has_the_keys_of_the_contract_and_counts_events_once(resona
     assert latency == {
         "min": 100.0,
         "avg": 250.0,
-        "p50": 250.0,
-        "p95": pytest.approx(385.0),
-        "p99": pytest.approx(397.0),
+        "p50": pytest.approx(250.0, rel=0.01),
+        "p95": pytest.approx(385.0, rel=0.01),
+        "p99": pytest.approx(397.0, rel=0.01),
         "max": 400.0,
     }
+    for name in ("end_to_end_ms", "first_attempt_ms"):
+        assert list(document.pop(name)) == SPREAD
     assert document == {
         "events": {
             "total": 3,
@@ -96,6 +98,18 @@ def test_the_document_has_the_keys_of_the_contract_and_counts_events_once(resona
     assert list(hourly[-1]["latency_ms"]) == SPREAD
 
 
+def test_a_purge_changes_no_statistics(resonant, busy):
+    def figures():
+        found = resonant.json("metrics", "--window", "7d")
+        del found["hourly"]  # an hour may begin
+        return found
+
+    before = figures()
+    resonant("purge", "--older-than", "0", "--delivered-older-than", "0")
+    assert resonant.json("status")["purged"] == 4
+    assert figures() == before
+
+
 @pytest.mark.parametrize(("window", "events"), [("24h", 3), ("7d", 4), ("2000-01-01T00:00:00Z", 4)])
 def test_the_window_is_an_age_or_a_time(resonant, busy, window, events):
     assert resonant.json("metrics", "--window", window)["events"]["total"] == events
@@ -114,10 +128,11 @@ def test_each_event_type_is_shown_the_most_frequent_first(resonant, busy):
         for name, figures in resonant.json("metrics")["by_event_type"].items()
     ] == [("order.paid", 3), ("a.rare|one", 1)]
     lines = resonant("metrics").out.partition("By event type")[2].splitlines()
-    assert [" ".join(line.split()) for line in lines[2:4]] == [
-        "order.paid 2 1 0 66.67 % 4 2 385.0",
-        "a.rare|one 1 0 0 100.00 % 1 0 500.0",
-    ]
+    first, second = (" ".join(line.split()) for line in lines[2:4])
+    figures, p95 = first.rsplit(" ", 1)
+    assert figures == "order.paid 2 1 0 66.67 % 4 2"
+    assert float(p95) == pytest.approx(385.0, rel=0.01)
+    assert second == "a.rare|one 1 0 0 100.00 % 1 0 500.0"
 
 
 def test_a_window_that_is_none_is_exit_code_2(resonant):
@@ -146,7 +161,8 @@ def test_a_person_reads_first_which_rate_is_of_what(resonant, busy):
     rows = [" ".join(line.split()) for line in rest]
     assert "crm 0 1 1 0 0.00 %" in rows
     assert "billing 3 1 33.33 % 1 0.50 1" in rows
-    assert "(all) 100.0 250.0 250.0 385.0 397.0 400.0" in rows
+    assert any(row.startswith("(all) 100.0 250.0 ") and row.endswith(" 400.0") for row in rows)
+    assert any("first attempt" in row for row in rows)
     assert "category permanent 1" in rows
 
 
@@ -187,14 +203,6 @@ def test_on_a_terminal_counts_have_bars_of_one_scale_in_a_table(on_a_terminal, w
     assert "(all) 8 1 1 0 88.89 %" in lines
 
 
-def test_on_a_terminal_reading_is_seen_to_go_on_and_elsewhere_there_is_nothing_of_it(
-    on_a_terminal, resonant, busy, monkeypatch
-):
-    monkeypatch.setenv("TERM", "xterm")
-    assert any("reading" in line for line in on_a_terminal())
-    assert resonant("metrics").err == ""
-
-
 @pytest.mark.parametrize("where", [{"columns": 80}, {"encoding": "ascii"}, {"encoding": "latin-1"}])
 def test_there_are_no_bars_where_a_terminal_has_no_room_or_no_such_characters(on_a_terminal, busy, where):
     shown = "\n".join(on_a_terminal(**where))
@@ -211,7 +219,8 @@ def test_prometheus_text_is_on_stdout(resonant, busy):
     found = samples(resonant("prometheus").out)
     assert found["resonant_events_accepted_total", "billing"] == 3
     assert found["resonant_delivery_outcomes_total", "crm", "dead_letter"] == 1
-    assert found["resonant_delivery_latency_percentile_seconds", "billing", "p50"] == pytest.approx(0.2)
+    p50 = found["resonant_delivery_latency_percentile_seconds", "billing", "p50"]
+    assert p50 == pytest.approx(0.2, rel=0.01)
 
 
 def test_a_file_takes_the_place_of_whatever_was_there_and_others_may_read_it(resonant, busy, tmp_path):
@@ -225,16 +234,15 @@ def test_a_file_takes_the_place_of_whatever_was_there_and_others_may_read_it(res
     assert found["resonant_events_accepted_total", "crm"] == 1
 
 
-def test_without_rollups_prometheus_says_so_and_statistics_are_of_the_rows(resonant, busy, monkeypatch):
-    before = resonant.json("metrics")["events"]
+def test_without_rollups_both_commands_say_what_is_missing(resonant, busy, monkeypatch):
     monkeypatch.setenv("RESONANT_ROLLUPS", "off")
     done = resonant("prometheus")
-    assert done.err == "RESONANT_ROLLUPS is off: there are no counters and no histograms\n"
+    missing = "RESONANT_ROLLUPS is off: there are no counters, no histograms and no statistics\n"
+    assert done.err == resonant("metrics").err == missing
     names = {name for name, *_ in samples(done.out)}
     assert "resonant_deliveries" in names
     assert not [name for name in names if name.endswith(("_total", "_bucket", "_sum", "_count"))]
     assert "RESONANT_ROLLUPS is off" in done.out
-    assert resonant.json("metrics")["events"] == before
 
 
 def test_a_store_that_is_away_leaves_the_last_file(resonant, busy, tmp_path, monkeypatch):

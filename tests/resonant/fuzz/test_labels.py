@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.statistics import statistics
 from resonant.metrics.totals import Counted, Totals
 from resonant.store.gates import Gate
+from support.metrics import Facts
 
 fuzzed = settings.get_profile("fuzz-io")
 
@@ -23,18 +22,7 @@ nasty = st.text(
     | st.characters(codec="utf-8"),
     max_size=8,
 ) | st.sampled_from(['a"} 1\nfake_total{x="', "x\\", '\\"', "\\n", "# HELP a b\n", "# EOF\n"])
-ATTEMPTS = (
-    "endpoint event_type number started_at duration result category code error_type policy delay retry_after"
-)
-DELIVERIES = "endpoint event_type status reason accepted_at finished_at attempts"
-NOTHING = statistics(
-    pd.DataFrame([], columns=[*ATTEMPTS.split(), "round_attempt"]).astype(
-        {"started_at": float, "duration": float}
-    ),
-    pd.DataFrame([], columns=DELIVERIES.split()).astype({"accepted_at": float, "finished_at": float}),
-    since=0.0,
-    until=1.0,
-)
+NOTHING = Facts().statistics()
 
 
 @fuzzed

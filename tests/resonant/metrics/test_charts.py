@@ -15,7 +15,8 @@ import pytest
 
 from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
 from resonant.metrics import chart_style, charts
-from resonant.metrics.statistics import Attempts, Delays, Events, Figures, Hour, Retries, Spread, Statistics
+from resonant.metrics.percentiles import Spread
+from resonant.metrics.statistics import Attempts, Delays, Events, Figures, Hour, Retries, Statistics
 
 HOUR = 3600
 START = 472_222 * HOUR

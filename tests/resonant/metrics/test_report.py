@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from resonant.metrics.percentiles import Spread
 from resonant.metrics.report import MOST_TYPES, tables
-from resonant.metrics.statistics import Attempts, Events, Figures, Retries, Spread, Statistics
+from resonant.metrics.statistics import Attempts, Events, Figures, Retries, Statistics
 
 
 def figures(success=0, dead_letter=0, unfinished=0, *, attempts=0, failed=0, p95=None):

@@ -7,15 +7,13 @@ from collections import Counter, defaultdict
 import pytest
 
 from resonant.dead_letters import operations
-from resonant.delivery.retry import GiveUp, Park
+from resonant.delivery.retry import GiveUp
 from resonant.metrics.prometheus import registry_of
-from resonant.metrics.snapshot import read_window
-from resonant.metrics.statistics import statistics
+from resonant.metrics.snapshot import measure, read_statistics
 from resonant.metrics.totals import read_totals
 from resonant.store import schema
 from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection
-from support.metrics import measure
 
 HOUR = 3600.0
 
@@ -53,10 +51,9 @@ def busy(desk):
     return desk
 
 
-def registry(desk, *, since=0.0):
-    now = desk.clock()
-    totals, window = desk.read(measure, now=now, since=since)
-    return registry_of(totals, statistics(window.attempts, window.deliveries, since=since, until=now))
+def registry(desk):
+    totals, found = desk.run(measure(desk.store, hours=24))
+    return registry_of(totals, found)
 
 
 def samples(registry, *kinds):
@@ -196,91 +193,54 @@ def test_a_claim_is_the_sign_of_a_worker(desk):
     assert desk.read(read_totals, now=desk.clock()).last_seen_at == {"orders": claimed_at}
 
 
-def test_the_window_has_what_ended_or_began_in_it_and_all_that_is_unfinished(desk):
-    start = desk.clock()
-    desk.enqueue("evt_old", "evt_long", "evt_waits", "evt_new")
-    old, long, _, new = sorted(desk.claim(), key=lambda lease: "old long waits new".index(lease.event.id[4:]))
-    desk.deliver(old)
-    desk.clock.advance(HOUR)
-    desk.record(desk.delivered(new, started_at=desk.clock()), desk.delivered(long, started_at=start))
-    window = desk.read(read_window, now=desk.clock(), since=start + 1)
-    assert sorted(window.deliveries["status"]) == ["delivered", "delivered", "pending"]
-    assert list(window.attempts["started_at"]) == [start + HOUR]
-
-
-def test_a_delay_is_known_by_the_attempt_of_its_round_also_after_a_crash_and_a_replay(desk):
-    """A lost attempt has a number, and the policy does not count it; a replay begins to count anew."""
-    start = desk.clock()
-    desk.enqueue("evt_1", policy="patient")
-
-    def go_on(seconds):
-        desk.clock.advance(seconds)
-        return desk.claim_one()
-
-    desk.fail(desk.claim_one(), desk.park_for(2), started_at=desk.clock())
-    desk.begin(go_on(2))
-    desk.clock.advance(61)
-    desk.rescue()
-    desk.fail(desk.claim_one(), desk.park_for(7), started_at=desk.clock(), retry_after=6.0)
-    desk.fail(go_on(7), GiveUp("exhausted"), started_at=desk.clock())
-    desk.clock.advance(1)
-    now = desk.clock()
-    desk.write(
-        operations.replay,
-        Selection(endpoint="orders"),
-        died_before=now,
-        limit=10,
-        owner="replay",
-        now=now,
-        lease_seconds=60,
-    )
-    desk.clock.advance(61)
-    desk.rescue()
-    desk.fail(desk.claim_one(), desk.park_for(3), started_at=desk.clock())
-
-    def retries(since):
-        attempts = desk.read(read_window, now=desk.clock(), since=since).attempts
-        names = ["number", "round_attempt", "delay", "retry_after", "policy"]
-        return sorted(attempts[attempts["delay"].notna()][names].fillna(0).to_numpy().tolist())
-
-    every = [[1, 1, 2, 0, "patient"], [3, 2, 7, 6, "patient"], [5, 1, 3, 0, "patient"]]
-    assert retries(start) == every
-    assert retries(start + 1) == every[1:]
-
-
-def test_early_attempts_do_not_move_a_retry_along_the_curve_of_its_policy(desk):
-    desk.enqueue("evt_1")
-    for early in (False, True, True, False):
-        lease, now = desk.claim_one(), desk.clock()
-        own = lease.backoff_until if early else now + 3
-        desk.fail(lease, Park(1.0, now + 1, backoff_until=own, charged=not early), started_at=now)
-        desk.clock.advance(1)
-    attempts = desk.read(read_window, now=desk.clock(), since=0.0).attempts
-    assert sorted(attempts[["number", "round_attempt"]].to_numpy().tolist()) == [
-        [1, 1],
-        [2, 1],
-        [3, 1],
-        [4, 2],
-    ]
-
-
-def test_late_attempts_are_in_no_statistics(busy):
-    assert sum(row["late"] for row in busy.rows(schema.attempts)) == 1
-    window = busy.read(read_window, now=busy.clock(), since=0.0)
-    assert len(window.attempts) == len(busy.rows(schema.attempts)) - 1
+def statistics_of(desk, hours=24):
+    return desk.read(read_statistics, now=desk.clock(), since=desk.clock() - hours * HOUR)
 
 
 def test_statistics_of_the_store_say_what_happened(busy):
-    window = busy.read(read_window, now=busy.clock(), since=0.0)
-    found = statistics(window.attempts, window.deliveries, since=0.0, until=busy.clock())
+    found = statistics_of(busy)
     events = found.overall.events
     assert (events.total, events.success, events.dead_letter, events.failed) == (8, 3, 1, 1)
+    assert sum(row["late"] for row in busy.rows(schema.attempts)) == 1, "late attempts are in no statistics"
     assert found.overall.attempts.total == 8
     assert found.overall.attempts.failed == 5
     assert found.overall.latency.max == 16.0
     assert found.overall.retries.total == 2
     assert found.overall.error_codes == {"http_503": 3, "http_400": 1, "worker_lost": 1}
     assert found.by_endpoint["crm"].events.success_rate == 1.0
+
+
+def test_statistics_survive_a_purge_a_restart_and_a_compaction(busy, open_desk, store_url):
+    busy.deliver(*busy.claim())
+    busy.fail(busy.claim_one(endpoint="crm"), GiveUp("expired"))
+    busy.clock.advance(50)
+    before = statistics_of(busy)
+    purge_everything(busy)
+    assert busy.status().purged > 0
+    again = open_desk(store_url)
+    again.clock.advance(busy.clock() - again.clock())
+    again.run(compact(again.store))
+    after = statistics_of(again)
+    assert after == before
+
+
+def test_the_window_has_what_ended_in_it_and_all_that_is_unfinished(desk):
+    desk.enqueue("evt_old", "evt_new", "evt_waits")
+    old, new, _ = desk.claim()
+    desk.deliver(old)
+    desk.clock.advance(2 * HOUR)
+    desk.deliver(new)
+    found = statistics_of(desk, hours=0.5)
+    assert (found.overall.attempts.total, found.overall.events.total) == (1, 2)
+    assert statistics_of(desk).overall.events.total == 3
+
+
+def test_a_short_window_begins_with_a_minute_and_a_long_one_with_an_hour(desk):
+    now = desk.clock()
+    assert statistics_of(desk, hours=0.5).since == (now - 0.5 * HOUR) // 60 * 60
+    assert statistics_of(desk, hours=24).since == (now - 24 * HOUR) // HOUR * HOUR
+    days = 86_400
+    assert statistics_of(desk, hours=90 * 24).since == (now - 90 * days) // days * days
 
 
 def test_an_empty_store_has_no_samples_but_the_time_of_the_export(desk):

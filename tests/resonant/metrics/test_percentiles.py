@@ -1,0 +1,88 @@
+"""Percentiles of sketches are those of numpy within 1 %, however the durations were spread over transactions and hours."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resonant.metrics.statistics import statistics
+from resonant.store import sketches
+from resonant.store.counters import Tally
+
+HOUR = 3600
+HOURS = 24
+SHAPES = {
+    "uniform": lambda rng, size: rng.uniform(0.01, 1, size),
+    "bimodal": lambda rng, size: np.where(rng.random(size) < 0.5, rng.normal(0.01, 0.001, size), 5.0).clip(0),
+    "heavy tail": lambda rng, size: rng.pareto(1.1, size) * 0.001,
+    "all equal": lambda rng, size: np.full(size, rng.uniform(0.001, 10)),
+    "zero": lambda _rng, size: np.zeros(size),
+    "tiny": lambda rng, size: rng.uniform(1e-8, 1e-6, size),
+}
+
+
+def rows_of(durations, *, transactions):
+    """Count durations in so many transactions, spread over a day."""
+    parts = []
+    for number, part in enumerate(np.array_split(durations, transactions)):
+        tally = Tally(number * HOURS * HOUR / transactions)
+        for seconds in part.tolist():
+            tally.add("attempt", "orders", "t", "delivered", seconds=seconds)
+        parts.append(sketches.pack(int(number * HOURS * HOUR / transactions // 60) * 60, tally.sketches()))
+    return parts
+
+
+def latency_of(rows):
+    return statistics(rows, [], since=0, until=HOURS * HOUR).overall.latency
+
+
+def assert_near_numpy(found, durations):
+    p50, p95, p99 = np.percentile(durations, [50, 95, 99])
+    assert (found.min, found.max) == (durations.min(), durations.max())
+    assert found.avg == pytest.approx(durations.mean(), rel=1e-9, abs=1e-9)
+    assert (found.p50, found.p95, found.p99) == pytest.approx((p50, p95, p99), rel=0.01, abs=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_percentiles_of_a_million_attempts_are_those_of_numpy_within_one_percent(shape):
+    durations = SHAPES[shape](np.random.default_rng(17), 1_000_000)
+    assert_near_numpy(latency_of(rows_of(durations, transactions=1_000)), durations)
+
+
+@given(st.sampled_from(list(SHAPES)), st.integers(1, 400), st.integers(0, 2**32))
+def test_percentiles_of_few_attempts_are_those_of_numpy_within_one_percent(shape, size, seed):
+    durations = SHAPES[shape](np.random.default_rng(seed), size)
+    assert_near_numpy(latency_of(rows_of(durations, transactions=min(size, 7))), durations)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60))
+def test_percentiles_of_any_durations_are_those_of_numpy_within_one_percent(durations):
+    found = latency_of(rows_of(np.array(durations), transactions=3))
+    p50, p95, p99 = np.percentile(durations, [50, 95, 99])
+    # Less than a nanosecond counts as zero.
+    assert (found.p50, found.p95, found.p99) == pytest.approx((p50, p95, p99), rel=0.01, abs=1e-9)
+
+
+@given(st.data())
+def test_merging_rows_in_any_order_changes_nothing(data):
+    size = data.draw(st.integers(1, 300))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    durations = SHAPES[data.draw(st.sampled_from(list(SHAPES)))](rng, size)
+    rows = rows_of(durations, transactions=min(size, 50))
+    by_hour = defaultdict(list)
+    for row in data.draw(st.permutations(rows)):
+        by_hour[row.minute // HOUR * HOUR].append(row)
+    merged = []
+    for hour, of_hour in by_hour.items():
+        cut = data.draw(st.integers(0, len(of_hour)))
+        first = [sketches.merge(hour, of_hour[:cut])] if cut else []
+        merged.append(sketches.merge(hour, first + of_hour[cut:]))
+    expected = statistics(rows, [], since=0, until=HOURS * HOUR)
+    assert statistics(merged, [], since=0, until=HOURS * HOUR) == expected
+    a_day = asdict(latency_of([sketches.merge(0, merged)]))
+    assert a_day == pytest.approx(asdict(expected.overall.latency), rel=1e-12)
