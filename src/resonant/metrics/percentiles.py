@@ -72,13 +72,16 @@ class Sketches:
         sums: dict[tuple[int, Labels], list[Any]] = {}
         places: dict[tuple[int, Labels], int] = {}
         # Of each bucket: the place of its sketch, the bucket, and its count.
-        owners, buckets, numbers = [], [np.empty(0, "<i2")], [np.empty(0, "<u4")]
+        owners: list[int] = []
+        widths: list[int] = []
+        buckets, numbers = [np.empty(0, "<i2")], [np.empty(0, "<u4")]
         for row in rows:
             hour = row.minute // _HOUR * _HOUR
             for *labels, count, total, least, most, width in json.loads(row.entries):
                 key = (hour, Labels(*labels))
                 place = places.setdefault(key, len(places))
-                owners += [place] * width
+                owners.append(place)
+                widths.append(width)
                 if (known := sums.get(key)) is None:
                     sums[key] = [count, total, least, most]
                     continue
@@ -89,7 +92,7 @@ class Sketches:
             size = len(row.buckets) // 6
             buckets.append(np.frombuffer(row.buckets, "<i2", size))
             numbers.append(np.frombuffer(row.buckets, "<u4", size, offset=2 * size))
-        self._owners = np.array(owners, dtype=np.int64)
+        self._owners = np.repeat(np.array(owners, dtype=np.int64), np.array(widths, dtype=np.int64))
         self._buckets = np.concatenate(buckets).astype(np.int64)
         self._numbers = np.concatenate(numbers).astype(np.float64)
         measured = np.bincount(self._owners, self._numbers, minlength=len(places))

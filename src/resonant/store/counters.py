@@ -37,7 +37,7 @@ A replay takes back the dead letter in the hour in which it was given up: statis
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -47,6 +47,8 @@ from resonant.store.sketches import Labels, Sketch
 from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from sqlalchemy import Connection, Insert, Table
 
 Measure = Literal[
@@ -76,6 +78,8 @@ _QUANTA_A_SECOND = 2**16
 QUANTUM = 1 / _QUANTA_A_SECOND
 
 _OPTION = "resonant_rollups"
+# SQLite keeps a statement for each number of rows up to this.
+_ROWS_AT_ONCE = 32
 
 
 def switch_off(connection: Connection) -> None:
@@ -93,16 +97,16 @@ class Tally:
 
     def __init__(self, now: float) -> None:
         self._minute = int(now // 60) * 60
-        # By the columns of the key without the minute, which is the same for all.
-        self._counts: Counter[Labels] = Counter()
-        self._seconds: defaultdict[Labels, list[float]] = defaultdict(list)
+        # By the labels, which are plain tuples: a commit makes many.
+        self._counts: Counter[tuple[str, ...]] = Counter()
+        self._seconds: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
 
     def add(
         self,
         measure: Measure,
         endpoint: str,
         event_type: str,
-        result: str,
+        result: str = "",
         category: str | None = None,
         code: str | None = None,
         *,
@@ -111,11 +115,18 @@ class Tally:
         count: int = 1,
     ) -> None:
         """Add ``count``; ``seconds`` is one duration, None means not measured (bucket +Inf)."""
-        labels = Labels(measure, endpoint, event_type, result, category or "", code or "", detail or "")
+        labels = (measure, endpoint, event_type, result, category or "", code or "", detail or "")
         if seconds is None:
             self._counts[labels] += count
         else:
             self._seconds[labels].append(seconds)
+
+    def add_all(
+        self, measure: Measure, endpoint: str, event_type: str, result: str, seconds: list[float]
+    ) -> None:
+        """Add durations of facts that have these labels in common, and no others."""
+        if seconds:
+            self._seconds[measure, endpoint, event_type, result, "", "", ""] += seconds
 
     def write(self, connection: Connection) -> None:
         """Add the counts to the minute, sorted by key, so that two workers cannot deadlock."""
@@ -128,19 +139,19 @@ class Tally:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the counts as rows of the table of rollups, sorted by key."""
-        cells: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
+        cells: dict[tuple[Any, ...], tuple[int, float]] = {}
+
+        def add(key: tuple[Any, ...], number: int, seconds: float = 0.0) -> None:
+            known, known_seconds = cells.get(key, (0, 0.0))
+            cells[key] = (known + number, known_seconds + seconds)
+
         for labels, number in self._counts.items():
-            if labels.measure not in ONLY_SKETCHED:
-                cells[*labels[:-1], math.inf][0] += number
+            if labels[0] not in ONLY_SKETCHED:
+                add((*labels[:-1], math.inf), number)
         for labels, durations in self._seconds.items():
-            if labels.measure in ONLY_SKETCHED:
-                continue
-            key = labels[:-1]
-            for seconds in durations:
-                cell = cells[*key, BUCKETS[bisect_left(BUCKETS, seconds)]]
-                cell[0] += 1
-                if seconds > 0:  # a clock that was set back must not lower a sum
-                    cell[1] += int(seconds * _QUANTA_A_SECOND + 0.5)
+            if labels[0] not in ONLY_SKETCHED:
+                for le, number, seconds in _by_bucket(durations):
+                    add((*labels[:-1], le), number, seconds)
         return [
             {
                 "measure": measure,
@@ -152,17 +163,38 @@ class Tally:
                 "code": code,
                 "le": le,
                 "count": number,
-                "total": quanta / _QUANTA_A_SECOND,
+                "total": seconds,
             }
-            for (measure, endpoint, event_type, result, category, code, le), (number, quanta) in sorted(
+            for (measure, endpoint, event_type, result, category, code, le), (number, seconds) in sorted(
                 cells.items()
             )
         ]
 
     def sketches(self) -> list[tuple[Labels, Sketch]]:
         """Return what statistics need, by labels."""
-        labels = {each for each in (*self._seconds, *self._counts) if each.measure in SKETCHED}
-        return [(each, Sketch.of(self._seconds.get(each, ()), self._counts[each])) for each in labels]
+        found = {labels: Sketch.of(durations) for labels, durations in self._seconds.items()}
+        for labels, number in self._counts.items():
+            found.setdefault(labels, Sketch()).count += number
+        return [(Labels(*labels), each) for labels, each in found.items() if labels[0] in SKETCHED]
+
+
+def _by_bucket(durations: Iterable[float]) -> Iterator[tuple[float, int, float]]:
+    """Yield the bounds of the buckets that have durations, with their number and the sum of their seconds."""
+    ordered = sorted(durations)
+    start = 0
+    while start < len(ordered):
+        le = BUCKETS[bisect_left(BUCKETS, ordered[start])]
+        end = bisect_right(ordered, le, start)
+        seconds = (
+            math.fsum(ordered[start:end]) if ordered[start] > 0 else _sum_of_positive(ordered[start:end])
+        )
+        yield le, end - start, int(seconds * _QUANTA_A_SECOND + 0.5) * QUANTUM
+        start = end
+
+
+def _sum_of_positive(durations: list[float]) -> float:
+    """Return a sum that a clock that was set back does not lower."""
+    return math.fsum(each for each in durations if each > 0)
 
 
 class DelayOf(NamedTuple):
@@ -190,15 +222,36 @@ def count_retries(tally: Tally, where: tuple[str, str], attempts: int) -> None:
 
 
 def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Add counts, sorted by key, to a table of rollups."""
-    connection.execute(_adding(table, connection.dialect.name), rows)
+    """Add counts, sorted by key, to a table of rollups.
+
+    On SQLite, one statement adds many rows: its driver releases the GIL for each statement, and then waits for it.
+    """
+    if connection.dialect.name != "sqlite":
+        connection.execute(_adding(table), rows)
+        return
+    names = table.columns.keys()
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        page = rows[start : start + _ROWS_AT_ONCE]
+        values = tuple(row[name] for row in page for name in names)
+        connection.exec_driver_sql(_adding_rows(table, len(page)), values)
 
 
 @cache
-def _adding(table: Table, dialect: str) -> Insert:
-    insert = insert_into(dialect, table)
+def _adding(table: Table) -> Insert:
+    insert = insert_into("postgresql", table)
     adding: Insert = insert.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={name: table.c[name] + insert.excluded[name] for name in ("count", "total")},
     )
     return adding
+
+
+@cache
+def _adding_rows(table: Table, rows: int) -> str:
+    row = f"({', '.join('?' * len(table.columns))})"
+    key = ", ".join(f'"{name}"' for name in table.primary_key.columns.keys())  # noqa: SIM118
+    columns = ", ".join(f'"{name}"' for name in table.columns.keys())  # noqa: SIM118
+    return (
+        f"INSERT INTO {table.name} ({columns}) VALUES {', '.join([row] * rows)} "  # noqa: S608 - names of ours
+        f'ON CONFLICT ({key}) DO UPDATE SET "count" = "count" + excluded."count", total = total + excluded.total'
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,8 +88,9 @@ def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None
     point_at_causes(connection, changes, _causes(failed))
     change_each(connection, changes)
     tally = Tally(now)
-    for outcome in kept:
-        _count(tally, outcome, now)
+    _count_delivered(tally, [outcome for outcome in kept if outcome.decision is None], now)
+    for outcome in failed:
+        _count_failed(tally, outcome, now)
     tally.write(connection)
 
 
@@ -169,21 +171,36 @@ def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
     return causes
 
 
-def _count(tally: Tally, outcome: Outcome, now: float) -> None:
+def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float) -> None:
+    """Count successes, which are many, by endpoint and event type at once."""
+    groups: defaultdict[tuple[str, str], list[list[float]]] = defaultdict(lambda: [[], [], [], []])
+    for outcome in outcomes:
+        lease, attempt = outcome.lease, outcome.attempt
+        durations, ages, waits, retries = groups[lease.endpoint, lease.event.type]
+        durations.append(attempt.duration)
+        ages.append(now - lease.accepted_at)
+        retries.append(attempt.number - 1)
+        if attempt.number == 1:
+            waits.append(attempt.started_at - lease.accepted_at)
+    for where, (durations, ages, waits, retries) in groups.items():
+        tally.add_all("attempt", *where, "delivered", durations)
+        tally.add_all("delivery", *where, "delivered", ages)
+        tally.add_all("first_attempt", *where, "", waits)
+        tally.add_all("retries", *where, "", retries)
+
+
+def _count_failed(tally: Tally, outcome: Outcome, now: float) -> None:
     lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
     category, code = attempt.category, attempt.code
     where = (lease.endpoint, lease.event.type)
-    age = now - lease.accepted_at
     tally.add(
         "attempt", *where, attempt.result, category, code, detail=attempt.error_type, seconds=attempt.duration
     )
     if attempt.number == 1:
-        tally.add("first_attempt", *where, "", seconds=attempt.started_at - lease.accepted_at)
+        tally.add("first_attempt", *where, seconds=attempt.started_at - lease.accepted_at)
     match decision:
-        case None:
-            tally.add("delivery", *where, "delivered", seconds=age)
-            count_retries(tally, where, attempt.number)
         case GiveUp(reason=reason):
+            age = now - lease.accepted_at
             tally.add("delivery", *where, "dead_letter", category, code, detail=reason, seconds=age)
             count_retries(tally, where, attempt.number)
         case Retry() | Park():
@@ -191,4 +208,6 @@ def _count(tally: Tally, outcome: Outcome, now: float) -> None:
             tally.add("retry_delay", *where, result, category, code, seconds=decision.delay)
             is_charged = not (isinstance(decision, Park) and not decision.charged)
             detail = DelayOf(lease.round_attempts + is_charged, attempt.retry_after is not None, lease.policy)
-            tally.add("delay", *where, "", detail=detail.to_text(), seconds=decision.delay)
+            tally.add("delay", *where, detail=detail.to_text(), seconds=decision.delay)
+        case None:
+            raise ValueError("a delivery is not a failure")

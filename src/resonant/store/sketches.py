@@ -16,6 +16,7 @@ import struct
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import chain
+from math import ceil, log
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import delete, func, select
@@ -43,6 +44,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _MANY_ROWS = 16
 ROWS_AT_ONCE = 1_000
 _t = schema.sketches
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _INSERT = f"INSERT INTO {_t.name} (minute, entries, buckets) VALUES (?, ?, ?)"  # noqa: S608 - a constant
 
 
@@ -80,17 +82,18 @@ class Sketch:
         """Return the sketch of durations; a negative one, of a clock that was set back, counts as zero."""
         if not seconds:
             return cls(unmeasured)
-        least = min(seconds)
+        least, most = min(seconds), max(seconds)
+        count = len(seconds)
         if least < 0:
             seconds = [max(each, 0.0) for each in seconds]
-            least = 0.0
-        return cls(
-            len(seconds) + unmeasured,
-            round(math.fsum(seconds) * _NANOSECONDS),
-            least,
-            max(seconds),
-            Counter(map(bucket_of, seconds)),
-        )
+            least, most = 0.0, max(most, 0.0)
+        if least == most:
+            buckets = Counter({bucket_of(least): count})
+        elif least < SHORTEST:
+            buckets = Counter(map(bucket_of, seconds))
+        else:
+            buckets = Counter([ceil(log(each) * _BUCKETS_PER_E) for each in seconds])  # as bucket_of, faster
+        return cls(count + unmeasured, round(math.fsum(seconds) * _NANOSECONDS), least, most, buckets)
 
     @property
     def measured(self) -> int:
@@ -145,7 +148,7 @@ def pack(minute: int, sketches: Iterable[tuple[Labels, Sketch]]) -> Packed:
         numbers += [number for _, number in of_sketch]
     size = len(buckets)
     packed = struct.pack(f"<{size}h{size}I", *buckets, *numbers)
-    return Packed(minute, json.dumps(entries, separators=(",", ":")), packed)
+    return Packed(minute, _to_json(entries), packed)
 
 
 def unpack(row: Packed) -> list[tuple[Labels, Sketch]]:
