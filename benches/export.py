@@ -315,6 +315,7 @@ async def _export(store: Store, settings: Settings, folder: Path) -> dict[str, f
     with atomic_file(folder / "resonant.prom") as write:
         write(to_text(registry_of(totals, found)))
     with Stopwatch() as judging:
+        await store.fold()
         await store.read(read_activity, now=totals.taken_at, window=settings.alert_thresholds.window)
         await store.read(read_raised)
     with Stopwatch() as compacting:

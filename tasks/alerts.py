@@ -49,6 +49,7 @@ async def announce_alerts(store: Store, totals: Totals) -> None:
     thresholds = settings.alert_thresholds
     activity = None
     if settings.rollups:
+        await store.fold()  # the activity is read from the rollups
         activity = await store.read(read_activity, now=now, window=thresholds.window)
     else:
         get_run_logger().warning(

@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 
+from resonant.store.counters import Tally
 from resonant.store.rescue import LOST_LEASES_BEFORE_GIVING_UP
 
 Row = dict[str, Any]
@@ -109,6 +110,7 @@ async def _read(connection: asyncpg.Connection, statements: tuple[str, ...]) -> 
         return [list(map(dict, await connection.fetch(each))) for each in statements]
 
 
+_LABELS = ("measure", "endpoint", "result", "category", "code", "le")
 _COUNTERS = """
     SELECT measure, endpoint, result, category, code, le, sum(count) AS number
     FROM (SELECT measure, endpoint, result, category, code, le, count FROM resonant_rollup_totals
@@ -116,6 +118,7 @@ _COUNTERS = """
           SELECT measure, endpoint, result, category, code, le, count FROM resonant_rollups) AS counted
     GROUP BY measure, endpoint, result, category, code, le"""
 _NOT_FOLDED = "SELECT endpoint, sum(count) AS number FROM resonant_acceptances GROUP BY endpoint"
+_TALLIES = "SELECT minute, entries, seconds FROM resonant_tallies"
 _LEDGERS = """
     SELECT coalesce(sum(accepted), 0) AS accepted, coalesce(sum(purged), 0) AS purged
     FROM (SELECT accepted, purged FROM resonant_endpoints
@@ -144,12 +147,17 @@ class Look:
 
     @classmethod
     def at(cls, snapshot: Snapshot) -> Look:
-        counters, not_folded, [ledgers], statuses, attempts, audit = snapshot(
-            _COUNTERS, _NOT_FOLDED, _LEDGERS, _STATUSES, _ATTEMPTS, _AUDIT
+        counters, not_folded, tallies, [ledgers], statuses, attempts, audit = snapshot(
+            _COUNTERS, _NOT_FOLDED, _TALLIES, _LEDGERS, _STATUSES, _ATTEMPTS, _AUDIT
         )
         counted = Counter({tuple(row.values())[:-1]: int(row["number"]) for row in counters})
         for row in not_folded:
             counted["accepted", row["endpoint"], "accepted", "", "", math.inf] += int(row["number"])
+        for row in tallies:
+            tally = Tally(row["minute"])
+            tally.add_row(row["entries"], row["seconds"])
+            for each in tally.rows():
+                counted[tuple(each[name] for name in _LABELS)] += each["count"]
         return cls(
             counted,
             int(ledgers["accepted"]),

@@ -75,7 +75,7 @@ class Desk:
         return self.run(self.store.rescue(**options))
 
     def fold(self) -> None:
-        """Fold the acceptances into the ledgers and the rollups."""
+        """Fold acceptances and tallies into the ledgers, the rollups and the sketches."""
         self.run(self.store.fold())
 
     def status(self, **options: Any):

@@ -168,7 +168,9 @@ class Fetcher:
         return True
 
     async def stop(self) -> None:
-        """Stop folding; a fold in progress gets a moment to end."""
+        """Fold once more, and stop; this gets a moment."""
+        if self._folding is not None and self._folding.done():
+            self._start_fold()
         if self._folding is not None:
             await asyncio.wait([self._folding], timeout=FOLD_SECONDS)
             self._folding.cancel()

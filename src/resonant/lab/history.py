@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sqlalchemy import func, select, union_all
 
-from resonant.store import schema
+from resonant.store import schema, tallies
 from resonant.store.counter_compaction import MINUTES_KEPT_SECONDS
 
 if TYPE_CHECKING:
@@ -205,6 +205,15 @@ def _read_spans(connection: Connection, endpoint: str, since: float) -> list[_Sp
             delivered[minute] += int(count)
         else:
             failures[minute][_kind(category, code)] += int(count)
+    for row in (
+        row for tally in tallies.read(connection) if tally.minute >= int(since) for row in tally.rows()
+    ):
+        if (row["measure"], row["endpoint"]) != ("attempt", endpoint) or row["result"] == "lost":
+            continue
+        if row["result"] == "delivered":
+            delivered[row["minute"]] += row["count"]
+        else:
+            failures[row["minute"]][_kind(row["category"], row["code"])] += row["count"]
     starts = sorted({*delivered, *failures})
     return [_Span(float(start), delivered[start], failures[start]) for start in starts]
 

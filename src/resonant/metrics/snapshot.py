@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from resonant.metrics.statistics import Unfinished, statistics
 from resonant.metrics.totals import read_totals
-from resonant.store import schema, sketches
+from resonant.store import schema, sketches, tallies
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -45,6 +45,9 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
     """
     begin = sketches.begin_of(since, now=now)
     rows = sketches.read(connection, since=begin, until=now)
+    for tally in tallies.read(connection):
+        if begin <= tally.minute <= now:
+            rows.append(sketches.pack(tally.minute, tally.sketches()))
     return statistics(rows, _read_unfinished(connection), since=begin, until=now)
 
 

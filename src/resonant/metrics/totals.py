@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import BigInteger, case, cast, func, select, union_all
 
-from resonant.store import acceptances, schema
+from resonant.store import acceptances, schema, tallies
 from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.gates import read_gates
 from resonant.store.selection import Selection
@@ -166,14 +166,19 @@ def _keep_least(moments: dict[K, float], key: K, moment: float | None) -> None:
 
 
 def _read_counted(connection: Connection) -> tuple[Counted, ...]:
-    # The totals lack the last minutes and the acceptances, so add both.
+    # The totals lack the last minutes, the acceptances and the tallies, so add them.
     names = [column.name for column in schema.rollup_totals.columns]
     parts = (select(*(table.c[name] for name in names)) for table in (schema.rollup_totals, schema.rollups))
     counts = union_all(*parts, acceptances.as_totals()).subquery()
     *key, number, seconds = counts.c
     # PostgreSQL sums integers to a numeric.
     query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)
-    return tuple(map(Counted._make, connection.execute(query)))
+    found = {tuple(row[:-2]): row[-2:] for row in connection.execute(query)}
+    for row in (row for tally in tallies.read(connection) for row in tally.rows()):
+        labels = tuple(row[name] for name in names[:-2])
+        before, seconds_before = found.get(labels, (0, 0.0))
+        found[labels] = (before + row["count"], seconds_before + row["total"])
+    return tuple(Counted(*labels, *numbers) for labels, numbers in found.items())
 
 
 def _by_endpoint(connection: Connection, query: Select[Any]) -> dict[str, float]:

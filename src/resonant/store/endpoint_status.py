@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import case, func, select, union_all
 
-from resonant.store import schema
+from resonant.store import schema, tallies
 from resonant.store.gates import Gate, read_gates
 
 if TYPE_CHECKING:
@@ -164,4 +164,13 @@ def _last_hour(connection: Connection, *, since: float, endpoint: str | None) ->
         is_delivered = result == "delivered"
         if is_delivered == (measure == "delivery"):  # failed attempts and successful deliveries
             found[name, is_delivered] += int(count)
+    for row in (
+        row for tally in tallies.read(connection) if tally.minute >= int(since) for row in tally.rows()
+    ):
+        is_delivered = row["result"] == "delivered"
+        if row["measure"] == ("delivery" if is_delivered else "attempt") and endpoint in (
+            None,
+            row["endpoint"],
+        ):
+            found[row["endpoint"], is_delivered] += row["count"]
     return found

@@ -333,6 +333,16 @@ rollup_history = Table(
     sqlite_with_rowid=False,
 )
 
+# What transactions counted and that is not yet in the rollups and the sketches: see store/tallies.py.
+tallies = Table(
+    "resonant_tallies",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("minute", BigInteger, nullable=False),
+    Column("entries", Text, nullable=False),
+    Column("seconds", LargeBinary, nullable=False),
+)
+
 # Durations and counts for statistics, of minutes, and later of hours and days: see store/sketches.py. Rows are only inserted,
 # and merged by deleting several and inserting one.
 sketches = Table(

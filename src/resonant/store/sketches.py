@@ -4,8 +4,8 @@ The buckets are those of DDSketch (Masson, Rim and Lee, 2019): bucket ``n`` hold
 and up to ``GAMMA ** n``. Count, sum, minimum and maximum are exact. Two sketches are merged by adding their counts, so it
 does not matter how attempts are spread over transactions, minutes and hours.
 
-A transaction inserts one row with its sketches, and updates none, so that writers never wait for each other. ``fold`` merges
-the rows of each minute into one; later, ``gather`` merges minutes into hours, and hours into days. Readers add up all rows.
+A fold inserts a row for each minute (see ``tallies``), and no row is updated. ``gather`` merges the rows of a minute into one,
+later the minutes into hours, and the hours into days. Readers add up all rows.
 """
 
 from __future__ import annotations
@@ -40,11 +40,9 @@ _NANOSECONDS = 1e9
 MINUTES_KEPT_SECONDS = 3600
 HOURS_KEPT_SECONDS = 60 * 86_400
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-# Rows of a minute that goes on are merged when there are so many.
-_MANY_ROWS = 16
 ROWS_AT_ONCE = 1_000
 _t = schema.sketches
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 _INSERT = f"INSERT INTO {_t.name} (minute, entries, buckets) VALUES (?, ?, ?)"  # noqa: S608 - a constant
 
 
@@ -66,7 +64,7 @@ class Sketch:
 
     Attributes:
         count: how often, including those that were not measured.
-        total: sum of the durations, in nanoseconds, so that adding is exact.
+        total: sum of the durations, each rounded to nanoseconds, so that adding is exact.
         least, most: seconds; None if nothing was measured.
         buckets: how many durations by bucket.
     """
@@ -93,7 +91,8 @@ class Sketch:
             buckets = Counter(map(bucket_of, seconds))
         else:
             buckets = Counter([ceil(log(each) * _BUCKETS_PER_E) for each in seconds])  # as bucket_of, faster
-        return cls(count + unmeasured, round(math.fsum(seconds) * _NANOSECONDS), least, most, buckets)
+        total = sum([int(each * _NANOSECONDS + 0.5) for each in seconds])
+        return cls(count + unmeasured, total, least, most, buckets)
 
     @property
     def measured(self) -> int:
@@ -148,7 +147,7 @@ def pack(minute: int, sketches: Iterable[tuple[Labels, Sketch]]) -> Packed:
         numbers += [number for _, number in of_sketch]
     size = len(buckets)
     packed = struct.pack(f"<{size}h{size}I", *buckets, *numbers)
-    return Packed(minute, _to_json(entries), packed)
+    return Packed(minute, to_json(entries), packed)
 
 
 def unpack(row: Packed) -> list[tuple[Labels, Sketch]]:
@@ -205,18 +204,18 @@ class Span(NamedTuple):
     end: int
 
 
-def find_spans(connection: Connection, *, now: float, is_emitting: bool = False) -> list[Span]:
-    """Return the minutes, hours and days that have more rows than one.
+def find_spans(connection: Connection, *, now: float, only_minutes: bool = False) -> list[Span]:
+    """Return the minutes, hours and days that are over and have more rows than one.
 
     Args:
         connection: open.
         now: seconds since the epoch.
-        is_emitting: only recent minutes, and a minute that goes on only if it has many rows.
+        only_minutes: only the minutes of the last hours, which is a cheap look.
     """
     minutes_before = int((now - MINUTES_KEPT_SECONDS) // _HOUR) * _HOUR
     days_before = int((now - HOURS_KEPT_SECONDS) // _DAY) * _DAY
-    counts = select(_t.c.minute, func.count()).group_by(_t.c.minute)
-    if is_emitting:
+    counts = select(_t.c.minute, func.count()).group_by(_t.c.minute).where(_t.c.minute <= now - _MINUTE)
+    if only_minutes:
         counts = counts.where(_t.c.minute >= minutes_before).having(func.count() > 1)
     found: defaultdict[Span, int] = defaultdict(int)
     unsorted: set[Span] = set()
@@ -227,11 +226,7 @@ def find_spans(connection: Connection, *, now: float, is_emitting: bool = False)
         found[span] += count
         if minute != start:
             unsorted.add(span)
-    return sorted(
-        span
-        for span, count in found.items()
-        if span in unsorted or count > (_MANY_ROWS if is_emitting and span.end > now else 1)
-    )
+    return sorted(span for span, count in found.items() if span in unsorted or count > 1)
 
 
 def gather(connection: Connection, span: Span) -> int:

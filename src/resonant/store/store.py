@@ -6,7 +6,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from resonant.store import acceptances, counters, reads, rescue, sketches
+from resonant.store import acceptances, counters, reads, rescue, sketches, tallies
 from resonant.store import leases as lease_queries
 from resonant.store.database import Database, Transaction, open_database
 from resonant.store.enqueue import EnqueueResult, enqueue
@@ -27,6 +27,7 @@ T = TypeVar("T")
 DEFAULT_LEASE_SECONDS = 60.0
 _RESCUE_BATCH = 500
 _FOLD_BATCH = 5_000
+_FOLD_TALLIES = 500
 
 
 class Store:
@@ -105,11 +106,16 @@ class Store:
         return await self.write(enqueue, list(events), endpoint, now=self.clock(), **options)
 
     async def fold(self) -> None:
-        """Fold the acceptances into the ledgers and the rollups, and the sketches of each minute into one; no sum changes."""
-        folded = _FOLD_BATCH
-        while folded == _FOLD_BATCH and await self.read(acceptances.is_any):
-            folded = await self.write(acceptances.fold, limit=_FOLD_BATCH)
-        for span in await self.read(sketches.find_spans, now=self.clock(), is_emitting=True):
+        """Fold acceptances and tallies into the ledgers, the rollups and the sketches; no sum changes."""
+        has_acceptances, has_tallies, spans = await self.read(_what_to_fold, now=self.clock())
+        for is_any, fold, batch in (
+            (has_acceptances, acceptances.fold, _FOLD_BATCH),
+            (has_tallies, tallies.fold, _FOLD_TALLIES),
+        ):
+            folded = batch if is_any else 0
+            while folded == batch:
+                folded = await self.write(fold, limit=batch)
+        for span in spans:
             await self.write(sketches.gather, span)
 
     async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
@@ -181,6 +187,12 @@ class Store:
     async def detail(self, event_id: str) -> reads.Detail | None:
         """Return an event with its whole history; None if no such event is stored."""
         return await self.read(reads.detail, event_id)
+
+
+def _what_to_fold(connection: Connection, *, now: float) -> tuple[bool, bool, list[sketches.Span]]:
+    """Return whether there are acceptances, whether there are tallies, and which minutes of sketches to merge."""
+    spans = sketches.find_spans(connection, now=now, only_minutes=True)
+    return acceptances.is_any(connection), tallies.is_any(connection), spans
 
 
 async def open_store(

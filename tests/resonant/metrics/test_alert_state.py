@@ -29,6 +29,7 @@ numbers = count()
 
 def activity(desk):
     """Read it from the rollups, and see that it is the same from their history."""
+    desk.fold()
     found = desk.read(read_activity, now=desk.clock(), window=WINDOW)
     desk.run(compact(desk.store))
     assert desk.read(read_activity, now=desk.clock(), window=WINDOW) == found

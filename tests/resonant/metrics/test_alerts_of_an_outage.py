@@ -52,6 +52,7 @@ async def alerts_of_an_outage(path):
             await asyncio.sleep(5 * MINUTE)
             now = clock()
             totals = await store.read(read_totals, now=now)
+            await store.fold()
             activity = await store.read(read_activity, now=now, window=THRESHOLDS.window)
             max_ages = dict.fromkeys(totals.oldest_round_at, MAX_AGE)
             found = evaluate(totals, activity, THRESHOLDS, now, max_ages)

@@ -27,7 +27,7 @@ def count(connection, now, facts):
     tally = Tally(now)
     for measure, endpoint, code, seconds in facts:
         tally.add(measure, endpoint, "order.paid", "failed", "transient", code, seconds=seconds)
-    tally.write(connection)
+    tally.settle(connection)
 
 
 def add(desk, *ages, facts=(("attempt", "orders", "http_503", 0.3),)):
@@ -98,7 +98,7 @@ def test_totals_have_a_row_for_each_label_however_many_minutes_and_event_types_t
         tally = Tally(now)
         for event_type in ("order.paid", "order.refunded"):
             tally.add("attempt", "orders", event_type, "delivered", seconds=0.3)
-        tally.write(connection)
+        tally.settle(connection)
 
     for minute in range(10, 70):
         desk.write(count_types, desk.clock() - minute * MINUTE)
@@ -334,7 +334,7 @@ def test_a_worker_that_does_not_commit_blocks_no_compaction(open_desk, postgresq
     def count(connection):
         tally = Tally(desk.clock())
         tally.add("accepted", "orders", "order.paid", "accepted")
-        tally.write(connection)
+        tally.settle(connection)
 
     async def accept_slowly():
         async with desk.store.transaction() as transaction:

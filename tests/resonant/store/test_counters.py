@@ -76,7 +76,7 @@ def test_a_value_on_a_bound_is_in_its_bucket_and_one_above_the_last_in_infinity(
         tally = Tally(desk.clock())
         for seconds in (0.005, 0.0051, 86_400.0, 86_400.1):
             tally.add("attempt", "orders", "t", "delivered", seconds=seconds)
-        tally.write(connection)
+        tally.settle(connection)
 
     desk.write(count)
     assert [row["le"] for row in desk.rows(schema.rollups)] == [0.005, 0.01, 86_400.0, math.inf]
@@ -97,6 +97,7 @@ def test_a_clock_that_was_put_back_lowers_no_sum(desk):
     desk.deliver(first)
     desk.clock.advance(-20)
     desk.deliver(second)
+    desk.fold()
     assert sum(row["total"] for row in desk.rows(schema.rollups) if row["measure"] == "delivery") == 10.0
 
 
@@ -130,7 +131,7 @@ def test_sums_of_seconds_are_the_same_in_whichever_order_they_are_added(desk):
         for seconds in told:
             tally = Tally(desk.clock())
             tally.add("attempt", "orders", "t", "delivered", seconds=seconds)
-            tally.write(connection)
+            tally.settle(connection)
 
     desk.write(count)
     totals = [row["total"] for row in desk.rows(schema.rollups)]

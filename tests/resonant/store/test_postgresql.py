@@ -68,7 +68,7 @@ def test_workers_that_count_the_same_facts_in_another_order_never_deadlock(desk)
         tally = Tally(desk.clock())
         for code in codes:
             tally.add("attempt", "orders", "order.paid", "failed", "transient", code)
-        tally.write(connection)
+        tally.settle(connection)
 
     async def count_at_once():
         for _ in range(10):

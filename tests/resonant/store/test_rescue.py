@@ -87,6 +87,7 @@ def test_the_fifth_crash_makes_a_dead_letter(desk):
     assert desk.claim() == []
     status = desk.status()
     assert (status.dead_letter, status.by_category, status.balanced) == (1, {"unknown": 1}, True)
+    desk.fold()
     ended = [row for row in desk.rows(schema.rollups) if row["measure"] == "delivery"]
     assert [(row["result"], row["code"], row["count"]) for row in ended] == [
         ("dead_letter", "worker_lost", 1)

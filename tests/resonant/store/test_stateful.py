@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import select
 
-from resonant.store import reads, schema
+from resonant.store import reads, schema, tallies
 from support.examples import examples
 from support.store_model import ATTEMPT_COLUMNS, COLUMNS
 from support.store_operators import Operators
@@ -101,7 +101,11 @@ def look(connection, now: float) -> dict[str, Any]:
     key = [column.name for column in schema.rollups.primary_key.columns]
     rollups = {tuple(row[name] for name in key): (row["count"], row["total"]) for row in rows(schema.rollups)}
     ledgers = {row["name"]: (row["accepted"], row["purged"]) for row in rows(schema.endpoints)}
-    # Acceptances that are not folded yet count too.
+    # What is not folded yet counts too.
+    for row in (row for tally in tallies.read(connection) for row in tally.rows()):
+        labels = tuple(row[name] for name in key)
+        count, total = rollups.get(labels, (0, 0.0))
+        rollups[labels] = (count + row["count"], total + row["total"])
     for row in rows(schema.acceptances):
         endpoint, minute = row["endpoint"], int(row["accepted_at"] // 60) * 60
         accepted, purged = ledgers.get(endpoint, (0, 0))

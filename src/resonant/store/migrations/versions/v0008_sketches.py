@@ -18,8 +18,19 @@ def upgrade() -> None:
         sa.Column("buckets", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_table(
+        "resonant_tallies",
+        sa.Column(
+            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("minute", sa.BigInteger(), nullable=False),
+        sa.Column("entries", sa.Text(), nullable=False),
+        sa.Column("seconds", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
     op.create_index("resonant_sketches_minute", "resonant_sketches", ["minute"])
 
 
 def downgrade() -> None:
+    op.drop_table("resonant_tallies")
     op.drop_table("resonant_sketches")
