@@ -204,19 +204,31 @@ def _latency() -> list[Heatmap | Graph]:
             *quantiles("resonant_delivery_attempt_duration_seconds"),
         ),
         graph(
-            "Duration of attempts: exact percentiles",
-            "Over the window of the exporter, 24 hours by default.",
+            "Duration of attempts: percentiles of the window",
+            "Over the window of the exporter, 24 hours by default, with an error below 1 %.",
             units.Seconds,
             (
                 f"max by (endpoint, percentile) (resonant_delivery_latency_percentile_seconds{{{CHOSEN}}})",
                 "{{endpoint}} {{percentile}}",
             ),
+            width=8,
+        ),
+        graph(
+            "From acceptance to the first attempt: percentiles",
+            "Over the window of the exporter, 24 hours by default.",
+            units.Seconds,
+            (
+                f"max by (endpoint, percentile) (resonant_delivery_first_attempt_percentile_seconds{{{CHOSEN}}})",
+                "{{endpoint}} {{percentile}}",
+            ),
+            width=8,
         ),
         graph(
             "From acceptance to delivery: percentiles",
             "Of delivered events, including all retries and waits.",
             units.Seconds,
             *quantiles("resonant_delivery_end_to_end_duration_seconds"),
+            width=8,
         ),
     ]
 

@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     )
     rollups: bool = Field(
         default=True,
-        description="Keep the counters that Prometheus and most alerts read. Use the same value in every process: a process "
-        "that has it off counts nothing.",
+        description="Keep the counters that Prometheus, statistics and most alerts read. Use the same value in every "
+        "process: a process that has it off counts nothing.",
     )
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=100, description="Sends at the same time in one run."

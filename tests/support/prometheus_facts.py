@@ -93,7 +93,10 @@ def facts(database: Path) -> dict[str, Samples]:
                 "resonant_deliveries JOIN resonant_gates USING (endpoint) WHERE finished_at IS NULL "
                 f"AND lease_owner IS NULL AND next_attempt_at <= {time.time()} AND state <> 'normal'",
             ),
-            "resonant_delivery_latency_percentile_seconds": _percentiles(connection),
+            "resonant_delivery_latency_percentile_seconds": _percentiles(connection, "duration"),
+            "resonant_delivery_first_attempt_percentile_seconds": _percentiles(
+                connection, "a.started_at - d.accepted_at", "number = 1"
+            ),
         }
         conditions = (
             "measure = 'attempt' AND result <> 'lost'",
@@ -112,10 +115,10 @@ def facts(database: Path) -> dict[str, Samples]:
     return found
 
 
-def _percentiles(connection: sqlite3.Connection) -> Samples:
+def _percentiles(connection: sqlite3.Connection, seconds: str, condition: str = "true") -> Samples:
     rows = connection.execute(
-        "SELECT endpoint, duration FROM resonant_attempts a JOIN resonant_deliveries d ON d.id = a.delivery_id "
-        "WHERE a.result <> 'lost' AND NOT late AND a.started_at > ?",
+        f"SELECT endpoint, {seconds} FROM resonant_attempts a JOIN resonant_deliveries d ON d.id = a.delivery_id "
+        f"WHERE a.result <> 'lost' AND NOT late AND a.started_at > ? AND {condition}",
         (time.time() - DAY,),
     ).fetchall()
     return {

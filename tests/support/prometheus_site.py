@@ -43,6 +43,7 @@ COUNTERS = (
 )
 GAUGES = (
     "resonant_delivery_latency_percentile_seconds",
+    "resonant_delivery_first_attempt_percentile_seconds",
     "resonant_deliveries",
     "resonant_dead_letters",
     "resonant_oldest_due_timestamp_seconds",

@@ -4,12 +4,12 @@ Times are seconds since the Unix epoch, durations seconds. ``migrations/`` build
 
 Transactions lock tables in one order, and rows by key, so that they cannot deadlock: events, deliveries, causes, rollups,
 endpoints, claims, gates, audit (endpoint_problems, signers, drains and send_slots have their own transactions). A purge goes from
-deliveries to events, so it locks both at once and skips locked rows. A compaction skips the rollups that others have
-locked; only compactions write the totals and history, one at a time: see store/counter_compaction.py.
+deliveries to events, so it locks both at once and skips locked rows. Only folds write the rollups, and only compactions the totals
+and history, one at a time: see store/counter_compaction.py. A compaction skips the rollups that a fold has locked.
 
 A producer's transaction may stay open for long, so it only inserts events, deliveries and acceptances, and updates no shared
-row. Two producers wait for each other only if they store the same event id. A fold skips the acceptances that another fold
-has locked.
+row. Two producers wait for each other only if they store the same event id. All others insert what they counted as a row of the
+tallies. A fold skips the acceptances and tallies that another fold has locked.
 """
 
 from __future__ import annotations
