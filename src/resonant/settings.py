@@ -41,6 +41,11 @@ class Thresholds:
         silence: seconds that a delivery is overdue while no worker has claimed one.
         retries: share of attempts that are followed by a retry.
         probing: seconds that an endpoint may be down, while its gate sends nothing but probes.
+        many_attempts: with fewer, a mean or a share of retries is mostly chance.
+        felt_latency: seconds; a rise from 5 ms to 12 ms needs no alert.
+        held: part of its ``max_age`` that a delivery may be held; the rest is left for an operator to act.
+        overdue: seconds that a delivery may be overdue while workers claim.
+        export_age: seconds without an export.
     """
 
     window: float = 900.0
@@ -52,6 +57,11 @@ class Thresholds:
     silence: float = 600.0
     retries: float = 0.5
     probing: float = 1800.0
+    many_attempts: int = 100
+    felt_latency: float = 0.1
+    held: float = 0.5
+    overdue: float = 1800.0
+    export_age: float = 900.0
 
 
 class Settings(BaseSettings):

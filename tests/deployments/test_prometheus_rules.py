@@ -10,7 +10,11 @@ import pytest
 import typer
 import yaml
 
+from deployments.prometheus import rules as prometheus_rules
+from deployments.prometheus.rules import alerts
 from resonant.cli import app
+from resonant.metrics.alerts import DEFINITIONS, Condition
+from resonant.settings import Thresholds
 from support.programs import need
 
 PROJECT = Path(__file__).parents[2]
@@ -99,6 +103,28 @@ def test_a_command_that_does_not_exist_would_be_noticed(wrong):
         parse(wrong.split())
 
 
-def test_no_alert_but_the_page_says_what_to_do():
-    page = (PROJECT / "docs" / "monitoring.md").read_text()
-    assert [alert["alert"] for alert in ALERTS if f"`{alert['alert']}`" not in page] == []
+def test_the_rules_are_generated_from_the_definitions():
+    assert (SHIPPED / "alerts.yml").read_text() == alerts(), "run `python -m deployments.prometheus.rules`"
+
+
+def test_each_alert_is_defined_once_and_each_condition_of_the_flow_has_one():
+    assert sorted(alert["alert"] for alert in ALERTS) == sorted(each.alert for each in DEFINITIONS)
+    conditions = [each.condition for each in DEFINITIONS if each.condition]
+    assert sorted(conditions) == sorted(Condition)
+
+
+def test_another_threshold_changes_the_rules(monkeypatch):
+    monkeypatch.setattr(
+        prometheus_rules, "Thresholds", lambda: Thresholds(error_rate=0.1, silence=1200, many_attempts=7)
+    )
+    text = alerts()
+    assert "ratio15m > 0.1" in text
+    assert "more than 10%" in text
+    assert "age_seconds > 1200" in text
+    assert 'state="paused"}[20m]' in text
+    assert text.count(">= 7") == 3
+
+
+def test_each_alert_has_a_section_in_the_runbook():
+    page = (PROJECT / "docs" / "runbook.md").read_text()
+    assert [each.runbook for each in DEFINITIONS if f"## {each.runbook}\n" not in page] == []

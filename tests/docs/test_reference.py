@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import resonant
-from docs.generate import REFERENCE, pages
+from docs.generate import MONITORING, REFERENCE, monitoring, pages
 from resonant.settings import Settings
 
 
@@ -21,6 +21,10 @@ def test_a_page_of_the_reference_is_up_to_date(generated, name):
 
 def test_every_generated_page_is_in_the_reference(generated):
     assert generated.keys() == {path.name for path in REFERENCE.iterdir()}
+
+
+def test_the_table_of_alerts_is_up_to_date():
+    assert MONITORING.read_text() == monitoring(), "run `make reference`"
 
 
 def test_every_setting_has_a_description():

@@ -1,26 +1,12 @@
 """Alerts: their conditions, and the crossings at which an alert begins or ends.
 
-================= ========= ================================================================== ======================
-condition         value     begins when                                                        ends
-================= ========= ================================================================== ======================
-error_rate        part of 1 of the attempts of the last minutes too many failed                at half of it
-dead_letters      number    too many deliveries were given up in the last hour, less those     at half of it
-                            that were replayed
-dead_letter_age   seconds   the oldest dead letter has waited too long                         when that one is gone
-latency           factor    an attempt takes several times as long, on average, as in the same halfway back to 1
-                            hour a day before
-drain_silent      seconds   a delivery is overdue, and for as long no worker has claimed one   when one is claimed
-retries           part of 1 over all endpoints: too many attempts are followed by a retry      at half of it
-probing           seconds   the endpoint's gate has been probing for too long                  when it is not probing
-gone              seconds   the endpoint answered 410 and was paused                           when an operator acts
-held              part of 1 a gate holds a delivery, and half of its max_age has passed         when none is so old
-================= ========= ================================================================== ======================
+``DEFINITIONS`` has each alert once: the flow's check, the rules of Prometheus and the docs are made from it.
 
 An alert on a rate or a count begins at its threshold and ends at half of it. In between it stays as it is, so it does not
 come and go around the threshold. An age needs no such rule, since it grows until an operator acts.
 
-``conditions`` judges counts and waiting deliveries, ``gate_conditions`` judges gates. The rules in
-``deployments/prometheus`` use the same thresholds; ``docs/monitoring.md`` lists both.
+``conditions`` judges counts and waiting deliveries, ``gate_conditions`` judges gates. ``deployments/prometheus/rules.py`` generates
+the rules of Prometheus.
 """
 
 from __future__ import annotations
@@ -30,12 +16,14 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from resonant.settings import Thresholds
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from resonant.settings import Thresholds
-
+_MINUTE, _DAY = 60, 86_400
 ALL_ENDPOINTS = ""
+Severity = Literal["warning", "critical"]
 
 
 class Condition(StrEnum):
@@ -50,6 +38,124 @@ class Condition(StrEnum):
     PROBING = "probing"
     GONE = "gone"
     HELD = "held"
+
+
+class Definition(NamedTuple):
+    """An alert, for the flow, Prometheus and the docs.
+
+    Attributes:
+        condition: None if only Prometheus can check it.
+        alert: its name in Prometheus.
+        begins: when it begins, in both.
+        ends: when the flow ends it.
+        lasts: how long Prometheus waits before it fires.
+        stays: how long Prometheus keeps it firing.
+        runbook: the heading of docs/runbook.md.
+    """
+
+    condition: Condition | None
+    alert: str
+    severity: Severity
+    begins: str
+    ends: str
+    lasts: str
+    stays: str
+    runbook: str
+
+
+def definitions(of: Thresholds) -> tuple[Definition, ...]:
+    """Return the definitions with these thresholds."""
+    window = f"{of.window / _MINUTE:g} minutes"
+    silence, overdue = (f"{each / _MINUTE:g} minutes" for each in (of.silence, of.overdue))
+    define = Definition
+    return (
+        define(
+            Condition.ERROR_RATE,
+            *("ResonantErrorRate", "warning"),
+            f"over {of.error_rate:.3g} of the attempts of {window} failed, of {of.min_attempts} at least",
+            f"at {of.error_rate / 2:.3g}, of at least one attempt",
+            *("10m", "15m", "Many attempts fail"),
+        ),
+        define(
+            Condition.DEAD_LETTERS,
+            *("ResonantDeadLettersGrowing", "warning"),
+            f"in an hour, {of.dead_letters} more deliveries were given up than were replayed; cancelled ones do not count",
+            f"at {of.dead_letters // 2}",
+            *("15m", "15m", "Dead letters grow"),
+        ),
+        define(
+            Condition.DEAD_LETTER_AGE,
+            *("ResonantDeadLetterOld", "warning"),
+            f"a dead letter, other than a cancelled one, has waited for {of.dead_letter_age / _DAY:g} days",
+            "when it is replayed or purged",
+            *("15m", "", "Dead letters grow"),
+        ),
+        define(
+            Condition.LATENCY,
+            *("ResonantLatency", "warning"),
+            f"an attempt takes over {of.latency_factor:g} times as long, and {of.felt_latency:g} s longer, as in the same "
+            f"hour of the day before; {of.many_attempts} attempts in both",
+            f"halfway back to 1, or {of.felt_latency / 2:g} s longer, or at {of.many_attempts // 2} attempts",
+            *("15m", "15m", "An endpoint is slow"),
+        ),
+        define(
+            Condition.DRAIN_SILENT,
+            *("ResonantDrainSilent", "critical"),
+            f"a delivery is {silence} overdue, no worker has claimed one in that time, and the endpoint is not paused",
+            "when one is claimed",
+            *("5m", "", "Nothing is sent"),
+        ),
+        define(
+            Condition.RETRIES,
+            *("ResonantRetriesDominate", "warning"),
+            f"over {of.retries:.3g} of at least {of.many_attempts} attempts in {window} were followed by a retry; endpoints "
+            "that are down do not count",
+            f"at {of.retries / 2:.3g}, or {of.many_attempts // 2} attempts",
+            *("15m", "15m", "Many attempts fail"),
+        ),
+        define(
+            Condition.PROBING,
+            *("ResonantEndpointProbing", "warning"),
+            f"an endpoint was down for {of.probing / _MINUTE:g} minutes while deliveries wait (Prometheus: for all but two)",
+            "when it is normal, paused, or has been paced for a minute",
+            *("", "15m", "An endpoint is down"),
+        ),
+        define(
+            Condition.GONE,
+            *("ResonantEndpointGone", "warning"),
+            "an endpoint answered 410 and was paused",
+            "when an operator resumes or pauses it",
+            *("", "", "An endpoint answered 410"),
+        ),
+        define(
+            Condition.HELD,
+            *("ResonantDeliveriesHeld", "critical"),
+            f"a gate holds a delivery, and {of.held:g} of its max_age has passed since its round began (Prometheus: of the "
+            "default policy's max_age, since it was due)",
+            "when none is so old",
+            *("5m", "15m", "Deliveries are held for long"),
+        ),
+        define(
+            None,
+            *("ResonantDeliveriesOverdue", "warning"),
+            f"workers claim, and a delivery is {overdue} overdue; an endpoint that was down gets as long again",
+            "",
+            *("5m", "15m", "Events arrive late"),
+        ),
+        define(
+            None,
+            *("ResonantExporterSilent", "critical"),
+            f"the metrics are more than {of.export_age / _MINUTE:g} minutes old",
+            *("", "", ""),
+            "Metrics are missing",
+        ),
+        define(
+            None,
+            *("ResonantMetricsAbsent", "critical"),
+            "Prometheus has had no metrics for a day",
+            *("", "15m", "", "Metrics are missing"),
+        ),
+    )
 
 
 class Key(NamedTuple):
@@ -133,3 +239,7 @@ def crossings(
         for finding in findings
         if finding.is_bad != (finding.key in raised_at)
     ]
+
+
+# With the default thresholds, which Prometheus and the docs use.
+DEFINITIONS = definitions(Thresholds())

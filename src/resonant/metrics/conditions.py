@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from resonant.settings import Thresholds
 
 _HOUR = 3600
-# With fewer attempts, a mean or a share of retries is mostly chance.
-_MANY_ATTEMPTS = 100
-# Seconds. A rise from 5 ms to 12 ms needs no alert.
-_FELT_LATENCY = 0.1
 # An alert ends at this share of its threshold. Otherwise it would come and go around the threshold, and each end of an error
 # rate can start a replay.
 _END = 0.5
@@ -152,9 +148,9 @@ def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Findi
     before = activity.seconds_before / activity.timed_before if activity.timed_before else 0.0
     value = mean / before if before else 0.0
     is_bad = _all(
-        _has_reached(min(activity.timed, activity.timed_before), _MANY_ATTEMPTS),
+        _has_reached(min(activity.timed, activity.timed_before), thresholds.many_attempts),
         _is_above(value, thresholds.latency_factor, normal=1.0),
-        _is_above(mean - before, _FELT_LATENCY),
+        _is_above(mean - before, thresholds.felt_latency),
     )
     if is_bad is None:
         return None
@@ -183,7 +179,7 @@ def _drain_silent(endpoint: str, late: float, silent: float, thresholds: Thresho
 def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding | None:
     attempts = sum(each.attempts for each in activities)
     value = sum(each.retried for each in activities) / attempts if attempts else 0.0
-    is_bad = _all(_has_reached(attempts, _MANY_ATTEMPTS), _is_above(value, thresholds.retries))
+    is_bad = _all(_has_reached(attempts, thresholds.many_attempts), _is_above(value, thresholds.retries))
     if is_bad is None:
         return None
     return Finding(

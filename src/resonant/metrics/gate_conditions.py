@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 _MINUTE, _HOUR = 60, 3600
 # Seconds. An endpoint that is paced only for a moment has not recovered.
 _SETTLED = 60.0
-# Part of max_age; the rest is left for an operator to act.
-_HELD_FOR_LONG = 0.5
 
 
 def of_gate(
@@ -32,7 +30,7 @@ def of_gate(
     waiting = sum(totals.deliveries.get((endpoint, status), 0) for status in ("pending", "retrying"))
     yield _probing(gate, waiting, thresholds, now)
     yield _gone(gate, totals.held.get(endpoint, 0), now)
-    yield _held(gate, totals.oldest_round_at, now, max_ages)
+    yield _held(gate, totals.oldest_round_at, thresholds, now, max_ages)
 
 
 def overdue(gate: Gate | None, due_at: float | None, now: float) -> float:
@@ -87,23 +85,24 @@ def _gone(gate: Gate, held: int, now: float) -> Finding:
 def _held(
     gate: Gate,
     oldest_round_at: Mapping[tuple[str, str | None], float],
+    thresholds: Thresholds,
     now: float,
     max_ages: Mapping[tuple[str, str | None], float],
 ) -> Finding | None:
     key = Key(Condition.HELD, gate.endpoint)
     of_gate = {each: at for each, at in oldest_round_at.items() if each[0] == gate.endpoint}
     if not gate.governs_at(now) or not of_gate:
-        return Finding(key, False, 0.0, _HELD_FOR_LONG, f"{gate.endpoint}: its gate holds no deliveries")
+        return Finding(key, False, 0.0, thresholds.held, f"{gate.endpoint}: its gate holds no deliveries")
     ages = [(now - at, max_ages[each]) for each, at in of_gate.items() if each in max_ages]
     if not ages:
         return None
     age, max_age = max(ages, key=lambda each: _part(*each))
     text = (
         f"{gate.endpoint}: its gate is {gate.state}, and its oldest delivery has waited {age / _HOUR:.1f} of the "
-        f"{max_age / _HOUR:.3g} hours of its max_age; the limit is {_HELD_FOR_LONG:.0%}"
+        f"{max_age / _HOUR:.3g} hours of its max_age; the limit is {thresholds.held:.0%}"
     )
     value = _part(age, max_age)
-    return Finding(key, value > _HELD_FOR_LONG, value, _HELD_FOR_LONG, text)
+    return Finding(key, value > thresholds.held, value, thresholds.held, text)
 
 
 def _part(age: float, max_age: float) -> float:

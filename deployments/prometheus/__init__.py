@@ -1,0 +1,1 @@
+"""Prometheus: the rules, their generator, and an example configuration."""
