@@ -32,7 +32,7 @@ async def export_metrics(
         totals, found = await measure_store(store, window_hours=window_hours)
         async with AsyncExitStack() as steps:
             # They run in reverse order. If one fails, the others still run, and then the flow run fails.
-            steps.push_async_callback(show_statistics, found)
+            steps.push_async_callback(show_statistics, store, totals, found)
             steps.push_async_callback(compact_rollups, store)
             steps.push_async_callback(announce_alerts, store, totals)
             write_textfile(totals, found, textfile)

@@ -16,6 +16,8 @@ from prefect.logging import get_run_logger
 from resonant.display import markdown, visible
 from resonant.errors import ResonantError
 from resonant.files import READABLE_BY_ALL, atomic_file
+from resonant.metrics.alert_state import read_activity, read_raised
+from resonant.metrics.health import health_lines
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.report import NOT_COUNTED, summary, tables
 from resonant.metrics.snapshot import measure
@@ -83,8 +85,8 @@ async def compact_rollups(store: Store) -> None:
         get_run_logger().info("%d rows of old counts gathered into hours and days", taken)
 
 
-async def show_statistics(found: Statistics) -> None:
-    """Write the statistics as an artifact, charts and then tables; the UI shows their history."""
+async def show_statistics(store: Store, totals: Totals, found: Statistics) -> None:
+    """Write an artifact, whose history the UI shows: the health of each endpoint, then charts, then tables."""
     from resonant.metrics import charts  # noqa: PLC0415 - with matplotlib, which nothing else in this project waits for
 
     images = [
@@ -99,11 +101,24 @@ async def show_statistics(found: Statistics) -> None:
             for name, policy, delays in await _delays_by_policy(found)
         ),
     ]
+    health = await _health(store, totals)
     await acreate_markdown_artifact(
         key=METRICS_ARTIFACT,
-        markdown="\n\n".join([f"{summary(found)}.", *images, *map(_markdown, tables(found))]),
+        markdown="\n\n".join([*health, f"{summary(found)}.", *images, *map(_markdown, tables(found))]),
         description="Outcomes of events, failed attempts, and the durations of both.",
     )
+
+
+async def _health(store: Store, totals: Totals) -> list[str]:
+    """Return the list of the endpoints' health, if there are endpoints."""
+    settings = load_settings()
+    now, window = totals.taken_at, settings.alert_thresholds.window
+    activity = await store.read(read_activity, now=now, window=window) if settings.rollups else None
+    lines = [
+        f"- {f'**{markdown(name)}**' if name else 'all endpoints'}: {health}"
+        for name, health in health_lines(totals, activity, await store.read(read_raised))
+    ]
+    return ["\n".join(lines)] if lines else []
 
 
 async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, list[Delays]]]:

@@ -102,7 +102,9 @@ async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engin
     assert "of 0 events that ended - were delivered, 2 are unfinished" in state.message
     assert accepted(tmp_path / "home" / "metrics" / "resonant.prom") == 2
     assert artifact.type == "markdown"
-    assert artifact.data.startswith(state.message)
+    health, rest = artifact.data.split("\n\n", 1)
+    assert health == "- **hooks**: normal; no attempt in the last hour; no dead letter"
+    assert rest.startswith(state.message)
     assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
 
 

@@ -11,6 +11,8 @@ from itertools import count
 from uuid import uuid4
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.events import Event as PrefectEvent
 from prefect.events.clients import PrefectEventSubscriber, get_events_client
 from prefect.events.filters import EventFilter, EventNameFilter
@@ -146,6 +148,13 @@ def kill(*_):
     raise KeyboardInterrupt
 
 
+async def first_line_of_artifact(state):
+    of_run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+    async with get_client() as client:
+        [artifact] = await client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
+    return artifact.data.splitlines()[0]
+
+
 async def run_flow(tmp_path):
     return await export_metrics(textfile=str(tmp_path / "out.prom"), return_state=True)
 
@@ -157,6 +166,9 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_pat
 
     assert state.is_completed()
     [raised] = await feed.expect("raised")
+    assert await first_line_of_artifact(state) == (
+        "- **hooks**: ALERT error_rate; normal; 100.00 % of attempts failed in the last hour; no dead letter"
+    )
     assert raised.event == "resonant.alert.raised"
     assert dict(raised.resource) == {
         "prefect.resource.id": "resonant.endpoint.hooks",

@@ -13,12 +13,13 @@ from resonant.dead_letters.purge import Forecast, Retention, daily_archive, fore
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection
 
-    from resonant.settings import Settings
+    from resonant.metrics.alerts import Key
+    from resonant.settings import Settings, Thresholds
     from resonant.store.endpoint_status import EndpointStatus, Governed
     from resonant.store.reads import StoreStatus
 
@@ -73,6 +74,24 @@ def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
             yield f"{line}; {advice(gate, now)}" if gate.state == "paused" else line
     if (more := len(held) - _MOST_ROWS) > 0:
         yield f"{output.counted(more, 'more endpoint is', 'more endpoints are')} not normal: --json lists all"
+
+
+def alert_lines(raised: Mapping[Key, float], thresholds: Thresholds, *, now: float) -> Iterator[str]:
+    """Yield a line about each active alert, the longest active first."""
+    from resonant.metrics.alerts import ALL_ENDPOINTS, definitions
+
+    begins = {each.condition: each.begins for each in definitions(thresholds)}
+    for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0])):
+        where = "all endpoints" if key.endpoint == ALL_ENDPOINTS else key.endpoint
+        yield f"alert {key.condition} of {where}, raised {output.ago(now - at)}: {begins[key.condition]}"
+
+
+def alert_documents(raised: Mapping[Key, float]) -> list[output.Document]:
+    """Return the active alerts for ``resonant status --json``; the endpoint of an alert of all endpoints is null."""
+    return [
+        {"condition": key.condition.value, "endpoint": key.endpoint or None, "since": rfc3339(at)}
+        for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0]))
+    ]
 
 
 def _count(number: int | None) -> str:

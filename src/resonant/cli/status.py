@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.cli.running import UntilStopped
+    from resonant.metrics.alerts import Key
     from resonant.store import Store
     from resonant.store.reads import StoreStatus
     from resonant.store.selection import Selection
@@ -73,33 +74,42 @@ def status(
     endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Only this endpoint.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the balance, each endpoint, and what the daily purge would remove.
+    """Show the balance, active alerts, each endpoint, and what the daily purge would remove.
 
     The balance: accepted = pending + retrying + delivered + dead letter + purged.
     """
     from resonant.cli import overview
     from resonant.cli.documents import status_document
     from resonant.cli.running import run_with_store
+    from resonant.metrics.alert_state import read_raised
+    from resonant.metrics.alerts import ALL_ENDPOINTS
     from resonant.settings import load_settings
 
     name = None if endpoint is None else options.endpoint_name(endpoint)
     name_checks.check_filters(name, None)
     settings = load_settings()
 
-    async def read(store: Store) -> tuple[StoreStatus, overview.Purges | None]:
+    async def read(store: Store) -> tuple[StoreStatus, overview.Purges | None, dict[Key, float]]:
         found = await store.status(endpoint=name)
         purges = None if name else await store.read(overview.read_purges, settings, found, now=store.clock())
-        return found, purges
+        raised = await store.read(read_raised)
+        shown = {
+            key: at for key, at in raised.items() if name is None or key.endpoint in (name, ALL_ENDPOINTS)
+        }
+        return found, purges, shown
 
-    found, purges = run_with_store(read, settings)
+    found, purges, raised = run_with_store(read, settings)
     if as_json:
         document = status_document(found)
+        document["alerts"] = overview.alert_documents(raised)
         if purges:
             document["retention"] = purges.document()
         output.write(output.to_json(document) + "\n")
         return
     now = time.time()
     _write_status(found, now=now)
+    for line in overview.alert_lines(raised, settings.alert_thresholds, now=now):
+        output.write_paragraph(line, indent=2)
     on_terminal = output.stdout().is_terminal
     if rows := overview.endpoint_rows(found.endpoints, now=now, on_terminal=on_terminal):
         output.write_table(overview.ENDPOINT_COLUMNS, rows)

@@ -53,6 +53,8 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
         _sum(seconds, is_ended, is_of_hour),
         _sum(number, is_ended, is_of_day_before),
         _sum(seconds, is_ended, is_of_day_before),
+        _sum(number, is_ended, is_of_hour, c.result != "delivered"),
+        _sum(number, is_ended, is_of_day_before, c.result != "delivered"),
     ).group_by(c.endpoint)
     given_up = _read_given_up(connection, since=hour)
     # PostgreSQL sums integers to a numeric.
@@ -66,9 +68,11 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
             seconds=seconds,
             timed_before=int(timed_before),
             seconds_before=seconds_before,
+            timed_failed=int(timed_failed),
+            timed_failed_before=int(timed_failed_before),
         )
         for endpoint, attempts, failed, retried, dead_letters, *times in connection.execute(query)
-        for timed, seconds, timed_before, seconds_before in [times]
+        for timed, seconds, timed_before, seconds_before, timed_failed, timed_failed_before in [times]
     }
 
 

@@ -72,8 +72,8 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.ERROR_RATE,
             *("ResonantErrorRate", "warning"),
-            f"over {of.error_rate:.3g} of the attempts of {window} failed, of {of.min_attempts} at least",
-            f"at {of.error_rate / 2:.3g}, of at least one attempt",
+            f"over {_percent(of.error_rate)} of the attempts of {window} failed, of {of.min_attempts} at least",
+            f"at {_percent(of.error_rate / 2)}, of at least one attempt",
             *("10m", "15m", "Many attempts fail"),
         ),
         define(
@@ -108,9 +108,9 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.RETRIES,
             *("ResonantRetriesDominate", "warning"),
-            f"over {of.retries:.3g} of at least {of.many_attempts} attempts in {window} were followed by a retry; endpoints "
+            f"over {_percent(of.retries)} of at least {of.many_attempts} attempts in {window} were followed by a retry; endpoints "
             "that are down do not count",
-            f"at {of.retries / 2:.3g}, or {of.many_attempts // 2} attempts",
+            f"at {_percent(of.retries / 2)}, or {of.many_attempts // 2} attempts",
             *("15m", "15m", "Many attempts fail"),
         ),
         define(
@@ -130,7 +130,7 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.HELD,
             *("ResonantDeliveriesHeld", "critical"),
-            f"a gate holds a delivery, and {of.held:g} of its max_age has passed since its round began (Prometheus: of the "
+            f"a gate holds a delivery, and {_percent(of.held)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due)",
             "when none is so old",
             *("5m", "15m", "Deliveries are held for long"),
@@ -156,6 +156,10 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
             *("", "15m", "", "Metrics are missing"),
         ),
     )
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:g}%"
 
 
 class Key(NamedTuple):

@@ -39,7 +39,8 @@ class Activity:
         attempts, failed, retried: in the window, without lost ones.
         dead_letters: in the last hour, less replays and cancelled deliveries.
         timed, seconds: attempts of the last hour that were answered or failed, and their total duration.
-        timed_before, seconds_before: the same for that hour of the day before.
+        timed_failed: how many of ``timed`` failed.
+        timed_before, seconds_before, timed_failed_before: the same for that hour of the day before.
     """
 
     attempts: int = 0
@@ -50,6 +51,8 @@ class Activity:
     seconds: float = 0.0
     timed_before: int = 0
     seconds_before: float = 0.0
+    timed_failed: int = 0
+    timed_failed_before: int = 0
 
 
 def evaluate(

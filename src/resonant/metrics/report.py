@@ -42,9 +42,9 @@ def summary(statistics: Statistics) -> str:
         return f"nothing happened since {_moment(statistics.since)}"
     ended = events.success + events.dead_letter
     return (
-        f"since {_moment(statistics.since)}: of {ended:,} events that ended {_percent(events.success_rate)} were "
+        f"since {_moment(statistics.since)}: of {ended:,} events that ended {percent(events.success_rate)} were "
         f"delivered, {events.unfinished:,} are unfinished; of {attempts.total:,} attempts "
-        f"{_percent(attempts.error_rate)} failed"
+        f"{percent(attempts.error_rate)} failed"
     )
 
 
@@ -115,7 +115,7 @@ _SPREAD = ("endpoint", "min", "avg", "p50", "p95", "p99", "max")
 def _events(figures: Figures) -> tuple[str, ...]:
     events = figures.events
     counts = (events.success, events.dead_letter, events.failed, events.unfinished)
-    return (*(f"{count:,}" for count in counts), _percent(events.success_rate))
+    return (*(f"{count:,}" for count in counts), percent(events.success_rate))
 
 
 def by_most_events(by_name: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
@@ -143,7 +143,7 @@ def _types(by_type: Mapping[str, Figures]) -> tuple[tuple[str, ...], ...]:
 
 def _type(events: Events, attempts: Attempts) -> tuple[str, ...]:
     counts = (events.success, events.dead_letter, events.unfinished)
-    rate = _percent(events.success_rate)
+    rate = percent(events.success_rate)
     return (*(f"{count:,}" for count in counts), rate, f"{attempts.total:,}", f"{attempts.failed:,}")
 
 
@@ -152,7 +152,7 @@ def _attempts(figures: Figures) -> tuple[str, ...]:
     return (
         f"{attempts.total:,}",
         f"{attempts.failed:,}",
-        _percent(attempts.error_rate),
+        percent(attempts.error_rate),
         f"{retries.total:,}",
         _NOTHING if retries.avg is None else f"{retries.avg:.2f}",
         _NOTHING if retries.max is None else f"{retries.max:,}",
@@ -171,7 +171,8 @@ def _counts(kind: str, counts: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
     return ((kind, name, f"{count:,}") for name, count in counts.items())
 
 
-def _percent(part: float | None) -> str:
+def percent(part: float | None) -> str:
+    """Return a part of 1 as a percentage; ``-`` for None."""
     return _NOTHING if part is None else f"{100 * part:.2f} %"
 
 

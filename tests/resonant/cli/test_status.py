@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from resonant.cli import status as status_commands
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
+from resonant.metrics.alert_state import note_announced, record_crossings
+from resonant.metrics.alerts import Condition, Crossing
 from resonant.store.reads import StoreStatus
 
 ROW_KEYS = [
@@ -65,6 +68,29 @@ def test_status_counts_and_balances(resonant, dead):
         "by_category": {"permanent": 1, "transient": 1, "unknown": 1},
         "endpoint_problems": [],
     }
+
+
+def test_status_shows_active_alerts(resonant, dead):
+    crossing = Crossing(
+        "raised", Condition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=dead.clock() - 7200, since=0.0
+    )
+    of_all = replace(crossing, condition=Condition.RETRIES, endpoint="", at=dead.clock() - 60)
+    dead.do(lambda store: store.write(record_crossings, [of_all, crossing]))
+    assert resonant.json("status")["alerts"] == [
+        {"condition": "error_rate", "endpoint": "crm", "since": rfc3339(crossing.at)},
+        {"condition": "retries", "endpoint": None, "since": rfc3339(of_all.at)},
+    ]
+    shown = " ".join(resonant("status").out.split())
+    assert "alert error_rate of crm, raised 2 h ago: over 25% of the attempts of 15 minutes failed" in shown
+    assert "alert retries of all endpoints, raised " in shown
+    assert [each["condition"] for each in resonant.json("status", "--endpoint", "billing")["alerts"]] == [
+        "retries"
+    ]
+    recovered = [replace(each, what="recovered") for each in (crossing, of_all)]
+    dead.do(lambda store: store.write(note_announced, [crossing, of_all]))
+    dead.do(lambda store: store.write(record_crossings, recovered))
+    assert resonant.json("status")["alerts"] == []
+    assert "alert " not in resonant("status").out
 
 
 def test_status_can_count_one_endpoint(resonant, dead):
