@@ -167,7 +167,7 @@ def _compare(name: str, count: int, rounds: int) -> list[Comparison]:
 
 
 def _measure(name: str, size: int, rounds: int) -> _Measured:
-    from resonant.metrics import charts  # noqa: F401 - before what is measured, as the flow's process does
+    from resonant.metrics import charts, snapshot  # noqa: F401 - before what is measured, as the flow's process does
 
     with empty_home() as settings, _store_url(name, settings) as url:
         minutes = apart(_fill_store, url, size)
@@ -265,6 +265,7 @@ async def _measure_store(
 ) -> _Measured:
     store = await open_store(url)
     folder = settings.home / "metrics"
+    folder.mkdir(parents=True, exist_ok=True)
     events = round(size / _ATTEMPTS_AN_EVENT)
     os.sync()  # what filling it has left to be written would be waited for by the exports
     with Stopwatch() as first:

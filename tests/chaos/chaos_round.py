@@ -382,19 +382,16 @@ class Round:
 
     def _problems_of_leftovers(self) -> list[str]:
         """Say what a killed export has left that the next ones do not sweep once it is old."""
-        folder, window = self.textfile.parent, self.textfile.parent / "window"
-        hidden = [path for path in (*folder.glob(".*"), *window.glob(".*")) if path.is_file()]
+        folder = self.textfile.parent
+        hidden = [path for path in folder.glob(".*") if path.is_file()]
         killed = sum(each.victim.kind == "export" and not each.came_too_late for each in self.struck)
         problems = []
         if len(hidden) > killed:
             problems.append(f"{len(hidden)} temporary files of {killed} killed exports: {hidden}")
-        for path in (*hidden, *window.glob("*.npy")):
+        for path in hidden:
             os.utime(path, times=(time.time() - 7200,) * 2)
         asyncio.run(chaos_worker.work(self._orders("last", kind="export", times=1)))
-        manifest = json.loads((window / "window.json").read_text())
-        listed = {each["file"] for each in manifest["segments"]}
-        left = {path.name for path in (*folder.iterdir(), *window.iterdir())}
-        expected = {self.textfile.name, "window", "window.json", *listed}
-        if left != expected:
-            problems.append(f"not swept: {sorted(left - expected)}; missing: {sorted(expected - left)}")
+        left = {path.name for path in folder.iterdir()}
+        if left != {self.textfile.name}:
+            problems.append(f"not swept: {sorted(left - {self.textfile.name})}")
         return problems

@@ -56,7 +56,7 @@ class Orders:
         progress: a file to say in what was begun, and what was acknowledged.
         chunk_size: of an emission in the bulk lane.
         archive, delivered_too: of a purge.
-        textfile: of an export; what it has read of the window is kept in ``window`` beside it.
+        textfile: of an export.
         events: the file that is enqueued.
         pauses: the seed of a store and a disk that are slow at random, so that a kill finds what is between two of
             their answers; None leaves them as they are.

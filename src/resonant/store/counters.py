@@ -83,8 +83,6 @@ QUANTUM = 1 / _QUANTA_A_SECOND
 _OPTION = "resonant_rollups"
 _BYTES = 8  # of a duration
 _INSERT = f"INSERT INTO {schema.tallies.name} (minute, entries, seconds) VALUES (?, ?, ?)"  # noqa: S608 - a constant
-# SQLite keeps a statement for each number of rows up to this.
-_ROWS_AT_ONCE = 32
 
 
 def switch_off(connection: Connection) -> None:
@@ -253,36 +251,15 @@ def count_retries(tally: Tally, where: tuple[str, str], attempts: int) -> None:
 
 
 def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Add counts, sorted by key, to a table of rollups.
-
-    On SQLite, one statement adds many rows: its driver releases the GIL for each statement, and then waits for it.
-    """
-    if connection.dialect.name != "sqlite":
-        connection.execute(_adding(table), rows)
-        return
-    names = table.columns.keys()
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        page = rows[start : start + _ROWS_AT_ONCE]
-        values = tuple(row[name] for row in page for name in names)
-        connection.exec_driver_sql(_adding_rows(table, len(page)), values)
+    """Add counts, sorted by key, to a table of rollups."""
+    connection.execute(_adding(table, connection.dialect.name), rows)
 
 
 @cache
-def _adding(table: Table) -> Insert:
-    insert = insert_into("postgresql", table)
+def _adding(table: Table, dialect: str) -> Insert:
+    insert = insert_into(dialect, table)
     adding: Insert = insert.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={name: table.c[name] + insert.excluded[name] for name in ("count", "total")},
     )
     return adding
-
-
-@cache
-def _adding_rows(table: Table, rows: int) -> str:
-    row = f"({', '.join('?' * len(table.columns))})"
-    key = ", ".join(f'"{name}"' for name in table.primary_key.columns.keys())  # noqa: SIM118
-    columns = ", ".join(f'"{name}"' for name in table.columns.keys())  # noqa: SIM118
-    return (
-        f"INSERT INTO {table.name} ({columns}) VALUES {', '.join([row] * rows)} "  # noqa: S608 - names of ours
-        f'ON CONFLICT ({key}) DO UPDATE SET "count" = "count" + excluded."count", total = total + excluded.total'
-    )

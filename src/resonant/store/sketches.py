@@ -212,7 +212,7 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
         now: seconds since the epoch.
         only_minutes: only the minutes of the last hours, which is a cheap look.
     """
-    minutes_before = int((now - MINUTES_KEPT_SECONDS) // _HOUR) * _HOUR
+    minutes_before = int((now - MINUTES_KEPT_SECONDS) // _MINUTE) * _MINUTE
     days_before = int((now - HOURS_KEPT_SECONDS) // _DAY) * _DAY
     counts = select(_t.c.minute, func.count()).group_by(_t.c.minute).where(_t.c.minute <= now - _MINUTE)
     if only_minutes:
@@ -222,7 +222,8 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
     for minute, count in connection.execute(counts):
         size = _MINUTE if minute >= minutes_before else _HOUR if minute >= days_before else _DAY
         start = minute // size * size
-        span = Span(start, start + size)
+        # An hour grows minute by minute.
+        span = Span(start, min(start + size, minutes_before) if size > _MINUTE else start + size)
         found[span] += count
         if minute != start:
             unsorted.add(span)

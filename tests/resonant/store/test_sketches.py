@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park
+from resonant.metrics.snapshot import read_statistics
 from resonant.store import open_store, schema, sketches
 from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection
@@ -133,7 +135,8 @@ def test_minutes_become_hours_and_hours_become_days_and_no_sum_changes(desk):
         desk.clock.advance(20 * 60)
     before = sums(desk)
     desk.run(compact(desk.store))
-    assert len(rows(desk)) == 4
+    minutes = [row.minute for row in rows(desk) if row.minute > desk.clock() - HOUR]
+    assert len(minutes) == 2, "the last hour is kept by the minute"
     desk.clock.advance(3 * HOUR)
     desk.run(compact(desk.store))
     assert all(row.minute % HOUR == 0 for row in rows(desk))
@@ -143,6 +146,28 @@ def test_minutes_become_hours_and_hours_become_days_and_no_sum_changes(desk):
     [row] = rows(desk)
     assert row.minute == start // DAY * DAY
     assert sums(desk) == before
+
+
+@pytest.mark.parametrize("minutes", [1, 59, 61, 125, 60 * 24 * 61])
+def test_a_compaction_does_not_change_what_a_window_holds(desk, minutes):
+    """A window begins with a minute only while minutes are kept."""
+    for number in range(6):
+        desk.enqueue(f"evt_{number}")
+        desk.deliver(desk.claim_one())
+        desk.clock.advance(11 * 60)
+    desk.clock.advance(60 * max(0, minutes - 66))
+    since = desk.clock() - 60 * minutes
+
+    def figures():
+        desk.fold()
+        return desk.read(read_statistics, now=desk.clock(), since=since)
+
+    before = figures()
+    desk.run(compact(desk.store))
+    after = figures()
+    if minutes > 60 * 24 * 60:  # days have no hours
+        before, after = replace(before, hourly=()), replace(after, hourly=())
+    assert after == before
 
 
 def test_two_processes_that_merge_at_once_lose_and_double_nothing(open_desk, store_url):
