@@ -48,8 +48,10 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
             store = await open_store(next(names), rollups=rollups)
             try:
                 await store.enqueue(events(count), ENDPOINT)
+                await store.fold()
                 with Stopwatch() as watch:
                     await _emit(store, random.Random(7), failed_part)
+                    await store.fold()  # as a dispatcher does every few seconds
             finally:
                 await store.close()
             return count / watch.cpu_seconds

@@ -14,7 +14,7 @@ from deployments.prometheus import rules as prometheus_rules
 from deployments.prometheus.rules import alerts
 from resonant.cli import app
 from resonant.metrics.alerts import DEFINITIONS, Condition
-from resonant.settings import Thresholds
+from resonant.settings import Settings, Thresholds
 from support.programs import need
 
 PROJECT = Path(__file__).parents[2]
@@ -128,3 +128,7 @@ def test_another_threshold_changes_the_rules(monkeypatch):
 def test_each_alert_has_a_section_in_the_runbook():
     page = (PROJECT / "docs" / "runbook.md").read_text()
     assert [each.runbook for each in DEFINITIONS if f"## {each.runbook}\n" not in page] == []
+
+
+def test_the_settings_and_the_definitions_have_the_same_defaults():
+    assert Settings.model_construct().alert_thresholds == Thresholds()

@@ -27,8 +27,10 @@ _SHORTEST_WAIT_SECONDS = 0.02
 _SHORTEST_WAIT_FOR_CHUNK_SECONDS = 0.05
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0
-# How often accepted events are folded into the ledgers.
-FOLD_SECONDS = 1.0
+# How often accepted events and tallies are folded. Readers add up what is not folded yet; each fold costs some milliseconds.
+FOLD_SECONDS = 5.0
+# How long the last fold of a run may take.
+_LAST_FOLD_SECONDS = 1.0
 # The size of all bodies that a run holds; but always twice as many deliveries as can be sent at the same time.
 MOST_BYTES = 64 * 1024 * 1024
 
@@ -172,7 +174,7 @@ class Fetcher:
         if self._folding is not None and self._folding.done():
             self._start_fold()
         if self._folding is not None:
-            await asyncio.wait([self._folding], timeout=FOLD_SECONDS)
+            await asyncio.wait([self._folding], timeout=_LAST_FOLD_SECONDS)
             self._folding.cancel()
             await asyncio.wait([self._folding])
 

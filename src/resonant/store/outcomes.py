@@ -193,9 +193,8 @@ def _count_failed(tally: Tally, outcome: Outcome, now: float) -> None:
     lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
     category, code = attempt.category, attempt.code
     where = (lease.endpoint, lease.event.type)
-    tally.add(
-        "attempt", *where, attempt.result, category, code, detail=attempt.error_type, seconds=attempt.duration
-    )
+    error_type = storable(attempt.error_type)
+    tally.add("attempt", *where, attempt.result, category, code, detail=error_type, seconds=attempt.duration)
     if attempt.number == 1:
         tally.add("first_attempt", *where, seconds=attempt.started_at - lease.accepted_at)
     match decision:

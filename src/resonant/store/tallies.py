@@ -1,8 +1,8 @@
 """What transactions counted, each in a row of its own, and folding these rows into the rollups and the sketches.
 
 The emission only inserts a row for each commit. That costs it a third of adding to the rollups, which would be many statements.
-``fold`` moves rows in one transaction, so every snapshot shows the same sums to those who add up both. Dispatchers fold once
-a second, and so does a compaction.
+``fold`` moves rows in one transaction, so every snapshot shows the same sums to those who add up both. Dispatchers fold every
+five seconds, and compactions too.
 """
 
 from __future__ import annotations
