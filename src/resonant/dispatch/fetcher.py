@@ -171,9 +171,9 @@ class Fetcher:
 
     async def stop(self) -> None:
         """Fold once more, and stop; this gets a moment."""
-        if self._folding is not None and self._folding.done():
-            self._start_fold()
         if self._folding is not None:
+            if self._folding.done():
+                self._folding = asyncio.create_task(self._fold())
             await asyncio.wait([self._folding], timeout=_LAST_FOLD_SECONDS)
             self._folding.cancel()
             await asyncio.wait([self._folding])
