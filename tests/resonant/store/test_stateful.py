@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import select
 
+from resonant.metrics.snapshot import read_statistics
 from resonant.store import reads, schema, tallies
 from support.examples import examples
 from support.store_model import ATTEMPT_COLUMNS, COLUMNS
@@ -40,6 +42,27 @@ class Machine(Operators):
         self.check_balance(found["status"])
         self.check_counters(found["rollups"])
         self.check_nothing_fell(found)
+
+    def teardown(self):
+        """Statistics count what happened, also what was purged since."""
+        found = self.run(self.desk.store.read(read_statistics, now=self.clock(), since=0)).overall
+        counted: Counter[tuple[str, str]] = Counter()
+        for (measure, _endpoint, _type, result, *_), count in self.model.counted.items():
+            counted[measure, result] += count
+        kinds = Counter(each.status for each in self.model.all())
+        assert asdict(found.attempts) == {
+            "total": sum(counted["attempt", result] for result in ("delivered", "failed", "lost")),
+            "failed": counted["attempt", "failed"] + counted["attempt", "lost"],
+        }
+        assert found.events.success == counted["delivery", "delivered"]
+        assert found.events.dead_letter == counted["delivery", "dead_letter"] - counted["replay", "replayed"]
+        assert found.events.unfinished == kinds["pending"] + kinds["retrying"]
+        assert sum(found.reasons.values()) == found.events.dead_letter
+        if not self.model.purged.total():
+            tried = [each.attempts for each in self.model.all() if each.attempts]
+            assert found.retries.total == sum(tried) - len(tried)
+            assert found.retries.max == (max(tried) - 1 if tried else None)
+        super().teardown()
 
     def check_balance(self, status):
         kinds = Counter(each.status for each in self.model.all())
