@@ -7,7 +7,6 @@ import json
 from prefect.blocks.fields import SecretDict
 from pydantic import AwareDatetime, Field, SecretStr, field_validator
 
-from blocks.current import CurrentSink
 from blocks.endpoint import DOCUMENTATION_URL, EndpointBlock, load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
@@ -100,6 +99,8 @@ class WebhookEndpoint(EndpointBlock):
 
     def open(self, name: str) -> Destination:
         """Return the endpoint, ready for sending; it is read again while it is open. See ``EndpointBlock.open``."""
+        # It loads the HTTP client, which `endpoint list` does not use.
+        from blocks.current import CurrentSink  # noqa: PLC0415
 
         async def read() -> Endpoint:
             block = await load_endpoint(name)

@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant.errors import StoreLocked
 from resonant.store.database_errors import sqlstate, translated_database_errors
@@ -77,6 +76,9 @@ class PostgreSQL:
         else:
             self._lock_seconds = max(_LEAST_LOCK_SECONDS, min(lease_seconds / 3, _MOST_LOCK_SECONDS))
             self._idle_seconds = self._lock_seconds / 2
+        # It loads SQLAlchemy's ORM too, which SQLite does not use.
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+
         self._told = ("", -math.inf)
         self._writing = create_async_engine(
             url.set(drivername="postgresql+asyncpg", query=query),
