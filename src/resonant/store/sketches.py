@@ -39,6 +39,8 @@ _NANOSECONDS = 1e9
 
 MINUTES_KEPT_SECONDS = 3600
 HOURS_KEPT_SECONDS = 60 * 86_400
+# A reader may have taken its time, or its clock may be slow: it still finds the minutes and hours of its window.
+_SLACK_SECONDS = 300
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 ROWS_AT_ONCE = 1_000
 _t = schema.sketches
@@ -212,8 +214,8 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
         now: seconds since the epoch.
         only_minutes: only the minutes of the last hours, which is a cheap look.
     """
-    minutes_before = int((now - MINUTES_KEPT_SECONDS) // _MINUTE) * _MINUTE
-    days_before = int((now - HOURS_KEPT_SECONDS) // _DAY) * _DAY
+    minutes_before = int((now - MINUTES_KEPT_SECONDS - _SLACK_SECONDS) // _MINUTE) * _MINUTE
+    days_before = int((now - HOURS_KEPT_SECONDS - _SLACK_SECONDS) // _DAY) * _DAY
     counts = select(_t.c.minute, func.count()).group_by(_t.c.minute).where(_t.c.minute <= now - _MINUTE)
     if only_minutes:
         counts = counts.where(_t.c.minute >= minutes_before).having(func.count() > 1)
