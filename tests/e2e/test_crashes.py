@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.stores import fold
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
     try:
         crashing.do("emit")  # waits for the leases to end, takes over, delivers
         before = crashing.query("SELECT * FROM resonant_deliveries ORDER BY id")
+        fold(crashing.database)
         counters = crashing.query("SELECT * FROM resonant_rollups ORDER BY 1, 2, 3, 4, 5, 6, 7, 8")
         assert {row["status"] for row in before} == {"delivered"}
     finally:
@@ -134,6 +136,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
 
     after = crashing.query("SELECT * FROM resonant_deliveries ORDER BY id")
     assert [tuple(row) for row in after] == [tuple(row) for row in before]
+    fold(crashing.database)
     counted = crashing.query("SELECT * FROM resonant_rollups ORDER BY 1, 2, 3, 4, 5, 6, 7, 8")
     assert [tuple(row) for row in counted] == [tuple(row) for row in counters]
     late = crashing.query("SELECT count(*) AS n FROM resonant_attempts WHERE late")[0]["n"]

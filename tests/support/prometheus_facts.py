@@ -9,10 +9,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import create_engine
 
-from resonant.store import tallies
 from resonant.store.counters import BUCKETS
+from support.stores import fold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +27,7 @@ Samples = dict[frozenset[tuple[str, Any]], float]
 
 def facts(database: Path) -> dict[str, Samples]:
     """Compute every metric from the tables, independently of the exposition; zeros are omitted."""
-    engine = create_engine(f"sqlite:///{database}")
-    with engine.begin() as connection:
-        tallies.fold(connection, limit=1_000_000)
-    engine.dispose()
+    fold(database)
     with closing(sqlite3.connect(database)) as connection:
 
         def read(labels: str, value: str, rest: str) -> Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,19 @@ from resonant.testing import FixedClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from resonant.store import Store
+
+
+def fold(database: Path) -> None:
+    """Fold all tallies of an SQLite store."""
+
+    async def fold_all() -> None:
+        async with opened(f"sqlite:///{database}") as store:
+            await store.fold()
+
+    asyncio.run(fold_all())
 
 
 @asynccontextmanager

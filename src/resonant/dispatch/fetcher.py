@@ -170,13 +170,15 @@ class Fetcher:
         return True
 
     async def stop(self) -> None:
-        """Fold once more, and stop; this gets a moment."""
+        """Fold once more, which may take a second, and stop."""
         if self._folding is not None:
-            if self._folding.done():
-                self._folding = asyncio.create_task(self._fold())
-            await asyncio.wait([self._folding], timeout=_LAST_FOLD_SECONDS)
-            self._folding.cancel()
-            await asyncio.wait([self._folding])
+            last = asyncio.create_task(self._fold_after(self._folding))
+            done, _ = await asyncio.wait([last], timeout=_LAST_FOLD_SECONDS)
+            for task in (last, self._folding):
+                task.cancel()
+                await asyncio.wait([task])
+            for task in done:
+                task.result()
 
     async def _look(self) -> None:
         """Find the endpoints with due deliveries, and open new ones."""
@@ -202,6 +204,10 @@ class Fetcher:
                 return
             self._folding.result()
         self._folding = asyncio.create_task(self._fold())
+
+    async def _fold_after(self, folding: asyncio.Task[None]) -> None:
+        await asyncio.wait([folding])
+        await self._fold()
 
     async def _fold(self) -> None:
         with contextlib.suppress(StoreError):  # the next fold tries again; the next claim reports an outage
