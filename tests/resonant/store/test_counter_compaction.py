@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 
 from resonant.metrics.alert_state import read_activity
 from resonant.metrics.totals import read_totals
@@ -221,16 +221,21 @@ def test_killed_half_way_the_next_one_goes_on(desk, monkeypatch, table):
         desk.write(move, now=desk.clock(), limit=1_000)
     monkeypatch.setattr(counter_compaction, "_ROWS_AT_ONCE", 10)
 
-    async def kill():
-        task = asyncio.create_task(compact(desk.store))
-        number = select(func.count()).select_from(table)
-        while await desk.store.read(lambda connection: connection.execute(number).scalar_one()) > 30:
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
+    write = desk.store.write
+    transactions = 0
 
-    desk.run(kill())
-    assert len(desk.rows(table)) > 3
+    async def write_until_killed(operation, *args, **kwargs):
+        nonlocal transactions
+        transactions += operation in (move, gather)
+        if transactions > 3:
+            raise asyncio.CancelledError
+        return await write(operation, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.store, "write", write_until_killed)
+        with pytest.raises(asyncio.CancelledError):
+            compacted(desk)
+    assert 3 < len(desk.rows(table)) < 50
     assert by_label(desk) == before
     compacted(desk)
     assert by_label(desk) == before
