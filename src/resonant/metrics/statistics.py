@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from resonant.metrics.percentiles import Sketches, Spread
+from resonant.metrics.percentiles import NANOSECONDS, Sketches, Spread
 from resonant.store.counters import DelayOf
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Figures:
     Attributes:
         latency: durations of attempts that were answered or failed; lost ones have no known end.
         end_to_end: durations from acceptance to delivery, of events delivered in the window.
-        first_attempt: durations from acceptance to the first attempt.
+        first_attempt: durations from acceptance to the first attempt, unless it was lost with its worker.
         reasons: dead letters by reason.
         error_categories, error_codes, error_types: attempts that did not deliver, the most frequent first.
     """
@@ -230,11 +230,11 @@ class _Counts:
                 if entry.result == "dead_letter":
                     self._reasons[entry.detail] += entry.count
             case "retries":
-                self._add_retries(entry.measured, round(entry.total), round(entry.most or 0))
+                self._add_retries(entry.measured, entry.total // NANOSECONDS, round(entry.most or 0))
             case "replayed":
                 self._ends["dead_letter"] -= entry.count
                 self._reasons[entry.detail] -= entry.count
-                self._add_retries(-entry.measured, -round(entry.total), 0)
+                self._add_retries(-entry.measured, -(entry.total // NANOSECONDS), 0)
 
     def add_unfinished(self, each: Unfinished) -> None:
         self._ends["unfinished"] += each.number

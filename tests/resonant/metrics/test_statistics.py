@@ -64,6 +64,19 @@ def test_a_dead_letter_that_was_replayed_counts_by_its_new_end_only():
     assert [hour.dead_letter for hour in found.hourly] == [1, 0, 0]
 
 
+def test_a_replay_of_a_dead_letter_that_was_not_counted_is_not_subtracted_from_others():
+    facts = Facts().dead("expired", at=START + HOUR, attempts=3).dead("permanent", attempts=2)
+    facts = (
+        facts.replayed("expired", attempts=3)
+        .replayed("permanent", attempts=2)
+        .replayed("permanent", attempts=2)
+    )
+    found = facts.statistics(until=START + 2 * HOUR)
+    assert found.overall.reasons == {"expired": 1}
+    assert found.overall.retries.total == 2
+    assert [hour.dead_letter for hour in found.hourly] == [1, 0]
+
+
 def test_retries_are_the_attempts_after_the_first_of_events_that_were_tried():
     facts = Facts().delivered(attempts=1).delivered(attempts=4)
     facts.unfinished = [Unfinished("orders", "t", 0, 1)]
