@@ -38,7 +38,7 @@ def pages() -> dict[str, str]:
 
 
 def monitoring() -> str:
-    """Return the page about monitoring, with the table of alerts made anew."""
+    """Return the page about monitoring, with a new table of alerts."""
     from resonant.metrics.alerts import DEFINITIONS  # noqa: PLC0415
 
     def heading(title: str) -> str:

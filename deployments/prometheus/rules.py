@@ -1,8 +1,8 @@
 """Generates the alerts of Prometheus, ``alerts.yml``: ``python -m deployments.prometheus.rules`` writes the file.
 
 What an alert is about, its thresholds and how long it must last come from ``resonant.metrics.alerts``, which the flow's check
-reads too. Here are the expressions and the texts for Prometheus. ``<name>`` stands for a threshold: ``<silence:m>`` is it as
-a range of minutes, ``<silence:minutes>`` in words, ``<error_rate:%>`` as a percentage.
+reads too. Here are the expressions and the texts for Prometheus. ``<name>`` is replaced by a threshold: ``<silence:m>`` as a
+range of minutes, ``<silence:minutes>`` in words, ``<error_rate:%>`` as a percentage.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def _filled(text: str) -> str:
         number = values[match["name"]]
         match match["form"]:
             case "%":
-                return f"{number:.0%}"
+                return f"{100 * number:g}%"
             case "m":
-                return f"{number / 60:g}m"
+                return f"{number / 60:g}m" if number % 60 == 0 else f"{number:.0f}s"
             case "minutes":
                 return f"{number / 60:g} minutes"
             case "number":
@@ -110,7 +110,7 @@ _EXACT = 100_000
 RULES = (
     Rule(
         "ResonantErrorRate",
-        note="With few attempts, a share is chance.",
+        note="A rate over few attempts is noise.",
         expr="""\
 endpoint:resonant_attempts_failed:ratio15m > <error_rate>
 and endpoint:resonant_attempts:increase15m >= <min_attempts>""",
@@ -126,7 +126,7 @@ resonant endpoint test {{ $labels.endpoint }}  # does it answer now""",
     Rule(
         "ResonantDeadLettersGrowing",
         note="""\
-A few in a day are normal; ResonantDeadLetterOld reminds of those. Neither alert counts cancelled deliveries.""",
+A few in a day are normal; ResonantDeadLetterOld covers those. Neither alert counts cancelled deliveries.""",
         expr="endpoint:resonant_dead_letters:increase1h >= <dead_letters>",
         summary="{{ $labels.endpoint }}: {{ $value | humanize }} more dead letters in an hour",
         description="""\
@@ -196,7 +196,7 @@ resonant prometheus --serve 9464  # answers scrapes""",
     Rule(
         "ResonantDrainSilent",
         note="""\
-Workers do not claim deliveries of a paused endpoint. After it is resumed, they get that time to begin.""",
+Workers do not claim deliveries of a paused endpoint. After it is resumed, they have that long to start.""",
         expr="""\
 endpoint:resonant_oldest_due:age_seconds > <silence>
 unless endpoint:resonant_last_claim:age_seconds <= <silence>
@@ -212,7 +212,7 @@ resonant emit  # emits what is due, here and now""",
     ),
     Rule(
         "ResonantDeliveriesOverdue",
-        note="After an outage, the backlog is sent at a pace that grows. It gets that time.",
+        note="After an outage, the backlog is sent at a pace that grows. The alert waits that long for it.",
         expr="""\
 endpoint:resonant_oldest_due:age_seconds > <overdue>
 and endpoint:resonant_last_claim:age_seconds <= <silence>
@@ -223,7 +223,7 @@ Workers make attempts, and still the longest waiting delivery to {{ $labels.endp
 {{ $value | humanizeDuration }} ago: events arrive faster than they are delivered.""",
         runbook="""\
 resonant status --endpoint {{ $labels.endpoint }}  # how many wait; at what pace, if it is paced
-resonant emit  # one more that emits, beside the workers; of no use while it is paced""",
+resonant emit  # another sender beside the workers; no help while it is paced""",
     ),
     Rule(
         "ResonantEndpointProbing",

@@ -41,7 +41,7 @@ class Thresholds:
         silence: seconds that a delivery is overdue while no worker has claimed one.
         retries: share of attempts that are followed by a retry.
         probing: seconds that an endpoint may be down, while its gate sends nothing but probes.
-        many_attempts: with fewer, a mean or a share of retries is mostly chance.
+        many_attempts: with fewer, a mean or a share of retries is mostly noise.
         felt_latency: seconds; a rise from 5 ms to 12 ms needs no alert.
         held: part of its ``max_age`` that a delivery may be held; the rest is left for an operator to act.
         overdue: seconds that a delivery may be overdue while workers claim.

@@ -110,7 +110,7 @@ def replay(
 
 
 def _take_back(connection: Connection, picked: Sequence[Key], *, now: float) -> None:
-    """Count in the hour in which each dead letter was given up that this was not its end, for statistics."""
+    """Subtract each dead letter from the statistics of the hour in which it was given up."""
     query = select(_d.c.endpoint, _d.c.event_type, _d.c.reason, _d.c.finished_at, _d.c.attempts)
     tallies: dict[int, Tally] = {}
     for endpoint, event_type, reason, finished_at, attempts in connection.execute(

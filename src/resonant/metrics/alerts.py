@@ -93,8 +93,8 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.LATENCY,
             *("ResonantLatency", "warning"),
-            f"an attempt takes over {of.latency_factor:g} times as long, and {of.felt_latency:g} s longer, as in the same "
-            f"hour of the day before; {of.many_attempts} attempts in both",
+            f"an attempt takes over {of.latency_factor:g} times as long as in the same "
+            f"hour of the day before, and over {of.felt_latency:g} s longer; {of.many_attempts} attempts in both",
             f"halfway back to 1, or {of.felt_latency / 2:g} s longer, or at {of.many_attempts // 2} attempts",
             *("15m", "15m", "An endpoint is slow"),
         ),
@@ -132,13 +132,13 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
             *("ResonantDeliveriesHeld", "critical"),
             f"a gate holds a delivery, and {_percent(of.held)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due)",
-            "when none is so old",
+            "when no held delivery is that old",
             *("5m", "15m", "Deliveries are held for long"),
         ),
         define(
             None,
             *("ResonantDeliveriesOverdue", "warning"),
-            f"workers claim, and a delivery is {overdue} overdue; an endpoint that was down gets as long again",
+            f"workers claim, and a delivery is {overdue} overdue; after an endpoint was down, twice as long",
             "",
             *("5m", "15m", "Events arrive late"),
         ),

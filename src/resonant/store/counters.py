@@ -32,7 +32,7 @@ delay         the delay drawn                        number in the round, Retry-
 replayed      retries of a dead letter, taken back   its reason
 ============= ====================================== =================================================
 
-A replay takes back the dead letter in the hour in which it was given up: statistics subtract it there.
+A replay is counted in the hour in which the dead letter was given up. Statistics subtract it there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What transactions counted, each in a row of its own, and folding these rows into the rollups and the sketches.
+"""Counts of committed transactions, one row each, and folding these rows into the rollups and the sketches.
 
 The emission only inserts a row for each commit. That costs it a third of adding to the rollups, which would be many statements.
 ``fold`` moves rows in one transaction, so every snapshot shows the same sums to those who add up both. Dispatchers fold every

@@ -83,7 +83,7 @@ def test_a_fold_inserts_one_row_with_what_was_measured(desk):
 
 
 def test_the_number_of_a_delay_is_the_one_that_the_policy_counts(desk):
-    """A lost attempt and an early one do not count; a replay begins to count anew."""
+    """A lost attempt and an early one do not count; a replay restarts the count."""
     desk.enqueue("evt_1")
     for early in (False, True, False):
         lease, now = desk.claim_one(), desk.clock()
