@@ -217,7 +217,11 @@ class Sender:
     def _leave(self, chunk: _Chunk, leases: Sequence[Lease]) -> None:
         """Hand leases back at once, since the chunk may wait for slow answers."""
         chunk.left += len(leases)
-        chunk.writing += [asyncio.ensure_future(self._hand_back(lease)) for lease in leases]
+        for lease in leases:
+            handing_back = asyncio.ensure_future(self._hand_back(lease))
+            # `attempt_all` does not get its error if another one comes first; asyncio would log it.
+            handing_back.add_done_callback(_mark_seen)
+            chunk.writing.append(handing_back)
 
     def waits_at(self, now: float) -> bool:
         """Return whether a delivery that this run parked is due within ``WAIT_SECONDS`` after this time."""
@@ -309,3 +313,8 @@ class Sender:
     def _count_lost(self, lease: Lease) -> None:
         self._in_flight.drop(lease)
         self._summary.lost += 1
+
+
+def _mark_seen(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,6 +1,7 @@
 """What a run of the dispatcher does in the bulk lane."""
 
 import asyncio
+import gc
 import json
 import time
 from dataclasses import replace
@@ -11,7 +12,7 @@ from resonant.delivery.retry import GiveUp, Park
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.dispatch.summary import MOST_SHOWN, ChunkSummary
-from resonant.errors import UnexpectedStatus
+from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.store.gates import GateChange, change_gate, read_gate
 from resonant.testing import FixedClock
 from support.dispatching import (
@@ -91,6 +92,34 @@ class TestTheBulkLane:
             answers.set()
             await running
             assert worker.done == [ChunkSummary(delivered=1, held=19)]
+
+    async def test_errors_of_handing_back_are_not_logged_by_asyncio_if_the_run_is_cancelled(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(Scene, "chunk_size", 20)
+
+        async def send(_event):
+            await asyncio.Event().wait()
+
+        async def refuse(lease):
+            refused.append(lease)
+            raise StoreUnavailable("away")
+
+        refused, logged = [], []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: logged.append(context))
+        async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
+            await enqueue(worker.store, 20)
+            monkeypatch.setattr(worker.dispatcher._sender._commits, "release", refuse)
+            running = asyncio.create_task(worker.run())
+            await until(lambda: deliveries(tmp_path, "sending").count((1,)) > 1)
+            before = await worker.store.read(read_gate, "orders")
+            await worker.store.write(change_gate, GateChange(before, replace(before, state="paused")))
+            await until(lambda: refused)
+            running.cancel()
+            await asyncio.wait([running])
+        del running
+        gc.collect()
+        assert not logged
 
     async def test_a_run_looks_at_the_very_moment_when_the_next_retry_is_due(self, tmp_path, monkeypatch):
         monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
