@@ -45,7 +45,7 @@ def monitoring() -> str:
         return f"[{title}](runbook.md#{title.lower().replace(' ', '-')})"
 
     columns = (
-        *("the flow's condition", "Prometheus' alert", "begins, in both", "the flow ends it"),
+        *("the flow's condition", "Prometheus' alert", "begins (both)", "ends (flow)"),
         *("Prometheus: for, keep firing", "runbook"),
     )
     rows = [

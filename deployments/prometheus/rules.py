@@ -1,7 +1,7 @@
 """Generates the alerts of Prometheus, ``alerts.yml``: ``python -m deployments.prometheus.rules`` writes the file.
 
-What an alert is about, its thresholds and how long it must last come from ``resonant.metrics.alerts``, which the flow's check
-reads too. Here are the expressions and the texts for Prometheus. ``<name>`` is replaced by a threshold: ``<silence:m>`` as a
+Conditions, thresholds and durations come from ``resonant.metrics.alerts``, which the flow's check reads too. This module
+has the PromQL expressions and the texts of the annotations. ``<name>`` is replaced by a threshold: ``<silence:m>`` as a
 range of minutes, ``<silence:minutes>`` in words, ``<error_rate:%>`` as a percentage.
 """
 
@@ -22,7 +22,7 @@ _HEAD = """\
 #
 # `runbook` has the first commands to run. They need the RESONANT_DATABASE_URL of the workers.
 #
-# `keep_firing_for` makes one alert of a rate, count or backlog that goes up and down around its threshold. The alert ends when
+# `keep_firing_for` keeps an alert from flapping when its value hovers around the threshold. The alert ends when
 # the value has stayed below the threshold for that time.
 
 groups:
@@ -32,7 +32,7 @@ groups:
 
 
 class Rule(NamedTuple):
-    """What only Prometheus needs to know of an alert."""
+    """The expression and the texts of an alert, which only Prometheus uses."""
 
     alert: str
     expr: str
@@ -83,7 +83,7 @@ def _filled(text: str) -> str:
     max_age = Settings.model_construct().policy(DEFAULT_POLICY).max_age
     values = asdict(thresholds) | {
         "held_age": thresholds.held * max_age,
-        # Three minutes less, so that a probe that works by chance does not end the alert.
+        # Three minutes less, so that one lucky probe does not end the alert.
         "probing_seen": thresholds.probing / 60 - 3,
     }
 
@@ -196,7 +196,7 @@ resonant prometheus --serve 9464  # answers scrapes""",
     Rule(
         "ResonantDrainSilent",
         note="""\
-Workers do not claim deliveries of a paused endpoint. After it is resumed, they have that long to start.""",
+Workers do not claim deliveries of a paused endpoint. After a resume, they have <silence:minutes> to start.""",
         expr="""\
 endpoint:resonant_oldest_due:age_seconds > <silence>
 unless endpoint:resonant_last_claim:age_seconds <= <silence>
@@ -212,7 +212,7 @@ resonant emit  # emits what is due, here and now""",
     ),
     Rule(
         "ResonantDeliveriesOverdue",
-        note="After an outage, the backlog is sent at a pace that grows. The alert waits that long for it.",
+        note="After an outage, sending ramps up: waits <overdue:minutes> after an endpoint was down or paused.",
         expr="""\
 endpoint:resonant_oldest_due:age_seconds > <overdue>
 and endpoint:resonant_last_claim:age_seconds <= <silence>
@@ -228,8 +228,8 @@ resonant emit  # another sender beside the workers; no help while it is paced"""
     Rule(
         "ResonantEndpointProbing",
         note="""\
-Counts minutes, so that a probe that works by chance does not end the alert. An endpoint without deliveries has none
-to probe with. A silent exporter raises no alert.""",
+Counts minutes, so that one lucky probe does not end the alert. Without deliveries, there is nothing to probe
+with. A silent exporter raises no alert.""",
         expr="""\
 clamp_max(
   count_over_time((sum without (state) (resonant_endpoint_state{state="probing"}) == 1)[<probing:m>:1m]), <probing:number>

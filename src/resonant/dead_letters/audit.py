@@ -54,7 +54,7 @@ async def audited(
         store.write(begin_audit, at=store.clock(), who=who, action=action, selection=selection)
     )
     try:
-        # Shielded, since a cancelled write may be committed all the same, and its row needs an end.
+        # Shielded: a cancelled write may still commit, and its row needs an end.
         yield await asyncio.shield(beginning)
     finally:
         await store.write(end_audit, await beginning, now=store.clock())

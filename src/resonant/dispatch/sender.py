@@ -219,7 +219,7 @@ class Sender:
         chunk.left += len(leases)
         for lease in leases:
             handing_back = asyncio.ensure_future(self._hand_back(lease))
-            # `attempt_all` does not get its error if another one comes first; asyncio would log it.
+            # If another error comes first, nothing awaits this task, and asyncio would log its error.
             handing_back.add_done_callback(_mark_seen)
             chunk.writing.append(handing_back)
 

@@ -1,6 +1,6 @@
 """Alerts: their conditions, and the crossings at which an alert begins or ends.
 
-``DEFINITIONS`` has each alert once: the flow's check, the rules of Prometheus and the docs are made from it.
+``DEFINITIONS`` lists each alert once, for the flow's check, the rules of Prometheus and the docs.
 
 An alert on a rate or a count begins at its threshold and ends at half of it. In between it stays as it is, so it does not
 come and go around the threshold. An age needs no such rule, since it grows until an operator acts.
@@ -72,8 +72,8 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.ERROR_RATE,
             *("ResonantErrorRate", "warning"),
-            f"over {_percent(of.error_rate)} of the attempts of {window} failed, of {of.min_attempts} at least",
-            f"at {_percent(of.error_rate / 2)}, of at least one attempt",
+            f"over {_percent(of.error_rate)} of at least {of.min_attempts} attempts in {window} failed",
+            f"at {_percent(of.error_rate / 2)}, with at least one attempt",
             *("10m", "15m", "Many attempts fail"),
         ),
         define(
@@ -116,7 +116,7 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.PROBING,
             *("ResonantEndpointProbing", "warning"),
-            f"an endpoint was down for {of.probing / _MINUTE:g} minutes while deliveries wait (Prometheus: for all but two)",
+            f"an endpoint was down for {of.probing / _MINUTE:g} minutes while deliveries waited (Prometheus: all but two)",
             "when it is normal, paused, or has been paced for a minute",
             *("", "15m", "An endpoint is down"),
         ),
@@ -138,7 +138,7 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             None,
             *("ResonantDeliveriesOverdue", "warning"),
-            f"workers claim, and a delivery is {overdue} overdue; after an endpoint was down, twice as long",
+            f"a delivery is {overdue} overdue although workers claim; after an endpoint was down, twice as long",
             "",
             *("5m", "15m", "Events arrive late"),
         ),

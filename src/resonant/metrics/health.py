@@ -1,4 +1,4 @@
-"""One line of health for each endpoint, for the top of the metrics artifact: what matters at night."""
+"""One line of health for each endpoint, at the top of the metrics artifact."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ An event here is one delivery, however often it was tried; an attempt is one try
 - the **success rate** is per event: the share of delivered events among those that ended in the window;
 - the **error rate** is per attempt: the share of failed or lost attempts among those that ended in it.
 
-A dead letter that was replayed counts by its new end only. What was counted stays counted when it is purged.
+A replayed dead letter counts only by its new outcome. A purge does not change statistics.
 
 A rate or a percentile without data is None. Rates are parts of 1, durations seconds, times seconds since the epoch.
 """

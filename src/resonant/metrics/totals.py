@@ -118,7 +118,7 @@ def read_totals(connection: Connection, *, now: float) -> Totals:
 
 
 def _add_delivered(deliveries: dict[tuple[str, str], int], stored: Mapping[str, int]) -> None:
-    """Add the number of delivered rows: all others were counted. Most rows are delivered, so counting them is slow."""
+    """Add the delivered rows: those stored, less all others. Counting them would be slow, since most rows are delivered."""
     others: Counter[str] = Counter()
     for (endpoint, _), number in deliveries.items():
         others[endpoint] += number

@@ -130,7 +130,7 @@ class Tally:
     def add_all(
         self, measure: Measure, endpoint: str, event_type: str, result: str, seconds: list[float]
     ) -> None:
-        """Add durations of facts that have these labels in common, and no others."""
+        """Add durations that share these labels and have no category, code or detail."""
         if seconds:
             self._seconds[measure, endpoint, event_type, result, "", "", ""] += seconds
 
@@ -214,7 +214,7 @@ class Tally:
 
 
 def _by_bucket(durations: Iterable[float]) -> Iterator[tuple[float, int, float]]:
-    """Yield the bounds of the buckets that have durations, with their number and the sum of their seconds."""
+    """Yield the bound of each bucket in use, its number of durations, and their sum in seconds."""
     ordered = sorted(durations)
     start = 0
     while start < len(ordered):

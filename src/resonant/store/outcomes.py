@@ -172,7 +172,7 @@ def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
 
 
 def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float) -> None:
-    """Count successes, which are many, by endpoint and event type at once."""
+    """Count successes in bulk, grouped by endpoint and event type."""
     groups: defaultdict[tuple[str, str], list[list[float]]] = defaultdict(lambda: [[], [], [], []])
     for outcome in outcomes:
         lease, attempt = outcome.lease, outcome.attempt

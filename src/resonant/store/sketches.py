@@ -39,7 +39,7 @@ _NANOSECONDS = 1e9
 
 MINUTES_KEPT_SECONDS = 3600
 HOURS_KEPT_SECONDS = 60 * 86_400
-# A reader may have taken its time, or its clock may be slow: it still finds the minutes and hours of its window.
+# Slow readers, and readers with a slow clock, still find the minutes and hours of their window.
 _SLACK_SECONDS = 300
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 ROWS_AT_ONCE = 1_000
@@ -62,7 +62,7 @@ class Labels(NamedTuple):
 
 @dataclass(slots=True)
 class Sketch:
-    """How often something happened, and how long each took, if that was measured.
+    """A count of occurrences, with their durations in buckets if they were measured.
 
     Attributes:
         count: how often, including those that were not measured.
@@ -120,7 +120,7 @@ def bucket_of(seconds: float) -> int:
 
 
 def seconds_of(bucket: int) -> float:
-    """Return the duration that represents a bucket: it differs from all of them by at most ``RELATIVE_ERROR``."""
+    """Return the duration that represents a bucket: it is within ``RELATIVE_ERROR`` of each duration in it."""
     return 0.0 if bucket == ZERO_BUCKET else 2 * GAMMA**bucket / (GAMMA + 1)
 
 
@@ -207,7 +207,7 @@ class Span(NamedTuple):
 
 
 def find_spans(connection: Connection, *, now: float, only_minutes: bool = False) -> list[Span]:
-    """Return the minutes, hours and days that are over and have more rows than one.
+    """Return the minutes, hours and days that are over and have more than one row.
 
     Args:
         connection: open.

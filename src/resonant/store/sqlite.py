@@ -226,7 +226,7 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
 
 
 def _set(connection: sqlite3.Connection, pragma: str) -> None:
-    """Set a pragma, and wait for locks: SQLite does not wait while two connections create the log of a new file."""
+    """Set a pragma, and wait for locks: SQLite itself does not when two connections create the WAL of a new file."""
     until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
     while True:
         try:

@@ -1,7 +1,7 @@
 """Counts of committed transactions, one row each, and folding these rows into the rollups and the sketches.
 
-The emission only inserts a row for each commit. That costs it a third of adding to the rollups, which would be many statements.
-``fold`` moves rows in one transaction, so every snapshot shows the same sums to those who add up both. Dispatchers fold every
+Each commit inserts one row. That costs a third of adding to the rollups, which would take many statements.
+``fold`` moves rows in one transaction, so readers that add up both see the same sums in every snapshot. Dispatchers fold every
 five seconds, and compactions too.
 """
 

@@ -81,7 +81,10 @@ def test_status_shows_active_alerts(resonant, dead):
         {"condition": "retries", "endpoint": None, "since": rfc3339(of_all.at)},
     ]
     shown = " ".join(resonant("status").out.split())
-    assert "alert error_rate of crm, raised 2 h ago: over 25% of the attempts of 15 minutes failed" in shown
+    assert (
+        "alert error_rate of crm, raised 2 h ago: over 25% of at least 20 attempts in 15 minutes failed"
+        in shown
+    )
     assert "alert retries of all endpoints, raised " in shown
     assert [each["condition"] for each in resonant.json("status", "--endpoint", "billing")["alerts"]] == [
         "retries"

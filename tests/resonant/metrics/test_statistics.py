@@ -1,4 +1,4 @@
-"""Statistics of known facts: percentiles near those of numpy, rates that say what they are of."""
+"""Statistics of known facts: percentiles near those of numpy, rates per event and per attempt."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_clock_that_was_put_back_makes_no_negative_time():
         Facts().dead("permanent").replayed("permanent"),
     ],
 )
-def test_where_there_is_nothing_there_is_none_and_never_nan(facts):
+def test_values_without_data_are_none_and_never_nan(facts):
     assert not [number for number in numbers(asdict(facts.statistics())) if not math.isfinite(number)]
 
 

@@ -41,7 +41,7 @@ def test_a_bucket_is_represented_within_one_percent(seconds):
     assert math.isclose(sketches.RELATIVE_ERROR, 0.0099, rel_tol=0.01)
 
 
-def test_no_time_at_all_has_a_bucket_of_its_own():
+def test_durations_of_zero_have_a_bucket_of_their_own():
     assert sketches.seconds_of(sketches.bucket_of(0.0)) == 0.0
     assert sketches.bucket_of(sketches.SHORTEST) > sketches.ZERO_BUCKET
 

@@ -1,4 +1,4 @@
-"""What a transaction counted: one row of its own, that readers add and a fold moves."""
+"""Tallies: one row for each transaction, which readers add up and folds move."""
 
 from __future__ import annotations
 
