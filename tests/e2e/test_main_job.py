@@ -53,7 +53,12 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
     events = many_events(327)
 
     path = machine.write_events("events.jsonl", events)
-    machine.do("emit", path, "--endpoint", "hooks", "--chunk-size", str(chunk_size), code=1)
+    lane = ("--chunk-size", str(chunk_size))
+    machine.do("emit", path, "--endpoint", "hooks", *lane, code=1)
+    # If only failing events are left, the gate takes them for an outage, and may hold them until after the run.
+    while machine.read("status")["retrying"]:
+        machine.do("endpoint", "resume", "hooks", "--now")
+        machine.run("emit", *lane)
 
     by_kind = Counter(event["type"].rpartition(".")[2] for event in events)
     status = machine.read("status")
