@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from resonant.metrics.alerts import DEFINITIONS
+from resonant.metrics.alerts import DEFINITIONS, percent
 from resonant.settings import DEFAULT_POLICY, Settings, Thresholds
 
 OUTPUT = Path(__file__).with_name("alerts.yml")
@@ -91,7 +91,7 @@ def _filled(text: str) -> str:
         number = values[match["name"]]
         match match["form"]:
             case "%":
-                return f"{100 * number:g}%"
+                return percent(number)
             case "m":
                 return f"{number / 60:g}m" if number % 60 == 0 else f"{number:.0f}s"
             case "minutes":

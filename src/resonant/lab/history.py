@@ -205,9 +205,7 @@ def _read_spans(connection: Connection, endpoint: str, since: float) -> list[_Sp
             delivered[minute] += int(count)
         else:
             failures[minute][_kind(category, code)] += int(count)
-    for row in (
-        row for tally in tallies.read(connection) if tally.minute >= int(since) for row in tally.rows()
-    ):
+    for row in tallies.read_rows(connection, since=since):
         if (row["measure"], row["endpoint"]) != ("attempt", endpoint) or row["result"] == "lost":
             continue
         if row["result"] == "delivered":

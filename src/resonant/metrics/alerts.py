@@ -72,8 +72,8 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.ERROR_RATE,
             *("ResonantErrorRate", "warning"),
-            f"over {_percent(of.error_rate)} of at least {of.min_attempts} attempts in {window} failed",
-            f"at {_percent(of.error_rate / 2)}, with at least one attempt",
+            f"over {percent(of.error_rate)} of at least {of.min_attempts} attempts in {window} failed",
+            f"at {percent(of.error_rate / 2)}, with at least one attempt",
             *("10m", "15m", "Many attempts fail"),
         ),
         define(
@@ -108,9 +108,9 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.RETRIES,
             *("ResonantRetriesDominate", "warning"),
-            f"over {_percent(of.retries)} of at least {of.many_attempts} attempts in {window} were followed by a retry; endpoints "
+            f"over {percent(of.retries)} of at least {of.many_attempts} attempts in {window} were followed by a retry; endpoints "
             "that are down do not count",
-            f"at {_percent(of.retries / 2)}, or {of.many_attempts // 2} attempts",
+            f"at {percent(of.retries / 2)}, or {of.many_attempts // 2} attempts",
             *("15m", "15m", "Many attempts fail"),
         ),
         define(
@@ -130,7 +130,7 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.HELD,
             *("ResonantDeliveriesHeld", "critical"),
-            f"a gate holds a delivery, and {_percent(of.held)} of its max_age has passed since its round began (Prometheus: of the "
+            f"a gate holds a delivery, and {percent(of.held)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due)",
             "when no held delivery is that old",
             *("5m", "15m", "Deliveries are held for long"),
@@ -158,7 +158,8 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
     )
 
 
-def _percent(part: float) -> str:
+def percent(part: float) -> str:
+    """Return a part of 1 as a percentage, with its fraction."""
     return f"{100 * part:g}%"
 
 

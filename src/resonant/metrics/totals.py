@@ -174,7 +174,7 @@ def _read_counted(connection: Connection) -> tuple[Counted, ...]:
     # PostgreSQL sums integers to a numeric.
     query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)
     found = {tuple(row[:-2]): row[-2:] for row in connection.execute(query)}
-    for row in (row for tally in tallies.read(connection) for row in tally.rows()):
+    for row in tallies.read_rows(connection):
         labels = tuple(row[name] for name in names[:-2])
         before, seconds_before = found.get(labels, (0, 0.0))
         found[labels] = (before + row["count"], seconds_before + row["total"])

@@ -164,9 +164,7 @@ def _last_hour(connection: Connection, *, since: float, endpoint: str | None) ->
         is_delivered = result == "delivered"
         if is_delivered == (measure == "delivery"):  # failed attempts and successful deliveries
             found[name, is_delivered] += int(count)
-    for row in (
-        row for tally in tallies.read(connection) if tally.minute >= int(since) for row in tally.rows()
-    ):
+    for row in tallies.read_rows(connection, since=since):
         is_delivered = row["result"] == "delivered"
         if row["measure"] == ("delivery" if is_delivered else "attempt") and endpoint in (
             None,

@@ -96,11 +96,6 @@ class Sketch:
         total = sum([int(each * _NANOSECONDS + 0.5) for each in seconds])
         return cls(count + unmeasured, total, least, most, buckets)
 
-    @property
-    def measured(self) -> int:
-        """How many durations were measured."""
-        return self.buckets.total()
-
     def add(self, other: Sketch) -> None:
         """Add another sketch to this one."""
         self.count += other.count

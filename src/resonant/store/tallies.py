@@ -15,6 +15,8 @@ from resonant.store import schema
 from resonant.store.counters import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Connection
 
 _t = schema.tallies
@@ -39,6 +41,13 @@ def fold(connection: Connection, *, limit: int) -> int:
 def read(connection: Connection) -> list[Tally]:
     """Return what is not folded yet, by minute."""
     return _added_up(list(connection.execute(select(*_COLUMNS))))
+
+
+def read_rows(connection: Connection, *, since: float = 0) -> Iterator[dict[str, Any]]:
+    """Yield what is not folded yet as rows of the rollups, from the minute ``since``, in seconds since the epoch."""
+    for tally in read(connection):
+        if tally.minute >= int(since):
+            yield from tally.rows()
 
 
 def _added_up(rows: list[Any]) -> list[Tally]:

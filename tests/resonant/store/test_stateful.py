@@ -125,7 +125,7 @@ def look(connection, now: float) -> dict[str, Any]:
     rollups = {tuple(row[name] for name in key): (row["count"], row["total"]) for row in rows(schema.rollups)}
     ledgers = {row["name"]: (row["accepted"], row["purged"]) for row in rows(schema.endpoints)}
     # What is not folded yet counts too.
-    for row in (row for tally in tallies.read(connection) for row in tally.rows()):
+    for row in tallies.read_rows(connection):
         labels = tuple(row[name] for name in key)
         count, total = rollups.get(labels, (0, 0.0))
         rollups[labels] = (count + row["count"], total + row["total"])
