@@ -66,23 +66,27 @@ def draining(up):
     wait_until(lambda: up.api.post("/flow_runs/count", json=query).json())
 
 
-def query_prefect(machine, query: str) -> int:
+def query_prefect(machine, query: str) -> list[tuple]:
     """Query the database of the stopped server."""
     with contextlib.closing(sqlite3.connect(machine.home / "prefect" / "prefect.db")) as database:
-        return database.execute(query).fetchone()[0]
+        return database.execute(query).fetchall()
 
 
-def unfinished_runs(machine) -> int:
+def unfinished_runs(machine) -> list[tuple]:
     return query_prefect(
-        machine, "SELECT count(*) FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')"
+        machine,
+        "SELECT flow_run.name, flow.name, state_type, state_timestamp, work_queue_name, parameters"
+        " FROM flow_run JOIN flow ON flow.id = flow_id"
+        " WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')",
     )
 
 
 def runs_whose_worker_is_gone(machine) -> int:
-    return query_prefect(
+    [(count,)] = query_prefect(
         machine,
         "SELECT count(*) FROM flow_run_state WHERE type = 'CRASHED' AND message = 'its worker is gone'",
     )
+    return count
 
 
 def test_it_says_what_runs_and_where(up, up_machine):
@@ -270,7 +274,7 @@ def test_a_termination_stops_all_of_it_and_hands_back_what_it_ran(up, up_machine
     assert up.process.wait(timeout=60) == 0
     assert not alive(family)
     assert not (up_machine.home / "resonant" / "up.json").exists()
-    assert unfinished_runs(up_machine) == 0
+    assert unfinished_runs(up_machine) == []
 
 
 @pytest.mark.slow
@@ -280,7 +284,7 @@ def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_run
     family = up.family
     up.process.kill()
     wait_until(lambda: not alive(family))
-    assert unfinished_runs(up_machine) > 0
+    assert unfinished_runs(up_machine)
     before = runs_whose_worker_is_gone(up_machine)
 
     next_one = ensure_up()

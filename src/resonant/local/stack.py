@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 WORKER_LOG = "prefect-worker.log"
 _WORKER_SECONDS = 60.0
-_CLOSE_TRIES = 3
+_CLOSE_TRIES = 5
 # Once Prefect's worker has cancelled a run, it ignores SIGTERM.
 _WORKER_STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.5
@@ -275,14 +275,17 @@ def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.P
 
 
 def _close_runs(state: State[Any]) -> None:
-    """Set the state of every unfinished run, unless the server has ended; retry if the server is busy."""
+    """Set the state of unfinished runs until none is left, unless the server has ended.
+
+    The server may be busy, or still carry out the last requests of a worker that has ended.
+    """
     import httpx
 
     for _ in range(_CLOSE_TRIES):
         if is_healthy(os.environ["PREFECT_API_URL"]):
             with contextlib.suppress(httpx.HTTPError):
-                asyncio.run(_set_states(state))
-                return
+                if not asyncio.run(_set_states(state)):
+                    return
 
 
 def _settings_elsewhere(settings: Settings) -> dict[str, str]:
@@ -320,8 +323,11 @@ def _wait_for_worker(stack: Stack, started_at: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-async def _set_states(state: State[Any]) -> None:
-    """Set the state of every unfinished run in the work pool. Resonant started the server, so it owns all of them."""
+async def _set_states(state: State[Any]) -> int:
+    """Set the state of every unfinished run in the work pool; return how many had another state.
+
+    Resonant started the server, so it owns all of them.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,
@@ -332,13 +338,14 @@ async def _set_states(state: State[Any]) -> None:
     )
     from prefect.client.schemas.objects import StateType
 
-    unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    unfinished = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING} - {state.type}
     async with get_client() as client:
         runs = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished))
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(unfinished)))
             ),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
         )
         for run in runs:
             await client.set_flow_run_state(run.id, state, force=True)
+    return len(runs)
