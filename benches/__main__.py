@@ -32,6 +32,8 @@ BENCHES = (
     "outage",
     "isolation",
     "latency",
+    "commands",
+    "producers",
 )
 # Those that take ``--only``.
 _IN_PARTS = ("comparison", "outage", "isolation", "latency")

@@ -18,21 +18,25 @@ import httpx
 import psutil
 
 from benches.comparing import Comparison, apart, say
-from benches.processes import kept, python, told
-from benches.surroundings import ENDPOINT, empty_home, events, postgresql, save_endpoint
-from resonant.local.server import configure_prefect, free_port
+from benches.surroundings import (
+    ENDPOINT,
+    empty_home,
+    events,
+    postgresql,
+    running_up,
+    save_endpoint,
+    shipped_receiver,
+)
 from resonant.store import open_store
 from resonant.testing.journal import read_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    from resonant.settings import Settings
 
 EVENTS, ROUNDS = 480, 1
 _LONGEST_PAUSE_SECONDS = 5.0
-_START_SECONDS, _ARRIVAL_SECONDS = 120.0, 120.0
+_ARRIVAL_SECONDS = 120.0
 _SETTLE_SECONDS = 45.0
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 
@@ -85,38 +89,12 @@ def _measure(database: Database, count: int, *, kills: bool) -> tuple[list[float
         if database == "PostgreSQL":
             url = os.environ["RESONANT_DATABASE_URL"] = stack.enter_context(postgresql()).url
         journal = folder / "journal.jsonl"
-        receiver = stack.enter_context(_receiver(journal, folder / "receiver.log"))
-        up = stack.enter_context(_up(settings))
+        receiver = stack.enter_context(shipped_receiver(journal, folder / "receiver.log"))
+        up = stack.enter_context(running_up(settings))
         asyncio.run(save_endpoint(receiver))
         time.sleep(_SETTLE_SECONDS)  # until both drains work
         sent_at, bare_at = asyncio.run(_produce(url, receiver, count, up if kills else None))
         return _latencies(journal, sent_at), _latencies(journal, bare_at)
-
-
-@contextlib.contextmanager
-def _receiver(journal: Path, log: Path) -> Iterator[str]:
-    command = python("resonant.testing", "--journal", str(journal))
-    with told(command, log=log, variables={}) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().decode().strip()
-        process.terminate()
-
-
-@contextlib.contextmanager
-def _up(settings: Settings) -> Iterator[int]:
-    """Run `resonant up`, point Prefect at its server, and yield the id of its process."""
-    port = free_port()
-    log = settings.home.parent / "up.log"
-    command = python("resonant", "up", "--port", str(port))
-    with kept(command, log=log) as pid:
-        give_up_at = time.monotonic() + _START_SECONDS
-        while "Ctrl-C stops" not in log.read_text():
-            if time.monotonic() > give_up_at:
-                raise RuntimeError(f"`resonant up` does not start: {log.read_text()[-300:]}")
-            time.sleep(0.5)
-        configure_prefect()
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-        yield pid
 
 
 async def _produce(

@@ -19,7 +19,7 @@ import asyncpg
 import httpx
 
 from benches.comparing import say
-from benches.processes import kept
+from benches.processes import kept, python, told
 from resonant.events import Event, new_event_id
 from resonant.input_lines import parse_event
 from resonant.local.server import KeptServer, configure_prefect, free_port, kept_server
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ENDPOINT = "bench"
 DATA_BYTES = 300
 _START_SECONDS = 10.0
+_UP_SECONDS = 120.0
 _IN_TRANSACTION = """SELECT count(*) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()"""
 _RECORDING_SECONDS = 120.0
@@ -91,6 +92,33 @@ def prefect_server(settings: Settings) -> Iterator[str]:
     """Start a server as ``kept_prefect_server`` does, and yield its API's URL."""
     with kept_prefect_server(settings) as server:
         yield server.api_url
+
+
+@contextlib.contextmanager
+def shipped_receiver(journal: Path, log: Path) -> Iterator[str]:
+    """Run `python -m resonant.testing` during the block, and yield its URL."""
+    command = python("resonant.testing", "--journal", str(journal))
+    with told(command, log=log, variables={}) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().decode().strip()
+        process.terminate()
+
+
+@contextlib.contextmanager
+def running_up(settings: Settings) -> Iterator[int]:
+    """Run `resonant up`, point Prefect at its server, and yield the id of its process."""
+    port = free_port()
+    log = settings.home.parent / "up.log"
+    command = python("resonant", "up", "--port", str(port))
+    with kept(command, log=log) as pid:
+        give_up_at = time.monotonic() + _UP_SECONDS
+        while "Ctrl-C stops" not in log.read_text():
+            if time.monotonic() > give_up_at:
+                raise RuntimeError(f"`resonant up` does not start: {log.read_text()[-300:]}")
+            time.sleep(0.5)
+        configure_prefect()
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        yield pid
 
 
 async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = None) -> None:
