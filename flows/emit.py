@@ -3,15 +3,19 @@
 With a ``chunk_size``, many deliveries share a task run, and retries go out in later chunks.
 """
 
+import asyncio
+import math
+import time
 from typing import Annotated, Any
 
 from prefect import State, flow
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
-from resonant.errors import EndpointError
+from resonant.errors import EndpointError, StoreRefused, StoreUnavailable
 from tasks.failing import fail_with_message
 from tasks.naming import named
 from tasks.wiring import (
@@ -20,6 +24,8 @@ from tasks.wiring import (
     send_due,
     store_events,
 )
+
+_PAUSE_WITHOUT_STORE_SECONDS = 1.0
 
 
 @flow(
@@ -55,17 +61,32 @@ async def emit_events(
         chunk_size: Deliveries that share a task run (500 is a good number). Those that fail go out in a later chunk, and
             dead letters get a red task run each, at most 20 a chunk. 0 gives every delivery its own task run.
         successors: Go on, emitting what becomes due, until this many younger runs with `successors` are alive, and for 30
-            seconds more. With 2, two runs are always alive, so one goes on if the other crashes. 0: no such bound.
+            seconds more. With 2, two runs are always alive, so one goes on if the other crashes. Such a run also waits
+            for an unavailable store, instead of failing. 0: no such bound.
     """
     if events is not None and endpoint is None:
         raise EndpointError("events need an endpoint")
-    async with open_dispatcher(
-        policy=policy,
-        max_attempts=max_attempts,
-        run_for=run_for,
-        chunk_size=chunk_size,
-        successors=successors,
-    ) as dispatcher:
+    limits = {
+        "policy": policy,
+        "max_attempts": max_attempts,
+        "chunk_size": chunk_size,
+        "successors": successors,
+    }
+    ends_at = time.monotonic() + (run_for or math.inf)
+    while True:
+        try:
+            return await _emit(events, endpoint, run_for=run_for, **limits)
+        except StoreUnavailable as error:
+            is_over = time.monotonic() + _PAUSE_WITHOUT_STORE_SECONDS >= ends_at
+            if events is not None or not successors or isinstance(error, StoreRefused) or is_over:
+                raise
+            get_run_logger().warning("waiting for the store: %s", error)
+        await asyncio.sleep(_PAUSE_WITHOUT_STORE_SECONDS)
+        run_for = ends_at - time.monotonic() if run_for else 0
+
+
+async def _emit(events: list[dict[str, Any]] | None, endpoint: str | None, **limits: Any) -> State[Any]:
+    async with open_dispatcher(**limits) as dispatcher:
         own = get_caller().tracker
         if events is not None and endpoint is not None:
             own = await store_events(dispatcher, events, endpoint)

@@ -24,7 +24,6 @@ from faults_postgresql import DATABASE, LossyWay
 
 from resonant.errors import StoreUnavailable
 from support.postgresql import started_postgresql
-from support.waiting import until
 
 # Longer than the pause before another try: a store that fails each of them is away, and waited for no longer than that.
 _BETWEEN_CUTS_SECONDS = 0.7
@@ -97,23 +96,6 @@ class TestPostgreSQLRestarts:
                 await emitting
         await fault.emit_all()
         await asyncio.to_thread(fault.account, most_twice=most_begun(chunk_size))
-
-    @TASK_LANE_FIRST
-    async def test_an_idle_drain_waits_for_the_store(self, server, database_url, make_fault, caplog):
-        fault = make_fault(database_url, lease_seconds=1.5)
-
-        await fault.enqueue(1)
-        draining = asyncio.create_task(fault.emit(successors=1))
-        await fault.when_received(1)
-        await until(fault.is_settled)
-        async with server.stopped_meanwhile():
-            await until(lambda: "this drain waits for the store" in caplog.text)
-        await fault.enqueue(1)
-        await fault.when_received(2)
-        draining.cancel()
-        await asyncio.wait([draining])
-        await fault.emit_all()
-        await asyncio.to_thread(fault.account, most_twice=1)
 
 
 class TestPostgreSQLLosesConnections:

@@ -13,7 +13,10 @@ from sqlalchemy import Engine, event
 from blocks import FileEndpoint, WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from flows.emit import emit_events
+from resonant.events import Event
 from resonant.store import open_store
+from support.postgresql import started_postgresql
+from support.waiting import until
 
 pytestmark = pytest.mark.engine
 
@@ -192,3 +195,31 @@ async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert {record.name for record in errors} <= {"prefect.flow_runs"}
     assert len({record.getMessage() for record in errors}) == 1
+
+
+@pytest.fixture
+def own_postgresql():
+    """A PostgreSQL server that the test may stop."""
+    with started_postgresql() as server:
+        yield server, server.empty_database()
+
+
+async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
+    engine, own_postgresql, tmp_path, monkeypatch, caplog
+):
+    server, url = own_postgresql
+    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
+    monkeypatch.setenv("RESONANT_LEASE_SECONDS", "3")
+    path = tmp_path / "out.jsonl"
+    await FileEndpoint(path=path, timeout=1).asave("log", overwrite=True)
+    store = await open_store(url)
+    await store.enqueue([Event(type="t", source="/s", data=n) for n in range(300)], "file-endpoint/log")
+    await store.close()
+    draining = asyncio.create_task(emit_events(successors=1, return_state=True))
+    await until(path.exists)
+    async with server.stopped_meanwhile():
+        await until(lambda: "waiting for the store" in caplog.text)
+    await until(lambda: len(set(path.read_text().splitlines())) == 300)
+    assert not draining.done()
+    draining.cancel()
+    await asyncio.wait([draining])

@@ -97,13 +97,19 @@ async def scene(
     limits=None,
     on_gate_change=lambda *_: None,
     sinks=None,
+    before_open=None,
     **more_sinks,
 ):
-    """Open an emission with an endpoint for each sink: an async function of the event, or a whole target."""
+    """Open an emission with an endpoint for each sink: an async function of the event, or a whole target.
+
+    ``before_open`` is awaited with an endpoint's name before it is opened.
+    """
     clock = clock or FixedClock(START)
     sinks = more_sinks if sinks is None else sinks
 
     async def open_destination(name):
+        if before_open is not None:
+            await before_open(name)
         if name not in sinks:
             raise EndpointError(f"no endpoint is named {name!r}")
         sink = sinks[name]

@@ -10,7 +10,7 @@ from resonant.errors import EndpointError
 from resonant.store import endpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.limiter import ConcurrencyLimiter
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # The pause before a run tries again to open an endpoint, in seconds.
 REOPEN_SECONDS = 30.0
+# How long the other endpoints wait while some are opened; after that, opening goes on in the background.
+_OPEN_SECONDS = 0.25
 
 
 class Destinations:
@@ -56,9 +58,15 @@ class Destinations:
         self._opened: dict[str, Destination] = {}
         self._windows: dict[str, PrefetchWindow] = {}
         self._reopen_at: dict[str, float] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
 
     def __getitem__(self, name: str) -> Destination:
         return self._opened[name]
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether endpoints are being opened."""
+        return bool(self._opening)
 
     def window(self, name: str) -> PrefetchWindow:
         """Return the window that all chunks to an open endpoint share."""
@@ -75,10 +83,39 @@ class Destinations:
 
     async def is_open(self, name: str) -> bool:
         """Open an endpoint if it is not open yet; return whether it can be sent to."""
-        if name in self._opened:
-            return True
-        if asyncio.get_running_loop().time() < self._reopen_at.get(name, 0.0):
-            return False
+        self._begin_to_open(name)
+        if opening := self._opening.get(name):
+            await asyncio.wait([opening])
+        self._raise_errors()
+        return name in self._opened
+
+    async def open_of(self, names: Iterable[str]) -> list[str]:
+        """Return those of these endpoints that can be sent to now. Open the others, in the background if that takes long.
+
+        An endpoint's configuration comes from Prefect's server, which may be unavailable for minutes.
+        """
+        names = list(names)
+        if begun := [opening for name in names if (opening := self._begin_to_open(name))]:
+            await asyncio.wait(begun, timeout=_OPEN_SECONDS)
+        self._raise_errors()
+        return [name for name in names if name in self._opened]
+
+    def _begin_to_open(self, name: str) -> asyncio.Task[None] | None:
+        """Begin to open an endpoint, and return the task; None if it is open or being opened, or failed recently."""
+        is_too_early = asyncio.get_running_loop().time() < self._reopen_at.get(name, 0.0)
+        if name in self._opened or name in self._opening or is_too_early:
+            return None
+        self._opening[name] = opening = asyncio.create_task(self._open(name))
+        return opening
+
+    def _raise_errors(self) -> None:
+        """Forget the tasks that have ended, and raise the store's error of one of them."""
+        for name, opening in list(self._opening.items()):
+            if opening.done():
+                del self._opening[name]
+                opening.result()
+
+    async def _open(self, name: str) -> None:
         await self._signing.announce(name)
         try:
             destination = await self._open_destination(name)
@@ -87,7 +124,7 @@ class Destinations:
             self._reopen_at[name] = asyncio.get_running_loop().time() + REOPEN_SECONDS
             await self._signing.withdraw(name)
             await self._store.write(endpoints.note_problem, name, reason, now=self._store.clock())
-            return False
+            return
         self._opened[name] = destination
         self._limiter.limit(name, destination.concurrency)
         self.rates.limit(name, destination.rate, width=self._limiter.limit_of(name))
@@ -95,10 +132,12 @@ class Destinations:
         self._signing.follow(name, destination.rotation)
         self._problems.pop(name, None)
         await self._store.write(endpoints.clear_problem, name)
-        return True
 
     async def close(self) -> None:
         """Close every endpoint, even if one cannot be closed."""
+        for opening in self._opening.values():
+            opening.cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
         closing = [destination.close() for destination in self._opened.values()]
         await asyncio.gather(*closing, return_exceptions=True)
 

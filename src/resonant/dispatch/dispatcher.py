@@ -41,7 +41,7 @@ from resonant.dispatch.sender import LeaseLost, Sender, TimeIsUp
 from resonant.dispatch.succession import end_when_succeeded
 from resonant.dispatch.summary import Summary
 from resonant.dispatch.wakeup import wake_on_commits
-from resonant.errors import StoreError, StoreRefused, StoreUnavailable
+from resonant.errors import StoreError
 from resonant.store.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The pause of an idle drain after it has waited for the store for a third of a lease.
-_PAUSE_WITHOUT_STORE_SECONDS = 1.0
 
 EmitOne = Callable[["Lease"], Awaitable[None]]
 EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
@@ -239,14 +238,7 @@ class Dispatcher:
             looked_at = self.store.clock()
             fetcher.look_in(self._sender.take_parked_until() - looked_at)
             if not time_is_up:
-                try:
-                    await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
-                except StoreUnavailable as error:
-                    if not self.limits.successors or self._running or isinstance(error, StoreRefused):
-                        raise
-                    logger.warning("this drain waits for the store: %s", error)
-                    await asyncio.sleep(_PAUSE_WITHOUT_STORE_SECONDS)
-                    continue
+                await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
             goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))
             if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
                 await self._running.wait_for_change(fetcher.pause)
@@ -281,7 +273,7 @@ class Dispatcher:
             await own.look()
             if own.is_settled:
                 return False
-        elif not fetcher.is_held_shortly():
+        elif not fetcher.can_send_shortly():
             return await fetcher.others_hold()
         await asyncio.sleep(fetcher.pause)
         return True

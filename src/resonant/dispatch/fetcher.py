@@ -152,9 +152,9 @@ class Fetcher:
                     self._due.remove(name)
                 yield leases
 
-    def is_held_shortly(self) -> bool:
-        """Return whether gates hold due deliveries for so short a time that the run waits for them."""
-        return any(map(self._gates.holds_shortly, self._open))
+    def can_send_shortly(self) -> bool:
+        """Return whether gates will soon release due deliveries, or an endpoint is being opened: the run waits for that."""
+        return self._destinations.is_opening or any(map(self._gates.holds_shortly, self._open))
 
     async def others_hold(self) -> bool:
         """Return whether other workers hold deliveries that this run may still get; if so, wait for a moment first."""
@@ -193,7 +193,7 @@ class Fetcher:
         found, gates = await self._store.look(self._plan.endpoint)
         due = [due.endpoint for due in found if due.at <= now]
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
-        self._open = [name for name in due if await self._destinations.is_open(name)]
+        self._open = await self._destinations.open_of(due)
         await self._gates.look(gates, self._open)
         self._due = list(self._open)
 

@@ -82,6 +82,34 @@ class TestEndpoints:
             running.cancel()
             await asyncio.wait([running])
 
+    async def test_one_that_takes_long_to_open_does_not_hold_up_the_others_and_is_waited_for(self, tmp_path):
+        async def before_open(name):
+            if name == "slow":
+                await may_open.wait()
+
+        may_open = asyncio.Event()
+        async with scene(tmp_path, before_open=before_open, orders=succeed, slow=succeed) as worker:
+            await enqueue(worker.store, endpoint="orders")
+            await enqueue(worker.store, endpoint="slow")
+            running = asyncio.create_task(worker.run())
+            await until(lambda: worker.dispatcher.summary.delivered == 1)
+            may_open.set()
+            assert (await running).delivered == 2
+
+    async def test_one_that_is_still_being_opened_when_the_run_is_stopped_is_given_up(self, tmp_path):
+        async def before_open(_name):
+            begun.set()
+            await asyncio.Event().wait()
+
+        begun = asyncio.Event()
+        async with scene(tmp_path, before_open=before_open, orders=succeed) as worker:
+            await enqueue(worker.store)
+            running = asyncio.create_task(worker.run())
+            await begun.wait()
+            running.cancel()
+            await asyncio.wait([running])
+        assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
+
     @pytest.mark.parametrize("names", [("dead", "healthy"), ("healthy", "dead")], ids=["first", "last"])
     @pytest.mark.parametrize("alphabet", ["az", "za"])
     async def test_one_that_never_answers_does_not_hold_up_another(self, tmp_path, names, alphabet):
