@@ -30,14 +30,21 @@ async def end_when_succeeded(
     latest_end = running.end
     key = None
     was_succeeded = False
-    while True:
-        with contextlib.suppress(StoreError):  # the run's next commit reports it
-            report = await store.write(drains.beat, key, owner=owner, endpoint=endpoint, clock=store.clock)
-            key = report.key
-            is_succeeded = report.younger >= successors
-            if is_succeeded and not was_succeeded:
-                running.end_in(WAIT_SECONDS)  # retries that wait in this process go out first
-            elif was_succeeded and not is_succeeded:
-                running.end = latest_end
-            was_succeeded = is_succeeded
-        await asyncio.sleep(drains.BEAT_SECONDS)
+    try:
+        while True:
+            with contextlib.suppress(StoreError):  # the run's next commit reports it
+                report = await store.write(
+                    drains.beat, key, owner=owner, endpoint=endpoint, clock=store.clock
+                )
+                key = report.key
+                is_succeeded = report.younger >= successors
+                if is_succeeded and not was_succeeded:
+                    running.end_in(WAIT_SECONDS)  # retries that wait in this process are sent first
+                elif was_succeeded and not is_succeeded:
+                    running.end = latest_end
+                was_succeeded = is_succeeded
+            await asyncio.sleep(drains.BEAT_SECONDS)
+    finally:
+        if key is not None:
+            with contextlib.suppress(StoreError):
+                await store.write(drains.leave, key)

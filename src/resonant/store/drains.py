@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from resonant.events import Clock
 
 # A drain reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.
-BEAT_SECONDS, LIVE_SECONDS = 10.0, 30.0
+BEAT_SECONDS, LIVE_SECONDS = 3.0, 10.0
 _KEPT_SECONDS = 3600.0
 
 _drains = schema.drains
@@ -50,6 +50,18 @@ def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str |
             _drains.c.id > key,
             _drains.c.endpoint.is_not_distinct_from(endpoint),
             _drains.c.seen_at > now - LIVE_SECONDS,
+            _drains.c.seen_at
+            < now + LIVE_SECONDS,  # otherwise a dead drain would live on after a clock was set back
         )
     )
     return Beat(key, int(connection.execute(younger).scalar_one()))
+
+
+def leave(connection: Connection, key: int) -> None:
+    """Report that a drain has ended, so that older ones no longer count it.
+
+    Args:
+        connection: in a transaction that writes.
+        key: the key of its reports.
+    """
+    connection.execute(_drains.delete().where(_drains.c.id == key))

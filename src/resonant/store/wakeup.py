@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import case, exists, func, select, true
 
 from resonant.store import schema
 
@@ -48,7 +48,8 @@ def announce_new(connection: Connection, endpoint: str, *, now: float) -> None:
     """Wake every idle dispatcher when this transaction commits, unless other deliveries to the endpoint became due recently.
 
     Those woke the dispatchers already, and a dispatcher looks again when it has sent all that it found. If this transaction
-    commits after that look, the poll finds its deliveries within a quarter of a second.
+    commits after that look, the poll finds its deliveries within a quarter of a second. A transaction with a stricter
+    isolation than READ COMMITTED always wakes the dispatchers.
 
     Args:
         connection: in a transaction that has stored deliveries.
@@ -63,7 +64,10 @@ def announce_new(connection: Connection, endpoint: str, *, now: float) -> None:
             _d.c.available_at < now,
             _d.c.lease_owner.is_(None),
         )
-        connection.execute(select(func.pg_notify(CHANNEL, "")).where(~others))
+        # A stricter transaction sees an old snapshot, and reading ranges that others insert into could make it fail.
+        is_strict = func.current_setting("transaction_isolation") != "read committed"
+        is_announced = case((is_strict, true()), else_=~others)
+        connection.execute(select(func.pg_notify(CHANNEL, "")).where(is_announced))
 
 
 async def sqlite_commits(path: Path) -> AsyncGenerator[None]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant.delivery.attempt import AttemptRunner
 from resonant.delivery.retry import Retry, RetryPolicy
@@ -20,7 +21,8 @@ from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import drains, open_store, schema
+from resonant.store import drains, enqueue, open_store, schema
+from resonant.store.wakeup import CHANNEL
 from support.dispatching import sink_target
 from support.waiting import until
 
@@ -194,10 +196,13 @@ async def test_drains_hand_over_without_a_moment_in_which_none_sends(store_url, 
             assert not third.done()
 
 
-async def test_a_drain_goes_on_if_a_younger_one_dies_before_it_has_ended(store_url, monkeypatch):
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+async def test_a_drain_goes_on_if_a_younger_one_dies_before_it_has_ended(store_url, monkeypatch, is_killed):
     monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(drains, "LIVE_SECONDS", 0.5)
+    monkeypatch.setattr(drains, "LIVE_SECONDS", 0.5 if is_killed else 60.0)
     monkeypatch.setattr(succession, "WAIT_SECONDS", 3.0)
+    if is_killed:
+        monkeypatch.setattr(drains, "leave", lambda *_: None)
 
     async def send(_given):
         pass
@@ -209,3 +214,26 @@ async def test_a_drain_goes_on_if_a_younger_one_dies_before_it_has_ended(store_u
             await asyncio.sleep(0.3)  # the old one sees it, and is about to end
         await asyncio.wait([old], timeout=5)
         assert not old.done()
+
+
+def test_a_drain_notices_the_death_of_a_younger_one_long_before_its_own_end():
+    assert drains.BEAT_SECONDS + drains.LIVE_SECONDS < succession.WAIT_SECONDS / 2
+
+
+@pytest.mark.parametrize(
+    ("isolation", "expected"), [("READ COMMITTED", 0), ("REPEATABLE READ", 1), ("SERIALIZABLE", 1)]
+)
+async def test_beside_due_work_only_a_strict_transaction_notifies(postgresql_url, isolation, expected):
+    notified = []
+    async with producer(postgresql_url) as store:
+        await store.enqueue([event("due")], "orders")
+        engine = create_async_engine(postgresql_url.replace("postgresql://", "postgresql+asyncpg://"))
+        async with engine.connect() as listening, engine.connect() as connection:
+            driver = (await listening.get_raw_connection()).driver_connection
+            await driver.add_listener(CHANNEL, lambda *given: notified.append(given))
+            await connection.execution_options(isolation_level=isolation)
+            async with connection.begin():
+                await connection.run_sync(enqueue, [event("new")], "orders")
+            await driver.execute("SELECT 1")  # a notification arrives before the answer
+            assert len(notified) == expected
+        await engine.dispose()

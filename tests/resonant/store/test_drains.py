@@ -49,3 +49,15 @@ def test_one_whose_report_was_removed_meanwhile_is_the_youngest(beat):
     again = beat(asleep, now=NOW + 10_000)
     assert again.key > awake.key
     assert beat(awake.key, now=NOW + 10_000).younger == 1
+
+
+def test_one_that_has_left_does_not_count(beat, desk):
+    first, second = beat().key, beat().key
+    desk.write(drains.leave, second)
+    assert beat(first).younger == 0
+
+
+def test_one_that_reported_before_the_clock_was_set_back_does_not_count(beat):
+    first = beat().key
+    beat(now=NOW + 3_600)
+    assert beat(first).younger == 0
