@@ -12,6 +12,7 @@ DRAIN = "emit-events/drain"
 _DRAINS = 2
 # When the second one starts, the first one works, and the oldest of those that ran before has ended and freed its place.
 _APART = timedelta(seconds=60)
+_RECENT = timedelta(minutes=10)
 
 
 async def start_drains() -> None:
@@ -29,14 +30,18 @@ async def start_drains() -> None:
     from prefect.states import Scheduled
 
     now = datetime.now(UTC)
+    # A killed worker may have left older pending runs.
+    soon = {"after_": now - _RECENT, "before_": now + 2 * _APART}
     waiting = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.PENDING])),
-        expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": now + 2 * _APART}),
+        expected_start_time=FlowRunFilterExpectedStartTime.model_validate(soon),
     )
     async with get_client() as client:
         drain = await client.read_deployment_by_name(DRAIN)
         of_drain = DeploymentFilter(id=DeploymentFilterId(any_=[drain.id]))
-        there = await client.read_flow_runs(flow_run_filter=waiting, deployment_filter=of_drain)
+        found = await client.read_flow_runs(flow_run_filter=waiting, deployment_filter=of_drain)
+        # A run of the schedule that starts later leaves a gap until then.
+        there = [run for run in found if not run.auto_scheduled or (run.expected_start_time or now) <= now]
         for number in range(len(there), _DRAINS):
             state: State[Any] = Scheduled(scheduled_time=now + number * _APART)
             await client.create_flow_run_from_deployment(drain.id, state=state)
