@@ -61,7 +61,7 @@ class TestWhileEventsAreStored:
 
             disk.grow("64m")
             done = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT)
-            assert done.stdout == f"stored {6000 - kept:,} events for {ENDPOINT}, {kept:,} known before\n"
+            assert done.stdout == f"stored {6000 - kept:,} events for {ENDPOINT}, {kept:,} already known\n"
             assert 0 < kept < stored(machine.store_url) == 6000
 
     def test_a_limit_to_what_a_file_may_hold_is_told_in_the_same_way(self, tmp_path):
@@ -125,7 +125,7 @@ class TestWhileWhatWasPurgedIsArchived:
             archive = disk.folder / name
             purge = ("purge", "--older-than", "0", "--archive", str(archive))
             refused = machine.run(*purge)
-            assert_one_line(refused, "No space left on device; what was not archived was not purged")
+            assert_one_line(refused, "No space left on device; rows that were not archived were not purged")
             kept = stored(fault.url)
             assert 0 < kept < 2000
             assert len(self.read(archive)) == 2000 - kept

@@ -113,8 +113,8 @@ def test_the_whole_story(user):
         "503, Retry-After, 200": ["11", "11", "11", "0"],
         "429, then 200": ["11", "11", "11", "0"],
         "400": ["11", "0", "0", "11 permanent, http_400"],
-        "a reset in mid-answer": ["11", "0", "11", "11 exhausted, connection_reset"],
-        "nothing, ever": ["11", "0", "11", "11 exhausted, timeout"],
+        "a connection reset": ["11", "0", "11", "11 exhausted, connection_reset"],
+        "nothing": ["11", "0", "11", "11 exhausted, timeout"],
         "a redirect": ["11", "0", "0", "11 permanent, http_302"],
         "all": ["300", "256", f"{56 + late}", "44"],
     }

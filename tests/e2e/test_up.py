@@ -84,7 +84,7 @@ def unfinished_runs(machine) -> list[tuple]:
 def runs_whose_worker_is_gone(machine) -> int:
     [(count,)] = query_prefect(
         machine,
-        "SELECT count(*) FROM flow_run_state WHERE type = 'CRASHED' AND message = 'its worker is gone'",
+        "SELECT count(*) FROM flow_run_state WHERE type = 'CRASHED' AND message = 'its worker was lost'",
     )
     return count
 

@@ -1,4 +1,4 @@
-"""The command line: ``resonant COMMAND``. Commands import what they need when they run, so that help is instant."""
+"""The command line: ``resonant COMMAND``. Commands import their dependencies when they run, so help is instant."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Command(Command):
 
 
 class _Commands(Group):
-    """Reports errors that a user can fix in one line with an exit code; all others keep their tracebacks."""
+    """Reports errors that a user can fix on one line, with an exit code; other errors keep their tracebacks."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override,unused-ignore]  # Typer 0.2x vendors click
         try:
@@ -71,7 +71,7 @@ class _Commands(Group):
 
 
 def _last_words(error: KeyboardInterrupt) -> str:
-    """Return the message of the work that Ctrl-C cancelled, which asyncio.run keeps as the error's context."""
+    """Return the message of the task that Ctrl-C cancelled; asyncio.run keeps it as the error's context."""
     from asyncio import CancelledError
 
     return str(error.__context__) if isinstance(error.__context__, CancelledError) else ""
@@ -128,9 +128,9 @@ use_classes(app, command=_Command)
 def main() -> None:
     """Run the command line on ``sys.argv``, and exit."""
     for stream in (sys.stdout, sys.stderr):
-        # Data may contain characters that the terminal's encoding lacks. Printing them must not fail.
+        # Data may contain characters that the terminal's encoding lacks: print them escaped.
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # Also protects the files that Prefect and matplotlib write, in servers, workers and runs.
+    # Makes all files private, including those that Prefect and matplotlib write in servers, workers and runs.
     os.umask(os.umask(0o077) | 0o077)
     app()

@@ -1,4 +1,4 @@
-"""``resonant advise``: what to change in an endpoint's settings."""
+"""``resonant advise``: propose settings for an endpoint."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def register(app: typer.Typer) -> None:
 
 
 def advise(name: given.Name, as_json: options.Json = False) -> None:
-    """Propose a retry policy, a rate and a timeout for an endpoint, from its history of up to 30 days.
+    """Propose a retry policy, a rate and a timeout for an endpoint, from up to 30 days of its history.
 
-    Each proposal has a reason and a predicted effect, from a simulation of the endpoint's own outages, failures and
-    latencies. Changes nothing.
+    Each proposal has a reason and a predicted effect. The prediction simulates the endpoint's own outages, failures
+    and latencies. The command changes nothing.
     """
     import asyncio
 
@@ -56,8 +56,8 @@ def advise(name: given.Name, as_json: options.Json = False) -> None:
     if not proposals:
         fewest = laboratory.FEWEST_ATTEMPTS
         output.write_paragraph(
-            f"advice needs {fewest} attempts with at least one delivery among them: `resonant simulate` shows what "
-            "to expect meanwhile",
+            f"advice needs {fewest} attempts, including at least one delivery: until then, `resonant simulate` "
+            "shows what to expect",
             indent=2,
         )
         return
@@ -98,14 +98,14 @@ def _summary(history: History) -> str:
 
     made = history.delivered + history.failed
     if not made:
-        return f"{history.endpoint}: no attempt is on record"
+        return f"{history.endpoint}: no attempts recorded"
     parts = [
         f"{history.endpoint}: {output.counted(made, 'attempt')} in {span(history.until - history.since)}",
         f"{history.failed / made:.1%} failed",
         output.counted(len(history.outages), "outage"),
     ]
     if history.outages:
-        parts.append(f"{history.share_failed:.1%} of the others failed at random")
+        parts.append(f"{history.share_failed:.1%} of the other attempts failed at random")
     if history.retry_after:
         parts.append(f"Retry-After of {history.retry_after:g} s")
     return ", ".join(parts)
@@ -130,7 +130,7 @@ def _write(name: str, proposals: list[Proposal]) -> None:
 
 
 def _effect(proposal: Proposal, what: str) -> str:
-    """Return a predicted figure, now and with the change."""
+    """Return a predicted figure for the current setting and for the proposed one."""
     if proposal.before is None:
         return "-"
     before, after = (_number(each, what) for each in (proposal.before, proposal.after))

@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 
 def deliveries(
-    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0 is all.")] = DEFAULT_LIMIT,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = DEFAULT_LIMIT,
     endpoint: filters.EndpointFilter = None,
     event_type: filters.TypeFilter = None,
     status: Annotated[
@@ -61,19 +61,19 @@ def deliveries(
     until: filters.Until = None,
     after: filters.After = None,
     group: Annotated[
-        bool, typer.Option("--group", help="Count them by endpoint and by the code of the last failure.")
+        bool, typer.Option("--group", help="Count deliveries by endpoint and last failure code.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
     """List unfinished deliveries, longest due first: due, held by the endpoint's gate, parked or in flight.
 
-    --since and --until select by acceptance time. `resonant cancel` gives deliveries up, with the same filters.
+    --since and --until select by acceptance time. `resonant cancel` gives up deliveries, with the same filters.
     """
     selection = filters.selection(
         endpoint=endpoint, event_type=event_type, category=category, code=code, text=text, since=since, until=until,
     )  # fmt: skip
     if group and after is not None:
-        raise options.Misuse("--after continues a list of deliveries; it does not go with --group")
+        raise options.Misuse("--after cannot be combined with --group")
     if group:
         _list_groups(selection, status, limit=limit, as_json=as_json)
     else:
@@ -136,7 +136,7 @@ def _held(row: Waiting, gates: Mapping[str, GateState], now: float) -> GateState
 
 
 def _say_none(selection: Selection) -> None:
-    output.say("no unfinished deliveries" if selection.is_empty else "no such unfinished deliveries")
+    output.say("no unfinished deliveries" if selection.is_empty else "no unfinished deliveries match")
 
 
 def _list_groups(selection: Selection, status: Unfinished | None, *, limit: int, as_json: bool) -> None:
@@ -216,10 +216,10 @@ def _write_on_screen(row: Waiting, gates: Mapping[str, GateState], *, now: float
     moment = f"{due[:10]} {due[11:16]}Z"
     match state:
         case "in_flight":
-            what = f"in flight, held by {delivery.leased_by}"
+            what = f"in flight, leased by {delivery.leased_by}"
         case "due":
             gate = _held(row, gates, now)
-            held = f"held, as the endpoint is {gate}; " if gate else ""
+            held = f"held because the endpoint is {gate}; " if gate else ""
             what = f"{held}due since {moment}, {output.ago(now - due_at)}"
         case _:
             what = f"parked until {moment}, {output.ago(now - due_at)}"

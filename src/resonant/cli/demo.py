@@ -1,4 +1,4 @@
-"""``resonant demo``: a demonstration on this machine, in a folder of its own."""
+"""``resonant demo``: a demonstration on this machine, in its own folder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def demo(
     ] = 300,
     stay: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
 ) -> None:
-    """Demonstrate Resonant in about a minute: events go to a receiver that misbehaves in eight ways, and none is lost.
+    """Demonstrate Resonant in about a minute: send events to a receiver that misbehaves in eight ways, and lose none.
 
     Starts a Prefect server with its UI, a worker, the deployments and the receiver. Stores generated events, lets the
-    worker send them by the classic policy, and shows their outcomes. Everything is in a new temporary folder: the demo
-    does not touch your own store or your own Prefect.
+    worker send them with the classic policy, and shows their outcomes. All files are in a new temporary folder: your
+    own store and your own Prefect stay unchanged.
     """
     from resonant.cli.demo_run import run_demo
 

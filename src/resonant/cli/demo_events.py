@@ -1,4 +1,4 @@
-"""The events of the demonstration. Its receiver accepts most of them, and misbehaves in eight ways for the others."""
+"""Events for the demo. The receiver accepts most of them and misbehaves in eight ways for the rest."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ WAYS = {
     "503-retry-after": "503, Retry-After, 200",
     "429": "429, then 200",
     "400": "400",
-    "reset": "a reset in mid-answer",
-    "silent": "nothing, ever",
+    "reset": "a connection reset",
+    "silent": "nothing",
     "redirect": "a redirect",
 }
 # A rate-limiting receiver slows its whole endpoint, so these events go to an endpoint of their own.
@@ -38,11 +38,11 @@ def way_of(event_type: str) -> str:
 
 
 def demo_events(count: int, rng: random.Random) -> Iterator[Event]:
-    """Generate events: seven in ten of ordinary types, the others spread over the eight ways.
+    """Generate events: 70 % have ordinary types, and the rest are spread over the eight ways.
 
     Args:
         count: the number of events.
-        rng: draws their contents.
+        rng: the source of their random contents.
     """
     misbehaved = 0
     for number in range(count):

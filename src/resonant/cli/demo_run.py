@@ -1,4 +1,4 @@
-"""Running ``resonant demo`` on this machine, in a folder of its own."""
+"""Run ``resonant demo`` on this machine, in its own folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ POLICY = "classic"
 # At the end only the failing events remain, which looks like an outage: each further attempt would take half a minute.
 MAX_ATTEMPTS = 2
 JOURNAL = "received.jsonl"
-# Longer than a slow answer takes, but short enough to wait for answers that never come.
+# Longer than the slow answers, but short, since some requests never get an answer.
 _TIMEOUT_SECONDS = 3.0
 _POLL_SECONDS = 0.5
 _RECORD_SECONDS = 30.0
@@ -48,13 +48,13 @@ _MOST_RUNS = 20
 
 @dataclass(frozen=True, slots=True)
 class _Story:
-    """The results, for the last page.
+    """The results of the demo, for its final report.
 
     Attributes:
-        snapshot: of the store, at the end.
-        requests: how many the receiver counted.
-        run_id: the flow run that emitted.
-        example: the id of a dead letter's event.
+        snapshot: the store at the end.
+        requests: the number of requests that the receiver counted.
+        run_id: the flow run that emitted the events.
+        example: the event id of a dead letter.
     """
 
     snapshot: Snapshot
@@ -67,7 +67,7 @@ def run_demo(events: int, *, stay: bool) -> None:
     """Run the demo with this many events; ``stay`` leaves everything running until Ctrl-C.
 
     Raises:
-        typer.Exit: the figures do not add up.
+        typer.Exit: the store is not balanced.
     """
     from resonant.settings import load_settings
 
@@ -88,7 +88,7 @@ def run_demo(events: int, *, stay: bool) -> None:
 
 
 def _move_into(home: Path) -> list[str]:
-    """Point this process away from the user's store and Prefect; return the names of the variables it unset."""
+    """Detach this process from the user's store and Prefect; return the names of the unset variables."""
     theirs = [name for name in os.environ if name.startswith(("RESONANT_", "PREFECT_"))]
     for name in theirs:
         del os.environ[name]
@@ -110,7 +110,7 @@ def _receiver(home: Path) -> Iterator[str]:
         try:
             while not (url := log_path.read_text()).endswith("\n"):
                 if receiver.poll() is not None:
-                    raise ServerError(f"the receiver ended: {log_path} says why")
+                    raise ServerError(f"the receiver ended: see {log_path}")
                 time.sleep(_POLL_SECONDS / 10)
             yield url.strip()
         finally:
@@ -144,7 +144,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
         run_ids = [await start_run(ON_DEMAND, max_attempts=MAX_ATTEMPTS)]
         output.say(f"the worker runs {ON_DEMAND}: {_run_url(stack, run_ids[0])}")
         snapshot = await _watch(stack, store, run_ids[0])
-        # A run ends while a gate holds deliveries for long.
+        # A run does not wait for deliveries that a gate holds for long.
         while snapshot.status.pending + snapshot.status.retrying and len(run_ids) < _MOST_RUNS:
             run_ids.append(await start_run(ON_DEMAND, max_attempts=MAX_ATTEMPTS))
             snapshot = await _watch(stack, store, run_ids[-1])
@@ -160,7 +160,7 @@ async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
     """Show the emission until it ends; return the final snapshot of the store.
 
     Raises:
-        ServerError: it failed.
+        ServerError: the emission failed.
     """
     from prefect.client.orchestration import get_client
 
@@ -182,7 +182,7 @@ async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
 
 
 async def _wait_for_records(run_ids: list[UUID], count: int) -> None:
-    """Wait until the server has recorded the end of every task run, so that its UI shows it: records lag behind."""
+    """Wait until the server has recorded the end of every task run: its UI shows only recorded ends."""
     from prefect.client.orchestration import get_client
 
     of_runs = {"id": {"any_": [str(run_id) for run_id in run_ids]}}
@@ -200,7 +200,7 @@ def _run_url(stack: Stack, run_id: UUID) -> str:
 
 
 def _write_last_page(story: _Story, stack: Stack, home: Path, unset: list[str], *, is_running: bool) -> None:
-    """Print the outcomes of the events, where to look, what to try next, and the balance."""
+    """Print the outcomes of the events, the addresses, the next steps, and the balance."""
     snapshot, status = story.snapshot, story.snapshot.status
     write_table(snapshot)
     output.write(
@@ -225,19 +225,19 @@ def _where_to_look(story: _Story, stack: Stack, home: Path, *, is_running: bool)
     if is_running:
         return (
             f"UI: {stack.server.ui_url}, the emission: {_run_url(stack, story.run_id)}\n"
-            "Everything runs until Ctrl-C. What to try next, in another terminal:\n"
+            "Everything runs until Ctrl-C. Next steps, in another terminal:\n"
         )
     return (
-        f"UI: it was at {stack.server.ui_url} and has stopped; `resonant demo --keep` leaves it running.\n"
-        f"The results are kept in {home}. What to try next:\n"
+        f"The UI at {stack.server.ui_url} has stopped; `resonant demo --keep` keeps it running.\n"
+        f"The results are in {home}. Next steps:\n"
     )
 
 
 def _next_steps(story: _Story, *, is_running: bool) -> Iterator[tuple[str, str]]:
     program = "resonant" if shutil.which("resonant") else f"{sys.executable} -m resonant"
     if story.example is not None:
-        yield f"{program} dlq", "the dead letters"
-        yield f"{program} detail {story.example}", "every attempt of one of them"
-    yield f"{program} status", "the balance"
+        yield f"{program} dlq", "lists the dead letters"
+        yield f"{program} detail {story.example}", "shows every attempt of one of them"
+    yield f"{program} status", "shows the balance"
     if not is_running:
-        yield f"{program} up", f"starts a server again: its UI, http://127.0.0.1:{PORT}, shows the runs"
+        yield f"{program} up", f"starts a new server; its UI at http://127.0.0.1:{PORT} shows the runs"

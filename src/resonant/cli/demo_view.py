@@ -1,4 +1,4 @@
-"""The view of the demonstration: a snapshot of its store, live on a terminal, as lines elsewhere."""
+"""The progress display of the demo: a live table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BAR_WIDTH = 60
 
 @dataclass(slots=True)
 class Row:
-    """The outcomes of the events that get one of the receiver's ways, counted in deliveries."""
+    """The number of deliveries by outcome, for one behaviour of the receiver."""
 
     events: int = 0
     delivered: int = 0
@@ -42,9 +42,9 @@ class Snapshot:
 
     Attributes:
         status: the balance.
-        rows: by the receiver's way, in the order of ``WAYS``.
-        attempts: made so far.
-        latest_failures: the latest failed attempts, in words, newest first.
+        rows: keyed by the receiver's behaviour, in the order of ``WAYS``.
+        attempts: the number of attempts so far.
+        latest_failures: descriptions of the latest failed attempts, newest first.
     """
 
     status: StoreStatus
@@ -54,7 +54,7 @@ class Snapshot:
 
     @property
     def finished(self) -> int:
-        """Deliveries that are delivered or given up."""
+        """The number of deliveries that are delivered or given up."""
         return self.status.delivered + self.status.dead_letter
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ def take_snapshot(connection: Connection) -> Snapshot:
 
 
 def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
-    """Return the cells of the table, with the sums as its last row."""
+    """Return the cells of the table; the last row has the totals."""
     rows = [(WAYS[way], row) for way, row in snapshot.rows.items() if row.events]
     total = Row()
     for _, row in rows:
@@ -132,7 +132,7 @@ def _next_step(decision: str | None, delay: float | None) -> str:
 
 @contextlib.contextmanager
 def shown_live(title: str) -> Iterator[Callable[[Snapshot], None]]:
-    """Yield a function that shows a snapshot: in place on a terminal, as an occasional line elsewhere."""
+    """Yield a function that shows a snapshot: in place on a terminal, as a line every few seconds elsewhere."""
     console = output.stderr()
     if not console.is_terminal:
         yield _lines()

@@ -35,9 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def detail(
-    event_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The event's id, or enough of its beginning.")
-    ],
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or a unique prefix of it.")],
     as_json: options.Json = False,
 ) -> None:
     """Show one event: its data, and every attempt with its error, delay and next step."""
@@ -51,13 +49,13 @@ def detail(
         for line in _event_lines(found, now=now):
             output.write_paragraph(line, indent=_INDENT)
         for line in _data_lines(found.event):
-            output.write(f"{line}\n")  # not wrapped, so that it can be copied
+            output.write(f"{line}\n")  # not wrapped, so that users can copy it
         for line in _delivery_lines(found, now=now):
             output.write_paragraph(line, indent=_INDENT)
 
 
 def detail_document(found: Detail) -> Document:
-    """Return everything but the data, which is JSON already."""
+    """Return everything except the data, which is already JSON."""
     from resonant.cli.documents import document
 
     return {
@@ -125,7 +123,7 @@ def _indented(body: bytes) -> str:
         exact = encode_data(data) == body
     except InvalidEvent:
         exact = False
-    # If a float would round a number, show the stored text, which has no line breaks.
+    # If parsing would round a number, show the stored text, which has no line breaks.
     return json.dumps(data, indent=2, ensure_ascii=False) if exact else body.decode()
 
 
@@ -138,14 +136,14 @@ def _state(delivery: Delivery, now: float) -> str:
         case "dead_letter":
             what = f"dead letter, {delivery.reason}, given up {_moment(delivery.finished_at, now)}"
         case _ if delivery.lease_until is not None and delivery.lease_until > now:
-            what = f"{delivery.status}, held by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
+            what = f"{delivery.status}, leased by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
         case _:
             what = f"{delivery.status}, due {_moment(delivery.next_attempt_at, now)}{_own_backoff(delivery, now)}"
     return f"{what}, {attempts}{replays}"
 
 
 def _own_backoff(delivery: Delivery, now: float) -> str:
-    """Say when the delivery's own backoff ends, if the gate sends it earlier: failures before then do not count."""
+    """Return when the delivery's own backoff ends if the gate sends it earlier; earlier failures do not count."""
     until = delivery.backoff_until
     if until is None or until <= max(now, delivery.next_attempt_at or now):
         return ""
@@ -158,8 +156,8 @@ def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> It
         attempt.result,
         attempt.status_code is not None and f"status {attempt.status_code}",
         " ".join(filter(None, (attempt.category, attempt.code))),
-        attempt.blame == "local" and "on this side",
-        attempt.maybe_processed and attempt.result != "delivered" and "possibly processed there",
+        attempt.blame == "local" and "local fault",
+        attempt.maybe_processed and attempt.result != "delivered" and "possibly processed",
         attempt.late and "late, changed nothing",
         attempt.early and "early, not counted in max_attempts",
     )
@@ -175,7 +173,7 @@ def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> It
 
 
 def _next_step(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> str | None:
-    asked = "" if attempt.retry_after is None else f" (it asked for {attempt.retry_after:g} s)"
+    asked = "" if attempt.retry_after is None else f" (Retry-After: {attempt.retry_after:g} s)"
     match attempt.decision:
         case "retry" if attempt.delay is None:
             return "retry"
@@ -184,7 +182,7 @@ def _next_step(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> str | 
         case "park" if attempt.next_attempt_at is not None:
             return f"parked until {rfc3339(attempt.next_attempt_at)}{asked}"
         case "give_up":
-            # Only the current round's reason is kept.
+            # The store keeps the reason of the current round only.
             return f"gave up: {delivery.reason}" if is_last and delivery.reason else "gave up"
         case other:
             return other

@@ -1,4 +1,4 @@
-"""``resonant retry``, ``replay``, ``cancel``, ``purge`` and ``audit``: working on the dead-letter queue."""
+"""``resonant retry``, ``replay``, ``cancel``, ``purge`` and ``audit``: manage the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IDS_SHOWN = 10
 # Ages in days, in the selection of a purge.
 _AGES = ("dead_letters", "delivered")
 _AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run the command again for the remaining dead letters"
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
 
 
@@ -53,8 +53,8 @@ def retry(
 ) -> None:
     """Send these dead letters again now.
 
-    Asks for confirmation if a failure was permanent, since the event will most likely fail again. If some become dead
-    letters again, the exit code is 1 and one line shows how to list them. --json has the keys of `replay`.
+    Asks for confirmation if a failure was permanent, since the event will most likely fail again. If any become dead
+    letters again, the exit code is 1 and a message shows how to list them. --json prints the same keys as `replay`.
     """
     from resonant.cli.running import run_with_store
     from resonant.dead_letters.replay import ReplayRequest
@@ -87,7 +87,7 @@ def replay(
     since: filters.Since = None,
     until: filters.Until = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every dead letter; required without a filter.")
+        bool, typer.Option("--all", help="Select every dead letter; required without a filter.")
     ] = False,
     include_permanent: Annotated[
         bool, typer.Option("--include-permanent", help="Send permanent failures too.")
@@ -107,11 +107,11 @@ def replay(
     """Send the selected dead letters again, oldest first, and keep their history.
 
     Permanent failures are skipped unless --include-permanent is given. Ctrl-C stops the replay cleanly; run the command
-    again to resume. Two replays at once take different dead letters. If some become dead letters again, the exit code is
-    1 and one line shows how to list them.
+    again to resume. Concurrent replays never take the same dead letter. If any become dead letters again, the exit code
+    is 1 and a message shows how to list them.
 
-    --json prints dry_run, selected, left_out_permanent and left_out_by_limit. A replay adds replayed, delivered, retried,
-    parked, held, dead_letter, by_reason, purged and unfinished.
+    --json prints dry_run, selected, left_out_permanent and left_out_by_limit. Without --dry-run it adds replayed, delivered,
+    retried, parked, held, dead_letter, by_reason, purged and unfinished.
     """
     from resonant.dead_letters.replay import ReplayRequest, plan
     from resonant.settings import load_settings
@@ -123,7 +123,7 @@ def replay(
         since=since, until=until,
     )  # fmt: skip
     if selection.is_empty and not everything:
-        raise options.Misuse("nothing selects the dead letters to replay: give a filter, or --all")
+        raise options.Misuse("no dead letters selected: give a filter or --all")
     request = ReplayRequest(
         selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=everything
     )
@@ -147,7 +147,8 @@ def cancel(
     since: filters.Since = None,
     until: filters.Until = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every unfinished delivery; required without ids or a filter.")
+        bool,
+        typer.Option("--all", help="Select every unfinished delivery; required without ids or a filter."),
     ] = False,
     dry_run: DryRun = False,
     as_json: options.Json = False,
@@ -165,7 +166,7 @@ def cancel(
         since=since, until=until,
     )  # fmt: skip
     if selection.is_empty and not everything:
-        raise options.Misuse("nothing selects the deliveries to cancel: give ids, a filter, or --all")
+        raise options.Misuse("no deliveries selected: give ids, a filter or --all")
     name_checks.check_ids(selection.ids)
     if dry_run:
         expected = run_with_store(lambda store: store.read(cancellable, selection))
@@ -189,14 +190,14 @@ def purge(
     delivered_older_than: Annotated[
         float | None,
         typer.Option(
-            metavar="DAYS", min=0, help="Remove delivered history older than this; kept by default."
+            metavar="DAYS", min=0, help="Also remove successful deliveries older than this; kept by default."
         ),
     ] = None,
     archive: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="First append the removed deliveries to this file; a name in .gz is compressed.",
+            help="Append deliveries to this file before removing them; compressed if the name ends in .gz.",
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -216,7 +217,7 @@ def purge(
     from resonant.settings import load_settings
 
     if not math.isfinite(older_than) or not math.isfinite(delivered_older_than or 0.0):
-        raise options.Misuse("an age in days is a finite number")
+        raise options.Misuse("an age in days must be a finite number")
     if archive == "":
         raise options.Misuse("--archive is empty")
     settings = load_settings()
@@ -251,7 +252,7 @@ def audit(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = 50,
     as_json: options.Json = False,
 ) -> None:
-    """List who replayed, cancelled or purged what, and who paused or resumed an endpoint, the newest first."""
+    """List who replayed, cancelled or purged deliveries, and who paused or resumed endpoints, newest first."""
     from resonant.cli.running import run_with_store
     from resonant.dead_letters.audit import read_audit
     from resonant.events import rfc3339
@@ -312,7 +313,7 @@ def _write_on_screen(entry: AuditEntry) -> None:
 
 
 def _asked(selection: dict[str, Any]) -> Iterator[str]:
-    """Yield the parts of a selection that restrict it, in words."""
+    """Describe each restriction of a selection."""
     from resonant.events import rfc3339
 
     for name, value in selection.items():

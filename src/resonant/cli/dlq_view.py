@@ -1,4 +1,4 @@
-"""Printing dead letters and groups: a few lines each on a terminal, one line each elsewhere."""
+"""Print dead letters and groups: a few lines each on a terminal, one line each elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resonant.events import DeadLetter
     from resonant.store.gates import GateState
 
-# Rows per table: a table is aligned in memory, and there may be millions of rows.
+# Rows per table. Tables are aligned in memory, and there may be millions of rows.
 _TABLE_ROWS = 1_000
 _COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", "dead at", "error")
 _GROUP_COLUMNS = ("count", "endpoint", "code", "reason", "first", "last", "example", "error", "what to do")
@@ -29,8 +29,8 @@ def write_dead_letters(
     """Write dead letters as a stream.
 
     Args:
-        dead_letters: to write.
-        states: the states of the gates that are not normal, by endpoint.
+        dead_letters: the dead letters to write.
+        states: gate states other than normal, keyed by endpoint.
         now: seconds since the epoch.
     """
     if not output.stdout().is_terminal:
@@ -75,7 +75,7 @@ def _advice(dead_letter: DeadLetter) -> str:
 
 
 def _held(state: GateState | None) -> str | None:
-    return f"held: the endpoint is {state}, and a replay waits for it" if state else None
+    return f"held: the endpoint is {state}, so a replay would wait" if state else None
 
 
 def _write_on_screen(dead_letter: DeadLetter, *advice: str | None, now: float) -> None:

@@ -107,7 +107,7 @@ def _moment(moment: float | None) -> str | None:
 
 
 def document(row: DeadLetter | Delivery | Attempt) -> Document:
-    """Return a row as an object with the names of its fields."""
+    """Return a row as an object, keyed by field name."""
     return {
         name: rfc3339(value) if name in _TIMES and value is not None else value
         for name, value in asdict(row).items()

@@ -48,9 +48,7 @@ def emit(
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME_OR_URL", help="An endpoint's name, or a URL, which is saved as an endpoint."
-        ),
+        typer.Option(metavar="NAME_OR_URL", help="An endpoint's name, or a URL to save as an endpoint."),
     ] = None,
     event_type: options.EventType = None,
     policy: options.Policy = None,
@@ -67,18 +65,18 @@ def emit(
     """Store the events of JSONL files, send them, and report their outcome.
 
     The command waits until each of its events is delivered, a dead letter, or parked (its retry is due in more than 30
-    seconds). Another process may send it, such as the drain of `resonant up`. If some become dead letters, or the
-    endpoint is paused, the exit code is 1 and one line says what to do. Ctrl-C returns unsent deliveries to the store;
+    seconds). Another process, such as the drain of `resonant up`, may send it. If any become dead letters, or the
+    endpoint is paused, the exit code is 1 and a message says what to do. Ctrl-C returns unsent deliveries to the store;
     nothing is lost.
 
-    Each delivery is a Prefect task run, retried by its policy. --chunk-size is several times as fast: many deliveries
-    then share a task run, and only dead letters get task runs of their own.
+    Each delivery is a Prefect task run, retried according to its policy. --chunk-size is several times faster: many
+    deliveries share one task run, and only dead letters get their own.
 
-    Without a file, the command sends all due deliveries, takes over those of lost workers, and waits for those that
-    other workers hold.
+    Without files, the command sends all due deliveries, takes over those of lost workers, and waits for those leased by
+    other workers.
 
     --json prints stored, known, bad, delivered, delivered_before (by an earlier run), retried, parked, held,
-    dead_letter, by_reason, purged and unfinished; without a file delivered, retried, parked, dead_letter, by_reason and lost.
+    dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked, dead_letter, by_reason and lost.
     """
     from resonant.cli.sources import check_readable
     from resonant.errors import EndpointError

@@ -1,4 +1,4 @@
-"""``resonant endpoint``: manage endpoints, which are Prefect blocks and contain their secrets."""
+"""``resonant endpoint``: manage endpoints. Each is a Prefect block that contains its secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resonant.events import Attempt
 
 _commands = typer.Typer(no_args_is_help=True)
-_SECRET_BYTES = 32  # Standard Webhooks wants 24 to 64
+_SECRET_BYTES = 32  # Standard Webhooks requires 24 to 64
 _SECONDS_PER_HOUR = 3600
 
 
@@ -90,7 +90,7 @@ def add(
                 kept = asyncio.run(
                     update_webhook_endpoint(name, fields, headers=headers, overrides=overrides)
                 )
-                output.write(f"changed endpoint {name}; it keeps {kept or 'nothing else'}\n")
+                output.write(f"changed endpoint {name}; kept {kept or 'nothing else'}\n")
                 return
         block = WebhookEndpoint(
             **fields,
@@ -128,7 +128,7 @@ def update(
 ) -> None:
     """Change only the given settings of an endpoint. `rotate-secret` changes its signing secret.
 
-    A header or override is added, or replaces the one with the same name.
+    --header and --override add an entry, or replace the one with the same name.
     """
     import asyncio
 
@@ -156,7 +156,7 @@ def update(
                 name, fields, headers=headers, overrides=overrides, clear=given.cleared_fields(clear)
             )
         )
-    output.write(f"changed endpoint {name}; it keeps {kept or 'nothing else'}\n")
+    output.write(f"changed endpoint {name}; kept {kept or 'nothing else'}\n")
 
 
 def _webhook_name(name: str) -> str:
@@ -208,7 +208,7 @@ def rotate_secret(
         bool,
         typer.Option(
             "--secret-stdin",
-            help="Read the new secret (whsec_...) from standard input, instead of making one.",
+            help="Read the new secret (whsec_...) from standard input instead of generating one.",
         ),
     ] = False,
     keep_old: Annotated[
@@ -224,7 +224,7 @@ def rotate_secret(
     """Rotate an endpoint's signing secret. For --keep-old hours, sign with both secrets.
 
     The command saves both secrets, waits until every live run signs with both, and then prints the new secret on
-    standard output. From then on the receiver may switch at any time.
+    standard output. The receiver may then switch at any time.
     """
     from pydantic import SecretStr
 
@@ -232,7 +232,7 @@ def rotate_secret(
 
     name = options.endpoint_name(name)
     if end and secret_stdin:
-        raise options.Misuse("--end takes no new secret")
+        raise options.Misuse("--end cannot be combined with --secret-stdin")
     secret = SecretStr(given.line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
     with on_prefect() as settings:
         from resonant.cli.rotating import end_rotation, rotate
@@ -244,7 +244,9 @@ def rotate_secret(
 
 
 @_commands.command(epilog="Example: resonant endpoint remove billing --yes")
-def remove(name: given.Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def remove(
+    name: given.Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
+) -> None:
     """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is added again."""
     import asyncio
 

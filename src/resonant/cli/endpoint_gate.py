@@ -18,13 +18,15 @@ def pause(
     name: given.Name,
     reason: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="The reason, on one line, for `resonant status` and the audit."),
+        typer.Option(
+            metavar="TEXT", help="The reason on one line, shown by `resonant status` and `resonant audit`."
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Send nothing more to an endpoint until it is resumed. Its deliveries wait in the store.
+    """Stop sending to an endpoint until it is resumed. Its deliveries wait in the store.
 
-    Every running process stops within a second. Sends in flight are not cut off.
+    Every running process stops within a second. Requests in flight are not aborted.
     """
     from resonant.cli.running import run_with_store, who_runs_this
     from resonant.dead_letters import pausing
@@ -41,10 +43,10 @@ def resume(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Send to a paused endpoint again: one delivery first, and if it works, the others.
+    """Resume a paused endpoint: send one probe and, if it succeeds, the other deliveries.
 
-    Also ends the wait for the next probe of a failing endpoint. Deliveries that wait for a retry keep waiting, unless
-    --now is given.
+    For a failing endpoint, makes the next probe due now. Parked deliveries keep waiting for their retries unless --now
+    is given.
     """
     from resonant.cli.running import run_with_store, who_runs_this
     from resonant.dead_letters import pausing

@@ -1,4 +1,4 @@
-"""The options of ``endpoint add`` and ``endpoint update``, and parsing their values."""
+"""The options of ``endpoint add`` and ``endpoint update``, and parsers for their values."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name.")]
 Header = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME:VALUE", help="Sent with every event; repeatable. @FILE reads from a file."),
+    typer.Option(
+        metavar="NAME:VALUE",
+        help="A header to send with every event; repeatable. @FILE reads it from a file.",
+    ),
 ]
 Timeout = Annotated[
     float | None,
     typer.Option(
-        metavar="SECONDS", min=0.001, max=600, help="Deadline for one attempt; 15 for a new endpoint."
+        metavar="SECONDS",
+        min=0.001,
+        max=600,
+        help="Deadline for one attempt; default for a new endpoint: 15.",
     ),
 ]
 Concurrency = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Concurrent sends of one run, instead of the common limit."),
+    typer.Option(metavar="N", min=1, help="Concurrent sends per run, instead of the default limit."),
 ]
 Rate = Annotated[
     float | None,
@@ -35,19 +41,19 @@ Rate = Annotated[
         metavar="N",
         min=0.001,
         max=10_000,
-        help="Sends per second, of all processes together; no limit by default.",
+        help="Sends per second across all processes; no limit by default.",
     ),
 ]
 Override = Annotated[
     list[str] | None,
     typer.Option(
         metavar="STATUS=CATEGORY",
-        help="Another category for a status, such as 404=transient; repeatable.",
+        help="Classify a status differently, such as 404=transient; repeatable.",
     ),
 ]
 CaFile = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Certificates (PEM) to trust instead of the public ones."),
+    typer.Option(metavar="FILE", help="CA certificates (PEM) to trust instead of the public ones."),
 ]
 
 
@@ -71,20 +77,20 @@ def fields(*, url: str | None, **values: object) -> dict[str, Any]:
 
 
 def cleared_fields(clear: list[Clearable] | None) -> set[str]:
-    """Return the fields of the block to reset to their defaults."""
+    """Return the names of the block's fields to reset to their defaults."""
     names = {Clearable.OVERRIDES: "status_overrides", Clearable.CA_FILE: "ca_file"}
     return {names.get(each, each.value) for each in clear or []}
 
 
 def secret(text: str) -> SecretStr:
-    """Wrap a secret text."""
+    """Wrap a string in ``SecretStr``."""
     from pydantic import SecretStr
 
     return SecretStr(text)
 
 
 def headers(texts: list[str] | None) -> dict[str, str]:
-    """Parse ``NAME:VALUE``, or ``@FILE`` with a file that contains it.
+    """Parse headers: each is ``NAME:VALUE``, or ``@FILE`` to read that from a file.
 
     Raises:
         Misuse: invalid header.
@@ -93,7 +99,7 @@ def headers(texts: list[str] | None) -> dict[str, str]:
 
 
 def overrides(texts: list[str] | None) -> dict[int, Category]:
-    """Parse ``STATUS=CATEGORY``.
+    """Parse overrides, each ``STATUS=CATEGORY``.
 
     Raises:
         Misuse: invalid override.
@@ -133,7 +139,7 @@ def _header(text: str) -> tuple[str, str]:
 def _override(text: str) -> tuple[int, Category]:
     status, _, category = text.partition("=")
     if not (status.isascii() and status.isdigit() and 100 <= int(status) <= 599):  # noqa: PLR2004 - HTTP's range
-        raise options.Misuse(f"--override {text!r} must be STATUS=CATEGORY, as in 404=transient")
+        raise options.Misuse(f"--override {text!r} must be STATUS=CATEGORY, such as 404=transient")
     for known in ("transient", "permanent", "unknown"):
         if category == known:
             return int(status), known

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def list_(as_json: options.Json = False) -> None:
     """List the endpoints, with the state of each gate. URLs are secret, so only hosts are shown.
 
-    `endpoint show` has the details.
+    `endpoint show` shows the details.
     """
     import asyncio
     import time
@@ -68,7 +68,7 @@ def _write_list(
 
 
 def show(name: given.Name, as_json: options.Json = False) -> None:
-    """Show an endpoint's configuration and the state of its gate; of secrets, only whether they are set."""
+    """Show an endpoint's configuration and gate state; for secrets, only whether they are set."""
     import asyncio
     import time
 
@@ -126,14 +126,14 @@ def _shown(block: object) -> dict[str, object]:
 
 
 def _problem(name: str, block: object) -> str | None:
-    """Return why a completely configured endpoint cannot be opened."""
+    """Return why the endpoint of a valid block cannot be opened; None if it can."""
     from resonant.errors import EndpointError
 
     try:
         block.to_endpoint(name)  # type: ignore[attr-defined]
     except EndpointError as error:
         return str(error)
-    except AttributeError:  # of another block type
+    except AttributeError:  # another block type
         return None
     return None
 

@@ -33,10 +33,10 @@ def enqueue(
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Store the events of JSONL files for a drain to send, such as those of `resonant up`.
+    """Store the events of JSONL files. A drain sends them, such as that of `resonant up`.
 
     Each line is one event: {"type": ..., "source": ..., "data": ...}, optionally with id, time and subject.
-    Bad lines are reported, good ones are stored, and the exit code is 1.
+    Bad lines are reported and skipped, and the exit code is 1.
     """
     from resonant.cli.intake import store_files
     from resonant.cli.running import run_with_store
@@ -71,7 +71,7 @@ def enqueue(
 
 
 def summary_line(summary: Summary, endpoint: str) -> str:
-    """Say what was stored."""
+    """Return a one-line summary of the stored events."""
     bad = f"; {output.counted(summary.bad, 'bad line')}" if summary.bad else ""
-    known = f", {summary.known:,} known before" if summary.known else ""
+    known = f", {summary.known:,} already known" if summary.known else ""
     return f"stored {output.counted(summary.stored, 'event')} for {endpoint}{known}{bad}"

@@ -62,7 +62,7 @@ def export(
 def _write_report(
     connection: Connection, until_stopped: UntilStopped, *, write: Write, with_data: bool
 ) -> int:
-    """Write the report from one snapshot, dead letter by dead letter; return how many there are."""
+    """Write the report from one snapshot, dead letter by dead letter; return their number."""
     from resonant.cli.documents import group_document, status_document
     from resonant.dead_letters.triage import triage
     from resonant.store import reads

@@ -42,7 +42,7 @@ TextFilter = Annotated[
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="From this time on: an age (30m, 2h, 7d) or RFC 3339."),
+    typer.Option("--since", metavar="TIME", help="At or after this time: an age (30m, 2h, 7d) or RFC 3339."),
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
 After = Annotated[

@@ -1,4 +1,4 @@
-"""Help texts that fill the terminal's width, and show no Python types beside flags and arguments."""
+"""Help texts that fill the terminal's width and hide the Python types of flags and arguments."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 class Command(TyperCommand):
-    """A command with this help."""
+    """A command with these help texts."""
 
     def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:  # noqa: A002 - Typer's name
         super().__init__(*args, help=_flowing(help), **options)
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the parameters, without their types in help."""
+        """Return the parameters, with their types hidden in help."""
         return _plain(super().get_params(ctx))
 
 
 class Group(TyperGroup):
-    """A group of commands with this help."""
+    """A group of commands with these help texts."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the parameters, without their types in help."""
+        """Return the parameters, with their types hidden in help."""
         return _plain(super().get_params(ctx))
 
 
@@ -41,7 +41,7 @@ def use_classes(app: typer.Typer, *, command: type[Command]) -> None:
 
 
 def _flowing(text: str | None) -> str | None:
-    """Join the lines of each paragraph: Typer keeps the line ends of all but the first."""
+    """Join the lines of each paragraph: Typer keeps the line breaks of all paragraphs but the first."""
     if text is None:
         return None
     paragraphs = inspect.cleandoc(text).split("\n\n")
@@ -53,6 +53,6 @@ def _plain(parameters: Any) -> Any:
         if getattr(each, "is_flag", False):
             each.metavar = ""  # else <bool>
         elif isinstance(each, TyperArgument):
-            # Newer versions of Typer show the type beside the name, as in <list[str]>.
+            # Newer versions of Typer show the type after the name, such as <list[str]>.
             vars(each)["display_type_rich"] = lambda **_: ""
     return parameters

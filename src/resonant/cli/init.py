@@ -19,14 +19,14 @@ copied {parts} to {folder}
 Commands that run in this folder use these flows:
   cd {path}
   resonant up
-With a Prefect server of your own, instead of `resonant up`:
+With your own Prefect server, instead of `resonant up`:
   python -m deployments.bootstrap
   prefect worker start --pool resonant
 """
 
 
 class InitError(ResonantError):
-    """The copy cannot be made."""
+    """The flows cannot be copied."""
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +42,7 @@ def init(
 ) -> None:
     """Copy the flows, tasks, blocks and deployments to a folder, so that you can change them.
 
-    Commands that run in that folder use its flows instead of the installed ones. So do workers that start in it.
+    Commands and workers that start in that folder use its flows instead of the installed ones.
     """
     source = installed_project()
     try:
@@ -50,7 +50,7 @@ def init(
         for part in PROJECT_PARTS:
             _copy(source / part, folder / part)
     except OSError as error:
-        # copytree collects the errors of all files in one, as (source, target, reason).
+        # copytree raises one error for all files, with a list of (source, target, reason).
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
         raise InitError(f"cannot copy the flows to {output.visible(str(folder))}: {reason}") from None
     shown = output.visible(str(folder))

@@ -1,4 +1,4 @@
-"""Storing the events of JSONL files as a stream, in batches; bad lines are reported and skipped."""
+"""Store the events of JSONL files as a stream, in batches. Bad lines are reported and skipped."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SHOWN_BAD_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The outcome of the lines.
+    """The numbers of stored, known and bad lines.
 
     Attributes:
         stored: deliveries accepted now.
         known: deliveries accepted before.
-        bad: invalid lines, and lines whose id is known with other content.
+        bad: invalid lines, and lines whose id was accepted before with different content.
     """
 
     stored: int = 0
@@ -45,8 +45,8 @@ class Summary:
 class _Batch:
     """Events to be stored together.
 
-    ``places`` maps each object to its origin, ``FILE:LINE``. ``oldest_at`` is when the first event was read, by the
-    loop's clock. ``size`` is in bytes.
+    ``places`` maps the ``id()`` of each event to its origin, ``FILE:LINE``. ``oldest_at`` is when the first event was
+    read, on the loop's clock. ``size`` is in bytes.
     """
 
     oldest_at: float
@@ -66,14 +66,14 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """``report`` writes a line on standard error, ``advance`` moves the bar, if there is one, by bytes read."""
+    """``report`` writes a line to standard error; ``advance`` moves the progress bar, if any, by bytes read."""
 
     report: Callable[[str], None]
     advance: Callable[[int], None]
 
 
 class _NothingStored(Exception):
-    """A bad line under ``strict``: it rolls the transaction back."""
+    """Raised for bad lines under ``strict``, to roll the transaction back."""
 
 
 async def store_files(
@@ -90,10 +90,10 @@ async def store_files(
 ) -> Summary:
     """Store the events of these files for one endpoint; report bad lines on standard error.
 
-    A batch is stored when it has 1,000 lines or 8 MiB, when its oldest line is half a second old, and when a pipe
-    pauses. A line may be as long as four times the largest event plus 64 KiB, which allows for ASCII escapes and
+    A batch is stored when it has 1,000 lines or 8 MiB, when its oldest line is half a second old, or when a pipe
+    pauses. A line may have up to four times the size of the largest event plus 64 KiB, to allow for ASCII escapes and
     attributes. Longer lines are bad and never held in memory. SIGINT and SIGTERM end the reading; the complete lines
-    read so far are stored, or none of them under ``strict``.
+    read so far are stored, or none under ``strict``.
 
     Args:
         paths: JSONL files; ``-`` is standard input. All are opened before any event is stored.
@@ -102,15 +102,15 @@ async def store_files(
         event_type: the type of lines that have none.
         policy: a retry policy's name, kept with the deliveries.
         max_attempts: an override of the policy's, kept with the deliveries.
-        strict: store everything in one transaction, and nothing if any line is bad; writers wait for each other
-            meanwhile on SQLite.
-        delivery_ids: receives the keys of all accepted deliveries, possibly with duplicates. None keeps none, so that
-            memory stays bounded in an endless stream.
+        strict: store everything in one transaction, and nothing if any line is bad. On SQLite, other writers wait
+            meanwhile.
+        delivery_ids: receives the keys of all accepted deliveries, possibly with duplicates. With None,
+            memory stays bounded for an endless stream.
 
     Raises:
-        Interrupted: a signal ended the reading; the text says how much was stored.
-        ResonantError: a file cannot be read, or the store cannot write; the text says how much was stored.
-        asyncio.CancelledError: the text says how much was stored.
+        Interrupted: a signal ended the reading; the message says how much was stored.
+        ResonantError: a file cannot be read, or the store cannot write; the message says how much was stored.
+        asyncio.CancelledError: the message says how much was stored.
     """
     options = {"policy": policy, "max_attempts": max_attempts, "report_conflicts": True}
     with ExitStack() as stack:
@@ -167,7 +167,7 @@ class _Counts:
             raise _NothingStored
 
     def so_far(self) -> str:
-        """Return how much is stored, for a message about an early end."""
+        """Return how much was stored, for the message of an interrupted command."""
         if self.strict:
             return "nothing was stored (--strict)"
         return (
@@ -180,7 +180,7 @@ class _Counts:
 async def _enqueueing(
     store: Store, endpoint: str, options: dict[str, Any], *, strict: bool
 ) -> AsyncIterator[Enqueue]:
-    """Yield a function that stores a batch: in its own transaction, or under ``strict`` in one for all."""
+    """Yield a function that stores a batch: in its own transaction or, under ``strict``, in a common one."""
     if not strict:
         yield lambda events: store.enqueue(events, endpoint, **options)
         return
@@ -277,7 +277,7 @@ class _Splitter:
         return self._number == 1 and not self._rest and not self._too_long
 
     def split(self, chunk: bytes) -> Iterator[tuple[int, bytes | None]]:
-        """Yield the line number, from 1, and text of each line that this chunk completes; None for a line too long."""
+        """Yield the number (from 1) and content of each line that this chunk completes; None for a line too long."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             yield self._number, None if self._too_long or len(line) > self._longest else line

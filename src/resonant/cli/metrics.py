@@ -1,4 +1,4 @@
-"""``resonant metrics``, ``prometheus``: statistics for people, and Prometheus text."""
+"""``resonant metrics`` and ``prometheus``: statistics as tables and as Prometheus text."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def metrics(
         str | None,
         typer.Option(
             metavar="AGE",
-            help="How far to look back: 30m, 24h, 7d, or a time; RESONANT_METRICS_WINDOW_HOURS.",
+            help="Start of the window: an age (30m, 24h, 7d) or a time; default: RESONANT_METRICS_WINDOW_HOURS.",
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show success and error rates, latency percentiles, retries and errors, by endpoint, event type and hour.
 
-    The success rate is per event, of those that ended in the window; the error rate is per attempt.
+    The success rate is per event that ended in the window; the error rate is per attempt.
     """
     from resonant.cli.running import run_with_store
     from resonant.metrics.report import NOT_COUNTED
@@ -78,14 +78,14 @@ def prometheus(
     port: Annotated[
         int | None,
         typer.Option(
-            "--serve", metavar="PORT", min=1, max=65_535, help="Answer scrapes on 127.0.0.1, until Ctrl-C."
+            "--serve", metavar="PORT", min=1, max=65_535, help="Serve scrapes on 127.0.0.1 until Ctrl-C."
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write the metrics as Prometheus text, or answer scrapes over HTTP.
+    """Write the metrics as Prometheus text, or serve them over HTTP.
 
-    The output file is replaced atomically, so that a node exporter's textfile collector never reads half of it.
+    The output file is replaced atomically, so a node exporter's textfile collector never reads a partial file.
     """
     from resonant.cli.running import run_with_store
     from resonant.metrics.prometheus import to_text
@@ -94,7 +94,7 @@ def prometheus(
     from resonant.settings import load_settings
 
     if port is not None and (path != STDOUT or as_json):
-        raise options.Misuse("--serve goes with neither --output nor --json")
+        raise options.Misuse("--serve cannot be combined with --output or --json")
     settings = load_settings()
     if not settings.rollups:
         output.say(NOT_COUNTED)
@@ -119,13 +119,13 @@ def _serve(port: int, settings: Settings) -> None:
     from resonant.metrics.scraping import scrape_server
 
     with scrape_server(settings, port) as server:
-        output.say(f"serving http://127.0.0.1:{port}/metrics; Ctrl-C ends it")
+        output.say(f"serving http://127.0.0.1:{port}/metrics; Ctrl-C stops it")
         with suppress(KeyboardInterrupt):
             server.serve_forever()
 
 
 def metrics_document(found: Statistics) -> output.Document:
-    """Return the object of ``resonant metrics --json``: rates are fractions of 1; missing figures are null."""
+    """Return the object of ``resonant metrics --json``: rates are fractions; missing figures are null."""
     from resonant.metrics.report import by_most_events
 
     figures = found.overall
@@ -198,7 +198,7 @@ def _write_statistics(found: Statistics) -> None:
 
 
 def with_bars(table: Table) -> Table:
-    """Add bars on one scale beside the counts, if standard output is a terminal that can show them and has room."""
+    """Add bars on a common scale after the counts, if standard output is a terminal that can show them."""
     console = output.stdout()
     if not (table.bars and console.is_terminal) or console.options.ascii_only:
         return table
@@ -223,6 +223,6 @@ def with_bars(table: Table) -> Table:
 
 
 def _bar(part: float, size: int) -> str:
-    """Draw a fraction of 1 as a bar of at most ``size`` characters; more than 0 gets at least an eighth of one."""
+    """Draw a fraction as a bar of up to ``size`` characters; a nonzero one gets at least an eighth of a character."""
     eighths = max(round(8 * size * part), int(part > 0))
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()

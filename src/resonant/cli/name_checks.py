@@ -1,4 +1,4 @@
-"""Refusing unknown endpoint names, codes and event ids, with suggestions."""
+"""Reject unknown endpoint names, codes and event ids, with suggestions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PAGE = 200
 
 
 def check_filters(endpoint: str | None, code: str | None, settings: Settings | None = None) -> None:
-    """Refuse an endpoint that neither the store nor Prefect knows, and an unknown code.
+    """Reject an endpoint that neither the store nor Prefect knows, and an unknown code.
 
     Raises:
-        Misuse: unknown endpoint or code; the text has suggestions.
+        Misuse: unknown endpoint or code; the message has suggestions.
         ResonantError: the store cannot be read.
     """
     from resonant.settings import load_settings
@@ -40,10 +40,10 @@ def check_filters(endpoint: str | None, code: str | None, settings: Settings | N
 
 
 def check_ids(ids: Collection[str]) -> None:
-    """Refuse unknown event ids.
+    """Reject unknown event ids.
 
     Raises:
-        Misuse: unknown ids; the text names them.
+        Misuse: unknown ids; the message lists them.
         ResonantError: the store cannot be read.
     """
     from resonant.settings import load_settings
@@ -54,13 +54,13 @@ def check_ids(ids: Collection[str]) -> None:
 
 
 def check_target(endpoint: str, settings: Settings) -> str | None:
-    """Refuse an endpoint that a running Prefect server does not know.
+    """Reject an endpoint that a running Prefect server does not know.
 
     Returns:
-        Without a server: a warning if the store does not know the endpoint, but a similar one; otherwise None.
+        Without a server, a warning if the store knows only a similar endpoint; otherwise None.
 
     Raises:
-        Misuse: unknown endpoint; the text has suggestions.
+        Misuse: unknown endpoint; the message has suggestions.
     """
     configured = configured_endpoints(settings)
     if configured is not None:
@@ -74,7 +74,7 @@ def check_target(endpoint: str, settings: Settings) -> str | None:
 
 
 def configured_endpoints(settings: Settings) -> set[str] | None:
-    """Ask a running Prefect server for its endpoints; return None if no server answers properly."""
+    """Return the endpoints of a running Prefect server; None if no server gives a valid answer."""
     import httpx
 
     from resonant.local.server import configured_url, running_up

@@ -1,4 +1,4 @@
-"""Options that several commands share, and parsing their values."""
+"""Options that several commands share, and parsers for their values."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from resonant.suggestions import did_you_mean
 if TYPE_CHECKING:
     from resonant.settings import Settings
 
-SEND, LOOK, WORK, RUN = "Send", "Look", "Work on the dead-letter queue", "Run"
+SEND, LOOK, WORK, RUN = "Send", "Inspect", "Manage the dead-letter queue", "Run"
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log instead of the progress.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show Prefect's log instead of a progress bar.")
+]
 EventType = Annotated[
     str | None, typer.Option("--type", metavar="TYPE", help="The event type of lines that have none.")
 ]
@@ -31,7 +33,7 @@ Policy = Annotated[
 MaxAttempts = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Maximum attempts, in place of the policy's."
+        metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Maximum attempts, instead of the policy's."
     ),
 ]
 ChunkSize = Annotated[
@@ -40,8 +42,8 @@ ChunkSize = Annotated[
         metavar="N",
         min=0,
         max=MAX_CHUNK_SIZE,
-        help="Send up to this many deliveries in one Prefect task run, which is several times as fast (try 500). "
-        "Only dead letters then get their own task run. 0: each delivery gets its own.",
+        help="Maximum deliveries per Prefect task run: several times faster (try 500), but only dead letters then "
+        "get their own task run. 0: each delivery gets its own.",
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
@@ -53,16 +55,16 @@ _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 class Misuse(Exception):
-    """Invalid arguments or options: reported in one line, with exit code 2."""
+    """Invalid arguments or options, reported on one line with exit code 2."""
 
 
 def is_url(text: str) -> bool:
-    """Return whether this is meant as a URL and not as an endpoint's name."""
+    """Return whether the text is a URL rather than an endpoint's name."""
     return "://" in text
 
 
 def endpoint_name(text: str) -> str:
-    """Return the name by which the store knows an endpoint.
+    """Check an endpoint's name, and return it in the form that the store uses.
 
     Args:
         text: ``NAME``, or ``BLOCK-TYPE-SLUG/NAME``; ``webhook-endpoint/NAME`` and ``NAME`` are the same.
@@ -72,16 +74,16 @@ def endpoint_name(text: str) -> str:
     """
     if is_url(text):
         # Do not repeat the URL: it may contain a secret.
-        raise Misuse("--endpoint takes a name here: `resonant endpoint add` saves a URL under one")
+        raise Misuse("--endpoint must be a name here: `resonant endpoint add` saves a URL under a name")
     if not ENDPOINT_NAME.fullmatch(text):
         raise Misuse(
-            f"--endpoint {text!r} is not a valid name: use lower case letters, digits and single dashes, as in billing-eu"
+            f"--endpoint {text!r} is not a valid name: use lower case letters, digits and single dashes, such as billing-eu"
         )
     return text.removeprefix(f"{DEFAULT_BLOCK_TYPE}/")
 
 
 def known_policy(name: str | None, settings: Settings) -> str | None:
-    """Return the policy's name.
+    """Check that a policy is known, and return its name.
 
     Raises:
         Misuse: unknown policy.
@@ -99,7 +101,7 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
     Args:
         option: its name, for the error.
         text: RFC 3339, or an age: ``45s``, ``30m``, ``2h``, ``7d``, ``2w``; None stays None.
-        now: seconds since the epoch; ages count from here.
+        now: seconds since the epoch; ages are relative to it.
 
     Raises:
         Misuse: invalid time.
@@ -114,21 +116,21 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
         time = None
     if time is None or time.tzinfo is None:
         raise Misuse(
-            f"{option} {text!r} is not a time: give an age (45s, 30m, 2h, 7d) or one like 2026-01-31T12:00:00Z"
+            f"{option} {text!r} is not a time: give an age (45s, 30m, 2h, 7d) or a time such as 2026-01-31T12:00:00Z"
         )
     return time.timestamp()
 
 
 def seconds(option: str, text: str) -> float:
-    """Return the value of a time option in seconds: ``90``, ``1.5``, ``90s``, ``5m``, ``24h``, ``3d``.
+    """Parse a duration such as ``90``, ``1.5``, ``90s``, ``5m``, ``24h`` or ``3d``; return seconds.
 
     Raises:
-        Misuse: not a length of time, or longer than 30 days.
+        Misuse: not a duration, or longer than 30 days.
     """
     found = _LENGTH.fullmatch(text)
     if not found:
         raise Misuse(
-            f"{option} {text!r} is not a length of time: give seconds or a unit, as in 90, 90s, 5m, 24h"
+            f"{option} {text!r} is not a duration: give seconds or a unit, such as 90, 90s, 5m or 24h"
         )
     length = float(found[1]) * _UNIT_SECONDS[found[2] or "s"]
     if length > _LONGEST_DAYS * _UNIT_SECONDS["d"]:
@@ -137,10 +139,10 @@ def seconds(option: str, text: str) -> float:
 
 
 def choice(option: str, text: str, literal: Any) -> Any:
-    """Return one of a ``Literal``'s values.
+    """Check that the value is one of a ``Literal``'s, and return it.
 
     Raises:
-        Misuse: the text is not one of them; the message suggests one.
+        Misuse: another value; the message has suggestions.
     """
     if text not in (known := get_args(literal)):
         raise Misuse(f"{option}: {text!r} is not valid{did_you_mean(text, known)}")

@@ -60,7 +60,7 @@ def endpoint_rows(
 
 
 def endpoints_left_out(endpoints: Sequence[EndpointStatus]) -> int:
-    """Return how many endpoints have no row."""
+    """Return the number of endpoints without a row."""
     return max(0, len(endpoints) - _MOST_ROWS)
 
 
@@ -83,11 +83,11 @@ def alert_lines(raised: Mapping[Key, float], thresholds: Thresholds, *, now: flo
     begins = {each.condition: each.begins for each in definitions(thresholds)}
     for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0])):
         where = "all endpoints" if key.endpoint == ALL_ENDPOINTS else key.endpoint
-        yield f"alert {key.condition} of {where}, raised {output.ago(now - at)}: {begins[key.condition]}"
+        yield f"alert {key.condition} for {where}, raised {output.ago(now - at)}: {begins[key.condition]}"
 
 
 def alert_documents(raised: Mapping[Key, float]) -> list[output.Document]:
-    """Return the active alerts for ``resonant status --json``; the endpoint of an alert of all endpoints is null."""
+    """Return the active alerts for ``resonant status --json``; an alert for all endpoints has a null endpoint."""
     return [
         {"condition": key.condition.value, "endpoint": key.endpoint or None, "since": rfc3339(at)}
         for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0]))
@@ -106,11 +106,11 @@ def _right(cell: str, column: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Purges:
-    """What the daily purge would remove now, and what the last purge removed.
+    """A forecast of the daily purge, and the result of the last purge.
 
     Attributes:
         retention: the configured retention.
-        forecast: the deliveries that would be removed.
+        forecast: the numbers of deliveries that would be removed now.
         kept: the number of final deliveries that would stay.
         archive: the file that would receive the removed deliveries.
         last: the last purge, if any.
@@ -141,9 +141,9 @@ class Purges:
         }
 
     def lines(self, *, now: float) -> Iterator[str]:
-        """Yield the lines of text output."""
+        """Yield the lines of the text output."""
         days = self.retention
-        apart = " or as set for their endpoint or reason" if days.by_reason or days.by_endpoint else ""
+        apart = " (or as set for their endpoint or reason)" if days.by_reason or days.by_endpoint else ""
         delivered = (
             "no delivered history"
             if days.delivered is None
@@ -151,7 +151,7 @@ class Purges:
         )
         yield (
             f"daily purge: {output.counted(self.forecast.dead_letters, 'dead letter')} older than {days.dead_letters:g} "
-            f"days{apart} and {delivered} would be removed now, {self.kept:,} would stay"
+            f"days{apart} and {delivered} would be removed now; {self.kept:,} would stay"
         )
         yield (f"archive: {output.visible(str(self.archive))}")
         if self.last is None:
@@ -164,12 +164,12 @@ class Purges:
 
 
 def read_purges(connection: Connection, settings: Settings, found: StoreStatus, *, now: float) -> Purges:
-    """Count what the daily purge would remove now.
+    """Count the deliveries that the daily purge would remove now.
 
     Args:
         connection: an open connection.
-        settings: contain the retention.
-        found: the counts of all endpoints.
+        settings: provide the retention.
+        found: the status of the whole store.
         now: seconds since the epoch.
     """
     retention = Retention.of_settings(settings)

@@ -19,7 +19,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
     """Show the progress of the work in the block; yield a function that takes the number done so far.
 
     Args:
-        what: the work, as in ``purging``.
+        what: the work, such as ``purging``.
         total: the amount of work; None if unknown.
     """
     console = output.stderr()
@@ -38,7 +38,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 async def shown_until_the_end(
     what: str, total: int, look: Callable[[], Awaitable[tuple[int, str]]], *, hidden: bool = False
 ) -> AsyncIterator[None]:
-    """Show the progress of the work in the block, read at intervals; its last state stays on the screen.
+    """Poll and show the progress of the work in the block; its final state stays on the screen.
 
     Args:
         what: the work, such as ``emitting``.

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
     from resonant.store import Store
 
-# The time until a killed run counts as dead. A live run needs less. Sends in progress are added to it.
+# A killed run counts as dead after this time; a live run reacts sooner. The endpoint's timeout is added for sends in
+# progress.
 _PATIENCE_SECONDS = LIVE_SECONDS + 15.0
 
 
@@ -29,12 +30,12 @@ def rotate(name: str, secret: SecretStr, settings: Settings, *, keep_old: float,
     Args:
         name: the endpoint's name.
         secret: the new secret.
-        settings: name the store that the runs use.
-        keep_old: how long the old secret signs too, in seconds.
+        settings: provide the store that the runs use.
+        keep_old: how long to sign with the old secret too, in seconds.
         show: print the new secret, even if the command is interrupted or fails: it is shown nowhere else.
 
     Raises:
-        ResonantError: the secret is not saved, may not be saved, or some run does not use it yet.
+        ResonantError: the secret was not saved, may not have been saved, or is not yet used by every run.
     """
     from blocks.catalog import NotConfirmed, rotate_secret
 
@@ -54,8 +55,8 @@ def rotate(name: str, secret: SecretStr, settings: Settings, *, keep_old: float,
         if behind:
             raise ResonantError(_not_done(name, behind))
         old = rotation.old_signs_until
-        also = "alone" if old is None else f"and with the old one too until {rfc3339(old.timestamp())}"
-        output.say(f"endpoint {name}: done, every run signs with the new secret, {also}")
+        also = "" if old is None else f", and with the old one too until {rfc3339(old.timestamp())}"
+        output.say(f"endpoint {name}: done, every run signs with the new secret{also}")
 
     run_with_store(work, settings)
 
@@ -64,7 +65,7 @@ def end_rotation(name: str, settings: Settings) -> None:
     """End the current rotation.
 
     Raises:
-        ResonantError: no rotation is under way, its end may not be saved, or some run still uses the old secret.
+        ResonantError: no rotation is in progress, its end may not have been saved, or a run still uses the old secret.
     """
     from blocks import catalog
 
@@ -101,7 +102,7 @@ def _repeat(name: str) -> str:
 
 
 def _not_done(name: str, behind: int) -> str:
-    return f"endpoint {name}: saved, but {_runs(behind)} the old secret alone. {_repeat(name)}"
+    return f"endpoint {name}: saved, but {_runs(behind)} only the old secret. {_repeat(name)}"
 
 
 def _runs(number: int) -> str:

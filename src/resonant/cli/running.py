@@ -1,4 +1,4 @@
-"""How a command runs on the store that the settings name."""
+"""Run a command on the configured store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = TypeVar("Row")
 
 
 class UntilStopped(Protocol):
-    """Passes rows on until Ctrl-C. The operation runs in a thread, which nothing else can stop."""
+    """Yields rows until Ctrl-C: the operation runs in a thread, which nothing else can stop."""
 
     def __call__(self, rows: Iterator[Row], /) -> Iterator[Row]:
         """Yield the rows; raise when it is time to stop."""
@@ -53,7 +53,7 @@ def who_runs_this() -> str:
 
 
 def run_with_store(work: Callable[[Store], Awaitable[T]], settings: Settings | None = None) -> T:
-    """Open the store, do this work on it, close it.
+    """Open the store, do this work on it, and close it.
 
     Raises:
         ResonantError: the settings are malformed, or the store cannot be used.

@@ -1,4 +1,4 @@
-"""What `emit`, `retry` and `replay` share: showing the progress and the outcomes of their own deliveries."""
+"""Show the progress and outcomes of a command's own deliveries, for `emit`, `retry` and `replay`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ async def tracked(
         tracker: tracks the command's own deliveries.
         what: the work, such as ``emitting``.
         who: the operator, for the audit.
-        total: the expected number of deliveries; None: those tracked now.
+        total: the expected number of deliveries; None: the number tracked now.
         verbose: show no progress, since Prefect's log is shown.
-        goes_on: the end of the message after Ctrl-C, which says how the remaining deliveries are sent.
+        goes_on: how the remaining deliveries are sent, for the message after Ctrl-C.
 
     Raises:
-        asyncio.CancelledError: its text says what remains.
+        asyncio.CancelledError: Ctrl-C; the message says what remains.
     """
     from resonant.dispatch.caller import Caller, calling
 
@@ -77,7 +77,7 @@ def print_outcomes(
         tracker: tracks these deliveries.
         text: the output without ``--json``.
         document: with ``--json``, the keys besides the outcomes.
-        endpoint: the endpoint of all of them, if there is only one.
+        endpoint: the endpoint, if all deliveries go to the same one.
         as_json: whether ``--json`` was given.
 
     Raises:

@@ -35,10 +35,13 @@ def register(app: typer.Typer) -> None:
 def simulate(
     outage: Annotated[
         str,
-        typer.Option(metavar="TIME", help="How long the endpoint is down at first, such as 90s, 5m or 24h."),
+        typer.Option(metavar="TIME", help="Length of the outage at the start, such as 90s, 5m or 24h."),
     ] = "30s",
     outage_kind: Annotated[
-        str, typer.Option(metavar="KIND", help="How it fails during the outage: refuse, 503, 429 or hang.")
+        str,
+        typer.Option(
+            metavar="KIND", help="How the endpoint fails during the outage: refuse, 503, 429 or hang."
+        ),
     ] = "refuse",
     flap: Annotated[
         str,
@@ -50,11 +53,14 @@ def simulate(
     capacity: Annotated[
         float,
         typer.Option(
-            metavar="N", min=0, max=100_000, help="Requests that it accepts per second; 0: no limit."
+            metavar="N",
+            min=0,
+            max=100_000,
+            help="Requests per second that the endpoint accepts; 0: no limit.",
         ),
     ] = 50.0,
     overload: Annotated[
-        str, typer.Option(metavar="KIND", help="What it does with more requests: 503, 429 or queue.")
+        str, typer.Option(metavar="KIND", help="How it handles excess requests: 503, 429 or queue.")
     ] = "503",
     retry_after: Annotated[
         str, typer.Option(metavar="TIME", help="The Retry-After of each 429 and 503; 0: none.")
@@ -93,10 +99,10 @@ def simulate(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show how retry policies treat an endpoint that fails, each with and without the gate.
+    """Show how retry policies treat a failing endpoint, each with and without the gate.
 
-    Runs the real gate and retry code in simulated time against a model of an endpoint. An hour takes a second. The same
-    options give the same figures. Sends nothing and reads no store.
+    Runs the real gate and retry code in simulated time against a model of an endpoint. A simulated hour takes a second.
+    The same options give the same figures. The command sends nothing and reads no store.
     """
     from resonant.lab.comparison import COMPARED, document, known_policies
     from resonant.lab.scenario import Outage, Overload, Scenario
@@ -122,7 +128,8 @@ def simulate(
     else:
         from resonant.lab import chart
 
-        with atomic_file(Path(svg), mode=READABLE_BY_ALL) as write:  # first: a wrong path fails at once
+        # Opened before the simulation, so that a wrong path fails at once.
+        with atomic_file(Path(svg), mode=READABLE_BY_ALL) as write:
             variants = _compare(scenario, policies, seeds)
             write(chart.svg(scenario, variants))
     if as_json:
@@ -182,7 +189,7 @@ def _write_table(scenario: Scenario, variants: Sequence[Variant]) -> None:
         )
     if any(variant.unfinished for variant in variants):
         output.write_paragraph(
-            "Some deliveries had not ended after three days: "
+            "Unfinished deliveries after three days: "
             + ", ".join(
                 f"{each.policy} {'with' if each.has_gate else 'without'} the gate {each.unfinished:,}"
                 for each in variants
@@ -192,7 +199,7 @@ def _write_table(scenario: Scenario, variants: Sequence[Variant]) -> None:
 
 
 def _write_chart(scenario: Scenario, variants: Sequence[Variant]) -> None:
-    """Show the requests per second of the first seed as one line of bars for each variant."""
+    """Show the requests per second of the first seed, with one line of bars per variant."""
     from resonant.lab.comparison import seen, window
 
     first, last = window(scenario)

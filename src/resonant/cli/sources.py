@@ -1,4 +1,4 @@
-"""Reading input from files, pipes and standard input, until the end or a signal."""
+"""Read input from files, pipes and standard input, until the end or a signal."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def noted_signals() -> Iterator[Interruption]:
         return
     loop = asyncio.get_running_loop()
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    # A shell lets its background jobs ignore SIGINT.
+    # Shells start background jobs with SIGINT ignored.
     handlers = {each: handler for each, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
 
     def restore() -> None:
@@ -83,7 +83,7 @@ def noted_signals() -> Iterator[Interruption]:
 async def chunks(source: Source, interruption: Interruption) -> AsyncGenerator[bytes, None]:
     """Yield chunks as they arrive, and an empty chunk when the source pauses.
 
-    At the end of the source the last line gets a line end. A signal ends the reading without that.
+    A missing line end is added at the end of the source, but not after a signal.
     """
     waits, ended = source.size is None, True
     while interruption.signal is None:
@@ -101,7 +101,7 @@ async def chunks(source: Source, interruption: Interruption) -> AsyncGenerator[b
             return
         ended = chunk.endswith(b"\n")
         yield chunk
-        await asyncio.sleep(0)  # lets signals through when no line leads to a write
+        await asyncio.sleep(0)  # lets signals be handled if no line causes a write
 
 
 async def _readable(fd: int, timeout_seconds: float | None, interruption: Interruption) -> bool:
@@ -125,15 +125,15 @@ async def _readable(fd: int, timeout_seconds: float | None, interruption: Interr
 
 
 def what_is_wrong(beginning: bytes) -> str | None:
-    """Return what a file looks like if its first bytes cannot be JSON lines, otherwise None."""
+    """Describe a file whose first bytes cannot be JSON lines; return None for any other file."""
     for magic, name in _COMPRESSED.items():
         if beginning.startswith(magic):
             return f"looks like a file compressed with {name}: decompress it first"
     if b"\0" not in beginning[:_LOOKED_AT_BYTES]:
         return None
     if beginning.startswith(_UTF_16):
-        return "looks like UTF-16: convert it to UTF-8 first, as `iconv -f UTF-16 -t UTF-8` does"
-    return "looks like a binary file: JSON lines are UTF-8 text, one event a line"
+        return "looks like UTF-16: convert it to UTF-8 first, for example with `iconv -f UTF-16 -t UTF-8`"
+    return "looks like a binary file: JSON lines are UTF-8 text, one event per line"
 
 
 def check_readable(paths: Iterable[str]) -> None:

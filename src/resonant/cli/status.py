@@ -1,4 +1,4 @@
-"""``resonant status``, ``dlq``, ``failed``, ``retry-candidates``: the first commands of an operator."""
+"""``resonant status``, ``dlq``, ``failed`` and ``retry-candidates``: show the state of the store and its dead letters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 50
 COUNTED = 10_000
-# Deliveries that are due for longer than this, in seconds, without being claimed need another emission.
+# Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
 _OVERDUE_SECONDS = 60.0
 _Word = TypeVar("_Word", bound=str)
 
@@ -46,16 +46,16 @@ class _List:
 
 
 _LISTS = (
-    _List("dlq", "List dead letters, the newest first.", "resonant dlq --group --since 2h"),
+    _List("dlq", "List dead letters, newest first.", "resonant dlq --group --since 2h"),
     _List(
         "failed",
-        "List permanent failures, which no retry can cure.",
+        "List permanent failures, which a retry would not fix.",
         "resonant failed --type 'com.example.order.*' --limit 0",
         reason="permanent",
     ),
     _List(
         "retry-candidates",
-        "List dead letters that a retry may deliver: category transient.",
+        "List dead letters that a retry may deliver (category transient).",
         "resonant retry-candidates --code http_503 --json",
         category="transient",
     ),
@@ -74,7 +74,7 @@ def status(
     endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Only this endpoint.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the balance, active alerts, each endpoint, and what the daily purge would remove.
+    """Show the balance, active alerts, each endpoint, and a forecast of the daily purge.
 
     The balance: accepted = pending + retrying + delivered + dead letter + purged.
     """
@@ -150,7 +150,7 @@ def _write_status(found: StoreStatus, *, now: float) -> None:
 
 
 def next_step(found: StoreStatus, *, now: float) -> str:
-    """Return what the operator should do next."""
+    """Return advice for the operator, on one line."""
     waiting = found.pending + found.retrying
     if not found.balanced:
         counted = waiting + found.delivered + found.dead_letter + found.purged
@@ -172,7 +172,7 @@ def next_step(found: StoreStatus, *, now: float) -> str:
             "`resonant deliveries` lists them"
         )
     elif waiting:
-        steps.append(f"{output.counted(waiting, 'delivery is', 'deliveries are')} on the way")
+        steps.append(f"{output.counted(waiting, 'delivery is', 'deliveries are')} in progress")
     if found.dead_letter:
         steps.append(f"`resonant dlq` shows {output.counted(found.dead_letter, 'dead letter')}")
     return "; ".join(steps) or "nothing to do"
@@ -181,9 +181,7 @@ def next_step(found: StoreStatus, *, now: float) -> str:
 def _listing(which: _List) -> Callable[..., None]:
     def listing(
         *,
-        limit: Annotated[
-            int, typer.Option(metavar="N", min=0, help="Maximum rows; 0 is all.")
-        ] = DEFAULT_LIMIT,
+        limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = DEFAULT_LIMIT,
         endpoint: filters.EndpointFilter = None,
         event_type: filters.TypeFilter = None,
         category: filters.CategoryFilter = None,
@@ -195,7 +193,7 @@ def _listing(which: _List) -> Callable[..., None]:
         after: filters.After = None,
         group: Annotated[
             bool,
-            typer.Option("--group", help="Group dead letters by cause, and say what to do about each."),
+            typer.Option("--group", help="Group dead letters by cause, with advice for each group."),
         ] = False,
         as_json: options.Json = False,
     ) -> None:
@@ -211,7 +209,7 @@ def _listing(which: _List) -> Callable[..., None]:
         )
         now = time.time()
         if group and after is not None:
-            raise options.Misuse("--after continues a list of dead letters; it does not go with --group")
+            raise options.Misuse("--after cannot be combined with --group")
         if group:
             _list_groups(selection, limit=limit, as_json=as_json, now=now)
         else:
@@ -222,7 +220,7 @@ def _listing(which: _List) -> Callable[..., None]:
 
 def _only(which: _List, field: str, fixed: _Word | None, asked: _Word | None) -> _Word | None:
     if fixed and asked and asked != fixed:
-        raise options.Misuse(f"{which.name} lists {field} {fixed} only: `resonant dlq --{field} {asked}`")
+        raise options.Misuse(f"{which.name} lists only {field} {fixed}: use `resonant dlq --{field} {asked}`")
     return fixed or asked
 
 
@@ -240,7 +238,7 @@ def _list_groups(selection: Selection, *, limit: int, as_json: bool, now: float)
     if len(shown) < len(groups):
         output.say(f"showing {len(shown):,} of {len(groups):,} groups: --limit 0 shows all")
     elif not groups:
-        output.say("no dead letters" if selection.is_empty else "no such dead letters")
+        output.say("no dead letters" if selection.is_empty else "no dead letters match")
 
 
 def _list_dead_letters(
@@ -266,7 +264,7 @@ def _list_dead_letters(
             )
         else:
             dlq_view.write_dead_letters(dead_letters, states, now=now)
-        # Counting a million takes longer than showing the first of them.
+        # Counting a million rows takes longer than showing the first page.
         total = count_dead_letters(connection, selection, at_most=COUNTED)
         if 0 < limit < total:
             of = f"{total:,}" if total < COUNTED else f"{COUNTED:,} or more"
@@ -278,6 +276,6 @@ def _list_dead_letters(
                 more = "these are the last"
             output.say(f"showing {min(len(shown), limit):,} of {of}: {more}")
         elif not total:
-            output.say("no dead letters" if selection.is_empty else "no such dead letters")
+            output.say("no dead letters" if selection.is_empty else "no dead letters match")
 
     run_reading(show)

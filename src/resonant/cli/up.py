@@ -1,4 +1,4 @@
-"""``resonant up``: Prefect's server, a worker and the deployments on this machine, for as long as it runs."""
+"""``resonant up``: run a Prefect server, a worker and the deployments on this machine."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def _what_runs(stack: Stack, store: str) -> str:
         f"flows        {project_directory()}\n"
         f"store        {store}\n"
         f"logs         {', '.join(str(part.log) for part in stack.parts)}\n"
-        "Ctrl-C stops all of it.\n"
+        "Ctrl-C stops everything.\n"
     )

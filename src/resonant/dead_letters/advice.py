@@ -1,4 +1,4 @@
-"""What an operator should do about similar dead letters, on one line."""
+"""One-line advice for operators about dead letters."""
 
 from __future__ import annotations
 
@@ -7,38 +7,36 @@ import shlex
 # {replay} is the whole command. It skips permanent failures unless it has --include-permanent.
 _WAIT = "wait until it answers (`resonant endpoint test {endpoint}`), then {slow_replay}"
 _CREDENTIAL = (
-    "fix the endpoint's credential (`resonant endpoint update {endpoint} --header @FILE`, or --url; its signing secret by "
+    "fix the endpoint's credential (`resonant endpoint update {endpoint} --header @FILE`, or --url; for its signing secret, "
     "`resonant endpoint rotate-secret {endpoint}`), then {replay}"
 )
 _URL = "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`), then {replay}"
 _PAYLOAD = (
-    "the receiver refuses these events: look at one (`resonant detail {event_id}`), fix the producer or the receiver, then "
+    "the receiver rejects these events: inspect one (`resonant detail {event_id}`), fix the producer or the receiver, then "
     "{replay}, or purge"
 )
-_GONE = (
-    "the endpoint says that it is gone for good: remove it (`resonant endpoint remove {endpoint}`), and purge"
-)
+_GONE = "the endpoint answers that it is gone for good: remove it (`resonant endpoint remove {endpoint}`) and purge"
 _ADDRESS = (
     "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`), or permit private addresses (--allow-private), "
     "then {replay}"
 )
-_TLS = "check that the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) names a port that speaks TLS, then {replay}"
-_CERTIFICATE = "have the certificate renewed or its name fixed, then {replay}"
+_TLS = "check that the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) has a port that speaks TLS, then {replay}"
+_CERTIFICATE = "ask for a certificate that is valid and has the right name, then {replay}"
 _NAME = (
     "check the name in the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) and this machine's resolver, "
     "then {replay}"
 )
-_SLOWER = "it asks for less: once it has caught up, {slow_replay}"
-_HERE = "the fault is on this side (connections, proxy, disk or code): fix it here, then {replay}"
-_CRASHED = (
-    "workers were lost while sending: look at their memory and logs, and at the events' size, before a replay"
-)
+_SLOWER = "it limits the rate: once it has caught up, {slow_replay}"
+_HERE = "the fault is local (connections, proxy, disk or code): fix it, then {replay}"
+_CRASHED = "workers were lost while sending: check their memory and logs, and the size of the events, before a replay"
 _EXPIRED = "it failed for longer than the policy's max_age: {replay} once it answers, or raise max_age"
-_CANCELLED = "an operator gave these up (`resonant audit` says who): replay them only if that was wrong"
-_UNKNOWN = "look at one (`resonant detail {event_id}`), and give the classifier a rule for this failure"
+_CANCELLED = (
+    "an operator cancelled these (`resonant audit` shows who): replay them only if that was a mistake"
+)
+_UNKNOWN = "inspect one (`resonant detail {event_id}`), and add a rule for this failure to the classifier"
 
 _BY_REASON = {"crashed": _CRASHED, "cancelled": _CANCELLED}
-# Only if they are permanent: a Retry-After or the endpoint's override makes them transient.
+# Only for permanent failures: a Retry-After or an override of the endpoint makes these codes transient.
 _BY_PERMANENT_CODE = {
     "http_401": _CREDENTIAL,
     "http_402": _CREDENTIAL,
@@ -78,11 +76,11 @@ def advise(
     event_id: str = "ID",
     maybe_processed: bool = False,
 ) -> str:
-    """Return what to do about dead letters with this code, reason and category, which may be empty.
+    """Return advice about dead letters with this code, reason and category; any of them may be empty.
 
     Args:
-        code, reason, category, endpoint: those of the dead letters.
-        event_id: an example.
+        code, reason, category, endpoint: common to the dead letters.
+        event_id: the event id of an example.
         maybe_processed: whether the receiver may have processed them.
     """
     is_permanent = category == "permanent"
@@ -105,7 +103,7 @@ def advise(
 
 
 def processed(code: str) -> str:
-    """Describe how likely the receiver processed a possibly processed event that failed with this code."""
+    """Return whether the receiver probably or only possibly processed an event that failed with this code."""
     return "probably processed" if code in _SENT_WITHOUT_ANSWER else "possibly processed"
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 1024 * 1024
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b\x08"
-# The beginning of every document of a purge (`read_history`). In another file, text after the last line would be cut off.
+# Every document of a purge (`read_history`) begins with this. Other files are refused: mending would truncate them.
 _BEGINNING = b'{"event": {"id": "'
 
 
@@ -54,7 +54,7 @@ class Archive:
         data = gzip.compress(data, compresslevel=6, mtime=0) if self._is_compressed else data
         try:
             with _alone(self._file.fileno()) as descriptor:
-                # Another process may have been killed since, and data after an incomplete batch would be lost with it.
+                # Another process may have been killed since; data after its incomplete batch would be lost.
                 self._mend(descriptor)
                 try:
                     _write_all(descriptor, data)
@@ -66,27 +66,27 @@ class Archive:
                 self._whole += len(data)
         except OSError as error:
             raise ArchiveError(
-                f"{self._file.name}: {error.strerror}; what was not archived was not purged"
+                f"{self._file.name}: {error.strerror}; rows that were not archived were not purged"
             ) from None
 
     def mend(self) -> None:
         """Cut off an incomplete end, left by a killed process or a disk failure; its rows were not purged.
 
         Raises:
-            OSError: it cannot be read or cut, or it is another file, which could lose data.
+            OSError: the file cannot be read or truncated, or it is not an archive, so truncation could lose data.
         """
         with _alone(self._file.fileno()) as descriptor:
             self._mend(descriptor)
 
     def _mend(self, descriptor: int) -> None:
-        """Cut off an incomplete end, under the lock; reads only what was added since the last call."""
+        """Cut off an incomplete end, under the lock; reads only bytes added since the last call."""
         size = os.fstat(descriptor).st_size
         if size < self._whole:  # another process truncated it
             self._whole = 0
         if size == self._whole:
             return
         if self._whole == 0 and not _is_archive(os.pread(descriptor, _CHUNK_BYTES, 0), self._is_compressed):
-            raise OSError(errno.EINVAL, "is not an archive of a purge: name another file")
+            raise OSError(errno.EINVAL, "is not an archive of a purge: choose another file")
         mended = _mended_members if self._is_compressed else _mended_lines
         self._whole = mended(descriptor, self._whole, size)
         if self._whole < size:
@@ -98,7 +98,7 @@ def opened_archive(path: Path) -> Iterator[Archive]:
     """Open an archive to append to, readable only by its owner.
 
     Raises:
-        ArchiveError: it cannot be opened, or is another file, which stays unchanged.
+        ArchiveError: the file cannot be opened, or is not an archive; it stays unchanged.
     """
     try:
         file = open_private(path.expanduser(), "a+b", buffering=0)
@@ -106,8 +106,8 @@ def opened_archive(path: Path) -> Iterator[Archive]:
         raise ArchiveError(f"{path}: {error.strerror}; nothing was purged") from None
     with file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
-            # It cannot be synced. Since it is open for reading too, writes would block forever once it is full.
-            raise ArchiveError(f"{path}: is a pipe: name a file; nothing was purged")
+            # A pipe cannot be synced. Since it is open for reading too, writes would block forever once it is full.
+            raise ArchiveError(f"{path}: is a pipe: choose a file; nothing was purged")
         archive = Archive(file)
         try:
             archive.mend()
@@ -120,7 +120,7 @@ def opened_archive(path: Path) -> Iterator[Archive]:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    # A nearly full disk writes a part; only the next write raises an error.
+    # On a nearly full disk, a write is partial, and only the next write raises an error.
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
@@ -170,7 +170,9 @@ def _mended_members(descriptor: int, start: int, size: int) -> int:
     """
     whole = _end_of_last_member(descriptor, start)
     if whole < size and _has_member(descriptor, whole + 1):
-        raise OSError(errno.EINVAL, f"is damaged at byte {whole:,}, and more follows: name another file")
+        raise OSError(
+            errno.EINVAL, f"is damaged at byte {whole:,}, and more data follows: choose another file"
+        )
     return whole
 
 

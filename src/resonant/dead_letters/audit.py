@@ -25,11 +25,11 @@ _t = schema.audit
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One operation: who did what, by which selection, to how many deliveries.
+    """One operation: who did what to which selection, and how many deliveries it changed.
 
     Attributes:
         at: when it began, seconds since the epoch.
-        count: how many deliveries so far.
+        count: how many deliveries it has changed so far.
         ended_at: when it ended or was stopped; None while it runs, or if it was killed.
     """
 
@@ -48,7 +48,7 @@ async def audited(
     """Record an operation and its end in the audit; yield the id of the row, for ``add_to_audit``.
 
     Raises:
-        StoreUnavailable: it cannot be recorded; nothing was done.
+        StoreUnavailable: the operation cannot be recorded; nothing was changed.
     """
     beginning = asyncio.ensure_future(
         store.write(begin_audit, at=store.clock(), who=who, action=action, selection=selection)
@@ -63,7 +63,7 @@ async def audited(
 def begin_audit(
     connection: Connection, *, at: float, who: str, action: Action, selection: Mapping[str, object]
 ) -> int:
-    """Record the beginning of an operation; return the id of the row."""
+    """Record the start of an operation; return the id of its row."""
     row = {
         "at": at,
         "who": who,
@@ -90,7 +90,7 @@ def end_audit(connection: Connection, audit_id: int, *, now: float) -> None:
 def read_audit(
     connection: Connection, *, limit: int | None = None, action: Action | None = None
 ) -> list[AuditEntry]:
-    """Return audit entries, the newest first."""
+    """Return audit entries, newest first."""
     columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at)
     query = select(*columns).order_by(_t.c.id.desc()).limit(limit)
     rows = connection.execute(query if action is None else query.where(_t.c.action == action))

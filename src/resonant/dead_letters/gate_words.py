@@ -1,4 +1,4 @@
-"""An endpoint's gate in words: its state, the reason, and what an operator should do."""
+"""Describe an endpoint's gate: its state, the reason, and advice for operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from resonant.store.gates import Gate
 
-# After this time without a probe or a renewed pilot, no run sends to the endpoint.
+# Without a probe or a renewed pilot for this long, no run is sending to the endpoint.
 _UNATTENDED_SECONDS = 60.0
 _RESUME = "`resonant endpoint resume {endpoint}` sends again"
 _GONE = (
@@ -19,19 +19,19 @@ _GONE = (
     "(`resonant cancel --endpoint {endpoint}`); otherwise `resonant endpoint resume {endpoint}` sends again"
 )
 _PROBING = (
-    "repair the receiver: a probe finds that it works, and the deliveries follow; `resonant endpoint resume {endpoint}` "
+    "repair the receiver: once a probe succeeds, the deliveries are sent; `resonant endpoint resume {endpoint}` "
     "sends a probe now"
 )
-_WAITING = "nothing: the endpoint asked for this pause, and the deliveries follow"
+_WAITING = "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"
 _PACED = "nothing: the pace grows while the endpoint keeps up"
 
 
 def described(gate: Gate, *, held: int, now: float) -> str:
-    """Describe a gate on one line: state, since when, pace, reason, next probe, and how many deliveries it holds.
+    """Describe a gate on one line: state, duration, pace, reason, next probe, and number of held deliveries.
 
     Args:
         gate: the endpoint's gate.
-        held: how many deliveries are due and held.
+        held: the number of deliveries that are due and held.
         now: seconds since the epoch.
     """
     if not gate.governs_at(now):
@@ -40,12 +40,12 @@ def described(gate: Gate, *, held: int, now: float) -> str:
     if held:
         parts.append(f"{held:,} held")
     if held and _is_unattended(gate, now):
-        parts.append("no run sends to it: `resonant emit` does")
+        parts.append("no run is sending to it: start `resonant emit`")
     return "; ".join(parts)
 
 
 def advice(gate: Gate, now: float) -> str:
-    """Return what to do about an endpoint whose gate holds deliveries back; empty for the others."""
+    """Return advice about an endpoint whose gate holds deliveries back; empty if it holds none back."""
     if not gate.governs_at(now):
         return ""
     by_state = {"paused": _GONE if gate.is_gone else _RESUME, "probing": _PROBING, "paced": _PACED}
@@ -60,13 +60,13 @@ def next_probe_at(gate: Gate) -> float | None:
 
 
 def pace(gate: Gate) -> str | None:
-    """Return the pace of a gate in words; None if it is not paced."""
+    """Describe the pace of a gate; return None if it is not paced."""
     return f"{gate.pace:.3g} per second" if gate.state == "paced" and gate.pace is not None else None
 
 
 def _parts(gate: Gate, held: int, now: float) -> Iterator[str]:
     is_told_to_wait = gate.not_before is not None and gate.not_before > now
-    for_how_long = f"for {span((gate.not_before or now) - now)} more, as it asked by Retry-After"
+    for_how_long = f"for {span((gate.not_before or now) - now)} more, as its Retry-After requested"
     if gate.state == "normal":
         yield f"waiting {for_how_long}"
         return

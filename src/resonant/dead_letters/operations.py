@@ -1,4 +1,4 @@
-"""Operations of an operator on deliveries: replay, cancel, purge. Each transaction also counts its changes in the audit."""
+"""Operator actions on deliveries: replay, cancel, purge. Each transaction also counts its changes in the audit."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ def replay(
 ) -> Replayed:
     """Begin a new round for up to ``limit`` dead letters, oldest first, and lease them. Their history is kept.
 
-    Two replays at once never take the same dead letter: each skips the rows that the other has locked, and a taken one is
-    no longer a dead letter. The leases of a killed replay expire, like those of any worker.
+    Concurrent replays never take the same dead letter: each skips the rows that the other has locked, and a taken
+    delivery is no longer a dead letter. The leases of a killed replay expire, like those of any worker.
 
     Args:
         connection: in a write transaction.
         selection: selects the dead letters.
-        died_before: the replay's start, seconds since the epoch, so that a dead letter that fails again is not taken again.
+        died_before: the replay's start, seconds since the epoch, so that no dead letter is taken twice.
         include_permanent: include permanent failures.
         without_endpoints: skip the dead letters of these endpoints.
         limit: the maximum number.
         owner: the owner of the leases.
         now: seconds since the epoch.
         lease_seconds: the duration of the leases.
-        audit_id: the audit row of ``begin_audit``.
+        audit_id: the id that ``begin_audit`` returned.
         after: continue after this dead letter, which avoids a scan of skipped rows.
     """
     dead_letters = DeadLetters.of(
@@ -125,7 +125,7 @@ def _take_back(connection: Connection, picked: Sequence[Key], *, now: float) -> 
 
 
 class Cancelled(NamedTuple):
-    """How many deliveries were given up, and the id of the last of them."""
+    """The number of deliveries that were given up, and the id of the last one."""
 
     number: int
     last: int | None
@@ -143,17 +143,18 @@ def cancel(
 ) -> Cancelled:
     """Cancel up to ``limit`` unfinished deliveries, with reason ``cancelled``; deliveries being sent now are skipped.
 
-    If a delivery waits for a retry in some process, that process loses its lease. Rows that another transaction has locked
-    are awaited, not skipped; otherwise they would be missed.
+    If a delivery waits for a retry in some process, that process loses its lease. The transaction
+    waits for rows that another one has locked; skipped rows would be missed.
 
     Args:
         connection: in a write transaction.
         selection: selects the deliveries; its times are acceptance times.
         limit: the maximum number.
         now: seconds since the epoch.
-        accepted_until: skip deliveries accepted later, seconds since the epoch; otherwise a busy producer could keep it going.
+        accepted_until: skip deliveries accepted later, seconds since the epoch; otherwise a busy
+            producer could keep the cancellation running.
         after: continue after this delivery, which avoids a scan of skipped rows.
-        audit_id: the audit row of ``begin_audit``.
+        audit_id: the id that ``begin_audit`` returned.
     """
     unfinished = [_d.c.available_at.is_not(None), _d.c.sending.is_(False), *selection.of_unfinished()]
     if accepted_until is not None:
@@ -188,7 +189,7 @@ def cancel(
 
 
 class Cancellable(NamedTuple):
-    """The effect that a cancellation would have now.
+    """The effect of a cancellation now.
 
     Attributes:
         number: deliveries that would be given up.
@@ -199,7 +200,7 @@ class Cancellable(NamedTuple):
     being_sent: int
 
     def __str__(self) -> str:
-        left = f"; {self.being_sent:,} being sent now would be left alone" if self.being_sent else ""
+        left = f"; {self.being_sent:,} being sent now would not be cancelled" if self.being_sent else ""
         return f"{self.number:,} would be given up{left}"
 
 
@@ -212,7 +213,7 @@ def cancellable(connection: Connection, selection: Selection) -> Cancellable:
 
 
 def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bool]]:
-    """Return the conditions for the final deliveries that a purge removes: those that ended before this time."""
+    """Return the conditions for purgeable deliveries: those with this final status that ended by this time."""
     is_status = schema.is_dead_letter if status == "dead_letter" else schema.is_delivered
     return [is_status, _d.c.finished_at <= finished_before]
 
@@ -220,13 +221,13 @@ def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bo
 def purge(
     connection: Connection, delivery_ids: Sequence[int], *, now: float, audit_id: int | None = None
 ) -> int:
-    """Remove these deliveries for good, with their history and with events that no other delivery needs.
+    """Remove these deliveries permanently, with their history and the events that no other delivery needs.
 
     Args:
         connection: in a write transaction.
         delivery_ids: locked in the same transaction, by ``lock_final`` or ``pick_final``.
         now: seconds since the epoch.
-        audit_id: the audit row of ``begin_audit``.
+        audit_id: the id that ``begin_audit`` returned.
     """
     if not delivery_ids:
         return 0
@@ -260,7 +261,7 @@ def pick_final(
     limit: int,
     after: Key | None = None,
 ) -> list[Key]:
-    """Lock up to ``limit`` final deliveries, the earliest ended first; skip those that another transaction has locked.
+    """Lock up to ``limit`` final deliveries, earliest ended first; skip rows that another transaction has locked.
 
     Args:
         connection: in a write transaction.
@@ -280,13 +281,13 @@ def look_for_final(
     most_bytes: int,
     after: Key | None = None,
 ) -> list[Key]:
-    """Find final deliveries, the earliest ended first, without locks; returns at least one if there is any.
+    """Find final deliveries, earliest ended first, without locks; return at least one if any exist.
 
     Args:
         connection: open.
         conditions: select the deliveries.
         limit: the maximum number.
-        most_bytes: the maximum size of their events together, except for a single one.
+        most_bytes: the maximum total size of their events; a single larger event is returned too.
         after: continue after this one.
     """
     events = schema.events
@@ -350,5 +351,5 @@ def read_history(connection: Connection, delivery_ids: Sequence[int]) -> Iterato
 
 
 def count(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> int:
-    """Return how many deliveries meet the conditions."""
+    """Return the number of deliveries that meet the conditions."""
     return connection.execute(select(func.count()).select_from(_d).where(*conditions)).scalar_one()

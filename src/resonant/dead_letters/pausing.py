@@ -1,4 +1,4 @@
-"""Pausing and resuming an endpoint by hand, with a row in the audit."""
+"""Pause and resume an endpoint manually, with a row in the audit."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Paused:
     """The result of a pause.
 
     Attributes:
-        before: the gate before it.
-        after: the gate after it; the same if the endpoint was already paused.
+        before: the gate before the pause.
+        after: the gate after the pause; unchanged if the endpoint was already paused.
     """
 
     before: Gate
@@ -45,8 +45,8 @@ class Resumed:
     """The result of a resumption.
 
     Attributes:
-        before: the gate before it.
-        after: the gate after it; the same if the endpoint was normal or paced.
+        before: the gate before the resumption.
+        after: the gate after the resumption; unchanged if the endpoint was normal or paced.
         made_due: how many parked deliveries were made due; None if not requested.
     """
 
@@ -58,7 +58,7 @@ class Resumed:
         name = self.before.endpoint
         match self.before.state:
             case "paused":
-                said = f"endpoint {name} is resumed: a probe is due now, and if it works, the other deliveries follow"
+                said = f"endpoint {name} is resumed: a probe is due now and, if it succeeds, the other deliveries follow"
             case "probing":
                 said = f"endpoint {name} was not paused, but probing: a probe is due now"
             case state:

@@ -1,4 +1,4 @@
-"""Purge: irreversible removal by retention, in short transactions, after an archive is written and synced."""
+"""Purge: remove deliveries past their retention, irreversibly, in short transactions, after syncing an archive."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Retention:
 
     Attributes:
         dead_letters: for dead letters without a rule below.
-        delivered: for delivered ones; None keeps them.
-        by_reason: for dead letters with a reason.
-        by_endpoint: for dead letters of an endpoint; takes precedence over the reason.
+        delivered: for deliveries with status ``delivered``; None keeps them forever.
+        by_reason: for dead letters, keyed by reason.
+        by_endpoint: for dead letters, keyed by endpoint; takes precedence over the reason.
     """
 
     dead_letters: float = 30.0
@@ -65,7 +65,7 @@ class Retention:
         )
 
     def rules(self, now: float) -> list[list[ColumnElement[bool]]]:
-        """Return the conditions of each rule for what may be purged now; no delivery meets two rules."""
+        """Return the conditions of each rule for purgeable deliveries; no delivery meets two rules."""
 
         def ended(status: operations.Final, days: float) -> list[ColumnElement[bool]]:
             return operations.purgeable(status, finished_before=now - days * DAY_SECONDS)
@@ -91,7 +91,7 @@ class PurgeReport:
     """The result of a purge, or of its dry run.
 
     Attributes:
-        purged: deliveries removed; with ``dry_run``, those that would be.
+        purged: deliveries removed; with ``dry_run``, those that would be removed.
         kept: final deliveries that stay.
         dry_run: whether nothing was removed.
     """
@@ -113,7 +113,7 @@ class Forecast:
 
 
 def forecast(connection: Connection, retention: Retention, *, now: float) -> Forecast:
-    """Count what a purge with this retention would remove at ``now``, in seconds since the epoch."""
+    """Count the deliveries that this retention would remove at ``now``, in seconds since the epoch."""
     counts = [operations.count(connection, rule) for rule in retention.rules(now)]
     delivered = 0 if retention.delivered is None else counts.pop()
     return Forecast(sum(counts), delivered)
@@ -125,7 +125,7 @@ def daily_archive(settings: Settings, now: float) -> Path:
 
 
 def prepared_archive(asked: str | None, settings: Settings, now: float) -> Path | None:
-    """Return the archive of a purge: the given file, None for ``none``, by default the archive of the day.
+    """Return the archive of a purge: the given file, None for ``none``, otherwise the archive of the day.
 
     Raises:
         ArchiveError: the folder of the day's archive cannot be created.
@@ -158,13 +158,13 @@ async def purge(
         retention: how long deliveries are kept.
         who: the operator, for the audit.
         archive: a file to append removed deliveries to, one JSON document per line; gzip if its name ends in ``.gz``. A
-            row is removed after its archive is on disk; after a crash between the two it is in both.
+            row is removed once its archive entry is on disk; after a crash between the two steps, it is in both.
         dry_run: only count.
         on_progress: called with the number purged so far.
 
     Raises:
         ArchiveError: the archive cannot be written.
-        StoreUnavailable: the store went away; earlier removals stay, and are in the audit.
+        StoreUnavailable: the store became unavailable; earlier removals persist and are in the audit.
     """
     now = store.clock()
     rules = retention.rules(now)
@@ -180,7 +180,7 @@ async def purge(
             file: Archive | None = None
             for rule in rules:
                 last = None
-                # Before the write lock is taken: a rule may skip many rows.
+                # Searched before taking the write lock, since a rule may skip many rows.
                 while picked := await store.read(
                     operations.look_for_final, rule, limit=batch.size, most_bytes=_MOST_BYTES, after=last
                 ):
@@ -199,7 +199,7 @@ async def purge(
 
 
 class _Batch:
-    """How many deliveries to remove in the next transaction, learned from the last one."""
+    """The number of deliveries for the next transaction, adapted to the duration of the last one."""
 
     def __init__(self) -> None:
         self.size = _FIRST
@@ -219,7 +219,7 @@ def _purge_batch(
     now: float,
     audit_id: int,
 ) -> tuple[int, float]:
-    """Return how many were purged, and when the write lock was acquired, so that the wait for it is not measured."""
+    """Return the number purged, and when the write lock was acquired: the measured duration excludes that wait."""
     began = time.perf_counter()
     ids = operations.lock_final(connection, picked, rule)
     if ids and archive is not None:

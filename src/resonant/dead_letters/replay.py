@@ -1,4 +1,4 @@
-"""Replay: sending dead letters again, oldest first, at a limited rate with a slow start."""
+"""Replay: send dead letters again, oldest first, at a limited rate with a slow start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIED_AGAIN = "DiedAgain"
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1
-# The longest delay of this process, in seconds, that one burst makes up for. The rest of a recent delay is made up for
+# One burst makes up for at most this much delay of the process, in seconds. The rest of a recent delay is made up
 # gradually.
 _BURST_SECONDS = 0.05
 _CATCH_UP_SHARE = 0.08
@@ -38,7 +38,7 @@ _CANCEL_BATCH = 500
 
 
 class EmptySelection(ResonantError):
-    """The selection is empty, and everything was not requested explicitly."""
+    """The selection is empty, but ``everything`` is not set."""
 
 
 def require_restricted(selection: Selection, *, everything: bool) -> None:
@@ -48,7 +48,7 @@ def require_restricted(selection: Selection, *, everything: bool) -> None:
         EmptySelection: the selection is empty.
     """
     if selection.is_empty and not everything:
-        raise EmptySelection("the selection is empty: restrict it, or select all explicitly")
+        raise EmptySelection("the selection is empty: add a filter, or select all explicitly")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ReplayRequest:
         without_endpoints: skip the dead letters of these endpoints.
 
     Raises:
-        EmptySelection: the selection is empty, and ``everything`` is not set.
+        EmptySelection: the selection is empty, but ``everything`` is not set.
     """
 
     selection: Selection
@@ -100,7 +100,7 @@ class ReplayRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What a replay would take now, and what it would skip.
+    """The number of dead letters that a replay would send now, and that it would skip.
 
     Attributes:
         selected: dead letters that would be sent again.
@@ -117,7 +117,7 @@ class ReplayPlan:
 
     @property
     def left_out(self) -> list[str]:
-        """What is skipped, and why."""
+        """Descriptions of the skipped dead letters."""
         found = []
         if self.permanent:
             found.append(
@@ -129,7 +129,7 @@ class ReplayPlan:
 
 
 async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
-    """Count what a replay would take, and change nothing."""
+    """Count the dead letters that a replay would take, without changing anything."""
     died_before = store.clock()
 
     def count(connection: Connection, *, include_permanent: bool) -> int:
@@ -230,7 +230,7 @@ class Pace:
         return max(0.005, min(_BURST_SECONDS / 4, 1 / self._rate))
 
     def _allowed(self, elapsed: float) -> float:
-        """Return the integral of the rate from 0. The rate grows from a tenth to the full rate, then stays."""
+        """Return the integral of the rate from 0. The rate grows from a tenth to the full rate, then stays constant."""
         ramp = min(elapsed, self._slow_start)
         share = _SLOW_START_SHARE * ramp
         if self._slow_start:
@@ -268,7 +268,7 @@ async def take_dead_letters(
             after=last,
         )
         replayed = await retry_while_unavailable(take, store.lease_seconds / 3)
-        # At the end, start once more from the beginning: rows that were locked and then released were skipped.
+        # At the end, search once more from the beginning for rows that were skipped because they were locked.
         is_over = last is None and not replayed.leases
         last = replayed.last
         if is_over:

@@ -1,4 +1,4 @@
-"""Triage: grouping dead letters by cause, with advice for each group."""
+"""Triage: group dead letters by cause, with advice for each group."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Group:
         reason, category: the most frequent ones, or empty.
         error: the error text, with variable parts replaced.
         count: the number of dead letters.
-        first_at, last_at: when the first and the last were given up, seconds since the epoch.
-        example: the event id of the newest.
-        advice: what to do.
+        first_at, last_at: when the first and the last of them were given up, seconds since the epoch.
+        example: the event id of the newest dead letter.
+        advice: the recommended action.
         answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
         maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.
     """

@@ -1,16 +1,16 @@
 """The private and undocumented names of Prefect that Resonant uses, and why the public API is not enough.
 
 Prefect may rename these in any release. ``check_client_names`` and ``check_server_names`` look for each name at start,
-so that a change in Prefect causes a one-line error at start, and not a traceback in the middle of a run.
+so that a change in Prefect causes a one-line error at start instead of a traceback in the middle of a run.
 
 Three dependencies cannot be wrapped in a function here:
 
 - ``deployments/broker.py`` subclasses classes of ``prefect.server.utilities.messaging.memory``, which is how Prefect
   loads a message broker. They are checked here.
-- ``tasks/emit.py`` relies on an order: Prefect asks ``retry_condition_fn`` first, and then reads the delay. No name
-  shows that; ``tests/tasks/test_emit.py`` does.
-- ``blocks/`` takes the reason why Prefect refused to load or save a block from the cause of its ``ValueError``.
-  ``tests/blocks`` covers both.
+- ``tasks/emit.py`` relies on an order: Prefect calls ``retry_condition_fn`` first, and then reads the delay. No
+  name reveals that order; ``tests/tasks/test_emit.py`` checks it.
+- ``blocks/`` reads why Prefect refused to load or save a block from the cause of its ``ValueError``. ``tests/blocks``
+  covers both.
 
 Class attributes that Prefect asks authors of blocks to set, such as ``_block_type_name``, are public despite their names.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prefect.server.utilities.messaging.memory import Topic
     from starlette.types import ASGIApp
 
-# The releases of Prefect that the tests ran with. Newer ones are allowed while they have every name.
+# The tested releases of Prefect. Newer ones are accepted if they have every name.
 TESTED_PREFECT = ">=3.9,<3.10"
 
 # The services of Prefect's client log under the names of their classes, outside of Prefect's loggers.
@@ -56,7 +56,7 @@ class PrivateName:
     Attributes:
         name: as an error shows it.
         purpose: completes the error's ``needs to PURPOSE``.
-        find: fails if Prefect does not have it.
+        find: raises an error if Prefect does not have it.
     """
 
     name: str
@@ -105,7 +105,7 @@ def drop_unsent_messages() -> None:
 
 
 def send_logs_quietly() -> None:
-    """Send the logs of runs by a service that does not write to standard error when the server is away.
+    """Send run logs with a service that does not write to standard error when the server is unavailable.
 
     Prefect's own service writes there directly, not through a logger. Only ``logging.raiseExceptions`` would stop it,
     which would also silence the errors of every other log handler in the process.
@@ -114,7 +114,7 @@ def send_logs_quietly() -> None:
 
     class QuietLogWorker(APILogWorker):
         async def _handle_batch(self, items: list[bytes]) -> None:
-            # Prefect logs exceptions from here, and goes on.
+            # Prefect logs exceptions from here, and continues.
             body = b"[" + b",".join(items) + b"]"
             json = {"Content-Type": "application/json"}
             await self._client.request("POST", "/logs/", content=body, headers=json)
@@ -125,7 +125,7 @@ def send_logs_quietly() -> None:
 def result_of_nothing() -> Any:
     """Return Prefect's record of the result None; any number of task runs can share it.
 
-    Otherwise Prefect makes a record for each None that a task returns, which takes an eighth of a task run's time.
+    Otherwise Prefect creates a record for each None that a task returns, which takes an eighth of a task run's time.
     """
     from prefect.results import ResultStore
 
@@ -143,7 +143,7 @@ def count_unread_messages(topic: Topic) -> int:
 def prefect_application() -> ASGIApp:
     """Return the application of Prefect's server: its API and its UI.
 
-    ``prefect server start`` gives no way to put a guard against foreign web pages in front of it.
+    ``prefect server start`` offers no way to guard the server against foreign web pages.
     """
     from prefect.server.api.server import create_app
 
@@ -180,7 +180,7 @@ def _check(names: Iterable[PrivateName]) -> None:
 
 
 def _service() -> Any:
-    """Make a service, and never start it."""
+    """Create a service without starting it."""
     from prefect.events.clients import NullEventsClient
     from prefect.events.worker import EventsWorker
 
@@ -194,7 +194,7 @@ def _subscription() -> Any:
 
 
 def _public(module: str, path: str, purpose: str) -> PrivateName:
-    """Describe a name without an underscore that Prefect's guides do not mention."""
+    """Describe a name that has no underscore but is undocumented in Prefect's guides."""
     return PrivateName(path, purpose, lambda: attrgetter(path)(importlib.import_module(module)))
 
 

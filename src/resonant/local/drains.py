@@ -1,4 +1,4 @@
-"""Starting the drains at once: the first scheduled one is minutes away."""
+"""Start the drains at once; the first scheduled one is minutes away."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 DRAIN = "emit-events/drain"
 _DRAINS = 2
-# When the second one starts, the first one works, and the oldest of those that ran before has ended and freed its place.
+# When the second drain starts, the first one is running, and the oldest earlier one has ended and freed its slot.
 _APART = timedelta(seconds=60)
 _RECENT = timedelta(minutes=10)
 
 
 async def start_drains() -> None:
-    """Start two drains, to which running ones hand over, unless drains already wait for a worker."""
+    """Start two drains, unless drains already wait for a worker. Running drains hand over to them."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,

@@ -1,4 +1,4 @@
-"""Run a flow from a command: in this process, with a Prefect server, with a one-line outcome."""
+"""Run a flow in the process of a command, with a Prefect server and a one-line outcome."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_flow(
     """Run a flow, and return its final state.
 
     Args:
-        settings: name the home of `resonant up`, whose server is used if it runs.
+        settings: provide the home of `resonant up`, whose server is used if it runs.
         start: imports and runs the flow and returns its state; None if it printed why it did not run the flow.
         verbose: show Prefect's log, which is in the UI too.
         reported: the name of a failed state that the command reports itself.
@@ -56,8 +56,8 @@ def run_flow(
                 asyncio.run(_wait_for_records(state))
     except ServerGone as error:
         raise ServerGone(
-            f"{error}: its UI does not know how this run ended. Nothing is lost: `resonant status` counts what was "
-            "delivered, `resonant emit` goes on with the rest"
+            f"{error}: its UI does not show how this run ended. Nothing is lost: `resonant status` shows the "
+            "deliveries, and `resonant emit` sends the rest"
         ) from None
     if state is None:
         raise typer.Exit(1)
@@ -72,7 +72,7 @@ async def _awaited(start: Callable[[], Awaitable[T]]) -> T:
 
 
 async def count_task_runs(client: PrefectClient, **query: object) -> int:
-    """Return how many task runs the server has recorded. Prefect's client retries while the server is busy (503).
+    """Return the number of task runs that the server has recorded. Prefect's client retries while the server is busy (503).
 
     Args:
         client: the server's client.

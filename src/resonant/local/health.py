@@ -1,4 +1,4 @@
-"""Whether a Prefect server answers."""
+"""Health check of a Prefect server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handling a Prefect server that goes away or stays busy during a run: events are still sent, and one line reports it.
+"""Handle a Prefect server that becomes unreachable or stays busy: events are still sent, and one line reports it.
 
 Prefect's client tries for two minutes to report the end of a run, long enough to restart a server. Afterwards it would
 try to send each queued task-run record for seven seconds, so these records are dropped.
@@ -21,7 +21,7 @@ _BUSY = 503
 
 
 class ServerGone(ResonantError):
-    """The Prefect server went away, or stayed too busy to answer."""
+    """The Prefect server became unreachable, or stayed too busy to answer."""
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def translated_server_errors(api_url: str) -> Iterator[None]:
     """Turn failures of the server within the block into one plain error.
 
     Raises:
-        ServerGone: the server is gone or stays too busy.
+        ServerGone: the server is unreachable or stays too busy.
     """
     import httpx
 
@@ -40,7 +40,7 @@ def translated_server_errors(api_url: str) -> Iterator[None]:
         if any(is_healthy(api_url) for _ in range(_LOOKS)):
             raise
         drop_unsent_messages()
-        raise ServerGone(f"the Prefect server at {api_url} went away, and did not come back") from None
+        raise ServerGone(f"the Prefect server at {api_url} became unreachable") from None
     except httpx.HTTPStatusError as error:
         # By then Prefect's client has retried for a minute.
         if error.response.status_code != _BUSY or not str(error.request.url).startswith(api_url):

@@ -1,4 +1,4 @@
-"""How much of Prefect's log a command shows."""
+"""Show or hide Prefect's log."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _OTHER_LOGGERS = ("websockets.client", *SERVICE_LOGGERS)
 def show_prefect_log(*, verbose: bool) -> None:
     """Show Prefect's log on standard error if ``verbose``; otherwise hide it. The Prefect UI has it in any case.
 
-    The log would break the progress bar. When the server goes away it is full of tracebacks, whereas the command prints
-    one line.
+    The log would break the progress bar. If the server becomes unreachable, the log fills with tracebacks, whereas the
+    command prints one line.
     """
     from prefect import flow  # noqa: F401 - sets up Prefect's log handlers, once
 
     send_logs_quietly()
-    # The handlers of what Prefect calls internal are separate.
+    # Prefect's internal loggers have separate handlers.
     for name in (None, "prefect._internal"):
         for handler in logging.getLogger(name).handlers:
             handler.removeFilter(_is_not_of_prefect)

@@ -34,13 +34,13 @@ SERVER_LOG = "prefect-server.log"
 _OWN_PORTS = range(20_000, 32_000)
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 15.0
-# The longest wait for records: a server records fewer task runs a second than a quick emission makes.
+# The longest wait for records: a server records fewer task runs per second than a fast emission creates.
 _SEND_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 2.0
 _UNAUTHORIZED = 401
 _OWN = "resonant: "
 _LAST_BYTES = 4096
-# The origins whose web pages may use the server. Prefect prefers the first name if both are set.
+# The settings for origins whose web pages may use the server. Prefect prefers the first if both are set.
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
 
 
@@ -84,12 +84,12 @@ def prefect_server(settings: Settings, *, verbose: bool = False) -> Iterator[Ser
     """Find a server, or start one that ends with the block, and point Prefect at it. Call it before importing Prefect.
 
     Args:
-        settings: name the home of ``resonant up``, whose server is used if it runs.
+        settings: provide the home of ``resonant up``, whose server is used if it runs.
         verbose: show Prefect's log.
 
     Raises:
         ServerError: the server at ``PREFECT_API_URL`` does not answer, or no server starts.
-        ServerGone: the server goes away within the block, or stays too busy.
+        ServerGone: the server becomes unreachable within the block, or stays too busy.
         PrefectChanged: the installed Prefect lacks a name that Resonant uses.
     """
     configure_prefect()
@@ -118,7 +118,7 @@ def admitted(api_url: str) -> Iterator[None]:
     """Turn a server's refusal of the credentials, in any request, into a one-line error.
 
     Raises:
-        ServerError: it answered 401.
+        ServerError: the server answered 401.
     """
     try:
         yield
@@ -132,14 +132,14 @@ def admitted(api_url: str) -> Iterator[None]:
 
 
 def configured_url() -> str | None:
-    """Return the API's URL of the server that the user chose, by ``PREFECT_API_URL`` or by a Prefect profile."""
+    """Return the API URL that the user configured with ``PREFECT_API_URL`` or a Prefect profile, if any."""
     return os.environ.get("PREFECT_API_URL") or _url_of_profile()
 
 
 def configure_prefect() -> None:
     """Set Prefect's settings for runs in this process, unless the user has set them. Call it before importing Prefect."""
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
-    # As in server.env. Otherwise a notice about it appears amid the command's output.
+    # As in server.env. Otherwise a telemetry notice appears amid the command's output.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # Prefect logs a line for each retry and each success. Resonant's own line has more detail.
     os.environ.setdefault("PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL", "WARNING")
@@ -147,7 +147,7 @@ def configure_prefect() -> None:
 
 @contextlib.contextmanager
 def started_server(settings: Settings, *, port: int, ui: bool) -> Iterator[str]:
-    """Run a server as ``kept_server`` does, and yield its API's URL."""
+    """Run a server as ``kept_server`` does, and yield its API URL."""
     with kept_server(settings, port=port, ui=ui) as server:
         yield server.api_url
 
@@ -157,7 +157,7 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
     """Run a server on loopback with the shipped settings during the block.
 
     Raises:
-        ServerError: it does not start; the text says where its log is.
+        ServerError: the server does not start; the message contains the path of its log.
     """
     home = prepared_home(settings)
     log_path = home / SERVER_LOG
@@ -194,13 +194,13 @@ def keep(
     *,
     patience: float = _STOP_SECONDS,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that ends when this one does; ``end`` ends it before.
+    """Start a process that ends when this one does; ``end`` ends it earlier.
 
     Args:
         command: the program and its arguments.
         environment: its variables.
         log: receives its output.
-        patience: seconds for it to end cleanly.
+        patience: seconds that the process has to end cleanly.
     """
     return subprocess.Popen(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "resonant.local.supervisor", str(patience), *command],
@@ -221,16 +221,16 @@ def end(supervisor: subprocess.Popen[bytes]) -> None:
 
 
 def shipped_settings() -> dict[str, str]:
-    """Return the settings of ``deployments/server.env`` that the environment does not already have."""
+    """Return the settings of ``deployments/server.env`` that the environment does not already set."""
     lines = (project_directory() / "deployments" / "server.env").read_text().splitlines()
     pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
     return {name: value for name, value in pairs if name not in os.environ}
 
 
 def running_up(settings: Settings) -> str | None:
-    """Return the API's URL of the ``resonant up`` that runs on this machine; None if none runs."""
+    """Return the API URL of a running ``resonant up`` on this machine; None if none runs."""
     if not is_held(lock_of_up(settings)):
-        # A killed process left its note. By now any program may listen there, and must not get secrets.
+        # A killed process may have left its note. By now another program may listen there; it must not get secrets.
         return None
     try:
         noted = json.loads(note_of_up(settings).read_text())
@@ -241,12 +241,12 @@ def running_up(settings: Settings) -> str | None:
 
 
 def note_of_up(settings: Settings) -> Path:
-    """Return the file in which ``resonant up`` notes where it runs."""
+    """Return the file in which ``resonant up`` records its address."""
     return settings.home.expanduser() / "up.json"
 
 
 def lock_of_up(settings: Settings) -> Path:
-    """Return the file that ``resonant up`` locks as long as it runs."""
+    """Return the file that ``resonant up`` locks while it runs."""
     return note_of_up(settings).with_suffix(".lock")
 
 
@@ -285,13 +285,13 @@ def prepared_home(settings: Settings) -> Path:
     """Return the folder for files shared between commands, which only this user can access.
 
     Raises:
-        ServerError: the folder cannot be made.
+        ServerError: the folder cannot be created.
     """
     home = settings.home.expanduser()
     try:
         make_private_folder(home)
     except OSError as error:
-        raise ServerError(f"cannot make {home} (RESONANT_HOME): {error.strerror}") from None
+        raise ServerError(f"cannot create {home} (RESONANT_HOME): {error.strerror}") from None
     return home
 
 
@@ -319,7 +319,7 @@ def _used(server: Server, *, verbose: bool) -> Iterator[Server]:
 
 
 def _url_of_profile() -> str | None:
-    """Return the API's URL of the user's own Prefect profile, if it has one."""
+    """Return the API URL of the user's own Prefect profile, if it has one."""
     import tomllib
 
     folder = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
@@ -343,9 +343,7 @@ def _wait_until_healthy(port: int, supervisor: subprocess.Popen[bytes], log_path
     give_up_at = time.monotonic() + START_SECONDS
     while not (_listens(supervisor, port) and is_healthy(f"http://127.0.0.1:{port}/api")):
         if supervisor.poll() is not None:
-            raise ServerError(
-                _own_error(log_path) or f"the Prefect server ended at once: {log_path} says why"
-            )
+            raise ServerError(_own_error(log_path) or f"the Prefect server ended at once: see {log_path}")
         if time.monotonic() > give_up_at:
             raise ServerError(
                 f"the Prefect server did not start within {START_SECONDS:.0f} s: see {log_path}"
@@ -368,7 +366,7 @@ def _listens(supervisor: subprocess.Popen[bytes], port: int) -> bool:
     def is_there(process: psutil.Process) -> bool:
         try:
             connections = process.net_connections("tcp4")
-        except psutil.AccessDenied:  # not allowed to look: trust the process that answers
+        except psutil.AccessDenied:  # not allowed to check: trust the process that answers
             return True
         except psutil.Error:  # it has ended meanwhile
             return False

@@ -1,4 +1,4 @@
-"""Prefect on this machine: a server, a worker and the deployments, started together and ended together."""
+"""Prefect on this machine: a server, a worker and the deployments, started and stopped together."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Part:
 
     Attributes:
         name: its name in messages.
-        supervisor: the process that ends when it does.
+        supervisor: the process that runs it, and ends when it does.
         log: the file with its output.
     """
 
@@ -76,7 +76,7 @@ class Stack:
 
     Attributes:
         server: the server.
-        deployments: as ``FLOW/NAME``.
+        deployments: their names, as ``FLOW/NAME``.
         parts: the processes that must run.
     """
 
@@ -88,14 +88,14 @@ class Stack:
         """Check that all parts still run.
 
         Raises:
-            ServerError: a part ended; the text says where its log is.
+            ServerError: a part ended; the message contains the path of its log.
         """
         for part in self.parts:
             if (code := part.supervisor.poll()) is not None:
-                raise ServerError(f"the {part.name} ended (exit code {code}): {part.log} says why")
+                raise ServerError(f"the {part.name} ended (exit code {code}): see {part.log}")
 
     def watch(self) -> NoReturn:
-        """Wait until a part ends; raises the error of ``check``."""
+        """Wait until a part ends, and raise the error of ``check``."""
         while True:
             self.check()
             time.sleep(_POLL_SECONDS)
@@ -123,14 +123,14 @@ def running_stack(
     """Run server, worker and deployments during the block, and point Prefect at them. Call it before importing Prefect.
 
     Args:
-        settings: name the store and the home folder.
+        settings: provide the store and the home folder.
         port: the server's port.
         deploy: applies the deployments to the server, and returns their names.
 
     Raises:
-        ServerError: a part cannot start; the text says why.
+        ServerError: a part cannot start; the message says why.
         PrefectChanged: the installed Prefect lacks a name that Resonant uses.
-        StoreError: the settings name no database that Resonant knows.
+        StoreError: the configured database is not supported.
     """
     elsewhere = _settings_elsewhere(settings)
     home = prepared_home(settings).absolute()
@@ -145,7 +145,7 @@ def running_stack(
         output.say("starting the Prefect server, 5 to 20 s")
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
-        # Importing it takes as long as the server needs to start.
+        # Importing Prefect takes as long as starting the server.
         importing = threading.Thread(target=_import_prefect, daemon=True)
         importing.start()
         with kept_server(settings, port=port, ui=True) as kept, admitted(server.api_url):
@@ -182,7 +182,7 @@ async def start_run(deployment: str, **parameters: Any) -> UUID:
 
 @contextlib.contextmanager
 def _noted(settings: Settings, server: Server) -> Iterator[None]:
-    """Let the other commands find this server during the block."""
+    """Let other commands find this server during the block."""
     note = note_of_up(settings)
     with atomic_file(note) as write:
         write(json.dumps({"api_url": server.api_url, "pid": os.getpid()}))
@@ -197,7 +197,7 @@ def _only_one(settings: Settings) -> Iterator[None]:
     note, path = note_of_up(settings), lock_of_up(settings)
     with open_private(path, "wb") as lock:
         while not _locked(lock):
-            # Otherwise a command holds it briefly to check whether it is locked.
+            # A command may also hold the lock briefly, just to check it.
             if is_held(path):
                 raise ServerError(f"`resonant up` is already running{_where(note)}")
         # A killed process may have left its note, which is trusted while the lock is held.
@@ -227,8 +227,8 @@ def _check_nothing_else_is_configured(server: Server) -> None:
     same = (server.api_url, server.api_url.replace("127.0.0.1", "localhost"))
     if configured and configured.rstrip("/") not in same:
         raise ServerError(
-            f"Prefect is configured for the server at {configured} (PREFECT_API_URL, or its profile), and "
-            "`resonant up` starts its own. Unset it, or use that server, in a checkout or a folder made by "
+            f"Prefect is configured to use the server at {configured} (PREFECT_API_URL, or its profile), but "
+            "`resonant up` starts its own. Unset it, or use that server from a checkout or a folder made by "
             "`resonant init`: `python -m deployments.bootstrap`, then `prefect worker start --pool resonant`"
         )
 
@@ -238,11 +238,11 @@ def _import_prefect() -> None:
 
 
 async def _prepare() -> None:
-    """Make the work pool, and mark the runs of a killed worker as crashed: they occupy slots."""
+    """Create the work pool, and mark the runs of a killed worker as crashed, since they occupy slots."""
     from prefect.states import Crashed
 
     await make_work_pool()
-    await _set_states(Crashed(message="its worker is gone"))
+    await _set_states(Crashed(message="its worker was lost"))
 
 
 @contextlib.contextmanager
@@ -277,7 +277,7 @@ def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.P
 def _close_runs(state: State[Any]) -> None:
     """Set the state of unfinished runs until none is left, unless the server has ended.
 
-    The server may be busy, or still carry out the last requests of a worker that has ended.
+    The server may be busy, or still be processing the last requests of a worker that has ended.
     """
     import httpx
 
@@ -292,7 +292,7 @@ def _settings_elsewhere(settings: Settings) -> dict[str, str]:
     """Return the variables for a process in another folder, with relative paths made absolute.
 
     Raises:
-        StoreError: the URL names no database that Resonant knows.
+        StoreError: the URL is not of a supported database.
     """
     from resonant.store.database import file_of
 
@@ -324,7 +324,7 @@ def _wait_for_worker(stack: Stack, started_at: float) -> None:
 
 
 async def _set_states(state: State[Any]) -> int:
-    """Set the state of every unfinished run in the work pool; return how many had another state.
+    """Set the state of every unfinished run in the work pool; return how many it changed.
 
     Resonant started the server, so it owns all of them.
     """

@@ -1,7 +1,7 @@
-"""Runs a process, and ends it with all its descendants when the process that asked for it ends, even if killed.
+"""Run a process, and end it with all its descendants when the requesting process ends, even if killed.
 
 ``python -m resonant.local.supervisor SECONDS COMMAND ...`` runs the command until its own standard input ends: the kernel
-closes that pipe when the process at the other end is gone, for any reason. Then the command has SECONDS to end.
+closes that pipe when the process at the other end exits for any reason. Then the command has SECONDS to end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(patience: float, command: list[str]) -> int:
     """Run the command; return its exit code, or 128 plus the number of the signal that ended it.
 
     Args:
-        patience: seconds for it to end cleanly.
+        patience: seconds that the command has to end cleanly.
         command: the program and its arguments.
     """
     _adopt_orphans()
@@ -80,7 +80,7 @@ def _exit_with_standard_input() -> None:
 
 
 def _exit(number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # ignore further signals: ending the others must not be interrupted
+    signal.signal(number, signal.SIG_IGN)  # ignore further signals: the cleanup must not be interrupted
     sys.exit(_BY_SIGNAL + number)
 
 

@@ -1,4 +1,4 @@
-"""The work pool that the deployments run in."""
+"""The work pool of the deployments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WORK_POOL = "resonant"
 
 
 async def make_work_pool() -> None:
-    """Make the work pool; an existing one of any kind stays unchanged."""
+    """Create the work pool; an existing one of any type stays unchanged."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists

@@ -85,7 +85,7 @@ def test_advice_as_json_has_the_history_and_the_predictions(resonant, endpoint, 
 
 def test_a_short_history_gives_no_advice_and_says_what_is_missing(resonant, endpoint, worker):
     nothing = resonant.on_prefect("advise", NAME).out
-    assert nothing.startswith(f"{NAME}: no attempt is on record\nadvice needs 100 attempts")
+    assert nothing.startswith(f"{NAME}: no attempts recorded\nadvice needs 100 attempts")
     worker.accept("evt_1", endpoint=NAME)
     worker.attempt(endpoint=NAME)
     assert resonant.on_prefect("advise", NAME).out.startswith(f"{NAME}: 1 attempt in ")

@@ -34,7 +34,7 @@ def test_help_lists_the_commands_in_the_order_of_the_work(resonant):
     positions = [text.index(f"│ {command} ") for command in ("emit", "enqueue", *LOOK, *WORK)]
     assert positions == sorted(positions)
     assert all(f"│ {command} " in text for command in COMMANDS)
-    assert text.index("─ Send") < text.index("─ Look")
+    assert text.index("─ Send") < text.index("─ Inspect")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -98,7 +98,7 @@ def test_a_due_delivery_of_a_paused_endpoint_is_held(resonant, waiting):
         *("STATE", "held", "held", "parked")
     ]
     screen = resonant.on_a_terminal("deliveries")
-    assert screen.count("\n  held, as the endpoint is paused; due since ") == 2
+    assert screen.count("\n  held because the endpoint is paused; due since ") == 2
     assert max(map(len, screen.splitlines())) <= 80
 
 
@@ -159,7 +159,10 @@ def test_an_empty_list_is_an_empty_array_or_one_line(resonant, worker):
 
 
 def test_after_does_not_go_with_group_and_is_checked(resonant, waiting):
-    assert "does not go with --group" in resonant("deliveries", "--group", "--after", "1-1", code=2).err
+    assert (
+        "--after cannot be combined with --group"
+        in resonant("deliveries", "--group", "--after", "1-1", code=2).err
+    )
     assert "is not a valid place" in resonant("deliveries", "--after", "evt_due", code=2).err
 
 
@@ -178,7 +181,7 @@ def test_cancel_can_count_first(resonant, waiting):
 def test_a_dry_run_counts_deliveries_being_sent(resonant, waiting):
     [lease, *_] = waiting.claim_all("crm")
     waiting.do(lambda store: store.begin([lease]))
-    expected = "2 would be given up; 1 being sent now would be left alone\n"
+    expected = "2 would be given up; 1 being sent now would not be cancelled\n"
     assert resonant("cancel", "--all", "--dry-run").out == expected
 
 

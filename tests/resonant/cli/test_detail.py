@@ -63,12 +63,12 @@ def test_text_shows_each_attempt_with_its_error_and_next_step(resonant, history)
     assert '      "b": 1,\n' in text
     assert f"billing: dead letter, exhausted, given up {rfc3339(history + 62)} (" in text
     attempts = text[text.index("billing: ") :].splitlines()[1:]
-    second = "took 0.250 s, failed, transient read_timeout, on this side, possibly processed there"
+    second = "took 0.250 s, failed, transient read_timeout, local fault, possibly processed"
     assert attempts == [
         f"    1  {rfc3339(history)}  took 0.123 s, failed, status 503, transient http_503",
         "       error    the endpoint answered 503",
         r"       answer   busy\n\x1b[31mnow",
-        "       next     retry in 1.08 s (it asked for 1 s)",
+        "       next     retry in 1.08 s (Retry-After: 1 s)",
         f"    2  {rfc3339(history + 2)}  {second}",
         "       error    no answer",
         f"       next     parked until {rfc3339(history + 62)}",
@@ -105,7 +105,7 @@ def test_every_delivery_of_the_event_is_shown(resonant, worker):
     assert "\nbilling: pending, due " in text
     assert "\ncrm: delivered " in text
     worker.do(lambda store: store.claim("billing", owner="run-7", limit=1))
-    assert "\nbilling: pending, held by run-7 until " in resonant("detail", "evt_1").out
+    assert "\nbilling: pending, leased by run-7 until " in resonant("detail", "evt_1").out
 
 
 def test_numbers_keep_all_their_digits(resonant, worker):

@@ -82,7 +82,7 @@ def test_a_dry_run_says_what_the_filters_and_the_limit_leave_out(resonant, dead,
 def test_a_replay_that_nothing_selects_must_be_asked_for(resonant, dead, argv):
     answer = resonant("replay", *argv, code=2)
 
-    assert answer.err == ("resonant: nothing selects the dead letters to replay: give a filter, or --all\n")
+    assert answer.err == ("resonant: no dead letters selected: give a filter or --all\n")
     assert resonant.json("audit") == []
 
 
@@ -148,7 +148,7 @@ def test_cancelling_what_nothing_selects_must_be_asked_for(resonant, worker, arg
 
     answer = resonant("cancel", *argv, code=2)
 
-    assert answer.err == "resonant: nothing selects the deliveries to cancel: give ids, a filter, or --all\n"
+    assert answer.err == "resonant: no deliveries selected: give ids, a filter or --all\n"
     assert answer.out == ""
     assert resonant.json("status")["pending"] == 1
 

@@ -82,7 +82,7 @@ def test_an_archive_holds_all_that_is_removed_after_what_it_held(resonant, dead,
     [
         ("missing/purged.jsonl", "missing/purged.jsonl: No such file or directory; nothing was purged"),
         (".", ".: Is a directory; nothing was purged"),
-        ("/dev/full", "/dev/full: No space left on device; what was not archived was not purged"),
+        ("/dev/full", "/dev/full: No space left on device; rows that were not archived were not purged"),
     ],
 )
 def test_what_cannot_be_archived_is_not_purged(resonant, dead, place, said):
@@ -196,7 +196,7 @@ def test_the_moments_of_the_audit_are_rfc_3339(resonant, worker):
         (("replay", "--code", "", "--dry-run"), "--code is empty"),
         (("dlq", "--type", ""), "--type is empty"),
         (("purge", "--older-than", "0", "--archive", ""), "--archive is empty"),
-        (("purge", "--older-than", "inf"), "an age in days is a finite number"),
+        (("purge", "--older-than", "inf"), "an age in days must be a finite number"),
         (("purge", "--older-than", "0", "--delivered-older-than", "inf"), "finite"),
     ],
     ids=str,

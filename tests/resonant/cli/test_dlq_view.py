@@ -33,7 +33,7 @@ def test_a_row_says_where_when_why_and_what_next(resonant, worker):
     assert re.fullmatch(r"evt_1  to billing  \d+ s ago", head)
     assert re.fullmatch(r"  permanent after 1 try, [\d-]+ \d\d:\d\dZ, com.example.order.paid", happened)
     text = " ".join(" ".join(rest).split())
-    assert text.startswith(f"http 422: {ANSWER} next: the receiver refuses these events: ")
+    assert text.startswith(f"http 422: {ANSWER} next: the receiver rejects these events: ")
 
 
 def test_rows_that_failed_alike_say_once_what_to_do(resonant, worker):
@@ -76,7 +76,7 @@ def test_a_group_shows_what_the_receiver_answered(resonant, worker):
 
     text = " ".join(resonant.on_a_terminal("dlq", "--group").split())
 
-    assert f"permanent, http 422: {ANSWER} next: the receiver refuses these events" in text
+    assert f"permanent, http 422: {ANSWER} next: the receiver rejects these events" in text
 
 
 def test_control_characters_in_an_answer_are_escaped(resonant, worker):
@@ -98,7 +98,7 @@ def test_dead_letters_of_an_endpoint_that_holds_deliveries_are_marked(resonant, 
 
     states = {row["event_id"]: row["endpoint_state"] for row in resonant.json("retry-candidates")}
     assert states == {"evt_1": "normal", "evt_2": "paused"}
-    held = "held: the endpoint is paused, and a replay waits for it"
+    held = "held: the endpoint is paused, so a replay would wait"
     rows = resonant("retry-candidates").out.splitlines()[1:]
     assert {row.split()[0]: row.endswith(f"; {held}") for row in rows} == {"evt_1": False, "evt_2": True}
     assert resonant.on_a_terminal("retry-candidates").count(f"\n  {held}\n") == 1

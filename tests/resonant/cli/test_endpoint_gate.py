@@ -17,7 +17,7 @@ def test_an_endpoint_is_paused_and_resumed(resonant, worker):
     assert again.endswith(" on the command line: maintenance\n")
     resumed = resonant("endpoint", "resume", "billing")
     assert resumed.out == (
-        "endpoint billing is resumed: a probe is due now, and if it works, the other deliveries follow\n"
+        "endpoint billing is resumed: a probe is due now and, if it succeeds, the other deliveries follow\n"
     )
     shown = [(entry["action"], entry["selection"]) for entry in resonant.json("audit")]
     assert shown == [

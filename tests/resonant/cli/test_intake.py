@@ -69,7 +69,7 @@ def test_type_stands_in_for_a_missing_one(enqueue, worker, tmp_path):
 
 def test_the_same_event_again_is_one_delivery(enqueue, resonant, tmp_path):
     name = write(tmp_path / "a.jsonl", line("evt_1"), line("evt_1"), line("evt_2"))
-    assert enqueue(name).out == "stored 2 events for billing, 1 known before\n"
+    assert enqueue(name).out == "stored 2 events for billing, 1 already known\n"
     assert json.loads(enqueue(name, "--json").out) == {"stored": 0, "known": 3, "bad": 0}
     assert resonant.json("status")["accepted"] == 2
 
@@ -271,7 +271,7 @@ def test_a_disk_that_fills_up_says_how_many_were_stored_and_the_rest_can_follow(
     with pytest.raises(StoreUnavailable, match=r"the disk is full.* 2,000 new events stored: "):
         asyncio.run(store_on_a_small_disk(url, three_thousand))
     assert len(worker.claim_all()) == 2_000
-    assert enqueue(three_thousand).out == "stored 1,000 events for billing, 2,000 known before\n"
+    assert enqueue(three_thousand).out == "stored 1,000 events for billing, 2,000 already known\n"
 
 
 def test_a_disk_that_fills_up_under_strict_has_stored_nothing(worker, resonant, three_thousand, url):

@@ -267,7 +267,7 @@ def test_json_has_the_same_samples(resonant, busy):
 
 @pytest.mark.parametrize("argv", [["--output", "x"], ["--json"]])
 def test_serving_goes_with_nothing_else(resonant, argv):
-    assert "--serve goes with neither" in resonant("prometheus", "--serve", "9999", *argv, code=2).err
+    assert "--serve cannot be combined" in resonant("prometheus", "--serve", "9999", *argv, code=2).err
 
 
 @contextmanager
@@ -276,7 +276,7 @@ def serving(resonant):
     port = free_port()
     server = resonant.start("prometheus", "--serve", str(port))
     try:
-        assert server.stderr.readline() == f"serving http://127.0.0.1:{port}/metrics; Ctrl-C ends it\n"
+        assert server.stderr.readline() == f"serving http://127.0.0.1:{port}/metrics; Ctrl-C stops it\n"
 
         def scrape(path="/metrics", **headers):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

@@ -106,7 +106,7 @@ def test_status_says_what_the_daily_purge_removes_and_where_it_is_archived(reson
     day = rfc3339(old.clock())[:10]
     out = resonant("status").out
     assert (
-        "daily purge: 1 dead letter older than 30 days and 1 delivered older than 30 days would be removed now, 2 would stay\n"
+        "daily purge: 1 dead letter older than 30 days and 1 delivered older than 30 days would be removed now; 2 would stay\n"
         f"archive: {tmp_path}/home/archive/purged-{day}.jsonl.gz\n"
         "last purge: never\n"
     ) in out
@@ -135,7 +135,7 @@ def test_the_retention_is_that_of_the_settings(resonant, old, monkeypatch):
 
     monkeypatch.setenv("RESONANT_RETENTION_BY_ENDPOINT", '{"billing": 25}')
     assert resonant.json("status")["retention"]["would_purge"] == {"dead_letters": 1, "delivered": 0}
-    assert "10 days or as set for their endpoint or reason" in resonant("status").out
+    assert "10 days (or as set for their endpoint or reason)" in resonant("status").out
 
 
 def test_the_last_purge_is_shown(resonant, old, tmp_path):
@@ -161,7 +161,7 @@ def test_an_endpoint_whose_gate_is_not_normal_has_a_line_below_the_table(resonan
     resonant("endpoint", "pause", "crm", "--reason", "maintenance")
 
     out = resonant("status").out
-    assert out.startswith("balanced: yes; 2 deliveries are held, as shown below; 1 delivery is on the way; ")
+    assert out.startswith("balanced: yes; 2 deliveries are held, as shown below; 1 delivery is in progress; ")
     pattern = r"crm is paused .+ ago by .+ on the command line: maintenance; 2 held; `resonant endpoint resume crm` sends again"
     assert re.search(f"^{pattern}$", out, re.MULTILINE)
     assert " is paused " not in resonant("status", "--endpoint", "billing").out

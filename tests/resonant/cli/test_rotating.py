@@ -63,12 +63,12 @@ def test_a_run_that_does_not_follow_is_named_and_the_secret_is_not_lost(
     done = resonant.on_prefect("endpoint", "rotate-secret", NAME, code=1)
 
     assert "saved; waiting for 1 run to use it" in done.err
-    assert "saved, but 1 run signs with the old secret alone. Do not change the receiver yet" in done.err
+    assert "saved, but 1 run signs with only the old secret. Do not change the receiver yet" in done.err
     assert "done" not in done.err.replace("not done", "")
     assert done.out == f"{signing()}\n" != f"{OLD}\n"
 
     again = resonant.on_prefect("endpoint", "rotate-secret", NAME, "--secret-stdin", typed=done.out, code=1)
-    assert "1 run signs with the old secret alone" in again.err
+    assert "1 run signs with only the old secret" in again.err
     assert (again.out, signing()) == ("", done.out.strip())
 
 

@@ -64,10 +64,10 @@ def test_a_policy_of_the_settings_can_be_compared(resonant, monkeypatch):
         (("--policy", "ful"), "--policy: no retry policy is named 'ful': did you mean full"),
         (("--outage-kind", "refse"), "--outage-kind: 'refse' is not valid: did you mean refuse?"),
         (("--overload", "queu"), "--overload: 'queu' is not valid: did you mean queue?"),
-        (("--outage", "3x"), "--outage '3x' is not a length of time"),
-        (("--outage", "-3"), "--outage '-3' is not a length of time"),
+        (("--outage", "3x"), "--outage '3x' is not a duration"),
+        (("--outage", "-3"), "--outage '-3' is not a duration"),
         (("--outage", "9999d"), "--outage is at most 30d"),
-        (("--retry-after", "soon"), "--retry-after 'soon' is not a length of time"),
+        (("--retry-after", "soon"), "--retry-after 'soon' is not a duration"),
     ],
 )
 def test_a_mistake_is_refused_with_a_hint(resonant, options, message):

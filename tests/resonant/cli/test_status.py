@@ -82,10 +82,10 @@ def test_status_shows_active_alerts(resonant, dead):
     ]
     shown = " ".join(resonant("status").out.split())
     assert (
-        "alert error_rate of crm, raised 2 h ago: over 25% of at least 20 attempts in 15 minutes failed"
+        "alert error_rate for crm, raised 2 h ago: over 25% of at least 20 attempts in 15 minutes failed"
         in shown
     )
-    assert "alert retries of all endpoints, raised " in shown
+    assert "alert retries for all endpoints, raised " in shown
     assert [each["condition"] for each in resonant.json("status", "--endpoint", "billing")["alerts"]] == [
         "retries"
     ]
@@ -121,14 +121,14 @@ def status_of(**counts) -> StoreStatus:
     [
         (status_of(), "nothing is stored yet: `resonant emit FILE --endpoint URL` stores and sends"),
         (status_of(accepted=2, delivered=2), "nothing to do"),
-        (status_of(accepted=1, pending=1, oldest_due_at=995.0), "1 delivery is on the way"),
+        (status_of(accepted=1, pending=1, oldest_due_at=995.0), "1 delivery is in progress"),
         (
             status_of(accepted=2, pending=2, oldest_due_at=100.0),
             "2 deliveries wait: `resonant emit` sends them, `resonant deliveries` lists them",
         ),
         (
             status_of(accepted=2, pending=2, in_flight=2, oldest_due_at=100.0),
-            "2 deliveries are on the way",
+            "2 deliveries are in progress",
         ),
         (
             status_of(accepted=3, delivered=2),
@@ -265,7 +265,7 @@ def test_where_stdout_is_no_terminal_a_row_is_a_line_with_nothing_cut(resonant, 
 def test_no_dead_letters_are_an_empty_array_and_a_word(resonant):
     answer = resonant("dlq", "--json")
     assert (json.loads(answer.out), answer.err) == ([], "no dead letters\n")
-    assert resonant("failed", "--code", "http_418").err == "no such dead letters\n"
+    assert resonant("failed", "--code", "http_418").err == "no dead letters match\n"
 
 
 def test_postgresql_answers_the_same(resonant, worker, postgresql_url, monkeypatch):

@@ -147,7 +147,7 @@ def test_the_limit_is_of_groups_and_a_list_that_was_cut_says_so(resonant, dead):
 
 def test_no_groups_are_an_empty_array_and_a_word(resonant, dead):
     answer = resonant("dlq", "--group", "--json", "--code", "http_418")
-    assert (json.loads(answer.out), answer.err) == ([], "no such dead letters\n")
+    assert (json.loads(answer.out), answer.err) == ([], "no dead letters match\n")
 
     resonant("purge", "--older-than", "0")
     answer = resonant("dlq", "--group")
@@ -251,7 +251,7 @@ def test_a_place_before_all_and_one_after_all_are_places(resonant, many):
 def test_groups_have_no_pages(resonant, many):
     answer = resonant("dlq", "--group", "--after", "0-0", code=2)
 
-    assert answer.err == "resonant: --after continues a list of dead letters; it does not go with --group\n"
+    assert answer.err == "resonant: --after cannot be combined with --group\n"
 
 
 def test_postgresql_pages_and_groups_the_same(resonant, worker, postgresql_url, monkeypatch):

@@ -70,24 +70,26 @@ def test_every_code_of_the_classifier_has_a_line_that_fits(verdict):
         # A replay leaves these out unless it is told not to; what mends nothing is removed.
         assert "--include-permanent" in advice or "purge" in advice
     if verdict != WORKER_LOST:
-        assert ("on this side" in advice) == (verdict.blame == "local" or verdict.code in OUR_REQUESTS_FAULT)
+        assert ("fault is local" in advice) == (
+            verdict.blame == "local" or verdict.code in OUR_REQUESTS_FAULT
+        )
 
 
 @pytest.mark.parametrize(
     ("code", "category", "words"),
     [
         ("http_302", "permanent", "fix the endpoint's URL"),
-        ("http_400", "permanent", "the receiver refuses these events"),
+        ("http_400", "permanent", "the receiver rejects these events"),
         ("http_401", "permanent", "credential"),
         ("http_403", "permanent", "credential"),
         ("http_404", "permanent", "URL"),
-        ("http_407", "transient", "on this side"),
-        ("http_409", "permanent", "the receiver refuses these events"),
+        ("http_407", "transient", "fault is local"),
+        ("http_409", "permanent", "the receiver rejects these events"),
         ("http_410", "permanent", "gone for good"),
-        ("http_413", "permanent", "the receiver refuses these events"),
+        ("http_413", "permanent", "the receiver rejects these events"),
         ("http_500", "transient", "wait until it answers"),
         ("http_503", "transient", "wait until it answers"),
-        ("http_511", "transient", "on this side"),
+        ("http_511", "transient", "fault is local"),
         ("throttled", "transient", "--rate"),
         ("connect_refused", "transient", "wait until it answers"),
         ("read_timeout", "transient", "wait until it answers"),
@@ -97,9 +99,9 @@ def test_every_code_of_the_classifier_has_a_line_that_fits(verdict):
         ("tls_error", "unknown", "a port that speaks TLS"),
         ("address_refused", "permanent", "--allow-private"),
         ("http_401", "permanent", "`resonant endpoint rotate-secret NAME`"),
-        ("pool_full", "transient", "on this side"),
-        ("local_storage", "unknown", "on this side"),
-        ("value_error", "permanent", "on this side"),
+        ("pool_full", "transient", "fault is local"),
+        ("local_storage", "unknown", "fault is local"),
+        ("value_error", "permanent", "fault is local"),
         ("unknown", "unknown", "a rule"),
     ],
 )
@@ -124,7 +126,7 @@ def test_every_reason_has_a_line_of_its_own_where_the_code_says_little(reason, w
 
 def test_what_was_cancelled_or_crashed_says_so_whatever_the_code():
     for verdict in VERDICTS:
-        assert "gave these up" in advice_on(verdict, "cancelled")
+        assert "cancelled these" in advice_on(verdict, "cancelled")
         assert "workers were lost" in advice_on(verdict, "crashed")
 
 
@@ -158,7 +160,7 @@ def test_what_the_receiver_may_have_processed_is_checked_before_a_replay(code, w
 
 
 def test_a_dead_letter_without_a_failure_has_a_line_too():
-    assert "gave these up" in advise(code="", reason="cancelled", category="")
+    assert "cancelled these" in advise(code="", reason="cancelled", category="")
     assert "max_age" in advise(code="", reason="expired", category="")
 
 

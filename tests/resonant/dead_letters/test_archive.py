@@ -90,7 +90,10 @@ def test_what_is_appended_follows_what_was_there(path):
 def test_a_disk_that_gets_full_in_the_middle_of_a_write_leaves_what_was_there(path):
     append(path, dead_letter(1))
     size = path.stat().st_size
-    with small_disk(size + 20), pytest.raises(ArchiveError, match="what was not archived was not purged"):
+    with (
+        small_disk(size + 20),
+        pytest.raises(ArchiveError, match="rows that were not archived were not purged"),
+    ):
         append(path, dead_letter(2, TEXT), dead_letter(3))
     assert path.stat().st_size == size
     assert numbers(path) == [1]
@@ -237,7 +240,7 @@ def test_another_file_is_refused_and_left_as_it_is(tmp_path, name, data):
     path.write_bytes(data)
     with pytest.raises(ArchiveError) as refused, opened_archive(path):
         pass
-    said = "is not an archive of a purge: name another file; nothing was purged"
+    said = "is not an archive of a purge: choose another file; nothing was purged"
     assert str(refused.value) == f"{path}: {said}"
     assert path.read_bytes() == data
 
@@ -251,7 +254,7 @@ def test_what_follows_damage_is_never_cut_off(tmp_path, damaged):
     torn = path.read_bytes()[:-10]
     path.write_bytes((torn + NOISE)[: len(member) + damaged] + member)
     data = path.read_bytes()
-    said = f"is damaged at byte {len(member)}, and more follows: name another file; nothing was purged"
+    said = f"is damaged at byte {len(member)}, and more data follows: choose another file; nothing was purged"
     with pytest.raises(ArchiveError, match=said):
         append(path, dead_letter(3))
     assert path.read_bytes() == data
@@ -264,5 +267,5 @@ def test_an_archive_that_cannot_be_opened_is_one_clear_line(tmp_path):
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ArchiveError, match="pipe: is a pipe: name a file; nothing was purged"):
+    with pytest.raises(ArchiveError, match="pipe: is a pipe: choose a file; nothing was purged"):
         append(tmp_path / "pipe", {})

@@ -30,7 +30,7 @@ PACED = Gate(
     pilot_until=NOW + 3,
 )
 PACED_WORDS = "paced for 20 s at 4.25 per second: it answers 429"
-TOLD_WORDS = "for 4 min more, as it asked by Retry-After"
+TOLD_WORDS = "for 4 min more, as its Retry-After requested"
 TOLD = Gate("orders", not_before=NOW + 240)
 
 
@@ -70,7 +70,7 @@ def test_a_probe_that_is_due_waits_for_a_delivery():
 
 @pytest.mark.parametrize(("gate", "after"), [(PROBING, 73.0), (PACED, 64.0)])
 def test_a_gate_that_no_run_looks_after_says_so_if_it_holds_deliveries(gate, after):
-    said = "no run sends to it: `resonant emit` does"
+    said = "no run is sending to it: start `resonant emit`"
     assert described(gate, held=1, now=NOW + after).endswith(f"; 1 held; {said}")
     assert said not in described(gate, held=0, now=NOW + after)
     assert said not in described(gate, held=1, now=NOW + after - 10)
@@ -89,9 +89,9 @@ def test_a_clock_that_was_put_back_shows_no_negative_time():
             GONE,
             "if the endpoint is gone for good, remove it (`resonant endpoint remove orders`) and cancel its",
         ),
-        (PROBING, "repair the receiver: a probe finds that it works, and the deliveries follow;"),
+        (PROBING, "repair the receiver: once a probe succeeds, the deliveries are sent;"),
         (PACED, "nothing: the pace grows while the endpoint keeps up"),
-        (TOLD, "nothing: the endpoint asked for this pause, and the deliveries follow"),
+        (TOLD, "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"),
     ],
 )
 def test_the_advice_says_what_an_operator_does(gate, expected):

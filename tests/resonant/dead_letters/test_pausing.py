@@ -27,7 +27,7 @@ def test_a_pause_and_a_resumption_are_in_the_audit(desk):
     desk.clock.advance(60)
     said = desk.run(resume(desk.store, "orders", who="bob"))
     assert str(said) == (
-        "endpoint orders is resumed: a probe is due now, and if it works, the other deliveries follow"
+        "endpoint orders is resumed: a probe is due now and, if it succeeds, the other deliveries follow"
     )
     reason = {"endpoint": "orders", "reason": "maintenance until 18:00"}
     assert audit(desk) == [

@@ -11,7 +11,7 @@ from resonant.testing import Receiver, nobody_listening, respond
 def test_a_server_that_is_gone_is_one_line():
     with (
         nobody_listening() as url,
-        pytest.raises(ServerGone, match=rf"{url}/api went away") as gone,
+        pytest.raises(ServerGone, match=rf"{url}/api became unreachable") as gone,
         translated_server_errors(f"{url}/api"),
     ):
         httpx.get(f"{url}/api/flow_runs")
