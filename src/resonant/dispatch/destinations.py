@@ -27,14 +27,14 @@ class Destinations:
 
     Args:
         store: records problems with endpoints.
-        open_destination: opens an endpoint by name. An error holds back only this endpoint's deliveries.
-        limiter: takes the limit of each endpoint.
-        rates: takes the rate of each endpoint.
+        open_destination: opens an endpoint by name; an error delays only that endpoint's deliveries.
+        limiter: enforces each endpoint's limit of concurrent sends.
+        rates: enforces each endpoint's rate.
         signing: reports the rotation of each endpoint's secret.
-        problems: the endpoints that cannot be opened, and why; kept up to date here.
+        problems: the reasons why endpoints cannot be opened, keyed by name; updated by this class.
 
     Attributes:
-        rates: as given.
+        rates: the rate limiter.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Destinations:
         return self._opened[name]
 
     def window(self, name: str) -> PrefetchWindow:
-        """Return the window that all chunks to an open endpoint share."""
+        """Return the prefetch window that all chunks to an endpoint share."""
         return self._windows[name]
 
     async def open(self, name: str) -> None:
@@ -74,7 +74,7 @@ class Destinations:
             raise EndpointError(self._problems[name])
 
     async def is_open(self, name: str) -> bool:
-        """Open an endpoint if it is not open yet; return whether it can be sent to."""
+        """Open an endpoint if it is not open yet; return whether it is open."""
         if name in self._opened:
             return True
         if asyncio.get_running_loop().time() < self._reopen_at.get(name, 0.0):
@@ -98,7 +98,7 @@ class Destinations:
         return True
 
     async def close(self) -> None:
-        """Close every endpoint, even if one cannot be closed."""
+        """Close every endpoint, even if closing one fails."""
         closing = [destination.close() for destination in self._opened.values()]
         await asyncio.gather(*closing, return_exceptions=True)
 
