@@ -1,4 +1,4 @@
-"""One attempt: send, measure the time, classify a failure, decide once. No writes to the store, no waits."""
+"""One attempt: send, measure the duration, classify a failure, decide once. It does not write to the store or wait."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A sink keeps its own deadline. If it does not, it is cut off after this additional time.
+# A sink enforces its own deadline. If it does not, it is cancelled after this additional time.
 _GRACE_SECONDS = 1.0
 _EXCERPT_CHARACTERS = 1024
 _STATUSES = range(100, 600)
@@ -44,11 +44,11 @@ class Destination:
         describe: describes a failure on one line without secrets.
         close: closes the connections.
         timeout: the deadline of one attempt, in seconds.
-        overrides: the endpoint's own categories for statuses.
+        overrides: the endpoint's own categories, keyed by HTTP status.
         policy: the name of the endpoint's retry policy; None for the default.
         concurrency: the limit of concurrent sends to the endpoint; None for the common limit.
-        rate: the most sends per second, of all processes together; None for no limit.
-        redact: returns an excerpt or warning of the sink on one line without secrets.
+        rate: the maximum number of sends per second, summed over all processes; None for no limit.
+        redact: reduces an excerpt or warning of the sink to one line without secrets.
         rotation: returns the rotation of the signing secret in use; see ``Endpoint.rotation``.
     """
 
@@ -97,8 +97,8 @@ class AttemptRunner:
     Attributes:
         clock: seconds since the epoch.
         rng: draws the jitter.
-        policy: resolves a policy's name (None for the default) to the policy.
-        run_policy, run_max_attempts: replace those of the deliveries in this run.
+        policy: returns the retry policy with this name; None is the default policy.
+        run_policy, run_max_attempts: override the policy and ``max_attempts`` of each delivery in this run.
         classifier: classifies failures.
     """
 
@@ -118,12 +118,12 @@ class AttemptRunner:
         gate: Callable[[], GateView] = lambda: NORMAL,
         task_run_id: str | None = None,
     ) -> Report:
-        """Send once, and decide on the next step. Raises nothing but a cancellation.
+        """Send once, and decide on the next step. Raises only cancellations.
 
         Args:
             lease: the delivery, with its attempts before this one.
             destination: the endpoint.
-            may_wait: returns whether a retry may wait in this process; called when a retry is decided on.
+            may_wait: returns whether a retry may wait in this process; called after a failure.
             gate: returns the state of the endpoint's gate; called after a failure.
             task_run_id: stored in the history.
         """
@@ -141,9 +141,9 @@ class AttemptRunner:
         try:
             async with asyncio.timeout(destination.timeout + _GRACE_SECONDS) as deadline:
                 receipt = await destination.sink.send(lease.event)
-        except Exception as error:  # noqa: BLE001 - every failure of a sink is the classifier's to judge
+        except Exception as error:  # noqa: BLE001 - the classifier handles every failure of a sink
             made = partial(made, duration=asyncio.get_running_loop().time() - start)
-            # Not in a local variable: the traceback references this frame, so the two would keep each other alive.
+            # Not in a local variable: the error's traceback references this frame, so that would be a reference cycle.
             return self._judge(
                 lease,
                 destination,
@@ -226,7 +226,7 @@ def _cut_off(destination: Destination) -> Exception:
 def _describe(destination: Destination, failure: Exception) -> str:
     try:
         return destination.describe(failure)
-    except Exception:  # noqa: BLE001 - a sink's exceptions are anybody's code, and so are their texts
+    except Exception:  # noqa: BLE001 - describing a sink's exception may run any code
         return type(failure).__name__
 
 

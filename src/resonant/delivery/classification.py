@@ -33,7 +33,7 @@
     ├── an ExceptionGroup                  transient if any member is, permanent if all are, else unknown
     └── anything else                      unknown
 
-A failure is judged with its chain of causes, and the most specific one decides: httpx reports a failed certificate as
+The classifier inspects the whole chain of causes, and the most specific one decides: httpx reports a failed certificate as
 ``ConnectError``. Types are looked up by name, so that no HTTP library needs to be imported.
 """
 
@@ -76,18 +76,18 @@ _STATUSES = range(100, 600)
 _CLIENT_ERROR = 4
 _CATEGORY_BY_CLASS: Mapping[int, Category] = {3: "permanent", _CLIENT_ERROR: "permanent", 5: "transient"}
 _TRANSIENT_4XX = {407, 408, 421, 423, 425, 429}
-# Without 409, which may mean that the receiver already has the event.
+# 409 is missing, since it may mean that the receiver already has the event.
 _UNPROCESSED = {*range(300, 409), *range(410, 500), 501, 503, 505, 506, 508, 510, 511}
 _LOCAL_STATUSES = {407, 511}
 _NO_OVERRIDES: Mapping[int, Category] = MappingProxyType({})
 
-# A chain may be a cycle, and groups may be nested deeply.
+# A chain may contain a cycle, and groups may be nested deeply.
 _MAX_LINKS = 1000
 _MAX_DEPTH = 20
 
 
 class Classifier:
-    """Classifies failures. Rules of a user take precedence over the built-in ones; the latest comes first."""
+    """Classifies failures. User rules take precedence over the built-in ones; the latest rule is tried first."""
 
     def __init__(self) -> None:
         self._rules: list[Rule] = []
@@ -108,12 +108,12 @@ class Classifier:
     def rule(self, judge: _RuleT, /) -> _RuleT: ...
 
     def rule(self, what: Any, /, **verdict: Any) -> Any:
-        """Register a rule, for failures and their causes.
+        """Register a rule, which is applied to failures and their causes.
 
         Args:
-            what: an exception type, with the fields of its verdict as keyword arguments, or a callable that takes a
-                failure and returns a ``Verdict``, or None if the rule does not apply. Usable as a decorator.
-            verdict: ``category`` and ``code``, and optionally ``blame`` and ``maybe_processed``.
+            what: an exception type, or a callable that takes a failure and returns a ``Verdict``, or None if the rule does
+                not apply. Usable as a decorator of a callable.
+            verdict: for an exception type: ``category`` and ``code``, and optionally ``blame`` and ``maybe_processed``.
 
         Raises:
             ValueError: invalid category, blame or code; see ``Verdict``.
@@ -132,8 +132,8 @@ class Classifier:
 
         Args:
             failure: the exception that a send raised.
-            now: the time of the answer, seconds since the epoch; a date in ``Retry-After`` is compared with it.
-            overrides: the endpoint's own categories by HTTP status.
+            now: the time of the answer, seconds since the epoch; used for dates in ``Retry-After``.
+            overrides: the endpoint's own categories, keyed by HTTP status.
 
         Raises:
             BaseException: the failure itself, if it is not an ``Exception``, such as a cancellation.
@@ -142,15 +142,15 @@ class Classifier:
             raise failure
         try:
             _, verdict = _Classification(tuple(self._rules), now, overrides).judge(failure)
-        except Exception as error:  # noqa: BLE001 - what an exception has for attributes is anybody's code
+        except Exception as error:  # noqa: BLE001 - an exception's attributes may run any code
             name, reason = type(failure).__name__, type(error).__name__
-            logger.warning("a %s that raises %s on inspection counts as unknown", name, reason)
+            logger.warning("classified a %s as unknown: inspecting it raised %s", name, reason)
             return UNKNOWN
         return verdict
 
 
 class _Classification:
-    """One call of ``classify``: its arguments, and how many links of the chain it may still read."""
+    """One call of ``classify``: its arguments, and the number of links of the chain that it may still read."""
 
     def __init__(self, rules: tuple[Rule, ...], now: float, overrides: Mapping[int, Category]) -> None:
         self._rules = rules
@@ -181,7 +181,7 @@ class _Classification:
             return self._judge_group(link, depth + 1)
         ranked = self._judge_type(link)
         if isinstance(link, OSError) and isinstance(link.errno, int):
-            # aiohttp.ClientOSError(ECONNRESET) says more than its class
+            # the errno of an aiohttp.ClientOSError is more specific than its class
             ranked = min(ranked, RANKED.get(link.errno, ranked), key=_rank)
         return ranked
 
@@ -252,10 +252,10 @@ def _package(kind: type) -> str:
 
 
 def _is_mask(link: BaseException) -> bool:
-    """Return whether a link only wraps an error of aiohttp, which is then judged instead.
+    """Return whether a link only wraps an aiohttp error, which is then classified instead.
 
     httpx-aiohttp turns every connection error into a ``ConnectTimeout``, even if the request had been sent, and aiohttp
-    turns an answer that is not HTTP into one with status 400.
+    reports an answer that is not HTTP as status 400.
     """
     cause = link.__cause__
     return (
@@ -274,8 +274,8 @@ def _ask(rule: Rule, link: BaseException) -> Verdict | None:
     name = getattr(rule, "__qualname__", type(rule).__qualname__)
     try:
         verdict = rule(link)
-    except Exception as error:  # noqa: BLE001 - a rule is anybody's code
-        # no traceback: it would show the failure too, and with it perhaps a URL
+    except Exception as error:  # noqa: BLE001 - a rule may run any code
+        # no traceback: it would include the failure, and possibly a URL
         logger.warning("classifier rule %s raised %s and is ignored", name, type(error).__name__)
         return None
     if verdict is not None and not isinstance(verdict, Verdict):
@@ -310,5 +310,5 @@ def built_in_codes() -> set[str]:
     """Return every code of the built-in rules."""
     by_status = {_status_code(status) for status in (*_STATUSES, 0)}
     by_type = {verdict.code for _, verdict in RANKED.values()}
-    # These are in no table: an unknown failure, a name that may resolve later, a worker lost while sending.
+    # Some codes are in no table: unknown failures, temporary DNS errors, and workers lost during a send.
     return by_status | by_type | {UNKNOWN.code, DNS_TEMPORARY.code, DNS_NOT_FOUND.code, "worker_lost"}

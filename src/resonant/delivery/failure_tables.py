@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 _Key = str | int  # "package.Class" or an errno
 Ranked = tuple[int, Verdict]
 
-# How specific a link of the chain is. The most specific one decides, or among equals the outermost.
+# How specific a link of the chain is. The most specific link decides; among equals, the outermost.
 USER, PRECISE, WRAPPER, OWN, LAST, NOTHING = range(6)
 
 UNKNOWN = Verdict("unknown", "unknown", maybe_processed=True)
 DNS_TEMPORARY = Verdict("transient", "dns_temporary")
 DNS_NOT_FOUND = Verdict("unknown", "dns_not_found")
 _BAD_RESPONSE = Verdict("transient", "bad_response", maybe_processed=True)
-_BAD_ENCODING = Verdict("unknown", "bad_response", maybe_processed=True)  # deterministic, most likely
+_BAD_ENCODING = Verdict("unknown", "bad_response", maybe_processed=True)  # most likely deterministic
 _TLS_ERROR = Verdict("unknown", "tls_error", maybe_processed=True)
 _OS_ERROR = Verdict("transient", "os_error")
 
 
 def _sent(code: str) -> Verdict:
-    """Return the verdict of a failure after which the request may have been processed."""
+    """Return the verdict for a failure after which the request may have been processed."""
     return Verdict("transient", code, maybe_processed=True)
 
 
@@ -39,7 +39,7 @@ def _local(category: Category, code: str) -> Verdict:
     return Verdict(category, code, blame="local")
 
 
-# Errors by rank and verdict: a class by its top-level package and name, or an errno.
+# Errors, keyed by rank and verdict. An error is a class (its top-level package and name) or an errno.
 TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
     PRECISE: {
         Verdict("transient", "connect_refused"): ("builtins.ConnectionRefusedError", errno.ECONNREFUSED),

@@ -1,8 +1,8 @@
 """When to retry: the backoff curve, the jitter, and the decision on each failure.
 
 Terms: *backoff* is the curve over attempts, *jitter* the randomness, *delay* the value drawn. A delay is drawn for
-each retry of each delivery; with a list drawn once, deliveries would return at the same times (Brooker, "Exponential
-Backoff And Jitter", AWS Architecture Blog, 2015).
+each retry of each delivery: with a shared list of delays, deliveries would be retried at the same times (Brooker,
+"Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ MAX_ATTEMPTS_LIMIT = 1_000
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The number, delays and time limit of the attempts of a delivery in one round.
+    """The number, delays and time limit of a delivery's attempts in one round.
 
-    The default tries for three days, at least once an hour, so that an outage of a night or a weekend needs no operator.
-    Its ``max_age`` ends a round: ``max_attempts`` is too high to be reached earlier, whatever the jitter.
+    The default retries for three days, at least once an hour, so that an outage of a night or a weekend needs no operator.
+    Its ``max_age`` ends a round: ``max_attempts`` is too high to be reached earlier, with any jitter.
 
     Attributes:
         max_attempts: attempts in a round, including the first.
         unknown_max_attempts: the same for failures of category ``unknown``.
         base: the first backoff, in seconds.
-        factor: each backoff is the previous one times this.
+        factor: the ratio of each backoff to the previous one.
         cap: the largest backoff, in seconds.
         jitter: how the delay is drawn around the backoff.
-        spread: the share of the backoff by which ``proportional`` changes it at most, up or down; also the share of a
-            Retry-After over which deliveries with the same Retry-After are spread.
-        max_age: a round's length in seconds; a delivery is given up if its next retry would be later.
+        spread: the largest change by ``proportional`` jitter, as a share of the backoff; also the share of a Retry-After
+            over which deliveries with the same Retry-After are spread.
+        max_age: the maximum age of a round, in seconds; a delivery is given up if its next retry would be later.
         park_after: a delivery waits in the store if its backoff (or Retry-After) is longer than this, in seconds.
 
     Raises:
-        ValueError: a value is out of its range; the text says which.
+        ValueError: a value is out of range; the message says which.
     """
 
     max_attempts: int = 100
@@ -83,7 +83,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Try again after ``delay`` seconds, waiting in this process."""
+    """Retry after ``delay`` seconds; the delivery waits in this process."""
 
     delay: float
     next_attempt_at: float
@@ -91,13 +91,13 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Try again at ``next_attempt_at``, waiting in the store.
+    """Retry at ``next_attempt_at``; the delivery waits in the store.
 
     Attributes:
         delay: the wait, in seconds.
-        next_attempt_at: when it ends, seconds since the epoch.
-        backoff_until: when the delivery's own backoff ends, if a gate lets it go earlier.
-        charged: False for a failure before the end of the delivery's own backoff: it is not counted in ``max_attempts``.
+        next_attempt_at: when the wait ends, seconds since the epoch.
+        backoff_until: when the delivery's own backoff ends, if a gate may send it earlier.
+        charged: whether the attempt counts in ``max_attempts``; False if it was made during the delivery's own backoff.
     """
 
     delay: float
@@ -107,7 +107,7 @@ class Park:
 
     @property
     def own_delay(self) -> float:
-        """The delivery's own backoff, in seconds, even if a gate lets it go earlier."""
+        """The delivery's own backoff, in seconds, even if a gate may send it earlier."""
         return (
             self.delay
             if self.backoff_until is None
@@ -117,7 +117,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Do not try again: the delivery becomes a dead letter with this reason."""
+    """Do not retry: the delivery becomes a dead letter with this reason."""
 
     reason: Reason
 
@@ -127,11 +127,11 @@ Decision = Retry | Park | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class GateView:
-    """The state of the endpoint's gate, as far as a decision depends on it; by default the gate is normal.
+    """The part of an endpoint's gate that a decision depends on; by default, the gate is normal.
 
     Attributes:
-        governs: the gate holds or paces the sends. A delivery then waits for its first backoff at most.
-        is_down: only probes are sent. A failure that the endpoint's recovery may cure does not give the delivery up.
+        governs: whether the gate holds or paces the sends. A delivery then waits for the first backoff at most.
+        is_down: whether only probes are sent. A failure that may end with the outage then does not give up the delivery.
     """
 
     governs: bool = False
@@ -142,7 +142,7 @@ NORMAL = GateView()
 
 
 def backoff(policy: RetryPolicy, attempt: int) -> float:
-    """Return ``min(cap, base * factor ** (attempt - 1))``, in seconds, for the wait after this attempt (from 1)."""
+    """Return the backoff after this attempt (from 1), in seconds: ``min(cap, base * factor ** (attempt - 1))``."""
     try:
         return min(policy.cap, policy.base * policy.factor ** (attempt - 1))
     except OverflowError:
@@ -163,7 +163,7 @@ def draw_delay(
         none           backoff
 
     Args:
-        attempt: the attempt of this round that failed, from 1.
+        attempt: the number of the failed attempt in its round, from 1.
         last_delay: the previous delay, for ``decorrelated``; None at the first retry.
     """
     wait = backoff(policy, attempt)
@@ -195,25 +195,25 @@ def decide(
     gate: GateView = NORMAL,
     backoff_until: float | None = None,
 ) -> Decision:
-    """Decide what to do after a failure; call it once per failure. Draws at most three random numbers.
+    """Decide what to do after a failure. Call it once per failure; it draws at most three random numbers.
 
-    Retry-After is a minimum: neither jitter nor cap goes below it. ``uniform(0, spread * delay)`` is added, up to the end
-    of the round, so that deliveries with the same Retry-After do not return in the same instant.
+    Retry-After is a minimum: neither jitter nor cap reduces it. ``uniform(0, spread * delay)`` is added, up to the end of
+    the round, so that deliveries with the same Retry-After are not retried at the same instant.
 
     While a gate governs, each retry is parked and due after the first backoff at most; the gate decides when it is sent.
-    A failure before the end of the delivery's own backoff is not charged and does not move that end. So a gate does not
-    use up attempts faster than the policy alone.
+    A failure before the end of the delivery's own backoff is not charged and does not extend the backoff. So a gate does
+    not use up attempts faster than the policy alone.
 
     Args:
         verdict: the classifier's verdict on the failure.
-        attempt: the number within the round of the attempt that failed, from 1.
+        attempt: the number of the failed attempt in its round, from 1.
         now: seconds since the epoch.
         round_started_at: when the round began, seconds since the epoch.
         last_delay: the previous delay, in seconds.
-        may_wait: False if this process has no room for a waiting delivery; then a Retry becomes a Park.
+        may_wait: whether this process has room for a waiting delivery; if not, a Retry becomes a Park.
         answered: whether the receiver answered.
         gate: the state of the endpoint's gate now.
-        backoff_until: when the delivery's own backoff ends, seconds since the epoch, if a gate let it go earlier.
+        backoff_until: when the delivery's own backoff ends, seconds since the epoch, if a gate sent it earlier.
     """
     early_until = backoff_until if backoff_until is not None and now < backoff_until else None
     may_recover = gate.is_down and _depends_on_endpoint(verdict, answered=answered)
@@ -227,8 +227,8 @@ def decide(
     else:
         own_delay = early_until - now
     delay = min(own_delay, draw_delay(policy, 1, rng)) if gate.governs else own_delay
-    # Park by the wait without jitter: otherwise chance would park one delivery and not another like it.
-    # (Decorrelated jitter has no other wait than the one drawn.)
+    # Compare the wait without jitter with `park_after`, so that chance does not park one delivery and not another like it.
+    # (Decorrelated jitter has only the drawn wait.)
     wait = delay if policy.jitter == "decorrelated" else backoff(policy, attempt)
     if verdict.retry_after is not None:
         wait = max(wait, verdict.retry_after)
@@ -237,7 +237,7 @@ def decide(
     if delay > room:
         return GiveUp("expired")
     if verdict.retry_after is not None:
-        # Within the round, so that chance does not expire a delivery that can return in time.
+        # Stay within the round, so that chance does not expire a delivery that can be retried in time.
         delay += rng.uniform(0, min(policy.spread * delay, room - delay))
     if gate.governs or early_until is not None:
         backoff_until = now + max(own_delay, delay) if early_until is None else early_until
@@ -248,7 +248,7 @@ def decide(
 
 
 def _depends_on_endpoint(verdict: Verdict, *, answered: bool) -> bool:
-    """Return whether the endpoint's recovery may cure a failure; a permanent answer is about the event."""
+    """Return whether a failure may end when the endpoint recovers; a permanent answer concerns the event."""
     return verdict.category == "unknown" or (not answered and verdict.blame == "endpoint")
 
 

@@ -23,15 +23,15 @@ _FIFTY_YEARS = timedelta(days=50 * 365.2425)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Parse a ``Retry-After`` header by the grammar of RFC 9110 10.2.3.
+    """Parse a ``Retry-After`` header according to RFC 9110 10.2.3.
 
     Args:
         value: the raw header: digits, or an HTTP-date in any of its three forms (RFC 9110 5.6.7).
         now: seconds since the epoch.
 
     Returns:
-        The seconds to wait, 0 for a date in the past, 2**31 at most. None without a header, or for one that is neither
-        digits nor a date, which is logged.
+        The seconds to wait: 0 for a date in the past, 2**31 at most. None without a header or for an invalid one, which
+        is logged.
     """
     if value is None:
         return None
@@ -53,7 +53,7 @@ def _parse_http_date(text: str, now: float) -> float | None:
             hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"])
             try:
                 date = _full_date(match["year"], month, int(match["day"]), now)
-            except ValueError:  # the 31st of February
+            except ValueError:  # such as 31 February
                 return None
             # a sum, because datetime has no leap seconds
             return date.timestamp() + hour * 3600 + minute * 60 + second

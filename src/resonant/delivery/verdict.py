@@ -16,10 +16,10 @@ class Verdict:
     Attributes:
         category: ``transient`` is retried, ``permanent`` is not, ``unknown`` is retried a few times.
         code: a short label from a bounded set, for metrics: ``http_503``, ``connect_refused``, ...
-        retry_after: seconds that the receiver asks to wait; None if it does not ask.
-        blame: ``local`` if the fault is not the endpoint's.
+        retry_after: the receiver's Retry-After, in seconds; None without one.
+        blame: ``endpoint``, or ``local`` if the fault is on the sender's side.
         maybe_processed: whether the receiver may have processed the request.
-        gone: whether the receiver says that it is gone for good (410).
+        gone: whether the receiver answered that it is permanently gone (410).
 
     Raises:
         ValueError: invalid category, blame or code.
@@ -36,4 +36,4 @@ class Verdict:
         if self.category not in get_args(Category) or self.blame not in get_args(Blame):
             raise ValueError(f"invalid category or blame: {self.category!r}, {self.blame!r}")
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", self.code):
-            raise ValueError(f"a code has lower case letters, digits and _, at most 41: {self.code!r}")
+            raise ValueError(f"invalid code {self.code!r}: use lower case letters, digits and _, at most 41")

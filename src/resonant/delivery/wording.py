@@ -1,4 +1,4 @@
-"""Describing on one line why a delivery failed, if possible with the receiver's answer."""
+"""Describes a failure on one line, with the receiver's answer if there is one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The loop that drains the store: claim what is due, attempt it, record the outcome."""
+"""The loop that drains the store: claim due deliveries, make attempts, record outcomes."""
 
-# The maximum number of deliveries of a chunk. Twice as many are held in memory with their bodies, and somewhat more if there
-# are several endpoints; `fetcher` also limits the size of the bodies.
+# The maximum number of deliveries per chunk. A run keeps about twice as many in memory with their bodies, and somewhat
+# more with several endpoints; `fetcher` also limits the total size of the bodies.
 MAX_CHUNK_SIZE = 5_000

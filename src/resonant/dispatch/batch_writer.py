@@ -28,9 +28,9 @@ class BatchWriter:
     """Writes begins, outcomes and releases, and acknowledges each after its commit.
 
     Args:
-        store: open, and bound to the running loop.
-        patience: how long to wait for an unreachable store, in seconds; shorter than the lease. A lock held by another
-            process is awaited without limit, until ``close``.
+        store: an open store, bound to the running event loop.
+        patience: how long to wait for an unreachable store, in seconds; shorter than the lease. Until ``close``, it
+            waits without limit for a lock that another process holds.
     """
 
     def __init__(self, store: Store, *, patience: float = 20.0) -> None:
@@ -46,7 +46,7 @@ class BatchWriter:
         """Record that a send is about to start; return False if the lease was lost and nothing may be sent.
 
         Raises:
-            StoreUnavailable: the store did not come back in time.
+            StoreUnavailable: the store did not recover in time.
         """
         return bool(await self.begin_all([lease]))
 
@@ -54,7 +54,7 @@ class BatchWriter:
         """Record that sends are about to start; return the leases that are still held.
 
         Raises:
-            StoreUnavailable: the store did not come back in time.
+            StoreUnavailable: the store did not recover in time.
         """
         future: asyncio.Future[set[LeaseKey]] = asyncio.get_running_loop().create_future()
         self._begins.append((leases, future))
@@ -65,8 +65,8 @@ class BatchWriter:
         """Queue an attempt and its decision for the next commit, and return at once.
 
         Returns:
-            An awaitable for the commit: false if the lease was lost and only history was added. It raises
-            ``StoreUnavailable`` if the store did not come back in time.
+            A future that ends with the commit. Its result is False if the lease was lost and only history was added. It
+            raises ``StoreUnavailable`` if the store did not recover in time.
         """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._outcomes.append((outcome, future))
@@ -74,10 +74,10 @@ class BatchWriter:
         return future
 
     async def release(self, lease: Lease) -> None:
-        """Hand a delivery back, with no attempt charged.
+        """Release a delivery without charging an attempt.
 
         Raises:
-            StoreUnavailable: the store did not come back in time.
+            StoreUnavailable: the store did not recover in time.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._releases.append((lease, future))
@@ -102,7 +102,7 @@ class BatchWriter:
     async def _write_all(self) -> None:
         while self._has_work:
             await asyncio.sleep(0)  # lets the callers of the last commit request their next writes
-            # A cancelled begin will not be sent. Outcomes are always written.
+            # Skip cancelled begins, since nothing will be sent. Outcomes are always written.
             begins = [(leases, future) for leases, future in self._begins if not future.done()]
             outcomes, releases = self._outcomes, self._releases
             self._begins, self._outcomes, self._releases = [], [], []

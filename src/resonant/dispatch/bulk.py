@@ -1,4 +1,4 @@
-"""The bulk lane: many deliveries sent as one piece of work, so that sends do not wait for the store."""
+"""The bulk lane: sends many deliveries as one unit of work, so that sends do not wait for the store."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _LOOK_SECONDS = 0.25
 
 
 class PrefetchWindow:
-    """Limits how many deliveries to one endpoint have begun and are not sent yet. A crash charges each an attempt.
+    """Limits the deliveries to one endpoint that have begun but are not sent yet. A crash charges each an attempt.
 
-    While at most ``width`` wait to be sent, twice as many more begin together, so that commits are large. So at
-    most ``MOST_BEGUN`` times the width have begun, including those being sent.
+    When at most ``width`` deliveries wait to be sent, the next ``2 * width`` begin in one commit, so that commits are
+    large. So at most ``MOST_BEGUN * width`` have begun, including those being sent.
 
     Args:
-        width: how many can be on the wire at the same time, at least 1.
+        width: the maximum number of concurrent sends, at least 1.
     """
 
     _AT_ONCE = 2
-    # On the wire, ahead, and begun at once on top of these.
+    # Being sent, waiting, and begun in one commit on top of these.
     MOST_BEGUN = 1 + 1 + _AT_ONCE
 
     def __init__(self, width: int) -> None:
@@ -42,11 +42,11 @@ class PrefetchWindow:
 
     @property
     def at_once(self) -> int:
-        """How many begin together."""
+        """How many deliveries begin in one commit."""
         return self._AT_ONCE * self.width
 
     async def wait_for_room(self, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Wait until there is room for more sends, or the run ends."""
+        """Wait until more deliveries may begin, or the run ends."""
         while not self._has_room.is_set() and not is_over():
             with contextlib.suppress(TimeoutError):
                 # Not wait_for: Python 3.11's may lose a cancellation.
@@ -54,7 +54,7 @@ class PrefetchWindow:
                     await self._has_room.wait()
 
     def change(self, by: int) -> None:
-        """Add the number that have begun, or subtract the number that are on the wire or will not be sent."""
+        """Change the number of deliveries that have begun but are not on the wire yet."""
         self._number += by
         if self._number <= self.width:
             self._has_room.set()
@@ -63,7 +63,7 @@ class PrefetchWindow:
 
 
 class _Begun:
-    """The begun deliveries of one chunk, in a queue. Each counts as ahead until it has a place on the wire."""
+    """The begun deliveries of one chunk, in a queue. Each counts in the window until it has a place on the wire."""
 
     def __init__(self, window: PrefetchWindow) -> None:
         self._window = window
@@ -75,12 +75,12 @@ class _Begun:
         self._queue.put_nowait((lease, _now()))
 
     def end(self, takers: int) -> None:
-        """Signal the end to this number of takers."""
+        """Signal the end of the queue to this number of takers."""
         for _ in range(takers):
             self._queue.put_nowait(None)
 
     async def take(self) -> tuple[Lease, float] | None:
-        """Return the next lease and when it began; None at the end."""
+        """Return the next lease and the time at which it began; None at the end."""
         return await self._queue.get()
 
     def note_place(self) -> None:
@@ -111,14 +111,14 @@ async def send_ahead(
     """Send deliveries, and begin a few in the store ahead of their sends.
 
     Args:
-        leases: what to send, in this order.
+        leases: the leases to send, in order.
         begin: records in the store that sends are about to start; returns the leases that are still held.
-        place: a place on the wire; entering waits for a free one.
-        send: makes one attempt, within a place; it is called with up to ``window.width`` leases at the same time.
+        place: returns a place on the wire; entering its context waits for a free one.
+        send: makes one attempt, within a place; up to ``window.width`` calls run concurrently.
         on_lost: called with each lease that this process lost; its delivery is not sent.
         on_left: called with the leases that were not begun because the run ended.
-        window: shared by all chunks to the same endpoint; they begin one after the other.
-        good_for: seconds after its begin in which a lease is sent without another check that it is still held.
+        window: shared by all chunks to the same endpoint, which begin one after the other.
+        good_for: how many seconds after its begin a lease may be sent without checking again that it is still held.
         is_over: returns whether to stop beginning sends.
 
     Raises:
@@ -176,7 +176,7 @@ async def _begin(
 
 async def all_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Wait for tasks; on the first error, cancel the others and raise it."""
-    # Not a TaskGroup: when asyncio cancels the remaining tasks, it would raise an interruption again.
+    # Not a TaskGroup: it would raise an interruption again when asyncio cancels the remaining tasks.
     try:
         pending = set(tasks)
         while pending:

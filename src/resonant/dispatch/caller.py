@@ -1,4 +1,4 @@
-"""Context that a command passes to the flow in its own process; the only one that is not an argument.
+"""Context that a command passes to a flow in its own process, outside of the flow's parameters.
 
 A flow's parameters are JSON, which Prefect stores and shows, so they cannot carry a tracker. Everything else is an
 argument: a flow opens the dispatcher and passes it to its task runs.
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A command that runs a flow; both fields are None for a flow that a worker or a script runs.
+    """A command that runs a flow. Both fields are None if a worker or a script runs the flow.
 
     Attributes:
-        tracker: the deliveries that the command waits for. The flow adds those it takes, and ends when all have ended.
-        who: the operator, for the audit.
+        tracker: the deliveries that the command waits for. The flow adds the deliveries that it claims, and ends when all of
+            them have ended.
+        who: the operator, for the audit log.
     """
 
     tracker: Tracker | None = None

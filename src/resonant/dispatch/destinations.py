@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The pause before a run tries again to open an endpoint, in seconds.
 REOPEN_SECONDS = 30.0
-# How long the other endpoints wait while some are opened; after that, opening goes on in the background.
+# How long a look waits for endpoints to open; after that, they are opened in the background.
 _OPEN_SECONDS = 0.25
 
 
@@ -29,14 +29,14 @@ class Destinations:
 
     Args:
         store: records problems with endpoints.
-        open_destination: opens an endpoint by name. An error holds back only this endpoint's deliveries.
-        limiter: takes the limit of each endpoint.
-        rates: takes the rate of each endpoint.
+        open_destination: opens an endpoint by name; an error delays only that endpoint's deliveries.
+        limiter: enforces each endpoint's limit of concurrent sends.
+        rates: enforces each endpoint's rate.
         signing: reports the rotation of each endpoint's secret.
-        problems: the endpoints that cannot be opened, and why; kept up to date here.
+        problems: the reasons why endpoints cannot be opened, keyed by name; updated by this class.
 
     Attributes:
-        rates: as given.
+        rates: the rate limiter.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Destinations:
         return bool(self._opening)
 
     def window(self, name: str) -> PrefetchWindow:
-        """Return the window that all chunks to an open endpoint share."""
+        """Return the prefetch window that all chunks to an endpoint share."""
         return self._windows[name]
 
     async def open(self, name: str) -> None:
@@ -82,7 +82,7 @@ class Destinations:
             raise EndpointError(self._problems[name])
 
     async def is_open(self, name: str) -> bool:
-        """Open an endpoint if it is not open yet; return whether it can be sent to."""
+        """Open an endpoint if it is not open yet; return whether it is open."""
         self._begin_to_open(name)
         if opening := self._opening.get(name):
             await asyncio.wait([opening])
@@ -90,9 +90,9 @@ class Destinations:
         return name in self._opened
 
     async def open_of(self, names: Iterable[str]) -> list[str]:
-        """Return those of these endpoints that can be sent to now. Open the others, in the background if that takes long.
+        """Return the open endpoints among these; open the rest, in the background if that takes long.
 
-        An endpoint's configuration comes from Prefect's server, which may be unavailable for minutes.
+        Prefect's server has their configuration, and may be unavailable for minutes.
         """
         names = list(names)
         if begun := [opening for name in names if (opening := self._begin_to_open(name))]:
@@ -101,7 +101,7 @@ class Destinations:
         return [name for name in names if name in self._opened]
 
     def _begin_to_open(self, name: str) -> asyncio.Task[None] | None:
-        """Begin to open an endpoint, and return the task; None if it is open or being opened, or failed recently."""
+        """Begin to open an endpoint; return the task, or None if the endpoint is open, being opened, or failed recently."""
         is_too_early = asyncio.get_running_loop().time() < self._reopen_at.get(name, 0.0)
         if name in self._opened or name in self._opening or is_too_early:
             return None
@@ -109,7 +109,7 @@ class Destinations:
         return opening
 
     def _raise_errors(self) -> None:
-        """Forget the tasks that have ended, and raise the store's error of one of them."""
+        """Remove finished tasks; raise the error of one that failed."""
         for name, opening in list(self._opening.items()):
             if opening.done():
                 del self._opening[name]
@@ -134,7 +134,7 @@ class Destinations:
         await self._store.write(endpoints.clear_problem, name)
 
     async def close(self) -> None:
-        """Close every endpoint, even if one cannot be closed."""
+        """Close every endpoint, even if closing one fails."""
         for opening in self._opening.values():
             opening.cancel()
         await asyncio.gather(*self._opening.values(), return_exceptions=True)

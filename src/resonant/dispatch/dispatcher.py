@@ -1,20 +1,20 @@
-"""The dispatcher: take what is due from the store and make attempts until nothing is due, or a bound is reached.
+"""The dispatcher: claim due deliveries and make attempts until none is due or a limit is reached.
 
 The steps of one delivery::
 
-    Dispatcher.run      claims it, and hands it to `emit_one` (in flows: a Prefect task run)
-    Dispatcher.attempt  begins in the store, lets the attempt runner send and decide, records both, reports
-    emit_one          returns (delivered, parked), waits and calls attempt again (retry), or ends (given up)
+    Dispatcher.run      claims the delivery and passes it to `emit_one` (in flows: a Prefect task run)
+    Dispatcher.attempt  marks the attempt as begun, sends, decides, records the outcome and returns a report
+    emit_one            returns (delivered or parked), waits and calls `attempt` again (retry), or ends (given up)
 
-In the bulk lane, `emit_chunk` gets many deliveries to one endpoint::
+In the bulk lane, `emit_chunk` receives many deliveries to one endpoint::
 
-    Dispatcher.attempt_all  makes one attempt of each, as above, in large commits, and parks every retry
-    emit_one              gets the deliveries whose lease was lost before, so that they cannot crash a chunk
+    Dispatcher.attempt_all  makes one attempt of each delivery, with large commits, and parks every retry
+    emit_one                receives deliveries that may have crashed a worker, so that they cannot crash a chunk
 
 The parts: `Fetcher` claims, `Sender` makes and records attempts, `Destinations` opens endpoints, `LeaseHeartbeat` renews
 leases, and `RunningTasks` holds the tasks and the error that ends the run.
 
-No Prefect here: the clock, the random generator, the endpoints and `emit_one` are arguments.
+This module does not use Prefect: the clock, the random generator, the endpoints and `emit_one` are arguments.
 """
 
 from __future__ import annotations
@@ -56,22 +56,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The pause of an idle drain after it has waited for the store for a third of a lease.
 
 EmitOne = Callable[["Lease"], Awaitable[None]]
 EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
 
 
 class Dispatcher:
-    """One run over a store. Use it as an async context manager; at the end it hands back every lease.
+    """One run over a store. Use it as an async context manager, which releases every lease on exit.
 
     Args:
-        store: open, and bound to the running loop.
+        store: an open store, bound to the running event loop.
         attempt_runner: makes the attempts.
-        open_destination: opens an endpoint by name. An error holds back only this endpoint's deliveries.
+        open_destination: opens an endpoint by name; an error delays only that endpoint's deliveries.
         owner: the owner of the leases, e.g. the flow run's id.
-        limits: the bounds of the run.
-        on_gate_change: called with an endpoint's gate before and after, when this run has changed its state.
+        limits: the limits of the run.
+        on_gate_change: called with the old and the new gate after this run has changed a gate's state.
     """
 
     def __init__(
@@ -136,13 +135,13 @@ class Dispatcher:
             await self._signing.stop()
             await self._rates.close()
             await self._sender.close()
-            # Even without a known lease: a claim may have been cancelled during its commit.
+            # Release even without a known lease: a claim may have been cancelled during its commit.
             await self.store.release_all(self.owner)
             await self._gates.leave()
             await self._signing.leave()
         except StoreError as error:
             if not isinstance(ended_by, StoreError):  # avoids a second report of an outage
-                logger.warning("leases were not handed back and will expire: %s", error)
+                logger.warning("leases were not released and will expire: %s", error)
         finally:
             await self._destinations.close()
 
@@ -156,8 +155,8 @@ class Dispatcher:
 
         Raises:
             LeaseLost: another worker has the delivery, or this worker has a newer lease.
-            TimeIsUp: the run's time was up before the send; the delivery went back, with no attempt charged.
-            Held: the endpoint's gate holds the delivery; it went back, with no attempt charged.
+            TimeIsUp: the run's time was up before the send; the delivery was released without charging an attempt.
+            Held: the endpoint's gate holds the delivery, which was released without charging an attempt.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again.
         """
         return await self._sender.attempt(key, task_run_id=task_run_id)
@@ -165,7 +164,7 @@ class Dispatcher:
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
     ) -> ChunkSummary:
-        """Make one attempt of each of these deliveries to one endpoint, and park every retry.
+        """Make one attempt of each delivery in a chunk, and park every retry.
 
         Raises:
             StoreUnavailable: outcomes could not be written; these deliveries will be tried again.
@@ -188,18 +187,18 @@ class Dispatcher:
         deliveries are settled, even if another worker sends them.
 
         Args:
-            emit_one: makes the attempts of one delivery by ``attempt``, and waits between them. An error ends the run, and
-                so does a return without an attempt.
-            emit_chunk: makes one attempt of each of many deliveries by ``attempt_all``, if the limits have a ``chunk_size``;
-                an error ends the run.
-            endpoint: only this endpoint; None for all.
-            take_over: take over expired leases too, and wait for live ones to end (with ``own``, only for its own).
+            emit_one: makes the attempts of one delivery with ``attempt``, and waits between them. An error or a return
+                without an attempt ends the run.
+            emit_chunk: makes one attempt of each delivery in a chunk with ``attempt_all``; used if the limits have a
+                ``chunk_size``. An error ends the run.
+            endpoint: send only to this endpoint; None for all.
+            take_over: also take over expired leases, and wait for live ones to end (with ``own``, only those of ``own``).
             own: tracks the deliveries to wait for, and their outcomes.
-            on_waiting: called once, with the time until which other workers hold the remaining deliveries.
+            on_waiting: called once if other workers hold the remaining deliveries, with the end of their last lease.
 
         Raises:
             EndpointError: the named endpoint cannot be opened.
-            StoreUnavailable: the store went away.
+            StoreUnavailable: the store became unreachable.
         """
         if endpoint is not None:
             await retry_while_unavailable(partial(self._destinations.open, endpoint), self._patience)
@@ -220,7 +219,7 @@ class Dispatcher:
             async with self._running.beside(self._work_beside(fetcher, endpoint)):
                 return await self._send_until_over(fetcher, own)
         except Exception as error:
-            self._running.fail(error)  # the reason why the others are cancelled
+            self._running.fail(error)  # recorded before the other tasks are cancelled
             raise
         finally:
             await self._running.cancel()
@@ -233,7 +232,7 @@ class Dispatcher:
             if own is not None:
                 await retry_while_unavailable(own.look_if_due, self._patience)
                 if self._running.end is None and own.is_settled:
-                    self._running.end_in(0)  # the next run sends the other claims of this run
+                    self._running.end_in(0)  # the next run sends the remaining claims
             time_is_up = self._running.is_over()
             looked_at = self.store.clock()
             fetcher.look_in(self._sender.take_parked_until() - looked_at)
@@ -268,7 +267,7 @@ class Dispatcher:
             )
 
     async def _has_to_wait(self, fetcher: Fetcher, own: Tracker | None) -> bool:
-        """Return whether to wait for deliveries that others hold; if so, wait for one poll interval first."""
+        """Wait one poll interval if a worker or a gate still holds deliveries; return whether it waited."""
         if own is not None:
             await own.look()
             if own.is_settled:
@@ -279,17 +278,17 @@ class Dispatcher:
         return True
 
     async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Summary:
-        """Emit deliveries from an iterator that are already leased by this owner, and wait for all of them.
+        """Emit deliveries that this owner has already leased, and wait for all of them.
 
-        The next batch is requested only while the sends keep up.
+        The next batch is requested only while fewer than twice ``concurrency`` deliveries are being sent.
 
         Args:
             emit_one: as in ``run``.
             batches: leases of this owner.
 
         Raises:
-            EndpointError: an endpoint cannot be opened; the leases are handed back.
-            StoreUnavailable: the store went away.
+            EndpointError: an endpoint cannot be opened; the leases are released.
+            StoreUnavailable: the store became unreachable.
         """
         self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, None
@@ -303,7 +302,7 @@ class Dispatcher:
                     await retry_while_unavailable(
                         partial(self._destinations.open, lease.endpoint), self._patience
                     )
-                    # A held delivery counts as due from now on, so any run may send it.
+                    # Release held deliveries, so that any run may send them.
                     if self._gates.room(lease.endpoint) == 0:
                         held.append(lease)
                     else:
@@ -316,14 +315,14 @@ class Dispatcher:
             await self._gates.leave()
             self._running.raise_failure()
         except Exception as error:
-            self._running.fail(error)  # the reason why the others are cancelled
+            self._running.fail(error)  # recorded before the other tasks are cancelled
             raise
         finally:
             await self._running.cancel()
         return self.summary
 
     async def _look_at_gates(self) -> None:
-        """Look at the gates, unless that was done recently."""
+        """Refresh the gates, unless they were refreshed recently."""
         if asyncio.get_running_loop().time() >= self._look_at_gates_at:
             self._look_at_gates_at = asyncio.get_running_loop().time() + fetching.POLL_SECONDS
             await retry_while_unavailable(self._gates.look_at_sends, self._patience)
@@ -350,7 +349,7 @@ class Dispatcher:
             for lease in leases:
                 self._start(lease)
             return
-        # A delivery that may have crashed a worker goes alone, so that it cannot crash a whole chunk again.
+        # A delivery that may have crashed a worker is sent alone, so that it cannot crash a whole chunk again.
         for lease in leases:
             if lease.crashes:
                 self._start(lease)
@@ -378,12 +377,12 @@ class Dispatcher:
             return
         if left.attempts == lease.attempts:
             raise RuntimeError(f"emit_one returned without an attempt of {lease.event.id}")
-        # It ended instead of waiting for its retry: park it, so that any worker retries it when it is due.
+        # `emit_one` did not wait for the retry: park the delivery, so that any worker can retry it when it is due.
         self.summary.parked += 1
         await self._sender.hand_back([left])
 
     async def not_to_be_opened(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the endpoints among these that cannot be opened, each with the reason."""
+        """Return the endpoints that cannot be opened, with the reasons."""
         return {
             name: self.summary.unknown_endpoints[name]
             for name in names

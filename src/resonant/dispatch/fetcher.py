@@ -1,4 +1,4 @@
-"""Claiming deliveries for a run: ahead of need, fairly between endpoints, within a memory limit."""
+"""Claims deliveries for a run: ahead of need, fairly between endpoints, within a memory limit."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from resonant.events import Lease
     from resonant.store import Store
 
-# The longest time between two looks, in case a wake-up was lost; a look costs a millisecond.
+# The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond.
 POLL_SECONDS = 0.25
-# The shortest waits for the next parked delivery. In the bulk lane, those due soon after it go in the same chunk.
+# The shortest waits for the next parked delivery. In the bulk lane, deliveries due soon after it join its chunk.
 _SHORTEST_WAIT_SECONDS = 0.02
 _SHORTEST_WAIT_FOR_CHUNK_SECONDS = 0.05
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0
-# How often accepted events and tallies are folded. Readers add up what is not folded yet; each fold costs some milliseconds.
+# How often accepted events and tallies are folded. Readers add up unfolded counts; each fold costs a few milliseconds.
 FOLD_SECONDS = 5.0
 # How long the last fold of a run may take.
 _LAST_FOLD_SECONDS = 1.0
-# The size of all bodies that a run holds; but always twice as many deliveries as can be sent at the same time.
+# The maximum total size of the bodies that a run holds. Twice the number of concurrent sends is always allowed.
 MOST_BYTES = 64 * 1024 * 1024
 
 
 class _Room(NamedTuple):
-    """What may be claimed: the number of deliveries, and the maximum size of their bodies (None for no limit)."""
+    """The limits of a claim: the number of deliveries, and the total size of their bodies (None for no limit)."""
 
     number: int
     most_bytes: int | None
@@ -44,14 +44,14 @@ class _Room(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The claims that a run makes.
+    """The settings of a run's claims.
 
     Attributes:
         owner: the owner of the leases.
         endpoint: the only endpoint to claim from; None for all.
-        take_over: whether to take over expired leases, and to wait for live ones.
-        chunk_size: deliveries that are sent together; 0 if each is sent alone.
-        on_waiting: called once, with the time until which other workers hold the remaining deliveries.
+        take_over: whether to take over expired leases, and to wait for live ones to end.
+        chunk_size: deliveries per chunk; 0 if each is sent alone.
+        on_waiting: called once if other workers hold the remaining deliveries, with the end of their last lease.
     """
 
     owner: str
@@ -62,12 +62,12 @@ class Plan:
 
 
 class Fetcher:
-    """The claims of one run.
+    """Claims the deliveries of one run.
 
     Args:
         store: the store to claim from.
-        plan: what to claim.
-        gates: limit what may be sent now.
+        plan: the settings of the claims.
+        gates: limit the claims of each endpoint.
         in_flight: the leases that the run already holds.
         destinations: opens each endpoint with due deliveries.
         heartbeat: renews the run's own leases before expired ones are taken over.
@@ -104,18 +104,18 @@ class Fetcher:
 
     @property
     def pause(self) -> float:
-        """The pause until the run looks again unless something changes, in seconds."""
+        """Seconds until the next poll, unless something changes first."""
         if self._is_over():
             return POLL_SECONDS
         return max(0.0, self._look_again_at - asyncio.get_running_loop().time())
 
     def wake(self) -> None:
-        """Look again as soon as nothing is being sent: another process may have stored new work."""
+        """Poll as soon as nothing is being sent: another process may have stored new work."""
         self._is_woken = True
 
     def look_in(self, seconds: float) -> None:
-        """Look again after this time, when a delivery is due, unless an earlier look is planned."""
-        # Beside chunks that are being sent, a look at each retry's own time would give each a chunk of its own.
+        """Poll again after this time, when a delivery is due, unless an earlier poll is planned."""
+        # While chunks are being sent, a poll at each retry's due time would give each retry its own chunk.
         shortest = _SHORTEST_WAIT_SECONDS
         if self._plan.chunk_size:
             shortest = POLL_SECONDS if self._in_flight.total_busy else _SHORTEST_WAIT_FOR_CHUNK_SECONDS
@@ -123,10 +123,10 @@ class Fetcher:
         self._look_again_at = min(self._look_again_at, asyncio.get_running_loop().time() + wait)
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
-        """Claim deliveries of each endpoint with due work, as many as there is room for.
+        """Claim due deliveries of each endpoint, up to the free room.
 
         Args:
-            is_idle: nothing is in flight, so look for due work at once.
+            is_idle: whether nothing is in flight; if so, poll at once.
         """
         if self._is_woken and not self._in_flight.total_busy:
             is_idle = True
@@ -146,8 +146,8 @@ class Fetcher:
                 leases = await self._store.claim(
                     name, owner=self._plan.owner, limit=room.number, most_bytes=room.most_bytes
                 )
-                # Fewer than asked for: nothing else is due, or memory is full. While a gate governs, its room lasts
-                # until the next look.
+                # Fewer than requested: nothing else is due, or memory is full. While a gate governs, its room lasts
+                # until the next poll.
                 if len(leases) < room.number or self._gates.governs(name):
                     self._due.remove(name)
                 yield leases
@@ -157,7 +157,7 @@ class Fetcher:
         return self._destinations.is_opening or any(map(self._gates.holds_shortly, self._open))
 
     async def others_hold(self) -> bool:
-        """Return whether other workers hold deliveries that this run may still get; if so, wait for a moment first."""
+        """Wait briefly if other workers hold deliveries that this run may still get; return whether they do."""
         if not self._plan.take_over:
             return False
         until = await self._store.latest_lease_end(self._plan.endpoint)
@@ -170,7 +170,7 @@ class Fetcher:
         return True
 
     async def stop(self) -> None:
-        """Fold once more, which may take a second, and stop."""
+        """Fold once more, for at most a second, and stop."""
         if self._folding is not None:
             last = asyncio.create_task(self._fold_after(self._folding))
             done, _ = await asyncio.wait([last], timeout=_LAST_FOLD_SECONDS)
@@ -214,7 +214,7 @@ class Fetcher:
             await self._store.fold()
 
     def _room(self, endpoint: str, claimed_from: set[str]) -> _Room | None:
-        """Return how much to claim now, ahead of need: many at once, or None."""
+        """Return how much to claim now, ahead of need; None if there is too little room for a large claim."""
         allowed = self._gates.room(endpoint)
         if allowed == 0:
             return None

@@ -1,8 +1,8 @@
-"""The controller of an endpoint's gate: whether, and how fast, this process may send. Pure: no I/O, time is an argument.
+"""The controller of an endpoint's gate: decides whether and how fast this process may send.
 
-The state is one row that every process shares (``resonant.store.gates``). A controller proposes changes; the caller writes
-them by compare-and-set and passes the resulting row to ``see``. Short-lived data, such as the answers of the last second,
-stays in the process.
+All processes share the state, one row in the store (``resonant.store.gates``). A controller proposes changes; the caller
+writes them with compare-and-set and passes the resulting row to ``see``. Short-lived data, such as the answers of the last
+second, stays in the process. A controller does no I/O, and takes the time as an argument.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from resonant.store.gates import Gate, GateChange
 if TYPE_CHECKING:
     import random
 
-# The pilot's lease, and the time left at which it is renewed, in seconds.
+# The duration of the pilot's lease, and the remaining time at which it is renewed, in seconds.
 PILOT_SECONDS = 3.0
 _RENEW_SECONDS = 2.0
-# The wait for the next probe, as a share of the outage so far, and its bounds in seconds. Including the wait for a look,
-# recovery is noticed within a ninth of the outage.
+# The wait for the next probe, as a share of the outage so far, and its bounds in seconds. Including the poll interval,
+# recovery is detected within a ninth of the outage.
 _PROBE_SHARE = 0.08
 _SOONEST_PROBE, _LATEST_PROBE = 1.0, 120.0
-# The longest that one Retry-After holds an endpoint. It may hold a single delivery for longer.
+# The longest time for which a Retry-After holds an endpoint. A single delivery may wait longer.
 LONGEST_RETRY_AFTER = 300.0
 _STILL_FACTOR, _LONGEST_STILL = 10, 60.0
 # Failures within this time after recovery continue the same outage.
 _RELAPSE_SECONDS = 3.0
 _NORMAL_SECONDS = 10.0
-# Successes may be recorded late. Only recent ones show that the endpoint works for other processes.
+# Successes may be recorded late. Only recent ones show that other processes can still deliver.
 _RECORDED_SECONDS = 3.0
 _THROTTLED_SHARE = 0.1
-# After this time without an answer, a proposal is repeated.
+# The time after which an unanswered proposal is repeated.
 _PATIENCE = 1.0
 _A_MOMENT, _UNTIL_A_LOOK = 0.01, 0.25
 _HANDLER_FAILED, _THROTTLED = 500, 429
@@ -44,7 +44,7 @@ _SLACK = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A send: when it began, the epoch of the gate that let it through, and its number in this process."""
+    """A send: its start time, the gate's epoch at that time, and its number in this process."""
 
     at: float
     epoch: int
@@ -56,13 +56,13 @@ class Answer:
     """The result of a send.
 
     Attributes:
-        kind: ``delivered``; ``failed``; ``alive`` for a permanent 4xx, since the endpoint works; ``local`` for a failure on
-            this side, which is ignored.
-        duration: of the request, in seconds.
+        kind: ``delivered``, ``failed``, ``alive`` for a permanent failure with an answer (the endpoint is up), or
+            ``local`` for a failure on the sender's side, which is ignored.
+        duration: how long the request took, in seconds.
         status_code: None if the endpoint did not answer.
-        retry_after: seconds that the endpoint asks to wait.
-        gone: it answered 410.
-        delivery_id: so that repeated 500s of one delivery do not look like an outage.
+        retry_after: the Retry-After, in seconds.
+        gone: whether the endpoint answered 410.
+        delivery_id: identifies repeated 500s of one delivery, which do not indicate an outage.
     """
 
     kind: Literal["delivered", "failed", "alive", "local"]
@@ -77,12 +77,12 @@ class EndpointGate:
     """The gate of one endpoint in one process.
 
     Args:
-        gate: the row, as the store has it.
-        owner: this process.
-        rng: spreads the times of probes.
+        gate: the current row in the store.
+        owner: the id of this process.
+        rng: randomizes the times of probes.
 
     Attributes:
-        gate: the row, as this process knows it.
+        gate: the row as last read by this process.
         may_probe: whether this process has reserved a probe and not sent it yet.
     """
 
@@ -103,14 +103,14 @@ class EndpointGate:
         self._measured = Measured(gate.since)
 
     def governs(self, now: float) -> bool:
-        """Whether the gate holds deliveries back: all of them, or all but a few at a pace."""
+        """Return whether the gate holds deliveries or paces them."""
         return self.gate.state != "normal" or self.is_told_to_wait(now)
 
     def see(self, gate: Gate) -> None:
-        """Take over the row from the store, unless it is older than the known one."""
+        """Accept a row from the store, unless it is older than the known one."""
         if gate.epoch <= self.gate.epoch:
             if gate.epoch == self.gate.epoch:
-                self._proposed_at = -inf  # refused, or still to be written: a second one would lose
+                self._proposed_at = -inf  # refused or unwritten: it may be proposed again
             return
         before, self.gate = self.gate, gate
         is_mine = self._proposed is not None and gate == replace(
@@ -120,7 +120,7 @@ class EndpointGate:
         self._proposed = self._next_pace = None
         is_new_state = (gate.state, gate.since) != (before.state, before.since)
         if is_new_state:
-            self._not_before = -inf  # the row has it
+            self._not_before = -inf  # now in the row
             self._forget(self._now)
         elif is_mine and gate.state == "probing" and gate.probe_at != before.probe_at:
             self.may_probe = True
@@ -130,7 +130,7 @@ class EndpointGate:
             self._pace = next_pace or Pace(gate.pace or 1.0, self._now, helpless_until=gate.helpless_until)
 
     def look(self, now: float) -> GateChange | None:
-        """Return a change to write: become or stay pilot, the pace, a Retry-After, or the return to normal."""
+        """Return a change to write: a pilot's lease, a new pace, a Retry-After, or the return to normal."""
         self._notice(now)
         if self._is_waiting_for_store(now):
             return None
@@ -150,7 +150,7 @@ class EndpointGate:
         return self._propose(self._piloted(kept, now, self._pace.rate))
 
     def probe(self, now: float) -> GateChange | None:
-        """Return the change that reserves the next probe, if it is due; the winner claims one delivery and sends it."""
+        """Return the change that reserves the next probe, if one is due. The process that writes it sends the probe."""
         self._notice(now)
         gate = self.gate
         if gate.state != "probing" or self._is_waiting_for_store(now) or self.is_told_to_wait(now):
@@ -163,8 +163,8 @@ class EndpointGate:
         """Return how many deliveries to claim; None for no limit.
 
         Args:
-            now: seconds.
-            waiting: deliveries that are claimed and not yet sent.
+            now: the time, in seconds.
+            waiting: the number of claimed deliveries that are not sent yet.
         """
         self._notice(now)
         if self.is_told_to_wait(now):
@@ -174,17 +174,17 @@ class EndpointGate:
         return 0 if self._pace is None else self._pace.room(now, waiting)
 
     def wait(self, now: float, in_flight: int) -> float | None:
-        """Return how long a send must wait: 0 to send now (takes a token), else when to ask again; None hands it back.
+        """Return 0 to send now (takes a token), the seconds until the next call, or None to release the delivery.
 
         Args:
-            now: seconds.
-            in_flight: requests without an answer.
+            now: the time, in seconds.
+            in_flight: the number of requests without an answer.
         """
         self._notice(now)
         if self.is_told_to_wait(now):
             return None
         if self.gate.state == "normal":
-            # A change that is being written will slow down or stop.
+            # The change that is being written will slow or stop the sends.
             return _A_MOMENT if self._is_waiting_for_store(now) else self._measured.wait(now, in_flight)
         if self.may_probe:
             self.may_probe = False
@@ -192,11 +192,11 @@ class EndpointGate:
         if self._pace is None:
             return None
         if self.gate.pilot_until is None or now >= self.gate.pilot_until:
-            return _UNTIL_A_LOOK  # the look renews the pilot's lease, or finds another pilot
+            return _UNTIL_A_LOOK  # `look` renews the pilot's lease, or finds another pilot
         return self._pace.wait(now, in_flight)
 
     def sent(self, now: float) -> Sent:
-        """Record that a send begins."""
+        """Record the start of a send."""
         self._sends += 1
         return Sent(now, self.gate.epoch, self._sends)
 
@@ -204,10 +204,10 @@ class EndpointGate:
         """Count an answer; return the change that it requires, if any.
 
         Args:
-            sent: what ``sent`` returned.
+            sent: the return value of ``sent``.
             answer: the result of the send.
-            now: seconds.
-            in_flight: requests without an answer.
+            now: the time, in seconds.
+            in_flight: the number of requests without an answer.
         """
         self._notice(now)
         if answer.kind == "local":
@@ -222,7 +222,7 @@ class EndpointGate:
         return change or self._write_retry_after(now)
 
     def leave(self, now: float) -> GateChange | None:
-        """Return the change that hands the role of pilot to another process."""
+        """Return the change that ends this process's role as the pilot; None if it is not the pilot."""
         self._notice(now)
         if self._pace is None:
             return None
@@ -258,7 +258,7 @@ class EndpointGate:
         return None
 
     def _recover(self, now: float) -> GateChange:
-        """Return the change from probing to paced, as a probe worked."""
+        """Return the change from probing to paced, after a successful probe."""
         gate = self.gate
         lasted = max(0.0, now - (now if gate.failing_since is None else gate.failing_since))
         rate = max(1.0, (gate.pace or 1.0) * 0.5 ** (lasted / 10))
@@ -268,7 +268,7 @@ class EndpointGate:
         return self._propose(replace(self._piloted(after, now, rate), reason="a probe was delivered"))
 
     def _fail(self, now: float) -> GateChange | None:
-        """Return the change to probing, if the failures in a row make an outage."""
+        """Return the change to probing, if the failures in a row are an outage."""
         gate, measured = self.gate, self._measured
         if not measured.is_outage(now, is_paced=gate.state == "paced") or self._is_waiting_for_store(now):
             return None
@@ -298,7 +298,7 @@ class EndpointGate:
         return self._propose(after, none_delivered_since=since)
 
     def _slow_down(self, answer: Answer, now: float, *, is_bad: bool) -> GateChange | None:
-        """Return the change from normal to paced, if the endpoint accepts some requests and fails more than by chance."""
+        """Return the change from normal to paced, if the endpoint accepts requests but too many fail."""
         measured = self._measured
         measured.window.add(now, is_bad=is_bad)
         measured.throttled.add(now, is_bad=bool(answer.retry_after) or answer.status_code == _THROTTLED)
@@ -314,7 +314,7 @@ class EndpointGate:
         rate = max(1.0, measured.accepted.per_second(now))
         if now - measured.since >= 1:
             self._next_pace = Pace(rate, now, share_bad=bad, helpless_until=self.gate.helpless_until)
-        else:  # the rate is a guess: find out
+        else:  # too early to measure the rate, so let the pace find it
             self._next_pace = Pace(rate, now, judged_from=measured.since + 1)
         reason = "it asks to slow down" if is_throttled else f"{bad:.0%} of requests fail"
         after = replace(self.gate, state="paced", since=now, paced_at=now, reason=reason)
@@ -338,7 +338,7 @@ class EndpointGate:
         return None if self._later(self.gate, now) is None else self._propose(self.gate)
 
     def is_told_to_wait(self, now: float) -> bool:
-        """Whether the endpoint asked, by a Retry-After, for a wait that is not over."""
+        """Return whether a Retry-After of the endpoint is in effect."""
         row = self.gate.not_before
         return self._not_before > now or not _is_due(row, now, LONGEST_RETRY_AFTER)
 
@@ -376,7 +376,7 @@ class EndpointGate:
         self._now = now
 
     def _forget(self, now: float) -> None:
-        """Start over, since the state or the clock changed."""
+        """Reset the measurements after a change of the state or the clock."""
         self._entered = self.gate.epoch
         self._pace = None
         self.may_probe = self._has_worked = False
@@ -384,7 +384,7 @@ class EndpointGate:
 
 
 def _normal(gate: Gate, now: float, pace: float) -> Gate:
-    after = Gate(gate.endpoint, since=now, reason="the pace held nothing back", pace=pace)
+    after = Gate(gate.endpoint, since=now, reason="the pace no longer limits the sends", pace=pace)
     return replace(after, helpless_until=gate.helpless_until, not_before=gate.not_before)
 
 
@@ -395,5 +395,5 @@ def _paused(gate: Gate, now: float) -> Gate:
 
 
 def _is_due(at: float | None, now: float, longest: float) -> bool:
-    """Return whether a time has come. A time too far ahead counts as past: the clock was set back since."""
+    """Return whether a time has come. A time too far ahead counts as past, since the clock was set back."""
     return at is None or at <= now or at > now + longest + _SLACK

@@ -1,7 +1,7 @@
-"""The pace of a paced endpoint: a rate that grows while the endpoint accepts, and is cut when more fails than before.
+"""The pace of a paced endpoint: a rate that grows while requests are accepted, and is cut when more fail.
 
 Only the pilot has a pace. It compares the share of failures with the share at a lower pace, so that random failures do not
-slow it.
+reduce the rate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from resonant.dispatch.gate_window import Accepted, Latency, Window
 LOWEST_RATE = 0.1
 _LONGEST_WAIT = 1.0
 _BURST_SECONDS = 0.25
-# Claims are made for the time until the next look, and a little ahead, so that a backlog always shows as waiting.
+# Claims cover the time until the next poll and a little more, so that a backlog always appears as waiting deliveries.
 _AHEAD_SECONDS = 0.35
 _GROWTH = 1.05
 _LEAST_GROWTH, _LEAST_SHARE = 1.0, 0.25
@@ -41,22 +41,22 @@ class _Usual:
     answers: int = 0
 
     def limit(self, answers: int, share_bad: float) -> float:
-        """Return the share above which this many answers are worse than usual by more than chance."""
+        """Return the share of bad answers above which this many answers are significantly worse than usual."""
         known = max(self.answers, _JUDGED_ANSWERS)
         pooled = (self.share * known + share_bad * answers) / (known + answers)
         return self.share + _TOLERATED + _SIGMAS * sqrt(pooled * (1 - pooled) * (1 / answers + 1 / known))
 
 
 class Pace:
-    """The rate of a paced endpoint, in the process that sends to it.
+    """The rate of a paced endpoint, in the pilot's process.
 
     Args:
-        rate: sends per second to begin with.
-        now: seconds.
-        share_bad: the share of bad answers for which a normal endpoint is paced; None after an outage, when the rate
-            doubles every second at first.
-        judged_from: answers to earlier sends are ignored.
-        helpless_until: until then only a very large share of failures counts.
+        rate: the initial number of sends per second.
+        now: the time, in seconds.
+        share_bad: the share of bad answers that led to the pace; None to double the rate every second at first, as after
+            an outage.
+        judged_from: ignore answers to sends before this time.
+        helpless_until: until this time, only a very large share of failures counts.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Pace:
         return min(_LONGEST_WAIT, max(0.001, (1 - self._tokens) / self.rate))
 
     def room(self, now: float, waiting: int) -> int:
-        """Return how many more deliveries to claim; ``waiting`` are claimed already."""
+        """Return how many more deliveries to claim; ``waiting`` is the number claimed already."""
         self._fill(now)
         return max(0, ceil(self._tokens + self.rate * _AHEAD_SECONDS) - waiting)
 
@@ -123,13 +123,13 @@ class Pace:
         """Count an answer.
 
         Args:
-            sent_at: when it was sent.
-            now: seconds.
-            is_accepted: the endpoint took the request.
-            is_odd: the endpoint took the request and failed (500), which does not depend on the pace.
-            is_asked: the endpoint asks to wait.
-            duration: of the request, in seconds.
-            in_flight: requests without an answer.
+            sent_at: when the request was sent.
+            now: the time, in seconds.
+            is_accepted: whether the endpoint accepted the request.
+            is_odd: whether the endpoint answered 500, which does not depend on the pace.
+            is_asked: whether the endpoint sent a Retry-After.
+            duration: how long the request took, in seconds.
+            in_flight: the number of requests without an answer.
         """
         if is_accepted:
             self._accepted.add(now)
@@ -181,7 +181,7 @@ class Pace:
         self._latency.forgive()
 
     def _judge(self, now: float, in_flight: int) -> None:
-        """Check whether the cut helped."""
+        """Check whether the cut reduced the failures."""
         judged_from = self._judging or 0.0
         answers, bad = len(self._window) + self._window.earlier, self._window.share_bad
         is_over = now >= judged_from + _LONGEST_JUDGING
@@ -221,5 +221,5 @@ class Pace:
 
 
 def half(answers: int, *, is_helpless: bool) -> float:
-    """Return the share of bad answers above chance for this many answers."""
+    """Return the share of bad answers above which significantly more than half of the answers are bad."""
     return _HELPLESS_SHARE if is_helpless else 0.55 + _HALF_SIGMAS * answers**-0.5

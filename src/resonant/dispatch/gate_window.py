@@ -9,7 +9,7 @@ from statistics import median
 WINDOW_SECONDS = 1.0
 FEWEST_ANSWERS = 20
 _FEWEST_ACCEPTED = 5
-# Slow answers in a row before an endpoint counts as slow, and the first answers, which set the usual duration.
+# The number of slow answers in a row that make an endpoint slow, and of first answers that set the usual duration.
 _SLOW_IN_A_ROW = 5
 _FIRST_ANSWERS = 5
 
@@ -43,18 +43,18 @@ class Window:
 
 
 class Accepted:
-    """The answers that the endpoint accepted, as a rate."""
+    """The rate of accepted answers."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()
 
     def add(self, now: float) -> None:
-        """Count an answer."""
+        """Count an accepted answer."""
         self._times.append(now)
         self._drop(now)
 
     def last(self) -> float | None:
-        """Return when the last one came."""
+        """Return the time of the last accepted answer; None without one."""
         return self._times[-1] if self._times else None
 
     def per_second(self, now: float) -> float:
@@ -71,7 +71,7 @@ class Accepted:
 
 
 class Latency:
-    """The durations of accepted answers, compared with the first few, when the endpoint was idle."""
+    """Compares the durations of accepted answers with those of the first few, when the endpoint was idle."""
 
     def __init__(self) -> None:
         self._first: list[float] = []
@@ -91,7 +91,7 @@ class Latency:
 
     @property
     def is_slow(self) -> bool:
-        """Whether the last five answers or more were all slow."""
+        """Whether at least the last five answers were slow."""
         return self._slow >= _SLOW_IN_A_ROW
 
     def forgive(self) -> None:

@@ -1,7 +1,7 @@
-"""What may be sent now: a free slot in this process, and the endpoint's gate, which all processes share.
+"""Admits sends: each needs a free slot in this process and the permission of the endpoint's gate.
 
-The controller of a gate (``EndpointGate``) only proposes changes. The gatekeeper writes them by compare-and-set. If another
-process was faster, it drops the change and passes the other's row to the controller.
+The controller of a gate (``EndpointGate``) only proposes changes. The gatekeeper writes them with compare-and-set. If
+another process was faster, it drops the change and passes that process's row to the controller.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 # How often a waiting send checks whether the gate has closed or the run has ended.
 _LONGEST_WAIT_SECONDS = 0.25
-# The shortest time between two checks of a send that waits for a pace, since many wait.
+# The shortest time between two checks of a send that waits for the pace, since many sends may wait.
 _SHORTEST_WAIT_SECONDS = 0.02
 
 # The maximum age of the known gates when a send begins, in seconds.
@@ -48,24 +48,24 @@ _OVERDUE_SECONDS = 0.5
 
 
 class Held(Exception):
-    """The gate holds the delivery, which goes back with no attempt charged."""
+    """The gate holds the delivery, which is released without charging an attempt."""
 
 
 class Gatekeeper:
-    """Lets the sends of one run through.
+    """Admits the sends of one run.
 
     Args:
-        store: has a row for each gate.
-        owner: this run, as the pilot of a gate.
+        store: has one row per gate.
+        owner: the id of this run, recorded when it is a gate's pilot.
         limiter: limits concurrent sends.
         in_flight: the leases of the run.
-        rng: spreads the times of probes.
-        on_change: called with the gate before and after, when this run has changed its state.
-        running: an error here ends the run.
+        rng: randomizes the times of probes.
+        on_change: called with the old and the new gate after this run has changed a gate's state.
+        running: receives errors, which end the run.
 
     Attributes:
-        limiter: as given.
-        keeps_place: whether this run stays pilot. A run that sends only some deliveries must not stay, or the others would
+        limiter: the limiter of concurrent sends.
+        keeps_place: whether this run may stay the pilot. A run that sends only some deliveries must not, or the rest would
             wait until it ends.
     """
 
@@ -103,11 +103,11 @@ class Gatekeeper:
         return GateView(governs=gate.governs(self._store.clock()), is_down=gate.gate.state == "probing")
 
     def governs(self, endpoint: str) -> bool:
-        """Return whether the gate holds deliveries back: all of them, or all but a few at a pace."""
+        """Return whether the gate holds deliveries or paces them."""
         return self._of(endpoint).governs(self._store.clock())
 
     def holds_shortly(self, endpoint: str) -> bool:
-        """Return whether the gate holds deliveries back for so short a time that a run waits."""
+        """Return whether the gate holds deliveries only briefly, so that a run waits for them."""
         gate, now = self._of(endpoint), self._store.clock()
         return gate.governs(now) and not holds_for_long(gate.gate, now)
 
@@ -116,14 +116,14 @@ class Gatekeeper:
         return self._of(endpoint).room(self._store.clock(), self._waiting(endpoint))
 
     async def look(self, rows: Mapping[str, Gate], due: Collection[str]) -> None:
-        """Update the gates from the store, and renew the leases of this run as a pilot.
+        """Update the gates from the store, and renew this run's pilot leases.
 
         Args:
-            rows: the gates, by endpoint.
+            rows: the gates, keyed by endpoint.
             due: the endpoints with due deliveries.
 
         Raises:
-            StoreUnavailable: the store went away.
+            StoreUnavailable: the store became unreachable.
         """
         self._rows = rows
         self._looked_at = time.monotonic()
@@ -138,23 +138,23 @@ class Gatekeeper:
         await self._write(changes)
 
     async def look_at_sends(self) -> None:
-        """Look at the gates of all endpoints with deliveries in flight.
+        """Refresh the gates of all endpoints with deliveries in flight.
 
         Raises:
-            StoreUnavailable: the store went away.
+            StoreUnavailable: the store became unreachable.
         """
         await self.look(await self._store.read(read_gates), ())
 
     async def probe(self, endpoint: str) -> Lease | None:
-        """Claim a delivery that is let through as a probe, if one is due.
+        """Claim a delivery to send as a probe, if a probe is due.
 
         Raises:
-            StoreUnavailable: the store went away.
+            StoreUnavailable: the store became unreachable.
         """
         gate = self._of(endpoint)
         last = self._probes.get(endpoint)
         if gate.may_probe and last is not None and self._in_flight.get(last) is not None:
-            return None  # the last one is not sent yet
+            return None  # the last probe is not sent yet
         change = gate.probe(self._store.clock())
         if change is None:
             return None
@@ -203,7 +203,7 @@ class Gatekeeper:
 
     @contextmanager
     def sending(self, lease: Lease) -> Iterator[None]:
-        """Count a send that was let through, from before it begins until it is answered."""
+        """Count an admitted send from its start until its answer."""
         self._sending[lease.endpoint] += 1
         try:
             yield
@@ -211,7 +211,7 @@ class Gatekeeper:
             self._sending[lease.endpoint] -= 1
 
     async def watch(self, lease: Lease, attempt: Awaitable[Report]) -> Report:
-        """Await the attempt of a delivery inside ``sending``, and pass the answer to the gate."""
+        """Await an attempt and pass its answer to the gate. Call it inside ``sending``."""
         gate = self._of(lease.endpoint)
         sent = gate.sent(self._store.clock())
         report = await attempt
@@ -222,12 +222,12 @@ class Gatekeeper:
         return report
 
     def stops(self, endpoint: str) -> bool:
-        """Return whether no send is allowed: the endpoint is paused, or it asked to wait."""
+        """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""
         gate = self._of(endpoint)
         return gate.gate.state == "paused" or gate.is_told_to_wait(self._store.clock())
 
     async def leave(self) -> None:
-        """Hand the role of pilot to other runs, at the end of this one.
+        """Stop being the pilot of any gate, at the end of the run.
 
         Raises:
             StoreError: the change cannot be written; other runs take over after a few seconds.
@@ -249,26 +249,26 @@ class Gatekeeper:
         return self._in_flight.busy(endpoint) - self._sending[endpoint]
 
     async def _wait(self, lease: Lease) -> float | None:
-        """Return how long a send must wait: 0 to send now, else when to ask again; None hands it back."""
+        """Return 0 to send now, the seconds until the next call, or None to release the delivery."""
         name = lease.endpoint
         await self._look_if_overdue()
         if (writer := self._writers.get(name)) is not None:
-            await asyncio.wait([writer])  # it may close the gate
+            await asyncio.wait([writer])  # the change may close the gate
         gate, now = self._of(name), self._store.clock()
         if gate.gate.state == "probing" and self._probes.get(name) != lease.key:
             return None
         delay = gate.wait(now, self._sending[name])
         if delay and gate.governs(now) and self._waiting(name) > (gate.room(now, 0) or 0):
-            return None  # too many wait, since the pace was cut or retries became due
+            return None  # too many sends wait: the pace was cut, or retries became due
         return delay
 
     async def _look_if_overdue(self) -> None:
-        """Read the gates before a send if the run has not: starting many task runs takes seconds."""
+        """Read the gates before a send if the last read is too old: starting many task runs takes seconds."""
         if time.monotonic() - self._looked_at < _OVERDUE_SECONDS:
             return
         async with self._looking:
             if time.monotonic() - self._looked_at >= _OVERDUE_SECONDS:
-                with contextlib.suppress(StoreError):  # the send raises it
+                with contextlib.suppress(StoreError):  # the send will raise the error
                     await self.look_at_sends()
 
     def _propose(self, change: GateChange) -> None:
@@ -292,7 +292,7 @@ class Gatekeeper:
             self._running.fail(error)
 
     async def _write(self, changes: list[GateChange]) -> None:
-        """Try changes of different gates, except those whose gate has changed since the proposal."""
+        """Write changes of different gates; skip those whose gate has changed since the proposal."""
         changes = [
             change for change in changes if change.before.epoch == self._of(change.after.endpoint).gate.epoch
         ]

@@ -22,7 +22,7 @@ class LeaseHeartbeat:
         store: the store with the leases.
         owner: the owner of the leases.
         in_flight: the leases to renew.
-        on_failure: called with an unexpected error, after which the leases would expire.
+        on_failure: called with an unexpected error, which stops the renewals.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LeaseHeartbeat:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start to renew in the background."""
+        """Start renewing in the background."""
         self._task = asyncio.create_task(self._renew_loop())
         self._task.add_done_callback(self._ended)
 
@@ -47,7 +47,7 @@ class LeaseHeartbeat:
             await asyncio.wait([self._task])
 
     async def catch_up(self) -> None:
-        """Renew now if it is overdue, because this process was suspended or the clock jumped.
+        """Renew now if a renewal is overdue, because the process was suspended or the clock jumped.
 
         Raises:
             StoreError: the leases cannot be renewed now.

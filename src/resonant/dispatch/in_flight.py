@@ -1,6 +1,6 @@
 """The in-flight leases of one run.
 
-They are kept by lease, not by delivery: a run may lose a lease and claim the same delivery again.
+The key is the lease, not the delivery: a run may lose a lease and claim the same delivery again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class InFlight:
-    """Leases, each busy (being sent, or waiting for room to be sent) or waiting for its retry.
+    """The leases of a run, each either busy (being sent or waiting for a slot) or waiting for its retry.
 
     Args:
-        max_waiting: how many may wait for a retry.
+        max_waiting: the maximum number of leases that wait for a retry.
     """
 
     def __init__(self, max_waiting: int = 1_000) -> None:
@@ -33,26 +33,26 @@ class InFlight:
 
     @property
     def bytes(self) -> int:
-        """The size of the bodies of all deliveries in flight."""
+        """The total size of the bodies in flight, in bytes."""
         return self._bytes
 
     @property
     def waiting(self) -> int:
-        """The number that wait for a retry."""
+        """The number of leases that wait for a retry."""
         return len(self._waiting)
 
     @property
     def may_wait(self) -> bool:
-        """Return whether one more may wait for a retry."""
+        """Whether one more lease may wait for a retry."""
         return self.waiting < self._max_waiting
 
     @property
     def total_busy(self) -> int:
-        """The number that are busy."""
+        """The number of busy leases."""
         return self._busy.total()
 
     def busy(self, endpoint: str) -> int:
-        """Return how many leases of an endpoint are busy."""
+        """Return the number of busy leases of an endpoint."""
         return self._busy[endpoint]
 
     def busy_endpoints(self) -> set[str]:
@@ -85,7 +85,7 @@ class InFlight:
             self._busy[lease.endpoint] += 1
 
     def count_attempt(self, lease: Lease, delay: float) -> bool:
-        """Count an attempt that is retried after this delay; return whether it is the first one of the lease."""
+        """Count an attempt that will be retried after this delay; return whether it is the lease's first."""
         if lease.key in self._leases:
             self._leases[lease.key] = replace(
                 lease,

@@ -1,4 +1,4 @@
-"""The limits of concurrent sends, in total and per endpoint, shared fairly."""
+"""Limits on concurrent sends, in total and per endpoint, shared fairly."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 class ConcurrencyLimiter:
     """Limits concurrent sends in this process. A delivery that waits for a retry holds no slot.
 
-    An endpoint may use as many slots as its limit allows, but no more than are left free: one endpoint gets half of the
+    An endpoint uses at most its own limit, and at most the number of slots that stay free: one endpoint gets half of the
     total, two get a third each. So endpoints that never answer leave slots for others (the dynamic threshold of
     Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
 
     Args:
-        total: sends at the same time, at least 1.
-        per_endpoint: sends at the same time to one endpoint, at least 1.
+        total: concurrent sends, at least 1.
+        per_endpoint: concurrent sends to one endpoint, at least 1.
     """
 
     def __init__(self, total: int, per_endpoint: int) -> None:
@@ -38,13 +38,13 @@ class ConcurrencyLimiter:
             self._own_limit[endpoint] = own
 
     def share(self, endpoint: str) -> int:
-        """Return how many slots this endpoint can expect beside the other endpoints that need some now."""
+        """Return how many slots this endpoint can expect while other endpoints also need slots."""
         others = len(self._wanted) - (endpoint in self._wanted)
         return min(self.limit_of(endpoint), max(1, self._total // (others + 2)))
 
     @asynccontextmanager
     async def hold(self, endpoint: str) -> AsyncIterator[None]:
-        """Hold one slot; waits in the order of arrival at that endpoint."""
+        """Hold one slot. The waiters of an endpoint get slots in order of arrival."""
         self._wanted[endpoint] += 1
         try:
             await self._acquire(endpoint)

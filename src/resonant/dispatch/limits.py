@@ -1,4 +1,4 @@
-"""The bounds of a run."""
+"""The limits of a run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of one run.
+    """The limits of one run.
 
     Attributes:
-        concurrency: sends at the same time.
-        endpoint_concurrency: sends at the same time to one endpoint; at most half of ``concurrency``.
-        max_waiting: in the task lane, retries that may wait in this process; beyond that they are parked.
+        concurrency: concurrent sends.
+        endpoint_concurrency: concurrent sends to one endpoint; at most half of ``concurrency``.
+        max_waiting: in the task lane, retries that may wait in this process; further retries are parked.
         run_for: seconds for which the run sends due deliveries; 0 ends the run when nothing is due.
-        successors: end the run WAIT_SECONDS after this many younger runs with ``successors`` are alive; 0 for no such bound.
-        chunk_size: deliveries that are sent together in the bulk lane; 0 selects the task lane.
+        successors: the run ends WAIT_SECONDS after this many younger drains are alive; 0 for no such limit.
+        chunk_size: deliveries per chunk in the bulk lane; 0 selects the task lane.
     """
 
     concurrency: int = 100

@@ -1,4 +1,4 @@
-"""The rate of an endpoint, for all processes together: each send waits for its own slot.
+"""The rate limit of an endpoint, shared by all processes: each send waits for its own slot.
 
 Slots are evenly spaced times, reserved in the store (see ``store/send_slots.py``). A missed slot is lost, so that sends
 never bunch.
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from resonant.events import Clock
     from resonant.store import Store
 
-# The share of the rate that is used. Even sends do not arrive evenly: at the full rate, a receiver would sometimes see a few
-# more in a second.
+# The share of the rate that is used. Evenly spaced sends do not arrive evenly spaced: at the full rate, a receiver would
+# sometimes see a few more requests in a second.
 USED_SHARE = 0.98
-# How late a slot may be used. Together with the share, this keeps the sends of a second within the rate as they leave; at
-# high rates, 3 % above it.
+# How late a slot may be used. With `USED_SHARE`, the sends in any second stay within the rate; at high rates, they exceed it
+# by at most 3 %.
 MOST_LATE_SECONDS = 0.02
 _MOST_LATE_AT_HIGH_RATES_SECONDS = 0.05
 _HIGH_RATE = 100.0
 # How long before its slot a send may begin in the store; a crash charges an attempt to each begun send.
 _LEAD_SECONDS = 0.25
-# How many seconds' worth a run may claim, so that it leaves the rest to other processes.
+# A run claims the sends of at most this many seconds, and leaves the rest to other processes.
 _CLAIMED_SECONDS = 2.0
 # How often a limiter checks for waiting sends and for the end of the run.
 _TICK_SECONDS = 0.01
-# The notice of the first reservation. Later ones use the duration of the last.
+# The notice of the first reservation. Later notices depend on the duration of the last reservation.
 _FIRST_NOTICE_SECONDS = 0.05
 
 
@@ -51,7 +51,7 @@ class Reserve(Protocol):
 
 
 def reserving(store: Store, patience: float) -> Reserve:
-    """Return a function that reserves slots in this store; it waits out an outage for ``patience`` seconds."""
+    """Return a function that reserves slots in this store. During an outage it retries for ``patience`` seconds."""
 
     async def reserve_in_store(endpoint: str, *, rate: float, number: int, notice: float) -> Reservation:
         return await retry_while_unavailable(
@@ -65,7 +65,7 @@ def reserving(store: Store, patience: float) -> Reserve:
 
 
 class RateLimiter:
-    """Gives slots to the sends of one process, for each endpoint in the order of arrival.
+    """Assigns slots to the sends of one process, per endpoint in order of arrival.
 
     A send takes a slot a little ahead, begins in the store, and then waits for the slot's time::
 
@@ -78,11 +78,11 @@ class RateLimiter:
             limiter.free(endpoint, slot)
 
     Args:
-        reserve: reserves slots, for all processes.
-        is_over: returns whether the run ends; waiting sends then get no slot.
-        wall: the time of day, in seconds since the epoch.
-        clock: monotonic seconds.
-        sleep: waits for a number of seconds of that clock.
+        reserve: reserves slots, shared by all processes.
+        is_over: returns whether the run is over; waiting sends then get no slot.
+        wall: the wall-clock time, in seconds since the epoch.
+        clock: the monotonic time, in seconds.
+        sleep: waits for a number of seconds, as measured by ``clock``.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class RateLimiter:
         self._lines: dict[str, _Line] = {}
 
     def limit(self, endpoint: str, rate: float | None, *, width: int) -> None:
-        """Give an endpoint a rate; None leaves it without.
+        """Set an endpoint's rate; None sets no limit.
 
         Args:
-            endpoint: its name.
-            rate: sends per second, of all processes together.
-            width: how many sends may go on at the same time, of which at most half wait for their slot's time.
+            endpoint: the endpoint's name.
+            rate: sends per second, summed over all processes.
+            width: the maximum number of concurrent sends; at most half of them wait for their slot's time.
         """
         if rate is not None:
             lead = min(_LEAD_SECONDS, width / 2 / rate)
@@ -114,17 +114,17 @@ class RateLimiter:
         return endpoint in self._lines
 
     def most_claimed(self, endpoint: str) -> int | None:
-        """Return how many deliveries a run may hold of an endpoint; None for an endpoint without a rate."""
+        """Return how many deliveries of an endpoint a run may hold; None if the endpoint has no rate."""
         line = self._lines.get(endpoint)
         return None if line is None else max(1, math.ceil(_CLAIMED_SECONDS * line.rate))
 
     async def take(self, endpoint: str) -> float | None:
         """Wait until a slot is near, and return its time; None without a rate, or if the run ends.
 
-        At most ``width`` slots are given at a time: ``free`` makes room for the next.
+        At most ``width`` slots are in use at a time; ``free`` makes room for the next.
 
         Raises:
-            StoreUnavailable: the store did not come back in time.
+            StoreUnavailable: the store did not recover in time.
         """
         line = self._lines.get(endpoint)
         return None if line is None else await line.next()
@@ -136,7 +136,7 @@ class RateLimiter:
             Whether to send now; false if the run ends first.
 
         Raises:
-            StoreUnavailable: the store did not come back in time.
+            StoreUnavailable: the store did not recover in time.
         """
         line = self._lines.get(endpoint)
         if line is None:
@@ -150,12 +150,12 @@ class RateLimiter:
                 return False
 
     def free(self, endpoint: str, slot: float | None) -> None:
-        """End the send that got this slot from ``take``."""
+        """Free a slot from ``take`` after its send."""
         if slot is not None:
             self._lines[endpoint].sending -= 1
 
     async def close(self) -> None:
-        """Stop giving slots."""
+        """Stop assigning slots."""
         for line in self._lines.values():
             await line.close()
 
@@ -170,7 +170,7 @@ class _Tools:
 
 
 class _Line:
-    """The sends that wait for slots of one endpoint, and the reserved slots."""
+    """The waiting sends and the reserved slots of one endpoint."""
 
     def __init__(self, endpoint: str, rate: float, lead: float, width: int, tools: _Tools) -> None:
         self.rate = rate
@@ -186,7 +186,7 @@ class _Line:
         self._slots: deque[float] = deque()
         self._ask_at = -math.inf
         self._notice = _FIRST_NOTICE_SECONDS
-        # The store's clock minus `clock`; the first guess is that the store shows the time of day.
+        # The store's clock minus `clock`. The initial value assumes that the store's clock shows the wall-clock time.
         self._offset = tools.wall() - tools.clock()
         self._serving: asyncio.Task[None] | None = None
 
@@ -201,7 +201,7 @@ class _Line:
             raise
 
     async def next_again(self) -> float | None:
-        """Wait for another slot of a send that missed its own; None if the run ends."""
+        """Wait for another slot after a missed one; None if the run ends."""
         return await self._queue_up(self._again)
 
     def _queue_up(self, queue: deque[_Turn]) -> _Turn:
@@ -233,7 +233,7 @@ class _Line:
             self._send_away(lambda turn: turn.set_exception(failure))
 
     def _forget_cancelled(self) -> int:
-        """Return how many wait."""
+        """Drop cancelled sends; return how many still wait."""
         for queue in (self._again, self._waiting):
             while queue and queue[0].done():
                 queue.popleft()
@@ -250,7 +250,7 @@ class _Line:
         return len(self._again) + len(self._waiting) - len(self._slots)
 
     def _hand_out(self) -> None:
-        """Give near slots to the sends that wait longest, and drop missed slots."""
+        """Assign near slots to the sends that have waited longest, and drop missed slots."""
         now = self._tools.clock()
         while self._slots and self._slots[0] + self.most_late < now:
             self._slots.popleft()
@@ -279,7 +279,7 @@ class _Line:
         )
         after = self._tools.clock()
         self._notice = min(MOST_NOTICE_SECONDS, _FIRST_NOTICE_SECONDS + 2 * (after - before))
-        # The store read its clock between the two. Its clock is this machine's or a server's, and may drift or jump.
+        # The store read its clock between `before` and `after`. That clock may drift or jump.
         self._offset = min(max(self._offset, given.now - after), given.now - before)
         first = given.first - self._offset
         if given.number:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class RunningTasks:
-    """Tasks that end by themselves; the first error, of a task or reported by ``fail``, ends the run.
+    """The tasks of a run. The first error, raised by a task or reported with ``fail``, ends the run.
 
     Attributes:
         failure: the error that ended the run, if any.
-        end: when the run's time is up, by the event loop's time; None for no such time.
-        is_ending: whether the tasks are being cancelled, so that no more may start.
+        end: the event loop's time at which the run's time is up; None for no limit.
+        is_ending: whether the tasks are being cancelled; no more may start then.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,12 @@ class RunningTasks:
             self.end_in(limits.run_for)
 
     def end_in(self, seconds: float) -> None:
-        """Set the time after which the run's time is up, unless that is earlier already."""
+        """End the run after this many seconds, unless it ends earlier already."""
         end = asyncio.get_running_loop().time() + seconds
         self.end = end if self.end is None else min(self.end, end)
 
     def fail(self, error: BaseException) -> None:
-        """Report an error; the first one is kept."""
+        """Report an error; only the first is kept."""
         if self.failure is None:
             self.failure = error
         self.note_change()
@@ -73,7 +73,7 @@ class RunningTasks:
         return self.end is not None and asyncio.get_running_loop().time() + seconds > self.end
 
     def note_change(self) -> None:
-        """Wake the run, because a task ended or made room."""
+        """Wake the run after a task has ended or freed a slot."""
         self._changed.set()
 
     def forget_changes(self) -> None:
@@ -88,7 +88,7 @@ class RunningTasks:
 
     @asynccontextmanager
     async def beside(self, works: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-        """Run these in the background of the block; the first error ends the run."""
+        """Run coroutines in the background of the block; the first error ends the run."""
         tasks = [asyncio.create_task(work) for work in works]
         for task in tasks:
             task.add_done_callback(self._ended_beside)

@@ -1,4 +1,4 @@
-"""Rotating a signing secret: runs report the rotation that they use, and the command waits for all of them."""
+"""Rotation of signing secrets: runs report the rotation in use, and the command waits for all runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from resonant.store import Store
 
-# How often a run checks for a new rotation to report, and the command for runs that have not reported it.
+# How often a run checks for a new rotation, and the command for runs that have not reported it.
 POLL_SECONDS = 1.0
 
 
@@ -35,7 +35,7 @@ class Signing:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start to report in the background."""
+        """Start reporting in the background."""
         self._task = asyncio.create_task(self._report_loop())
 
     async def stop(self) -> None:
@@ -48,7 +48,7 @@ class Signing:
         """Remove this run's reports.
 
         Raises:
-            StoreError: the reports cannot be removed now; they expire.
+            StoreError: the reports cannot be removed; they will expire.
         """
         await self._store.write(signers.leave, self._owner, now=self._store.clock())
 
@@ -61,15 +61,15 @@ class Signing:
         await self._report({endpoint: None})
 
     async def withdraw(self, endpoint: str) -> None:
-        """Report that this run does not use an announced endpoint, so that no rotation waits for it.
+        """Remove the report of an announced endpoint that this run does not use, so that no rotation waits for it.
 
         Raises:
-            StoreError: the removal cannot be written now; the report expires.
+            StoreError: the report cannot be removed; it will expire.
         """
         await self._store.write(signers.withdraw, self._owner, endpoint)
 
     def follow(self, endpoint: str, rotation: Callable[[], float | None]) -> None:
-        """Start to report this endpoint's rotation; ``rotation`` returns the one in use."""
+        """Start reporting an endpoint's rotation; ``rotation`` returns the one in use."""
         self._rotations[endpoint] = rotation
 
     async def _report_loop(self) -> None:
@@ -77,7 +77,7 @@ class Signing:
             rotations = {endpoint: rotation() for endpoint, rotation in self._rotations.items()}
             is_due = asyncio.get_running_loop().time() - self._reported_at > signers.BEAT_SECONDS
             if rotations != self._reported or (rotations and is_due):
-                with contextlib.suppress(StoreError):  # the run's next commit reports it
+                with contextlib.suppress(StoreError):  # the run's next commit raises the error
                     await self._report(rotations)
                     self._reported, self._reported_at = rotations, asyncio.get_running_loop().time()
             await asyncio.sleep(POLL_SECONDS)
@@ -94,12 +94,12 @@ async def until_every_run_signs(
     Args:
         store: the store that the runs use.
         endpoint: the endpoint's name.
-        rotation: the time that identifies the rotation. It must be saved: runs that open the endpoint later are ignored.
+        rotation: the time that identifies the rotation. Save it first: runs that open the endpoint later are not counted.
         patience: the longest wait, in seconds.
-        on_waiting: called with the number of runs that do not use it yet, when that number changes.
+        on_waiting: called with the number of runs that do not use the rotation yet, whenever it changes.
 
     Returns:
-        The number of runs that do not use it yet; 0 on success.
+        The number of runs that do not use the rotation yet; 0 on success.
     """
     give_up_at = asyncio.get_running_loop().time() + patience
     said = 0

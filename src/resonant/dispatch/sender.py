@@ -1,4 +1,4 @@
-"""Making attempts, and recording each with its decision before it is reported."""
+"""Makes attempts, and records each with its decision before reporting it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
 
-# A run waits for its own retries that are due within this time, in seconds, even if they are parked. A bounded run parks
-# retries in this time before its end, since waiting for them would delay the next run.
+# A run waits for its own retries that are due within this time, in seconds, even if they are parked. In this time before its
+# end, a bounded run parks retries, since waiting for them would delay the next run.
 WAIT_SECONDS = 30.0
 
 
@@ -38,18 +38,18 @@ class LeaseLost(Exception):
 
 
 class TimeIsUp(Exception):
-    """The run ends, and this delivery was handed back before its send, for the next run."""
+    """The run is over, and this delivery was released before its send."""
 
 
 @dataclass(slots=True)
 class _Chunk:
-    """A chunk while it is sent.
+    """The state of a chunk that is being sent.
 
     Attributes:
-        task_run_id: for the history.
-        writing: the commits of attempts and of returned leases.
-        left: number of deliveries that were not sent and go back.
-        done: the outcomes of the others.
+        task_run_id: stored in the history.
+        writing: the pending writes of attempts and releases.
+        left: number of deliveries that were released without a send.
+        done: the outcomes of the chunk.
     """
 
     task_run_id: str | None
@@ -67,7 +67,7 @@ class Sender:
         gates: limit the sends.
         in_flight: the leases of the run.
         destinations: the open endpoints.
-        running: an error here ends the run.
+        running: receives errors, which end the run.
         summary: counts the results.
 
     Attributes:
@@ -126,7 +126,7 @@ class Sender:
         except (TimeIsUp, Held):
             await self._hand_back(lease)
             raise
-        # After the slot is free, so that the next sends begin in the same transaction.
+        # Record after freeing the slot, so that the next sends begin in the same transaction.
         if not await self._record(report):
             raise self._lost(lease)
         self._settle(report)
@@ -167,7 +167,7 @@ class Sender:
         chunk = _Chunk(task_run_id)
         try:
             if self._gates.governs(endpoint) or self._destinations.rates.limits(endpoint):
-                # Begin none ahead of its send: a crash charges an attempt to each begun delivery.
+                # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
                 await all_of([asyncio.create_task(self._send_admitted(lease, chunk)) for lease in leases])
             else:
                 await send_ahead(
@@ -215,11 +215,11 @@ class Sender:
         chunk.writing.append(recorded)
 
     def _leave(self, chunk: _Chunk, leases: Sequence[Lease]) -> None:
-        """Hand leases back at once, since the chunk may wait for slow answers."""
+        """Release leases at once, since the chunk may wait for slow answers."""
         chunk.left += len(leases)
         for lease in leases:
             handing_back = asyncio.ensure_future(self._hand_back(lease))
-            # If another error comes first, nothing awaits this task, and asyncio would log its error.
+            # After an earlier error, nothing awaits this task, and asyncio would log its error.
             handing_back.add_done_callback(_mark_seen)
             chunk.writing.append(handing_back)
 
@@ -228,7 +228,7 @@ class Sender:
         return now < self._waits_until <= now + WAIT_SECONDS
 
     def take_parked_until(self) -> float:
-        """Return when the first delivery parked since the last call is due, by the store's clock."""
+        """Return the earliest due time of the deliveries parked since the last call, by the store's clock."""
         first, self._parked_until = self._parked_until, math.inf
         return first
 
@@ -237,7 +237,7 @@ class Sender:
         await self._commits.release(lease)
 
     async def hand_back(self, leases: list[Lease]) -> None:
-        """Hand leases back, with no attempt charged."""
+        """Release leases without charging attempts."""
         for lease in leases:
             self._in_flight.drop(lease)
         if leases:
@@ -246,7 +246,7 @@ class Sender:
     def _record(self, report: Report) -> asyncio.Future[bool]:
         lease, decision = report.lease, report.decision
         if isinstance(decision, Retry):
-            # Counted before the write, so that this place is not promised to another delivery.
+            # Count it before the write, so that another delivery cannot take its place.
             self._in_flight.wait(lease)
             self._running.note_change()
         return self._commits.record(Outcome(lease, report.attempt, decision))
@@ -296,7 +296,7 @@ class Sender:
         self._in_flight.drop(lease)
 
     def _waits_for(self, due_at: float) -> bool:
-        """Return whether this run waits until a delivery that it parked is due; if so, store the time."""
+        """Return whether this run waits for a parked delivery that is due at this time; if so, remember the time."""
         if due_at > self._store.clock() + WAIT_SECONDS or self._running.ends_within(WAIT_SECONDS):
             return False
         self._waits_until = max(self._waits_until, due_at)

@@ -1,4 +1,4 @@
-"""Handing over to younger drains: a drain ends only while enough of them are alive."""
+"""Handover to younger drains: a drain ends only while enough of them are alive."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 async def end_when_succeeded(
     store: Store, running: RunningTasks, *, owner: str, endpoint: str | None, successors: int
 ) -> None:
-    """Report a run as a living drain. Let it end while enough younger drains are alive, and go on if one of them dies.
+    """Report a run as a live drain. End it when enough younger drains are alive; continue it if one of them dies.
 
     Args:
         store: the store in which drains report.
-        running: the run's tasks, and its end.
+        running: the run's tasks and its end time.
         owner: the owner of the run's leases.
         endpoint: the only endpoint that the run sends to; None for all.
         successors: the number of younger drains that must be alive.
@@ -32,14 +32,14 @@ async def end_when_succeeded(
     was_succeeded = False
     try:
         while True:
-            with contextlib.suppress(StoreError):  # the run's next commit reports it
+            with contextlib.suppress(StoreError):  # the run's next commit raises the error
                 report = await store.write(
                     drains.beat, key, owner=owner, endpoint=endpoint, clock=store.clock
                 )
                 key = report.key
                 is_succeeded = report.younger >= successors
                 if is_succeeded and not was_succeeded:
-                    running.end_in(WAIT_SECONDS)  # retries that wait in this process are sent first
+                    running.end_in(WAIT_SECONDS)  # so that retries that wait in this process are sent first
                 elif was_succeeded and not is_succeeded:
                     running.end = latest_end
                 was_succeeded = is_succeeded

@@ -1,4 +1,4 @@
-"""Counts of what a run did."""
+"""The counts of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resonant.delivery.attempt import Report
 
-# The most dead letters of a chunk that get a report each.
+# The maximum number of dead letters per chunk that get their own report.
 MOST_SHOWN = 20
 
 
@@ -18,13 +18,13 @@ class Summary:
     """The results of a run, counted in deliveries.
 
     Attributes:
-        delivered: answered with success.
+        delivered: sent successfully.
         retried: failed, and due again within this run.
         parked: failed, and due again later; they wait in the store.
-        dead_letters: given up, by reason.
+        dead_letters: given up, keyed by reason.
         lost: taken over by another worker.
-        attempts: counted in attempts, unlike all others.
-        unknown_endpoints: endpoints that could not be opened, and why; their deliveries wait.
+        attempts: the number of attempts, not of deliveries.
+        unknown_endpoints: the reasons why endpoints could not be opened, keyed by name; their deliveries wait.
     """
 
     delivered: int = 0
@@ -56,8 +56,8 @@ class ChunkSummary:
     """The outcomes of a chunk, counted in deliveries.
 
     Attributes:
-        delivered: answered with success.
-        parked: wait in the store for their next attempt, by the failure's code.
+        delivered: sent successfully.
+        parked: waiting in the store for the next attempt, keyed by the failure's code.
         dead_letters: given up.
         shown: the reports of the first ``MOST_SHOWN`` dead letters.
         lost: taken over by another worker.

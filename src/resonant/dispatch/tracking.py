@@ -1,4 +1,4 @@
-"""Tracking the outcomes of given deliveries, whichever process sends them.
+"""Tracks the outcomes of given deliveries, no matter which process sends them.
 
 A command waits for the events that it stored, not for all due deliveries. Another process may send them, so the tracker
 polls the store, with short queries over the deliveries that have not ended.
@@ -43,10 +43,10 @@ class Outcomes:
         delivered: delivered since tracking began.
         delivered_before: delivered by an earlier run.
         retried: ended since tracking began, after more than one attempt.
-        parked: their next attempt is due later than a run waits.
+        parked: waiting for an attempt that is due later than a run waits.
         held: due, but their endpoint's gate holds them for longer than a run waits.
-        paused: which endpoints are paused, if any delivery is held; known at the end.
-        dead_letters: dead letters by reason, including those from before tracking began.
+        paused: the paused endpoints, if any delivery is held; set by ``Tracker.finish``.
+        dead_letters: dead letters, keyed by reason, including those from before tracking began.
         purged: removed from the store after they ended.
         dead_since: when the first dead letter was given up, seconds since the epoch.
     """
@@ -138,7 +138,7 @@ class Tracker:
         self._unsettled.extend(ids[start : start + SLICE] for start in range(0, len(ids), SLICE))
 
     async def look_if_due(self) -> None:
-        """Poll the store, unless the pause since the last poll is too short."""
+        """Poll the store, unless the last poll was too recent."""
         if self._unsettled and asyncio.get_running_loop().time() >= self._next_look:
             await self.look()
 
@@ -146,10 +146,10 @@ class Tracker:
         """Count the deliveries that have ended since the last poll.
 
         Args:
-            at_all: read every unfinished delivery, however many there are.
+            at_all: read all unfinished deliveries, without a limit.
 
         Raises:
-            StoreUnavailable: the store went away.
+            StoreUnavailable: the store became unreachable.
         """
         async with self._looking:
             await self._look(at_all=at_all)
@@ -177,7 +177,7 @@ class Tracker:
         """Poll all unfinished deliveries, including parked and held ones, which may have been sent since.
 
         Raises:
-            StoreUnavailable: the store went away.
+            StoreUnavailable: the store became unreachable.
         """
         async with self._looking:
             await self._look(at_all=True)
@@ -200,13 +200,13 @@ class Tracker:
             self.outcomes.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
 
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
-        """Return a command that lists the dead letters among the tracked deliveries, and possibly others of that time."""
+        """Return a command that lists the dead letters among the tracked deliveries, and possibly others from that time."""
         since = self.since if self.outcomes.dead_since is None else min(self.since, self.outcomes.dead_since)
         of_endpoint = "" if endpoint is None else f" --endpoint {endpoint}"
         return f"resonant dlq{of_endpoint} --since {rfc3339(since)}"
 
     async def _settle(self, ids: array[int]) -> array[int]:
-        """Count the settled deliveries among these, and return the others."""
+        """Count the settled deliveries, and return the rest."""
         found = await self._read(ids)
         self._count(ids, found)
         left = array("q")
@@ -227,7 +227,7 @@ class Tracker:
         for each in found.values():
             if each.finished_at is None:
                 continue
-            # Compare accepted_at too: with skewed clocks a delivery accepted since then may seem to have ended before.
+            # Compare accepted_at too: with skewed clocks, a delivery accepted since then may appear to have ended before.
             before = each.accepted_at < self.since and each.finished_at < self.since
             if each.reason is not None and each.status == "dead_letter":
                 outcomes.dead_letters[each.reason] += 1

@@ -1,4 +1,4 @@
-"""Waking a run when another process has stored new work, so that it waits for milliseconds instead of the next poll."""
+"""Wakes a run when another process stores new work, so that it need not wait for the next poll."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from resonant.store import Store
 
-# The shortest time between two looks while another process commits continuously.
+# The shortest time between two wake-ups while another process commits continuously.
 _REST_SECONDS = 0.02
 
 

@@ -1,1 +1,1 @@
-"""The laboratory: the dispatcher's own gate and retry policy in simulated time, against a model of an endpoint."""
+"""The laboratory: runs the real gate and retry policy in simulated time against a model of an endpoint."""

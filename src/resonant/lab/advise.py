@@ -1,4 +1,4 @@
-"""Proposals for an endpoint's settings, by its history, with the effects that the laboratory predicts."""
+"""Proposes settings for an endpoint from its history, with their effects predicted by simulation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Setting = Literal["policy", "rate", "timeout"]
 
-# The minimum for advice.
+# The minimum number of attempts for advice.
 FEWEST_ATTEMPTS = 100
 _FEWEST_THROTTLED = 20
 _NIGHT = 8 * 3600.0
 _MOST_EVENTS, _FEWEST_EVENTS = 1_000, 100
 _TIMEOUTS = (3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
-# A timeout is this many times the slowest answer, and at least the first of the timeouts.
+# A proposed timeout is at least this many times the slowest answer.
 _SPARE = 3.0
 _NEAR = 0.8
 _RATE_SHARE = 0.95
@@ -34,13 +34,13 @@ _RATE_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """An endpoint's settings now.
+    """An endpoint's current settings.
 
     Attributes:
-        policy: the name of its policy.
+        policy: the name of the endpoint's policy.
         timeout: the deadline of one attempt, in seconds.
         rate: sends per second; None for no limit.
-        policies: the known policies by name, that one included.
+        policies: all known policies, keyed by name.
     """
 
     policy: str
@@ -51,11 +51,11 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The predicted outcome of a scenario with some settings.
+    """The predicted outcome of a scenario with given settings.
 
     Attributes:
-        attempts: per event.
-        given_up: dead letters, of ``events``.
+        attempts: attempts per event.
+        given_up: the number of dead letters among ``events``.
         drain: seconds from the endpoint's recovery to the last delivery.
     """
 
@@ -132,14 +132,14 @@ def _policy(history: History, current: Current) -> Proposal:
         which = f"the longest of {number} outages" if number > 1 else "the only outage"
         reason = f"{which} lasted {span(outage)}"
     scenario = scenario_of(history, current, outage)
-    words = f"{'a night' if longest is None else 'the same outage again'}, {scenario.events} events meanwhile"
+    words = f"{'an 8 h outage' if longest is None else 'the same outage'}, with {scenario.events} events"
 
     @cache
     def predicted(name: str) -> Prediction:
         return Prediction.of(simulate(scenario, current.policies[name]), scenario.events)
 
     now = predicted(current.policy)
-    # The current policy stays unless another gives up fewer events. Fewer attempts are not better by themselves.
+    # Keep the current policy unless another gives up fewer events. Fewer attempts alone are not a reason to change it.
     names = [current.policy, *current.policies]
     best = min(names, key=lambda name: predicted(name).given_up)
     return Proposal("policy", current.policy, best, reason, words, now, predicted(best))
@@ -148,10 +148,10 @@ def _policy(history: History, current: Current) -> Proposal:
 def _rate(history: History, current: Current) -> Proposal:
     now, capacity = _per_second(current.rate), history.capacity
     if history.throttled < _FEWEST_THROTTLED or capacity is None:
-        reason = f"{history.throttled} of the last {len(history.attempts)} attempts were answered by 429"
+        reason = f"{history.throttled} of the last {len(history.attempts)} attempts were answered with 429"
         return Proposal("rate", now, now, reason)
     wanted = _RATE_SHARE * capacity
-    reason = f"it answered 429 to {history.throttled} attempts, and accepted {capacity:g} in such a second"
+    reason = f"it answered 429 to {history.throttled} attempts while it accepted {capacity:g} per second"
     if current.rate is not None and current.rate <= wanted:
         return Proposal("rate", now, now, reason)
     scenario = replace(scenario_of(history, current, 0.0), events=_MOST_EVENTS, over=0.0)
@@ -167,10 +167,10 @@ def _rate(history: History, current: Current) -> Proposal:
 def _timeout(history: History, current: Current) -> Proposal:
     durations = history.durations
     slowest, timeout = durations[-1], current.timeout
-    reason = f"99 % of {len(durations)} answers took up to {_percentile(durations):.2g} s, the slowest {slowest:.2g} s"
+    reason = f"99 % of {len(durations)} answers took at most {_percentile(durations):.2g} s, the slowest {slowest:.2g} s"
     if history.timeouts and slowest > _NEAR * timeout:
         wanted = _at_least(2 * timeout)
-        reason += f", and {history.timeouts} attempts ended without one"
+        reason += f", and {history.timeouts} attempts timed out"
     else:
         wanted = min(timeout, _at_least(_SPARE * slowest))
     if wanted == timeout:
@@ -180,14 +180,14 @@ def _timeout(history: History, current: Current) -> Proposal:
     after = replace(before, timeout=wanted)
     return Proposal(
         *("timeout", f"{timeout:g} s", f"{wanted:g} s", reason),
-        scenario=f"ten minutes without answers, {before.events} events meanwhile",
+        scenario=f"ten minutes without answers, with {before.events} events",
         before=Prediction.of(simulate(before, policy), before.events),
         after=Prediction.of(simulate(after, policy), after.events),
     )
 
 
 def span(seconds: float) -> str:
-    """Say how long something lasted: ``42 min``."""
+    """Format a duration, as in ``42 min``."""
     for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

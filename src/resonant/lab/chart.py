@@ -75,7 +75,7 @@ def _draw(
         highest = max(highest, *counts)
         ink, text = (BLUE, "with the gate") if variant.has_gate else (VERMILION, "without the gate")
         axes.step(range(first, last), counts, where="post", color=ink.light, linewidth=1.3, label=label(text))
-    # Synchronized retries reach thousands of times the capacity, and would flatten all other bars.
+    # Synchronized retries reach thousands of times the capacity, and would flatten all other curves.
     top = min(highest, 4 * scenario.capacity) if scenario.capacity else highest
     axes.set_ylim(0, 1.1 * max(top, 1))
     axes.set_xlim(first, last)

@@ -1,4 +1,4 @@
-"""Policies side by side, each with and without the gate, over several seeds."""
+"""Compares retry policies, each with and without the gate, over several seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 COMPARED = ("none", "classic", "equal", "full", "decorrelated")
 _FIGURES = ("attempts", "peak", "drain", "noticed", "goodput", "busiest", "sends")
 
-# Seconds to show: before the end of the outage, after it at least, and after it in units of the shortest drain.
+# The chart begins `_BEFORE` seconds before the end of the outage. It ends `_AFTER` seconds or `_DRAINS` times the shortest
+# drain after it, whichever is later.
 _BEFORE, _AFTER, _DRAINS = 30, 60, 4
 
 
@@ -27,9 +28,9 @@ class Variant:
     """One policy, with or without the gate, and its runs.
 
     Attributes:
-        policy: its name.
-        has_gate: whether the gate holds and paces.
-        results: one for each seed.
+        policy: the name of the policy.
+        has_gate: whether a gate limits the sends.
+        results: one result per seed.
     """
 
     policy: str
@@ -41,7 +42,7 @@ class Variant:
         return float(mean(getattr(result, figure) for result in self.results))
 
     def worst(self, figure: str) -> float:
-        """Return a figure's highest value."""
+        """Return a figure's highest value over the seeds."""
         return float(max(getattr(result, figure) for result in self.results))
 
     @property
@@ -51,15 +52,15 @@ class Variant:
 
     @property
     def unfinished(self) -> int:
-        """Deliveries without an end in the worst seed."""
+        """Unfinished deliveries in the worst seed."""
         return max(result.unfinished for result in self.results)
 
 
 def known_policies(more: Mapping[str, RetryPolicy]) -> dict[str, RetryPolicy]:
-    """Return the policies that can be compared: the default with each jitter, ``default``, ``classic``, and others.
+    """Return the policies that can be compared: the default with each jitter, ``default``, ``classic`` and ``more``.
 
     Args:
-        more: those of the settings.
+        more: the policies of the settings, keyed by name.
     """
     jitters = {jitter: replace(RetryPolicy(), jitter=jitter) for jitter in get_args(Jitter)}
     return {**jitters, "default": RetryPolicy(), "classic": RetryPolicy.classic(), **more}
@@ -76,8 +77,8 @@ def compare(
 
     Args:
         scenario: the scenario.
-        policies: by name.
-        seeds: runs of each; the seeds are 1, 2, 3 ...
+        policies: the policies, keyed by name.
+        seeds: the number of runs per variant; the seeds are 1, 2, 3 ...
         done: called after each run.
     """
     for name, policy in policies.items():
@@ -116,7 +117,7 @@ def document(scenario: Scenario, variants: Sequence[Variant]) -> dict[str, Any]:
 
 
 def window(scenario: Scenario) -> tuple[int, int]:
-    """Return the seconds to show: the end of the outage, and some time after it."""
+    """Return the first and the last second to show, around and after the end of the outage."""
     first = max(0, int(scenario.outage) - _BEFORE)
     return first, int(scenario.outage + max(_AFTER, _DRAINS * scenario.shortest_drain))
 

@@ -23,7 +23,7 @@ DAYS = 30
 # Limits of the queries: attempts of all endpoints, and rows of counters.
 MOST_ATTEMPTS = 100_000
 _MOST_ROWS = 50_000
-# An outage is at least this many failures without a delivery. A longer pause between failures ends it.
+# An outage has at least this many failures and no delivery. A longer pause between failures ends it.
 _FEWEST_FAILURES = 5
 _LONGEST_PAUSE = 3 * 3600.0
 _MINUTE, _HOUR = 60.0, 3600.0
@@ -33,7 +33,7 @@ _a, _d = schema.attempts.c, schema.deliveries.c
 
 
 class Outage(NamedTuple):
-    """A time in which attempts failed and none was delivered: seconds since the epoch, and how they failed."""
+    """An interval with failed attempts and no delivery: its bounds, seconds since the epoch, and the kind of failure."""
 
     start: float
     end: float
@@ -41,7 +41,7 @@ class Outage(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long it lasted."""
+        """The duration, in seconds."""
         return self.end - self.start
 
 
@@ -70,8 +70,8 @@ class History:
     """The history of an endpoint.
 
     Attributes:
-        since, until: the time that the counters were read for, seconds since the epoch.
-        delivered, failed: attempts in that time.
+        since, until: the interval of the counters, seconds since the epoch.
+        delivered, failed: attempts in that interval.
         outages: in chronological order.
         attempts: the latest attempts, in chronological order.
     """
@@ -86,33 +86,33 @@ class History:
 
     @property
     def longest_outage(self) -> Outage | None:
-        """The longest outage."""
+        """The longest outage; None without one."""
         return max(self.outages, key=lambda each: each.seconds, default=None)
 
     @property
     def durations(self) -> list[float]:
-        """How long the latest deliveries took, in seconds, the shortest first."""
+        """The durations of the latest delivered attempts, in seconds and ascending order."""
         return sorted(each.duration for each in self.attempts if each.is_delivered)
 
     @property
     def timeouts(self) -> int:
-        """The latest attempts that ended without an answer in time."""
+        """The number of the latest attempts that timed out."""
         return sum(each.code in _TIMEOUTS for each in self.attempts)
 
     @property
     def throttled(self) -> int:
-        """The latest attempts that were answered by 429."""
+        """The number of the latest attempts that were answered with 429."""
         return sum(each.status_code == _THROTTLED for each in self.attempts)
 
     @property
     def retry_after(self) -> float | None:
-        """The usual Retry-After, in seconds; None without one."""
+        """The median Retry-After, in seconds; None without one."""
         asked = [each.retry_after for each in self.attempts if each.retry_after]
         return median(asked) if asked else None
 
     @property
     def share_failed(self) -> float:
-        """The share of the latest attempts that failed at random: not in an outage, not for good, and not by 429."""
+        """The share of random failures in the latest attempts: outside of outages, not permanent, and without 429."""
         counted = [
             each.is_delivered
             for each in self.attempts
@@ -124,25 +124,25 @@ class History:
 
     @property
     def per_second(self) -> float:
-        """Deliveries per second, on average over the time in which there were attempts."""
+        """The average number of deliveries per second in the interval."""
         return self.delivered / (self.until - self.since) if self.until > self.since else 0.0
 
     @property
     def capacity(self) -> float | None:
-        """How many requests per second it accepts at most, by the seconds in which it also answered 429; None if unknown."""
+        """The maximum accepted requests per second, measured in seconds with 429 answers; None if unknown."""
         accepted, refused = Counter[int](), Counter[int]()
         for each in self.attempts:
             second = int(each.started_at + each.duration)
             accepted[second] += each.is_delivered
             refused[second] += each.status_code == _THROTTLED
         at_the_limit = [accepted[second] for second in refused if refused[second] and accepted[second]]
-        return float(median(at_the_limit)) if len(at_the_limit) >= 3 else None  # noqa: PLR2004 - fewer are chance
+        return float(median(at_the_limit)) if len(at_the_limit) >= 3 else None  # noqa: PLR2004 - fewer are not significant
 
 
 def read_history(connection: Connection, endpoint: str, *, now: float) -> History:
-    """Read an endpoint's history of the last 30 days, as far as it is kept.
+    """Read an endpoint's history of the last 30 days, as far as the store keeps it.
 
-    Outages of the last day are exact to the minute, older ones to the hour. Single attempts are read from the latest
+    Outages of the last day are exact to the minute, older ones to the hour. Individual attempts are read from the latest
     ``MOST_ATTEMPTS`` of the whole store.
     """
     since = now - DAYS * 86_400
@@ -217,7 +217,7 @@ def _read_spans(connection: Connection, endpoint: str, since: float) -> list[_Sp
 
 
 def _spans_of(attempts: Iterable[Answered]) -> list[_Span]:
-    """Count attempts by the minute, if the store has no counters."""
+    """Count attempts per minute, for a store without counters."""
     spans: dict[float, _Span] = {}
     for each in attempts:
         start = each.started_at // _MINUTE * _MINUTE

@@ -1,4 +1,4 @@
-"""A simulated sending process: it looks, claims, asks the gate, sends and decides like the dispatcher."""
+"""A simulated sending process, which polls, claims, asks the gate, sends and decides like the dispatcher."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Surroundings:
     """The objects that the processes of a simulation share.
 
     Attributes:
-        agenda: the time.
+        agenda: the simulated time.
         store: the row of the gate, and the deliveries.
         receiver: the endpoint.
-        scenario: has their limits.
-        policy: decides on failures.
+        scenario: sets the limits of the processes.
+        policy: the retry policy.
         journal: records requests and outcomes.
-        has_gate: False sends every delivery that is due.
+        has_gate: whether a gate limits the sends.
     """
 
     agenda: Agenda
@@ -55,12 +55,12 @@ class Surroundings:
 
 
 class Process:
-    """One process.
+    """One simulated process.
 
     Args:
-        number: its number among all processes.
+        number: the process's number.
         around: the shared objects.
-        rng: draws delays, and the phase of its looks.
+        rng: draws delays, and the phase of the polls.
     """
 
     def __init__(self, number: int, around: Surroundings, rng: random.Random) -> None:
@@ -78,14 +78,14 @@ class Process:
         self._plan_look(self._phase)
 
     def wake(self) -> None:
-        """Look at the next tick, since the store has changed."""
+        """Poll at the next tick, since the store has changed."""
         ticks = int((self._agenda.now - self._phase) / LOOK_SECONDS) + 1
         when = self._phase + max(0, ticks) * LOOK_SECONDS
         if when < self._look_at:
             self._plan_look(when)
 
     def die(self) -> None:
-        """End at once. Its claimed deliveries are due again when their leases end."""
+        """Crash. The claimed deliveries are due again when their leases expire."""
         self.is_dead = True
         for each in [*self._waiting, *self._sending]:
             each.due_at = self._agenda.now + LEASE_SECONDS
@@ -108,7 +108,7 @@ class Process:
         self._sleep()
 
     def _sleep(self) -> None:
-        """Skip looks that would find nothing to do: any change wakes it."""
+        """Skip polls that would find nothing to do, since any change wakes the process."""
         now = self._agenda.now
         if self._waiting or self._sending:
             return
@@ -155,7 +155,7 @@ class Process:
         self._pump()
 
     def _pump(self) -> None:
-        """Begin as many sends as the free slots and the gate allow."""
+        """Begin sends while there are free slots and the gate allows it."""
         now = self._agenda.now
         while self._waiting and len(self._sending) < self._scenario.concurrency:
             if self._store.next_slot > now:
@@ -250,7 +250,7 @@ class Process:
         self._store.add(delivery)
 
     def _write(self, change: GateChange | None, then: Callable[[bool], None] = lambda _won: None) -> None:
-        """Write a change as a transaction does, a moment later; then go on."""
+        """Write a change after the duration of a commit, then call ``then``."""
         if change is None:
             then(False)
         else:

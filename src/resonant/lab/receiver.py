@@ -17,23 +17,23 @@ _OVERLOADED = {"503": 503, "429": 429, "queue": 503}
 
 
 class Reply(NamedTuple):
-    """The result of a request: the delay in seconds, and the status; None for no answer."""
+    """The reply to a request: the delay in seconds, and the status; None for no answer."""
 
     after: float
     status: int | None
 
     @property
     def is_good(self) -> bool:
-        """Whether it was accepted."""
+        """Whether the request was accepted."""
         return self.status == _ACCEPTED
 
 
 class Receiver:
-    """Takes requests in simulated time.
+    """Answers requests in simulated time.
 
     Args:
-        scenario: how it behaves.
-        rng: latencies and random failures are drawn from it.
+        scenario: the receiver's behaviour.
+        rng: draws latencies and random failures.
     """
 
     def __init__(self, scenario: Scenario, rng: random.Random) -> None:
@@ -43,7 +43,7 @@ class Receiver:
         self._free_at = 0.0
 
     def is_down(self, now: float) -> bool:
-        """Tell whether it is down."""
+        """Return whether the endpoint is down."""
         scenario = self._scenario
         if now >= scenario.outage:
             return False

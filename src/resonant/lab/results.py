@@ -20,36 +20,36 @@ class Journal:
         self.given_up_at: list[float] = []
 
     def sent(self, now: float, is_accepted: bool) -> None:
-        """Note a request."""
+        """Record a request."""
         self.sent_at.append(now)
         if is_accepted:
             self.accepted_at.append(now)
 
     def delivered(self, now: float) -> None:
-        """Note a delivery."""
+        """Record a delivery."""
         self.delivered_at.append(now)
 
     def given_up(self, now: float) -> None:
-        """Note a dead letter."""
+        """Record a dead letter."""
         self.given_up_at.append(now)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run of a simulation. Times are in seconds.
+    """The results of one simulation. Times are in seconds.
 
     Attributes:
-        attempts: per event.
+        attempts: attempts per event.
         peak: requests in the busiest whole second after recovery, relative to the capacity.
-        drain: from recovery to the last delivery.
-        noticed: from recovery to the first delivery after it.
+        drain: time from recovery to the last delivery.
+        noticed: time from recovery to the first delivery after it.
         given_up: dead letters.
-        unfinished: deliveries that had neither succeeded nor been given up when the simulation stopped.
-        sends: requests in all.
-        busiest: requests in the busiest whole second, ever.
-        goodput: deliveries per second, from recovery to the last one.
-        requests: per second, in chronological order.
-        accepted: the requests that the endpoint accepted, likewise.
+        unfinished: deliveries that were neither delivered nor given up when the simulation stopped.
+        sends: the total number of requests.
+        busiest: requests in the busiest whole second of the simulation.
+        goodput: deliveries per second, from recovery to the last delivery.
+        requests: requests in each second.
+        accepted: accepted requests in each second.
     """
 
     attempts: float
@@ -66,7 +66,7 @@ class Result:
 
 
 def measure(journal: Journal, scenario: Scenario) -> Result:
-    """Return the figures of a run."""
+    """Return the results of a run."""
     start = scenario.outage
     after = Counter(int(at - start) for at in journal.sent_at if at >= start)
     late = [at for at in journal.delivered_at if at >= start]

@@ -1,4 +1,4 @@
-"""The simulated scenario: the events, the endpoint, and how it fails."""
+"""The simulated scenario: the events, the endpoint and its failures."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ Overload = Literal["503", "429", "queue"]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One endpoint, the events for it, and how it behaves. Times are in seconds, from the start of the outage.
+    """One endpoint, its events and its behaviour. Times are in seconds from the start of the outage.
 
     Attributes:
-        events: how many there are.
-        over: the time over which they arrive; 0 for all at the start.
-        outage: how long the endpoint is down at first.
-        outage_kind: how it fails then: ``refuse`` connections, answer ``503`` or ``429``, or ``hang`` without an answer.
-        flap: during the outage the endpoint alternates between down and up, each for this time; 0 for never.
-        capacity: requests that it takes per second; 0 for any number.
-        overload: its reaction to more requests: answer ``503`` or ``429``, or ``queue`` them.
+        events: the number of events.
+        over: the interval in which the events arrive; 0 if all arrive at the start.
+        outage: the duration of the initial outage.
+        outage_kind: the endpoint's behaviour during the outage: ``refuse`` connections, answer ``503`` or ``429``, or
+            ``hang`` without an answer.
+        flap: during the outage, the endpoint is alternately down and up for this time; 0 if it stays down.
+        capacity: requests that the endpoint accepts per second; 0 for no limit.
+        overload: the endpoint's reaction to more requests: answer ``503`` or ``429``, or ``queue`` them.
         retry_after: the Retry-After of each 429 and 503; 0 for none.
         failures: the share of requests that fail at random, with 503.
         poison: the share of events that always fail, all of one type.
-        types: how many event types there are.
-        processes: how many send.
+        types: the number of event types.
+        processes: the number of sending processes.
         concurrency: concurrent requests per process.
-        latency: of an answer, on average.
+        latency: the average latency of an answer.
         timeout: the deadline of one attempt.
-        rate: the endpoint's limit of sends per second, of all processes together; 0 for none.
+        rate: the endpoint's limit of sends per second, summed over all processes; 0 for none.
     """
 
     events: int = 1_000
@@ -51,5 +52,5 @@ class Scenario:
 
     @property
     def shortest_drain(self) -> float:
-        """How long the endpoint needs at least for all events once it is up; 0 without a limit."""
+        """The shortest time in which the recovered endpoint can accept all events; 0 without a limit."""
         return self.events / self.capacity if self.capacity else 0.0

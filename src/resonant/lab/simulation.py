@@ -24,11 +24,11 @@ class Simulation:
     """One run of a scenario.
 
     Args:
-        scenario: the scenario.
-        policy: decides on failures.
-        has_gate: False sends every delivery that is due.
+        scenario: the scenario to simulate.
+        policy: the retry policy.
+        has_gate: whether a gate limits the sends.
         seed: the same seed gives the same run.
-        deaths: when a process dies, and which; another starts in its place.
+        deaths: the time and the process of each crash; a new process replaces the crashed one.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Simulation:
             self.agenda.at(when, partial(self._replace, number))
 
     def run(self) -> Result:
-        """Run until every delivery that can end has ended, for some days at most."""
+        """Run until every delivery that can end has ended, for a few days at most."""
         healthy = sum(not self._is_poison(each) for each in self.deliveries)
         journal = self.journal
         self.agenda.run(

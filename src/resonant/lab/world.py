@@ -27,11 +27,11 @@ class Agenda:
         self._number = count()
 
     def at(self, when: float, what: Callable[[], None]) -> None:
-        """Do something at a time."""
+        """Schedule a call; a time in the past means now."""
         heappush(self._events, (max(when, self.now), next(self._number), what))
 
     def run(self, until: Callable[[], bool], latest: float) -> None:
-        """Let time pass until the work is done, or until the latest time."""
+        """Make the scheduled calls in order, until the work is done or the latest time is reached."""
         while self._events and not until():
             when, _, what = heappop(self._events)
             if when > latest:
@@ -41,7 +41,7 @@ class Agenda:
 
 
 class Delivery:
-    """One delivery, as the store has it."""
+    """The state of one delivery in the store."""
 
     __slots__ = (
         "attempts",
@@ -68,7 +68,7 @@ class Delivery:
 
 
 class Store:
-    """The gate's row and the deliveries, in memory; a claim takes the deliveries that are due first."""
+    """An in-memory store of the gate's row and the deliveries; a claim takes the earliest due deliveries."""
 
     def __init__(self) -> None:
         self.gate = Gate(ENDPOINT)
@@ -79,7 +79,7 @@ class Store:
         self._due: list[tuple[float, int, Delivery]] = []
 
     def write(self, change: GateChange) -> bool:
-        """Write a change of the row by compare-and-set."""
+        """Write a change of the row with compare-and-set; return whether it was written."""
         since = change.none_delivered_since
         if change.before.epoch != self.gate.epoch or (since is not None and self.delivered_at > since):
             return False
@@ -89,7 +89,7 @@ class Store:
         return True
 
     def add(self, delivery: Delivery) -> None:
-        """Make a delivery due at its time."""
+        """Add a delivery, which can be claimed once it is due."""
         heappush(self._due, (delivery.due_at, delivery.id, delivery))
 
     def next_due(self) -> float:
@@ -104,7 +104,7 @@ class Store:
         return found
 
     def claim_probe(self, change: GateChange, now: float) -> Delivery | None:
-        """Reserve a probe and claim a delivery for it: of another type than the last, the one with the fewest attempts."""
+        """Reserve a probe and claim a delivery: preferably of another type than the last, with the fewest attempts."""
         due = sorted(each for each in self._due if each[0] <= now)
         found = due[:_PROBE_CANDIDATES]
         if not found:

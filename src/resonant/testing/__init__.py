@@ -1,4 +1,4 @@
-"""A receiver that misbehaves on purpose, and a fixed clock: for Resonant's tests and for yours.
+"""A receiver that misbehaves on purpose, and a fixed clock, for Resonant's tests and for yours.
 
 The receiver is a real HTTP/1.1 server on a real socket. A *script* chooses an action for each request::
 
@@ -9,12 +9,12 @@ The receiver is a real HTTP/1.1 server on a real socket. A *script* chooses an a
         ...  # send to receiver.url
         assert receiver.journal[-1].status == 200
 
-``actions`` has all actions, ``FAULTS`` names faults made of them, and ``named_fault`` is a script that performs the fault
-named by the event's type. Faults before the request are in ``listeners`` (connections that are never accepted), in
-``Authority`` (``FLAWS``: certificates that do not verify) and in the receiver's ``connection`` (a connection that ends
-before it was read).
+``actions`` has all actions, ``FAULTS`` has named faults made of them, and ``named_fault`` is a script that performs the
+fault named in the event's type. For faults before the request, use ``listeners`` (connections that are never accepted),
+``Authority`` with one of ``FLAWS`` (certificates that do not verify) or the receiver's ``connection`` (connections that
+end before anything is read).
 
-It can also run in its own process, so that its journal outlives a sender killed with ``kill -9``::
+The receiver can also run in its own process, so that its journal outlives a sender killed with ``kill -9``::
 
     python -m resonant.testing --port 0 --journal received.jsonl --script resonant.testing:eight_ways
     python -m resonant.testing --tls expired --ca-file ca.pem

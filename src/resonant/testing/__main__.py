@@ -1,4 +1,4 @@
-"""``python -m resonant.testing``: a receiver as a process of its own."""
+"""``python -m resonant.testing``: a receiver in its own process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHOWN_BYTES = 200
 
 
 class _CannotStart(Exception):
-    """The receiver cannot start as requested; the text says why."""
+    """The receiver cannot start as requested; the message says why."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a receiver until SIGTERM or SIGINT. Print its URL, and on a terminal one line for each delivery."""
+    """Run a receiver until SIGTERM or SIGINT. Print its URL, and on a terminal one line per request."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.ca_file and not options.tls:
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--port",
         type=_port,
         default=0,
-        help="listen on this port of 127.0.0.1; 0 (the default) takes a free one",
+        help="listen on this port of 127.0.0.1; 0 (the default) selects a free one",
     )
     parser.add_argument(
         "--journal", type=Path, metavar="FILE", help="append each request to this file as a line of JSON"
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--connection",
         type=_found,
         metavar="MODULE:NAME",
-        help="a connection script or an action for each connection, before anything is read from it",
+        help="a connection script or an action for each connection, run before anything is read",
     )
     parser.add_argument(
         "--tls",

@@ -1,23 +1,23 @@
-"""Actions: how the receiver treats a request.
+"""Actions: the receiver's reactions to a request.
 
 ::
 
     action
     ├── respond, redirect                       a proper answer
     ├── retry_after, retry_after_date           a proper answer with a Retry-After, valid or not
-    ├── never_answer, never_read                no answer, for as long as the client waits
-    ├── garbage, raw                            no HTTP, or any bytes
+    ├── never_answer, never_read                no answer while the client waits
+    ├── garbage, raw                            not HTTP, or arbitrary bytes
     ├── the head
     │   ├── slow_headers, endless_headers       never ends
     │   ├── huge_header, many_headers           too large
-    │   ├── interim_only, endless_interim       1xx, and no answer after it
+    │   ├── interim_only, endless_interim       1xx without a final answer
     │   └── reset_before_response, reset_mid_response, reset_after_headers
     ├── the body
     │   ├── slow_body, endless_body             never ends
     │   ├── truncated_body, reset_mid_body      shorter than announced
     │   ├── surplus_body                        longer than announced
     │   └── bad_gzip, gzip_bomb                 invalid gzip, or far larger when decoded
-    └── half_close                              the receiver stops sending, the client may go on
+    └── half_close                              the receiver stops sending but still reads
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from resonant.testing.dates import DateForm
 
 Perform = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-# After the bytes: read the next request, wait until the client hangs up, FIN in both directions, FIN in one, RST.
+# After the bytes: read the next request, wait until the client disconnects, close both directions (FIN), close one
+# direction (FIN), or reset (RST).
 End = Literal["keep", "hold", "close", "half_close", "reset"]
 
 _CHUNK = b"x" * 16 * 1024
@@ -49,13 +50,13 @@ _BOMB_MIB = 128
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """A reaction to a request. Make your own from a name and a coroutine function that writes to the stream.
+    """A reaction to a request. Create your own from a name and a coroutine function that writes to the stream.
 
     Attributes:
-        name: its name in the journal.
+        name: the action's name in the journal.
         perform: called with the connection's reader and writer once the request has been read and journalled. If
             it leaves the writer open, the connection is kept alive.
-        status: its status in the journal.
+        status: the status in the journal.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Action:
 def respond(
     status: int, headers: Mapping[str, str] | None = None, body: bytes = b"", delay: float = 0.0
 ) -> Action:
-    """Answer properly, ``delay`` seconds late."""
+    """Send a proper answer after ``delay`` seconds."""
 
     async def perform(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if delay:
@@ -77,7 +78,7 @@ def respond(
 
 
 def redirect(location: str, status: int = 302) -> Action:
-    """Redirect the client; to ``/`` for an endless loop."""
+    """Redirect the client. Use ``/`` for an endless loop."""
     return Action("redirect", respond(status, {"location": location}).perform, status)
 
 
@@ -87,7 +88,7 @@ def retry_after(value: str, status: int = 429) -> Action:
 
 
 def retry_after_date(form: DateForm, seconds: float, status: int = 429) -> Action:
-    """Refuse with a ``Retry-After`` date, this many seconds (or up to one more) after the answer."""
+    """Refuse with a ``Retry-After`` date that is this many seconds, or up to one more, after the answer."""
 
     async def perform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # HTTP dates have whole seconds: rounding down would shorten the wait.
@@ -101,15 +102,15 @@ def raw(data: bytes, *, status: int | None = None, end: End = "close") -> Action
     """Write these bytes unchanged.
 
     Args:
-        data: the answer, from the status line on.
+        data: the complete answer, including the status line.
         status: the status in the journal.
-        end: the end of the answer. ``half_close`` is for plain connections only: TLS does not have it.
+        end: the end of the answer. ``half_close`` needs a plain connection, since TLS does not support it.
     """
     return Action("raw", _send(data, end), status)
 
 
 def reset_before_response() -> Action:
-    """Take the request and reset the connection (TCP RST)."""
+    """Read the request and reset the connection (TCP RST)."""
     return Action("reset_before_response", _send(b"", "reset"))
 
 
@@ -129,10 +130,10 @@ def reset_mid_body(status: int = 200) -> Action:
 
 
 def half_close(status: int | None = None) -> Action:
-    """Stop sending (FIN), and go on reading; for plain connections.
+    """Stop sending (FIN) but continue to read; for plain connections only.
 
     Args:
-        status: of an answer that ends in the middle of its body; None ends it before the status line.
+        status: the status of an answer that ends in the middle of its body; None ends it before the status line.
     """
     data = b"" if status is None else _head(status, 100) + b"half"
     return Action("half_close", _send(data, "half_close"), status)
@@ -144,11 +145,11 @@ def truncated_body(status: int = 200) -> Action:
 
 
 def surplus_body(status: int = 200, surplus: bytes | None = None) -> Action:
-    """Send more bytes than announced, and keep the connection.
+    """Send more bytes than announced, and keep the connection open.
 
     Args:
-        status: of the answer.
-        surplus: the extra bytes; by default a whole second answer, which must not pass for that to the next request.
+        status: the status of the answer.
+        surplus: the extra bytes; by default a second answer, which the client must not match with its next request.
     """
     more = _head(200, 2) + b"ok" if surplus is None else surplus
     return Action("surplus_body", _send(_head(status, 2) + b"ok" + more, "keep"), status)
@@ -160,12 +161,12 @@ def garbage() -> Action:
 
 
 def never_answer() -> Action:
-    """Read the request and send nothing, until the client hangs up."""
+    """Read the request and send nothing, until the client disconnects."""
     return Action("never_answer", _send(b"", "hold"))
 
 
 def never_read() -> Action:
-    """Never read anything more that the client sends; as a receiver's ``connection``, not even the request."""
+    """Stop reading from the client. As a receiver's ``connection``, it does not even read the request."""
 
     async def perform(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
@@ -177,12 +178,12 @@ def never_read() -> Action:
 
 
 def slow_body(bytes_per_second: float = 1, status: int = 200) -> Action:
-    """Answer at once, with a body that trickles on for as long as the client reads."""
+    """Answer at once, with a body that trickles while the client reads."""
     return Action("slow_body", _repeat(_head(status, 10_000_000), b".", 1 / bytes_per_second), status)
 
 
 def endless_body(status: int = 200) -> Action:
-    """Answer at once, with a body that never ends and comes as fast as the client reads."""
+    """Answer at once, with an endless body that is sent as fast as the client reads."""
     chunk = b"%x\r\n%b\r\n" % (len(_CHUNK), _CHUNK)
     return Action(
         "endless_body", _repeat(_head(status, None, {"transfer-encoding": "chunked"}), chunk), status
@@ -190,35 +191,35 @@ def endless_body(status: int = 200) -> Action:
 
 
 def slow_headers(bytes_per_second: float = 1, status: int = 200) -> Action:
-    """Begin to answer at once, with a header that trickles on for as long as the client reads."""
+    """Begin to answer at once, with a header that trickles while the client reads."""
     return Action(
         "slow_headers", _repeat(_unfinished_head(status) + b"x-slow: ", b".", 1 / bytes_per_second), status
     )
 
 
 def endless_headers(status: int = 200) -> Action:
-    """Begin to answer at once, with headers that never end and come as fast as the client reads."""
+    """Begin to answer at once, with endless headers that are sent as fast as the client reads."""
     return Action("endless_headers", _repeat(_unfinished_head(status), b"x-endless: yes\r\n" * 1000), status)
 
 
 def huge_header(size: int = 1024 * 1024, status: int = 200) -> Action:
-    """Answer properly, with one header of ``size`` bytes."""
+    """Send a proper answer with one header of ``size`` bytes."""
     return Action("huge_header", respond(status, {"x-huge": "x" * size}).perform, status)
 
 
 def many_headers(count: int = 10_000, status: int = 200) -> Action:
-    """Answer properly, with ``count`` headers."""
+    """Send a proper answer with ``count`` headers."""
     headers = {f"x-{number}": "x" for number in range(count)}
     return Action("many_headers", respond(status, headers).perform, status)
 
 
 def interim_only(status: int = 102, end: End = "close") -> Action:
-    """Send an interim answer (1xx), and never the one that should follow."""
+    """Send an interim answer (1xx) but no final answer."""
     return Action("interim_only", _send(_head(status, None), end), status)
 
 
 def endless_interim(status: int = 102) -> Action:
-    """Send interim answers (1xx) without end, as fast as the client reads."""
+    """Send endless interim answers (1xx), as fast as the client reads."""
     return Action("endless_interim", _repeat(b"", _head(status, None) * 100), status)
 
 
@@ -230,7 +231,7 @@ def bad_gzip(status: int = 200) -> Action:
 
 
 def gzip_bomb(status: int = 200) -> Action:
-    """Answer with an eighth of a MiB of gzip that decodes to 128 MiB."""
+    """Answer with 128 KiB of gzip that decode to 128 MiB."""
 
     async def perform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await respond(status, {"content-encoding": "gzip"}, _bomb()).perform(reader, writer)

@@ -1,4 +1,4 @@
-"""Certificates that verify, and certificates that do not, for receivers that speak TLS."""
+"""Valid and invalid certificates, for receivers that use TLS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAWS: tuple[Flaw, ...] = get_args(Flaw)
 
 
 class Authority:
-    """A certificate authority of one test; it needs ``pip install 'resonant[testing]'``.
+    """A certificate authority for one test; requires ``pip install 'resonant[testing]'``.
 
     Its certificates are for 127.0.0.1::
 
@@ -24,7 +24,7 @@ class Authority:
     """
 
     def __init__(self) -> None:
-        # Not at the top: the rest of resonant.testing works without trustme.
+        # Imported here, since the rest of resonant.testing does not need trustme.
         try:
             import trustme  # noqa: PLC0415
         except ImportError:
@@ -41,10 +41,10 @@ class Authority:
         return str(path)
 
     def context(self, flaw: Flaw | None = None) -> ssl.SSLContext:
-        """Make a receiver's TLS context.
+        """Return a TLS context for a receiver.
 
         Args:
-            flaw: what is wrong with the certificate; None for one that verifies where this authority is trusted.
+            flaw: the flaw of the certificate; None for a valid one, which clients that trust this authority accept.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         now, day = datetime.now(UTC), timedelta(days=1)

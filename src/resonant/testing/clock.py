@@ -12,5 +12,5 @@ class FixedClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward, or back with a negative number of seconds, as can happen to real clocks."""
+        """Move the clock forward; a negative number moves it back, as can happen to real clocks."""
         self._now += seconds

@@ -12,7 +12,7 @@ _LONG_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"
 
 
 def http_date(form: DateForm, moment: float) -> str:
-    """Format seconds since the epoch in one of these formats, without ``strftime``, which depends on the locale."""
+    """Format seconds since the epoch in one of these formats. It avoids ``strftime``, which depends on the locale."""
     if form == "asctime":
         return time.asctime(time.gmtime(moment))
     fixdate = formatdate(moment, usegmt=True)

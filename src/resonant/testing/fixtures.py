@@ -1,6 +1,6 @@
-"""Fixtures for pytest, registered by the entry point ``pytest11``; see docs/testing.md.
+"""Fixtures for pytest, registered with the entry point ``pytest11``; see docs/testing.md.
 
-pytest imports this module in every run of an environment that has Resonant, so it imports nothing heavy.
+pytest imports this module in every run if Resonant is installed, so it imports nothing heavy.
 """
 
 from __future__ import annotations

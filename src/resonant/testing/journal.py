@@ -20,8 +20,8 @@ class Request:
     Attributes:
         webhook_id: the event's id; empty if the header is missing.
         try_number: counts the requests with this webhook-id, from 1.
-        path: with the query, as sent.
-        headers: names in lower case.
+        path: the path and query, as sent.
+        headers: the headers, with names in lower case.
         received_at: seconds since the epoch.
     """
 
@@ -57,7 +57,7 @@ class Received:
     status: int | None
 
     def to_json(self) -> str:
-        """Write it as one line of JSON: ``body`` in base64, and its SHA-256 in hex for a quick comparison."""
+        """Return one line of JSON, with the body in base64 and its SHA-256 in hex for quick comparison."""
         fields = asdict(self) | {
             "body": base64.b64encode(self.body).decode(),
             "sha256": hashlib.sha256(self.body).hexdigest(),
@@ -66,7 +66,7 @@ class Received:
 
     @classmethod
     def from_json(cls, line: str) -> Received:
-        """Read what ``to_json`` wrote."""
+        """Parse a line from ``to_json``."""
         fields = json.loads(line)
         del fields["sha256"]
         return cls(**fields | {"body": base64.b64decode(fields["body"])})

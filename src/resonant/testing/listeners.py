@@ -23,7 +23,7 @@ def nobody_listening() -> Iterator[str]:
 
 @contextmanager
 def full_accept_queue() -> Iterator[str]:
-    """Yield the URL of a listener that never accepts and whose queue is full: Linux does not answer new connections."""
+    """Yield the URL of a listener with a full accept queue: Linux does not answer new connections."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The receiver: a server that performs a script's actions, and keeps a journal of its requests."""
+"""The receiver: a server that performs a script's actions, and keeps a journal of the requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Receiver:
         accepted: the number of accepted connections.
 
     Raises:
-        Exception: on leaving the context, an error of a script or an action, so that it does not pass for a fault.
+        Exception: an error of a script or an action; raised at the end of the context, so that it is not mistaken for a
+            fault.
     """
 
     def __init__(
@@ -48,15 +49,15 @@ class Receiver:
         connection: ConnectionScript | Action | None = None,
         on_received: Callable[[Received], None] | None = None,
     ) -> None:
-        """Prepare a receiver; it listens from ``async with`` on.
+        """Prepare a receiver; ``async with`` makes it listen.
 
         Args:
-            script: chooses an action for each request; or one action for all.
-            port: on 127.0.0.1; 0 takes a free one.
-            journal_path: a file to append each request to as a line of JSON, before the request is answered.
-            tls: makes the URL https.
-            connection: chooses an action for each connection by its number, from 1, before anything is read from it;
-                None leaves it to the script.
+            script: chooses an action for each request, or is the action for all requests.
+            port: the port on 127.0.0.1; 0 selects a free one.
+            journal_path: a file to which each request is appended as a line of JSON before it is answered.
+            tls: the context for TLS; the URL is then https.
+            connection: chooses an action for each connection, given its number from 1, or is the action for all. It runs
+                before anything is read; None lets the script choose.
             on_received: called with each request, before it is answered.
         """
         self.journal: list[Received] = []
@@ -127,8 +128,8 @@ class Receiver:
             # The client's fault, not the script's.
             await respond(400, {"connection": "close"}, f"{error}\n".encode()).perform(reader, writer)
         except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
-            pass  # the client hung up, or breaks the rules of TLS
-        except Exception as failure:  # noqa: BLE001 - a broken script must fail the test that wrote it
+            pass  # the client disconnected, or violated TLS
+        except Exception as failure:  # noqa: BLE001 - a broken script must fail its test
             self._failures.append(failure)
         finally:
             writer.close()

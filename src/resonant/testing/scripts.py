@@ -63,18 +63,18 @@ _EIGHT_WAYS = {
 
 
 def eight_ways(request: Request) -> Action:
-    """Misbehave as the last part of the event's type names, e.g. ``demo.reset``; answer 200 to any other type."""
+    """Misbehave according to the last part of the event's type, as in ``demo.reset``; answer other types with 200."""
     way = request.event_type.rpartition(".")[2]
     first, later = _EIGHT_WAYS.get(way, (respond(200), respond(200)))
     return first if request.try_number == 1 else later
 
 
 def flaky(share: float, seed: int) -> Script:
-    """Make a script that fails a share of first attempts with 500. The same seed fails the same attempts.
+    """Return a script that answers a share of first attempts with 500. The same seed selects the same attempts.
 
     Args:
         share: 0 to 1.
-        seed: selects them, together with the webhook-id.
+        seed: selects the attempts, together with the webhook-id.
     """
 
     def script(request: Request) -> Action:
@@ -84,10 +84,10 @@ def flaky(share: float, seed: int) -> Script:
     return script
 
 
-# The wait that the retry-after faults ask for, if it is valid.
+# The wait in the valid Retry-After headers below.
 _WAIT_SECONDS = 5
 
-# Faults of a single request. Certificates belong to a receiver (``FLAWS``).
+# Faults of a single request. Invalid certificates are a setting of the receiver (``FLAWS``).
 FAULTS: Mapping[str, Action] = {
     "bad-gzip": bad_gzip(),
     "bad-gzip-503": bad_gzip(503),
@@ -134,7 +134,10 @@ _STATUS_NAME = re.compile("status-([1-9][0-9]{2})")
 
 
 def named_fault(request: Request) -> Action:
-    """Perform the fault that ends the event's type: a key of ``FAULTS``, or ``status-418``; 200 to any other type."""
+    """Perform the fault that the last part of the event's type names; answer other types with 200.
+
+    The names are the keys of ``FAULTS``, and statuses such as ``status-418``.
+    """
     way = request.event_type.rpartition(".")[2]
     if status := _STATUS_NAME.fullmatch(way):
         return respond(int(status[1]))
@@ -142,7 +145,7 @@ def named_fault(request: Request) -> Action:
 
 
 def bad_day(share: float, seed: int) -> Script:
-    """Make a script that performs one of ``FAULTS`` on a share of all attempts. The same seed gives the same faults.
+    """Return a script that performs one of ``FAULTS`` on a share of all attempts. The same seed gives the same faults.
 
     Args:
         share: 0 to 1.

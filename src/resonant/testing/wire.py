@@ -1,4 +1,4 @@
-"""Reading an HTTP request: its head, and its body by length or by chunks."""
+"""Reads an HTTP request: the head, and a body with a length or in chunks."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import re
 _REQUEST_LINE = re.compile(r"([^ ]+) ([^ ]+) HTTP/1\.[01]")
 _FIELD = re.compile(r"([^\s:]+):(.*)")
 _LENGTH = re.compile("[0-9]{1,18}")
-# Extensions follow a semicolon, and may be ignored.
+# Extensions after the semicolon may be ignored.
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r\n", re.DOTALL)
 
 
 class BadRequest(Exception):
-    """The client did not send a valid HTTP/1.1 request; the text tells the client why."""
+    """The client did not send a valid HTTP/1.1 request; the message says why."""
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str], bytes]:
-    """Read one request, and leave what follows it.
+    """Read one request, and leave the bytes after it unread.
 
     Returns:
-        The method, the path, the headers with names in lower case, and the body without its chunks' framing.
+        The method, the path, the headers with names in lower case, and the body without chunk framing.
 
     Raises:
         BadRequest: invalid request. Its end is unknown, so nothing more can be read from the connection.
-        asyncio.IncompleteReadError: the client hung up.
+        asyncio.IncompleteReadError: the client disconnected.
     """
     head = await _read_until(reader, b"\r\n\r\n")
     request_line, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
@@ -49,12 +49,12 @@ async def _read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> b
     if "transfer-encoding" not in headers:
         length = headers.get("content-length", "0")
         if not _LENGTH.fullmatch(length):
-            raise BadRequest("a content-length that is not a number")
+            raise BadRequest("content-length is not a number")
         return await reader.readexactly(int(length))
     if headers["transfer-encoding"].lower() != "chunked":
-        raise BadRequest("a transfer-encoding other than chunked")
+        raise BadRequest("unsupported transfer-encoding: only chunked is accepted")
     if "content-length" in headers:
-        raise BadRequest("a content-length beside a transfer-encoding")
+        raise BadRequest("content-length and transfer-encoding cannot be combined")
     return await _read_chunks(reader)
 
 
@@ -63,7 +63,7 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
     while size := await _read_chunk_size(reader):
         body += await reader.readexactly(size)
         if await reader.readexactly(2) != b"\r\n":
-            raise BadRequest("a chunk of the wrong length")
+            raise BadRequest("a chunk has the wrong length")
     # Skip the trailers: scripts do not see them.
     while await _read_until(reader, b"\r\n") != b"\r\n":
         pass
@@ -72,7 +72,7 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
 
 async def _read_chunk_size(reader: asyncio.StreamReader) -> int:
     if not (size := _CHUNK_SIZE.fullmatch(await _read_until(reader, b"\r\n"))):
-        raise BadRequest("a chunk size that is not a number")
+        raise BadRequest("chunk size is not a number")
     return int(size[1], 16)
 
 

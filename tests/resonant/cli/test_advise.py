@@ -57,7 +57,7 @@ def test_advice_has_a_table_the_reasons_and_the_command_that_applies_it(resonant
     assert lines["policy"][:3] == ["policy", "default", "keep"]
     assert lines["rate"][:3] == ["rate", "none", "38/s"]
     assert lines["timeout"][:5] == ["timeout", "15", "s", "3", "s"]
-    assert "rate: it answered 429 to 50 attempts, and accepted 40 in such a second; simulated: " in said
+    assert "rate: it answered 429 to 50 attempts while it accepted 40 per second; simulated: " in said
     assert said.endswith(f"to apply: resonant endpoint update {NAME} --rate 38 --timeout 3\n")
 
 

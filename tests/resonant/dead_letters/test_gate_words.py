@@ -38,7 +38,7 @@ TOLD = Gate("orders", not_before=NOW + 240)
     ("gate", "expected"),
     [
         (Gate("orders"), "normal"),
-        (Gate("orders", since=NOW - 60, reason="the pace held nothing back"), "normal"),
+        (Gate("orders", since=NOW - 60, reason="the pace no longer limits the sends"), "normal"),
         (PAUSED, "paused 12 min ago by ann: maintenance; 1,234 held"),
         (GONE, "paused 12 min ago: it answered 410; 1,234 held"),
         (PROBING, "probing for 12 min: 20 failures in a row; next probe in 12 s; 1,234 held"),

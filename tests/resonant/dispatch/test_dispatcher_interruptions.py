@@ -170,7 +170,7 @@ class TestTheStoreGoesAway:
             with pytest.raises(StoreUnavailable):
                 await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
         assert asyncio.all_tasks() == before
-        assert "leases were not handed back" in caplog.text
+        assert "leases were not released" in caplog.text
         disk.is_read_only = False
 
         async with scene(tmp_path, orders=send, clock=FixedClock(START + 60)) as next_one:

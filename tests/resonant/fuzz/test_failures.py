@@ -287,7 +287,7 @@ def test_a_failure_that_raises_when_it_is_looked_at_is_unknown(caplog):
 
     with caplog.at_level(logging.WARNING, logger="resonant.delivery.classification"):
         assert judged(HTTPError()) == Verdict("unknown", "unknown", maybe_processed=True)
-    assert "a HTTPError that raises Hostility on inspection" in caplog.text
+    assert "classified a HTTPError as unknown: inspecting it raised Hostility" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_a_quick_endpoint_that_never_failed_keeps_its_policy_and_its_rate():
     assert not found["policy"].is_change
     assert not found["rate"].is_change
     assert found["policy"].reason == "no outage is on record"
-    assert found["rate"].reason == "0 of the last 200 attempts were answered by 429"
+    assert found["rate"].reason == "0 of the last 200 attempts were answered with 429"
 
 
 def test_a_policy_that_gives_up_in_an_outage_like_the_longest_is_replaced():
@@ -90,7 +90,7 @@ def test_a_timeout_that_cuts_answers_off_is_raised():
     ]
     timeout = advice(history(slow + cut))["timeout"]
     assert (timeout.now, timeout.then) == ("15 s", "30 s")
-    assert timeout.reason.endswith("the slowest 14 s, and 50 attempts ended without one")
+    assert timeout.reason.endswith("the slowest 14 s, and 50 attempts timed out")
 
 
 def limited(seconds=60, accepts=10, refuses=5):
@@ -106,7 +106,7 @@ def limited(seconds=60, accepts=10, refuses=5):
 def test_a_rate_is_what_the_endpoint_accepted_in_the_seconds_in_which_it_answered_429():
     rate = advice(history(limited()))["rate"]
     assert (rate.now, rate.then) == ("none", "9.5/s")
-    assert rate.reason == "it answered 429 to 300 attempts, and accepted 10 in such a second"
+    assert rate.reason == "it answered 429 to 300 attempts while it accepted 10 per second"
     assert rate.after.attempts < rate.before.attempts
     assert rate.after.attempts <= 1.02
 

@@ -125,7 +125,7 @@ async def test_what_a_client_streams_without_a_length_arrives_whole():
         (CHUNKED + b"-2\r\n{}\r\n0\r\n\r\n", b"chunk size"),
         (CHUNKED + b"\r\n", b"chunk size"),
         (CHUNKED + b"%b\r\n" % (b"f" * 5000), b"chunk size"),
-        (CHUNKED + b"2\r\n{}{}\r\n0\r\n\r\n", b"chunk of the wrong length"),
+        (CHUNKED + b"2\r\n{}{}\r\n0\r\n\r\n", b"chunk has the wrong length"),
     ],
     ids=lambda value: ascii(value)[:60],
 )
