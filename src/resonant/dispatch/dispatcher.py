@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 EmitOne = Callable[["Lease"], Awaitable[None]]
 EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
 
