@@ -184,7 +184,7 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
         # The error's text shows both contents, and Prefect would store it.
         known = accepted.conflicts[0].given.id
         raise ConflictingEvent(
-            f"id {known!r} is known with other content: `resonant detail {known}` shows it"
+            f"id {known!r} already exists with different content: `resonant detail {known}` shows it"
         )
     get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
     tracker.add(accepted.delivery_ids)

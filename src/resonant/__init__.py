@@ -78,13 +78,13 @@ _MODULES = {
 }
 
 
-if not TYPE_CHECKING:  # for a type checker, a module with __getattr__ has every name
+if not TYPE_CHECKING:  # a type checker would accept any name of a module with __getattr__
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(_MODULES.get(name, "resonant.errors")), name)
-        globals()[name] = value  # the next use does not call this function
+        globals()[name] = value  # later lookups bypass this function
         return value
 
 

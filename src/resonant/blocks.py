@@ -1,9 +1,9 @@
-"""The classes of endpoint blocks, for your own packages: ``from resonant.blocks import SinkBlock``.
+"""The endpoint block classes, for use in your own packages: ``from resonant.blocks import SinkBlock``.
 
 Prefect imports this module in every process that looks up a block type (entry point group ``prefect.collections``), so
 that any server or program with Resonant installed knows its block types. It makes the project's ``blocks`` package
-importable, and does not change ``sys.path``. A program with its own ``blocks`` package keeps it, and does not know the
-block types of Resonant.
+importable, and does not change ``sys.path``. If a program has its own ``blocks`` package, that package takes precedence, and
+Resonant's block types are unavailable.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _import_blocks() -> ModuleType:
     """Import the project's ``blocks`` package.
 
     Raises:
-        ImportError: it cannot be imported, or another package of that name comes first.
+        ImportError: it cannot be imported, or another package of that name takes precedence.
     """
     from resonant.local.project import is_project, project_directory  # noqa: PLC0415 - only where it is needed
 
@@ -58,6 +58,6 @@ def _import_blocks() -> ModuleType:
     return importlib.import_module("blocks")
 
 
-# Every Prefect process imports this module, so a foreign package raises an error only when these classes are used.
+# Every Prefect process imports this module, so a conflicting package must not raise an error before a class is used.
 with contextlib.suppress(ImportError):
     _import_blocks()

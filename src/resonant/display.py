@@ -1,11 +1,11 @@
-"""Showing untrusted text on terminals, in logs and in Prefect's UI: nothing hidden, nothing reordered, no markup.
+"""Safe display of untrusted text on terminals, in logs and in Prefect's UI: no hidden or reordered characters, no markup.
 
 Event types, error texts and answers are untrusted. One list defines unsafe characters: controls, line ends, lone
 surrogates, and Unicode's default-ignorable characters, which are invisible (bidirectional controls, zero-width spaces,
 soft hyphens, tags).
 
-Emoji, Persian and the scripts of India need joiners and variation selectors. A selector therefore stays behind a visible
-character beyond ASCII, and a joiner between two of them. Tags are always unsafe, since they can hide text; this breaks
+Emoji, Persian and the scripts of India need joiners and variation selectors. So a selector is kept after a visible
+non-ASCII character, and a joiner between two of them. Tags are always unsafe, since they can hide text; this breaks
 the flags of England, Scotland and Wales.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
-# Default_Ignorable_Code_Point (Unicode 17) less the two below, and the marks of interlinear annotations.
+# Default_Ignorable_Code_Point (Unicode 17) without the two sets below, plus the interlinear annotation marks.
 _UNSEEN = (
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"
@@ -24,51 +24,51 @@ _JOINERS = r"\u200c\u200d"
 _INVISIBLE = re.compile(rf"[{_UNSEEN}{_SELECTORS}{_JOINERS}]")
 _HIDDEN = re.compile(rf"[{_CONTROLS}{_UNSEEN}{_SELECTORS}{_JOINERS}]")
 _SEEN = rf"[^\x00-\x7f{_CONTROLS}{_UNSEEN}{_SELECTORS}{_JOINERS}]"
-# An emoji of a key is a digit, # or *, with a selector.
+# A keycap emoji is a digit, # or *, followed by a selector.
 _IN_PLACE = re.compile(
     rf"(?:(?<={_SEEN})|(?<=[0-9#*]))[{_SELECTORS}]|(?:(?<={_SEEN})|(?<={_SEEN}[{_SELECTORS}]))[{_JOINERS}](?={_SEEN})"
 )
 _BLANKS = re.compile(rf"[\s{_CONTROLS}]+")
-# Plain words to Markdown in any position: no markup characters, and nothing that becomes a link.
+# Text that Markdown leaves unchanged in any position: no markup characters, and nothing that becomes a link.
 _WORDS = re.compile(r"(?!.*www\.)/?[a-z0-9]+(?:[ ._/-][a-z0-9]+)*", re.ASCII | re.IGNORECASE)
 
 
 def visible(text: str) -> str:
-    r"""Return a text on one line, with escapes for unsafe characters (``\n``, ``\x1b``, ``\u202e``)."""
+    r"""Return text on one line, with escapes for unsafe characters (``\n``, ``\x1b``, ``\u202e``)."""
     if text.isascii() and text.isprintable():
         return text
     return _HIDDEN.sub(_escape, text)
 
 
 def visible_json(text: str) -> str:
-    """Escape unsafe characters in a JSON text, which stays the same document."""
+    """Escape unsafe characters in JSON text, without changing the document's value."""
     return _HIDDEN.sub(_json_escape, text)
 
 
 def one_line(text: str) -> str:
-    """Return a text on one line: white space and controls become a space, invisible characters are removed."""
+    """Return text on one line: white space and controls become a space, invisible characters are removed."""
     seen = text if text.isascii() else _INVISIBLE.sub(_if_in_place, text)
     return _BLANKS.sub(" ", seen).strip()
 
 
 def markdown(text: str) -> str:
-    """Return Markdown that shows a text literally, on one line, without links, images, HTML or emphasis.
+    """Return Markdown that shows text literally, on one line, without links, images, HTML or emphasis.
 
-    Plain words stay, since Prefect shows some cells as plain text. Everything else becomes a code span. Character references
-    are not safe: one of Prefect's UIs shows them undecoded, the other decodes them and then makes links.
+    Plain words are unchanged, since Prefect shows some cells as plain text. Everything else becomes a code span. Character
+    references are unsafe: one of Prefect's UIs shows them undecoded; the other decodes them and then creates links.
     """
     shown = visible(text)
     if not shown or _WORDS.fullmatch(shown):
         return shown
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    # Markdown strips one space at each end, but none of spaces alone.
+    # Markdown strips one space at each end, unless the text is only spaces.
     is_stripped = shown.strip(" ") and (shown[0] in " `" or shown[-1] in " `")
     space = " " if is_stripped else ""
     return f"{fence}{space}{shown}{space}{fence}"
 
 
 def _if_in_place(found: re.Match[str]) -> str:
-    """Return a joiner or selector in a valid position, otherwise an empty text."""
+    """Return the joiner or selector if its position is valid, otherwise an empty string."""
     return found[0] if _IN_PLACE.match(found.string, found.start()) else ""
 
 

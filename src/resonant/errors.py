@@ -3,8 +3,8 @@
 ::
 
     ResonantError                  every error of this package: one line with the problem, the place and the next step
-    ├── InvalidEvent               an input that is not an event (bad JSON, missing type, too large ...)
-    ├── ConflictingEvent           a known id with other content
+    ├── InvalidEvent               an invalid event (bad JSON, missing type, too large ...)
+    ├── ConflictingEvent           an id that already exists with different content
     ├── UnknownName                an unknown code or event id
     ├── StoreError
     │   ├── StoreUnavailable       the database cannot be opened, reached or written
@@ -15,7 +15,7 @@
     ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
     │   ├── UnknownEndpoint        no endpoint has that name
     │   └── AddressRefused         its address is private or special, and the endpoint does not allow that
-    └── SendFailed                 a send that was answered, but not with 2xx
+    └── SendFailed                 an answer other than 2xx
         └── UnexpectedStatus       carries the status, Retry-After and an excerpt of the answer
 
 ``SendFailed`` never reaches a user: the classifier turns it into a verdict.
@@ -27,23 +27,23 @@ from dataclasses import dataclass
 
 
 class ResonantError(Exception):
-    """Base of every error of this package; its text is suitable for users, and contains no secret."""
+    """Base of every error of this package; its message is suitable for users, and contains no secret."""
 
 
 class InvalidEvent(ResonantError):
-    """The input is not an event; the text says why."""
+    """The input is not a valid event; the message says why."""
 
 
 class ConflictingEvent(ResonantError):
-    """An event with this id is known with other content."""
+    """An event with this id already exists with different content."""
 
 
 class UnknownName(ResonantError):
-    """Unknown code or event id; the text has suggestions."""
+    """Unknown code or event id; the message has suggestions."""
 
 
 class StoreError(ResonantError):
-    """The durable store cannot do an operation."""
+    """The durable store cannot perform an operation."""
 
 
 class StoreUnavailable(StoreError):
@@ -67,11 +67,11 @@ class StoreTooNew(StoreError):
 
 
 class EndpointError(ResonantError):
-    """An endpoint that cannot be used as configured."""
+    """The endpoint cannot be used as configured."""
 
 
 class UnknownEndpoint(EndpointError):
-    """No endpoint has that name; the text suggests similar names."""
+    """No endpoint has that name; the message suggests similar names."""
 
 
 class AddressRefused(EndpointError):
@@ -79,7 +79,7 @@ class AddressRefused(EndpointError):
 
 
 class SendFailed(ResonantError):
-    """A send that the receiver answered, but not with success."""
+    """The receiver answered, but not with success."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Events, and the states of their deliveries, as frozen data.
+"""Frozen data classes: events, and the states of their deliveries.
 
 Times are seconds since the Unix epoch (float, UTC) everywhere, except ``Event.time``, which is the producer's own
 RFC 3339 text (CloudEvents ``time``) and is never used in calculations.
@@ -33,10 +33,10 @@ MAX_ATTRIBUTE_CHARACTERS = 255
 # Forbidden in strings of CloudEvents 1.0: control characters, surrogates, noncharacters.
 _NONCHARACTERS = "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17))
 _FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
-# `datetime.fromisoformat` also takes week dates, bare hours, commas and 24:00, which RFC 3339 does not.
 _NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
 # An endpoint's name in the store, labels and logs: NAME, or BLOCK-TYPE/NAME.
 ENDPOINT_NAME = re.compile(rf"({_NAME}/)?{_NAME}")
+# `datetime.fromisoformat` also accepts week dates, bare hours, commas and 24:00, which RFC 3339 does not allow.
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:[0-5]\d)", re.ASCII)
 
 
@@ -48,8 +48,8 @@ class Event:
         id: 1 to 255 visible ASCII characters; the ``webhook-id`` of every attempt.
         type: e.g. ``com.example.order.paid``.
         source: a URI reference to the producer.
-        body: ``data`` as compact UTF-8 JSON, keys in the given order: the bytes of every attempt.
-        time: when it happened, RFC 3339; None for the time of acceptance.
+        body: ``data`` as compact UTF-8 JSON, keys in the given order; every attempt sends these bytes.
+        time: when the event happened, in RFC 3339; None means the time of acceptance.
         subject: the subject of the event within the source.
     """
 
@@ -79,7 +79,7 @@ class Event:
             max_bytes: the largest body allowed, in bytes.
 
         Raises:
-            InvalidEvent: a value is missing, malformed or too large; the text says which and why.
+            InvalidEvent: a value is missing, malformed or too large; the message says which and why.
         """
         event_id = new_event_id() if id is None else _visible_ascii("id", id)
         body = encode_data(data)
@@ -117,7 +117,7 @@ class Event:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything except the id, as 64 hex digits; equal for the same content."""
+        """SHA-256 of all fields except the id, as 64 hex digits; equal content has an equal digest."""
         attributes = json.dumps([self.type, self.source, self.time, self.subject]).encode()
         return hashlib.sha256(attributes + b"\n" + self.body).hexdigest()
 
@@ -138,14 +138,14 @@ class Lease:
         token: the fencing token; it grows with every claim.
         owner: the owner of the lease, e.g. a flow run's id.
         attempts: attempts recorded so far, over all rounds.
-        round: 1 at acceptance, one more for each replay.
+        round: 1 at acceptance; each replay adds one.
         round_attempts: attempts recorded in this round.
         round_started_at: when the round began; the policy's ``max_age`` counts from here.
         accepted_at: when the event was stored.
         last_delay: the delay before this attempt, in seconds (decorrelated jitter starts from it).
         policy: the policy's name, set when the event was stored; None for the endpoint's policy.
         max_attempts: overrides the policy's limit; set when the event was stored.
-        backoff_until: when the delivery's own backoff ends, if a gate let it go earlier; a failure before is not charged.
+        backoff_until: the end of the delivery's own backoff, if a gate released it earlier; an earlier failure is not charged.
         crashes: leases of this round that were lost while sending.
     """
 
@@ -176,8 +176,8 @@ class Attempt:
     """One attempt, as stored in the history.
 
     Attributes:
-        late: reported after another worker got the lease; it changed only the history.
-        early: it failed before the end of the delivery's own backoff, since a gate let it go earlier, and was not counted in
+        late: reported after its lease was lost; it changed only the history.
+        early: failed before the end of the delivery's own backoff, because a gate released the delivery earlier; not counted in
             ``max_attempts``.
     """
 
@@ -278,7 +278,7 @@ def encode_data(data: Any) -> bytes:
         data: any JSON value; a ``Decimal`` is written with all its digits.
 
     Raises:
-        InvalidEvent: it is not JSON (NaN, lone surrogates, other objects, too deep nesting).
+        InvalidEvent: ``data`` is not valid JSON: NaN, lone surrogates, other objects, or nested too deeply.
     """
     try:
         return _encode(data).encode()
@@ -304,21 +304,21 @@ def _visible_ascii(name: str, value: Any) -> str:
     # Sent unencoded in a header and in the signed content.
     text = _text(name, value)
     if not text.isascii() or " " in text:
-        raise InvalidEvent(f"{name} must be visible ASCII characters only: {text!r}")
+        raise InvalidEvent(f"{name} must contain only visible ASCII characters: {text!r}")
     return text
 
 
 def _rfc3339(value: Any) -> str:
     text = _text("time", value)
     if not _is_rfc3339(text.upper()):
-        raise InvalidEvent(f"time {text!r} is not RFC 3339, as in 2026-01-31T12:00:00Z")
+        raise InvalidEvent(f"time {text!r} is not an RFC 3339 time, such as 2026-01-31T12:00:00Z")
     return text
 
 
 def _is_rfc3339(text: str) -> bool:
     if not _RFC3339.fullmatch(text):
         return False
-    # `datetime` has no leap seconds. One ends a month in UTC (RFC 3339, 5.7).
+    # `datetime` has no leap seconds. A leap second is the last second of a month in UTC (RFC 3339, 5.7).
     is_leap = text[17:19] == "60"
     try:
         moment = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if is_leap else text)
@@ -344,7 +344,7 @@ def _encode(data: Any) -> str:
 
 
 def _encode_exactly(data: Any) -> str:
-    # The json module cannot write a Decimal, even with a hook; it writes everything else.
+    # The json module cannot write a Decimal, even with a hook.
     if isinstance(data, Decimal) and data.is_finite():
         return str(data)
     if isinstance(data, dict):

@@ -1,4 +1,4 @@
-"""Writing files atomically, and creating private ones."""
+"""Writes files atomically, and creates private files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Write = Callable[[str], None]
-# For metrics: a node exporter runs as another user, and they contain no secrets.
+# For metrics, which contain no secrets: a node exporter runs as another user.
 READABLE_BY_ALL = 0o644
 
 # The age, in seconds, at which a temporary file counts as abandoned.
@@ -29,8 +29,8 @@ _RANDOM = "[a-z0-9_]{8}"  # mkstemp's random part, after the prefix
 def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
     """Write a text file atomically: a temporary file in the same folder is synced and replaces it at the end.
 
-    By default, only its owner may read it. A symbolic link is followed. Temporary files that a killed process left an hour
-    ago or earlier are removed.
+    By default, only the owner may read the file. Symbolic links are followed. Temporary files that killed processes left more
+    than an hour ago are removed.
 
     Raises:
         ResonantError: it cannot be written; an existing file is unchanged.
@@ -47,7 +47,7 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
         with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - a descriptor
 
             def write(text: str) -> None:
-                # In a transaction, an OSError would be taken for an error of the database.
+                # In a transaction, an OSError would be mistaken for a database error.
                 try:
                     file.write(text)
                 except OSError as error:
@@ -89,12 +89,12 @@ def make_private_folder(folder: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove temporary files of this file that killed processes left."""
+    """Remove old temporary files for this path, which killed processes left behind."""
     left_over = re.compile(re.escape(f".{path.name}.") + _RANDOM)
     old = time.time() - _LEFT_OVER_SECONDS
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
-            with suppress(OSError):  # another user's file, or another process removes it too
+            with suppress(OSError):  # another user's file, or another process removed it
                 if (
                     left_over.fullmatch(entry.name)
                     and entry.is_file(follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Parsing input lines: events as JSON."""
+"""Parser for input lines: each is one event as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resonant.errors import InvalidEvent
 from resonant.events import DEFAULT_MAX_EVENT_BYTES, Event, json_kind
 
 _INPUT_KEYS = frozenset({"id", "type", "source", "data", "time", "subject"})
-# CloudEvents in JSON have these keys; Resonant always sends these values.
+# Keys of CloudEvents in JSON, with the only values that Resonant sends.
 _IMPLIED = {"specversion": "1.0", "datacontenttype": "application/json"}
 
 
@@ -21,16 +21,16 @@ def parse_event(
 ) -> Event:
     """Read one input line: ``{"type": ..., "source": ..., "data": ...}`` with optional id, time, subject.
 
-    Numbers keep their exact value, even if a float would round it. If an object has a key twice, the last one
+    Numbers keep their exact value, even if a float would round it. If an object has a duplicate key, the last value
     counts.
 
     Args:
         line: one JSON object; bytes are UTF-8, and a leading byte order mark is skipped.
-        default_type: the type of a line without one.
+        default_type: the type for a line without one.
         max_bytes: the largest body allowed, in bytes.
 
     Raises:
-        InvalidEvent: the line is not an event; the text says why.
+        InvalidEvent: the line is not a valid event; the message says why.
     """
     try:
         text = line.decode() if isinstance(line, bytes) else line
@@ -54,10 +54,10 @@ def event_from_fields(
 ) -> Event:
     """Build an event from a decoded input line; see ``parse_event``."""
     if not isinstance(fields, dict):
-        raise InvalidEvent(f"not a JSON object but {json_kind(fields)}")
+        raise InvalidEvent(f"must be a JSON object, not {json_kind(fields)}")
     for name in sorted(fields.keys() - _INPUT_KEYS, key=str):
         if name not in _IMPLIED:
-            raise InvalidEvent(f"unknown key {name!r:.80}; known are {', '.join(sorted(_INPUT_KEYS))}")
+            raise InvalidEvent(f"unknown key {name!r:.80}; known keys: {', '.join(sorted(_INPUT_KEYS))}")
         if fields[name] != _IMPLIED[name]:
             raise InvalidEvent(f"{name} must be {_IMPLIED[name]!r} if it is given")
     event_type = fields.get("type")
@@ -84,7 +84,9 @@ def _number(literal: str) -> float | Decimal:
     if repr(value) == literal:
         return value
     if math.isinf(value):
-        raise InvalidEvent(f"the number {literal:.40} is out of range: most receivers would read infinity")
+        raise InvalidEvent(
+            f"the number {literal:.40} is out of range: most receivers would read it as infinity"
+        )
     try:
         exact = Decimal(literal)
     except InvalidOperation:

@@ -31,7 +31,7 @@ class PipeClosed(Exception):
 
 
 class Interrupted(Exception):
-    """A signal ended a command after it finished its writes; the text says how far it got."""
+    """A signal ended a command after its pending writes; the message describes its progress."""
 
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
@@ -43,7 +43,7 @@ def write(text: str) -> None:
 
     Raises:
         PipeClosed: its reader closed it.
-        ResonantError: it cannot be written for another reason.
+        ResonantError: writing failed for another reason.
     """
     try:
         sys.stdout.write(text)
@@ -97,7 +97,7 @@ def to_json(document: object) -> str:
 
 
 def with_raw(document: Document, name: str, raw: bytes) -> str:
-    """Serialise a document with one more member that is already JSON, so that its numbers keep all digits."""
+    """Serialise a document with an additional member that is already JSON, so that its numbers keep all digits."""
     return f"{to_json(document)[:-1]}, {to_json(name)}: {visible_json(raw.decode())}}}"
 
 
@@ -111,7 +111,7 @@ def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) 
 
 
 def write_paragraph(text: str, *, indent: int = 0) -> None:
-    """Write a text: on a terminal wrapped at spaces, with later lines indented; otherwise on one line."""
+    """Write a paragraph on one line; on a terminal, wrap it at spaces and indent later lines."""
     console = stdout()
     if console.is_terminal:
         begin = text[: len(text) - len(text.lstrip())]
@@ -128,12 +128,12 @@ def write_paragraph(text: str, *, indent: int = 0) -> None:
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table: on a terminal fitted to its width, otherwise in aligned columns, one row per line.
+    """Write a table in aligned columns, one row per line; on a terminal, fit it to the width.
 
     Args:
-        header: names of the columns.
-        rows: cells. On a terminal they may have several lines; the first line of the first and
-            of the last column is never folded.
+        header: column names.
+        rows: cells. On a terminal, a cell may have several lines; the first line of a cell in the
+            first or last column is never folded.
     """
     console = stdout()
     if console.is_terminal:
@@ -165,7 +165,7 @@ def _first_lines(rows: Sequence[Sequence[str]], index: int) -> int:
 
 
 def ago(seconds: float) -> str:
-    """Return a past time in words, or a future one for negative seconds: ``12 min ago``."""
+    """Describe a past time, or a future one if ``seconds`` is negative: ``12 min ago``."""
     size = abs(seconds)
     if size < _MINUTE:
         text = f"{size:.0f} s"

@@ -30,22 +30,22 @@ class UnknownPolicy(SettingsError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The thresholds of alerts. They begin above these, and at ``dead_letters``; see ``resonant.metrics.alerts`` for their end.
+    """The thresholds of alerts; see ``resonant.metrics.alerts`` for when alerts begin and end.
 
     Attributes:
-        window: seconds that the error rate and the share of retries look back, by the time of recording.
-        error_rate: share of failed attempts, if there are at least ``min_attempts``.
-        dead_letters: in an hour.
-        dead_letter_age: seconds.
-        latency_factor: mean duration of an attempt, against the same hour of the day before.
-        silence: seconds that a delivery is overdue while no worker has claimed one.
+        window: window of the error rate and the share of retries, in seconds, by the time of recording.
+        error_rate: share of failed attempts, among at least ``min_attempts``.
+        dead_letters: new dead letters per hour.
+        dead_letter_age: age of a dead letter, in seconds.
+        latency_factor: mean duration of an attempt, as a multiple of that in the same hour of the day before.
+        silence: seconds that a delivery may be overdue while no worker claims any.
         retries: share of attempts that are followed by a retry.
-        probing: seconds that an endpoint may be down, while its gate sends nothing but probes.
-        many_attempts: with fewer, a mean or a share of retries is mostly noise.
-        felt_latency: seconds; a rise from 5 ms to 12 ms needs no alert.
-        held: part of its ``max_age`` that a delivery may be held; the rest is left for an operator to act.
-        overdue: seconds that a delivery may be overdue while workers claim.
-        export_age: seconds without an export.
+        probing: seconds that an endpoint may be down while its gate sends only probes.
+        many_attempts: minimum attempts for a mean or a share of retries; with fewer, both are mostly noise.
+        felt_latency: minimum increase of the mean duration, in seconds: a rise from 5 ms to 12 ms needs no alert.
+        held: share of its ``max_age`` after which a held delivery raises an alert; the rest leaves time for an operator to act.
+        overdue: seconds that a delivery may be overdue while workers claim deliveries.
+        export_age: seconds since the last export.
     """
 
     window: float = 900.0
@@ -71,33 +71,33 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default=Path("~/.resonant"),
-        description="Folder of the default store, the archives of the daily purge, and the state of `resonant up`.",
+        description="Folder for the default store, the archives of the daily purge, and the state of `resonant up`.",
     )
     database_url: SecretStr | None = Field(
         default=None,
         description="The store: `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; by default SQLite in the home folder.",
     )
     max_event_bytes: Annotated[int, Field(gt=0)] = Field(
-        default=1024 * 1024, description="Largest body of an event, in bytes."
+        default=1024 * 1024, description="Maximum size of an event's body, in bytes."
     )
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         default=60.0,
-        description="Seconds after which a worker's claim on a delivery ends; a live worker renews it.",
+        description="Seconds after which a worker's lease on a delivery expires; a live worker renews it.",
     )
     rollups: bool = Field(
         default=True,
         description="Keep the counters that Prometheus, statistics and most alerts read. Use the same value in every "
-        "process: a process that has it off counts nothing.",
+        "process: a process counts nothing while this is off.",
     )
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=100, description="Sends at the same time in one run."
+        default=100, description="Maximum concurrent sends in one run."
     )
     endpoint_concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=50, description="Sends at the same time to one endpoint in one run."
+        default=50, description="Maximum concurrent sends to one endpoint in one run."
     )
     max_waiting: Annotated[int, Field(ge=0)] = Field(
         default=1_000,
-        description="Retries that may wait in one run of the task lane; more are parked in the store.",
+        description="Maximum retries that wait in one run of the task lane; further retries are parked in the store.",
     )
     sinks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -111,14 +111,14 @@ class Settings(BaseSettings):
         description="Days after which the daily purge removes delivered history; `never` keeps it.",
     )
     retention_by_reason: dict[Reason, Annotated[float, Field(ge=0)]] = Field(
-        default={}, description='Days to keep dead letters with a reason, as JSON: `{"permanent": 90}`.'
+        default={}, description='Days to keep dead letters, by reason, as JSON: `{"permanent": 90}`.'
     )
     retention_by_endpoint: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default={},
-        description='Days to keep dead letters of an endpoint, as JSON: `{"billing": 7}`. It takes precedence over the reason.',
+        description='Days to keep dead letters, by endpoint, as JSON: `{"billing": 7}`. Takes precedence over the reason.',
     )
     metrics_window_hours: Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)] = Field(
-        default=24.0, description="Hours that statistics and percentiles look back."
+        default=24.0, description="Window of the statistics and percentiles, in hours."
     )
     metrics_textfile: Path | None = Field(
         default=None,
@@ -133,39 +133,39 @@ class Settings(BaseSettings):
         default=DEFAULT_POLICY, description="The policy of endpoints and events without one."
     )
     alert_window_minutes: Annotated[float, Field(ge=5, le=1440)] = Field(
-        default=15.0, description="Minutes that the error rate and the share of retries look back."
+        default=15.0, description="Window of the error rate and the share of retries, in minutes."
     )
     alert_min_attempts: Annotated[int, Field(ge=1)] = Field(
-        default=20, description="With fewer attempts in these minutes, the error rate raises no alert."
+        default=20, description="Minimum attempts in this window for an alert on the error rate."
     )
     alert_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.25,
-        description="Share of an endpoint's attempts that may fail before an alert begins; it ends at half of this.",
+        description="Share of an endpoint's attempts that may fail before an alert begins; the alert ends at half of it.",
     )
     alert_dead_letters_per_hour: Annotated[int, Field(ge=1)] = Field(
         default=5,
-        description="New dead letters of an endpoint in an hour at which an alert begins; it ends at half of this.",
+        description="New dead letters per hour at which an endpoint's alert begins; the alert ends at half of it.",
     )
     alert_dead_letter_age_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=72.0, description="Hours that a dead letter may wait to be replayed or purged."
     )
     alert_latency_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
         default=2.0,
-        description="How many times as long an attempt may take as in the same hour of the day before.",
+        description="Maximum mean duration of an attempt, as a multiple of that in the same hour of the day before.",
     )
     alert_silence_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=10.0, description="Minutes that a delivery may be overdue while no worker claims one."
+        default=10.0, description="Minutes that a delivery may be overdue while no worker claims any."
     )
     alert_retry_share: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.5,
         description="Share of all attempts that may be followed by a retry; the alert ends at half of it.",
     )
     alert_probing_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=30.0, description="Minutes that an endpoint may be down, while its gate sends only probes."
+        default=30.0, description="Minutes that an endpoint may be down while its gate sends only probes."
     )
     alert_notification_block: str | None = Field(
         default=None,
-        description="Prefect's notification block that alerts are sent to, as TYPE/NAME: `slack-webhook/ops`.",
+        description="Prefect notification block that receives alerts, as TYPE/NAME: `slack-webhook/ops`.",
     )
 
     @field_validator("sinks", mode="before")
@@ -205,7 +205,7 @@ class Settings(BaseSettings):
 
     @property
     def metrics_window_seconds(self) -> float:
-        """How far statistics look back, in seconds."""
+        """The window of the statistics, in seconds."""
         return self.metrics_window_hours * 3600
 
     @property
@@ -239,10 +239,10 @@ class Settings(BaseSettings):
         return _BUILT_IN_POLICIES | self.policies
 
     def policy(self, name: str | None = None) -> RetryPolicy:
-        """Return a retry policy by name; the default one for None.
+        """Return a retry policy by name; None means the default policy.
 
         Raises:
-            UnknownPolicy: no policy has that name; the text lists the known ones.
+            UnknownPolicy: no policy has that name; the message lists the known ones.
         """
         return _named_policy(self.default_policy if name is None else name, self.policies)
 
@@ -251,7 +251,7 @@ def load_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: a variable is malformed; the text names it.
+        SettingsError: a variable is malformed; the message names it.
     """
     try:
         return Settings()
@@ -271,7 +271,7 @@ def _named_policy(name: str, more: dict[str, RetryPolicy]) -> RetryPolicy:
     known = _BUILT_IN_POLICIES | more
     if name not in known:
         raise UnknownPolicy(
-            f"no retry policy is named {name!r}; known are {', '.join(sorted(known))} "
+            f"no retry policy is named {name!r}; known policies: {', '.join(sorted(known))} "
             "(RESONANT_POLICIES adds more)"
         )
     return known[name]

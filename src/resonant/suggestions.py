@@ -17,11 +17,11 @@ def near(word: str, known: Collection[str]) -> list[str]:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return the end of a message about an unknown word: similar words, or all words if there are few."""
+    """Return the suffix of a message about an unknown word: similar words, or all known words if they are few."""
     if found := near(word, known):
         return f": did you mean {' or '.join(found)}?"
     if 0 < len(known) <= _NAMED_AT_MOST:
-        return f": there {'is' if len(known) == 1 else 'are'} {', '.join(sorted(known))}"
+        return f"; known: {', '.join(sorted(known))}"
     return ""
 
 

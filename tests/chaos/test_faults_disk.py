@@ -69,7 +69,7 @@ class TestWhileEventsAreStored:
         machine = Machine(tmp_path, f"sqlite:///{tmp_path}/resonant.db")
         limited = machine.start("enqueue", str(lines), "--endpoint", ENDPOINT, preexec_fn=no_large_files)
         refused = finished(limited)
-        assert_one_line(refused, "the disk takes no more", "stored: running this again is safe")
+        assert_one_line(refused, "the disk cannot be written", "stored: running this again is safe")
         assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
         assert stored(machine.store_url) == 3000
 

@@ -128,7 +128,7 @@ def test_a_store_that_is_away_for_longer_than_the_patience_ends_the_command_with
     fault = Fault(machine.store_url, receiver, chunk_size)
     with emitting(machine, fault, chunk_size, 300) as process, postgresql_server.stopped():
         done = finished(process)
-    assert_one_line(done, "postgresql://postgres@/faults: no database server answers there")
+    assert_one_line(done, "postgresql://postgres@/faults: no database server answers at this address")
     again = machine.run("emit")
     assert again.returncode == 0, again.stderr
     fault.account(most_twice=most_begun(chunk_size, _WIDTH))

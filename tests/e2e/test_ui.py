@@ -183,7 +183,7 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_
 
     export = deployment(ui, "export-metrics/scheduled")
     browser.goto(f"{ui}/deployments/deployment/{export}/run")
-    assert "of 80 events that ended 87.50 % were delivered" in submit_and_wait(browser, ui, "export-by-hand")
+    assert "87.50 % of 80 ended events were delivered" in submit_and_wait(browser, ui, "export-by-hand")
 
     browser.set_viewport_size({"width": 1400, "height": 1500})
     for theme, system in (("dark", "light"), ("light", "dark")):

@@ -111,7 +111,7 @@ async def test_a_conflict_shows_no_payload_in_what_prefect_keeps(engine, tmp_pat
         )
 
     assert state.is_failed()
-    assert "id 'e1' is known with other content" in state.message
+    assert "id 'e1' already exists with different content" in state.message
     assert "payload" not in state.message
 
 

@@ -99,7 +99,7 @@ async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engin
     state, [artifact] = await export()
 
     assert state.is_completed()
-    assert "of 0 events that ended - were delivered, 2 are unfinished" in state.message
+    assert "- of 0 ended events were delivered, 2 are unfinished" in state.message
     assert accepted(tmp_path / "home" / "metrics" / "resonant.prom") == 2
     assert artifact.type == "markdown"
     health, rest = artifact.data.split("\n\n", 1)

@@ -127,7 +127,7 @@ def test_a_time_is_kept_as_it_was_written(text):
     ],
 )
 def test_a_time_that_is_not_rfc_3339_is_refused(text):
-    assert refusal(line(time=text)) == f"time {text!r} is not RFC 3339, as in 2026-01-31T12:00:00Z"
+    assert refusal(line(time=text)) == f"time {text!r} is not an RFC 3339 time, such as 2026-01-31T12:00:00Z"
 
 
 def test_a_time_that_is_a_number_is_refused():

@@ -58,7 +58,7 @@ def test_data_may_be_null():
 
 def test_an_unknown_key_is_named_with_those_that_are_known():
     message = refusal(line(typ="x", zone="y"))
-    assert message == "unknown key 'typ'; known are data, id, source, subject, time, type"
+    assert message == "unknown key 'typ'; known keys: data, id, source, subject, time, type"
 
 
 def test_a_very_long_unknown_key_is_not_repeated_in_full():
@@ -96,7 +96,7 @@ def test_a_cloudevent_that_would_be_sent_as_something_else_is_refused(name, valu
     ],
 )
 def test_a_line_that_is_no_object_says_what_it_is(text, kind):
-    assert refusal(text) == f"not a JSON object but {kind}"
+    assert refusal(text) == f"must be a JSON object, not {kind}"
 
 
 @pytest.mark.parametrize("text", ["", " ", "{", "{} {}", "{'a': 1}", '{"a": 1,}', '{"a": "\t"}', "\x00"])

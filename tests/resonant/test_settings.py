@@ -103,7 +103,7 @@ def test_an_unknown_policy_is_an_error_that_lists_those_there_are(environment):
     environment(policies='{"patient": {}}')
 
     with pytest.raises(
-        UnknownPolicy, match=r"'impatient'; known are classic, default, patient \(RESONANT_POL"
+        UnknownPolicy, match=r"'impatient'; known policies: classic, default, patient \(RESONANT_POL"
     ):
         load_settings().policy("impatient")
 
@@ -136,7 +136,7 @@ def test_an_unknown_policy_is_an_error_that_lists_those_there_are(environment):
         (
             "default_policy",
             "bold",
-            "RESONANT_DEFAULT_POLICY: no retry policy is named 'bold'; known are classic",
+            "RESONANT_DEFAULT_POLICY: no retry policy is named 'bold'; known policies: classic",
         ),
     ],
 )

@@ -1,7 +1,7 @@
 """The recent activity that alerts depend on, and the raised alerts.
 
-A crossing is decided once, by a compare-and-set that stores it together with the new state. It is announced after that, and
-only then cleared. So if a process is killed in between, the next one announces the same crossing.
+A crossing is decided once, by a compare-and-set that stores it together with the new state. It is announced afterwards, and
+cleared last. If a process is killed in between, the next one announces the same crossing.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _HOUR, _DAY = 3600, 86_400
 
 
 def read_activity(connection: Connection, *, now: float, window: float) -> dict[str, Activity]:
-    """Count the recent activity, by endpoint.
+    """Count the recent activity of each endpoint.
 
     Args:
         connection: in a transaction.
         now: seconds since the epoch.
-        window: how far to look back for attempts and retries, seconds.
+        window: the window of attempts and retries, in seconds.
     """
     end = int(now)
     recent, hour = int(now - window), end - _HOUR
@@ -57,7 +57,7 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
         _sum(number, is_ended, is_of_day_before, c.result != "delivered"),
     ).group_by(c.endpoint)
     given_up = _read_given_up(connection, since=hour)
-    # PostgreSQL sums integers to a numeric.
+    # PostgreSQL returns a sum of integers as numeric.
     return {
         endpoint: Activity(
             attempts=int(attempts),
@@ -77,9 +77,9 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
 
 
 def read_raised(connection: Connection) -> dict[Key, float]:
-    """Return the raised alerts, and when each began, seconds since the epoch."""
+    """Return the raised alerts and their start times, in seconds since the epoch."""
     query = select(_t.c.condition, _t.c.endpoint, _t.c.raised_at).where(_t.c.raised_at.is_not(None))
-    known = set(Condition)  # a later version may have had more
+    known = set(Condition)  # a newer version may have stored others
     return {
         Key(Condition(condition), endpoint): at
         for condition, endpoint, at in connection.execute(query)
@@ -128,9 +128,9 @@ def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> Non
 
 
 def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
-    """Count the current dead letters given up since then, without cancelled ones, by endpoint.
+    """Count the dead letters given up since this time, by endpoint, without cancelled ones.
 
-    This is an upper bound for the counters, which include cancelled deliveries. It is not enough alone: a replayed delivery
+    This is an upper bound for the counters, which include cancelled deliveries. It is not sufficient alone: a replayed delivery
     that fails again would count as new.
     """
     d, causes = schema.deliveries.c, schema.causes.c
@@ -144,9 +144,9 @@ def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
 
 
 def _counted(*, since: int, and_between: tuple[int, int]) -> Subquery:
-    """Return the counts since a time and within a range, in seconds since the epoch. Of ended deliveries, only dead letters.
+    """Select the counts since a time and within a range, in seconds since the epoch; of deliveries, only dead letters.
 
-    The last minutes are in the rollups, earlier ones in the history; a minute with a late writer is in both. Nothing outside
+    Recent minutes are in the rollups, earlier ones in the history; a minute with a late write is in both. Nothing outside
     these ranges is read.
     """
     names = ("minute", "measure", "endpoint", "result", "count", "total")

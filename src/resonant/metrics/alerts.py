@@ -1,12 +1,12 @@
 """Alerts: their conditions, and the crossings at which an alert begins or ends.
 
-``DEFINITIONS`` lists each alert once, for the flow's check, the rules of Prometheus and the docs.
+``DEFINITIONS`` lists each alert once, for the flow's check, the Prometheus rules and the docs.
 
-An alert on a rate or a count begins at its threshold and ends at half of it. In between it stays as it is, so it does not
-come and go around the threshold. An age needs no such rule, since it grows until an operator acts.
+An alert on a rate or a count begins at its threshold and ends at half of it. In between, it does not change, so it does not
+flap around the threshold. An age needs no such rule, since it grows until an operator acts.
 
-``conditions`` judges counts and waiting deliveries, ``gate_conditions`` judges gates. ``deployments/prometheus/rules.py`` generates
-the rules of Prometheus.
+``conditions`` evaluates counts and waiting deliveries, ``gate_conditions`` evaluates gates. ``deployments/prometheus/rules.py``
+generates the Prometheus rules.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Definition(NamedTuple):
     Attributes:
         condition: None if only Prometheus can check it.
         alert: its name in Prometheus.
-        begins: when it begins, in both.
+        begins: when it begins, in the flow and in Prometheus.
         ends: when the flow ends it.
-        lasts: how long Prometheus waits before it fires.
+        lasts: how long the condition must hold before the alert fires in Prometheus.
         stays: how long Prometheus keeps it firing.
-        runbook: the heading of docs/runbook.md.
+        runbook: the heading in docs/runbook.md.
     """
 
     condition: Condition | None
@@ -79,7 +79,7 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.DEAD_LETTERS,
             *("ResonantDeadLettersGrowing", "warning"),
-            f"in an hour, {of.dead_letters} more deliveries were given up than were replayed; cancelled ones do not count",
+            f"in an hour, {of.dead_letters} more deliveries were given up than replayed, without cancelled ones",
             f"at {of.dead_letters // 2}",
             *("15m", "15m", "Dead letters grow"),
         ),
@@ -93,9 +93,10 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             Condition.LATENCY,
             *("ResonantLatency", "warning"),
-            f"an attempt takes over {of.latency_factor:g} times as long as in the same "
-            f"hour of the day before, and over {of.felt_latency:g} s longer; {of.many_attempts} attempts in both",
-            f"halfway back to 1, or {of.felt_latency / 2:g} s longer, or at {of.many_attempts // 2} attempts",
+            f"attempts take over {of.latency_factor:g} times as long as in the same hour "
+            f"of the day before, and over {of.felt_latency:g} s longer, with at least {of.many_attempts} attempts in both hours",
+            f"when the factor is halfway back to 1, the difference is {of.felt_latency / 2:g} s, or {of.many_attempts // 2} "
+            "attempts remain",
             *("15m", "15m", "An endpoint is slow"),
         ),
         define(
@@ -138,7 +139,7 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         define(
             None,
             *("ResonantDeliveriesOverdue", "warning"),
-            f"a delivery is {overdue} overdue although workers claim; after an endpoint was down, twice as long",
+            f"a delivery is {overdue} overdue although workers claim deliveries; twice as long after an outage of its endpoint",
             "",
             *("5m", "15m", "Events arrive late"),
         ),
@@ -159,12 +160,12 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
 
 
 def percent(part: float) -> str:
-    """Return a part of 1 as a percentage, with its fraction."""
+    """Format a fraction as a percentage, without rounding."""
     return f"{100 * part:g}%"
 
 
 class Key(NamedTuple):
-    """Condition and endpoint of an alert; ``ALL_ENDPOINTS`` if the condition concerns the whole store."""
+    """Condition and endpoint of an alert; ``ALL_ENDPOINTS`` if the condition applies to the whole store."""
 
     condition: Condition
     endpoint: str
@@ -172,12 +173,12 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The judgement of a condition; a condition without enough data has no finding.
+    """The result of evaluating a condition; a condition without enough data has no finding.
 
     Attributes:
-        value: see the table above.
-        threshold: the value is compared with it.
-        text: both in words, without secrets and ids.
+        value: the measured value.
+        threshold: the threshold that the value is compared with.
+        text: describes both, without secrets and ids.
     """
 
     key: Key
@@ -226,9 +227,9 @@ def crossings(
     """Return the alerts that begin or end now.
 
     Args:
-        findings: the current judgements.
+        findings: the current findings.
         raised_at: when each raised alert began, seconds since the epoch.
-        thresholds: with the window that rates look back.
+        thresholds: provide the window of the rates.
         now: seconds since the epoch.
     """
     return [

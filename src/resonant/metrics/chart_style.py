@@ -1,7 +1,7 @@
 """The style of all charts: colours, sizes and axes, and the conversion to SVG.
 
-A chart in an image (``![...](data:image/svg+xml;base64,...)``) follows the theme of the page: in an image, browsers evaluate
-``prefers-color-scheme`` by the ``color-scheme`` of the element that shows it. Two themes are needed, since no grey has enough
+A chart in an image (``![...](data:image/svg+xml;base64,...)``) follows the theme of the page: in an image, browsers take
+``prefers-color-scheme`` from the ``color-scheme`` of the element that shows it. Two themes are needed, since no grey has enough
 contrast on both of Prefect's backgrounds. The background is transparent.
 """
 
@@ -78,7 +78,7 @@ _MOST_TICKS = 7
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "resonant",
-    # Comes with matplotlib, and is wider than the fonts of browsers, so texts fit.
+    # Included in matplotlib, and wider than browser fonts, so labels fit.
     "font.family": ["DejaVu Sans"],
     "text.parse_math": False,
     "font.size": 9.5,
@@ -131,7 +131,7 @@ def count_axis(axes: Axes, highest: int) -> None:
 
 
 def log_seconds(axes: Axes, values: Sequence[float]) -> None:
-    """Make the values' axis logarithmic, over at least a decade, with round ticks such as 2 min."""
+    """Make the value axis logarithmic, over at least a decade, with round ticks such as 2 min."""
     low, high = min(values, default=1.0) / 1.35, max(values, default=1.0) * 1.35
     if high < 10 * low:
         middle = (low * high) ** 0.5
@@ -166,7 +166,7 @@ def add_legend(figure: Figure) -> None:
 
 
 def nothing_to_draw(title: str, what: str) -> str:
-    """Return a chart that only says that there is no data."""
+    """Return a chart with a message instead of data."""
     with our_style():
         figure = new_figure(title, height=TOP + 0.5, bottom=0.1)
         figure.text(LEFT / WIDTH, 0.28, what, color=SOFT_TEXT.light)
@@ -174,7 +174,7 @@ def nothing_to_draw(title: str, what: str) -> str:
 
 
 def our_style() -> AbstractContextManager[None]:
-    """Draw in this style in the block, independent of the user's matplotlib settings."""
+    """Apply this style in the block, independent of the user's matplotlib settings."""
     return style.context(["default", _STYLE])
 
 

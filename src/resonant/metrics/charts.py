@@ -56,7 +56,7 @@ _MARKED_HOURS = 72
 
 
 class _Lane(NamedTuple):
-    """Delays of one endpoint in one colour, and whether the endpoint asked for them."""
+    """Delays of one endpoint in one colour, either all with a Retry-After (``asked``) or all without."""
 
     endpoint: str
     asked: bool
@@ -66,7 +66,7 @@ class _Lane(NamedTuple):
 
 
 def latency(found: Statistics) -> str:
-    """Draw the percentiles of the duration of attempts by hour; an hour without attempts is a gap."""
+    """Draw the percentiles of attempt durations by hour; an hour without attempts is a gap."""
     title = "Duration of an attempt"
     hours = found.hourly[-MOST_HOURS:]
     if not any(hour.latency.p50 is not None for hour in hours):
@@ -76,7 +76,7 @@ def latency(found: Statistics) -> str:
         axes = figure.add_subplot()
         middles = [in_days(hour.start + HOUR / 2) for hour in hours]
         values: list[float] = []
-        # Markers differ too and nest, for colour-blind people and for equal percentiles.
+        # Markers differ in shape, for colour-blind people, and in size, so that equal percentiles stay visible.
         for name, ink, dashes, marker, size, is_filled in (
             ("p50", BLUE, "-", "o", 4.5, True),
             ("p95", PURPLE, (0, (5, 1.6)), "s", 8.0, False),
@@ -105,7 +105,7 @@ def latency(found: Statistics) -> str:
 
 
 def outcomes(found: Statistics) -> str:
-    """Draw how many events were delivered and given up by hour, each with its own scale."""
+    """Draw the numbers of delivered events and dead letters by hour, each with its own scale."""
     title = "Events that ended, by hour"
     hours = found.hourly[-MOST_HOURS:]
     if not any(hour.success or hour.dead_letter for hour in hours):
@@ -127,7 +127,7 @@ def outcomes(found: Statistics) -> str:
 
 
 def dead_letters(found: Statistics) -> str:
-    """Draw how many events were given up, by reason."""
+    """Draw the number of dead letters by reason."""
     title = "Dead letters, by reason"
     reasons = found.overall.reasons
     if not reasons:
@@ -151,7 +151,7 @@ def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy
     """Draw the delays before retries, with the policy's curve and the range of its jitter.
 
     Args:
-        delays: the delays by this policy; only the endpoints with the most retries are drawn.
+        delays: the delays under this policy; only the endpoints with the most retries are drawn.
         policy_name: for the title.
         policy: the policy whose curve is drawn.
     """
@@ -172,7 +172,7 @@ def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy
             color=SOFT_TEXT.light,
             alpha=0.22,
             linewidth=0,
-            label="what jitter allows",
+            label="range of jitter",
         )
         band.set_gid("band")
         if policy.jitter != "decorrelated":  # it has no curve, since it depends on the previous delay
@@ -196,7 +196,7 @@ def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy
 
 
 def _lanes(delays: Sequence[Delays]) -> list[_Lane]:
-    """Return the lanes to draw side by side: for each endpoint, drawn delays and requested ones."""
+    """Return the lanes to draw side by side: for each endpoint, its delays without and with a Retry-After."""
     retries = Counter[str]()
     for each in delays:
         retries[each.endpoint] += each.count
@@ -241,7 +241,7 @@ def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
 
 
 def _jitter_band(policy: RetryPolicy, attempt: int) -> tuple[float, float]:
-    """Return the bounds of ``retry.draw_delay``, in seconds."""
+    """Return the lowest and highest delay that ``retry.draw_delay`` can return, in seconds."""
     wait = backoff(policy, attempt)
     match policy.jitter:
         case "none":
@@ -257,7 +257,7 @@ def _jitter_band(policy: RetryPolicy, attempt: int) -> tuple[float, float]:
 
 
 def _last_attempt(delays: Sequence[Delays], policy: RetryPolicy) -> int:
-    """Return the last attempt to draw: one after the last that has delays."""
+    """Return the number of the last attempt to draw: one more than the last with delays."""
     seen = max(each.after for each in delays)
     return min(max(seen, min(seen + 1, policy.max_attempts - 1)), MOST_ATTEMPTS)
 
@@ -267,7 +267,7 @@ def _twice(values: Sequence[float]) -> list[float]:
 
 
 def _marked(values: Sequence[float | None]) -> list[int]:
-    """Return the hours that get a dot: all if they are few, otherwise those between gaps, where no line is drawn."""
+    """Return the hours to mark with a dot: all if they are few, otherwise those between gaps, which have no line."""
     known = [value is not None for value in values]
     return [
         n

@@ -1,14 +1,14 @@
-"""Judges the conditions of alerts by the counted rates and by the deliveries in the store.
+"""Evaluates the conditions of alerts from the counted rates and the deliveries in the store.
 
 An alert needs a minimum number of attempts to begin. The error-rate alert also needs attempts to end, because its end can
 start a replay: an endpoint has recovered when it delivers, not when attempts stop. The other alerts end when fewer than
 half of that minimum remain.
 
-Lost attempts are not in any rate: their results are unknown, and the worker was at fault. Cancelled deliveries are not counted
+Rates exclude lost attempts: their results are unknown, and the worker was at fault. Cancelled deliveries are not counted
 as dead letters: the operator knows about them.
 
 A gate raises none of these alerts by itself: deliveries held by a gate do not count as overdue, and the share of retries
-leaves out endpoints that get only probes.
+excludes endpoints that get only probes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from resonant.settings import Thresholds
 
 _HOUR = 3600
-# An alert ends at this share of its threshold. Otherwise it would come and go around the threshold, and each end of an error
-# rate can start a replay.
+# An alert ends at this share of its threshold. Otherwise it would flap around the threshold, and each end of an error-rate
+# alert can start a replay.
 _END = 0.5
 
 
@@ -36,10 +36,10 @@ class Activity:
     """The recent counts of one endpoint.
 
     Attributes:
-        attempts, failed, retried: in the window, without lost ones.
-        dead_letters: in the last hour, less replays and cancelled deliveries.
+        attempts, failed, retried: counts in the window, without lost attempts.
+        dead_letters: new dead letters of the last hour, less replays and cancelled deliveries.
         timed, seconds: attempts of the last hour that were answered or failed, and their total duration.
-        timed_failed: how many of ``timed`` failed.
+        timed_failed: the number of failures among ``timed``.
         timed_before, seconds_before, timed_failed_before: the same for that hour of the day before.
     """
 
@@ -62,20 +62,20 @@ def evaluate(
     now: float,
     max_ages: Mapping[tuple[str, str | None], float],
 ) -> list[Finding]:
-    """Judge every condition of every endpoint that has ever accepted an event.
+    """Evaluate every condition of every endpoint for which an event was ever accepted.
 
     Args:
         totals: counters and gauges.
-        activity: by endpoint; a missing endpoint had no activity. None if counting is off: then conditions that need counts
-            are not judged, so their alerts neither begin nor end.
+        activity: recent counts by endpoint; a missing endpoint had no activity. None if counting is off: conditions that need
+            counts are then not evaluated, so their alerts neither begin nor end.
         thresholds: the limit of each condition.
         now: seconds since the epoch.
-        max_ages: the ``max_age`` of a round, in seconds, by endpoint and the policy that the producer asked for. Deliveries
-            whose policy is missing here are not judged by their age.
+        max_ages: ``max_age`` in seconds, keyed by (endpoint, policy requested by the producer). The age of deliveries with
+            other keys is not evaluated.
     """
     found: list[Finding | None] = []
     if activity is not None:
-        # Nearly every probe is followed by a retry, and probes are few.
+        # Excludes probes: they are few, and a retry follows nearly every one.
         sent = [each for name, each in activity.items() if not gets_only_probes(totals.gates.get(name))]
         found.append(_retries(sent, thresholds))
     for endpoint in totals.endpoints:
@@ -93,7 +93,7 @@ def _of_counts(endpoint: str, activity: Activity, thresholds: Thresholds) -> Ite
 
 
 def _of_rows(endpoint: str, totals: Totals, thresholds: Thresholds, now: float) -> Iterator[Finding]:
-    """Judge the conditions that need no counts."""
+    """Evaluate the conditions that need no counts."""
     yield _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds)
     yield _drain_silent(
         endpoint,
@@ -131,7 +131,7 @@ def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> 
         is_bad,
         value,
         thresholds.dead_letters,
-        f"{endpoint}: {value} more dead letters in an hour, fewer than {thresholds.dead_letters} are normal",
+        f"{endpoint}: {value} more dead letters in an hour; an alert begins at {thresholds.dead_letters}",
     )
 
 
@@ -162,8 +162,8 @@ def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Findi
         is_bad,
         value,
         thresholds.latency_factor,
-        f"{endpoint}: an attempt takes {mean * 1000:.0f} ms, in the same hour of the day before {before * 1000:.0f} ms; "
-        f"the limit is {thresholds.latency_factor:g} times",
+        f"{endpoint}: an attempt takes {mean * 1000:.0f} ms, compared with {before * 1000:.0f} ms in the same hour of the day "
+        f"before; the limit is {thresholds.latency_factor:g} times as long",
     )
 
 
@@ -174,7 +174,7 @@ def _drain_silent(endpoint: str, late: float, silent: float, thresholds: Thresho
         late > limit and silent > limit,
         late,
         limit,
-        f"{endpoint}: a delivery is {max(0.0, late) / 60:.0f} minutes overdue, the limit without a claim "
+        f"{endpoint}: a delivery is {max(0.0, late) / 60:.0f} minutes overdue; the limit without a claim "
         f"is {limit / 60:g}",
     )
 
@@ -196,14 +196,14 @@ def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding | No
 
 
 def _is_above(value: float, limit: float, *, normal: float = 0.0) -> bool | None:
-    """Return whether a rate is above its limit; None on the way back to normal, where no alert begins or ends."""
+    """Return whether a rate is above its limit; None in between, where no alert begins or ends."""
     if value > limit:
         return True
     return None if value > normal + (limit - normal) * _END else False
 
 
 def _has_reached(count: int, limit: int) -> bool | None:
-    """Return whether a count has reached its limit; None above half of it, where no alert begins or ends."""
+    """Return whether a count has reached its limit; None in between, where no alert begins or ends."""
     if count >= limit:
         return True
     return None if count > limit * _END else False

@@ -1,4 +1,4 @@
-"""Judges an endpoint's gate: how long it has been probing, whether a 410 paused it, whether it holds deliveries for long."""
+"""The conditions of an endpoint's gate: long probing, a pause after a 410, and deliveries held for long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from resonant.settings import Thresholds
 
 _MINUTE, _HOUR = 60, 3600
-# Seconds. An endpoint that is paced only for a moment has not recovered.
+# Seconds. An endpoint that has been paced for less time has not recovered.
 _SETTLED = 60.0
 
 
@@ -25,7 +25,7 @@ def of_gate(
     now: float,
     max_ages: Mapping[tuple[str, str | None], float],
 ) -> Iterator[Finding | None]:
-    """Judge the conditions of an endpoint's gate; see ``conditions.evaluate`` for the arguments."""
+    """Evaluate the conditions of an endpoint's gate; see ``conditions.evaluate`` for the arguments."""
     gate = totals.gates.get(endpoint) or Gate(endpoint)
     waiting = sum(totals.deliveries.get((endpoint, status), 0) for status in ("pending", "retrying"))
     yield _probing(gate, waiting, thresholds, now)
@@ -34,11 +34,11 @@ def of_gate(
 
 
 def overdue(gate: Gate | None, due_at: float | None, now: float) -> float:
-    """Return for how many seconds a delivery has been overdue; the time in which a gate held it does not count.
+    """Return for how many seconds a delivery has been overdue, excluding the time that its gate held it.
 
     Args:
-        gate: the gate of its endpoint, if there is one.
-        due_at: when the delivery was due; None if no delivery waits.
+        gate: the endpoint's gate, or None.
+        due_at: when the delivery was due; None if no delivery is waiting.
         now: seconds since the epoch.
     """
     if due_at is None or (gate is not None and gate.state == "paused"):
@@ -59,7 +59,7 @@ def _probing(gate: Gate, waiting: int, thresholds: Thresholds, now: float) -> Fi
     down = 0.0
     text = f"{gate.endpoint}: it is not down, its gate is {gate.state}"
     if gate.state == "probing" and not waiting:
-        text = f"{gate.endpoint}: no delivery waits, so the next one is the probe"
+        text = f"{gate.endpoint}: no delivery is waiting, so the next one is the probe"
     elif gate.state == "probing":
         down = now - gate.down_since
         text = (

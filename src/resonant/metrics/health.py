@@ -21,7 +21,7 @@ _HOUR, _DAY = 3600, 86_400
 def health_lines(
     totals: Totals, activity: Mapping[str, Activity] | None, raised: Iterable[Key]
 ) -> Iterator[tuple[str, str]]:
-    """Yield each endpoint's name and health, those with alerts first; then the alerts of all endpoints, without a name.
+    """Yield each endpoint's name and health, endpoints with alerts first; then store-wide alerts, without a name.
 
     Args:
         totals: counters and gauges.

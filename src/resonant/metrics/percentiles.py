@@ -1,6 +1,6 @@
 """Percentiles of the store's sketches: group the buckets, cumulate their counts, and look up the ranks.
 
-A percentile is interpolated between the two nearest ranks, as numpy does by default. Each rank is known to 1 %, so the
+A percentile is interpolated between the two nearest ranks, as numpy does by default. Each rank is accurate to 1 %, so the
 percentile is too. The lowest and the highest rank are exact.
 """
 
@@ -44,7 +44,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The sums of an hour, without the buckets; see ``store.counters`` for the labels, ``store.sketches`` for the sums.
+    """The sums of one hour, without the buckets; see ``store.counters`` for the labels, ``store.sketches`` for the sums.
 
     Attributes:
         measured: how many of ``count`` have a duration.
@@ -72,7 +72,7 @@ class Sketches:
     def __init__(self, rows: Iterable[Packed]) -> None:
         sums: dict[tuple[int, Labels], list[Any]] = {}
         places: dict[tuple[int, Labels], int] = {}
-        # Of each bucket: the place of its sketch, the bucket, and its count.
+        # One entry per bucket: index of its sketch, bucket number, count.
         owners: list[int] = []
         widths: list[int] = []
         buckets, numbers = [np.empty(0, "<i2")], [np.empty(0, "<u4")]
@@ -107,7 +107,7 @@ class Sketches:
     def spreads(
         self, measure: str, key: Callable[[Entry], K], *, result: str | None = None
     ) -> dict[K, tuple[int, Spread]]:
-        """Return how many durations of a measure each group has, and their spread.
+        """Return, for each group, the number of durations of a measure and their spread.
 
         Args:
             measure: see ``store.counters``.
@@ -140,10 +140,10 @@ class Sketches:
 
 
 def _without_unknown_replays(entries: Iterable[Entry]) -> list[Entry]:
-    """Reduce replays to the dead letters that were counted in the same hour.
+    """Limit replays to the number of dead letters counted in the same hour.
 
-    An earlier version, or a process with the rollups off, counted no dead letters here. A replay of one of those must not
-    be subtracted from others.
+    An earlier version, or a process with rollups off, did not count its dead letters here. Their replays must not be
+    subtracted from other dead letters.
     """
     known = list(entries)
     dead: Counter[tuple[int, str, str, str]] = Counter()
@@ -167,7 +167,7 @@ def _spread(entries: list[Entry], below: NDArray[np.float64], seconds: NDArray[n
 
     Args:
         entries: the sums of the group.
-        below: how many durations are in each bucket or a lower one.
+        below: the number of durations in each bucket and all lower ones.
         seconds: the duration that represents each bucket.
     """
     size = sum(entry.measured for entry in entries)

@@ -1,6 +1,6 @@
 """The store's counters and gauges, and a window's percentiles, as Prometheus metrics in their own registry.
 
-Labels are bounded: endpoints, and fixed words of the classifier and the queue, but no ids, URLs or error texts.
+Labels are bounded: endpoint names, and fixed words of the classifier and the queue, but no ids, URLs or error messages.
 Counters of a known endpoint start at 0, so that the first increase is visible.
 """
 
@@ -35,7 +35,7 @@ L = TypeVar("L", bound="Labels")
 
 
 class _Collected(Collector):
-    """Returns the metrics that were read before."""
+    """Returns metrics that were read before."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = tuple(families)
@@ -49,9 +49,9 @@ def registry_of(totals: Totals, statistics: Statistics, *, rollups: bool = True)
 
     Args:
         totals: counters and gauges.
-        statistics: of the window, for the percentiles.
+        statistics: the window's statistics, for the percentiles.
         rollups: whether rollups are on. If they are off, counters and histograms are omitted, since frozen counters look
-            like an outage; the help of the export's time mentions it.
+            like an outage; the help text of the export's time mentions it.
     """
     counted = [*_counters(totals), *_histograms(totals)] if rollups else []
     registry = CollectorRegistry(auto_describe=False)
@@ -77,7 +77,7 @@ def _counters(totals: Totals) -> Iterator[Metric]:
     endpoints = [(endpoint,) for endpoint in totals.endpoints]
     yield _counter(
         "resonant_events_accepted_total",
-        "Deliveries accepted: one per event and endpoint, however often each is tried.",
+        "Deliveries accepted: one per event and endpoint, regardless of its attempts.",
         ("endpoint",),
         sums("accepted", lambda row: (row.endpoint,), zero=endpoints),
     )
@@ -111,7 +111,7 @@ def _counters(totals: Totals) -> Iterator[Metric]:
     )
     yield _counter(
         "resonant_dead_letter_purges_total",
-        "Dead letters removed for good, by retention or by an operator.",
+        "Dead letters removed permanently, by retention or by an operator.",
         ("endpoint",),
         {
             labels[:1]: count
@@ -141,7 +141,7 @@ def _histograms(totals: Totals) -> Iterator[Metric]:
     )
     yield _histogram(
         "resonant_delivery_retry_delay_seconds",
-        "Delay decided on before a retry, spent in the worker or parked in the store.",
+        "Delay before a retry, spent in the worker or parked in the store.",
         totals,
         lambda row: row.measure == "retry_delay",
     )
@@ -200,7 +200,7 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
     yield from _gate_gauges(totals)
     yield _gauge(
         "resonant_last_export_timestamp_seconds",
-        "Time when these metrics were read from the store. A time in the past means that the exporter is silent."
+        "Time when these metrics were read from the store. An old time means that the exporter has stopped."
         + ("" if rollups else f" {NOT_COUNTED}."),
         (),
         {(): totals.taken_at},

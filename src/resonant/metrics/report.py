@@ -25,8 +25,8 @@ class Table(NamedTuple):
     """A table.
 
     Attributes:
-        title: describes the rows.
-        bars: the columns whose counts a terminal may also show as bars.
+        title: a description of the rows.
+        bars: indexes of the columns whose counts a terminal may also show as bars.
     """
 
     title: str
@@ -36,15 +36,14 @@ class Table(NamedTuple):
 
 
 def summary(statistics: Statistics) -> str:
-    """Describe the success rate and the error rate on one line."""
+    """Summarise the success rate and the error rate on one line."""
     events, attempts = statistics.overall.events, statistics.overall.attempts
     if not (events.total or attempts.total):
         return f"nothing happened since {_moment(statistics.since)}"
     ended = events.success + events.dead_letter
     return (
-        f"since {_moment(statistics.since)}: of {ended:,} events that ended {percent(events.success_rate)} were "
-        f"delivered, {events.unfinished:,} are unfinished; of {attempts.total:,} attempts "
-        f"{percent(attempts.error_rate)} failed"
+        f"since {_moment(statistics.since)}: {percent(events.success_rate)} of {ended:,} ended events were delivered, "
+        f"{events.unfinished:,} are unfinished; {percent(attempts.error_rate)} of {attempts.total:,} attempts failed"
     )
 
 
@@ -54,12 +53,12 @@ def tables(statistics: Statistics) -> Iterator[Table]:
     by_endpoint = {EVERY_ENDPOINT: overall} | statistics.by_endpoint
     every = (
         Table(
-            "Events, each counted once however often it was tried",
+            "Events, each counted once regardless of retries",
             ("endpoint", "delivered", "dead letter", "permanent", "unfinished", "success rate"),
             tuple((name, *_events(figures)) for name, figures in by_endpoint.items()),
         ),
         Table(
-            "Attempts, every retry counted",
+            "Attempts, including retries",
             ("endpoint", "attempts", "failed", "error rate", "retries", "per event", "most"),
             tuple((name, *_attempts(figures)) for name, figures in by_endpoint.items()),
         ),
@@ -172,7 +171,7 @@ def _counts(kind: str, counts: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
 
 
 def percent(part: float | None) -> str:
-    """Return a part of 1 as a percentage; ``-`` for None."""
+    """Format a fraction as a percentage; ``-`` for None."""
     return _NOTHING if part is None else f"{100 * part:.2f} %"
 
 

@@ -1,4 +1,4 @@
-"""Answering Prometheus scrapes over HTTP. Each scrape reads the store, so values are current."""
+"""The HTTP server for Prometheus scrapes. Each scrape reads the store, so values are current."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def scrape_server(settings: Settings, port: int) -> WSGIServer:
     """Return a server bound to localhost. ``serve_forever`` runs it, and the end of its ``with`` block closes it.
 
     Raises:
-        ResonantError: the port cannot be bound, or the settings name no store.
+        ResonantError: the port cannot be bound, or the database URL is not supported.
     """
     app = scrape_app(settings)
     try:
@@ -64,13 +64,13 @@ def scrape_server(settings: Settings, port: int) -> WSGIServer:
 
 
 def scrape_app(settings: Settings) -> WSGIApplication:
-    """Return the application. It serves Prometheus text, or OpenMetrics on request; 503 while the store is unavailable.
+    """Return a WSGI application that serves Prometheus text, or OpenMetrics on request; 503 if the store is unavailable.
 
-    If the file of a store disappears, it is not created again, unlike in a command. In an empty store all counters are zero,
-    which Prometheus takes for a restart. The loss of the history would go unnoticed.
+    Unlike a command, it does not create the store's file again if the file disappears. In an empty store, all counters are
+    zero, which Prometheus interprets as a restart, and nobody would notice that the history was lost.
 
     Raises:
-        StoreError: the URL names no database that Resonant knows.
+        StoreError: the URL does not name a supported database.
     """
     one_at_a_time = Lock()
     file = file_of(settings.store_url)
@@ -80,7 +80,7 @@ def scrape_app(settings: Settings) -> WSGIApplication:
         nonlocal has_been_there
         if file is not None and has_been_there and _is_gone(file):
             raise StoreUnavailable(
-                f"sqlite:///{file}: the file is gone: put it back, or restart `resonant prometheus --serve` "
+                f"sqlite:///{file}: the file was removed: restore it, or restart `resonant prometheus --serve` "
                 "to begin with an empty store"
             )
         # The store is opened for each scrape: it may become unavailable, and it belongs to the event loop of one thread.
@@ -105,7 +105,7 @@ async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
     """Read the current metrics, in one snapshot.
 
     Raises:
-        StoreUnavailable: the store went away.
+        StoreUnavailable: the store became unavailable.
     """
     totals, found = await measure(store, hours=settings.metrics_window_hours)
     return registry_of(totals, found, rollups=settings.rollups)

@@ -1,4 +1,4 @@
-"""Reading counters, gauges and the statistics of a window, in one snapshot of the store."""
+"""Reads counters, gauges and the statistics of a window, in one snapshot of the store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def measure(store: Store, *, hours: float) -> tuple[Totals, Statistics]:
     """Read counters and gauges, and compute the statistics of the last hours, from one snapshot.
 
     Raises:
-        StoreUnavailable: the store went away.
+        StoreUnavailable: the store became unavailable.
     """
     now = store.clock()
 
@@ -36,10 +36,10 @@ async def measure(store: Store, *, hours: float) -> tuple[Totals, Statistics]:
 
 
 def read_statistics(connection: Connection, *, now: float, since: float) -> Statistics:
-    """Compute the statistics of a window. Its beginning moves back to that of a minute, hour or day: see ``begin_of``.
+    """Compute the statistics of a window, from the beginning of a minute, hour or day: see ``begin_of``.
 
     Args:
-        connection: open.
+        connection: an open connection.
         now: seconds since the epoch.
         since: seconds since the epoch.
     """

@@ -1,13 +1,14 @@
 """Statistics of a window, from the sketches of the store: results of events, failures of attempts, durations of both.
 
-An event here is one delivery, however often it was tried; an attempt is one try. There are two different rates:
+Here, an event is one delivery, regardless of its number of attempts. There are two rates:
 
 - the **success rate** is per event: the share of delivered events among those that ended in the window;
-- the **error rate** is per attempt: the share of failed or lost attempts among those that ended in it.
+- the **error rate** is per attempt: the share of failed or lost attempts among those that ended in the window.
 
 A replayed dead letter counts only by its new outcome. A purge does not change statistics.
 
-A rate or a percentile without data is None. Rates are parts of 1, durations seconds, times seconds since the epoch.
+A rate or a percentile without data is None. Rates are fractions, durations are in seconds, and times are in seconds since the
+epoch.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ class Events:
     """The results of events: those that ended in the window, and those unfinished at its end.
 
     Attributes:
-        total: all of them: success + dead_letter + unfinished.
+        total: success + dead_letter + unfinished.
         success: delivered.
         dead_letter: given up, for any reason.
-        failed: dead letters that no retry could help (reason permanent), as ``resonant failed`` lists.
+        failed: dead letters with the reason permanent, which ``resonant failed`` lists.
         unfinished: pending or retrying.
     """
 
@@ -61,13 +62,13 @@ class Attempts:
 
     @property
     def error_rate(self) -> float | None:
-        """The share of attempts that did not deliver."""
+        """The share of attempts that failed or were lost."""
         return _part(self.failed, self.total)
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Attempts after an event's first, ever; ``avg`` and ``max`` are over events with at least one attempt."""
+    """All retries of the events, even before the window; ``avg`` and ``max`` are over events with an attempt."""
 
     total: int
     avg: float | None
@@ -76,14 +77,14 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The statistics of all, of one endpoint, or of one event type.
+    """The statistics of all endpoints, of one endpoint, or of one event type.
 
     Attributes:
-        latency: durations of attempts that were answered or failed; lost ones have no known end.
+        latency: durations of attempts that were answered or failed; the end of a lost one is unknown.
         end_to_end: durations from acceptance to delivery, of events delivered in the window.
         first_attempt: durations from acceptance to the first attempt, unless it was lost with its worker.
         reasons: dead letters by reason.
-        error_categories, error_codes, error_types: attempts that did not deliver, the most frequent first.
+        error_categories, error_codes, error_types: failed and lost attempts, the most frequent first.
     """
 
     events: Events
@@ -112,12 +113,12 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """The delays, in seconds, after failed attempts that have these fields in common.
+    """The delays, in seconds, after failed attempts with the same endpoint, policy, number and ``asked``.
 
     Attributes:
         policy: the retry policy requested by the producer; None for the endpoint's.
         after: the number of the failed attempt within its round, from 1.
-        asked: whether the endpoint asked for a wait by Retry-After.
+        asked: whether the endpoint sent a Retry-After.
     """
 
     endpoint: str

@@ -29,7 +29,7 @@ _d, _c = schema.deliveries, schema.causes
 
 
 class Counted(NamedTuple):
-    """A counter since the store began, over all minutes and event types; see ``store.counters`` for the measures.
+    """A counter since the creation of the store, over all minutes and event types; see ``store.counters`` for the measures.
 
     Attributes:
         le: upper bound of the bucket, in seconds; ``number`` does not include lower buckets.
@@ -52,16 +52,17 @@ class Totals:
     """Counters and gauges; every time is seconds since the epoch.
 
     Attributes:
-        endpoints: every endpoint that has ever accepted an event.
-        deliveries: how many, by endpoint and status.
-        dead_letters: how many, by endpoint, category and reason.
-        oldest_due_at, oldest_dead_at: by endpoint, if there is one; the second excludes cancelled deliveries, which need no
-            action.
+        endpoints: every endpoint for which an event was ever accepted.
+        deliveries: number of deliveries, by endpoint and status.
+        dead_letters: number of dead letters, by endpoint, category and reason.
+        oldest_due_at: earliest due time of an unfinished delivery, by endpoint.
+        oldest_dead_at: when the oldest dead letter was given up, by endpoint; cancelled deliveries, which need no action, are
+            excluded.
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
-        gates: by endpoint, of the endpoints whose gate was ever not normal.
-        held: how many deliveries are due and held by a gate, by endpoint, if there are any.
-        oldest_round_at: when the oldest round of an unfinished delivery began, by endpoint and the policy requested by the
-            producer.
+        gates: the stored gates, by endpoint; a gate that was always normal is not stored.
+        held: number of deliveries that are due and held by a gate, by endpoint.
+        oldest_round_at: when the oldest round of an unfinished delivery began, keyed by (endpoint, policy requested by the
+            producer).
     """
 
     taken_at: float
@@ -81,7 +82,7 @@ def read_totals(connection: Connection, *, now: float) -> Totals:
     """Read the counters and the gauges.
 
     Args:
-        connection: open.
+        connection: an open connection.
         now: seconds since the epoch.
     """
     deliveries: dict[tuple[str, str], int] = {}
@@ -118,7 +119,10 @@ def read_totals(connection: Connection, *, now: float) -> Totals:
 
 
 def _add_delivered(deliveries: dict[tuple[str, str], int], stored: Mapping[str, int]) -> None:
-    """Add the delivered rows: those stored, less all others. Counting them would be slow, since most rows are delivered."""
+    """Add the number of delivered rows: all stored rows less the others.
+
+    Counting them would be slow, since most rows are delivered.
+    """
     others: Counter[str] = Counter()
     for (endpoint, _), number in deliveries.items():
         others[endpoint] += number
@@ -144,7 +148,7 @@ def _unfinished(now: float) -> Select[Any]:
 
 
 def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int], dict[str, float]]:
-    """Count dead letters by endpoint, category and reason, and find the oldest of each endpoint, by their causes."""
+    """Count dead letters by endpoint, category and reason, and find the oldest of each endpoint, using their causes."""
     numbers: dict[tuple[str, str, str], int] = {}
     oldest: dict[str, float] = {}
     found = DeadLetters.of(connection, Selection()).count_by_cause(connection)
@@ -152,7 +156,7 @@ def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int],
     causes = {cause: rest for cause, *rest in connection.execute(select(*key))}
     for each in found:
         endpoint, category, reason = causes[each.cause_id]
-        # As `status` counts: a delivery cancelled before its first attempt has no category.
+        # Consistent with `status`: a delivery cancelled before its first attempt has no category.
         labels = (endpoint, category or "unknown", reason)
         numbers[labels] = numbers.get(labels, 0) + each.number
         if reason != "cancelled":
@@ -166,12 +170,12 @@ def _keep_least(moments: dict[K, float], key: K, moment: float | None) -> None:
 
 
 def _read_counted(connection: Connection) -> tuple[Counted, ...]:
-    # The totals lack the last minutes, the acceptances and the tallies, so add them.
+    # The totals exclude recent minutes, the acceptances and the tallies, so add them.
     names = [column.name for column in schema.rollup_totals.columns]
     parts = (select(*(table.c[name] for name in names)) for table in (schema.rollup_totals, schema.rollups))
     counts = union_all(*parts, acceptances.as_totals()).subquery()
     *key, number, seconds = counts.c
-    # PostgreSQL sums integers to a numeric.
+    # PostgreSQL returns a sum of integers as numeric.
     query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)
     found = {tuple(row[:-2]): row[-2:] for row in connection.execute(query)}
     for row in tallies.read_rows(connection):

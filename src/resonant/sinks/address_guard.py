@@ -2,7 +2,7 @@
 
 The lists are IANA's special-purpose address registries (RFC 6890 and its successors), as of 2025:
 https://www.iana.org/assignments/iana-ipv4-special-registry and .../iana-ipv6-special-registry. Everything in them is
-refused, even the few globally reachable anycast services, since no endpoint is there. The lists are explicit because
+refused, even the few globally reachable anycast services, since no endpoint uses them. The lists are explicit because
 ``ipaddress.is_global`` differs between patch releases of Python.
 """
 
@@ -59,10 +59,10 @@ _SPECIAL_IPV6 = tuple(
 
 
 class _ConnectionRefusedHere(AddressRefused, OSError):
-    """An ``AddressRefused`` that aiohappyeyeballs passes on.
+    """An ``AddressRefused`` that aiohappyeyeballs propagates.
 
     When it tries several addresses, it drops exceptions other than ``OSError``, and merges errors with different texts
-    into a plain ``OSError``. So this is an ``OSError`` with the same text for every address; ``__cause__`` names it.
+    into a plain ``OSError``. So this is an ``OSError`` with the same text for every address; ``__cause__`` names the address.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ def is_allowed(address: str | IPv4Address | IPv6Address) -> bool:
         address: in canonical text form, or parsed. An IPv4-mapped IPv6 address is judged by its IPv4 address.
 
     Returns:
-        False also for other texts (a name, an octal or hexadecimal form, ...).
+        False also for any other string (a name, an octal or hexadecimal form, ...).
     """
     try:
         ip = ip_address(address)
@@ -95,7 +95,7 @@ def check_address(address: str) -> None:
     """Refuse an address that is not globally reachable unicast.
 
     Raises:
-        AddressRefused: the text names the address and the option that permits it.
+        AddressRefused: the message names the address and the option that permits it.
     """
     if not is_allowed(address):
         raise AddressRefused(
@@ -107,11 +107,11 @@ def guarded_socket_factory(addr_info: AddrInfoType) -> socket.socket:
     """Create the socket for a connection to a resolved address, if that is allowed.
 
     For ``aiohttp.TCPConnector(socket_factory=...)``. It checks the address of the connection itself, so neither DNS
-    rebinding (a name that resolves differently the second time) nor an unusual notation gets past it. Do not combine it
+    rebinding (a name that resolves differently the second time) nor an unusual notation bypasses it. Do not combine it
     with a proxy: it would see only the proxy's address.
 
     Args:
-        addr_info: as ``socket.getaddrinfo`` returns it.
+        addr_info: an entry of the result of ``socket.getaddrinfo``.
 
     Returns:
         An unconnected socket; the caller makes it non-blocking.

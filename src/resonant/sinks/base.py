@@ -16,7 +16,7 @@ class Receipt:
     """The result of a successful send.
 
     Attributes:
-        status_code: 200 to 299; None without HTTP.
+        status_code: 200 to 299; None if the sink does not use HTTP.
         excerpt: the first KiB of the answer, as text on one line.
         warning: a problem with the answer, although the event is delivered.
     """

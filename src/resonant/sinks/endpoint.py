@@ -35,20 +35,20 @@ class Endpoint:
     """A configured HTTP destination; its ``repr`` contains no secret.
 
     Attributes:
-        name: the name used everywhere outside this object.
-        url: http or https; user and password in it are sent as Basic authentication.
+        name: the endpoint's name in the store, labels and logs.
+        url: http or https; its user and password are sent as Basic authentication.
         headers: sent with every event, in addition to those that Resonant sets.
-        signing_secrets: Standard Webhooks secrets (``whsec_`` and base64, the prefix may be missing); during a rotation
-            there are two, and both sign.
-        signing_ends: when a secret stops signing, in seconds since the epoch; the others never stop.
+        signing_secrets: Standard Webhooks secrets (base64, with or without the prefix ``whsec_``); during a rotation, two
+            secrets sign.
+        signing_ends: when each secret stops signing, in seconds since the epoch; a secret without an entry never stops.
         rotation: a time that identifies the last rotation of the signing secret; None before the first.
         timeout: seconds for a whole attempt, from connecting to the end of the answer.
-        allow_private: whether private and special addresses may be connected to.
-        overrides: the endpoint's own categories for statuses.
+        allow_private: whether connections to private and special addresses are allowed.
+        overrides: the endpoint's categories for status codes, in place of the default ones.
         ca_file: certificates (PEM) to trust instead of the public ones.
 
     Raises:
-        EndpointError: a value cannot be used; the text says which and contains no secret.
+        EndpointError: a value cannot be used; the message says which and contains no secret.
         AddressRefused: the URL names a private or special address, and ``allow_private`` is not set.
     """
 

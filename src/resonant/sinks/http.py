@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 READ_BYTES = 64 * 1024
 EXCERPT_BYTES = 1024
-# How long the body of a 2xx may take. The event is delivered already; the body is only for the excerpt.
+# Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0
-# Common servers drop idle connections after 5 s. Closing them first avoids a send into a closing connection.
+# Common servers drop idle connections after 5 s. Closing them first avoids a send on a closing connection.
 KEEPALIVE_SECONDS = 4.0
 
-# CloudEvents HTTP binding, 3.1.3.2: printable characters except the double quote and the percent sign stay.
+# CloudEvents HTTP binding, 3.1.3.2: printable characters except the double quote and the percent sign are not encoded.
 _UNQUOTED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 _NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
 
@@ -45,8 +45,8 @@ _NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
 class HttpSink:
     """Sends events to an HTTP endpoint. Use it as an async context manager, in one event loop.
 
-    It uses the httpx-aiohttp transport without an ``httpx.AsyncClient``. So no redirect is followed, no cookie is kept, no
-    proxy is taken from the environment and no URL is logged, and it uses less than half the CPU.
+    It uses the httpx-aiohttp transport without an ``httpx.AsyncClient``. So it follows no redirects, keeps no cookies,
+    takes no proxy from the environment and logs no URL, and it uses less than half the CPU.
     """
 
     def __init__(self, endpoint: Endpoint, *, clock: Clock = time.time) -> None:
@@ -140,7 +140,7 @@ class HttpSink:
     def _request(self, event: Event) -> httpx.Request:
         own = [(name.encode(), value.encode()) for name, value in self._headers(event).items()]
         headers = httpx.Headers([*self._constant_headers, *own])
-        # As a stream: with content, httpx would search the headers several times.
+        # Passed as a stream: for content, httpx would search the headers several times.
         request = httpx.Request("POST", self._url, headers=headers, stream=httpx.ByteStream(event.body))
         request.headers.encoding = "ascii"
         request.read()
@@ -171,10 +171,10 @@ class HttpSink:
 
 
 class _HeadFirst(ResponseHandler):
-    """Keeps the status if the body has bad chunks; aiohttp loses a head in the same packet, or waits for more data."""
+    """Keeps the status if the body has bad chunks: aiohttp drops a head in the same packet, or waits for more data."""
 
     def is_connected(self) -> bool:
-        # Called before a connection is reused: an unexpected answer would be taken for that of the next event.
+        # Called before a connection is reused: an unexpected answer would be mistaken for the answer to the next event.
         return super().is_connected() and not self._buffer
 
     def data_received(self, data: bytes) -> None:
@@ -188,7 +188,7 @@ class _HeadFirst(ResponseHandler):
 
 
 class _Answer(aiohttp.ClientResponse):
-    """Drops the reason phrase: the transport cannot encode one that is not UTF-8, as in ``200 Schön``."""
+    """Drops the reason phrase: the transport cannot encode one that is not UTF-8, such as ``200 Schön`` in Latin-1."""
 
     async def start(self, connection: Connection) -> Self:
         await super().start(connection)
@@ -223,7 +223,7 @@ def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
 
 async def _read(response: httpx.Response, body: bytearray) -> None:
     """Read up to ``READ_BYTES`` of the body."""
-    # Not by ``aiter_raw``, which has an overhead for repeated reads and counting.
+    # Not ``aiter_raw``, which adds overhead for repeated reads and counting.
     async for chunk in cast("httpx.AsyncByteStream", response.stream):
         body += chunk[: READ_BYTES - len(body)]
         if len(body) == READ_BYTES:

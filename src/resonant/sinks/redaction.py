@@ -1,8 +1,8 @@
-"""Removing secrets from texts that are stored and shown: errors and the answers of receivers.
+"""Removes secrets from text that is stored and shown: errors and the answers of receivers.
 
 By value: the endpoint's secrets (``Redactor``). By pattern, since a receiver may repeat other secrets: text after ``Bearer``
 or ``Basic``, text after a name like ``password``, ``api_key`` or ``token``, and the user and password in a URL
-(``without_credentials``). Everything else stays.
+(``without_credentials``). Everything else is kept.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from resonant.sinks.endpoint import Endpoint
 
 MESSAGE_CHARACTERS = 300
-# The minimum lengths. Shorter secrets would remove ordinary words; a part of a path must be longer than most words.
+# Minimum lengths. Shorter secrets would match ordinary words; a part of a path must be longer than most words.
 _MIN_SECRET, _MIN_PATH_SECRET = 4, 8
-# After = or a quote anything is a value; after a plain colon, as in "invalid token: expired", only text that is not a word.
+# After = or a quote, any text is a value; after a plain colon, as in "invalid token: expired", only text that is not a word.
 _NAMED = (
     r"(?:pass(?:word|wd|phrase)|secret|token|api[-_]?key|access[-_]?key|authorization|signature|credentials?)"
 )
-# At most 23, since 24 characters always match. Without the limit, a hostile answer full of names would be scanned for each.
+# At most 23, since 24 always match. Without this limit, a hostile answer full of names would be scanned once per name.
 _LOOKS_RANDOM = r"(?=[^\s\"'<>,;]{0,23}(?:[\d=]|(?-i:[a-z][A-Z]))|[^\s\"'<>,;]{24})"
 _WORD_ENDS = " \"'<>,;"
 _CREDENTIALS = re.compile(
@@ -45,10 +45,10 @@ _CREDENTIALS = re.compile(
 
 
 class Redactor:
-    """Removes secrets from texts: an endpoint's by value, others by pattern."""
+    """Removes secrets from text: an endpoint's by value, others by pattern."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        """Prepare to remove these secrets, except those of fewer than four characters, which would remove ordinary words."""
+        """Prepare to remove these secrets, except those of fewer than four characters, which would match ordinary words."""
         whole = {one_line(secret) for secret in secrets}
         self._secrets = sorted((s for s in whole if len(s) >= _MIN_SECRET), key=len, reverse=True)
         # Some JSON writers escape a slash as \/.
@@ -61,14 +61,14 @@ class Redactor:
         return cls(secret for endpoint in endpoints for secret in _secrets_of(endpoint))
 
     def line(self, text: str) -> str:
-        """Return a text on one line, without secrets."""
+        """Return text on one line, without secrets."""
         return without_credentials(self._pattern.sub("***", one_line(text)))
 
     def message(self, error: BaseException) -> str:
         """Describe an error on one line, without secrets.
 
         Args:
-            error: its last explicit cause is described.
+            error: the error; its last explicit cause is described.
 
         Returns:
             The exception's type and text, at most 300 characters.
@@ -83,21 +83,21 @@ class Redactor:
         Args:
             answer: the part that was read.
             size: the maximum length in bytes.
-            is_whole: False if the answer is cut off; a beginning of a secret at its end is then removed too.
+            is_whole: whether the answer is complete; otherwise a partial secret at its end is removed too.
         """
-        # By value in the whole text, before it is cut: collapsed white space can move any secret to the front.
+        # Redact by value in the whole text, before it is cut: collapsed white space can move any secret to the front.
         text = one_line(answer.decode(errors="replace"))
         if not is_whole:
             text = text.rstrip("\ufffd ")  # a character that was cut
         text = (self._pattern if is_whole else self._pattern_at_the_end_of(text)).sub("***", text)
-        # By pattern only as much as needed, since that is far slower, and without a last word that may be cut.
+        # Redact by pattern only in the needed part, since that is far slower, and omit a last word that may be cut.
         begin = text[: 4 * size]
         if len(begin) < len(text):
             begin = begin[: max(size, *(begin.rfind(end) for end in _WORD_ENDS))]
         return without_credentials(begin).encode()[:size].decode(errors="ignore")
 
     def _pattern_at_the_end_of(self, text: str) -> re.Pattern[str]:
-        """Return a pattern that matches the beginnings of secrets at the end of this text, and then the secrets."""
+        """Return a pattern that matches secrets, and the beginnings of secrets at the end of this text."""
         begun = {end for secret in self._secrets if (end := _beginning_at_the_end(secret, text))}
         ends = sorted(begun, key=len, reverse=True)
         return re.compile("|".join([*(rf"{re.escape(end)}\Z" for end in ends), self._pattern.pattern]))
@@ -119,7 +119,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def without_credentials(text: str) -> str:
-    """Replace everything that looks like a credential by ``***``."""
+    """Replace everything that looks like a credential with ``***``."""
     return _CREDENTIALS.sub(r"\g<before>***", text)
 
 

@@ -1,9 +1,9 @@
-"""Counting accepted events in rows that producers insert, and folding them into the ledgers and rollups later.
+"""Counts of accepted events: rows that producers insert, folded later into the ledgers and rollups.
 
 A producer's transaction may stay open for minutes. If it updated its endpoint's ledger row, every other producer for
-that endpoint would wait for its commit. So producers insert rows of their own, and readers add these rows to the ledger
+that endpoint would wait for its commit. So producers insert separate rows, and readers add these rows to the ledger
 and to the counter of accepted events. ``fold`` moves them in one transaction, so every snapshot shows the same sums.
-Dispatchers and compactions fold.
+Dispatchers and compactions call it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def is_any(connection: Connection) -> bool:
 def fold(connection: Connection, *, limit: int) -> int:
     """Move up to ``limit`` rows into the ledgers and the rollups; return their number.
 
-    Rows that another fold holds are skipped.
+    Rows locked by another fold are skipped.
     """
     picked = select(_t.c.id).order_by(_t.c.id).limit(limit).with_for_update(skip_locked=True).cte("picked")
     taken = connection.execute(delete(_t).where(_t.c.id.in_(select(picked.c.id))).returning(*_FOLDED)).all()
@@ -61,7 +61,7 @@ def fold(connection: Connection, *, limit: int) -> int:
         tally = Tally(minute * 60)
         for (endpoint, event_type), count in counts.items():
             tally.add(_MEASURE, endpoint, event_type, "accepted", count=count)
-        # Not `write`: the producer's settings decide whether rollups count.
+        # Not `write`: the producer's settings decide whether these events are counted.
         add_to(schema.rollups, connection, tally.rows())
     add_to_ledger(connection, "accepted", accepted)
     return len(taken)
@@ -70,7 +70,7 @@ def fold(connection: Connection, *, limit: int) -> int:
 def add_to_ledger(
     connection: Connection, name: Literal["accepted", "purged"], by_endpoint: Mapping[str, int]
 ) -> None:
-    """Add to one of the two ledgers of each endpoint, in lock order."""
+    """Add counts to one of the two ledgers of each endpoint, in lock order."""
     if not by_endpoint:
         return
     insert = insert_into(connection.dialect.name, _ledgers)
@@ -83,7 +83,7 @@ def add_to_ledger(
 
 
 def read_ledgers(connection: Connection, endpoint: str | None = None) -> tuple[int, int]:
-    """Return the total numbers of accepted and purged deliveries, of one endpoint or of all."""
+    """Return the numbers of accepted and purged deliveries of one endpoint, or of all endpoints."""
     of_ledger = [] if endpoint is None else [_ledgers.c.name == endpoint]
     of_rows = [] if endpoint is None else [_t.c.endpoint == endpoint]
     accepted, purged = connection.execute(
@@ -94,7 +94,7 @@ def read_ledgers(connection: Connection, endpoint: str | None = None) -> tuple[i
 
 
 def read_stored(connection: Connection) -> dict[str, int]:
-    """Return how many deliveries each endpoint has in the store by the ledgers: accepted and not purged."""
+    """Return the number of stored deliveries of each endpoint, from the ledgers: accepted less purged."""
     stored = Counter[str]()
     for name, accepted, purged in connection.execute(select(_ledgers)):
         stored[name] += accepted - purged
@@ -124,5 +124,5 @@ def as_totals() -> Select[tuple[str, str, str, str, str, float, int, float]]:
 
 
 def _total(column: ColumnElement[int]) -> ColumnElement[int]:
-    # PostgreSQL's sum of integers is numeric.
+    # PostgreSQL returns a sum of integers as numeric.
     return cast(func.coalesce(func.sum(column), 0), BigInteger)

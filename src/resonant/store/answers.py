@@ -1,4 +1,4 @@
-"""Reading the receiver's last answer from a delivery's attempts, and whether it may have processed the event."""
+"""The receiver's last answer to a delivery, and whether the receiver may have processed the event."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Answered(NamedTuple):
 
 
 def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int, Answered]:
-    """Read the attempts of each of these deliveries."""
+    """Return the receiver's side of each of these deliveries."""
     of_them = is_any_of(_a.c.delivery_id, delivery_ids)
     processed = (
         select(_a.c.delivery_id)

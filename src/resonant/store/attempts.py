@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _ATTEMPT_COLUMNS = (*_ATTEMPT_FIELDS, "late", "delivery_id")
-# Rows per statement, so that three statements are enough for any number. SQLite binds at most 32,766 values.
+# Rows per statement: three statements insert any number of rows. SQLite binds at most 32,766 values.
 _ROWS_AT_ONCE = (64, 8, 1)
 
 
@@ -59,8 +59,8 @@ def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, 
 def add_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows to the history.
 
-    On SQLite, one statement adds many rows. Its driver releases the GIL for each statement and then waits for the sending
-    thread to release it. One row per statement, these waits took a third of the time of a commit.
+    On SQLite, one statement inserts many rows. The driver releases the GIL for each statement, and then waits for the sending
+    thread to release it. With one row per statement, these waits took a third of the commit time.
     """
     if connection.dialect.name != "sqlite":
         if rows:
@@ -75,7 +75,7 @@ def add_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
 
 
 def storable(text: str | None) -> str | None:
-    """Replace the characters that databases refuse and receivers may send: NUL and lone surrogates."""
+    """Replace characters that receivers may send but databases reject: NUL and lone surrogates."""
     if text is None or (text.isascii() and "\0" not in text):
         return text
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Waiting out a store that is unreachable, or locked by another process."""
+"""Retries while a store is unreachable, or locked by another process."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ async def retry_while_unavailable(
 
     Args:
         operation: must be repeatable, even after a partial failure.
-        patience: how long to wait out an outage, in seconds; the time spent on a lock before it does not count.
+        patience: how long to retry during an outage, in seconds; earlier waits for a lock do not count.
         outlasts_locks: returns whether to wait for a lock without limit; otherwise a lock counts as an outage.
 
     Raises:
-        StoreUnavailable: the store did not come back in time.
+        StoreUnavailable: the store did not recover in time.
     """
     loop = asyncio.get_running_loop()
     give_up_at: dict[bool, float] = {}
@@ -37,7 +37,7 @@ async def retry_while_unavailable(
         try:
             return await operation()
         except StoreUnavailable as error:
-            # Count from the first failure: only then does a suspended process learn that its connection was ended.
+            # Count from the first failure: a suspended process notices only then that its connection was closed.
             is_lock = isinstance(error, StoreLocked)
             until = give_up_at.setdefault(is_lock, loop.time() + patience)
             is_outlasted = is_lock and outlasts_locks()

@@ -1,9 +1,9 @@
 """The causes of dead letters, each stored once; a dead letter references its cause.
 
-A queue of a million dead letters has a few hundred causes. So filters are applied to the causes, and an index by cause finds
-the dead letters. Errors with variable parts would make as many causes as dead letters. So each kind of failure (endpoint,
-event type, reason, code) stores fifty errors as they are, then normalised ones, and from a hundred causes on no error text.
-Such a cause ``varies``, and a filter by text reads each of its dead letters.
+A queue of a million dead letters has a few hundred causes. Filters therefore select causes, and an index by cause finds
+their dead letters. Errors with variable parts would create one cause per dead letter. So each kind of failure (endpoint,
+event type, reason, code) stores its first fifty errors unchanged and later ones normalised; after a hundred causes, it stores
+no error text. A normalised cause or one without text ``varies``: a filter by text reads each of its dead letters.
 
 Causes are never removed: their number is bounded, and a worker may be about to reference one.
 """
@@ -35,7 +35,7 @@ _c = schema.causes
 
 
 class Cause(NamedTuple):
-    """Why a delivery was given up; missing values are empty texts."""
+    """Why a delivery was given up; missing values are empty strings."""
 
     endpoint: str
     event_type: str
@@ -69,7 +69,7 @@ class Cause(NamedTuple):
 def point_at_causes(
     connection: Connection, changes: Iterable[dict[str, object]], causes: Mapping[object, Cause]
 ) -> None:
-    """Add the id of its cause, if any, to each change of a delivery (``key`` is the delivery's id)."""
+    """Add the id of the delivery's cause, if any, to each change; ``key`` is the delivery's id."""
     if not causes:
         return
     ids = cause_ids(connection, causes.values())
@@ -91,7 +91,7 @@ def cause_ids(connection: Connection, causes: Iterable[Cause]) -> dict[Cause, in
 
 
 def _bounded(connection: Connection, new: list[Cause]) -> dict[Cause, Cause]:
-    """Return the cause that is stored for each of these: itself, or a general one once its kind has many."""
+    """Map each cause to the one to store: itself, or a general one if its kind already has many."""
     kept: dict[Cause, Cause] = {}
     general = {cause: cause._replace(error=normalised(cause.error), varies=True) for cause in new}
     known = _read_ids(connection, set(general.values())).keys()

@@ -1,4 +1,4 @@
-"""Opening the configured store."""
+"""Opens the configured store."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def open_configured_store(
     """Open the store, and close it at the end of the block.
 
     Args:
-        settings: contain the store's URL; read from the environment by default.
-        patient: wait for an unreachable store for a third of the lease, as a run does.
+        settings: provide the store's URL; read from the environment by default.
+        patient: whether to wait for an unreachable store for a third of the lease, as a run does.
 
     Raises:
         SettingsError: the environment is malformed.

@@ -1,12 +1,12 @@
-"""Compaction of the rollups into totals, which the counters are read from, and a history. No sum changes.
+"""Compaction of the rollups into totals, for the counters, and a history. No sum changes.
 
 Runs add only to ``resonant_rollups``. A compaction moves past minutes from there to two tables at once: the totals over all
 time, and the history by minute. Alerts read the last 25 hours of the history. Older minutes are merged into hours, and later
 into days: rows whose minute is the start of the hour or day.
 
 Rows move in one transaction, so readers always see the full sum, even after a crash. A compaction skips rows that a
-writer has locked, so it never waits for a producer's long transaction. The next compaction moves them, and rows that
-arrive late for a minute that has moved. Two compactions take turns.
+writer has locked, so it never waits for a producer's long transaction. The next compaction moves them, and late rows
+of minutes already moved. Only one compaction runs at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ROWS_AT_ONCE = 1_000
 # The pause between two transactions lets waiting writers get the lock: see dead_letters/purge.py.
 _PAUSE_SECONDS = 0.004
 _r, _h = schema.rollups, schema.rollup_history
-# Only compactions take this lock; it does not wait for writers.
+# Only compactions take this lock; it does not conflict with writers.
 _TAKE_TURNS = text(f"LOCK TABLE {schema.rollup_totals.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
@@ -49,13 +49,13 @@ class Span(NamedTuple):
 
 
 async def compact(store: Store) -> int:
-    """Move old rows. Safe beside writers and another compaction, and if killed at any moment.
+    """Move old rows. Safe to run alongside writers and other compactions, and to kill at any moment.
 
     Returns:
-        How many rows of the history were merged into hours and days.
+        The number of history rows merged into hours and days.
 
     Raises:
-        StoreUnavailable: the store went away; rows moved before stay moved.
+        StoreUnavailable: the store became unavailable; rows already moved stay moved.
     """
     now = store.clock()
     await store.fold()
@@ -82,7 +82,7 @@ def move(connection: Connection, *, now: float, limit: int) -> int:
     Args:
         connection: in a transaction.
         now: seconds since the epoch.
-        limit: how many at most.
+        limit: the maximum number of rows.
     """
     _take_turns(connection)
     rows = _take(connection, _r, _r.c.minute < int(now - STAYING_SECONDS), limit)
@@ -134,7 +134,7 @@ def _take(
 
 
 def _add_up(connection: Connection, rows: Iterable[Sequence[Any]], table: Table, names: list[str]) -> None:
-    """Sum rows by the key of a table, and add the sums to it. ``names`` are the rows' columns; count and total are last."""
+    """Sum rows by a table's key, and add the sums to the table. ``names``: the rows' columns; count and total are last."""
     key_names = table.primary_key.columns.keys()
     key_of = itemgetter(*map(names.index, key_names))
     sums: defaultdict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0, 0.0])
@@ -152,7 +152,7 @@ def _add_up(connection: Connection, rows: Iterable[Sequence[Any]], table: Table,
 
 
 def _minutes_before(end: int) -> Select[Any]:
-    """Return the minutes, hours and days before this, by one index lookup each, however many rows they have."""
+    """Select the minutes, hours and days before ``end``, with one index lookup for each."""
     minutes = select(func.min(_h.c.minute).label("minute")).cte("minutes", recursive=True)
     following = select(func.min(_h.c.minute)).where(_h.c.minute > minutes.c.minute)
     minutes = minutes.union_all(

@@ -1,11 +1,11 @@
-"""Counters by minute, written in the transaction whose events they count, so no purge or restart lowers them.
+"""Counters per minute, written in the transaction that they count, so no purge or restart lowers them.
 
-A transaction inserts what it counted as one row: accepted events by ``acceptances``, everything else by ``Tally.write``. Folds
-move these rows here, and readers add up both; see ``acceptances`` and ``tallies``.
+Each transaction inserts its counts as one row: ``acceptances`` for accepted events, ``Tally.write`` for everything else. Folds
+move these rows into the rollups, and readers add up both; see ``acceptances`` and ``tallies``.
 
-A row's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
-sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only the last
-minutes stay here: ``counter_compaction`` moves older ones into totals and a history.
+A rollup's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
+sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only recent
+minutes stay in the rollups: ``counter_compaction`` moves older ones into totals and a history.
 
 ============= ================================ ==================================================
 measure       seconds measured                 result
@@ -18,8 +18,8 @@ replay        none                             replayed
 purge         none                             delivered, dead_letter
 ============= ================================ ==================================================
 
-The same fold makes sketches for the statistics (see ``sketches``): of attempts, of deliveries, and of more measures that are
-not in the rollups. The label ``detail`` is only in sketches.
+The same fold creates sketches for the statistics (see ``sketches``): for attempts, deliveries, and measures that are not in the
+rollups. Only sketches have the label ``detail``.
 
 ============= ====================================== =================================================
 measure       measured                               detail
@@ -27,12 +27,12 @@ measure       measured                               detail
 attempt       the attempt's duration                 type of the error
 delivery      acceptance to delivery or end          reason of a dead letter
 first_attempt acceptance to the first attempt        none
-retries       attempts after the first, at the end   none
-delay         the delay drawn                        number in the round, Retry-After or not, policy
-replayed      retries of a dead letter, taken back   its reason
+retries       retries of an ended delivery           none
+delay         the delay drawn                        see ``DelayOf``
+replayed      retries of a replayed dead letter      its reason
 ============= ====================================== =================================================
 
-A replay is counted in the hour in which the dead letter was given up. Statistics subtract it there.
+A replay is counted in the hour in which the dead letter was given up, and statistics subtract it from that hour.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ Measure = Literal[
 ONLY_SKETCHED = frozenset({"first_attempt", "retries", "delay", "replayed"})
 SKETCHED = ONLY_SKETCHED | {"attempt", "delivery"}
 
-# Seconds. One set serves attempts (ms to the deadline) and waits (to a day); rows exist only for buckets that were hit.
+# Seconds, for attempts (milliseconds to the deadline) and for waits (up to a day). Only buckets in use have rows.
 BUCKETS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0),
     *(300.0, 900.0, 3600.0, 14_400.0, 86_400.0, math.inf),
@@ -81,7 +81,7 @@ _QUANTA_A_SECOND = 2**16
 QUANTUM = 1 / _QUANTA_A_SECOND
 
 _OPTION = "resonant_rollups"
-_BYTES = 8  # of a duration
+_BYTES = 8  # per duration
 _INSERT = f"INSERT INTO {schema.tallies.name} (minute, entries, seconds) VALUES (?, ?, ?)"  # noqa: S608 - a constant
 
 
@@ -103,7 +103,7 @@ class Tally:
 
     def __init__(self, now: float) -> None:
         self.minute = int(now // 60) * 60
-        # By the labels, which are plain tuples: a commit makes many.
+        # Keyed by labels, which are plain tuples: a commit creates many.
         self._counts: Counter[tuple[str, ...]] = Counter()
         self._seconds: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
 
@@ -120,7 +120,7 @@ class Tally:
         seconds: float | None = None,
         count: int = 1,
     ) -> None:
-        """Add ``count``; ``seconds`` is one duration, None means not measured (bucket +Inf)."""
+        """Add one duration; without ``seconds``, add ``count`` unmeasured occurrences (bucket +Inf)."""
         labels = (measure, endpoint, event_type, result, category or "", code or "", detail or "")
         if seconds is None:
             self._counts[labels] += count
@@ -135,7 +135,7 @@ class Tally:
             self._seconds[measure, endpoint, event_type, result, "", "", ""] += seconds
 
     def write(self, connection: Connection) -> None:
-        """Insert what was counted as a row, for ``tallies.fold``. It updates no row, so writers never wait for each other."""
+        """Insert the counts as one row, for ``tallies.fold``. No row is updated, so writers never wait for each other."""
         if not (self._counts or self._seconds) or not is_on(connection):
             return
         entries = [(*labels, number, 0) for labels, number in self._counts.items()]
@@ -149,12 +149,12 @@ class Tally:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql(
                 _INSERT, tuple(row.values())
-            )  # a quarter of a compiled statement's time
+            )  # takes a quarter of the time of a compiled statement
         else:
             connection.execute(schema.tallies.insert().inline(), row)
 
     def add_row(self, entries: str, seconds: bytes) -> None:
-        """Add what ``write`` inserted."""
+        """Add a row that ``write`` inserted."""
         values = struct.unpack(f"<{len(seconds) // _BYTES}d", seconds)
         start = 0
         for *labels, number, width in json.loads(entries):
@@ -206,7 +206,7 @@ class Tally:
         ]
 
     def sketches(self) -> list[tuple[Labels, Sketch]]:
-        """Return what statistics need, by labels."""
+        """Return the sketches for the statistics, with their labels."""
         found = {labels: Sketch.of(durations) for labels, durations in self._seconds.items()}
         for labels, number in self._counts.items():
             found.setdefault(labels, Sketch()).count += number
@@ -220,21 +220,21 @@ def _by_bucket(durations: Iterable[float]) -> Iterator[tuple[float, int, float]]
     while start < len(ordered):
         le = BUCKETS[bisect_left(BUCKETS, ordered[start])]
         end = bisect_right(ordered, le, start)
-        # A clock that was set back must not lower a sum. Each is rounded, so that a sum does not depend on its parts.
+        # A clock that was set back must not lower a sum. Each duration is rounded, so that a sum does not depend on grouping.
         quanta = sum(int(each * _QUANTA_A_SECOND + 0.5) for each in ordered[start:end] if each > 0)
         yield le, end - start, quanta * QUANTUM
         start = end
 
 
 class DelayOf(NamedTuple):
-    """The detail of a delay: the number of the failed attempt in its round, whether the endpoint asked for it, the policy."""
+    """The detail of a delay: number of the failed attempt in its round, whether a Retry-After asked for it, policy."""
 
     after: int
     asked: bool
     policy: str | None
 
     def to_text(self) -> str:
-        """Return it as a label."""
+        """Return the detail as a label."""
         return f"{self.after} {int(self.asked)} {self.policy or ''}"
 
     @classmethod
@@ -245,7 +245,7 @@ class DelayOf(NamedTuple):
 
 
 def count_retries(tally: Tally, where: tuple[str, str], attempts: int) -> None:
-    """Count the retries of a delivery that ended after so many attempts."""
+    """Count the retries of a delivery that ended after this number of attempts."""
     if attempts:
         tally.add("retries", *where, "", seconds=attempts - 1)
 

@@ -1,4 +1,4 @@
-"""Opening the database that a URL names, with its schema brought up to date."""
+"""Opens a database by its URL, and brings its schema up to date."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _OPTIONS = {"sqlite": frozenset[str](), "postgresql": _SERVER_OPTIONS, "postgres
 
 
 class Transaction(Protocol):
-    """An open transaction; SQLAlchemy's ``AsyncConnection`` is one too."""
+    """An open transaction; SQLAlchemy's ``AsyncConnection`` also matches this protocol."""
 
     async def run_sync(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation in it.
+        """Run an operation in this transaction.
 
         Raises:
-            StoreUnavailable: the database went away, or is full or read-only.
+            StoreUnavailable: the database became unreachable, or is full or read-only.
         """
 
 
@@ -44,7 +44,7 @@ class Database(Protocol):
     """A database with the transactions that Resonant needs. ``str`` returns its URL without the password."""
 
     async def write(self, operation: Callable[[Connection], T], /) -> T:
-        """Run the operation in its own transaction, which is committed when this returns.
+        """Run the operation in its own transaction, and commit it.
 
         The operation may run more than once; earlier runs are rolled back.
 
@@ -67,9 +67,9 @@ class Database(Protocol):
         """
 
     def commits(self) -> AsyncGenerator[None]:
-        """Yield soon after another connection has committed new work; once for many commits in a row.
+        """Yield soon after another connection has committed new work; once for several commits in a row.
 
-        It may yield for other commits, and may miss one. It raises nothing while the database is away.
+        It may also yield for other commits, and may miss one. It raises no error while the database is unavailable.
         """
 
     async def reclaim_space(self) -> None:
@@ -87,7 +87,7 @@ async def open_database(url: str, *, lease_seconds: float = 60.0) -> Database:
         lease_seconds: the duration of leases. On PostgreSQL, no transaction holds or awaits a lock for longer.
 
     Raises:
-        StoreError: the URL names no database that Resonant knows.
+        StoreError: the URL does not name a supported database.
         StoreUnavailable: it cannot be opened, reached or written.
         StoreTooNew: a newer Resonant wrote its schema.
     """
@@ -109,7 +109,7 @@ def file_of(url: str) -> Path | None:
     """Return the path of an SQLite store's file, which may not exist yet; None for a database on a server.
 
     Raises:
-        StoreError: the URL names no database that Resonant knows.
+        StoreError: the URL does not name a supported database.
     """
     parsed = _parse(url)
     return path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
@@ -119,7 +119,7 @@ async def _migrate(url: URL) -> None:
     # Imported before taking the lock, since it is slow.
     import alembic.command  # noqa: F401, PLC0415
 
-    # No statement timeout: a migration of a large table takes long.
+    # No statement timeout: migrating a large table takes long.
     patient = _connect(url, statement_timeout=None)
     try:
         async with alone_in_this_process():
@@ -141,7 +141,7 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = URL.create("unknown")
-    # A URL with postgresql+psycopg, as other tools need it, works too; the driver is ours.
+    # Other tools need a driver in the URL, such as postgresql+psycopg; it is ignored here.
     kind, _, _ = parsed.drivername.partition("+")
     if kind not in _OPTIONS:
         # The message omits the URL, which may contain a password.
@@ -155,5 +155,7 @@ def _parse(url: str) -> URL:
     if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StoreError("RESONANT_DATABASE_URL: an SQLite store needs a file: sqlite:///PATH")
     if kind != "sqlite" and "@" in f"{parsed.host}{parsed.database}":
-        raise StoreError("RESONANT_DATABASE_URL: percent-encode what is special in its password (%40 for @)")
+        raise StoreError(
+            "RESONANT_DATABASE_URL: percent-encode special characters in its password (%40 for @)"
+        )
     return parsed.set(drivername="sqlite" if kind == "sqlite" else "postgresql")

@@ -1,4 +1,4 @@
-"""Turning errors of database drivers into one line: the database without its password, the cause, and what to do."""
+"""Turns database driver errors into one line: the database without its password, the cause, and the next step."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = "or set RESONANT_DATABASE_URL"
 _CONNECTION_LOST = "the server ended the connection: run the same command again"
-# PostgreSQL's SQLSTATE (Appendix A of its manual), or a part of SQLite's text.
+# PostgreSQL's SQLSTATE (Appendix A of its manual), or a substring of SQLite's message.
 _HINTS = {
     "08003": _CONNECTION_LOST,
     "25P03": _CONNECTION_LOST,  # idle-in-transaction timeout
     "28P01": "the server refuses this user or password",
     "28000": "the server refuses this user or password",
     "3D000": f"the server has no such database: create it, {_ELSEWHERE}",
-    "42501": "this user may not do that: grant it CREATE on the schema",
+    "42501": "this user lacks a privilege: grant it CREATE on the schema",
     "55P03": "another transaction holds a lock on it: try again when it is done",
     "53100": "the server's disk is full: free some space and run the same command again",
-    "53300": "the server has no connection left: try again later",
+    "53300": "the server has no free connection: try again later",
     "57P03": "the server is starting or stopping: try again in a moment",
     "database is locked": "another process holds its lock: try again when it is done",
     "readonly database": f"it is read-only for this user: change its mode, {_ELSEWHERE}",
     "disk is full": "the disk is full: free some space and run the same command again",
-    # SQLite's error also for a quota and for a limit on the file size.
-    "disk I/O error": "the disk takes no more (a quota, a limit or a fault): fix that and run the same command again",
+    # SQLite also reports a quota or a file size limit with this error.
+    "disk I/O error": "the disk cannot be written (a quota, a limit or a fault): fix that and run the same command again",
     "unable to open": f"it cannot be opened: check its path and mode, {_ELSEWHERE}",
     "not a database": f"the file is not an SQLite database: choose another, {_ELSEWHERE}",
     "malformed": "the file is damaged: restore it from a backup",
-    # asyncpg's messages on the next use of a connection that the server has ended.
+    # asyncpg's messages on the next use of a connection that the server has closed.
     "cannot switch to state": _CONNECTION_LOST,
     "connection is closed": _CONNECTION_LOST,
     "another operation": _CONNECTION_LOST,
@@ -56,7 +56,7 @@ _SHOWN_CHARACTERS = 300
 
 @contextmanager
 def translated_database_errors(database: str, *others: type[Exception]) -> Iterator[None]:
-    """Turn a database error in the block into StoreUnavailable; bugs of Resonant keep their traceback.
+    """Turn a database error in the block into StoreUnavailable; bugs in Resonant keep their traceback.
 
     A lock becomes StoreLocked; an error that waiting cannot fix becomes StoreRefused.
 
@@ -101,7 +101,7 @@ def _reason(error: BaseException) -> str:
         return _HINTS.get(state) or text[:_SHOWN_CHARACTERS]
     match error:
         case ConnectionRefusedError() | FileNotFoundError():
-            return f"no database server answers there: start it, {_ELSEWHERE}"
+            return f"no database server answers at this address: start it, {_ELSEWHERE}"
         case TimeoutError():
             return f"the database server does not answer: check its address, {_ELSEWHERE}"
     for fragment, hint in _HINTS.items():

@@ -1,8 +1,8 @@
-"""Finding dead letters: a selection is applied to the causes first, then an index finds the dead letters of these causes.
+"""Search for dead letters: a selection finds causes, and an index finds the dead letters of these causes.
 
-There are two ways to find the newest dead letters of some causes. A single page of few causes merges the newest dead letters of
-each. Everything else scans the queue in the order in which deliveries were given up, and skips the dead letters of other
-causes. That is one index scan, however many pages are read, and never a sort.
+There are two ways to find the newest dead letters. For a single page and few causes, the search merges the newest dead letters
+of each cause. Otherwise it scans the queue in the order in which deliveries were given up, and skips the dead letters of other
+causes. That takes one index scan for any number of pages, and no sort.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _d, _c = schema.deliveries, schema.causes
 
 
 class Key(NamedTuple):
-    """A dead letter's place in the queue: when it was given up, seconds since the epoch, and its delivery's id."""
+    """A dead letter's position in the queue: when it was given up (seconds since the epoch), and its delivery's id."""
 
     finished_at: float
     id: int
 
 
 class CauseCount(NamedTuple):
-    """The dead letters of one cause: their number, when the first and the last were given up, and the newest delivery."""
+    """The dead letters of one cause: their number, when the first and last were given up, and the highest delivery id."""
 
     cause_id: int
     number: int
@@ -46,11 +46,11 @@ class CauseCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """The dead letters of a selection. The causes were read once, and are valid as long as the snapshot.
+    """The dead letters of a selection. The causes were read once, and are valid within the snapshot.
 
     Attributes:
         causes: the ids of their causes; None if the selection does not depend on the cause.
-        varying: the causes for which the text must be searched in each dead letter.
+        varying: the causes whose dead letters must each be searched for the text.
     """
 
     selection: Selection
@@ -69,7 +69,7 @@ class DeadLetters:
         """Apply a selection to the causes.
 
         Args:
-            connection: an open connection, which also reads the dead letters. If the selection depends on the cause, a later
+            connection: an open connection, also used to read the dead letters. If the selection depends on the cause, a later
                 read does not see dead letters of causes committed since.
             selection: selects the dead letters.
             include_permanent: include permanent failures.
@@ -90,7 +90,7 @@ class DeadLetters:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions for a scan of the queue."""
-        # The zero keeps SQLite and PostgreSQL from using the index by cause, and sorting a million rows for a page.
+        # The zero keeps SQLite and PostgreSQL from using the index by cause and sorting a million rows for a page.
         return [*self._common(), *self._of_causes(_d.c.cause_id + literal_column("0"))]
 
     def count(
@@ -101,7 +101,7 @@ class DeadLetters:
         Args:
             connection: the connection that read the causes.
             at_most: stop counting at this number.
-            died_before: only those given up before this time, seconds since the epoch.
+            died_before: count only those given up before this time, seconds since the epoch.
         """
         conditions = self._common()
         if died_before is not None:
@@ -127,7 +127,7 @@ class DeadLetters:
         ]
 
     def endpoints(self, connection: Connection) -> list[str]:
-        """Return their endpoints."""
+        """Return the endpoints of the dead letters, sorted."""
         causes = [each.cause_id for each in self.count_by_cause(connection)]
         query = select(_c.c.endpoint).where(is_any_of(_c.c.id, causes)).distinct().order_by(_c.c.endpoint)
         return list(connection.execute(query).scalars())
@@ -140,7 +140,7 @@ class DeadLetters:
         Args:
             connection: the connection that read the causes.
             limit: the maximum number.
-            before: continue after this one, the last of the previous call.
+            before: the last dead letter of the previous page; continue after it.
             goes_on: whether this is one of many pages.
         """
         key = (_d.c.finished_at, _d.c.id)

@@ -1,4 +1,4 @@
-"""Drains: runs that go on until younger ones have taken over. Each one reports that it is alive."""
+"""Drains: runs that continue until newer ones have taken over. Each drain reports that it is alive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _drains = schema.drains
 
 
 class Beat(NamedTuple):
-    """A report: the drain's key, and how many younger drains of the same deliveries are alive."""
+    """A report: the drain's key, and the number of live newer drains of the same deliveries."""
 
     key: int
     younger: int
@@ -31,7 +31,7 @@ def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str |
     """Report that a drain is alive.
 
     Args:
-        connection: in a transaction that writes.
+        connection: in a write transaction.
         key: the key of its last report; None for the first report.
         owner: the owner of its leases.
         endpoint: the only endpoint that it sends to; None for all.

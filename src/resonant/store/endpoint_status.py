@@ -1,4 +1,4 @@
-"""The status of each endpoint: its deliveries, and the last hour. All queries use an index."""
+"""The status of each endpoint: its deliveries and its last hour. All queries use an index."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def endpoint_statuses(
     endpoint: str | None = None,
     has_rollups: bool = True,
 ) -> tuple[EndpointStatus, ...]:
-    """Return the endpoints with deliveries now or in the last hour, or held by their gate, by name.
+    """Return the endpoints with deliveries, with activity in the last hour or with a governing gate, by name.
 
     Args:
         connection: the connection on which ``counts`` was read.
@@ -87,7 +87,7 @@ def endpoint_statuses(
     )
     leased = {name: (int(live), due_at) for name, live, due_at in connection.execute(of_leases)}
     of_later = select(_d.c.endpoint, func.count()).where(is_live, *of_endpoint).group_by(_d.c.endpoint)
-    later = {name: count for name, count in connection.execute(of_later)}  # noqa: C416 - rows are no pairs to mypy
+    later = {name: count for name, count in connection.execute(of_later)}  # noqa: C416 - mypy does not treat rows as pairs
     hour = _last_hour(connection, since=now - HOUR_SECONDS, endpoint=endpoint) if has_rollups else None
     gates = read_gates(connection)
     governing = {name for name, gate in gates.items() if gate.governs_at(now) and endpoint in (None, name)}
@@ -117,7 +117,7 @@ def endpoint_statuses(
 
 
 class Governed(NamedTuple):
-    """An endpoint whose gate holds deliveries back: the gate, and how many deliveries are due and held."""
+    """An endpoint whose gate holds deliveries back: the gate, and the number of due deliveries that it holds."""
 
     gate: Gate
     held: int

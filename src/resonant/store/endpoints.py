@@ -1,4 +1,4 @@
-"""The endpoints that the store knows, and which of them the last run could not open."""
+"""The endpoints known to the store, and those that the last run could not open."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def names(connection: Connection) -> set[str]:
 
 
 def codes(connection: Connection) -> set[str]:
-    """Return the codes of all dead letters, including those of a user's own rules."""
+    """Return the codes of all dead letters, including codes of user rules."""
     return set(connection.execute(select(schema.causes.c.code).distinct()).scalars()) - {""}
 
 

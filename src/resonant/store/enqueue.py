@@ -1,4 +1,4 @@
-"""Accepting events: idempotent by event id, in one transaction, possibly the producer's own."""
+"""Accepts events: idempotent by event id, in one transaction, possibly the producer's own."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _SHOWN_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A refused event: its id is known with other content."""
+    """A refused event: its id already exists with different content."""
 
     given: Event
     stored: Event
 
     def __str__(self) -> str:
         return (
-            f"id {self.given.id!r} is known with other content: "
+            f"id {self.given.id!r} already exists with different content: "
             f"given {_summary(self.given)}; stored {_summary(self.stored)}"
         )
 
@@ -41,7 +41,7 @@ class Conflict:
 class EnqueueResult:
     """The outcome of a batch: deliveries accepted now, deliveries known before, conflicting events.
 
-    ``delivery_ids`` holds the keys of the first two.
+    ``delivery_ids`` holds the keys of the accepted and the known deliveries.
     """
 
     accepted: int = 0
@@ -62,12 +62,12 @@ def enqueue(
 ) -> EnqueueResult:
     """Store one or more events for an endpoint inside the caller's transaction; the caller commits.
 
-    The same id with the same content to the same endpoint is one delivery, however often it is passed. Transactions with
-    a common id wait for each other; on SQLite all writers do. Prefer one call with many events: a call locks its ids in
-    order, so two calls cannot deadlock.
+    Enqueueing the same id and content for the same endpoint again changes nothing. Transactions with a common id wait for
+    each other; on SQLite, all writers do. Prefer one call with many events: a call locks its ids in order, so two calls
+    cannot deadlock.
 
     Args:
-        connection: an open transaction on a database that has Resonant's tables (``create_schema`` makes them). With
+        connection: an open transaction on a database that has Resonant's tables (``create_schema`` creates them). With
             an ``AsyncConnection``, call ``await connection.run_sync(enqueue, ...)``; with a ``Session``, pass
             ``session.connection()``.
         events: one or more events, all held in memory.
@@ -80,14 +80,14 @@ def enqueue(
     Raises:
         EndpointError: invalid name. A name has lower case letters, digits and single dashes, and the prefix
             ``BLOCK-TYPE/`` unless it is a webhook.
-        ConflictingEvent: an id is known with other content (unless ``report_conflicts``).
-        TypeError: ``connection`` is something else.
+        ConflictingEvent: an id already exists with different content (unless ``report_conflicts``).
+        TypeError: ``connection`` is not an SQLAlchemy ``Connection``.
     """
     require_connection(connection)
     if not ENDPOINT_NAME.fullmatch(endpoint):
         # The message omits the name: it may be a URL with a secret, and names get into labels and logs.
         raise EndpointError(
-            "an endpoint's name is lower case letters, digits and single dashes, as in billing-eu"
+            "an endpoint's name may contain only lower case letters, digits and single dashes, as in billing-eu"
         )
     now = time.time() if now is None else now
     given = [(event, event.digest) for event in ([events] if isinstance(events, Event) else events)]
@@ -130,7 +130,7 @@ def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], 
     """Insert the missing events; return the stored digest of each."""
     digests: dict[str, str] = {}
     accepted = (now, rfc3339(now))
-    # Repeats only if a purge removes a known event after it was found and before it is locked.
+    # Repeats only if a purge removes a known event between the insert and the lock.
     while missing := [pair for event_id, pair in events.items() if event_id not in digests]:
         table = schema.events
         rows = [_event_row(*pair, *accepted) for pair in missing]
@@ -159,7 +159,7 @@ def _event_row(event: Event, digest: str, accepted_at: float, accepted_time: str
 def _insert(
     connection: Connection, rows: list[dict[str, object]], key: Column[str], *more: Column[Any]
 ) -> Sequence[Row[Any]]:
-    """Insert the missing rows; return the key and the other columns of each."""
+    """Insert the missing rows; return the key and the requested columns of each inserted row."""
     if not rows:
         return ()
     # Sorted by key, so that two producers of the same ids cannot deadlock.

@@ -1,4 +1,4 @@
-"""The files of an SQLite database on Linux: finding the holder of the write lock, and detecting a replaced file."""
+"""The files of an SQLite database on Linux: the holder of the write lock, and detection of a replaced file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Identity(NamedTuple):
 
 
 class OpenFile:
-    """The file of an open database. Detects that it was replaced: SQLite silently writes to a deleted file.
+    """The file of an open database. Detects a replaced file, since SQLite silently writes to a deleted one.
 
     Args:
         path: the path of the existing file.
@@ -83,7 +83,7 @@ class OpenFile:
         ):
             raise StoreReplaced(
                 f"{self._name}: the file or its -wal was deleted or replaced while it was open, so the last changes are "
-                "not stored: restore the file, remove a -wal and -shm of another file beside it, then run the same command "
+                "not stored: restore the file, remove the -wal and -shm of any other file next to it, then run the same command "
                 "again"
             )
 

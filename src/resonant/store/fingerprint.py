@@ -1,11 +1,11 @@
-"""Fingerprints: failures with the same cause have the same one."""
+"""Fingerprints of failures; failures with the same cause have the same fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-# Where an id may begin, which includes after the underscore of its prefix, as in evt_0193c5c2.
+# The start of an id, which may follow the underscore of a prefix, as in evt_0193c5c2.
 _APART = r"(?<![^\W_])"
 _VARIABLE_PARTS = (
     (re.compile(r"https?://\S+"), "<url>"),
@@ -26,9 +26,9 @@ _VARIABLE_PARTS = (
 
 
 def normalised(message: str) -> str:
-    """Return a message with its variable parts (URLs, ids, times, addresses, quoted texts, numbers) taken out."""
+    """Replace the variable parts of a message (URLs, ids, times, addresses, quoted text, numbers) with placeholders."""
     before = None
-    # Until nothing changes, so that normalising twice gives the same: a removed part may have hidden another one.
+    # Repeat until nothing changes, so that the function is idempotent: a replaced part may have hidden another.
     while message != before:
         before = message
         for pattern, placeholder in _VARIABLE_PARTS:

@@ -1,4 +1,4 @@
-"""Operations of an operator on a gate: pause an endpoint, resume it, and send its parked deliveries now."""
+"""An operator's actions on a gate: pause an endpoint, resume it, and send its parked deliveries now."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _d = schema.deliveries
 def pause(
     connection: Connection, endpoint: str, *, who: str, reason: str | None = None, now: float
 ) -> GateChange:
-    """Pause an endpoint: nothing is sent to it until it is resumed. Sends in flight are not cut off.
+    """Pause an endpoint: nothing is sent to it until it is resumed. Sends in flight are not interrupted.
 
-    A pause because of a 410 becomes a pause by the operator, and its alert ends.
+    If a 410 has paused the endpoint, the operator's pause replaces that pause, and its alert ends.
 
     Returns:
-        The change; without effect if an operator has already paused the endpoint.
+        The change; it has no effect if an operator has already paused the endpoint.
     """
 
     def paused(gate: Gate) -> Gate:
@@ -48,12 +48,12 @@ def pause(
 
 
 def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
-    """Make a probe of a paused or probing endpoint due at once.
+    """Resume a paused or probing endpoint: its next probe is due at once.
 
-    Drops an earlier Retry-After, since the operator knows better.
+    Drops an earlier Retry-After, which the operator's decision overrides.
 
     Returns:
-        The change; without effect if the endpoint is normal or paced.
+        The change; it has no effect if the endpoint is normal or paced.
     """
 
     def resumed(gate: Gate) -> Gate:
@@ -70,14 +70,14 @@ def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
         is_due = gate.probe_at is None or gate.probe_at <= now
         if gate.state != "probing" or (is_due and not gate.not_before):
             return gate
-        # The new `since` restarts the state, so that processes also drop a Retry-After that they remember.
+        # The new `since` restarts the state, so that processes also drop a remembered Retry-After.
         return replace(gate, since=now, probe_at=now, not_before=None)
 
     return _change(connection, endpoint, resumed)
 
 
 def _change(connection: Connection, endpoint: str, wanted: Callable[[Gate], Gate]) -> GateChange:
-    """Change a gate; try again if another process has changed it in between."""
+    """Change a gate; retry if another process changed it meanwhile."""
     while True:
         gate = read_gate(connection, endpoint)
         change = GateChange(gate, wanted(gate))
@@ -87,7 +87,7 @@ def _change(connection: Connection, endpoint: str, wanted: Callable[[Gate], Gate
 
 
 class MadeDue(NamedTuple):
-    """How many parked deliveries were made due, and the place of the last."""
+    """The number of parked deliveries made due, and the position of the last one."""
 
     number: int
     last: tuple[float, int] | None
@@ -101,7 +101,7 @@ def make_parked_due(
     now: float,
     after: tuple[float, int] | None = None,
 ) -> MadeDue:
-    """Make up to ``limit`` parked deliveries of an endpoint due now; skip rows that another transaction has locked.
+    """Make up to ``limit`` parked deliveries of an endpoint due now; skip locked rows.
 
     A failure before the end of a delivery's own backoff is not charged.
 
@@ -110,7 +110,7 @@ def make_parked_due(
         endpoint: the endpoint's name.
         limit: the maximum number.
         now: seconds since the epoch.
-        after: continue after this place.
+        after: continue after this position.
     """
     key = (_d.c.available_at, _d.c.id)
     query = select(*key).where(_d.c.endpoint == endpoint, _d.c.available_at > now, _d.c.lease_owner.is_(None))

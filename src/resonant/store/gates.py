@@ -19,7 +19,7 @@ GateState = Literal["normal", "probing", "paced", "paused"]
 
 _g = schema.gates
 _d = schema.deliveries
-# The longest that a run waits for deliveries that a gate holds, in seconds: a hold may last for hours.
+# Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours.
 SHORT_HOLD_SECONDS = 30.0
 
 
@@ -29,20 +29,20 @@ class Gate:
 
     Attributes:
         endpoint: the endpoint's name.
-        state: ``normal`` (send freely), ``probing`` (send nothing but probes), ``paced`` (one process sends, at a rate that
-            grows) or ``paused`` (by an operator, or after a 410).
+        state: ``normal`` (send freely), ``probing`` (send only probes), ``paced`` (one process sends, at a growing
+            rate) or ``paused`` (by an operator, or after a 410).
         epoch: grows with each change of the row.
         since: when the state began.
-        reason: why, on one line without secrets.
-        failing_since: when the outage began; None while the endpoint works.
+        reason: why the state began, on one line, without secrets.
+        failing_since: when the outage began; None if there is no outage.
         probe_at: when the next probe is due, while probing.
         probed_type: the event type of the last probe; the next probe prefers another one.
-        not_before: the end of the last Retry-After; nothing is sent before.
+        not_before: the end of the last Retry-After; nothing is sent before it.
         pilot: the process that sends while the gate is paced.
         pilot_until: when another process may become the pilot.
         paced_at: when pacing began.
         pace: sends per second while paced; while probing, the rate before the outage.
-        helpless_until: until then only a very large share of failures slows the pace, since slowing did not help.
+        helpless_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
         paused_by: the operator who paused it.
     """
 
@@ -63,7 +63,7 @@ class Gate:
     paused_by: str | None = None
 
     def governs_at(self, now: float) -> bool:
-        """Whether the gate holds deliveries back at this time: all of them, or all but a few at a pace."""
+        """Return whether the gate holds deliveries back at this time, fully or partly."""
         return self.state != "normal" or (self.not_before is not None and self.not_before > now)
 
     @property
@@ -73,17 +73,17 @@ class Gate:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is paused because the endpoint answered 410, and not by an operator."""
+        """Whether the endpoint is paused because it answered 410, and not by an operator."""
         return self.state == "paused" and self.paused_by is None
 
 
 @dataclass(frozen=True, slots=True)
 class GateChange:
-    """A change of a gate that a process proposes. It is dropped if another process changed the gate first.
+    """A proposed change of a gate. It is dropped if another process changed the gate first.
 
     Attributes:
-        before: the gate as the process knows it.
-        after: the wanted gate; the write sets the epoch.
+        before: the gate as the process last read it.
+        after: the proposed gate; the write sets the epoch.
         none_delivered_since: the change is refused if a delivery to the endpoint succeeded after this time.
     """
 
@@ -93,19 +93,19 @@ class GateChange:
 
     @property
     def result(self) -> Gate:
-        """The gate once the change is written."""
+        """The gate after the change is written."""
         return replace(self.after, epoch=self.before.epoch + 1)
 
 
 def holds_for_long(gate: Gate, now: float) -> bool:
-    """Return whether a gate holds its deliveries for so long that a run does not wait for them."""
+    """Return whether a gate holds its deliveries too long for a run to wait for them."""
     is_long_down = gate.state == "probing" and gate.down_since <= now - SHORT_HOLD_SECONDS
     waits_long = gate.not_before is not None and gate.not_before > now + SHORT_HOLD_SECONDS
     return gate.state == "paused" or is_long_down or waits_long
 
 
 def is_held_for_long(now: float) -> ColumnElement[bool]:
-    """Return ``holds_for_long`` as a condition on the gate of a row of the deliveries."""
+    """Return ``holds_for_long`` as an SQL condition on the gate of each delivery."""
     is_long_down = and_(
         _g.c.state == "probing", func.coalesce(_g.c.failing_since, _g.c.since) <= now - SHORT_HOLD_SECONDS
     )
@@ -114,7 +114,7 @@ def is_held_for_long(now: float) -> ColumnElement[bool]:
 
 
 def read_gate(connection: Connection, endpoint: str) -> Gate:
-    """Return the gate of an endpoint; ``normal`` where it has no row."""
+    """Return the gate of an endpoint; a ``normal`` one if it has no row."""
     row = connection.execute(select(_g).where(_g.c.endpoint == endpoint)).one_or_none()
     return Gate(endpoint) if row is None else _gate(row)
 
@@ -130,7 +130,7 @@ def states_not_normal(connection: Connection) -> dict[str, GateState]:
 
 
 def change_gate(connection: Connection, change: GateChange) -> bool:
-    """Write a change; return False and write nothing if the gate has changed or the endpoint works for others."""
+    """Write a change; return False and write nothing if the gate has changed or a delivery succeeded meanwhile."""
     gate = change.result
     if change.none_delivered_since is not None:
         delivered = exists().where(
@@ -151,7 +151,7 @@ def change_gate(connection: Connection, change: GateChange) -> bool:
 
 
 def try_changes(connection: Connection, changes: Sequence[GateChange]) -> list[tuple[bool, Gate]]:
-    """Write changes of different gates; return for each whether it was written, and the gate as it is now."""
+    """Write changes of several gates; return, for each, whether it was written, and the current gate."""
     results: dict[str, tuple[bool, Gate]] = {}
     for change in sorted(
         changes, key=lambda change: change.after.endpoint

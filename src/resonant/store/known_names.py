@@ -1,4 +1,4 @@
-"""Checking codes and event ids, with suggestions for unknown ones."""
+"""Checks codes and event ids, and suggests alternatives for unknown ones."""
 
 from __future__ import annotations
 

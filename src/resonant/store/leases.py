@@ -1,7 +1,7 @@
-"""The operations of a worker on its leases: claim, begin, release, renew. `outcomes` records the results.
+"""A worker's operations on its leases: claim, begin, release, renew. `outcomes` records the results.
 
-A claim is a lease with a fencing token, which grows whenever the lease changes hands. A worker with an older token may add
-its attempt to the history, and can change nothing else (Kleppmann, "How to do distributed locking", 2016).
+A lease has a fencing token, which grows whenever the delivery is claimed or rescued. A worker with an older token may add
+its attempt to the history, but cannot change anything else (Kleppmann, "How to do distributed locking", 2016).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _bytes = func.length(schema.events.c.body).label("bytes")
 
 
 class Due(NamedTuple):
-    """When the next delivery of an endpoint is due, or its lease ends: seconds since the epoch."""
+    """When an endpoint's next delivery is due, or its lease ends, in seconds since the epoch."""
 
     endpoint: str
     at: float
 
 
 def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
-    """Return, for each endpoint with unfinished deliveries, when the earliest may be claimed."""
+    """Return when the earliest unfinished delivery of each endpoint may be claimed."""
     names = (
         select(literal(endpoint, Text).label("name")).cte() if endpoint is not None else _unfinished_names()
     )
@@ -54,12 +54,12 @@ def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
 
 
 def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], dict[str, Gate]]:
-    """Return the result of ``due``, and the gates that have a row, by endpoint."""
+    """Return the result of ``due``, and the stored gates by endpoint."""
     return due(connection, endpoint), read_gates(connection)
 
 
 def _unfinished_names() -> CTE:
-    """Find the endpoints with unfinished deliveries by one index lookup each, however many rows they have."""
+    """Find the endpoints with unfinished deliveries, with one index lookup per endpoint."""
     unfinished = _d.c.available_at.is_not(None)
     names = select(func.min(_d.c.endpoint).label("name")).where(unfinished).cte("names", recursive=True)
     following = select(func.min(_d.c.endpoint)).where(unfinished, _d.c.endpoint > names.c.name)
@@ -68,7 +68,7 @@ def _unfinished_names() -> CTE:
 
 
 def unfinished(connection: Connection, endpoint: str | None = None) -> int:
-    """Return how many deliveries are neither delivered nor given up."""
+    """Return the number of deliveries that are neither delivered nor given up."""
     query = select(func.count()).select_from(_d).where(_d.c.available_at.is_not(None))
     if endpoint is not None:
         query = query.where(_d.c.endpoint == endpoint)
@@ -76,7 +76,7 @@ def unfinished(connection: Connection, endpoint: str | None = None) -> int:
 
 
 def latest_lease_end(connection: Connection, endpoint: str | None = None) -> float | None:
-    """Return when the last of the live leases ends, seconds since the epoch; None if nothing is leased."""
+    """Return when the last lease ends, in seconds since the epoch; None if nothing is leased."""
     query = select(func.max(_d.c.available_at)).where(_d.c.lease_owner.is_not(None))
     if endpoint is not None:
         query = query.where(_d.c.endpoint == endpoint)
@@ -93,9 +93,9 @@ def claim(
     now: float,
     lease_seconds: float,
 ) -> list[Lease]:
-    """Lease up to ``limit`` due deliveries of one endpoint, the longest due first.
+    """Lease up to ``limit`` due deliveries of one endpoint, earliest due first.
 
-    With ``most_bytes``, their bodies have at most this size together; a single delivery may be larger.
+    ``most_bytes`` limits the total size of their bodies; a single delivery may be larger.
 
     On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
     one writer.
@@ -134,7 +134,7 @@ def lease_rows(
 def _that_fit(
     connection: Connection, claimed: Sequence[Row[Any]], most_bytes: int, now: float
 ) -> Sequence[Row[Any]]:
-    """Return the deliveries that fit; hand back the others before their bodies are read."""
+    """Return the deliveries within the size limit; release the rest before their bodies are read."""
     events = schema.events.c
     of_claimed = is_any_of(events.id, [row.event_id for row in claimed])
     sizes = {row.id: row.bytes for row in connection.execute(select(events.id, _bytes).where(of_claimed))}
@@ -146,7 +146,7 @@ def _that_fit(
 
 
 def note_claim(connection: Connection, endpoint: str, now: float) -> None:
-    """Record the time of an endpoint's last claim; of several claims at once, one does so."""
+    """Record the time of an endpoint's last claim; only one of several concurrent claims records it."""
     values = {"of": endpoint, "at": now}
     if not connection.execute(_noting_claim(), values).rowcount:
         connection.execute(_noting_first_claim(connection.dialect.name), values)
@@ -156,7 +156,7 @@ def note_claim(connection: Connection, endpoint: str, now: float) -> None:
 def _noting_claim() -> Update:
     table = schema.claims
     at = bindparam("at", type_=table.c.last_claim_at.type)
-    # Skipped while another claim writes the row: its time is as recent, and no claim waits for another.
+    # Skipped while another claim writes the row: its time is as recent, and claims do not wait for each other.
     free = select(table.c.endpoint).where(table.c.endpoint == bindparam("of"))
     is_later = or_(table.c.last_claim_at.is_(None), table.c.last_claim_at < at)
     noting = update(table).where(table.c.endpoint.in_(free.with_for_update(skip_locked=True)), is_later)
@@ -178,7 +178,7 @@ def _noting_first_claim(dialect: str) -> Insert:
 
 
 def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
-    """Return the leases of rows just claimed, with their events, the longest due first."""
+    """Return the leases of claimed rows, with their events, earliest due first."""
     events = _read_events(connection, [row.event_id for row in claimed])
     return [_lease(row, events[row.event_id]) for row in _longest_due_first(claimed)]
 
@@ -188,10 +188,10 @@ def _longest_due_first(claimed: Sequence[Row[Any]]) -> list[Row[Any]]:
 
 
 def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set[LeaseKey]:
-    """Record that a send is about to start, so that losing the lease from now on is charged as a crash.
+    """Record that a send is about to start, so that a lease lost from now on is charged as a crash.
 
     Returns:
-        The leases that are still held. Send nothing for the others.
+        The leases that are still held. Do not send the deliveries of lost leases.
     """
     held = still_held(connection, leases)
     begun = {"sending": True, "first_attempt_at": func.coalesce(_d.c.first_attempt_at, now)}
@@ -200,12 +200,12 @@ def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set
 
 
 def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
-    """Hand back the leases that are still held, with no attempt charged. Due times do not change."""
+    """Release the leases that are still held, without charging an attempt. Due times do not change."""
     hand_back(connection, [key.delivery_id for key in still_held(connection, leases)], now)
 
 
 def release_all(connection: Connection, owner: str, *, now: float) -> int:
-    """Hand back all leases of an owner, with no attempt charged; return their number."""
+    """Release all leases of an owner, without charging an attempt; return their number."""
     held = held_by(connection, owner)
     hand_back(connection, held, now)
     if held:
@@ -221,7 +221,7 @@ def renew(
     now: float,
     lease_seconds: float,
 ) -> int:
-    """Renew an owner's leases of these deliveries, or all its leases; return their number."""
+    """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
     held = held_by(connection, owner)
     if delivery_ids is not None:
         known = set(delivery_ids)
@@ -242,7 +242,7 @@ def hand_back(connection: Connection, delivery_ids: Collection[int], now: float)
     changes = {
         "lease_owner": None,
         "sending": False,
-        # Unset it if a first send was begun and not made.
+        # Clear it if the first send was begun but not made.
         "first_attempt_at": case((_d.c.attempts > 0, _d.c.first_attempt_at)),
         "available_at": func.coalesce(_d.c.next_attempt_at, now),
     }

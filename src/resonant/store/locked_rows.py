@@ -24,10 +24,10 @@ def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
     """Lock these deliveries in the order of their ids, so that two workers cannot deadlock.
 
     Returns:
-        ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of the existing ones, by id.
+        ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of the existing deliveries, keyed by id.
     """
     query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
-    # Not FOR UPDATE, so that others can add to a delivery's history while it is locked.
+    # Not FOR UPDATE, so that other transactions can add attempts to a locked delivery.
     query = query.where(is_any_of(_d.c.id, list(delivery_ids))).with_for_update(key_share=True)
     return {row.id: row for row in connection.execute(query).all()}
 
@@ -35,14 +35,14 @@ def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
 def still_held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:
     """Lock the deliveries; return the leases that are still held.
 
-    ``leases`` may contain several of one delivery, since a run can claim a lost delivery again; at most one is held.
+    ``leases`` may contain several leases of one delivery, since a run can claim a lost delivery again; at most one is held.
     """
     rows = lock(connection, [lease.delivery_id for lease in leases])
     return {lease.key for lease in leases if is_held(rows, lease)}
 
 
 def is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
-    """Return whether a lease is still held, judged by the rows that ``lock`` returned."""
+    """Return whether a lease is still held, according to the rows that ``lock`` returned."""
     row = rows.get(lease.delivery_id)
     return row is not None and row.lease_owner is not None and bool(row.lease_token == lease.token)
 
@@ -60,7 +60,7 @@ def change_all(connection: Connection, delivery_ids: Collection[int], changes: d
 
 
 def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
-    """Apply its own changes to each delivery already locked by this transaction; ``key`` is its id."""
+    """Apply different changes to deliveries already locked by this transaction; ``key`` is the delivery's id."""
     by_shape: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for change in changes:
         by_shape.setdefault(tuple(change), []).append(change)

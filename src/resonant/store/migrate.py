@@ -1,4 +1,4 @@
-"""Bringing the schema up to date."""
+"""Brings the schema up to date."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def migrate(connection: Connection) -> None:
     Raises:
         StoreTooNew: a newer Resonant wrote the schema.
     """
-    # Alembic is slow to import, and nearly every database is up to date and does not need it.
+    # Imported here: Alembic is slow to import, and an up-to-date database does not need it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
@@ -63,14 +63,14 @@ def migrate(connection: Connection) -> None:
 def create_schema(connection: Connection) -> None:
     """Create Resonant's tables, or bring them up to date, inside the caller's transaction; the caller commits.
 
-    Call it first in a transaction, once at start. Several processes may do so at the same time.
+    Call it once at start-up, first in a transaction. Several processes may do so at the same time.
 
     Args:
         connection: with an ``AsyncConnection``, call ``await connection.run_sync(create_schema)``.
 
     Raises:
         StoreTooNew: a newer Resonant wrote the schema.
-        TypeError: ``connection`` is not a ``Connection`` of SQLAlchemy.
+        TypeError: ``connection`` is not an SQLAlchemy ``Connection``.
     """
     require_connection(connection)
     if read_schema_version(connection) == SCHEMA_VERSION:
@@ -87,7 +87,7 @@ def create_schema(connection: Connection) -> None:
 @asynccontextmanager
 async def alone_in_this_process() -> AsyncIterator[None]:
     """Hold the process-wide migration lock, across threads and event loops."""
-    while not _one_at_a_time.acquire(blocking=False):  # noqa: ASYNC110 - an asyncio.Event knows one loop only
+    while not _one_at_a_time.acquire(blocking=False):  # noqa: ASYNC110 - an asyncio.Event supports one event loop
         await asyncio.sleep(0.02)
     try:
         yield

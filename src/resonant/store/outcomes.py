@@ -1,4 +1,4 @@
-"""Recording the results of attempts, with their decisions."""
+"""Records the results of attempts, with their decisions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _d = schema.deliveries
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An ended attempt and its decision.
+    """A finished attempt and its decision.
 
     Attributes:
-        lease: as claimed, with ``attempts`` increased for attempts made since.
+        lease: the lease as claimed, with ``attempts`` increased by later attempts.
         decision: None for a success.
 
     Raises:
@@ -42,7 +42,7 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.attempt.number != self.lease.attempts + 1:
             raise ValueError(
-                f"attempt {self.attempt.number} cannot follow the {self.lease.attempts} of its lease"
+                f"attempt {self.attempt.number} cannot follow attempt {self.lease.attempts} of its lease"
             )
 
 
@@ -52,11 +52,11 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
     Recording is idempotent: call it again after an unconfirmed write.
 
     Returns:
-        The leases whose outcome was recorded. The others were lost: their attempts are in the history, marked late, and
-        changed nothing else.
+        The leases whose outcome was recorded. The other leases were lost: their attempts are in the history, marked late,
+        and changed nothing else.
     """
     rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
-    # A missing delivery was settled by another worker and purged since.
+    # A missing delivery was finished by another worker and then purged.
     there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
     held = {outcome.lease.key for outcome in there if is_held(rows, outcome.lease)}
     known = recorded_attempts(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
@@ -101,7 +101,7 @@ def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -
         by_status_code.setdefault(outcome.attempt.status_code, []).append(outcome.lease.delivery_id)
     for status_code, delivery_ids in by_status_code.items():
         changes = {
-            # The lease is still held, so the row still has the attempts of the lease.
+            # The lease is still held, so the row has the same number of attempts as the lease.
             "attempts": _d.c.attempts + 1,
             "round_attempts": _d.c.round_attempts + 1,
             "sending": False,

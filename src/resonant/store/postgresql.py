@@ -1,4 +1,4 @@
-"""PostgreSQL by asyncpg, with many concurrent writers."""
+"""PostgreSQL through asyncpg, with many concurrent writers."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 60
-# A write transaction waits for a lock for a third of the lease, within these bounds. An idle one keeps its locks for half
-# that time. The bounds leave time for deadlock detection (one second), and are shorter than the statement timeout.
+# A write transaction waits for a lock for a third of the lease, within these bounds. An idle transaction is ended after half
+# of that time. The bounds leave time for deadlock detection (one second), and are shorter than the statement timeout.
 _LEAST_LOCK_SECONDS, _MOST_LOCK_SECONDS = 4.0, 30.0
-# After this wait for a lock, its holder is looked up; a warning names it once a minute.
+# After this wait for a lock, look up its holder and log it, at most once a minute.
 _LOOK_SECONDS = 2.0
 _TELL_AGAIN_SECONDS = 60.0
-# Serialization failure; deadlock; an event that a purge removes while it is enqueued again. The server has rolled back, so
-# the transaction can be repeated.
+# Serialization failure, deadlock, and foreign-key violation (a purge removes an event while it is enqueued again). The server
+# has rolled back, so the transaction can be repeated.
 _TRY_AGAIN = ("40001", "40P01", "23503")
 _TRIES = 4
 _LOCK_NOT_AVAILABLE = "55P03"
-# Set for the transaction only: PgBouncer may give the next one another session.
+# Set for the transaction only: PgBouncer may run the next one in another session.
 _SET_BOUNDS = """
     SELECT set_config('lock_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '%d', true)"""
 _BLOCKING = """
@@ -49,7 +49,7 @@ _BLOCKING = """
 
 
 class PostgreSQL:
-    """A PostgreSQL database as a ``Database``.
+    """A ``Database`` on PostgreSQL.
 
     Args:
         url: the database's URL.
@@ -65,18 +65,18 @@ class PostgreSQL:
         statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS,
         lease_seconds: float = 60.0,
     ) -> None:
-        # Without the query, which may contain a password too.
+        # Without the query string, which may also contain a password.
         self._name = url.set(query={}).render_as_string(hide_password=True)
         query: dict[str, Any] = dict(url.query)
         if "sslmode" in query:
-            # libpq's name for it, which most providers use in their URLs.
+            # libpq's name for `ssl`, which most providers use in their URLs.
             query["ssl"] = query.pop("sslmode")
         if statement_timeout is None:
             self._lock_seconds, self._idle_seconds = 0.0, float(STATEMENT_TIMEOUT_SECONDS)
         else:
             self._lock_seconds = max(_LEAST_LOCK_SECONDS, min(lease_seconds / 3, _MOST_LOCK_SECONDS))
             self._idle_seconds = self._lock_seconds / 2
-        # It loads SQLAlchemy's ORM too, which SQLite does not use.
+        # Imported here: it also loads SQLAlchemy's ORM, which SQLite does not need.
         from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
 
         self._told = ("", -math.inf)
@@ -84,7 +84,7 @@ class PostgreSQL:
             url.set(drivername="postgresql+asyncpg", query=query),
             pool_size=5,
             max_overflow=5,
-            # Whatever the database's default: after a wait for a lock, its holder's writes must be visible.
+            # Regardless of the database's default: after a wait for a lock, its holder's writes must be visible.
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
             hide_parameters=True,
@@ -139,7 +139,7 @@ class PostgreSQL:
         return postgresql_commits(self._writing)
 
     async def reclaim_space(self) -> None:
-        """Do nothing: autovacuum frees the space of removed rows for new ones; see ``Database``."""
+        """Do nothing: autovacuum makes the space of removed rows available for new ones; see ``Database``."""
 
     async def close(self) -> None:
         """Close every connection."""
@@ -147,7 +147,7 @@ class PostgreSQL:
 
     @asynccontextmanager
     async def naming_holders(self, connection: AsyncConnection) -> AsyncIterator[None]:
-        """Log who holds a lock that the block waits for; raise StoreLocked if the wait times out."""
+        """Log the holder of a lock that the block waits for; raise StoreLocked if the wait times out."""
         driver: Any = (await connection.get_raw_connection()).driver_connection
         found: list[str] = []
         looking = asyncio.create_task(self._look_for_holders(driver.get_server_pid(), found))
@@ -203,7 +203,7 @@ class _Transaction:
 
 
 def _application_name() -> str:
-    """Return this process's name in the server's list of sessions; PostgreSQL keeps 63 bytes of ASCII."""
+    """Return the application name of this process, which identifies it on the server: at most 63 bytes of ASCII."""
     return f"resonant, process {os.getpid()} on {socket.gethostname()}".encode("ascii", "replace")[
         :63
     ].decode()

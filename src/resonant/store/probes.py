@@ -1,4 +1,4 @@
-"""The one delivery that is sent to an endpoint whose gate is probing."""
+"""Probes: single deliveries that are sent to an endpoint while its gate is probing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from resonant.store.gates import Gate, GateChange
 
 _d = schema.deliveries
-# How many due deliveries are considered for a probe.
+# The number of due deliveries considered for a probe.
 _CANDIDATES = 1_000
 
 
@@ -27,17 +27,17 @@ def claim_probe(
 ) -> tuple[Lease, Gate] | None:
     """Reserve the next probe of an endpoint, and lease one due delivery for it.
 
-    Prefers another event type than the last probe's, then the fewest attempts. So an endpoint does not look down because
-    of one event or one event type that it always rejects.
+    Prefers an event type other than that of the last probe, then the fewest attempts. So one event or event type that the
+    endpoint always rejects does not make it look down.
 
     Args:
-        change: reserves the probe; the event type is added here.
-        owner: who holds the lease.
+        change: reserves the probe; this function adds the event type.
+        owner: the owner of the lease.
         now: seconds since the epoch.
-        lease_seconds: how long the lease lasts.
+        lease_seconds: the duration of the lease.
 
     Returns:
-        The lease and the gate as it is now; None, with nothing written, if nothing is due or another process was faster.
+        The lease and the current gate; None, with nothing written, if nothing is due or another process was faster.
     """
     endpoint = change.after.endpoint
     candidates = (
@@ -46,7 +46,7 @@ def claim_probe(
         .order_by(_d.c.available_at)
         .limit(_CANDIDATES)
     )
-    # The candidates are a subquery: a lock beside their limit would lock all of them.
+    # The candidates are a subquery: a lock in the same query as their limit would lock all of them.
     ranked = (
         select(_d.c.id, _d.c.event_type)
         .where(_d.c.id.in_(candidates.subquery().select()))

@@ -1,4 +1,4 @@
-"""Reads for an operator: the balance, the dead letters, the whole history of an event."""
+"""Queries for operators: the balance, the dead letters, the whole history of an event."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class StoreStatus:
     """The balance, in one snapshot.
 
     Attributes:
-        accepted, purged: the ledgers.
-        pending, retrying, delivered, dead_letter: counted from the rows.
+        accepted, purged: from the ledgers.
+        pending, retrying, delivered, dead_letter: counts of the rows.
         in_flight: unfinished deliveries that are leased.
         by_category: dead letters by category.
         oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
@@ -99,17 +99,17 @@ class History:
 def status(
     connection: Connection, *, now: float, endpoint: str | None = None, has_rollups: bool = True
 ) -> StoreStatus:
-    """Return the balance. Within ``Store.read``, it is one snapshot.
+    """Return the balance. If called through ``Store.read``, it is one snapshot.
 
     Args:
-        connection: open.
+        connection: an open connection.
         now: seconds since the epoch.
         endpoint: count only the deliveries of this endpoint.
         has_rollups: whether rollups are on.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
     accepted, purged = read_ledgers(connection, endpoint)
-    # In the order of the index, which covers the query.
+    # Columns in the order of the index, which covers the query.
     kinds = (_d.c.category, _d.c.status, _d.c.endpoint)
     rows = connection.execute(select(*kinds, func.count()).where(*of_endpoint).group_by(*kinds))
     counts = dict.fromkeys(_STATUSES, 0)
@@ -144,7 +144,7 @@ def dead_letters(
     limit: int | None = None,
     before: Key | None = None,
 ) -> list[DeadLetter]:
-    """Return dead letters, the newest first; ``before`` continues after that one."""
+    """Return dead letters, newest first; ``before`` is the last one of the previous page."""
     return list(each_dead_letter(connection, selection, limit=limit, before=before))
 
 
@@ -155,7 +155,7 @@ def each_dead_letter(
     limit: int | None = None,
     before: Key | None = None,
 ) -> Iterator[DeadLetter]:
-    """Yield dead letters, the newest first; reads pages, so that memory stays flat."""
+    """Yield dead letters, newest first, read in pages to limit memory use."""
     for page in _pages(connection, selection, limit, before):
         said = answers(connection, [row.id for row in page])
         yield from (_dead_letter(row, said[row.id]) for row in page)
@@ -167,25 +167,25 @@ def each_history(
     *,
     with_events: bool = False,
 ) -> Iterator[History]:
-    """Yield dead letters with their attempts, the newest first; reads pages, like ``each_dead_letter``."""
+    """Yield dead letters with their attempts, newest first, read in pages like ``each_dead_letter``."""
     for page in _pages(connection, selection, None):
         ids = [row.id for row in page]
         attempts, said = _attempts(connection, ids), answers(connection, ids)
         for row in page:
-            # One at a time: a page of the largest events would be half a gigabyte.
+            # Read one at a time: a page of the largest events would take half a gigabyte.
             event = _event(connection, row.event_id) if with_events else None
             yield History(_dead_letter(row, said[row.id]), tuple(attempts.get(row.id, ())), event)
 
 
 def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
-    """Return the ids that begin with this text, sorted."""
+    """Return the event ids with this prefix, sorted."""
     ids = schema.events.c.id
     query = select(ids).where(ids.startswith(prefix, autoescape=True)).order_by(ids).limit(limit)
     return list(connection.execute(query).scalars())
 
 
 def known_ids(connection: Connection, ids: Collection[str]) -> set[str]:
-    """Return the known event ids among these."""
+    """Return which of these event ids are stored."""
     column = schema.events.c.id
     return set(connection.execute(select(column).where(is_any_of(column, ids))).scalars())
 
@@ -218,7 +218,7 @@ def detail(connection: Connection, event_id: str) -> Detail | None:
 def _pages(
     connection: Connection, selection: Selection, limit: int | None, before: Key | None = None
 ) -> Iterator[Sequence[Row[tuple[object, ...]]]]:
-    """Yield pages by key. The whole result is never in memory, and no page costs more than the first."""
+    """Yield pages by key, so that memory holds only one page, and no page costs more than the first."""
     selected = DeadLetters.of(connection, selection)
     left = limit
     while left is None or left > 0:
@@ -273,7 +273,7 @@ def _dead_letter(row: Row[tuple[object, ...]], answered: Answered) -> DeadLetter
 
 
 def delivery_of(row: Row[tuple[object, ...]]) -> Delivery:
-    """Return a row as a delivery."""
+    """Convert a row to a delivery."""
     return Delivery(
         event_id=row.event_id,
         event_type=row.event_type,

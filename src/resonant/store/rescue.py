@@ -1,4 +1,4 @@
-"""Rescue of the deliveries of lost workers: their leases expired, or their owners are known to have ended."""
+"""Rescue of deliveries from lost workers: their leases expired, or their owners have ended."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rescue(
     letter with the reason ``crashed``. Otherwise nothing is charged.
 
     Returns:
-        How many leases were rescued; call again while it is ``limit``.
+        The number of rescued leases; call again while it equals ``limit``.
     """
     lost: list[ColumnElement[bool]] = [_d.c.lease_owner.is_not(None)]
     lost.append(_d.c.available_at <= now if owners is None else is_any_of(_d.c.lease_owner, list(owners)))

@@ -1,15 +1,15 @@
 """The tables. Every name is prefixed, since they may live in a producer's own database (transactional outbox).
 
-Times are seconds since the Unix epoch, durations seconds. ``migrations/`` builds these tables; a test compares the two.
+Times are seconds since the Unix epoch, durations seconds. ``migrations/`` creates these tables; a test compares the two.
 
-Transactions lock tables in one order, and rows by key, so that they cannot deadlock: events, deliveries, causes, rollups,
-endpoints, claims, gates, audit (endpoint_problems, signers, drains and send_slots have their own transactions). A purge goes from
-deliveries to events, so it locks both at once and skips locked rows. Only folds write the rollups, and only compactions the totals
-and history, one at a time: see store/counter_compaction.py. A compaction skips the rollups that a fold has locked.
+Transactions lock tables in one order, and rows in key order, so that they cannot deadlock: events, deliveries, causes, rollups,
+endpoints, claims, gates, audit (endpoint_problems, signers, drains and send_slots have their own transactions). A purge finds
+events through deliveries, so it locks both at once and skips locked rows. Only folds add to the rollups. Only compactions, one at
+a time, write the totals and the history: see store/counter_compaction.py. A compaction skips the rollups that a fold has locked.
 
 A producer's transaction may stay open for long, so it only inserts events, deliveries and acceptances, and updates no shared
-row. Two producers wait for each other only if they store the same event id. All others insert what they counted as a row of the
-tallies. A fold skips the acceptances and tallies that another fold has locked.
+row. Two producers wait for each other only if they store the same event id. All other transactions insert their counts as a row
+of the tallies. A fold skips the acceptances and tallies that another fold has locked.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ deliveries = Table(
     Column("first_attempt_at", Double),
     Column("last_delay", Double),
     Column("next_attempt_at", Double),
-    # The end of the delivery's own backoff, if a gate may send it earlier. Earlier failures are not charged.
+    # The end of the delivery's own backoff, if a gate released it earlier. Failures before this time are not charged.
     Column("backoff_until", Double),
     Column("finished_at", Double),
     # When a worker may claim it: its due time, the end of its lease, or null when it is final.
@@ -106,10 +106,10 @@ Index(
     sqlite_where=deliveries.c.lease_owner.is_not(None),
     postgresql_where=deliveries.c.lease_owner.is_not(None),
 )
-# Covers a count by status. The status is not first: otherwise SQLite would choose this index for an equality on the status,
-# instead of the partial ones, and sort.
+# Covers a count by status. The status is not first: otherwise, for a condition on the status, SQLite would choose this index
+# instead of a partial one, and sort.
 Index("resonant_deliveries_status", deliveries.c.category, deliveries.c.status, deliveries.c.endpoint)
-# A literal, not a bound value: a generic plan cannot use a partial index.
+# A literal: a generic plan for a bound value cannot use a partial index.
 is_dead_letter = deliveries.c.status == literal_column("'dead_letter'", Text)
 is_delivered = deliveries.c.status == literal_column("'delivered'", Text)
 Index(
@@ -119,8 +119,8 @@ Index(
     sqlite_where=is_delivered,
     postgresql_where=is_delivered,
 )
-# All reads of the queue use these two indexes: the whole queue and each cause, by the time when deliveries were given up.
-# Successful deliveries are in neither. Filters select among the few causes, not among the many dead letters.
+# All reads of the dead-letter queue use these two indexes: one for the whole queue, one by cause, both in the order in which
+# deliveries were given up. Filters search the few causes, not the many dead letters.
 Index(
     "resonant_deliveries_dead",
     deliveries.c.finished_at,
@@ -138,7 +138,7 @@ Index(
     postgresql_where=is_dead_letter,
 )
 
-# The causes of dead letters, each stored once: see store/causes.py. Missing values are empty texts.
+# The causes of dead letters, each stored once: see store/causes.py. Missing values are empty strings.
 causes = Table(
     "resonant_causes",
     metadata,
@@ -152,7 +152,7 @@ causes = Table(
     Column("code", Text, nullable=False),
     Column("error_type", Text, nullable=False),
     Column("error", Text, nullable=False),
-    # Whether the error represents many that differ in their variable parts.
+    # Whether the error represents many errors that differ in their variable parts.
     Column("varies", Boolean, nullable=False),
 )
 Index("resonant_causes_endpoint", causes.c.endpoint, causes.c.code)
@@ -200,8 +200,8 @@ acceptances = Table(
     Column("counted", Boolean, nullable=False),
 )
 
-# One row per endpoint: the two ledgers of the balance. `accepted` lacks the rows of
-# resonant_acceptances; an endpoint gets its row at the first fold.
+# One row per endpoint: the two ledgers of the balance. `accepted` excludes the rows of
+# resonant_acceptances; the first fold inserts an endpoint's row.
 endpoints = Table(
     "resonant_endpoints",
     metadata,
@@ -210,8 +210,8 @@ endpoints = Table(
     Column("purged", BigInteger, nullable=False, server_default="0"),
 )
 
-# When deliveries of an endpoint were last claimed. Not a column of resonant_endpoints, so that claims do not wait for a purge
-# or a fold that holds the row. The first claim inserts the row.
+# The time of the last claim for each endpoint. Not a column of resonant_endpoints, so that claims do not wait for a purge
+# or a fold that has locked the row. The first claim inserts the row.
 claims = Table(
     "resonant_claims",
     metadata,
@@ -219,7 +219,7 @@ claims = Table(
     Column("last_claim_at", Double),
 )
 
-# One row per endpoint whose gate was ever not normal: see store/gates.py.
+# One row per endpoint whose gate has ever left the state normal: see store/gates.py.
 gates = Table(
     "resonant_gates",
     metadata,
@@ -240,7 +240,7 @@ gates = Table(
     Column("paused_by", Text),
 )
 
-# Until when the sends to a rate-limited endpoint are reserved: see store/send_slots.py.
+# The time until which sends to a rate-limited endpoint are reserved: see store/send_slots.py.
 send_slots = Table(
     "resonant_send_slots",
     metadata,
@@ -248,8 +248,8 @@ send_slots = Table(
     Column("reserved_until", Double, nullable=False),
 )
 
-# Endpoints that the last run could not open, and the errors, which contain no secret: see store/endpoints.py. Not a column of
-# resonant_endpoints, so that runs do not wait for a purge or a fold that holds the row.
+# Endpoints that the last run could not open, with the errors, which contain no secret: see store/endpoints.py. Not columns of
+# resonant_endpoints, so that runs do not wait for a purge or a fold that has locked the row.
 endpoint_problems = Table(
     "resonant_endpoint_problems",
     metadata,
@@ -258,18 +258,18 @@ endpoint_problems = Table(
     Column("since", Double, nullable=False),
 )
 
-# The rotation of an endpoint's signing secret that each run with this endpoint open uses: see store/signers.py.
+# For each run and endpoint, the rotation of the signing secret that the run uses: see store/signers.py.
 signers = Table(
     "resonant_signers",
     metadata,
     Column("owner", Text, primary_key=True),
     Column("endpoint", Text, primary_key=True),
-    # The time that identifies the rotation; null until the run has read the endpoint, and if it was never rotated.
+    # The time that identifies the rotation; null until the run has read the endpoint, or if the secret was never rotated.
     Column("rotation", Double),
     Column("seen_at", Double, nullable=False),
 )
 
-# Runs that go on until younger ones have taken over, in the order in which they began: see store/drains.py.
+# Runs that continue until newer ones have taken over, in the order in which they began: see store/drains.py.
 drains = Table(
     "resonant_drains",
     metadata,
@@ -278,11 +278,11 @@ drains = Table(
     # The only endpoint that it sends to; null for all.
     Column("endpoint", Text),
     Column("seen_at", Double, nullable=False),
-    # A younger one must never get the id of one that was removed.
+    # A newer drain must never get the id of a removed one.
     sqlite_autoincrement=True,
 )
 
-# Counters that only go up, of the last minutes: see store/counters.py.
+# Counters of recent minutes, which only increase: see store/counters.py.
 rollups = Table(
     "resonant_rollups",
     metadata,
@@ -299,7 +299,7 @@ rollups = Table(
     sqlite_with_rowid=False,
 )
 
-# Counts from before the last minutes, summed over all time, for the counters of the metrics: one row per set of labels.
+# Counts of earlier minutes, summed over all time, for the counters of the metrics: one row per set of labels.
 # See store/counter_compaction.py.
 rollup_totals = Table(
     "resonant_rollup_totals",
@@ -315,8 +315,8 @@ rollup_totals = Table(
     sqlite_with_rowid=False,
 )
 
-# The same counts over time, for alerts and statistics: by minute, and later by hour and day. Without buckets, which would make
-# five times as many rows and are not needed over time.
+# The same counts over time, for alerts and statistics: per minute, later merged into hours and days. It has no buckets, which
+# are not needed here and would take five times as many rows.
 rollup_history = Table(
     "resonant_rollup_history",
     metadata,
@@ -343,8 +343,8 @@ tallies = Table(
     Column("seconds", LargeBinary, nullable=False),
 )
 
-# Durations and counts for statistics, of minutes, and later of hours and days: see store/sketches.py. Rows are only inserted,
-# and merged by deleting several and inserting one.
+# Durations and counts for statistics, per minute, later merged into hours and days: see store/sketches.py. Rows are never
+# updated: a merge deletes several and inserts one.
 sketches = Table(
     "resonant_sketches",
     metadata,
@@ -361,7 +361,7 @@ alerts = Table(
     metadata,
     Column("condition", Text, primary_key=True),
     Column("endpoint", Text, primary_key=True),
-    # Null once it has recovered.
+    # Null once the alert has recovered.
     Column("raised_at", Double),
     # The last crossing, as JSON, until it has been announced.
     Column("unannounced", Text),
@@ -376,6 +376,6 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("selection", Text, nullable=False),
     Column("count", BigInteger, nullable=False),
-    # Null while the operation runs, and forever if it was killed.
+    # Null while the operation runs; stays null if it was killed.
     Column("ended_at", Double),
 )

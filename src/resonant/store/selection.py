@@ -1,4 +1,4 @@
-"""A selection of deliveries: one model for the options of commands, the parameters of flows and the SQL."""
+"""A selection of deliveries: one model for command options, flow parameters and SQL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
 _OF_CAUSE = ("event_type", "endpoint", "category", "code", "reason", "text")
-# Roughly the times that a datetime can hold.
+# Approximate range of a datetime.
 _FIRST, _LAST = (datetime(*day, tzinfo=UTC).timestamp() for day in ((1, 1, 1), (9999, 12, 31)))
 _d, _c = schema.deliveries, schema.causes
 
@@ -38,26 +38,26 @@ def _rfc3339(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC).isoformat()
 
 
-# Seconds since the epoch. Accepts a datetime, and is one in JSON, as flows expect it.
+# Seconds since the epoch. Accepts a datetime, and is written as one to JSON, as flows expect.
 _Moment = Annotated[float | None, BeforeValidator(_seconds), PlainSerializer(_rfc3339, when_used="json")]
 
 
 class Selection(BaseModel, frozen=True, extra="forbid"):
-    """Selects the deliveries that meet all given conditions; None or empty is no condition.
+    """Selects deliveries that meet all conditions; None or empty means no condition.
 
     Attributes:
         ids: event ids.
-        event_type: a glob over the type: ``*`` is any text, ``?`` one character.
+        event_type: a glob for the type: ``*`` matches any text, ``?`` one character.
         endpoint: the endpoint's name.
         category: transient, permanent or unknown.
         code: the classifier's code, e.g. ``http_503``.
         reason: why the delivery was given up.
-        text: a part of the error; case is ignored.
-        since, until: given up at or after, and before this time, seconds since the epoch.
+        text: a substring of the error; case is ignored.
+        since, until: when the delivery was given up: at or after ``since``, before ``until``, seconds since the epoch.
 
     Raises:
         ValidationError: unknown field, category or reason.
-        StoreError: a text contains NUL or a lone surrogate.
+        StoreError: a string contains NUL or a lone surrogate.
     """
 
     ids: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
-        """Return the selection of a flow's parameters. Other parameters and empty form fields are ignored.
+        """Build the selection from a flow's parameters. Other parameters and empty form fields are ignored.
 
         ``as_parameters`` is the inverse.
         """
@@ -80,7 +80,7 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
         return cls(**{name: value for name, value in given.items() if value not in (None, "", [])})
 
     def as_parameters(self) -> dict[str, Any]:
-        """Return the selection as parameters of a flow, in JSON types."""
+        """Return the selection as flow parameters, in JSON types."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,9 +98,9 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
         for value in (*given.get("ids", ()), *given.values()):
             if isinstance(value, str) and not _is_storable(value):
                 raise StoreError(
-                    f"{value!r} contains what no database stores: NUL, or bytes that are not UTF-8"
+                    f"{value!r} contains text that databases cannot store: NUL, or bytes that are not UTF-8"
                 )
-        # An empty text is a part of every error.
+        # Every error contains the empty string.
         return given | {"text": given.get("text") or None}
 
     @property
@@ -109,12 +109,12 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
         return any(getattr(self, name) is not None for name in _OF_CAUSE)
 
     def of_unfinished(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on deliveries that are not final; times are those of acceptance."""
+        """Return the conditions on unfinished deliveries; ``since`` and ``until`` apply to the time of acceptance."""
         found = [*self._kinds(_d.c), *self._ids_and_times(_d.c.accepted_at)]
         return found if self.text is None else [*found, self.text_in(_d.c)]
 
     def of_dead_letters(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on dead letters apart from their cause; times are when they were given up."""
+        """Return the conditions on the ids of dead letters, and on the times when they were given up."""
         return self._ids_and_times(_d.c.finished_at)
 
     def of_causes(self) -> list[ColumnElement[bool]]:
@@ -136,7 +136,7 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
             if (value := getattr(self, name)) is not None
         ]
         if self.category == "unknown":
-            # As `status` counts: a delivery cancelled before its first attempt has no category.
+            # Consistent with `status`: a delivery cancelled before its first attempt has no category.
             found.append(func.coalesce(columns.category, "").in_(["unknown", ""]))
         elif self.category is not None:
             found.append(columns.category == self.category)

@@ -1,7 +1,7 @@
-"""Send slots: the times at which a process may send to an endpoint with a rate, shared by all processes.
+"""Send slots: the times at which a process may send to a rate-limited endpoint, shared by all processes.
 
-One row per endpoint says until when slots are reserved. A process reserves the next slots, evenly spaced, in one short
-transaction, and drops a slot that it misses. So a crash or a stall lowers the rate and never raises it.
+One row per endpoint stores the time until which slots are reserved. A process reserves the next slots, evenly spaced, in one
+short transaction, and drops slots that it misses. So a crash or a stall lowers the rate and never raises it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from resonant.events import Clock
 
-# Slots are reserved while the last one is at most this far ahead, for at most this long at once. So all processes together
-# reserve about a second's worth, and a killed process loses no more.
+# Slots are reserved only if the last one is at most this far ahead, and for at most this long at once. So all processes
+# together reserve slots for about a second, and a killed process loses no more than that.
 AHEAD_SECONDS = 0.5
-# The most that a caller may ask for as `notice`.
+# The maximum `notice` of a reservation.
 MOST_NOTICE_SECONDS = 1.0
 
 _s = schema.send_slots
@@ -30,12 +30,12 @@ _s = schema.send_slots
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The answer to a process that asked for slots. Times are seconds since the epoch, by one clock for all processes.
+    """The result of a request for slots. Times are seconds since the epoch, from one clock for all processes.
 
     Attributes:
-        number: how many slots are reserved; 0 if the processes have reserved enough already.
-        first: the time of the first one; with none, when to ask again.
-        now: the time when this was decided.
+        number: the number of reserved slots; 0 if enough slots are already reserved.
+        first: the time of the first slot; if there is none, the time to ask again.
+        now: the time of the reservation.
     """
 
     number: int
@@ -54,7 +54,7 @@ def reserve(
         rate: slots per second.
         number: how many slots to reserve, at least 1.
         notice: the first slot is at least this many seconds ahead; at most ``MOST_NOTICE_SECONDS``.
-        clock: read on SQLite; PostgreSQL has a clock of its own, which the processes of several machines share.
+        clock: used on SQLite; on PostgreSQL, processes on several machines share the server's clock.
     """
     query = select(_s.c.reserved_until).where(_s.c.endpoint == endpoint).with_for_update()
     reserved_until = connection.execute(query).scalar()

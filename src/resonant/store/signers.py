@@ -1,6 +1,6 @@
-"""The rotation of each endpoint's signing secret that each run uses; ``rotate-secret`` waits for the runs that are behind.
+"""The signing-secret rotations that runs use; ``rotate-secret`` waits for runs with an older one.
 
-A time identifies a rotation (``previous_signing_secret_until``), so nothing here derives from a secret. A run announces
+A time identifies a rotation (``previous_signing_secret_until``), so nothing here is derived from a secret. A run announces
 itself before it reads the endpoint, and the command reads this table after it has saved the new secret. So the command
 misses no run: a run that announces itself later also reads the new secret.
 """
@@ -41,7 +41,7 @@ def report(connection: Connection, owner: str, rotations: Mapping[str, float | N
 
 
 def leave(connection: Connection, owner: str, *, now: float) -> None:
-    """Remove the reports of a run that ends, and those of runs killed long ago."""
+    """Remove the reports of a run that is ending, and those of runs killed long ago."""
     old = _signers.c.seen_at < now - _KEPT_SECONDS
     connection.execute(_signers.delete().where(or_(_signers.c.owner == owner, old)))
 
@@ -52,7 +52,7 @@ def withdraw(connection: Connection, owner: str, endpoint: str) -> None:
 
 
 def behind(connection: Connection, endpoint: str, rotation: float, *, now: float) -> int:
-    """Return how many live runs do not use this rotation yet."""
+    """Return the number of live runs that do not use this rotation yet."""
     query = (
         select(func.count())
         .select_from(_signers)

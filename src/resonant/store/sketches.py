@@ -1,8 +1,8 @@
-"""Latency sketches: durations counted in logarithmic buckets, from which percentiles follow with an error below 1 %.
+"""Latency sketches: durations counted in logarithmic buckets, for percentiles with an error below 1 %.
 
 The buckets are those of DDSketch (Masson, Rim and Lee, 2019): bucket ``n`` holds the durations above ``GAMMA ** (n - 1)``
-and up to ``GAMMA ** n``. Count, sum, minimum and maximum are exact. Two sketches are merged by adding their counts, so it
-does not matter how attempts are spread over transactions, minutes and hours.
+and up to ``GAMMA ** n``. Count, sum, minimum and maximum are exact. Two sketches are merged by adding their counts, so
+the distribution of attempts over transactions, minutes and hours does not matter.
 
 A fold inserts a row for each minute (see ``tallies``), and no row is updated. ``gather`` merges the rows of a minute into one,
 later the minutes into hours, and the hours into days. Readers add up all rows.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
 
 GAMMA = 1.02
-# Half the width of a bucket, as a part of a duration: 0.99 %.
+# Half the width of a bucket, relative to the duration: 0.99 %.
 RELATIVE_ERROR = (GAMMA - 1) / (GAMMA + 1)
 # Shorter durations, in seconds, count as zero.
 SHORTEST = 1e-9
@@ -49,7 +49,7 @@ _INSERT = f"INSERT INTO {_t.name} (minute, entries, buckets) VALUES (?, ?, ?)"  
 
 
 class Labels(NamedTuple):
-    """What is measured; see ``store.counters`` for the measures. ``detail`` depends on the measure."""
+    """The labels of a sketch; see ``store.counters`` for the measures. ``detail`` depends on the measure."""
 
     measure: str
     endpoint: str
@@ -65,10 +65,10 @@ class Sketch:
     """A count of occurrences, with their durations in buckets if they were measured.
 
     Attributes:
-        count: how often, including those that were not measured.
+        count: the number of occurrences, including unmeasured ones.
         total: sum of the durations, each rounded to nanoseconds, so that adding is exact.
         least, most: seconds; None if nothing was measured.
-        buckets: how many durations by bucket.
+        buckets: the number of durations, by bucket.
     """
 
     count: int = 0
@@ -79,7 +79,7 @@ class Sketch:
 
     @classmethod
     def of(cls, seconds: Sequence[float], unmeasured: int = 0) -> Sketch:
-        """Return the sketch of durations; a negative one, of a clock that was set back, counts as zero."""
+        """Return the sketch of durations; a negative one, after a clock was set back, counts as zero."""
         if not seconds:
             return cls(unmeasured)
         least, most = min(seconds), max(seconds)
@@ -92,7 +92,7 @@ class Sketch:
         elif least < SHORTEST:
             buckets = Counter(map(bucket_of, seconds))
         else:
-            buckets = Counter([ceil(log(each) * _BUCKETS_PER_E) for each in seconds])  # as bucket_of, faster
+            buckets = Counter([ceil(log(each) * _BUCKETS_PER_E) for each in seconds])  # inlined bucket_of
         total = sum([int(each * _NANOSECONDS + 0.5) for each in seconds])
         return cls(count + unmeasured, total, least, most, buckets)
 
@@ -120,10 +120,10 @@ def seconds_of(bucket: int) -> float:
 
 
 class Packed(NamedTuple):
-    """A row of the table: the sketches of a minute, an hour or a day, from ``minute``, in seconds since the epoch.
+    """A row of the table: the sketches of a minute, hour or day that begins at ``minute`` (seconds since the epoch).
 
     Attributes:
-        entries: JSON: a list of labels, count, total, least, most and number of buckets, for each sketch.
+        entries: JSON, one list per sketch: labels, count, total, least, most and number of buckets.
         buckets: the buckets of all sketches, as 16-bit integers, then their counts, as 32-bit ones; little-endian.
     """
 
@@ -133,7 +133,7 @@ class Packed(NamedTuple):
 
 
 def pack(minute: int, sketches: Iterable[tuple[Labels, Sketch]]) -> Packed:
-    """Return sketches as a row."""
+    """Pack sketches into a row."""
     entries = []
     buckets: list[int] = []
     numbers: list[int] = []
@@ -162,7 +162,7 @@ def unpack(row: Packed) -> list[tuple[Labels, Sketch]]:
 
 
 def merge(minute: int, rows: Iterable[Packed]) -> Packed:
-    """Add up rows, as the row of this minute, hour or day."""
+    """Merge rows into the row of this minute, hour or day."""
     sums: defaultdict[Labels, Sketch] = defaultdict(Sketch)
     for labels, sketch in chain.from_iterable(map(unpack, rows)):
         sums[labels].add(sketch)
@@ -184,7 +184,7 @@ def read(connection: Connection, *, since: float, until: float) -> list[Packed]:
 
 
 def begin_of(since: float, *, now: float) -> int:
-    """Return the beginning of the minute, or of the hour or day if minutes or hours are no longer kept."""
+    """Return the beginning of the minute, or that of the hour or day if minutes or hours are no longer kept."""
     if since >= now - MINUTES_KEPT_SECONDS:
         size = _MINUTE
     elif since >= now - HOURS_KEPT_SECONDS:
@@ -195,7 +195,7 @@ def begin_of(since: float, *, now: float) -> int:
 
 
 class Span(NamedTuple):
-    """The rows that should become one: from ``start``, before ``end``, seconds since the epoch."""
+    """The rows to merge into one: from ``start``, before ``end``, seconds since the epoch."""
 
     start: int
     end: int
@@ -205,9 +205,9 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
     """Return the minutes, hours and days that are over and have more than one row.
 
     Args:
-        connection: open.
+        connection: an open connection.
         now: seconds since the epoch.
-        only_minutes: only the minutes of the last hours, which is a cheap look.
+        only_minutes: return only recent minutes, which is cheap.
     """
     minutes_before = int((now - MINUTES_KEPT_SECONDS - _SLACK_SECONDS) // _MINUTE) * _MINUTE
     days_before = int((now - HOURS_KEPT_SECONDS - _SLACK_SECONDS) // _DAY) * _DAY
@@ -219,7 +219,7 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
     for minute, count in connection.execute(counts):
         size = _MINUTE if minute >= minutes_before else _HOUR if minute >= days_before else _DAY
         start = minute // size * size
-        # An hour grows minute by minute.
+        # A recent hour is merged minute by minute.
         span = Span(start, min(start + size, minutes_before) if size > _MINUTE else start + size)
         found[span] += count
         if minute != start:
@@ -228,7 +228,7 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
 
 
 def gather(connection: Connection, span: Span) -> int:
-    """Merge the rows of a span into one; return how many were merged. Rows that another process merges are skipped."""
+    """Merge the rows of a span into one and return their number; skip rows that another process merges."""
     condition: ColumnElement[bool] = (_t.c.minute >= span.start) & (_t.c.minute < span.end)
     picked = select(_t.c.id).where(condition).limit(ROWS_AT_ONCE).with_for_update(skip_locked=True)
     taking = delete(_t).where(_t.c.id.in_(select(picked.cte("picked").c.id)))

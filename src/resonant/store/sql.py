@@ -1,7 +1,7 @@
 """SQL that differs between the databases: ``insert_into``, and ``is_any_of``, which binds many values as one.
 
-SQLAlchemy's ``in_`` binds each value separately: at most 32,700, and each number of values is another
-statement to compile, prepare and plan. With one array the statement stays the same.
+SQLAlchemy's ``in_`` binds each value separately. That allows at most 32,700 values, and each number of values is a
+different statement to compile, prepare and plan. With one array, the statement is always the same.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert
 
 
 def is_any_of(column: ColumnElement[Any], values: Collection[int] | Collection[str]) -> ColumnElement[bool]:
-    """Return the condition that a column of numbers or texts is one of these values."""
+    """Return the condition that an integer or text column has one of these values."""
     item = BigInteger() if isinstance(column.type, Integer) else Text()
     return _IsAnyOf(column, literal(list(values), _Values(item)))
 
@@ -73,7 +73,7 @@ class _IsAnyOf(FunctionElement[bool]):
     inherit_cache = True
 
     def self_group(self, against: OperatorType | None = None) -> _IsAnyOf:
-        # SQLAlchemy would write "... = 1", as for a boolean column, and no index could be used.
+        # Otherwise SQLAlchemy appends "= 1", as for a boolean column, which prevents the use of an index.
         del against
         return self
 

@@ -1,7 +1,7 @@
 """SQLite: one file, one writer at a time; transactions run in threads.
 
-Threads rather than an asynchronous driver: a transaction needs one switch instead of one per statement, and a cancelled
-coroutine cannot stop it half way. It commits or rolls back, and the next one waits for it.
+The module uses threads instead of an asynchronous driver: a transaction needs one switch instead of one per statement, and a
+cancelled coroutine cannot stop it half way. The transaction commits or rolls back, and the next one waits for it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_SECONDS = 30.0
-# After this wait for the lock, a warning names its holder; then once a minute.
+# After this wait for the lock, a warning names its holder, and again once a minute.
 _TELL_SECONDS, _TELL_AGAIN_SECONDS = 2.0, 60.0
 _LOOK_AGAIN_SECONDS = 0.002
-# Long enough for a waiting process to get the lock between two of our transactions.
+# Long enough for a waiting process to get the lock between two transactions of this process.
 _PAUSE_SECONDS = 2 * _LOOK_AGAIN_SECONDS
 _READERS = 3
 _PRIMARY_CODE = 0xFF  # masks SQLite's extended result codes
@@ -64,7 +64,7 @@ def path_of(url: URL) -> Path:
 
 
 class SQLite:
-    """An SQLite file as a ``Database``."""
+    """A ``Database`` in an SQLite file."""
 
     def __init__(self, url: URL) -> None:
         self._path = path = path_of(url)
@@ -77,7 +77,7 @@ class SQLite:
         self._writing = self._reading.execution_options(write=True)
         self._writer = ThreadPoolExecutor(1, "resonant-store-writer")
         self._readers = ThreadPoolExecutor(_READERS, "resonant-store-reader")
-        # Held during a `transaction`, so that no other write gets between its operations.
+        # Held during a `transaction`, so that no other write runs between its operations.
         self._turn = asyncio.Lock()
 
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ class SQLite:
             await self._end(stack, None, None, None)
 
     def commits(self) -> AsyncGenerator[None]:
-        """Yield after commits of all connections, this process's own too; see ``Database``."""
+        """Yield after commits of all connections, including this process's own; see ``Database``."""
         return sqlite_commits(self._path)
 
     async def reclaim_space(self) -> None:
@@ -142,7 +142,7 @@ class SQLite:
     def _begun(self) -> Iterator[Connection]:
         """Begin a write transaction, commit it, and check that the file was not replaced meanwhile."""
         with self._writing.begin() as connection:
-            # The log stays the same file as long as this connection is open, unless it is deleted.
+            # While this connection is open, the log stays the same file, unless it is deleted.
             log = connection.info.setdefault(_LOG, self._file.log_identity())
             yield connection
         self._file.check(log)
@@ -173,8 +173,8 @@ def _run(engine: Engine, operation: Callable[[Connection], T]) -> T:
 class _WriteLock:
     """SQLite's write lock, taken at the beginning of a transaction.
 
-    SQLite's own busy handler sleeps up to 100 ms at a time. Beside a process that writes continuously it would rarely
-    find the lock free.
+    SQLite's own busy handler sleeps up to 100 ms at a time. While another process writes continuously, it would
+    rarely find the lock free.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -226,7 +226,7 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
 
 
 def _set(connection: sqlite3.Connection, pragma: str) -> None:
-    """Set a pragma, and wait for locks: SQLite itself does not when two connections create the WAL of a new file."""
+    """Set a pragma, and wait for locks: SQLite itself does not if two connections create a new file's WAL."""
     until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
     while True:
         try:
@@ -244,17 +244,17 @@ def _reclaim_pages(connection: Connection) -> bool:
     free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
     if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() != _INCREMENTAL or not free:
         return False
-    # The pragma frees one page per step, and only executescript steps to the end. It commits first, as the pragma needs.
+    # The pragma frees one page per step, and only executescript runs all steps. It also commits first, as the pragma requires.
     driver: Any = connection.connection.driver_connection
     driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
     return bool(free > _PAGES_AT_ONCE)
 
 
 def _prepare_file(path: Path) -> None:
-    """Create the file and its parent folders, private to the owner; SQLite gives its side files the same mode."""
+    """Create the file and its parent folders, private to the owner; SQLite creates the -wal and -shm with the same mode."""
     try:
         make_private_folder(path.parent)
-        # Only a new file: to open and close a file in use would drop this process's locks on it.
+        # Only create a new file: opening and closing a file in use would drop this process's locks on it.
         with suppress(FileExistsError):
             open_private(path, "xb").close()
         if path.is_dir():
@@ -278,12 +278,12 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
-        # Switches off the driver's own BEGIN, which comes late and is never IMMEDIATE; see `begin` below.
+        # Disables the driver's own BEGIN, which it sends late and never as IMMEDIATE; see `begin` below.
         connection.isolation_level = None
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
-            # Only while the file is empty: later it would write on every connect, and wait for the writer.
-            # A full vacuum of a large file would hold the lock for long; with this, a purge returns its free pages
-            # to the file system a few at a time.
+            # Only while the file is empty: later, this would write on every connect, and wait for the writer.
+            # With incremental vacuum, a purge returns its free pages to the file system a few at a time. A full
+            # vacuum of a large file would hold the lock for long.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _PRAGMAS:
             _set(connection, pragma)

@@ -24,11 +24,11 @@ class Standing(NamedTuple):
     Attributes:
         id: the store's key.
         status: the delivery's status.
-        reason: why it was given up, if it was.
+        reason: why it was given up; None if it was not.
         round_attempts: attempts in the current round.
         accepted_at: when it was accepted, seconds since the epoch.
         finished_at: when it was delivered or given up.
-        parked: whether it has no lease and is due later than the given wait.
+        parked: whether it has no lease and is not due within the given wait.
         held: whether the endpoint's gate holds it for long.
     """
 
@@ -45,7 +45,7 @@ class Standing(NamedTuple):
 def standing(
     connection: Connection, delivery_ids: Collection[int], *, now: float, wait: float = 0.0
 ) -> list[Standing]:
-    """Return the state of each of these deliveries that was not purged.
+    """Return the state of each of these deliveries; purged ones are omitted.
 
     Args:
         delivery_ids: the store's keys.

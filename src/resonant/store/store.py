@@ -1,4 +1,4 @@
-"""``Store``: each operation in its own transaction."""
+"""``Store`` runs each operation in its own transaction."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _FOLD_TALLIES = 500
 
 
 class Store:
-    """The open durable store. Get one from ``open_store``; it belongs to the event loop that opened it.
+    """An open durable store. Create it with ``open_store``; it belongs to the event loop that opened it.
 
-    Every method raises StoreUnavailable if the database went away, or is locked, read-only or full.
+    Every method raises StoreUnavailable if the database is unreachable, locked, read-only or full.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Store:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """Open one transaction for several calls of ``enqueue``: all are committed, or none."""
+        """Open one transaction for several calls of ``enqueue``: either all are committed, or none."""
         async with self.database.transaction() as transaction:
             if not self.rollups:
                 await transaction.run_sync(counters.switch_off)
@@ -73,7 +73,7 @@ class Store:
     ) -> T:
         """Run one operation in a transaction that commits before this returns.
 
-        It may run more than once, if the server broke a deadlock; earlier runs are rolled back.
+        The operation may run more than once, if the server breaks a deadlock; earlier runs are rolled back.
         """
 
         def run(connection: Connection) -> T:
@@ -123,7 +123,7 @@ class Store:
         return await self.read(lease_queries.due, endpoint)
 
     async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], dict[str, Gate]]:
-        """Return the result of ``due``, and the gates that have a row, by endpoint, in one snapshot."""
+        """Return the result of ``due``, and the stored gates by endpoint, in one snapshot."""
         return await self.read(lease_queries.look, endpoint)
 
     async def claim(
@@ -143,23 +143,23 @@ class Store:
         return await self.write(record, outcomes, now=self.clock())
 
     async def release(self, leases: Sequence[Lease]) -> None:
-        """Hand back leases, with no attempt charged."""
+        """Release leases, without charging an attempt."""
         await self.write(lease_queries.release, leases, now=self.clock())
 
     async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
-        """Renew an owner's leases of these deliveries, or all its leases; return their number."""
+        """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
         return await self.write_leases(lease_queries.renew, owner, delivery_ids=delivery_ids)
 
     async def release_all(self, owner: str) -> int:
-        """Hand back all leases of an owner, with no attempt charged; return their number."""
+        """Release all leases of an owner, without charging an attempt; return their number."""
         return await self.write(lease_queries.release_all, owner, now=self.clock())
 
     async def unfinished(self, endpoint: str | None = None) -> int:
-        """Return how many deliveries are neither delivered nor given up."""
+        """Return the number of deliveries that are neither delivered nor given up."""
         return await self.read(lease_queries.unfinished, endpoint)
 
     async def latest_lease_end(self, endpoint: str | None = None) -> float | None:
-        """Return when the last of the leases ends, in seconds since the epoch; None if nothing is leased."""
+        """Return when the last lease ends, in seconds since the epoch; None if nothing is leased."""
         return await self.read(lease_queries.latest_lease_end, endpoint)
 
     async def rescue(self, *, endpoint: str | None = None, owners: Iterable[str] | None = None) -> int:
@@ -181,7 +181,7 @@ class Store:
     async def dead_letters(
         self, selection: Selection | None = None, *, limit: int | None = None
     ) -> list[DeadLetter]:
-        """Return the selected dead letters, the newest first."""
+        """Return the selected dead letters, newest first."""
         return await self.read(reads.dead_letters, selection or Selection(), limit=limit)
 
     async def detail(self, event_id: str) -> reads.Detail | None:
@@ -211,7 +211,7 @@ async def open_store(
         rollups: whether writes through this store are counted, for Prometheus and alerts.
 
     Raises:
-        StoreError: the database cannot be used; the subclass and the text say why.
+        StoreError: the database cannot be used; the subclass and the message say why.
     """
     database = await open_database(url, lease_seconds=lease_seconds)
     return Store(database, clock=clock, lease_seconds=lease_seconds, rollups=rollups)

@@ -1,8 +1,8 @@
-"""Counts of committed transactions, one row each, and folding these rows into the rollups and the sketches.
+"""Counts of committed transactions, one row each, and the fold of these rows into the rollups and the sketches.
 
-Each commit inserts one row. That costs a third of adding to the rollups, which would take many statements.
+Each commit inserts one row. Updating the rollups would take many statements and three times as long.
 ``fold`` moves rows in one transaction, so readers that add up both see the same sums in every snapshot. Dispatchers fold every
-five seconds, and compactions too.
+five seconds; compactions fold too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_any(connection: Connection) -> bool:
 
 
 def fold(connection: Connection, *, limit: int) -> int:
-    """Move up to ``limit`` rows; return their number. Rows that another fold holds are skipped."""
+    """Move up to ``limit`` rows; return their number. Rows locked by another fold are skipped."""
     picked = select(_t.c.id).order_by(_t.c.id).limit(limit).with_for_update(skip_locked=True).cte("picked")
     taking = delete(_t).where(_t.c.id.in_(select(picked.c.id))).returning(*_COLUMNS)
     taken = list(connection.execute(taking))
@@ -39,12 +39,12 @@ def fold(connection: Connection, *, limit: int) -> int:
 
 
 def read(connection: Connection) -> list[Tally]:
-    """Return what is not folded yet, by minute."""
+    """Return the counts that are not folded yet, one tally per minute."""
     return _added_up(list(connection.execute(select(*_COLUMNS))))
 
 
 def read_rows(connection: Connection, *, since: float = 0) -> Iterator[dict[str, Any]]:
-    """Yield what is not folded yet as rows of the rollups, from the minute ``since``, in seconds since the epoch."""
+    """Yield unfolded counts as rows of the rollups, from the minute ``since`` (seconds since the epoch)."""
     for tally in read(connection):
         if tally.minute >= int(since):
             yield from tally.rows()

@@ -1,4 +1,4 @@
-"""Listing unfinished deliveries, longest due first, and grouping them by endpoint and failure."""
+"""Lists unfinished deliveries, earliest due first, and groups them by endpoint and failure."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _d = schema.deliveries
 
 
 class Place(NamedTuple):
-    """A delivery's place in the list: when it may be claimed, seconds since the epoch, and its id."""
+    """A delivery's position in the list: when it may be claimed (seconds since the epoch), and its id."""
 
     available_at: float
     id: int
 
 
 class Waiting(NamedTuple):
-    """An unfinished delivery with its place and the receiver's answer."""
+    """An unfinished delivery with its position and the receiver's answer."""
 
     place: Place
     delivery: Delivery
@@ -54,14 +54,14 @@ class WaitingGroup:
     """Unfinished deliveries of one endpoint whose last attempt failed with the same code.
 
     Attributes:
-        code: the classifier's code; empty if nothing was tried yet.
+        code: the classifier's code; empty before the first attempt.
         count: the number of deliveries.
         in_flight: the number of leased deliveries.
         parked: the number of deliveries that are due later.
         oldest_due_at: the earliest due time, seconds since the epoch.
         parked_until: the latest due time of the parked ones.
         most_attempts: the highest number of attempts.
-        example: an event id.
+        example: the event id of one of the deliveries.
         error: the last error of the example, or empty.
         answer: the receiver's answer to the example, or empty.
     """
@@ -92,14 +92,14 @@ def each_unfinished(
     limit: int | None = None,
     after: Place | None = None,
 ) -> Iterator[Waiting]:
-    """Yield unfinished deliveries, longest due first; reads pages, so that memory stays flat.
+    """Yield unfinished deliveries, earliest due first, read in pages to limit memory use.
 
     Args:
         connection: an open connection.
         selection: selects deliveries; its times are acceptance times.
         status: only pending, or only retrying deliveries.
         limit: the maximum number.
-        after: continue after this place.
+        after: continue after this position.
     """
     conditions = _conditions(selection, status)
     names = [each.endpoint for each in due(connection, selection.endpoint)]
@@ -123,7 +123,7 @@ def each_unfinished(
 def count_unfinished(
     connection: Connection, selection: Selection, *, status: Status | None = None, at_most: int
 ) -> int:
-    """Return the number of selected unfinished deliveries, counting up to a bound."""
+    """Return the number of selected unfinished deliveries; counting stops at ``at_most``."""
     found: Select[Any] = (
         select(literal_column("1")).select_from(_d).where(*_conditions(selection, status)).limit(at_most)
     )
@@ -134,7 +134,7 @@ def group_unfinished(
     connection: Connection, selection: Selection, *, now: float, status: Status | None = None
 ) -> list[WaitingGroup]:
     """Group unfinished deliveries by endpoint and code, the largest group of each endpoint first."""
-    # Not bound: PostgreSQL treats an expression with another parameter as different from the one in GROUP BY.
+    # A literal: with a bound value, PostgreSQL treats the expression as different from the one in GROUP BY.
     code = func.coalesce(_d.c.code, literal_column("''"))
     is_live = _d.c.available_at > now
     is_parked = and_(is_live, _d.c.lease_owner.is_(None))
@@ -178,7 +178,7 @@ def _first(
     limit: int,
     after: Place | None,
 ) -> list[Place]:
-    """Return the longest due deliveries of one endpoint."""
+    """Return the earliest due deliveries of one endpoint."""
     key = (_d.c.available_at, _d.c.id)
     query = select(*key).where(_d.c.endpoint == endpoint, *conditions).order_by(*key).limit(limit)
     if after is not None:

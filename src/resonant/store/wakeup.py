@@ -1,9 +1,9 @@
-"""Waking idle dispatchers when new work has been committed.
+"""Wakes idle dispatchers when new work has been committed.
 
 On SQLite, an idle dispatcher checks every 10 ms whether the file has changed. On PostgreSQL, it listens, and processes that
-store work notify it. A commit with a notification takes a lock that only one commit in the whole server can
-hold, and keeps it until the commit is on the disk. So ``announce_new`` does not notify while other deliveries to the endpoint
-are due: under load there are always some, no dispatcher is idle, and producers commit side by side.
+store work notify it. A commit with a notification holds a lock until it is on disk, and only one commit in
+the whole server can hold this lock. So ``announce_new`` does not notify while other deliveries to the endpoint are due: under
+load, some always are, no dispatcher is idle, and producers commit concurrently.
 
 A dispatcher still polls: a notification may be lost, for example behind PgBouncer in transaction mode.
 """
@@ -47,9 +47,9 @@ def announce(connection: Connection) -> None:
 def announce_new(connection: Connection, endpoint: str, *, now: float) -> None:
     """Wake every idle dispatcher when this transaction commits, unless other deliveries to the endpoint became due recently.
 
-    Those woke the dispatchers already, and a dispatcher looks again when it has sent all that it found. If this transaction
-    commits after that look, the poll finds its deliveries within a quarter of a second. A transaction with a stricter
-    isolation than READ COMMITTED always wakes the dispatchers.
+    Those deliveries already woke the dispatchers, and a dispatcher checks again after it has sent everything it found. If this
+    transaction commits after that check, polling finds its deliveries within a quarter of a second. A transaction
+    with a stricter isolation than READ COMMITTED always notifies.
 
     Args:
         connection: in a transaction that has stored deliveries.
@@ -59,7 +59,7 @@ def announce_new(connection: Connection, endpoint: str, *, now: float) -> None:
     if connection.dialect.name == "postgresql":
         others = exists().where(
             _d.c.endpoint == endpoint,
-            # The lower bound spares the index entries of what was claimed long ago.
+            # The lower bound skips index entries of deliveries claimed long ago.
             _d.c.available_at > now - _LATELY_SECONDS,
             _d.c.available_at < now,
             _d.c.lease_owner.is_(None),
@@ -81,7 +81,7 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[None]:
     try:
         watching = _opened(path)
     except sqlite3.Error as error:
-        logger.warning("commits of others are found by polling alone: %s", error)
+        logger.warning("new work is found only by polling: %s", error)
         return
     with closing(watching) as connection:
         seen = 0
@@ -107,10 +107,10 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[None]:
 
 
 async def postgresql_commits(engine: AsyncEngine) -> AsyncGenerator[None]:
-    """Yield soon after a transaction that announced itself has been committed; connect again if the connection breaks.
+    """Yield soon after an announced transaction has been committed; reconnect if the connection breaks.
 
     Args:
-        engine: the database's; one of its connections is closed at the end.
+        engine: the database's engine; one of its connections is closed at the end.
     """
     woken = asyncio.Event()
 
@@ -124,7 +124,7 @@ async def postgresql_commits(engine: AsyncEngine) -> AsyncGenerator[None]:
                 try:
                     driver.add_termination_listener(wake)
                     await driver.add_listener(CHANNEL, wake)
-                    wake()  # for what was committed before
+                    wake()  # for work committed earlier
                     while not driver.is_closed():
                         await woken.wait()
                         woken.clear()

@@ -107,7 +107,7 @@ def test_a_known_id_with_other_content_is_refused_and_both_are_shown(enqueue, wo
     enqueue(write(tmp_path / "a.jsonl", line("evt_1", data={"price": 10})))
     name = write(tmp_path / "b.jsonl", line("evt_2"), line("evt_1", data={"price": 99}))
     answer = enqueue(name, code=1)
-    assert answer.err.startswith("b.jsonl:2: id 'evt_1' is known with other content")
+    assert answer.err.startswith("b.jsonl:2: id 'evt_1' already exists with different content")
     assert '{"price":99}' in answer.err
     assert '{"price":10}' in answer.err
     assert stored_ids(worker) == ["evt_1", "evt_2"]
@@ -174,7 +174,7 @@ def test_a_line_without_end_is_refused_and_the_next_ones_are_stored(enqueue, wor
         (["--endpoint", "billing-"], "'billing-' is not a valid name"),
         (
             ["--endpoint", "billing", "--policy", "odd"],
-            "no retry policy is named 'odd'; known are classic, default",
+            "no retry policy is named 'odd'; known policies: classic, default",
         ),
     ],
 )

@@ -156,8 +156,8 @@ def test_nothing_is_null_and_no_error(resonant):
 
 def test_a_person_reads_first_which_rate_is_of_what(resonant, busy):
     first, *rest = resonant("metrics").out.splitlines()
-    assert "of 3 events that ended 66.67 % were delivered, 0 are unfinished" in first
-    assert "of 4 attempts 50.00 % failed" in first
+    assert "66.67 % of 3 ended events were delivered, 0 are unfinished" in first
+    assert "50.00 % of 4 attempts failed" in first
     rows = [" ".join(line.split()) for line in rest]
     assert "crm 0 1 1 0 0.00 %" in rows
     assert "billing 3 1 33.33 % 1 0.50 1" in rows
@@ -338,7 +338,7 @@ def test_a_file_that_is_gone_is_503_and_no_new_store_in_which_all_counters_are_z
             status, _, body = scrape()
             assert status == 503
             assert body == (
-                f"sqlite:///{store}: the file is gone: put it back, or restart `resonant prometheus --serve` "
+                f"sqlite:///{store}: the file was removed: restore it, or restart `resonant prometheus --serve` "
                 "to begin with an empty store\n"
             )
         assert not store.exists()

@@ -37,7 +37,7 @@ def test_an_unknown_endpoint_is_refused_with_suggestions(resonant, stored, comma
 
 def test_without_a_similar_name_all_names_are_listed(resonant, stored):
     said = resonant("dlq", "--endpoint", "zzz", code=2).err
-    assert said == "resonant: no endpoint is named 'zzz': there are billing, shop\n"
+    assert said == "resonant: no endpoint is named 'zzz'; known: billing, shop\n"
 
 
 @pytest.mark.parametrize(

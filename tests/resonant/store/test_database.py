@@ -43,8 +43,8 @@ async def refusal(url: str) -> str:
             "postgresql://host/db?password=geheim",
             "has the option 'password'; known for postgresql: host, port, sslmode",
         ),
-        ("postgresql://user:p@geheim@host/db", "percent-encode what is special in its password"),
-        ("postgresql://user:p@x/geheim@host/db", "percent-encode what is special in its password"),
+        ("postgresql://user:p@geheim@host/db", "percent-encode special characters in its password"),
+        ("postgresql://user:p@x/geheim@host/db", "percent-encode special characters in its password"),
     ],
 )
 async def test_a_url_that_names_no_database_is_refused(url, hint):
@@ -82,7 +82,7 @@ async def test_a_server_that_is_not_there_is_named_with_what_to_do():
         line = await refusal(f"postgresql://user:geheim@127.0.0.1:{port}/db")
     assert line == (
         f"postgresql://user:***@127.0.0.1:{port}/db: "
-        "no database server answers there: start it, or set RESONANT_DATABASE_URL"
+        "no database server answers at this address: start it, or set RESONANT_DATABASE_URL"
     )
 
 
@@ -94,7 +94,7 @@ async def test_a_host_that_has_no_address_is_named():
 
 async def test_a_socket_that_is_not_there_is_a_server_that_is_not_there(tmp_path):
     line = await refusal(f"postgresql://user:geheim@/db?host={tmp_path}")
-    assert line.startswith("postgresql://user:***@/db: no database server answers there")
+    assert line.startswith("postgresql://user:***@/db: no database server answers at this address")
 
 
 async def test_something_else_that_answers_is_told():
@@ -148,7 +148,7 @@ async def test_a_wrong_password_is_told_and_not_shown(postgresql, guarded_user):
 async def test_a_user_who_may_not_create_tables_is_told_what_is_missing(postgresql, guarded_user):
     line = await refusal(postgresql.url("postgres", user=guarded_user, password="geheim"))
     assert line == (
-        "postgresql://guarded:***@/postgres: this user may not do that: grant it CREATE on the schema"
+        "postgresql://guarded:***@/postgres: this user lacks a privilege: grant it CREATE on the schema"
     )
 
 

@@ -129,7 +129,7 @@ class TestRecord:
         desk.enqueue("evt_1")
         lease = desk.claim_one()
         stale = replace(lease, attempts=1)
-        with pytest.raises(ValueError, match="attempt 1 cannot follow the 1 of its lease"):
+        with pytest.raises(ValueError, match="attempt 1 cannot follow attempt 1 of its lease"):
             Outcome(stale, desk.delivered(lease).attempt, None)
 
     def test_what_a_receiver_says_is_storable_whatever_it_holds(self, desk):

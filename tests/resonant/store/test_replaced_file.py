@@ -16,7 +16,7 @@ from resonant.store import enqueue
 
 LINE = (
     "the file or its -wal was deleted or replaced while it was open, so the last changes are not stored: "
-    "restore the file, remove a -wal and -shm of another file beside it, then run the same command again"
+    "restore the file, remove the -wal and -shm of any other file next to it, then run the same command again"
 )
 
 

@@ -1,4 +1,4 @@
-"""Reports of runs about endpoints: which cannot be opened, and the signing-secret rotation that each run uses."""
+"""Reports of runs about endpoints: those that cannot be opened, and the signing-secret rotation in use."""
 
 import sqlalchemy as sa
 from alembic import op

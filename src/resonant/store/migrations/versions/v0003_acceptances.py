@@ -1,4 +1,4 @@
-"""Accepted events are counted in rows of their own, which are added to the ledgers and the rollups later."""
+"""Accepted events are counted in separate rows, which are added to the ledgers and the rollups later."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The gate of each endpoint, and the end of a delivery's own backoff, if a gate sends it earlier."""
+"""The gate of each endpoint, and the end of a delivery's own backoff if a gate releases it earlier."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Whether an attempt was early, and so not charged."""
+"""Attempts record whether they were early and therefore not charged."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Gates record that the endpoint answered 410."""
+"""Gates, not endpoints, record a 410."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Drains report that they are alive, so that each goes on until younger ones have taken over."""
+"""Drains report that they are alive, so that each continues until newer ones have taken over."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Latency sketches: durations by endpoint, event type and hour, from which percentiles are computed."""
+"""Latency sketches: durations by endpoint, event type and hour, for percentiles."""
 
 import sqlalchemy as sa
 from alembic import op
