@@ -42,9 +42,16 @@ TextFilter = Annotated[
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="From this time on: an age (30m, 2h, 7d) or RFC 3339."),
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Given up (unfinished: accepted) at this time or later: an age (30m, 2h, 7d) or RFC 3339.",
+    ),
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", metavar="TIME", help="Given up (unfinished: accepted) before this time."),
+]
 After = Annotated[
     str | None,
     typer.Option("--after", metavar="PLACE", help="Continue after this place, printed at the end of a list."),
