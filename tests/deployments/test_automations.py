@@ -25,7 +25,7 @@ from resonant.metrics.alerts import Condition, Crossing
 from support.waiting import until
 from tasks.alerts import to_event
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 PROBE = "resonant.test.probe"
 SINCE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

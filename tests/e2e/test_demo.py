@@ -95,6 +95,7 @@ def test_of_the_events_seven_in_ten_are_ordinary_and_each_way_gets_its_share():
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_the_whole_story(user):
     process = user.start("demo")
     with ending(process):

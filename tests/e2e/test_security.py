@@ -240,7 +240,8 @@ def everything_in(server, database: str) -> bytes:
     return found
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretive, prefects_own_files):
     if kind == "postgresql":
         server = request.getfixturevalue("postgresql")

@@ -21,7 +21,7 @@ from support.prefect import patient_client
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 PASSWORD = "admin:api-passw0rd-d4e5f6"
 AUTH = {"PREFECT_SERVER_API_AUTH_STRING": PASSWORD, "PREFECT_API_AUTH_STRING": PASSWORD}
@@ -165,7 +165,6 @@ def test_nothing_that_up_and_its_runs_write_is_open_to_others(up, home):
     assert open_to_others(modes) == {}
 
 
-@pytest.mark.slow
 def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):
     refused = Home(tmp_path, umask=0o022).run(
         "up", "--port", str(free_port()), PREFECT_SERVER_API_AUTH_STRING=PASSWORD
@@ -175,7 +174,7 @@ def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("umask", [0o000, pytest.param(0o022, marks=pytest.mark.slow)], ids=oct)
+@pytest.mark.parametrize("umask", [0o000, 0o022], ids=oct)
 def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_reads(
     umask, tmp_path, prefect_api, start_receiver
 ):

@@ -42,9 +42,16 @@ TextFilter = Annotated[
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="At or after this time: an age (30m, 2h, 7d) or RFC 3339."),
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Dead-lettered (unfinished: accepted) at or after this time: an age (30m, 2h, 7d) or RFC 3339.",
+    ),
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", metavar="TIME", help="Dead-lettered (unfinished: accepted) before this time."),
+]
 After = Annotated[
     str | None,
     typer.Option("--after", metavar="PLACE", help="Continue after this place, printed at the end of a list."),
