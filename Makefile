@@ -10,10 +10,10 @@ BIN := .venv/bin
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/ready  ## create .venv with everything in it; quick if it is up to date
+setup: .venv/ready  ## create .venv with all dependencies; quick if it is up to date
 
 .venv/ready: requirements.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found: install one, or run make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required, but was not found: install it, or run make PYTHON=/path/to/python"; exit 1; }
 	@echo "setting up .venv (a minute or two, once)"
 	@if command -v uv >/dev/null 2>&1; then \
 		test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
@@ -26,29 +26,29 @@ setup: .venv/ready  ## create .venv with everything in it; quick if it is up to 
 	fi
 	@touch $@
 
-demo: setup  ## server, worker, a receiver that misbehaves in eight ways, 300 events: every feature in two minutes
+demo: setup  ## show every feature in two minutes: server, worker, 300 events, a receiver that misbehaves in eight ways
 	@$(BIN)/resonant demo $(ARGS)
 
-# Three files at a time, since most tests wait; tests that measure time run alone afterwards.
+# Three test files run at a time, since most tests wait. Tests that measure time run alone afterwards.
 PROCESSES ?= 3
 PYTEST := -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # Without this, generated tests try a quarter of their examples.
 ALL_EXAMPLES := RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-200}
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
-test: setup  ## all except slow tests, against a real Prefect server, PostgreSQL and HTTP: some minutes
+test: setup  ## run all tests except slow ones, with a real Prefect server, PostgreSQL and HTTP; takes some minutes
 	@$(BIN)/python $(PYTEST) -m "not slow and not alone" $(ARGS)
 
-test-all: setup  ## every test; COVERAGE=1 measures coverage, and fails below the threshold in pyproject.toml
+test-all: setup  ## run every test; COVERAGE=1 measures coverage, and fails below the threshold in pyproject.toml
 	@rm -f .coverage*
 	@$(ALL_EXAMPLES) $(RUN) $(PYTEST) -m "not alone" $(ARGS)
 	@$(RUN) -m pytest -m alone $(ARGS) || test $$? = 5  # 5: ARGS selected no test
 	@test -z "$(COVERAGE)" || { $(BIN)/coverage combine --quiet && $(BIN)/coverage report; }
 
-test-fast: setup  ## the tests that need no Prefect server
+test-fast: setup  ## run the tests that need no Prefect server
 	@$(BIN)/python $(PYTEST) -m "not engine and not slow and not alone" $(ARGS)
 
-lint: setup  ## ruff, mypy, codespell, and import-linter for the layers
+lint: setup  ## run ruff, mypy, codespell and import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -59,10 +59,10 @@ docs: reference .venv/docs-ready  ## build the documentation site into build/sit
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet, it ignores warnings
 	@echo "open build/site/index.html"
 
-reference: setup  ## write docs/reference/ anew, from the code
+reference: setup  ## regenerate docs/reference/ from the code
 	@$(BIN)/python -m docs.generate
 
-# The extras of pyproject.toml that few people need.
+# Extras of pyproject.toml that are installed on demand.
 .venv/bench-ready .venv/docs-ready: .venv/%-ready: .venv/constraints.txt
 	@echo "installing what make $* needs (once)"
 	@if command -v uv >/dev/null 2>&1; then \
@@ -76,19 +76,19 @@ wheel: setup  ## build the wheel and the sdist into dist/, from tracked files on
 	@rm -rf dist
 	@$(BIN)/python -m hatchling build -t sdist -t wheel
 
-chaos: setup  ## the long form of kills, faults, soak (an hour) and fuzzing: two hours; figures in build/chaos*
+chaos: setup  ## run the long tests of kills, faults, soak (an hour) and fuzzing: two hours; results in build/chaos*
 	@RESONANT_CHAOS=long RESONANT_CHAOS_REPORT=$${RESONANT_CHAOS_REPORT:-build/chaos.json} \
 		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
 		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz $(ARGS)
 
-bench: .venv/bench-ready  ## every measurement, as ratios in one run; the comparison also needs redis-server
+bench: .venv/bench-ready  ## run every benchmark; the comparison also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)
 
-# Without hashes: with them, pip would require hashes of every other package too.
+# Hashes are removed: with them, pip would require hashes of all other packages too.
 .venv/constraints.txt: .venv/ready
 	@sed '/^ /d; s/ \\$$//' requirements.txt > $@
 
-audit: .venv/audit-ready  ## known vulnerabilities of the versions in requirements.txt; reports if the database cannot be reached
+audit: .venv/audit-ready  ## check requirements.txt for known vulnerabilities; reports if the database is unreachable
 	@found=$$($(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements.txt 2>&1) && known=no || known=maybe; \
 	case "$$known $$found" in \
 		no*) echo "audit: no known vulnerability of any version in requirements.txt" ;; \

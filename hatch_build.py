@@ -13,10 +13,10 @@ _SPECIAL = re.compile(r"([\\*?\[\]! #])")
 
 
 class TrackedFiles(BuildHookInterface[Any]):
-    """Excludes untracked files, and puts ``prefect.yaml`` beside the flows in the wheel."""
+    """Excludes untracked files, and adds ``prefect.yaml`` to the wheel, next to the flows."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Change what is built; see ``BuildHookInterface``."""
+        """Set the included and excluded files; see ``BuildHookInterface``."""
         if version == "editable":
             return
         if self.target_name == "wheel":
@@ -30,5 +30,5 @@ class TrackedFiles(BuildHookInterface[Any]):
             return []
         # Another user may own the checkout, as in a container; a build runs its code anyway.
         command = ["git", "-c", "safe.directory=*", "ls-files", "--others", "--directory", "-z"]
-        listed = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True)  # noqa: S603 - our own
+        listed = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True)  # noqa: S603 - a fixed command
         return listed.stdout.split("\0")[:-1]

@@ -1,1 +1,1 @@
-"""Benchmarks: each is a ratio to a baseline in the same run. ``python -m benches --help`` explains how to run them."""
+"""Benchmarks as ratios to a baseline in the same run. ``python -m benches --help`` explains how to run them."""

@@ -1,6 +1,6 @@
-"""``python -m benches [NAME ...] [--events N] [--rounds N]``: measure, and print the results as a table.
+"""``python -m benches [NAME ...] [--events N] [--rounds N]``: runs benches and prints the results as a table.
 
-A bench that fails prints its error, and the others continue. ``python -m benches plot FILE`` draws the comparison that
+A bench that fails prints its error, and the rest continue. ``python -m benches plot FILE`` draws the comparison that
 ``--json FILE`` wrote, ``python -m benches profile`` profiles an emission, and ``python -m benches simulations`` prints the
 table of docs/retries.md.
 """
@@ -35,7 +35,7 @@ BENCHES = (
     "commands",
     "producers",
 )
-# Those that take ``--only``.
+# The benches that accept ``--only``.
 _IN_PARTS = ("comparison", "outage", "isolation", "latency")
 _COMMANDS = {
     "plot": "benches.plot",
@@ -50,24 +50,26 @@ def main() -> None:
     if command := _COMMANDS.get(" ".join(sys.argv[1:2])):
         importlib.import_module(command).main(sys.argv[2:])
         return
-    parser = argparse.ArgumentParser("python -m benches", description="Measure; each bench is a ratio.")
+    parser = argparse.ArgumentParser(
+        "python -m benches", description="Run benches; each result is a ratio to a baseline."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)}; all by default")
     parser.add_argument(
-        "--events", type=_positive, metavar="N", help="events in a round, instead of the bench's own"
+        "--events", type=_positive, metavar="N", help="events per round; overrides the bench's default"
     )
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds, instead of the bench's own")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what came out there, too")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds; overrides the bench's default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     parser.add_argument(
         "--only",
         action="append",
         metavar="PART",
         default=[],
-        help="only contenders of the comparison (and the raw loop), or parts of outage, isolation and latency, with this "
-        "in their name; may be given again",
+        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation and latency, "
+        "whose names contain this; repeatable",
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):
-        parser.error(f"no bench is named {min(unknown)!r}; there are {', '.join(BENCHES)}")
+        parser.error(f"no bench is named {min(unknown)!r}; the benches are {', '.join(BENCHES)}")
     sys.exit(_run(arguments))
 
 
@@ -84,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
             results.add(name, interrupt.found if isinstance(interrupt, Interrupted) else [])
             results.failed[name] = "interrupted"
             code = _INTERRUPTED
-        except Exception as error:  # noqa: BLE001 - whatever it was, the others have their turn
+        except Exception as error:  # noqa: BLE001 - the other benches still run
             results.failed[name] = in_one_line(error)
             say(f"  {name} failed: {results.failed[name]}")
             code = 1
@@ -107,7 +109,7 @@ def _show(results: Results) -> None:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
 

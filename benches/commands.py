@@ -1,4 +1,4 @@
-"""How long commands take as whole processes beside `resonant up`, in turn with a process that imports Prefect's client."""
+"""The duration of command processes while `resonant up` runs, against a process that imports Prefect's client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(count: int, rounds: int) -> list[Comparison]:
         url = stack.enter_context(shipped_receiver(folder / "journal.jsonl", folder / "receiver.log"))
         stack.enter_context(running_up(settings))
         asyncio.run(save_endpoint(url))
-        time.sleep(_SETTLE_SECONDS)  # until both drains work
+        time.sleep(_SETTLE_SECONDS)  # until both drains run
         numbers = itertools.count()
 
         def new_file() -> str:

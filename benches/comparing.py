@@ -1,4 +1,4 @@
-"""Alternating rounds, so that other load on the machine affects both sides, and the table of results."""
+"""Runs both sides in alternating rounds, so that other load on the machine affects both, and prints the results."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Comparison:
 
     Attributes:
         what: a short description.
-        unit: of both sides.
-        ours, baseline: one value a round; the n-th values of both were measured one after the other.
+        unit: the unit of both sides.
+        ours, baseline: one value per round; the values of a round were measured one after the other.
         against: the name of the baseline.
         ratio_at_least, ratio_at_most, ours_at_least, ours_at_most: targets for the median; None for no target.
     """
@@ -82,7 +82,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call a function in its own process, free of other benches' imports.
+    """Call a function in its own process, without the imports of other benches.
 
     Raises:
         Interrupted: the function was interrupted after measuring something; a terminal interrupts both processes.
@@ -103,9 +103,9 @@ def measure_apart(
 
     Args:
         module: the bench's module.
-        count: events in a round; None takes the bench's default.
-        rounds: likewise.
-        options: further options of this bench.
+        count: events per round; None for the bench's default.
+        rounds: number of rounds; None for the bench's default.
+        options: other options of this bench.
     """
     return apart(_measure, module, count, rounds, options)
 

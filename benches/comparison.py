@@ -1,12 +1,12 @@
 """Resonant compared with other ways to deliver events, with the same events and the same receiver.
 
-Each contender in turn is started with its services, and none of the others runs meanwhile. It first delivers some events to
-warm up. Then, without and with faults, it delivers some one at a time, each to an idle system, for the latency, and then all
-at once. Its workers are stopped while these are enqueued, so that neither the time nor the CPU includes that.
+The contenders run one after the other, each with only its own services. A contender first delivers some warm-up events. Then,
+without and with faults, it delivers single events in an idle system, to measure the latency, and finally all events at once.
+Its workers are stopped while those are enqueued, so that time and CPU exclude the enqueuing.
 
 A latency ends when the receiver has read the request. It begins when the producer begins to enqueue the event with the queue's
-own call or, for contenders that store nothing, when the sending process begins its sending call. So a bare call is only the
-httpx call.
+own call or, for contenders that store nothing, when the sending process begins its sending call. So the latency of a bare call
+is that of the httpx call alone.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ EVENTS = 5_000
 _FAULTS = 0.2
 _WARM_UP_PART = 0.1
 _WARM_UP_SECONDS = 90.0
-# Latencies, of 1 in so many events, at most so many, and for so long.
+# One latency is measured for every _LATENCY_OF events, within these limits of number and time.
 _LATENCY_OF = 20
 _LATENCIES = 100
 _LATENCY_SECONDS = 60.0
-# One period of our drain's polling, so that an event comes at any moment of it with the same probability.
+# The polling period of a drain, so that events arrive at uniformly random moments of the period.
 _PAUSE_SECONDS = 0.25
 _IDLE_SECONDS, _IDLE_LOOK_SECONDS = 2.0, 0.05
 _QUIET_SECONDS = 300.0
-# Slower than this on average, in events a second, is taken for stuck.
+# A contender that is slower than this on average, in events per second, counts as stuck.
 _STUCK = 10
 
 
@@ -77,7 +77,7 @@ class _Target(NamedTuple):
     kind: Kind = plain
 
 
-# What the issues ask for.
+# The target ratios.
 _TARGETS = (
     _Target("throughput", "events/s", events_per_second, TASK, EMPTY_TASKS, at_least=0.85),
     _Target("throughput", "events/s", events_per_second, BULK, RAW_LOOP, at_least=0.7),
@@ -107,11 +107,11 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison | 
 
     Args:
         count: events.
-        rounds: turns of each contender.
-        only: parts of names of the contenders to run beside the raw loop; empty: all.
+        rounds: rounds of each contender.
+        only: parts of the names of contenders to run in addition to the raw loop; empty for all.
 
     Raises:
-        Interrupted: carries the results so far.
+        Interrupted: the comparison was interrupted; the error has the results so far.
     """
     chosen = [
         each
@@ -129,13 +129,13 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison | 
 
 
 def _after_turn(standing: Standing, turn: int, count: int) -> Standing:
-    """Give a contender its turn, and return its new standing."""
+    """Run a round of a contender, and return its new standing."""
     name = standing.name
     try:
         visit = apart(_visit, name, count)
     except Missing as error:
         after = replace(standing, is_missing=True, remark=str(error))
-    except Exception as error:  # noqa: BLE001 - whatever it was, the others have their turn
+    except Exception as error:  # noqa: BLE001 - the other contenders still run
         after = replace(standing, remark=f"round {turn} failed: {in_one_line(error)}")
     else:
         say(f"  round {turn}: {name}: {_in_short(visit)}")
@@ -145,7 +145,7 @@ def _after_turn(standing: Standing, turn: int, count: int) -> Standing:
 
 
 def _compare(standings: dict[str, Standing]) -> list[Comparison]:
-    """Compare the targets that had their turns, by the rounds that both have."""
+    """Compare the contenders of each target, over the rounds that both completed."""
     found: list[Comparison] = []
     for target in _TARGETS:
         ours, theirs = (standings.get(each.name) for each in (target.ours, target.theirs))
@@ -203,7 +203,7 @@ def _wait(running: Running, receiver: Receiver, seconds: float) -> tuple[float, 
 
 
 def _latencies(running: Running, receiver: Receiver, count: int, *, faults: float) -> list[float]:
-    """Enqueue one event after the other, each in an idle system, at random moments."""
+    """Enqueue single events in an idle system at random moments; return their latencies in seconds."""
     found: list[float] = []
     rng = random.Random(7)
     trees = [running.worker_tree, *running.service_trees.values()]

@@ -34,7 +34,7 @@ _AT_MOST_MB = 300
 # The queue's span: the older half is purged.
 _DAYS = 60
 _EMISSION_PAUSE_SECONDS = 0.02
-# Forty kinds of failure, and two in a thousand dead letters of two rare ones, of which one says something else each time.
+# Forty kinds of failure, and two rare ones, each in one of a thousand dead letters. The errors of one rare kind all differ.
 _KINDS = 40
 _RARE, _VARYING = "i % 1000 = 7", "i % 1000 = 13"
 _CAUSE = f"CASE WHEN {_RARE} THEN {_KINDS + 7} WHEN {_VARYING} THEN {_KINDS + 13} ELSE i % {_KINDS} END"
@@ -65,12 +65,12 @@ _FILL = (
     """INSERT INTO resonant_endpoints (name, accepted)
     SELECT endpoint, count(*) FROM resonant_deliveries GROUP BY endpoint""",
 )
-# Deletes what is left by one statement a table: what the purge is compared with.
+# The baseline of the purge: deletes the remaining rows with one statement per table.
 _BARE = [f"DELETE FROM resonant_{table}" for table in ("attempts", "deliveries", "events")]
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
-    """Measure, and return the results; a queue is filled only once, independent of ``rounds``."""
+    """Measure, and return the results; a queue is filled only once, regardless of ``rounds``."""
     del rounds
     found: list[Comparison] = []
     with empty_home() as settings:

@@ -1,4 +1,4 @@
-"""Delivering without Prefect: a ``Dispatcher`` on an SQLite store against a bare httpx loop on the same transport.
+"""Delivery without Prefect: a ``Dispatcher`` on an SQLite store against a bare httpx loop on the same transport.
 
 The difference is the cost of at-least-once delivery: each attempt is written before and after its send.
 """

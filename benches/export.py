@@ -1,9 +1,9 @@
-"""An export of the metrics: the first one, and the next after 1,000 new attempts, compared with stores a hundred times as large.
+"""Metrics exports, the first one and the next after 1,000 new attempts, from stores of up to a hundred times the size.
 
-All attempts lie inside the window, and are counted as an emission counts them: the larger store is the busier one, with
-some 300 rows of rollups a minute. An export here is the flow without Prefect: read, count, write the text, read the figures
-of the alerts, move rollups, draw. Each store has its own process, whose memory and CPU are measured; those of the PostgreSQL
-server are not included.
+All attempts are inside the window and counted as in an emission. A larger store has more attempts per minute, up to about
+300 rows of rollups a minute. An export here is the flow without Prefect: read, count, write the text, read the input of the
+alerts, move rollups, draw. Each store has its own process, whose memory and CPU are measured; those of the PostgreSQL server
+are excluded.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _AT_MOST_CPU_SECONDS = 0.5
 _AT_MOST_MB = 300
 _AT_MOST_GROWTH = 1.2
 _SPAN_SECONDS = 23 * 3600.0
-# How often the flow is scheduled: what is moved by one that comes when it should.
+# The interval of the scheduled flow: an export on schedule moves the rollups of this many minutes.
 _EVERY_MINUTES = 5
-# Each fifth event fails at first, and each fiftieth twice, for good. Event i of a filling begins at :start + i * :step.
+# Every fifth event fails at first; every fiftieth fails twice and becomes a dead letter. Event i starts at :start + i * :step.
 _ATTEMPTS_AN_EVENT = 1.2
 _NUMBER = "(:first + i)"
 _ENDPOINT, _TYPE = f"'endpoint-' || ({_NUMBER} % 4)", f"'com.example.t' || ({_NUMBER} % 5)"
@@ -80,8 +80,8 @@ _FILL_ONCE = (
     """INSERT INTO resonant_endpoints (name, accepted)
     SELECT endpoint, count(*) FROM resonant_deliveries GROUP BY endpoint""",
 )
-# What was counted before the window, as compactions have left it: the same hour of the day before, by minute; hours of
-# sixty days, and days of a year, each like the last hour.
+# Earlier counts after compaction: the same hour of the day before by minute, sixty days by hour, and a year by day. Each of
+# them repeats the counts of the last hour.
 _LABELS = "measure, endpoint, event_type, result, category, code"
 _FILL_HISTORY = (
     f"""INSERT INTO resonant_rollup_history (minute, {_LABELS}, count, total)
@@ -97,7 +97,7 @@ _FILL_HISTORY = (
 
 
 class _Measured(NamedTuple):
-    """Seconds and CPU of the first export and of the next ones, CPU by step, and megabytes."""
+    """Seconds and CPU seconds of the first and of the next exports, CPU seconds by step, and peak memory in MB."""
 
     first: float
     first_cpu: float
@@ -167,7 +167,7 @@ def _compare(name: str, count: int, rounds: int) -> list[Comparison]:
 
 
 def _measure(name: str, size: int, rounds: int) -> _Measured:
-    from resonant.metrics import charts, snapshot  # noqa: F401 - before what is measured, as the flow's process does
+    from resonant.metrics import charts, snapshot  # noqa: F401 - imported before measuring, as in the flow's process
 
     with empty_home() as settings, _store_url(name, settings) as url:
         minutes = apart(_fill_store, url, size)
@@ -184,7 +184,7 @@ def _store_url(name: str, settings: Settings) -> Iterator[str]:
 
 
 def _fill_store(url: str, size: int) -> list[dict[str, Any]]:
-    """Fill a store, and return the rollups of some minutes, as between two exports."""
+    """Fill a store; return the rollups of some minutes, like those between two exports."""
     return asyncio.run(_fill_all(url, size))
 
 
@@ -267,7 +267,7 @@ async def _measure_store(
     folder = settings.home / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
     events = round(size / _ATTEMPTS_AN_EVENT)
-    os.sync()  # what filling it has left to be written would be waited for by the exports
+    os.sync()  # otherwise the exports would wait for the pending writes of the filling
     with Stopwatch() as first:
         await _export(store, settings, folder)
     os.sync()
@@ -282,7 +282,7 @@ async def _measure_store(
         os.sync()
         with Stopwatch() as watch:
             steps = await _export(store, settings, folder)
-        if number:  # the first is to warm up
+        if number:  # the first is a warm-up
             measured.append((watch, steps))
     await store.close()
     return _Measured(
@@ -296,7 +296,7 @@ async def _measure_store(
 
 
 def _add_minutes(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Add the counts of these minutes again, to the minutes that are moved next."""
+    """Add the counts of these minutes again, in the minutes that are moved next."""
     late = _last_minute_that_is_over() - max((row["minute"] for row in rows), default=0)
     moved = [{**row, "minute": row["minute"] + late} for row in rows]
     if moved:
@@ -328,7 +328,7 @@ async def _export(store: Store, settings: Settings, folder: Path) -> dict[str, f
     charts.retry_delays(found.delays, settings.default_policy, settings.policy())
     return {
         "reading and counting": reading.cpu_seconds,
-        "what alerts are judged by": judging.cpu_seconds,
+        "reading the input of alerts": judging.cpu_seconds,
         "compaction": compacting.cpu_seconds,
     }
 

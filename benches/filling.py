@@ -1,4 +1,4 @@
-"""Filling a store with many rows at once, by SQL for both databases."""
+"""Fills a store with many rows at once, with SQL for both databases."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from resonant.store.database import open_database
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The numbers 1 to :count, as n(i): what a statement of a filling begins with.
+# The numbers 1 to :count as n(i); most statements of a filling begin with this.
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
 
-# Which the databases write differently.
+# Values whose literals differ between the databases.
 _BOUND = {"body": b"x" * DATA_BYTES, "infinity": math.inf}
 
 
@@ -33,7 +33,7 @@ async def fill(url: str, statements: Sequence[str], **values: float) -> None:
 
     def run(connection: Connection) -> None:
         for statement in statements:
-            for name, value in values.items():  # pasted: PostgreSQL wants the types of what is bound
+            for name, value in values.items():  # inserted as text: PostgreSQL needs the types of bound values
                 statement = statement.replace(f":{name}", repr(value))  # noqa: PLW2901 - line by line
             bound = {name: value for name, value in _BOUND.items() if f":{name}" in statement}
             connection.execute(text(statement), bound)
@@ -45,7 +45,7 @@ async def fill(url: str, statements: Sequence[str], **values: float) -> None:
     await database.write(run)
     await database.close()
     if url.startswith("postgresql"):
-        # What autovacuum does within a minute of such a load.
+        # Autovacuum does this within a minute after such a load.
         engine = create_async_engine(url.replace("postgresql", "postgresql+asyncpg", 1))
         async with engine.connect() as connection:
             autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")

@@ -1,6 +1,6 @@
-"""An emission with the history of many deliveries in its store, compared in turn with an emission without.
+"""An emission from a store with a history of many deliveries, compared in alternating rounds with one without a history.
 
-Whole flow runs, from the call to the end. ``--events`` changes the history in proportion.
+It measures whole flow runs, from the call to the end. ``--events`` changes the history in proportion.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
 
 EVENTS, ROUNDS = 2_000, 5
-# Deliveries that the store holds, for each event that is sent.
+# Stored deliveries for each event that is sent.
 _HISTORIES = (0, 50, 500)
-# How many times as many events are sent in a lane: of the bulk lane's, a flow run's start would be half.
+# Factor of the number of events in each lane: otherwise the start of the flow run would be half of the bulk lane's time.
 _TIMES = {"task": 1, "bulk": 5}
 _AT_LEAST = 0.95
 _QUIET_SECONDS = 120.0
@@ -88,7 +88,7 @@ class _Growth:
                 what = f"{lane} lane, {database}, {size:,} deliveries of history"
                 found += [
                     Comparison(what, "events/s", speeds[url], speeds[none], "none", ratio_at_least=_AT_LEAST),
-                    # Without the round to warm up.
+                    # Without the warm-up round.
                     Comparison(
                         f"{what}, CPU of the process", "ms an event", cpu[url][1:], cpu[none][1:], "none"
                     ),
@@ -106,7 +106,7 @@ class _Growth:
             os.environ["RESONANT_DATABASE_URL"] = url
             _, watch = await emit_stored(url, count, **LANES[lane])
             cpu.append(watch.cpu_seconds / count * 1000)
-            # That the server records what it was sent shall not disturb the next.
+            # The server's remaining records must not disturb the next round.
             await asyncio.to_thread(wait_until_quiet, [self._server], _QUIET_SECONDS)
             return count / watch.seconds
 

@@ -1,7 +1,7 @@
-"""Fills a store with the history of many deliveries to one endpoint: rows such as an emission leaves behind.
+"""Fills a store with the history of many deliveries to one endpoint, with the rows that an emission would leave.
 
-Each delivery has one attempt; every fiftieth is a permanent failure and a dead letter. The counts are where compactions put
-them: those of the last minutes in the rollups, earlier ones in the totals, and in the history by minute and by hour.
+Each delivery has one attempt; every fiftieth is a permanent failure and a dead letter. Counts are stored as after a
+compaction: those of the last minutes in the rollups, earlier ones in the totals and in the history by minute and by hour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from resonant.store.counters import BUCKETS
 
 _DAYS = 30
 _TYPE = "com.example.order.paid"
-# A hundred billion and the number: as long for each, and sorted like the numbers.
+# A hundred billion plus the number: digits of equal length, which sort like the numbers.
 _DIGITS = "(100000000000 + i)"
 _UUID = f"'01900000-0000-7000-8000-' || {_DIGITS}"
 _OWNER = "96380c5f-1636-46fc-adb1-1861c0523fd1"

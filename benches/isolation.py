@@ -1,7 +1,7 @@
-"""The rate of a healthy endpoint beside a dead one, compared with its rate alone, for each kind of failure.
+"""The rate of a healthy endpoint while another endpoint fails, compared with its rate alone, for each kind of failure.
 
-One drain sends to both. The healthy endpoint's events are stored once the other one's failures are known. The receiver
-measures the rate, alone and beside the dead endpoint in turn. ``--only PART`` selects by a part of the name.
+One drain sends to both. The healthy endpoint's events are stored once the failures of the other endpoint are known. The receiver
+measures the rate in alternating rounds, with and without the failing endpoint. ``--only PART`` selects by a part of the name.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
 
     Args:
         count: events to the healthy endpoint.
-        rounds: measurements alone and beside the dead one.
-        only: parts of names; empty: all.
+        rounds: measurements with and without the failing endpoint.
+        only: parts of names; empty for all.
     """
     found = []
     for lane in _LANES:
@@ -81,7 +81,7 @@ def _measure(lane: Lane, kind: Kind, count: int, rounds: int) -> tuple[list[floa
         command = python("benches.contenders.workers.drain")
         stack.enter_context(kept(command, log=settings.home.parent / "drain.log", variables=variables))
         runner.run(wait_for_runs(api_url, 1))
-        _rate(runner, store, healthy, count)  # to warm up
+        _rate(runner, store, healthy, count)  # warm-up
         beside, alone = [], []
         for _ in range(rounds):
             alone.append(_rate(runner, store, healthy, count))

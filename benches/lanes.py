@@ -11,10 +11,10 @@ LANES: dict[Lane, dict[str, Any]] = {"task": {}, "bulk": {"chunk_size": 500}}
 
 
 def task_runs_in_flight(concurrency: int, endpoint_concurrency: int) -> int:
-    """Return the task lane's number of task runs in flight to one endpoint: as many as its emission claims ahead.
+    """Return the number of task runs in flight to one endpoint in the task lane: its emission claims that many ahead.
 
     Args:
-        concurrency: concurrent sends in all.
+        concurrency: concurrent sends in total.
         endpoint_concurrency: concurrent sends to the endpoint.
     """
     return 4 * ConcurrencyLimiter(concurrency, endpoint_concurrency).share("the only endpoint")

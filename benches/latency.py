@@ -1,7 +1,8 @@
-"""One event at a time, at random moments, beside `resonant up`: from its acceptance to the arrival of its first attempt.
+"""The latency of single events at random moments while `resonant up` runs: from acceptance to the first attempt's arrival.
 
-By the receiver's journal, against a request that this process sends to the same receiver. 480 events take 20 minutes and four
-hand-overs between drains; ``--events 48`` takes two. ``--only PART`` chooses by a part of the name.
+Arrival times are from the receiver's journal. The baseline is a request from this process to the same receiver. 480 events
+take 20 minutes and span four hand-overs between drains; ``--events 48`` takes two minutes. ``--only PART`` selects by a part
+of the name.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ _PARTS: tuple[tuple[str, Database, bool], ...] = (
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
-    """Measure, and return what came out.
+    """Measure, and return the results.
 
     Args:
         count: events.
-        rounds: how often.
-        only: parts of names; all where it is empty.
+        rounds: rounds of each part.
+        only: parts of names; empty for all.
     """
     found = []
     for name, database, kills in _PARTS:
@@ -81,7 +82,7 @@ def _of(latencies: list[float], what: str) -> float:
 
 
 def _measure(database: Database, count: int, *, kills: bool) -> tuple[list[float], list[float]]:
-    """Return how long the events and the bare requests took, in milliseconds."""
+    """Return the latencies of the events and of the bare requests, in milliseconds."""
     with contextlib.ExitStack() as stack:
         settings = stack.enter_context(empty_home())
         folder = settings.home.parent
@@ -92,7 +93,7 @@ def _measure(database: Database, count: int, *, kills: bool) -> tuple[list[float
         receiver = stack.enter_context(shipped_receiver(journal, folder / "receiver.log"))
         up = stack.enter_context(running_up(settings))
         asyncio.run(save_endpoint(receiver))
-        time.sleep(_SETTLE_SECONDS)  # until both drains work
+        time.sleep(_SETTLE_SECONDS)  # until both drains run
         sent_at, bare_at = asyncio.run(_produce(url, receiver, count, up if kills else None))
         return _latencies(journal, sent_at), _latencies(journal, bare_at)
 
@@ -100,7 +101,7 @@ def _measure(database: Database, count: int, *, kills: bool) -> tuple[list[float
 async def _produce(
     url: str, receiver: str, count: int, killed: int | None
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Store events at random moments and send a bare request after each; return when each of both began."""
+    """Store events at random moments, and send a bare request after each; return the start times of both."""
     rng = random.Random(7)
     sent_at: dict[str, float] = {}
     bare_at: dict[str, float] = {}

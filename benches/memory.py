@@ -1,7 +1,7 @@
-"""The memory of ``resonant emit`` while it sends many stored events, in each lane: its size, and whether it grows.
+"""The peak and the growth of the memory of ``resonant emit`` while it sends many stored events, in each lane.
 
-To see growth, the first tenth of the events that the receiver counts is skipped, and the last quarter of the rest is compared
-with the first.
+To detect growth, the first tenth of the events that the receiver counts is skipped, and the last quarter of the rest is
+compared with the first.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
 
 EVENTS, ROUNDS = 20_000, 1
-# What makes each lane, and how many times as many events are sent in it: a million in the one that is quick.
+# The options of each lane, and the factor of its number of events: a million in the fast bulk lane.
 _LANES: dict[str, tuple[list[str], int]] = {"task": ([], 1), "bulk": (["--chunk-size", "500"], 50)}
 _SAMPLE_SECONDS = 0.1
 _AT_MOST_MB = 400
 _AT_MOST_GROWTH = 1.10
 _BATCH = 5_000
-# Of the events, until which the process imports, connects and fills what it keeps: what grows then is no leak.
+# The share of the events during which the process imports, connects and fills caches; growth until then is not a leak.
 _STARTING_PART = 0.1
 
 
@@ -58,7 +58,7 @@ def _measure(
     quarter = (count - started_up) // 4
     for _ in range(rounds):
         asyncio.run(_store(settings, count))
-        receiver.expect(count + 1)  # more than come: it counts, and tells only when asked
+        receiver.expect(count + 1)  # never reached, so the receiver prints its count only on request
         started = time.monotonic()
         samples = _sample(receiver, "emit", "--endpoint", ENDPOINT, *options)
         peak.append(max(each.megabytes for each in samples))

@@ -52,13 +52,13 @@ class Scenario:
 
     Attributes:
         name: a short description.
-        lane: of the drains.
-        behaviour: of the endpoint, once it listens.
+        lane: the lane of the drains.
+        behaviour: the endpoint's behaviour once it listens.
         outage: seconds until it listens.
         drains: sending processes; more than one use PostgreSQL.
         seconds: the time limit for delivering everything.
-        most_attempts, most_peak, most_drain: targets: attempts an event, requests in a whole second relative to the
-            capacity, and seconds from recovery until all is delivered.
+        most_attempts, most_peak, most_drain: targets: attempts per event, requests in a whole second relative to the
+            capacity, and seconds from recovery until every event is delivered.
     """
 
     name: str
@@ -95,9 +95,9 @@ class Outcome:
 
     Attributes:
         notes: the receiver's records.
-        attempts: in the store.
-        dead_letters: given up.
-        unfinished: not delivered in time.
+        attempts: number of attempts in the store.
+        dead_letters: number of dead letters.
+        unfinished: number of deliveries without an outcome at the time limit.
         gate: the state of the endpoint's gate at the end.
     """
 
@@ -114,7 +114,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
     Args:
         count: events.
         rounds: runs of each scenario.
-        only: parts of scenarios' names; empty: all.
+        only: parts of scenarios' names; empty for all.
     """
     found: list[Comparison] = []
     for scenario in SCENARIOS:

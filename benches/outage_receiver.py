@@ -40,9 +40,9 @@ class Behaviour:
     """The receiver's behaviour.
 
     Attributes:
-        kind: ``works``, a status for every request, or a fault of each connection.
+        kind: ``works``, a status code for every request, or a fault of every connection.
         capacity: requests that it accepts in any second; it answers 503 to more. 0 for no limit.
-        ends_after: seconds after it began to listen until it works; 0 for never.
+        ends_after: seconds of misbehaviour after it begins to listen; 0 for no end.
     """
 
     kind: Kind = "works"
@@ -56,7 +56,7 @@ class Notes:
 
     Attributes:
         requests: the number of requests in each whole second since it began to listen.
-        accepted: different events.
+        accepted: the number of distinct accepted events.
         listening_at: the monotonic time when it began to listen.
         last_at: the monotonic time when the last event was first accepted; 0 for none.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from benches.standings import Standing
 
-# Okabe and Ito's, which the colour-blind can tell apart.
+# The Okabe-Ito palette, which colour-blind readers can distinguish.
 _BLUE, _SKY, _VERMILION, _GREY = "#0072b2", "#9fd0f0", "#d55e00", "#8a8d94"
 _ROW_INCHES = 0.42
 _BAR = 0.38
@@ -45,7 +45,7 @@ _STYLE = {
 def main(arguments: Sequence[str]) -> None:
     """Read the named file, and draw its comparison."""
     parser = argparse.ArgumentParser("python -m benches plot", description="Draw a comparison.")
-    parser.add_argument("file", type=Path, metavar="FILE", help="what --json has written")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a file written with --json")
     parser.add_argument("--output", type=Path, metavar="FILE", default=Path("docs/performance.svg"))
     given = parser.parse_args(arguments)
     results = read_results(given.file)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"{given.file} has no comparison: python -m benches comparison --json {given.file}")
     with style.context(["default", _STYLE]):
         figure = _draw(standings, results.standing_of(RAW_LOOP.name))
-        # Without the date, so that the same values make the same file.
+        # Without the date, so that the same values produce the same file.
         FigureCanvasSVG(figure).print_svg(given.output, metadata={"Date": None})  # type: ignore[no-untyped-call]
 
 

@@ -28,12 +28,12 @@ _QUIET_CORES = 0.15
 
 @contextlib.contextmanager
 def kept(command: list[str], *, log: Path, variables: Mapping[str, str] = {}) -> Iterator[int]:
-    """Run a command during the block, and no longer than this process; yield its process id.
+    """Run a command until the end of the block or of this process; yield its process id.
 
     Args:
         command: the program and its arguments.
-        log: file for what it says.
-        variables: of its environment, beside this process's.
+        log: file for its output.
+        variables: environment variables, in addition to this process's.
     """
     with log.open("ab") as file:
         supervisor = keep(command, os.environ | dict(variables), file, patience=_END_SECONDS)
@@ -63,7 +63,7 @@ def told(command: list[str], *, log: Path, variables: Mapping[str, str]) -> Iter
     Args:
         command: the program and its arguments.
         log: file for its standard error.
-        variables: of its environment, beside this process's.
+        variables: environment variables, in addition to this process's.
     """
     with (
         log.open("ab") as file,
@@ -109,7 +109,7 @@ class Tree:
         """Stop all of them during the block.
 
         Args:
-            is_free: returns whether they hold no lock now; otherwise they are stopped at another moment.
+            is_free: returns whether they hold no lock; if they hold one, they are stopped later.
         """
         processes = self._all()
         _signal(processes, signal.SIGSTOP)
@@ -131,7 +131,7 @@ class Tree:
 
 
 def _of(look: Callable[[], _T]) -> _T | None:
-    """Return a figure of a process; None if it has ended meanwhile."""
+    """Return a measurement of a process; None if the process has ended."""
     try:
         return look()
     except psutil.NoSuchProcess:
@@ -150,7 +150,7 @@ def wait_until_quiet(trees: Sequence[Tree], seconds: float, *, look_seconds: flo
     Args:
         trees: the processes.
         seconds: the time limit.
-        look_seconds: how long they must be idle; the CPU of a process is known to a hundredth of a second.
+        look_seconds: how long they must be idle; CPU times have a resolution of a hundredth of a second.
     """
     give_up_at = time.monotonic() + seconds
     cores = _QUIET_CORES

@@ -1,7 +1,7 @@
-"""Sixteen producers that each store one event per transaction in PostgreSQL, while a drain delivers: what notifying costs.
+"""The cost of notifications: sixteen producers store one event per transaction in PostgreSQL while a drain delivers.
 
-A commit with a notification holds a lock that only one commit of the server can hold. So three sides store the same events:
-as shipped, without notifications, and with one in every transaction.
+A commit with a notification takes a lock that only one commit of the server can hold. Three sides store the same events: as
+shipped, without notifications, and with a notification in every transaction.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def _compare(url: str, count: int, rounds: int) -> list[list[float]]:
 
 
 def _produce(url: str, count: int, notify: Notify) -> None:
-    """Store events with some producers of this process, side by side."""
+    """Store events with several concurrent producers in this process."""
     announcing: dict[Notify, Callable[..., None]] = {
         "as shipped": _SHIPPED,
         "never": _never,

@@ -41,7 +41,7 @@ _TASKS = 3_000
 _LINES, _WIDTH = 120, 150
 _SHARE_SHOWN = 0.02
 _SAMPLES_A_SECOND, _AT_MOST_SECONDS = 200, 3_600
-# What a sample of the server belongs to: the first of these of which a part is in the path of any of its frames.
+# Parts of file paths, by area. A sample belongs to the first area with a part that any of its frames' paths contains.
 _AREAS = {
     "recorder of task runs": ("services/task_run_recorder.py",),
     "events into the database": ("services/event_persister.py", "events/storage/"),
@@ -50,7 +50,7 @@ _AREAS = {
     "events from the websocket into queues": ("api/events.py", "server/events/", "utilities/messaging/"),
     "logs": ("server/api/logs.py", "server/logs/"),
     "other services": ("server/services/", "docket/"),
-    # It runs in greenlets, whose stacks do not tell who asked.
+    # SQLAlchemy runs in greenlets, whose stacks do not show the caller.
     "SQLAlchemy, for all of these": (
         "sqlalchemy/",
         "aiosqlite/",
@@ -64,9 +64,9 @@ _AREAS = {
 
 def main(arguments: Sequence[str]) -> None:
     """Profile the requested part, and print the profile."""
-    parser = argparse.ArgumentParser("python -m benches profile", description="Tell where the time goes.")
-    parser.add_argument("--lane", choices=list(LANES), default="task", help="of the emission")
-    parser.add_argument("--server", action="store_true", help="the Prefect server's instead")
+    parser = argparse.ArgumentParser("python -m benches profile", description="Show where the time is spent.")
+    parser.add_argument("--lane", choices=list(LANES), default="task", help="the lane of the emission")
+    parser.add_argument("--server", action="store_true", help="profile the Prefect server instead")
     parser.add_argument("--events", type=int, metavar="N")
     given = parser.parse_args(arguments)
     lane: Lane = given.lane
@@ -94,7 +94,7 @@ async def _profile_flow(store_url: str, url: str, lane: Lane, count: int) -> str
     store = await open_store(store_url)
     await store.enqueue(events(count), ENDPOINT)
     await store.close()
-    # All that the loop does, and not only what one of its tasks does.
+    # Profile the whole loop, not only one of its tasks.
     with Profiler(async_mode="disabled") as profiler:
         await emit_stored(store_url, 0, **LANES[lane])
     await APILogHandler.aflush()  # before the server ends
@@ -112,7 +112,7 @@ def _profile_server(count: int) -> str:
     ):
         raw = Path(folder) / "raw"
         [process] = psutil.Process(server.supervisor.pid).children()
-        # With Python's lock held: where it waits, and where SQLite works, which lets go of it, is not seen.
+        # Only samples with the GIL held: waits, and SQLite, which releases the GIL, are not shown.
         seen = ("--pid", str(process.pid), "--gil", "--rate", str(_SAMPLES_A_SECOND))
         written = ("--duration", str(_AT_MOST_SECONDS), "--format", "raw", "--output", str(raw))
         try:
@@ -130,8 +130,8 @@ def _profile_server(count: int) -> str:
         finally:
             sampling.send_signal(signal.SIGINT)
             said, _ = sampling.communicate()
-        if not raw.exists():  # most often as ptrace is not permitted
-            return f"py-spy could not look into the server: {textwrap.shorten(said, _WIDTH)}"
+        if not raw.exists():  # usually because ptrace is not permitted
+            return f"py-spy could not profile the server: {textwrap.shorten(said, _WIDTH)}"
         return _by_area(raw.read_text())
 
 

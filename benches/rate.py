@@ -1,6 +1,6 @@
 """An endpoint's rate, shared by four drains: the requests in any second, also after one drain is killed.
 
-The receiver's journal is evaluated; a second may begin at any request.
+The figures are from the receiver's journal; a second may begin at any request.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def run(count: int, rounds: int) -> list[Comparison | Standing]:
     found: list[Comparison | Standing] = []
     for database in _DATABASES:
         for lane, kills in _CASES:
-            # Each in a process of its own: Prefect's client remembers the server that it has seen first.
+            # Each in its own process: Prefect's client remembers its first server.
             seen = [apart(_measured, database, lane, count, kills=kills) for _ in range(rounds)]
             what = f"{_DRAINS} drains, {lane} lane, {database}" + (", one killed" if kills else "")
             most, goodput = zip(*seen, strict=True)
@@ -87,7 +87,7 @@ def _measured(database: Database, lane: Lane, count: int, *, kills: bool) -> tup
         _wait_for(journal, until)
         if kills:
             os.kill(drains[0], signal.SIGKILL)
-            # What it held goes to the others only once its leases end.
+            # The other drains get its deliveries only once its leases expire.
             _wait_for(journal, count * 0.9)
         times = sorted(each.received_at for each in read_journal(journal))
     most = max(bisect.bisect_left(times, start + 1) - i for i, start in enumerate(times))
@@ -101,7 +101,7 @@ def _measured(database: Database, lane: Lane, count: int, *, kills: bool) -> tup
 def _receiver(journal: Path, log: Path) -> Iterator[str]:
     command = python("resonant.testing", "--journal", str(journal))
     with told(command, log=log, variables={}) as process:
-        # It stands for another machine, so a wait for a processor must not bunch the requests that it sees.
+        # It represents another machine, so a wait for a processor must not bunch its requests.
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, process.pid, -10)
         yield cast("IO[bytes]", process.stdout).readline().decode().strip()

@@ -3,7 +3,7 @@
 It answers 200 or, on request, 503 to the first attempt of a share of the events, which it identifies by ``webhook-id``.
 
 Run in its own process (``python -m benches.receiver``), it prints its URL, and ends when its standard input does. An input line
-``EVENTS FAULTS`` begins a count, which is printed as JSON when that many different events have been accepted; an empty line
+``EVENTS FAULTS`` begins a count, which is printed as JSON when that many distinct events have been accepted; an empty line
 prints it at once.
 """
 
@@ -38,11 +38,11 @@ class Receipts:
     """The requests since a count began.
 
     Attributes:
-        events: different accepted events.
+        events: the number of distinct accepted events.
         requests: all requests.
         refused: requests that were answered 503.
         first_at: the monotonic time when the first request had been read, in seconds.
-        last_at: the same for the last event that was accepted for the first time.
+        last_at: the monotonic time when the last new event had been read, in seconds.
     """
 
     events: int = 0
@@ -75,17 +75,17 @@ class Receiver:
         self._answers.readline()  # it counts from now on
 
     def wait(self, seconds: float) -> Receipts:
-        """Wait until as many events have been accepted as were expected.
+        """Wait until all expected events have been accepted.
 
         Raises:
             NotReceived: they did not arrive in time.
         """
         if not select.select([self._answers], [], [], seconds)[0]:
-            raise NotReceived(f"after {seconds:.0f} s only this has arrived: {self.so_far()}")
+            raise NotReceived(f"after {seconds:.0f} s, the receiver has only: {self.so_far()}")
         return self._read()
 
     def so_far(self) -> Receipts:
-        """Return the count as it is now."""
+        """Return the current count."""
         self._command("")
         return self._read()
 
@@ -101,7 +101,7 @@ class Receiver:
 def counting_receiver() -> Iterator[Receiver]:
     """Run a receiver during the block."""
     command = [sys.executable, "-m", "benches.receiver"]
-    # Without a buffer: nothing that it has said shall be hidden from select.
+    # Unbuffered, so that select sees all of its output.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         yield Receiver(process)
         cast("IO[bytes]", process.stdin).close()

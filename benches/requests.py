@@ -1,4 +1,4 @@
-"""Reading HTTP requests from a connection that stays open, with little CPU."""
+"""Reads HTTP requests from a persistent connection, with little CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Connection(asyncio.Protocol, ABC):
     """Reads each request to its end, and then calls ``answer``.
 
     Attributes:
-        transport: of the connection.
+        transport: the connection's transport.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol, ABC):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Answer every complete request."""
         self._received += data
         while (end_of_head := self._received.find(b"\r\n\r\n")) >= 0:
             length = _LENGTH.search(self._received, 0, end_of_head)
@@ -44,4 +44,4 @@ class Connection(asyncio.Protocol, ABC):
 
     @abstractmethod
     def answer(self, received: bytearray, end_of_head: int) -> None:
-        """Answer the request that ``received`` begins with."""
+        """Answer the request at the start of ``received``."""

@@ -38,8 +38,8 @@ class Results:
     """The results so far.
 
     Attributes:
-        comparisons: each with the name of its bench.
-        standings: of the contenders of the comparison.
+        comparisons: pairs of a bench's name and a comparison.
+        standings: the standings of the contenders in the comparison.
         failed: the reasons of failures, by the name of the bench.
     """
 

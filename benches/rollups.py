@@ -1,8 +1,8 @@
-"""The cost of counting: claim, begin and record through the store, with rollups on and off in turn.
+"""The cost of counting: claim, begin and record through the store, in alternating rounds with rollups on and off.
 
-Only the store works here, which is the worst case: with a send in between, the share of the rollups is smaller. The unit is
-events per second of CPU, which limits an emission. In wall-clock time, noise from the disk and other processes would hide
-three in a hundred.
+Only store operations run, which is the worst case: with sends, the share of the rollups would be smaller. The unit is events
+per second of CPU, since CPU limits an emission. In wall-clock time, noise from the disk and other processes would hide a
+difference of 3 %.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 EVENTS = 10_000
 ROUNDS = 7
 _AT_LEAST = 0.97
-_CLAIMED = 200  # as many as an emission claims at once for one endpoint
+_CLAIMED = 200  # the number that an emission claims at once for one endpoint
 _IN_FLIGHT = 50
 _FAILED_PART = 0.2
 

@@ -31,15 +31,15 @@ class Delivered:
 
     Attributes:
         events_per_second: from the receiver's first request until the last event that was new to it.
-        cpu_ms: of all sending processes, in milliseconds an event.
-        services_cpu_ms: of their services, by name, until these were idle again; likewise.
+        cpu_ms: CPU time of all sending processes, in milliseconds per event.
+        services_cpu_ms: CPU time of their services until they were idle again, in milliseconds per event, by name.
         peak_megabytes: resident memory of the sending processes; shared memory counts in each.
         quiet_after: seconds from the last receipt until workers and services were idle.
         requests: received by the receiver.
         duplicates: requests for events that were already accepted.
-        enqueue_seconds: of enqueuing the events beforehand, while the workers were stopped.
-        latencies: of other events beforehand, each in an idle system: seconds from enqueuing one until the receiver had it.
-            For contenders that store nothing, from just before the worker's call: reading the file of events is excluded.
+        enqueue_seconds: seconds to enqueue the events beforehand, while the workers were stopped.
+        latencies: seconds from enqueuing an event in an idle system until its receipt, measured beforehand with other
+            events. For contenders that store nothing, they begin just before the worker's call, after it has read the file.
     """
 
     events_per_second: float
@@ -58,8 +58,8 @@ class Visit:
     """The measurements of a contender in one round.
 
     Attributes:
-        plain: with no faults.
-        faulty: with the first attempt of a fifth of the events answered 503; None if it sends nothing.
+        plain: the delivery without faults.
+        faulty: the delivery with a 503 for the first attempt of a fifth of the events; None if it sends nothing.
     """
 
     plain: Delivered
@@ -71,10 +71,10 @@ class Standing:
     """A contender and its measurements.
 
     Attributes:
-        name: the contender's.
+        name: the contender's name.
         in_flight: concurrent sends.
-        visits: by the number of the round, without failed rounds.
-        remark: why measurements are missing; empty otherwise.
+        visits: visits by the number of the round, without failed rounds.
+        remark: the reason for missing measurements; empty if none are missing.
         is_missing: whether a part of it is not installed.
     """
 
@@ -89,7 +89,7 @@ class Standing:
         return {turn: found for turn, visit in self.visits.items() if (found := kind(visit)) is not None}
 
     def values(self, kind: Kind, value: Value) -> list[float]:
-        """Return a value of each round that has it."""
+        """Return a value for each round that has one."""
         return [value(each) for each in self.delivered(kind).values()]
 
     def ratios(self, other: Standing, kind: Kind, value: Value) -> list[float]:
@@ -113,32 +113,32 @@ class Standing:
 
 
 def plain(visit: Visit) -> Delivered | None:
-    """Take the delivery without faults."""
+    """Return the delivery without faults."""
     return visit.plain
 
 
 def faulty(visit: Visit) -> Delivered | None:
-    """Take the delivery with faults."""
+    """Return the delivery with faults."""
     return visit.faulty
 
 
 def events_per_second(each: Delivered) -> float:
-    """Take the throughput."""
+    """Return the throughput."""
     return each.events_per_second
 
 
 def cpu_ms(each: Delivered) -> float:
-    """Take the CPU of the sending processes."""
+    """Return the CPU time of the sending processes."""
     return each.cpu_ms
 
 
 def all_cpu_ms(each: Delivered) -> float:
-    """Take the CPU of the sending processes and their services."""
+    """Return the CPU time of the sending processes and their services."""
     return each.cpu_ms + sum(each.services_cpu_ms.values())
 
 
 def peak_megabytes(each: Delivered) -> float:
-    """Take their memory."""
+    """Return the peak memory of the sending processes."""
     return each.peak_megabytes
 
 
@@ -149,11 +149,11 @@ _KINDS: dict[str, Kind] = {"0 %": plain, "20 %": faulty}
 def show_standings(standings: Sequence[Standing], raw: Standing | None) -> None:
     """Print a table with two rows for each contender, without and with faults.
 
-    Latencies are shown minus those of a bare call, p50 minus p50 and p99 minus p99.
+    The latencies of a bare call are subtracted, p50 from p50 and p99 from p99.
 
     Args:
-        standings: of all contenders.
-        raw: the raw loop's, the baseline of each row's ratios, and whose calls are the bare ones; None if it is missing.
+        standings: the standings of all contenders.
+        raw: the raw loop's standing, the baseline of the ratios and of the latencies; None if it is missing.
     """
     rows = [
         _row(each, raw, faults, kind)
@@ -169,7 +169,7 @@ def show_standings(standings: Sequence[Standing], raw: Standing | None) -> None:
     counts = [count for each in standings for kind in _KINDS.values() if (count := len(each.latencies(kind)))]
     if counts and min(counts) < _ENOUGH_FOR_P99:
         print(
-            f"latencies a row: {min(counts)} to {max(counts)}; of fewer than {_ENOUGH_FOR_P99}, p99 is next to the largest"
+            f"latencies per row: {min(counts)} to {max(counts)}; with fewer than {_ENOUGH_FOR_P99}, p99 is close to the largest"
         )
     for each in standings:
         if each.remark:

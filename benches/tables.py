@@ -1,4 +1,4 @@
-"""Tables on a terminal, and the numbers in them."""
+"""Prints tables and formats their numbers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def print_table(headings: Sequence[str], right: Container[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: with lines on a terminal, plain elsewhere.
+    """Print a table, with lines on a terminal and without them elsewhere.
 
     Args:
         headings: one per column.
-        right: headings of the columns whose text is aligned to the right.
+        right: headings of the right-aligned columns.
         rows: one text per column.
     """
     console = Console()

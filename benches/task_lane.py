@@ -1,4 +1,4 @@
-"""The task lane compared with empty Prefect tasks, with as many in flight, on one server with the shipped settings.
+"""The task lane compared with the same number of empty Prefect tasks in flight, on one server with the shipped settings.
 
 Both are whole flow runs, from the call to its end. Between rounds the server finishes its records, so that no round disturbs
 the next.
@@ -82,7 +82,7 @@ class _Lane:
 
 
 async def emit_stored(store_url: str, count: int, **options: Any) -> tuple[State[None], Stopwatch]:
-    """Store events, then deliver them by a flow run; only the flow run is timed.
+    """Store events, then deliver them with a flow run; only the flow run is timed.
 
     Args:
         store_url: the URL of the configured store.

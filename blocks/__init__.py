@@ -1,6 +1,6 @@
-"""Prefect blocks: where an operator configures endpoints. Importing this package registers their classes.
+"""Prefect blocks that configure endpoints. Importing this package registers their classes.
 
-Register them with a server by ``python -m prefect block register -m blocks``; ``resonant up`` does so too.
+``python -m prefect block register -m blocks`` registers them with a server; ``resonant up`` does so too.
 """
 
 from blocks.endpoint import EndpointBlock, SinkBlock, load_endpoint

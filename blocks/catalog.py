@@ -1,4 +1,4 @@
-"""Saving, updating, listing and removing endpoints by name, and rotating their signing secrets."""
+"""Saves, updates, lists and removes endpoints by name, and rotates their signing secrets."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def update_webhook_endpoint(
         clear: fields to reset to their defaults first.
 
     Returns:
-        The settings that were kept, as a phrase for a message.
+        A phrase that lists the unchanged settings, for a message.
 
     Raises:
         UnknownEndpoint: no endpoint has that name.
@@ -119,10 +119,10 @@ async def update_webhook_endpoint(
 
 
 async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
-    """Return the name of the endpoint made from this URL's host and port; it is saved first if it is new.
+    """Return the name of the endpoint for this URL, made from host and port; save the endpoint if it is new.
 
     Raises:
-        EndpointError: the URL cannot be used, or that name is taken by another URL.
+        EndpointError: the URL cannot be used, or an endpoint with another URL has that name.
     """
     name = name_from_url(url)
     new = WebhookEndpoint(url=SecretStr(url), allow_private=allow_private)
@@ -163,14 +163,14 @@ class NotConfirmed(EndpointError):
 
 
 async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rotation:
-    """Save a new signing secret, and let the old one sign too for ``keep_old`` seconds.
+    """Save a new signing secret, and keep signing with the old one too for ``keep_old`` seconds.
 
-    The secret of the last rotation changes nothing, so an interrupted command can be repeated.
+    Repeating the last rotation with the same secret changes nothing, so an interrupted command can be repeated.
 
     Args:
         name: the endpoint's name.
         secret: the new secret.
-        keep_old: how long the old secret signs too, in seconds.
+        keep_old: seconds for which the old secret also signs.
 
     Raises:
         EndpointError: the endpoint does not exist, is unusable with this secret, already has it, or is in a
@@ -223,13 +223,13 @@ async def _save_signing(name: str, block: WebhookEndpoint) -> None:
             saved = await _webhook_endpoint(name)
         except Exception:  # noqa: BLE001 - after any failure the outcome is unknown
             reason = f"the answer to its save was lost ({type(error).__name__})"
-            raise NotConfirmed(f"endpoint {name!r}: {reason}, and Prefect cannot be asked") from error
+            raise NotConfirmed(f"endpoint {name!r}: {reason}, and Prefect is unreachable") from error
         if saved.previous_signing_secret_until != block.previous_signing_secret_until:
             raise
 
 
 async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:
-    """Return every endpoint by name; for one that cannot be used as configured, the error."""
+    """Return the name of every endpoint with its block, or with an error if its configuration is unusable."""
     async with get_client() as client:
         names = await endpoint_names(client)
     return [(name, await _loaded(name)) for name in names]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How often a run reads an endpoint again, in seconds.
+# The interval at which a run reads an endpoint's configuration again, in seconds.
 LOOK_AGAIN_SECONDS = 10.0
 
 
@@ -36,7 +36,8 @@ class _Version:
 class CurrentSink:
     """Sends to an endpoint, and reads its configuration again every ``LOOK_AGAIN_SECONDS`` after the first use.
 
-    A send in progress keeps its version. Timeout and overrides never change, since the attempt runner has read them.
+    A send in progress keeps its version. Timeout and overrides do not change, since the attempt runner has already read
+    them.
     If the endpoint cannot be read, or its new configuration is unusable, the last version stays.
     """
 
@@ -64,7 +65,7 @@ class CurrentSink:
             version.sending -= 1
 
     def rotation(self) -> float | None:
-        """Return the oldest rotation of the signing secret that a send in progress, or the next send, uses."""
+        """Return the oldest rotation of the signing secret that is used by a send in progress or by the next send."""
         self._start_looking()
         *before, last = self._versions
         return next((each for each in before if each.sending), last).endpoint.rotation
@@ -83,11 +84,11 @@ class CurrentSink:
             await version.sink.aclose()
 
     async def look(self) -> None:
-        """Read the endpoint; the next send uses what has changed."""
+        """Read the endpoint's configuration again; the next send uses it."""
         opened, current = self._versions[0].endpoint, self._versions[-1].endpoint
         try:
             read = await self._read()
-        except Exception as error:  # noqa: BLE001 - sending goes on when Prefect cannot be read
+        except Exception as error:  # noqa: BLE001 - sending continues while Prefect is unavailable
             # Only EndpointError is known to contain no secret.
             reason = error if isinstance(error, EndpointError) else type(error).__name__
             logger.warning("endpoint %s keeps its previous configuration: %s", opened.name, reason)

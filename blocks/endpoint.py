@@ -30,9 +30,9 @@ DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/ma
 
 
 class EndpointBlock(Block, ABC):
-    """A destination of events, as an operator configures it."""
+    """A destination of events, configured by an operator."""
 
-    _block_schema_capabilities = [CAPABILITY]  # noqa: RUF012 - Prefect's own way
+    _block_schema_capabilities = [CAPABILITY]  # noqa: RUF012 - Prefect declares it like this
 
     policy: str | None = Field(
         default=None, description="Name of the retry policy (RESONANT_POLICIES); the default policy if empty."
@@ -41,21 +41,23 @@ class EndpointBlock(Block, ABC):
         default=15.0,
         gt=0,
         le=600,
-        description="Deadline of one attempt in seconds, from connecting to the answer.",
+        description="Time limit of one attempt in seconds, from connecting to the answer.",
     )
     concurrency: int | None = Field(
-        default=None, ge=1, description="Sends at the same time in one run; the common limit if empty."
+        default=None,
+        ge=1,
+        description="Maximum concurrent sends in one run; RESONANT_ENDPOINT_CONCURRENCY if empty.",
     )
     rate: float | None = Field(
         default=None,
         gt=0,
         le=10_000,
-        description="Sends per second, of all runs together; no limit if empty. A run reads a change when it starts.",
+        description="Maximum sends per second, shared by all runs; no limit if empty. A run reads a change when it starts.",
     )
 
     @abstractmethod
     def open(self, name: str) -> Destination:
-        """Return the endpoint, ready for sending under this name.
+        """Return a destination that sends to this endpoint under this name.
 
         Raises:
             EndpointError: it cannot be used as configured.
@@ -63,22 +65,22 @@ class EndpointBlock(Block, ABC):
 
 
 class SinkBlock(EndpointBlock, ABC):
-    """The base for an endpoint of your own: subclass it, and write ``deliver``.
+    """The base class of custom endpoints: subclass it and implement ``deliver``.
 
-    A package names its subclass in the entry point group ``resonant.sinks``, and ``resonant up`` registers it; events
-    go to it by ``--endpoint BLOCK-TYPE/NAME``. See ``examples/spool_sink`` for an example.
+    A package declares its subclass in the entry point group ``resonant.sinks``, and ``resonant up`` registers it.
+    ``--endpoint BLOCK-TYPE/NAME`` sends events to it. See ``examples/spool_sink`` for an example.
     """
 
     @abstractmethod
     async def deliver(self, event: Event) -> Receipt | None:
-        """Deliver the event once. Any exception means a failure, which the classifier judges by its type.
+        """Deliver the event once. Any exception is a failure, which is classified by its type.
 
         Args:
             event: ``event.body`` is its data as compact UTF-8 JSON.
         """
 
     def open(self, name: str) -> Destination:
-        """Return this block as an endpoint; its secrets are removed from errors and results."""
+        """Return a destination that removes the block's secrets from errors and results."""
         redactor = Redactor(_secrets(self))
 
         async def close() -> None:
@@ -131,7 +133,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
 
 
 async def require_endpoint(name: str) -> None:
-    """Check that an endpoint has this name, whether or not it can be used.
+    """Check that an endpoint with this name exists, even if it is unusable.
 
     Raises:
         UnknownEndpoint: no endpoint has that name.
@@ -175,7 +177,7 @@ async def endpoint_types(client: PrefectClient) -> list[str]:
 
 
 def _secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:
-    """Yield every secret text in a block, its lists and nested blocks; also each line of a text with several lines."""
+    """Yield every secret of a block, including its lists and nested blocks, and each line of multi-line secrets."""
     if hasattr(value, "get_secret_value"):
         value, is_secret = value.get_secret_value(), True
     if isinstance(value, BaseModel):

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class FileEndpoint(SinkBlock):
-    """Appends each event's data to a file, one JSON document a line."""
+    """Appends each event's data to a file, one JSON document per line."""
 
     _block_type_name = "File Endpoint"
     _block_type_slug = "file-endpoint"
     _description = "Appends events to a file; an example of an endpoint without HTTP."
     _documentation_url = DOCUMENTATION_URL
 
-    path: Path = Field(description="The file; its folder must exist.")
+    path: Path = Field(description="File to append to; its folder must exist.")
 
     async def deliver(self, event: Event) -> None:
-        """Append and sync; the classifier judges an ``OSError``."""
+        """Append the event's data and sync the file; an ``OSError`` is classified."""
         await asyncio.to_thread(self._append, event.body + b"\n")
 
     def _append(self, line: bytes) -> None:

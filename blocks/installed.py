@@ -35,7 +35,7 @@ def _of_packages() -> tuple[type[Block], ...]:
     for entry in entry_points(group=GROUP):
         try:
             kinds += _sinks_in(entry.load())
-        except Exception as error:  # noqa: BLE001 - whatever a foreign module raises
+        except Exception as error:  # noqa: BLE001 - a third-party module may raise anything
             logger.warning("sink %s (%s) is not available: %s", entry.name, entry.value, _reason(error))
     return tuple(kinds)
 
@@ -44,12 +44,12 @@ def _of_packages() -> tuple[type[Block], ...]:
 def _of_setting(module: str) -> tuple[type[Block], ...]:
     try:
         return tuple(_sinks_in(importlib.import_module(module)))
-    except Exception as error:  # noqa: BLE001 - whatever a foreign module raises
+    except Exception as error:  # noqa: BLE001 - a third-party module may raise anything
         raise SettingsError(f"RESONANT_SINKS: {module}: {_reason(error)}") from None
 
 
 def _sinks_in(found: object) -> list[type[Block]]:
-    """Return an entry point's class, or the classes in its module."""
+    """Return the sinks of an entry point: the class itself, or the classes of its module."""
     candidates = list(vars(found).values()) if inspect.ismodule(found) else [found]
     kinds = [
         each
@@ -60,7 +60,7 @@ def _sinks_in(found: object) -> list[type[Block]]:
         and not inspect.isabstract(each)
     ]
     if not kinds:
-        raise LookupError("no subclass of SinkBlock is there")
+        raise LookupError("it has no subclass of SinkBlock")
     return kinds
 
 

@@ -15,44 +15,47 @@ from resonant.sinks.endpoint import Endpoint
 
 
 class WebhookEndpoint(EndpointBlock):
-    """Receives events by HTTP POST: CloudEvents in binary mode, signed as Standard Webhooks if it has a secret."""
+    """Receives events through HTTP POST: CloudEvents in binary mode, signed per Standard Webhooks if it has a secret."""
 
     _block_type_name = "Webhook Endpoint"
     _block_type_slug = "webhook-endpoint"
     _description = "An HTTP endpoint that Resonant delivers events to."
     _documentation_url = DOCUMENTATION_URL
 
-    url: SecretStr = Field(description="http or https; kept secret, since it may carry a token.")
+    url: SecretStr = Field(
+        description="URL (http or https). Stored as a secret, since it may contain a token."
+    )
     # Not a SecretDict: Prefect's form shows an empty one as ******** and then cannot save it.
     headers: SecretStr | None = Field(
         default=None,
         description='Headers sent with every event, as a JSON object: {"Authorization": "Bearer ..."}.',
     )
     signing_secret: SecretStr | None = Field(
-        default=None, description="Standard Webhooks secret: whsec_ and base64. Signs every attempt."
+        default=None, description="Standard Webhooks secret (whsec_ and base64) that signs every attempt."
     )
     previous_signing_secret: SecretStr | None = Field(
         default=None,
-        description="While a secret is rotated: the old one, which signs too.",
+        description="The old secret, which also signs during a rotation.",
     )
     previous_signing_secret_until: AwareDatetime | None = Field(
         default=None,
-        description="When the old secret stops (or stopped) signing. Empty: when it is removed.",
+        description="Time when the old secret stops signing. Empty: it signs until it is removed.",
     )
     allow_private: bool = Field(
         default=False, description="Allow private and special addresses, such as 127.0.0.1 or 10.0.0.0/8."
     )
     status_overrides: dict[int, Category] = Field(
-        default_factory=dict, description='Other categories for statuses, such as {"404": "transient"}.'
+        default_factory=dict,
+        description='Status codes to classify differently, such as {"404": "transient"}.',
     )
     ca_file: str | None = Field(
-        default=None, description="File of certificates (PEM) to trust instead of the public ones."
+        default=None, description="PEM file of certificates to trust instead of the public ones."
     )
 
     @field_validator("headers", mode="before")
     @classmethod
     def _as_text(cls, headers: object) -> object:
-        """Accept a mapping too, as in older endpoints."""
+        """Accept a mapping too: older endpoints store one."""
         if isinstance(headers, SecretDict):
             headers = headers.get_secret_value()
         if isinstance(headers, dict):
@@ -98,8 +101,8 @@ class WebhookEndpoint(EndpointBlock):
         )
 
     def open(self, name: str) -> Destination:
-        """Return the endpoint, ready for sending; it is read again while it is open. See ``EndpointBlock.open``."""
-        # It loads the HTTP client, which `endpoint list` does not use.
+        """Return a destination that reads this endpoint's configuration again while it is open."""
+        # This imports the HTTP client, which `endpoint list` does not need.
         from blocks.current import CurrentSink  # noqa: PLC0415
 
         async def read() -> Endpoint:

@@ -1,1 +1,1 @@
-"""Companions of prefect.yaml: setting up a server, its settings, its automations."""
+"""Sets up and configures the Prefect server for prefect.yaml, and declares its automations."""

@@ -1,7 +1,7 @@
-"""The declared automations on alerts: notify, notify that the export is silent, replay when an endpoint has recovered.
+"""Automations on alerts: notify, report a silent export, and replay dead letters once an endpoint has recovered.
 
-They act on the events that the flow export-metrics sends, see ``tasks/alerts.py``. ``python -m deployments.bootstrap`` and
-``resonant up`` apply them, and revert manual changes, except whether an automation is enabled.
+They act on the events that the flow export-metrics sends (see ``tasks/alerts.py``). ``python -m deployments.bootstrap`` and
+``resonant up`` apply them. Both overwrite manual changes, but do not enable or disable an existing automation.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ NOTIFY_SILENT = "resonant: notify that the metrics export is silent"
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
 _REPLAY_DEPLOYMENT = "replay-dead-letters/on-demand"
-# Dead letters per second that a recovered service can take beside its usual traffic.
+# Dead letters per second that a recovered service can accept in addition to its usual traffic.
 _REPLAY_RATE = 10.0
-# Not every transient dead letter: cancelled ones, and those whose workers crashed repeatedly, are left to an operator.
+# An operator decides on other transient dead letters: those that were cancelled or crashed workers repeatedly.
 _REPLAYED_REASONS = ("exhausted", "expired")
 # Two scheduled exports are missing, and the third is late.
 _EXPORT_SILENCE = timedelta(minutes=15)
@@ -62,8 +62,8 @@ def replay(deployment: UUID) -> Automation:
     return Automation(
         name=REPLAY,
         description=(
-            "When an endpoint's error rate is normal again: replays the transient dead letters given up since the "
-            f"alert began, {_REPLAY_RATE:g} a second. Enable it if duplicates do no harm."
+            "Once an endpoint's error rate is normal again, replays the transient dead letters given up since the "
+            f"alert began, at {_REPLAY_RATE:g} per second. Enable it if duplicates are harmless."
         ),
         enabled=False,
         trigger=EventTrigger(
@@ -96,7 +96,7 @@ def notify(block: UUID) -> Automation:
     """Notify of each alert that begins or ends."""
     return Automation(
         name=NOTIFY,
-        description="Sends an alert's text when it begins and when it ends.",
+        description="Sends the text of each alert when it begins and when it ends.",
         trigger=EventTrigger(
             expect={EVENT_RAISED, EVENT_RECOVERED},
             match={"prefect.resource.id": "resonant.*"},
@@ -117,14 +117,14 @@ def notify_silent(block: UUID, *, within: timedelta = _EXPORT_SILENCE) -> Automa
     completed = "prefect.flow-run.Completed"
     return Automation(
         name=NOTIFY_SILENT,
-        description="Notifies once when runs of export-metrics stop completing: then no alert can be trusted.",
+        description="Notifies once when export-metrics stops completing: other alerts are then unreliable.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
             after={completed},
             expect={completed},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": "export-metrics"},
-            # Without this, Prefect would start over by itself and notify again and again.
+            # Without this, Prefect would restart the interval by itself and notify repeatedly.
             for_each={"related:flow:prefect.resource.id"},
             threshold=1,
             within=within,
@@ -160,5 +160,5 @@ async def _notification_block(client: PrefectClient, name: str) -> UUID:
     except ObjectNotFound:
         raise ResonantError(
             f"RESONANT_ALERT_NOTIFICATION_BLOCK: there is no block {name!r} on this Prefect server; "
-            "make it in the UI, and give it as TYPE/NAME, such as slack-webhook/ops"
+            "create it in the UI, and name it as TYPE/NAME, such as slack-webhook/ops"
         ) from None

@@ -52,7 +52,7 @@ async def register_block_types() -> None:
 
 
 async def deploy() -> None:
-    """Apply prefect.yaml by Prefect's documented command.
+    """Apply prefect.yaml with Prefect's documented command.
 
     Raises:
         BootstrapFailed: the command failed.
@@ -84,7 +84,7 @@ async def deployed() -> list[str]:
 
 
 def main() -> None:
-    """Set up the server, and print its contents."""
+    """Set up the server, and print a summary."""
     configure_prefect()
     url = configured_url()
     if url is None or not is_healthy(url):

@@ -1,11 +1,12 @@
 """Prefect's in-memory message broker, changed to make senders wait where Prefect's own broker drops messages.
 
 A task run sends a Prefect server three messages. The server queues 10,000 for each of its services and drops the rest, so
-records of task runs are lost. Here, a client that sends many waits once a queue is half full: the server stops reading its
-websocket, and the client keeps the rest. Waiting senders leave the server's only thread to the services that read.
+records of task runs are lost. With this broker, a client that sends many messages waits once a queue is half full: the
+server stops reading its websocket, and the client keeps the rest. Meanwhile, the services that read the queues have the
+server's only thread to themselves.
 
 ``server.env`` names this module as ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER``. Servers that share the work use Redis
-instead, see docs/how-to/postgresql-and-redis.md.
+instead (see docs/how-to/postgresql-and-redis.md).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ __all__ = ["Consumer", "Publisher", "break_topic", "ephemeral_subscription"]
 
 # Half of the capacity of a subscription.
 MOST_UNREAD = 5_000
-# A service that sends while it reads would wait for itself. After this long it uses the other half.
+# A service that sends while it reads would wait for itself. After this time, it uses the other half.
 PATIENCE_SECONDS = 10.0
-# The server itself sends a few at a time, some within a transaction. If it waited there, the recording service, which
-# writes to the same SQLite, could not make room.
+# The server itself sends a few messages at a time, some within a transaction. If it waited there, the recording service,
+# which writes to the same SQLite database, could not empty the queue.
 SENT_AT_ONCE = 20
 # If enabled, the server sends all logs of a request within a transaction, so this topic never waits.
 _LOGS = "logs"
@@ -51,7 +52,7 @@ class Publisher(memory.Publisher):
 
         Args:
             topic: its name.
-            cache: knows which messages were sent before.
+            cache: remembers the messages that were already sent.
             deduplicate_by: the attribute that identifies a message.
         """
         super().__init__(topic, cache, deduplicate_by)
@@ -59,7 +60,7 @@ class Publisher(memory.Publisher):
         self._sent = 0
 
     async def publish_data(self, data: bytes, attributes: Mapping[str, str]) -> None:
-        """Send one message, unless it was sent before. A sender of many waits while a subscription has too many unread."""
+        """Send a message unless it was already sent. After many messages, wait while a subscription has too many unread."""
         self._sent += 1
         if self._sent > SENT_AT_ONCE and self.topic.name != _LOGS:
             await self._wait_for_room()

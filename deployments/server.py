@@ -10,7 +10,7 @@ A browser always reveals where a request comes from, in ``Origin``, ``Host`` or 
 The UI gets a content security policy: it cannot be framed and loads nothing from other hosts. This blocks images in
 untrusted text, and the analytics service that the new UI contacts even where analytics are off.
 
-``python -m deployments.server``, run in the project's folder, reads its address and all else from Prefect's settings.
+``python -m deployments.server``, run in the project's folder, reads all settings, including its address, from Prefect.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 # RFC 9110, 7.2 allows no userinfo. urlsplit would strip it, and leave a valid name.
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
 _OWN_SITES = (None, "same-origin", "none")
-# The host of the logos of Prefect's block types.
+# The hosts of the logos of Prefect's block types.
 _LOGOS = "https://raw.githubusercontent.com https://images.ctfassets.net"
 _REFUSAL = (
     "This server refuses requests from other web pages.\n"
@@ -49,7 +49,7 @@ _REFUSAL = (
 
 
 class OwnPagesAlone:
-    """Refuses browser requests from pages of other origins, and keeps those pages from framing its responses."""
+    """Refuses browser requests from pages of other origins, and prevents those pages from framing its responses."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str], *, is_local: bool, api: str = API) -> None:
         """Wrap an application.
@@ -69,7 +69,7 @@ class OwnPagesAlone:
         self._policy = _content_security_policy(self._origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass allowed requests on, and refuse the others."""
+        """Forward allowed requests, and refuse all others."""
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,7 +1,7 @@
 """A Prefect flow of your own that reports its result as an event.
 
 A task stores the event and ends; a drain, such as those of ``resonant up``, delivers it. Retries of the task or of the
-flow store the event once, since its id follows from the flow run::
+flow store the event once, since its id is derived from the flow run::
 
     python examples/in_your_flow.py
     RESONANT_DATABASE_URL=sqlite:///events.db resonant status
@@ -26,7 +26,7 @@ STORE_URL = os.environ.get("RESONANT_DATABASE_URL", "sqlite:///events.db")
 
 @task(retries=3, retry_delay_seconds=5)
 async def report(sales: int) -> str:
-    """Store the event; if the store is away, Prefect runs this task again. Return the event's id."""
+    """Store the event and return its id. If the store is unavailable, Prefect retries this task."""
     event = Event(
         id=f"sales-{flow_run.id}",
         type="com.example.sales.counted",
@@ -43,7 +43,7 @@ async def report(sales: int) -> str:
 
 @flow(name="nightly-sales")
 async def nightly_sales() -> str:
-    """Stand for a flow of yours: compute something, and report it."""
+    """Compute a value and report it, as your own flow would."""
     sales = sum((19, 5, 42))
     return await report(sales)
 

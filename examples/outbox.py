@@ -1,12 +1,12 @@
 """A transactional outbox: an order and its event are committed together, or neither is.
 
-The shop keeps Resonant's tables in its own database and gives ``enqueue`` its own connection. There is no moment at
-which an order has no event, or an event no order; a crash at any line leaves both or none::
+The shop keeps Resonant's tables in its own database and gives ``enqueue`` its own connection. A crash at any line leaves
+both the order and its event, or neither::
 
     python examples/outbox.py shop.db
     RESONANT_DATABASE_URL=sqlite:///shop.db resonant status
 
-With an asynchronous engine (PostgreSQL by asyncpg), call ``await connection.run_sync(place_order, ...)``.
+With an asynchronous engine (PostgreSQL with asyncpg), call ``await connection.run_sync(place_order, ...)``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ orders = Table(
 
 
 class OutOfStock(Exception):
-    """The shop's own error: it undoes the order, and its event with it."""
+    """The shop's own error; it rolls back the order together with its event."""
 
 
 def place_order(connection: Connection, number: int, article: str, quantity: int) -> None:
     """Store an order and its event in the transaction of this connection, which the caller commits."""
     order = {"number": number, "article": article, "quantity": quantity}
     connection.execute(insert(orders), order)
-    # An id that follows from the order: should this ever run twice, it is one event all the same.
+    # The id is derived from the order, so a repeated call stores one event.
     event = Event(id=f"order-{number}-placed", type="shop.order.placed", source="/shop", data=order)
     enqueue(connection, event, ENDPOINT)
     if quantity > 100:  # noqa: PLR2004 - the example's stock
@@ -45,7 +45,7 @@ def place_order(connection: Connection, number: int, article: str, quantity: int
 
 
 def main(path: str) -> None:
-    """Place two orders that succeed and one that does not; say what is stored."""
+    """Place two orders that succeed and one that fails; print what is stored."""
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         create_schema(connection)

@@ -1,6 +1,6 @@
-"""A webhook when a Prefect flow fails: a hook stores an event, and a drain of Resonant delivers it.
+"""Sends a webhook when a Prefect flow fails: a hook stores an event, and a drain of Resonant delivers it.
 
-The flow's result does not depend on the receiver of the webhook, and the event survives a receiver that is down::
+The flow's result does not depend on the receiver of the webhook, and an outage of the receiver does not lose the event::
 
     python examples/webhook_on_failure.py
     RESONANT_DATABASE_URL=sqlite:///events.db resonant deliveries
@@ -50,7 +50,7 @@ async def store_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[An
 
 @prefect.flow(name="import-orders", on_failure=[store_failure], on_crashed=[store_failure])
 async def import_orders() -> None:
-    """Stand for a flow of yours that fails."""
+    """Fail, as your own flow might."""
     raise RuntimeError("the file of orders is empty")
 
 

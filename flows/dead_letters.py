@@ -24,14 +24,14 @@ from tasks.purge import purge_final_deliveries
 from tasks.replay import check_names, replay, say_plan, who_runs_this
 from tasks.wiring import open_dispatcher
 
-# What a selection is called by, in this order.
+# Parameters that can name a run, in order of preference.
 _WHAT = ("endpoint", "ids", "event_type", "code", "category", "reason", "text")
 
 
 @flow(name="collect-dead-letters", flow_run_name=named("collect dead letters"), persist_result=False)
 @fail_with_message
 async def collect_dead_letters() -> State[None]:
-    """Rescue deliveries of lost workers, give up those lost too often, and write the triage and the held endpoints."""
+    """Rescue deliveries of lost workers, give up repeatedly lost ones, and list dead letters and held endpoints."""
     async with open_configured_store() as store:
         rescued = await rescue_expired_leases(store)
         rescued += await rescue_leases_of_ended_runs(store)
@@ -60,25 +60,26 @@ async def replay_dead_letters(
     policy: str | None = None,
     dry_run: bool = False,
 ) -> State[None]:
-    """Send dead letters again, the oldest first; each begins a new round of attempts, and keeps its history.
+    """Send dead letters again, oldest first. Each starts a new round of attempts and keeps its history.
 
-    All filters must match. Cancelling this run stops it cleanly: unsent dead letters stay in the queue or are due again.
+    A dead letter must match all filters. If this run is cancelled, unsent dead letters stay in the queue or become due
+    again.
 
     Args:
         ids: Event ids.
-        event_type: Event type; * stands for any text, ? for one character.
+        event_type: Event type; * matches any text, ? matches one character.
         endpoint: Name of the endpoint.
         category: Category of the last failure: transient, permanent or unknown.
         code: The classifier's code, such as http_503.
-        reason: Why it was given up.
-        text: A part of the error, in any case.
-        since: Given up at this time or later.
-        until: Given up before this time.
-        all_dead_letters: Required without a filter - selects every dead letter.
-        include_permanent: Also permanent failures, which are skipped otherwise.
+        reason: Reason for giving up: permanent, exhausted, expired, crashed or cancelled.
+        text: Part of the error text; upper and lower case are the same.
+        since: Only dead letters given up at or after this time.
+        until: Only dead letters given up before this time.
+        all_dead_letters: Replay every dead letter. Required if no filter is given.
+        include_permanent: Also replay permanent failures, which are skipped by default.
         limit: Maximum number of dead letters.
         rate: Dead letters per second, after a slow start of ten seconds. Empty: no limit.
-        policy: Name of the retry policy for this run, instead of the deliveries' own.
+        policy: Name of a retry policy that overrides the deliveries' own policies in this run.
         dry_run: Only count the dead letters that would be sent and skipped.
     """
     selection = Selection.from_parameters(locals())
@@ -108,18 +109,18 @@ async def cancel_deliveries(
     all_deliveries: bool = False,
     dry_run: bool = False,
 ) -> State[None]:
-    """Give up unfinished deliveries, with reason cancelled, except those being sent at this moment.
+    """Give up unfinished deliveries with the reason cancelled, except those that are being sent.
 
     Args:
         ids: Event ids.
-        event_type: Event type; * stands for any text, ? for one character.
+        event_type: Event type; * matches any text, ? matches one character.
         endpoint: Name of the endpoint.
         category: Category of the last failure: transient, permanent or unknown.
         code: The classifier's code, such as http_503.
-        text: A part of the last error, in any case.
-        since: Accepted at this time or later.
-        until: Accepted before this time.
-        all_deliveries: Required without a filter - selects every unfinished delivery.
+        text: Part of the last error text; upper and lower case are the same.
+        since: Only deliveries accepted at or after this time.
+        until: Only deliveries accepted before this time.
+        all_deliveries: Cancel every unfinished delivery. Required if no filter is given.
         dry_run: Only count the deliveries that would be given up.
     """
     selection = Selection.from_parameters(locals())
@@ -139,16 +140,16 @@ async def purge_dead_letters(
     archive: str | None = None,
     dry_run: bool = False,
 ) -> State[None]:
-    """Remove old final deliveries permanently, except those that are being replayed.
+    """Permanently remove old dead letters and old delivered history, except deliveries that are being replayed.
 
     Args:
-        older_than_days: Age of dead letters, in days since they were given up; 0 is all of them. Empty: 30 days, or
-            RESONANT_RETENTION_DAYS.
-        delivered_older_than_days: Age of delivered history, in days since its delivery. Empty: 30 days, or
-            RESONANT_RETENTION_DELIVERED_DAYS, which can be never.
-        archive: File on the worker's machine to which removed deliveries are appended first; .gz is compressed. Empty: one
-            file a day in the folder archive of RESONANT_HOME. none: no archive.
-        dry_run: Only count.
+        older_than_days: Minimum age of dead letters to remove, in days since they were given up; 0 removes all of them.
+            Empty: RESONANT_RETENTION_DAYS, 30 by default.
+        delivered_older_than_days: Minimum age of delivered history to remove, in days since delivery. Empty:
+            RESONANT_RETENTION_DELIVERED_DAYS, 30 by default; it can be never.
+        archive: File on the worker's machine to which deliveries are appended before they are removed; compressed if its
+            name ends in .gz. Empty: a daily file in the archive folder of RESONANT_HOME. none: no archive.
+        dry_run: Only count the deliveries that would be removed.
     """
     async with open_configured_store() as store:
         report = await purge_final_deliveries(

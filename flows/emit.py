@@ -1,6 +1,6 @@
-"""``emit_events`` stores the given events and emits due deliveries, each in its own task run.
+"""The flow ``emit_events``: stores the given events and sends due deliveries, each in its own task run.
 
-With a ``chunk_size``, many deliveries share a task run, and retries go out in later chunks.
+With a ``chunk_size``, many deliveries share a task run, and retries are sent in later chunks.
 """
 
 import asyncio
@@ -45,24 +45,25 @@ async def emit_events(
 ) -> State[Any]:
     """Deliver events to HTTP endpoints.
 
-    With events, the run waits until each of them is delivered, parked or a dead letter, whichever worker sends it, and
-    its final message counts them. Parked means that the next attempt is due in more than 30 seconds. Without events, the
-    run emits all due deliveries and waits for those that other workers hold. It takes over the deliveries of lost workers.
+    With events, the run waits until each event is delivered, parked or a dead letter, even if another worker sends it.
+    Its final message counts these outcomes. Parked means that the next attempt is due in more than 30 seconds. Without
+    events, the run sends all due deliveries and waits for deliveries that other workers hold. It takes over the
+    deliveries of lost workers.
 
     A dead letter fails its task run, not this flow. The flow fails if the store or the named endpoint cannot be opened.
     In a run for every endpoint, the deliveries of an endpoint that cannot be opened wait, and the message says why.
 
     Args:
-        events: Events to store first, as input lines (512 KiB at most; `resonant enqueue` takes more).
+        events: Events to store first, as input lines (512 KiB at most; use `resonant enqueue` for more).
         endpoint: Name of the endpoint. Required with events; otherwise empty means every endpoint.
-        policy: Name of the retry policy for this run, instead of the deliveries' own.
-        max_attempts: Attempts in a round, instead of the policy's own.
-        run_for: Seconds for which to emit what becomes due. 0 ends the run when nothing is due.
-        chunk_size: Deliveries that share a task run (500 is a good number). Those that fail go out in a later chunk, and
-            dead letters get a red task run each, at most 20 a chunk. 0 gives every delivery its own task run.
-        successors: Go on, emitting what becomes due, until this many younger runs with `successors` are alive, and for 30
-            seconds more. With 2, two runs are always alive, so one goes on if the other crashes. Such a run also waits
-            for an unavailable store, instead of failing. 0: no such bound.
+        policy: Name of a retry policy that overrides the deliveries' own policies in this run.
+        max_attempts: Maximum number of attempts in a round; overrides the policy's value.
+        run_for: Seconds to keep sending deliveries as they become due. 0 ends the run when nothing is due.
+        chunk_size: Number of deliveries that share a task run, such as 500. Failed deliveries are retried in a later
+            chunk. Each dead letter gets a failed task run, at most 20 per chunk. 0 gives every delivery its own task run.
+        successors: Keep sending until this many younger runs with `successors` are alive, and for another 30 seconds.
+            With 2, two runs are always alive, so that one continues if the other crashes. Such a run also
+            waits while the store is unavailable, instead of failing. 0 disables this condition.
     """
     if events is not None and endpoint is None:
         raise EndpointError("events need an endpoint")

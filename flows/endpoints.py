@@ -1,4 +1,4 @@
-"""Flows with which an operator pauses and resumes endpoints."""
+"""Flows that pause and resume an endpoint."""
 
 from prefect import State, flow
 from prefect.states import Completed
@@ -13,11 +13,11 @@ from tasks.replay import check_endpoint, who_runs_this
 @flow(name="pause-endpoint", flow_run_name=named("pause", "endpoint"), persist_result=False)
 @fail_with_message
 async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None]:
-    """Send nothing more to an endpoint until it is resumed. Its deliveries wait; sends in flight are not cut off.
+    """Pause an endpoint until it is resumed. Its deliveries wait; requests in flight are completed.
 
     Args:
         endpoint: Name of the endpoint.
-        reason: The reason, on one line, shown with the endpoint's state.
+        reason: One line that is shown with the endpoint's state.
     """
     async with open_configured_store() as store:
         await check_endpoint(store, endpoint)
@@ -27,9 +27,9 @@ async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None
 @flow(name="resume-endpoint", flow_run_name=named("resume", "endpoint"), persist_result=False)
 @fail_with_message
 async def resume_endpoint(endpoint: str, now: bool = False) -> State[None]:
-    """Send to a paused endpoint again: one delivery first, and if it works, the others.
+    """Resume a paused endpoint: send one probe and, if it succeeds, the other deliveries.
 
-    Also ends the wait for the next probe of a failing endpoint.
+    If the endpoint is failing, its next probe is sent now.
 
     Args:
         endpoint: Name of the endpoint.

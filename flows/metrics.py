@@ -1,4 +1,4 @@
-"""``export_metrics``: the store's metrics as Prometheus text, alerts, and a window's statistics as an artifact."""
+"""The flow ``export_metrics``: writes Prometheus text, announces alerts, and shows statistics in an artifact."""
 
 from contextlib import AsyncExitStack
 from typing import Annotated
@@ -24,14 +24,14 @@ async def export_metrics(
     """Write the metrics for Prometheus, announce alerts that begin or end, and show the statistics of the last hours.
 
     Args:
-        window_hours: How far the statistics look back; empty is RESONANT_METRICS_WINDOW_HOURS, 24 by default.
-        textfile: File on the worker's machine, in the folder of a node exporter's textfile collector; empty is
-            RESONANT_METRICS_TEXTFILE, metrics/resonant.prom under the home by default.
+        window_hours: Hours that the statistics cover. Empty: RESONANT_METRICS_WINDOW_HOURS, 24 by default.
+        textfile: File on the worker's machine, in the folder that a node exporter's textfile collector reads. Empty:
+            RESONANT_METRICS_TEXTFILE, metrics/resonant.prom in RESONANT_HOME by default.
     """
     async with open_configured_store() as store:
         totals, found = await measure_store(store, window_hours=window_hours)
         async with AsyncExitStack() as steps:
-            # They run in reverse order. If one fails, the others still run, and then the flow run fails.
+            # Callbacks run in reverse order. If one fails, the rest still run, and then the flow run fails.
             steps.push_async_callback(show_statistics, store, totals, found)
             steps.push_async_callback(compact_rollups, store)
             steps.push_async_callback(announce_alerts, store, totals)

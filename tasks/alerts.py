@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EVENT_RAISED = "resonant.alert.raised"
 EVENT_RECOVERED = "resonant.alert.recovered"
 _RECONNECTIONS = 3
-# The server drops an event whose id it has just seen, so an event that is sent again after a kill shows once.
+# The server drops an event with an id that it has just seen, so an event sent again after a kill appears once.
 _NAMESPACE = uuid5(NAMESPACE_URL, "resonant.alert")
 
 
@@ -41,7 +41,7 @@ async def announce_alerts(store: Store, totals: Totals) -> None:
     """Decide which alerts begin and end now, and send an event for each at least once.
 
     Raises:
-        StoreUnavailable: the store went away.
+        StoreUnavailable: the store became unavailable.
         ResonantError: Prefect's server did not accept an event; the next run sends it.
     """
     now = totals.taken_at
@@ -53,20 +53,20 @@ async def announce_alerts(store: Store, totals: Totals) -> None:
         activity = await store.read(read_activity, now=now, window=thresholds.window)
     else:
         get_run_logger().warning(
-            "RESONANT_ROLLUPS is off: only the age of dead letters, the silence of the drain, and gates are evaluated; "
+            "RESONANT_ROLLUPS is off: only alerts on old dead letters, a silent drain, and gates are evaluated; "
             "other alerts neither begin nor end"
         )
     raised_at = await store.read(read_raised)
     findings = evaluate(totals, activity, thresholds, now, await _max_ages(totals, settings))
     await store.write(record_crossings, crossings(findings, raised_at, thresholds, now))
-    # Includes the crossings that an earlier run was killed before sending.
+    # Also sends the events that an earlier run stored but could not send before it was killed.
     await _announce(store)
 
 
 async def _max_ages(totals: Totals, settings: Settings) -> dict[tuple[str, str | None], float]:
-    """Return the ``max_age`` of deliveries that a gate holds, by endpoint and the policy that the producer asked for.
+    """Return the ``max_age`` in seconds of deliveries that a gate holds, keyed by (endpoint, producer's policy).
 
-    A policy given to one run by ``--policy`` is not stored, so it is not known here.
+    The ``--policy`` of a run is not stored, so it is unknown here.
     """
     governed = {name for name, gate in totals.gates.items() if gate.governs_at(totals.taken_at)}
     keys = [key for key in totals.oldest_round_at if key[0] in governed]
@@ -84,11 +84,11 @@ async def _announce(store: Store) -> None:
     for crossing in pending:
         get_run_logger().warning("Alert %s: %s", crossing.what, crossing.text)
     try:
-        # Not by emit_event, which sends in a thread and only logs a failure.
+        # Not emit_event: it sends in a thread and only logs a failure.
         async with get_events_client(_RECONNECTIONS, checkpoint_every=1) as client:
             for crossing in pending:
                 await client.emit(to_event(crossing))
-    except Exception as error:  # noqa: BLE001 - a token that is refused comes as a bare Exception
+    except Exception as error:  # noqa: BLE001 - a rejected token raises a bare Exception
         raise ResonantError(
             f"Prefect's server did not accept an event; the next run sends the alerts: {error}"
         ) from None
@@ -96,7 +96,7 @@ async def _announce(store: Store) -> None:
 
 
 def to_event(crossing: Crossing) -> Event:
-    """Return the Prefect event of a crossing, with the same id for the same crossing."""
+    """Return the Prefect event of a crossing; the same crossing always has the same id."""
     is_of_all = crossing.endpoint == ALL_ENDPOINTS
     resource = {
         "prefect.resource.id": "resonant.store" if is_of_all else f"resonant.endpoint.{crossing.endpoint}",

@@ -29,16 +29,16 @@ _RUNS_A_PAGE = 200
 
 
 async def rescue_expired_leases(store: Store) -> int:
-    """Rescue the deliveries whose leases expired; return how many."""
+    """Rescue the deliveries with expired leases; return their number."""
     count = await store.rescue()
     get_run_logger().info("%d expired leases rescued", count)
     return count
 
 
 async def rescue_leases_of_ended_runs(store: Store) -> int:
-    """Rescue the deliveries whose owning flow run has ended, without waiting for their leases; return how many.
+    """Rescue the deliveries of flow runs that have ended, before their leases expire; return their number.
 
-    Another server may know a run that this Prefect server does not know. The leases of such a run are left to expire.
+    A run that this Prefect server does not know may belong to another server, so its leases are left to expire.
     """
     owners = [owner for owner in await store.read(lease_owners) if _is_uuid(owner)]
     if not owners:
@@ -82,7 +82,7 @@ async def write_triage(store: Store) -> str:
 
 
 async def write_gates(store: Store) -> str:
-    """Write a table artifact of the endpoints whose gate holds deliveries back; return a short summary."""
+    """Write a table artifact of the endpoints with a gate that is not normal; return a short summary."""
     now = store.clock()
     found = await store.read(governed, now=now)
     await acreate_table_artifact(
@@ -101,7 +101,7 @@ async def write_gates(store: Store) -> str:
             }
             for each in found
         ],
-        description="Endpoints whose gate is not normal; `resonant endpoint show NAME` shows one.",
+        description="Endpoints with a gate that is not normal; `resonant endpoint show NAME` shows one.",
     )
     held = sum(each.held for each in found)
     return f"{held} deliveries held by {len(found)} endpoints" if found else ""

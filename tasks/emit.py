@@ -1,7 +1,7 @@
-"""``emit_event`` makes the attempts of one delivery in one task run; ``emit_chunk`` makes one attempt of each of many.
+"""Tasks that send: ``emit_event`` makes the attempts of one delivery, ``emit_chunk`` makes one attempt for each of many.
 
-Prefect retries ``emit_event`` while ``decide`` returns a Retry, after exactly the delay that ``decide`` drew: Prefect asks
-the condition first and reads the delay right after it (see docs/decisions). The exception carries the decision.
+Prefect retries ``emit_event`` while ``decide`` returns a Retry, after exactly the delay that ``decide`` drew. Prefect
+calls the retry condition and then reads the delay (see docs/decisions). The exception carries the decision.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease, LeaseKey
 
-# Set by the condition and read right after it, in the same task run.
+# The retry condition sets the delay, and Prefect reads it right afterwards, in the same task run.
 _decided_delay: ContextVar[float] = ContextVar("decided_delay")
 
 
@@ -90,7 +90,7 @@ class Undelivered(Exception):
 
 
 class _DecidedDelays(list[float]):
-    """A list of delays for Prefect, in which every item is the delay decided last."""
+    """A list of delays for Prefect; every item is the last decided delay."""
 
     def __getitem__(self, _index: Any) -> Any:
         return _decided_delay.get()
@@ -106,7 +106,7 @@ def _was_decided_to_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any
 
 @cache
 def _nothing() -> Any:
-    """Return the result that all deliveries share."""
+    """Return the result None, one record for all deliveries."""
     return result_of_nothing()
 
 
@@ -124,11 +124,11 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     """Make the next attempt for a delivery.
 
     Returns:
-        A completed state. It is named ``Parked``, ``Left``, ``Held`` or ``TakenOver`` if this run no longer has the delivery.
+        A completed state. It is named ``Parked``, ``Left``, ``Held`` or ``TakenOver`` if this run no longer holds the delivery.
 
     Raises:
         Undelivered: the attempt failed. Prefect retries the task run if the decision is a Retry; otherwise the delivery
-            is a dead letter, and this task run is red.
+            is a dead letter, and this task run fails.
     """
     try:
         report = await dispatcher.attempt(ref.key, task_run_id=_task_run_id())
@@ -143,7 +143,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     if report.decision is None:
         return Completed(data=_nothing())
     failure = Undelivered(report)
-    if not isinstance(report.decision, GiveUp):  # Prefect logs those itself as it ends the run
+    if not isinstance(report.decision, GiveUp):  # Prefect logs the final failure itself
         get_run_logger().warning("%s", failure)
     if isinstance(report.decision, Park):
         return Completed(name="Parked", message=str(failure))
@@ -153,7 +153,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
 @task(
     name="emit-chunk",
     task_run_name="{ref.number} deliveries to {ref.endpoint}",
-    description="Make one attempt of each of many deliveries to one endpoint, and park every retry.",
+    description="Make one attempt for each delivery of a chunk to one endpoint, and park every retry.",
     # Prefect logs no traceback for a task that could be retried. The flow logs the error.
     retries=1,
     retry_condition_fn=lambda *_: False,
@@ -161,10 +161,10 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     persist_result=False,
 )
 async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
-    """Make one attempt of each delivery of a chunk.
+    """Make one attempt for each delivery of a chunk.
 
     Returns:
-        A completed state whose message counts the outcomes. The first dead letters get a red task run each.
+        A completed state whose message counts the outcomes. Each of the first dead letters gets a failed task run.
     """
     done = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=_task_run_id())
     await asyncio.gather(*map(_show, done.shown))
@@ -181,7 +181,7 @@ async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
     persist_result=False,
 )
 async def dead_letter(ref: DeliveryRef, failure: Undelivered) -> None:  # noqa: ARG001 - the run is named after it
-    """Fail with the delivery's failure, so that this task run is red.
+    """Raise the delivery's failure, so that this task run fails.
 
     Raises:
         Undelivered: always.

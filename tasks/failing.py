@@ -1,4 +1,4 @@
-"""Ends a flow that needs a user's correction: failed, with a one-line message and no traceback."""
+"""Turns errors that a user must correct into failed flow runs with a one-line message and no traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def fail_with_message(
 ) -> Callable[P, Awaitable[State[None]]]:
     """Turn a ``ResonantError``, whose text is for users, into a failed state; other errors propagate.
 
-    Prefect evaluates a flow's annotations in the wrapper's module, so a module of flows must not postpone them.
+    Prefect evaluates a flow's annotations in the wrapper's module, so a module of flows must not
+    import ``annotations`` from ``__future__``.
     """
 
     @functools.wraps(flow_function)

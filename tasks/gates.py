@@ -1,4 +1,4 @@
-"""The changes of endpoints' gates, as Prefect events and log lines."""
+"""Announces changes of endpoints' gates as Prefect events and log lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PREFIX = "resonant.gate."
 
 
 def announce_gate(before: Gate, after: Gate) -> None:
-    """Log a gate change by this run, and send an event for it. A thread of Prefect's sends the event."""
+    """Log a gate change that this run made, and queue a Prefect event for it; a Prefect thread sends the event."""
     emit_event(**to_event(before, after))
     if FlowRunContext.get() is not None:
         reason = f": {visible(after.reason)}" if after.reason else ""
@@ -27,7 +27,7 @@ def announce_gate(before: Gate, after: Gate) -> None:
 
 
 def to_event(before: Gate, after: Gate) -> dict[str, Any]:
-    """Return the arguments of the event."""
+    """Return the arguments of ``emit_event`` for a gate change."""
     return {
         "event": f"{_PREFIX}{after.state}",
         "occurred": datetime.fromtimestamp(after.since, UTC),

@@ -41,8 +41,8 @@ async def measure_store(store: Store, *, window_hours: float | None) -> tuple[To
     """Read counters and gauges, and compute the window's statistics, from one snapshot.
 
     Args:
-        store: open.
-        window_hours: how far to look back; None takes the setting.
+        store: an open store.
+        window_hours: length of the window in hours; None uses the setting.
     """
     settings = load_settings()
     # Earlier versions kept the window in files.
@@ -58,17 +58,17 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     Args:
         totals: counters and gauges.
         found: the window's statistics.
-        textfile: a file on the worker's machine; None takes the setting.
+        textfile: a file on the worker's machine; None uses the setting.
 
     Raises:
-        ResonantError: the file cannot be written; the last one is unchanged.
+        ResonantError: the file cannot be written; the previous file is unchanged.
     """
     settings = load_settings()
     path = settings.textfile if textfile is None else Path(textfile).expanduser()
     try:
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.parent.chmod(0o755)  # readable for the node exporter, whatever the umask
+            path.parent.chmod(0o755)  # readable for the node exporter, regardless of the umask
     except OSError as error:
         raise ResonantError(f"{path.parent}: {error.strerror}") from None
     with atomic_file(path, mode=READABLE_BY_ALL) as write:
@@ -80,22 +80,22 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
 
 
 async def compact_rollups(store: Store) -> None:
-    """Move counts to tables that are fast to read. Done here and not in a purge, which may never run."""
+    """Move counts to tables that are fast to read; this is not part of the purge, which may never run."""
     if taken := await compact(store):
-        get_run_logger().info("%d rows of old counts gathered into hours and days", taken)
+        get_run_logger().info("%d rows of old counts compacted into hours and days", taken)
 
 
 async def show_statistics(store: Store, totals: Totals, found: Statistics) -> None:
-    """Write an artifact, whose history the UI shows: the health of each endpoint, then charts, then tables."""
-    from resonant.metrics import charts  # noqa: PLC0415 - with matplotlib, which nothing else in this project waits for
+    """Write the metrics artifact: the health of each endpoint, charts and tables. The UI shows its history."""
+    from resonant.metrics import charts  # noqa: PLC0415 - imports matplotlib, which is slow and only needed here
 
     images = [
-        _image("Duration of an attempt, by the hour", charts.latency(found)),
-        _image("Delivered events and dead letters, by the hour", charts.outcomes(found)),
+        _image("Duration of attempts by hour", charts.latency(found)),
+        _image("Delivered events and dead letters by hour", charts.outcomes(found)),
         _image("Dead letters by reason", charts.dead_letters(found)),
         *(
             _image(
-                "Delays before a retry, against the curve of the policy",
+                "Retry delays and the curve of the policy",
                 charts.retry_delays(delays, name, policy),
             )
             for name, policy, delays in await _delays_by_policy(found)
@@ -105,12 +105,12 @@ async def show_statistics(store: Store, totals: Totals, found: Statistics) -> No
     await acreate_markdown_artifact(
         key=METRICS_ARTIFACT,
         markdown="\n\n".join([*health, f"{summary(found)}.", *images, *map(_markdown, tables(found))]),
-        description="Outcomes of events, failed attempts, and the durations of both.",
+        description="Outcomes of events, failed attempts, and durations.",
     )
 
 
 async def _health(store: Store, totals: Totals) -> list[str]:
-    """Return the list of the endpoints' health, if there are endpoints."""
+    """Return a Markdown list of the endpoints' health; empty without endpoints."""
     settings = load_settings()
     now, window = totals.taken_at, settings.alert_thresholds.window
     activity = await store.read(read_activity, now=now, window=window) if settings.rollups else None
@@ -122,10 +122,10 @@ async def _health(store: Store, totals: Totals) -> list[str]:
 
 
 async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, list[Delays]]]:
-    """Return the retries by policy, of the few policies with the most retries.
+    """Return the retry delays of the policies with the most retries, grouped by policy.
 
-    The policy is the one that a worker finds: the producer's choice, or else the endpoint's current one. A run's
-    ``--policy`` is not stored, so the delays of such a run are off the curve.
+    A delivery's policy is the producer's choice or else the endpoint's current policy, as for a worker. A run's
+    ``--policy`` is not stored, so the delays of such a run do not match the curve.
     """
     settings = load_settings()
     of_endpoint = {name: await policy_of(name) for name in {each.endpoint for each in found.delays}}

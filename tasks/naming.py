@@ -1,4 +1,4 @@
-"""Names of flow runs that say what ran, such as ``replay billing: 147 dead letters``."""
+"""Descriptive names of flow runs, such as ``replay billing: 147 dead letters``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from resonant.display import visible
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Prefect's own names are an adjective and an animal: fuzzy-otter.
+# Prefect generates names such as fuzzy-otter.
 _GENERATED = re.compile(r"[a-z]+-[a-z]+")
 _LONGEST = 200
 
 
 def named(what: str, *parameters: str, otherwise: str = "") -> Callable[[], str]:
-    """Return a ``flow_run_name`` that keeps a name that a user has given.
+    """Return a ``flow_run_name`` function that keeps a name given by the user.
 
     Args:
-        what: what the run does, such as ``replay``.
-        parameters: the first of these that has a value follows.
-        otherwise: follows if none has a value.
+        what: the action, such as ``replay``.
+        parameters: names of parameters; the value of the first one that is set follows the action.
+        otherwise: follows the action if no parameter is set.
     """
 
     def name() -> str:
@@ -40,11 +40,11 @@ def named(what: str, *parameters: str, otherwise: str = "") -> Callable[[], str]
 
 
 async def add_to_run_name(text: str, *, after: str) -> None:
-    """Add a text to the name of the current flow run, if the name is ours.
+    """Add text to the name of the current flow run, if ``named`` made that name.
 
     Args:
         text: the addition, such as ``147 dead letters``.
-        after: what the run does, as given to ``named``.
+        after: the action that was given to ``named``.
     """
     context = FlowRunContext.get()
     run = None if context is None else context.flow_run

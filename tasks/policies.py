@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def known_policy(name: str | None, settings: Settings) -> str:
-    """Return a policy's name, or the default's if the policy is unknown, as a worker does."""
+    """Return a policy's name, or the default policy's name if it is unknown, as a worker does."""
     try:
         settings.policy(name)
     except UnknownPolicy:

@@ -1,4 +1,4 @@
-"""The step of a purge, and its report."""
+"""The step of the purge flow, and its report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def purge_final_deliveries(
     archive: str | None,
     dry_run: bool,
 ) -> str:
-    """Purge or count deliveries that are older than their retention; write the report, and return it in one line."""
+    """Purge deliveries older than their retention, or only count them; write a report and return it as one line."""
     settings = load_settings()
     retention = Retention.of_settings(settings)
     if older_than_days is not None:
@@ -57,6 +57,6 @@ async def purge_final_deliveries(
                 "archive": markdown("none" if path is None else str(path)),
             }
         ],
-        description="Deliveries removed for good. Retention by reason and by endpoint is in the settings.",
+        description="Permanently removed deliveries. The settings define the retention by reason and by endpoint.",
     )
     return said

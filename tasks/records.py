@@ -1,7 +1,8 @@
-"""Prefect's records of task runs: its client queues them without a bound, and sends them as fast as the server accepts them.
+"""Limits the queue of task-run records in Prefect's client, which has no limit of its own.
 
-The server accepts fewer than a quick emission makes (docs/scaling.md). So an emission waits now and then; otherwise the queue
-would grow during the whole run. It does not wait for a server that accepts nothing at all: events come first.
+A fast emission makes records faster than the server accepts them (docs/scaling.md), so the queue would grow during the
+whole run. Therefore an emission waits while the queue is full. It does not wait for a server that accepts no record at
+all: deliveries have priority.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from resonant.local.compatibility import count_unsent_messages
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-# The longest queue, in messages: some 20 MB. A task run has three or more messages.
+# Maximum length of the queue in messages, about 20 MB. A task run has three or more messages.
 MOST_UNSENT = 5_000
-# If the queue has not shrunk for PATIENCE_SECONDS, the server counts as away, and nothing waits for AWAY_SECONDS.
+# If the queue has not shrunk for PATIENCE_SECONDS, the server counts as unavailable, and no emission waits during the
+# next AWAY_SECONDS.
 PATIENCE_SECONDS = 5.0
 AWAY_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 0.05
-# A task run's messages, with a few retries. While there is surely room for them, Prefect's queue is not counted.
+# The messages of a task run with a few retries. Task runs that are sure to fit start without counting the queue again.
 _MOST_MESSAGES = 20
 
 
@@ -48,7 +50,7 @@ class Records:
         self._fitting = 0
 
     async def catch_up(self) -> None:
-        """Wait until the queue has room for a task run's messages, or the server counts as away."""
+        """Wait until the queue has room for a task run's messages, or the server counts as unavailable."""
         if self._fitting > 0:
             self._fitting -= 1
             return

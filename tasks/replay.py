@@ -43,7 +43,7 @@ async def check_names(store: Store, selection: Selection) -> None:
 
     Raises:
         UnknownEndpoint: neither the store nor Prefect knows the endpoint.
-        UnknownName: no failure can have the code, or no event has an id.
+        UnknownName: the code is unknown, or no event has one of the ids.
     """
     if selection.endpoint:
         await check_endpoint(store, selection.endpoint)
@@ -84,7 +84,7 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
     """Send the selected dead letters again, each as a task run; return the final state of the flow run.
 
     The run fails if every dead letter that it sent became a dead letter again.
-    However it ends, the audit has the number of dead letters taken, and unsent ones become due again by themselves.
+    In any case, the audit records the number of dead letters taken, and unsent ones become due again.
     """
     store = dispatcher.store
     own = get_caller().tracker or Tracker(store)
@@ -110,8 +110,8 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
             get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
     await own.finish()
     if own.outcomes.unfinished:
-        # Another worker took them over, a gate holds them, or they are parked for a moment. Wait, and send due deliveries
-        # in a separate emission, since this one's policy must not apply to other deliveries.
+        # Another worker took them over, a gate holds them, or they are parked briefly. Wait for them and send due
+        # deliveries in a separate emission, since this run's policy must not apply to other deliveries.
         async with open_dispatcher() as following:
             await send_due(following, endpoint=request.selection.endpoint, own=own)
         await own.finish()
@@ -124,7 +124,7 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
 
 
 async def _without_closed_endpoints(dispatcher: Dispatcher, request: ReplayRequest) -> ReplayRequest:
-    """Keep the dead letters of endpoints that cannot be opened in the queue.
+    """Exclude endpoints that cannot be opened; their dead letters stay in the queue.
 
     Raises:
         EndpointError: the only selected endpoint cannot be opened.

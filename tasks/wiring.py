@@ -1,4 +1,4 @@
-"""Wiring a dispatcher for a flow: settings, the open store, endpoints from blocks, a task run for each delivery."""
+"""Builds a flow's dispatcher from the settings, the store, the endpoint blocks and the tasks."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from resonant.dispatch.summary import Summary
     from resonant.events import Lease
 
-# A task run holds some 280 objects until it ends. With Python's own threshold (700) the collector searches everything that
-# Prefect imported every 300 events, which takes a fifth of the time and frees nothing.
+# A task run holds about 280 objects until it ends. With Python's default threshold (700), the garbage collector scans
+# everything that Prefect imported every 300 events, which takes a fifth of the time and frees nothing.
 _NEW_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
@@ -54,14 +54,14 @@ async def open_dispatcher(
     chunk_size: int = 0,
     successors: int = 0,
 ) -> AsyncIterator[Dispatcher]:
-    """Open the store of the settings for one emission run; on exit, hand its remaining leases back.
+    """Open a dispatcher on the configured store for one emission run; on exit, release its remaining leases.
 
     Args:
-        policy: the retry policy's name for this run; None leaves it to the deliveries and their endpoints.
-        max_attempts: an override of the policy's.
-        run_for: seconds for which to send what becomes due.
+        policy: name of the retry policy for this run; None uses the policies of the deliveries and their endpoints.
+        max_attempts: overrides the policy's value.
+        run_for: seconds to keep sending deliveries as they become due.
         chunk_size: deliveries per chunk in the bulk lane; 0 is the task lane.
-        successors: end the run after this many younger drains are alive; 0 for no such bound.
+        successors: end the run after this many younger drains are alive; 0 disables this condition.
 
     Raises:
         UnknownPolicy: no policy has that name.
@@ -130,7 +130,7 @@ async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker
     Args:
         dispatcher: an open dispatcher.
         endpoint: send only to this endpoint; None for all.
-        own: the deliveries to wait for, whichever worker sends them; None: send until nothing is due.
+        own: deliveries to wait for, even if other workers send them; None: send until nothing is due.
     """
     return await dispatcher.run(
         partial(emit_as_task, dispatcher),
@@ -155,7 +155,7 @@ async def emit_chunk_as_task(dispatcher: Dispatcher, leases: list[Lease]) -> Non
 
 async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | ChunkRef) -> None:
     """Run a task, and ignore its failure."""
-    # Opaque: otherwise Prefect looks for futures in every field of the arguments, several times a run.
+    # Without opaque, Prefect searches every field of the arguments for futures, several times per run.
     run: Awaitable[object] = task(
         opaque(dispatcher), opaque(ref), return_state=True
     )  # Prefect's overloads lose the await
@@ -173,7 +173,7 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     Raises:
         UnknownEndpoint: no endpoint has that name; nothing is stored.
         InvalidEvent: a line is not a valid event.
-        ConflictingEvent: an id is known with other content; the other events are stored.
+        ConflictingEvent: an id is already stored with different content; all other events are stored.
     """
     max_bytes = load_settings().max_event_bytes
     tracker = Tracker(dispatcher.store)
@@ -192,7 +192,7 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
 
 
 def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
-    """Return the outcomes of a run's own deliveries and, unless a command prints it, how to list their dead letters."""
+    """Return the outcomes of a run's own deliveries; outside of a command, also how to list their dead letters."""
     text = str(tracker.outcomes)
     if tracker.outcomes.dead_letters and get_caller().tracker is None:
         text += f"; dead letters: `{tracker.dead_letters_shown_by(endpoint)}`"
@@ -206,7 +206,7 @@ def _say_waiting(until: float) -> None:
 
 @contextmanager
 def _garbage_collected_less_often() -> Iterator[None]:
-    """Raise the garbage collector's threshold, unless it is off or already as high, e.g. by a concurrent run."""
+    """Raise the garbage collector's threshold, unless collection is off or a concurrent run has raised it already."""
     before = gc.get_threshold()
     if before[0] == 0 or before[0] >= _NEW_OBJECTS_BETWEEN_COLLECTIONS:
         yield

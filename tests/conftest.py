@@ -1,4 +1,4 @@
-"""Fixtures for every test: an empty database of each kind that Resonant knows."""
+"""Fixtures for every test: an empty database of each kind that Resonant supports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.sqlite import Disk, listening
 
 # Settings of the tests themselves.
 _OF_TESTS = ("RESONANT_CHAOS", "RESONANT_FUZZ", "RESONANT_SCALE")
-# By what they took on two processors; a file that is missing here starts later, and nothing else changes.
+# The slowest files, by their duration on two processors. A file that is missing here only starts later.
 _LONGEST = (
     "e2e/test_crashes.py",
     "e2e/test_security.py",
@@ -44,7 +44,7 @@ _LONGEST = (
 def pytest_configure(config: pytest.Config) -> None:
     _forget_the_user(config)
     share_prefect_database(config)
-    # A shell lets its background jobs ignore Ctrl-C, and so would every process that the tests start and interrupt.
+    # A shell makes background jobs ignore Ctrl-C, and the processes that the tests start and interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         # One seed for every process of pytest-xdist.
@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _forget_the_user(config: pytest.Config) -> None:
-    """Leave out the user's own settings of Resonant and Prefect, before Prefect is imported and reads them."""
+    """Remove the user's own settings of Resonant and Prefect before Prefect is imported and reads them."""
     for name in list(os.environ):
         if name.startswith("PREFECT_") or (name.startswith("RESONANT_") and not name.startswith(_OF_TESTS)):
             del os.environ[name]
@@ -63,9 +63,9 @@ def _forget_the_user(config: pytest.Config) -> None:
 
 
 def _register_examples() -> None:
-    """Set the default profile, and make those of tests/resonant/fuzz; fewer examples where files are read.
+    """Load the default profile, and register the profiles of tests/resonant/fuzz, with fewer examples for file access.
 
-    No example fails for being slow: the machine may be loaded.
+    Slow examples never fail, since the machine may be loaded.
     """
     hypothesis_settings.register_profile(
         "examples",
@@ -81,7 +81,7 @@ def _register_examples() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest files first, and then the others that need a Prefect server, so that all processes end together."""
+    """Run the slowest files first, then other files that need a Prefect server, so that all processes end together."""
     engine = {item.path for item in items if item.get_closest_marker("engine")}
     places = {Path(__file__).parent / name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: (places.get(item.path, len(places)), item.path not in engine))
@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def postgresql():
     """A PostgreSQL server, stopped and removed at the end of the session."""
     with started_postgresql() as server:
-        server.execute("ALTER SYSTEM SET fsync = off")  # nothing here has to survive the machine
+        server.execute("ALTER SYSTEM SET fsync = off")  # test data need not survive a crash of the machine
         server.execute("SELECT pg_reload_conf()")
         yield server
 
@@ -106,7 +106,7 @@ def disk():
 
 @pytest.fixture
 def impatient_sqlite():
-    """Connections wait for a lock for a moment only; the list grows with each transaction that tries to write."""
+    """Connections wait for a lock only briefly; the list gets an entry for each transaction that tries to write."""
     tries = []
 
     def begin(connection):
@@ -134,13 +134,13 @@ def postgresql_url(postgresql):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request):
-    """The URL of an empty database, of one kind after the other."""
+    """The URL of an empty database; the test runs once for SQLite and once for PostgreSQL."""
     return request.getfixturevalue(f"{request.param}_url")
 
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
-    """The API's URL of a real Prefect server with the shipped settings and a home of its own; one a session."""
+    """The API URL of a real Prefect server with the shipped settings and its own home; one per session."""
     from prefect.logging.handlers import APILogWorker
 
     home = tmp_path_factory.mktemp("prefect")
@@ -149,11 +149,11 @@ def prefect_api(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PREFECT_HOME", str(home))
             patch.delenv("PREFECT_API_URL", raising=False)
-            # Notices within a second that expected events are missing; by default, within five.
+            # The server notices missing events within a second instead of the default five.
             patch.setenv("PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY", "PT1S")
             server = started_server(Settings(home=home / "resonant"), port=free_port(), ui=False)
             api_url = stack.enter_context(server)
         yield api_url
-        # At the end of the process Prefect's client would try for minutes to send this to a server that is gone.
+        # Otherwise Prefect's client would try for minutes at exit to send records to the stopped server.
         send_events(api_url)
         APILogWorker.drain_all(at_exit=False)

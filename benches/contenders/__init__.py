@@ -2,7 +2,7 @@
 
 All send the same events by POST, with ``content-type`` and ``webhook-id``, to one receiver; none signs them. Resonant sends
 its CloudEvents headers too. Contenders on asyncio send through httpx with the httpx-aiohttp transport; threads use httpx's own
-transport, with a client for each thread. Each does its own retries, four attempts at most, at once or after 0.1 s.
+transport, with a client for each thread. Each uses its own retries: at most four attempts, at once or after 0.1 s.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resonant.events import Event
     from resonant.settings import Settings
 
-# Connections of one process on asyncio, and of two together.
+# Connections of one asyncio process, or of two together.
 IN_FLIGHT = 50
 
 
@@ -24,7 +24,7 @@ class Place:
     """Where a contender runs.
 
     Attributes:
-        settings: name an empty home.
+        settings: settings with an empty home.
         folder: its own empty folder.
         url: the receiver's URL.
     """
@@ -48,9 +48,9 @@ class Running:
         workers: the ids of the processes that send, without their children.
         services: the process ids of the workers' services (Redis, PostgreSQL, Prefect's server), by name.
         sends: whether the receiver gets the enqueued events.
-        wait: for contenders that store nothing: waits until the worker reports the last enqueued events as done, and returns
-            the monotonic times when its first call began and its last one ended. Call it after each ``enqueue``.
-        is_free: whether no worker holds a lock that events wait for before they are accepted.
+        wait: only for contenders that store nothing: waits until the worker has processed the last enqueued events, and
+            returns the monotonic times when its first call began and its last call ended. Call it after each ``enqueue``.
+        is_free: returns whether no worker holds a lock that delays the acceptance of events.
     """
 
     enqueue: Callable[[Sequence[Event]], None]

@@ -1,4 +1,4 @@
-"""Contenders that store nothing: a loop, and Prefect tasks. Their events are in a file whose name the worker reads."""
+"""Contenders that store nothing: a loop, and Prefect tasks. Their workers read events from files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TASK_RUNS_IN_FLIGHT = task_runs_in_flight(Settings.model_fields["concurrency"].
 def _told(
     place: Place, module: str, *arguments: str, in_flight: int = IN_FLIGHT, **services: int
 ) -> Iterator[Running]:
-    """Run a worker that reads file names from its input, and prints a line when the events of a file are done."""
+    """Run a worker that reads file names from its input, and prints a line when it has processed a file."""
     variables = {"BENCH_URL": place.url, "BENCH_IN_FLIGHT": str(in_flight)}
     worker = told(python(f"{_WORKERS}.{module}", *arguments), log=place.log, variables=variables)
     files = (place.folder / f"{number}.json" for number in itertools.count())
@@ -58,7 +58,7 @@ def _told_tasks(place: Place, kind: str, in_flight: int) -> Iterator[Running]:
 
 
 RAW_LOOP = Contender("raw httpx loop", IN_FLIGHT, lambda place: _told(place, "raw_loop"))
-# As many as Resonant's task lane has, of which some claim, some wait to be recorded, and IN_FLIGHT send.
+# The same number as in Resonant's task lane, where some claim, some wait to be recorded, and IN_FLIGHT send.
 EMPTY_TASKS = Contender(
     "empty Prefect tasks",
     _TASK_RUNS_IN_FLIGHT,

@@ -1,7 +1,7 @@
 """Generates the Grafana dashboard ``resonant.json``: delivery, latency, retries, queue, gate and dead letters by endpoint.
 
-``python -m deployments.grafana.dashboard`` writes the file. A change in Grafana's editor changes a copy; change the dashboard
-here to keep the change.
+``python -m deployments.grafana.dashboard`` writes the file. Grafana's editor changes only a copy, so change the dashboard
+here.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def dashboard() -> model.Dashboard:
 
 
 def to_json(board: model.Dashboard) -> str:
-    """Return the dashboard as Grafana imports and provisions it."""
+    """Return the dashboard as JSON that Grafana can import or provision."""
     return JSONEncoder(indent=2, sort_keys=True).encode(board) + "\n"
 
 
@@ -111,31 +111,31 @@ def _now() -> list[Stat]:
     return [
         figure(
             "Success rate",
-            "Share of the deliveries ended in this time that were delivered; the others are dead letters.",
+            "Delivered share of the deliveries that ended in the selected time; the rest are dead letters.",
             units.PercentUnit,
             f"{delivered} / {ended}",
         ),
         figure(
             "Unfinished",
-            "Deliveries that were never tried or will be tried again.",
+            "Deliveries that are pending or will be retried.",
             units.Short,
             f'sum(resonant_deliveries{{{CHOSEN}, status=~"pending|retrying"}})',
         ),
         figure(
             "Longest overdue",
-            "How long ago the longest waiting delivery was due; negative while it is not due yet.",
+            "Time since the longest waiting delivery became due; negative if it is not due yet.",
             units.Seconds,
             f"max({age('resonant_oldest_due_timestamp_seconds')})",
         ),
         figure(
             "Dead letters",
-            "Deliveries that were given up, and not replayed or purged since.",
+            "Deliveries that were given up and have not been replayed or purged.",
             units.Short,
             f'sum(resonant_deliveries{{{CHOSEN}, status="dead_letter"}})',
         ),
         figure(
             "Oldest dead letter",
-            "How long ago it was given up.",
+            "Time since it was given up.",
             units.Seconds,
             f"max({age('resonant_dead_letter_oldest_timestamp_seconds')})",
         ),
@@ -161,7 +161,7 @@ def _delivery() -> list[Graph]:
         ),
         graph(
             "Outcomes",
-            "Deliveries that ended per second, by outcome. An attempt that is retried does not count.",
+            "Deliveries that ended per second, by outcome. Failed attempts that are retried do not count.",
             units.CountsPerSecond,
             (rate("resonant_delivery_outcomes_total", by="endpoint, outcome"), "{{endpoint}} {{outcome}}"),
             stacked=True,
@@ -199,7 +199,7 @@ def _latency() -> list[Heatmap | Graph]:
         ),
         graph(
             "Duration of attempts: percentiles",
-            "From the histogram: exact to its buckets.",
+            "Computed from the histogram; its buckets limit the precision.",
             units.Seconds,
             *quantiles("resonant_delivery_attempt_duration_seconds"),
         ),
@@ -239,7 +239,7 @@ def _retries() -> list[Graph]:
     return [
         graph(
             "Retries",
-            "Retries decided on per second.",
+            "Retries per second, counted when they are decided.",
             units.CountsPerSecond,
             (retries, "{{endpoint}}"),
             stacked=True,
@@ -247,14 +247,14 @@ def _retries() -> list[Graph]:
         ),
         graph(
             "Attempts that are retried",
-            "Share of attempts after which a retry was decided on.",
+            "Share of attempts that lead to a retry.",
             units.PercentUnit,
             (f"{retries} / {attempts}", "{{endpoint}}"),
             width=8,
         ),
         graph(
             "Delay before a retry: percentiles",
-            "Delay decided on, spent in the worker or parked in the store.",
+            "The decided delay, whether the delivery waits in the worker or in the store.",
             units.Seconds,
             *quantiles("resonant_delivery_retry_delay_seconds"),
             width=8,
@@ -267,7 +267,7 @@ def _queue() -> list[Graph]:
     return [
         graph(
             "Depth",
-            "Deliveries that were never tried, and those that will be tried again.",
+            "Pending deliveries, and deliveries that will be retried.",
             units.Short,
             (f"sum by (endpoint, status) ({unfinished})", "{{endpoint}} {{status}}"),
             stacked=True,
@@ -275,14 +275,14 @@ def _queue() -> list[Graph]:
         ),
         graph(
             "Age",
-            "How long ago the longest waiting delivery was due; negative while it is not due yet.",
+            "Time since the longest waiting delivery became due; negative if it is not due yet.",
             units.Seconds,
             (f"max by (endpoint) ({age('resonant_oldest_due_timestamp_seconds')})", "{{endpoint}}"),
             width=8,
         ),
         graph(
-            "Last sign of a worker",
-            "Time since a worker claimed deliveries. No claim is expected while nothing is due.",
+            "Last claim by a worker",
+            "Time since a worker last claimed deliveries. No claim is expected while nothing is due.",
             units.Seconds,
             (f"max by (endpoint) ({age('resonant_last_claim_timestamp_seconds')})", "{{endpoint}}"),
             width=8,
@@ -299,7 +299,7 @@ def _gate() -> list[Timeline | Graph]:
     return [
         timeline(
             "State",
-            "Normal sends freely, paced sends at a limited rate, probing sends only probes, paused sends nothing.",
+            "normal: unlimited; paced: limited rate; probing: only probes; paused: nothing is sent.",
             (f"({number_of_state} + {gone}) or ({number_of_state})", "{{endpoint}}"),
             {
                 "normal": "green",
@@ -350,7 +350,7 @@ def _dead_letters() -> list[Graph]:
         ),
         graph(
             "Age of the oldest",
-            "How long ago it was given up.",
+            "Time since it was given up.",
             units.Seconds,
             (f"max by (endpoint) ({age('resonant_dead_letter_oldest_timestamp_seconds')})", "{{endpoint}}"),
             width=8,

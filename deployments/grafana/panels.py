@@ -1,4 +1,4 @@
-"""How a panel of the dashboard is built, and the queries that several panels share."""
+"""Builders of dashboard panels, and queries that several panels share."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def quantiles(histogram: str) -> list[Query]:
 
 
 def age(timestamp: str) -> str:
-    """Return the query of an age at the time of the export, as in the alerts: a silent exporter does not raise it."""
+    """Return the query of an age at export time, as in the alerts: a silent exporter does not increase it."""
     exported = f"resonant_last_export_timestamp_seconds{{{EXPORTER}}}"
     return f"{exported} - ignoring (endpoint) group_right () {timestamp}{{{CHOSEN}}}"
 
@@ -99,7 +99,7 @@ def graph(
 
 
 def timeline(title: str, description: str, query: Query, states: Mapping[str, str]) -> Timeline:
-    """Show states over time, a line for each series; ``states`` are the words for 0, 1, 2 … and their colours."""
+    """Show states over time, one line per series; ``states`` maps the labels of 0, 1, 2 … to their colours."""
     words = {
         str(number): model.ValueMappingResult(text=text, color=color, index=number)
         for number, (text, color) in enumerate(states.items())

@@ -1,8 +1,8 @@
 """Generates the alerts of Prometheus, ``alerts.yml``: ``python -m deployments.prometheus.rules`` writes the file.
 
 Conditions, thresholds and durations come from ``resonant.metrics.alerts``, which the flow's check reads too. This module
-has the PromQL expressions and the texts of the annotations. ``<name>`` is replaced by a threshold: ``<silence:m>`` as a
-range of minutes, ``<silence:minutes>`` in words, ``<error_rate:%>`` as a percentage.
+has the PromQL expressions and the texts of the annotations. ``<name>`` stands for a threshold: ``<silence:m>`` becomes a
+range of minutes, ``<silence:minutes>`` words, ``<error_rate:%>`` a percentage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resonant.settings import DEFAULT_POLICY, Settings, Thresholds
 OUTPUT = Path(__file__).with_name("alerts.yml")
 _HEAD = """\
 # Alerts on the values that recording.yml computes. `python -m deployments.prometheus.rules` generates this file.
-# docs/monitoring.md says what each alert means.
+# docs/monitoring.md explains each alert.
 #
 # `runbook` has the first commands to run. They need the RESONANT_DATABASE_URL of the workers.
 #
@@ -78,12 +78,12 @@ def _block(name: str, text: str, indent: int, *, folded: bool) -> list[str]:
 
 
 def _filled(text: str) -> str:
-    """Replace the names of thresholds by their values."""
+    """Replace the names of thresholds with their values."""
     thresholds = Thresholds()
     max_age = Settings.model_construct().policy(DEFAULT_POLICY).max_age
     values = asdict(thresholds) | {
         "held_age": thresholds.held * max_age,
-        # Three minutes less, so that one lucky probe does not end the alert.
+        # Three minutes less, so that one successful probe does not end the alert.
         "probing_seen": thresholds.probing / 60 - 3,
     }
 
@@ -110,15 +110,14 @@ _EXACT = 100_000
 RULES = (
     Rule(
         "ResonantErrorRate",
-        note="A rate over few attempts is noise.",
+        note="A rate over few attempts is not meaningful.",
         expr="""\
 endpoint:resonant_attempts_failed:ratio15m > <error_rate>
 and endpoint:resonant_attempts:increase15m >= <min_attempts>""",
         summary="{{ $labels.endpoint }}: {{ $value | humanizePercentage }} of attempts fail",
         description="""\
-Of the attempts to deliver to {{ $labels.endpoint }} in the last 15 minutes
-{{ $value | humanizePercentage }} failed, more than <error_rate:%>. They are retried for as long as the policy allows, then
-become dead letters.""",
+In the last 15 minutes, {{ $value | humanizePercentage }} of the attempts to deliver to {{ $labels.endpoint }}
+failed, more than <error_rate:%>. Deliveries are retried while their policy allows it, and then become dead letters.""",
         runbook="""\
 resonant metrics --window 1h  # which categories and codes
 resonant endpoint test {{ $labels.endpoint }}  # does it answer now""",
@@ -126,12 +125,12 @@ resonant endpoint test {{ $labels.endpoint }}  # does it answer now""",
     Rule(
         "ResonantDeadLettersGrowing",
         note="""\
-A few in a day are normal; ResonantDeadLetterOld covers those. Neither alert counts cancelled deliveries.""",
+A few dead letters a day are normal; ResonantDeadLetterOld covers those. Neither alert counts cancelled deliveries.""",
         expr="endpoint:resonant_dead_letters:increase1h >= <dead_letters>",
         summary="{{ $labels.endpoint }}: {{ $value | humanize }} more dead letters in an hour",
         description="""\
-In the last hour {{ $value | humanize }} more deliveries to {{ $labels.endpoint }} were given up than dead letters
-were replayed; cancelled deliveries do not count.""",
+In the last hour, the number of dead letters of {{ $labels.endpoint }} grew by {{ $value | humanize }}: deliveries
+given up minus dead letters replayed. Cancelled deliveries do not count.""",
         runbook="""\
 resonant dlq --endpoint {{ $labels.endpoint }} --since 1h  # why
 resonant replay --endpoint {{ $labels.endpoint }} --since 1h --rate 20 --dry-run  # once it is repaired; then without --dry-run""",
@@ -143,7 +142,7 @@ resonant replay --endpoint {{ $labels.endpoint }} --since 1h --rate 20 --dry-run
         summary="{{ $labels.endpoint }}: a dead letter has waited {{ $value | humanizeDuration }}",
         description="""\
 The oldest dead letter of {{ $labels.endpoint }} was given up {{ $value | humanizeDuration }} ago, and has not
-been replayed or purged. The purge will remove it for good.""",
+been replayed or purged. The purge will remove it permanently.""",
         runbook="""\
 resonant dlq --endpoint {{ $labels.endpoint }} --until 3d  # which
 resonant replay --endpoint {{ $labels.endpoint }} --until 3d --dry-run  # what a replay would send""",
@@ -151,8 +150,8 @@ resonant replay --endpoint {{ $labels.endpoint }} --until 3d --dry-run  # what a
     Rule(
         "ResonantLatency",
         note="""\
-Compared with the same hour of the day before, since traffic has a daily rhythm. Both hours need enough attempts, and a
-rise from 5 ms to 12 ms needs no alert.""",
+Compared with the same hour of the day before, since traffic has a daily rhythm. Both hours need enough attempts. A
+rise from 5 ms to 12 ms raises no alert.""",
         expr="""\
 endpoint:resonant_attempt_duration_seconds:mean1h
 / endpoint:resonant_attempt_duration_seconds:mean1h offset 1d > <latency_factor>
@@ -162,22 +161,22 @@ and endpoint:resonant_attempts:increase1h >= <many_attempts>
 and endpoint:resonant_attempts:increase1h offset 1d >= <many_attempts>""",
         summary="{{ $labels.endpoint }}: answers take {{ $value | humanize }} times as long as yesterday",
         description="""\
-In the last hour an attempt to deliver to {{ $labels.endpoint }} took {{ $value | humanize }} times as long, on
-average, as in the same hour of the day before.""",
+In the last hour, an attempt to deliver to {{ $labels.endpoint }} took {{ $value | humanize }} times as long on
+average as in the same hour of the day before.""",
         runbook="""\
 resonant metrics --window 2h  # percentiles, and whether timeouts cause them
-resonant endpoint test {{ $labels.endpoint }}  # how long one takes now""",
+resonant endpoint test {{ $labels.endpoint }}  # how long a request takes now""",
     ),
     Rule(
         "ResonantExporterSilent",
         note="""\
-Uses the last known value, so that a missing target counts as silent, as an old file does. A target that was removed on
-purpose is forgotten after a day.""",
+Uses the last known value, so that a missing target counts as silent, like an outdated file. A target that was removed
+on purpose stops counting after a day.""",
         expr="time() - last_over_time(resonant_last_export_timestamp_seconds[1d]) > <export_age>",
         summary="No metrics of Resonant from {{ $labels.instance }} for {{ $value | humanizeDuration }}",
         description="""\
-The metrics of {{ $labels.instance }} are {{ $value | humanizeDuration }} old; the flow export-metrics writes them
-every 5 minutes, `resonant prometheus --serve` at each scrape. No other alert of this store can be trusted.""",
+The metrics of {{ $labels.instance }} are {{ $value | humanizeDuration }} old. The flow export-metrics writes them
+every 5 minutes, and `resonant prometheus --serve` at each scrape. Other alerts of this store are unreliable now.""",
         runbook="""\
 resonant prometheus  # can the store be read at all
 resonant status""",
@@ -187,10 +186,10 @@ resonant status""",
         expr="absent(last_over_time(resonant_last_export_timestamp_seconds[1d]))",
         summary="Prometheus has no metrics of Resonant",
         description="""\
-For a day no scrape has brought resonant_last_export_timestamp_seconds: nothing serves the
+No scrape has returned resonant_last_export_timestamp_seconds for a day: nothing serves the
 metrics, no textfile is read, or the scrape is not configured.""",
         runbook="""\
-resonant prometheus  # what a scrape should bring
+resonant prometheus  # what a scrape should return
 resonant prometheus --serve 9464  # answers scrapes""",
     ),
     Rule(
@@ -204,32 +203,32 @@ unless ignoring (state) max_over_time(resonant_endpoint_state{state="paused"}[<s
         summary="""\
 {{ $labels.endpoint }}: no worker sends, and a delivery is {{ $value | humanizeDuration }} overdue""",
         description="""\
-A delivery to {{ $labels.endpoint }} was due {{ $value | humanizeDuration }} ago, and in the last <silence:minutes> no worker
-has claimed one: the deployment emit-events/drain does not run, or no worker takes it.""",
+A delivery to {{ $labels.endpoint }} was due {{ $value | humanizeDuration }} ago, and no worker has claimed one
+in the last <silence:minutes>: the deployment emit-events/drain does not run, or no worker runs it.""",
         runbook="""\
-resonant status --endpoint {{ $labels.endpoint }}  # what waits, since when
-resonant emit  # emits what is due, here and now""",
+resonant status --endpoint {{ $labels.endpoint }}  # what is waiting, and since when
+resonant emit  # sends the due deliveries from this machine""",
     ),
     Rule(
         "ResonantDeliveriesOverdue",
-        note="After an outage, sending ramps up: waits <overdue:minutes> after an endpoint was down or paused.",
+        note="Sending ramps up after an outage, so the alert waits <overdue:minutes> after an endpoint was down or paused.",
         expr="""\
 endpoint:resonant_oldest_due:age_seconds > <overdue>
 and endpoint:resonant_last_claim:age_seconds <= <silence>
 unless max_over_time(endpoint:resonant_gets_only_probes:bool[<overdue:m>]) == 1""",
         summary="{{ $labels.endpoint }}: deliveries are {{ $value | humanizeDuration }} behind",
         description="""\
-Workers make attempts, and still the longest waiting delivery to {{ $labels.endpoint }} was due
+Workers make attempts, but the longest waiting delivery to {{ $labels.endpoint }} was due
 {{ $value | humanizeDuration }} ago: events arrive faster than they are delivered.""",
         runbook="""\
-resonant status --endpoint {{ $labels.endpoint }}  # how many wait; at what pace, if it is paced
-resonant emit  # another sender beside the workers; no help while it is paced""",
+resonant status --endpoint {{ $labels.endpoint }}  # number of waiting deliveries, and the pace of a paced endpoint
+resonant emit  # sends in addition to the workers; does not help while the endpoint is paced""",
     ),
     Rule(
         "ResonantEndpointProbing",
         note="""\
-Counts minutes, so that one lucky probe does not end the alert. Without deliveries, there is nothing to probe
-with. A silent exporter raises no alert.""",
+Counts minutes, so that one successful probe does not end the alert. Without deliveries, no probe can be sent.
+A silent exporter raises no alert.""",
         expr="""\
 clamp_max(
   count_over_time((sum without (state) (resonant_endpoint_state{state="probing"}) == 1)[<probing:m>:1m]), <probing:number>
@@ -239,7 +238,7 @@ and ignoring (endpoint) time() - resonant_last_export_timestamp_seconds <= <expo
         summary="{{ $labels.endpoint }} is down",
         description="""\
 {{ $labels.endpoint }} was down for {{ $value }} of the last <probing:minutes>. Its deliveries wait in the store, and only
-probes are sent. Sending starts again when a probe works.""",
+probes are sent. Sending resumes when a probe succeeds.""",
         runbook="""\
 resonant endpoint show {{ $labels.endpoint }}  # since when, why, and when the next probe is due
 resonant endpoint test {{ $labels.endpoint }}  # does it answer now
@@ -256,8 +255,8 @@ resonant_last_export_timestamp_seconds
 endpoint is paused, and its deliveries wait in the store until an operator resumes it.""",
         runbook="""\
 resonant endpoint show {{ $labels.endpoint }}  # how many deliveries it holds
-resonant endpoint resume {{ $labels.endpoint }}  # if the receiver is back
-resonant endpoint pause {{ $labels.endpoint }}  # if it is gone for good: confirms the pause, and this alert ends""",
+resonant endpoint resume {{ $labels.endpoint }}  # if the receiver is available again
+resonant endpoint pause {{ $labels.endpoint }}  # if it is gone permanently: confirms the pause and ends this alert""",
     ),
     Rule(
         "ResonantDeliveriesHeld",
@@ -265,14 +264,14 @@ resonant endpoint pause {{ $labels.endpoint }}  # if it is gone for good: confir
         expr="""\
 endpoint:resonant_oldest_due:age_seconds > <held_age>
 and resonant_deliveries_held > 0""",
-        summary="{{ $labels.endpoint }}: deliveries are held for {{ $value | humanizeDuration }}",
+        summary="{{ $labels.endpoint }}: deliveries have been held for {{ $value | humanizeDuration }}",
         description="""\
 The gate of {{ $labels.endpoint }} holds deliveries, the longest for {{ $value | humanizeDuration }}. After the max_age
 of its policy, three days by default, the next failure of a delivery makes it a dead letter.""",
         runbook="""\
 resonant endpoint show {{ $labels.endpoint }}  # paused, down, or paced
-resonant endpoint resume {{ $labels.endpoint }}  # if it is paused, or is repaired
-resonant dlq --endpoint {{ $labels.endpoint }} --reason expired  # what was given up; resonant replay sends it again""",
+resonant endpoint resume {{ $labels.endpoint }}  # if it is paused or has been repaired
+resonant dlq --endpoint {{ $labels.endpoint }} --reason expired  # expired deliveries; resonant replay sends them again""",
     ),
     Rule(
         "ResonantRetriesDominate",
@@ -281,7 +280,7 @@ instance:resonant_attempts_retried:ratio15m > <retries>
 and sum without (endpoint) (endpoint:resonant_attempts_but_probes:increase15m) >= <many_attempts>""",
         summary="{{ $value | humanizePercentage }} of attempts are followed by a retry",
         description="""\
-In the last 15 minutes {{ $value | humanizePercentage }} of all attempts ended in a retry: workers spend more time
+In the last 15 minutes, {{ $value | humanizePercentage }} of all attempts led to a retry: workers spend more time
 on failures than on new events.""",
         runbook="""\
 resonant metrics --window 1h  # which endpoint

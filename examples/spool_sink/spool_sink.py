@@ -1,4 +1,4 @@
-"""A Resonant endpoint that writes each event to a file of its own, for programs that watch a folder."""
+"""A Resonant endpoint that writes each event to a separate file, for programs that watch a folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class SpoolEndpoint(SinkBlock):
 
     _block_type_name = "Spool Endpoint"
     _block_type_slug = "spool-endpoint"
-    _description = "Writes each event to a file of its own."
+    _description = "Writes each event to a separate file."
 
-    folder: Path = Field(description="The folder, which must exist.")
+    folder: Path = Field(description="Folder for the files; it must exist.")
 
     async def deliver(self, event: Event) -> None:
-        """Write the file, complete or not at all; the classifier judges an ``OSError``."""
+        """Write the file atomically; an ``OSError`` is classified."""
         name = hashlib.sha256(event.id.encode()).hexdigest()
         await asyncio.to_thread(_write, self.folder / f"{name}.json", event.body)
 

@@ -82,14 +82,14 @@ def test_a_package_whose_entry_point_is_no_sink_is_logged(packages, caplog):
     install(packages, "sink_none", "class Other: pass", entry="sink_none:Other")
     with caplog.at_level(logging.WARNING, "blocks"):
         assert "Other" not in names()
-    assert "no subclass of SinkBlock is there" in caplog.text
+    assert "it has no subclass of SinkBlock" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
         ("sink_mistyped", "No module named 'sink_mistyped'"),
-        ("sink_empty", "no subclass of SinkBlock is there"),
+        ("sink_empty", "it has no subclass of SinkBlock"),
     ],
 )
 def test_a_wrong_name_in_the_setting_is_an_error_that_names_it(packages, monkeypatch, module, reason):

@@ -178,7 +178,7 @@ async def test_a_save_that_cannot_be_looked_up_is_reported_as_unconfirmed(on_pre
         return str(raised.value)
 
     said = await on_prefect(work)
-    assert "the answer to its save was lost (ReadError), and Prefect cannot be asked" in said
+    assert "the answer to its save was lost (ReadError), and Prefect is unreachable" in said
     assert NEW not in said
 
 

@@ -200,4 +200,4 @@ async def test_without_rollups_it_exports_gauges_and_judges_what_the_rows_show(
     assert "RESONANT_ROLLUPS is off" in text
     assert "resonant_deliveries{" in text
     assert "_total" not in text
-    assert "only the age of dead letters, the silence of the drain, and gates are evaluated" in caplog.text
+    assert "only alerts on old dead letters, a silent drain, and gates are evaluated" in caplog.text

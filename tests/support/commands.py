@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-# Building the commands takes longer than most of them run.
+# Most commands take less time to run than to build.
 testing._get_command = functools.cache(testing._get_command)
 
 
@@ -56,7 +56,7 @@ def _private_files() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored_logging() -> Iterator[None]:
-    """Restore the loggers: a command quiets Prefect for the rest of its process, and its handlers write to its output."""
+    """Restore the loggers: a command silences Prefect for the rest of its process, and its handlers write to its output."""
     loggers = _loggers()
     handlers = {each: each.handlers[:] for each in loggers}
     filtered = (*loggers, *(handler for each in loggers for handler in each.handlers))

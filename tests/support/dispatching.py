@@ -54,7 +54,7 @@ class Scene:
         self.clock.advance(seconds)
 
     async def emit_chunk(self, leases):
-        """Make an attempt of each; the clock advances instead of waiting for briefly parked deliveries."""
+        """Make an attempt for each lease; the clock advances instead of waiting for briefly parked deliveries."""
         self.chunks.append(len(leases))
         done = await self.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
         self.done.append(done)
@@ -62,7 +62,7 @@ class Scene:
             await self.wait_for_parked()
 
     async def wait_for_parked(self, longest=WAIT_SECONDS):
-        """Advance the clock until all deliveries are due that become due within this many seconds."""
+        """Advance the clock until every delivery that becomes due within this many seconds is due."""
         now, table = self.clock(), schema.deliveries.c
         query = select(func.max(table.available_at)).where(
             table.lease_owner.is_(None), table.available_at <= now + longest

@@ -11,5 +11,5 @@ _FEWEST = 5
 
 
 def examples(number: int) -> int:
-    """Return how many examples to try, at most this number."""
+    """Return the number of examples to try, at most this number."""
     return max(_FEWEST, min(number, number * FUZZ_EXAMPLES // ALL))

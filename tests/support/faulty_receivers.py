@@ -26,7 +26,7 @@ from support.waiting import until
 
 EVENT = Event(type="com.example.order.paid", source="/orders", data={"order": 42}, id="evt_1")
 DEADLINE = 1.0
-# The time that an attempt may exceed its deadline on a busy machine.
+# Seconds by which an attempt may exceed its deadline on a busy machine.
 GRACE = 10.0
 NOW = 1_700_000_000.0
 TIMEOUT = Verdict("transient", "timeout", maybe_processed=True)
@@ -128,7 +128,7 @@ async def meet(script, *, tls=None, ca_file=None, clock=lambda: NOW):
         async with HttpSink(endpoint(receiver.url, ca_file=ca_file)) as sink:
             outcome = await outcome_of(sink, clock=clock)
             assert await outcome_of(sink, changed(EVENT, id="evt_2")) == delivered(), "the sink is broken"
-            assert not sink._transport.client.connector._acquired, "a connection is held for good"
+            assert not sink._transport.client.connector._acquired, "a connection was not released"
         return outcome
 
 

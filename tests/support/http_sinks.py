@@ -28,7 +28,7 @@ async def deliver(script, event=EVENT, *, path="", times=1, clock=time.time, **f
         for _ in range(times):
             try:
                 outcome = await sink.send(event)
-            except Exception as error:  # noqa: BLE001 - the outcome is what a test looks at
+            except Exception as error:  # noqa: BLE001 - tests inspect the outcome
                 outcome = error
         return outcome, receiver
 

@@ -12,7 +12,7 @@ unhurried = settings(deadline=None)
 
 
 def line(data="1", **attributes):
-    """Write a valid input line with this JSON text as data; attributes replace others, or remove them if None."""
+    """Return a valid input line with this JSON text as data; attributes override the defaults, and None removes one."""
     given = {"type": "com.example.paid", "source": "/shop", **attributes}
     members = [
         f"{json.dumps(name)}: {json.dumps(value)}" for name, value in given.items() if value is not None

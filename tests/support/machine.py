@@ -80,7 +80,7 @@ class Machine:
     def run(
         self, *arguments: str, typed: str = "", timeout: float = 120, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, with more environment variables."""
+        """Run a command to its end, with additional environment variables."""
         return self._run([sys.executable, "-m", "resonant", *arguments], typed, timeout, variables)
 
     def run_code(
@@ -92,7 +92,7 @@ class Machine:
     def do(self, *arguments: str, typed: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a command in this process; it must end with this exit code.
 
-        A command of its own process costs seconds of CPU, mostly for imports; ``run`` is for tests of a process.
+        A command in its own process costs seconds of CPU, mostly for imports; use ``run`` to test the process itself.
         """
         done = run_in_process(arguments, self.environment, self.home, typed)
         assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
@@ -105,7 +105,7 @@ class Machine:
         return finished
 
     def read(self, *arguments: str) -> Any:
-        """Run a reading command, and return its JSON document."""
+        """Run a command that prints JSON, and return its document."""
         # Without a given server, Prefect's settings are known only after the command has found one.
         done = self.do if self.prefect_api else self.succeed
         return json.loads(done(*arguments, "--json").stdout)
@@ -133,7 +133,7 @@ class Machine:
 
     @contextlib.contextmanager
     def up(self, **variables: str) -> Iterator[Up]:
-        """Run ``resonant up`` on a free port for the duration of the block, with more environment variables."""
+        """Run ``resonant up`` on a free port for the duration of the block, with additional environment variables."""
         self.prepare()
         port = free_port()
         environment = self.environment | variables
@@ -199,10 +199,10 @@ class Up:
         return family(self.process)
 
     def find(self, *words: str) -> psutil.Process:
-        """Return the process of a module with these arguments, once there is one."""
+        """Wait for a process of a module with these arguments, and return it."""
 
         def find() -> psutil.Process | None:
-            with contextlib.suppress(psutil.Error):  # one of the family ends meanwhile
+            with contextlib.suppress(psutil.Error):  # a process ended meanwhile
                 return next((each for each in self.family if each.cmdline()[1:] == ["-m", *words]), None)
             return None
 
@@ -224,7 +224,7 @@ class Up:
         return wait_until(final, _RUN_SECONDS, every=0.2)
 
     def export(self) -> None:
-        """Run the metrics export; again if it was cancelled, since only one may run at a time."""
+        """Run the metrics export, and repeat it if it was cancelled, since only one may run at a time."""
         wait_until(
             lambda: self.final_state(self.start_run("export-metrics/scheduled"))["type"] == "COMPLETED"
         )

@@ -1,4 +1,4 @@
-"""Statistics of facts that a test makes up."""
+"""Statistics of attempts and outcomes that a test invents."""
 
 from __future__ import annotations
 

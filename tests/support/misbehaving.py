@@ -37,7 +37,7 @@ def by_aiohttp(status, retry_after=None):
 
 @contextlib.asynccontextmanager
 async def misbehaving(behave, tls=None):
-    """Run a server that treats every connection with this behaviour, then closes it; yield its port."""
+    """Run a server that applies this behaviour to every connection and then closes it; yield its port."""
 
     handlers = set()
 
@@ -149,7 +149,7 @@ def certificate(name, issuer=authority):
 
 
 def chained(*links):
-    """Raise the last of these errors from the one before it, and so on."""
+    """Return the last of these errors, each raised from the one before it."""
     cause = None
     for link in links:
         try:

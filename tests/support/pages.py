@@ -82,7 +82,7 @@ class Page:
 
     @cached_property
     def anchors(self) -> frozenset[str]:
-        """The anchors that GitHub and the site give to headings; a heading that repeats has only its first."""
+        """The anchors that GitHub and the site give to headings; for a repeated heading, only the first."""
         found = set()
         for token, inline in zip(self._tokens, self._tokens[1:], strict=False):
             if token.type == "heading_open":
@@ -101,7 +101,7 @@ class Page:
 
 
 def pages() -> list[Page]:
-    """Return every page of the project, whether it is committed or not yet."""
+    """Return every page of the project, including uncommitted ones."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.md"],
         cwd=PROJECT,
@@ -114,7 +114,7 @@ def pages() -> list[Page]:
 
 
 def blocks_of(text: str) -> list[Block]:
-    """Return the fenced blocks of a text."""
+    """Return the fenced blocks of a Markdown text."""
     tokens = MarkdownIt("commonmark").parse(text)
     return [
         Block(each.info.split(" ")[0], each.content, each.map[0]) for each in tokens if each.type == "fence"
@@ -124,7 +124,7 @@ def blocks_of(text: str) -> list[Block]:
 def commands(block: Block) -> Iterator[list[str]]:
     """Yield the simple commands of a block: their words, without assignments, redirections and comments.
 
-    Of a block without a language, these are the lines after ``$``.
+    In a block without a language, the commands are the lines that begin with ``$``.
     """
     text = _HEREDOC.sub(r"\3", block.text)
     if block.language in SHELLS:
@@ -140,7 +140,7 @@ def commands(block: Block) -> Iterator[list[str]]:
             continue
         open_quote = ""
         yield from _simple_commands(words)
-    assert not open_quote, f"a quotation that does not end: {open_quote}"
+    assert not open_quote, f"an unclosed quotation: {open_quote}"
 
 
 def _words(line: str) -> list[str]:

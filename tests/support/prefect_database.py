@@ -1,4 +1,4 @@
-"""A database of Prefect's server with every migration applied, made once a session.
+"""A database of Prefect's server with every migration applied, created once per session.
 
 A server that starts on a copy of it needs half the CPU of one that migrates an empty database.
 """

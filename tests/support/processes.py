@@ -18,7 +18,7 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that still run."""
+    """Return the processes that are still running."""
     return [each for each in processes if _runs(each)]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2]
 RULES = PROJECT / "deployments" / "prometheus"
-# The ways to scrape, by their names in the example configuration.
+# The names of the scrape jobs in the example configuration.
 SERVED, TEXTFILE = "resonant", "node"
 COUNTERS = (
     "resonant_events_accepted_total",
@@ -72,7 +72,7 @@ class Prometheus:
         return self.get("query", query=expression)["result"]
 
     def samples(self, expression: str) -> Samples:
-        """Query the current values, by their labels without those of the target; zeros are omitted."""
+        """Query the current values, keyed by labels without the target's labels; zeros are omitted."""
         return {
             frozenset(_labels(series["metric"]).items()): float(series["value"][1])
             for series in self.query(expression)
@@ -121,7 +121,7 @@ class Shop:
         await self.fail(store, refused, GiveUp("permanent"), 0.1, category="permanent", code="http_400")
 
     async def now(self, store):
-        """Do a little of everything; the tests assert the figures after two calls."""
+        """Perform some of every action; the tests assert the figures after two calls."""
         self.clock.advance(max(0.0, time.time() - 300 - self.clock()))
         await self.accept(store, "billing", 6)
         first, second, third, fourth, lost, _ = await self.claim(store, "billing")
@@ -191,7 +191,7 @@ class Shop:
 
 @dataclass
 class Moment:
-    """The figures of the store and of Prometheus while nothing changed."""
+    """The figures of the store and of Prometheus at the same moment."""
 
     facts: dict[str, Samples]
     status: dict[str, Any]
@@ -232,7 +232,7 @@ class Site:
         wait_until(self.prometheus.is_ready)
 
     def _configuration(self, node_port: int) -> Path:
-        """Return the shipped example, but faster, and with free ports."""
+        """Write the shipped example with shorter intervals and free ports; return its path."""
         shipped = yaml.safe_load((RULES / "prometheus.yml").read_text())
         shipped["global"] = {"scrape_interval": "500ms", "evaluation_interval": "1s"}
         shipped["rule_files"] = [str(RULES / name) for name in shipped["rule_files"]]
@@ -276,7 +276,7 @@ class Site:
         assert "serving" in self._serving.stderr.readline()
 
     def is_scraped(self, since: float) -> bool:
-        """Return whether both ways have scraped the store's figures of this moment."""
+        """Return whether both jobs have scraped the store's figures since this time."""
         exported = {
             each["metric"]["job"]: float(each["value"][1]) for each in self.prometheus.query(EXPORTED_AT)
         }

@@ -15,7 +15,7 @@ T = TypeVar("T")
 class SimulatedLoop(asyncio.SelectorEventLoop):
     """A loop for coroutines that wait only for each other and for timers.
 
-    Work for other threads runs at once, in this thread. So a store in SQLite works here, but PostgreSQL and HTTP do not.
+    Work for other threads runs at once, in this thread. So the loop supports stores in SQLite, but not PostgreSQL or HTTP.
     """
 
     def __init__(self) -> None:

@@ -29,8 +29,8 @@ class Disk:
     """The file system below the stores.
 
     Attributes:
-        is_read_only: whether writes fail, as after a fault.
-        refused: how many transactions began while it was read-only.
+        is_read_only: whether writes fail, as after a disk fault.
+        refused: the number of transactions that began while it was read-only.
     """
 
     is_read_only: bool = False

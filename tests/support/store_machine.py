@@ -93,7 +93,7 @@ def has_room(machine: StoreMachine) -> object:
     return len(machine.model.all(is_final=False)) < MOST_UNFINISHED
 
 
-# Named by delivery and token.
+# Leases are identified by delivery and token.
 leases = st.runner().flatmap(lambda machine: st.sampled_from(list(machine.remembered)))
 lease_batches = st.lists(leases, min_size=1, max_size=4, unique=True)
 
@@ -113,7 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.seen: dict[str, Any] = {"tokens": {}, "histories": {}, "rollups": {}}
         self.write(empty)
 
-    # A single rule: of several, Hypothesis disables about half in each example, and the deeds need each other.
+    # A single rule: Hypothesis would disable about half of several rules in each example, but the deeds need each other.
     @rule(deed=st.runner().flatmap(lambda machine: machine.possible_deeds()))
     def do(self, deed):
         getattr(self, deed.name)(**deed.arguments)

@@ -137,7 +137,7 @@ class Model:
         """Accept outcomes only from the holder of the lease; a repeated outcome counts as recorded."""
         return {outcome.lease.key for outcome in outcomes if self._record(outcome, now)}
 
-    def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: PLR0911 - as many ways as there are
+    def _record(self, outcome: Outcome, now: float) -> bool:  # noqa: PLR0911 - one return per case
         lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
         known = self.deliveries.get(lease.delivery_id)
         name = (attempt.number, attempt.started_at)

@@ -34,7 +34,7 @@ class HalfWay(Exception):
 
 
 class Operators(Workers):
-    """Operators beside the workers: replay, cancel, make parked deliveries due, and purge."""
+    """Adds operators to the workers: replay, cancel, make parked deliveries due, and purge."""
 
     # An operator's actions.
 

@@ -46,7 +46,7 @@ async def raw_exchange(action):
 
 
 def refusal(capsys, *options):
-    """Run main with invalid options; return its exit code, and the line that says why."""
+    """Run main with invalid options; return its exit code and the error line."""
     with pytest.raises(SystemExit) as end:
         main([*options])
     said = capsys.readouterr()

@@ -1,1 +1,1 @@
-"""The sending processes, each as its own documentation recommends."""
+"""The sending processes, configured as their documentation recommends."""

@@ -1,6 +1,6 @@
 """Celery: https://docs.celeryq.dev/en/stable/userguide/tasks.html, with late acknowledgement, so that no event is lost.
 
-The prefetch multiplier is the one that https://docs.celeryq.dev/en/stable/userguide/optimizing.html gives for many short tasks.
+https://docs.celeryq.dev/en/stable/userguide/optimizing.html recommends this prefetch multiplier for many short tasks.
 """
 
 from __future__ import annotations

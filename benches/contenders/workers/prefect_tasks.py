@@ -1,4 +1,4 @@
-"""Prefect tasks, one for each event: empty, or posting as in a first version, with Prefect's own retries."""
+"""Prefect tasks, one per event: empty, or a simple request with Prefect's own retries."""
 
 from __future__ import annotations
 

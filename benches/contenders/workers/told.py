@@ -17,7 +17,7 @@ IN_FLIGHT = int(os.environ["BENCH_IN_FLIGHT"])
 
 
 async def do_all_told(do: Callable[[str, str], Awaitable[object]]) -> None:
-    """Call a function with the id and the body of each event of each file, so many at a time; print when it began and ended."""
+    """Call a function with the id and body of each event, several at a time; print the start and end times of each file."""
     async for events in _batches():
         left = iter(events)
 
