@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +146,35 @@ def test_a_run_that_crashed_while_it_held_leases_starts_the_collection_once(serv
         return [each for each in found if not each["auto_scheduled"] and each["id"] not in before]
 
     assert len(wait_until(started)) == 1
+
+
+@pytest.fixture
+def worker(server, tmp_path):
+    """A worker of the pool that takes no run: its queue is empty."""
+    command = ["-m", "prefect", "worker", "start", "--pool", "resonant", "--work-queue", "empty"]
+    variables = {"PREFECT_API_URL": str(server.base_url).rstrip("/"), "PREFECT_HOME": str(tmp_path)}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command], env=os.environ | variables, stdout=log, stderr=log
+        )
+    yield process
+    process.terminate()
+    process.wait()
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_a_worker_that_has_started_gets_a_drain_at_once(server, deployed, request):
+    of_drain = {"deployments": {"id": {"any_": [deployed["emit-events/drain"]["id"]]}}}
+
+    def started() -> list[dict]:
+        found = server.post("/flow_runs/filter", json=of_drain).json()
+        return [each for each in found if not each["auto_scheduled"]]
+
+    before = len(started())
+    request.getfixturevalue("worker")
+    wait_until(lambda: len(started()) > before)
+    assert started()[0]["parameters"] == deployed["emit-events/drain"]["parameters"]
 
 
 @pytest.mark.engine

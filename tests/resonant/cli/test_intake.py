@@ -91,7 +91,7 @@ def test_bad_lines_are_reported_by_file_line_and_reason_and_the_good_ones_are_st
     assert "not JSON" in reasons[0]
     assert "source must be a string" in reasons[1]
     assert "not UTF-8" in reasons[2]
-    assert "not a JSON object" in reasons[3]
+    assert "must be a JSON object" in reasons[3]
     assert stored_ids(worker) == ["evt_1", "evt_3"]
 
 
