@@ -72,7 +72,7 @@ async def replay_dead_letters(
         category: Category of the last failure: transient, permanent or unknown.
         code: The classifier's code, such as http_503.
         reason: Reason for giving up: permanent, exhausted, expired, crashed or cancelled.
-        text: Part of the error text; upper and lower case are the same.
+        text: Part of the error text, case-insensitive.
         since: Only dead letters given up at or after this time.
         until: Only dead letters given up before this time.
         all_dead_letters: Replay every dead letter. Required if no filter is given.
@@ -117,7 +117,7 @@ async def cancel_deliveries(
         endpoint: Name of the endpoint.
         category: Category of the last failure: transient, permanent or unknown.
         code: The classifier's code, such as http_503.
-        text: Part of the last error text; upper and lower case are the same.
+        text: Part of the last error text, case-insensitive.
         since: Only deliveries accepted at or after this time.
         until: Only deliveries accepted before this time.
         all_deliveries: Cancel every unfinished delivery. Required if no filter is given.

@@ -2,7 +2,7 @@
 
 Conditions, thresholds and durations come from ``resonant.metrics.alerts``, which the flow's check reads too. This module
 has the PromQL expressions and the texts of the annotations. ``<name>`` stands for a threshold: ``<silence:m>`` becomes a
-range of minutes, ``<silence:minutes>`` words, ``<error_rate:%>`` a percentage.
+PromQL range in minutes, ``<silence:minutes>`` a text such as ``15 minutes``, and ``<error_rate:%>`` a percentage.
 """
 
 from __future__ import annotations

@@ -41,14 +41,14 @@ REDIRECTED = Verdict("permanent", "http_302")
 
 
 def delivered(warning=None):
-    """Return the expected text for a delivery, with a warning about the answer's body."""
+    """Return the expected text for a delivery, with a warning about the response body."""
     return f"delivered, {warning}" if warning else "delivered"
 
 
 BROKE_OFF, TOO_LATE, TOO_LONG = (
-    delivered("the answer's body broke off"),
-    delivered("the answer's body took too long"),
-    delivered("the answer's body has 64 KiB or more"),
+    delivered("the response body broke off"),
+    delivered("the response body took too long"),
+    delivered("the response body has 64 KiB or more"),
 )
 EXPECTED = {
     "bad-gzip": delivered(),

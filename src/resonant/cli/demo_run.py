@@ -144,7 +144,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
         run_ids = [await start_run(ON_DEMAND, max_attempts=MAX_ATTEMPTS)]
         output.say(f"the worker runs {ON_DEMAND}: {_run_url(stack, run_ids[0])}")
         snapshot = await _watch(stack, store, run_ids[0])
-        # A run does not wait for deliveries that a gate holds for long.
+        # A run does not wait for deliveries that a gate holds for a long time.
         while snapshot.status.pending + snapshot.status.retrying and len(run_ids) < _MOST_RUNS:
             run_ids.append(await start_run(ON_DEMAND, max_attempts=MAX_ATTEMPTS))
             snapshot = await _watch(stack, store, run_ids[-1])

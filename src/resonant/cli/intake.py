@@ -180,7 +180,7 @@ class _Counts:
 async def _enqueueing(
     store: Store, endpoint: str, options: dict[str, Any], *, strict: bool
 ) -> AsyncIterator[Enqueue]:
-    """Yield a function that stores a batch: in its own transaction or, under ``strict``, in a common one."""
+    """Yield a function that stores a batch: in its own transaction or, with ``strict``, in a shared one."""
     if not strict:
         yield lambda events: store.enqueue(events, endpoint, **options)
         return

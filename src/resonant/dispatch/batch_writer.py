@@ -65,7 +65,7 @@ class BatchWriter:
         """Queue an attempt and its decision for the next commit, and return at once.
 
         Returns:
-            A future that ends with the commit. Its result is False if the lease was lost and only history was added. It
+            A future that completes at the commit. Its result is False if the lease was lost and only history was added. It
             raises ``StoreUnavailable`` if the store did not recover in time.
         """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -367,7 +367,7 @@ class Dispatcher:
         await emit_chunk(leases)
         for lease in leases:
             if self._in_flight.get(lease.key) is not None:
-                raise RuntimeError(f"emit_chunk returned without an attempt of {lease.event.id}")
+                raise RuntimeError(f"emit_chunk returned without attempting {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
         with contextlib.suppress(LeaseLost, TimeIsUp, Held):
@@ -375,7 +375,7 @@ class Dispatcher:
         if (left := self._in_flight.get(lease.key)) is None:
             return
         if left.attempts == lease.attempts:
-            raise RuntimeError(f"emit_one returned without an attempt of {lease.event.id}")
+            raise RuntimeError(f"emit_one returned without attempting {lease.event.id}")
         # `emit_one` did not wait for the retry: park the delivery, so that any worker can retry it when it is due.
         self.summary.parked += 1
         await self._sender.hand_back([left])

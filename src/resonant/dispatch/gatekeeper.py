@@ -188,7 +188,7 @@ class Gatekeeper:
             await asyncio.sleep(min(delay, _LONGEST_WAIT_SECONDS))
 
     async def may_send(self, lease: Lease) -> bool:
-        """Return whether to send a delivery that has a slot and has begun; False if the gate governs.
+        """Return whether to send a delivery that has a slot and has begun; False if the gate holds or paces it.
 
         Waits while the first sends to the endpoint have no answers.
         """

@@ -47,7 +47,7 @@ class RunningTasks:
             self.end_in(limits.run_for)
 
     def end_in(self, seconds: float) -> None:
-        """End the run after this many seconds, unless it ends earlier already."""
+        """End the run after this many seconds, or at its current end if that is earlier."""
         end = asyncio.get_running_loop().time() + seconds
         self.end = end if self.end is None else min(self.end, end)
 

@@ -172,7 +172,7 @@ def _check(names: Iterable[PrivateName]) -> None:
     for each in names:
         try:
             each.find()
-        except (ImportError, AttributeError, TypeError):  # TypeError: another constructor
+        except (ImportError, AttributeError, TypeError):  # TypeError: the constructor changed
             raise PrefectChanged(
                 f"Prefect {version('prefect')} has no {each.name}, which Resonant {version('resonant')} needs to "
                 f"{each.purpose}: pip install 'prefect{TESTED_PREFECT}'"

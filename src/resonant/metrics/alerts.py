@@ -134,7 +134,7 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
             f"a gate holds a delivery, and {percent(of.held)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due)",
             "when no held delivery is that old",
-            *("5m", "15m", "Deliveries are held for long"),
+            *("5m", "15m", "Deliveries are held for a long time"),
         ),
         define(
             None,

@@ -1,4 +1,4 @@
-"""The conditions of an endpoint's gate: long probing, a pause after a 410, and deliveries held for long."""
+"""The conditions of an endpoint's gate: long probing, a pause after a 410, and deliveries held for a long time."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _PATHS = ("/", "/metrics")
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Handles each request in a thread, so that a slow client blocks no other."""
+    """Handles each request in its own thread, so that a slow client does not block others."""
 
     daemon_threads = True
 

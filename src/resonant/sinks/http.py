@@ -129,9 +129,9 @@ class HttpSink:
                     raise TimeoutError(f"no answer within {self._endpoint.timeout:g} s") from None
                 raise
             late = "took too long" if deadline.expired() else f"broke off ({type(error).__name__})"
-            warning = f"the answer's body {late}"
+            warning = f"the response body {late}"
         if len(body) == READ_BYTES:
-            warning = f"the answer's body has {READ_BYTES // 1024} KiB or more"
+            warning = f"the response body has {READ_BYTES // 1024} KiB or more"
         excerpt = self._excerpt(body, is_whole=warning is None)
         if not response.is_success:
             raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)

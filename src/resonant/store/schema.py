@@ -7,9 +7,9 @@ endpoints, claims, gates, audit (endpoint_problems, signers, drains and send_slo
 events through deliveries, so it locks both at once and skips locked rows. Only folds add to the rollups. Only compactions, one at
 a time, write the totals and the history: see store/counter_compaction.py. A compaction skips the rollups that a fold has locked.
 
-A producer's transaction may stay open for long, so it only inserts events, deliveries and acceptances, and updates no shared
-row. Two producers wait for each other only if they store the same event id. All other transactions insert their counts as a row
-of the tallies. A fold skips the acceptances and tallies that another fold has locked.
+A producer's transaction may stay open for a long time, so it only inserts events, deliveries and acceptances, and updates no
+shared row. Two producers wait for each other only if they store the same event id. All other transactions insert their counts as
+a row of the tallies. A fold skips the acceptances and tallies that another fold has locked.
 """
 
 from __future__ import annotations

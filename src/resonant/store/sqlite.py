@@ -283,7 +283,7 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
             # Only while the file is empty: later, this would write on every connect, and wait for the writer.
             # With incremental vacuum, a purge returns its free pages to the file system a few at a time. A full
-            # vacuum of a large file would hold the lock for long.
+            # vacuum of a large file would hold the lock for a long time.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _PRAGMAS:
             _set(connection, pragma)

@@ -29,7 +29,7 @@ class Standing(NamedTuple):
         accepted_at: when it was accepted, seconds since the epoch.
         finished_at: when it was delivered or given up.
         parked: whether it has no lease and is not due within the given wait.
-        held: whether the endpoint's gate holds it for long.
+        held: whether the endpoint's gate holds it for a long time.
     """
 
     id: int

@@ -133,7 +133,7 @@ def half_close(status: int | None = None) -> Action:
     """Stop sending (FIN) but continue to read; for plain connections only.
 
     Args:
-        status: the status of an answer that ends in the middle of its body; None ends it before the status line.
+        status: the status of a response that ends in the middle of its body; None sends nothing.
     """
     data = b"" if status is None else _head(status, 100) + b"half"
     return Action("half_close", _send(data, "half_close"), status)

@@ -35,7 +35,7 @@ async def test_a_delivery_is_an_attempt_with_no_decision():
     async def send(event):
         assert event is EVENT
         clock.advance(99)
-        return Receipt(202, "thanks", "the answer's body took too long")
+        return Receipt(202, "thanks", "the response body took too long")
 
     clock = FixedClock(START)
     report = await attempt(send, by=attempt_runner(clock=clock), options={"task_run_id": "run-1"})
@@ -46,7 +46,7 @@ async def test_a_delivery_is_an_attempt_with_no_decision():
     made = report.attempt
     assert (made.number, made.round, made.started_at, made.result) == (1, 1, START, "delivered")
     assert (made.status_code, made.excerpt) == (202, "thanks")
-    assert made.warning == "the answer's body took too long"
+    assert made.warning == "the response body took too long"
     assert (made.owner, made.task_run_id) == ("me", "run-1")
 
 

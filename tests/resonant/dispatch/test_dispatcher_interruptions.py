@@ -244,6 +244,6 @@ class TestTheStoreGoesAway:
 
         async with scene(tmp_path, orders=succeed) as worker:
             (event_id,) = await enqueue(worker.store)
-            with pytest.raises(RuntimeError, match=f"emit_one returned without an attempt of {event_id}"):
+            with pytest.raises(RuntimeError, match=f"emit_one returned without attempting {event_id}"):
                 await worker.dispatcher.run(emit_one)
         assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]

@@ -211,13 +211,13 @@ async def test_a_redirect_is_never_followed(status):
 @pytest.mark.parametrize(
     ("action", "warning"),
     [
-        (truncated_body(), "the answer's body broke off (ClientPayloadError)"),
-        (reset_mid_body(), "the answer's body broke off (ClientPayloadError)"),
-        (endless_body(), "the answer's body has 64 KiB or more"),
-        (slow_body(10), "the answer's body took too long"),
-        (Action("bad chunk", write(CHUNKED, BAD)), "the answer's body broke off"),
-        (Action("late bad chunk", write(CHUNKED, b"2\r\nok\r\n", BAD)), "the answer's body broke off"),
-        (Action("bad chunk at once", write(CHUNKED + BAD)), "the answer's body broke off"),
+        (truncated_body(), "the response body broke off (ClientPayloadError)"),
+        (reset_mid_body(), "the response body broke off (ClientPayloadError)"),
+        (endless_body(), "the response body has 64 KiB or more"),
+        (slow_body(10), "the response body took too long"),
+        (Action("bad chunk", write(CHUNKED, BAD)), "the response body broke off"),
+        (Action("late bad chunk", write(CHUNKED, b"2\r\nok\r\n", BAD)), "the response body broke off"),
+        (Action("bad chunk at once", write(CHUNKED + BAD)), "the response body broke off"),
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )

@@ -86,7 +86,7 @@ async def test_an_early_answer_with_a_body_without_end_does_not_hold_a_worker():
         return receipt
 
     receipt, duration = await seconds(run())
-    assert receipt == Receipt(200, "half", "the answer's body took too long")
+    assert receipt == Receipt(200, "half", "the response body took too long")
     assert duration < 30
 
 
