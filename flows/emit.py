@@ -74,20 +74,27 @@ async def emit_events(
         "successors": successors,
     }
     ends_at = time.monotonic() + (run_for or math.inf)
+    is_reopened = False
     while True:
         try:
-            return await _emit(events, endpoint, run_for=run_for, **limits)
+            return await _emit(events, endpoint, is_reopened=is_reopened, run_for=run_for, **limits)
         except StoreUnavailable as error:
             is_over = time.monotonic() + _PAUSE_WITHOUT_STORE_SECONDS >= ends_at
             if events is not None or not successors or isinstance(error, StoreRefused) or is_over:
                 raise
             get_run_logger().warning("waiting for the store: %s", error)
         await asyncio.sleep(_PAUSE_WITHOUT_STORE_SECONDS)
-        run_for = ends_at - time.monotonic() if run_for else 0
+        is_reopened = True
+        if run_for:
+            run_for = max(0.001, ends_at - time.monotonic())
 
 
-async def _emit(events: list[dict[str, Any]] | None, endpoint: str | None, **limits: Any) -> State[Any]:
+async def _emit(
+    events: list[dict[str, Any]] | None, endpoint: str | None, *, is_reopened: bool, **limits: Any
+) -> State[Any]:
     async with open_dispatcher(**limits) as dispatcher:
+        if is_reopened:  # the previous dispatcher could not release its leases
+            await dispatcher.store.rescue(owners=[dispatcher.owner])
         own = get_caller().tracker
         if events is not None and endpoint is not None:
             own = await store_events(dispatcher, events, endpoint)

@@ -158,7 +158,7 @@ def worker(server, tmp_path):
             [sys.executable, *command], env=os.environ | variables, stdout=log, stderr=log
         )
     yield process
-    process.terminate()
+    process.kill()
     process.wait()
 
 

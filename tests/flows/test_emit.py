@@ -215,11 +215,20 @@ async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
     store = await open_store(url)
     await store.enqueue([Event(type="t", source="/s", data=n) for n in range(300)], "file-endpoint/log")
     await store.close()
+
+    async def store_is_balanced():
+        status = await store.status()
+        return status.delivered == 301 and status.balanced
+
     draining = asyncio.create_task(emit_events(successors=1, return_state=True))
     await until(path.exists)
     async with server.stopped_meanwhile():
         await until(lambda: "waiting for the store" in caplog.text)
-    await until(lambda: len(set(path.read_text().splitlines())) == 300)
+    store = await open_store(url)
+    await store.enqueue([Event(type="t", source="/s", data="after")], "file-endpoint/log")
+    await until(lambda: len(set(path.read_text().splitlines())) == 301)
+    await until(store_is_balanced)
+    await store.close()
     assert not draining.done()
     draining.cancel()
     await asyncio.wait([draining])

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REOPEN_SECONDS = 30.0
 # How long a look waits for endpoints to open; after that, they are opened in the background.
 _OPEN_SECONDS = 0.25
+# Prefect's client may retry for longer, and then notice late that its server is back.
+_GIVE_UP_SECONDS = 60.0
 
 
 class Destinations:
@@ -110,15 +112,18 @@ class Destinations:
 
     def _raise_errors(self) -> None:
         """Remove finished tasks; raise the error of one that failed."""
-        for name, opening in list(self._opening.items()):
-            if opening.done():
-                del self._opening[name]
-                opening.result()
+        finished = {name: opening for name, opening in self._opening.items() if opening.done()}
+        for name in finished:
+            del self._opening[name]
+        errors = [opening.exception() for opening in finished.values() if not opening.cancelled()]
+        if error := next(filter(None, errors), None):
+            raise error
 
     async def _open(self, name: str) -> None:
         await self._signing.announce(name)
         try:
-            destination = await self._open_destination(name)
+            async with asyncio.timeout(_GIVE_UP_SECONDS):
+                destination = await self._open_destination(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
             reason = self._problems[name] = _why_not_open(name, error)
             self._reopen_at[name] = asyncio.get_running_loop().time() + REOPEN_SECONDS

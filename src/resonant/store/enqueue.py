@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, rfc3339
-from resonant.store import acceptances, schema, wakeup
+from resonant.store import acceptances, schema
 from resonant.store.sql import insert_into, is_any_of, require_connection
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def enqueue(
     policy: str | None = None,
     max_attempts: int | None = None,
     report_conflicts: bool = False,
+    wake: bool = True,
 ) -> EnqueueResult:
     """Store one or more events for an endpoint inside the caller's transaction; the caller commits.
 
@@ -76,6 +77,8 @@ def enqueue(
         policy: a policy's name, stored with the deliveries.
         max_attempts: overrides the policy's limit; stored with the deliveries.
         report_conflicts: return conflicts instead of raising at the first one; they are not stored.
+        wake: wake idle drains on commit; otherwise a drain finds the events within a quarter of a second. On PostgreSQL,
+            waking is a NOTIFY: such commits wait for each other, and the transaction cannot be prepared.
 
     Raises:
         EndpointError: invalid name. A name has lower case letters, digits and single dashes, and the prefix
@@ -115,8 +118,8 @@ def enqueue(
     table = schema.deliveries.c
     accepted = _insert(connection, rows, table.event_id, table.id)
     if accepted:
-        wakeup.announce_new(connection, endpoint, now=now)
-        acceptances.add(connection, endpoint, Counter(wanted[row.event_id] for row in accepted), now=now)
+        by_type = Counter(wanted[row.event_id] for row in accepted)
+        acceptances.add(connection, endpoint, by_type, now=now, wake=wake)
     delivery_ids = [row.id for row in accepted]
     if known := wanted.keys() - {row.event_id for row in accepted}:
         of_known = select(table.id).where(table.endpoint == endpoint, is_any_of(table.event_id, list(known)))

@@ -2,8 +2,7 @@
 
 On SQLite, an idle dispatcher checks every 10 ms whether the file has changed. On PostgreSQL, it listens, and processes that
 store work notify it. A commit with a notification holds a lock until it is on disk, and only one commit in
-the whole server can hold this lock. So ``announce_new`` does not notify while other deliveries to the endpoint are due: under
-load, some always are, no dispatcher is idle, and producers commit concurrently.
+the whole server can hold this lock. So a producer may do without (``enqueue(..., wake=False)``).
 
 A dispatcher still polls: a notification may be lost, for example behind PgBouncer in transaction mode.
 """
@@ -17,9 +16,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from sqlalchemy import case, exists, func, select, true
-
-from resonant.store import schema
+from sqlalchemy import func, select
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -34,40 +31,13 @@ CHANNEL = "resonant_work"
 # At this interval, an idle run uses 0.9 % of a core; at 5 ms, 1.3 %.
 _CHECK_SECONDS = 0.01
 _CONNECT_AGAIN_SECONDS = 1.0
-_LATELY_SECONDS = 1.0
-_d = schema.deliveries
+NOTIFY = func.pg_notify(CHANNEL, "")
 
 
 def announce(connection: Connection) -> None:
     """Wake every idle dispatcher when this transaction commits."""
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_notify(CHANNEL, "")))
-
-
-def announce_new(connection: Connection, endpoint: str, *, now: float) -> None:
-    """Wake every idle dispatcher when this transaction commits, unless other deliveries to the endpoint became due recently.
-
-    Those deliveries already woke the dispatchers, and a dispatcher checks again after it has sent everything it found. If this
-    transaction commits after that check, polling finds its deliveries within a quarter of a second. A transaction
-    with a stricter isolation than READ COMMITTED always notifies.
-
-    Args:
-        connection: in a transaction that has stored deliveries.
-        endpoint: the endpoint's name.
-        now: when the new deliveries are due, seconds since the epoch.
-    """
-    if connection.dialect.name == "postgresql":
-        others = exists().where(
-            _d.c.endpoint == endpoint,
-            # The lower bound skips index entries of deliveries claimed long ago.
-            _d.c.available_at > now - _LATELY_SECONDS,
-            _d.c.available_at < now,
-            _d.c.lease_owner.is_(None),
-        )
-        # A stricter transaction sees an old snapshot, and reading ranges that others insert into could make it fail.
-        is_strict = func.current_setting("transaction_isolation") != "read committed"
-        is_announced = case((is_strict, true()), else_=~others)
-        connection.execute(select(func.pg_notify(CHANNEL, "")).where(is_announced))
+        connection.execute(select(NOTIFY))
 
 
 async def sqlite_commits(path: Path) -> AsyncGenerator[None]:

@@ -99,15 +99,19 @@ class TestEndpoints:
     async def test_one_that_is_still_being_opened_when_the_run_is_stopped_is_given_up(self, tmp_path):
         async def before_open(_name):
             begun.set()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
 
-        begun = asyncio.Event()
+        begun, ended = asyncio.Event(), asyncio.Event()
         async with scene(tmp_path, before_open=before_open, orders=succeed) as worker:
             await enqueue(worker.store)
             running = asyncio.create_task(worker.run())
             await begun.wait()
             running.cancel()
             await asyncio.wait([running])
+        assert ended.is_set()
         assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
 
     @pytest.mark.parametrize("names", [("dead", "healthy"), ("healthy", "dead")], ids=["first", "last"])

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant.delivery.attempt import AttemptRunner
 from resonant.delivery.retry import Retry, RetryPolicy
@@ -21,8 +20,7 @@ from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import drains, enqueue, open_store, schema
-from resonant.store.wakeup import CHANNEL
+from resonant.store import drains, open_store, schema
 from support.dispatching import sink_target
 from support.waiting import until
 
@@ -85,11 +83,6 @@ async def reports(store, owner):
     return await store.read(lambda connection: connection.scalar(statement))
 
 
-async def is_done(store):
-    status = await store.status()
-    return status.delivered == status.accepted
-
-
 @asynccontextmanager
 async def producer(url):
     """The store as another process sees it."""
@@ -109,7 +102,6 @@ async def test_an_idle_run_sends_at_once_what_another_process_stores(store_url):
 
     async with running(store_url, send, run_for=60), producer(store_url) as store:
         await enqueue_until_sent(store, sent)
-        await until(lambda: is_done(store))  # what is due suppresses further notifications
         await store.enqueue([event("last")], "orders")
         await until(lambda: "last" in sent)
 
@@ -218,22 +210,3 @@ async def test_a_drain_goes_on_if_a_younger_one_dies_before_it_has_ended(store_u
 
 def test_a_drain_notices_the_death_of_a_younger_one_long_before_its_own_end():
     assert drains.BEAT_SECONDS + drains.LIVE_SECONDS < succession.WAIT_SECONDS / 2
-
-
-@pytest.mark.parametrize(
-    ("isolation", "expected"), [("READ COMMITTED", 0), ("REPEATABLE READ", 1), ("SERIALIZABLE", 1)]
-)
-async def test_beside_due_work_only_a_strict_transaction_notifies(postgresql_url, isolation, expected):
-    notified = []
-    async with producer(postgresql_url) as store:
-        await store.enqueue([event("due")], "orders")
-        engine = create_async_engine(postgresql_url.replace("postgresql://", "postgresql+asyncpg://"))
-        async with engine.connect() as listening, engine.connect() as connection:
-            driver = (await listening.get_raw_connection()).driver_connection
-            await driver.add_listener(CHANNEL, lambda *given: notified.append(given))
-            await connection.execution_options(isolation_level=isolation)
-            async with connection.begin():
-                await connection.run_sync(enqueue, [event("new")], "orders")
-            await driver.execute("SELECT 1")  # a notification arrives before the answer
-            assert len(notified) == expected
-        await engine.dispose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -84,18 +85,19 @@ async def test_nothing_wakes_while_nothing_is_committed(store_url):
     assert not woken
 
 
-async def test_while_another_delivery_is_due_postgresql_is_not_notified_again(postgresql_url, monkeypatch):
-    monkeypatch.setattr(wakeup, "_LATELY_SECONDS", 3600.0)
+async def test_a_producer_may_leave_drains_asleep_on_postgresql(postgresql_url):
     async with watched(postgresql_url) as (other, woken):
-        await other.enqueue([event(1)], "orders")
-        await until(lambda: woken)
-        woken.clear()
-        await other.enqueue([event(2)], "orders")
+        await other.enqueue([event(1)], "orders", wake=False)
         await quiet(woken)
         assert not woken
 
-        await other.claim("orders", owner="worker", limit=10)
-        await other.enqueue([event(3)], "orders")
+        await other.enqueue([event(2)], "orders")
+        await until(lambda: woken)
+
+
+async def test_events_of_several_types_wake_too(store_url):
+    async with watched(store_url) as (other, woken):
+        await other.enqueue([event(1), replace(event(2), type="order.sent")], "orders")
         await until(lambda: woken)
 
 
