@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -17,8 +16,8 @@ from resonant.store import gate_operations, open_store, wakeup
 from support.waiting import until
 
 
-def event(number: int) -> Event:
-    return Event(type="order.paid", source="/shop", data=number, id=f"evt_{number}")
+def event(number: int, type_: str = "order.paid") -> Event:
+    return Event(type=type_, source="/shop", data=number, id=f"evt_{number}")
 
 
 @contextlib.asynccontextmanager
@@ -97,7 +96,7 @@ async def test_a_producer_may_leave_drains_asleep_on_postgresql(postgresql_url):
 
 async def test_events_of_several_types_wake_too(store_url):
     async with watched(store_url) as (other, woken):
-        await other.enqueue([event(1), replace(event(2), type="order.sent")], "orders")
+        await other.enqueue([event(1), event(2, "order.sent")], "orders")
         await until(lambda: woken)
 
 
