@@ -117,16 +117,16 @@ def receivers_in(folder: Path) -> Iterator[Callable[..., ReceiverProcess]]:
 
 @pytest.fixture
 def task_runs(machine):
-    """Read the task runs of the machine's only flow run, once all have ended and they are ``complete``."""
+    """Read the task runs of all flow runs that made attempts, once all have ended and they are ``complete``."""
 
     def read(complete: Callable[[list[dict]], bool]) -> list[dict]:
         with patient_client(machine.prefect_api) as client:
-            [run] = machine.query("SELECT DISTINCT owner FROM resonant_attempts")
-            of_run = {"flow_runs": {"id": {"any_": [run["owner"]]}}, "limit": 200}
+            owners = [row["owner"] for row in machine.query("SELECT DISTINCT owner FROM resonant_attempts")]
+            of_runs = {"flow_runs": {"id": {"any_": owners}}, "limit": 200}
 
             def read_all() -> list[dict]:
                 found: list[dict] = []
-                while page := client.post("/task_runs/filter", json=of_run | {"offset": len(found)}).json():
+                while page := client.post("/task_runs/filter", json=of_runs | {"offset": len(found)}).json():
                     found += page
                 ended = all(each["state_type"] in ("COMPLETED", "FAILED", "CRASHED") for each in found)
                 return found if ended and complete(found) else []

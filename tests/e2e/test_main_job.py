@@ -111,7 +111,8 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
     shown = sum(min(20, chunk["dead"] or 0) for chunk in chunks.values())
     runs = task_runs(lambda runs: len(red(runs)) == shown and chunks.keys() <= {run["id"] for run in runs})
     names = {run["id"]: run["name"] for run in runs if not run["name"].startswith("com.")}
-    for chunk_id, chunk in chunks.items():
+    for chunk_id in chunks.keys() & names:  # a probe has a task run of its own
+        chunk = chunks[chunk_id]
         # The gate may have held some deliveries of a chunk.
         number, rest = names[chunk_id].split(" ", 1)
         assert (int(number) >= chunk["sent"], rest) == (True, "deliveries to hooks")
