@@ -10,7 +10,7 @@ from resonant.errors import EndpointError
 from resonant.store import endpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.limiter import ConcurrencyLimiter
@@ -91,12 +91,11 @@ class Destinations:
         self._raise_errors()
         return name in self._opened
 
-    async def open_of(self, names: Iterable[str]) -> list[str]:
+    async def open_of(self, names: Sequence[str]) -> list[str]:
         """Return the open endpoints among these; open the rest, in the background if that takes long.
 
         Prefect's server has their configuration, and may be unavailable for minutes.
         """
-        names = list(names)
         if begun := [opening for name in names if (opening := self._begin_to_open(name))]:
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         self._raise_errors()

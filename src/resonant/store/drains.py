@@ -50,8 +50,8 @@ def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str |
             _drains.c.id > key,
             _drains.c.endpoint.is_not_distinct_from(endpoint),
             _drains.c.seen_at > now - LIVE_SECONDS,
-            _drains.c.seen_at
-            < now + LIVE_SECONDS,  # otherwise a dead drain would live on after a clock was set back
+            # Otherwise, a dead drain would count as alive after the clock was set back.
+            _drains.c.seen_at < now + LIVE_SECONDS,
         )
     )
     return Beat(key, int(connection.execute(younger).scalar_one()))

@@ -34,7 +34,7 @@ class Reservation:
 
     Attributes:
         number: the number of reserved slots; 0 if enough slots are already reserved.
-        first: the time of the first slot; if there is none, the time to ask again.
+        first: the time of the first slot, or without a slot, the time to ask again.
         now: the time of the reservation.
     """
 
