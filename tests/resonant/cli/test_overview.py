@@ -83,11 +83,12 @@ def test_the_endpoint_with_the_most_failures_is_first(resonant, old):
 
 
 def test_a_store_of_long_names_and_large_counts_fits_80_columns(resonant, worker, url):
+    import contextlib
     import sqlite3
 
     for number in range(22):
         worker.accept("evt_1", endpoint=f"partner-webhooks-production-eu-west-{number}")
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute(
             """INSERT INTO resonant_rollups SELECT 'delivery', :now, endpoint, 't', 'delivered', '', '', 1.0, 1234567, 0
             FROM resonant_deliveries""",

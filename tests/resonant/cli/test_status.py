@@ -141,10 +141,11 @@ def test_the_next_step(status, said):
 
 
 def test_an_imbalance_is_said_first(resonant, worker, url):
+    import contextlib
     import sqlite3
 
     worker.accept("evt_1", "evt_2")
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute("DELETE FROM resonant_deliveries WHERE event_id = 'evt_1'")
     assert resonant("status").out.startswith("balanced: NO; 2 were accepted and 1 are accounted for")
     assert resonant.json("status")["balanced"] is False

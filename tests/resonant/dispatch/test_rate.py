@@ -20,17 +20,24 @@ RATE = 50.0
 USED = USED_SHARE * RATE
 
 
+@pytest.fixture
+def connection():
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        schema.metadata.create_all(connection, tables=[schema.send_slots])
+        yield connection
+    engine.dispose()
+
+
 class Machines:
     """Processes that share a store. It answers within ``latency`` seconds, and their clocks are apart."""
 
-    def __init__(self, *, latency=0.01, seed=7):
+    def __init__(self, connection, *, latency=0.01, seed=7):
         self.sent: list[float] = []
         self.reservations = 0
         self._latency = latency
         self._rng = random.Random(seed)
-        engine = create_engine("sqlite://")
-        self._connection = engine.connect()
-        schema.metadata.create_all(self._connection, tables=[schema.send_slots])
+        self._connection = connection
 
     @property
     def now(self):
@@ -73,9 +80,9 @@ class Machines:
         return max(bisect.bisect_left(times, start + seconds) - i for i, start in enumerate(times))
 
 
-def test_one_process_sends_at_the_rate():
+def test_one_process_sends_at_the_rate(connection):
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         await asyncio.gather(*machines.start(machines.process(), 500))
         took = machines.sent[-1] - machines.sent[0]
         assert took == pytest.approx(499 / USED, rel=0.01)
@@ -87,9 +94,9 @@ def test_one_process_sends_at_the_rate():
 
 
 @pytest.mark.parametrize("skew", [0.0, 3.0])
-def test_four_processes_share_the_rate_however_slow_the_store_and_wrong_their_clocks_are(skew):
+def test_four_processes_share_the_rate_however_slow_the_store_and_wrong_their_clocks_are(connection, skew):
     async def main():
-        machines = Machines(latency=0.1)
+        machines = Machines(connection, latency=0.1)
         processes = [machines.process(skew=number * skew) for number in range(4)]
         sends = [machines.start(each, 200, begin_takes=0.1) for each in processes]
         await asyncio.gather(*itertools.chain(*sends))
@@ -100,9 +107,9 @@ def test_four_processes_share_the_rate_however_slow_the_store_and_wrong_their_cl
     run_in_simulated_time(main())
 
 
-def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on():
+def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on(connection):
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         sends = [machines.start(machines.process(), 300) for _ in range(4)]
         await asyncio.sleep(2.0)
         for each in sends[0]:
@@ -116,9 +123,9 @@ def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on():
     run_in_simulated_time(main())
 
 
-def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others():
+def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others(connection):
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         process = machines.process()
         slot = await process.take("orders")
         others = machines.start(process, 100)
@@ -132,9 +139,9 @@ def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others():
     run_in_simulated_time(main())
 
 
-def test_a_rate_that_is_too_high_for_the_endpoint_slows_nothing_down():
+def test_a_rate_that_is_too_high_for_the_endpoint_slows_nothing_down(connection):
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         process = machines.process(rate=500, width=10)
         began = machines.now
         await asyncio.gather(*machines.start(process, 500, begin_takes=0.01, answer_takes=0.1))
@@ -144,9 +151,9 @@ def test_a_rate_that_is_too_high_for_the_endpoint_slows_nothing_down():
     run_in_simulated_time(main())
 
 
-def test_a_rate_below_one_sends_that_rarely():
+def test_a_rate_below_one_sends_that_rarely(connection):
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         processes = [machines.process(rate=0.1) for _ in range(2)]
         await asyncio.gather(*machines.start(processes[0], 3), *machines.start(processes[1], 3))
         gaps = [later - earlier for earlier, later in itertools.pairwise(machines.sent)]
@@ -155,9 +162,9 @@ def test_a_rate_below_one_sends_that_rarely():
     run_in_simulated_time(main())
 
 
-def test_runs_that_end_before_their_turn_do_not_put_off_those_that_follow():
+def test_runs_that_end_before_their_turn_do_not_put_off_those_that_follow(connection):
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         assert await machines.send(machines.process(rate=0.1))
         for _ in range(20):
             over = machines.now + 0.2
@@ -170,9 +177,9 @@ def test_runs_that_end_before_their_turn_do_not_put_off_those_that_follow():
     run_in_simulated_time(main())
 
 
-def test_waiting_sends_get_no_slot_when_the_run_ends():
+def test_waiting_sends_get_no_slot_when_the_run_ends(connection):
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         over_at = machines.now + 1.0
         sends = machines.start(machines.process(is_over=lambda: machines.now > over_at), 200)
         done = await asyncio.gather(*sends)
@@ -182,12 +189,12 @@ def test_waiting_sends_get_no_slot_when_the_run_ends():
     run_in_simulated_time(main())
 
 
-def test_a_store_that_is_gone_is_an_error_of_each_that_waits():
+def test_a_store_that_is_gone_is_an_error_of_each_that_waits(connection):
     async def gone(endpoint, **options):
         raise StoreUnavailable("gone")
 
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         machines.reserve = gone
         sends = machines.start(machines.process(), 3)
         for each in await asyncio.gather(*sends, return_exceptions=True):
@@ -196,9 +203,9 @@ def test_a_store_that_is_gone_is_an_error_of_each_that_waits():
     run_in_simulated_time(main())
 
 
-def test_a_cancelled_send_leaves_its_slot_to_the_next():
+def test_a_cancelled_send_leaves_its_slot_to_the_next(connection):
     async def main():
-        machines = Machines()
+        machines = Machines(connection)
         sends = machines.start(machines.process(), 10)
         await asyncio.sleep(0)
         for each in sends[:9]:
@@ -209,8 +216,8 @@ def test_a_cancelled_send_leaves_its_slot_to_the_next():
     run_in_simulated_time(main())
 
 
-async def test_an_endpoint_without_a_rate_waits_for_nothing():
-    limiter = RateLimiter(Machines().reserve)
+async def test_an_endpoint_without_a_rate_waits_for_nothing(connection):
+    limiter = RateLimiter(Machines(connection).reserve)
     limiter.limit("orders", None, width=50)
 
     assert await limiter.take("orders") is None
@@ -220,8 +227,8 @@ async def test_an_endpoint_without_a_rate_waits_for_nothing():
 
 
 @pytest.mark.parametrize(("rate", "most"), [(0.01, 1), (1.0, 2), (50.0, 98)])
-def test_a_run_holds_two_seconds_worth_and_at_least_one(rate, most):
+def test_a_run_holds_two_seconds_worth_and_at_least_one(connection, rate, most):
     async def main():
-        assert Machines().process(rate=rate).most_claimed("orders") == most
+        assert Machines(connection).process(rate=rate).most_claimed("orders") == most
 
     run_in_simulated_time(main())

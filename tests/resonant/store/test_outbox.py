@@ -25,8 +25,10 @@ def test_the_example_stores_an_order_with_its_event_or_neither(tmp_path, open_de
         "refused: order 2: not enough in stock: lamp",
         "placed: order 3",
     ]
-    with create_engine(f"sqlite:///{path}").connect() as connection:
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
         assert connection.execute(text("SELECT number FROM orders")).scalars().all() == [1, 3]
+    engine.dispose()
     desk = open_desk(f"sqlite:///{path}")
     assert desk.status().pending == 2
     assert desk.status().balanced
