@@ -3,8 +3,9 @@
 ``python -m prefect block register -m blocks`` registers them with a server; ``resonant up`` does so too.
 """
 
-from blocks.endpoint import EndpointBlock, SinkBlock, load_endpoint
+from blocks.endpoint import EndpointBlock, SinkBlock
 from blocks.file_endpoint import FileEndpoint
+from blocks.loading import load_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
 
 __all__ = ["EndpointBlock", "FileEndpoint", "SinkBlock", "WebhookEndpoint", "load_endpoint"]

@@ -13,20 +13,16 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 
-from blocks.endpoint import (
-    EndpointBlock,
-    block_slug,
-    endpoint_names,
-    endpoint_types,
-    load_endpoint,
-    unknown_endpoint,
-)
+from blocks.loading import block_slug, endpoint_names, endpoint_types, load_endpoint, unknown_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from prefect.client.orchestration import PrefectClient
+
+    from blocks.endpoint import EndpointBlock
     from resonant.events import Category
 
 
@@ -231,8 +227,7 @@ async def _save_signing(name: str, block: WebhookEndpoint) -> None:
 async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:
     """Return the name of every endpoint with its block, or with an error if its configuration is unusable."""
     async with get_client() as client:
-        names = await endpoint_names(client)
-    return [(name, await _loaded(name)) for name in names]
+        return [(name, await _loaded(name, client)) for name in await endpoint_names(client)]
 
 
 async def remove_endpoint(name: str) -> None:
@@ -259,8 +254,8 @@ async def _webhook_endpoint(name: str) -> WebhookEndpoint:
     return block
 
 
-async def _loaded(name: str) -> EndpointBlock | EndpointError:
+async def _loaded(name: str, client: PrefectClient) -> EndpointBlock | EndpointError:
     try:
-        return await load_endpoint(name)
+        return await load_endpoint(name, client=client)
     except EndpointError as error:
         return error

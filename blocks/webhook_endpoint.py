@@ -7,7 +7,8 @@ import json
 from prefect.blocks.fields import SecretDict
 from pydantic import AwareDatetime, Field, SecretStr, field_validator
 
-from blocks.endpoint import DOCUMENTATION_URL, EndpointBlock, load_endpoint
+from blocks.endpoint import DOCUMENTATION_URL, EndpointBlock
+from blocks.loading import load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Category

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blocks.endpoint import load_endpoint
+from blocks.loading import load_endpoint
 from resonant.errors import EndpointError
 from resonant.settings import UnknownPolicy
 

@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from blocks.endpoint import require_endpoint
+from blocks.loading import require_endpoint
 from resonant.dead_letters.audit import audited
 from resonant.dead_letters.replay import DIED_AGAIN, ReplayRequest, endpoints_of, plan, take_dead_letters
 from resonant.dispatch.caller import get_caller

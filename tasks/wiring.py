@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
-from blocks.endpoint import require_endpoint
+from blocks.loading import require_endpoint
 from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.dispatcher import Dispatcher

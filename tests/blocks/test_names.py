@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
 from blocks.catalog import remove_endpoint
-from blocks.endpoint import require_endpoint
+from blocks.loading import require_endpoint
 
 pytestmark = pytest.mark.engine
 

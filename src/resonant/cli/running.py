@@ -33,14 +33,14 @@ class _Stopped(Exception):
 
 @contextlib.contextmanager
 def on_prefect() -> Iterator[Settings]:
-    """Provide a Prefect server, and make the project's blocks importable."""
+    """Provide a Prefect server to a command that runs no flow, and make the project's blocks importable."""
     from resonant.local.project import make_flows_importable
     from resonant.local.server import prefect_server
     from resonant.settings import load_settings
 
     settings = load_settings()
     make_flows_importable()
-    with prefect_server(settings):
+    with prefect_server(settings, runs_flows=False):
         yield settings
 
 

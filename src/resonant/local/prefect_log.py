@@ -27,5 +27,12 @@ def show_prefect_log(*, verbose: bool) -> None:
                 handler.addFilter(_is_not_of_prefect)
 
 
+def hide_client_log() -> None:
+    """Hide the log of Prefect's client in a process that runs no flow, without importing Prefect."""
+    for name in ("prefect", *_OTHER_LOGGERS):
+        # Python prints the warnings of a logger that has no handler.
+        logging.getLogger(name).addHandler(logging.NullHandler())
+
+
 def _is_not_of_prefect(record: logging.LogRecord) -> bool:
     return not (record.name.startswith("prefect") or record.name in _OTHER_LOGGERS)

@@ -21,7 +21,7 @@ from resonant.files import make_private_folder, open_private
 from resonant.local.compatibility import check_client_names, finish_sending_messages
 from resonant.local.health import is_healthy
 from resonant.local.outage import translated_server_errors
-from resonant.local.prefect_log import show_prefect_log
+from resonant.local.prefect_log import hide_client_log, show_prefect_log
 from resonant.local.project import project_directory
 
 if TYPE_CHECKING:
@@ -80,12 +80,13 @@ class KeptServer:
 
 
 @contextlib.contextmanager
-def prefect_server(settings: Settings, *, verbose: bool = False) -> Iterator[Server]:
+def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool = False) -> Iterator[Server]:
     """Find a server, or start one that ends with the block, and point Prefect at it. Call it before importing Prefect.
 
     Args:
         settings: provide the home of ``resonant up``, whose server is used if it runs.
-        verbose: show Prefect's log.
+        runs_flows: whether flows run in this process; without them, less of Prefect is imported.
+        verbose: show Prefect's log of these flows.
 
     Raises:
         ServerError: the server at ``PREFECT_API_URL`` does not answer, or no server starts.
@@ -98,16 +99,17 @@ def prefect_server(settings: Settings, *, verbose: bool = False) -> Iterator[Ser
             raise ServerError(
                 f"no Prefect server answers at {configured} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
             )
-        with _used(Server(configured), verbose=verbose) as server:
+        with _used(Server(configured), runs_flows=runs_flows, verbose=verbose) as server:
             yield server
     elif running := running_up(settings):
-        with _used(Server(running), verbose=verbose) as server:
+        with _used(Server(running), runs_flows=runs_flows, verbose=verbose) as server:
             yield server
     else:
         output.say("starting a Prefect server for this command, 5 to 20 s; `resonant up` keeps one running")
         with started_server(settings, port=free_port(), ui=False) as api_url:
             try:
-                with _used(Server(api_url, is_temporary=True), verbose=verbose) as server:
+                temporary = Server(api_url, is_temporary=True)
+                with _used(temporary, runs_flows=runs_flows, verbose=verbose) as server:
                     yield server
             finally:
                 send_events(api_url)
@@ -306,14 +308,17 @@ def send_events(api_url: str) -> None:
 
 
 @contextlib.contextmanager
-def _used(server: Server, *, verbose: bool) -> Iterator[Server]:
+def _used(server: Server, *, runs_flows: bool, verbose: bool) -> Iterator[Server]:
     """Point Prefect at a server, and turn that server's failures within the block into one-line errors."""
     os.environ["PREFECT_API_URL"] = server.api_url
     if server.is_temporary:
         # Otherwise Prefect's log has links to a UI that does not exist.
         os.environ["PREFECT_UI_URL"] = ""
-    check_client_names()
-    show_prefect_log(verbose=verbose)
+    if runs_flows:
+        check_client_names()
+        show_prefect_log(verbose=verbose)
+    else:
+        hide_client_log()
     with admitted(server.api_url), translated_server_errors(server.api_url):
         yield server
 

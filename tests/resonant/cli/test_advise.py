@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
-from blocks.endpoint import block_slug
+from blocks.loading import block_slug
 from resonant.delivery.retry import Park
 
 pytestmark = pytest.mark.engine

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import FileEndpoint, WebhookEndpoint
-from blocks.endpoint import block_slug
+from blocks.loading import block_slug
 from resonant.events import rfc3339
 from resonant.store.gates import Gate, GateChange, change_gate
 

@@ -8,8 +8,8 @@ from support.machine import clean_environment
 
 SAYS = """
 import logging
-from resonant.local.prefect_log import show_prefect_log
-show_prefect_log(verbose={verbose})
+from resonant.local.prefect_log import hide_client_log, show_prefect_log
+{call}
 try:
     raise ConnectionError("no close frame received or sent")
 except ConnectionError:
@@ -46,8 +46,9 @@ def run(code, **variables):
     return done.stderr
 
 
-def test_a_command_shows_what_others_log_and_hides_what_prefect_does():
-    shown = run(SAYS.format(verbose=False))
+@pytest.mark.parametrize("call", ["show_prefect_log(verbose=False)", "hide_client_log()"])
+def test_a_command_shows_what_others_log_and_hides_what_prefect_does(call):
+    shown = run(SAYS.format(call=call))
     assert [line.rpartition(" - ")[2] for line in shown.splitlines()] == [
         "a sink is not available",
         "a library says something",
@@ -55,7 +56,7 @@ def test_a_command_shows_what_others_log_and_hides_what_prefect_does():
 
 
 def test_a_verbose_command_shows_it_all():
-    shown = run(SAYS.format(verbose=True))
+    shown = run(SAYS.format(call="show_prefect_log(verbose=True)"))
     assert all(said in shown for said in (*OF_PREFECT, "a sink is not available", "a library says something"))
 
 
@@ -72,7 +73,8 @@ def test_a_temporary_server_which_has_no_ui_is_not_linked_to(is_temporary, tmp_p
     code = f"""
 from uuid import uuid4
 from resonant.local.server import Server, _used
-with _used(Server("http://127.0.0.1:9/api", is_temporary={is_temporary}), verbose=True):
+server = Server("http://127.0.0.1:9/api", is_temporary={is_temporary})
+with _used(server, runs_flows=True, verbose=True):
     from prefect.utilities.urls import url_for
     assert (url_for("flow-run", uuid4()) is None) == {is_temporary}
 """

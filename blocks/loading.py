@@ -1,0 +1,114 @@
+"""Loads endpoint blocks by name, and lists their names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect.blocks.core import Block, UnknownBlockType
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from pydantic import ValidationError
+
+from blocks.endpoint import EndpointBlock
+from blocks.installed import CAPABILITY, installed_sinks
+from resonant.errors import EndpointError, UnknownEndpoint
+from resonant.suggestions import no_such_endpoint
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+DEFAULT_BLOCK_TYPE = "webhook-endpoint"
+# The most block schemas that Prefect's server returns at once.
+_PAGE = 200
+
+
+def block_slug(name: str) -> str:
+    """Return the slug of an endpoint's block in Prefect: ``BLOCK-TYPE/NAME``."""
+    return name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}"
+
+
+async def load_endpoint(name: str, *, client: PrefectClient | None = None) -> EndpointBlock:
+    """Load an endpoint's block: ``NAME`` is a ``webhook-endpoint``, ``BLOCK-TYPE/NAME`` any other.
+
+    Args:
+        name: the endpoint's name.
+        client: an open client of Prefect; a new one by default.
+
+    Raises:
+        UnknownEndpoint: no endpoint has that name.
+        EndpointError: the block is not an endpoint, or is incompletely configured.
+        SettingsError: a module in ``RESONANT_SINKS`` has no sink.
+    """
+    try:
+        if "/" in name:
+            installed_sinks()
+            block = await Block.aload(name, client=client)
+        else:
+            block = await _default_class().aload(name, client=client)
+    except UnknownBlockType:
+        raise EndpointError(
+            f"endpoint {name!r} is of a block type that no package here defines: install its package, or name its "
+            "module in RESONANT_SINKS"
+        ) from None
+    except (ValidationError, RuntimeError):
+        # The original errors may quote the configuration, including secrets.
+        raise EndpointError(f"endpoint {name!r} is not configured completely: save it again") from None
+    except ValueError as error:
+        if not isinstance(error.__cause__, ObjectNotFound):
+            raise
+        raise await unknown_endpoint(name) from None
+    if not isinstance(block, EndpointBlock):
+        raise EndpointError(f"{name!r} is a block, but not an endpoint: it does not subclass SinkBlock")
+    return block
+
+
+async def require_endpoint(name: str) -> None:
+    """Check that an endpoint with this name exists, even if it is unusable.
+
+    Raises:
+        UnknownEndpoint: no endpoint has that name.
+    """
+    async with get_client() as client:
+        names = await endpoint_names(client)
+    if name not in names:
+        raise await unknown_endpoint(name)
+
+
+async def unknown_endpoint(name: str) -> UnknownEndpoint:
+    """Return the error for an unknown name, with suggestions."""
+    async with get_client() as client:
+        return UnknownEndpoint(no_such_endpoint(name, await endpoint_names(client)))
+
+
+async def endpoint_names(client: PrefectClient) -> list[str]:
+    """Return the names of all endpoints, including unusable ones."""
+    names: list[str] = []
+    for slug in await endpoint_types(client):
+        documents = await client.read_block_documents_by_type(slug)
+        names += [
+            str(document.name) if slug == DEFAULT_BLOCK_TYPE else f"{slug}/{document.name}"
+            for document in documents
+        ]
+    return sorted(names)
+
+
+async def endpoint_types(client: PrefectClient) -> list[str]:
+    """Return the slugs of the endpoint block types."""
+    slugs: set[str] = set()
+    # Each version of each block type has a schema.
+    query = {"block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}}, "limit": _PAGE}
+    offset, is_last = 0, False
+    while not is_last:
+        answer = await client.request("POST", "/block_schemas/filter", json={**query, "offset": offset})
+        found = answer.json()
+        slugs |= {each["block_type"]["slug"] for each in found if each["block_type"]}
+        offset += len(found)
+        is_last = len(found) < _PAGE
+    return sorted(slugs)
+
+
+def _default_class() -> type[Block]:
+    """Return the class of ``DEFAULT_BLOCK_TYPE``. Prefect would import every installed collection to find it."""
+    return next(
+        each for each in EndpointBlock.__subclasses__() if each.get_block_type_slug() == DEFAULT_BLOCK_TYPE
+    )
