@@ -22,7 +22,7 @@ LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth 
 
 # Stops itself within a transaction, and reports the outcome when it continues.
 _STANDS_STILL = """
-import asyncio, os, signal, sys
+import asyncio, signal, sys, threading
 from sqlalchemy import update
 from resonant.errors import StoreUnavailable
 from resonant.store import open_store, schema
@@ -30,7 +30,8 @@ from resonant.store import open_store, schema
 def stand_still(connection):
     connection.execute(update(schema.deliveries).values(policy="stopped"))
     print("in its transaction", flush=True)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    # To this thread: a signal to the process goes to the main thread, and this one could commit until that wakes up.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 async def main(url, lease_seconds):
     store = await open_store(url, lease_seconds=float(lease_seconds))
