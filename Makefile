@@ -29,6 +29,9 @@ setup: .venv/ready  ## create .venv with all dependencies; quick if it is up to 
 demo: setup  ## show every feature in two minutes: server, worker, 300 events, a receiver that misbehaves in eight ways
 	@$(BIN)/resonant demo $(ARGS)
 
+# The tests start hundreds of processes. Without cached bytecode, each would compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Three test files run at a time, since most tests wait. Tests that measure time run alone afterwards.
 PROCESSES ?= 3
 PYTEST := -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder

@@ -72,9 +72,9 @@ def _suite(config: pytest.Config) -> Suite:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "domain_round" in metafunc.fixturenames:
-        slow = {"marks": pytest.mark.slow}  # one round of each database is enough for `make test`
+        slow = {"marks": pytest.mark.slow}  # `make test` runs the first round, and e2e/test_crashes.py
         rounds = range(_suite(metafunc.config).domain_rounds)
-        metafunc.parametrize("domain_round", [pytest.param(n, **slow if n > 1 else {}) for n in rounds])
+        metafunc.parametrize("domain_round", [pytest.param(n, **slow if n else {}) for n in rounds])
     if "command_round" in metafunc.fixturenames:
         metafunc.parametrize("command_round", range(_suite(metafunc.config).command_rounds))
 

@@ -106,6 +106,7 @@ def received(reader):
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_the_quickstart_of_the_readme_delivers_to_the_receiver(reader):
     said = "".join(reader.do(block) for block in blocks(README, "Quickstart"))
     assert reader.running.keys() == READY.keys()

@@ -335,6 +335,7 @@ def test_no_secret_is_an_argument_of_a_process(machine, secretive):
     assert_nothing_secret(arguments)
 
 
+@pytest.mark.slow
 def test_a_secret_is_rotated_by_commands(machine, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
 

@@ -84,7 +84,10 @@ class Outage:
         assert len(self.sent_at) == rows(self.path, "SELECT count(*) FROM resonant_attempts")[0][0]
 
 
-@pytest.mark.parametrize("chunk_size", [0, 500], ids=["task lane", "bulk lane"])
+@pytest.mark.parametrize(
+    "chunk_size",
+    [pytest.param(0, id="task lane", marks=pytest.mark.slow), pytest.param(500, id="bulk lane")],
+)
 def test_an_outage_of_ten_minutes_costs_few_sends_and_no_event(tmp_path, chunk_size):
     outage = Outage(tmp_path, 10 * MINUTE, events=300, chunk_size=chunk_size)
     summary = run_in_simulated_time(outage.run())

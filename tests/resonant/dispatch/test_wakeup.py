@@ -188,7 +188,10 @@ async def test_drains_hand_over_without_a_moment_in_which_none_sends(store_url, 
             assert not third.done()
 
 
-@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "is_killed",
+    [pytest.param(True, id="killed"), pytest.param(False, id="stopped", marks=pytest.mark.slow)],
+)
 async def test_a_drain_goes_on_if_a_younger_one_dies_before_it_has_ended(store_url, monkeypatch, is_killed):
     monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(drains, "LIVE_SECONDS", 0.5 if is_killed else 60.0)
