@@ -1,4 +1,4 @@
-"""Saves, updates, lists and removes endpoints by name, and rotates their signing secrets."""
+"""Saves, updates and removes endpoints by name, and rotates their signing secrets."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 
-from blocks.loading import block_slug, endpoint_names, endpoint_types, load_endpoint, unknown_endpoint
+from blocks.loading import block_slug, endpoint_types, load_endpoint, unknown_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from prefect.client.orchestration import PrefectClient
-
-    from blocks.endpoint import EndpointBlock
     from resonant.events import Category
 
 
@@ -224,12 +221,6 @@ async def _save_signing(name: str, block: WebhookEndpoint) -> None:
             raise
 
 
-async def list_endpoints() -> list[tuple[str, EndpointBlock | EndpointError]]:
-    """Return the name of every endpoint with its block, or with an error if its configuration is unusable."""
-    async with get_client() as client:
-        return [(name, await _loaded(name, client)) for name in await endpoint_names(client)]
-
-
 async def remove_endpoint(name: str) -> None:
     """Remove an endpoint, even an unusable one; its deliveries stay in the store.
 
@@ -252,10 +243,3 @@ async def _webhook_endpoint(name: str) -> WebhookEndpoint:
     if not isinstance(block, WebhookEndpoint):
         raise EndpointError(f"endpoint {name!r} is not a webhook endpoint, so it signs nothing")
     return block
-
-
-async def _loaded(name: str, client: PrefectClient) -> EndpointBlock | EndpointError:
-    try:
-        return await load_endpoint(name, client=client)
-    except EndpointError as error:
-        return error

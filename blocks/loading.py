@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block, UnknownBlockType
 from prefect.client.orchestration import get_client
@@ -16,6 +16,7 @@ from resonant.suggestions import no_such_endpoint
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
 
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 # The most block schemas that Prefect's server returns at once.
@@ -27,12 +28,8 @@ def block_slug(name: str) -> str:
     return name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}"
 
 
-async def load_endpoint(name: str, *, client: PrefectClient | None = None) -> EndpointBlock:
+async def load_endpoint(name: str) -> EndpointBlock:
     """Load an endpoint's block: ``NAME`` is a ``webhook-endpoint``, ``BLOCK-TYPE/NAME`` any other.
-
-    Args:
-        name: the endpoint's name.
-        client: an open client of Prefect; a new one by default.
 
     Raises:
         UnknownEndpoint: no endpoint has that name.
@@ -42,17 +39,16 @@ async def load_endpoint(name: str, *, client: PrefectClient | None = None) -> En
     try:
         if "/" in name:
             installed_sinks()
-            block = await Block.aload(name, client=client)
+            block = await Block.aload(name)
         else:
-            block = await _default_class().aload(name, client=client)
+            block = await _default_class().aload(name)
     except UnknownBlockType:
         raise EndpointError(
             f"endpoint {name!r} is of a block type that no package here defines: install its package, or name its "
             "module in RESONANT_SINKS"
         ) from None
     except (ValidationError, RuntimeError):
-        # The original errors may quote the configuration, including secrets.
-        raise EndpointError(f"endpoint {name!r} is not configured completely: save it again") from None
+        raise _incomplete(name) from None
     except ValueError as error:
         if not isinstance(error.__cause__, ObjectNotFound):
             raise
@@ -60,6 +56,23 @@ async def load_endpoint(name: str, *, client: PrefectClient | None = None) -> En
     if not isinstance(block, EndpointBlock):
         raise EndpointError(f"{name!r} is a block, but not an endpoint: it does not subclass SinkBlock")
     return block
+
+
+async def load_endpoints() -> dict[str, EndpointBlock | EndpointError]:
+    """Load the block of every endpoint by name; the value is an error if its configuration is unusable."""
+    found: dict[str, EndpointBlock | EndpointError] = {}
+    async with get_client() as client:
+        for slug in await endpoint_types(client):
+            for document in await client.read_block_documents_by_type(slug, include_secrets=True):
+                name = _name_of(document, slug)
+                try:
+                    if slug == DEFAULT_BLOCK_TYPE:
+                        found[name] = _from_data(name, document.data)
+                    else:
+                        found[name] = await load_endpoint(name)
+                except EndpointError as error:
+                    found[name] = error
+    return dict(sorted(found.items()))
 
 
 async def require_endpoint(name: str) -> None:
@@ -85,10 +98,7 @@ async def endpoint_names(client: PrefectClient) -> list[str]:
     names: list[str] = []
     for slug in await endpoint_types(client):
         documents = await client.read_block_documents_by_type(slug)
-        names += [
-            str(document.name) if slug == DEFAULT_BLOCK_TYPE else f"{slug}/{document.name}"
-            for document in documents
-        ]
+        names += [_name_of(document, slug) for document in documents]
     return sorted(names)
 
 
@@ -107,8 +117,24 @@ async def endpoint_types(client: PrefectClient) -> list[str]:
     return sorted(slugs)
 
 
-def _default_class() -> type[Block]:
+def _default_class() -> type[EndpointBlock]:
     """Return the class of ``DEFAULT_BLOCK_TYPE``. Prefect would import every installed collection to find it."""
     return next(
         each for each in EndpointBlock.__subclasses__() if each.get_block_type_slug() == DEFAULT_BLOCK_TYPE
     )
+
+
+def _from_data(name: str, data: dict[str, Any]) -> EndpointBlock:
+    try:
+        return _default_class().model_validate(data)
+    except ValidationError:
+        raise _incomplete(name) from None
+
+
+def _incomplete(name: str) -> EndpointError:
+    """Return the error for an unusable configuration. The original errors may quote it, including secrets."""
+    return EndpointError(f"endpoint {name!r} is not configured completely: save it again")
+
+
+def _name_of(document: BlockDocument, slug: str) -> str:
+    return str(document.name) if slug == DEFAULT_BLOCK_TYPE else f"{slug}/{document.name}"

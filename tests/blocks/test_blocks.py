@@ -17,7 +17,8 @@ from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import SecretStr, ValidationError
 
 from blocks import FileEndpoint, SinkBlock, WebhookEndpoint
-from blocks.catalog import list_endpoints, name_from_url, remove_endpoint
+from blocks.catalog import name_from_url, remove_endpoint
+from blocks.loading import load_endpoints
 from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import Event, Lease
@@ -247,13 +248,13 @@ async def listed(prefect_api):
     """List the endpoints that this test has made; other tests have theirs on the same server."""
 
     async def names():
-        return {name for name, _ in await list_endpoints()}
+        return set(await load_endpoints())
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         others = await names()
 
         async def list_them():
-            return [(name, block) for name, block in await list_endpoints() if name not in others]
+            return [(name, block) for name, block in (await load_endpoints()).items() if name not in others]
 
         yield list_them
         for name in await names() - others:

@@ -25,18 +25,18 @@ def list_(as_json: options.Json = False) -> None:
     from resonant.store.endpoint_status import governed
 
     with on_prefect() as settings:
-        from blocks.catalog import list_endpoints
+        from blocks.loading import load_endpoints
 
-        found = asyncio.run(list_endpoints())
+        found = asyncio.run(load_endpoints())
     now = time.time()
     gates = run_with_store(lambda store: store.read(governed, now=now), settings)
-    problems = {name: str(block) for name, block in found if isinstance(block, EndpointError)}
+    problems = {name: str(block) for name, block in found.items() if isinstance(block, EndpointError)}
     rows = [
         {"name": name, **_shown(block), "problem": None, **_gate_documents(_of(name, gates))}
-        for name, block in found
+        for name, block in found.items()
         if name not in problems
     ]
-    for name, block in found:
+    for name, block in found.items():
         if not isinstance(block, EndpointError) and (problem := _problem(name, block)):
             problems[name] = next(row for row in rows if row["name"] == name)["problem"] = problem
     if as_json:

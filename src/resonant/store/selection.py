@@ -42,7 +42,7 @@ def _rfc3339(seconds: float | None) -> str | None:
 _Moment = Annotated[float | None, BeforeValidator(_seconds), PlainSerializer(_rfc3339, when_used="json")]
 
 
-class Selection(BaseModel, frozen=True, extra="forbid"):
+class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
     """Selects deliveries that meet all conditions; None or empty means no condition.
 
     Attributes:
