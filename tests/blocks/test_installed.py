@@ -6,8 +6,11 @@ import logging
 import sys
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
-from blocks import installed
+from blocks import WebhookEndpoint, installed, load_endpoint
+from blocks.catalog import remove_endpoint
 from blocks.installed import installed_sinks
 from resonant.settings import SettingsError
 
@@ -97,3 +100,14 @@ def test_a_wrong_name_in_the_setting_is_an_error_that_names_it(packages, monkeyp
     monkeypatch.setenv("RESONANT_SINKS", module)
     with pytest.raises(SettingsError, match=f"^RESONANT_SINKS: {module}: {reason}$"):
         installed_sinks()
+
+
+@pytest.mark.engine
+async def test_a_wrong_name_in_the_setting_does_not_affect_webhook_endpoints(prefect_api, monkeypatch):
+    monkeypatch.setenv("RESONANT_SINKS", "sink_mistyped")
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        await WebhookEndpoint(url=SecretStr("https://example.com")).asave("unaffected", overwrite=True)
+        assert isinstance(await load_endpoint("unaffected"), WebhookEndpoint)
+        with pytest.raises(SettingsError, match="sink_mistyped"):
+            await load_endpoint("spool/mine")
+        await remove_endpoint("unaffected")

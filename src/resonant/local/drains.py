@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefect import State
+    from prefect.client.schemas.objects import FlowRun
 
 DRAIN = "emit-events/drain"
 _DRAINS = 2
@@ -40,8 +41,11 @@ async def start_drains() -> None:
         drain = await client.read_deployment_by_name(DRAIN)
         of_drain = DeploymentFilter(id=DeploymentFilterId(any_=[drain.id]))
         found = await client.read_flow_runs(flow_run_filter=waiting, deployment_filter=of_drain)
-        # A run of the schedule that starts later leaves a gap until then.
-        there = [run for run in found if not run.auto_scheduled or (run.expected_start_time or now) <= now]
-        for number in range(len(there), _DRAINS):
+        for number in range(sum(starts_soon(run, now) for run in found), _DRAINS):
             state: State[Any] = Scheduled(scheduled_time=now + number * _APART)
             await client.create_flow_run_from_deployment(drain.id, state=state)
+
+
+def starts_soon(run: FlowRun, now: datetime) -> bool:
+    """Return whether a waiting run makes another one superfluous. One that its schedule starts later leaves a gap."""
+    return not run.auto_scheduled or (run.expected_start_time or now) <= now
