@@ -12,15 +12,16 @@ from pydantic import ValidationError
 from blocks.endpoint import EndpointBlock
 from blocks.installed import CAPABILITY, installed_sinks
 from resonant.errors import EndpointError, UnknownEndpoint
+from resonant.settings import SettingsError
 from resonant.suggestions import no_such_endpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
-# The most block schemas that Prefect's server returns at once.
-_PAGE = 200
 
 
 def block_slug(name: str) -> str:
@@ -34,7 +35,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
     Raises:
         UnknownEndpoint: no endpoint has that name.
         EndpointError: the block is not an endpoint, or is incompletely configured.
-        SettingsError: a module in ``RESONANT_SINKS`` has no sink.
+        SettingsError: for another block type, a module in ``RESONANT_SINKS`` has no sink.
     """
     try:
         if "/" in name:
@@ -58,8 +59,14 @@ async def load_endpoint(name: str) -> EndpointBlock:
     return block
 
 
-async def load_endpoints() -> dict[str, EndpointBlock | EndpointError]:
-    """Load the block of every endpoint by name; the value is an error if its configuration is unusable."""
+async def load_endpoints(
+    load: Callable[[str], Awaitable[EndpointBlock]] = load_endpoint,
+) -> dict[str, EndpointBlock | EndpointError]:
+    """Load the block of every endpoint by name; the value is an error if its configuration is unusable.
+
+    Args:
+        load: loads an endpoint that is not a ``webhook-endpoint``.
+    """
     found: dict[str, EndpointBlock | EndpointError] = {}
     async with get_client() as client:
         for slug in await endpoint_types(client):
@@ -69,9 +76,11 @@ async def load_endpoints() -> dict[str, EndpointBlock | EndpointError]:
                     if slug == DEFAULT_BLOCK_TYPE:
                         found[name] = _from_data(name, document.data)
                     else:
-                        found[name] = await load_endpoint(name)
+                        found[name] = await load(name)
                 except EndpointError as error:
                     found[name] = error
+                except SettingsError as error:
+                    found[name] = EndpointError(str(error))
     return dict(sorted(found.items()))
 
 
@@ -105,15 +114,14 @@ async def endpoint_names(client: PrefectClient) -> list[str]:
 async def endpoint_types(client: PrefectClient) -> list[str]:
     """Return the slugs of the endpoint block types."""
     slugs: set[str] = set()
-    # Each version of each block type has a schema.
-    query = {"block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}}, "limit": _PAGE}
-    offset, is_last = 0, False
-    while not is_last:
-        answer = await client.request("POST", "/block_schemas/filter", json={**query, "offset": offset})
-        found = answer.json()
+    # Each version of each block type has a schema. The server limits how many it returns, 200 by default.
+    query = {"block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}}}
+    offset = 0
+    while found := (
+        await client.request("POST", "/block_schemas/filter", json={**query, "offset": offset})
+    ).json():
         slugs |= {each["block_type"]["slug"] for each in found if each["block_type"]}
         offset += len(found)
-        is_last = len(found) < _PAGE
     return sorted(slugs)
 
 

@@ -9,9 +9,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint, installed, load_endpoint
+from blocks import FileEndpoint, WebhookEndpoint, installed, load_endpoint
 from blocks.catalog import remove_endpoint
 from blocks.installed import installed_sinks
+from blocks.loading import load_endpoints
 from resonant.settings import SettingsError
 
 SINK = """
@@ -103,11 +104,18 @@ def test_a_wrong_name_in_the_setting_is_an_error_that_names_it(packages, monkeyp
 
 
 @pytest.mark.engine
-async def test_a_wrong_name_in_the_setting_does_not_affect_webhook_endpoints(prefect_api, monkeypatch):
+async def test_a_wrong_name_in_the_setting_does_not_affect_webhook_endpoints(
+    prefect_api, monkeypatch, tmp_path
+):
     monkeypatch.setenv("RESONANT_SINKS", "sink_mistyped")
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         await WebhookEndpoint(url=SecretStr("https://example.com")).asave("unaffected", overwrite=True)
+        await FileEndpoint(path=tmp_path / "log").asave("affected", overwrite=True)
         assert isinstance(await load_endpoint("unaffected"), WebhookEndpoint)
         with pytest.raises(SettingsError, match="sink_mistyped"):
-            await load_endpoint("spool/mine")
+            await load_endpoint("file-endpoint/affected")
+        found = await load_endpoints()
+        assert isinstance(found["unaffected"], WebhookEndpoint)
+        assert "sink_mistyped" in str(found["file-endpoint/affected"])
         await remove_endpoint("unaffected")
+        await remove_endpoint("file-endpoint/affected")

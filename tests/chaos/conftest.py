@@ -72,7 +72,9 @@ def _suite(config: pytest.Config) -> Suite:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "domain_round" in metafunc.fixturenames:
-        slow = {"marks": pytest.mark.slow}  # `make test` runs the first round, and e2e/test_crashes.py
+        slow = {
+            "marks": pytest.mark.slow
+        }  # `make test` runs one round, and e2e/test_crashes.py kills on SQLite
         rounds = range(_suite(metafunc.config).domain_rounds)
         metafunc.parametrize("domain_round", [pytest.param(n, **slow if n else {}) for n in rounds])
     if "command_round" in metafunc.fixturenames:

@@ -30,14 +30,12 @@ def advise(name: given.Name, as_json: options.Json = False) -> None:
     """
     import asyncio
 
-    from resonant.cli.running import on_prefect, run_with_store
+    from resonant.cli.running import load_endpoint, on_prefect, run_with_store
     from resonant.lab import advise as laboratory
     from resonant.lab.history import read_history
 
     name = options.endpoint_name(name)
     with on_prefect() as settings:
-        from blocks import load_endpoint
-
         block = asyncio.run(load_endpoint(name))
     current = laboratory.Current(
         policy=block.policy or settings.default_policy,

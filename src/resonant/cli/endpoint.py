@@ -270,7 +270,7 @@ async def _test(name: str) -> Attempt:
     import random
     import time
 
-    from blocks import load_endpoint
+    from resonant.cli.running import load_endpoint
     from resonant.delivery.attempt import AttemptRunner
     from resonant.events import Event, Lease
 

@@ -20,14 +20,14 @@ def list_(as_json: options.Json = False) -> None:
     import asyncio
     import time
 
-    from resonant.cli.running import on_prefect, run_with_store
+    from resonant.cli.running import load_endpoint, on_prefect, run_with_store
     from resonant.errors import EndpointError
     from resonant.store.endpoint_status import governed
 
     with on_prefect() as settings:
         from blocks.loading import load_endpoints
 
-        found = asyncio.run(load_endpoints())
+        found = asyncio.run(load_endpoints(load_endpoint))
     now = time.time()
     gates = run_with_store(lambda store: store.read(governed, now=now), settings)
     problems = {name: str(block) for name, block in found.items() if isinstance(block, EndpointError)}
@@ -72,15 +72,13 @@ def show(name: given.Name, as_json: options.Json = False) -> None:
     import asyncio
     import time
 
-    from resonant.cli.running import on_prefect, run_with_store
+    from resonant.cli.running import load_endpoint, on_prefect, run_with_store
     from resonant.dead_letters.gate_words import advice, described
     from resonant.events import rfc3339
     from resonant.store.endpoint_status import governed
 
     name = options.endpoint_name(name)
     with on_prefect() as settings:
-        from blocks import load_endpoint
-
         shown = {"name": name, **_shown(asyncio.run(load_endpoint(name)))}
     now = time.time()
     gates = run_with_store(lambda store: store.read(governed, now=now), settings)

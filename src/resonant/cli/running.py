@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from blocks import EndpointBlock
     from resonant.settings import Settings
     from resonant.store import Store
 
@@ -42,6 +43,17 @@ def on_prefect() -> Iterator[Settings]:
     make_flows_importable()
     with prefect_server(settings, runs_flows=False):
         yield settings
+
+
+async def load_endpoint(name: str) -> EndpointBlock:
+    """Load an endpoint's block as ``blocks.load_endpoint`` does, within ``on_prefect``; Prefect's log stays hidden."""
+    import blocks
+
+    if "/" in name:
+        from resonant.local.prefect_log import show_prefect_log
+
+        show_prefect_log(verbose=False)  # otherwise Prefect shows it when it looks up the block type
+    return await blocks.load_endpoint(name)
 
 
 def who_runs_this() -> str:

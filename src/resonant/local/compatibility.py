@@ -150,13 +150,13 @@ def prefect_application() -> ASGIApp:
     return create_app(final=True)
 
 
-def check_client_names() -> None:
-    """Check the names that commands, flows and tasks use. This imports Prefect.
+def check_client_names(*, runs_flows: bool = True) -> None:
+    """Check the names that commands use and, if ``runs_flows``, those of flows and tasks. This imports Prefect.
 
     Raises:
         PrefectChanged: one is missing.
     """
-    _check(CLIENT_NAMES)
+    _check((*CLIENT_NAMES, *FLOW_NAMES) if runs_flows else CLIENT_NAMES)
 
 
 def check_server_names() -> None:
@@ -206,9 +206,11 @@ CLIENT_NAMES = (
     _public(_SERVICES, "_active_services", _TO_STOP),
     PrivateName("EventsWorker._loop", _TO_STOP, lambda: _service()._loop),
     PrivateName("EventsWorker._done_event", _TO_STOP, lambda: _service()._done_event),
+    _public(_EVENTS, "EventsWorker.drain_all", "send the last records of task runs"),
+)
+FLOW_NAMES = (
     PrivateName("EventsWorker._queue", "limit unsent records of task runs", lambda: _service()._queue),
     _public(_EVENTS, "EventsWorker.instance", "limit unsent records of task runs"),
-    _public(_EVENTS, "EventsWorker.drain_all", "send the last records of task runs"),
     _public(_LOGGING, "APILogWorker._handle_batch", _TO_HIDE),
     _public(_LOGGING, "set_api_log_sink", _TO_HIDE),
     _public("prefect.results", "ResultStore.create_result_record", "record the results of task runs"),

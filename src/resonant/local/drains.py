@@ -47,5 +47,5 @@ async def start_drains() -> None:
 
 
 def starts_soon(run: FlowRun, now: datetime) -> bool:
-    """Return whether a waiting run makes another one superfluous. One that its schedule starts later leaves a gap."""
+    """Return whether a waiting run counts as a drain. A run of the schedule counts once it is due."""
     return not run.auto_scheduled or (run.expected_start_time or now) <= now

@@ -28,7 +28,10 @@ def show_prefect_log(*, verbose: bool) -> None:
 
 
 def hide_client_log() -> None:
-    """Hide the log of Prefect's client in a process that runs no flow, without importing Prefect."""
+    """Hide the log of Prefect's client in a process that runs no flow, without importing Prefect.
+
+    It lasts until Prefect sets up its log, as it does when it imports flows or looks up a block type.
+    """
     for name in ("prefect", *_OTHER_LOGGERS):
         # Python prints the warnings of a logger that has no handler.
         logging.getLogger(name).addHandler(logging.NullHandler())

@@ -314,8 +314,8 @@ def _used(server: Server, *, runs_flows: bool, verbose: bool) -> Iterator[Server
     if server.is_temporary:
         # Otherwise Prefect's log has links to a UI that does not exist.
         os.environ["PREFECT_UI_URL"] = ""
+    check_client_names(runs_flows=runs_flows)
     if runs_flows:
-        check_client_names()
         show_prefect_log(verbose=verbose)
     else:
         hide_client_log()

@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from resonant.local.compatibility import (
     CLIENT_NAMES,
+    FLOW_NAMES,
     SERVER_NAMES,
     TESTED_PREFECT,
     PrefectChanged,
@@ -100,7 +101,7 @@ def test_the_installed_prefect_is_tested_and_has_every_name():
 
 
 def test_each_name_is_removed_by_a_test_below():
-    assert {each.name for each in CLIENT_NAMES} == set(OF_CLIENT)
+    assert {each.name for each in (*CLIENT_NAMES, *FLOW_NAMES)} == set(OF_CLIENT)
     assert {each.name for each in SERVER_NAMES} == set(OF_SERVER)
 
 

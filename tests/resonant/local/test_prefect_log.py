@@ -21,6 +21,19 @@ logging.getLogger("resonant").warning("a sink is not available")
 logging.getLogger("another").warning("a library says something")
 """
 OF_PREFECT = ("keepalive ping failed", "Unable to connect", "a service failed", "Still processing items")
+LOADS_A_BLOCK = """
+import asyncio
+from resonant.cli.running import load_endpoint
+from resonant.local.project import make_flows_importable
+make_flows_importable()
+import blocks
+async def load(name):
+    from prefect.plugins import load_prefect_collections
+    load_prefect_collections()
+blocks.load_endpoint = load
+hide_client_log()
+asyncio.run(load_endpoint("file-endpoint/log"))
+"""
 LOSES_LOGS = """
 from prefect.events import emit_event
 from prefect.logging.handlers import APILogWorker, emit_api_log
@@ -46,7 +59,7 @@ def run(code, **variables):
     return done.stderr
 
 
-@pytest.mark.parametrize("call", ["show_prefect_log(verbose=False)", "hide_client_log()"])
+@pytest.mark.parametrize("call", ["show_prefect_log(verbose=False)", "hide_client_log()", LOADS_A_BLOCK])
 def test_a_command_shows_what_others_log_and_hides_what_prefect_does(call):
     shown = run(SAYS.format(call=call))
     assert [line.rpartition(" - ")[2] for line in shown.splitlines()] == [

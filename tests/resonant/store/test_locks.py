@@ -30,7 +30,7 @@ from resonant.store import open_store, schema
 def stand_still(connection):
     connection.execute(update(schema.deliveries).values(policy="stopped"))
     print("in its transaction", flush=True)
-    # To this thread: a signal to the process goes to the main thread, and this one could commit until that wakes up.
+    # A signal to the process would stop the main thread first, and this thread could still commit.
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 async def main(url, lease_seconds):
