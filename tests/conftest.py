@@ -38,6 +38,18 @@ _LONGEST = (
     "e2e/test_main_job.py",
     "flows/test_own_outcomes.py",
     "e2e/test_metrics_faults.py",
+    "chaos/test_faults_sending.py",
+    "chaos/test_faults_store.py",
+    "resonant/dispatch/test_wakeup.py",
+    "resonant/dispatch/test_dispatcher_gate.py",
+    "resonant/dispatch/test_dispatcher_leases.py",
+    "resonant/dispatch/test_outage.py",
+    "resonant/store/test_dead_letter_search.py",
+    "resonant/store/test_locks.py",
+    "resonant/store/test_migrate.py",
+    "resonant/store/test_selection.py",
+    "resonant/store/test_store.py",
+    "resonant/cli/test_metrics.py",
 )
 
 
