@@ -73,11 +73,12 @@ def query_prefect(machine, query: str) -> list[tuple]:
 
 
 def unfinished_runs(machine) -> list[tuple]:
+    """Return the worker's unfinished runs. A command interrupted while it creates its own run leaves that one pending."""
     return query_prefect(
         machine,
         "SELECT flow_run.name, flow.name, state_type, state_timestamp, work_queue_name, parameters"
         " FROM flow_run JOIN flow ON flow.id = flow_id"
-        " WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')",
+        " WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING') AND deployment_id IS NOT NULL",
     )
 
 
