@@ -100,6 +100,7 @@ def test_a_server_that_is_away_in_mid_run_ends_no_run_and_holds_up_no_event(
     fault.account()
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_nothing_at_the_start_is_one_line_and_nothing_is_stored(tmp_path, sqlite_url):
     lines = write_lines(tmp_path / "events.jsonl", make_events(10))
     with started_receiver(tmp_path / "silent", "faults_receiver:silent") as silent:

@@ -89,6 +89,7 @@ class TestNamesDoNotResolve:
         assert failed.keys() == {("transient", "dns_temporary")}
         assert fault.account()["received"] == 300, "nothing was sent while there was no address"
 
+    @pytest.mark.slow
     async def test_at_all_and_all_is_held_and_delivered_once_they_do(self, make_fault, resolver):
         # The gate is down long before any delivery has failed three times.
         fault = make_fault(host=HOST, policy=RetryPolicy(base=3.0, factor=1.0, max_attempts=50))

@@ -103,6 +103,7 @@ class TestPostgreSQLLosesConnections:
     _LEASE_SECONDS = 15.0
 
     @TASK_LANE_FIRST
+    @pytest.mark.slow
     async def test_in_the_middle_of_transactions_again_and_again(self, server, database_url, make_fault):
         fault = make_fault(database_url, lease_seconds=self._LEASE_SECONDS)
 

@@ -22,13 +22,8 @@ def receiver(machine, start_receiver, monkeypatch):
     return receiver
 
 
-@pytest.mark.parametrize(
-    "lane",
-    [
-        pytest.param((), id="task lane"),
-        pytest.param(("--chunk-size", "100"), id="bulk lane", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("lane", [(), ("--chunk-size", "100")], ids=["task lane", "bulk lane"])
 def test_a_pause_holds_the_rest_of_a_running_emission_until_the_endpoint_is_resumed(machine, receiver, lane):
     events = [{"id": f"e-{n}", "type": "t", "source": "/s", "data": n} for n in range(COUNT)]
     file = machine.write_events("e.jsonl", events)

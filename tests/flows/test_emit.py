@@ -204,6 +204,7 @@ def own_postgresql():
         yield server, server.empty_database()
 
 
+@pytest.mark.slow
 async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
     engine, own_postgresql, tmp_path, monkeypatch, caplog
 ):

@@ -72,6 +72,7 @@ def test_the_public_names_need_no_prefect_pandas_matplotlib_or_aiohttp():
     assert not {"prefect", "pandas", "matplotlib", "aiohttp"} & {name.partition(".")[0] for name in loaded}
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_the_public_names(tmp_path):
     checker = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache"]
     environment = {name: value for name, value in os.environ.items() if name != "MYPYPATH"}
