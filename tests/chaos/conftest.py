@@ -72,9 +72,8 @@ def _suite(config: pytest.Config) -> Suite:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "domain_round" in metafunc.fixturenames:
-        slow = {
-            "marks": pytest.mark.slow
-        }  # `make test` runs one round, and e2e/test_crashes.py kills on SQLite
+        # `make test` runs one round, and e2e/test_crashes.py kills on SQLite.
+        slow = {"marks": pytest.mark.slow}
         rounds = range(_suite(metafunc.config).domain_rounds)
         metafunc.parametrize("domain_round", [pytest.param(n, **slow if n else {}) for n in rounds])
     if "command_round" in metafunc.fixturenames:
