@@ -10,7 +10,9 @@ import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.util import await_only
 
 from resonant.errors import StoreLocked
 from resonant.store.database_errors import sqlstate, translated_database_errors
@@ -86,7 +88,6 @@ class PostgreSQL:
             max_overflow=5,
             # Regardless of the database's default: after a wait for a lock, its holder's writes must be visible.
             isolation_level="READ COMMITTED",
-            pool_pre_ping=True,
             hide_parameters=True,
             connect_args={
                 "timeout": _CONNECT_TIMEOUT_SECONDS,
@@ -94,6 +95,7 @@ class PostgreSQL:
                 "server_settings": {"application_name": _application_name()},
             },
         )
+        event.listen(self._writing.sync_engine, "checkout", _replace_lost)
         self._reading = self._writing.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -200,6 +202,14 @@ class _Transaction:
         with translated_database_errors(str(self._database)):
             async with self._database.naming_holders(self._connection):
                 return await self._connection.run_sync(operation, *args, **kwargs)
+
+
+def _replace_lost(connection: Any, *_: object) -> None:
+    """Let the pool replace a lost connection. A simple query is one round trip; SQLAlchemy's own ping is three."""
+    try:
+        await_only(connection.driver_connection.execute("SELECT 1"))
+    except Exception as error:  # drivers fail in many ways
+        raise DisconnectionError from error
 
 
 def _application_name() -> str:
