@@ -59,6 +59,7 @@ def commands(prefect_api, journal, tmp_path_factory) -> Commands:
 
 
 @pytest.mark.engine
+@pytest.mark.slow  # e2e/test_crashes.py kills commands in `make test`
 def test_killed_commands_lose_nothing_and_send_twice_only_what_was_in_flight(
     command_round, request, suite, tmp_path, journal, commands
 ):

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.machine import clean_environment
 
 LACKS_A_NAME = """
@@ -14,6 +16,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_server_whose_prefect_lacks_a_name_ends_with_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", LACKS_A_NAME],

@@ -65,6 +65,7 @@ def test_every_example_is_run_by_a_test():
         assert f'"{name}"' in path.read_text(), f"{path} does not run examples/{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_a_flow_of_your_own_stores_an_event_when_it_ends(run, stored):
     assert run("in_your_flow.py").startswith("stored: sales-")

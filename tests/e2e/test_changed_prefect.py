@@ -61,6 +61,7 @@ def test_up_ends(tmp_path, changed, name, progress):
     assert_one_line(done, name, *progress)
 
 
+@pytest.mark.slow
 def test_a_command_that_starts_a_server_ends(tmp_path):
     machine = Machine(tmp_path)
     change_prefect(machine, *OF_SERVER)

@@ -172,7 +172,11 @@ WAYS = pytest.mark.parametrize("way", ["command", pytest.param("flow", marks=pyt
 
 @WAYS
 @pytest.mark.parametrize(
-    ("module", "function"), [("os", "fsync"), ("Path", "replace")], ids=["in the middle", "before its place"]
+    ("module", "function"),
+    [
+        pytest.param("os", "fsync", id="in the middle", marks=pytest.mark.slow),
+        pytest.param("Path", "replace", id="before its place"),
+    ],
 )
 def test_an_exporter_killed_between_computing_and_writing_leaves_the_last_file(
     exporter, way, module, function
@@ -218,6 +222,7 @@ def no_large_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.slow
 @WAYS
 def test_a_file_that_may_not_grow_so_large_leaves_the_last_one(exporter, way):
     before = exporter.textfile.read_text()
@@ -231,7 +236,16 @@ def test_a_file_that_may_not_grow_so_large_leaves_the_last_one(exporter, way):
 
 
 @WAYS
-@pytest.mark.parametrize("spoil", [b"", b"# HELP resonant_del", b"\xff\x00\xfe}{", None], ids=str)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(b"", marks=pytest.mark.slow),
+        b"# HELP resonant_del",
+        pytest.param(b"\xff\x00\xfe}{", marks=pytest.mark.slow),
+        None,
+    ],
+    ids=str,
+)
 def test_a_spoilt_file_is_replaced_as_a_whole(exporter, way, spoil):
     whole = exporter.textfile.read_bytes()
     exporter.textfile.write_bytes(whole[: len(whole) // 2] if spoil is None else spoil)

@@ -14,7 +14,7 @@ from support.machine import Machine
 from support.waiting import wait_until
 from support.wheel import build, clone, install, new_environment
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "spool_sink"
 EVENT = '{"type": "com.example.paid", "source": "/shop", "data": {"n": 1}}\n'
@@ -95,14 +95,12 @@ def test_the_commands_are_those_of_the_wheel(installed):
     assert "replay" in helped.stdout
 
 
-@pytest.mark.slow
 def test_up_runs_the_flows_of_the_wheel(up, installed):
     [shown] = [line.split()[1] for line in up.said.splitlines() if line.startswith("flows")]
     assert shown.startswith(f"{installed.binaries.parent}/lib")
     assert shown.endswith("/resonant/_project")
 
 
-@pytest.mark.slow
 def test_events_are_sent_by_the_command_and_by_the_worker(up, installed, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
     installed.succeed("endpoint", "add", "shop", receiver.url, "--allow-private")
@@ -114,7 +112,6 @@ def test_events_are_sent_by_the_command_and_by_the_worker(up, installed, start_r
     assert installed.read("dlq") == []
 
 
-@pytest.mark.slow
 def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker(up, installed, tmp_path):
     types = up.api.post("/block_types/filter", json={}).json()
     assert "spool-endpoint" in {each["slug"] for each in types}, "`resonant up` registers it"
@@ -129,7 +126,6 @@ def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker
     wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 2)
 
 
-@pytest.mark.slow
 def test_where_that_package_is_missing_one_line_says_so_and_a_setting_can_name_its_module(up, tmp_path):
     saver = Machine(tmp_path, f"{up.url}/api", {"PYTHONPATH": str(EXAMPLE)})
     saved = saver.run_code(SAVE_SPOOL.format(folder=str(tmp_path), name="other"))
@@ -148,13 +144,11 @@ def test_where_that_package_is_missing_one_line_says_so_and_a_setting_can_name_i
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 
-@pytest.mark.slow
 def test_nothing_was_written_into_the_installation(up, installed, before):
     installed.succeed("export")
     assert files(installed.binaries) == before
 
 
-@pytest.mark.slow
 def test_a_command_in_the_folder_of_a_copied_project_uses_its_flows(up, binaries, tmp_path, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
     copy = copied_project(Installation(tmp_path, binaries=binaries, prefect_api=f"{up.url}/api"))
@@ -165,7 +159,6 @@ def test_a_command_in_the_folder_of_a_copied_project_uses_its_flows(up, binaries
     assert is_used(copy)
 
 
-@pytest.mark.slow
 def test_a_worker_in_the_folder_of_a_copied_project_uses_its_flows(binaries, tmp_path, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
     copy = copied_project(Installation(tmp_path, binaries=binaries))
@@ -190,7 +183,6 @@ def is_used(copy: Installation) -> bool:
     return (copy.home / "flows" / "used").exists()
 
 
-@pytest.mark.slow
 def test_the_demo_tells_its_story(binaries, tmp_path):
     machine = Installation(tmp_path, binaries=binaries)
     process = machine.start("demo", "--events", "40")

@@ -334,7 +334,7 @@ MIB = 1024 * KIB
         # One event over and over, so that the disk has no part in it.
         (line("evt_1", data="x" * (MIB - 2)) + "\n", {"stored": 1, "known": 199, "bad": 0}),
         # A line that never ends.
-        ("x" * MIB, {"stored": 0, "known": 0, "bad": 1}),
+        pytest.param("x" * MIB, {"stored": 0, "known": 0, "bad": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_stream_larger_than_the_memory_it_may_take(piece, answer):

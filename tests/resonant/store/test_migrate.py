@@ -202,6 +202,7 @@ def all_at_once(code, store_url, count=6):
     assert failures == [""] * count
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_fresh_database_at_once_all_succeed(store_url, open_desk):
     all_at_once(_OPEN_AND_ENQUEUE, store_url)
     status = open_desk(store_url).status()
@@ -234,6 +235,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_create_the_schema_at_once_all_succeed(store_url, open_desk):
     all_at_once(_CREATE_AND_ENQUEUE, store_url, 3)
     desk = open_desk(store_url)

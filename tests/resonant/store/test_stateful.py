@@ -12,6 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import select
@@ -147,6 +148,7 @@ def look(connection, now: float) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_whatever_is_done_the_store_agrees_with_a_plain_model(desk, store_url):
     run_state_machine_as_test(
         partial(Machine, desk),
