@@ -6,14 +6,15 @@ Counters of a known endpoint start at 0, so that the first increase is visible.
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from typing import TYPE_CHECKING, TypeVar, get_args
+from collections import Counter, defaultdict
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from resonant.events import Status
 from resonant.metrics.report import NOT_COUNTED
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from resonant.metrics.totals import Counted, Totals
 
     Labels = tuple[str, ...]
-
-L = TypeVar("L", bound="Labels")
 
 
 class _Collected(Collector):
@@ -65,63 +64,43 @@ def to_text(registry: CollectorRegistry) -> str:
 
 
 def _counters(totals: Totals) -> Iterator[Metric]:
-    def sums(
-        measure: str, labels: Callable[[Counted], Labels], *, zero: Iterable[Labels]
-    ) -> dict[Labels, int]:
-        counts = dict.fromkeys(zero, 0)
-        for row in totals.counted:
-            if row.measure == measure:
-                counts[labels(row)] = counts.get(labels(row), 0) + row.number
-        return counts
-
-    endpoints = [(endpoint,) for endpoint in totals.endpoints]
     yield _counter(
         "resonant_events_accepted_total",
         "Deliveries accepted: one per event and endpoint, regardless of its attempts.",
-        ("endpoint",),
-        sums("accepted", lambda row: (row.endpoint,), zero=endpoints),
+        totals,
+        lambda row: row.measure == "accepted",
     )
     yield _counter(
         "resonant_delivery_outcomes_total",
         "Deliveries that ended: delivered, or given up as a dead letter. "
         "A replayed delivery ends again; an attempt that is retried does not count.",
-        ("endpoint", "outcome"),
-        sums(
-            "delivery",
-            lambda row: (row.endpoint, row.result),
-            zero=[(*endpoint, outcome) for endpoint in endpoints for outcome in ("delivered", "dead_letter")],
-        ),
+        totals,
+        lambda row: row.measure == "delivery",
+        labels=("outcome",),
+        key=lambda row: (row.result,),
+        zeros=[("delivered",), ("dead_letter",)],
     )
     yield _counter(
         "resonant_delivery_attempts_total",
         "Attempts, including retries: delivered, failed, or lost with their worker. "
         "Category and code are the classifier's verdict on a failure.",
-        ("endpoint", "result", "category", "code"),
-        sums(
-            "attempt",
-            lambda row: (row.endpoint, row.result, row.category, row.code),
-            zero=[(*endpoint, "delivered", "", "") for endpoint in endpoints],
-        ),
+        totals,
+        lambda row: row.measure == "attempt",
+        labels=("result", "category", "code"),
+        key=lambda row: (row.result, row.category, row.code),
+        zeros=[("delivered", "", "")],
     )
     yield _counter(
         "resonant_dead_letter_replays_total",
         "Dead letters that an operator replayed.",
-        ("endpoint",),
-        sums("replay", lambda row: (row.endpoint,), zero=endpoints),
+        totals,
+        lambda row: row.measure == "replay",
     )
     yield _counter(
         "resonant_dead_letter_purges_total",
         "Dead letters removed permanently, by retention or by an operator.",
-        ("endpoint",),
-        {
-            labels[:1]: count
-            for labels, count in sums(
-                "purge",
-                lambda row: (row.endpoint, row.result),
-                zero=[(*endpoint, "dead_letter") for endpoint in endpoints],
-            ).items()
-            if labels[1] == "dead_letter"
-        },
+        totals,
+        lambda row: row.measure == "purge" and row.result == "dead_letter",
     )
 
 
@@ -162,9 +141,7 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
         ("endpoint", "percentile"),
         _percentiles({name: figures.first_attempt for name, figures in by_endpoint}),
     )
-    none = dict.fromkeys(
-        ((endpoint, status) for endpoint in totals.endpoints for status in get_args(Status)), 0
-    )
+    none = {(endpoint, status): 0 for endpoint in totals.endpoints for status in get_args(Status)}
     yield _gauge(
         "resonant_deliveries",
         "Deliveries in the store now, by status: pending was never tried, retrying will be tried again, "
@@ -183,21 +160,50 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
         "Earliest due time of an unfinished delivery; absent if there is none. "
         "A time far in the past means that no worker sends, or that a gate holds the delivery.",
         ("endpoint",),
-        _labelled(totals.oldest_due_at),
+        totals.oldest_due_at,
     )
     yield _gauge(
         "resonant_last_claim_timestamp_seconds",
         "Time when a worker last claimed deliveries; absent before the first claim.",
         ("endpoint",),
-        _labelled(totals.last_seen_at),
+        totals.last_seen_at,
     )
     yield _gauge(
         "resonant_dead_letter_oldest_timestamp_seconds",
         "Time when the oldest dead letter was given up, cancelled ones excluded; absent if there is none.",
         ("endpoint",),
-        _labelled(totals.oldest_dead_at),
+        totals.oldest_dead_at,
     )
-    yield from _gate_gauges(totals)
+    gates = {name: Gate(name) for name in totals.endpoints} | totals.gates
+    yield _gauge(
+        "resonant_endpoint_state",
+        "State of the endpoint's gate: 1 for the current state, 0 for the others. Normal sends freely, probing sends only "
+        "probes, paced sends at a limited rate, paused sends nothing.",
+        ("endpoint", "state"),
+        {
+            (name, each): int(gate.state == each)
+            for name, gate in gates.items()
+            for each in get_args(GateState)
+        },
+    )
+    yield _gauge(
+        "resonant_endpoint_pace_per_second",
+        "Sends per second that the gate allows now; absent unless the endpoint is paced.",
+        ("endpoint",),
+        {name: gate.pace for name, gate in gates.items() if gate.state == "paced" and gate.pace is not None},
+    )
+    yield _gauge(
+        "resonant_deliveries_held",
+        "Deliveries that are due and held by the endpoint's gate.",
+        ("endpoint",),
+        dict.fromkeys(gates, 0) | totals.held,
+    )
+    yield _gauge(
+        "resonant_endpoint_gone_timestamp_seconds",
+        "Time when the endpoint answered 410 Gone and was paused; absent unless it is paused for that reason.",
+        ("endpoint",),
+        {name: gate.since for name, gate in gates.items() if gate.is_gone},
+    )
     yield _gauge(
         "resonant_last_export_timestamp_seconds",
         "Time when these metrics were read from the store. An old time means that the exporter has stopped."
@@ -211,82 +217,48 @@ def _percentiles(spreads: Mapping[str, Spread]) -> dict[Labels, float]:
     return {
         (endpoint, name): value
         for endpoint, spread in spreads.items()
-        for name, value in (("p50", spread.p50), ("p95", spread.p95), ("p99", spread.p99))
-        if value is not None
+        for name in ("p50", "p95", "p99")
+        if (value := getattr(spread, name)) is not None
     }
 
 
-def _gate_gauges(totals: Totals) -> Iterator[Metric]:
-    gates = {name: totals.gates.get(name) or Gate(name) for name in {*totals.endpoints, *totals.gates}}
-    yield _gauge(
-        "resonant_endpoint_state",
-        "State of the endpoint's gate: 1 for the current state, 0 for the others. Normal sends freely, probing sends only "
-        "probes, paced sends at a limited rate, paused sends nothing.",
-        ("endpoint", "state"),
-        {
-            (name, state): int(gate.state == state)
-            for name, gate in gates.items()
-            for state in get_args(GateState)
-        },
-    )
-    yield _gauge(
-        "resonant_endpoint_pace_per_second",
-        "Sends per second that the gate allows now; absent unless the endpoint is paced.",
-        ("endpoint",),
-        {
-            (name,): gate.pace
-            for name, gate in gates.items()
-            if gate.state == "paced" and gate.pace is not None
-        },
-    )
-    yield _gauge(
-        "resonant_deliveries_held",
-        "Deliveries that are due and held by the endpoint's gate.",
-        ("endpoint",),
-        _labelled(dict.fromkeys(gates, 0) | totals.held),
-    )
-    yield _gauge(
-        "resonant_endpoint_gone_timestamp_seconds",
-        "Time when the endpoint answered 410 Gone and was paused; absent unless it is paused for that reason.",
-        ("endpoint",),
-        {(name,): gate.since for name, gate in gates.items() if gate.is_gone},
-    )
-
-
-def _counter(name: str, text: str, labels: Labels, values: Mapping[L, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for label_values, value in sorted(values.items()):
-        family.add_metric(label_values, value)
-    return family
-
-
-def _gauge(name: str, text: str, labels: Labels, values: Mapping[L, float]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for label_values, value in sorted(values.items()):
+def _counter(
+    name: str,
+    text: str,
+    totals: Totals,
+    is_counted: Callable[[Counted], bool],
+    *,
+    labels: Labels = (),
+    key: Callable[[Counted], Labels] = lambda _row: (),
+    zeros: Iterable[Labels] = ((),),
+) -> Metric:
+    """Add up the counts of each endpoint; ``labels`` are the other labels, ``key`` and ``zeros`` have their values."""
+    counts = Counter({(endpoint, *each): 0 for endpoint in totals.endpoints for each in zeros})
+    for row in filter(is_counted, totals.counted):
+        counts[row.endpoint, *key(row)] += row.number
+    family = CounterMetricFamily(name, text, labels=("endpoint", *labels))
+    for label_values, value in sorted(counts.items()):
         family.add_metric(label_values, value)
     return family
 
 
 def _histogram(name: str, text: str, totals: Totals, is_measured: Callable[[Counted], bool]) -> Metric:
-    counts: dict[str, defaultdict[float, int]] = {name: defaultdict(int) for name in totals.endpoints}
+    counts: dict[str, Counter[float]] = {name: Counter() for name in totals.endpoints}
     seconds: defaultdict[str, float] = defaultdict(float)
     for row in filter(is_measured, totals.counted):
-        counts.setdefault(row.endpoint, defaultdict(int))[row.le] += row.number
+        counts.setdefault(row.endpoint, Counter())[row.le] += row.number
         seconds[row.endpoint] += row.seconds
     family = HistogramMetricFamily(name, text, labels=("endpoint",))
     for endpoint, by_bound in sorted(counts.items()):
-        family.add_metric((endpoint,), _cumulative(by_bound), seconds[endpoint])
+        below = accumulate(by_bound[bound] for bound in BUCKETS)
+        buckets = list(zip(map(floatToGoString, BUCKETS), below, strict=True))
+        family.add_metric((endpoint,), buckets, seconds[endpoint])
     return family
 
 
-def _cumulative(by_bound: Mapping[float, int]) -> list[tuple[str, float]]:
-    buckets: list[tuple[str, float]] = []
-    below = 0
-    for bound in BUCKETS:
-        below += by_bound.get(bound, 0)
-        buckets.append(("+Inf" if math.isinf(bound) else str(bound), below))
-    return buckets
-
-
-def _labelled(by_endpoint: Mapping[str, float]) -> dict[Labels, float]:
-    return {(endpoint,): value for endpoint, value in by_endpoint.items()}
+def _gauge(name: str, text: str, labels: Labels, values: Mapping[Any, float]) -> Metric:
+    """Return a gauge; the keys of its values are the values of its labels, or of its only label."""
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for label_values, value in sorted(values.items()):
+        family.add_metric((label_values,) if isinstance(label_values, str) else label_values, value)
+    return family
