@@ -5,8 +5,7 @@
 An alert on a rate or a count begins at its threshold and ends at half of it. In between, it does not change, so it does not
 flap around the threshold. An age needs no such rule, since it grows until an operator acts.
 
-``conditions`` evaluates counts and waiting deliveries, ``gate_conditions`` evaluates gates. ``deployments/prometheus/rules.py``
-generates the Prometheus rules.
+``conditions`` evaluates them. ``deployments/prometheus/rules.py`` generates the Prometheus rules.
 """
 
 from __future__ import annotations
@@ -173,16 +172,17 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of evaluating a condition; a condition without enough data has no finding.
+    """The result of evaluating a condition.
 
     Attributes:
+        is_bad: None without enough data, and between the thresholds; then no alert begins or ends.
         value: the measured value.
         threshold: the threshold that the value is compared with.
         text: describes both, without secrets and ids.
     """
 
     key: Key
-    is_bad: bool
+    is_bad: bool | None
     value: float
     threshold: float
     text: str

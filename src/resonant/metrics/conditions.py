@@ -1,4 +1,4 @@
-"""Evaluates the conditions of alerts from the counted rates and the deliveries in the store.
+"""Evaluates the conditions of alerts from the counted rates, the deliveries in the store and the gates.
 
 An alert needs a minimum number of attempts to begin. The error-rate alert also needs attempts to end, because its end can
 start a replay: an endpoint has recovered when it delivers, not when attempts stop. The other alerts end when fewer than
@@ -7,7 +7,7 @@ half of that minimum remain.
 Rates exclude lost attempts: their results are unknown, and the worker was at fault. Cancelled deliveries are not counted
 as dead letters: the operator knows about them.
 
-A gate raises none of these alerts by itself: deliveries held by a gate do not count as overdue, and the share of retries
+A gate raises none of the other alerts by itself: deliveries held by a gate do not count as overdue, and the share of retries
 excludes endpoints that get only probes.
 """
 
@@ -17,18 +17,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Finding, Key
-from resonant.metrics.gate_conditions import gets_only_probes, of_gate, overdue
+from resonant.store.gates import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from resonant.metrics.totals import Totals
     from resonant.settings import Thresholds
 
-_HOUR = 3600
+_MINUTE, _HOUR = 60, 3600
 # An alert ends at this share of its threshold. Otherwise it would flap around the threshold, and each end of an error-rate
 # alert can start a replay.
 _END = 0.5
+# Seconds. An endpoint that has been paced for less time has not recovered.
+_SETTLED = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,62 +75,50 @@ def evaluate(
         max_ages: ``max_age`` in seconds, keyed by (endpoint, policy requested by the producer). The age of deliveries with
             other keys is not evaluated.
     """
-    found: list[Finding | None] = []
+    found: list[Finding] = []
     if activity is not None:
         # Excludes probes: they are few, and a retry follows nearly every one.
-        sent = [each for name, each in activity.items() if not gets_only_probes(totals.gates.get(name))]
+        sent = [each for name, each in activity.items() if not _gets_only_probes(totals.gates.get(name))]
         found.append(_retries(sent, thresholds))
     for endpoint in totals.endpoints:
+        gate = totals.gates.get(endpoint) or Gate(endpoint)
         if activity is not None:
-            found += _of_counts(endpoint, activity.get(endpoint, Activity()), thresholds)
-        found += _of_rows(endpoint, totals, thresholds, now)
-        found += of_gate(endpoint, totals, thresholds, now, max_ages)
-    return [finding for finding in found if finding]
+            counts = activity.get(endpoint, Activity())
+            found += [
+                _error_rate(endpoint, counts, thresholds),
+                _dead_letters(endpoint, counts, thresholds),
+                _latency(endpoint, counts, thresholds),
+            ]
+        found += [
+            _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds),
+            _drain_silent(gate, totals, thresholds, now),
+            _probing(gate, totals, thresholds, now),
+            _gone(gate, totals.held.get(endpoint, 0), now),
+            _held(gate, totals.oldest_round_at, thresholds, now, max_ages),
+        ]
+    return [finding for finding in found if finding.is_bad is not None]
 
 
-def _of_counts(endpoint: str, activity: Activity, thresholds: Thresholds) -> Iterator[Finding | None]:
-    yield _error_rate(endpoint, activity, thresholds)
-    yield _dead_letters(endpoint, activity, thresholds)
-    yield _latency(endpoint, activity, thresholds)
-
-
-def _of_rows(endpoint: str, totals: Totals, thresholds: Thresholds, now: float) -> Iterator[Finding]:
-    """Evaluate the conditions that need no counts."""
-    yield _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds)
-    yield _drain_silent(
-        endpoint,
-        overdue(totals.gates.get(endpoint), totals.oldest_due_at.get(endpoint), now),
-        now - totals.last_seen_at.get(endpoint, 0.0),
-        thresholds,
-    )
-
-
-def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding | None:
-    if not activity.attempts:
-        return None
-    value = activity.failed / activity.attempts
+def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
+    value = _part(activity.failed, activity.attempts)
     is_bad = _is_above(value, thresholds.error_rate)
-    if is_bad is None or (is_bad and activity.attempts < thresholds.min_attempts):
-        return None
-    minutes = f"{thresholds.window / 60:g} minutes"
+    if activity.attempts < (thresholds.min_attempts if is_bad else 1):
+        is_bad = None
     return Finding(
         Key(Condition.ERROR_RATE, endpoint),
         is_bad,
         value,
         thresholds.error_rate,
-        f"{endpoint}: {value:.0%} of {activity.attempts} attempts in {minutes} failed, "
+        f"{endpoint}: {value:.0%} of {activity.attempts} attempts in {thresholds.window / _MINUTE:g} minutes failed, "
         f"the limit is {thresholds.error_rate:.0%}",
     )
 
 
-def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding | None:
+def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
     value = max(0, activity.dead_letters)
-    is_bad = _has_reached(value, thresholds.dead_letters)
-    if is_bad is None:
-        return None
     return Finding(
         Key(Condition.DEAD_LETTERS, endpoint),
-        is_bad,
+        _has_reached(value, thresholds.dead_letters),
         value,
         thresholds.dead_letters,
         f"{endpoint}: {value} more dead letters in an hour; an alert begins at {thresholds.dead_letters}",
@@ -136,27 +126,25 @@ def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> 
 
 
 def _dead_letter_age(endpoint: str, age: float, thresholds: Thresholds) -> Finding:
-    hours, limit = age / _HOUR, thresholds.dead_letter_age / _HOUR
+    limit = thresholds.dead_letter_age
     return Finding(
         Key(Condition.DEAD_LETTER_AGE, endpoint),
-        age > thresholds.dead_letter_age,
+        age > limit,
         age,
-        thresholds.dead_letter_age,
-        f"{endpoint}: the oldest dead letter has waited {hours:.0f} hours, the limit is {limit:g}",
+        limit,
+        f"{endpoint}: the oldest dead letter has waited {age / _HOUR:.0f} hours, the limit is {limit / _HOUR:g}",
     )
 
 
-def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding | None:
-    mean = activity.seconds / activity.timed if activity.timed else 0.0
-    before = activity.seconds_before / activity.timed_before if activity.timed_before else 0.0
-    value = mean / before if before else 0.0
+def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
+    mean = _part(activity.seconds, activity.timed)
+    before = _part(activity.seconds_before, activity.timed_before)
+    value = _part(mean, before)
     is_bad = _all(
         _has_reached(min(activity.timed, activity.timed_before), thresholds.many_attempts),
         _is_above(value, thresholds.latency_factor, normal=1.0),
         _is_above(mean - before, thresholds.felt_latency),
     )
-    if is_bad is None:
-        return None
     return Finding(
         Key(Condition.LATENCY, endpoint),
         is_bad,
@@ -167,32 +155,92 @@ def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Findi
     )
 
 
-def _drain_silent(endpoint: str, late: float, silent: float, thresholds: Thresholds) -> Finding:
+def _drain_silent(gate: Gate, totals: Totals, thresholds: Thresholds, now: float) -> Finding:
     limit = thresholds.silence
+    silent = now - totals.last_seen_at.get(gate.endpoint, 0.0)
+    late = 0.0
+    due_at = totals.oldest_due_at.get(gate.endpoint)
+    if due_at is not None and gate.state != "paused":
+        # Excludes the time in which the gate held the delivery.
+        late = max(0.0, now - max(due_at, gate.since, gate.not_before or 0.0, gate.probe_at or 0.0))
     return Finding(
-        Key(Condition.DRAIN_SILENT, endpoint),
+        Key(Condition.DRAIN_SILENT, gate.endpoint),
         late > limit and silent > limit,
         late,
         limit,
-        f"{endpoint}: a delivery is {max(0.0, late) / 60:.0f} minutes overdue; the limit without a claim "
-        f"is {limit / 60:g}",
+        f"{gate.endpoint}: a delivery is {late / _MINUTE:.0f} minutes overdue; the limit without a claim "
+        f"is {limit / _MINUTE:g}",
     )
 
 
-def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding | None:
+def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding:
     attempts = sum(each.attempts for each in activities)
-    value = sum(each.retried for each in activities) / attempts if attempts else 0.0
-    is_bad = _all(_has_reached(attempts, thresholds.many_attempts), _is_above(value, thresholds.retries))
-    if is_bad is None:
-        return None
+    value = _part(sum(each.retried for each in activities), attempts)
     return Finding(
         Key(Condition.RETRIES, ALL_ENDPOINTS),
-        is_bad,
+        _all(_has_reached(attempts, thresholds.many_attempts), _is_above(value, thresholds.retries)),
         value,
         thresholds.retries,
-        f"{value:.0%} of {attempts} attempts in {thresholds.window / 60:g} minutes were followed by a retry, "
+        f"{value:.0%} of {attempts} attempts in {thresholds.window / _MINUTE:g} minutes were followed by a retry, "
         f"the limit is {thresholds.retries:.0%}",
     )
+
+
+def _probing(gate: Gate, totals: Totals, thresholds: Thresholds, now: float) -> Finding:
+    limit = thresholds.probing
+    down = 0.0
+    text = f"it is not down, its gate is {gate.state}"
+    if gate.state == "probing":
+        text = "no delivery is waiting, so the next one is the probe"
+        if any(totals.deliveries.get((gate.endpoint, status)) for status in ("pending", "retrying")):
+            down = now - gate.down_since
+            text = (
+                f"it has been down for {down / _MINUTE:.0f} minutes and gets only probes, "
+                f"the limit is {limit / _MINUTE:g}"
+            )
+    is_settling = gate.state == "paced" and now - gate.since < _SETTLED
+    is_bad = None if is_settling else down > limit
+    return Finding(Key(Condition.PROBING, gate.endpoint), is_bad, down, limit, f"{gate.endpoint}: {text}")
+
+
+def _gone(gate: Gate, held: int, now: float) -> Finding:
+    text = "it is not paused because of a 410"
+    if gate.is_gone:
+        text = f"it answered 410 Gone, so it is paused until an operator resumes it; deliveries held: {held}"
+    paused = now - gate.since if gate.is_gone else 0.0
+    return Finding(Key(Condition.GONE, gate.endpoint), gate.is_gone, paused, 0.0, f"{gate.endpoint}: {text}")
+
+
+def _held(
+    gate: Gate,
+    oldest_round_at: Mapping[tuple[str, str | None], float],
+    thresholds: Thresholds,
+    now: float,
+    max_ages: Mapping[tuple[str, str | None], float],
+) -> Finding:
+    key = Key(Condition.HELD, gate.endpoint)
+    limit = thresholds.held
+    of_gate = {each: at for each, at in oldest_round_at.items() if each[0] == gate.endpoint}
+    if not gate.governs_at(now) or not of_gate:
+        return Finding(key, False, 0.0, limit, f"{gate.endpoint}: its gate holds no deliveries")
+    ages = [(now - at, max_ages[each]) for each, at in of_gate.items() if each in max_ages]
+    if not ages:
+        return Finding(key, None, 0.0, limit, f"{gate.endpoint}: the max_age of its deliveries is unknown")
+    age, max_age = max(ages, key=lambda each: _part(*each))
+    value = _part(age, max_age)
+    text = (
+        f"{gate.endpoint}: its gate is {gate.state}, and its oldest delivery has waited {age / _HOUR:.1f} of the "
+        f"{max_age / _HOUR:.3g} hours of its max_age; the limit is {limit:.0%}"
+    )
+    return Finding(key, value > limit, value, limit, text)
+
+
+def _gets_only_probes(gate: Gate | None) -> bool:
+    return gate is not None and gate.state in ("probing", "paused")
+
+
+def _part(of: float, whole: float) -> float:
+    return of / whole if whole > 0 else 0.0
 
 
 def _is_above(value: float, limit: float, *, normal: float = 0.0) -> bool | None:
