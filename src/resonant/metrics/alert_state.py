@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, func, or_, select, union_all, update
+from sqlalchemy import BigInteger, and_, case, cast, func, or_, select, union_all, update
 
 from resonant.metrics.alerts import Condition, Crossing, Key
 from resonant.metrics.conditions import Activity
@@ -36,44 +36,36 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
     recent, hour = int(now - window), end - _HOUR
     day_before = (end - _DAY - _HOUR, end - _DAY)
     c = _counted(since=min(recent, hour), and_between=day_before).c
-    minute = c.minute
-    is_recent = minute >= recent
-    is_of_hour = minute >= hour
-    is_of_day_before = minute.between(*day_before)
+    is_recent, is_of_hour = c.minute >= recent, c.minute >= hour
+    is_of_day_before = c.minute.between(*day_before)
     is_ended = and_(c.measure == "attempt", c.result != "lost")  # the result of a lost attempt is unknown
-    is_dead = c.measure == "delivery"  # only dead letters are read
-    number, seconds = c["count"], c.total
+    is_failed = and_(is_ended, c.result != "delivered")
+    conditions = {
+        "attempts": (is_ended, is_recent),
+        "failed": (is_failed, is_recent),
+        "retried": (c.measure == "retry_delay", is_recent),
+        "dead_letters": (c.measure == "delivery", is_of_hour),  # only dead letters are read
+        "replayed": (c.measure == "replay", is_of_hour),
+        "timed": (is_ended, is_of_hour),
+        "timed_failed": (is_failed, is_of_hour),
+        "timed_before": (is_ended, is_of_day_before),
+        "timed_failed_before": (is_failed, is_of_day_before),
+    }
     query = select(
         c.endpoint,
-        _sum(number, is_ended, is_recent),
-        _sum(number, is_ended, is_recent, c.result != "delivered"),
-        _sum(number, c.measure == "retry_delay", is_recent),
-        _sum(number, is_dead, is_of_hour) - _sum(number, c.measure == "replay", is_of_hour),
-        _sum(number, is_ended, is_of_hour),
-        _sum(seconds, is_ended, is_of_hour),
-        _sum(number, is_ended, is_of_day_before),
-        _sum(seconds, is_ended, is_of_day_before),
-        _sum(number, is_ended, is_of_hour, c.result != "delivered"),
-        _sum(number, is_ended, is_of_day_before, c.result != "delivered"),
+        # PostgreSQL returns a sum of integers as numeric.
+        *(cast(_sum(c["count"], *each), BigInteger).label(name) for name, each in conditions.items()),
+        _sum(c.total, is_ended, is_of_hour).label("seconds"),
+        _sum(c.total, is_ended, is_of_day_before).label("seconds_before"),
     ).group_by(c.endpoint)
     given_up = _read_given_up(connection, since=hour)
-    # PostgreSQL returns a sum of integers as numeric.
-    return {
-        endpoint: Activity(
-            attempts=int(attempts),
-            failed=int(failed),
-            retried=int(retried),
-            dead_letters=min(int(dead_letters), given_up.get(endpoint, 0)),
-            timed=int(timed),
-            seconds=seconds,
-            timed_before=int(timed_before),
-            seconds_before=seconds_before,
-            timed_failed=int(timed_failed),
-            timed_failed_before=int(timed_failed_before),
-        )
-        for endpoint, attempts, failed, retried, dead_letters, *times in connection.execute(query)
-        for timed, seconds, timed_before, seconds_before, timed_failed, timed_failed_before in [times]
-    }
+    found = {}
+    for row in connection.execute(query):
+        values = row._asdict()
+        endpoint, replayed = values.pop("endpoint"), values.pop("replayed")
+        values["dead_letters"] = min(values["dead_letters"] - replayed, given_up.get(endpoint, 0))
+        found[endpoint] = Activity(**values)
+    return found
 
 
 def read_raised(connection: Connection) -> dict[Key, float]:
@@ -163,7 +155,7 @@ def _counted(*, since: int, and_between: tuple[int, int]) -> Subquery:
 
 
 def _sum(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
-    return func.coalesce(func.sum(case((and_(*conditions), column), else_=0)), 0)
+    return func.sum(case((and_(*conditions), column), else_=0))
 
 
 def _is(key: Key) -> ColumnElement[bool]:
