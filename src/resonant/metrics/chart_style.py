@@ -8,6 +8,7 @@ contrast on both of Prefect's backgrounds. The background is transparent.
 from __future__ import annotations
 
 import io
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,10 +16,10 @@ from matplotlib import style
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from matplotlib.axes import Axes
@@ -53,27 +54,17 @@ HOUR = 3600
 SHORTEST = 1e-4  # seconds: a logarithmic axis has no zero
 _DAYS_PER_SECOND = 1 / 86_400
 _TICKS = {
-    **{1e-3 * n: f"{n} ms" for n in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)},
-    **{1.0 * n: f"{n} s" for n in (1, 2, 5, 10, 20)},
-    **{60.0 * n: f"{n} min" for n in (1, 2, 5, 10, 20)},
-    **{3600.0 * n: f"{n} h" for n in (1, 2, 6, 12)},
-    **{86_400.0 * n: f"{n} d" for n in (1, 2, 5, 10, 30, 100, 300)},
+    size * n: f"{n} {unit}"
+    for size, unit, numbers in (
+        (1e-3, "ms", (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)),
+        (1, "s", (1, 2, 5, 10, 20)),
+        (60, "min", (1, 2, 5, 10, 20)),
+        (3600, "h", (1, 2, 6, 12)),
+        (86_400, "d", (1, 2, 5, 10, 30, 100, 300)),
+    )
+    for n in numbers
 }
-_COARSE_TICKS = (
-    "0.1 ms",
-    "1 ms",
-    "10 ms",
-    "100 ms",
-    "1 s",
-    "10 s",
-    "1 min",
-    "10 min",
-    "1 h",
-    "6 h",
-    "1 d",
-    "10 d",
-    "100 d",
-)
+_COARSE_TICK = re.compile(r"0\.1 |10* |6 h")
 _MOST_TICKS = 7
 _STYLE = {
     "svg.fonttype": "none",
@@ -130,22 +121,20 @@ def count_axis(axes: Axes, highest: int) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def log_seconds(axes: Axes, values: Sequence[float]) -> None:
-    """Make the value axis logarithmic, over at least a decade, with round ticks such as 2 min."""
-    low, high = min(values, default=1.0) / 1.35, max(values, default=1.0) * 1.35
+def log_seconds(axes: Axes, values: Iterable[float]) -> None:
+    """Make the value axis logarithmic, over at least a decade, with round ticks such as 2 min; ignore zero and NaN."""
+    known = [each for each in values if each > 0]
+    low, high = min(known, default=1.0) / 1.35, max(known, default=1.0) * 1.35
     if high < 10 * low:
         middle = (low * high) ** 0.5
         low, high = middle / 10**0.5, middle * 10**0.5
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    ticks = {tick: label for tick, label in _TICKS.items() if low <= tick <= high}
     if len(ticks) > _MOST_TICKS:
-        ticks = [tick for tick in ticks if _TICKS[tick] in _COARSE_TICKS]
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda tick, _: _TICKS[min(_TICKS, key=lambda known: abs(known - tick))])
-    )
+        ticks = {tick: label for tick, label in ticks.items() if _COARSE_TICK.match(label)}
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
 
 
 def in_days(seconds: float) -> float:

@@ -7,11 +7,9 @@ import it only to draw.
 from __future__ import annotations
 
 from collections import Counter
-from math import isnan, nan
 from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path
+import numpy as np
 
 from resonant.delivery.retry import backoff
 from resonant.metrics.chart_style import (
@@ -44,8 +42,8 @@ from resonant.metrics.chart_style import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from resonant.delivery.retry import RetryPolicy
     from resonant.metrics.statistics import Delays, Statistics
@@ -56,12 +54,12 @@ _MARKED_HOURS = 72
 
 
 class _Lane(NamedTuple):
-    """Delays of one endpoint in one colour, either all with a Retry-After (``asked``) or all without."""
+    """Delays of one endpoint in one colour, either all with a Retry-After or all without."""
 
-    endpoint: str
-    asked: bool
+    label: str
     ink: Ink
     marker: str
+    fill: str
     delays: list[Delays]
 
 
@@ -82,22 +80,12 @@ def latency(found: Statistics) -> str:
             ("p95", PURPLE, (0, (5, 1.6)), "s", 8.0, False),
             ("p99", VERMILION, (0, (1.4, 1.4)), "^", 4.5, True),
         ):
-            of_hours: list[float | None] = [getattr(hour.latency, name) for hour in hours]
-            drawn = [nan if each is None else max(each, SHORTEST) for each in of_hours]
-            values += [each for each in drawn if not isnan(each)]
-            axes.plot(
-                middles,
-                drawn,
-                color=ink.light,
-                linestyle=dashes,
-                linewidth=2,
-                marker=marker,
-                markersize=size,
-                markerfacecolor=ink.light if is_filled else "none",
-                markevery=_marked(of_hours),
-                label=name,
-                gid=name,
-            )
+            of_hours = np.array([getattr(hour.latency, name) for hour in hours], float)  # None becomes NaN
+            drawn = np.maximum(of_hours, SHORTEST)
+            values += list(drawn)
+            [line] = axes.plot(middles, drawn, color=ink.light, linestyle=dashes, label=name, gid=name)
+            line.set(linewidth=2, marker=marker, markersize=size, markevery=_marked(drawn))
+            line.set_markerfacecolor(ink.light if is_filled else "none")
         log_seconds(axes, values)
         hour_axis(axes, hours)
         add_legend(figure)
@@ -117,7 +105,7 @@ def outcomes(found: Statistics) -> str:
             (panels[0], "delivered", BLUE, [hour.success for hour in hours]),
             (panels[1], "dead letters", VERMILION, [hour.dead_letter for hour in hours]),
         ):
-            axes.add_patch(_bars([hour.start for hour in hours], counts, ink, name.replace(" ", "-")))
+            _draw_bars(axes, [hour.start for hour in hours], counts, ink, name.replace(" ", "-"))
             count_axis(axes, max(counts))
             axes.set_ylabel(name, color=ink.light, fontweight="bold")
             axes.yaxis.set_label_coords(-0.75 / (WIDTH - LEFT - RIGHT), 0.5)
@@ -164,30 +152,17 @@ def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy
         axes = figure.add_subplot()
         numbers = range(1, _last_attempt(delays, policy) + 1)
         curve = [backoff(policy, number) for number in numbers]
-        lows, highs = zip(*(_jitter_band(policy, number) for number in numbers), strict=True)
-        edges = [number + side for number in numbers for side in (-0.5, 0.5)]
-        [band] = axes.fill(
-            [*edges, *reversed(edges)],
-            [*_twice(lows), *reversed(_twice(highs))],
-            color=SOFT_TEXT.light,
-            alpha=0.22,
-            linewidth=0,
-            label="range of jitter",
+        bands = np.array([_jitter_band(policy, number) for number in numbers])
+        edges = np.array([number + side for number in numbers for side in (-0.5, 0.5)])
+        lows, highs = np.repeat(np.maximum(bands, SHORTEST), 2, axis=0).T
+        outline = (np.append(edges, edges[::-1]), np.append(lows, highs[::-1]))
+        axes.fill(
+            *outline, color=SOFT_TEXT.light, alpha=0.22, linewidth=0, label="range of jitter", gid="band"
         )
-        band.set_gid("band")
         if policy.jitter != "decorrelated":  # it has no curve, since it depends on the previous delay
-            [line] = axes.plot(
-                numbers,
-                curve,
-                color=SOFT_TEXT.light,
-                linewidth=1.4,
-                marker="_",
-                markersize=15,
-                label="backoff",
-            )
-            line.set_gid("curve")
-        drawn = _draw_delays(axes, lanes)
-        log_seconds(axes, [value for value in (*curve, *lows, *highs, *drawn) if value > 0])
+            [line] = axes.plot(numbers, curve, color=SOFT_TEXT.light, label="backoff", gid="curve")
+            line.set(linewidth=1.4, marker="_", markersize=15)
+        log_seconds(axes, [*curve, *bands.ravel(), *_draw_delays(axes, lanes)])
         axes.set_xlim(0.5, max(len(numbers), 3) + 0.5)
         axes.set_xticks(list(numbers))
         axes.set_xlabel("after the n-th attempt of a round")
@@ -201,18 +176,13 @@ def _lanes(delays: Sequence[Delays]) -> list[_Lane]:
     for each in delays:
         retries[each.endpoint] += each.count
     endpoints = sorted(retries, key=lambda name: (-retries[name], name))
-    looks = zip((BLUE, VERMILION, GREEN, PURPLE), "os^v", strict=True)
-    lanes = (
-        _Lane(
-            endpoint,
-            asked,
-            *look,
-            [each for each in delays if (each.endpoint, each.asked) == (endpoint, asked)],
-        )
-        for endpoint, look in zip(endpoints, looks, strict=False)
-        for asked in (False, True)
-    )
-    return [lane for lane in lanes if lane.delays]
+    lanes = []
+    for endpoint, ink, marker in zip(endpoints, (BLUE, VERMILION, GREEN, PURPLE), "os^v", strict=False):
+        for asked, fill, what in ((False, ink.light, ""), (True, "none", ", Retry-After")):
+            of_lane = [each for each in delays if (each.endpoint, each.asked) == (endpoint, asked)]
+            if of_lane:
+                lanes.append(_Lane(f"{shortened(endpoint)}{what}", ink, marker, fill, of_lane))
+    return lanes
 
 
 def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
@@ -222,20 +192,12 @@ def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
         shift = 0.64 * ((place + 0.5) / len(lanes) - 0.5)
         shown = [each for each in lane.delays if each.after <= MOST_ATTEMPTS]
         places = [each.after + shift for each in shown]
-        lows = [max(each.min, SHORTEST) for each in shown]
-        highs = [max(each.max, SHORTEST) for each in shown]
-        axes.vlines(places, lows, highs, colors=lane.ink.light, linewidth=2.6)
-        [medians] = axes.plot(
-            places,
-            [max(each.median, SHORTEST) for each in shown],
-            color=lane.ink.light,
-            marker=lane.marker,
-            markersize=5.5,
-            markerfacecolor="none" if lane.asked else lane.ink.light,
-            linestyle="none",
-            label=f"{shortened(lane.endpoint)}{', Retry-After' if lane.asked else ''}",
+        lows, medians, highs = (
+            [max(getattr(each, name), SHORTEST) for each in shown] for name in ("min", "median", "max")
         )
-        medians.set_gid(f"delays-{place}")
+        axes.vlines(places, lows, highs, colors=lane.ink.light, linewidth=2.6)
+        [dots] = axes.plot(places, medians, color=lane.ink.light, label=lane.label, gid=f"delays-{place}")
+        dots.set(linestyle="none", marker=lane.marker, markersize=5.5, markerfacecolor=lane.fill)
         ends += lows + highs
     return ends
 
@@ -262,29 +224,16 @@ def _last_attempt(delays: Sequence[Delays], policy: RetryPolicy) -> int:
     return min(max(seen, min(seen + 1, policy.max_attempts - 1)), MOST_ATTEMPTS)
 
 
-def _twice(values: Sequence[float]) -> list[float]:
-    return [max(value, SHORTEST) for value in values for _ in range(2)]
-
-
-def _marked(values: Sequence[float | None]) -> list[int]:
+def _marked(drawn: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the hours to mark with a dot: all if they are few, otherwise those between gaps, which have no line."""
-    known = [value is not None for value in values]
-    return [
-        n
-        for n, is_known in enumerate(known)
-        if is_known
-        and (len(known) <= _MARKED_HOURS or not any((*known[max(n - 1, 0) : n], *known[n + 1 : n + 2])))
-    ]
+    known = np.pad(~np.isnan(drawn), 1)
+    is_near_another = (known[:-2] | known[2:]) & (len(drawn) > _MARKED_HOURS)
+    return np.flatnonzero(known[1:-1] & ~is_near_another)
 
 
-def _bars(starts: Sequence[int], counts: Sequence[int], ink: Ink, gid: str) -> PathPatch:
-    """Return bars for all hours with a count, in one path."""
-    corners: list[tuple[float, float]] = []
-    codes: list[np.uint8] = []
-    for start, count in zip(starts, counts, strict=True):
-        if count:
-            left, right = in_days(start + 0.08 * HOUR), in_days(start + 0.92 * HOUR)
-            corners += [(left, 0), (left, count), (right, count), (right, 0), (left, 0)]
-            codes += [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY]
-    path = Path(corners, codes) if corners else Path([(in_days(starts[0]), 0)])
-    return PathPatch(path, facecolor=ink.light, linewidth=0, gid=gid)
+def _draw_bars(axes: Axes, starts: Sequence[int], counts: Sequence[int], ink: Ink, gid: str) -> None:
+    """Draw bars for all hours with a count, in one path."""
+    edges = [in_days(start + part * HOUR) for start in starts for part in (0.08, 0.92)]
+    heights = [height for count in counts for height in (count or np.nan, np.nan)][:-1]
+    heights[0] = counts[0]  # an empty path would not be drawn
+    axes.stairs(heights, edges, baseline=0, fill=True, color=ink.light, linewidth=0, gid=gid)
