@@ -199,17 +199,13 @@ def _plain_number(value: Any) -> str:
 
 def _metrics() -> Iterator[str]:
     from resonant.events import Category, Reason, Result, Status  # noqa: PLC0415
-    from resonant.metrics.percentiles import Spread  # noqa: PLC0415
     from resonant.metrics.prometheus import registry_of  # noqa: PLC0415
-    from resonant.metrics.statistics import Attempts, Events, Figures, Retries, Statistics  # noqa: PLC0415
+    from resonant.metrics.statistics import Figures, Statistics  # noqa: PLC0415
     from resonant.metrics.totals import Totals  # noqa: PLC0415
     from resonant.store.counters import BUCKETS  # noqa: PLC0415
     from resonant.store.gates import GateState  # noqa: PLC0415
 
-    nothing = Figures(
-        Events(0, 0, 0, 0, 0), Attempts(0, 0), Spread(), Spread(), Retries(0, None, None), {}, {}, {}, {}
-    )
-    registry = registry_of(Totals(0, (), (), {}, {}, {}, {}, {}), Statistics(0, 0, nothing, {}, {}, (), ()))
+    registry = registry_of(Totals(0, (), (), {}, {}, {}, {}, {}), Statistics(0, 0, Figures(), {}, {}, (), ()))
     yield "# Metrics"
     yield (
         "The flow `export-metrics` and `resonant prometheus` write these metrics as Prometheus text. "

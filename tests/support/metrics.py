@@ -9,7 +9,8 @@ from resonant.store import sketches
 from resonant.store.counters import DelayOf, Tally
 
 if TYPE_CHECKING:
-    from resonant.metrics.statistics import Statistics, Unfinished
+    from resonant.metrics.percentiles import Entry
+    from resonant.metrics.statistics import Statistics
 
 HOUR = 3600
 START = 472_222 * HOUR + 0.0  # on an hour
@@ -20,7 +21,7 @@ class Facts:
 
     def __init__(self) -> None:
         self._tallies: dict[int, Tally] = {}
-        self.unfinished: list[Unfinished] = []
+        self.unfinished: list[Entry] = []
 
     def _at(self, at: float) -> Tally:
         return self._tallies.setdefault(int(at // 60), Tally(at))

@@ -162,13 +162,14 @@ def _events_document(events: Events) -> output.Document:
 
 
 def _hour_document(hour: Hour) -> output.Document:
+    events, attempts = hour.figures.events, hour.figures.attempts
     return {
         "hour": rfc3339(hour.start),
-        "success": hour.success,
-        "dead_letter": hour.dead_letter,
-        "attempts": hour.attempts,
-        "failed_attempts": hour.failed_attempts,
-        "latency_ms": _milliseconds(hour.latency),
+        "success": events.success,
+        "dead_letter": events.dead_letter,
+        "attempts": attempts.total,
+        "failed_attempts": attempts.failed,
+        "latency_ms": _milliseconds(hour.figures.latency),
     }
 
 

@@ -67,7 +67,7 @@ def latency(found: Statistics) -> str:
     """Draw the percentiles of attempt durations by hour; an hour without attempts is a gap."""
     title = "Duration of an attempt"
     hours = found.hourly[-MOST_HOURS:]
-    if not any(hour.latency.p50 is not None for hour in hours):
+    if not any(hour.figures.latency.p50 is not None for hour in hours):
         return nothing_to_draw(title, "no attempt was answered in this window")
     with our_style():
         figure = new_figure(title, height=2.8, legend_rows=1)
@@ -80,7 +80,9 @@ def latency(found: Statistics) -> str:
             ("p95", PURPLE, (0, (5, 1.6)), "s", 8.0, False),
             ("p99", VERMILION, (0, (1.4, 1.4)), "^", 4.5, True),
         ):
-            of_hours = np.array([getattr(hour.latency, name) for hour in hours], float)  # None becomes NaN
+            of_hours = np.array(
+                [getattr(hour.figures.latency, name) for hour in hours], float
+            )  # None becomes NaN
             drawn = np.maximum(of_hours, SHORTEST)
             values += list(drawn)
             [line] = axes.plot(middles, drawn, color=ink.light, linestyle=dashes, label=name, gid=name)
@@ -96,14 +98,15 @@ def outcomes(found: Statistics) -> str:
     """Draw the numbers of delivered events and dead letters by hour, each with its own scale."""
     title = "Events that ended, by hour"
     hours = found.hourly[-MOST_HOURS:]
-    if not any(hour.success or hour.dead_letter for hour in hours):
+    events = [hour.figures.events for hour in hours]
+    if not any(each.success or each.dead_letter for each in events):
         return nothing_to_draw(title, "no event ended in this window")
     with our_style():
         figure = new_figure(title, height=3.5)
         panels = figure.subplots(2, 1, sharex=True, height_ratios=[1.7, 1])
         for axes, name, ink, counts in (
-            (panels[0], "delivered", BLUE, [hour.success for hour in hours]),
-            (panels[1], "dead letters", VERMILION, [hour.dead_letter for hour in hours]),
+            (panels[0], "delivered", BLUE, [each.success for each in events]),
+            (panels[1], "dead letters", VERMILION, [each.dead_letter for each in events]),
         ):
             _draw_bars(axes, [hour.start for hour in hours], counts, ink, name.replace(" ", "-"))
             count_axis(axes, max(counts))

@@ -1,4 +1,4 @@
-"""Percentiles of the store's sketches: group the buckets, cumulate their counts, and look up the ranks.
+"""Percentiles of the store's sketches: add up the buckets, cumulate their counts, and look up the ranks.
 
 A percentile is interpolated between the two nearest ranks, as numpy does by default. Each rank is accurate to 1 %, so the
 percentile is too. The lowest and the highest rank are exact.
@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pandas import DataFrame
+from pandas import Series
 
-from resonant.store.sketches import Labels, seconds_of
+from resonant.store.sketches import seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Collection, Iterable
 
     from numpy.typing import NDArray
 
     from resonant.store.sketches import Packed
-
-K = TypeVar("K")
 
 _HOUR = 3600
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -42,13 +41,14 @@ class Spread:
     max: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """The sums of one hour, without the buckets; see ``store.counters`` for the labels, ``store.sketches`` for the sums.
+    """The sums of one hour; see ``store.counters`` for the labels, ``store.sketches`` for the sums.
 
     Attributes:
         measured: how many of ``count`` have a duration.
         total: the sum of the durations, in nanoseconds, so that the order of additions does not matter.
+        buckets, numbers: parts of the buckets, with the number of durations in each.
     """
 
     hour: int
@@ -59,128 +59,83 @@ class Entry:
     category: str
     code: str
     detail: str
-    count: int
-    measured: int
-    total: int
-    least: float | None
-    most: float | None
+    count: int = 0
+    measured: int = 0
+    total: int = 0
+    least: float = inf
+    most: float = -inf
+    buckets: list[NDArray[np.int16]] = field(default_factory=list)
+    numbers: list[NDArray[np.uint32]] = field(default_factory=list)
 
 
-class Sketches:
-    """The sketches of a window, added up by hour and labels."""
-
-    def __init__(self, rows: Iterable[Packed]) -> None:
-        sums: dict[tuple[int, Labels], list[Any]] = {}
-        places: dict[tuple[int, Labels], int] = {}
-        # One entry per bucket: index of its sketch, bucket number, count.
-        owners: list[int] = []
-        widths: list[int] = []
-        buckets, numbers = [np.empty(0, "<i2")], [np.empty(0, "<u4")]
-        for row in rows:
-            hour = row.minute // _HOUR * _HOUR
-            for *labels, count, total, least, most, width in json.loads(row.entries):
-                key = (hour, Labels(*labels))
-                place = places.setdefault(key, len(places))
-                owners.append(place)
-                widths.append(width)
-                if (known := sums.get(key)) is None:
-                    sums[key] = [count, total, least, most]
-                    continue
-                known[0] += count
-                known[1] += total
-                known[2] = _extreme(min, known[2], least)
-                known[3] = _extreme(max, known[3], most)
-            size = len(row.buckets) // 6
-            buckets.append(np.frombuffer(row.buckets, "<i2", size))
-            numbers.append(np.frombuffer(row.buckets, "<u4", size, offset=2 * size))
-        self._owners = np.repeat(np.array(owners, dtype=np.int64), np.array(widths, dtype=np.int64))
-        self._buckets = np.concatenate(buckets).astype(np.int64)
-        self._numbers = np.concatenate(numbers).astype(np.float64)
-        measured = np.bincount(self._owners, self._numbers, minlength=len(places))
-        self.entries = _without_unknown_replays(
-            Entry(hour, *labels, count, int(number), total, least, most)
-            for ((hour, labels), (count, total, least, most)), number in zip(
-                sums.items(), measured, strict=True
-            )
-        )
-
-    def spreads(
-        self, measure: str, key: Callable[[Entry], K], *, result: str | None = None
-    ) -> dict[K, tuple[int, Spread]]:
-        """Return, for each group, the number of durations of a measure and their spread.
-
-        Args:
-            measure: see ``store.counters``.
-            key: returns the group of an entry.
-            result: only entries with this result.
-        """
-        groups: dict[K, list[Entry]] = {}
-        codes = np.full(len(self.entries), -1)
-        known: dict[K, int] = {}
-        for place, entry in enumerate(self.entries):
-            if entry.measure == measure and entry.measured and result in (None, entry.result):
-                group = key(entry)
-                codes[place] = known.setdefault(group, len(known))
-                groups.setdefault(group, []).append(entry)
-        if not groups:
-            return {}
-        of_group = codes[self._owners]
-        is_chosen = of_group >= 0
-        buckets: NDArray[np.int64] = self._buckets[is_chosen]
-        lowest = int(np.min(buckets))
-        width = int(np.max(buckets)) - lowest + 1
-        cells = of_group[is_chosen] * width + buckets - lowest
-        counts = np.bincount(cells, self._numbers[is_chosen], minlength=len(groups) * width)
-        seconds = np.array([seconds_of(bucket) for bucket in range(lowest, lowest + width)])
-        below = DataFrame(counts.reshape(len(groups), width)).cumsum(axis="columns").to_numpy()
-        return {
-            group: (sum(entry.measured for entry in entries), _spread(entries, row, seconds))
-            for (group, entries), row in zip(groups.items(), below, strict=True)
-        }
+def read_entries(rows: Iterable[Packed]) -> Collection[Entry]:
+    """Add up the sketches of a window by hour and labels."""
+    entries: dict[tuple[Any, ...], Entry] = {}
+    for row in rows:
+        hour = row.minute // _HOUR * _HOUR
+        size = len(row.buckets) // 6
+        buckets = np.frombuffer(row.buckets, "<i2", size)
+        numbers = np.frombuffer(row.buckets, "<u4", size, offset=2 * size)
+        counts = numbers.tolist()
+        end = 0
+        for *labels, count, total, least, most, width in json.loads(row.entries):
+            key = (hour, *labels)
+            if (entry := entries.get(key)) is None:
+                entry = entries[key] = Entry(*key)
+            entry.count += count
+            if width:
+                start, end = end, end + width
+                entry.measured += sum(counts[start:end])
+                entry.total += total
+                entry.least = min(entry.least, least)
+                entry.most = max(entry.most, most)
+                entry.buckets.append(buckets[start:end])
+                entry.numbers.append(numbers[start:end])
+    _drop_unknown_replays(entries.values())
+    return entries.values()
 
 
-def _without_unknown_replays(entries: Iterable[Entry]) -> list[Entry]:
+def _drop_unknown_replays(entries: Iterable[Entry]) -> None:
     """Limit replays to the number of dead letters counted in the same hour.
 
     An earlier version, or a process with rollups off, did not count its dead letters here. Their replays must not be
     subtracted from other dead letters.
     """
-    known = list(entries)
     dead: Counter[tuple[int, str, str, str]] = Counter()
-    for entry in known:
+    replayed = []
+    for entry in entries:
         if entry.measure == "delivery" and entry.result == "dead_letter":
             dead[entry.hour, entry.endpoint, entry.event_type, entry.detail] += entry.count
-    for place, entry in enumerate(known):
-        if entry.measure == "replayed":
-            of = (entry.hour, entry.endpoint, entry.event_type, entry.detail)
-            count = min(entry.count, dead[of])
-            dead[of] -= count
-            if count < entry.count:
-                measured = entry.measured * count // entry.count
-                total = entry.total * count // entry.count
-                known[place] = replace(entry, count=count, measured=measured, total=total)
-    return known
+        elif entry.measure == "replayed":
+            replayed.append(entry)
+    for entry in replayed:
+        of = (entry.hour, entry.endpoint, entry.event_type, entry.detail)
+        known = min(entry.count, dead[of])
+        dead[of] -= known
+        entry.measured = entry.measured * known // entry.count
+        entry.total = entry.total * known // entry.count
+        entry.count = known
 
 
-def _spread(entries: list[Entry], below: NDArray[np.float64], seconds: NDArray[np.float64]) -> Spread:
-    """Compute a spread.
-
-    Args:
-        entries: the sums of the group.
-        below: the number of durations in each bucket and all lower ones.
-        seconds: the duration that represents each bucket.
-    """
+def spread(entries: Collection[Entry]) -> Spread:
+    """Compute the spread of the durations of all entries."""
     size = sum(entry.measured for entry in entries)
-    least = min(entry.least for entry in entries if entry.least is not None)
-    most = max(entry.most for entry in entries if entry.most is not None)
+    if not size:
+        return Spread()
+    least = min(entry.least for entry in entries)
+    most = max(entry.most for entry in entries)
+    buckets = np.concatenate([part for entry in entries for part in entry.buckets]).astype(np.int64)
+    numbers = np.concatenate([part for entry in entries for part in entry.numbers])
+    lowest = int(np.min(buckets))
+    # The number of durations in each bucket and all lower ones.
+    below = Series(np.bincount(buckets - lowest, numbers)).cumsum().to_numpy()
 
     def of_rank(rank: int) -> float:
         if rank <= 0:
             return least
         if rank >= size - 1:
             return most
-        bucket = int(below.searchsorted(rank, "right"))
-        return min(max(float(seconds[bucket]), least), most)
+        return min(max(seconds_of(lowest + int(below.searchsorted(rank, "right"))), least), most)
 
     def quantile(part: float) -> float:
         rank = part * (size - 1)
@@ -190,9 +145,3 @@ def _spread(entries: list[Entry], below: NDArray[np.float64], seconds: NDArray[n
     average = sum(entry.total for entry in entries) / NANOSECONDS / size
     p50, p95, p99 = map(quantile, _QUANTILES)
     return Spread(least, min(max(average, least), most), p50, p95, p99, most)
-
-
-def _extreme(of: Callable[[float, float], float], one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return of(one, other)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from resonant.metrics.percentiles import Spread
-    from resonant.metrics.statistics import Figures, Statistics
+    from resonant.metrics.statistics import Figures, Hour, Statistics
 
 NOT_COUNTED = "RESONANT_ROLLUPS is off: there are no counters, no histograms and no statistics"
 # No endpoint can have this name.
@@ -62,19 +62,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
             ("endpoint", "attempts", "failed", "error rate", "retries", "per event", "most"),
             tuple((name, *_attempts(figures)) for name, figures in by_endpoint.items()),
         ),
-        Table(
-            "Duration of an attempt, in ms", _SPREAD, _spreads({n: f.latency for n, f in by_endpoint.items()})
-        ),
-        Table(
-            "Time from acceptance to delivery, in ms",
-            _SPREAD,
-            _spreads({n: f.end_to_end for n, f in by_endpoint.items()}),
-        ),
-        Table(
-            "Time from acceptance to the first attempt, in ms",
-            _SPREAD,
-            _spreads({n: f.first_attempt for n, f in by_endpoint.items()}),
-        ),
+        *(Table(title, _SPREAD, _spreads(by_endpoint, of)) for title, of in _DURATIONS.items()),
         Table("By event type, most events first", _OF_TYPE, _types(statistics.by_event_type)),
         Table(
             "Failed attempts and dead letters, by kind",
@@ -90,17 +78,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
         Table(
             "By hour, in UTC",
             ("hour", "delivered", "dead", "attempts", "failed", "p50 ms", "p95 ms", "p99 ms"),
-            tuple(
-                (
-                    _moment(hour.start),
-                    f"{hour.success:,}",
-                    f"{hour.dead_letter:,}",
-                    f"{hour.attempts:,}",
-                    f"{hour.failed_attempts:,}",
-                    *map(_milliseconds, (hour.latency.p50, hour.latency.p95, hour.latency.p99)),
-                )
-                for hour in statistics.hourly
-            ),
+            tuple(_hour(hour) for hour in statistics.hourly),
             bars=(1, 2),
         ),
     )
@@ -108,6 +86,11 @@ def tables(statistics: Statistics) -> Iterator[Table]:
 
 
 _OF_TYPE = ("event type", "delivered", "dead", "unfinished", "success rate", "attempts", "failed", "p95 ms")
+_DURATIONS = {
+    "Duration of an attempt, in ms": "latency",
+    "Time from acceptance to delivery, in ms": "end_to_end",
+    "Time from acceptance to the first attempt, in ms": "first_attempt",
+}
 _SPREAD = ("endpoint", "min", "avg", "p50", "p95", "p99", "max")
 
 
@@ -158,12 +141,18 @@ def _attempts(figures: Figures) -> tuple[str, ...]:
     )
 
 
-def _spreads(spreads: Mapping[str, Spread]) -> tuple[tuple[str, ...], ...]:
+def _spreads(by_endpoint: Mapping[str, Figures], durations: str) -> tuple[tuple[str, ...], ...]:
+    spreads: dict[str, Spread] = {name: getattr(each, durations) for name, each in by_endpoint.items()}
     return tuple(
-        (name, *map(_milliseconds, (each.min, each.avg, each.p50, each.p95, each.p99, each.max)))
-        for name, each in spreads.items()
-        if each.max is not None
+        (name, *map(_milliseconds, astuple(each))) for name, each in spreads.items() if each.max is not None
     )
+
+
+def _hour(hour: Hour) -> tuple[str, ...]:
+    events, attempts, latency = hour.figures.events, hour.figures.attempts, hour.figures.latency
+    counts = (events.success, events.dead_letter, attempts.total, attempts.failed)
+    percentiles = map(_milliseconds, (latency.p50, latency.p95, latency.p99))
+    return (_moment(hour.start), *(f"{count:,}" for count in counts), *percentiles)
 
 
 def _counts(kind: str, counts: Mapping[str, int]) -> Iterator[tuple[str, ...]]:

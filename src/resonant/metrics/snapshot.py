@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from resonant.metrics.statistics import Unfinished, statistics
+from resonant.metrics.statistics import statistics, unfinished
 from resonant.metrics.totals import read_totals
 from resonant.store import schema, sketches, tallies
 
@@ -48,10 +48,7 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
     for tally in tallies.read(connection):
         if begin <= tally.minute <= now:
             rows.append(sketches.pack(tally.minute, tally.sketches()))
-    return statistics(rows, _read_unfinished(connection), since=begin, until=now)
-
-
-def _read_unfinished(connection: Connection) -> list[Unfinished]:
     key = (_d.c.endpoint, _d.c.event_type, _d.c.attempts)
     query = select(*key, func.count()).where(_d.c.available_at.is_not(None)).group_by(*key)
-    return list(map(Unfinished._make, connection.execute(query)))
+    waiting = [unfinished(*row) for row in connection.execute(query)]
+    return statistics(rows, waiting, since=begin, until=now)

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from resonant.metrics.percentiles import NANOSECONDS, Sketches, Spread
+from resonant.metrics.percentiles import NANOSECONDS, Entry, Spread, read_entries, spread
 from resonant.store.counters import DelayOf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from resonant.metrics.percentiles import Entry
     from resonant.store.sketches import Packed
+
+K = TypeVar("K", int, str, tuple[str, str])
 
 _HOUR = 3600
 
@@ -41,11 +42,11 @@ class Events:
         unfinished: pending or retrying.
     """
 
-    total: int
-    success: int
-    dead_letter: int
-    failed: int
-    unfinished: int
+    total: int = 0
+    success: int = 0
+    dead_letter: int = 0
+    failed: int = 0
+    unfinished: int = 0
 
     @property
     def success_rate(self) -> float | None:
@@ -57,8 +58,8 @@ class Events:
 class Attempts:
     """Attempts that ended in the window; ``failed`` includes lost ones."""
 
-    total: int
-    failed: int
+    total: int = 0
+    failed: int = 0
 
     @property
     def error_rate(self) -> float | None:
@@ -70,9 +71,9 @@ class Attempts:
 class Retries:
     """All retries of the events, even before the window; ``avg`` and ``max`` are over events with an attempt."""
 
-    total: int
-    avg: float | None
-    max: int | None
+    total: int = 0
+    avg: float | None = None
+    max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +88,23 @@ class Figures:
         error_categories, error_codes, error_types: failed and lost attempts, the most frequent first.
     """
 
-    events: Events
-    attempts: Attempts
-    latency: Spread
-    end_to_end: Spread
-    retries: Retries
-    reasons: dict[str, int]
-    error_categories: dict[str, int]
-    error_codes: dict[str, int]
-    error_types: dict[str, int]
+    events: Events = Events()
+    attempts: Attempts = Attempts()
+    latency: Spread = field(default_factory=Spread)
+    end_to_end: Spread = field(default_factory=Spread)
     first_attempt: Spread = field(default_factory=Spread)
+    retries: Retries = Retries()
+    reasons: dict[str, int] = field(default_factory=dict)
+    error_categories: dict[str, int] = field(default_factory=dict)
+    error_codes: dict[str, int] = field(default_factory=dict)
+    error_types: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Hour:
-    """One hour, from ``start``: attempts and events that ended in it."""
+class Hour(NamedTuple):
+    """One hour, from ``start``: the attempts and events that ended in it."""
 
     start: int
-    attempts: int
-    failed_attempts: int
-    success: int
-    dead_letter: int
-    latency: Spread
+    figures: Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,142 +146,98 @@ class Statistics:
     delays: tuple[Delays, ...]
 
 
-class Unfinished(NamedTuple):
-    """The number of unfinished deliveries with this number of attempts."""
+def unfinished(endpoint: str, event_type: str, attempts: int, number: int) -> Entry:
+    """Return the entry of a number of unfinished deliveries with this number of attempts."""
+    labels = ("unfinished", endpoint, event_type, "", "", "", "")
+    if not attempts:
+        return Entry(0, *labels, number)
+    retries = attempts - 1
+    return Entry(0, *labels, number, number, number * retries * NANOSECONDS, retries, retries)
 
-    endpoint: str
-    event_type: str
-    attempts: int
-    number: int
 
-
-def statistics(
-    rows: Iterable[Packed], unfinished: Sequence[Unfinished], *, since: float, until: float
-) -> Statistics:
+def statistics(rows: Iterable[Packed], waiting: Iterable[Entry], *, since: float, until: float) -> Statistics:
     """Compute the statistics of a window.
 
     Args:
         rows: the sketches of the window, as ``sketches.read`` returns them.
-        unfinished: the deliveries that have not ended.
+        waiting: the deliveries that have not ended; see ``unfinished``.
         since: seconds since the epoch.
         until: seconds since the epoch.
     """
-    sketches = Sketches(rows)
-    overall = _figures(sketches, unfinished, lambda _each: "")
+    ended = read_entries(rows)
+    entries = [*ended, *waiting]
+    by_hour = _figures_by(ended, lambda entry: entry.hour)
+    hours = range(min(by_hour), int(until) + 1, _HOUR) if by_hour else ()
     return Statistics(
         since=since,
         until=until,
-        overall=overall.get("") or _Counts().figures(Spread(), Spread(), Spread()),
-        by_endpoint=_figures(sketches, unfinished, lambda each: each.endpoint),
-        by_event_type=_figures(sketches, unfinished, lambda each: each.event_type),
-        hourly=_hourly(sketches, until=until),
-        delays=_delays(sketches),
+        overall=_figures(entries),
+        by_endpoint=_figures_by(entries, lambda entry: entry.endpoint),
+        by_event_type=_figures_by(entries, lambda entry: entry.event_type),
+        hourly=tuple(Hour(start, by_hour.get(start) or Figures()) for start in hours),
+        delays=_delays(ended),
     )
 
 
-def _figures(
-    sketches: Sketches, unfinished: Iterable[Unfinished], key: Callable[[Entry | Unfinished], str]
-) -> dict[str, Figures]:
-    """Compute the figures of each group that has any; ``key`` returns the group."""
-    counts: defaultdict[str, _Counts] = defaultdict(_Counts)
-    for entry in sketches.entries:
-        counts[key(entry)].add(entry)
-    for each in unfinished:
-        counts[key(each)].add_unfinished(each)
-    latency = sketches.spreads("attempt", key)
-    end_to_end = sketches.spreads("delivery", key, result="delivered")
-    first_attempt = sketches.spreads("first_attempt", key)
-    nothing = (0, Spread())
-    return {
-        name: counts[name].figures(
-            *(spreads.get(name, nothing)[1] for spreads in (latency, end_to_end, first_attempt))
-        )
-        for name in sorted(counts)
-        if counts[name].is_any
-    }
+def _grouped(entries: Iterable[Entry], key: Callable[[Entry], K]) -> defaultdict[K, list[Entry]]:
+    groups: defaultdict[K, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[key(entry)].append(entry)
+    return groups
 
 
-class _Counts:
-    """Adds up the counts of entries."""
+def _figures_by(entries: Iterable[Entry], key: Callable[[Entry], K]) -> dict[K, Figures]:
+    """Compute the figures of each group that has attempts or events, in the order of their keys."""
+    groups = _grouped(entries, key)
+    figures = {name: _figures(groups[name]) for name in sorted(groups)}
+    return {name: each for name, each in figures.items() if each.attempts.total or each.events.total}
 
-    def __init__(self) -> None:
-        self._ends: Counter[str] = Counter()
-        self._attempts = self._failed = 0
-        self._tried = self._retries = self._most_retries = 0
-        self._reasons: Counter[str] = Counter()
-        self._categories: Counter[str] = Counter()
-        self._codes: Counter[str] = Counter()
-        self._types: Counter[str] = Counter()
 
-    def add(self, entry: Entry) -> None:
-        match entry.measure:
-            case "attempt":
-                self._attempts += entry.count
-                if entry.result != "delivered":
-                    self._failed += entry.count
-                    self._categories[entry.category] += entry.count
-                    self._codes[entry.code] += entry.count
-                    self._types[entry.detail] += entry.count
-            case "delivery":
-                self._ends[entry.result] += entry.count
-                if entry.result == "dead_letter":
-                    self._reasons[entry.detail] += entry.count
-            case "retries":
-                self._add_retries(entry.measured, entry.total // NANOSECONDS, round(entry.most or 0))
-            case "replayed":
-                self._ends["dead_letter"] -= entry.count
-                self._reasons[entry.detail] -= entry.count
-                self._add_retries(-entry.measured, -(entry.total // NANOSECONDS), 0)
+def _figures(entries: Iterable[Entry]) -> Figures:
+    of = _grouped(entries, lambda entry: entry.measure)
+    failed = [entry for entry in of["attempt"] if entry.result != "delivered"]
+    delivered = [entry for entry in of["delivery"] if entry.result == "delivered"]
+    dead = [entry for entry in of["delivery"] if entry.result == "dead_letter"]
+    reasons = _sums(dead, "detail")
+    reasons.subtract(_sums(of["replayed"], "detail"))
+    events = (
+        _count(delivered),
+        max(0, reasons.total()),
+        max(0, reasons["permanent"]),
+        _count(of["unfinished"]),
+    )
+    return Figures(
+        events=Events(events[0] + events[1] + events[3], *events),
+        attempts=Attempts(_count(of["attempt"]), _count(failed)),
+        latency=spread(of["attempt"]),
+        end_to_end=spread(delivered),
+        first_attempt=spread(of["first_attempt"]),
+        retries=_retries([*of["retries"], *of["unfinished"]], of["replayed"]),
+        reasons=_ranked(reasons),
+        error_categories=_ranked(_sums(failed, "category")),
+        error_codes=_ranked(_sums(failed, "code")),
+        error_types=_ranked(_sums(failed, "detail")),
+    )
 
-    def add_unfinished(self, each: Unfinished) -> None:
-        self._ends["unfinished"] += each.number
-        if each.attempts:
-            retries = each.attempts - 1
-            self._add_retries(each.number, each.number * retries, retries)
 
-    def _add_retries(self, tried: int, retries: int, most: int) -> None:
-        self._tried += tried
-        self._retries += retries
-        self._most_retries = max(self._most_retries, most)
+def _retries(retried: list[Entry], replayed: list[Entry]) -> Retries:
+    tried = sum(entry.measured for entry in retried) - sum(entry.measured for entry in replayed)
+    if tried <= 0:
+        return Retries()
+    retries = sum(entry.total for entry in retried) - sum(entry.total for entry in replayed)
+    total = max(0, retries // NANOSECONDS)
+    return Retries(total, total / tried, max(round(entry.most) for entry in retried if entry.measured))
 
-    @property
-    def is_any(self) -> bool:
-        """Whether there is anything to show."""
-        return bool(self._attempts or any(self._ends.values()))
 
-    def ended(self) -> tuple[int, int]:
-        """Return how many events were delivered and given up."""
-        return self._ends["delivered"], max(0, self._ends["dead_letter"])
+def _count(entries: Iterable[Entry]) -> int:
+    return sum(entry.count for entry in entries)
 
-    def attempts(self) -> Attempts:
-        return Attempts(self._attempts, self._failed)
 
-    def figures(self, latency: Spread, end_to_end: Spread, first_attempt: Spread) -> Figures:
-        success, dead = self.ended()
-        unfinished = self._ends["unfinished"]
-        tried = max(0, self._tried)
-        return Figures(
-            events=Events(
-                total=success + dead + unfinished,
-                success=success,
-                dead_letter=dead,
-                failed=max(0, self._reasons["permanent"]),
-                unfinished=unfinished,
-            ),
-            attempts=self.attempts(),
-            latency=latency,
-            end_to_end=end_to_end,
-            first_attempt=first_attempt,
-            retries=Retries(
-                total=max(0, self._retries),
-                avg=max(0, self._retries) / tried if tried else None,
-                max=self._most_retries if tried else None,
-            ),
-            reasons=_ranked(self._reasons),
-            error_categories=_ranked(self._categories),
-            error_codes=_ranked(self._codes),
-            error_types=_ranked(self._types),
-        )
+def _sums(entries: Iterable[Entry], label: str) -> Counter[str]:
+    sums = Counter[str]()
+    for entry in entries:
+        sums[getattr(entry, label)] += entry.count
+    return sums
 
 
 def _ranked(counts: Counter[str]) -> dict[str, int]:
@@ -293,43 +245,25 @@ def _ranked(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(found, key=lambda item: (-item[1], item[0])))
 
 
-def _hourly(sketches: Sketches, *, until: float) -> tuple[Hour, ...]:
-    counts: defaultdict[int, _Counts] = defaultdict(_Counts)
-    for entry in sketches.entries:
-        counts[entry.hour].add(entry)
-    latency = sketches.spreads("attempt", lambda entry: entry.hour)
-    seen = [hour for hour, each in counts.items() if each.is_any]
-    if not seen:
-        return ()
-    return tuple(
-        Hour(
-            start,
-            *(attempts.total, attempts.failed),
-            *counts[start].ended(),
-            latency.get(start, (0, Spread()))[1],
-        )
-        for start in range(min(seen), int(until) + 1, _HOUR)
-        for attempts in [counts[start].attempts()]
+def _delays(entries: Iterable[Entry]) -> tuple[Delays, ...]:
+    groups = _grouped(
+        (entry for entry in entries if entry.measure == "delay"), lambda entry: (entry.endpoint, entry.detail)
     )
-
-
-def _delays(sketches: Sketches) -> tuple[Delays, ...]:
-    spreads = sketches.spreads("delay", lambda entry: (entry.endpoint, DelayOf.from_text(entry.detail)))
-    return tuple(
+    delays = [
         Delays(
             endpoint,
             of.policy,
             of.after,
             of.asked,
-            count,
-            spread.min or 0.0,
-            spread.p50 or 0.0,
-            spread.max or 0.0,
+            _count(group),
+            each.min or 0.0,
+            each.p50 or 0.0,
+            each.max or 0.0,
         )
-        for (endpoint, of), (count, spread) in sorted(
-            spreads.items(), key=lambda item: (item[0][0], item[0][1].policy or "", *item[0][1][:2])
-        )
-    )
+        for (endpoint, detail), group in groups.items()
+        for of, each in [(DelayOf.from_text(detail), spread(group))]
+    ]
+    return tuple(sorted(delays, key=lambda each: (each.endpoint, each.policy or "", each.after, each.asked)))
 
 
 def _part(of: int, whole: int) -> float | None:

@@ -16,7 +16,7 @@ import pytest
 from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
 from resonant.metrics import chart_style, charts
 from resonant.metrics.percentiles import Spread
-from resonant.metrics.statistics import Attempts, Delays, Events, Figures, Hour, Retries, Statistics
+from resonant.metrics.statistics import Delays, Events, Figures, Hour, Statistics
 
 HOUR = 3600
 START = 472_222 * HOUR
@@ -29,14 +29,13 @@ DARK_BACKGROUND = "#26272b"
 
 def hour(n, *, success=0, dead_letter=0, p50=None, p95=None, p99=None):
     latency = Spread(p50=p50, p95=p95, p99=p99)
-    return Hour(START + n * HOUR, success + dead_letter, dead_letter, success, dead_letter, latency)
+    figures = Figures(Events(success=success, dead_letter=dead_letter), latency=latency)
+    return Hour(START + n * HOUR, figures)
 
 
 def found(*hourly, reasons=None, delays=()):
-    nothing = Events(0, 0, 0, 0, 0), Attempts(0, 0), Spread(), Spread(), Retries(0, None, None)
     until = START + len(hourly) * HOUR
-    overall = Figures(*nothing, reasons or {}, {}, {}, {})
-    return Statistics(START, until, overall, {}, {}, tuple(hourly), tuple(delays))
+    return Statistics(START, until, Figures(reasons=reasons or {}), {}, {}, tuple(hourly), tuple(delays))
 
 
 def delay(after, *, low, median, high, endpoint="orders", asked=False, count=9):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resonant.metrics.percentiles import Spread
 from resonant.metrics.report import MOST_TYPES, tables
-from resonant.metrics.statistics import Attempts, Events, Figures, Retries, Statistics
+from resonant.metrics.statistics import Attempts, Events, Figures, Statistics
 
 
 def figures(success=0, dead_letter=0, unfinished=0, *, attempts=0, failed=0, p95=None):
@@ -12,12 +12,6 @@ def figures(success=0, dead_letter=0, unfinished=0, *, attempts=0, failed=0, p95
         events=Events(success + dead_letter + unfinished, success, dead_letter, 0, unfinished),
         attempts=Attempts(attempts, failed),
         latency=Spread(p95=p95, max=p95),
-        end_to_end=Spread(),
-        retries=Retries(0, None, None),
-        reasons={},
-        error_categories={},
-        error_codes={},
-        error_types={},
     )
 
 

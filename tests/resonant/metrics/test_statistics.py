@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from resonant.metrics.percentiles import Spread
-from resonant.metrics.statistics import Delays, Unfinished
+from resonant.metrics.statistics import Delays, unfinished
 from support.metrics import HOUR, START, Facts
 
 
@@ -47,7 +47,7 @@ def test_the_success_rate_is_of_events_that_ended():
     for _ in range(6):
         facts.delivered()
     facts.dead("permanent").dead("exhausted")
-    facts.unfinished = [Unfinished("orders", "t", 0, 1), Unfinished("orders", "t", 1, 1)]
+    facts.unfinished = [unfinished("orders", "t", 0, 1), unfinished("orders", "t", 1, 1)]
     events = facts.statistics().overall.events
     assert asdict(events) == {"total": 10, "success": 6, "dead_letter": 2, "failed": 1, "unfinished": 2}
     assert events.success_rate == 0.75
@@ -61,7 +61,7 @@ def test_a_dead_letter_that_was_replayed_counts_by_its_new_end_only():
     found = facts.delivered(attempts=5, at=START + HOUR).statistics(until=START + 2 * HOUR)
     assert found.overall.events.success_rate == 0.5
     assert asdict(found.overall.retries) == {"total": 4, "avg": 2.0, "max": 4}
-    assert [hour.dead_letter for hour in found.hourly] == [1, 0, 0]
+    assert [hour.figures.events.dead_letter for hour in found.hourly] == [1, 0, 0]
 
 
 def test_a_replay_of_a_dead_letter_that_was_not_counted_is_not_subtracted_from_others():
@@ -74,14 +74,14 @@ def test_a_replay_of_a_dead_letter_that_was_not_counted_is_not_subtracted_from_o
     found = facts.statistics(until=START + 2 * HOUR)
     assert found.overall.reasons == {"expired": 1}
     assert found.overall.retries.total == 2
-    assert [hour.dead_letter for hour in found.hourly] == [1, 0]
+    assert [hour.figures.events.dead_letter for hour in found.hourly] == [1, 0]
 
 
 def test_retries_are_the_attempts_after_the_first_of_events_that_were_tried():
     facts = Facts().delivered(attempts=1).delivered(attempts=4)
-    facts.unfinished = [Unfinished("orders", "t", 0, 1)]
+    facts.unfinished = [unfinished("orders", "t", 0, 1)]
     assert asdict(facts.statistics().overall.retries) == {"total": 3, "avg": 1.5, "max": 3}
-    facts.unfinished = [Unfinished("orders", "t", 6, 2)]
+    facts.unfinished = [unfinished("orders", "t", 6, 2)]
     assert asdict(facts.statistics().overall.retries) == {"total": 13, "avg": 3.25, "max": 5}
 
 
@@ -105,7 +105,7 @@ def test_a_lost_attempt_counts_as_an_error_and_has_no_latency():
 def test_each_endpoint_has_its_own_figures():
     facts = Facts().attempt(1.0).attempt(3.0).failed(9.0, endpoint="crm")
     facts.delivered().delivered().dead("permanent", endpoint="crm")
-    facts.unfinished = [Unfinished("new", "t", 0, 1)]
+    facts.unfinished = [unfinished("new", "t", 0, 1)]
     found = facts.statistics().by_endpoint
     assert list(found) == ["crm", "new", "orders"]
     assert (found["orders"].latency.p50, found["crm"].latency.p50) == (2.0, 9.0)
@@ -144,11 +144,11 @@ def test_quiet_hours_are_rows_too_but_not_those_before_the_first_fact():
     facts.delivered(at=START + 4 * HOUR).dead("expired", at=START + 2 * HOUR)
     found = facts.statistics(until=START + 5 * HOUR + 60)
     assert [(hour.start - START) / HOUR for hour in found.hourly] == [2, 3, 4, 5]
-    assert [hour.attempts for hour in found.hourly] == [2, 0, 0, 0]
-    assert [hour.failed_attempts for hour in found.hourly] == [1, 0, 0, 0]
-    assert [hour.success for hour in found.hourly] == [0, 0, 1, 0]
-    assert [hour.dead_letter for hour in found.hourly] == [1, 0, 0, 0]
-    assert [hour.latency.p50 for hour in found.hourly] == [3.0, None, None, None]
+    assert [hour.figures.attempts.total for hour in found.hourly] == [2, 0, 0, 0]
+    assert [hour.figures.attempts.failed for hour in found.hourly] == [1, 0, 0, 0]
+    assert [hour.figures.events.success for hour in found.hourly] == [0, 0, 1, 0]
+    assert [hour.figures.events.dead_letter for hour in found.hourly] == [1, 0, 0, 0]
+    assert [hour.figures.latency.p50 for hour in found.hourly] == [3.0, None, None, None]
 
 
 def test_the_hour_in_which_the_window_begins_is_shown():
