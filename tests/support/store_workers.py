@@ -10,7 +10,7 @@ from hypothesis.stateful import initialize
 
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.errors import ConflictingEvent
-from resonant.store import acceptances, rescue, tallies
+from resonant.store import acceptances, counters, rescue
 from resonant.store import leases as lease_queries
 from resonant.store.enqueue import enqueue
 from support.store_machine import (
@@ -62,7 +62,7 @@ class Workers(StoreMachine):
     @deed(where=some(), limit=limits)
     def fold(self, limit):
         self.write(acceptances.fold, limit=limit)
-        self.write(tallies.fold, limit=limit)
+        self.write(counters.fold, limit=limit)
 
     @deed(where=is_remembered, event_ids=batches, endpoint=endpoints)
     def enqueue_a_known_id_with_other_content(self, event_ids, endpoint):

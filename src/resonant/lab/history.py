@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sqlalchemy import func, select, union_all
 
-from resonant.store import schema, tallies
+from resonant.store import counters, schema
 from resonant.store.counter_compaction import MINUTES_KEPT_SECONDS
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _read_spans(connection: Connection, endpoint: str, since: float) -> list[_Sp
             delivered[minute] += int(count)
         else:
             failures[minute][_kind(category, code)] += int(count)
-    for row in tallies.read_rows(connection, since=since):
+    for row in counters.read_unfolded_rows(connection, since=since):
         if (row["measure"], row["endpoint"]) != ("attempt", endpoint) or row["result"] == "lost":
             continue
         if row["result"] == "delivered":

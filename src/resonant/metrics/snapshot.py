@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from resonant.metrics.statistics import statistics, unfinished
 from resonant.metrics.totals import read_totals
-from resonant.store import schema, sketches, tallies
+from resonant.store import counters, schema, sketches
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -45,7 +45,7 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
     """
     begin = sketches.begin_of(since, now=now)
     rows = sketches.read(connection, since=begin, until=now)
-    for tally in tallies.read(connection):
+    for tally in counters.read_unfolded(connection):
         if begin <= tally.minute <= now:
             rows.append(sketches.pack(tally.minute, tally.sketches()))
     key = (_d.c.endpoint, _d.c.event_type, _d.c.attempts)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import BigInteger, case, cast, func, select, union_all
 
-from resonant.store import acceptances, schema, tallies
+from resonant.store import acceptances, counters, schema
 from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.gates import read_gates
 from resonant.store.selection import Selection
@@ -178,7 +178,7 @@ def _read_counted(connection: Connection) -> tuple[Counted, ...]:
     # PostgreSQL returns a sum of integers as numeric.
     query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)
     found = {tuple(row[:-2]): row[-2:] for row in connection.execute(query)}
-    for row in tallies.read_rows(connection):
+    for row in counters.read_unfolded_rows(connection):
         labels = tuple(row[name] for name in names[:-2])
         before, seconds_before = found.get(labels, (0, 0.0))
         found[labels] = (before + row["count"], seconds_before + row["total"])

@@ -13,39 +13,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, func, select, text, tuple_
 
 from resonant.store import schema, sketches
 from resonant.store.counters import add_to
+from resonant.store.sketches import HOURS_KEPT_SECONDS, ROWS_AT_ONCE, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table
 
     from resonant.store.store import Store
 
 # Rollups stay this long, so that workers whose clocks differ a little do not write to moved minutes.
 STAYING_SECONDS = 300
 MINUTES_KEPT_SECONDS = 26 * 3600
-HOURS_KEPT_SECONDS = 60 * 86_400
 _HOUR, _DAY = 3600, 86_400
-_ROWS_AT_ONCE = 1_000
 # The pause between two transactions lets waiting writers get the lock: see dead_letters/purge.py.
 _PAUSE_SECONDS = 0.004
 _r, _h = schema.rollups, schema.rollup_history
 # Only compactions take this lock; it does not conflict with writers.
 _TAKE_TURNS = text(f"LOCK TABLE {schema.rollup_totals.name} IN SHARE UPDATE EXCLUSIVE MODE")
-
-
-class Span(NamedTuple):
-    """Rows of the history to merge into one hour or day: after ``start``, before ``end`` (seconds since the epoch)."""
-
-    start: int
-    end: int
 
 
 async def compact(store: Store) -> int:
@@ -59,21 +50,24 @@ async def compact(store: Store) -> int:
     """
     now = store.clock()
     await store.fold()
-    moved = _ROWS_AT_ONCE
-    while moved == _ROWS_AT_ONCE:
-        moved = await store.write(move, now=now, limit=_ROWS_AT_ONCE)
-        await asyncio.sleep(_PAUSE_SECONDS)
+    await _repeat(store, move, now=now)
     gathered = 0
     for span in await store.read(find_spans, now=now):
-        while rows := await store.write(gather, span, limit=_ROWS_AT_ONCE):
-            gathered += rows
-            await asyncio.sleep(_PAUSE_SECONDS)
-    for each in await store.read(sketches.find_spans, now=now):
-        merged = sketches.ROWS_AT_ONCE
-        while merged == sketches.ROWS_AT_ONCE:
-            merged = await store.write(sketches.gather, each)
-            await asyncio.sleep(_PAUSE_SECONDS)
+        gathered += await _repeat(store, gather, span)
+    for span in await store.read(sketches.find_spans, now=now):
+        await _repeat(store, sketches.gather, span)
     return gathered
+
+
+async def _repeat(store: Store, operation: Callable[..., int], *args: Any, **options: Any) -> int:
+    """Repeat an operation, in a transaction each, while it finds as many rows as it may take; return their number."""
+    taken = 0
+    while True:
+        rows = await store.write(operation, *args, **options, limit=ROWS_AT_ONCE)
+        taken += rows
+        await asyncio.sleep(_PAUSE_SECONDS)
+        if rows < ROWS_AT_ONCE:
+            return taken
 
 
 def move(connection: Connection, *, now: float, limit: int) -> int:
@@ -87,7 +81,7 @@ def move(connection: Connection, *, now: float, limit: int) -> int:
     _take_turns(connection)
     rows = _take(connection, _r, _r.c.minute < int(now - STAYING_SECONDS), limit)
     for table in (schema.rollup_totals, _h):
-        _add_up(connection, rows, table, names=_r.columns.keys())
+        _add_up(connection, rows, table)
     return len(rows)
 
 
@@ -110,10 +104,10 @@ def find_spans(connection: Connection, *, now: float) -> list[Span]:
 
 
 def gather(connection: Connection, span: Span, *, limit: int) -> int:
-    """Merge up to ``limit`` rows of a span into the rows at its start; return their number."""
+    """Merge up to ``limit`` rows after the start of a span into the rows at its start; return their number."""
     _take_turns(connection)
     rows = _take(connection, _h, and_(_h.c.minute > span.start, _h.c.minute < span.end), limit)
-    _add_up(connection, [(span.start, *row[1:]) for row in rows], _h, names=_h.columns.keys())
+    _add_up(connection, [{**row, "minute": span.start} for row in rows], _h)
     return len(rows)
 
 
@@ -125,30 +119,26 @@ def _take_turns(connection: Connection) -> None:
 
 def _take(
     connection: Connection, table: Table, condition: ColumnElement[bool], limit: int
-) -> Sequence[Sequence[Any]]:
-    """Delete unlocked rows; return them as tuples of all columns."""
+) -> Sequence[RowMapping]:
+    """Delete unlocked rows and return them."""
     key = list(table.primary_key.columns)
     picked = select(*key).where(condition).limit(limit).with_for_update(skip_locked=True).cte("picked")
     those = delete(table).where(condition, tuple_(*key).in_(select(picked))).returning(table)
-    return connection.execute(those).all()
+    return connection.execute(those).mappings().all()
 
 
-def _add_up(connection: Connection, rows: Iterable[Sequence[Any]], table: Table, names: list[str]) -> None:
-    """Sum rows by a table's key, and add the sums to the table. ``names``: the rows' columns; count and total are last."""
-    key_names = table.primary_key.columns.keys()
-    key_of = itemgetter(*map(names.index, key_names))
+def _add_up(connection: Connection, rows: Iterable[Mapping[Any, Any]], table: Table) -> None:
+    """Sum rows by a table's key, and add the sums to the table."""
+    names = table.primary_key.columns.keys()
     sums: defaultdict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0, 0.0])
     for row in rows:
-        each = sums[key_of(row)]
-        each[0] += row[-2]
-        each[1] += row[-1]
+        each = sums[tuple(row[name] for name in names)]
+        each[0] += row["count"]
+        each[1] += row["total"]
+    names += ["count", "total"]
     if sums:
-        columns = (*key_names, "count", "total")
-        add_to(
-            table,
-            connection,
-            [dict(zip(columns, (*key, *each), strict=True)) for key, each in sorted(sums.items())],
-        )
+        added = [dict(zip(names, (*key, *each), strict=True)) for key, each in sorted(sums.items())]
+        add_to(table, connection, added)
 
 
 def _minutes_before(end: int) -> Select[Any]:

@@ -1,7 +1,9 @@
 """Counters per minute, written in the transaction that they count, so no purge or restart lowers them.
 
-Each transaction inserts its counts as one row: ``acceptances`` for accepted events, ``Tally.write`` for everything else. Folds
-move these rows into the rollups, and readers add up both; see ``acceptances`` and ``tallies``.
+Each transaction inserts its counts as one row: ``acceptances`` for accepted events, ``Tally.write`` for everything else.
+Updating the rollups would take many statements and three times as long. Folds move these rows into the rollups, each in one
+transaction, so readers that add up both see the same sums in every snapshot. Dispatchers fold every five seconds;
+compactions fold too.
 
 A rollup's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
 sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only recent
@@ -43,10 +45,12 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from sqlalchemy import delete, select
 
 from resonant.store import schema, sketches
-from resonant.store.sketches import Labels, Sketch, to_json
+from resonant.store.sketches import Labels, Sketch, insert_row, to_json
 from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
@@ -54,19 +58,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Insert, Table
 
-Measure = Literal[
-    "accepted",
-    "attempt",
-    "delivery",
-    "retry_delay",
-    "replay",
-    "purge",
-    "first_attempt",
-    "retries",
-    "delay",
-    "replayed",
-]
-ONLY_SKETCHED = frozenset({"first_attempt", "retries", "delay", "replayed"})
+OnlySketched = Literal["first_attempt", "retries", "delay", "replayed"]
+Measure = Literal["accepted", "attempt", "delivery", "retry_delay", "replay", "purge", OnlySketched]
+ONLY_SKETCHED = frozenset(get_args(OnlySketched))
 SKETCHED = ONLY_SKETCHED | {"attempt", "delivery"}
 
 # Seconds, for attempts (milliseconds to the deadline) and for waits (up to a day). Only buckets in use have rows.
@@ -82,7 +76,8 @@ QUANTUM = 1 / _QUANTA_A_SECOND
 
 _OPTION = "resonant_rollups"
 _BYTES = 8  # per duration
-_INSERT = f"INSERT INTO {schema.tallies.name} (minute, entries, seconds) VALUES (?, ?, ?)"  # noqa: S608 - a constant
+_t = schema.tallies
+_COLUMNS = (_t.c.minute, _t.c.entries, _t.c.seconds)
 
 
 def switch_off(connection: Connection) -> None:
@@ -135,23 +130,14 @@ class Tally:
             self._seconds[measure, endpoint, event_type, result, "", "", ""] += seconds
 
     def write(self, connection: Connection) -> None:
-        """Insert the counts as one row, for ``tallies.fold``. No row is updated, so writers never wait for each other."""
+        """Insert the counts as one row, for ``fold``. No row is updated, so writers never wait for each other."""
         if not (self._counts or self._seconds) or not is_on(connection):
             return
         entries = [(*labels, number, 0) for labels, number in self._counts.items()]
         entries += [(*labels, 0, len(durations)) for labels, durations in self._seconds.items()]
         values = [each for durations in self._seconds.values() for each in durations]
-        row = {
-            "minute": self.minute,
-            "entries": to_json(entries),
-            "seconds": struct.pack(f"<{len(values)}d", *values),
-        }
-        if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(
-                _INSERT, tuple(row.values())
-            )  # takes a quarter of the time of a compiled statement
-        else:
-            connection.execute(schema.tallies.insert().inline(), row)
+        packed = struct.pack(f"<{len(values)}d", *values)
+        insert_row(connection, _t, {"minute": self.minute, "entries": to_json(entries), "seconds": packed})
 
     def add_row(self, entries: str, seconds: bytes) -> None:
         """Add a row that ``write`` inserted."""
@@ -174,36 +160,18 @@ class Tally:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the counts as rows of the table of rollups, sorted by key."""
-        cells: dict[tuple[Any, ...], tuple[int, float]] = {}
-
-        def add(key: tuple[Any, ...], number: int, seconds: float = 0.0) -> None:
-            known, known_seconds = cells.get(key, (0, 0.0))
-            cells[key] = (known + number, known_seconds + seconds)
-
-        for labels, number in self._counts.items():
-            if labels[0] not in ONLY_SKETCHED:
-                add((*labels[:-1], math.inf), number)
+        parts = [(labels, math.inf, number, 0.0) for labels, number in self._counts.items()]
         for labels, durations in self._seconds.items():
             if labels[0] not in ONLY_SKETCHED:
-                for le, number, seconds in _by_bucket(durations):
-                    add((*labels[:-1], le), number, seconds)
-        return [
-            {
-                "measure": measure,
-                "minute": self.minute,
-                "endpoint": endpoint,
-                "event_type": event_type,
-                "result": result,
-                "category": category,
-                "code": code,
-                "le": le,
-                "count": number,
-                "total": seconds,
-            }
-            for (measure, endpoint, event_type, result, category, code, le), (number, seconds) in sorted(
-                cells.items()
-            )
-        ]
+                parts += [(labels, *bucket) for bucket in _by_bucket(durations)]
+        cells: defaultdict[tuple[Any, ...], list[float]] = defaultdict(lambda: [0, 0.0])
+        for (measure, *others, _detail), le, number, seconds in parts:
+            if measure not in ONLY_SKETCHED:
+                cell = cells[measure, self.minute, *others, le]
+                cell[0] += number
+                cell[1] += seconds
+        names = schema.rollups.columns.keys()
+        return [dict(zip(names, (*key, *cell), strict=True)) for key, cell in sorted(cells.items())]
 
     def sketches(self) -> list[tuple[Labels, Sketch]]:
         """Return the sketches for the statistics, with their labels."""
@@ -263,3 +231,37 @@ def _adding(table: Table, dialect: str) -> Insert:
         set_={name: table.c[name] + insert.excluded[name] for name in ("count", "total")},
     )
     return adding
+
+
+def is_any(connection: Connection) -> bool:
+    """Return whether there are tallies to fold."""
+    return connection.execute(select(_t.c.id).limit(1)).first() is not None
+
+
+def fold(connection: Connection, *, limit: int) -> int:
+    """Move up to ``limit`` tallies; return their number. Tallies locked by another fold are skipped."""
+    picked = select(_t.c.id).order_by(_t.c.id).limit(limit).with_for_update(skip_locked=True).cte("picked")
+    taking = delete(_t).where(_t.c.id.in_(select(picked.c.id))).returning(*_COLUMNS)
+    taken = list(connection.execute(taking))
+    for tally in _added_up(taken):
+        tally.settle(connection)
+    return len(taken)
+
+
+def read_unfolded(connection: Connection) -> list[Tally]:
+    """Return the counts that are not folded yet, one tally per minute."""
+    return _added_up(connection.execute(select(*_COLUMNS)))
+
+
+def read_unfolded_rows(connection: Connection, *, since: float = 0) -> Iterator[dict[str, Any]]:
+    """Yield unfolded counts as rows of the rollups, from the minute ``since`` (seconds since the epoch)."""
+    for tally in read_unfolded(connection):
+        if tally.minute >= int(since):
+            yield from tally.rows()
+
+
+def _added_up(rows: Iterable[Any]) -> list[Tally]:
+    found: dict[int, Tally] = {}
+    for minute, entries, seconds in rows:
+        found.setdefault(minute, Tally(minute)).add_row(entries, seconds)
+    return [tally for _, tally in sorted(found.items())]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import case, func, select, union_all
 
-from resonant.store import schema, tallies
+from resonant.store import counters, schema
 from resonant.store.gates import Gate, read_gates
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _last_hour(connection: Connection, *, since: float, endpoint: str | None) ->
         is_delivered = result == "delivered"
         if is_delivered == (measure == "delivery"):  # failed attempts and successful deliveries
             found[name, is_delivered] += int(count)
-    for row in tallies.read_rows(connection, since=since):
+    for row in counters.read_unfolded_rows(connection, since=since):
         is_delivered = row["result"] == "delivered"
         if row["measure"] == ("delivery" if is_delivered else "attempt") and endpoint in (
             None,

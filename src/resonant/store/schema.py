@@ -333,7 +333,7 @@ rollup_history = Table(
     sqlite_with_rowid=False,
 )
 
-# Counts of committed transactions that are not yet in the rollups and the sketches: see store/tallies.py.
+# Counts of committed transactions that are not yet in the rollups and the sketches: see store/counters.py.
 tallies = Table(
     "resonant_tallies",
     metadata,

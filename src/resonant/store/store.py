@@ -6,7 +6,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from resonant.store import acceptances, counters, reads, rescue, sketches, tallies
+from resonant.store import acceptances, counters, reads, rescue, sketches
 from resonant.store import leases as lease_queries
 from resonant.store.database import Database, Transaction, open_database
 from resonant.store.enqueue import EnqueueResult, enqueue
@@ -110,7 +110,7 @@ class Store:
         has_acceptances, has_tallies, spans = await self.read(_what_to_fold, now=self.clock())
         for is_any, fold, batch in (
             (has_acceptances, acceptances.fold, _FOLD_BATCH),
-            (has_tallies, tallies.fold, _FOLD_TALLIES),
+            (has_tallies, counters.fold, _FOLD_TALLIES),
         ):
             folded = batch if is_any else 0
             while folded == batch:
@@ -192,7 +192,7 @@ class Store:
 def _what_to_fold(connection: Connection, *, now: float) -> tuple[bool, bool, list[sketches.Span]]:
     """Return whether there are acceptances, whether there are tallies, and which minutes of sketches to merge."""
     spans = sketches.find_spans(connection, now=now, only_minutes=True)
-    return acceptances.is_any(connection), tallies.is_any(connection), spans
+    return acceptances.is_any(connection), counters.is_any(connection), spans
 
 
 async def open_store(

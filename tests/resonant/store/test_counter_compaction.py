@@ -219,7 +219,7 @@ def test_killed_half_way_the_next_one_goes_on(desk, monkeypatch, table):
     before = by_label(desk)
     if table is schema.rollup_history:
         desk.write(move, now=desk.clock(), limit=1_000)
-    monkeypatch.setattr(counter_compaction, "_ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(counter_compaction, "ROWS_AT_ONCE", 10)
 
     write = desk.store.write
     transactions = 0
@@ -265,7 +265,7 @@ def test_two_at_once_beside_writers_of_old_and_new_minutes_lose_and_double_nothi
 ):
     """Nor does anyone who reads meanwhile see a counter fall, and nobody runs into a deadlock, to be mended by a retry."""
     monkeypatch.setattr("resonant.store.postgresql._TRY_AGAIN", ())
-    monkeypatch.setattr(counter_compaction, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(counter_compaction, "ROWS_AT_ONCE", 7)
     desks = [desk, *(open_desk(store_url) for _ in range(4))]
     rng = random.Random(5)
     told = [("attempt", "orders", code, 0.3) for code in ("http_503", "timeout", "http_500")]

@@ -18,7 +18,7 @@ from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import select
 
 from resonant.metrics.snapshot import read_statistics
-from resonant.store import reads, schema, tallies
+from resonant.store import counters, reads, schema
 from support.examples import examples
 from support.store_model import ATTEMPT_COLUMNS, COLUMNS
 from support.store_operators import Operators
@@ -126,7 +126,7 @@ def look(connection, now: float) -> dict[str, Any]:
     rollups = {tuple(row[name] for name in key): (row["count"], row["total"]) for row in rows(schema.rollups)}
     ledgers = {row["name"]: (row["accepted"], row["purged"]) for row in rows(schema.endpoints)}
     # What is not folded yet counts too.
-    for row in tallies.read_rows(connection):
+    for row in counters.read_unfolded_rows(connection):
         labels = tuple(row[name] for name in key)
         count, total = rollups.get(labels, (0, 0.0))
         rollups[labels] = (count + row["count"], total + row["total"])
