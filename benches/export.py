@@ -22,7 +22,8 @@ from sqlalchemy import Connection, select
 from benches.comparing import Comparison, Stopwatch, apart, say
 from benches.filling import NUMBERS, fill
 from benches.surroundings import Missing, empty_home, postgresql
-from resonant.metrics.alert_state import read_activity, read_raised
+from resonant.metrics.alerts import read_raised
+from resonant.metrics.conditions import read_activity
 from resonant.store import Store, open_store, schema
 from resonant.store.counter_compaction import STAYING_SECONDS, compact
 from resonant.store.counters import DelayOf, Tally, add_to
@@ -167,7 +168,7 @@ def _compare(name: str, count: int, rounds: int) -> list[Comparison]:
 
 
 def _measure(name: str, size: int, rounds: int) -> _Measured:
-    from resonant.metrics import charts, snapshot  # noqa: F401 - imported before measuring, as in the flow's process
+    from resonant.metrics import charts, totals  # noqa: F401 - imported before measuring, as in the flow's process
 
     with empty_home() as settings, _store_url(name, settings) as url:
         minutes = apart(_fill_store, url, size)
@@ -309,7 +310,7 @@ async def _export(store: Store, settings: Settings, folder: Path) -> dict[str, f
     from resonant.metrics import charts
     from resonant.metrics.prometheus import registry_of, to_text
     from resonant.metrics.report import tables
-    from resonant.metrics.snapshot import measure
+    from resonant.metrics.totals import measure
 
     with Stopwatch() as reading:
         totals, found = await measure(store, hours=settings.metrics_window_hours)

@@ -205,7 +205,7 @@ def _metrics() -> Iterator[str]:
     from resonant.store.counters import BUCKETS  # noqa: PLC0415
     from resonant.store.gates import GateState  # noqa: PLC0415
 
-    registry = registry_of(Totals(0, (), (), {}, {}, {}, {}, {}), Statistics(0, 0, Figures(), {}, {}, (), ()))
+    registry = registry_of(Totals(0), Statistics(0, 0, Figures(), {}, {}, (), ()))
     yield "# Metrics"
     yield (
         "The flow `export-metrics` and `resonant prometheus` write these metrics as Prometheus text. "

@@ -12,15 +12,15 @@ from prefect.events.clients import get_events_client
 from prefect.logging import get_run_logger
 
 from resonant.errors import ResonantError
-from resonant.metrics.alert_state import (
+from resonant.metrics.alerts import (
+    ALL_ENDPOINTS,
+    crossings,
     note_announced,
-    read_activity,
     read_raised,
     read_unannounced,
     record_crossings,
 )
-from resonant.metrics.alerts import ALL_ENDPOINTS, crossings
-from resonant.metrics.conditions import evaluate
+from resonant.metrics.conditions import evaluate, read_activity
 from resonant.settings import load_settings
 from tasks.policies import known_policy, policy_of
 

@@ -16,11 +16,11 @@ from prefect.logging import get_run_logger
 from resonant.display import markdown, visible
 from resonant.errors import ResonantError
 from resonant.files import READABLE_BY_ALL, atomic_file
-from resonant.metrics.alert_state import read_activity, read_raised
-from resonant.metrics.health import health_lines
+from resonant.metrics.alerts import read_raised
+from resonant.metrics.conditions import read_activity
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.report import NOT_COUNTED, summary, tables
-from resonant.metrics.snapshot import measure
+from resonant.metrics.report import NOT_COUNTED, health_lines, summary, tables
+from resonant.metrics.totals import measure
 from resonant.settings import load_settings
 from resonant.store.counter_compaction import compact
 from tasks.policies import known_policy, policy_of

@@ -196,7 +196,7 @@ async def collect(store: Store, orders: Orders, _progress: Progress) -> None:
 async def export(store: Store, orders: Orders, _progress: Progress) -> None:
     from resonant.files import atomic_file
     from resonant.metrics.prometheus import registry_of, to_text
-    from resonant.metrics.snapshot import measure
+    from resonant.metrics.totals import measure
     from resonant.store.counter_compaction import compact
 
     path = Path(orders.textfile)

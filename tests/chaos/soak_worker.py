@@ -25,7 +25,7 @@ from resonant.dispatch.limits import Limits
 from resonant.events import Event
 from resonant.files import atomic_file
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.snapshot import measure
+from resonant.metrics.totals import measure
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from resonant.delivery.retry import Retry
 from resonant.events import Attempt, Event
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.snapshot import measure
+from resonant.metrics.totals import measure
 from resonant.store import Outcome, counter_compaction, open_store, schema
 from resonant.testing import FixedClock
 from support.programs import lacking

@@ -22,7 +22,7 @@ from flows.metrics import export_metrics
 from resonant.dead_letters.operations import cancel
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
-from resonant.metrics.alert_state import read_unannounced
+from resonant.metrics.alerts import read_unannounced
 from resonant.store import Outcome, open_store
 from resonant.store.gates import Gate, GateChange, change_gate
 from resonant.store.selection import Selection

@@ -55,7 +55,7 @@ def metrics(
     """
     from resonant.cli.running import run_with_store
     from resonant.metrics.report import NOT_COUNTED
-    from resonant.metrics.snapshot import read_statistics
+    from resonant.metrics.statistics import read_statistics
     from resonant.settings import load_settings
 
     settings, now = load_settings(), time.time()

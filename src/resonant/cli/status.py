@@ -81,8 +81,7 @@ def status(
     from resonant.cli import overview
     from resonant.cli.documents import status_document
     from resonant.cli.running import run_with_store
-    from resonant.metrics.alert_state import read_raised
-    from resonant.metrics.alerts import ALL_ENDPOINTS
+    from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
     from resonant.settings import load_settings
 
     name = None if endpoint is None else options.endpoint_name(endpoint)

@@ -6,6 +6,9 @@ An alert on a rate or a count begins at its threshold and ends at half of it. In
 flap around the threshold. An age needs no such rule, since it grows until an operator acts.
 
 ``conditions`` evaluates them. ``deployments/prometheus/rules.py`` generates the Prometheus rules.
+
+A crossing is decided once, by a compare-and-set that stores it together with the new state. It is announced afterwards, and
+cleared last. If a process is killed in between, the next one announces the same crossing.
 """
 
 from __future__ import annotations
@@ -13,16 +16,23 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sqlalchemy import and_, select, update
 
 from resonant.settings import Thresholds
+from resonant.store import schema
+from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from sqlalchemy import ColumnElement, Connection
+
 _MINUTE, _DAY = 60, 86_400
 ALL_ENDPOINTS = ""
 Severity = Literal["warning", "critical"]
+_t = schema.alerts
 
 
 class Condition(StrEnum):
@@ -245,6 +255,61 @@ def crossings(
         for finding in findings
         if finding.is_bad != (finding.key in raised_at)
     ]
+
+
+def read_raised(connection: Connection) -> dict[Key, float]:
+    """Return the raised alerts and their start times, in seconds since the epoch."""
+    query = select(_t.c.condition, _t.c.endpoint, _t.c.raised_at).where(_t.c.raised_at.is_not(None))
+    known = set(Condition)  # a newer version may have stored others
+    return {
+        Key(Condition(condition), endpoint): at
+        for condition, endpoint, at in connection.execute(query)
+        if condition in known
+    }
+
+
+def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> None:
+    """Store crossings, to be announced later. If another process was faster, its crossing is kept."""
+    insert = insert_into(connection.dialect.name, _t)
+    is_announced = _t.c.unannounced.is_(None)
+    for crossing in sorted(crossings, key=lambda each: each.key):
+        condition, endpoint = crossing.key
+        text = crossing.to_json()
+        if crossing.what == "raised":
+            values: dict[str, Any] = {"raised_at": crossing.at, "unannounced": text}
+            connection.execute(
+                insert.values(condition=condition, endpoint=endpoint, **values).on_conflict_do_update(
+                    index_elements=["condition", "endpoint"],
+                    set_=values,
+                    where=and_(_t.c.raised_at.is_(None), is_announced),
+                )
+            )
+        else:
+            connection.execute(
+                update(_t)
+                .where(_is(crossing.key), _t.c.raised_at.is_not(None), is_announced)
+                .values(raised_at=None, unannounced=text)
+            )
+
+
+def read_unannounced(connection: Connection) -> list[Crossing]:
+    """Return the crossings that are not announced yet."""
+    query = select(_t.c.unannounced).where(_t.c.unannounced.is_not(None)).order_by(*_t.primary_key.columns)
+    return [Crossing.from_json(text) for text in connection.execute(query).scalars()]
+
+
+def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> None:
+    """Record that these crossings were announced."""
+    for crossing in sorted(crossings, key=lambda each: each.key):
+        connection.execute(
+            update(_t)
+            .where(_is(crossing.key), _t.c.unannounced == crossing.to_json())
+            .values(unannounced=None)
+        )
+
+
+def _is(key: Key) -> ColumnElement[bool]:
+    return and_(_t.c.condition == key.condition, _t.c.endpoint == key.endpoint)
 
 
 # With the default thresholds, which Prometheus and the docs use.

@@ -1,4 +1,4 @@
-"""Evaluates the conditions of alerts from the counted rates, the deliveries in the store and the gates.
+"""Evaluates the conditions of alerts from the recent activity, the deliveries in the store and the gates.
 
 An alert needs a minimum number of attempts to begin. The error-rate alert also needs attempts to end, because its end can
 start a replay: an endpoint has recovered when it delivers, not when attempts stop. The other alerts end when fewer than
@@ -14,18 +14,23 @@ excludes endpoints that get only probes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, and_, case, cast, func, or_, select, union_all
 
 from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Finding, Key
+from resonant.store import schema
 from resonant.store.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy import ColumnElement, Connection, Subquery
+
     from resonant.metrics.totals import Totals
     from resonant.settings import Thresholds
 
-_MINUTE, _HOUR = 60, 3600
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 # An alert ends at this share of its threshold. Otherwise it would flap around the threshold, and each end of an error-rate
 # alert can start a replay.
 _END = 0.5
@@ -55,6 +60,89 @@ class Activity:
     seconds_before: float = 0.0
     timed_failed: int = 0
     timed_failed_before: int = 0
+
+
+def read_activity(connection: Connection, *, now: float, window: float) -> dict[str, Activity]:
+    """Count the recent activity of each endpoint.
+
+    Args:
+        connection: in a transaction.
+        now: seconds since the epoch.
+        window: the window of attempts and retries, in seconds.
+    """
+    end = int(now)
+    recent, hour = int(now - window), end - _HOUR
+    day_before = (end - _DAY - _HOUR, end - _DAY)
+    c = _counted(since=min(recent, hour), and_between=day_before).c
+    is_recent, is_of_hour = c.minute >= recent, c.minute >= hour
+    is_of_day_before = c.minute.between(*day_before)
+    is_ended = and_(c.measure == "attempt", c.result != "lost")  # the result of a lost attempt is unknown
+    is_failed = and_(is_ended, c.result != "delivered")
+    conditions = {
+        "attempts": (is_ended, is_recent),
+        "failed": (is_failed, is_recent),
+        "retried": (c.measure == "retry_delay", is_recent),
+        "dead_letters": (c.measure == "delivery", is_of_hour),  # only dead letters are read
+        "replayed": (c.measure == "replay", is_of_hour),
+        "timed": (is_ended, is_of_hour),
+        "timed_failed": (is_failed, is_of_hour),
+        "timed_before": (is_ended, is_of_day_before),
+        "timed_failed_before": (is_failed, is_of_day_before),
+    }
+    query = select(
+        c.endpoint,
+        # PostgreSQL returns a sum of integers as numeric.
+        *(cast(_sum(c["count"], *each), BigInteger).label(name) for name, each in conditions.items()),
+        _sum(c.total, is_ended, is_of_hour).label("seconds"),
+        _sum(c.total, is_ended, is_of_day_before).label("seconds_before"),
+    ).group_by(c.endpoint)
+    given_up = _read_given_up(connection, since=hour)
+    found = {}
+    for row in connection.execute(query):
+        values = row._asdict()
+        endpoint, replayed = values.pop("endpoint"), values.pop("replayed")
+        values["dead_letters"] = min(values["dead_letters"] - replayed, given_up.get(endpoint, 0))
+        found[endpoint] = Activity(**values)
+    return found
+
+
+def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
+    """Count the dead letters given up since this time, by endpoint, without cancelled ones.
+
+    This is an upper bound for the counters, which include cancelled deliveries. It is not sufficient alone: a replayed delivery
+    that fails again would count as new.
+    """
+    d, causes = schema.deliveries.c, schema.causes.c
+    query = (
+        select(causes.endpoint, func.count())
+        .join_from(schema.deliveries, schema.causes, causes.id == d.cause_id)
+        .where(schema.is_dead_letter, d.finished_at >= since, causes.reason != "cancelled")
+        .group_by(causes.endpoint)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _counted(*, since: int, and_between: tuple[int, int]) -> Subquery:
+    """Select the counts since a time and within a range, in seconds since the epoch; of deliveries, only dead letters.
+
+    Recent minutes are in the rollups, earlier ones in the history; a minute with a late write is in both. Nothing outside
+    these ranges is read.
+    """
+    names = ("minute", "measure", "endpoint", "result", "count", "total")
+    return union_all(
+        *(
+            select(*(table.c[name] for name in names)).where(
+                or_(table.c.minute >= since, table.c.minute.between(*and_between)),
+                table.c.measure.in_(["attempt", "delivery", "retry_delay", "replay"]),
+                or_(table.c.measure != "delivery", table.c.result == "dead_letter"),
+            )
+            for table in (schema.rollups, schema.rollup_history)
+        )
+    ).subquery()
+
+
+def _sum(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
+    return func.sum(case((and_(*conditions), column), else_=0))
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from prometheus_client import make_wsgi_app
 from resonant.display import visible
 from resonant.errors import ResonantError, StoreUnavailable
 from resonant.metrics.prometheus import registry_of
-from resonant.metrics.snapshot import measure
+from resonant.metrics.totals import measure
 from resonant.store.configured import open_configured_store
 from resonant.store.database import file_of
 

@@ -17,17 +17,21 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from sqlalchemy import func, select
+
 from resonant.metrics.percentiles import NANOSECONDS, Entry, Spread, read_entries, spread
-from resonant.store.counters import DelayOf
+from resonant.store import schema, sketches
+from resonant.store.counters import DelayOf, read_unfolded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from resonant.store.sketches import Packed
+    from sqlalchemy import Connection
 
 K = TypeVar("K", int, str, tuple[str, str])
 
 _HOUR = 3600
+_d = schema.deliveries
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,28 @@ def unfinished(endpoint: str, event_type: str, attempts: int, number: int) -> En
     return Entry(0, *labels, number, number, number * retries * NANOSECONDS, retries, retries)
 
 
-def statistics(rows: Iterable[Packed], waiting: Iterable[Entry], *, since: float, until: float) -> Statistics:
+def read_statistics(connection: Connection, *, now: float, since: float) -> Statistics:
+    """Compute the statistics of a window, from the beginning of a minute, hour or day: see ``begin_of``.
+
+    Args:
+        connection: an open connection.
+        now: seconds since the epoch.
+        since: seconds since the epoch.
+    """
+    begin = sketches.begin_of(since, now=now)
+    rows = sketches.read(connection, since=begin, until=now)
+    for tally in read_unfolded(connection):
+        if begin <= tally.minute <= now:
+            rows.append(sketches.pack(tally.minute, tally.sketches()))
+    key = (_d.c.endpoint, _d.c.event_type, _d.c.attempts)
+    query = select(*key, func.count()).where(_d.c.available_at.is_not(None)).group_by(*key)
+    waiting = [unfinished(*row) for row in connection.execute(query)]
+    return statistics(rows, waiting, since=begin, until=now)
+
+
+def statistics(
+    rows: Iterable[sketches.Packed], waiting: Iterable[Entry], *, since: float, until: float
+) -> Statistics:
     """Compute the statistics of a window.
 
     Args:

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sqlalchemy import BigInteger, case, cast, func, select, union_all
 
+from resonant.metrics.statistics import read_statistics
 from resonant.store import acceptances, counters, schema
 from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.gates import read_gates
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from sqlalchemy import Connection
 
-    from sqlalchemy import Connection, Select
-
+    from resonant.metrics.statistics import Statistics
+    from resonant.store import Store
     from resonant.store.gates import Gate
 
 K = TypeVar("K")
@@ -66,16 +67,31 @@ class Totals:
     """
 
     taken_at: float
-    endpoints: tuple[str, ...]
-    counted: tuple[Counted, ...]
-    deliveries: dict[tuple[str, str], int]
-    dead_letters: dict[tuple[str, str, str], int]
-    oldest_due_at: dict[str, float]
-    oldest_dead_at: dict[str, float]
-    last_seen_at: dict[str, float]
+    endpoints: tuple[str, ...] = ()
+    counted: tuple[Counted, ...] = ()
+    deliveries: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dead_letters: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    oldest_due_at: dict[str, float] = field(default_factory=dict)
+    oldest_dead_at: dict[str, float] = field(default_factory=dict)
+    last_seen_at: dict[str, float] = field(default_factory=dict)
     gates: dict[str, Gate] = field(default_factory=dict)
-    held: dict[str, int] = field(default_factory=dict)
+    held: Counter[str] = field(default_factory=Counter)
     oldest_round_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
+
+
+async def measure(store: Store, *, hours: float) -> tuple[Totals, Statistics]:
+    """Read counters and gauges, and compute the statistics of the last hours, from one snapshot.
+
+    Raises:
+        StoreUnavailable: the store became unavailable.
+    """
+    now = store.clock()
+
+    def read(connection: Connection) -> tuple[Totals, Statistics]:
+        found = read_statistics(connection, now=now, since=now - hours * 3600)
+        return read_totals(connection, now=now), found
+
+    return await store.read(read)
 
 
 def read_totals(connection: Connection, *, now: float) -> Totals:
@@ -85,83 +101,53 @@ def read_totals(connection: Connection, *, now: float) -> Totals:
         connection: an open connection.
         now: seconds since the epoch.
     """
-    deliveries: dict[tuple[str, str], int] = {}
-    oldest_due_at: dict[str, float] = {}
-    oldest_round_at: dict[tuple[str, str | None], float] = {}
-    gates = read_gates(connection)
-    held: Counter[str] = Counter()
-    for endpoint, status, policy, number, due, due_at, began_at in connection.execute(_unfinished(now)):
-        deliveries[endpoint, status] = deliveries.get((endpoint, status), 0) + number
-        _keep_least(oldest_due_at, endpoint, due_at)
-        _keep_least(oldest_round_at, (endpoint, policy), began_at)
-        if due and endpoint in gates and gates[endpoint].governs_at(now):
-            held[endpoint] += int(due)
-    dead_letters, oldest_dead_at = _read_dead(connection)
-    for (endpoint, _, _), number in dead_letters.items():
-        deliveries[endpoint, "dead_letter"] = deliveries.get((endpoint, "dead_letter"), 0) + number
-    _add_delivered(deliveries, acceptances.read_stored(connection))
-    return Totals(
+    claims = select(schema.claims.c.endpoint, schema.claims.c.last_claim_at)
+    totals = Totals(
         taken_at=now,
         endpoints=acceptances.read_endpoints(connection),
         counted=_read_counted(connection),
-        deliveries=deliveries,
-        dead_letters=dead_letters,
-        oldest_due_at=oldest_due_at,
-        oldest_dead_at=oldest_dead_at,
-        last_seen_at=_by_endpoint(
-            connection,
-            select(schema.claims.c.endpoint, schema.claims.c.last_claim_at),
-        ),
-        gates=gates,
-        held=held,
-        oldest_round_at=oldest_round_at,
+        last_seen_at={endpoint: at for endpoint, at in connection.execute(claims) if at is not None},
+        gates=read_gates(connection),
     )
-
-
-def _add_delivered(deliveries: dict[tuple[str, str], int], stored: Mapping[str, int]) -> None:
-    """Add the number of delivered rows: all stored rows less the others.
-
-    Counting them would be slow, since most rows are delivered.
-    """
+    _add_unfinished(totals, connection)
+    _add_dead(totals, connection)
+    # Counting the delivered rows would be slow, since most are. They are all stored rows less the others.
     others: Counter[str] = Counter()
-    for (endpoint, _), number in deliveries.items():
+    for (endpoint, _), number in totals.deliveries.items():
         others[endpoint] += number
-    for endpoint, number in stored.items():
+    for endpoint, number in acceptances.read_stored(connection).items():
         if delivered := number - others[endpoint]:
-            deliveries[endpoint, "delivered"] = delivered
+            totals.deliveries[endpoint, "delivered"] = delivered
+    return totals
 
 
-def _unfinished(now: float) -> Select[Any]:
-    """Return one query for all gauges of unfinished deliveries."""
+def _add_unfinished(totals: Totals, connection: Connection) -> None:
+    """Add all gauges of unfinished deliveries, with one query."""
+    now = totals.taken_at
     key = (_d.c.endpoint, _d.c.status, _d.c.policy)
-    return (
-        select(
-            *key,
-            func.count(),
-            func.sum(case((_d.c.available_at <= now, 1), else_=0)),
-            func.min(_d.c.next_attempt_at),
-            func.min(_d.c.round_started_at),
-        )
-        .where(_d.c.available_at.is_not(None))
-        .group_by(*key)
-    )
+    due = func.sum(case((_d.c.available_at <= now, 1), else_=0))
+    query = select(*key, func.count(), due, func.min(_d.c.next_attempt_at), func.min(_d.c.round_started_at))
+    unfinished = query.where(_d.c.available_at.is_not(None)).group_by(*key)
+    for endpoint, status, policy, number, due_now, due_at, began_at in connection.execute(unfinished):
+        totals.deliveries[endpoint, status] += number
+        _keep_least(totals.oldest_due_at, endpoint, due_at)
+        _keep_least(totals.oldest_round_at, (endpoint, policy), began_at)
+        if due_now and endpoint in totals.gates and totals.gates[endpoint].governs_at(now):
+            totals.held[endpoint] += int(due_now)
 
 
-def _read_dead(connection: Connection) -> tuple[dict[tuple[str, str, str], int], dict[str, float]]:
-    """Count dead letters by endpoint, category and reason, and find the oldest of each endpoint, using their causes."""
-    numbers: dict[tuple[str, str, str], int] = {}
-    oldest: dict[str, float] = {}
+def _add_dead(totals: Totals, connection: Connection) -> None:
+    """Add the numbers of dead letters, and the oldest of each endpoint, using their causes."""
     found = DeadLetters.of(connection, Selection()).count_by_cause(connection)
     key = (_c.c.id, _c.c.endpoint, _c.c.category, _c.c.reason)
     causes = {cause: rest for cause, *rest in connection.execute(select(*key))}
     for each in found:
         endpoint, category, reason = causes[each.cause_id]
         # Consistent with `status`: a delivery cancelled before its first attempt has no category.
-        labels = (endpoint, category or "unknown", reason)
-        numbers[labels] = numbers.get(labels, 0) + each.number
+        totals.dead_letters[endpoint, category or "unknown", reason] += each.number
+        totals.deliveries[endpoint, "dead_letter"] += each.number
         if reason != "cancelled":
-            _keep_least(oldest, endpoint, each.first_at)
-    return numbers, oldest
+            _keep_least(totals.oldest_dead_at, endpoint, each.first_at)
 
 
 def _keep_least(moments: dict[K, float], key: K, moment: float | None) -> None:
@@ -183,7 +169,3 @@ def _read_counted(connection: Connection) -> tuple[Counted, ...]:
         before, seconds_before = found.get(labels, (0, 0.0))
         found[labels] = (before + row["count"], seconds_before + row["total"])
     return tuple(Counted(*labels, *numbers) for labels, numbers in found.items())
-
-
-def _by_endpoint(connection: Connection, query: Select[Any]) -> dict[str, float]:
-    return {row[0]: row[1] for row in connection.execute(query) if row[1] is not None}

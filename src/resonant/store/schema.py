@@ -355,7 +355,7 @@ sketches = Table(
 )
 Index("resonant_sketches_minute", sketches.c.minute)
 
-# Raised alerts: see metrics/alert_state.py. Endpoint "" means all endpoints.
+# Raised alerts: see metrics/alerts.py. Endpoint "" means all endpoints.
 alerts = Table(
     "resonant_alerts",
     metadata,

@@ -11,8 +11,7 @@ import pytest
 from resonant.cli import status as status_commands
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
-from resonant.metrics.alert_state import note_announced, record_crossings
-from resonant.metrics.alerts import Condition, Crossing
+from resonant.metrics.alerts import Condition, Crossing, note_announced, record_crossings
 from resonant.store.reads import StoreStatus
 
 ROW_KEYS = [

@@ -9,15 +9,8 @@ from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
-from resonant.metrics.alert_state import (
-    note_announced,
-    read_activity,
-    read_raised,
-    read_unannounced,
-    record_crossings,
-)
-from resonant.metrics.alerts import crossings
-from resonant.metrics.conditions import evaluate
+from resonant.metrics.alerts import crossings, note_announced, read_raised, read_unannounced, record_crossings
+from resonant.metrics.conditions import evaluate, read_activity
 from resonant.metrics.totals import read_totals
 from resonant.settings import Thresholds
 from resonant.sinks.base import CallableSink

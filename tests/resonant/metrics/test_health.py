@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key
 from resonant.metrics.conditions import Activity
-from resonant.metrics.health import health_lines
+from resonant.metrics.report import health_lines
 from resonant.metrics.totals import Totals
 from resonant.store.gates import Gate
 

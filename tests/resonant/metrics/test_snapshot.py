@@ -9,8 +9,8 @@ import pytest
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.prometheus import registry_of
-from resonant.metrics.snapshot import measure, read_statistics
-from resonant.metrics.totals import read_totals
+from resonant.metrics.statistics import read_statistics
+from resonant.metrics.totals import measure, read_totals
 from resonant.store import schema
 from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select
 
-from resonant.metrics.alert_state import read_activity
+from resonant.metrics.conditions import read_activity
 from resonant.metrics.totals import read_totals
 from resonant.store import counter_compaction, schema
 from resonant.store.counter_compaction import Span, compact, find_spans, gather, move

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park
-from resonant.metrics.snapshot import read_statistics
+from resonant.metrics.statistics import read_statistics
 from resonant.store import open_store, schema, sketches
 from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection

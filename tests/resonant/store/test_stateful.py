@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import select
 
-from resonant.metrics.snapshot import read_statistics
+from resonant.metrics.statistics import read_statistics
 from resonant.store import counters, reads, schema
 from support.examples import examples
 from support.store_model import ATTEMPT_COLUMNS, COLUMNS

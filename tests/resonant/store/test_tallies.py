@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from resonant.delivery.retry import GiveUp
-from resonant.metrics.snapshot import measure
+from resonant.metrics.totals import measure
 from resonant.store import open_store, schema
 from resonant.store.counters import Tally
 from resonant.store.outcomes import record

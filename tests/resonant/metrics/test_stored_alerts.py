@@ -8,15 +8,15 @@ import pytest
 
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
-from resonant.metrics.alert_state import (
+from resonant.metrics.alerts import (
+    Condition,
+    Crossing,
     note_announced,
-    read_activity,
     read_raised,
     read_unannounced,
     record_crossings,
 )
-from resonant.metrics.alerts import Condition, Crossing
-from resonant.metrics.conditions import Activity
+from resonant.metrics.conditions import Activity, read_activity
 from resonant.store import schema
 from resonant.store.counter_compaction import compact
 from resonant.store.selection import Selection
