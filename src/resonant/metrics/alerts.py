@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sqlalchemy import and_, select, update
 
@@ -271,25 +271,17 @@ def read_raised(connection: Connection) -> dict[Key, float]:
 def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> None:
     """Store crossings, to be announced later. If another process was faster, its crossing is kept."""
     insert = insert_into(connection.dialect.name, _t)
-    is_announced = _t.c.unannounced.is_(None)
     for crossing in sorted(crossings, key=lambda each: each.key):
         condition, endpoint = crossing.key
-        text = crossing.to_json()
-        if crossing.what == "raised":
-            values: dict[str, Any] = {"raised_at": crossing.at, "unannounced": text}
-            connection.execute(
-                insert.values(condition=condition, endpoint=endpoint, **values).on_conflict_do_update(
-                    index_elements=["condition", "endpoint"],
-                    set_=values,
-                    where=and_(_t.c.raised_at.is_(None), is_announced),
-                )
-            )
-        else:
-            connection.execute(
-                update(_t)
-                .where(_is(crossing.key), _t.c.raised_at.is_not(None), is_announced)
-                .values(raised_at=None, unannounced=text)
-            )
+        is_raised = crossing.what == "raised"
+        if is_raised:
+            connection.execute(insert.values(condition=condition, endpoint=endpoint).on_conflict_do_nothing())
+        is_before = _t.c.raised_at.is_(None) if is_raised else _t.c.raised_at.is_not(None)
+        connection.execute(
+            update(_t)
+            .where(_is(crossing.key), is_before, _t.c.unannounced.is_(None))
+            .values(raised_at=crossing.at if is_raised else None, unannounced=crossing.to_json())
+        )
 
 
 def read_unannounced(connection: Connection) -> list[Crossing]:

@@ -188,59 +188,41 @@ def evaluate(
 
 
 def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
-    value = _part(activity.failed, activity.attempts)
-    is_bad = _is_above(value, thresholds.error_rate)
+    value, limit = _part(activity.failed, activity.attempts), thresholds.error_rate
+    is_bad = _is_above(value, limit)
     if activity.attempts < (thresholds.min_attempts if is_bad else 1):
         is_bad = None
-    return Finding(
-        Key(Condition.ERROR_RATE, endpoint),
-        is_bad,
-        value,
-        thresholds.error_rate,
-        f"{endpoint}: {value:.0%} of {activity.attempts} attempts in {thresholds.window / _MINUTE:g} minutes failed, "
-        f"the limit is {thresholds.error_rate:.0%}",
-    )
+    share = f"{value:.0%} of {activity.attempts} attempts in {thresholds.window / _MINUTE:g} minutes"
+    text = f"{endpoint}: {share} failed, the limit is {limit:.0%}"
+    return Finding(Key(Condition.ERROR_RATE, endpoint), is_bad, value, limit, text)
 
 
 def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
-    value = max(0, activity.dead_letters)
-    return Finding(
-        Key(Condition.DEAD_LETTERS, endpoint),
-        _has_reached(value, thresholds.dead_letters),
-        value,
-        thresholds.dead_letters,
-        f"{endpoint}: {value} more dead letters in an hour; an alert begins at {thresholds.dead_letters}",
-    )
+    value, limit = max(0, activity.dead_letters), thresholds.dead_letters
+    text = f"{endpoint}: {value} more dead letters in an hour; an alert begins at {limit}"
+    return Finding(Key(Condition.DEAD_LETTERS, endpoint), _has_reached(value, limit), value, limit, text)
 
 
 def _dead_letter_age(endpoint: str, age: float, thresholds: Thresholds) -> Finding:
     limit = thresholds.dead_letter_age
-    return Finding(
-        Key(Condition.DEAD_LETTER_AGE, endpoint),
-        age > limit,
-        age,
-        limit,
-        f"{endpoint}: the oldest dead letter has waited {age / _HOUR:.0f} hours, the limit is {limit / _HOUR:g}",
-    )
+    text = f"{endpoint}: the oldest dead letter has waited {age / _HOUR:.0f} hours, the limit is {limit / _HOUR:g}"
+    return Finding(Key(Condition.DEAD_LETTER_AGE, endpoint), age > limit, age, limit, text)
 
 
 def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
     mean = _part(activity.seconds, activity.timed)
     before = _part(activity.seconds_before, activity.timed_before)
-    value = _part(mean, before)
+    value, limit = _part(mean, before), thresholds.latency_factor
     is_bad = _all(
         _has_reached(min(activity.timed, activity.timed_before), thresholds.many_attempts),
-        _is_above(value, thresholds.latency_factor, normal=1.0),
+        _is_above(value, limit, normal=1.0),
         _is_above(mean - before, thresholds.felt_latency),
     )
-    return Finding(
-        Key(Condition.LATENCY, endpoint),
-        is_bad,
-        value,
-        thresholds.latency_factor,
+    text = (
         f"{endpoint}: an attempt takes {mean * 1000:.0f} ms, compared with {before * 1000:.0f} ms in the same hour of the day "
-        f"before; the limit is {thresholds.latency_factor:g} times as long",
+        f"before; the limit is {limit:g} times as long"
     )
+    return Finding(Key(Condition.LATENCY, endpoint), is_bad, value, limit, text)
 
 
 def _drain_silent(gate: Gate, totals: Totals, thresholds: Thresholds, now: float) -> Finding:
@@ -251,27 +233,19 @@ def _drain_silent(gate: Gate, totals: Totals, thresholds: Thresholds, now: float
     if due_at is not None and gate.state != "paused":
         # Excludes the time in which the gate held the delivery.
         late = max(0.0, now - max(due_at, gate.since, gate.not_before or 0.0, gate.probe_at or 0.0))
-    return Finding(
-        Key(Condition.DRAIN_SILENT, gate.endpoint),
-        late > limit and silent > limit,
-        late,
-        limit,
-        f"{gate.endpoint}: a delivery is {late / _MINUTE:.0f} minutes overdue; the limit without a claim "
-        f"is {limit / _MINUTE:g}",
-    )
+    is_bad = late > limit and silent > limit
+    overdue = f"a delivery is {late / _MINUTE:.0f} minutes overdue"
+    text = f"{gate.endpoint}: {overdue}; the limit without a claim is {limit / _MINUTE:g}"
+    return Finding(Key(Condition.DRAIN_SILENT, gate.endpoint), is_bad, late, limit, text)
 
 
 def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding:
     attempts = sum(each.attempts for each in activities)
-    value = _part(sum(each.retried for each in activities), attempts)
-    return Finding(
-        Key(Condition.RETRIES, ALL_ENDPOINTS),
-        _all(_has_reached(attempts, thresholds.many_attempts), _is_above(value, thresholds.retries)),
-        value,
-        thresholds.retries,
-        f"{value:.0%} of {attempts} attempts in {thresholds.window / _MINUTE:g} minutes were followed by a retry, "
-        f"the limit is {thresholds.retries:.0%}",
-    )
+    value, limit = _part(sum(each.retried for each in activities), attempts), thresholds.retries
+    is_bad = _all(_has_reached(attempts, thresholds.many_attempts), _is_above(value, limit))
+    share = f"{value:.0%} of {attempts} attempts in {thresholds.window / _MINUTE:g} minutes"
+    text = f"{share} were followed by a retry, the limit is {limit:.0%}"
+    return Finding(Key(Condition.RETRIES, ALL_ENDPOINTS), is_bad, value, limit, text)
 
 
 def _probing(gate: Gate, totals: Totals, thresholds: Thresholds, now: float) -> Finding:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from socketserver import ThreadingMixIn
 from threading import Lock
 from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from resonant.display import visible
 from resonant.errors import ResonantError, StoreUnavailable
@@ -20,6 +20,7 @@ from resonant.store.database import file_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+    from wsgiref.simple_server import WSGIServer
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from prometheus_client import CollectorRegistry
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"
 _PATHS = ("/", "/metrics")
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """Handles each request in its own thread, so that a slow client does not block others."""
-
-    daemon_threads = True
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -56,11 +51,10 @@ def scrape_server(settings: Settings, port: int) -> WSGIServer:
     """
     app = scrape_app(settings)
     try:
-        server = _Server((_HOST, port), _QuietHandler)
+        # Each request has its own thread, so that a slow client does not block others.
+        return make_server(_HOST, port, app, ThreadingWSGIServer, _QuietHandler)
     except OSError as error:
         raise ResonantError(f"--serve {port}: {error.strerror}") from None
-    server.set_app(app)
-    return server
 
 
 def scrape_app(settings: Settings) -> WSGIApplication:
