@@ -10,12 +10,12 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pandas import Series
 
-from resonant.store.sketches import seconds_of
+from resonant.store.sketches import Labels, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -43,7 +43,7 @@ class Spread:
 
 @dataclass(slots=True)
 class Entry:
-    """The sums of one hour; see ``store.counters`` for the labels, ``store.sketches`` for the sums.
+    """The sums of one hour and set of labels; see ``store.sketches``.
 
     Attributes:
         measured: how many of ``count`` have a duration.
@@ -52,13 +52,7 @@ class Entry:
     """
 
     hour: int
-    measure: str
-    endpoint: str
-    event_type: str
-    result: str
-    category: str
-    code: str
-    detail: str
+    labels: Labels
     count: int = 0
     measured: int = 0
     total: int = 0
@@ -70,7 +64,7 @@ class Entry:
 
 def read_entries(rows: Iterable[Packed]) -> Collection[Entry]:
     """Add up the sketches of a window by hour and labels."""
-    entries: dict[tuple[Any, ...], Entry] = {}
+    entries: dict[tuple[int, Labels], Entry] = {}
     for row in rows:
         hour = row.minute // _HOUR * _HOUR
         size = len(row.buckets) // 6
@@ -79,7 +73,7 @@ def read_entries(rows: Iterable[Packed]) -> Collection[Entry]:
         counts = numbers.tolist()
         end = 0
         for *labels, count, total, least, most, width in json.loads(row.entries):
-            key = (hour, *labels)
+            key = (hour, Labels(*labels))
             if (entry := entries.get(key)) is None:
                 entry = entries[key] = Entry(*key)
             entry.count += count
@@ -95,26 +89,27 @@ def read_entries(rows: Iterable[Packed]) -> Collection[Entry]:
     return entries.values()
 
 
-def _drop_unknown_replays(entries: Iterable[Entry]) -> None:
+def _drop_unknown_replays(entries: Collection[Entry]) -> None:
     """Limit replays to the number of dead letters counted in the same hour.
 
     An earlier version, or a process with rollups off, did not count its dead letters here. Their replays must not be
     subtracted from other dead letters.
     """
+
+    def counted_as(entry: Entry) -> tuple[int, str, str, str]:
+        return (entry.hour, entry.labels.endpoint, entry.labels.event_type, entry.labels.detail)
+
     dead: Counter[tuple[int, str, str, str]] = Counter()
-    replayed = []
     for entry in entries:
-        if entry.measure == "delivery" and entry.result == "dead_letter":
-            dead[entry.hour, entry.endpoint, entry.event_type, entry.detail] += entry.count
-        elif entry.measure == "replayed":
-            replayed.append(entry)
-    for entry in replayed:
-        of = (entry.hour, entry.endpoint, entry.event_type, entry.detail)
-        known = min(entry.count, dead[of])
-        dead[of] -= known
-        entry.measured = entry.measured * known // entry.count
-        entry.total = entry.total * known // entry.count
-        entry.count = known
+        if entry.labels.measure == "delivery" and entry.labels.result == "dead_letter":
+            dead[counted_as(entry)] += entry.count
+    for entry in entries:
+        if entry.labels.measure == "replayed":
+            known = min(entry.count, dead[counted_as(entry)])
+            dead[counted_as(entry)] -= known
+            entry.measured = entry.measured * known // entry.count
+            entry.total = entry.total * known // entry.count
+            entry.count = known
 
 
 def spread(entries: Collection[Entry]) -> Spread:

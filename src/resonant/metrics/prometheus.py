@@ -132,46 +132,43 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
         "resonant_delivery_latency_percentile_seconds",
         "Percentiles of the duration of an attempt over the exporter's window (24 hours by default), with an error "
         "below 1 %; absent if there was no attempt.",
-        ("endpoint", "percentile"),
         _percentiles({name: figures.latency for name, figures in by_endpoint}),
+        ("endpoint", "percentile"),
     )
     yield _gauge(
         "resonant_delivery_first_attempt_percentile_seconds",
         "Percentiles of the time from the acceptance of an event to its first attempt, over the same window.",
-        ("endpoint", "percentile"),
         _percentiles({name: figures.first_attempt for name, figures in by_endpoint}),
+        ("endpoint", "percentile"),
     )
     none = {(endpoint, status): 0 for endpoint in totals.endpoints for status in get_args(Status)}
     yield _gauge(
         "resonant_deliveries",
         "Deliveries in the store now, by status: pending was never tried, retrying will be tried again, "
         "delivered and dead_letter are final.",
-        ("endpoint", "status"),
         none | totals.deliveries,
+        ("endpoint", "status"),
     )
     yield _gauge(
         "resonant_dead_letters",
         "Dead letters in the store now, by the category of their last failure and the reason they were given up.",
-        ("endpoint", "category", "reason"),
         totals.dead_letters,
+        ("endpoint", "category", "reason"),
     )
     yield _gauge(
         "resonant_oldest_due_timestamp_seconds",
         "Earliest due time of an unfinished delivery; absent if there is none. "
         "A time far in the past means that no worker sends, or that a gate holds the delivery.",
-        ("endpoint",),
         totals.oldest_due_at,
     )
     yield _gauge(
         "resonant_last_claim_timestamp_seconds",
         "Time when a worker last claimed deliveries; absent before the first claim.",
-        ("endpoint",),
         totals.last_seen_at,
     )
     yield _gauge(
         "resonant_dead_letter_oldest_timestamp_seconds",
         "Time when the oldest dead letter was given up, cancelled ones excluded; absent if there is none.",
-        ("endpoint",),
         totals.oldest_dead_at,
     )
     gates = {name: Gate(name) for name in totals.endpoints} | totals.gates
@@ -179,37 +176,34 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
         "resonant_endpoint_state",
         "State of the endpoint's gate: 1 for the current state, 0 for the others. Normal sends freely, probing sends only "
         "probes, paced sends at a limited rate, paused sends nothing.",
-        ("endpoint", "state"),
         {
             (name, each): int(gate.state == each)
             for name, gate in gates.items()
             for each in get_args(GateState)
         },
+        ("endpoint", "state"),
     )
     yield _gauge(
         "resonant_endpoint_pace_per_second",
         "Sends per second that the gate allows now; absent unless the endpoint is paced.",
-        ("endpoint",),
         {name: gate.pace for name, gate in gates.items() if gate.state == "paced" and gate.pace is not None},
     )
     yield _gauge(
         "resonant_deliveries_held",
         "Deliveries that are due and held by the endpoint's gate.",
-        ("endpoint",),
         dict.fromkeys(gates, 0) | totals.held,
     )
     yield _gauge(
         "resonant_endpoint_gone_timestamp_seconds",
         "Time when the endpoint answered 410 Gone and was paused; absent unless it is paused for that reason.",
-        ("endpoint",),
         {name: gate.since for name, gate in gates.items() if gate.is_gone},
     )
     yield _gauge(
         "resonant_last_export_timestamp_seconds",
         "Time when these metrics were read from the store. An old time means that the exporter has stopped."
         + ("" if rollups else f" {NOT_COUNTED}."),
-        (),
         {(): totals.taken_at},
+        (),
     )
 
 
@@ -256,7 +250,7 @@ def _histogram(name: str, text: str, totals: Totals, is_measured: Callable[[Coun
     return family
 
 
-def _gauge(name: str, text: str, labels: Labels, values: Mapping[Any, float]) -> Metric:
+def _gauge(name: str, text: str, values: Mapping[Any, float], labels: Labels = ("endpoint",)) -> Metric:
     """Return a gauge; the keys of its values are the values of its labels, or of its only label."""
     family = GaugeMetricFamily(name, text, labels=labels)
     for label_values, value in sorted(values.items()):

@@ -22,6 +22,7 @@ from sqlalchemy import func, select
 from resonant.metrics.percentiles import NANOSECONDS, Entry, Spread, read_entries, spread
 from resonant.store import schema, sketches
 from resonant.store.counters import DelayOf, read_unfolded
+from resonant.store.sketches import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -113,18 +114,10 @@ class Hour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """The delays, in seconds, after failed attempts with the same endpoint, policy, number and ``asked``.
-
-    Attributes:
-        policy: the retry policy requested by the producer; None for the endpoint's.
-        after: the number of the failed attempt within its round, from 1.
-        asked: whether the endpoint sent a Retry-After.
-    """
+    """The delays, in seconds, after failed attempts of an endpoint with the same number, policy and ``asked``."""
 
     endpoint: str
-    policy: str | None
-    after: int
-    asked: bool
+    of: DelayOf
     count: int
     min: float
     median: float
@@ -152,11 +145,11 @@ class Statistics:
 
 def unfinished(endpoint: str, event_type: str, attempts: int, number: int) -> Entry:
     """Return the entry of a number of unfinished deliveries with this number of attempts."""
-    labels = ("unfinished", endpoint, event_type, "", "", "", "")
+    labels = Labels("unfinished", endpoint, event_type)
     if not attempts:
-        return Entry(0, *labels, number)
+        return Entry(0, labels, number)
     retries = attempts - 1
-    return Entry(0, *labels, number, number, number * retries * NANOSECONDS, retries, retries)
+    return Entry(0, labels, number, number, number * retries * NANOSECONDS, retries, retries)
 
 
 def read_statistics(connection: Connection, *, now: float, since: float) -> Statistics:
@@ -197,8 +190,8 @@ def statistics(
         since=since,
         until=until,
         overall=_figures(entries),
-        by_endpoint=_figures_by(entries, lambda entry: entry.endpoint),
-        by_event_type=_figures_by(entries, lambda entry: entry.event_type),
+        by_endpoint=_figures_by(entries, lambda entry: entry.labels.endpoint),
+        by_event_type=_figures_by(entries, lambda entry: entry.labels.event_type),
         hourly=tuple(Hour(start, by_hour.get(start) or Figures()) for start in hours),
         delays=_delays(ended),
     )
@@ -219,10 +212,10 @@ def _figures_by(entries: Iterable[Entry], key: Callable[[Entry], K]) -> dict[K, 
 
 
 def _figures(entries: Iterable[Entry]) -> Figures:
-    of = _grouped(entries, lambda entry: entry.measure)
-    failed = [entry for entry in of["attempt"] if entry.result != "delivered"]
-    delivered = [entry for entry in of["delivery"] if entry.result == "delivered"]
-    dead = [entry for entry in of["delivery"] if entry.result == "dead_letter"]
+    of = _grouped(entries, lambda entry: entry.labels.measure)
+    failed = [entry for entry in of["attempt"] if entry.labels.result != "delivered"]
+    delivered = [entry for entry in of["delivery"] if entry.labels.result == "delivered"]
+    dead = [entry for entry in of["delivery"] if entry.labels.result == "dead_letter"]
     reasons = _sums(dead, "detail")
     reasons.subtract(_sums(of["replayed"], "detail"))
     events = (
@@ -261,7 +254,7 @@ def _count(entries: Iterable[Entry]) -> int:
 def _sums(entries: Iterable[Entry], label: str) -> Counter[str]:
     sums = Counter[str]()
     for entry in entries:
-        sums[getattr(entry, label)] += entry.count
+        sums[getattr(entry.labels, label)] += entry.count
     return sums
 
 
@@ -271,24 +264,22 @@ def _ranked(counts: Counter[str]) -> dict[str, int]:
 
 
 def _delays(entries: Iterable[Entry]) -> tuple[Delays, ...]:
-    groups = _grouped(
-        (entry for entry in entries if entry.measure == "delay"), lambda entry: (entry.endpoint, entry.detail)
-    )
-    delays = [
+    delays = [entry for entry in entries if entry.labels.measure == "delay"]
+    found = [
         Delays(
             endpoint,
-            of.policy,
-            of.after,
-            of.asked,
+            DelayOf.from_text(detail),
             _count(group),
             each.min or 0.0,
             each.p50 or 0.0,
             each.max or 0.0,
         )
-        for (endpoint, detail), group in groups.items()
-        for of, each in [(DelayOf.from_text(detail), spread(group))]
+        for (endpoint, detail), group in _grouped(
+            delays, lambda each: (each.labels.endpoint, each.labels.detail)
+        ).items()
+        for each in [spread(group)]
     ]
-    return tuple(sorted(delays, key=lambda each: (each.endpoint, each.policy or "", each.after, each.asked)))
+    return tuple(sorted(found, key=lambda each: (each.endpoint, each.of.policy or "", each.of)))
 
 
 def _part(of: int, whole: int) -> float | None:

@@ -189,13 +189,12 @@ def read(connection: Connection, *, since: float, until: float) -> list[Packed]:
 
 def begin_of(since: float, *, now: float) -> int:
     """Return the beginning of the minute, or that of the hour or day if minutes or hours are no longer kept."""
-    if since >= now - MINUTES_KEPT_SECONDS:
-        size = _MINUTE
-    elif since >= now - HOURS_KEPT_SECONDS:
-        size = _HOUR
-    else:
-        size = _DAY
+    size = _size(since, now - MINUTES_KEPT_SECONDS, now - HOURS_KEPT_SECONDS)
     return int(since // size) * size
+
+
+def _size(moment: float, minutes_since: float, hours_since: float) -> int:
+    return _MINUTE if moment >= minutes_since else _HOUR if moment >= hours_since else _DAY
 
 
 class Span(NamedTuple):
@@ -221,7 +220,7 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
     found: defaultdict[Span, int] = defaultdict(int)
     unsorted: set[Span] = set()
     for minute, count in connection.execute(counts):
-        size = _MINUTE if minute >= minutes_before else _HOUR if minute >= days_before else _DAY
+        size = _size(minute, minutes_before, days_before)
         start = minute // size * size
         # A recent hour is merged minute by minute.
         span = Span(start, min(start + size, minutes_before) if size > _MINUTE else start + size)

@@ -17,6 +17,7 @@ from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
 from resonant.metrics import chart_style, charts
 from resonant.metrics.percentiles import Spread
 from resonant.metrics.statistics import Delays, Events, Figures, Hour, Statistics
+from resonant.store.counters import DelayOf
 
 HOUR = 3600
 START = 472_222 * HOUR
@@ -39,7 +40,7 @@ def found(*hourly, reasons=None, delays=()):
 
 
 def delay(after, *, low, median, high, endpoint="orders", asked=False, count=9):
-    return Delays(endpoint, None, after, asked, count, low, median, high)
+    return Delays(endpoint, DelayOf(after, asked, None), count, low, median, high)
 
 
 def element(svg, name):

@@ -9,6 +9,7 @@ import pytest
 
 from resonant.metrics.percentiles import Spread
 from resonant.metrics.statistics import Delays, unfinished
+from resonant.store.counters import DelayOf
 from support.metrics import HOUR, START, Facts
 
 
@@ -116,13 +117,13 @@ def test_each_endpoint_has_its_own_figures():
 def test_delays_are_spread_by_the_attempt_of_the_round_that_they_followed():
     facts = Facts().delay(0.9).delay(1.0).delay(1.2).delay(3.1, after=2)
     first, second = facts.statistics().delays
-    assert first == Delays("orders", None, 1, False, 3, 0.9, pytest.approx(1.0, rel=0.01), 1.2)
-    assert second == Delays("orders", None, 2, False, 1, 3.1, 3.1, 3.1)
+    assert first == Delays("orders", DelayOf(1, False, None), 3, 0.9, pytest.approx(1.0, rel=0.01), 1.2)
+    assert second == Delays("orders", DelayOf(2, False, None), 1, 3.1, 3.1, 3.1)
 
 
 def test_delays_by_another_policy_or_asked_for_by_the_endpoint_are_not_mixed_in():
     facts = Facts().delay(4.0, policy="patient").delay(4.0, asked=True).delay(4.0).delay(4.0, endpoint="crm")
-    assert [(each.endpoint, each.policy, each.asked) for each in facts.statistics().delays] == [
+    assert [(each.endpoint, each.of.policy, each.of.asked) for each in facts.statistics().delays] == [
         ("crm", None, False),
         ("orders", None, False),
         ("orders", None, True),
