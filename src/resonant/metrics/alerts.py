@@ -253,7 +253,7 @@ def crossings(
             since=raised_at.get(finding.key, now) - thresholds.window,
         )
         for finding in findings
-        if finding.is_bad != (finding.key in raised_at)
+        if finding.is_bad not in (None, finding.key in raised_at)
     ]
 
 

@@ -51,8 +51,8 @@ _LONGEST_NAME = 28
 # Inches of 96 pixels. The width fits Prefect's page, and all charts have the same left edge.
 WIDTH, LEFT, RIGHT, TOP, _BOTTOM, _LEGEND_ROW = 8.6, 0.95, 0.3, 0.45, 0.58, 0.24
 HOUR = 3600
+DAY = 86_400  # matplotlib's unit of dates
 SHORTEST = 1e-4  # seconds: a logarithmic axis has no zero
-_DAYS_PER_SECOND = 1 / 86_400
 _TICKS = {
     size * n: f"{n} {unit}"
     for size, unit, numbers in (
@@ -93,7 +93,7 @@ def hour_axis(axes: Axes, hours: Sequence[Hour]) -> None:
     """Set the time axis to these hours, with the date at midnight."""
     end = hours[-1].start + HOUR
     start = min(hours[0].start, end - _FEWEST_HOURS * HOUR)
-    axes.set_xlim(in_days(start), in_days(end))
+    axes.set_xlim(start / DAY, end / DAY)
     locator = AutoDateLocator(tz=UTC, minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     formatter = ConciseDateFormatter(locator, tz=UTC, show_offset=False)  # type: ignore[no-untyped-call]
@@ -126,11 +126,6 @@ def log_seconds(axes: Axes, values: Iterable[float]) -> None:
         ticks = {tick: label for tick, label in ticks.items() if _COARSE_TICK.match(label)}
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
-
-
-def in_days(seconds: float) -> float:
-    """Return seconds as days, matplotlib's unit of dates."""
-    return seconds * _DAYS_PER_SECOND
 
 
 def shortened(name: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from resonant.delivery.retry import backoff
 from resonant.metrics.chart_style import (
     BLUE,
+    DAY,
     GREEN,
     HOUR,
     LEFT,
@@ -30,7 +31,6 @@ from resonant.metrics.chart_style import (
     add_legend,
     count_axis,
     hour_axis,
-    in_days,
     log_seconds,
     new_figure,
     nothing_to_draw,
@@ -72,7 +72,7 @@ def latency(found: Statistics) -> str:
     with our_style():
         figure = new_figure(title, height=2.8, legend_rows=1)
         axes = figure.add_subplot()
-        middles = [in_days(hour.start + HOUR / 2) for hour in hours]
+        middles = [(hour.start + HOUR / 2) / DAY for hour in hours]
         values: list[float] = []
         # Markers differ in shape, for colour-blind people, and in size, so that equal percentiles stay visible.
         for name, ink, dashes, marker, size, is_filled in (
@@ -80,10 +80,8 @@ def latency(found: Statistics) -> str:
             ("p95", PURPLE, (0, (5, 1.6)), "s", 8.0, False),
             ("p99", VERMILION, (0, (1.4, 1.4)), "^", 4.5, True),
         ):
-            of_hours = np.array(
-                [getattr(hour.figures.latency, name) for hour in hours], float
-            )  # None becomes NaN
-            drawn = np.maximum(of_hours, SHORTEST)
+            of_hours = [getattr(hour.figures.latency, name) for hour in hours]
+            drawn = np.maximum(np.array(of_hours, float), SHORTEST)  # None becomes NaN
             values += list(drawn)
             [line] = axes.plot(middles, drawn, color=ink.light, linestyle=dashes, label=name, gid=name)
             line.set(linewidth=2, marker=marker, markersize=size, markevery=_marked(drawn))
@@ -196,7 +194,7 @@ def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
         shown = [each for each in lane.delays if each.of.after <= MOST_ATTEMPTS]
         places = [each.of.after + shift for each in shown]
         lows, medians, highs = (
-            [max(getattr(each, name), SHORTEST) for each in shown] for name in ("min", "median", "max")
+            [max(getattr(each.spread, name), SHORTEST) for each in shown] for name in ("min", "p50", "max")
         )
         axes.vlines(places, lows, highs, colors=lane.ink.light, linewidth=2.6)
         [dots] = axes.plot(places, medians, color=lane.ink.light, label=lane.label, gid=f"delays-{place}")
@@ -236,7 +234,7 @@ def _marked(drawn: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _draw_bars(axes: Axes, starts: Sequence[int], counts: Sequence[int], ink: Ink, gid: str) -> None:
     """Draw bars for all hours with a count, in one path."""
-    edges = [in_days(start + part * HOUR) for start in starts for part in (0.08, 0.92)]
+    edges = [(start + part * HOUR) / DAY for start in starts for part in (0.08, 0.92)]
     heights = [height for count in counts for height in (count or np.nan, np.nan)][:-1]
     heights[0] = counts[0]  # an empty path would not be drawn
     axes.stairs(heights, edges, baseline=0, fill=True, color=ink.light, linewidth=0, gid=gid)

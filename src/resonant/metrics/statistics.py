@@ -114,14 +114,12 @@ class Hour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """The delays, in seconds, after failed attempts of an endpoint with the same number, policy and ``asked``."""
+    """The delays after failed attempts of an endpoint with the same number, policy and ``asked``."""
 
     endpoint: str
     of: DelayOf
     count: int
-    min: float
-    median: float
-    max: float
+    spread: Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +216,10 @@ def _figures(entries: Iterable[Entry]) -> Figures:
     dead = [entry for entry in of["delivery"] if entry.labels.result == "dead_letter"]
     reasons = _sums(dead, "detail")
     reasons.subtract(_sums(of["replayed"], "detail"))
-    events = (
-        _count(delivered),
-        max(0, reasons.total()),
-        max(0, reasons["permanent"]),
-        _count(of["unfinished"]),
-    )
+    success, dead_letters, waiting = _count(delivered), max(0, reasons.total()), _count(of["unfinished"])
+    total = success + dead_letters + waiting
     return Figures(
-        events=Events(events[0] + events[1] + events[3], *events),
+        events=Events(total, success, dead_letters, max(0, reasons["permanent"]), waiting),
         attempts=Attempts(_count(of["attempt"]), _count(failed)),
         latency=spread(of["attempt"]),
         end_to_end=spread(delivered),
@@ -265,19 +259,10 @@ def _ranked(counts: Counter[str]) -> dict[str, int]:
 
 def _delays(entries: Iterable[Entry]) -> tuple[Delays, ...]:
     delays = [entry for entry in entries if entry.labels.measure == "delay"]
+    groups = _grouped(delays, lambda entry: (entry.labels.endpoint, entry.labels.detail))
     found = [
-        Delays(
-            endpoint,
-            DelayOf.from_text(detail),
-            _count(group),
-            each.min or 0.0,
-            each.p50 or 0.0,
-            each.max or 0.0,
-        )
-        for (endpoint, detail), group in _grouped(
-            delays, lambda each: (each.labels.endpoint, each.labels.detail)
-        ).items()
-        for each in [spread(group)]
+        Delays(endpoint, DelayOf.from_text(detail), _count(group), spread(group))
+        for (endpoint, detail), group in groups.items()
     ]
     return tuple(sorted(found, key=lambda each: (each.endpoint, each.of.policy or "", each.of)))
 

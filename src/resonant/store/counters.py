@@ -44,7 +44,6 @@ import math
 import struct
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from sqlalchemy import delete, select
@@ -56,7 +55,7 @@ from resonant.store.sql import insert_into
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import Connection, Insert, Table
+    from sqlalchemy import Connection, Table
 
 OnlySketched = Literal["first_attempt", "retries", "delay", "replayed"]
 Measure = Literal["accepted", "attempt", "delivery", "retry_delay", "replay", "purge", OnlySketched]
@@ -220,17 +219,12 @@ def count_retries(tally: Tally, where: tuple[str, str], attempts: int) -> None:
 
 def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Add counts, sorted by key, to a table of rollups."""
-    connection.execute(_adding(table, connection.dialect.name), rows)
-
-
-@cache
-def _adding(table: Table, dialect: str) -> Insert:
-    insert = insert_into(dialect, table)
-    adding: Insert = insert.on_conflict_do_update(
+    insert = insert_into(connection.dialect.name, table)
+    adding = insert.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={name: table.c[name] + insert.excluded[name] for name in ("count", "total")},
     )
-    return adding
+    connection.execute(adding, rows)
 
 
 def is_any(connection: Connection) -> bool:

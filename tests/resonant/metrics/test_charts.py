@@ -40,7 +40,7 @@ def found(*hourly, reasons=None, delays=()):
 
 
 def delay(after, *, low, median, high, endpoint="orders", asked=False, count=9):
-    return Delays(endpoint, DelayOf(after, asked, None), count, low, median, high)
+    return Delays(endpoint, DelayOf(after, asked, None), count, Spread(min=low, p50=median, max=high))
 
 
 def element(svg, name):
