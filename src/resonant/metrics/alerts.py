@@ -55,115 +55,100 @@ class Definition(NamedTuple):
     Attributes:
         condition: None if only Prometheus can check it.
         alert: its name in Prometheus.
-        begins: when it begins, in the flow and in Prometheus.
-        ends: when the flow ends it.
         lasts: how long the condition must hold before the alert fires in Prometheus.
         stays: how long Prometheus keeps it firing.
         runbook: the heading in docs/runbook.md.
+        begins: when it begins, in the flow and in Prometheus.
+        ends: when the flow ends it; empty if only Prometheus can check it.
     """
 
     condition: Condition | None
     alert: str
     severity: Severity
-    begins: str
-    ends: str
     lasts: str
     stays: str
     runbook: str
+    begins: str
+    ends: str = ""
 
 
 def definitions(of: Thresholds) -> tuple[Definition, ...]:
     """Return the definitions with these thresholds."""
     window = f"{of.window / _MINUTE:g} minutes"
     silence, overdue = (f"{each / _MINUTE:g} minutes" for each in (of.silence, of.overdue))
-    define = Definition
     return (
-        define(
+        Definition(
             Condition.ERROR_RATE,
-            *("ResonantErrorRate", "warning"),
+            *("ResonantErrorRate", "warning", "10m", "15m", "Many attempts fail"),
             f"over {percent(of.error_rate)} of at least {of.min_attempts} attempts in {window} failed",
             f"at {percent(of.error_rate / 2)}, with at least one attempt",
-            *("10m", "15m", "Many attempts fail"),
         ),
-        define(
+        Definition(
             Condition.DEAD_LETTERS,
-            *("ResonantDeadLettersGrowing", "warning"),
+            *("ResonantDeadLettersGrowing", "warning", "15m", "15m", "Dead letters grow"),
             f"in an hour, {of.dead_letters} more deliveries were given up than replayed, without cancelled ones",
             f"at {of.dead_letters // 2}",
-            *("15m", "15m", "Dead letters grow"),
         ),
-        define(
+        Definition(
             Condition.DEAD_LETTER_AGE,
-            *("ResonantDeadLetterOld", "warning"),
+            *("ResonantDeadLetterOld", "warning", "15m", "", "Dead letters grow"),
             f"a dead letter, other than a cancelled one, has waited for {of.dead_letter_age / _DAY:g} days",
             "when it is replayed or purged",
-            *("15m", "", "Dead letters grow"),
         ),
-        define(
+        Definition(
             Condition.LATENCY,
-            *("ResonantLatency", "warning"),
+            *("ResonantLatency", "warning", "15m", "15m", "An endpoint is slow"),
             f"attempts take over {of.latency_factor:g} times as long as in the same hour "
             f"of the day before, and over {of.felt_latency:g} s longer, with at least {of.many_attempts} attempts in both hours",
             f"when the factor is halfway back to 1, the difference is {of.felt_latency / 2:g} s, or {of.many_attempts // 2} "
             "attempts remain",
-            *("15m", "15m", "An endpoint is slow"),
         ),
-        define(
+        Definition(
             Condition.DRAIN_SILENT,
-            *("ResonantDrainSilent", "critical"),
+            *("ResonantDrainSilent", "critical", "5m", "", "Nothing is sent"),
             f"a delivery is {silence} overdue, no worker has claimed one in that time, and the endpoint is not paused",
             "when one is claimed",
-            *("5m", "", "Nothing is sent"),
         ),
-        define(
+        Definition(
             Condition.RETRIES,
-            *("ResonantRetriesDominate", "warning"),
+            *("ResonantRetriesDominate", "warning", "15m", "15m", "Many attempts fail"),
             f"over {percent(of.retries)} of at least {of.many_attempts} attempts in {window} were followed by a retry; endpoints "
             "that are down do not count",
             f"at {percent(of.retries / 2)}, or {of.many_attempts // 2} attempts",
-            *("15m", "15m", "Many attempts fail"),
         ),
-        define(
+        Definition(
             Condition.PROBING,
-            *("ResonantEndpointProbing", "warning"),
+            *("ResonantEndpointProbing", "warning", "", "15m", "An endpoint is down"),
             f"an endpoint was down for {of.probing / _MINUTE:g} minutes while deliveries waited (Prometheus: all but two)",
             "when it is normal, paused, or has been paced for a minute",
-            *("", "15m", "An endpoint is down"),
         ),
-        define(
+        Definition(
             Condition.GONE,
-            *("ResonantEndpointGone", "warning"),
+            *("ResonantEndpointGone", "warning", "", "", "An endpoint answered 410"),
             "an endpoint answered 410 and was paused",
             "when an operator resumes or pauses it",
-            *("", "", "An endpoint answered 410"),
         ),
-        define(
+        Definition(
             Condition.HELD,
-            *("ResonantDeliveriesHeld", "critical"),
+            *("ResonantDeliveriesHeld", "critical", "5m", "15m", "Deliveries are held for a long time"),
             f"a gate holds a delivery, and {percent(of.held)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due)",
             "when no held delivery is that old",
-            *("5m", "15m", "Deliveries are held for a long time"),
         ),
-        define(
+        Definition(
             None,
-            *("ResonantDeliveriesOverdue", "warning"),
+            *("ResonantDeliveriesOverdue", "warning", "5m", "15m", "Events arrive late"),
             f"a delivery is {overdue} overdue although workers claim deliveries; twice as long after an outage of its endpoint",
-            "",
-            *("5m", "15m", "Events arrive late"),
         ),
-        define(
+        Definition(
             None,
-            *("ResonantExporterSilent", "critical"),
+            *("ResonantExporterSilent", "critical", "", "", "Metrics are missing"),
             f"the metrics are more than {of.export_age / _MINUTE:g} minutes old",
-            *("", "", ""),
-            "Metrics are missing",
         ),
-        define(
+        Definition(
             None,
-            *("ResonantMetricsAbsent", "critical"),
+            *("ResonantMetricsAbsent", "critical", "15m", "", "Metrics are missing"),
             "Prometheus has had no metrics for a day",
-            *("", "15m", "", "Metrics are missing"),
         ),
     )
 

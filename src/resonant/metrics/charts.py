@@ -12,32 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from resonant.delivery.retry import backoff
-from resonant.metrics.chart_style import (
-    BLUE,
-    DAY,
-    GREEN,
-    HOUR,
-    LEFT,
-    LEGEND_COLUMNS,
-    PURPLE,
-    RIGHT,
-    SHORTEST,
-    SOFT_TEXT,
-    TEXT,
-    TOP,
-    VERMILION,
-    WIDTH,
-    Ink,
-    add_legend,
-    count_axis,
-    hour_axis,
-    log_seconds,
-    new_figure,
-    nothing_to_draw,
-    our_style,
-    shortened,
-    to_svg,
-)
+from resonant.metrics import chart_style as style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +32,7 @@ class _Lane(NamedTuple):
     """Delays of one endpoint in one colour, either all with a Retry-After or all without."""
 
     label: str
-    ink: Ink
+    ink: style.Ink
     marker: str
     fill: str
     delays: list[Delays]
@@ -68,28 +43,28 @@ def latency(found: Statistics) -> str:
     title = "Duration of an attempt"
     hours = found.hourly[-MOST_HOURS:]
     if not any(hour.figures.latency.p50 is not None for hour in hours):
-        return nothing_to_draw(title, "no attempt was answered in this window")
-    with our_style():
-        figure = new_figure(title, height=2.8, legend_rows=1)
+        return style.nothing_to_draw(title, "no attempt was answered in this window")
+    with style.our_style():
+        figure = style.new_figure(title, height=2.8, legend_rows=1)
         axes = figure.add_subplot()
-        middles = [(hour.start + HOUR / 2) / DAY for hour in hours]
+        middles = [(hour.start + style.HOUR / 2) / style.DAY for hour in hours]
         values: list[float] = []
         # Markers differ in shape, for colour-blind people, and in size, so that equal percentiles stay visible.
         for name, ink, dashes, marker, size, is_filled in (
-            ("p50", BLUE, "-", "o", 4.5, True),
-            ("p95", PURPLE, (0, (5, 1.6)), "s", 8.0, False),
-            ("p99", VERMILION, (0, (1.4, 1.4)), "^", 4.5, True),
+            ("p50", style.BLUE, "-", "o", 4.5, True),
+            ("p95", style.PURPLE, (0, (5, 1.6)), "s", 8.0, False),
+            ("p99", style.VERMILION, (0, (1.4, 1.4)), "^", 4.5, True),
         ):
             of_hours = [getattr(hour.figures.latency, name) for hour in hours]
-            drawn = np.maximum(np.array(of_hours, float), SHORTEST)  # None becomes NaN
+            drawn = np.maximum(np.array(of_hours, float), style.SHORTEST)  # None becomes NaN
             values += list(drawn)
             [line] = axes.plot(middles, drawn, color=ink.light, linestyle=dashes, label=name, gid=name)
             line.set(linewidth=2, marker=marker, markersize=size, markevery=_marked(drawn))
             line.set_markerfacecolor(ink.light if is_filled else "none")
-        log_seconds(axes, values)
-        hour_axis(axes, hours)
-        add_legend(figure)
-        return to_svg(figure)
+        style.log_seconds(axes, values)
+        style.hour_axis(axes, hours)
+        style.add_legend(figure)
+        return style.to_svg(figure)
 
 
 def outcomes(found: Statistics) -> str:
@@ -98,21 +73,21 @@ def outcomes(found: Statistics) -> str:
     hours = found.hourly[-MOST_HOURS:]
     events = [hour.figures.events for hour in hours]
     if not any(each.success or each.dead_letter for each in events):
-        return nothing_to_draw(title, "no event ended in this window")
-    with our_style():
-        figure = new_figure(title, height=3.5)
+        return style.nothing_to_draw(title, "no event ended in this window")
+    with style.our_style():
+        figure = style.new_figure(title, height=3.5)
         panels = figure.subplots(2, 1, sharex=True, height_ratios=[1.7, 1])
         for axes, name, ink, counts in (
-            (panels[0], "delivered", BLUE, [each.success for each in events]),
-            (panels[1], "dead letters", VERMILION, [each.dead_letter for each in events]),
+            (panels[0], "delivered", style.BLUE, [each.success for each in events]),
+            (panels[1], "dead letters", style.VERMILION, [each.dead_letter for each in events]),
         ):
             _draw_bars(axes, [hour.start for hour in hours], counts, ink, name.replace(" ", "-"))
-            count_axis(axes, max(counts))
+            style.count_axis(axes, max(counts))
             axes.set_ylabel(name, color=ink.light, fontweight="bold")
-            axes.yaxis.set_label_coords(-0.75 / (WIDTH - LEFT - RIGHT), 0.5)
-        hour_axis(panels[1], hours)
+            axes.yaxis.set_label_coords(-0.75 / (style.WIDTH - style.LEFT - style.RIGHT), 0.5)
+        style.hour_axis(panels[1], hours)
         panels[0].tick_params(bottom=False, labelbottom=False)
-        return to_svg(figure)
+        return style.to_svg(figure)
 
 
 def dead_letters(found: Statistics) -> str:
@@ -120,20 +95,20 @@ def dead_letters(found: Statistics) -> str:
     title = "Dead letters, by reason"
     reasons = found.overall.reasons
     if not reasons:
-        return nothing_to_draw(title, "no event was given up in this window")
-    with our_style():
-        figure = new_figure(title, height=TOP + 0.15 + 0.32 * len(reasons), bottom=0.15)
+        return style.nothing_to_draw(title, "no event was given up in this window")
+    with style.our_style():
+        figure = style.new_figure(title, height=style.TOP + 0.15 + 0.32 * len(reasons), bottom=0.15)
         axes = figure.add_subplot()
-        bars = axes.barh([shortened(reason) for reason in reasons], list(reasons.values()), height=0.62)
+        bars = axes.barh([style.shortened(reason) for reason in reasons], list(reasons.values()), height=0.62)
         for bar, reason in zip(bars, reasons, strict=True):
-            bar.set(color=VERMILION.light, gid=f"reason-{reason}")
-        axes.bar_label(bars, [f"{count:,}" for count in reasons.values()], padding=5, color=TEXT.light)
+            bar.set(color=style.VERMILION.light, gid=f"reason-{reason}")
+        axes.bar_label(bars, [f"{count:,}" for count in reasons.values()], padding=5, color=style.TEXT.light)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.12 * max(reasons.values()))
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
-        axes.tick_params(bottom=False, labelbottom=False, labelcolor=TEXT.light)
-        return to_svg(figure)
+        axes.tick_params(bottom=False, labelbottom=False, labelcolor=style.TEXT.light)
+        return style.to_svg(figure)
 
 
 def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy) -> str:
@@ -144,31 +119,36 @@ def retry_delays(delays: Sequence[Delays], policy_name: str, policy: RetryPolicy
         policy_name: for the title.
         policy: the policy whose curve is drawn.
     """
-    title = f"Delays before a retry, policy “{shortened(policy_name)}”"
+    title = f"Delays before a retry, policy “{style.shortened(policy_name)}”"
     if not delays:
-        return nothing_to_draw(title, "nothing was retried in this window")
+        return style.nothing_to_draw(title, "nothing was retried in this window")
     lanes = _lanes(delays)
-    with our_style():
-        figure = new_figure(title, height=3.0, legend_rows=-(-(2 + len(lanes)) // LEGEND_COLUMNS))
+    with style.our_style():
+        figure = style.new_figure(title, height=3.0, legend_rows=-(-(2 + len(lanes)) // style.LEGEND_COLUMNS))
         axes = figure.add_subplot()
         numbers = range(1, _last_attempt(delays, policy) + 1)
         curve = [backoff(policy, number) for number in numbers]
         bands = np.array([_jitter_band(policy, number) for number in numbers])
         edges = np.array([number + side for number in numbers for side in (-0.5, 0.5)])
-        lows, highs = np.repeat(np.maximum(bands, SHORTEST), 2, axis=0).T
+        lows, highs = np.repeat(np.maximum(bands, style.SHORTEST), 2, axis=0).T
         outline = (np.append(edges, edges[::-1]), np.append(lows, highs[::-1]))
         axes.fill(
-            *outline, color=SOFT_TEXT.light, alpha=0.22, linewidth=0, label="range of jitter", gid="band"
+            *outline,
+            color=style.SOFT_TEXT.light,
+            alpha=0.22,
+            linewidth=0,
+            label="range of jitter",
+            gid="band",
         )
         if policy.jitter != "decorrelated":  # it has no curve, since it depends on the previous delay
-            [line] = axes.plot(numbers, curve, color=SOFT_TEXT.light, label="backoff", gid="curve")
+            [line] = axes.plot(numbers, curve, color=style.SOFT_TEXT.light, label="backoff", gid="curve")
             line.set(linewidth=1.4, marker="_", markersize=15)
-        log_seconds(axes, [*curve, *bands.ravel(), *_draw_delays(axes, lanes)])
+        style.log_seconds(axes, [*curve, *bands.ravel(), *_draw_delays(axes, lanes)])
         axes.set_xlim(0.5, max(len(numbers), 3) + 0.5)
         axes.set_xticks(list(numbers))
         axes.set_xlabel("after the n-th attempt of a round")
-        add_legend(figure)
-        return to_svg(figure)
+        style.add_legend(figure)
+        return style.to_svg(figure)
 
 
 def _lanes(delays: Sequence[Delays]) -> list[_Lane]:
@@ -178,11 +158,13 @@ def _lanes(delays: Sequence[Delays]) -> list[_Lane]:
         retries[each.endpoint] += each.count
     endpoints = sorted(retries, key=lambda name: (-retries[name], name))
     lanes = []
-    for endpoint, ink, marker in zip(endpoints, (BLUE, VERMILION, GREEN, PURPLE), "os^v", strict=False):
+    for endpoint, ink, marker in zip(
+        endpoints, (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE), "os^v", strict=False
+    ):
         for asked, fill, what in ((False, ink.light, ""), (True, "none", ", Retry-After")):
             of_lane = [each for each in delays if (each.endpoint, each.of.asked) == (endpoint, asked)]
             if of_lane:
-                lanes.append(_Lane(f"{shortened(endpoint)}{what}", ink, marker, fill, of_lane))
+                lanes.append(_Lane(f"{style.shortened(endpoint)}{what}", ink, marker, fill, of_lane))
     return lanes
 
 
@@ -194,7 +176,8 @@ def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
         shown = [each for each in lane.delays if each.of.after <= MOST_ATTEMPTS]
         places = [each.of.after + shift for each in shown]
         lows, medians, highs = (
-            [max(getattr(each.spread, name), SHORTEST) for each in shown] for name in ("min", "p50", "max")
+            [max(getattr(each.spread, name), style.SHORTEST) for each in shown]
+            for name in ("min", "p50", "max")
         )
         axes.vlines(places, lows, highs, colors=lane.ink.light, linewidth=2.6)
         [dots] = axes.plot(places, medians, color=lane.ink.light, label=lane.label, gid=f"delays-{place}")
@@ -232,9 +215,9 @@ def _marked(drawn: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.flatnonzero(known[1:-1] & ~is_near_another)
 
 
-def _draw_bars(axes: Axes, starts: Sequence[int], counts: Sequence[int], ink: Ink, gid: str) -> None:
+def _draw_bars(axes: Axes, starts: Sequence[int], counts: Sequence[int], ink: style.Ink, gid: str) -> None:
     """Draw bars for all hours with a count, in one path."""
-    edges = [(start + part * HOUR) / DAY for start in starts for part in (0.08, 0.92)]
+    edges = [(start + part * style.HOUR) / style.DAY for start in starts for part in (0.08, 0.92)]
     heights = [height for count in counts for height in (count or np.nan, np.nan)][:-1]
     heights[0] = counts[0]  # an empty path would not be drawn
     axes.stairs(heights, edges, baseline=0, fill=True, color=ink.light, linewidth=0, gid=gid)

@@ -184,11 +184,8 @@ def health_lines(
         if activity is not None:
             parts.append(_error_rate(activity.get(name, Activity())))
         dead_at = totals.oldest_dead_at.get(name)
-        parts.append(
-            "no dead letter"
-            if dead_at is None
-            else f"oldest dead letter {_age(totals.taken_at - dead_at)} old"
-        )
+        age = None if dead_at is None else _age(totals.taken_at - dead_at)
+        parts.append(f"oldest dead letter {age} old" if age else "no dead letter")
         if active := alerts.get(name):
             parts.insert(0, f"ALERT {', '.join(active)}")
         yield name, "; ".join(parts)

@@ -217,17 +217,15 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
     counts = select(_t.c.minute, func.count()).group_by(_t.c.minute).where(_t.c.minute <= now - _MINUTE)
     if only_minutes:
         counts = counts.where(_t.c.minute >= minutes_before).having(func.count() > 1)
-    found: defaultdict[Span, int] = defaultdict(int)
-    unsorted: set[Span] = set()
+    found: Counter[Span] = Counter()
     for minute, count in connection.execute(counts):
         size = _size(minute, minutes_before, days_before)
         start = minute // size * size
         # A recent hour is merged minute by minute.
         span = Span(start, min(start + size, minutes_before) if size > _MINUTE else start + size)
-        found[span] += count
-        if minute != start:
-            unsorted.add(span)
-    return sorted(span for span, count in found.items() if span in unsorted or count > 1)
+        # A row that is not at the beginning counts twice, since it must move even if it is alone.
+        found[span] += count + (minute != start)
+    return sorted(span for span, count in found.items() if count > 1)
 
 
 def gather(connection: Connection, span: Span, *, limit: int = ROWS_AT_ONCE) -> int:
