@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Integer, Text, literal
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sqlalchemy import ColumnElement, Dialect, Table
+    from sqlalchemy.dialects import postgresql
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.sql.operators import OperatorType
 
@@ -40,6 +41,8 @@ def require_connection(connection: object) -> None:
 def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
     """Return an insert that supports ON CONFLICT."""
     if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - slow, and unnecessary on SQLite
+
         return postgresql.insert(table)
     return sqlite.insert(table)
 
