@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.util import await_only
 
 from resonant.errors import StoreLocked
 from resonant.store.database_errors import sqlstate, translated_database_errors
@@ -204,12 +203,17 @@ class _Transaction:
                 return await self._connection.run_sync(operation, *args, **kwargs)
 
 
-def _replace_lost(connection: Any, *_: object) -> None:
-    """Let the pool replace a lost connection. A simple query is one round trip; SQLAlchemy's own ping is three."""
+def _replace_lost(connection: Any, record: Any, _proxy: object) -> None:
+    """Check a connection that was used before; the pool replaces a lost one. SQLAlchemy's own check takes three round trips."""
+    if (
+        "was_used" not in record.info
+    ):  # the pool clears it with each new connection, whose first statement reports errors
+        record.info["was_used"] = True
+        return
     try:
-        await_only(connection.driver_connection.execute("SELECT 1"))
+        connection.run_async(lambda driver: driver.execute("SELECT 1"))
     except Exception as error:  # drivers fail in many ways
-        raise DisconnectionError from error
+        raise DisconnectionError(str(error)) from error
 
 
 def _application_name() -> str:
