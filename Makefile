@@ -32,7 +32,7 @@ demo: setup  ## show every feature in two minutes: server, worker, 300 events, a
 # The tests start hundreds of processes. Without cached bytecode, each would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Twice as many test files run at a time as a small machine has cores, since most tests wait. Tests that measure time run alone afterwards.
+# Four test files run at a time, since most tests wait. Tests that measure time run alone afterwards.
 PROCESSES ?= 4
 PYTEST := -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # Without this, generated tests try a quarter of their examples.

@@ -131,7 +131,7 @@ async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, l
     of_endpoint = {name: await policy_of(name) for name in {each.endpoint for each in found.delays}}
     by_policy: dict[str, list[Delays]] = defaultdict(list)
     for each in found.delays:
-        name = each.of.policy or of_endpoint[each.endpoint]
+        name = each.key.policy or of_endpoint[each.endpoint]
         by_policy[known_policy(name, settings)].append(each)
     most = sorted(by_policy, key=lambda name: (-sum(each.count for each in by_policy[name]), name))
     names = most[:_MOST_POLICIES] or [settings.default_policy]

@@ -5,7 +5,7 @@
 An alert on a rate or a count begins at its threshold and ends at half of it. In between, it does not change, so it does not
 flap around the threshold. An age needs no such rule, since it grows until an operator acts.
 
-``conditions`` evaluates them. ``deployments/prometheus/rules.py`` generates the Prometheus rules.
+``conditions`` evaluates the conditions. ``deployments/prometheus/rules.py`` generates the Prometheus rules.
 
 A crossing is decided once, by a compare-and-set that stores it together with the new state. It is announced afterwards, and
 cleared last. If a process is killed in between, the next one announces the same crossing.
@@ -170,7 +170,7 @@ class Finding:
     """The result of evaluating a condition.
 
     Attributes:
-        is_bad: None without enough data, and between the thresholds; then no alert begins or ends.
+        is_bad: None if there is not enough data, or if the value is between the thresholds. No alert then begins or ends.
         value: the measured value.
         threshold: the threshold that the value is compared with.
         text: describes both, without secrets and ids.
@@ -238,7 +238,7 @@ def crossings(
             since=raised_at.get(finding.key, now) - thresholds.window,
         )
         for finding in findings
-        if finding.is_bad not in (None, finding.key in raised_at)
+        if finding.is_bad is not None and finding.is_bad != (finding.key in raised_at)
     ]
 
 

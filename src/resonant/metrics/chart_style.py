@@ -64,6 +64,7 @@ _TICKS = {
     )
     for n in numbers
 }
+# Matches 0.1, 1, 10 and 100 of any unit, and 6 h.
 _COARSE_TICK = re.compile(r"0\.1 |10* |6 h")
 _MOST_TICKS = 7
 _STYLE = {

@@ -162,7 +162,7 @@ def _lanes(delays: Sequence[Delays]) -> list[_Lane]:
         endpoints, (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE), "os^v", strict=False
     ):
         for asked, fill, what in ((False, ink.light, ""), (True, "none", ", Retry-After")):
-            of_lane = [each for each in delays if (each.endpoint, each.of.asked) == (endpoint, asked)]
+            of_lane = [each for each in delays if (each.endpoint, each.key.asked) == (endpoint, asked)]
             if of_lane:
                 lanes.append(_Lane(f"{style.shortened(endpoint)}{what}", ink, marker, fill, of_lane))
     return lanes
@@ -173,8 +173,8 @@ def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
     ends: list[float] = []
     for place, lane in enumerate(lanes):
         shift = 0.64 * ((place + 0.5) / len(lanes) - 0.5)
-        shown = [each for each in lane.delays if each.of.after <= MOST_ATTEMPTS]
-        places = [each.of.after + shift for each in shown]
+        shown = [each for each in lane.delays if each.key.after <= MOST_ATTEMPTS]
+        places = [each.key.after + shift for each in shown]
         lows, medians, highs = (
             [max(getattr(each.spread, name), style.SHORTEST) for each in shown]
             for name in ("min", "p50", "max")
@@ -204,7 +204,7 @@ def _jitter_band(policy: RetryPolicy, attempt: int) -> tuple[float, float]:
 
 def _last_attempt(delays: Sequence[Delays], policy: RetryPolicy) -> int:
     """Return the number of the last attempt to draw: one more than the last with delays."""
-    seen = max(each.of.after for each in delays)
+    seen = max(each.key.after for each in delays)
     return min(max(seen, min(seen + 1, policy.max_attempts - 1)), MOST_ATTEMPTS)
 
 

@@ -78,7 +78,7 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
     is_of_day_before = c.minute.between(*day_before)
     is_ended = and_(c.measure == "attempt", c.result != "lost")  # the result of a lost attempt is unknown
     is_failed = and_(is_ended, c.result != "delivered")
-    conditions = {
+    counts = {
         "attempts": (is_ended, is_recent),
         "failed": (is_failed, is_recent),
         "retried": (c.measure == "retry_delay", is_recent),
@@ -92,7 +92,7 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
     query = select(
         c.endpoint,
         # PostgreSQL returns a sum of integers as numeric.
-        *(cast(_sum(c["count"], *each), BigInteger).label(name) for name, each in conditions.items()),
+        *(cast(_sum(c["count"], *each), BigInteger).label(name) for name, each in counts.items()),
         _sum(c.total, is_ended, is_of_hour).label("seconds"),
         _sum(c.total, is_ended, is_of_day_before).label("seconds_before"),
     ).group_by(c.endpoint)
@@ -190,7 +190,8 @@ def evaluate(
 def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
     value, limit = _part(activity.failed, activity.attempts), thresholds.error_rate
     is_bad = _is_above(value, limit)
-    if activity.attempts < (thresholds.min_attempts if is_bad else 1):
+    enough = thresholds.min_attempts if is_bad else 1
+    if activity.attempts < enough:
         is_bad = None
     share = f"{value:.0%} of {activity.attempts} attempts in {thresholds.window / _MINUTE:g} minutes"
     text = f"{endpoint}: {share} failed, the limit is {limit:.0%}"

@@ -48,7 +48,7 @@ class Entry:
     Attributes:
         measured: how many of ``count`` have a duration.
         total: the sum of the durations, in nanoseconds, so that the order of additions does not matter.
-        buckets, numbers: parts of the buckets, with the number of durations in each.
+        buckets, numbers: arrays of bucket numbers and of their counts, one pair for each row.
     """
 
     hour: int
@@ -85,11 +85,11 @@ def read_entries(rows: Iterable[Packed]) -> Collection[Entry]:
                 entry.most = max(entry.most, most)
                 entry.buckets.append(buckets[start:end])
                 entry.numbers.append(numbers[start:end])
-    _drop_unknown_replays(entries.values())
+    _limit_replays(entries.values())
     return entries.values()
 
 
-def _drop_unknown_replays(entries: Collection[Entry]) -> None:
+def _limit_replays(entries: Collection[Entry]) -> None:
     """Limit replays to the number of dead letters counted in the same hour.
 
     An earlier version, or a process with rollups off, did not count its dead letters here. Their replays must not be
@@ -107,9 +107,10 @@ def _drop_unknown_replays(entries: Collection[Entry]) -> None:
         if entry.labels.measure == "replayed":
             known = min(entry.count, dead[counted_as(entry)])
             dead[counted_as(entry)] -= known
-            entry.measured = entry.measured * known // entry.count
-            entry.total = entry.total * known // entry.count
-            entry.count = known
+            if known < entry.count:
+                entry.measured = entry.measured * known // entry.count
+                entry.total = entry.total * known // entry.count
+                entry.count = known
 
 
 def spread(entries: Collection[Entry]) -> Spread:

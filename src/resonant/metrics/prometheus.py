@@ -226,7 +226,7 @@ def _counter(
     key: Callable[[Counted], Labels] = lambda _row: (),
     zeros: Iterable[Labels] = ((),),
 ) -> Metric:
-    """Add up the counts of each endpoint; ``labels`` are the other labels, ``key`` and ``zeros`` have their values."""
+    """Return a counter by endpoint. ``key`` returns the values of the other labels, and those of ``zeros`` start at 0."""
     counts = Counter({(endpoint, *each): 0 for endpoint in totals.endpoints for each in zeros})
     for row in filter(is_counted, totals.counted):
         counts[row.endpoint, *key(row)] += row.number
@@ -251,7 +251,7 @@ def _histogram(name: str, text: str, totals: Totals, is_measured: Callable[[Coun
 
 
 def _gauge(name: str, text: str, values: Mapping[Any, float], labels: Labels = ("endpoint",)) -> Metric:
-    """Return a gauge; the keys of its values are the values of its labels, or of its only label."""
+    """Return a gauge. A key of ``values`` is a tuple of label values, or a string if there is one label."""
     family = GaugeMetricFamily(name, text, labels=labels)
     for label_values, value in sorted(values.items()):
         family.add_metric((label_values,) if isinstance(label_values, str) else label_values, value)

@@ -114,10 +114,10 @@ class Hour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """The delays after failed attempts of an endpoint with the same number, policy and ``asked``."""
+    """The delays after failed attempts of one endpoint, for one policy, attempt number and presence of a Retry-After."""
 
     endpoint: str
-    of: DelayOf
+    key: DelayOf
     count: int
     spread: Spread
 
@@ -141,13 +141,14 @@ class Statistics:
     delays: tuple[Delays, ...]
 
 
-def unfinished(endpoint: str, event_type: str, attempts: int, number: int) -> Entry:
-    """Return the entry of a number of unfinished deliveries with this number of attempts."""
+def unfinished_entry(endpoint: str, event_type: str, attempts: int, number: int) -> Entry:
+    """Return an entry for unfinished deliveries with the same number of attempts. Its measure is not stored."""
     labels = Labels("unfinished", endpoint, event_type)
     if not attempts:
-        return Entry(0, labels, number)
+        return Entry(0, labels, count=number)
     retries = attempts - 1
-    return Entry(0, labels, number, number, number * retries * NANOSECONDS, retries, retries)
+    total = number * retries * NANOSECONDS
+    return Entry(0, labels, count=number, measured=number, total=total, least=retries, most=retries)
 
 
 def read_statistics(connection: Connection, *, now: float, since: float) -> Statistics:
@@ -165,7 +166,7 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
             rows.append(sketches.pack(tally.minute, tally.sketches()))
     key = (_d.c.endpoint, _d.c.event_type, _d.c.attempts)
     query = select(*key, func.count()).where(_d.c.available_at.is_not(None)).group_by(*key)
-    waiting = [unfinished(*row) for row in connection.execute(query)]
+    waiting = [unfinished_entry(*row) for row in connection.execute(query)]
     return statistics(rows, waiting, since=begin, until=now)
 
 
@@ -176,7 +177,7 @@ def statistics(
 
     Args:
         rows: the sketches of the window, as ``sketches.read`` returns them.
-        waiting: the deliveries that have not ended; see ``unfinished``.
+        waiting: the deliveries that have not ended; see ``unfinished_entry``.
         since: seconds since the epoch.
         until: seconds since the epoch.
     """
@@ -258,13 +259,13 @@ def _ranked(counts: Counter[str]) -> dict[str, int]:
 
 
 def _delays(entries: Iterable[Entry]) -> tuple[Delays, ...]:
-    delays = [entry for entry in entries if entry.labels.measure == "delay"]
+    delays = [entry for entry in entries if entry.labels.measure == "delay" and entry.measured]
     groups = _grouped(delays, lambda entry: (entry.labels.endpoint, entry.labels.detail))
     found = [
         Delays(endpoint, DelayOf.from_text(detail), _count(group), spread(group))
         for (endpoint, detail), group in groups.items()
     ]
-    return tuple(sorted(found, key=lambda each: (each.endpoint, each.of.policy or "", each.of)))
+    return tuple(sorted(found, key=lambda each: (each.endpoint, each.key.policy or "", each.key)))
 
 
 def _part(of: int, whole: int) -> float | None:

@@ -50,7 +50,7 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counters and gauges; every time is seconds since the epoch.
+    """Counters and gauges; every time is seconds since the epoch. ``read_totals`` fills the mappings.
 
     Attributes:
         endpoints: every endpoint for which an event was ever accepted.
@@ -111,7 +111,7 @@ def read_totals(connection: Connection, *, now: float) -> Totals:
     )
     _add_unfinished(totals, connection)
     _add_dead(totals, connection)
-    # Counting the delivered rows would be slow, since most are. They are all stored rows less the others.
+    # Most rows are delivered, so counting them would be slow. Subtract the others from all stored rows.
     others: Counter[str] = Counter()
     for (endpoint, _), number in totals.deliveries.items():
         others[endpoint] += number

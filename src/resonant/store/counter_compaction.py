@@ -60,7 +60,7 @@ async def compact(store: Store) -> int:
 
 
 async def _repeat(store: Store, operation: Callable[..., int], *args: Any, **options: Any) -> int:
-    """Repeat an operation, in a transaction each, while it finds as many rows as it may take; return their number."""
+    """Run an operation in one transaction after another, until one takes fewer rows than the limit; return their number."""
     taken = 0
     while True:
         rows = await store.write(operation, *args, **options, limit=ROWS_AT_ONCE)

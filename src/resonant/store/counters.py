@@ -169,7 +169,7 @@ class Tally:
                 cell = cells[measure, self.minute, *others, le]
                 cell[0] += number
                 cell[1] += seconds
-        names = schema.rollups.columns.keys()
+        names = schema.rollups.columns.keys()  # the key in this order, then count and total
         return [dict(zip(names, (*key, *cell), strict=True)) for key, cell in sorted(cells.items())]
 
     def sketches(self) -> list[tuple[Labels, Sketch]]:

@@ -194,6 +194,7 @@ def begin_of(since: float, *, now: float) -> int:
 
 
 def _size(moment: float, minutes_since: float, hours_since: float) -> int:
+    """Return the length, in seconds, of the rows that are kept for this moment."""
     return _MINUTE if moment >= minutes_since else _HOUR if moment >= hours_since else _DAY
 
 
@@ -223,7 +224,7 @@ def find_spans(connection: Connection, *, now: float, only_minutes: bool = False
         start = minute // size * size
         # A recent hour is merged minute by minute.
         span = Span(start, min(start + size, minutes_before) if size > _MINUTE else start + size)
-        # A row that is not at the beginning counts twice, since it must move even if it is alone.
+        # Rows that are not at the start of their span must move, even a single one.
         found[span] += count + (minute != start)
     return sorted(span for span, count in found.items() if count > 1)
 

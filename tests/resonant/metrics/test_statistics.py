@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from resonant.metrics.percentiles import Spread
-from resonant.metrics.statistics import unfinished
+from resonant.metrics.statistics import unfinished_entry
 from resonant.store.counters import DelayOf
 from support.metrics import HOUR, START, Facts
 
@@ -48,7 +48,7 @@ def test_the_success_rate_is_of_events_that_ended():
     for _ in range(6):
         facts.delivered()
     facts.dead("permanent").dead("exhausted")
-    facts.unfinished = [unfinished("orders", "t", 0, 1), unfinished("orders", "t", 1, 1)]
+    facts.unfinished = [unfinished_entry("orders", "t", 0, 1), unfinished_entry("orders", "t", 1, 1)]
     events = facts.statistics().overall.events
     assert asdict(events) == {"total": 10, "success": 6, "dead_letter": 2, "failed": 1, "unfinished": 2}
     assert events.success_rate == 0.75
@@ -80,9 +80,9 @@ def test_a_replay_of_a_dead_letter_that_was_not_counted_is_not_subtracted_from_o
 
 def test_retries_are_the_attempts_after_the_first_of_events_that_were_tried():
     facts = Facts().delivered(attempts=1).delivered(attempts=4)
-    facts.unfinished = [unfinished("orders", "t", 0, 1)]
+    facts.unfinished = [unfinished_entry("orders", "t", 0, 1)]
     assert asdict(facts.statistics().overall.retries) == {"total": 3, "avg": 1.5, "max": 3}
-    facts.unfinished = [unfinished("orders", "t", 6, 2)]
+    facts.unfinished = [unfinished_entry("orders", "t", 6, 2)]
     assert asdict(facts.statistics().overall.retries) == {"total": 13, "avg": 3.25, "max": 5}
 
 
@@ -106,7 +106,7 @@ def test_a_lost_attempt_counts_as_an_error_and_has_no_latency():
 def test_each_endpoint_has_its_own_figures():
     facts = Facts().attempt(1.0).attempt(3.0).failed(9.0, endpoint="crm")
     facts.delivered().delivered().dead("permanent", endpoint="crm")
-    facts.unfinished = [unfinished("new", "t", 0, 1)]
+    facts.unfinished = [unfinished_entry("new", "t", 0, 1)]
     found = facts.statistics().by_endpoint
     assert list(found) == ["crm", "new", "orders"]
     assert (found["orders"].latency.p50, found["crm"].latency.p50) == (2.0, 9.0)
@@ -117,15 +117,15 @@ def test_each_endpoint_has_its_own_figures():
 def test_delays_are_spread_by_the_attempt_of_the_round_that_they_followed():
     facts = Facts().delay(0.9).delay(1.0).delay(1.2).delay(3.1, after=2)
     first, second = facts.statistics().delays
-    assert (first.endpoint, first.of, first.count) == ("orders", DelayOf(1, False, None), 3)
-    assert (second.endpoint, second.of, second.count) == ("orders", DelayOf(2, False, None), 1)
+    assert (first.endpoint, first.key, first.count) == ("orders", DelayOf(1, False, None), 3)
+    assert (second.endpoint, second.key, second.count) == ("orders", DelayOf(2, False, None), 1)
     assert (first.spread.min, first.spread.p50, first.spread.max) == (0.9, pytest.approx(1.0, rel=0.01), 1.2)
     assert (second.spread.min, second.spread.p50, second.spread.max) == (3.1, 3.1, 3.1)
 
 
 def test_delays_by_another_policy_or_asked_for_by_the_endpoint_are_not_mixed_in():
     facts = Facts().delay(4.0, policy="patient").delay(4.0, asked=True).delay(4.0).delay(4.0, endpoint="crm")
-    assert [(each.endpoint, each.of.policy, each.of.asked) for each in facts.statistics().delays] == [
+    assert [(each.endpoint, each.key.policy, each.key.asked) for each in facts.statistics().delays] == [
         ("crm", None, False),
         ("orders", None, False),
         ("orders", None, True),
