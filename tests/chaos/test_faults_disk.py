@@ -31,6 +31,8 @@ from resonant.errors import StoreUnavailable
 from resonant.store.selection import Selection
 from support.machine import finished
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def receiver(tmp_path_factory):

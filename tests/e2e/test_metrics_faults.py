@@ -25,6 +25,8 @@ from resonant.testing import FixedClock
 from support.programs import lacking
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 EXPORTED_AT = "resonant_last_export_timestamp_seconds"
 HOUR, DAY = 3600.0, 86_400.0
@@ -167,16 +169,12 @@ def assert_no_counter_fell(before, after):
     assert [key for key, value in before.items() if after.get(key, -1) < value] == []
 
 
-WAYS = pytest.mark.parametrize("way", ["command", pytest.param("flow", marks=pytest.mark.slow)])
+WAYS = pytest.mark.parametrize("way", ["command", "flow"])
 
 
 @WAYS
 @pytest.mark.parametrize(
-    ("module", "function"),
-    [
-        pytest.param("os", "fsync", id="in the middle", marks=pytest.mark.slow),
-        pytest.param("Path", "replace", id="before its place"),
-    ],
+    ("module", "function"), [("os", "fsync"), ("Path", "replace")], ids=["in the middle", "before its place"]
 )
 def test_an_exporter_killed_between_computing_and_writing_leaves_the_last_file(
     exporter, way, module, function
@@ -222,7 +220,6 @@ def no_large_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.slow
 @WAYS
 def test_a_file_that_may_not_grow_so_large_leaves_the_last_one(exporter, way):
     before = exporter.textfile.read_text()
@@ -236,16 +233,7 @@ def test_a_file_that_may_not_grow_so_large_leaves_the_last_one(exporter, way):
 
 
 @WAYS
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        pytest.param(b"", marks=pytest.mark.slow),
-        b"# HELP resonant_del",
-        pytest.param(b"\xff\x00\xfe}{", marks=pytest.mark.slow),
-        None,
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("spoil", [b"", b"# HELP resonant_del", b"\xff\x00\xfe}{", None], ids=str)
 def test_a_spoilt_file_is_replaced_as_a_whole(exporter, way, spoil):
     whole = exporter.textfile.read_bytes()
     exporter.textfile.write_bytes(whole[: len(whole) // 2] if spoil is None else spoil)

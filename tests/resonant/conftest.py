@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,21 @@ from resonant.store import Outcome, Store, open_store, schema
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0
+# Only `make test-all` runs these queries on PostgreSQL too.
+_QUERIES = (
+    "dead_letters/test_operations.py",
+    "dead_letters/test_triage.py",
+    "lab/test_history.py",
+    "metrics/test_measure.py",
+    "metrics/test_stored_alerts.py",
+    "metrics/test_totals.py",
+    "store/test_counter_compaction.py",
+    "store/test_dead_letter_search.py",
+    "store/test_reads.py",
+    "store/test_selection.py",
+    "store/test_sketches.py",
+    "store/test_unfinished.py",
+)
 LEASE_SECONDS = 60.0
 
 
@@ -143,6 +159,14 @@ class Desk:
 def _attempt(lease: Lease, **values: Any) -> Attempt:
     defaults = {"started_at": START, "duration": 0.02, "owner": lease.owner}
     return Attempt(number=lease.attempts + 1, round=lease.round, **defaults | values)
+
+
+def pytest_collection_modifyitems(items):
+    queries = {Path(__file__).parent / name for name in _QUERIES}
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if item.path in queries and parameters.get("store_url") == "postgresql":
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

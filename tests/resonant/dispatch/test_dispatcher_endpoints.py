@@ -115,7 +115,7 @@ class TestEndpoints:
         assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
 
     @pytest.mark.parametrize("names", [("dead", "healthy"), ("healthy", "dead")], ids=["first", "last"])
-    @pytest.mark.parametrize("alphabet", ["az", "za"])
+    @pytest.mark.parametrize("alphabet", ["az", pytest.param("za", marks=pytest.mark.slow)])
     async def test_one_that_never_answers_does_not_hold_up_another(self, tmp_path, names, alphabet):
         delivered = []
 

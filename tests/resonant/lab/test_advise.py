@@ -73,7 +73,15 @@ def test_a_policy_that_gives_up_nothing_stays_even_if_another_would_send_less():
 
 
 @pytest.mark.parametrize(
-    ("slowest", "proposed"), [(0.02, "3 s"), (0.9, "3 s"), (3.0, "10 s"), (5.0, "15 s"), (14.5, "15 s")]
+    ("slowest", "proposed"),
+    [
+        (0.02, "3 s"),
+        *[
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in ((0.9, "3 s"), (3.0, "10 s"), (5.0, "15 s"))
+        ],
+        (14.5, "15 s"),
+    ],
 )
 def test_a_timeout_is_lowered_to_three_times_the_slowest_answer(slowest, proposed):
     found = history([answered(number) for number in range(199)] + [answered(199, duration=slowest)])

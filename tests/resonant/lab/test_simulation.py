@@ -78,7 +78,9 @@ def test_an_endpoint_that_queues_instead_of_rejecting_is_not_swamped():
         assert run.attempts <= 1.2
 
 
-@pytest.mark.parametrize("failures", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize(
+    "failures", [pytest.param(0.1, marks=pytest.mark.slow), 0.3, pytest.param(0.5, marks=pytest.mark.slow)]
+)
 def test_random_failures_do_not_slow_an_endpoint_down(failures):
     scenario = Scenario(events=5_000, over=100, outage=0, capacity=0, failures=failures)
 

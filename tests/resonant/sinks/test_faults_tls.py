@@ -113,6 +113,7 @@ async def test_over_tls_every_way_ends_like_without(authority, ca_file, way):
 
 
 # All at once
+@pytest.mark.slow
 async def test_a_bad_day_is_survived_and_the_journal_agrees(tmp_path):
     """Hundreds at a time on one sink: each has an outcome, and what is called delivered was answered with 2xx."""
     journal = tmp_path / "journal.jsonl"
