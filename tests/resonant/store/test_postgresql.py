@@ -187,6 +187,18 @@ def test_connections_that_the_server_closed_while_they_were_idle_are_replaced(de
     assert desk.status().accepted == 2
 
 
+def test_all_connections_that_the_server_closed_at_once_are_replaced(desk, postgresql):
+    def sleep(connection):
+        connection.exec_driver_sql("SELECT pg_sleep(0.1)")
+
+    async def read_side_by_side():
+        await asyncio.gather(*(desk.store.read(sleep) for _ in range(4)))
+
+    desk.run(read_side_by_side())
+    postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'")
+    desk.run(read_side_by_side())
+
+
 def test_a_connection_that_is_lost_in_a_transaction_of_several_steps_keeps_nothing(desk):
     async def store_some():
         async with desk.store.transaction() as transaction:
