@@ -205,9 +205,8 @@ class _Transaction:
 
 def _replace_lost(connection: Any, record: Any, _proxy: object) -> None:
     """Check a connection that was used before; the pool replaces a lost one. SQLAlchemy's own check takes three round trips."""
-    if (
-        "was_used" not in record.info
-    ):  # the pool clears it with each new connection, whose first statement reports errors
+    # The pool clears `info` with each new connection. The first statement of a new connection reports errors itself.
+    if "was_used" not in record.info:
         record.info["was_used"] = True
         return
     try:
