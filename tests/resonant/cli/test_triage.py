@@ -182,7 +182,9 @@ def read_pages(resonant, *argv: str) -> list[list[str]]:
         after = ("--after", place[1])
 
 
-@pytest.mark.parametrize("limit", [1, 4, 16])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("argv", [(), ("--type", "odd"), ("--text", "ANSWERED 503", "--endpoint", "billing")])
 def test_the_pages_put_together_are_the_whole_list(resonant, many, argv, limit):
     whole = [row["event_id"] for row in resonant.json("dlq", *argv, "--limit", "0")]

@@ -217,6 +217,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_store_the_same_events_at_once_store_each_of_them_once(desk, store_url):
     producers = [
         subprocess.Popen(
