@@ -49,8 +49,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from sqlalchemy import delete, select
 
 from resonant.store import schema, sketches
-from resonant.store.sketches import Labels, Sketch, insert_row, to_json
-from resonant.store.sql import insert_into
+from resonant.store.sketches import Labels, Sketch, to_json
+from resonant.store.sql import insert_into, insert_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

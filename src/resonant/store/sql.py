@@ -1,4 +1,4 @@
-"""SQL that differs between the databases: ``insert_into``, and ``is_any_of``, which binds many values as one.
+"""SQL that differs between the databases: ``insert_into``, ``insert_row``, and ``is_any_of``, which binds many values as one.
 
 SQLAlchemy's ``in_`` binds each value separately. That allows at most 32,700 values, and each number of values is a
 different statement to compile, prepare and plan. With one array, the statement is always the same.
@@ -45,6 +45,16 @@ def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert
 
         return postgresql.insert(table)
     return sqlite.insert(table)
+
+
+def insert_row(connection: Connection, table: Table, row: dict[str, Any]) -> None:
+    """Insert a row of plain values."""
+    if connection.dialect.name == "sqlite":
+        # Takes a quarter of the time of a compiled statement.
+        statement = f"INSERT INTO {table.name} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608 - constants
+        connection.exec_driver_sql(statement, tuple(row.values()))
+    else:
+        connection.execute(table.insert().inline(), row)
 
 
 def is_any_of(column: ColumnElement[Any], values: Collection[int] | Collection[str]) -> ColumnElement[bool]:

@@ -15,8 +15,9 @@ from sqlalchemy import delete, select
 from resonant.metrics.conditions import read_activity
 from resonant.metrics.totals import read_totals
 from resonant.store import counter_compaction, schema
-from resonant.store.counter_compaction import Span, compact, find_spans, gather, move
+from resonant.store.counter_compaction import compact, find_spans, gather, move
 from resonant.store.counters import BUCKETS, Tally
+from resonant.store.sketches import Span
 from support.examples import examples
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
