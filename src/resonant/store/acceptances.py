@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import BigInteger, Double, Text, cast, delete, func, literal, select, union
@@ -22,7 +23,7 @@ from resonant.store.wakeup import NOTIFY
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, Connection, Insert, Select
 
 _t = schema.acceptances
 _ledgers = schema.endpoints
@@ -47,11 +48,13 @@ def add(
         {"endpoint": endpoint, "event_type": each, "accepted_at": now, "count": count, "counted": counted}
         for each, count in by_type.items()
     ]
-    if wake and connection.dialect.name == "postgresql":
-        # In the same statement: another one would slow a producer down more than the notification itself.
-        connection.execute(_t.insert().returning(NOTIFY), rows)
-    else:
-        connection.execute(_t.insert().inline(), rows)
+    connection.execute(_adding(notifies=wake and connection.dialect.name == "postgresql"), rows)
+
+
+@cache
+def _adding(*, notifies: bool) -> Insert:
+    # In the same statement: another one would slow a producer down more than the notification itself.
+    return _t.insert().returning(NOTIFY) if notifies else _t.insert().inline()
 
 
 def is_any(connection: Connection) -> bool:

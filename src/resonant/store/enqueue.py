@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -167,8 +168,12 @@ def _insert(
         return ()
     # Sorted by key, so that two producers of the same ids cannot deadlock.
     rows.sort(key=lambda row: str(row[key.name]))
-    statement = insert_into(connection.dialect.name, key.table).on_conflict_do_nothing().returning(key, *more)
-    return connection.execute(statement, rows).all()
+    return connection.execute(_inserting(connection.dialect.name, key, *more), rows).all()
+
+
+@cache
+def _inserting(dialect: str, key: Column[str], *more: Column[Any]) -> Any:
+    return insert_into(dialect, key.table).on_conflict_do_nothing().returning(key, *more)
 
 
 def _read_event(connection: Connection, event_id: str) -> Event:

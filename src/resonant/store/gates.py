@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import and_, exists, func, or_, select, update
@@ -13,7 +14,7 @@ from resonant.store.sql import insert_into
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row, Select
 
 GateState = Literal["normal", "probing", "paced", "paused"]
 
@@ -121,7 +122,12 @@ def read_gate(connection: Connection, endpoint: str) -> Gate:
 
 def read_gates(connection: Connection) -> dict[str, Gate]:
     """Return the gates that have a row, by endpoint."""
-    return {row.endpoint: _gate(row) for row in connection.execute(select(_g).order_by(_g.c.endpoint))}
+    return {row.endpoint: _gate(row) for row in connection.execute(_all_gates())}
+
+
+@cache
+def _all_gates() -> Select[Any]:
+    return select(_g).order_by(_g.c.endpoint)
 
 
 def states_not_normal(connection: Connection) -> dict[str, GateState]:

@@ -10,19 +10,20 @@ import itertools
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Text, bindparam, case, func, literal, or_, select, update
+from sqlalchemy import Double, Integer, Text, bindparam, case, func, or_, select, update
 
 from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
 from resonant.store.gates import read_gates
 from resonant.store.locked_rows import change_all, held_by, still_held
-from resonant.store.sql import insert_into, is_any_of
+from resonant.store.sql import insert_into, is_any_of, is_any_of_given
 from resonant.store.wakeup import announce
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sqlalchemy import CTE, ColumnElement, Connection, Insert, Row, Update
+    from sqlalchemy import CTE, ColumnElement, Connection, Insert, Row, Select, Update
+    from sqlalchemy.sql.dml import ReturningUpdate
 
     from resonant.store.gates import Gate
 
@@ -41,16 +42,20 @@ class Due(NamedTuple):
 
 def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
     """Return when the earliest unfinished delivery of each endpoint may be claimed."""
-    names = (
-        select(literal(endpoint, Text).label("name")).cte() if endpoint is not None else _unfinished_names()
-    )
+    parameters = {} if endpoint is None else {"of": endpoint}
+    found = connection.execute(_earliest(is_of_one=endpoint is not None), parameters)
+    return [Due(name, at) for name, at in found if at is not None]
+
+
+@cache
+def _earliest(*, is_of_one: bool) -> Select[str, float]:
+    names = select(bindparam("of", type_=Text()).label("name")).cte() if is_of_one else _unfinished_names()
     earliest = (
         select(func.min(_d.c.available_at))
         .where(_d.c.endpoint == names.c.name, _d.c.available_at.is_not(None))
         .scalar_subquery()
     )
-    query = select(names.c.name, earliest).where(names.c.name.is_not(None))
-    return [Due(name, at) for name, at in connection.execute(query) if at is not None]
+    return select(names.c.name, earliest).where(names.c.name.is_not(None))
 
 
 def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], dict[str, Gate]]:
@@ -100,16 +105,9 @@ def claim(
     On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
     one writer.
     """
-    picked = (
-        select(_d.c.id)
-        .where(_d.c.endpoint == endpoint, _d.c.available_at <= now, _d.c.lease_owner.is_(None))
-        .order_by(_d.c.available_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True, key_share=True)
-        .cte("picked")
-    )
-    claimed = lease_rows(connection, _d.c.id.in_(select(picked.c.id)), owner, now + lease_seconds)
-    if most_bytes is not None:
+    lease = {"of": endpoint, "due": now, "most": limit, "by": owner, "until": now + lease_seconds}
+    claimed: Sequence[Row[Any]] = connection.execute(_claiming(), lease).all()
+    if most_bytes is not None and len(claimed) > 1:
         claimed = _that_fit(connection, claimed, most_bytes, now)
     leases = leases_of(connection, claimed)
     if leases:
@@ -117,18 +115,39 @@ def claim(
     return leases
 
 
+@cache
+def _claiming() -> ReturningUpdate[Any]:
+    picked = (
+        select(_d.c.id)
+        .where(
+            _d.c.endpoint == bindparam("of"),
+            _d.c.available_at <= bindparam("due"),
+            _d.c.lease_owner.is_(None),
+        )
+        .order_by(_d.c.available_at)
+        .limit(bindparam("most", type_=Integer()))
+        .with_for_update(skip_locked=True, key_share=True)
+        .cte("picked")
+    )
+    return _leasing(_d.c.id.in_(select(picked.c.id)))
+
+
 def lease_rows(
     connection: Connection, picked: ColumnElement[bool], owner: str, until: float
 ) -> Sequence[Row[Any]]:
     """Lease free deliveries that this transaction has locked; return their rows."""
-    leasing = update(_d).where(picked).returning(_d)
+    return connection.execute(_leasing(picked), {"by": owner, "until": until}).all()
+
+
+def _leasing(picked: ColumnElement[bool]) -> ReturningUpdate[Any]:
+    """Return the statement that leases free deliveries to ``by`` until ``until``, and returns their rows."""
     values = {
-        "lease_owner": owner,
+        "lease_owner": bindparam("by"),
         "lease_token": _d.c.lease_token + 1,
-        "available_at": until,
+        "available_at": bindparam("until"),
         "sending": False,
     }
-    return connection.execute(leasing.values(values)).all()
+    return update(_d).where(picked).values(values).returning(_d)
 
 
 def _that_fit(
@@ -136,8 +155,8 @@ def _that_fit(
 ) -> Sequence[Row[Any]]:
     """Return the deliveries within the size limit; release the rest before their bodies are read."""
     events = schema.events.c
-    of_claimed = is_any_of(events.id, [row.event_id for row in claimed])
-    sizes = {row.id: row.bytes for row in connection.execute(select(events.id, _bytes).where(of_claimed))}
+    query = select(events.id, _bytes).where(is_any_of(events.id, [row.event_id for row in claimed]))
+    sizes = {row.id: row.bytes for row in connection.execute(query)}
     ordered = _longest_due_first(claimed)
     totals = itertools.accumulate(sizes[row.event_id] for row in ordered)
     fitting = max(1, sum(1 for total in totals if total <= most_bytes))
@@ -194,9 +213,16 @@ def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set
         The leases that are still held. Do not send the deliveries of lost leases.
     """
     held = still_held(connection, leases)
-    begun = {"sending": True, "first_attempt_at": func.coalesce(_d.c.first_attempt_at, now)}
-    change_all(connection, [key.delivery_id for key in held], begun)
+    if held:
+        connection.execute(_beginning(), {"ids": [key.delivery_id for key in held], "at": now})
     return held
+
+
+@cache
+def _beginning() -> Update:
+    first_attempt_at = func.coalesce(_d.c.first_attempt_at, bindparam("at", type_=Double()))
+    begun = update(_d).values(sending=True, first_attempt_at=first_attempt_at)
+    return begun.where(is_any_of_given(_d.c.id, "ids"))
 
 
 def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
@@ -239,6 +265,8 @@ def lease_owners(connection: Connection) -> list[str]:
 
 def hand_back(connection: Connection, delivery_ids: Collection[int], now: float) -> None:
     """End the leases of locked deliveries. Due times do not change."""
+    if not delivery_ids:
+        return
     changes = {
         "lease_owner": None,
         "sending": False,
@@ -250,13 +278,18 @@ def hand_back(connection: Connection, delivery_ids: Collection[int], now: float)
 
 
 def _read_events(connection: Connection, event_ids: list[str]) -> dict[str, Event]:
-    table = schema.events
     events = {}
-    for row in connection.execute(select(table).where(is_any_of(table.c.id, event_ids))):
+    for row in connection.execute(_of_events(), {"ids": event_ids}):
         events[row.id] = Event.from_stored(
             row.id, row.type, row.source, bytes(row.body), row.time, row.subject
         )
     return events
+
+
+@cache
+def _of_events() -> Select[Any]:
+    table = schema.events
+    return select(table).where(is_any_of_given(table.c.id, "ids"))
 
 
 def _lease(row: Row[tuple[object, ...]], event: Event) -> Lease:

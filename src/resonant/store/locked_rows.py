@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, select, update
 
 from resonant.store import schema
-from resonant.store.sql import is_any_of
+from resonant.store.sql import is_any_of, is_any_of_given
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Update
+    from sqlalchemy import Connection, Select, Update
 
     from resonant.events import Lease, LeaseKey
 
@@ -26,10 +26,14 @@ def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
     Returns:
         ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of the existing deliveries, keyed by id.
     """
+    return {row.id: row for row in connection.execute(_locking(), {"ids": list(delivery_ids)}).all()}
+
+
+@cache
+def _locking() -> Select[int, int, str | None, int]:
     query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
     # Not FOR UPDATE, so that other transactions can add attempts to a locked delivery.
-    query = query.where(is_any_of(_d.c.id, list(delivery_ids))).with_for_update(key_share=True)
-    return {row.id: row for row in connection.execute(query).all()}
+    return query.where(is_any_of_given(_d.c.id, "ids")).with_for_update(key_share=True)
 
 
 def still_held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:

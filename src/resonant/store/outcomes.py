@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, update
 
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.store import schema
 from resonant.store.attempts import AttemptKey, add_attempts, attempt_row, recorded_attempts, storable
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.counters import DelayOf, Tally, count_retries
-from resonant.store.locked_rows import change_all, change_each, is_held, lock
+from resonant.store.locked_rows import change_each, is_held, lock
+from resonant.store.sql import is_any_of_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Update
 
     from resonant.events import Attempt, Lease, LeaseKey
 
@@ -100,20 +104,25 @@ def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -
     for outcome in delivered:
         by_status_code.setdefault(outcome.attempt.status_code, []).append(outcome.lease.delivery_id)
     for status_code, delivery_ids in by_status_code.items():
-        changes = {
-            # The lease is still held, so the row has the same number of attempts as the lease.
-            "attempts": _d.c.attempts + 1,
-            "round_attempts": _d.c.round_attempts + 1,
-            "sending": False,
-            "status_code": status_code,
-            "status": "delivered",
-            "finished_at": now,
-            "next_attempt_at": None,
-            "backoff_until": None,
-            "available_at": None,
-            "lease_owner": None,
-        }
-        change_all(connection, delivery_ids, changes)
+        connection.execute(_delivering(), {"ids": delivery_ids, "with": status_code, "at": now})
+
+
+@cache
+def _delivering() -> Update:
+    changes = {
+        # The lease is still held, so the row has the same number of attempts as the lease.
+        "attempts": _d.c.attempts + 1,
+        "round_attempts": _d.c.round_attempts + 1,
+        "sending": False,
+        "status_code": bindparam("with"),
+        "status": "delivered",
+        "finished_at": bindparam("at"),
+        "next_attempt_at": None,
+        "backoff_until": None,
+        "available_at": None,
+        "lease_owner": None,
+    }
+    return update(_d).where(is_any_of_given(_d.c.id, "ids")).values(changes)
 
 
 def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Integer, Text, literal
+from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Integer, Text, bindparam, literal
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -59,8 +59,16 @@ def insert_row(connection: Connection, table: Table, row: dict[str, Any]) -> Non
 
 def is_any_of(column: ColumnElement[Any], values: Collection[int] | Collection[str]) -> ColumnElement[bool]:
     """Return the condition that an integer or text column has one of these values."""
-    item = BigInteger() if isinstance(column.type, Integer) else Text()
-    return _IsAnyOf(column, literal(list(values), _Values(item)))
+    return _IsAnyOf(column, literal(list(values), _Values(_item(column))))
+
+
+def is_any_of_given(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """Return the same condition for a statement that is built once; the values are its parameter ``name``."""
+    return _IsAnyOf(column, bindparam(name, type_=_Values(_item(column))))
+
+
+def _item(column: ColumnElement[Any]) -> TypeEngine[Any]:
+    return BigInteger() if isinstance(column.type, Integer) else Text()
 
 
 class _Values(TypeDecorator[Any]):
