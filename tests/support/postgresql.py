@@ -6,18 +6,22 @@ import asyncio
 import tempfile
 import warnings
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from resonant.store import schema
 from resonant.store.migrate import SCHEMA_VERSION, VERSION_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+_SOCKET = ".s.PGSQL.5432"
 
 
 class PostgreSQLServer:
@@ -137,3 +141,47 @@ def execute_in(folder: Path, statement: str, database: str) -> list[asyncpg.Reco
             return await connection.fetch(statement)
 
     return asyncio.run(execute())
+
+
+@dataclass
+class Relay:
+    """Relays connections to a server.
+
+    Attributes:
+        url: the URL of the database through the relay.
+    """
+
+    url: str
+    _passing: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def stop_answering(self) -> None:
+        """Stop relaying data on the open connections, without closing them."""
+        for task in self._passing:
+            task.cancel()
+
+    async def accept(self, socket: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay one connection."""
+        from_server, to_server = await asyncio.open_unix_connection(socket)
+        for source, sink in ((reader, to_server), (from_server, writer)):
+            self._passing.append(asyncio.create_task(_pass_on(source, sink)))
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(65_536):
+        sink.write(data)
+    sink.close()
+
+
+@asynccontextmanager
+async def relayed(url: str) -> AsyncIterator[Relay]:
+    """Relay connections to a database whose URL names the folder of a socket."""
+    real = make_url(url)
+    with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
+        relay = Relay(real.update_query_dict({"host": folder}).render_as_string(hide_password=False))
+        accept = partial(relay.accept, Path(str(real.query["host"])) / _SOCKET)
+        server = await asyncio.start_unix_server(accept, Path(folder) / _SOCKET)
+        try:
+            yield relay
+        finally:
+            server.close()
+            relay.stop_answering()

@@ -10,8 +10,7 @@ import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError
 
 from resonant.errors import StoreLocked
 from resonant.store.database_errors import sqlstate, translated_database_errors
@@ -19,6 +18,7 @@ from resonant.store.wakeup import postgresql_commits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection
     from sqlalchemy.engine import URL
@@ -30,6 +30,9 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_SECONDS = 10
+_OPENED_AT = "resonant_opened_at"
+# How long a pooled connection may take for its first statement. Behind PgBouncer, that includes the wait for a free session.
+_CHECK_SECONDS = 10.0
 STATEMENT_TIMEOUT_SECONDS = 60
 # A write transaction waits for a lock for a third of the lease, within these bounds. An idle transaction is ended after half
 # of that time. The bounds leave time for deadlock detection (one second), and are shorter than the statement timeout.
@@ -94,7 +97,6 @@ class PostgreSQL:
                 "server_settings": {"application_name": _application_name()},
             },
         )
-        event.listen(self._writing.sync_engine, "checkout", _replace_lost)
         self._reading = self._writing.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -102,15 +104,15 @@ class PostgreSQL:
     def __str__(self) -> str:
         return self._name
 
-    async def write(self, operation: Callable[[Connection], T]) -> T:
+    async def write(self, operation: Callable[[Connection], T], *, is_synced: bool = True) -> T:
         """Run the operation in its own transaction, and repeat it after a deadlock; see ``Database``."""
+        del is_synced  # always: the server may crash while the workers continue
         with translated_database_errors(self._name):
             tries_left = _TRIES
             while True:
                 tries_left -= 1
                 try:
-                    async with self._connected(self._writing) as connection, self.naming_holders(connection):
-                        await connection.exec_driver_sql(self._bounds(self._idle_seconds))
+                    async with self._begun(self._idle_seconds) as connection, self.naming_holders(connection):
                         result = await connection.run_sync(operation)
                         await connection.commit()
                         return result
@@ -121,23 +123,21 @@ class PostgreSQL:
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation on one snapshot; see ``Database``."""
         with translated_database_errors(self._name):
-            async with self._connected(self._reading) as connection:
+            async with self._connected(self._reading, "SELECT 1") as connection:
                 return await connection.run_sync(operation)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[_Transaction]:
         """Open a transaction for several operations; see ``Database``."""
-        async with self._connected(self._writing) as connection:
-            # No idle timeout: the caller may wait between its operations.
-            with translated_database_errors(self._name):
-                await connection.exec_driver_sql(self._bounds(0))
+        # No idle timeout: the caller may wait between its operations.
+        async with self._begun(0) as connection:
             yield _Transaction(connection, self)
             with translated_database_errors(self._name):
                 await connection.commit()
 
     def commits(self) -> AsyncGenerator[None]:
         """Yield after commits that ``wakeup.announce`` announces; see ``Database``."""
-        return postgresql_commits(self._writing)
+        return postgresql_commits(lambda: self._connected(self._writing, "SELECT 1"))
 
     async def reclaim_space(self) -> None:
         """Do nothing: autovacuum makes the space of removed rows available for new ones; see ``Database``."""
@@ -168,7 +168,10 @@ class PostgreSQL:
             await asyncio.sleep(_LOOK_SECONDS)
             rows: Sequence[Any] = ()
             with suppress(Exception):  # only for the message
-                async with asyncio.timeout(_LOOK_SECONDS), self._reading.connect() as connection:
+                async with (
+                    asyncio.timeout(_LOOK_SECONDS),
+                    self._connected(self._reading, "SELECT 1") as connection,
+                ):
                     rows = (await connection.exec_driver_sql(_BLOCKING % server_pid)).all()
             for pid, application, state in rows[:1]:
                 found.append(f"session {pid} ({application or 'unnamed program'}; {state or 'unknown'})")
@@ -177,16 +180,38 @@ class PostgreSQL:
                     self._told = (found[-1], now())
                     logger.warning("%s: %s holds a lock: waiting for it", self._name, found[-1])
 
-    def _bounds(self, idle_seconds: float) -> str:
-        return _SET_BOUNDS % (self._lock_seconds * 1000, idle_seconds * 1000)
+    def _begun(self, idle_seconds: float) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Begin a transaction that waits for locks and for its next statement within bounds."""
+        return self._connected(self._writing, _SET_BOUNDS % (self._lock_seconds * 1000, idle_seconds * 1000))
 
     @asynccontextmanager
-    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        """Check out a connection; uncommitted changes are rolled back at the end."""
+    async def _connected(self, engine: AsyncEngine, first: str) -> AsyncIterator[AsyncConnection]:
+        """Check out a connection and run a first statement; uncommitted changes are rolled back at the end.
+
+        A connection from the pool may be lost. The first statement has no effect, so it is repeated on a new connection, after
+        all other pooled connections were replaced.
+        """
+        now = asyncio.get_running_loop().time
+        began_at, is_any_lost = now(), False
         async with AsyncExitStack() as stack:
             # Drivers and their options raise many kinds of errors.
             with translated_database_errors(self._name, Exception):
-                connection = await stack.enter_async_context(engine.connect())
+                while True:
+                    connection = await stack.enter_async_context(engine.connect())
+                    # SQLAlchemy clears `info` with each new connection to the server.
+                    is_pooled = connection.info.setdefault(_OPENED_AT, now()) < began_at
+                    try:
+                        if not (is_pooled and is_any_lost):
+                            async with asyncio.timeout(_CHECK_SECONDS if is_pooled else None):
+                                await connection.exec_driver_sql(first)
+                            break
+                    except Exception as error:
+                        if not is_pooled:
+                            raise
+                        logger.info("%s: replacing its pooled connections: %r", self._name, error)
+                        is_any_lost = True
+                    await _drop(connection)
+                    await stack.aclose()  # makes room in the pool
             yield connection
 
 
@@ -203,16 +228,12 @@ class _Transaction:
                 return await self._connection.run_sync(operation, *args, **kwargs)
 
 
-def _replace_lost(connection: Any, record: Any, _proxy: object) -> None:
-    """Check a connection that was used before; the pool replaces a lost one. SQLAlchemy's own check takes three round trips."""
-    # The pool clears `info` with each new connection. The first statement of a new connection reports errors itself.
-    if "was_used" not in record.info:
-        record.info["was_used"] = True
-        return
-    try:
-        connection.run_async(lambda driver: driver.execute("SELECT 1"))
-    except Exception as error:  # drivers fail in many ways
-        raise DisconnectionError(str(error)) from error
+async def _drop(connection: AsyncConnection) -> None:
+    """Close a connection that may be lost, without waiting for the server to confirm it."""
+    if not connection.invalidated:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver.terminate()
+    await connection.invalidate()
 
 
 def _application_name() -> str:

@@ -19,11 +19,12 @@ from urllib.parse import quote
 from sqlalchemy import func, select
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +77,13 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[None]:
             timer.cancel()
 
 
-async def postgresql_commits(engine: AsyncEngine) -> AsyncGenerator[None]:
+async def postgresql_commits(
+    connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+) -> AsyncGenerator[None]:
     """Yield soon after an announced transaction has been committed; reconnect if the connection breaks.
 
     Args:
-        engine: the database's engine; one of its connections is closed at the end.
+        connect: checks out a connection, in a transaction; it is closed at the end.
     """
     woken = asyncio.Event()
 
@@ -89,7 +92,8 @@ async def postgresql_commits(engine: AsyncEngine) -> AsyncGenerator[None]:
 
     while True:
         with suppress(Exception):  # drivers fail in many ways, and the next transaction reports it
-            async with engine.connect() as connection:
+            async with connect() as connection:
+                await connection.rollback()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
                 try:
                     driver.add_termination_listener(wake)

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from resonant.delivery.retry import GiveUp
 from resonant.dispatch.batch_writer import BatchWriter
@@ -20,7 +21,10 @@ from resonant.errors import StoreUnavailable
 from resonant.store import enqueue, open_store, schema
 from resonant.store.counters import Tally
 from resonant.store.database import open_database
+from resonant.store.leases import unfinished
 from resonant.store.postgresql import PostgreSQL
+from support.postgresql import relayed
+from support.sqlite import listening
 
 
 @pytest.fixture
@@ -197,6 +201,49 @@ def test_all_connections_that_the_server_closed_at_once_are_replaced(desk, postg
     desk.run(read_side_by_side())
     postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'")
     desk.run(read_side_by_side())
+
+
+async def test_a_pooled_connection_that_does_not_answer_is_replaced(postgresql_url, monkeypatch):
+    """A firewall may drop idle connections without notice."""
+    monkeypatch.setattr("resonant.store.postgresql._CHECK_SECONDS", 0.5)
+    async with relayed(postgresql_url) as relay:
+        store = await open_store(relay.url)
+        await store.unfinished()
+        relay.stop_answering()
+        assert await store.unfinished() == 0
+        relay.stop_answering()
+        async with store.transaction() as transaction:
+            assert await transaction.run_sync(unfinished) == 0
+        await store.close()
+
+
+async def test_only_one_of_several_connections_that_do_not_answer_is_waited_for(postgresql_url, monkeypatch):
+    monkeypatch.setattr("resonant.store.postgresql._CHECK_SECONDS", 0.5)
+    waited_for = []
+
+    def count(_connection, _cursor, statement, *_):
+        waited_for.append(statement)
+
+    async with relayed(postgresql_url) as relay:
+        store = await open_store(relay.url)
+        await asyncio.gather(
+            *(store.read(lambda c: c.execute(text("SELECT pg_sleep(0.1)"))) for _ in range(5))
+        )
+        relay.stop_answering()
+        with listening("before_cursor_execute", count):
+            async with asyncio.timeout(8):  # closing each of them would take two seconds more
+                assert await store.rescue() == 0
+        await store.close()
+    assert sum("lock_timeout" in statement for statement in waited_for) == 2
+
+
+def test_the_first_statement_is_not_repeated_on_a_new_connection(open_desk, postgresql_url, monkeypatch):
+    desk = open_desk(postgresql_url)
+    monkeypatch.setattr("resonant.store.postgresql._SET_BOUNDS", "SELECT %d / 0, %d")
+    opened = []
+    with listening("connect", lambda *_: opened.append(1)), pytest.raises(DBAPIError, match="division"):
+        desk.enqueue("evt_1")
+    assert len(opened) == 1
 
 
 def test_a_connection_that_is_lost_in_a_transaction_of_several_steps_keeps_nothing(desk):
