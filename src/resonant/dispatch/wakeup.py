@@ -1,4 +1,4 @@
-"""Wakes a run when another process stores new work, so that it need not wait for the next poll."""
+"""Wakes a run after a commit of new work, so that it need not wait for the next poll."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
     from resonant.store import Store
 
-# The shortest time between two wake-ups while another process commits continuously.
+# The shortest time between two wake-ups while commits go on.
 _REST_SECONDS = 0.02
 
 
 async def wake_on_commits(store: Store, wake: Callable[[], None]) -> None:
-    """Call ``wake`` soon after another process has committed new work, until cancelled."""
+    """Call ``wake`` soon after each commit of new work, until cancelled."""
     async with contextlib.aclosing(store.database.commits()) as commits:
         async for _ in commits:
             wake()

@@ -17,10 +17,11 @@ from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch import fetcher, succession
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import drains, open_store, schema
+from resonant.store import drains, open_store, schema, wakeup
 from support.dispatching import sink_target
 from support.waiting import until
 
@@ -30,6 +31,8 @@ POLICY = RetryPolicy(max_attempts=3, base=0.2, factor=1.0, jitter="none")
 @pytest.fixture
 def without_polls(monkeypatch):
     monkeypatch.setattr(fetcher, "POLL_SECONDS", 3600.0)
+    # A commit whose sync takes longer is found by the poll.
+    monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 60.0)
 
 
 def event(name: str) -> Event:
@@ -37,7 +40,7 @@ def event(name: str) -> Event:
 
 
 @asynccontextmanager
-async def running(url, send, *, owner="run", policy=POLICY, waits=0.0, **limits):
+async def running(url, send, *, owner="run", endpoint=None, policy=POLICY, waits=0.0, **limits):
     """Run a dispatcher for the block, or until it ends; a delivery to be retried waits in its task for so long."""
 
     async def open_destination(name):
@@ -58,7 +61,7 @@ async def running(url, send, *, owner="run", policy=POLICY, waits=0.0, **limits)
             async def emit_chunk(leases):
                 await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
 
-            run = asyncio.create_task(dispatcher.run(emit_one, emit_chunk=emit_chunk))
+            run = asyncio.create_task(dispatcher.run(emit_one, emit_chunk=emit_chunk, endpoint=endpoint))
             yield run
             run.cancel()
             await asyncio.gather(run, return_exceptions=True)
@@ -120,6 +123,64 @@ async def test_a_run_with_a_retry_that_waits_in_it_is_woken_too(store_url):
         async with running(store_url, send, run_for=60, waits=3600):
             await until(lambda: sent)
             await enqueue_until_sent(store, sent)
+
+
+@pytest.mark.usefixtures("without_polls")
+@pytest.mark.parametrize("chunk_size", [0, 10], ids=["task lane", "bulk lane"])
+async def test_an_endpoint_that_does_not_answer_delays_no_new_event_for_another(store_url, chunk_size):
+    sent, is_answered = [], asyncio.Event()
+
+    async def send(given):
+        sent.append(given.id)
+        if given.id == "hangs":
+            await is_answered.wait()
+
+    async with (
+        producer(store_url) as store,
+        running(store_url, send, run_for=60, chunk_size=chunk_size),
+    ):
+        await enqueue_until_sent(store, sent)
+        for number in range(30):  # until the gate sends freely
+            await store.enqueue([event(f"answered_{number}")], "hanging")
+            await until(lambda last=f"answered_{number}": last in sent)
+        await store.enqueue([event("hangs")], "hanging")
+        await until(lambda: "hangs" in sent)
+        await store.enqueue([event("new")], "another")
+        await until(lambda: "new" in sent)
+
+        # An endpoint with deliveries in flight waits for the regular poll, which claims more at once.
+        await store.enqueue([event("later")], "hanging")
+        await store.enqueue([event("newer")], "another")
+        await until(lambda: "newer" in sent)
+        assert "later" not in sent
+        is_answered.set()
+        await until(lambda: "later" in sent)
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_a_run_for_one_endpoint_that_is_woken_while_it_sends_waits(store_url, monkeypatch):
+    """It has nothing to claim early, and must not look for work without a pause."""
+    pauses, sent = [], []
+    wait_for_change = RunningTasks.wait_for_change
+
+    async def wait(running_tasks, seconds):
+        pauses.append(seconds)
+        await wait_for_change(running_tasks, seconds)
+
+    async def send(given):
+        sent.append(given.id)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RunningTasks, "wait_for_change", wait)
+    async with producer(store_url) as store, running(store_url, send, endpoint="orders", run_for=60):
+        await store.enqueue([event("hangs")], "orders")
+        await until(lambda: sent)
+        for number in range(5):
+            woken = len(pauses)
+            await store.enqueue([event(f"evt_{number}")], "orders")
+            await until(lambda woken=woken: len(pauses) > woken)
+            await asyncio.sleep(fetcher._EARLY_POLL_SECONDS)
+        assert 0 not in pauses[-10:]
 
 
 @pytest.mark.usefixtures("without_polls")
