@@ -133,8 +133,9 @@ class BatchWriter:
     ) -> tuple[set[LeaseKey], set[LeaseKey]]:
         if not leases and not outcomes and not releases:
             return set(), set()
+        write = self._store.write if outcomes else self._store.write_unsynced
         return await retry_while_unavailable(
-            lambda: self._store.write(_write, leases, outcomes, releases, now=self._store.clock()),
+            lambda: write(_write, leases, outcomes, releases, now=self._store.clock()),
             self._patience,
             outlasts_locks=lambda: not self._is_closing,
         )

@@ -158,7 +158,7 @@ class Gatekeeper:
         change = gate.probe(self._store.clock())
         if change is None:
             return None
-        claimed = await self._store.write_leases(claim_probe, change, owner=self._owner)
+        claimed = await self._store.claim_leases(claim_probe, change, owner=self._owner)
         if claimed is None:
             return None
         lease, row = claimed

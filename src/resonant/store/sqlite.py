@@ -46,12 +46,11 @@ _LOOK_AGAIN_SECONDS = 0.002
 _PAUSE_SECONDS = 2 * _LOOK_AGAIN_SECONDS
 _READERS = 3
 _PRIMARY_CODE = 0xFF  # masks SQLite's extended result codes
-_LOG = "resonant_log"
+_LOG, _HAS_LOG = "resonant_log", "resonant_has_log"
 _INCREMENTAL = 2  # SQLite's number for auto_vacuum=INCREMENTAL
 _PAGES_AT_ONCE = 1_000
 _PRAGMAS = (
     "journal_mode=WAL",
-    "synchronous=FULL",
     "foreign_keys=ON",
     "cache_size=-65536",  # KiB
     "case_sensitive_like=ON",  # as on PostgreSQL
@@ -75,6 +74,7 @@ class SQLite:
             url.set(drivername="sqlite", database=str(path)), _WriteLock(path, self._name), self._file
         )
         self._writing = self._reading.execution_options(write=True)
+        self._leasing = self._reading.execution_options(write=True, unsynced=True)
         self._writer = ThreadPoolExecutor(1, "resonant-store-writer")
         self._readers = ThreadPoolExecutor(_READERS, "resonant-store-reader")
         # Held during a `transaction`, so that no other write runs between its operations.
@@ -83,10 +83,10 @@ class SQLite:
     def __str__(self) -> str:
         return self._name
 
-    async def write(self, operation: Callable[[Connection], T]) -> T:
+    async def write(self, operation: Callable[[Connection], T], *, is_synced: bool = True) -> T:
         """Run the operation in its own transaction; see ``Database``."""
         async with self._turn:
-            return await self.in_writer(self._write, operation)
+            return await self.in_writer(self._write, operation, self._writing if is_synced else self._leasing)
 
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation on one snapshot; see ``Database``."""
@@ -100,7 +100,7 @@ class SQLite:
         async with self._turn:
             stack = ExitStack()
             try:
-                connection = await self.in_writer(stack.enter_context, self._begun())
+                connection = await self.in_writer(stack.enter_context, self._begun(self._writing))
                 yield _Transaction(self, connection)
             except BaseException as error:
                 await self._end(stack, type(error), error, error.__traceback__)
@@ -134,14 +134,14 @@ class SQLite:
             call = partial(function, *args, **kwargs)
             return await asyncio.get_running_loop().run_in_executor(self._writer, call)
 
-    def _write(self, operation: Callable[[Connection], T]) -> T:
-        with self._begun() as connection:
+    def _write(self, operation: Callable[[Connection], T], engine: Engine) -> T:
+        with self._begun(engine) as connection:
             return operation(connection)
 
     @contextmanager
-    def _begun(self) -> Iterator[Connection]:
+    def _begun(self, engine: Engine) -> Iterator[Connection]:
         """Begin a write transaction, commit it, and check that the file was not replaced meanwhile."""
-        with self._writing.begin() as connection:
+        with engine.begin() as connection:
             # While this connection is open, the log stays the same file, unless it is deleted.
             log = connection.info.setdefault(_LOG, self._file.log_identity())
             yield connection
@@ -277,7 +277,7 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:
+    def prepare(connection: Any, record: Any) -> None:
         # Disables the driver's own BEGIN, which it sends late and never as IMMEDIATE; see `begin` below.
         connection.isolation_level = None
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
@@ -287,12 +287,18 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _PRAGMAS:
             _set(connection, pragma)
+        # Some file systems allow no write-ahead log. Without it, unsynced commits could damage the file.
+        record.info[_HAS_LOG] = connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         file.check()  # this connection has just opened the file by its path
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # A write transaction takes the lock at once: a later upgrade fails at once instead of waiting.
-        if connection.get_execution_options().get("write", False):
+        options = connection.get_execution_options()
+        if options.get("write", False):
+            is_synced = not (options.get("unsynced", False) and connection.info[_HAS_LOG])
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
             lock.take(connection)
         else:
             connection.exec_driver_sql("BEGIN")

@@ -20,7 +20,7 @@ def probing(desk, **fields):
 def probe(desk, gate):
     """Reserve a probe; return the id of its event and the gate, None where there is none."""
     change = GateChange(gate, replace(gate, probe_at=desk.clock() + 5))
-    found = desk.run(desk.store.write_leases(claim_probe, change, owner="worker"))
+    found = desk.run(desk.store.claim_leases(claim_probe, change, owner="worker"))
     return found and (found[0].event.id, found[1])
 
 

@@ -18,10 +18,15 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy.engine import make_url
 
+from resonant.delivery.retry import GiveUp
+from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
-from resonant.store import open_store
+from resonant.store import open_store, sqlite
 from resonant.store.sqlite import SQLite
 from support.programs import lacking
+from support.sqlite import listening
+
+FULL = 2  # SQLite's number for synchronous=FULL
 
 
 def mode(path: Path) -> int:
@@ -98,13 +103,70 @@ def test_a_path_in_the_home_is_found(tmp_path, open_desk, monkeypatch):
     assert (tmp_path / ".resonant" / "resonant.db").is_file()
 
 
-def test_every_commit_is_on_the_disk_and_readers_do_not_wait(open_desk, sqlite_url):
+def test_readers_do_not_wait_for_writers_and_writers_wait_for_each_other(open_desk, sqlite_url):
     def pragmas(connection):
-        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        names = ("journal_mode", "foreign_keys", "busy_timeout")
         return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
 
     desk = open_desk(sqlite_url)
-    assert desk.read(pragmas) == desk.write(pragmas) == ["wal", 2, 1, 30_000]
+    assert desk.read(pragmas) == desk.write(pragmas) == ["wal", 1, 30_000]
+
+
+@pytest.fixture
+def syncs():
+    """Whether each write transaction synced its commit to the disk."""
+    found = []
+
+    def look(connection):
+        if connection.get_execution_options().get("write"):
+            found.append(connection.exec_driver_sql("PRAGMA synchronous").scalar() == FULL)
+
+    with listening("commit", look):
+        yield found
+
+
+def test_only_changes_of_leases_are_not_synced(open_desk, sqlite_url, syncs):
+    desk = open_desk(sqlite_url)
+    syncs.clear()
+    desk.enqueue("evt_1", "evt_2")
+    assert syncs == [True]
+
+    syncs.clear()
+    first, second = desk.claim()
+    desk.begin(first, second)
+    desk.run(desk.store.renew("worker"))
+    desk.run(desk.store.release([second]))
+    assert syncs == [False, False, False, False]
+
+    syncs.clear()
+    desk.record(desk.failed(first, GiveUp("permanent")))
+    desk.replay()
+    desk.rescue()
+    assert syncs == [True, True, True]
+
+
+def test_a_batch_is_synced_if_it_has_an_outcome(open_desk, sqlite_url, syncs):
+    async def begin_and_record():
+        writer = BatchWriter(desk.store)
+        await writer.begin(lease)
+        await writer.record(desk.delivered(lease))
+
+    desk = open_desk(sqlite_url)
+    desk.enqueue("evt_1")
+    lease = desk.claim_one()
+    syncs.clear()
+    desk.run(begin_and_record())
+    assert syncs == [False, True]
+
+
+def test_without_a_write_ahead_log_every_commit_is_synced(open_desk, sqlite_url, syncs, monkeypatch):
+    """An unsynced commit could damage the file then. Some file systems allow no log."""
+    without_log = tuple(each.replace("WAL", "DELETE") for each in sqlite._PRAGMAS)
+    monkeypatch.setattr(sqlite, "_PRAGMAS", without_log)
+    desk = open_desk(sqlite_url)
+    desk.enqueue("evt_1")
+    desk.claim_one()
+    assert syncs[-2:] == [True, True]
 
 
 def test_a_new_file_can_give_freed_pages_back_and_a_used_one_is_opened_without_writing(sqlite_url, open_desk):
