@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from resonant.dead_letters import operations
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
 from resonant.store import Outcome, Store, open_store, schema
+from resonant.store.selection import Selection
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0
@@ -86,6 +88,26 @@ class Desk:
 
     def park_for(self, seconds: float) -> Park:
         return Park(seconds, self.clock() + seconds)
+
+    def replay(
+        self,
+        selection: Selection | None = None,
+        *,
+        limit: int = 100,
+        died_before: float | None = None,
+        **options: Any,
+    ) -> operations.Replayed:
+        """Begin a new round for dead letters, and lease them."""
+        return self.run(
+            self.store.write_leases(
+                operations.replay,
+                selection or Selection(),
+                died_before=self.clock() if died_before is None else died_before,
+                limit=limit,
+                owner="replay",
+                **options,
+            )
+        )
 
     def rescue(self, **options: Any) -> int:
         return self.run(self.store.rescue(**options))

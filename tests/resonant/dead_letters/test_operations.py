@@ -20,21 +20,8 @@ def die(desk, *event_ids, endpoint="orders", reason="exhausted", **attempt):
         desk.clock.advance(1)
 
 
-def replay(desk, selection=Selection(), **options):  # noqa: B008 - frozen
-    return take(desk, selection, **options).leases
-
-
-def take(desk, selection=Selection(), *, limit=100, died_before=None, **options):  # noqa: B008 - frozen
-    return desk.write(
-        operations.replay,
-        selection,
-        died_before=desk.clock() if died_before is None else died_before,
-        limit=limit,
-        owner="replayer",
-        now=desk.clock(),
-        lease_seconds=60.0,
-        **options,
-    )
+def replay(desk, selection=None, **options):
+    return desk.replay(selection, **options).leases
 
 
 def cancel(desk, selection=Selection(), *, limit=100):  # noqa: B008 - frozen
@@ -75,7 +62,7 @@ class TestReplay:
         assert (lease.round_started_at, lease.last_delay) == (desk.clock(), None)
         row = desk.row("evt_1")
         assert (row["crashes"], row["reason"], row["finished_at"]) == (0, None, None)
-        assert (row["status"], row["lease_owner"], row["sending"]) == ("retrying", "replayer", False)
+        assert (row["status"], row["lease_owner"], row["sending"]) == ("retrying", "replay", False)
         assert row["available_at"] == desk.clock() + 60
 
     def test_keeps_the_history_and_numbers_on(self, desk):
@@ -120,12 +107,12 @@ class TestReplay:
 
     def test_goes_on_after_the_dead_letter_it_took_last(self, desk):
         die(desk, "evt_1", "evt_2", "evt_3")
-        first = take(desk, limit=1)
+        first = desk.replay(limit=1)
         assert first.last.finished_at == first.leases[0].round_started_at - 3
-        assert ids(take(desk, limit=1, after=first.last).leases) == ["evt_2"]
-        after_all = take(desk, limit=5, after=first.last)
+        assert ids(desk.replay(limit=1, after=first.last).leases) == ["evt_2"]
+        after_all = desk.replay(limit=5, after=first.last)
         assert ids(after_all.leases) == ["evt_3"]
-        assert take(desk, after=after_all.last) == ([], None)
+        assert desk.replay(after=after_all.last) == ([], None)
 
     def test_does_not_take_again_what_died_since_it_began(self, desk):
         die(desk, "evt_1", "evt_2")
@@ -160,7 +147,7 @@ class TestReplay:
                     Selection(),
                     died_before=desk.clock(),
                     limit=4,
-                    owner="replayer",
+                    owner="replay",
                     now=desk.clock(),
                     lease_seconds=60.0,
                 )

@@ -157,15 +157,7 @@ def test_what_is_cancelled_after_an_attempt_is_grouped_with_what_failed_alike(de
 def test_what_is_replayed_or_purged_leaves_its_group(desk):
     die(desk, "evt_1", "evt_2", "evt_3")
     [before] = desk.read(triage)
-    desk.write(
-        operations.replay,
-        Selection(ids=("evt_3",)),
-        died_before=desk.clock(),
-        limit=1,
-        owner="w",
-        now=desk.clock(),
-        lease_seconds=60,
-    )
+    desk.replay(Selection(ids=("evt_3",)))
     desk.write(operations.purge, [desk.row("evt_1")["id"]], now=desk.clock())
 
     [after] = desk.read(triage)

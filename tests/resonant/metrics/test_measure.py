@@ -38,16 +38,7 @@ def busy(desk):
     [lease] = desk.claim(endpoint="crm", limit=1)
     desk.fail(lease, GiveUp("exhausted"))
     desk.clock.advance(1)
-    replayed = desk.write(
-        operations.replay,
-        Selection(endpoint="crm"),
-        died_before=desk.clock(),
-        limit=10,
-        owner="replay",
-        now=desk.clock(),
-        lease_seconds=60,
-    )
-    desk.deliver(*replayed.leases)
+    desk.deliver(*desk.replay(Selection(endpoint="crm")).leases)
     return desk
 
 

@@ -88,16 +88,7 @@ def test_a_delivery_given_up_for_lost_workers_is_a_dead_letter_like_any_other(de
 
 
 def replay(desk, number):
-    replayed = desk.write(
-        operations.replay,
-        Selection(endpoint="orders"),
-        died_before=desk.clock() + 1,
-        limit=number,
-        owner="replay",
-        now=desk.clock(),
-        lease_seconds=60,
-    )
-    return replayed.leases
+    return desk.replay(Selection(endpoint="orders"), died_before=desk.clock() + 1, limit=number).leases
 
 
 def cancel(desk):

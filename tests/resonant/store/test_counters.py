@@ -159,8 +159,7 @@ def test_switched_off_nothing_is_counted_and_the_ledgers_stand(open_desk, store_
     desk.begin(third)
     desk.clock.advance(61)
     desk.rescue()
-    leave = {"died_before": desk.clock(), "limit": 9, "owner": "operator", "lease_seconds": 60}
-    desk.write(operations.replay, Selection(endpoint="orders"), now=desk.clock(), **leave)
+    desk.replay(Selection(endpoint="orders"))
     desk.write(operations.cancel, Selection(endpoint="orders"), limit=9, now=desk.clock())
     desk.write(operations.purge, [first.delivery_id], now=desk.clock())
 

@@ -89,18 +89,7 @@ def test_a_replay_begins_without_an_own_backoff(governed):
         governed.rescue()
     assert governed.row("evt_1")["reason"] == "crashed"
     governed.clock.advance(1)
-    now = governed.clock()
-    replayed = governed.write(
-        operations.replay,
-        Selection(),
-        died_before=now,
-        include_permanent=False,
-        limit=1,
-        owner="replayer",
-        now=now,
-        lease_seconds=60,
-    )
-    [lease] = replayed.leases
+    [lease] = governed.replay().leases
     assert (lease.backoff_until, lease.last_delay, lease.crashes) == (None, None, 0)
     assert facts(governed)[1:] == (0, None, None)
 

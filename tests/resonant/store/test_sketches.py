@@ -11,12 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park
 from resonant.metrics.statistics import read_statistics
 from resonant.store import open_store, schema, sketches
 from resonant.store.counter_compaction import compact
-from resonant.store.selection import Selection
 from resonant.store.sketches import Labels, Sketch
 
 HOUR, DAY = 3600, 86_400
@@ -104,7 +102,7 @@ def test_a_replay_takes_a_dead_letter_back_in_the_hour_in_which_it_was_given_up(
     desk.enqueue("evt_1")
     desk.fail(desk.claim_one(), GiveUp("exhausted"))
     desk.clock.advance(5 * HOUR)
-    replay(desk)
+    desk.replay()
     [taken_back] = sums(desk, "replayed").items()
     assert taken_back == (
         Labels("replayed", "orders", "order.paid", "dead_letter", detail="exhausted"),
@@ -209,15 +207,3 @@ def test_switched_off_nothing_is_measured(open_desk, store_url):
     desk.deliver(desk.claim_one())
     desk.fold()
     assert rows(desk) == desk.rows(schema.tallies) == []
-
-
-def replay(desk):
-    return desk.write(
-        operations.replay,
-        Selection(endpoint="orders"),
-        died_before=desk.clock(),
-        limit=10,
-        owner="replay",
-        now=desk.clock(),
-        lease_seconds=60,
-    )
