@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import options
+from resonant.cli import filters, options
 from resonant.errors import InvalidEvent, ResonantError
 from resonant.events import encode_data, rfc3339
 
@@ -41,6 +41,7 @@ def detail(
     """Show one event: its data, and every attempt with its error, delay and next step."""
     from resonant.cli.running import run_with_store
 
+    [event_id] = filters.selection(ids=[event_id]).ids
     found = run_with_store(lambda store: store.read(_find, event_id))
     if as_json:
         output.write(output.with_raw(detail_document(found), "data", found.event.body) + "\n")

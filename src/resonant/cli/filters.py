@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant.cli import name_checks, options
+from resonant.errors import StoreError
 from resonant.events import Category, Reason
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def selection(
     """Return the selection that the options describe.
 
     Raises:
-        Misuse: unknown endpoint or code, invalid time, or empty value (most likely an unset shell variable).
+        Misuse: unknown endpoint or code, invalid time, text that no database stores, or empty value (most likely an unset
+            shell variable).
     """
     from resonant.store.selection import Selection
 
@@ -88,19 +90,23 @@ def selection(
 
     if endpoint is not None:
         endpoint = options.endpoint_name(endpoint)
-    name_checks.check_filters(endpoint, code)
     now = time.time()
-    return Selection(
-        ids=tuple(ids),
-        endpoint=endpoint,
-        event_type=event_type,
-        category=category,
-        code=code,
-        reason=reason,
-        text=text,
-        since=options.moment("--since", since, now=now),
-        until=options.moment("--until", until, now=now),
-    )
+    try:
+        selected = Selection(
+            ids=tuple(ids),
+            endpoint=endpoint,
+            event_type=event_type,
+            category=category,
+            code=code,
+            reason=reason,
+            text=text,
+            since=options.moment("--since", since, now=now),
+            until=options.moment("--until", until, now=now),
+        )
+    except StoreError as error:
+        raise options.Misuse(str(error)) from None
+    name_checks.check_filters(endpoint, code)
+    return selected
 
 
 def place(text: str | None) -> tuple[float, int] | None:

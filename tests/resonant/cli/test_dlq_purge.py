@@ -207,12 +207,6 @@ def test_a_variable_that_was_not_set_is_a_misuse_and_changes_nothing(resonant, d
     assert resonant.json("status") == before
 
 
-def test_bytes_that_are_no_text_are_refused_in_one_line(resonant, dead):
-    answer = resonant("dlq", "--text", "\udcff", code=1)
-    assert "not UTF-8" in answer.err
-    assert answer.err.count("\n") == 1
-
-
 def test_a_misspelt_reason_in_the_retention_is_told(resonant, dead, monkeypatch):
     monkeypatch.setenv("RESONANT_RETENTION_BY_REASON", '{"permanant": 3}')
     answer = resonant("purge", "--older-than", "0", code=1)

@@ -35,6 +35,13 @@ def test_an_unknown_endpoint_is_refused_with_suggestions(resonant, stored, comma
     assert said == "resonant: no endpoint is named 'shp': did you mean shop?\n"
 
 
+@pytest.mark.parametrize("option", ["--code", "--type", "--text"])
+def test_bytes_that_are_not_utf_8_are_refused(resonant, stored, option):
+    said = resonant("dlq", option, "\udcff", code=2).err
+    assert said.startswith("resonant: '\\udcff' contains text that databases cannot store")
+    assert said.count("\n") == 1
+
+
 def test_without_a_similar_name_all_names_are_listed(resonant, stored):
     said = resonant("dlq", "--endpoint", "zzz", code=2).err
     assert said == "resonant: no endpoint is named 'zzz'; known: billing, shop\n"
