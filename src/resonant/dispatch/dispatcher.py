@@ -250,8 +250,8 @@ class Dispatcher:
     def _work_beside(self, fetcher: Fetcher, endpoint: str | None) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield the background work of a run that stays alive while nothing is due."""
 
-        def wake() -> None:
-            fetcher.wake()
+        def wake(endpoints: frozenset[str] | None) -> None:
+            fetcher.wake(endpoints)
             self._running.note_change()
 
         if self._running.end is not None:

@@ -104,6 +104,7 @@ class Fetcher:
         self._next_due_in = math.inf
         self._look_again_at = self._look_early_at = 0.0
         self._is_woken = False
+        self._woken_for: frozenset[str] | None = frozenset()
         self._rescue_at = 0.0
         self._fold_at = 0.0
         self._folding: asyncio.Task[None] | None = None
@@ -123,9 +124,17 @@ class Fetcher:
         """Whether a commit calls for an early poll. A run for one endpoint needs none: that endpoint is busy."""
         return self._is_woken and self._plan.endpoint is None
 
-    def wake(self) -> None:
-        """Poll soon: there was a commit, so there may be new work."""
+    def wake(self, endpoints: frozenset[str] | None) -> None:
+        """Look for new work soon: there was a commit.
+
+        Args:
+            endpoints: the endpoints with new work; None if unknown.
+        """
         self._is_woken = True
+        if endpoints is None or self._woken_for is None:
+            self._woken_for = None
+        else:
+            self._woken_for |= endpoints
 
     def look_in(self, seconds: float) -> None:
         """Poll again after this time, when a delivery is due, unless an earlier poll is planned."""
@@ -140,21 +149,9 @@ class Fetcher:
         """Claim due deliveries of each endpoint, up to the free room.
 
         Args:
-            is_idle: whether nothing is in flight; if so, poll at once.
+            is_idle: whether nothing is in flight; if so, look for due deliveries at once.
         """
-        now = asyncio.get_running_loop().time()
-        if is_idle or now >= self._look_again_at or (self._is_woken and not self._in_flight.total_busy):
-            await self._look()
-            self._deferred.clear()
-            self._look_again_at = math.inf
-            self.look_in(self._next_due_in)
-        elif self._may_look_early and now >= self._look_early_at:
-            # An endpoint that becomes due while its deliveries are in flight waits until they end, or for the regular poll,
-            # which claims more at once.
-            still_due = set(self._due)
-            await self._look()
-            self._deferred.update(set(self._due) - still_due)
-            self.look_in(self._next_due_in)
+        named = await self._find_due(is_idle=is_idle)
         # An endpoint whose gate holds everything takes no room from others.
         claimed_from = {name for name in self._due if self._gates.room(name) != 0}
         for name in list(self._due):
@@ -173,6 +170,8 @@ class Fetcher:
                 # until the next poll.
                 if len(leases) < room.number or self._gates.governs(name):
                     self._due.remove(name)
+                if name in named and not leases:
+                    self.look_in(0)  # the clock of the producer may be ahead
                 yield leases
 
     def can_send_shortly(self) -> bool:
@@ -203,9 +202,47 @@ class Fetcher:
             for task in done:
                 task.result()
 
+    async def _find_due(self, *, is_idle: bool) -> frozenset[str]:
+        """Find the endpoints to claim from: from the names in notifications while nothing is in flight, or else by polling.
+
+        Names do not delay the regular poll, so the known gates are never older than that.
+
+        Returns:
+            The endpoints that notifications named.
+        """
+        now = asyncio.get_running_loop().time()
+        is_idle = is_idle or (self._is_woken and not self._in_flight.total_busy)
+        if is_idle and self._woken_for and now < self._look_again_at:
+            named = await self._open_named(self._woken_for)
+            if named:
+                self._due += named - set(self._due)
+                return named
+        if is_idle or now >= self._look_again_at:
+            await self._look()
+            self._deferred.clear()
+            self._look_again_at = math.inf
+            self.look_in(self._next_due_in)
+        elif self._may_look_early and now >= self._look_early_at:
+            # An endpoint that becomes due while its deliveries are in flight waits until they end, or for the regular poll,
+            # which claims more at once.
+            still_due = set(self._due)
+            await self._look()
+            self._deferred.update(set(self._due) - still_due)
+            self.look_in(self._next_due_in)
+        return frozenset()
+
+    async def _open_named(self, names: frozenset[str]) -> frozenset[str]:
+        """Return the open endpoints among those that a notification named; none if a gate governs one, which needs a poll."""
+        self._is_woken, self._woken_for = False, frozenset()
+        if self._plan.endpoint is not None:
+            names &= {self._plan.endpoint}
+        if any(map(self._gates.governs, names)):
+            return frozenset()
+        return frozenset(await self._destinations.open_of(sorted(names)))
+
     async def _look(self) -> None:
         """Find the endpoints with due deliveries, and open new ones."""
-        self._is_woken = False
+        self._is_woken, self._woken_for = False, frozenset()
         began_at = asyncio.get_running_loop().time()
         if self._plan.take_over and asyncio.get_running_loop().time() >= self._rescue_at:
             await self._heartbeat.catch_up()  # so that the rescue does not take this run's leases

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 _REST_SECONDS = 0.02
 
 
-async def wake_on_commits(store: Store, wake: Callable[[], None]) -> None:
-    """Call ``wake`` soon after each commit of new work, until cancelled."""
+async def wake_on_commits(store: Store, wake: Callable[[frozenset[str] | None], None]) -> None:
+    """Call ``wake`` soon after each commit of new work, until cancelled.
+
+    Its argument is the endpoints with new work; None if unknown.
+    """
     async with contextlib.aclosing(store.database.commits()) as commits:
-        async for _ in commits:
-            wake()
+        async for endpoints in commits:
+            wake(endpoints)
             await asyncio.sleep(_REST_SECONDS)

@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, Double, Text, cast, delete, func, literal, se
 from resonant.store import schema
 from resonant.store.counters import Tally, add_to, is_on
 from resonant.store.sql import insert_into
-from resonant.store.wakeup import NOTIFY
+from resonant.store.wakeup import notify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ def add(
 @cache
 def _adding(*, notifies: bool) -> Insert:
     # In the same statement: another one would slow a producer down more than the notification itself.
-    return _t.insert().returning(NOTIFY) if notifies else _t.insert().inline()
+    return _t.insert().returning(notify(_t.c.endpoint)) if notifies else _t.insert().inline()
 
 
 def is_any(connection: Connection) -> bool:

@@ -70,8 +70,11 @@ class Database(Protocol):
             StoreUnavailable: the database cannot be reached, is locked, read-only or full.
         """
 
-    def commits(self) -> AsyncGenerator[None]:
+    def commits(self) -> AsyncGenerator[frozenset[str] | None]:
         """Yield soon after another connection has committed new work; once for several commits in a row.
+
+        Yields:
+            The endpoints with new work; None if unknown.
 
         It may also yield for other commits, and may miss one. It raises no error while the database is unavailable.
         """

@@ -135,7 +135,7 @@ class PostgreSQL:
             with translated_database_errors(self._name):
                 await connection.commit()
 
-    def commits(self) -> AsyncGenerator[None]:
+    def commits(self) -> AsyncGenerator[frozenset[str] | None]:
         """Yield after commits that ``wakeup.announce`` announces; see ``Database``."""
         return postgresql_commits(lambda: self._connected(self._writing, "SELECT 1"))
 

@@ -107,7 +107,7 @@ class SQLite:
                 raise
             await self._end(stack, None, None, None)
 
-    def commits(self) -> AsyncGenerator[None]:
+    def commits(self) -> AsyncGenerator[frozenset[str] | None]:
         """Yield after commits of all connections, including this process's own; see ``Database``."""
         return sqlite_commits(self._path)
 

@@ -3,8 +3,9 @@
 On SQLite, an idle dispatcher watches the log of the file with inotify. On systems other than Linux, it checks every 10 ms
 whether the file has changed.
 
-On PostgreSQL, it listens, and processes that store work notify it. A commit with a notification holds a lock until it is on disk,
-and only one commit in the whole server can hold this lock. So a producer may do without (``enqueue(..., wake=False)``).
+On PostgreSQL, it listens. Processes that store work send notifications, which name the endpoint. A commit with a notification
+holds a lock until it is on disk, and only one commit in the whole server can hold this lock. So a producer may do without
+(``enqueue(..., wake=False)``).
 
 A dispatcher still polls: a notification may be lost, for example behind PgBouncer in transaction mode.
 """
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncinotify import Inotify
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.sql.functions import Function
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +46,21 @@ _SYNC_SECONDS = 0.25
 _GAP_SECONDS = 2 * _CHECK_SECONDS
 _MOST_EVENT_BYTES = 65_536
 _CONNECT_AGAIN_SECONDS = 1.0
-NOTIFY = func.pg_notify(CHANNEL, "")
 
 
 def announce(connection: Connection) -> None:
     """Wake every idle dispatcher when this transaction commits."""
     if connection.dialect.name == "postgresql":
-        connection.execute(select(NOTIFY))
+        connection.execute(select(notify("")))
 
 
-async def sqlite_commits(path: Path) -> AsyncGenerator[None]:
-    """Yield soon after any connection has committed a change to an SQLite file.
+def notify(endpoint: ColumnElement[str] | str) -> Function[Any]:
+    """Return the SQL expression that notifies of new work for an endpoint; an empty name stands for any endpoint."""
+    return func.pg_notify(CHANNEL, endpoint)
+
+
+async def sqlite_commits(path: Path) -> AsyncGenerator[frozenset[str] | None]:
+    """Yield None soon after any connection has committed a change to an SQLite file.
 
     A commit is written to the log and then synced to the disk before it becomes visible. So after a write, this function checks
     several times whether there is a new commit, at first every millisecond.
@@ -78,7 +84,7 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[None]:
         while True:
             if (version := _version(connection)) not in {None, seen}:
                 seen, began_at = version, now()
-                yield
+                yield None
             is_quiet = now() - written_at >= _SYNC_SECONDS
             if await written(None if is_quiet else pause()):
                 if now() - written_at > _GAP_SECONDS:
@@ -147,15 +153,20 @@ def _inotify(path: str) -> Inotify:
 
 async def postgresql_commits(
     connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
-) -> AsyncGenerator[None]:
-    """Yield soon after an announced transaction has been committed; reconnect if the connection breaks.
+) -> AsyncGenerator[frozenset[str] | None]:
+    """Yield soon after announced transactions have been committed; reconnect if the connection breaks.
+
+    Yields:
+        The endpoints with new work; None if unknown.
 
     Args:
         connect: checks out a connection, in a transaction; it is closed at the end.
     """
     woken = asyncio.Event()
+    names: set[str] = set()
 
-    def wake(*_: object) -> None:
+    def wake(endpoint: str = "") -> None:
+        names.add(endpoint)
         woken.set()
 
     while True:
@@ -164,13 +175,15 @@ async def postgresql_commits(
                 await connection.rollback()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
                 try:
-                    driver.add_termination_listener(wake)
-                    await driver.add_listener(CHANNEL, wake)
+                    driver.add_termination_listener(lambda _connection: wake())
+                    await driver.add_listener(CHANNEL, lambda _connection, _pid, _channel, name: wake(name))
                     wake()  # for work committed earlier
                     while not driver.is_closed():
                         await woken.wait()
                         woken.clear()
-                        yield
+                        named = frozenset(names)
+                        names.clear()
+                        yield None if "" in named else named
                 finally:
                     await connection.invalidate()  # the pool must not reuse a connection with listeners
         await asyncio.sleep(_CONNECT_AGAIN_SECONDS)

@@ -21,7 +21,7 @@ from resonant.dispatch.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import drains, open_store, schema, wakeup
+from resonant.store import Store, drains, gate_operations, open_store, schema, wakeup
 from support.dispatching import sink_target
 from support.waiting import until
 
@@ -86,6 +86,14 @@ async def reports(store, owner):
     return await store.read(lambda connection: connection.scalar(statement))
 
 
+async def quiet(happened):
+    """Wait until nothing has happened for a moment."""
+    number = -1
+    while number != len(happened):
+        number = len(happened)
+        await asyncio.sleep(0.3)
+
+
 @asynccontextmanager
 async def producer(url):
     """The store as another process sees it."""
@@ -107,6 +115,71 @@ async def test_an_idle_run_sends_at_once_what_another_process_stores(store_url):
         await enqueue_until_sent(store, sent)
         await store.enqueue([event("last")], "orders")
         await until(lambda: "last" in sent)
+
+
+@pytest.fixture
+def polls(monkeypatch):
+    """A list with the text "poll" for each poll of a run."""
+    done = []
+    look = Store.look
+
+    async def record_look(store, *arguments):
+        done.append("poll")
+        return await look(store, *arguments)
+
+    monkeypatch.setattr(Store, "look", record_look)
+    return done
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_an_idle_run_claims_from_the_endpoint_that_a_notification_names_without_a_poll(
+    postgresql_url, polls
+):
+    done = polls
+
+    async def send(given):
+        done.append(given.id)
+
+    async with running(postgresql_url, send, run_for=60), producer(postgresql_url) as store:
+        await enqueue_until_sent(store, done)
+        await quiet(done)
+        done.clear()
+        await store.enqueue([event("last")], "orders")
+        await until(lambda: "last" in done)
+        assert done[0] == "last"
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_a_named_endpoint_whose_gate_holds_or_paces_deliveries_is_polled(postgresql_url, polls):
+    sent = []
+
+    async def send(given):
+        sent.append(given.id)
+
+    async with running(postgresql_url, send, run_for=60), producer(postgresql_url) as store:
+        await enqueue_until_sent(store, sent)
+        await store.write(gate_operations.pause, "orders", reason="", who="me", now=time.time())
+        await quiet(polls)
+        polls.clear()
+        await store.enqueue([event("held")], "orders")
+        await until(lambda: polls)
+        await store.write(gate_operations.resume, "orders", now=time.time())
+        await until(lambda: "held" in sent)
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_an_event_is_sent_although_the_clock_of_its_producer_is_ahead(store_url):
+    sent = []
+
+    async def send(given):
+        sent.append(given.id)
+
+    async with running(store_url, send, run_for=60), producer(store_url) as store:
+        await enqueue_until_sent(store, sent)
+        await quiet(sent)
+        store.clock = lambda: time.time() + 0.3
+        await store.enqueue([event("from_the_future")], "orders")
+        await until(lambda: "from_the_future" in sent)
 
 
 @pytest.mark.usefixtures("without_polls")

@@ -32,11 +32,11 @@ def event(number: int, type_: str = "order.paid") -> Event:
 
 @contextlib.asynccontextmanager
 async def watched(url):
-    """Open a store and count its wake-ups, from one that has arrived on."""
+    """Open a store and collect its wake-ups, from one that has arrived on."""
     store = await open_store(url)
     woken = []
 
-    watching = asyncio.create_task(wake_on_commits(store, lambda: woken.append(True)))
+    watching = asyncio.create_task(wake_on_commits(store, woken.append))
     other = await open_store(url)
     try:
         number = -1
@@ -77,13 +77,22 @@ async def test_a_producers_own_transaction_wakes_when_it_commits(store_url):
         await until(lambda: woken)
 
 
+async def test_a_notification_names_the_endpoints_with_new_work(postgresql_url):
+    async with watched(postgresql_url) as (other, woken):
+        async with other.transaction() as transaction:
+            await transaction.run_sync(enqueue, event(1), "orders")
+            await transaction.run_sync(enqueue, event(1), "billing")
+        await until(lambda: woken)
+        assert frozenset().union(*woken) == {"orders", "billing"}
+
+
 async def test_resuming_an_endpoint_wakes(store_url):
     async with watched(store_url) as (other, woken):
         await other.write(gate_operations.pause, "orders", reason="", who="me", now=time.time())
         await quiet(woken)
         woken.clear()
         await other.write(gate_operations.resume, "orders", now=time.time())
-        await until(lambda: woken)
+        await until(lambda: None in woken)  # for any endpoint: the run must look at the gates
 
 
 async def test_nothing_wakes_while_nothing_is_committed(store_url):
