@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from resonant.store.sync import Sync
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -43,14 +45,14 @@ class Transaction(Protocol):
 class Database(Protocol):
     """A database with the transactions that Resonant needs. ``str`` returns its URL without the password."""
 
-    async def write(self, operation: Callable[[Connection], T], /, *, is_synced: bool = True) -> T:
+    async def write(self, operation: Callable[[Connection], T], /, *, sync: Sync = "always") -> T:
         """Run the operation in its own transaction, and commit it.
 
         The operation may run more than once; earlier runs are rolled back.
 
         Args:
             operation: changes rows.
-            is_synced: whether the change must survive a crash of the machine; it always survives a crash of the process.
+            sync: whether the change must survive a crash of the machine, or of the database's server.
 
         Raises:
             StoreUnavailable: the database cannot be reached, is locked, read-only or full.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from resonant.store.sync import Sync
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ _LOCK_NOT_AVAILABLE = "55P03"
 # Set for the transaction only: PgBouncer may run the next one in another session.
 _SET_BOUNDS = """
     SELECT set_config('lock_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '%d', true)"""
+_DO_NOT_SYNC = ", set_config('synchronous_commit', 'off', true)"
 _BLOCKING = """
     SELECT pid, application_name, state FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids(%d)) ORDER BY xact_start"""
 
@@ -104,15 +107,17 @@ class PostgreSQL:
     def __str__(self) -> str:
         return self._name
 
-    async def write(self, operation: Callable[[Connection], T], *, is_synced: bool = True) -> T:
+    async def write(self, operation: Callable[[Connection], T], *, sync: Sync = "always") -> T:
         """Run the operation in its own transaction, and repeat it after a deadlock; see ``Database``."""
-        del is_synced  # always: the server may crash while the workers continue
         with translated_database_errors(self._name):
             tries_left = _TRIES
             while True:
                 tries_left -= 1
                 try:
-                    async with self._begun(self._idle_seconds) as connection, self.naming_holders(connection):
+                    async with (
+                        self._begun(self._idle_seconds, sync) as connection,
+                        self.naming_holders(connection),
+                    ):
                         result = await connection.run_sync(operation)
                         await connection.commit()
                         return result
@@ -180,9 +185,12 @@ class PostgreSQL:
                     self._told = (found[-1], now())
                     logger.warning("%s: %s holds a lock: waiting for it", self._name, found[-1])
 
-    def _begun(self, idle_seconds: float) -> AbstractAsyncContextManager[AsyncConnection]:
+    def _begun(
+        self, idle_seconds: float, sync: Sync = "always"
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Begin a transaction that waits for locks and for its next statement within bounds."""
-        return self._connected(self._writing, _SET_BOUNDS % (self._lock_seconds * 1000, idle_seconds * 1000))
+        settings = _SET_BOUNDS % (self._lock_seconds * 1000, idle_seconds * 1000)
+        return self._connected(self._writing, settings + (_DO_NOT_SYNC if sync == "never" else ""))
 
     @asynccontextmanager
     async def _connected(self, engine: AsyncEngine, first: str) -> AsyncIterator[AsyncConnection]:

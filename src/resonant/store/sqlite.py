@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import URL
 
+    from resonant.store.sync import Sync
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -83,10 +85,12 @@ class SQLite:
     def __str__(self) -> str:
         return self._name
 
-    async def write(self, operation: Callable[[Connection], T], *, is_synced: bool = True) -> T:
+    async def write(self, operation: Callable[[Connection], T], *, sync: Sync = "always") -> T:
         """Run the operation in its own transaction; see ``Database``."""
         async with self._turn:
-            return await self.in_writer(self._write, operation, self._writing if is_synced else self._leasing)
+            return await self.in_writer(
+                self._write, operation, self._writing if sync == "always" else self._leasing
+            )
 
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation on one snapshot; see ``Database``."""

@@ -80,11 +80,11 @@ class Store:
     async def write_unsynced(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation that changes only leases and facts about claims, like ``write`` but faster.
+        """Run an operation that begins sends or releases leases, like ``write`` but faster.
 
-        On SQLite, a crash of the machine may undo it.
+        A crash of the machine, or of the database's server, may undo it.
         """
-        return await self.database.write(self._counted(operation, *args, **kwargs), is_synced=False)
+        return await self.database.write(self._counted(operation, *args, **kwargs), sync="never")
 
     def _counted(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -110,8 +110,14 @@ class Store:
         return await self.write(self._timed(operation), *args, **kwargs)
 
     async def claim_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run an operation for ``write_unsynced``, passing it ``now`` and ``lease_seconds`` like ``write_leases``."""
-        return await self.write_unsynced(self._timed(operation), *args, **kwargs)
+        """Run an operation that makes or renews leases and changes nothing else, like ``write_leases`` but faster.
+
+        On SQLite, a crash of the machine may undo it. On PostgreSQL, workers may outlive the server, so it is synced: if a claim
+        was lost, another worker could get the same fencing token.
+        """
+        return await self.database.write(
+            self._counted(self._timed(operation), *args, **kwargs), sync="on_server"
+        )
 
     def _timed(self, operation: Callable[..., T]) -> Callable[..., T]:
         def run(connection: Connection, *args: Any, **kwargs: Any) -> T:
