@@ -70,13 +70,14 @@ def make_fault(receiver, chunk_size):
 
 class TestPostgreSQLRestarts:
     @TASK_LANE_FIRST
-    async def test_for_less_than_the_patience_nobody_notices(self, server, database_url, make_fault):
+    @pytest.mark.parametrize("way", ["stopped", "crashed"])
+    async def test_for_less_than_the_patience_nobody_notices(self, server, database_url, make_fault, way):
         fault = make_fault(database_url)
 
         await fault.enqueue(400)
         emitting = asyncio.create_task(fault.emit())
         await fault.when_received(100)
-        async with server.stopped_meanwhile():
+        async with server.stopped_meanwhile() if way == "stopped" else server.crashed_meanwhile():
             await asyncio.sleep(1.0)
             assert not emitting.done()
         assert (await emitting).delivered == 400

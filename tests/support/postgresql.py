@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 import warnings
 from contextlib import asynccontextmanager, contextmanager
@@ -92,6 +93,17 @@ class PostgreSQLServer:
     async def stopped_meanwhile(self) -> AsyncIterator[None]:
         """Like ``stopped``, while other tasks of the loop continue."""
         await asyncio.to_thread(self._server.stop)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self._server.start)
+
+    @asynccontextmanager
+    async def crashed_meanwhile(self) -> AsyncIterator[None]:
+        """Like ``stopped_meanwhile``, but the server loses all commits that it has not synced."""
+        process = self._server.get_postmaster_info().process
+        process.send_signal(signal.SIGQUIT)  # "immediate shutdown"
+        await asyncio.to_thread(process.wait)
         try:
             yield
         finally:
