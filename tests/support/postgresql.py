@@ -100,7 +100,7 @@ class PostgreSQLServer:
 
     @asynccontextmanager
     async def crashed_meanwhile(self) -> AsyncIterator[None]:
-        """Like ``stopped_meanwhile``, but the server loses all commits that it has not synced."""
+        """Like ``stopped_meanwhile``, but the server may lose commits that are not synced."""
         process = self._server.get_postmaster_info().process
         process.send_signal(signal.SIGQUIT)  # "immediate shutdown"
         await asyncio.to_thread(process.wait)

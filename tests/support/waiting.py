@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
 
 T = TypeVar("T")
 
@@ -38,3 +38,11 @@ async def until(
             if await found if inspect.isawaitable(found) else found:
                 return
             await asyncio.sleep(every)
+
+
+async def quiet(happened: Sized, seconds: float = 0.5) -> None:
+    """Let other tasks run until nothing has been added to the list for this time."""
+    number = -1
+    while number != len(happened):
+        number = len(happened)
+        await asyncio.sleep(seconds)

@@ -41,7 +41,7 @@ def detail(
     """Show one event: its data, and every attempt with its error, delay and next step."""
     from resonant.cli.running import run_with_store
 
-    [event_id] = filters.selection(ids=[event_id]).ids
+    filters.selection(ids=[event_id])  # refuses an id that no event can have
     found = run_with_store(lambda store: store.read(_find, event_id))
     if as_json:
         output.write(output.with_raw(detail_document(found), "data", found.event.body) + "\n")

@@ -76,8 +76,8 @@ def selection(
     """Return the selection that the options describe.
 
     Raises:
-        Misuse: unknown endpoint or code, invalid time, text that no database stores, or empty value (most likely an unset
-            shell variable).
+        Misuse: unknown endpoint or code, invalid time, text that databases cannot store, or empty value (most likely an
+            unset shell variable).
     """
     from resonant.store.selection import Selection
 
@@ -105,7 +105,7 @@ def selection(
         )
     except StoreError as error:
         raise options.Misuse(str(error)) from None
-    name_checks.check_filters(endpoint, code)
+    name_checks.check_filters(endpoint, code)  # last: it sends the code to the database
     return selected
 
 

@@ -171,7 +171,7 @@ class Fetcher:
                 if len(leases) < room.number or self._gates.governs(name):
                     self._due.remove(name)
                 if name in named and not leases:
-                    self.look_in(0)  # the clock of the producer may be ahead
+                    self.look_in(0)  # another run was faster, or the producer's clock is ahead
                 yield leases
 
     def can_send_shortly(self) -> bool:
@@ -203,12 +203,12 @@ class Fetcher:
                 task.result()
 
     async def _find_due(self, *, is_idle: bool) -> frozenset[str]:
-        """Find the endpoints to claim from: from the names in notifications while nothing is in flight, or else by polling.
+        """Find the endpoints to claim from: while nothing is in flight, those that notifications name; otherwise by a poll.
 
-        Names do not delay the regular poll, so the known gates are never older than that.
+        Notifications do not delay the regular poll, so the known gates are at most ``POLL_SECONDS`` old.
 
         Returns:
-            The endpoints that notifications named.
+            The endpoints found by notification; none after a poll.
         """
         now = asyncio.get_running_loop().time()
         is_idle = is_idle or (self._is_woken and not self._in_flight.total_busy)
@@ -232,7 +232,7 @@ class Fetcher:
         return frozenset()
 
     async def _open_named(self, names: frozenset[str]) -> frozenset[str]:
-        """Return the open endpoints among those that a notification named; none if a gate governs one, which needs a poll."""
+        """Return the open endpoints among the named ones; none if a gate governs one of them, since that needs a poll."""
         self._is_woken, self._woken_for = False, frozenset()
         if self._plan.endpoint is not None:
             names &= {self._plan.endpoint}

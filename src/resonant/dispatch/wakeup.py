@@ -18,7 +18,9 @@ _REST_SECONDS = 0.02
 async def wake_on_commits(store: Store, wake: Callable[[frozenset[str] | None], None]) -> None:
     """Call ``wake`` soon after each commit of new work, until cancelled.
 
-    Its argument is the endpoints with new work; None if unknown.
+    Args:
+        store: an open store.
+        wake: called with the endpoints that have new work; None if unknown.
     """
     async with contextlib.aclosing(store.database.commits()) as commits:
         async for endpoints in commits:

@@ -52,7 +52,7 @@ class Database(Protocol):
 
         Args:
             operation: changes rows.
-            sync: whether the change must survive a crash of the machine, or of the database's server.
+            sync: which databases sync the commit to the disk before this returns; see ``sync.Sync``.
 
         Raises:
             StoreUnavailable: the database cannot be reached, is locked, read-only or full.
@@ -75,10 +75,10 @@ class Database(Protocol):
     def commits(self) -> AsyncGenerator[frozenset[str] | None]:
         """Yield soon after another connection has committed new work; once for several commits in a row.
 
+        It may also yield for other commits, and may miss one. It raises no error while the database is unavailable.
+
         Yields:
             The endpoints with new work; None if unknown.
-
-        It may also yield for other commits, and may miss one. It raises no error while the database is unavailable.
         """
 
     async def reclaim_space(self) -> None:

@@ -141,7 +141,7 @@ class PostgreSQL:
                 await connection.commit()
 
     def commits(self) -> AsyncGenerator[frozenset[str] | None]:
-        """Yield after commits that ``wakeup.announce`` announces; see ``Database``."""
+        """Yield after commits with a notification; see ``Database``."""
         return postgresql_commits(lambda: self._connected(self._writing, "SELECT 1"))
 
     async def reclaim_space(self) -> None:

@@ -110,10 +110,10 @@ class Store:
         return await self.write(self._timed(operation), *args, **kwargs)
 
     async def claim_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run an operation that makes or renews leases and changes nothing else, like ``write_leases`` but faster.
+        """Run an operation that makes or renews leases and records facts about claims, like ``write_leases`` but faster.
 
         On SQLite, a crash of the machine may undo it. On PostgreSQL, workers may outlive the server, so it is synced: if a claim
-        was lost, another worker could get the same fencing token.
+        were lost, another worker could get the same fencing token.
         """
         return await self.database.write(
             self._counted(self._timed(operation), *args, **kwargs), sync="on_server"

@@ -1,6 +1,6 @@
-"""Which commits must be on the disk before they are acknowledged. Every commit survives a crash of the process."""
+"""Which databases sync a commit to the disk before it is acknowledged. Every commit survives a crash of the process."""
 
 from typing import Literal
 
-# Every commit, or only a commit to a server that workers may outlive, or none.
+# "always": both. "on_server": only PostgreSQL, since workers may outlive its server. "never": none.
 Sync = Literal["always", "on_server", "never"]

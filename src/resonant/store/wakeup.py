@@ -3,9 +3,9 @@
 On SQLite, an idle dispatcher watches the log of the file with inotify. On systems other than Linux, it checks every 10 ms
 whether the file has changed.
 
-On PostgreSQL, it listens. Processes that store work send notifications, which name the endpoint. A commit with a notification
-holds a lock until it is on disk, and only one commit in the whole server can hold this lock. So a producer may do without
-(``enqueue(..., wake=False)``).
+On PostgreSQL, it listens. Processes that store work send notifications, which name the endpoint; without a name, any endpoint
+may have new work. A commit with a notification holds a lock until it is on disk, and only one commit in the whole server can hold
+this lock. So a producer may do without (``enqueue(..., wake=False)``).
 
 A dispatcher still polls: a notification may be lost, for example behind PgBouncer in transaction mode.
 """
@@ -156,11 +156,11 @@ async def postgresql_commits(
 ) -> AsyncGenerator[frozenset[str] | None]:
     """Yield soon after announced transactions have been committed; reconnect if the connection breaks.
 
-    Yields:
-        The endpoints with new work; None if unknown.
-
     Args:
         connect: checks out a connection, in a transaction; it is closed at the end.
+
+    Yields:
+        The endpoints with new work; None if unknown.
     """
     woken = asyncio.Event()
     names: set[str] = set()

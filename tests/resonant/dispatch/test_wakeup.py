@@ -23,7 +23,7 @@ from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store import Store, drains, gate_operations, open_store, schema, wakeup
 from support.dispatching import sink_target
-from support.waiting import until
+from support.waiting import quiet, until
 
 POLICY = RetryPolicy(max_attempts=3, base=0.2, factor=1.0, jitter="none")
 
@@ -86,14 +86,6 @@ async def reports(store, owner):
     return await store.read(lambda connection: connection.scalar(statement))
 
 
-async def quiet(happened):
-    """Wait until nothing has happened for a moment."""
-    number = -1
-    while number != len(happened):
-        number = len(happened)
-        await asyncio.sleep(0.3)
-
-
 @asynccontextmanager
 async def producer(url):
     """The store as another process sees it."""
@@ -118,39 +110,35 @@ async def test_an_idle_run_sends_at_once_what_another_process_stores(store_url):
 
 
 @pytest.fixture
-def polls(monkeypatch):
-    """A list with the text "poll" for each poll of a run."""
-    done = []
+def steps(monkeypatch):
+    """A list that gets the text "poll" for each poll of a run; a test may add other steps."""
+    taken = []
     look = Store.look
 
     async def record_look(store, *arguments):
-        done.append("poll")
+        taken.append("poll")
         return await look(store, *arguments)
 
     monkeypatch.setattr(Store, "look", record_look)
-    return done
+    return taken
 
 
 @pytest.mark.usefixtures("without_polls")
-async def test_an_idle_run_claims_from_the_endpoint_that_a_notification_names_without_a_poll(
-    postgresql_url, polls
-):
-    done = polls
-
+async def test_an_idle_run_claims_from_a_named_endpoint_without_a_poll(postgresql_url, steps):
     async def send(given):
-        done.append(given.id)
+        steps.append(given.id)
 
     async with running(postgresql_url, send, run_for=60), producer(postgresql_url) as store:
-        await enqueue_until_sent(store, done)
-        await quiet(done)
-        done.clear()
+        await enqueue_until_sent(store, steps)
+        await quiet(steps)
+        steps.clear()
         await store.enqueue([event("last")], "orders")
-        await until(lambda: "last" in done)
-        assert done[0] == "last"
+        await until(lambda: "last" in steps)
+        assert steps[0] == "last"
 
 
 @pytest.mark.usefixtures("without_polls")
-async def test_a_named_endpoint_whose_gate_holds_or_paces_deliveries_is_polled(postgresql_url, polls):
+async def test_a_run_polls_if_a_gate_holds_the_named_endpoint(postgresql_url, steps):
     sent = []
 
     async def send(given):
@@ -159,12 +147,32 @@ async def test_a_named_endpoint_whose_gate_holds_or_paces_deliveries_is_polled(p
     async with running(postgresql_url, send, run_for=60), producer(postgresql_url) as store:
         await enqueue_until_sent(store, sent)
         await store.write(gate_operations.pause, "orders", reason="", who="me", now=time.time())
-        await quiet(polls)
-        polls.clear()
+        await quiet(steps)
+        steps.clear()
         await store.enqueue([event("held")], "orders")
-        await until(lambda: polls)
+        await until(lambda: steps)
+        assert "held" not in sent
         await store.write(gate_operations.resume, "orders", now=time.time())
         await until(lambda: "held" in sent)
+
+
+@pytest.mark.usefixtures("without_polls")
+async def test_a_run_for_one_endpoint_claims_from_no_other_that_a_notification_names(postgresql_url):
+    sent = []
+
+    async def send(given):
+        sent.append(given.id)
+
+    async with (
+        running(postgresql_url, send, endpoint="orders", run_for=60),
+        producer(postgresql_url) as store,
+    ):
+        await enqueue_until_sent(store, sent)
+        await quiet(sent)
+        await store.enqueue([event("other")], "billing")
+        await store.enqueue([event("last")], "orders")
+        await until(lambda: "last" in sent)
+        assert "other" not in sent
 
 
 @pytest.mark.usefixtures("without_polls")

@@ -21,12 +21,10 @@ from resonant.errors import StoreUnavailable
 from resonant.store import enqueue, open_store, schema
 from resonant.store.counters import Tally
 from resonant.store.database import open_database
-from resonant.store.leases import renew, unfinished
+from resonant.store.leases import unfinished
 from resonant.store.postgresql import PostgreSQL
-from resonant.store.rescue import rescue
 from support.postgresql import relayed
 from support.sqlite import listening
-from support.waiting import until
 
 
 @pytest.fixture
@@ -246,47 +244,6 @@ def test_the_first_statement_is_not_repeated_on_a_new_connection(open_desk, post
     with listening("connect", lambda *_: opened.append(1)), pytest.raises(DBAPIError, match="division"):
         desk.enqueue("evt_1")
     assert len(opened) == 1
-
-
-@pytest.mark.parametrize("is_lost", [False, True], ids=["renewed", "rescued"])
-def test_a_beginning_that_waits_for_a_lock_sees_the_change_of_its_holder(desk, postgresql, is_lost):
-    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = 'test' AND wait_event_type = 'Lock'"
-
-    async def begin_during_a_change(lease):
-        async with desk.store.transaction() as transaction:
-            if is_lost:
-                await transaction.run_sync(rescue, owners=[lease.owner], now=desk.clock())
-            else:
-                await transaction.run_sync(renew, lease.owner, now=desk.clock(), lease_seconds=60.0)
-            beginning = asyncio.create_task(desk.store.begin([lease]))
-            await until(lambda: asyncio.to_thread(postgresql.execute, waiting))
-        return await beginning
-
-    desk.enqueue("evt_1")
-    lease = desk.claim_one()
-    assert desk.run(begin_during_a_change(lease)) == (set() if is_lost else {lease.key})
-    assert desk.row("evt_1")["sending"] is not is_lost
-
-
-def test_claims_are_synced_to_the_disk_and_beginnings_and_releases_are_not(desk):
-    """Workers may outlive the server: two claims must not get the same token. A lost beginning is harmless."""
-    synced = []
-
-    def look(connection):
-        synced.append(connection.exec_driver_sql("SHOW synchronous_commit").scalar())
-
-    with listening("commit", look):
-        desk.enqueue("evt_1")
-        lease = desk.claim_one()
-        desk.run(desk.store.renew(lease.owner))
-        assert synced == ["on", "on", "on"]
-        synced.clear()
-        desk.run(desk.store.begin([lease]))
-        desk.run(desk.store.release([lease]))
-        assert synced == ["off", "off"]
-        synced.clear()
-        desk.record(desk.delivered(desk.claim_one()))
-        assert synced == ["on", "on"]
 
 
 def test_a_connection_that_is_lost_in_a_transaction_of_several_steps_keeps_nothing(desk):

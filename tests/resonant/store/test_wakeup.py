@@ -17,7 +17,7 @@ from resonant import enqueue
 from resonant.dispatch.wakeup import wake_on_commits
 from resonant.events import Event
 from resonant.store import gate_operations, open_store, wakeup
-from support.waiting import until
+from support.waiting import quiet, until
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +54,6 @@ async def watched(url):
         await other.close()
 
 
-async def quiet(woken):
-    """Wait until no further wake-up has come for a moment."""
-    number = -1
-    while number != len(woken):
-        number = len(woken)
-        await asyncio.sleep(0.5)
-
-
 async def test_storing_in_another_process_wakes(store_url):
     async with watched(store_url) as (other, woken):
         await other.enqueue([event(1)], "orders")
@@ -82,8 +74,15 @@ async def test_a_notification_names_the_endpoints_with_new_work(postgresql_url):
         async with other.transaction() as transaction:
             await transaction.run_sync(enqueue, event(1), "orders")
             await transaction.run_sync(enqueue, event(1), "billing")
-        await until(lambda: woken)
-        assert frozenset().union(*woken) == {"orders", "billing"}
+        await until(lambda: frozenset().union(*woken) == {"orders", "billing"})
+
+
+async def test_a_notification_without_a_name_counts_beside_others(postgresql_url):
+    async with watched(postgresql_url) as (other, woken):
+        async with other.transaction() as transaction:
+            await transaction.run_sync(wakeup.announce)
+            await transaction.run_sync(enqueue, event(1), "orders")
+        await until(lambda: None in woken)
 
 
 async def test_resuming_an_endpoint_wakes(store_url):
