@@ -103,7 +103,7 @@ class Fetcher:
         self._deferred: set[str] = set()
         self._next_due_in = math.inf
         self._look_again_at = self._look_early_at = 0.0
-        self._is_woken = False
+        # The endpoints with new work since the last poll or named claim; None if unknown.
         self._woken_for: frozenset[str] | None = frozenset()
         self._rescue_at = 0.0
         self._fold_at = 0.0
@@ -120,6 +120,10 @@ class Fetcher:
         return max(0.0, look_at - asyncio.get_running_loop().time())
 
     @property
+    def _is_woken(self) -> bool:
+        return self._woken_for != frozenset()
+
+    @property
     def _may_look_early(self) -> bool:
         """Whether a commit calls for an early poll. A run for one endpoint needs none: that endpoint is busy."""
         return self._is_woken and self._plan.endpoint is None
@@ -130,7 +134,6 @@ class Fetcher:
         Args:
             endpoints: the endpoints with new work; None if unknown.
         """
-        self._is_woken = True
         if endpoints is None or self._woken_for is None:
             self._woken_for = None
         else:
@@ -233,7 +236,7 @@ class Fetcher:
 
     async def _open_named(self, names: frozenset[str]) -> frozenset[str]:
         """Return the open endpoints among the named ones; none if a gate governs one of them, since that needs a poll."""
-        self._is_woken, self._woken_for = False, frozenset()
+        self._woken_for = frozenset()
         if self._plan.endpoint is not None:
             names &= {self._plan.endpoint}
         if any(map(self._gates.governs, names)):
@@ -242,7 +245,7 @@ class Fetcher:
 
     async def _look(self) -> None:
         """Find the endpoints with due deliveries, and open new ones."""
-        self._is_woken, self._woken_for = False, frozenset()
+        self._woken_for = frozenset()
         began_at = asyncio.get_running_loop().time()
         if self._plan.take_over and asyncio.get_running_loop().time() >= self._rescue_at:
             await self._heartbeat.catch_up()  # so that the rescue does not take this run's leases
