@@ -128,7 +128,7 @@ class PostgreSQL:
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation on one snapshot; see ``Database``."""
         with translated_database_errors(self._name):
-            async with self._connected(self._reading, "SELECT 1") as connection:
+            async with self._connected(self._reading) as connection:
                 return await connection.run_sync(operation)
 
     @asynccontextmanager
@@ -142,7 +142,7 @@ class PostgreSQL:
 
     def commits(self) -> AsyncGenerator[frozenset[str] | None]:
         """Yield after commits with a notification; see ``Database``."""
-        return postgresql_commits(lambda: self._connected(self._writing, "SELECT 1"))
+        return postgresql_commits(lambda: self._connected(self._writing))
 
     async def reclaim_space(self) -> None:
         """Do nothing: autovacuum makes the space of removed rows available for new ones; see ``Database``."""
@@ -175,7 +175,7 @@ class PostgreSQL:
             with suppress(Exception):  # only for the message
                 async with (
                     asyncio.timeout(_LOOK_SECONDS),
-                    self._connected(self._reading, "SELECT 1") as connection,
+                    self._connected(self._reading) as connection,
                 ):
                     rows = (await connection.exec_driver_sql(_BLOCKING % server_pid)).all()
             for pid, application, state in rows[:1]:
@@ -193,7 +193,9 @@ class PostgreSQL:
         return self._connected(self._writing, settings + (_DO_NOT_SYNC if sync == "never" else ""))
 
     @asynccontextmanager
-    async def _connected(self, engine: AsyncEngine, first: str) -> AsyncIterator[AsyncConnection]:
+    async def _connected(
+        self, engine: AsyncEngine, first: str = "SELECT 1"
+    ) -> AsyncIterator[AsyncConnection]:
         """Check out a connection and run a first statement; uncommitted changes are rolled back at the end.
 
         A connection from the pool may be lost. The first statement has no effect, so it is repeated on a new connection, after
