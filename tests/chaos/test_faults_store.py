@@ -77,7 +77,7 @@ class TestPostgreSQLRestarts:
         await fault.enqueue(400)
         emitting = asyncio.create_task(fault.emit())
         await fault.when_received(100)
-        async with server.stopped_meanwhile() if way == "stopped" else server.crashed_meanwhile():
+        async with server.stopped_meanwhile(crashes=way == "crashed"):
             await asyncio.sleep(1.0)
             assert not emitting.done()
         assert (await emitting).delivered == 400

@@ -90,24 +90,21 @@ class PostgreSQLServer:
             self._server.start()
 
     @asynccontextmanager
-    async def stopped_meanwhile(self) -> AsyncIterator[None]:
-        """Like ``stopped``, while other tasks of the loop continue."""
-        await asyncio.to_thread(self._server.stop)
+    async def stopped_meanwhile(self, *, crashes: bool = False) -> AsyncIterator[None]:
+        """Like ``stopped``, while other tasks of the loop continue.
+
+        If the server crashes, it may lose commits that are not synced.
+        """
+        await asyncio.to_thread(self._crash if crashes else self._server.stop)
         try:
             yield
         finally:
             await asyncio.to_thread(self._server.start)
 
-    @asynccontextmanager
-    async def crashed_meanwhile(self) -> AsyncIterator[None]:
-        """Like ``stopped_meanwhile``, but the server may lose commits that are not synced."""
+    def _crash(self) -> None:
         process = self._server.get_postmaster_info().process
         process.send_signal(signal.SIGQUIT)  # "immediate shutdown"
-        await asyncio.to_thread(process.wait)
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(self._server.start)
+        process.wait()
 
 
 @contextmanager

@@ -69,6 +69,15 @@ async def running(url, send, *, owner="run", endpoint=None, policy=POLICY, waits
         await store.close()
 
 
+def appending_to(sent):
+    """Return a ``send`` that adds the ids of events to a list."""
+
+    async def send(given):
+        sent.append(given.id)
+
+    return send
+
+
 async def enqueue_until_sent(store, sent):
     """Store an event after another until one is sent: the first ones may be stored before the run listens."""
     numbers = itertools.count()
@@ -100,10 +109,7 @@ async def producer(url):
 async def test_an_idle_run_sends_at_once_what_another_process_stores(store_url):
     sent = []
 
-    async def send(given):
-        sent.append(given.id)
-
-    async with running(store_url, send, run_for=60), producer(store_url) as store:
+    async with running(store_url, appending_to(sent), run_for=60), producer(store_url) as store:
         await enqueue_until_sent(store, sent)
         await store.enqueue([event("last")], "orders")
         await until(lambda: "last" in sent)
@@ -125,10 +131,7 @@ def steps(monkeypatch):
 
 @pytest.mark.usefixtures("without_polls")
 async def test_an_idle_run_claims_from_a_named_endpoint_without_a_poll(postgresql_url, steps):
-    async def send(given):
-        steps.append(given.id)
-
-    async with running(postgresql_url, send, run_for=60), producer(postgresql_url) as store:
+    async with running(postgresql_url, appending_to(steps), run_for=60), producer(postgresql_url) as store:
         await enqueue_until_sent(store, steps)
         await quiet(steps)
         steps.clear()
@@ -141,10 +144,7 @@ async def test_an_idle_run_claims_from_a_named_endpoint_without_a_poll(postgresq
 async def test_a_run_polls_if_a_gate_holds_the_named_endpoint(postgresql_url, steps):
     sent = []
 
-    async def send(given):
-        sent.append(given.id)
-
-    async with running(postgresql_url, send, run_for=60), producer(postgresql_url) as store:
+    async with running(postgresql_url, appending_to(sent), run_for=60), producer(postgresql_url) as store:
         await enqueue_until_sent(store, sent)
         await store.write(gate_operations.pause, "orders", reason="", who="me", now=time.time())
         await quiet(steps)
@@ -160,11 +160,8 @@ async def test_a_run_polls_if_a_gate_holds_the_named_endpoint(postgresql_url, st
 async def test_a_run_for_one_endpoint_claims_from_no_other_that_a_notification_names(postgresql_url):
     sent = []
 
-    async def send(given):
-        sent.append(given.id)
-
     async with (
-        running(postgresql_url, send, endpoint="orders", run_for=60),
+        running(postgresql_url, appending_to(sent), endpoint="orders", run_for=60),
         producer(postgresql_url) as store,
     ):
         await enqueue_until_sent(store, sent)
@@ -179,10 +176,7 @@ async def test_a_run_for_one_endpoint_claims_from_no_other_that_a_notification_n
 async def test_an_event_is_sent_although_the_clock_of_its_producer_is_ahead(store_url):
     sent = []
 
-    async def send(given):
-        sent.append(given.id)
-
-    async with running(store_url, send, run_for=60), producer(store_url) as store:
+    async with running(store_url, appending_to(sent), run_for=60), producer(store_url) as store:
         await enqueue_until_sent(store, sent)
         await quiet(sent)
         store.clock = lambda: time.time() + 0.3
