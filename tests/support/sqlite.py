@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def listening(name: str, listener: Callable[..., object]) -> Iterator[None]:
+def listening(name: str, listener: Callable[..., object], **options: bool) -> Iterator[None]:
     """Call the listener on this event of every engine during the block."""
-    event.listen(Engine, name, listener)
+    event.listen(Engine, name, listener, **options)
     try:
         yield
     finally:

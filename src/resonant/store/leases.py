@@ -15,6 +15,7 @@ from sqlalchemy import Double, Integer, Text, bindparam, case, func, or_, select
 from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
 from resonant.store.gates import read_gates
+from resonant.store.impossible_rows import sound
 from resonant.store.locked_rows import change_all, held_by, still_held
 from resonant.store.sql import insert_into, is_any_of, is_any_of_given
 from resonant.store.wakeup import announce
@@ -106,7 +107,7 @@ def claim(
     one writer.
     """
     lease = {"of": endpoint, "due": now, "most": limit, "by": owner, "until": now + lease_seconds}
-    claimed: Sequence[Row[Any]] = connection.execute(_claiming(), lease).all()
+    claimed = sound(connection, connection.execute(_claiming(), lease).all(), now)
     if most_bytes is not None and len(claimed) > 1:
         claimed = _that_fit(connection, claimed, most_bytes, now)
     leases = leases_of(connection, claimed)

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from resonant.store import schema
 from resonant.store.gates import change_gate
+from resonant.store.impossible_rows import sound
 from resonant.store.leases import lease_rows, leases_of, note_claim
 
 if TYPE_CHECKING:
@@ -37,26 +38,30 @@ def claim_probe(
         lease_seconds: the duration of the lease.
 
     Returns:
-        The lease and the current gate; None, with nothing written, if nothing is due or another process was faster.
+        The lease and the current gate; None, with no lease and no change of the gate, if nothing is due or another process
+        was faster.
     """
     endpoint = change.after.endpoint
+    is_due = (_d.c.available_at <= now, _d.c.lease_owner.is_(None))
     candidates = (
         select(_d.c.id)
-        .where(_d.c.endpoint == endpoint, _d.c.available_at <= now, _d.c.lease_owner.is_(None))
+        .where(_d.c.endpoint == endpoint, *is_due)
         .order_by(_d.c.available_at)
         .limit(_CANDIDATES)
     )
-    # The candidates are a subquery: a lock in the same query as their limit would lock all of them.
+    # The candidates are a subquery: a lock in the same query as their limit would lock all of them. The conditions are
+    # repeated on the locked row, since another transaction may have claimed or cancelled it after the subquery read it.
     ranked = (
-        select(_d.c.id, _d.c.event_type)
-        .where(_d.c.id.in_(candidates.subquery().select()))
+        select(_d)
+        .where(_d.c.id.in_(candidates.subquery().select()), *is_due)
         .order_by(_d.c.event_type == change.before.probed_type, _d.c.attempts, _d.c.available_at, _d.c.id)
         .limit(1)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    picked = connection.execute(ranked).one_or_none()
-    if picked is None:
+    found = sound(connection, connection.execute(ranked).all(), now)
+    if not found:
         return None
+    [picked] = found
     change = replace(change, after=replace(change.after, probed_type=picked.event_type))
     if not change_gate(connection, change):
         return None

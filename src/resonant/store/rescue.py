@@ -11,6 +11,7 @@ from resonant.store import schema
 from resonant.store.attempts import add_attempts, attempt_row
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.counters import Tally, count_retries
+from resonant.store.impossible_rows import sound
 from resonant.store.leases import hand_back
 from resonant.store.locked_rows import change_all, change_each
 from resonant.store.sql import is_any_of
@@ -54,8 +55,9 @@ def rescue(
     ).all()
     # A new token, so that later outcomes of the lost worker count as late.
     change_all(connection, [row.id for row in rows], {"lease_token": _d.c.lease_token + 1})
-    hand_back(connection, [row.id for row in rows if not row.sending], now)
-    if crashed := [row for row in rows if row.sending]:
+    found = sound(connection, rows, now)
+    hand_back(connection, [row.id for row in found if not row.sending], now)
+    if crashed := [row for row in found if row.sending]:
         _charge_crashes(connection, crashed, now)
     if rows:
         announce(connection)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
+import pytest
+from sqlalchemy import update
+
+from resonant.dead_letters import operations
+from resonant.store import schema
 from resonant.store.gates import Gate, GateChange, change_gate, read_gate
 from resonant.store.leases import look
 from resonant.store.probes import claim_probe
+from resonant.store.selection import Selection
 from resonant.store.store import Store
+from support.sqlite import listening
 
 
 def probing(desk, **fields):
@@ -81,3 +89,65 @@ def test_a_look_reads_what_is_due_and_the_gates_together(desk):
     assert [each.endpoint for each in due] == ["orders"]
     assert gates == {"orders": gate}
     assert desk.run(Store.look(desk.store, "orders")) == (due, gates)
+
+
+def test_a_dead_letter_that_could_be_claimed_is_no_probe(desk):
+    desk.enqueue("evt_1")
+    final = {"status": "dead_letter", "finished_at": desk.clock()}
+    desk.write(lambda connection: connection.execute(update(schema.deliveries).values(final)))
+    gate = probing(desk)
+
+    assert probe(desk, gate) is None
+    assert desk.row("evt_1")["available_at"] is None
+    assert desk.read(read_gate, "orders") == gate
+
+
+class TestWhileOthersWrite:
+    """Another transaction commits after the probe's statement has read its candidates, and before it locks one."""
+
+    @pytest.fixture
+    def desk(self, open_desk, postgresql_url):
+        return open_desk(postgresql_url)
+
+    @pytest.fixture
+    def probe_during(self, desk, postgresql):
+        """Probe while another operation commits; return the id of the probed event."""
+        lock = 4711
+
+        def wait_for_lock(_connection, _cursor, statement, parameters, _context, _many):
+            # The server computes the order of the rows before it locks the first.
+            order = "ORDER BY resonant_deliveries.event_type"
+            waiting = f"ORDER BY pg_advisory_xact_lock_shared({lock}) IS NULL, resonant_deliveries.event_type"
+            return statement.replace(order, waiting), parameters
+
+        async def probe_during(other):
+            gate = await desk.store.read(read_gate, "orders")
+            change = GateChange(gate, replace(gate, probe_at=desk.clock() + 5))
+            async with postgresql.connected("test") as connection, asyncio.timeout(20):
+                await connection.execute(f"SELECT pg_advisory_lock({lock})")
+                probing = asyncio.create_task(desk.store.claim_leases(claim_probe, change, owner="worker"))
+                while not await connection.fetch("SELECT FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.005)
+                await other
+                await connection.execute(f"SELECT pg_advisory_unlock({lock})")
+                found = await probing
+            return found and found[0].event.id
+
+        with listening("before_cursor_execute", wait_for_lock, retval=True):
+            yield lambda other: desk.run(probe_during(other))
+
+    def test_a_probe_does_not_take_a_cancelled_delivery(self, desk, probe_during):
+        desk.enqueue("evt_1")
+        probing(desk)
+        cancelling = desk.store.write(operations.cancel, Selection(), limit=1, now=desk.clock())
+
+        assert probe_during(cancelling) is None
+        row = desk.row("evt_1")
+        assert (row["status"], row["available_at"], row["lease_owner"]) == ("dead_letter", None, None)
+
+    def test_a_probe_takes_the_next_delivery_after_another_worker_took_one(self, desk, probe_during):
+        desk.enqueue("evt_1", "evt_2")
+        probing(desk)
+
+        assert probe_during(desk.store.claim("orders", owner="other", limit=1)) == "evt_2"
+        assert desk.row("evt_1")["lease_owner"] == "other"
