@@ -77,7 +77,8 @@ def configured_endpoints(settings: Settings) -> set[str] | None:
     """Return the endpoints of a running Prefect server; None if no server gives a valid answer."""
     import httpx
 
-    from resonant.local.server import configured_url, running_up
+    from resonant.local.note import running_up
+    from resonant.local.server import configured_url
 
     url = configured_url() or running_up(settings)
     if url is None:

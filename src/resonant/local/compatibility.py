@@ -17,17 +17,21 @@ Class attributes that Prefect asks authors of blocks to set, such as ``_block_ty
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resonant.errors import ResonantError
+from resonant.local.project import project_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from prefect.server.utilities.messaging.memory import Topic
@@ -39,10 +43,20 @@ TESTED_PREFECT = ">=3.9,<3.10"
 # The services of Prefect's client log under the names of their classes, outside of Prefect's loggers.
 SERVICE_LOGGERS = ("EventsWorker", "APILogWorker", "QuietLogWorker")
 
+_CONTEXT = "prefect.context"
 _SERVICES = "prefect._internal.concurrency.services"
 _EVENTS = "prefect.events.worker"
 _LOGGING = "prefect.logging.handlers"
 _MESSAGING = "prefect.server.utilities.messaging.memory"
+
+
+# Relative paths in these variables are relative to the working folder.
+_PATHS = (
+    "PREFECT_HOME",
+    "PREFECT_PROFILES_PATH",
+    "PREFECT_LOGGING_CONFIG_PATH",
+    "PREFECT_LOGGING_SETTINGS_PATH",
+)
 
 
 class PrefectChanged(ResonantError):
@@ -62,6 +76,21 @@ class PrivateName:
     name: str
     purpose: str
     find: Callable[[], object]
+
+
+def import_prefect() -> None:
+    """Import Prefect with the settings of the environment, the profile, and the project.
+
+    When it is imported, Prefect also reads ``.env``, ``prefect.toml`` and ``pyproject.toml`` of the working folder. They can
+    make it run code, so a command in somebody else's folder must not read them. Prefect has no option for this.
+    """
+    if _CONTEXT in sys.modules:
+        return
+    for name in _PATHS:
+        if path := os.environ.get(name):
+            os.environ[name] = str(Path(path).expanduser().absolute())
+    with _working_in(project_directory()):
+        importlib.import_module(_CONTEXT)
 
 
 def count_unsent_messages() -> int:
@@ -156,6 +185,7 @@ def check_client_names(*, runs_flows: bool = True) -> None:
     Raises:
         PrefectChanged: one is missing.
     """
+    import_prefect()
     _check((*CLIENT_NAMES, *FLOW_NAMES) if runs_flows else CLIENT_NAMES)
 
 
@@ -166,6 +196,19 @@ def check_server_names() -> None:
         PrefectChanged: one is missing.
     """
     _check(SERVER_NAMES)
+
+
+@contextlib.contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    here = None
+    with contextlib.suppress(OSError):  # the working folder may be deleted
+        here = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.chdir(here or folder)
 
 
 def _check(names: Iterable[PrivateName]) -> None:
@@ -198,11 +241,13 @@ def _public(module: str, path: str, purpose: str) -> PrivateName:
     return PrivateName(path, purpose, lambda: attrgetter(path)(importlib.import_module(module)))
 
 
+_TO_READ = "ignore settings of the working folder"
 _TO_STOP = "stop when its server is gone"
 _TO_HIDE = "hide failed uploads of logs"
 _TO_BROKER = "keep its message broker from dropping messages"
 
 CLIENT_NAMES = (
+    _public(_CONTEXT, "GLOBAL_SETTINGS_CONTEXT.settings", _TO_READ),
     _public(_SERVICES, "_active_services", _TO_STOP),
     PrivateName("EventsWorker._loop", _TO_STOP, lambda: _service()._loop),
     PrivateName("EventsWorker._done_event", _TO_STOP, lambda: _service()._done_event),

@@ -14,7 +14,7 @@ from resonant.errors import ResonantError
 
 PROJECT_PARTS = ("flows", "tasks", "blocks", "deployments", "prefect.yaml")
 # Each package's name is too common to identify a project.
-_MARKS = ("prefect.yaml", "flows/emit.py", "tasks/emit.py", "blocks/endpoint.py", "deployments/server.env")
+MARKS = ("prefect.yaml", "flows/emit.py", "tasks/emit.py", "blocks/endpoint.py", "deployments/server.env")
 
 
 def project_directory() -> Path:
@@ -46,7 +46,7 @@ def installed_project() -> Path:
 
 def is_project(folder: Path) -> bool:
     """Return whether a folder is a checkout, or a copy made by ``resonant init``."""
-    return all((folder / mark).is_file() for mark in _MARKS)
+    return all((folder / mark).is_file() for mark in MARKS)
 
 
 def make_flows_importable() -> None:

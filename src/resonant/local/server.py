@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import random
 import socket
@@ -18,14 +17,15 @@ from typing import IO, TYPE_CHECKING
 from resonant import output
 from resonant.errors import ResonantError
 from resonant.files import make_private_folder, open_private
-from resonant.local.compatibility import check_client_names, finish_sending_messages
+from resonant.local.compatibility import check_client_names, finish_sending_messages, import_prefect
 from resonant.local.health import is_healthy
+from resonant.local.note import running_up
 from resonant.local.outage import translated_server_errors
 from resonant.local.prefect_log import hide_client_log, show_prefect_log
 from resonant.local.project import project_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from resonant.settings import Settings
 
@@ -106,13 +106,15 @@ def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool
             yield server
     else:
         output.say("starting a Prefect server for this command, 5 to 20 s; `resonant up` keeps one running")
-        with started_server(settings, port=free_port(), ui=False) as api_url:
+        port = free_port()
+        temporary = Server(api_url_at(port), is_temporary=True)
+        _point_prefect_at(temporary)
+        with kept_server(settings, port=port, ui=False, meanwhile=import_prefect):
             try:
-                temporary = Server(api_url, is_temporary=True)
                 with _used(temporary, runs_flows=runs_flows, verbose=verbose) as server:
                     yield server
             finally:
-                send_events(api_url)
+                send_events(temporary.api_url)
 
 
 @contextlib.contextmanager
@@ -155,15 +157,23 @@ def started_server(settings: Settings, *, port: int, ui: bool) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServer]:
+def kept_server(
+    settings: Settings, *, port: int, ui: bool, meanwhile: Callable[[], None] | None = None
+) -> Iterator[KeptServer]:
     """Run a server on loopback with the shipped settings during the block.
+
+    Args:
+        settings: provide the folder of its log.
+        port: its port.
+        ui: whether it has a UI.
+        meanwhile: called while it starts.
 
     Raises:
         ServerError: the server does not start; the message contains the path of its log.
     """
     home = prepared_home(settings)
     log_path = home / SERVER_LOG
-    api_url = f"http://127.0.0.1:{port}/api"
+    api_url = api_url_at(port)
     environment = (
         # The server must not get the store's password.
         {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
@@ -182,6 +192,8 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
         fcntl.flock(lock, fcntl.LOCK_EX)
         supervisor = keep([sys.executable, "-m", "deployments.server"], environment, log)
         try:
+            if meanwhile is not None:
+                meanwhile()
             _wait_until_healthy(port, supervisor, log_path)
             fcntl.flock(lock, fcntl.LOCK_UN)
             yield KeptServer(api_url, supervisor)
@@ -229,39 +241,9 @@ def shipped_settings() -> dict[str, str]:
     return {name: value for name, value in pairs if name not in os.environ}
 
 
-def running_up(settings: Settings) -> str | None:
-    """Return the API URL of a running ``resonant up`` on this machine; None if none runs."""
-    if not is_held(lock_of_up(settings)):
-        # A killed process may have left its note. By now another program may listen there; it must not get secrets.
-        return None
-    try:
-        noted = json.loads(note_of_up(settings).read_text())
-        url = str(noted["api_url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return url if is_healthy(url) else None
-
-
-def note_of_up(settings: Settings) -> Path:
-    """Return the file in which ``resonant up`` records its address."""
-    return settings.home.expanduser() / "up.json"
-
-
-def lock_of_up(settings: Settings) -> Path:
-    """Return the file that ``resonant up`` locks while it runs."""
-    return note_of_up(settings).with_suffix(".lock")
-
-
-def is_held(lock: Path) -> bool:
-    """Return whether a process holds this lock exclusively; the check briefly takes a shared lock."""
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def api_url_at(port: int) -> str:
+    """Return the URL of the API of a server on loopback."""
+    return f"http://127.0.0.1:{port}/api"
 
 
 def free_port() -> int:
@@ -310,10 +292,7 @@ def send_events(api_url: str) -> None:
 @contextlib.contextmanager
 def _used(server: Server, *, runs_flows: bool, verbose: bool) -> Iterator[Server]:
     """Point Prefect at a server, and turn that server's failures within the block into one-line errors."""
-    os.environ["PREFECT_API_URL"] = server.api_url
-    if server.is_temporary:
-        # Otherwise Prefect's log has links to a UI that does not exist.
-        os.environ["PREFECT_UI_URL"] = ""
+    _point_prefect_at(server)
     check_client_names(runs_flows=runs_flows)
     if runs_flows:
         show_prefect_log(verbose=verbose)
@@ -321,6 +300,13 @@ def _used(server: Server, *, runs_flows: bool, verbose: bool) -> Iterator[Server
         hide_client_log()
     with admitted(server.api_url), translated_server_errors(server.api_url):
         yield server
+
+
+def _point_prefect_at(server: Server) -> None:
+    os.environ["PREFECT_API_URL"] = server.api_url
+    if server.is_temporary:
+        # Otherwise Prefect's log has links to a UI that does not exist.
+        os.environ["PREFECT_UI_URL"] = ""
 
 
 def _url_of_profile() -> str | None:
@@ -346,7 +332,7 @@ def _origins_that_may_come(port: int) -> str:
 
 def _wait_until_healthy(port: int, supervisor: subprocess.Popen[bytes], log_path: Path) -> None:
     give_up_at = time.monotonic() + START_SECONDS
-    while not (_listens(supervisor, port) and is_healthy(f"http://127.0.0.1:{port}/api")):
+    while not (_listens(supervisor, port) and is_healthy(api_url_at(port))):
         if supervisor.poll() is not None:
             raise ServerError(_own_error(log_path) or f"the Prefect server ended at once: see {log_path}")
         if time.monotonic() > give_up_at:

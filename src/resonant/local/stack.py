@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -17,22 +16,21 @@ from urllib.parse import quote
 
 from resonant import output
 from resonant.files import atomic_file, open_private
-from resonant.local.compatibility import check_client_names
+from resonant.local.compatibility import check_client_names, import_prefect
 from resonant.local.health import is_healthy
+from resonant.local.note import is_held, lock_of_up, note_of_up
 from resonant.local.server import (
     SERVER_LOG,
     Server,
     ServerError,
     admitted,
+    api_url_at,
     configure_prefect,
     configured_url,
     end,
     is_free,
-    is_held,
     keep,
     kept_server,
-    lock_of_up,
-    note_of_up,
     prepared_home,
 )
 from resonant.local.work_pool import WORK_POOL, make_work_pool
@@ -134,7 +132,7 @@ def running_stack(
     """
     elsewhere = _settings_elsewhere(settings)
     home = prepared_home(settings).absolute()
-    server = Server(f"http://127.0.0.1:{port}/api")
+    server = Server(api_url_at(port))
     with _only_one(settings):
         _check_nothing_else_is_configured(server)
         if not is_free(port):
@@ -145,11 +143,8 @@ def running_stack(
         output.say("starting the Prefect server, 5 to 20 s")
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
-        # Importing Prefect takes as long as starting the server.
-        importing = threading.Thread(target=_import_prefect, daemon=True)
-        importing.start()
-        with kept_server(settings, port=port, ui=True) as kept, admitted(server.api_url):
-            importing.join()
+        starting = kept_server(settings, port=port, ui=True, meanwhile=import_prefect)
+        with starting as kept, admitted(server.api_url):
             check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()
@@ -231,10 +226,6 @@ def _check_nothing_else_is_configured(server: Server) -> None:
             "`resonant up` starts its own. Unset it, or use that server from a checkout or a folder made by "
             "`resonant init`: `python -m deployments.bootstrap`, then `prefect worker start --pool resonant`"
         )
-
-
-def _import_prefect() -> None:
-    import prefect.client.orchestration  # noqa: F401
 
 
 async def _prepare() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from prefect import context
 from prefect._internal.concurrency import services
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
@@ -71,7 +72,13 @@ def without_attribute(owner, name):
     return remove
 
 
+def with_settings_unread(patch):
+    """Let Prefect have read no settings when it was imported."""
+    patch.setattr(context, "GLOBAL_SETTINGS_CONTEXT", None)
+
+
 OF_CLIENT = {
+    "GLOBAL_SETTINGS_CONTEXT.settings": with_settings_unread,
     "_active_services": without(services, "_active_services"),
     "EventsWorker._loop": without_attribute(EventsWorker, "_loop"),
     "EventsWorker._done_event": without_attribute(EventsWorker, "_done_event"),

@@ -12,15 +12,8 @@ import threading
 import pytest
 
 from resonant.local import server, stack
-from resonant.local.server import (
-    ServerError,
-    free_port,
-    is_held,
-    kept_server,
-    lock_of_up,
-    note_of_up,
-    running_up,
-)
+from resonant.local.note import is_held, lock_of_up, note_of_up, running_up
+from resonant.local.server import ServerError, free_port, kept_server
 from resonant.settings import Settings
 
 HOLDER = """

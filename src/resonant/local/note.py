@@ -1,0 +1,49 @@
+"""The note in which ``resonant up`` records its server, so that other commands find it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from typing import TYPE_CHECKING
+
+from resonant.local.health import is_healthy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from resonant.settings import Settings
+
+
+def running_up(settings: Settings) -> str | None:
+    """Return the API URL of a running ``resonant up`` on this machine; None if none runs."""
+    if not is_held(lock_of_up(settings)):
+        # A killed process may have left its note. By now another program may listen there; it must not get secrets.
+        return None
+    try:
+        noted = json.loads(note_of_up(settings).read_text())
+        url = str(noted["api_url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return url if is_healthy(url) else None
+
+
+def note_of_up(settings: Settings) -> Path:
+    """Return the file in which ``resonant up`` records its address."""
+    return settings.home.expanduser() / "up.json"
+
+
+def lock_of_up(settings: Settings) -> Path:
+    """Return the file that ``resonant up`` locks while it runs."""
+    return note_of_up(settings).with_suffix(".lock")
+
+
+def is_held(lock: Path) -> bool:
+    """Return whether a process holds this lock exclusively; the check briefly takes a shared lock."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,87 @@
+"""A command in somebody else's folder, such as a cloned repository: Prefect's settings there have no effect and run no code."""
+
+from __future__ import annotations
+
+import pytest
+
+from resonant.local.project import MARKS
+from support.machine import Machine
+
+pytestmark = pytest.mark.engine
+
+# Prefect gives this file to Python's logging, which calls the functions that it names.
+LOGGING = """
+version: 1
+disable_existing_loggers: false
+handlers:
+  evil: {{(): os.system, command: "touch {witness}"}}
+loggers:
+  prefect: {{handlers: [evil]}}
+"""
+SETTINGS = {
+    ".env": "PREFECT_LOGGING_SETTINGS_PATH={path}\n",
+    "prefect.toml": '[logging]\nconfig_path = "{path}"\n',
+    "pyproject.toml": '[tool.prefect.logging]\nconfig_path = "{path}"\n',
+}
+REQUEST_TIMEOUT = """
+from pathlib import Path
+from resonant.local.compatibility import import_prefect
+here = Path.cwd()
+import_prefect()
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
+print(PREFECT_API_REQUEST_TIMEOUT.value(), Path.cwd() == here)
+"""
+PROFILE = 'active = "evil"\n[profiles.evil]\nPREFECT_LOGGING_SETTINGS_PATH = "{path}"\n'
+
+
+def make_hostile(machine: Machine, *names: str):
+    """Write these files into the working folder of every command; return a function that tells whether their code ran."""
+    witness, path = machine.home / "witness", machine.home / "evil.yml"
+    path.write_text(LOGGING.format(witness=witness))
+    for name in names:
+        (machine.home / name).write_text(SETTINGS[name].format(path=path))
+    return witness.exists
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_command_ignores_the_settings_file(name, machine):
+    has_run = make_hostile(machine, name)
+    machine.succeed("emit")
+    assert not has_run()
+
+
+def test_a_command_ignores_the_profile_that_the_folder_names(machine):
+    has_run = make_hostile(machine)
+    (machine.home / "evil.toml").write_text(PROFILE.format(path=machine.home / "evil.yml"))
+    (machine.home / ".env").write_text("PREFECT_PROFILES_PATH=evil.toml\n")
+    machine.succeed("emit")
+    assert not has_run()
+
+
+@pytest.mark.slow
+def test_a_server_that_a_command_starts_ignores_them(tmp_path):
+    machine = Machine(tmp_path)
+    machine.prepare()
+    has_run = make_hostile(machine, *SETTINGS)
+    assert "starting a Prefect server" in machine.succeed("emit").stderr
+    assert not has_run()
+
+
+@pytest.mark.slow
+def test_up_and_the_runs_of_its_worker_ignore_them(tmp_path):
+    machine = Machine(tmp_path)
+    has_run = make_hostile(machine, *SETTINGS)
+    with machine.up() as up:
+        up.export()
+    assert not has_run()
+
+
+@pytest.mark.parametrize(("is_project", "timeout"), [(True, "77.0"), (False, "60.0")])
+def test_settings_of_the_folder_count_if_it_is_a_project(is_project, timeout, tmp_path):
+    machine = Machine(tmp_path)
+    (tmp_path / ".env").write_text("PREFECT_API_REQUEST_TIMEOUT=77\n")
+    for mark in MARKS if is_project else ():
+        (tmp_path / mark).parent.mkdir(exist_ok=True)
+        (tmp_path / mark).touch()
+    done = machine.run_code(REQUEST_TIMEOUT)
+    assert (done.stdout, done.stderr) == (f"{timeout} True\n", "")
