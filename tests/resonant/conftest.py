@@ -203,7 +203,9 @@ def open_desk(clock):
         opened: list[Store] = []
 
         def open_(url: str, **options: Any) -> Desk:
-            store = runner.run(open_store(url, clock=clock, lease_seconds=LEASE_SECONDS, **options))
+            store = runner.run(
+                open_store(url, clock=clock, host_clock=clock, lease_seconds=LEASE_SECONDS, **options)
+            )
             opened.append(store)
             return Desk(store, clock, runner)
 

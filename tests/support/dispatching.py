@@ -115,7 +115,9 @@ async def scene(
         sink = sinks[name]
         return sink if isinstance(sink, Destination) else sink_target(name, CallableSink(sink))
 
-    store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, lease_seconds=lease_seconds)
+    store = await open_store(
+        f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock, lease_seconds=lease_seconds
+    )
     try:
         attempt_runner = AttemptRunner(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
         limits = replace(limits or Limits(), chunk_size=Scene.chunk_size)
@@ -135,7 +137,9 @@ async def scene(
 @asynccontextmanager
 async def another_worker(path, *, clock, lease_seconds=60.0):
     """Open the store as another process would."""
-    store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, lease_seconds=lease_seconds)
+    store = await open_store(
+        f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock, lease_seconds=lease_seconds
+    )
     try:
         yield store
     finally:

@@ -105,7 +105,7 @@ class Shop:
 
     def do(self, work):
         async def run():
-            store = await open_store(self._url, clock=self.clock)
+            store = await open_store(self._url, clock=self.clock, host_clock=self.clock)
             try:
                 await work(store)
             finally:

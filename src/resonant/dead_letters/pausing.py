@@ -9,6 +9,7 @@ from resonant.dead_letters.audit import Action, add_to_audit, begin_audit, end_a
 from resonant.display import one_line
 from resonant.events import rfc3339
 from resonant.store import gate_operations
+from resonant.store.gates import shared_now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +90,9 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
 
     def run(connection: Connection) -> GateChange:
         now = store.clock()
-        change = gate_operations.pause(connection, endpoint, who=who, reason=reason, now=now)
+        change = gate_operations.pause(
+            connection, endpoint, who=who, reason=reason, now=shared_now(connection)
+        )
         if change.after != change.before:
             selection = {"endpoint": endpoint, "reason": reason}
             end_audit(connection, _begin(connection, "pause", who, selection, now), now=now)
@@ -111,7 +114,7 @@ async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = F
 
     def run(connection: Connection) -> tuple[GateChange, int | None]:
         now = store.clock()
-        change = gate_operations.resume(connection, endpoint, now=now)
+        change = gate_operations.resume(connection, endpoint, now=shared_now(connection))
         if change.after == change.before and not send_parked:
             return change, None
         selection = {"endpoint": endpoint, "now": send_parked}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from resonant.delivery.retry import GateView
 from resonant.dispatch.gate import Answer, EndpointGate
 from resonant.errors import StoreError
-from resonant.store.gates import Gate, holds_for_long, read_gates, try_changes
+from resonant.store.gates import Gate, holds_for_long, try_changes
 from resonant.store.probes import claim_probe
 
 if TYPE_CHECKING:
@@ -100,20 +100,22 @@ class Gatekeeper:
     def view(self, endpoint: str) -> GateView:
         """Return the state of the gate for a decision."""
         gate = self._of(endpoint)
-        return GateView(governs=gate.governs(self._store.clock()), is_down=gate.gate.state == "probing")
+        return GateView(
+            governs=gate.governs(self._store.shared_clock()), is_down=gate.gate.state == "probing"
+        )
 
     def governs(self, endpoint: str) -> bool:
         """Return whether the gate holds deliveries or paces them."""
-        return self._of(endpoint).governs(self._store.clock())
+        return self._of(endpoint).governs(self._store.shared_clock())
 
     def holds_shortly(self, endpoint: str) -> bool:
         """Return whether the gate holds deliveries only briefly, so that a run waits for them."""
-        gate, now = self._of(endpoint), self._store.clock()
+        gate, now = self._of(endpoint), self._store.shared_clock()
         return gate.governs(now) and not holds_for_long(gate.gate, now)
 
     def room(self, endpoint: str) -> int | None:
         """Return how many deliveries to claim; None for no limit."""
-        return self._of(endpoint).room(self._store.clock(), self._waiting(endpoint))
+        return self._of(endpoint).room(self._store.shared_clock(), self._waiting(endpoint))
 
     async def look(self, rows: Mapping[str, Gate], due: Collection[str]) -> None:
         """Update the gates from the store, and renew this run's pilot leases.
@@ -132,7 +134,7 @@ class Gatekeeper:
             gate = self._of(name)
             gate.see(rows.get(name, Gate(name)))
             if name in due or self._in_flight.busy(name) or gate.gate.pilot == self._owner:
-                now = self._store.clock()
+                now = self._store.shared_clock()
                 change = gate.look(now) if self.keeps_place else gate.leave(now)
                 changes += [] if change is None else [change]
         await self._write(changes)
@@ -143,7 +145,7 @@ class Gatekeeper:
         Raises:
             StoreUnavailable: the store became unreachable.
         """
-        await self.look(await self._store.read(read_gates), ())
+        await self.look(await self._store.gates(), ())
 
     async def probe(self, endpoint: str) -> Lease | None:
         """Claim a delivery to send as a probe, if a probe is due.
@@ -155,7 +157,7 @@ class Gatekeeper:
         last = self._probes.get(endpoint)
         if gate.may_probe and last is not None and self._in_flight.get(last) is not None:
             return None  # the last probe is not sent yet
-        change = gate.probe(self._store.clock())
+        change = gate.probe(self._store.shared_clock())
         if change is None:
             return None
         claimed = await self._store.claim_leases(claim_probe, change, owner=self._owner)
@@ -213,10 +215,10 @@ class Gatekeeper:
     async def watch(self, lease: Lease, attempt: Awaitable[Report]) -> Report:
         """Await an attempt and pass its answer to the gate. Call it inside ``sending``."""
         gate = self._of(lease.endpoint)
-        sent = gate.sent(self._store.clock())
+        sent = gate.sent(self._store.shared_clock())
         report = await attempt
         others = self._sending[lease.endpoint] - 1
-        change = gate.answered(sent, _answer(report), self._store.clock(), others)
+        change = gate.answered(sent, _answer(report), self._store.shared_clock(), others)
         if change is not None:
             self._propose(change)
         return report
@@ -224,7 +226,7 @@ class Gatekeeper:
     def stops(self, endpoint: str) -> bool:
         """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""
         gate = self._of(endpoint)
-        return gate.gate.state == "paused" or gate.is_told_to_wait(self._store.clock())
+        return gate.gate.state == "paused" or gate.is_told_to_wait(self._store.shared_clock())
 
     async def leave(self) -> None:
         """Stop being the pilot of any gate, at the end of the run.
@@ -234,7 +236,7 @@ class Gatekeeper:
         """
         if self._writers:
             await asyncio.wait(self._writers.values())
-        now = self._store.clock()
+        now = self._store.shared_clock()
         changes = [gate.leave(now) for gate in self._gates.values()]
         await self._write([change for change in changes if change is not None])
 
@@ -254,7 +256,7 @@ class Gatekeeper:
         await self._look_if_overdue()
         if (writer := self._writers.get(name)) is not None:
             await asyncio.wait([writer])  # the change may close the gate
-        gate, now = self._of(name), self._store.clock()
+        gate, now = self._of(name), self._store.shared_clock()
         if gate.gate.state == "probing" and self._probes.get(name) != lease.key:
             return None
         delay = gate.wait(now, self._sending[name])

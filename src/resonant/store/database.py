@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy.engine import URL, make_url
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from resonant.events import Clock
     from resonant.store.sync import Sync
 
 P = ParamSpec("P")
@@ -88,12 +90,13 @@ class Database(Protocol):
         """Close every connection."""
 
 
-async def open_database(url: str, *, lease_seconds: float = 60.0) -> Database:
+async def open_database(url: str, *, lease_seconds: float = 60.0, host_clock: Clock = time.time) -> Database:
     """Open the database and bring its schema up to date. Several processes may do so at once.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
         lease_seconds: the duration of leases. On PostgreSQL, no transaction holds or awaits a lock for longer.
+        host_clock: the shared clock on SQLite; unused on PostgreSQL.
 
     Raises:
         StoreError: the URL does not name a supported database.
@@ -101,7 +104,7 @@ async def open_database(url: str, *, lease_seconds: float = 60.0) -> Database:
         StoreTooNew: a newer Resonant wrote its schema.
     """
     parsed = _parse(url)
-    database = _connect(parsed, lease_seconds=lease_seconds)
+    database = _connect(parsed, lease_seconds=lease_seconds, host_clock=host_clock)
     try:
         if await database.read(read_schema_version) != SCHEMA_VERSION:
             await _migrate(parsed)
@@ -138,10 +141,14 @@ async def _migrate(url: URL) -> None:
 
 
 def _connect(
-    url: URL, *, statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS, lease_seconds: float = 60.0
+    url: URL,
+    *,
+    statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS,
+    lease_seconds: float = 60.0,
+    host_clock: Clock = time.time,
 ) -> Database:
     if url.get_backend_name() == "sqlite":
-        return SQLite(url)
+        return SQLite(url, host_clock=host_clock)
     return PostgreSQL(url, statement_timeout=statement_timeout, lease_seconds=lease_seconds)
 
 

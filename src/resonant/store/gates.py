@@ -1,15 +1,18 @@
-"""The gate of each endpoint: one row, shared by every process, changed by compare-and-set on its epoch."""
+"""The gate of each endpoint: one row, shared by every process, changed by compare-and-set on its epoch.
+
+Its times are those of the shared clock, since the clocks of processes may differ.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy import and_, exists, func, literal, or_, select, true, update
 
 from resonant.store import schema
-from resonant.store.sql import insert_into
+from resonant.store.sql import SharedClock, insert_into
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +25,14 @@ _g = schema.gates
 _d = schema.deliveries
 # Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours.
 SHORT_HOLD_SECONDS = 30.0
+# Deliveries are recorded with the time of their process. If its clock is further ahead than this, a delivery that it records
+# does not show that the endpoint works now.
+_RECENT_SECONDS = 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The stored state of an endpoint's gate. Times are seconds since the epoch.
+    """The stored state of an endpoint's gate. Times are seconds since the epoch, by the shared clock.
 
     Attributes:
         endpoint: the endpoint's name.
@@ -85,7 +91,7 @@ class GateChange:
     Attributes:
         before: the gate as the process last read it.
         after: the proposed gate; the write sets the epoch.
-        none_delivered_since: the change is refused if a delivery to the endpoint succeeded after this time.
+        none_delivered_since: the change is refused if a delivery to the endpoint succeeded in the seconds after this time.
     """
 
     before: Gate
@@ -105,8 +111,9 @@ def holds_for_long(gate: Gate, now: float) -> bool:
     return gate.state == "paused" or is_long_down or waits_long
 
 
-def is_held_for_long(now: float) -> ColumnElement[bool]:
+def is_held_for_long() -> ColumnElement[bool]:
     """Return ``holds_for_long`` as an SQL condition on the gate of each delivery."""
+    now = SharedClock()
     is_long_down = and_(
         _g.c.state == "probing", func.coalesce(_g.c.failing_since, _g.c.since) <= now - SHORT_HOLD_SECONDS
     )
@@ -120,14 +127,36 @@ def read_gate(connection: Connection, endpoint: str) -> Gate:
     return Gate(endpoint) if row is None else _gate(row)
 
 
+class GatesRead(NamedTuple):
+    """The gates that have a row, by endpoint, and the shared clock's time at which they were read."""
+
+    gates: dict[str, Gate]
+    at: float
+
+
+def read_gates_and_clock(connection: Connection) -> GatesRead:
+    """Return the gates that have a row, and the shared clock's time, in one round trip."""
+    rows = connection.execute(_all_gates_and_clock()).all()
+    return GatesRead(
+        {row.endpoint: _gate(row) for row in rows if row.endpoint is not None}, rows[0].shared_now
+    )
+
+
 def read_gates(connection: Connection) -> dict[str, Gate]:
     """Return the gates that have a row, by endpoint."""
-    return {row.endpoint: _gate(row) for row in connection.execute(_all_gates())}
+    return read_gates_and_clock(connection).gates
 
 
 @cache
-def _all_gates() -> Select[Any]:
-    return select(_g).order_by(_g.c.endpoint)
+def _all_gates_and_clock() -> Select[Any]:
+    one = select(literal(1).label("one")).subquery()
+    now = SharedClock().label("shared_now")
+    return select(now, _g).select_from(one.outerjoin(_g, true())).order_by(_g.c.endpoint)
+
+
+def shared_now(connection: Connection) -> float:
+    """Return the shared clock's time."""
+    return connection.execute(select(SharedClock())).scalar_one()
 
 
 def states_not_normal(connection: Connection) -> dict[str, GateState]:
@@ -142,6 +171,7 @@ def change_gate(connection: Connection, change: GateChange) -> bool:
         delivered = exists().where(
             schema.is_delivered,
             _d.c.finished_at > change.none_delivered_since,
+            _d.c.finished_at < change.none_delivered_since + _RECENT_SECONDS,
             _d.c.endpoint == gate.endpoint,
         )
         if connection.execute(select(delivered)).scalar():

@@ -14,7 +14,7 @@ from sqlalchemy import Double, Integer, Text, bindparam, case, func, or_, select
 
 from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
-from resonant.store.gates import read_gates
+from resonant.store.gates import read_gates_and_clock
 from resonant.store.impossible_rows import sound
 from resonant.store.locked_rows import change_all, held_by, still_held
 from resonant.store.sql import insert_into, is_any_of, is_any_of_given
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import CTE, ColumnElement, Connection, Insert, Row, Select, Update
     from sqlalchemy.sql.dml import ReturningUpdate
 
-    from resonant.store.gates import Gate
+    from resonant.store.gates import GatesRead
 
 _d = schema.deliveries
 # An arbitrary number, the same in every process.
@@ -59,9 +59,9 @@ def _earliest(*, is_of_one: bool) -> Select[str, float]:
     return select(names.c.name, earliest).where(names.c.name.is_not(None))
 
 
-def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], dict[str, Gate]]:
-    """Return the result of ``due``, and the stored gates by endpoint."""
-    return due(connection, endpoint), read_gates(connection)
+def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], GatesRead]:
+    """Return the result of ``due``, and the stored gates."""
+    return due(connection, endpoint), read_gates_and_clock(connection)
 
 
 def _unfinished_names() -> CTE:

@@ -1,4 +1,4 @@
-"""SQL that differs between the databases: ``insert_into``, ``insert_row``, and ``is_any_of``, which binds many values as one.
+"""SQL that differs between the databases: inserts, the shared clock, and ``is_any_of``, which binds many values as one.
 
 SQLAlchemy's ``in_`` binds each value separately. That allows at most 32,700 values, and each number of values is a
 different statement to compile, prepare and plan. With one array, the statement is always the same.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Integer, Text, bindparam, literal
+from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Double, Integer, Text, bindparam, literal
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -55,6 +55,27 @@ def insert_row(connection: Connection, table: Table, row: dict[str, Any]) -> Non
         connection.exec_driver_sql(statement, tuple(row.values()))
     else:
         connection.execute(table.insert().inline(), row)
+
+
+class SharedClock(FunctionElement[float]):
+    """The clock that all processes of a store share: PostgreSQL's, or on SQLite the host's. In seconds since the epoch."""
+
+    inherit_cache = True
+    type = Double()
+
+
+# The function that each connection to SQLite defines.
+HOST_CLOCK = "resonant_host_clock"
+
+
+@compiles(SharedClock)
+def _host_clock(_clock: SharedClock, _compiler: SQLCompiler, **_options: Any) -> str:
+    return f"{HOST_CLOCK}()"
+
+
+@compiles(SharedClock, "postgresql")
+def _server_clock(_clock: SharedClock, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
 
 def is_any_of(column: ColumnElement[Any], values: Collection[int] | Collection[str]) -> ColumnElement[bool]:

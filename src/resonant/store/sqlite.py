@@ -25,6 +25,7 @@ from resonant.errors import StoreLocked, StoreRefused
 from resonant.files import make_private_folder, open_private
 from resonant.store.database_errors import translated_database_errors
 from resonant.store.file_locks import OpenFile, lock_holder
+from resonant.store.sql import HOST_CLOCK
 from resonant.store.wakeup import sqlite_commits
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import URL
 
+    from resonant.events import Clock
     from resonant.store.sync import Sync
 
 P = ParamSpec("P")
@@ -67,13 +69,16 @@ def path_of(url: URL) -> Path:
 class SQLite:
     """A ``Database`` in an SQLite file."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, host_clock: Clock = time.time) -> None:
         self._path = path = path_of(url)
         self._name = f"sqlite:///{path}"
         _prepare_file(path)
         self._file = OpenFile(path, self._name)
         self._reading = _make_engine(
-            url.set(drivername="sqlite", database=str(path)), _WriteLock(path, self._name), self._file
+            url.set(drivername="sqlite", database=str(path)),
+            _WriteLock(path, self._name),
+            self._file,
+            host_clock,
         )
         self._writing = self._reading.execution_options(write=True)
         self._leasing = self._reading.execution_options(write=True, unsynced=True)
@@ -272,7 +277,7 @@ def _prepare_file(path: Path) -> None:
         ) from None
 
 
-def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
+def _make_engine(url: URL, lock: _WriteLock, file: OpenFile, host_clock: Clock) -> Engine:
     engine = create_engine(
         url,
         connect_args={"timeout": _BUSY_TIMEOUT_SECONDS},
@@ -284,6 +289,7 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile) -> Engine:
     def prepare(connection: Any, record: Any) -> None:
         # Disables the driver's own BEGIN, which it sends late and never as IMMEDIATE; see `begin` below.
         connection.isolation_level = None
+        connection.create_function(HOST_CLOCK, 0, host_clock)
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
             # Only while the file is empty: later, this would write on every connect, and wait for the writer.
             # With incremental vacuum, a purge returns its free pages to the file system a few at a time. A full

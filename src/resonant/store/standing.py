@@ -54,7 +54,7 @@ def standing(
     """
     parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now + wait).label("parked")
     waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
-    held = and_(waits, is_held_for_long(now)).label("held")
+    held = and_(waits, is_held_for_long()).label("held")
     query = select(
         _d.c.id,
         _d.c.status,

@@ -10,6 +10,7 @@ from resonant.store import acceptances, counters, reads, rescue, sketches
 from resonant.store import leases as lease_queries
 from resonant.store.database import Database, Transaction, open_database
 from resonant.store.enqueue import EnqueueResult, enqueue
+from resonant.store.gates import read_gates_and_clock
 from resonant.store.outcomes import Outcome, record
 from resonant.store.selection import Selection
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.events import Clock, DeadLetter, Event, Lease, LeaseKey
-    from resonant.store.gates import Gate
+    from resonant.store.gates import Gate, GatesRead
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,9 +49,17 @@ class Store:
         self.clock = clock
         self.lease_seconds = lease_seconds
         self.rollups = rollups
+        self._ahead = 0.0
 
     def __str__(self) -> str:
         return str(self.database)
+
+    def shared_clock(self) -> float:
+        """Return the time by the clock that all processes of the store share, as of the last read of the gates.
+
+        It is PostgreSQL's clock, or on SQLite the host's.
+        """
+        return self.clock() + self._ahead
 
     async def reclaim_space(self) -> None:
         """Return the space of purged rows to the file system."""
@@ -148,7 +157,20 @@ class Store:
 
     async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], dict[str, Gate]]:
         """Return the result of ``due``, and the stored gates by endpoint, in one snapshot."""
-        return await self.read(lease_queries.look, endpoint)
+        began_at = self.clock()
+        due, read = await self.read(lease_queries.look, endpoint)
+        return due, self._compare_clocks(read, began_at)
+
+    async def gates(self) -> dict[str, Gate]:
+        """Return the stored gates by endpoint."""
+        began_at = self.clock()
+        return self._compare_clocks(await self.read(read_gates_and_clock), began_at)
+
+    def _compare_clocks(self, read: GatesRead, began_at: float) -> dict[str, Gate]:
+        """Note how far the shared clock is ahead of this process's clock; return the gates."""
+        # The shared clock was read after `began_at` and before now. While the last difference fits, it stays the same.
+        self._ahead = min(max(self._ahead, read.at - self.clock()), read.at - began_at)
+        return read.gates
 
     async def claim(
         self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None
@@ -225,6 +247,7 @@ async def open_store(
     clock: Clock = time.time,
     lease_seconds: float = DEFAULT_LEASE_SECONDS,
     rollups: bool = True,
+    host_clock: Clock = time.time,
 ) -> Store:
     """Open the store at this database URL, and bring its schema up to date.
 
@@ -233,9 +256,10 @@ async def open_store(
         clock: returns the time, in seconds since the epoch.
         lease_seconds: the duration of a lease that is not renewed.
         rollups: whether writes through this store are counted, for Prometheus and alerts.
+        host_clock: the clock that the processes on this host share, for the gates; unused on PostgreSQL.
 
     Raises:
         StoreError: the database cannot be used; the subclass and the message say why.
     """
-    database = await open_database(url, lease_seconds=lease_seconds)
+    database = await open_database(url, lease_seconds=lease_seconds, host_clock=host_clock)
     return Store(database, clock=clock, lease_seconds=lease_seconds, rollups=rollups)

@@ -64,7 +64,7 @@ def resonant_store(tmp_path: Path) -> OpenStore:
 
     @asynccontextmanager
     async def open_(*, clock: Clock = time.time) -> AsyncIterator[Store]:
-        store = await open_store(f"sqlite:///{tmp_path / 'resonant.db'}", clock=clock)
+        store = await open_store(f"sqlite:///{tmp_path / 'resonant.db'}", clock=clock, host_clock=clock)
         try:
             yield store
         finally:

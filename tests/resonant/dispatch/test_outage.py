@@ -48,7 +48,7 @@ class Outage:
         async def open_destination(name):
             return sink_target(name, CallableSink(answer))
 
-        store = await open_store(f"sqlite:///{self.path / 'r.db'}", clock=clock)
+        store = await open_store(f"sqlite:///{self.path / 'r.db'}", clock=clock, host_clock=clock)
         try:
             for start in range(0, self.events, 1_000):
                 await enqueue(store, min(1_000, self.events - start))

@@ -21,7 +21,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, Event
 from resonant.sinks.base import CallableSink
 from resonant.store import Outcome, open_store
-from resonant.store.gates import Gate, GateChange, change_gate
+from resonant.store.gates import Gate, GateChange, change_gate, shared_now
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0
@@ -135,11 +135,13 @@ async def test_what_a_gate_holds_for_a_moment_is_waited_for(store_url):
     async with opened(store_url) as store:
         tracker = Tracker(store)
         tracker.add(await enqueue(store, "a"))
-        probing = Gate("orders", "probing", since=START, failing_since=START, probe_at=START + 1)
+        now = await store.read(shared_now)
+        probing = Gate("orders", "probing", since=now, failing_since=now, probe_at=now + 1)
         await store.write(change_gate, GateChange(Gate("orders"), probing))
         await tracker.look()
         assert not tracker.is_settled
-        store.clock.advance(31)
+        probing = replace(probing, epoch=1, failing_since=now - 31)
+        await store.write(change_gate, GateChange(probing, probing))
         await tracker.look()
         assert tracker.is_settled
 

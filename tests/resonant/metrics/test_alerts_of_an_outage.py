@@ -59,7 +59,7 @@ async def alerts_of_an_outage(path):
             ]
 
     announced = []
-    store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock)
+    store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock)
     try:
         await enqueue(store, 200)
         async with Dispatcher(

@@ -14,6 +14,7 @@ from resonant.store.gates import (
     holds_for_long,
     read_gate,
     read_gates,
+    shared_now,
     try_changes,
 )
 from resonant.store.standing import standing
@@ -89,20 +90,23 @@ def test_changes_of_several_gates_are_tried_together_and_each_gate_is_read_again
 
 
 @pytest.mark.parametrize(
-    ("gate", "is_held"),
+    ("fields", "is_held"),
     [
-        (NORMAL, False),
-        (replace(NORMAL, state="paced", failing_since=START - 100), False),
-        (replace(NORMAL, state="paused"), True),
-        (replace(NORMAL, state="probing", failing_since=START - 29), False),
-        (replace(NORMAL, state="probing", failing_since=START - 30), True),
-        (replace(NORMAL, state="probing", since=START - 29), False),
-        (replace(NORMAL, state="probing", since=START - 30), True),
-        (replace(NORMAL, not_before=START + 30), False),
-        (replace(NORMAL, not_before=START + 31), True),
+        ({}, False),
+        ({"state": "paced", "failing_since": -100}, False),
+        ({"state": "paused"}, True),
+        ({"state": "probing", "failing_since": -20}, False),
+        ({"state": "probing", "failing_since": -30}, True),
+        ({"state": "probing", "since": -20}, False),
+        ({"state": "probing", "since": -30}, True),
+        ({"not_before": 30}, False),
+        ({"not_before": 40}, True),
     ],
 )
-def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk, gate, is_held):
+def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk, fields, is_held):
+    now = desk.read(shared_now)
+    times = {name: now + value for name, value in fields.items() if name != "state"}
+    gate = replace(NORMAL, **fields | times)
     desk.enqueue("evt_1")
     desk.claim_one()
     desk.enqueue("evt_2")
@@ -110,6 +114,6 @@ def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk, gate, is_held):
     assert desk.write(change_gate, GateChange(NORMAL, gate))
     ids = [row["id"] for row in desk.rows(schema.deliveries)]
 
-    assert holds_for_long(gate, START) == is_held
+    assert holds_for_long(gate, now) == is_held
     found = desk.read(standing, ids, now=START)
     assert [each.held for each in found] == [False, is_held, False], "one is leased, one goes elsewhere"

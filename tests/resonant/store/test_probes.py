@@ -84,11 +84,11 @@ def test_a_look_reads_what_is_due_and_the_gates_together(desk):
     desk.enqueue("evt_1")
     gate = probing(desk)
 
-    due, gates = desk.read(look)
+    due, read = desk.read(look)
 
     assert [each.endpoint for each in due] == ["orders"]
-    assert gates == {"orders": gate}
-    assert desk.run(Store.look(desk.store, "orders")) == (due, gates)
+    assert read.gates == {"orders": gate}
+    assert desk.run(Store.look(desk.store, "orders")) == (due, read.gates)
 
 
 def test_a_dead_letter_that_could_be_claimed_is_no_probe(desk):
