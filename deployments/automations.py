@@ -27,7 +27,7 @@ NOTIFY = "resonant: notify of alerts"
 NOTIFY_SILENT = "resonant: notify that the metrics export is silent"
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
-_REPLAY_DEPLOYMENT = "replay-dead-letters/on-demand"
+_REPLAY_DEPLOYMENT = "replay-dead-letters/replay"
 # Dead letters per second that a recovered service can accept in addition to its usual traffic.
 _REPLAY_RATE = 10.0
 # An operator decides on other transient dead letters: those that were cancelled or crashed workers repeatedly.

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import sys
 
+from deployments import existing
 from resonant import output
 from resonant.errors import ResonantError
 from resonant.local.drains import start_drains
@@ -36,9 +37,12 @@ async def bootstrap() -> list[str]:
     from deployments.automations import apply_automations  # noqa: PLC0415 - Prefect, after the settings
 
     await make_work_pool()
+    stopped = await existing.read_stopped()
     await asyncio.gather(register_block_types(), deploy())
+    await existing.pause(stopped)
     await apply_automations()
-    return await deployed()
+    await existing.remove_old_deployments()
+    return await existing.read_names()
 
 
 async def register_block_types() -> None:
@@ -69,18 +73,6 @@ async def deploy() -> None:
     if process.returncode:
         tail = "\n".join(said.decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:])
         raise BootstrapFailed(f"prefect.yaml was not deployed: {tail}")
-
-
-async def deployed() -> list[str]:
-    """Return the server's deployments to the work pool, as ``FLOW/NAME``."""
-    from prefect.client.orchestration import get_client  # noqa: PLC0415
-    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName  # noqa: PLC0415
-
-    ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
-    async with get_client() as client:
-        deployments = await client.read_deployments(work_pool_filter=ours)
-        flows = {flow.id: flow.name for flow in await client.read_flows(work_pool_filter=ours)}
-    return sorted(f"{flows[each.flow_id]}/{each.name}" for each in deployments)
 
 
 def main() -> None:

@@ -14,8 +14,14 @@ from resonant.display import visible
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Prefect generates names such as fuzzy-otter.
-_GENERATED = re.compile(r"[a-z]+-[a-z]+")
+# The names that Prefect generates: on its server, in the run form of its UI, and in that of its new UI.
+_GENERATED = re.compile(
+    r"[a-z]+-[a-z]+"  # fuzzy-otter
+    r"|(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi"
+    r"|omega)\d*(?:-[a-z]+)*"  # tau685-thanatos-a
+    r"|(?:Awesome|Rustic|Small|Gorgeous|Fantastic|Sleek|Intelligent|Unbranded|Refined|Licensed|Generic|Practical|Ergonomic"
+    r"|Handcrafted|Tasty|Handmade|Incredible)-.{1,6}"  # Awesome-Puggle
+)
 _LONGEST = 200
 
 

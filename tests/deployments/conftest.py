@@ -28,11 +28,24 @@ def run_bootstrap(api: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def ready_api(prefect_api, tmp_path_factory):
-    """The API URL of the session's server, bootstrapped twice: the second time must change nothing."""
-    for _ in range(2):
+    """The API URL of the session's server, bootstrapped twice.
+
+    The second time, the server has a deployment of an earlier version, and the purge is stopped.
+    """
+    for is_again in (False, True):
+        if is_again:
+            make_old(prefect_api)
         finished = run_bootstrap(prefect_api, tmp_path_factory.mktemp("home"))
         assert finished.returncode == 0, finished.stderr
     return prefect_api
+
+
+def make_old(api: str) -> None:
+    with patient_client(api) as client:
+        purge = client.get("/deployments/name/purge-dead-letters/purge-daily").json()
+        client.post(f"/deployments/{purge['id']}/pause_deployment")
+        old = {"name": "daily", "flow_id": purge["flow_id"], "work_pool_name": "resonant"}
+        client.post("/deployments/", json=old)
 
 
 @pytest.fixture(scope="module")

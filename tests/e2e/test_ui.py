@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from PIL import Image, ImageColor
@@ -126,7 +127,7 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     assert emitted.returncode == 1, emitted.stderr
     assert machine.read("status")["dead_letter"] == 8
 
-    collect = deployment(ui, "collect-dead-letters/scheduled")
+    collect = deployment(ui, "collect-dead-letters/collect-dead-letters")
     browser.goto(f"{ui}/deployments/deployment/{collect}/run")
     submit_and_wait(browser, ui, "triage-by-hand")
     open_artifact(browser, ui, "dead-letter-triage")
@@ -135,7 +136,7 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     screenshot(browser, "triage")
 
     (machine.home / "repaired").touch()
-    replay = deployment(ui, "replay-dead-letters/on-demand")
+    replay = deployment(ui, "replay-dead-letters/replay")
     browser.goto(f"{ui}/deployments/deployment/{replay}/run")
     browser.get_by_text("Dead letters per second, after a slow start").wait_for()
     after(browser, "endpoint", 'button[normalize-space()="str"]').click()
@@ -150,7 +151,7 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     status = machine.read("status")
     assert (status["delivered"], status["dead_letter"], status["balanced"]) == (4, 4, True)
 
-    purge = deployment(ui, "purge-dead-letters/daily")
+    purge = deployment(ui, "purge-dead-letters/purge-daily")
     browser.goto(f"{ui}/deployments/deployment/{purge}/run")
     browser.get_by_text("Age of dead letters").wait_for()
     after(browser, "older_than_days", 'button[normalize-space()="float"]').click()
@@ -181,7 +182,7 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_
     emitted = machine.run("emit", machine.write_events("e.jsonl", events), "--endpoint", "hooks")
     assert emitted.returncode == 1, emitted.stderr
 
-    export = deployment(ui, "export-metrics/scheduled")
+    export = deployment(ui, "export-metrics/export-metrics")
     browser.goto(f"{ui}/deployments/deployment/{export}/run")
     assert "87.50 % of 80 ended events were delivered" in submit_and_wait(browser, ui, "export-by-hand")
 
@@ -228,3 +229,23 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
     assert webhook_endpoint(up.url, name)["data"] == kept | {"timeout": 7}
     shown = up_machine.read("endpoint", "show", name)
     assert (shown["timeout"], shown["url"], shown["headers"]) == (7.0, "set", "set" if headers else None)
+
+
+@pytest.mark.parametrize("path", ["", "/v2"], ids=["UI", "new UI"])
+def test_a_run_from_the_form_is_named_after_its_work_instead_of_the_name_that_the_form_proposes(
+    up, browser, path
+):
+    pause = deployment(up.url, "pause-endpoint/pause-endpoint")
+    given = quote(json.dumps({"endpoint": "nobody"}))
+    browser.goto(f"{up.url}{path}/deployments/deployment/{pause}/run?parameters={given}")
+    browser.wait_for_load_state("networkidle")
+    with browser.expect_response("**/create_flow_run") as created:
+        browser.get_by_role("button", name="Submit").click()
+    run = created.value.json()
+    with patient_client(f"{up.url}/api") as api:
+
+        def has_begun() -> bool:
+            return api.get(f"/flow_runs/{run['id']}").json()["name"] != run["name"]
+
+        wait_until(has_begun, 120, every=0.5)
+        assert api.get(f"/flow_runs/{run['id']}").json()["name"] == "pause nobody"

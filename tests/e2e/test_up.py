@@ -189,7 +189,7 @@ def test_a_replay_whose_dead_letters_die_again_is_exit_code_1(up, up_machine, ho
 def test_a_run_of_the_deployment_reports_the_outcomes_of_its_own_events(up, hooks):
     given = events("deployed", rejected=1, count=20)
 
-    state = up.final_state(up.start_run("emit-events/on-demand", events=given, endpoint="hooks"))
+    state = up.final_state(up.start_run("emit-events/emit", events=given, endpoint="hooks"))
 
     assert state["type"] == "COMPLETED"
     assert "19 delivered, 0 retried, 0 parked, 1 dead-lettered (1 permanent)" in state["message"]

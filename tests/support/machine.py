@@ -226,7 +226,7 @@ class Up:
     def export(self) -> None:
         """Run the metrics export, and repeat it if it was cancelled, since only one may run at a time."""
         wait_until(
-            lambda: self.final_state(self.start_run("export-metrics/scheduled"))["type"] == "COMPLETED"
+            lambda: self.final_state(self.start_run("export-metrics/export-metrics"))["type"] == "COMPLETED"
         )
 
 

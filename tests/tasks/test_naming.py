@@ -32,6 +32,23 @@ def test_a_run_is_named_after_the_first_parameter_with_a_value(run, parameters, 
     assert named("replay", "endpoint", "ids", otherwise="all")() == expected
 
 
-def test_the_name_that_a_user_gave_is_kept(run):
-    run("after the outage", endpoint="shop")
-    assert named("replay", "endpoint")() == "after the outage"
+@pytest.mark.parametrize(
+    "generated",
+    [
+        "fuzzy-otter",
+        "tau685-thanatos-a",
+        "alpha2-canis-majoris",
+        "omega-vega",
+        "Awesome-Puggle",
+        "Sleek-Sea Ox",
+    ],
+)
+def test_a_name_that_prefect_or_its_forms_generated_is_replaced(run, generated):
+    run(generated, endpoint="shop")
+    assert named("replay", "endpoint")() == "replay shop"
+
+
+@pytest.mark.parametrize("given", ["after the outage", "replay-by-hand", "Black-Friday", "sigmund-again-2"])
+def test_the_name_that_a_user_gave_is_kept(run, given):
+    run(given, endpoint="shop")
+    assert named("replay", "endpoint")() == given

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 ENDPOINT, LIMITED_ENDPOINT = "demo", "demo-limited"
-ON_DEMAND = "emit-events/on-demand"
+EMIT = "emit-events/emit"
 POLICY = "classic"
 # At the end only the failing events remain, which looks like an outage: each further attempt would take half a minute.
 MAX_ATTEMPTS = 2
@@ -141,12 +141,12 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
             await store.enqueue(given, name)
         stored = output.counted(count, "event")
         output.say(f"stored {stored} for the endpoints {ENDPOINT} and {LIMITED_ENDPOINT}, {url}")
-        run_ids = [await start_run(ON_DEMAND, max_attempts=MAX_ATTEMPTS)]
-        output.say(f"the worker runs {ON_DEMAND}: {_run_url(stack, run_ids[0])}")
+        run_ids = [await start_run(EMIT, max_attempts=MAX_ATTEMPTS)]
+        output.say(f"the worker runs {EMIT}: {_run_url(stack, run_ids[0])}")
         snapshot = await _watch(stack, store, run_ids[0])
         # A run does not wait for deliveries that a gate holds for a long time.
         while snapshot.status.pending + snapshot.status.retrying and len(run_ids) < _MOST_RUNS:
-            run_ids.append(await start_run(ON_DEMAND, max_attempts=MAX_ATTEMPTS))
+            run_ids.append(await start_run(EMIT, max_attempts=MAX_ATTEMPTS))
             snapshot = await _watch(stack, store, run_ids[-1])
         dead_letters = await store.dead_letters(limit=1)
     finally:

@@ -1,0 +1,105 @@
+"""What a bootstrap keeps and removes of a server's existing deployments.
+
+Prefect's deploy command starts stopped schedules again, and leaves deployments that prefect.yaml no longer declares.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resonant.local.work_pool import WORK_POOL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+# By the names of earlier versions.
+NEW_NAMES = {
+    "emit-events/on-demand": "emit-events/emit",
+    "collect-dead-letters/scheduled": "collect-dead-letters/collect-dead-letters",
+    "replay-dead-letters/on-demand": "replay-dead-letters/replay",
+    "cancel-deliveries/on-demand": "cancel-deliveries/cancel",
+    "purge-dead-letters/daily": "purge-dead-letters/purge-daily",
+    "export-metrics/scheduled": "export-metrics/export-metrics",
+    "pause-endpoint/on-demand": "pause-endpoint/pause-endpoint",
+    "resume-endpoint/on-demand": "resume-endpoint/resume-endpoint",
+}
+
+
+async def read_names() -> list[str]:
+    """Return the server's deployments to the work pool, as ``FLOW/NAME``."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - Prefect, after the settings
+
+    async with get_client() as client:
+        return sorted(await _read(client))
+
+
+async def read_stopped() -> set[str]:
+    """Return the deployments whose schedules an operator has stopped, by their new names."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
+
+    async with get_client() as client:
+        found = await _read(client)
+    return {NEW_NAMES.get(name, name) for name, each in found.items() if _is_stopped(each)}
+
+
+async def pause(names: Iterable[str]) -> None:
+    """Pause these deployments, so that their schedules start no runs."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
+
+    async with get_client() as client:
+        found = await _read(client)
+        for name in found.keys() & set(names):
+            await client.pause_deployment(found[name].id)
+
+
+async def remove_old_deployments() -> None:
+    """Remove each deployment that has a successor with a new name, with its automations.
+
+    A deployment stays while a run that a user requested waits in it, since Prefect would delete that run.
+    """
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
+
+    async with get_client() as client:
+        found = await _read(client)
+        for old_name, new_name in NEW_NAMES.items():
+            old = found.get(old_name)
+            if old is None or new_name not in found or await _has_requested_runs(client, old):
+                continue
+            await client.delete_resource_owned_automations(f"prefect.deployment.{old.id}")
+            await client.delete_deployment(old.id)
+
+
+async def _read(client: PrefectClient) -> dict[str, DeploymentResponse]:
+    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName  # noqa: PLC0415
+
+    ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
+    deployments = await client.read_deployments(work_pool_filter=ours)
+    flows = {flow.id: flow.name for flow in await client.read_flows(work_pool_filter=ours)}
+    return {f"{flows[each.flow_id]}/{each.name}": each for each in deployments}
+
+
+def _is_stopped(deployment: DeploymentResponse) -> bool:
+    schedules = deployment.schedules
+    return deployment.paused or (bool(schedules) and not any(schedule.active for schedule in schedules))
+
+
+async def _has_requested_runs(client: PrefectClient, deployment: DeploymentResponse) -> bool:
+    from prefect.client.schemas.filters import (  # noqa: PLC0415
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType  # noqa: PLC0415
+
+    runs = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+        ),
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+    )
+    return any(not run.auto_scheduled for run in runs)

@@ -1,0 +1,103 @@
+"""A bootstrap removes the deployments of earlier versions, and keeps those stopped that an operator stopped."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments import existing
+from deployments.existing import NEW_NAMES, remove_old_deployments
+
+pytestmark = pytest.mark.engine
+
+HOURLY = {"interval": 3600.0, "anchor_date": "2026-01-01T00:00:00Z", "timezone": "UTC"}
+
+
+@pytest.fixture(autouse=True)
+def prefect(ready_api):
+    """Use the bootstrapped server in this process."""
+    with temporary_settings({PREFECT_API_URL: ready_api}):
+        yield
+
+
+@pytest.fixture
+def add(server):
+    """Add a deployment with an old name, as an earlier version declared it; remove it at the end."""
+    added = []
+
+    def create(name: str, **fields) -> str:
+        flow, _, deployment = name.partition("/")
+        flow_id = server.get(f"/flows/name/{flow}").json()["id"]
+        declared = {"name": deployment, "flow_id": flow_id, "work_pool_name": "resonant"} | fields
+        added.append(server.post("/deployments/", json=declared).json()["id"])
+        return added[-1]
+
+    yield create
+    for old_id in added:
+        if exists(server, old_id):
+            server.delete(f"/deployments/{old_id}")
+
+
+def named(server, name: str) -> dict:
+    return server.get(f"/deployments/name/{name}").json()
+
+
+def exists(server, deployment_id: str) -> bool:
+    query = {"deployments": {"id": {"any_": [deployment_id]}}}
+    return bool(server.post("/deployments/filter", json=query).json())
+
+
+async def test_all_of_them_are_removed_with_their_automations(server, add):
+    ids = [add(name) for name in NEW_NAMES]
+    owned = {
+        "name": "collect dead letters after a crash",
+        "trigger": {"type": "event", "posture": "Reactive", "expect": ["x"], "threshold": 1, "within": 0},
+        "actions": [{"type": "do-nothing"}],
+        "owner_resource": f"prefect.deployment.{ids[0]}",
+    }
+    automation = server.post("/automations/", json=owned).json()["id"]
+
+    await remove_old_deployments()
+
+    assert not [each for each in ids if exists(server, each)]
+    assert automation not in {each["id"] for each in server.post("/automations/filter", json={}).json()}
+
+
+@pytest.mark.parametrize(
+    "stopped",
+    [{"paused": True}, {"schedules": [{"schedule": HOURLY, "active": False}]}],
+    ids=["paused", "schedule off"],
+)
+async def test_a_stopped_deployment_stops_its_successor_too(server, add, stopped):
+    successor = "export-metrics/export-metrics"
+    assert successor not in await existing.read_stopped()
+
+    add("export-metrics/scheduled", **stopped)
+    await existing.pause(await existing.read_stopped())
+
+    found = named(server, successor)
+    assert found["paused"]
+    server.post(f"/deployments/{found['id']}/resume_deployment")
+
+
+async def test_a_deployment_stays_while_a_run_that_a_user_requested_waits(server, add):
+    old = add("replay-dead-letters/on-demand", schedules=[{"schedule": HOURLY}])
+    tonight = {"state": {"type": "SCHEDULED", "name": "Scheduled"}}
+    run = server.post(f"/deployments/{old}/create_flow_run", json=tonight).json()["id"]
+
+    await remove_old_deployments()
+    assert exists(server, old)
+    server.delete(f"/flow_runs/{run}")
+
+    await remove_old_deployments()
+    assert not exists(server, old)
+
+
+async def test_a_deployment_of_the_same_name_in_another_work_pool_stays(server, add):
+    server.post("/work_pools/", json={"name": "theirs", "type": "process"})
+    theirs = add("emit-events/on-demand", work_pool_name="theirs")
+
+    await remove_old_deployments()
+
+    assert exists(server, theirs)
+    server.delete("/work_pools/theirs")
