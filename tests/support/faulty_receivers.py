@@ -45,18 +45,27 @@ def delivered(warning=None):
     return f"delivered, {warning}" if warning else "delivered"
 
 
-BROKE_OFF, TOO_LATE, TOO_LONG = (
+BROKE_OFF, CUT_OFF, TOO_LATE, TOO_LONG = (
     delivered("the response body broke off"),
+    delivered("the response body was cut off: too many chunks or trailers"),
     delivered("the response body took too long"),
     delivered("the response body has 64 KiB or more"),
 )
 EXPECTED = {
     "bad-gzip": delivered(),
     "bad-gzip-503": UNAVAILABLE,
+    "endless-answers": delivered(),
+    "endless-answers-503": UNAVAILABLE,
     "endless-body": TOO_LONG,
     "endless-body-503": UNAVAILABLE,
+    "endless-chunks": CUT_OFF,
+    "endless-chunks-503": UNAVAILABLE,
+    "endless-continue": NO_HTTP,
     "endless-headers": NO_HTTP,
-    "endless-interim": TIMEOUT,
+    "endless-interim": NO_HTTP,
+    "endless-status-line": NO_HTTP,
+    "endless-trailers": BROKE_OFF,
+    "endless-trailers-503": UNAVAILABLE,
     "garbage": NO_HTTP,
     "gzip-bomb": TOO_LONG,
     "gzip-bomb-503": UNAVAILABLE,

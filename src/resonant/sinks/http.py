@@ -15,22 +15,22 @@ from urllib.parse import quote
 
 import aiohttp
 import httpx
-from aiohttp.client_proto import ResponseHandler
 from httpx_aiohttp import AiohttpTransport
 from standardwebhooks import Webhook
 
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.sinks.address_guard import guarded_socket_factory
 from resonant.sinks.base import Receipt
+from resonant.sinks.bounded_connection import HEAD_BYTES, READ_BYTES, AnswerCutOff, BoundedConnection
 from resonant.sinks.redaction import Redactor, basic_authorization
 
 if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
     from resonant.events import Clock, Event
     from resonant.sinks.endpoint import Endpoint
 
-READ_BYTES = 64 * 1024
 EXCERPT_BYTES = 1024
 # Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0
@@ -128,8 +128,7 @@ class HttpSink:
                 if deadline.expired():
                     raise TimeoutError(f"no answer within {self._endpoint.timeout:g} s") from None
                 raise
-            late = "took too long" if deadline.expired() else f"broke off ({type(error).__name__})"
-            warning = f"the response body {late}"
+            warning = f"the response body {_problem(error, is_late=deadline.expired())}"
         if len(body) == READ_BYTES:
             warning = f"the response body has {READ_BYTES // 1024} KiB or more"
         excerpt = self._excerpt(body, is_whole=warning is None)
@@ -170,23 +169,6 @@ class HttpSink:
         return self._redactor.excerpt(body, EXCERPT_BYTES, is_whole=is_whole) if body else ""
 
 
-class _HeadFirst(ResponseHandler):
-    """Keeps the status if the body has bad chunks: aiohttp drops a head in the same packet, or waits for more data."""
-
-    def is_connected(self) -> bool:
-        # Called before a connection is reused: an unexpected answer would be mistaken for the answer to the next event.
-        return super().is_connected() and not self._buffer
-
-    def data_received(self, data: bytes) -> None:
-        head, end, body = data.partition(b"\r\n\r\n")
-        super().data_received(head + end)
-        if body:
-            super().data_received(body)
-        broken = self.exception()
-        if broken is not None and self._payload is not None and not self._payload.is_eof():
-            self._payload.set_exception(broken)
-
-
 class _Answer(aiohttp.ClientResponse):
     """Drops the reason phrase: the transport cannot encode one that is not UTF-8, such as ``200 Schön`` in Latin-1."""
 
@@ -199,7 +181,7 @@ class _Answer(aiohttp.ClientResponse):
 class _Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        make: type[ResponseHandler] = _HeadFirst
+        make: type[ResponseHandler] = BoundedConnection
         self._factory = functools.partial(make, loop=self._loop)
 
 
@@ -215,8 +197,8 @@ def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
         response_class=_Answer,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy from the environment would bypass the address guard
-        max_line_size=READ_BYTES,
-        max_field_size=READ_BYTES,
+        max_line_size=HEAD_BYTES,
+        max_field_size=HEAD_BYTES,
     )
     return AiohttpTransport(client=session, verify=False)  # the session's connector verifies
 
@@ -228,6 +210,12 @@ async def _read(response: httpx.Response, body: bytearray) -> None:
         body += chunk[: READ_BYTES - len(body)]
         if len(body) == READ_BYTES:
             return
+
+
+def _problem(error: Exception, *, is_late: bool) -> str:
+    if isinstance(error, AnswerCutOff):
+        return str(error)
+    return "took too long" if is_late else f"broke off ({type(error).__name__})"
 
 
 def _tls(endpoint: Endpoint) -> ssl.SSLContext:

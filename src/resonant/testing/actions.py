@@ -10,12 +10,15 @@
     ├── the head
     │   ├── slow_headers, endless_headers       never ends
     │   ├── huge_header, many_headers           too large
+    │   ├── endless_status_line                 never ends either
     │   ├── interim_only, endless_interim       1xx without a final answer
     │   └── reset_before_response, reset_mid_response, reset_after_headers
     ├── the body
     │   ├── slow_body, endless_body             never ends
+    │   ├── endless_chunks, endless_trailers    never ends, in the smallest pieces
     │   ├── truncated_body, reset_mid_body      shorter than announced
     │   ├── surplus_body                        longer than announced
+    │   ├── endless_answers                     followed by further answers
     │   └── bad_gzip, gzip_bomb                 invalid gzip, or far larger when decoded
     └── half_close                              the receiver stops sending but still reads
 """
@@ -45,6 +48,7 @@ Perform = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 End = Literal["keep", "hold", "close", "half_close", "reset"]
 
 _CHUNK = b"x" * 16 * 1024
+_FLOOD_BYTES = 64 * 1024
 _BOMB_MIB = 128
 
 
@@ -185,9 +189,22 @@ def slow_body(bytes_per_second: float = 1, status: int = 200) -> Action:
 def endless_body(status: int = 200) -> Action:
     """Answer at once, with an endless body that is sent as fast as the client reads."""
     chunk = b"%x\r\n%b\r\n" % (len(_CHUNK), _CHUNK)
-    return Action(
-        "endless_body", _repeat(_head(status, None, {"transfer-encoding": "chunked"}), chunk), status
-    )
+    return Action("endless_body", _flood(_chunked_head(status), chunk), status)
+
+
+def endless_chunks(status: int = 200) -> Action:
+    """Answer at once, with an endless body in chunks of one byte that are sent as fast as the client reads."""
+    return Action("endless_chunks", _flood(_chunked_head(status), b"1\r\n.\r\n"), status)
+
+
+def endless_trailers(status: int = 200) -> Action:
+    """Answer at once, with an empty body and endless trailers that are sent as fast as the client reads."""
+    return Action("endless_trailers", _flood(_chunked_head(status) + b"0\r\n", b"x-trailer: yes\r\n"), status)
+
+
+def endless_answers(status: int = 200) -> Action:
+    """Answer at once, and again without end, as fast as the client reads: pipelining without requests."""
+    return Action("endless_answers", _flood(b"", _head(status, 0)), status)
 
 
 def slow_headers(bytes_per_second: float = 1, status: int = 200) -> Action:
@@ -199,7 +216,12 @@ def slow_headers(bytes_per_second: float = 1, status: int = 200) -> Action:
 
 def endless_headers(status: int = 200) -> Action:
     """Begin to answer at once, with endless headers that are sent as fast as the client reads."""
-    return Action("endless_headers", _repeat(_unfinished_head(status), b"x-endless: yes\r\n" * 1000), status)
+    return Action("endless_headers", _flood(_unfinished_head(status), b"x-endless: yes\r\n"), status)
+
+
+def endless_status_line(status: int = 200) -> Action:
+    """Begin to answer at once, with an endless reason phrase that is sent as fast as the client reads."""
+    return Action("endless_status_line", _flood(f"HTTP/1.1 {status} ".encode(), b"O"), status)
 
 
 def huge_header(size: int = 1024 * 1024, status: int = 200) -> Action:
@@ -220,7 +242,7 @@ def interim_only(status: int = 102, end: End = "close") -> Action:
 
 def endless_interim(status: int = 102) -> Action:
     """Send endless interim answers (1xx), as fast as the client reads."""
-    return Action("endless_interim", _repeat(b"", _head(status, None) * 100), status)
+    return Action("endless_interim", _flood(b"", _head(status, None)), status)
 
 
 def bad_gzip(status: int = 200) -> Action:
@@ -281,6 +303,14 @@ def _repeat(first: bytes, again: bytes, pause_seconds: float = 0.0) -> Perform:
             await asyncio.sleep(pause_seconds)
 
     return perform
+
+
+def _flood(first: bytes, again: bytes) -> Perform:
+    return _repeat(first, again * max(1, _FLOOD_BYTES // len(again)))
+
+
+def _chunked_head(status: int) -> bytes:
+    return _head(status, None, {"transfer-encoding": "chunked"})
 
 
 def _head(status: int, length: int | None, headers: Mapping[str, str] | None = None) -> bytes:

@@ -14,7 +14,9 @@ from resonant.sinks.http import HttpSink
 from resonant.testing import (
     Action,
     Receiver,
+    endless_answers,
     endless_body,
+    endless_chunks,
     endless_headers,
     endless_interim,
     full_accept_queue,
@@ -52,7 +54,9 @@ CUT_OFF = Verdict("transient", "broken_pipe", maybe_processed=True)
 @pytest.mark.parametrize(
     "action",
     [
+        endless_answers(),
         endless_body(),
+        endless_chunks(),
         endless_headers(),
         endless_interim(),
         gzip_bomb(),
