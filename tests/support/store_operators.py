@@ -136,7 +136,7 @@ def replay(connection, selection, owner, limit, now, *, include_permanent):
 
 
 def cancel(connection, selection, limit, now):
-    return operations.cancel(connection, selection, limit=limit, now=now).number
+    return operations.cancel(connection, selection, limit=limit, now=now)
 
 
 def purge(connection, status, ended_before, limit, now):

@@ -124,11 +124,22 @@ def _take_back(connection: Connection, picked: Sequence[Key], *, now: float) -> 
         tally.write(connection)
 
 
-class Cancelled(NamedTuple):
-    """The number of deliveries that were given up, and the id of the last one."""
+def look_for_unfinished(
+    connection: Connection, selection: Selection, *, accepted_until: float, limit: int, after: int = 0
+) -> list[int]:
+    """Find up to ``limit`` selected unfinished deliveries, without locks; return their ids, sorted.
 
-    number: int
-    last: int | None
+    Args:
+        connection: open.
+        selection: selects the deliveries; its times are acceptance times.
+        accepted_until: skip deliveries accepted later, seconds since the epoch; otherwise a busy producer could keep the
+            search running.
+        limit: the maximum number.
+        after: continue after this delivery.
+    """
+    key = schema.id_without_index
+    query = select(_d.c.id).where(*_unfinished(selection), _d.c.accepted_at <= accepted_until, key > after)
+    return list(connection.execute(query.order_by(key).limit(limit)).scalars())
 
 
 def cancel(
@@ -137,10 +148,9 @@ def cancel(
     *,
     limit: int,
     now: float,
-    accepted_until: float | None = None,
-    after: int | None = None,
+    among: Collection[int] | None = None,
     audit_id: int | None = None,
-) -> Cancelled:
+) -> int:
     """Cancel up to ``limit`` unfinished deliveries, with reason ``cancelled``; deliveries being sent now are skipped.
 
     If a delivery waits for a retry in some process, that process loses its lease. The transaction
@@ -151,18 +161,17 @@ def cancel(
         selection: selects the deliveries; its times are acceptance times.
         limit: the maximum number.
         now: seconds since the epoch.
-        accepted_until: skip deliveries accepted later, seconds since the epoch; otherwise a busy
-            producer could keep the cancellation running.
-        after: continue after this delivery, which avoids a scan of skipped rows.
+        among: only these deliveries, which ``look_for_unfinished`` found.
         audit_id: the id that ``begin_audit`` returned.
+
+    Returns:
+        The number of cancelled deliveries.
     """
-    unfinished = [_d.c.available_at.is_not(None), _d.c.sending.is_(False), *selection.of_unfinished()]
-    if accepted_until is not None:
-        unfinished.append(_d.c.accepted_at <= accepted_until)
-    if after is not None:
-        unfinished.append(_d.c.id > after)
-    query = select(_d).where(*unfinished).order_by(_d.c.id).limit(limit).with_for_update(key_share=True)
-    rows = connection.execute(query).all()
+    unfinished = [*_unfinished(selection), _d.c.sending.is_(False)]
+    if among is not None:
+        unfinished.append(is_any_of(_d.c.id, among))
+    query = select(_d).where(*unfinished).order_by(schema.id_without_index).limit(limit)
+    rows = connection.execute(query.with_for_update(key_share=True)).all()
     by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
     tally = Tally(now)
     for row in rows:
@@ -185,7 +194,11 @@ def cancel(
         change_all(connection, by_cause[cause], {**final, "cause_id": cause_id})
     tally.write(connection)
     add_to_audit(connection, audit_id, len(rows))
-    return Cancelled(len(rows), rows[-1].id if rows else None)
+    return len(rows)
+
+
+def _unfinished(selection: Selection) -> list[ColumnElement[bool]]:
+    return [_d.c.available_at.is_not(None), *selection.of_unfinished()]
 
 
 class Cancellable(NamedTuple):
@@ -206,8 +219,7 @@ class Cancellable(NamedTuple):
 
 def cancellable(connection: Connection, selection: Selection) -> Cancellable:
     """Count the deliveries that ``cancel`` would give up now."""
-    unfinished = [_d.c.available_at.is_not(None), *selection.of_unfinished()]
-    query = select(_d.c.sending, func.count()).where(*unfinished).group_by(_d.c.sending)
+    query = select(_d.c.sending, func.count()).where(*_unfinished(selection)).group_by(_d.c.sending)
     counts = {bool(sending): number for sending, number in connection.execute(query)}
     return Cancellable(counts.get(False, 0), counts.get(True, 0))
 
@@ -353,3 +365,8 @@ def read_history(connection: Connection, delivery_ids: Sequence[int]) -> Iterato
 def count(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> int:
     """Return the number of deliveries that meet the conditions."""
     return connection.execute(select(func.count()).select_from(_d).where(*conditions)).scalar_one()
+
+
+def count_final(connection: Connection) -> int:
+    """Return the number of final deliveries, which two indexes count."""
+    return count(connection, [schema.is_dead_letter]) + count(connection, [schema.is_delivered])

@@ -168,7 +168,7 @@ async def purge(
     """
     now = store.clock()
     rules = retention.rules(now)
-    final = await store.read(operations.count, [deliveries.c.finished_at.is_not(None)])
+    final = await store.read(operations.count_final)
     if dry_run:
         total = sum([await store.read(operations.count, rule) for rule in rules])
         return PurgeReport(total, final - total, dry_run=True)

@@ -35,6 +35,8 @@ _CATCH_UP_SHARE = 0.08
 _REMEMBERED_SECONDS = 10.0
 _UNPACED_BATCH = 100
 _CANCEL_BATCH = 500
+# Each search for unfinished deliveries sorts them all, so a cancellation makes few searches.
+_MOST_FOUND = 100_000
 
 
 class EmptySelection(ResonantError):
@@ -174,21 +176,17 @@ async def cancel(store: Store, selection: Selection, *, who: str) -> int:
     now = store.clock()
     cancelled = 0
     async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
-        last = None
-        while True:
-            batch = await store.write(
-                operations.cancel,
-                selection,
-                limit=_CANCEL_BATCH,
-                now=now,
-                accepted_until=now,
-                after=last,
-                audit_id=audit_id,
-            )
-            if not batch.number:
-                return cancelled
-            cancelled += batch.number
-            last = batch.last
+        last = 0
+        while found := await store.read(
+            operations.look_for_unfinished, selection, accepted_until=now, limit=_MOST_FOUND, after=last
+        ):
+            for start in range(0, len(found), _CANCEL_BATCH):
+                batch = found[start : start + _CANCEL_BATCH]
+                cancelled += await store.write(
+                    operations.cancel, selection, limit=len(batch), now=now, among=batch, audit_id=audit_id
+                )
+            last = found[-1]
+    return cancelled
 
 
 class Pace:

@@ -49,7 +49,7 @@ def rescue(
     rows = connection.execute(
         select(_d)
         .where(*lost)
-        .order_by(_d.c.id)
+        .order_by(schema.id_without_index)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     ).all()

@@ -92,6 +92,8 @@ deliveries = Table(
     # Otherwise SQLite reuses the ids of purged deliveries, and an old worker's token could match.
     sqlite_autoincrement=True,
 )
+# For an order by the id with a limit: for the id itself, SQLite would walk the whole table instead of using a partial index.
+id_without_index = deliveries.c.id + literal_column("0", Integer)
 # Partial on PostgreSQL too: the migrations create the indexes. `postgresql_where` here would make every command load SQLAlchemy's
 # PostgreSQL dialect, which takes 20 ms.
 Index(

@@ -25,7 +25,7 @@ def replay(desk, selection=None, **options):
 
 
 def cancel(desk, selection=Selection(), *, limit=100):  # noqa: B008 - frozen
-    return desk.write(operations.cancel, selection, limit=limit, now=desk.clock()).number
+    return desk.write(operations.cancel, selection, limit=limit, now=desk.clock())
 
 
 def purge(desk, status="dead_letter", *, before=None, limit=100):

@@ -1,0 +1,122 @@
+"""No drain, command or purge scans a table with every delivery ever stored, except for the scans named here."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from resonant.dead_letters import pausing
+from resonant.dead_letters.replay import ReplayRequest, cancel, endpoints_of, plan, take_dead_letters
+from resonant.dispatch.limits import Limits
+from resonant.dispatch.tracking import Tracker
+from resonant.lab.history import read_history
+from resonant.store import open_store
+from resonant.store.gates import Gate, GateChange, change_gate
+from resonant.store.leases import lease_owners
+from resonant.store.probes import claim_probe
+from resonant.store.selection import Selection
+from support.dispatching import Scene, enqueue, failing_first, scene, succeed
+from support.query_plans import planned
+
+
+def _scan(index: str, *, covering: bool = True) -> set[str]:
+    return {
+        f"SCAN resonant_deliveries USING {'COVERING ' if covering else ''}INDEX resonant_deliveries_{index}"
+    }
+
+
+# Each of these indexes holds only some deliveries.
+UNFINISHED, UNFINISHED_ROWS = _scan("available"), _scan("available", covering=False)
+DEAD, CAUSES, DELIVERED = _scan("dead"), _scan("cause"), _scan("delivered")
+# The balance counts every delivery: otherwise it could not be false.
+BALANCE = _scan("status")
+# `advise` reads the latest attempts, a limited number.
+LATEST_ATTEMPTS = {"SEARCH resonant_attempts USING INTEGER PRIMARY KEY (rowid>?)"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "scans"),
+    [
+        ("status", BALANCE | UNFINISHED),
+        ("dlq", DEAD | CAUSES),
+        ("dlq --code http_503 --text refused --since 90d", set()),
+        ("dlq --group", CAUSES),
+        ("failed", set()),
+        ("retry-candidates", set()),
+        ("deliveries", UNFINISHED),
+        ("deliveries --group", UNFINISHED_ROWS),
+        ("detail evt_old", set()),
+        ("detail evt_o", set()),
+        ("export --with-data", BALANCE | UNFINISHED | DEAD | CAUSES),
+        ("metrics", UNFINISHED_ROWS),
+        ("prometheus", UNFINISHED_ROWS | CAUSES),
+        ("audit", set()),
+        ("enqueue events.jsonl --endpoint billing", set()),
+        ("cancel --endpoint billing --dry-run", set()),
+        ("cancel --all", UNFINISHED_ROWS),
+        # A purge counts what it keeps.
+        ("purge --older-than 20 --delivered-older-than 1 --dry-run", CAUSES | DELIVERED),
+        ("purge --older-than 20 --delivered-older-than 1", CAUSES | DELIVERED),
+    ],
+)
+def test_a_command_scans_only_the_named_indexes(resonant, dead, url, argv, scans):
+    dead.accept("evt_a", "evt_b")
+    Path("events.jsonl").write_text('{"type": "t", "source": "/s", "data": 1, "id": "evt_c"}\n')
+
+    with planned() as plans:
+        resonant(*argv.split())
+
+    assert plans.executed
+    assert plans.scans(Path(url.removeprefix("sqlite:///"))) == scans
+
+
+@pytest.mark.parametrize("chunk_size", [0, 10])
+async def test_a_drain_scans_no_table(tmp_path, monkeypatch, chunk_size):
+    monkeypatch.setattr(Scene, "chunk_size", chunk_size)
+    with planned() as plans:
+        async with scene(tmp_path, limits=Limits(run_for=0.3), orders=succeed, crm=failing_first()) as run:
+            await enqueue(run.store, 20)
+            await enqueue(run.store, 5, endpoint="crm")
+            tracker = Tracker(run.store)
+            tracker.add([1, 2, 3])
+            await run.run(take_over=True)
+            await tracker.finish()
+            await _probe(run.store)
+            await run.store.latest_lease_end()
+
+    assert any("ORDER BY" in each and "lease_owner IS NOT NULL" in each for each in plans.executed), "rescue"
+    assert plans.scans(tmp_path / "r.db") == set()
+
+
+async def _probe(store) -> None:
+    await enqueue(store, 1)
+    change = GateChange(Gate("orders"), Gate("orders", state="probing", failing_since=1.0))
+    assert await store.write(change_gate, change)
+    gate = change.result
+    assert await store.claim_leases(claim_probe, GateChange(gate, replace(gate, probe_at=5.0)), owner="me")
+
+
+def test_an_operator_scans_only_unfinished_deliveries_and_the_latest_attempts(dead, url):
+    async def operate():
+        store = await open_store(url)
+        await store.rescue()
+        await store.rescue(owners=await store.read(lease_owners))
+        await pausing.pause(store, "billing", who="me")
+        await pausing.resume(store, "billing", who="me", send_parked=True)
+        request = ReplayRequest(Selection(endpoint="billing"))
+        await plan(store, request)
+        await endpoints_of(store, request)
+        async for leases in take_dead_letters(store, request, owner="me", audit_id=1):
+            assert leases
+        await store.release_all("me")
+        assert await cancel(store, Selection(), who="me")
+        await store.read(read_history, "billing", now=store.clock())
+        await store.close()
+
+    with planned() as plans:
+        asyncio.run(operate())
+
+    assert plans.scans(Path(url.removeprefix("sqlite:///"))) == UNFINISHED_ROWS | LATEST_ATTEMPTS

@@ -1,0 +1,52 @@
+"""The plans of the statements that were executed on an SQLite store."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from support.sqlite import listening
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# These tables grow with every event, and keep finished ones.
+_LARGE = r"resonant_(?:deliveries|attempts|events)"
+# A range of row ids is a scan too: it covers all rows from some id on.
+_SCAN = re.compile(rf"SCAN {_LARGE}\b.*|SEARCH {_LARGE} USING INTEGER PRIMARY KEY \(rowid[<>].*")
+
+_SEARCHES = re.compile(r"(SELECT|WITH|UPDATE|DELETE|INSERT [^?]*SELECT)\b.*\bresonant_", re.DOTALL)
+
+
+@dataclass
+class Plans:
+    """The statements executed during the block of ``planned``, with the parameters of their first execution."""
+
+    executed: dict[str, Any] = field(default_factory=dict)
+
+    def scans(self, database: Path) -> set[str]:
+        """Return how statements scan the large tables: ``SCAN resonant_deliveries USING INDEX …``."""
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA case_sensitive_like = ON")
+            found = set()
+            for statement, parameters in self.executed.items():
+                for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):
+                    found.update(_SCAN.findall(step))
+        return found
+
+
+@contextlib.contextmanager
+def planned() -> Iterator[Plans]:
+    """Record the statements of every store during the block."""
+    plans = Plans()
+
+    def record(_connection, _cursor, statement, parameters, _context, is_many):
+        if _SEARCHES.match(statement):
+            plans.executed.setdefault(statement, parameters[0] if is_many else parameters)
+
+    with listening("before_cursor_execute", record):
+        yield plans
