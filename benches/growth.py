@@ -1,6 +1,7 @@
 """An emission from a store with a history of many deliveries, compared in alternating rounds with one without a history.
 
-It measures whole flow runs, from the call to the end. ``--events`` changes the history in proportion.
+It measures whole flow runs for every endpoint, from the call to the end, and the CPU of a drain that has nothing to send.
+``--events`` changes the history in proportion.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING
+import random
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -26,6 +29,10 @@ from benches.surroundings import (
     save_endpoint,
 )
 from benches.task_lane import emit_stored
+from resonant.delivery.attempt import AttemptRunner
+from resonant.delivery.retry import RetryPolicy
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
 from resonant.store import open_store
 
 if TYPE_CHECKING:
@@ -37,6 +44,8 @@ _HISTORIES = (0, 50, 500)
 # Factor of the number of events in each lane: otherwise the start of the flow run would be half of the bulk lane's time.
 _TIMES = {"task": 1, "bulk": 5}
 _AT_LEAST = 0.95
+_IDLE_SECONDS = 5.0
+_IDLE_AT_MOST = 1.5
 _QUIET_SECONDS = 120.0
 
 
@@ -74,6 +83,7 @@ class _Growth:
                 f"  {lane} lane: {', '.join(f'{size:,}' for size in self._sizes)} on {' and on '.join(stores)}"
             )
             found += await self._compare_lane(lane, stores)
+        found += await self._compare_idle(stores)
         await APILogHandler.aflush()  # before the server ends
         return found
 
@@ -95,6 +105,16 @@ class _Growth:
                 ]
         return found
 
+    async def _compare_idle(self, stores: dict[str, list[str]]) -> list[Comparison]:
+        found = []
+        for database, urls in stores.items():
+            say(f"  idle drain on {database}: {', '.join(f'{size:,}' for size in self._sizes)}")
+            none, *others = await all_in_turn([partial(_idle, url) for url in urls], self._rounds)
+            for size, cpu in zip(self._sizes[1:], others, strict=True):
+                what = f"idle drain, {database}, {size:,} deliveries of history, CPU of the process"
+                found.append(Comparison(what, "ms a second", cpu, none, "none", ratio_at_most=_IDLE_AT_MOST))
+        return found
+
     @property
     def _sizes(self) -> list[int]:
         return [each * self._count for each in _HISTORIES]
@@ -104,7 +124,7 @@ class _Growth:
 
         async def emit() -> float:
             os.environ["RESONANT_DATABASE_URL"] = url
-            _, watch = await emit_stored(url, count, **LANES[lane])
+            _, watch = await emit_stored(url, count, endpoint=None, **LANES[lane])
             cpu.append(watch.cpu_seconds / count * 1000)
             # The server's remaining records must not disturb the next round.
             await asyncio.to_thread(wait_until_quiet, [self._server], _QUIET_SECONDS)
@@ -127,6 +147,24 @@ class _Growth:
                 say(f"  {url.partition(':')[0]}: {size:,} deliveries after {watch.seconds:.0f} s")
             urls.append(url)
         return urls
+
+
+async def _idle(url: str) -> float:
+    """Drain a store that has nothing due; return the milliseconds of CPU per second."""
+
+    async def send_nothing(_: object) -> Any:
+        raise RuntimeError("a delivery is due")
+
+    store = await open_store(url)
+    try:
+        runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _: RetryPolicy())
+        limits = Limits(run_for=_IDLE_SECONDS)
+        async with Dispatcher(store, runner, send_nothing, owner="idle", limits=limits) as dispatcher:
+            with Stopwatch() as watch:
+                await dispatcher.run(send_nothing, take_over=True)
+    finally:
+        await store.close()
+    return watch.cpu_seconds / watch.seconds * 1000
 
 
 async def _create_database(server_url: str, name: str) -> str:

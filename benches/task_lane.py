@@ -81,13 +81,16 @@ class _Lane:
         return self._count / watch.seconds
 
 
-async def emit_stored(store_url: str, count: int, **options: Any) -> tuple[State[None], Stopwatch]:
+async def emit_stored(
+    store_url: str, count: int, *, endpoint: str | None = ENDPOINT, **options: Any
+) -> tuple[State[None], Stopwatch]:
     """Store events, then deliver them with a flow run; only the flow run is timed.
 
     Args:
         store_url: the URL of the configured store.
         count: events.
-        options: parameters of the flow.
+        endpoint: the only endpoint that the flow run sends to; None for all.
+        options: other parameters of the flow.
     """
     from flows.emit import emit_events
 
@@ -95,7 +98,7 @@ async def emit_stored(store_url: str, count: int, **options: Any) -> tuple[State
     try:
         await store.enqueue(events(count), ENDPOINT)
         with Stopwatch() as watch:
-            run = cast("Awaitable[State[None]]", emit_events(endpoint=ENDPOINT, return_state=True, **options))
+            run = cast("Awaitable[State[None]]", emit_events(endpoint=endpoint, return_state=True, **options))
             state = await run
         if unfinished := await store.unfinished():
             raise RuntimeError(f"{unfinished} events were not delivered: {state.message}")
