@@ -59,7 +59,7 @@ class Commands:
         resonant = [sys.executable, "-m", "resonant"]
         archive = [] if round_.archive is None else ["--archive", str(round_.archive)]
         delivered = ["--delivered-older-than", "0"] if round_.plan.delivered_too else []
-        purge = [*resonant, "purge", "--older-than", "0", *delivered, *archive]
+        purge = [*resonant, "purge", "--older-than", "0", "--yes", *delivered, *archive]
         command = {
             "emit": [*resonant, "emit"],
             "bulk": [*resonant, "emit", "--chunk-size", "100"],

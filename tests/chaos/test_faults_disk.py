@@ -125,7 +125,7 @@ class TestWhileWhatWasPurgedIsArchived:
         machine = Machine(tmp_path, fault.url)
         with small_disk(tmp_path / "disk", size) as disk:
             archive = disk.folder / name
-            purge = ("purge", "--older-than", "0", "--archive", str(archive))
+            purge = ("purge", "--older-than", "0", "--yes", "--archive", str(archive))
             refused = machine.run(*purge)
             assert_one_line(refused, "No space left on device; rows that were not archived were not purged")
             kept = stored(fault.url)

@@ -161,7 +161,7 @@ def test_two_replays_and_a_purge_at_once_one_replay_killed_lose_nothing_and_shar
     [owner] = wait_for_senders(machine, 1)
     other = machine.start("replay", "--all", "--rate", "40")
     wait_for_senders(machine, 2)
-    purge = machine.start("purge", "--older-than", "0", "--json")
+    purge = machine.start("purge", "--older-than", "0", "--yes", "--json")
     killed.kill()
     killed.communicate()
     of_the_killed = f"SELECT event_id FROM resonant_deliveries WHERE lease_owner = '{owner}' AND sending"

@@ -189,7 +189,9 @@ def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_rea
     assert exported.returncode == 0, exported.stderr
     home.succeed("export", "--output", str(tmp_path / ".resonant" / "report.json"))
     home.succeed("prometheus", "--output", str(tmp_path / ".resonant" / "metrics" / "resonant.prom"))
-    home.succeed("purge", "--older-than", "0", "--archive", str(tmp_path / ".resonant" / "archive.jsonl.gz"))
+    home.succeed(
+        "purge", "--older-than", "0", "--yes", "--archive", str(tmp_path / ".resonant" / "archive.jsonl.gz")
+    )
 
     modes = home.modes()
     assert {"resonant.db", "report.json", "archive.jsonl.gz", "metrics/resonant.prom"} <= modes.keys()

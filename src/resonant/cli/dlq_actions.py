@@ -1,16 +1,15 @@
-"""``resonant retry``, ``replay``, ``cancel``, ``purge`` and ``audit``: manage the dead-letter queue."""
+"""``resonant retry``, ``replay``, ``cancel`` and ``audit``: manage the dead-letter queue."""
 
 from __future__ import annotations
 
 import json
-import math
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resonant import output
-from resonant.cli import filters, name_checks, options
+from resonant.cli import asking, filters, name_checks, options
+from resonant.cli.purge import purge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,18 +17,14 @@ if TYPE_CHECKING:
     from prefect import State
 
     from resonant.dead_letters.audit import AuditEntry
-    from resonant.dead_letters.purge import PurgeReport
     from resonant.dead_letters.replay import ReplayPlan, ReplayRequest
     from resonant.events import DeadLetter
     from resonant.settings import Settings
-    from resonant.store import Store
 
 _IDS_SHOWN = 10
 # Ages in days, in the selection of a purge.
 _AGES = ("dead_letters", "delivered")
 _AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run the command again for the remaining dead letters"
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +33,7 @@ def register(app: typer.Typer) -> None:
         (retry, "resonant retry evt_0193c5c2-7a31-7c4e-9d0b-5f7e0a1b2c3d"),
         (replay, "resonant replay --endpoint billing --code http_503 --since 2h --rate 50"),
         (cancel, "resonant cancel --endpoint billing --type 'order.*'"),
-        (purge, "resonant purge --older-than 30 --archive purged.jsonl.gz"),
+        (purge, "resonant purge --endpoint billing --code http_422"),
         (audit, "resonant audit --json"),
     ):
         app.command(rich_help_panel=options.WORK, epilog=f"Example: {example}")(command)
@@ -47,7 +42,7 @@ def register(app: typer.Typer) -> None:
 def retry(
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Event ids of dead letters.")],
     policy: options.Policy = None,
-    yes: Yes = False,
+    yes: options.Yes = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -100,7 +95,7 @@ def replay(
         typer.Option(metavar="N", min=0.01, max=10_000, help="Dead letters per second, after a slow start."),
     ] = None,
     policy: options.Policy = None,
-    dry_run: DryRun = False,
+    dry_run: options.DryRun = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -150,12 +145,14 @@ def cancel(
         bool,
         typer.Option("--all", help="Select every unfinished delivery; required without ids or a filter."),
     ] = False,
-    dry_run: DryRun = False,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
     as_json: options.Json = False,
 ) -> None:
     """Give up unfinished deliveries: they become dead letters with reason cancelled, which can be replayed.
 
-    --since and --until select by acceptance time. Deliveries that are being sent are not cancelled.
+    Asks for confirmation on a terminal. --since and --until select by acceptance time. Deliveries that are being sent are
+    not cancelled.
     """
     from resonant.cli.running import run_with_store, who_runs_this
     from resonant.dead_letters.operations import cancellable
@@ -168,84 +165,20 @@ def cancel(
     if selection.is_empty and not everything:
         raise options.Misuse("no deliveries selected: give ids, a filter or --all")
     name_checks.check_ids(selection.ids)
-    if dry_run:
+    ask = asking.can_ask() and not yes
+    if dry_run or ask:
         expected = run_with_store(lambda store: store.read(cancellable, selection))
+    if dry_run:
         found = {"would_cancel": expected.number, "being_sent": expected.being_sent, "dry_run": True}
         output.write(f"{output.to_json(found) if as_json else expected}\n")
         return
+    if ask and expected.number:
+        asking.confirm(f"{expected}, and can be replayed later. Give up?")
     cancelled = run_with_store(lambda store: cancel_deliveries(store, selection, who=who_runs_this()))
     if as_json:
         output.write(output.to_json({"cancelled": cancelled}) + "\n")
     else:
         output.write(f"{output.counted(cancelled, 'delivery', 'deliveries')} given up\n")
-
-
-def purge(
-    older_than: Annotated[
-        float,
-        typer.Option(
-            "--older-than", metavar="DAYS", min=0, help="Remove dead letters older than this; 0: all."
-        ),
-    ],
-    delivered_older_than: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DAYS", min=0, help="Also remove successful deliveries older than this; kept by default."
-        ),
-    ] = None,
-    archive: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Append deliveries to this file before removing them; compressed if the name ends in .gz.",
-        ),
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: options.Json = False,
-) -> None:
-    """Remove old final deliveries permanently, with their history.
-
-    Retention by reason and by endpoint (RESONANT_RETENTION_BY_REASON, RESONANT_RETENTION_BY_ENDPOINT) overrides
-    --older-than.
-    """
-    from pathlib import Path
-
-    from resonant.cli.progress import progress
-    from resonant.cli.running import run_with_store, who_runs_this
-    from resonant.dead_letters.purge import Retention
-    from resonant.dead_letters.purge import purge as purge_deliveries
-    from resonant.settings import load_settings
-
-    if not math.isfinite(older_than) or not math.isfinite(delivered_older_than or 0.0):
-        raise options.Misuse("an age in days must be a finite number")
-    if archive == "":
-        raise options.Misuse("--archive is empty")
-    settings = load_settings()
-    retention = Retention(
-        dead_letters=older_than,
-        delivered=delivered_older_than,
-        by_reason=settings.retention_by_reason,
-        by_endpoint=settings.retention_by_endpoint,
-    )
-
-    async def work(store: Store) -> PurgeReport:
-        with progress("purging") as show:
-            return await purge_deliveries(
-                store,
-                retention,
-                who=who_runs_this(),
-                archive=Path(archive) if archive else None,
-                dry_run=dry_run,
-                on_progress=show,
-            )
-
-    report = run_with_store(work, settings)
-    if as_json:
-        output.write(
-            output.to_json({"purged": report.purged, "kept": report.kept, "dry_run": report.dry_run}) + "\n"
-        )
-    else:
-        output.write(f"{report}\n")
 
 
 def audit(
@@ -381,12 +314,11 @@ def _as_document(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:
 
 def _confirm_permanent(permanent: list[DeadLetter]) -> None:
     named = _some([dead_letter.event_id for dead_letter in permanent])
-    if not sys.stdin.isatty():
+    if not asking.can_ask():
         raise options.Misuse(f"the failure of {named} was permanent: --yes sends them anyway")
     for dead_letter in permanent[:_IDS_SHOWN]:
         output.say(f"{dead_letter.event_id}: {dead_letter.code}: {dead_letter.error}")
-    if not typer.confirm(f"The failure of {named} was permanent. Send again anyway?"):
-        raise typer.Exit(1)
+    asking.confirm(f"The failure of {named} was permanent. Send again anyway?")
 
 
 def _some(ids: list[str]) -> str:

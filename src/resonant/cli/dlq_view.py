@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 # Rows per table. Tables are aligned in memory, and there may be millions of rows.
 _TABLE_ROWS = 1_000
 _COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", "dead at", "error")
-_GROUP_COLUMNS = ("count", "endpoint", "code", "reason", "first", "last", "example", "error", "what to do")
+_GROUP_COLUMNS = (
+    *("count", "endpoint", "code", "reason", "cause", "first", "last", "example", "error"),
+    "what to do",
+)
 
 
 def write_dead_letters(
@@ -106,7 +109,9 @@ def _write_group_on_screen(group: Group, *, now: float) -> None:
     failed_with = why(reason=group.reason, code=group.code, error=group.error, answer=group.answer)
     reason = f"{group.reason}, " if group.code else ""
     _write_indented(
-        f"{reason}{output.visible(failed_with)}", f"next: {group.advice}", f"example: {group.example}"
+        f"{reason}{output.visible(failed_with)}",
+        f"next: {group.advice}",
+        f"example: {group.example}, cause: {group.fingerprint}",
     )
 
 
@@ -153,6 +158,7 @@ def _group_columns(group: Group) -> tuple[str, ...]:
         group.endpoint,
         group.code or "-",
         group.reason,
+        group.fingerprint,
         rfc3339(group.first_at),
         rfc3339(group.last_at),
         group.example,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import endpoint_gate, endpoint_view, options
+from resonant.cli import asking, endpoint_gate, endpoint_view, options
 from resonant.cli import endpoint_options as given
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def rotate_secret(
 
 @_commands.command(epilog="Example: resonant endpoint remove billing --yes")
 def remove(
-    name: given.Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
+    name: given.Name,
+    yes: options.Yes = False,
 ) -> None:
     """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is added again."""
     import asyncio
@@ -254,11 +255,9 @@ def remove(
 
     name = options.endpoint_name(name)
     if not yes:
-        import sys
-
-        if not sys.stdin.isatty():
+        if not asking.can_ask():
             raise options.Misuse("removing an endpoint needs confirmation: give --yes")
-        typer.confirm(f"Remove endpoint {name}?", abort=True)
+        asking.confirm(f"Remove endpoint {name}?")
     with on_prefect():
         from blocks.catalog import remove_endpoint
 

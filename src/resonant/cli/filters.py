@@ -38,6 +38,10 @@ ReasonFilter = Annotated[
         help="Only this reason: permanent, exhausted, expired, crashed or cancelled.",
     ),
 ]
+CauseFilter = Annotated[
+    str | None,
+    typer.Option("--cause", metavar="CAUSE", help="Only this cause, as `resonant dlq --group` shows it."),
+]
 TextFilter = Annotated[
     str | None, typer.Option("--text", metavar="TEXT", help="Only errors that contain this text.")
 ]
@@ -69,6 +73,7 @@ def selection(
     category: Category | None = None,
     code: str | None = None,
     reason: Reason | None = None,
+    cause: str | None = None,
     text: str | None = None,
     since: str | None = None,
     until: str | None = None,
@@ -76,12 +81,12 @@ def selection(
     """Return the selection that the options describe.
 
     Raises:
-        Misuse: unknown endpoint or code, invalid time, text that databases cannot store, or empty value (most likely an
+        Misuse: unknown endpoint, code or cause, invalid time, text that databases cannot store, or empty value (most likely an
             unset shell variable).
     """
     from resonant.store.selection import Selection
 
-    given = {"--endpoint": endpoint, "--type": event_type, "--code": code, "--text": text}
+    given = {"--endpoint": endpoint, "--type": event_type, "--code": code, "--cause": cause, "--text": text}
     for option, value in given.items():
         if value == "":
             raise options.Misuse(f"{option} is empty")
@@ -99,13 +104,14 @@ def selection(
             category=category,
             code=code,
             reason=reason,
+            cause=cause,
             text=text,
             since=options.moment("--since", since, now=now),
             until=options.moment("--until", until, now=now),
         )
     except StoreError as error:
         raise options.Misuse(str(error)) from None
-    name_checks.check_filters(endpoint, code)  # last: it sends the code to the database
+    name_checks.check_filters(endpoint, code, cause)  # last: it sends the code to the database
     return selected
 
 

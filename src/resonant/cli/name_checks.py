@@ -23,20 +23,22 @@ _ASK_SECONDS = 5.0
 _PAGE = 200
 
 
-def check_filters(endpoint: str | None, code: str | None, settings: Settings | None = None) -> None:
-    """Reject an endpoint that neither the store nor Prefect knows, and an unknown code.
+def check_filters(endpoint: str | None, code: str | None = None, cause: str | None = None) -> None:
+    """Reject an endpoint that neither the store nor Prefect knows, and an unknown code or cause.
 
     Raises:
-        Misuse: unknown endpoint or code; the message has suggestions.
+        Misuse: unknown endpoint, code or cause; the message has suggestions.
         ResonantError: the store cannot be read.
     """
     from resonant.settings import load_settings
 
-    settings = settings or load_settings()
+    settings = load_settings()
     if endpoint is not None:
         _check_endpoint(endpoint, settings)
     if code is not None:
         _check_code(code, settings)
+    if cause is not None:
+        _check_cause(cause, settings)
 
 
 def check_ids(ids: Collection[str]) -> None:
@@ -124,6 +126,13 @@ def _check_code(code: str, settings: Settings) -> None:
 
     if why := _with_store(lambda store: store.read(why_no_such_code, code), settings):
         raise Misuse(why)
+
+
+def _check_cause(cause: str, settings: Settings) -> None:
+    from resonant.store.causes import is_known
+
+    if not _with_store(lambda store: store.read(is_known, cause), settings):
+        raise Misuse(f"no dead letter has the cause {cause!r}: `resonant dlq --group` lists the causes")
 
 
 def _read_names(settings: Settings) -> set[str]:

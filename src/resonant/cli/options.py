@@ -23,6 +23,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show Prefect's log instead of a progress bar.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
 EventType = Annotated[
     str | None, typer.Option("--type", metavar="TYPE", help="The event type of lines that have none.")
 ]

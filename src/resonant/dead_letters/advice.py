@@ -13,9 +13,9 @@ _CREDENTIAL = (
 _URL = "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`), then {replay}"
 _PAYLOAD = (
     "the receiver rejects these events: inspect one (`resonant detail {event_id}`), fix the producer or the receiver, then "
-    "{replay}, or purge"
+    "{replay}, or {purge}"
 )
-_GONE = "the endpoint answers that it is gone for good: remove it (`resonant endpoint remove {endpoint}`) and purge"
+_GONE = "the endpoint answers that it is gone for good: remove it (`resonant endpoint remove {endpoint}`), then {purge}"
 _ADDRESS = (
     "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`), or permit private addresses (--allow-private), "
     "then {replay}"
@@ -74,6 +74,7 @@ def advise(
     category: str,
     endpoint: str = "NAME",
     event_id: str = "ID",
+    cause: str = "",
     maybe_processed: bool = False,
 ) -> str:
     """Return advice about dead letters with this code, reason and category; any of them may be empty.
@@ -81,6 +82,7 @@ def advise(
     Args:
         code, reason, category, endpoint: common to the dead letters.
         event_id: the event id of an example.
+        cause: the fingerprint of their group, if the advice is about a whole group.
         maybe_processed: whether the receiver may have processed them.
     """
     is_permanent = category == "permanent"
@@ -93,7 +95,9 @@ def advise(
         line = _WAIT if category == "transient" else _UNKNOWN
     what = f"--code {shlex.quote(code)}" if code else f"--reason {reason}"
     replay = f"resonant replay --endpoint {endpoint} {what}{' --include-permanent' if is_permanent else ''}"
+    purge = f"resonant purge --endpoint {endpoint} {f'--cause {cause}' if cause else what}"
     line = line.format(
+        purge=f"`{purge}`",
         replay=f"`{replay}`",
         slow_replay=f"`{replay} --rate 10`",
         endpoint=endpoint,

@@ -14,6 +14,7 @@ from resonant.dead_letters.archive import ArchiveError, opened_archive
 from resonant.dead_letters.audit import audited
 from resonant.events import rfc3339
 from resonant.files import make_private_folder
+from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.schema import deliveries
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
     from resonant.store import Store
     from resonant.store.dead_letter_search import Key
+    from resonant.store.selection import Selection
 
 DAY_SECONDS = 86_400.0
 NO_ARCHIVE = "none"
@@ -64,7 +66,7 @@ class Retention:
             by_endpoint=settings.retention_by_endpoint,
         )
 
-    def rules(self, now: float) -> list[list[ColumnElement[bool]]]:
+    def rules(self, _connection: Connection, *, now: float) -> list[list[ColumnElement[bool]]]:
         """Return the conditions of each rule for purgeable deliveries; no delivery meets two rules."""
 
         def ended(status: operations.Final, days: float) -> list[ColumnElement[bool]]:
@@ -84,6 +86,32 @@ class Retention:
         if self.delivered is not None:
             rules.append(ended("delivered", self.delivered))
         return rules
+
+    def asked(self) -> dict[str, object]:
+        """Return the retention for the audit."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The dead letters that an operator chose to remove. The configured retention does not apply to them.
+
+    Attributes:
+        selection: selects the dead letters.
+        older_than: their minimum age in days since they were given up; 0 selects all.
+    """
+
+    selection: Selection
+    older_than: float = 0.0
+
+    def rules(self, connection: Connection, *, now: float) -> list[list[ColumnElement[bool]]]:
+        """Return the conditions of the selected dead letters, as the only rule."""
+        dead = operations.purgeable("dead_letter", finished_before=now - self.older_than * DAY_SECONDS)
+        return [[*dead, *DeadLetters.of(connection, self.selection).conditions()]]
+
+    def asked(self) -> dict[str, object]:
+        """Return the selection for the audit."""
+        return self.selection.as_dict() | {"dead_letters": self.older_than}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +139,16 @@ class Forecast:
     dead_letters: int
     delivered: int
 
+    def __str__(self) -> str:
+        dead = f"{self.dead_letters:,} dead letter{'' if self.dead_letters == 1 else 's'}"
+        return f"{dead} and {self.delivered:,} delivered" if self.delivered else dead
 
-def forecast(connection: Connection, retention: Retention, *, now: float) -> Forecast:
-    """Count the deliveries that this retention would remove at ``now``, in seconds since the epoch."""
-    counts = [operations.count(connection, rule) for rule in retention.rules(now)]
-    delivered = 0 if retention.delivered is None else counts.pop()
+
+def forecast(connection: Connection, what: Retention | Chosen, *, now: float) -> Forecast:
+    """Count the deliveries that a purge would remove at ``now``, in seconds since the epoch."""
+    counts = [operations.count(connection, rule) for rule in what.rules(connection, now=now)]
+    # The rule for delivered history is the last one.
+    delivered = counts.pop() if isinstance(what, Retention) and what.delivered is not None else 0
     return Forecast(sum(counts), delivered)
 
 
@@ -132,8 +165,15 @@ def prepared_archive(asked: str | None, settings: Settings, now: float) -> Path 
     """
     if asked == NO_ARCHIVE:
         return None
-    if asked:
-        return Path(asked)
+    return Path(asked) if asked else prepared_daily_archive(settings, now)
+
+
+def prepared_daily_archive(settings: Settings, now: float) -> Path:
+    """Return the archive of the day, in a folder that exists.
+
+    Raises:
+        ArchiveError: the folder cannot be created.
+    """
     path = daily_archive(settings, now)
     try:
         make_private_folder(path.parent)
@@ -144,18 +184,18 @@ def prepared_archive(asked: str | None, settings: Settings, now: float) -> Path 
 
 async def purge(
     store: Store,
-    retention: Retention,
+    what: Retention | Chosen,
     *,
     who: str,
     archive: Path | None = None,
     dry_run: bool = False,
     on_progress: Callable[[int], None] = lambda _purged: None,
 ) -> PurgeReport:
-    """Remove final deliveries older than their retention. A delivery that is being replayed is not final.
+    """Remove final deliveries: those past their retention, or chosen ones. A delivery that is being replayed is not final.
 
     Args:
         store: open.
-        retention: how long deliveries are kept.
+        what: how long deliveries are kept, or the dead letters to remove.
         who: the operator, for the audit.
         archive: a file to append removed deliveries to, one JSON document per line; gzip if its name ends in ``.gz``. A
             row is removed once its archive entry is on disk; after a crash between the two steps, it is in both.
@@ -167,14 +207,14 @@ async def purge(
         StoreUnavailable: the store became unavailable; earlier removals persist and are in the audit.
     """
     now = store.clock()
-    rules = retention.rules(now)
+    rules = await store.read(what.rules, now=now)
     final = await store.read(operations.count_final)
     if dry_run:
         total = sum([await store.read(operations.count, rule) for rule in rules])
         return PurgeReport(total, final - total, dry_run=True)
     purged = 0
     batch = _Batch()
-    asked = asdict(retention) | ({"archive": str(archive)} if archive else {})
+    asked = what.asked() | ({"archive": str(archive)} if archive else {})
     async with audited(store, who=who, action="purge", selection=asked) as audit_id:
         with ExitStack() as opened:
             file: Archive | None = None

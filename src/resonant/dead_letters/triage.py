@@ -106,6 +106,7 @@ def _group(
             category=category,
             endpoint=first.endpoint,
             event_id=event_ids[max(newest)],
+            cause=fingerprint,
             maybe_processed=maybe_processed,
         ),
         answer=said[max(newest)].answer or "",

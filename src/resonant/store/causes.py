@@ -90,6 +90,14 @@ def cause_ids(connection: Connection, causes: Iterable[Cause]) -> dict[Cause, in
     return known
 
 
+def is_known(connection: Connection, fingerprint: str) -> bool:
+    """Return whether a dead letter was ever stored with this fingerprint."""
+    return (
+        connection.execute(select(_c.c.id).where(_c.c.fingerprint == fingerprint).limit(1)).first()
+        is not None
+    )
+
+
 def _bounded(connection: Connection, new: list[Cause]) -> dict[Cause, Cause]:
     """Map each cause to the one to store: itself, or a general one if its kind already has many."""
     kept: dict[Cause, Cause] = {}

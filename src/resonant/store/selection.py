@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
-_OF_CAUSE = ("event_type", "endpoint", "category", "code", "reason", "text")
+_OF_CAUSE = ("event_type", "endpoint", "category", "code", "reason", "cause", "text")
 # Approximate range of a datetime.
 _FIRST, _LAST = (datetime(*day, tzinfo=UTC).timestamp() for day in ((1, 1, 1), (9999, 12, 31)))
 _d, _c = schema.deliveries, schema.causes
@@ -52,6 +52,7 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
         category: transient, permanent or unknown.
         code: the classifier's code, e.g. ``http_503``.
         reason: why the delivery was given up.
+        cause: the fingerprint of the dead letter's group (``Group.fingerprint``); no unfinished delivery has one.
         text: a substring of the error; case is ignored.
         since, until: when the delivery was given up: at or after ``since``, before ``until``, seconds since the epoch.
 
@@ -66,6 +67,7 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
     category: Category | None = None
     code: str | None = None
     reason: Reason | None = None
+    cause: str | None = None
     text: str | None = None
     since: _Moment = None
     until: _Moment = None
@@ -111,6 +113,8 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
     def of_unfinished(self) -> list[ColumnElement[bool]]:
         """Return the conditions on unfinished deliveries; ``since`` and ``until`` apply to the time of acceptance."""
         found = [*self._kinds(_d.c), *self._ids_and_times(_d.c.accepted_at)]
+        if self.cause is not None:
+            found.append(false())
         return found if self.text is None else [*found, self.text_in(_d.c)]
 
     def of_dead_letters(self) -> list[ColumnElement[bool]]:
@@ -120,6 +124,8 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
     def of_causes(self) -> list[ColumnElement[bool]]:
         """Return the conditions on causes; if a cause varies, the text must be searched in each dead letter."""
         found = self._kinds(_c.c)
+        if self.cause is not None:
+            found.append(_c.c.fingerprint == self.cause)
         return found if self.text is None else [*found, or_(_c.c.varies, self.text_in(_c.c))]
 
     def text_in(self, columns: Columns) -> ColumnElement[bool]:

@@ -153,6 +153,22 @@ def test_cancelling_what_nothing_selects_must_be_asked_for(resonant, worker, arg
     assert resonant.json("status")["pending"] == 1
 
 
+def test_cancel_asks_on_a_terminal_and_gives_up_nothing_without_a_yes(resonant, worker):
+    worker.accept("evt_1", "evt_2")
+
+    shown = resonant.on_a_terminal("cancel", "--endpoint", "billing", typed="n\n", code=1)
+
+    assert "2 would be given up, and can be replayed later. Give up? [y/N]" in " ".join(shown.split())
+    assert resonant.json("status")["pending"] == 2
+    assert resonant.on_a_terminal("cancel", "--all", typed="y\n").endswith("2 deliveries given up\n")
+
+
+def test_cancel_does_not_ask_with_yes_or_when_nothing_would_be_given_up(resonant, worker):
+    assert resonant.on_a_terminal("cancel", "--all") == "0 deliveries given up\n"
+    worker.accept("evt_1")
+    assert resonant.on_a_terminal("cancel", "--all", "--yes") == "1 delivery given up\n"
+
+
 def test_cancel_leaves_alone_what_is_being_sent(resonant, worker):
     worker.accept("evt_sending", "evt_waiting")
     sending, _ = worker.claim_all()

@@ -29,7 +29,8 @@ resonant.cli.progress.progress = killed_at_the_first_batch
 def test_a_purge_removes_what_is_older_and_says_what_it_kept(resonant, dead):
     answer = resonant("purge", "--older-than", "30")
 
-    assert (answer.out, answer.err) == ("1 purged, 3 kept\n", "")
+    assert re.fullmatch(r"1 purged, 3 kept; archived in .*/archive/purged-[\d-]{10}\.jsonl\.gz\n", answer.out)
+    assert answer.err == ""
     assert reasons(resonant).keys() == {"evt_new", "evt_bad"}
     status = resonant.json("status")
     assert (status["purged"], status["delivered"], status["balanced"]) == (1, 1, True)
@@ -38,7 +39,8 @@ def test_a_purge_removes_what_is_older_and_says_what_it_kept(resonant, dead):
 def test_zero_days_are_every_dead_letter_and_nothing_else(resonant, dead):
     dead.accept("evt_pending")
 
-    assert resonant.json("purge", "--older-than", "0") == {"purged": 3, "kept": 1, "dry_run": False}
+    done = resonant.json("purge", "--older-than", "0", "--yes", "--no-archive")
+    assert done == {"purged": 3, "kept": 1, "dry_run": False, "archive": None}
 
     status = resonant.json("status")
     assert (status["dead_letter"], status["pending"], status["delivered"]) == (0, 1, 1)
@@ -46,8 +48,9 @@ def test_zero_days_are_every_dead_letter_and_nothing_else(resonant, dead):
 
 
 def test_delivered_history_goes_by_an_option_of_its_own(resonant, dead):
-    assert resonant("purge", "--older-than", "30", "--delivered-older-than", "4").out == "1 purged, 3 kept\n"
-    assert resonant("purge", "--older-than", "30", "--delivered-older-than", "2").out == "1 purged, 2 kept\n"
+    by_age = ("purge", "--older-than", "30", "--no-archive", "--delivered-older-than")
+    assert resonant(*by_age, "4").out == "1 purged, 3 kept\n"
+    assert resonant(*by_age, "2").out == "1 purged, 2 kept\n"
 
     assert resonant.json("status")["delivered"] == 0
     assert "evt_delivered" in resonant("detail", "evt_delivered", code=1).err
@@ -58,7 +61,7 @@ def test_a_dry_run_of_a_purge_counts_and_changes_nothing(resonant, dead, tmp_pat
     argv = ("purge", "--older-than", "0", "--delivered-older-than", "1", "--archive", "a.jsonl", "--dry-run")
 
     assert resonant(*argv).out == "4 would be purged, 0 kept\n"
-    assert resonant.json(*argv) == {"purged": 4, "kept": 0, "dry_run": True}
+    assert resonant.json(*argv) == {"purged": 4, "kept": 0, "dry_run": True, "archive": None}
 
     assert resonant.json("status") == before
     assert resonant.json("audit") == []
@@ -67,8 +70,11 @@ def test_a_dry_run_of_a_purge_counts_and_changes_nothing(resonant, dead, tmp_pat
 
 @pytest.mark.parametrize("name", ["purged.jsonl", "purged.jsonl.gz"])
 def test_an_archive_holds_all_that_is_removed_after_what_it_held(resonant, dead, tmp_path, name):
-    assert resonant("purge", "--older-than", "30", "--archive", name).out == "1 purged, 3 kept\n"
-    assert resonant("purge", "--older-than", "0", "--archive", name).out == "2 purged, 1 kept\n"
+    to_file = ("--archive", name, "--yes")
+    said = resonant("purge", "--older-than", "30", *to_file).out
+    assert said == f"1 purged, 3 kept; archived in {name}\n"
+    said = resonant("purge", "--older-than", "0", *to_file).out
+    assert said == f"2 purged, 1 kept; archived in {name}\n"
 
     read = gzip.decompress if name.endswith(".gz") else bytes
     rows = [json.loads(line) for line in read((tmp_path / name).read_bytes()).splitlines()]
@@ -86,7 +92,7 @@ def test_an_archive_holds_all_that_is_removed_after_what_it_held(resonant, dead,
     ],
 )
 def test_what_cannot_be_archived_is_not_purged(resonant, dead, place, said):
-    answer = resonant("purge", "--older-than", "0", "--archive", place, code=1)
+    answer = resonant("purge", "--older-than", "0", "--yes", "--archive", place, code=1)
 
     assert (answer.out, answer.err) == ("", f"resonant: {said}\n")
     assert resonant.json("status")["dead_letter"] == 3
@@ -100,19 +106,16 @@ def test_retention_by_reason_and_by_endpoint_goes_before_the_option(resonant, de
     monkeypatch.setenv("RESONANT_RETENTION_BY_REASON", '{"permanent": 1, "exhausted": 90}')
     monkeypatch.setenv("RESONANT_RETENTION_BY_ENDPOINT", '{"crm": 365}')
 
-    assert resonant("purge", "--older-than", "0").out == "1 purged, 4 kept\n"
+    assert resonant.json("purge", "--older-than", "0", "--yes")["purged"] == 1
 
     assert reasons(resonant).keys() == {"evt_old", "evt_new", "evt_crm"}
 
 
 def test_a_purge_needs_to_be_told_how_old(resonant, dead):
     assert "--older-than" in resonant("purge", code=2).err
+    assert "--older-than" in resonant("purge", "--yes", code=2).err
     resonant("purge", "--older-than", "-1", code=2)
     assert resonant.json("status")["dead_letter"] == 3
-
-
-def test_a_purge_on_a_terminal_says_the_same_and_leaves_no_bar(resonant, dead):
-    assert resonant.on_a_terminal("purge", "--older-than", "0").strip().endswith("3 purged, 1 kept")
 
 
 def test_the_audit_of_nothing_is_an_empty_array_and_a_word(resonant, dead):
@@ -209,7 +212,7 @@ def test_a_variable_that_was_not_set_is_a_misuse_and_changes_nothing(resonant, d
 
 def test_a_misspelt_reason_in_the_retention_is_told(resonant, dead, monkeypatch):
     monkeypatch.setenv("RESONANT_RETENTION_BY_REASON", '{"permanant": 3}')
-    answer = resonant("purge", "--older-than", "0", code=1)
+    answer = resonant("purge", "--older-than", "0", "--yes", code=1)
     assert "RESONANT_RETENTION_BY_REASON" in answer.err
     monkeypatch.delenv("RESONANT_RETENTION_BY_REASON")
     assert len(reasons(resonant)) == 3

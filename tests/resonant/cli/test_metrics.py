@@ -105,7 +105,7 @@ def test_a_purge_changes_no_statistics(resonant, busy):
         return found
 
     before = figures()
-    resonant("purge", "--older-than", "0", "--delivered-older-than", "0")
+    resonant("purge", "--older-than", "0", "--yes", "--delivered-older-than", "0")
     assert resonant.json("status")["purged"] == 4
     assert figures() == before
 

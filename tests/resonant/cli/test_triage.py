@@ -85,7 +85,7 @@ def test_groups_as_json_are_the_largest_first_with_what_to_do(resonant, dead):
 def test_where_stdout_is_no_terminal_a_group_is_a_line(resonant, dead):
     header, busy, rejected = resonant("dlq", "--group").out.splitlines()
 
-    assert " ".join(header.split()) == "COUNT ENDPOINT CODE REASON FIRST LAST EXAMPLE ERROR WHAT TO DO"
+    assert " ".join(header.split()) == "COUNT ENDPOINT CODE REASON CAUSE FIRST LAST EXAMPLE ERROR WHAT TO DO"
     assert busy.split()[:4] == ["3", "billing", "http_503", "exhausted"]
     assert re.search(r"  evt_busy_2 +no answer within <n> s +wait until it answers ", busy)
     assert busy.endswith(UNAVAILABLE_ADVICE)
@@ -94,12 +94,13 @@ def test_where_stdout_is_no_terminal_a_group_is_a_line(resonant, dead):
 
 def test_on_a_terminal_a_group_fits_its_width_and_says_what_to_do(resonant, dead):
     screen = resonant.on_a_terminal("dlq", "--group")
+    cause = resonant.json("dlq", "--group")[0]["fingerprint"]
 
     assert max(map(len, screen.splitlines())) <= 80
     first = " ".join(screen.partition("\n\n")[0].split())
     assert first == (
         "3 dead letters to billing last 1 h ago, first 3 h ago exhausted, http 503: no answer within <n> s "
-        f"next: {UNAVAILABLE_ADVICE} example: evt_busy_2"
+        f"next: {UNAVAILABLE_ADVICE} example: evt_busy_2, cause: {cause}"
     )
 
 
@@ -149,7 +150,7 @@ def test_no_groups_are_an_empty_array_and_a_word(resonant, dead):
     answer = resonant("dlq", "--group", "--json", "--code", "http_418")
     assert (json.loads(answer.out), answer.err) == ([], "no dead letters match\n")
 
-    resonant("purge", "--older-than", "0")
+    resonant("purge", "--older-than", "0", "--yes")
     answer = resonant("dlq", "--group")
     assert (answer.out, answer.err) == ("", "no dead letters\n")
 

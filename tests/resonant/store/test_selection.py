@@ -18,6 +18,7 @@ from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreError
 from resonant.store import schema
 from resonant.store.causes import Cause, cause_ids
+from resonant.store.fingerprint import fingerprint
 from resonant.store.reads import count_dead_letters
 from resonant.store.selection import Selection
 from support.examples import examples
@@ -87,6 +88,8 @@ def dead_letters(desk):
         ({"category": "transient"}, {2, 3}),
         ({"code": "throttled"}, {3}),
         ({"reason": "exhausted"}, {2}),
+        ({"cause": fingerprint("audit", "http_503", "the endpoint answered 503")}, {2}),
+        ({"cause": "000000000000"}, set()),
         ({"text": "bad request"}, {1}),
         ({"text": "readtime"}, {3}),
         ({"text": "ANSWERED 503"}, {2, 3}),
@@ -121,6 +124,7 @@ def test_an_unfinished_delivery_is_selected_by_another_moment(dead_letters):
         return list(connection.execute(query).scalars())
 
     assert dead_letters.read(pending, since=now, until=now + 1) == ["evt_pending"]
+    assert dead_letters.read(pending, cause="000000000000") == []
     assert dead_letters.read(pending, since=now + 1) == dead_letters.read(pending, until=now) == []
 
 

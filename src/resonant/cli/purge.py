@@ -1,0 +1,152 @@
+"""``resonant purge``: remove final deliveries permanently."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import asking, filters, options
+
+if TYPE_CHECKING:
+    from resonant.dead_letters.purge import Chosen, PurgeReport, Retention
+    from resonant.settings import Settings
+    from resonant.store import Store
+    from resonant.store.selection import Selection
+
+
+def purge(
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            min=0,
+            help="Remove dead letters older than this; 0: all. Required without a filter.",
+        ),
+    ] = None,
+    delivered_older_than: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DAYS", min=0, help="Also remove successful deliveries older than this; kept by default."
+        ),
+    ] = None,
+    endpoint: filters.EndpointFilter = None,
+    event_type: filters.TypeFilter = None,
+    category: filters.CategoryFilter = None,
+    code: filters.CodeFilter = None,
+    reason: filters.ReasonFilter = None,
+    cause: filters.CauseFilter = None,
+    text: filters.TextFilter = None,
+    since: filters.Since = None,
+    until: filters.Until = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append deliveries to this file before removing them, instead of the daily archive; compressed if the "
+            "name ends in .gz.",
+        ),
+    ] = None,
+    no_archive: Annotated[
+        bool, typer.Option("--no-archive", help="Remove deliveries without an archive.")
+    ] = False,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+) -> None:
+    """Remove final deliveries permanently, with their history: old ones, or the dead letters that the filters select.
+
+    On a terminal, the command shows the numbers and asks for confirmation. Elsewhere, --older-than 0 and filters need --yes,
+    and a purge by age alone runs without it, so that scheduled purges work.
+
+    Deliveries are first appended to an archive: that of the daily purge, unless --archive or --no-archive is given.
+
+    Retention by reason and by endpoint (RESONANT_RETENTION_BY_REASON, RESONANT_RETENTION_BY_ENDPOINT) overrides
+    --older-than. It does not apply if there is a filter.
+    """
+    from resonant.cli.progress import progress
+    from resonant.cli.running import run_with_store, who_runs_this
+    from resonant.dead_letters.purge import NO_ARCHIVE, daily_archive, prepared_archive
+    from resonant.dead_letters.purge import purge as purge_deliveries
+    from resonant.settings import load_settings
+
+    if not math.isfinite(older_than or 0.0) or not math.isfinite(delivered_older_than or 0.0):
+        raise options.Misuse("an age in days must be a finite number")
+    if archive == "":
+        raise options.Misuse("--archive is empty")
+    if archive is not None and no_archive:
+        raise options.Misuse("--archive cannot be combined with --no-archive")
+    settings = load_settings()
+    selection = filters.selection(
+        endpoint=endpoint, event_type=event_type, category=category, code=code, reason=reason, cause=cause,
+        text=text, since=since, until=until,
+    )  # fmt: skip
+    what = _what(settings, selection, older_than, delivered_older_than)
+    now = time.time()
+    if not (yes or dry_run):
+        place = None if no_archive else archive or str(daily_archive(settings, now))
+        _ask(what, settings, place, is_by_age=selection.is_empty and bool(older_than))
+    path = None if dry_run else prepared_archive(NO_ARCHIVE if no_archive else archive, settings, now)
+
+    async def work(store: Store) -> PurgeReport:
+        with progress("purging") as show:
+            return await purge_deliveries(
+                store, what, who=who_runs_this(), archive=path, dry_run=dry_run, on_progress=show
+            )
+
+    report = run_with_store(work, settings)
+    used = str(path) if path and report.purged else None
+    if as_json:
+        counts = {"purged": report.purged, "kept": report.kept, "dry_run": report.dry_run}
+        output.write(output.to_json({**counts, "archive": used}) + "\n")
+    else:
+        output.write_paragraph(f"{report}; archived in {output.visible(used)}" if used else str(report))
+
+
+def _what(
+    settings: Settings, selection: Selection, older_than: float | None, delivered_older_than: float | None
+) -> Retention | Chosen:
+    from resonant.dead_letters.purge import Chosen, Retention
+
+    if not selection.is_empty:
+        if delivered_older_than is not None:
+            raise options.Misuse(
+                "--delivered-older-than cannot be combined with filters, which select dead letters"
+            )
+        return Chosen(selection, older_than or 0.0)
+    if older_than is None:
+        raise options.Misuse(
+            "nothing selected: give --older-than DAYS, or a filter such as --endpoint and --code"
+        )
+    return Retention(
+        dead_letters=older_than,
+        delivered=delivered_older_than,
+        by_reason=settings.retention_by_reason,
+        by_endpoint=settings.retention_by_endpoint,
+    )
+
+
+def _ask(what: Retention | Chosen, settings: Settings, archive: str | None, *, is_by_age: bool) -> None:
+    """Ask for confirmation on a terminal, unless there is nothing to remove.
+
+    Raises:
+        Misuse: nobody can answer, and this is not a purge by age alone, as schedules run it.
+        typer.Exit: with code 1, unless the answer is yes.
+    """
+    from resonant.cli.running import run_with_store
+    from resonant.dead_letters.purge import forecast
+
+    if not asking.can_ask():
+        if is_by_age:
+            return
+        raise options.Misuse(
+            "this removes dead letters of any age: give --yes, or only a minimum age with --older-than"
+        )
+    expected = run_with_store(lambda store: store.read(forecast, what, now=store.clock()), settings)
+    if expected.dead_letters or expected.delivered:
+        kept = f"and archived in {output.visible(archive)}" if archive else "without an archive"
+        asking.confirm(f"{expected} would be removed permanently, {kept}. Remove?")
