@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from prefect import State, flow
 from prefect.logging import get_run_logger
-from prefect.states import Completed
 from pydantic import Field
 
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
 from resonant.errors import EndpointError, StoreRefused, StoreUnavailable
+from tasks.endings import ended, ended_with
 from tasks.failing import fail_with_message
 from tasks.naming import named
 from tasks.wiring import (
@@ -50,7 +50,8 @@ async def emit_events(
     events, the run sends all due deliveries and waits for deliveries that other workers hold. It takes over the
     deliveries of lost workers.
 
-    A dead letter fails its task run, not this flow. The flow fails if the store or the named endpoint cannot be opened.
+    A dead letter fails its task run, not this flow: the run completes with the state DeadLetters, or Waiting if some of its
+    events are parked or held. The flow fails if the store or the named endpoint cannot be opened.
     In a run for every endpoint, the deliveries of an endpoint that cannot be opened wait, and the message says why.
 
     Args:
@@ -101,6 +102,6 @@ async def _emit(
         summary = await send_due(dispatcher, endpoint=endpoint, own=own)
         if own is not None:
             await own.finish()
-            return Completed(message=say_outcomes(own, endpoint))
+            return ended_with(own, say_outcomes(own, endpoint))
     message = "; ".join([str(summary), *summary.unknown_endpoints.values()])
-    return Completed(message=message, data=summary.as_dict())
+    return ended(message, dead_letters=summary.dead_letters.total(), data=summary.as_dict())

@@ -20,11 +20,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.utilities.annotations import opaque
 
+from resonant.dead_letters.gate_words import advice, described
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
 from resonant.dispatch.gatekeeper import Held
 from resonant.dispatch.sender import LeaseLost, TimeIsUp
 from resonant.display import visible
+from resonant.events import rfc3339
 from resonant.local.compatibility import result_of_nothing
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from resonant.delivery.attempt import Report
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease, LeaseKey
+    from resonant.store.gates import Gate
 
 # The retry condition sets the delay, and Prefect reads it right afterwards, in the same task run.
 _decided_delay: ContextVar[float] = ContextVar("decided_delay")
@@ -134,10 +137,8 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
         report = await dispatcher.attempt(ref.key, task_run_id=_task_run_id())
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up; the next run sends it")
-    except Held:
-        return Completed(
-            name="Held", message=f"held by the gate of {ref.endpoint}; sent when the gate allows it"
-        )
+    except Held as held:
+        return Completed(name="Held", message=why_held(held.gate, dispatcher.store.shared_clock()))
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
     if report.decision is None:
@@ -146,8 +147,19 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     if not isinstance(report.decision, GiveUp):  # Prefect logs the final failure itself
         get_run_logger().warning("%s", failure)
     if isinstance(report.decision, Park):
-        return Completed(name="Parked", message=str(failure))
+        due = rfc3339(report.decision.next_attempt_at)
+        return Completed(
+            name="Parked",
+            message=f"waits for its retry, due at {due}; a running drain or the next `resonant emit` sends it; {failure}",
+        )
     raise failure from None
+
+
+def why_held(gate: Gate, now: float) -> str:
+    """Return why a gate holds a delivery, until when, and the next step."""
+    next_step = advice(gate, now) or "a running drain or the next `resonant emit` sends it"
+    state = described(gate, held=0, now=now)
+    return visible(f"waits for endpoint {gate.endpoint}: {state}; no attempt was made; next: {next_step}")
 
 
 @task(

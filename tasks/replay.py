@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Failed
 
 from blocks.loading import require_endpoint
 from resonant.dead_letters.audit import audited
-from resonant.dead_letters.replay import DIED_AGAIN, ReplayRequest, endpoints_of, plan, take_dead_letters
+from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.tracking import Tracker
 from resonant.display import visible
@@ -21,6 +21,7 @@ from resonant.errors import EndpointError, UnknownName
 from resonant.output import counted
 from resonant.store import endpoints
 from resonant.store.known_names import why_no_such_code, why_no_such_ids
+from tasks.endings import ended_with
 from tasks.naming import add_to_run_name
 from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes, send_due
 
@@ -83,12 +84,12 @@ async def say_plan(store: Store, request: ReplayRequest) -> str:
 async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> State[None]:
     """Send the selected dead letters again, each as a task run; return the final state of the flow run.
 
-    The run fails if every dead letter that it sent became a dead letter again.
+    The run fails if it skips every selected dead letter, or if every dead letter that it sent became a dead letter again.
     In any case, the audit records the number of dead letters taken, and unsent ones become due again.
     """
     store = dispatcher.store
     own = get_caller().tracker or Tracker(store)
-    request = await _without_closed_endpoints(dispatcher, request)
+    request, closed = await _without_closed_endpoints(dispatcher, request)
     planned = await plan(store, request)
     await add_to_run_name(counted(planned.selected, "dead letter"), after="replay")
     progress = await _Progress.start(planned.selected)
@@ -116,15 +117,20 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
             await send_due(following, endpoint=request.selection.endpoint, own=own)
         await own.finish()
     await progress.show(planned.selected)
+    left_out = [*planned.left_out, *closed]
+    if left_out and not planned.selected:
+        return Failed(message="; ".join(["nothing was sent again", *left_out]))
     outcomes = say_outcomes(own, request.selection.endpoint)
-    message = "; ".join([f"{taken} sent again: {outcomes}", *planned.left_out])
+    message = "; ".join([f"{taken} sent again: {outcomes}", *left_out])
     if taken and own.outcomes.dead_letters.total() == own.outcomes.total:
-        return Failed(name=DIED_AGAIN, message=message)
-    return Completed(message=message)
+        return Failed(message=message)
+    return ended_with(own, message)
 
 
-async def _without_closed_endpoints(dispatcher: Dispatcher, request: ReplayRequest) -> ReplayRequest:
-    """Exclude endpoints that cannot be opened; their dead letters stay in the queue.
+async def _without_closed_endpoints(
+    dispatcher: Dispatcher, request: ReplayRequest
+) -> tuple[ReplayRequest, list[str]]:
+    """Exclude endpoints that cannot be opened, and describe them; their dead letters stay in the queue.
 
     Raises:
         EndpointError: the only selected endpoint cannot be opened.
@@ -133,9 +139,10 @@ async def _without_closed_endpoints(dispatcher: Dispatcher, request: ReplayReque
     closed = await dispatcher.not_to_be_opened(names)
     if closed and request.selection.endpoint in closed:
         raise EndpointError(closed[request.selection.endpoint])
-    for name, why in closed.items():
-        get_run_logger().warning("dead letters to %s stay in the queue: %s", name, visible(why))
-    return replace(request, without_endpoints=frozenset(closed))
+    left_out = [f"dead letters to {name} stay in the queue: {visible(why)}" for name, why in closed.items()]
+    for each in left_out:
+        get_run_logger().warning("%s", each)
+    return replace(request, without_endpoints=frozenset(closed)), left_out
 
 
 class _Progress:

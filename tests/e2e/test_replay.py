@@ -101,6 +101,22 @@ def test_a_replay_leaves_permanent_ones_out_and_a_dry_run_says_so(machine, broke
     assert (status["delivered"], status["dead_letter"], status["balanced"]) == (3, 2, True)
 
 
+def test_a_replay_that_skips_all_of_them_fails_and_names_the_option(machine, broken):
+    dead_letters(machine, 2, "order.rejected")
+
+    skipped = machine.do("replay", "--endpoint", "hooks", code=1)
+    as_json = machine.do("replay", "--endpoint", "hooks", "--json", code=1)
+
+    assert skipped.stdout == ""
+    assert skipped.stderr.endswith(
+        "resonant: nothing was sent again; 2 skipped because their failure was permanent: include_permanent=True "
+        "(`resonant replay --include-permanent`) sends them too\n"
+    )
+    document = json.loads(as_json.stdout)
+    assert (document["replayed"], document["left_out_permanent"]) == (0, 2)
+    assert len(broken.journal) == 2
+
+
 def test_a_replay_of_everything_must_be_asked_for(machine):
     refused = machine.do("replay", code=2)
 

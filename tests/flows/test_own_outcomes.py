@@ -70,7 +70,7 @@ async def test_a_run_with_events_counts_those_that_another_worker_sent(url, tmp_
     await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
     state = await emit_events(events=EVENTS, endpoint=ENDPOINT, return_state=True)
 
-    assert state.is_completed()
+    assert (state.is_completed(), state.name) == (True, "DeadLetters")
     assert state.message.startswith("3 delivered, 0 retried, 0 parked, 1 dead-lettered (1 exhausted); ")
     assert f"`resonant dlq --endpoint {ENDPOINT} --since " in state.message
 

@@ -1,4 +1,4 @@
-"""What the UI shows of a replay: a name with the number of dead letters, and red if all of them died again."""
+"""What the UI shows of a replay: a name with the number of dead letters, and a state that says whether it did its work."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def failing(*ids):
 async def test_a_replay_is_named_after_the_endpoint_and_its_dead_letters():
     state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
 
-    assert state.is_completed()
+    assert (state.is_completed(), state.name) == (True, "Completed")
     assert await name_of_run(state) == f"replay {ENDPOINT}: 3 dead letters"
 
 
@@ -62,19 +62,64 @@ async def test_a_replay_whose_dead_letters_all_died_again_is_red(monkeypatch):
 
     state = await replay_dead_letters(all_dead_letters=True, policy="once", return_state=True)
 
-    assert (state.is_failed(), state.name) == (True, "DiedAgain")
+    assert (state.is_failed(), state.name) == (True, "Failed")
     assert state.message.startswith("3 sent again: 0 delivered")
     assert await name_of_run(state) == "replay all: 3 dead letters"
 
 
 @pytest.mark.usefixtures("dead")
-async def test_a_replay_of_which_some_were_delivered_is_green(monkeypatch):
+async def test_a_replay_of_which_some_died_again_is_green_and_says_so(monkeypatch):
     monkeypatch.setattr(FileEndpoint, "deliver", failing("e0"))
 
     state = await replay_dead_letters(endpoint=ENDPOINT, policy="once", return_state=True)
 
-    assert state.is_completed()
+    assert (state.is_completed(), state.name) == (True, "DeadLetters")
     assert "2 delivered, 0 retried, 0 parked, 1 dead-lettered" in state.message
+
+
+@pytest.mark.usefixtures("dead")
+async def test_a_replay_that_skips_every_dead_letter_fails_and_names_the_option(monkeypatch):
+    def reject(_self, _event):
+        raise ValueError("no such customer")
+
+    monkeypatch.setattr(FileEndpoint, "deliver", reject)
+    await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
+
+    state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
+
+    assert (state.is_failed(), state.name) == (True, "Failed")
+    assert state.message == (
+        "nothing was sent again; 3 skipped because their failure was permanent: include_permanent=True "
+        "(`resonant replay --include-permanent`) sends them too"
+    )
+
+
+@pytest.mark.usefixtures("dead")
+async def test_a_replay_that_matches_no_dead_letter_has_nothing_to_do():
+    state = await replay_dead_letters(endpoint=ENDPOINT, text="elsewhere", return_state=True)
+
+    assert (state.is_completed(), state.name) == (True, "Completed")
+    assert state.message.startswith("0 sent again")
+
+
+@pytest.mark.usefixtures("dead")
+async def test_a_replay_whose_deliveries_are_held_is_waiting():
+    await pause_endpoint(ENDPOINT)
+
+    state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
+
+    assert (state.is_completed(), state.name) == (True, "Waiting")
+    assert "3 held" in state.message
+
+
+@pytest.mark.usefixtures("dead")
+async def test_a_replay_to_endpoints_that_cannot_be_opened_fails_and_says_why():
+    await FileEndpoint.adelete("replayed")
+
+    state = await replay_dead_letters(all_dead_letters=True, return_state=True)
+
+    assert (state.is_failed(), state.name) == (True, "Failed")
+    assert state.message.startswith(f"nothing was sent again; dead letters to {ENDPOINT} stay in the queue: ")
 
 
 @pytest.mark.usefixtures("dead")

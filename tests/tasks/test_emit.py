@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 
+from resonant.dead_letters.gate_words import advice
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
@@ -15,8 +18,9 @@ from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store import open_store
+from resonant.store.gates import Gate
 from tasks import emit
-from tasks.emit import DeliveryRef, Undelivered, dead_letter, emit_event
+from tasks.emit import DeliveryRef, Undelivered, dead_letter, emit_event, why_held
 
 DEFAULT = RetryPolicy()
 
@@ -98,6 +102,45 @@ async def test_a_parked_delivery_completes_under_a_name_of_its_own(attempt):
     seen = await attempt(answer_503, RetryPolicy(base=60))
 
     assert (seen.result.name, seen.result.is_completed()) == ("Parked", True)
+
+
+async def test_the_message_of_a_parked_delivery_says_until_when_it_waits_for_what_and_why(attempt):
+    seen = await attempt(answer_503, RetryPolicy(base=60))
+
+    waits, sends, why = seen.result.message.split("; ", 2)
+    due = datetime.fromisoformat(waits.removeprefix("waits for its retry, due at "))
+    assert 40 < due.timestamp() - time.time() < 80
+    assert sends == "a running drain or the next `resonant emit` sends it"
+    assert why.startswith("attempt 1: transient http_503; parked for ")
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (
+            {
+                "state": "probing",
+                "reason": "20 failures in a row",
+                "failing_since": 400.0,
+                "probe_at": 1012.0,
+            },
+            "probing for 10 min: 20 failures in a row; next probe in 12 s; no attempt was made; next: "
+            + advice(Gate("hooks", "probing", since=700.0, failing_since=400.0), 1000.0),
+        ),
+        (
+            {"state": "paused", "paused_by": "ann", "reason": "migration"},
+            "paused 5 min ago by ann: migration; no attempt was made; next: `resonant endpoint resume hooks` sends again",
+        ),
+        (
+            {"state": "normal"},
+            "normal; no attempt was made; next: a running drain or the next `resonant emit` sends it",
+        ),
+    ],
+)
+def test_the_message_of_a_held_delivery_says_why_until_when_and_what_comes_next(gate, said):
+    gate = Gate("hooks", since=700.0, **gate)
+
+    assert why_held(gate, 1000.0) == f"waits for endpoint hooks: {said}"
 
 
 async def test_a_dead_letter_raises_so_that_its_task_run_is_red(attempt):

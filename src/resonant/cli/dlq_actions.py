@@ -101,9 +101,9 @@ def replay(
 ) -> None:
     """Send the selected dead letters again, oldest first, and keep their history.
 
-    Permanent failures are skipped unless --include-permanent is given. Ctrl-C stops the replay cleanly; run the command
-    again to resume. Concurrent replays never take the same dead letter. If any become dead letters again, the exit code
-    is 1 and a message shows how to list them.
+    Permanent failures are skipped unless --include-permanent is given; if all selected ones are skipped, the exit code
+    is 1. Ctrl-C stops the replay cleanly; run the command again to resume. Concurrent replays never take the same dead
+    letter. If any become dead letters again, the exit code is 1 and a message shows how to list them.
 
     --json prints dry_run, selected, left_out_permanent and left_out_by_limit. Without --dry-run it adds replayed, delivered,
     retried, parked, held, dead_letter, by_reason, purged and unfinished.
@@ -268,7 +268,7 @@ def _run_replay(
 ) -> None:
     from resonant.cli.running import who_runs_this
     from resonant.cli.sending import print_outcomes, tracked
-    from resonant.dead_letters.replay import DIED_AGAIN, plan
+    from resonant.dead_letters.replay import plan
     from resonant.dispatch.tracking import Tracker
     from resonant.local.flow_runs import run_flow
     from resonant.store.configured import open_configured_store
@@ -296,8 +296,20 @@ def _run_replay(
                 state: State[None] = await run
         return state
 
-    state = run_flow(settings, start, verbose=verbose, reported=DIED_AGAIN)
+    def is_outcome(_failed: State[Any]) -> bool:
+        outcomes = tracker.outcomes
+        if not outcomes.total:
+            return bool(document["left_out_permanent"])
+        return outcomes.dead_letters.total() == outcomes.total
+
+    state = run_flow(settings, start, verbose=verbose, reported=is_outcome)
     document["replayed"] = tracker.outcomes.total
+    if not state.is_completed() and not tracker.outcomes.total:
+        if as_json:
+            output.write(output.to_json(document | tracker.outcomes.as_dict()) + "\n")
+            output.flush()
+        output.say(f"resonant: {state.message}")
+        raise typer.Exit(1)
     print_outcomes(
         tracker, str(state.message), document, endpoint=request.selection.endpoint, as_json=as_json
     )

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from resonant.store import Store
     from resonant.store.selection import Selection
 
-# The name of a flow run's final state if every dead letter that it sent became a dead letter again.
-DIED_AGAIN = "DiedAgain"
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1
@@ -123,7 +121,8 @@ class ReplayPlan:
         found = []
         if self.permanent:
             found.append(
-                f"{self.permanent:,} skipped because their failure was permanent (include them explicitly)"
+                f"{self.permanent:,} skipped because their failure was permanent: include_permanent=True "
+                "(`resonant replay --include-permanent`) sends them too"
             )
         if self.beyond_limit:
             found.append(f"{self.beyond_limit:,} skipped because of the limit")

@@ -48,7 +48,15 @@ _OVERDUE_SECONDS = 0.5
 
 
 class Held(Exception):
-    """The gate holds the delivery, which is released without charging an attempt."""
+    """The gate holds the delivery, which is released without charging an attempt.
+
+    Attributes:
+        gate: the endpoint's gate.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(gate)
+        self.gate = gate
 
 
 class Gatekeeper:
@@ -179,7 +187,7 @@ class Gatekeeper:
             async with self.limiter.hold(lease.endpoint):
                 delay = 0.0 if self._running.is_over() else await self._wait(lease)
                 if delay is None:
-                    raise Held
+                    raise Held(self.gate(lease.endpoint))
                 if not delay:
                     with self.sending(lease):
                         yield
@@ -222,6 +230,10 @@ class Gatekeeper:
         if change is not None:
             self._propose(change)
         return report
+
+    def gate(self, endpoint: str) -> Gate:
+        """Return the last known state of the gate."""
+        return self._of(endpoint).gate
 
     def stops(self, endpoint: str) -> bool:
         """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""

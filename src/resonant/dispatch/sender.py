@@ -144,7 +144,7 @@ class Sender:
                 if not await rates.wait(lease.endpoint, slot):
                     raise TimeIsUp
                 if self._gates.stops(lease.endpoint):
-                    raise Held
+                    raise Held(self._gates.gate(lease.endpoint))
                 return await self._send(lease, task_run_id)
         finally:
             rates.free(lease.endpoint, slot)

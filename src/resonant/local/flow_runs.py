@@ -29,7 +29,7 @@ def run_flow(
     start: Callable[[], Awaitable[State[Any] | None]],
     *,
     verbose: bool = False,
-    reported: str | None = None,
+    reported: Callable[[State[Any]], bool] = lambda _state: False,
 ) -> State[Any]:
     """Run a flow, and return its final state.
 
@@ -37,7 +37,7 @@ def run_flow(
         settings: provide the home of `resonant up`, whose server is used if it runs.
         start: imports and runs the flow and returns its state; None if it printed why it did not run the flow.
         verbose: show Prefect's log, which is in the UI too.
-        reported: the name of a failed state that the command reports itself.
+        reported: returns whether the command reports this failed state itself.
 
     Raises:
         ServerError: no server runs, and none can be started.
@@ -61,7 +61,7 @@ def run_flow(
         ) from None
     if state is None:
         raise typer.Exit(1)
-    if not state.is_completed() and state.name != reported:
+    if not state.is_completed() and not reported(state):
         output.say(f"resonant: {state.message}")
         raise typer.Exit(1)
     return state

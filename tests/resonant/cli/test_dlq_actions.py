@@ -54,7 +54,8 @@ def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resona
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        "2 would be sent again; 1 skipped because their failure was permanent (include them explicitly)\n"
+        "2 would be sent again; 1 skipped because their failure was permanent: include_permanent=True "
+        "(`resonant replay --include-permanent`) sends them too\n"
     )
     assert resonant.json("status") == before
     assert resonant.json("audit") == []
@@ -69,7 +70,7 @@ def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resona
             "2 would be sent again; 1 skipped because of the limit\n",
         ),
         (["--code", "http_503", "--limit", "5"], "2 would be sent again\n"),
-        (["--since", "7d"], "1 would be sent again; 1 skipped because their failure was permanent (include"),
+        (["--since", "7d"], "1 would be sent again; 1 skipped because their failure was permanent: include"),
         (["--until", "7d", "--endpoint", "billing"], "1 would be sent again\n"),
         (["--type", "user.*"], "0 would be sent again\n"),
     ],
