@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.errors import StoreError
+from resonant.store.rescue import ExpiryWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -106,6 +107,7 @@ class Fetcher:
         # The endpoints with new work since the last poll or named claim; None if unknown.
         self._woken_for: frozenset[str] | None = frozenset()
         self._rescue_at = 0.0
+        self._expiry = ExpiryWatch(store.lease_seconds)
         self._fold_at = 0.0
         self._folding: asyncio.Task[None] | None = None
 
@@ -249,7 +251,7 @@ class Fetcher:
         began_at = asyncio.get_running_loop().time()
         if self._plan.take_over and asyncio.get_running_loop().time() >= self._rescue_at:
             await self._heartbeat.catch_up()  # so that the rescue does not take this run's leases
-            await self._store.rescue(endpoint=self._plan.endpoint)
+            await self._store.rescue(endpoint=self._plan.endpoint, watch=self._expiry)
             self._rescue_at = asyncio.get_running_loop().time() + RESCUE_SECONDS
         if asyncio.get_running_loop().time() >= self._fold_at:
             self._start_fold()

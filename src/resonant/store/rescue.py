@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -23,7 +24,40 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row
 
 LOST_LEASES_BEFORE_GIVING_UP = 5
+# A process that could not write for longer than this before its first rescue was locked out, in seconds. Later rescues are
+# about a second apart, so this is also the shortest gap between two of them that counts.
+_LONG_WAIT_SECONDS = 2.0
 _d = schema.deliveries
+
+
+class ExpiryWatch:
+    """Decides when the owners of expired leases are lost.
+
+    While this process could not write, because of a lock or an outage, others may not have been able to renew their leases
+    either. So after such a time it rescues nothing until they have had time to do so.
+
+    Args:
+        lease_seconds: the duration of a lease. Live workers renew theirs three times in it.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._renewal = max(_LONG_WAIT_SECONDS, lease_seconds / 3)
+        self._grace = lease_seconds / 2
+        self._longest_gap = _LONG_WAIT_SECONDS
+        self._last_at: float | None = None
+        self._wait_until = -math.inf
+
+    def ask(self, now: float) -> None:
+        """Note that this process is about to write."""
+        if self._last_at is None:
+            self._last_at = now
+
+    def may_rescue(self, now: float) -> bool:
+        """Return whether to rescue expired leases now. Call it in each rescue's transaction, after the wait for a lock."""
+        if self._last_at is not None and now - self._last_at > self._longest_gap:
+            self._wait_until = now + self._grace
+        self._last_at, self._longest_gap = now, self._renewal
+        return now >= self._wait_until
 
 
 def rescue(

@@ -208,14 +208,33 @@ class Store:
         """Return when the last lease ends, in seconds since the epoch; None if nothing is leased."""
         return await self.read(lease_queries.latest_lease_end, endpoint)
 
-    async def rescue(self, *, endpoint: str | None = None, owners: Iterable[str] | None = None) -> int:
-        """End every expired lease, or every lease of these owners; return their number."""
+    async def rescue(
+        self,
+        *,
+        endpoint: str | None = None,
+        owners: Iterable[str] | None = None,
+        watch: rescue.ExpiryWatch | None = None,
+    ) -> int:
+        """End every expired lease, or every lease of these owners; return their number.
+
+        Args:
+            endpoint: only the leases on deliveries to this endpoint.
+            owners: processes known to have ended.
+            watch: the caller's watch, if it rescues leases repeatedly.
+        """
         rescued = 0
         owners = None if owners is None else list(owners)
+        watch = watch or rescue.ExpiryWatch(self.lease_seconds)
+        watch.ask(self.clock())
+
+        def run(connection: Connection) -> int:
+            now = self.clock()
+            if owners is None and not watch.may_rescue(now):
+                return 0
+            return rescue.rescue(connection, now=now, endpoint=endpoint, owners=owners, limit=_RESCUE_BATCH)
+
         while True:
-            batch = await self.write(
-                rescue.rescue, now=self.clock(), endpoint=endpoint, owners=owners, limit=_RESCUE_BATCH
-            )
+            batch = await self.write(run)
             rescued += batch
             if batch < _RESCUE_BATCH:
                 return rescued

@@ -21,6 +21,7 @@ from support.dispatching import (
     scene,
     succeed,
 )
+from support.sqlite import locked
 from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("lane")
@@ -184,6 +185,41 @@ class TestLeases:
             await enqueue(worker.store)
             summary = await worker.run(take_over=True)
             assert (summary.delivered, summary.lost) == (1, 0)
+
+    async def test_after_a_long_lock_a_run_gives_the_owners_of_leases_time_to_renew_them(
+        self, tmp_path, monkeypatch, impatient_sqlite
+    ):
+        monkeypatch.setattr("resonant.dispatch.fetcher.RESCUE_SECONDS", 0.0)
+        rescues = []
+
+        async def rescued():
+            before = len(rescues)
+            await until(lambda: len(rescues) > before)
+
+        async with scene(tmp_path, limits=Limits(run_for=3600), orders=succeed) as worker:
+            rescue = worker.store.rescue
+
+            async def count(**options):
+                rescues.append(await rescue(**options))
+
+            worker.store.rescue = count
+            await enqueue(worker.store)
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.begin(await other.claim("orders", owner="other", limit=1))
+                running = asyncio.create_task(worker.run(take_over=True))
+                await rescued()
+                with locked(tmp_path / "r.db"):
+                    impatient_sqlite.clear()
+                    await until(lambda: len(impatient_sqlite) > 1)
+                    worker.clock.advance(70)
+                await rescued()
+                assert await other.renew("other") == 1
+                worker.clock.advance(31)
+                await rescued()
+                running.cancel()
+                await asyncio.wait([running])
+        assert set(rescues) == {0}
+        assert deliveries(tmp_path, "lease_owner, crashes") == [("other", 0)]
 
     async def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
         def lease_ends_at():

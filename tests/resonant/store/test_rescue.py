@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from resonant.store import schema
-from resonant.store.rescue import LOST_LEASES_BEFORE_GIVING_UP
+from resonant.store.rescue import LOST_LEASES_BEFORE_GIVING_UP, ExpiryWatch
+from support.sqlite import listening
 
 
 def crash(desk) -> None:
@@ -148,3 +149,57 @@ def test_what_is_rescued_can_be_delivered(desk, times):
     assert desk.deliver(desk.claim_one(owner="successor"))
     assert [each.result for each in desk.history("evt_1")] == ["lost"] * times + ["delivered"]
     assert desk.status().balanced
+
+
+class TestAfterALock:
+    """The rescuing process could not write for a while, so the owners of leases could perhaps not renew them either."""
+
+    @pytest.fixture
+    def watch(self, desk):
+        """The watch of a process that rescued a moment ago, before another process began a send."""
+        watch = ExpiryWatch(desk.store.lease_seconds)
+        desk.rescue(watch=watch)
+        desk.enqueue("evt_1")
+        desk.begin(desk.claim_one(owner="other"))
+        return watch
+
+    def test_live_owners_have_time_to_renew(self, desk, watch):
+        desk.clock.advance(70)
+        assert desk.rescue(watch=watch) == 0
+
+        assert desk.run(desk.store.renew("other")) == 1
+        for _ in range(5):
+            desk.clock.advance(10)
+            assert desk.rescue(watch=watch) == 0
+        assert desk.row("evt_1")["crashes"] == 0
+
+    def test_leases_that_are_not_renewed_then_are_rescued(self, desk, watch):
+        desk.clock.advance(70)
+        for _ in range(3):
+            assert desk.rescue(watch=watch) == 0
+            desk.clock.advance(10)
+        assert desk.rescue(watch=watch) == 1
+        assert desk.row("evt_1")["crashes"] == 1
+
+    def test_a_second_lock_in_the_meantime_adds_to_the_time(self, desk, watch):
+        for _ in range(3):
+            desk.clock.advance(25)
+            assert desk.rescue(watch=watch) == 0
+
+    def test_a_process_that_starts_during_the_lock_waits_too(self, open_desk, sqlite_url):
+        desk = open_desk(sqlite_url)
+        desk.enqueue("evt_1")
+        desk.begin(desk.claim_one(owner="other"))
+        desk.clock.advance(70)
+
+        def wait_for_lock(connection):
+            if connection.get_execution_options().get("write"):
+                desk.clock.advance(3)
+
+        watch = ExpiryWatch(desk.store.lease_seconds)
+        with listening("begin", wait_for_lock):
+            assert desk.rescue(watch=watch) == 0
+        desk.clock.advance(20)
+        assert desk.rescue(watch=watch) == 0
+        desk.clock.advance(11)
+        assert desk.rescue(watch=watch) == 1
