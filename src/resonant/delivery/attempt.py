@@ -118,7 +118,10 @@ class AttemptRunner:
         gate: Callable[[], GateView] = lambda: NORMAL,
         task_run_id: str | None = None,
     ) -> Report:
-        """Send once, and decide on the next step. Raises only cancellations.
+        """Send once, and decide on the next step. Raises only interruptions of this task or process.
+
+        A sink that raises ``CancelledError`` though nobody cancelled this task has failed: if it were raised again, every
+        run would end at this delivery.
 
         Args:
             lease: the delivery, with its attempts before this one.
@@ -141,14 +144,16 @@ class AttemptRunner:
         try:
             async with asyncio.timeout(destination.timeout + _GRACE_SECONDS) as deadline:
                 receipt = await destination.sink.send(lease.event)
-        except Exception as error:  # noqa: BLE001 - the classifier handles every failure of a sink
+        except BaseException as error:
+            if _is_interruption(error):
+                raise
             made = partial(made, duration=asyncio.get_running_loop().time() - start)
             # Not in a local variable: the error's traceback references this frame, so that would be a reference cycle.
             return self._judge(
                 lease,
                 destination,
                 policy,
-                _cut_off(destination) if deadline.expired() else error,
+                _cut_off(destination) if deadline.expired() else _failure(error),
                 made,
                 may_wait=may_wait,
                 gate=gate,
@@ -217,6 +222,29 @@ class AttemptRunner:
             early=isinstance(decision, Park) and not decision.charged,
         )
         return Report(lease, attempt, decision, verdict)
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Return whether this task is being cancelled, or the coroutine or process is to end."""
+    if isinstance(error, Exception):
+        return False
+    if not _is_cancellation(error):
+        return True
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Return whether an error is a cancellation, or a group of cancellations and failures."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(isinstance(each, Exception) or _is_cancellation(each) for each in error.exceptions)
+    return isinstance(error, asyncio.CancelledError)
+
+
+def _failure(error: BaseException) -> Exception:
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError("the sink raised CancelledError, but the attempt was not cancelled")
 
 
 def _cut_off(destination: Destination) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from resonant.events import Event
+
+_INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,24 @@ class Sink(Protocol):
 
 
 class CallableSink:
-    """A sink from a coroutine function that raises if it cannot deliver."""
+    """A sink from a coroutine function that raises if it cannot deliver.
+
+    The function runs in a task of its own. If it cancels that task, or leaves a timeout behind that does so later, nothing
+    else is cancelled.
+    """
 
     def __init__(self, function: Callable[[Event], Awaitable[object]]) -> None:
         self._function = function
 
     async def send(self, event: Event) -> Receipt | None:
         """Call the function; a result other than a ``Receipt`` is ignored."""
-        result = await self._function(event)
+        result = await asyncio.create_task(self._result(event))
+        if isinstance(result, _INTERRUPTIONS):
+            raise result
         return result if isinstance(result, Receipt) else None
+
+    async def _result(self, event: Event) -> object:
+        try:
+            return await self._function(event)
+        except _INTERRUPTIONS as interruption:
+            return interruption  # a task that raises it would stop the event loop before the caller sees it

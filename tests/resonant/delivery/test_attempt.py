@@ -7,9 +7,11 @@ import re
 import ssl
 from dataclasses import replace
 
+import anyio
 import pytest
 
 from resonant.delivery.classification import Classifier
+from resonant.delivery.failure_tables import UNKNOWN
 from resonant.delivery.retry import GateView, GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import Receipt
@@ -203,17 +205,93 @@ async def test_a_users_rule_counts():
     ).attempt.code == "not_there_yet"
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
-async def test_what_is_no_failure_passes_through(error):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+async def test_an_interruption_passes_through(error):
     with pytest.raises(error):
         await attempt_runner().attempt(LEASE, destination(failing(error())))
 
 
-async def test_a_group_with_a_cancellation_in_it_passes_through():
-    group = BaseExceptionGroup("both", [ValueError("x"), asyncio.CancelledError()])
-
+async def test_a_group_with_an_interruption_in_it_passes_through():
     with pytest.raises(BaseExceptionGroup):
-        await attempt(failing(group))
+        await attempt(failing(BaseExceptionGroup("both", [ValueError("x"), KeyboardInterrupt()])))
+
+
+async def cancel_own_task(_event):
+    asyncio.current_task().cancel()
+    await asyncio.sleep(60)
+
+
+async def wait_for_a_cancelled_task(_event):
+    other = asyncio.create_task(asyncio.sleep(60))
+    other.cancel()
+    await other
+
+
+async def time_out_and_cancel(_event):
+    try:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(60)
+    except TimeoutError:
+        raise asyncio.CancelledError from None
+
+
+async def leave_a_cancelled_scope_open(_event):
+    scope = anyio.CancelScope()
+    scope.__enter__()
+    scope.cancel()
+    try:
+        await anyio.sleep(60)
+    finally:
+        scope.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        failing(asyncio.CancelledError()),
+        failing(BaseExceptionGroup("both", [ValueError("x"), asyncio.CancelledError()])),
+        cancel_own_task,
+        wait_for_a_cancelled_task,
+        time_out_and_cancel,
+        leave_a_cancelled_scope_open,
+    ],
+)
+async def test_a_sink_that_raises_a_cancellation_by_itself_has_failed(send):
+    report = await attempt(send)
+
+    assert report.verdict == UNKNOWN
+    assert (
+        report.attempt.error
+        == "RuntimeError: the sink raised CancelledError, but the attempt was not cancelled"
+    )
+    assert isinstance(report.decision, Retry)
+    assert asyncio.current_task().cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_a_timeout_that_a_sink_leaves_behind_cancels_nothing():
+    async def send(_event):
+        await asyncio.timeout(0.01).__aenter__()
+
+    assert (await attempt(send)).decision is None
+    await asyncio.sleep(0.02)
+
+
+async def test_a_cancelled_attempt_passes_through_and_cancels_its_sink():
+    async def send(_event):
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    begun, ended = asyncio.Event(), []
+    running = asyncio.create_task(attempt(send))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended
 
 
 async def test_a_sink_that_never_returns_is_cut_off_after_its_timeout():

@@ -82,7 +82,26 @@ class TestCancellation:
             asyncio.run(run())
         assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, int(waits))]
 
-    @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
+    async def test_a_sink_that_raises_a_cancellation_by_itself_is_charged_and_stops_no_other(self, tmp_path):
+        async def send(event):
+            sent.append(event.id)
+            if event.id == ids[0]:
+                raise asyncio.CancelledError
+
+        sent = []
+        async with scene(tmp_path, orders=send) as worker:
+            ids = await enqueue(worker.store, 3)
+            await worker.run()
+        assert Counter(deliveries(tmp_path, "status, reason, attempts, lease_owner")) == {
+            ("delivered", None, 1, None): 2,
+            ("dead_letter", "exhausted", 3, None): 1,
+        }
+        assert Counter(sent) == {ids[0]: 3, ids[1]: 1, ids[2]: 1}
+        assert Counter(
+            rows(tmp_path, "SELECT category, code FROM resonant_attempts WHERE result = 'failed'")
+        ) == {("unknown", "unknown"): 3}
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
     def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, error):
         async def run():
             async def send(_event):
