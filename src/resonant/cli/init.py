@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
-import shutil
-from pathlib import Path  # noqa: TC003 - Typer reads the annotations
-from typing import Annotated
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +16,12 @@ from resonant.cli import options
 from resonant.errors import ResonantError
 from resonant.local.project import PROJECT_PARTS, installed_project
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# In the folder: the SHA-256 of each file as `init` wrote it, by its path in the folder.
+MANIFEST = ".resonant-init.json"
+_NAMED_AT_MOST = 10
 _NEXT = """\
 copied {parts} to {folder}
 Commands that run in this folder use these flows:
@@ -37,23 +45,33 @@ def register(app: typer.Typer) -> None:
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The new folder.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of an earlier copy; keep all other files.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the files of an earlier copy, unless one was changed since."
+        ),
     ] = False,
 ) -> None:
     """Copy the flows, tasks, blocks and deployments to a folder, so that you can change them.
 
     Commands and workers that start in that folder use its flows instead of the installed ones.
+
+    --overwrite replaces only files that `init` wrote and nobody has changed. If another file would be replaced, the command
+    changes nothing and lists these files: copy to another folder then, and compare.
     """
     source = installed_project()
+    shown = output.visible(str(folder))
     try:
         _check(folder, source, overwrite=overwrite)
-        for part in PROJECT_PARTS:
-            _copy(source / part, folder / part)
+        files = {path: (source / path).read_bytes() for path in _files(source)}
+        written = _read_manifest(folder)
+        if own := [path for path in files if not _may_write(folder, path, files[path], written.get(path))]:
+            raise InitError(_refusal(shown, own))
+        for path, content in files.items():
+            _replace(folder / path, content)
+        hashes = written | {path: _hash(content) for path, content in files.items()}
+        _replace(folder / MANIFEST, (json.dumps(hashes, indent=1, sort_keys=True) + "\n").encode())
     except OSError as error:
-        # copytree raises one error for all files, with a list of (source, target, reason).
-        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
-        raise InitError(f"cannot copy the flows to {output.visible(str(folder))}: {reason}") from None
-    shown = output.visible(str(folder))
+        raise InitError(f"cannot copy the flows to {shown}: {error.strerror}") from None
     output.write(_NEXT.format(parts=" ".join(PROJECT_PARTS), folder=shown, path=shlex.quote(shown)))
 
 
@@ -64,13 +82,55 @@ def _check(folder: Path, source: Path, *, overwrite: bool) -> None:
     if folder.is_dir() and folder.samefile(source):
         raise InitError(f"{shown} is the project that this installation uses")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise InitError(f"{shown} is not empty: choose another folder, or use --overwrite")
+        raise InitError(
+            f"{shown} is not empty: choose another folder, or use --overwrite for a copy that `resonant init` made"
+        )
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(source, target, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+def _files(source: Path) -> Iterator[str]:
+    """Yield the project's files as paths relative to it."""
+    for part in PROJECT_PARTS:
+        paths = sorted((source / part).rglob("*")) if (source / part).is_dir() else [source / part]
+        for path in paths:
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path.relative_to(source).as_posix()
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError):  # a copy by an older version, or a project of others
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _may_write(folder: Path, path: str, content: bytes, written: object) -> bool:
+    """Return whether a file is new, equal, or as ``init`` wrote it. Behind a link, it may belong to others."""
+    target = folder / path
+    if target.resolve() != folder.resolve() / path:
+        return False
+    if not target.exists():
+        return True
+    return target.is_file() and _hash(target.read_bytes()) in (_hash(content), written)
+
+
+def _refusal(shown: str, own: list[str]) -> str:
+    named = ", ".join(own[:_NAMED_AT_MOST])
+    more = f" and {len(own) - _NAMED_AT_MOST} more" if len(own) > _NAMED_AT_MOST else ""
+    return (
+        f"nothing was written to {shown}: `resonant init` did not write these files, or they were changed since: {named}{more}; "
+        "choose another folder, such as `resonant init our-flows`, and compare"
+    )
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Write a file; an interruption leaves the old content or the new."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fd, new = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(content)
+    Path(new).replace(target)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

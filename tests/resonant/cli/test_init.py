@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
+from resonant.cli.init import MANIFEST
 from resonant.local.project import installed_project, is_project, project_directory
 
 CHECKOUT = Path(__file__).parents[3]
@@ -46,17 +49,87 @@ def test_a_folder_that_is_not_empty_is_refused_in_one_line(resonant, folder):
     folder.mkdir()
     (folder / "theirs.py").touch()
     refused = resonant("init", "ours", code=1)
-    assert refused.err == "resonant: ours is not empty: choose another folder, or use --overwrite\n"
+    assert refused.err == (
+        "resonant: ours is not empty: choose another folder, or use --overwrite for a copy that `resonant init` made\n"
+    )
     assert [path.name for path in folder.iterdir()] == ["theirs.py"]
 
 
-def test_overwriting_replaces_the_files_of_a_copy_and_keeps_all_others(resonant, folder):
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def older_copy(folder, changed="flows/emit.py", text="as an older version wrote it"):
+    """Make a copy look as if an older version with another text in one file had made it."""
+    (folder / changed).write_text(text)
+    hashes = json.loads((folder / MANIFEST).read_bytes())
+    hashes[changed] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(hashes))
+
+
+def test_overwriting_replaces_the_unchanged_files_of_a_copy_and_keeps_all_others(resonant, folder):
     resonant("init", "ours")
-    (folder / "flows" / "emit.py").write_text("changed")
+    older_copy(folder)
     (folder / "flows" / "theirs.py").write_text("kept")
     resonant("init", "ours", "--overwrite")
     assert (folder / "flows" / "emit.py").read_bytes() == (CHECKOUT / "flows" / "emit.py").read_bytes()
     assert (folder / "flows" / "theirs.py").read_text() == "kept"
+    resonant("init", "ours", "--overwrite")
+
+
+def test_a_changed_file_is_never_overwritten_and_nothing_else_is_written(resonant, folder):
+    resonant("init", "ours")
+    older_copy(folder, "tasks/emit.py")
+    (folder / "flows" / "emit.py").write_text("changed by the team")
+    (folder / "blocks" / "endpoint.py").unlink()
+    before = contents(folder)
+
+    refused = resonant("init", "ours", "--overwrite", code=1)
+
+    assert refused.err == (
+        "resonant: nothing was written to ours: `resonant init` did not write these files, or they were changed since: "
+        "flows/emit.py; choose another folder, such as `resonant init our-flows`, and compare\n"
+    )
+    assert contents(folder) == before
+
+
+def test_a_prefect_project_of_others_stays_as_it_is(resonant, folder, monkeypatch):
+    (folder / "flows").mkdir(parents=True)
+    for name in ("prefect.yaml", "flows/emit.py", "flows/dead_letters.py"):
+        (folder / name).write_text("theirs")
+    before = contents(folder)
+    monkeypatch.chdir(folder)
+
+    refused = resonant("init", ".", "--overwrite", code=1)
+
+    assert "changed since: flows/dead_letters.py, flows/emit.py, prefect.yaml; choose another" in refused.err
+    assert contents(folder) == before
+
+
+def test_a_manifest_that_is_not_ours_makes_no_file_ours(resonant, folder):
+    resonant("init", "ours")
+    (folder / "flows" / "emit.py").write_text("changed by the team")
+    for text in ("", "[]", '{"flows/emit.py": null}', "{oops"):
+        (folder / MANIFEST).write_text(text)
+        assert "flows/emit.py" in resonant("init", "ours", "--overwrite", code=1).err
+
+
+def test_files_behind_a_link_are_not_replaced(resonant, folder, tmp_path):
+    resonant("init", "ours")
+    older_copy(folder)
+    (folder / "flows").rename(tmp_path / "elsewhere")
+    (folder / "flows").symlink_to(tmp_path / "elsewhere")
+
+    assert "flows/emit.py" in resonant("init", "ours", "--overwrite", code=1).err
+    assert (tmp_path / "elsewhere" / "emit.py").read_text() == "as an older version wrote it"
+
+
+def test_an_interrupted_copy_can_be_completed(resonant, folder):
+    resonant("init", "ours")
+    (folder / MANIFEST).unlink()
+    (folder / "tasks" / "emit.py").unlink()
+    resonant("init", "ours", "--overwrite")
+    assert (folder / "tasks" / "emit.py").read_bytes() == (CHECKOUT / "tasks" / "emit.py").read_bytes()
 
 
 def test_a_file_of_that_name_is_one_line(resonant, folder):
@@ -70,12 +143,11 @@ def test_a_folder_that_cannot_be_made_is_one_line(resonant, folder):
     assert refused.err == "resonant: cannot copy the flows to ours/below: Not a directory\n"
 
 
-def test_a_file_that_cannot_be_replaced_is_one_line(resonant, folder):
+def test_a_folder_with_the_name_of_a_file_is_not_replaced(resonant, folder):
     (folder / "flows" / "emit.py").mkdir(parents=True)
     refused = resonant("init", "ours", "--overwrite", code=1)
-    assert refused.err == (
-        "resonant: cannot copy the flows to ours: [Errno 21] Is a directory: 'ours/flows/emit.py'\n"
-    )
+    assert "changed since: flows/emit.py; choose another folder" in refused.err
+    assert refused.err.count("\n") == 1
 
 
 def test_the_project_is_not_copied_onto_itself(resonant):
