@@ -49,7 +49,16 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
 
     async def by_the_command() -> float:
         file = write_lines(next(names), count)
-        command = [sys.executable, "-m", "resonant", "enqueue", str(file), "--endpoint", ENDPOINT]
+        command = [
+            sys.executable,
+            "-m",
+            "resonant",
+            "enqueue",
+            str(file),
+            "--endpoint",
+            ENDPOINT,
+            "--allow-unknown",
+        ]
         environment = os.environ | {"RESONANT_DATABASE_URL": f"sqlite:///{next(names)}"}
         with Stopwatch() as watch:
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)

@@ -68,7 +68,14 @@ class Commands:
             "archive": purge,
             "collect": [sys.executable, "-c", _COLLECT],
             "export": [sys.executable, "-c", _EXPORT],
-            "enqueue": [*resonant, "enqueue", str(round_.given_later), "--endpoint", ENDPOINT],
+            "enqueue": [
+                *resonant,
+                "enqueue",
+                str(round_.given_later),
+                "--endpoint",
+                ENDPOINT,
+                "--allow-unknown",
+            ],
         }[victim.kind]
         environment = self.environment(
             RESONANT_DATABASE_URL=round_.database.url,

@@ -56,23 +56,25 @@ class TestWhileEventsAreStored:
         lines = write_lines(tmp_path / "events.jsonl", events)
         with small_disk(tmp_path / "disk", "2m") as disk:
             machine = Machine(tmp_path, f"sqlite:///{disk.folder}/resonant.db")
-            refused = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT)
+            refused = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown")
             assert_one_line(refused, "the disk is full: free some space", "000 new events stored: ")
             kept = stored(machine.store_url)
             assert f" {kept:,} new events stored: " in refused.stderr
 
             disk.grow("64m")
-            done = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT)
+            done = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown")
             assert done.stdout == f"stored {6000 - kept:,} events for {ENDPOINT}, {kept:,} already known\n"
             assert 0 < kept < stored(machine.store_url) == 6000
 
     def test_a_limit_to_what_a_file_may_hold_is_told_in_the_same_way(self, tmp_path):
         lines = write_lines(tmp_path / "events.jsonl", make_events(3000))
         machine = Machine(tmp_path, f"sqlite:///{tmp_path}/resonant.db")
-        limited = machine.start("enqueue", str(lines), "--endpoint", ENDPOINT, preexec_fn=no_large_files)
+        limited = machine.start(
+            "enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown", preexec_fn=no_large_files
+        )
         refused = finished(limited)
         assert_one_line(refused, "the disk cannot be written", "stored: running this again is safe")
-        assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
+        assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown").returncode == 0
         assert stored(machine.store_url) == 3000
 
 

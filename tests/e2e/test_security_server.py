@@ -201,12 +201,12 @@ def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_rea
 def test_the_side_files_of_the_store_are_its_owners_alone(tmp_path):
     home = Home(tmp_path, umask=0o000)
     (tmp_path / "events.jsonl").write_text(EVENT)
-    assert home.run("enqueue", "events.jsonl", "--endpoint", "billing").returncode == 0
+    assert home.run("enqueue", "events.jsonl", "--endpoint", "billing", "--allow-unknown").returncode == 0
 
     database = tmp_path / ".resonant" / "resonant.db"
     with contextlib.closing(sqlite3.connect(database)) as reader:
         reader.execute("SELECT count(*) FROM resonant_events").fetchall()
-        assert home.run("enqueue", "events.jsonl", "--endpoint", "crm").returncode == 0
+        assert home.run("enqueue", "events.jsonl", "--endpoint", "crm", "--allow-unknown").returncode == 0
         modes = home.modes()
     assert {"resonant.db-wal", "resonant.db-shm"} <= modes.keys()
     assert open_to_others(modes) == {}

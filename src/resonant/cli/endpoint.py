@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import asking, endpoint_gate, endpoint_view, options
+from resonant.cli import asking, endpoint_gate, endpoint_view, name_checks, options
 from resonant.cli import endpoint_options as given
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def add(
                 kept = asyncio.run(
                     update_webhook_endpoint(name, fields, headers=headers, overrides=overrides)
                 )
-                output.write(f"changed endpoint {name}; kept {kept or 'nothing else'}\n")
+                name_checks.remember([name], settings)
+                output.write_paragraph(f"changed endpoint {name}; kept {kept or 'nothing else'}")
                 return
         block = WebhookEndpoint(
             **fields,
@@ -98,7 +99,8 @@ def add(
             status_overrides=overrides,
         )
         asyncio.run(save_webhook_endpoint(name, block, overwrite=False))
-    output.write(f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event\n")
+        name_checks.remember([name], settings)
+    output.write_paragraph(f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event")
 
 
 @_commands.command(epilog="Example: resonant endpoint update billing --timeout 30")
@@ -156,7 +158,8 @@ def update(
                 name, fields, headers=headers, overrides=overrides, clear=given.cleared_fields(clear)
             )
         )
-    output.write(f"changed endpoint {name}; kept {kept or 'nothing else'}\n")
+        name_checks.remember([name], settings)
+    output.write_paragraph(f"changed endpoint {name}; kept {kept or 'nothing else'}")
 
 
 def _webhook_name(name: str) -> str:
@@ -258,10 +261,11 @@ def remove(
         if not asking.can_ask():
             raise options.Misuse("removing an endpoint needs confirmation: give --yes")
         asking.confirm(f"Remove endpoint {name}?")
-    with on_prefect():
+    with on_prefect() as settings:
         from blocks.catalog import remove_endpoint
 
         asyncio.run(remove_endpoint(name))
+        name_checks.forget(name, settings)
     output.write(f"removed endpoint {name}\n")
 
 

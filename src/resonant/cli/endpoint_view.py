@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant import output
 from resonant.cli import endpoint_options as given
-from resonant.cli import options
+from resonant.cli import name_checks, options
 
 if TYPE_CHECKING:
     from resonant.store.endpoint_status import Governed
@@ -28,6 +28,7 @@ def list_(as_json: options.Json = False) -> None:
         from blocks.loading import load_endpoints
 
         found = asyncio.run(load_endpoints(load_endpoint))
+    name_checks.remember(found, settings)
     now = time.time()
     gates = run_with_store(lambda store: store.read(governed, now=now), settings)
     problems = {name: str(block) for name, block in found.items() if isinstance(block, EndpointError)}

@@ -31,12 +31,19 @@ def enqueue(
     policy: options.Policy = None,
     max_attempts: options.MaxAttempts = None,
     strict: options.Strict = False,
+    allow_unknown: Annotated[
+        bool,
+        typer.Option("--allow-unknown", help="Store events for an endpoint that is added later."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Store the events of JSONL files. A drain sends them, such as that of `resonant up`.
 
     Each line is one event: {"type": ..., "source": ..., "data": ...}, optionally with id, time and subject.
     Bad lines are reported and skipped, and the exit code is 1.
+
+    An endpoint is known if `resonant endpoint add` or an earlier event has written its name to the store, or if a running
+    Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
     from resonant.cli.intake import store_files
     from resonant.cli.running import run_with_store
@@ -45,7 +52,7 @@ def enqueue(
     settings = load_settings()
     name = options.endpoint_name(endpoint)
     policy = options.known_policy(policy, settings)
-    if doubt := name_checks.check_target(name, settings):
+    if not allow_unknown and (doubt := name_checks.check_target(name, settings)):
         output.say(doubt)
 
     async def work(store: Store) -> Summary:

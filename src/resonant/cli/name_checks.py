@@ -6,8 +6,10 @@ import base64
 import os
 from typing import TYPE_CHECKING, TypeVar
 
+from resonant import output
 from resonant.cli.options import Misuse
-from resonant.suggestions import did_you_mean, near, no_such_endpoint
+from resonant.errors import ResonantError
+from resonant.suggestions import did_you_mean, no_such_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -56,23 +58,24 @@ def check_ids(ids: Collection[str]) -> None:
 
 
 def check_target(endpoint: str, settings: Settings) -> str | None:
-    """Reject an endpoint that a running Prefect server does not know.
+    """Reject an endpoint that neither the store nor a running Prefect server knows.
 
     Returns:
-        Without a server, a warning if the store knows only a similar endpoint; otherwise None.
+        A warning if the store knows the endpoint, but the server does not; otherwise None.
 
     Raises:
         Misuse: unknown endpoint; the message has suggestions.
     """
     configured = configured_endpoints(settings)
-    if configured is not None:
-        if endpoint in configured:
-            return None
-        raise Misuse(no_such_endpoint(endpoint, configured))
-    stored = _read_names(settings)
-    if endpoint in stored or not (found := near(endpoint, stored)):
+    if configured and endpoint in configured:
         return None
-    return f"no event was stored for endpoint {endpoint!r} before: did you mean {' or '.join(found)}?"
+    stored = _read_names(settings)
+    if endpoint not in stored:
+        unknown = no_such_endpoint(endpoint, stored | (configured or set()))
+        raise Misuse(f"{unknown}; --allow-unknown stores the events anyway")
+    if configured is None:
+        return None
+    return f"endpoint {endpoint!r} is not configured: its deliveries wait until it is added again"
 
 
 def configured_endpoints(settings: Settings) -> set[str] | None:
@@ -133,6 +136,28 @@ def _check_cause(cause: str, settings: Settings) -> None:
 
     if not _with_store(lambda store: store.read(is_known, cause), settings):
         raise Misuse(f"no dead letter has the cause {cause!r}: `resonant dlq --group` lists the causes")
+
+
+def remember(names: Collection[str], settings: Settings) -> None:
+    """Record configured endpoints in the store, so that commands know them without a Prefect server."""
+    from resonant.store import endpoints
+
+    _note(lambda store: store.write(endpoints.remember, names), settings)
+
+
+def forget(name: str, settings: Settings) -> None:
+    """Record in the store that an endpoint was removed."""
+    from resonant.store import endpoints
+
+    _note(lambda store: store.write(endpoints.forget, name), settings)
+
+
+def _note(work: Callable[[Store], Awaitable[None]], settings: Settings) -> None:
+    """Write names to the store. The endpoint is in Prefect already, so a failure is only reported."""
+    try:
+        _with_store(work, settings)
+    except ResonantError as error:
+        output.say(f"the store has not noted the name: {error}")
 
 
 def _read_names(settings: Settings) -> set[str]:

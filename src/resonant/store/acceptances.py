@@ -123,7 +123,7 @@ def read_stored(connection: Connection) -> dict[str, int]:
 
 
 def read_endpoints(connection: Connection) -> tuple[str, ...]:
-    """Return the sorted names of all endpoints for which an event was ever accepted."""
+    """Return the sorted names of the endpoints with a ledger: those that were added, or for which an event was accepted."""
     names = union(select(_ledgers.c.name), select(_t.c.endpoint))
     return tuple(sorted(connection.execute(names).scalars()))
 

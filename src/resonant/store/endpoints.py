@@ -12,8 +12,11 @@ from resonant.store.acceptances import read_endpoints
 from resonant.store.sql import insert_into
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import Connection
 
+_ledgers = schema.endpoints
 _problems = schema.endpoint_problems
 _deliveries = schema.deliveries
 
@@ -34,8 +37,21 @@ class EndpointProblem:
 
 
 def names(connection: Connection) -> set[str]:
-    """Return the endpoints for which a delivery was ever accepted."""
+    """Return the endpoints that were added, or for which a delivery was ever accepted."""
     return set(read_endpoints(connection))
+
+
+def remember(connection: Connection, added: Collection[str]) -> None:
+    """Record endpoints that were added, so that their names are known before the first delivery."""
+    if added:
+        new = insert_into(connection.dialect.name, _ledgers).on_conflict_do_nothing()
+        connection.execute(new, [{"name": name} for name in sorted(added)])
+
+
+def forget(connection: Connection, name: str) -> None:
+    """Record that an endpoint was removed. Its name stays known if a delivery was ever accepted for it."""
+    never_used = (_ledgers.c.accepted == 0, _ledgers.c.purged == 0)
+    connection.execute(_ledgers.delete().where(_ledgers.c.name == name, *never_used))
 
 
 def codes(connection: Connection) -> set[str]:

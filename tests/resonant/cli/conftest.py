@@ -214,7 +214,7 @@ def enqueue(resonant):
     """``resonant enqueue`` to the endpoint billing."""
 
     def run(*argv: str, code: int = 0):
-        return resonant("enqueue", *argv, "--endpoint", "billing", code=code)
+        return resonant("enqueue", *argv, "--endpoint", "billing", "--allow-unknown", code=code)
 
     return run
 

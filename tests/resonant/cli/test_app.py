@@ -157,7 +157,7 @@ def test_a_full_disk_behind_stdout_is_one_line(resonant, worker, argv):
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(resonant):
-    waiting = resonant.start("enqueue", "-", "--endpoint", "billing")
+    waiting = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
     waiting.stdin.write(json.dumps({"id": "evt_1", "type": "t", "source": "s", "data": 1}) + "\n")
     waiting.stdin.flush()
     while not resonant.json("status")["accepted"]:

@@ -199,13 +199,13 @@ def test_attempts_have_bounds(enqueue, tmp_path, attempts):
     ],
 )
 def test_an_endpoint_is_known_by_its_name_alone(resonant, worker, tmp_path, given, name):
-    resonant("enqueue", write(tmp_path / "a.jsonl", line()), "--endpoint", given)
+    resonant("enqueue", write(tmp_path / "a.jsonl", line()), "--endpoint", given, "--allow-unknown")
     assert [due.endpoint for due in worker.do(lambda store: store.due())] == [name]
 
 
 def test_standard_input_is_a_file_too(resonant, worker, tmp_path):
     name = write(tmp_path / "a.jsonl", line("evt_2"))
-    argv = ("enqueue", "-", name, "--endpoint", "billing")
+    argv = ("enqueue", "-", name, "--endpoint", "billing", "--allow-unknown")
     done = resonant.program(*argv, input=line("evt_1") + "\n{oops")
     assert done.returncode == 1
     assert done.stderr.startswith("stdin:2: not JSON")
@@ -219,13 +219,15 @@ def test_an_empty_file_stores_nothing(enqueue, tmp_path, source):
 
 
 def test_a_closed_standard_input_is_one_line(resonant):
-    done = resonant.program("enqueue", "-", "--endpoint", "billing", preexec_fn=lambda: os.close(0))
+    done = resonant.program(
+        "enqueue", "-", "--endpoint", "billing", "--allow-unknown", preexec_fn=lambda: os.close(0)
+    )
     assert done.returncode == 1
     assert done.stderr == "resonant: standard input is closed\n"
 
 
 def test_a_pipe_that_pauses_has_what_it_said_stored(resonant):
-    tail = resonant.start("enqueue", "-", "--endpoint", "billing")
+    tail = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
     for accepted in (1, 2):
         tail.stdin.write(line(f"evt_{accepted}") + "\n")
         tail.stdin.flush()
@@ -236,7 +238,7 @@ def test_a_pipe_that_pauses_has_what_it_said_stored(resonant):
 
 
 def test_ctrl_c_keeps_what_was_stored_and_says_how_many(resonant, url):
-    feed = resonant.start("enqueue", "-", "--endpoint", "billing")
+    feed = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
     feed.stdin.write("".join(line(f"evt_{n}") + "\n" for n in range(3 * BATCH_LINES)))
     feed.stdin.flush()
     wait_until(lambda: resonant.json("status")["accepted"] >= BATCH_LINES)
@@ -349,7 +351,7 @@ def test_a_stream_larger_than_the_memory_it_may_take(piece, answer):
         "    peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]\n"
         "    sys.stderr.write(f'\\n{peak}')\n"
     )
-    argv = [sys.executable, "-c", code, "enqueue", "-", "--endpoint", "billing", "--json"]
+    argv = [sys.executable, "-c", code, "enqueue", "-", "--endpoint", "billing", "--allow-unknown", "--json"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(argv, **pipes) as feed:
         for _ in range(200):

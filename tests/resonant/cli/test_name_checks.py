@@ -14,6 +14,7 @@ from blocks.catalog import remove_endpoint
 from resonant.cli import _Command, app
 from resonant.delivery.classification import built_in_codes, classifier
 from resonant.delivery.retry import GiveUp
+from resonant.store import endpoints
 
 
 @pytest.fixture
@@ -128,12 +129,46 @@ def test_flags_and_options_of_several_values_may_be_given_again(resonant, stored
     assert resonant("status", "--json", "--json").code == 0
 
 
-def test_enqueue_without_a_server_warns_about_an_unknown_name_and_starts_none(resonant, stored, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("shp", "'shp': did you mean shop? `resonant endpoint add shp URL` adds it"),
+        ("wholly-new", "'wholly-new'; known: billing, shop; `resonant endpoint add wholly-new URL` adds it"),
+    ],
+)
+def test_enqueue_refuses_an_unknown_name_without_a_server(resonant, stored, tmp_path, name, said):
     (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
-    answer = resonant("enqueue", "e.jsonl", "--endpoint", "shp")
-    assert answer.err == "no event was stored for endpoint 'shp' before: did you mean shop?\n"
-    assert answer.out == "stored 1 event for shp\n"
-    assert resonant("enqueue", "e.jsonl", "--endpoint", "wholly-new").err == ""
+
+    refused = resonant("enqueue", "e.jsonl", "--endpoint", name, code=2)
+
+    assert refused.err == f"resonant: no endpoint is named {said}; --allow-unknown stores the events anyway\n"
+    assert resonant.json("status")["accepted"] == 2
+
+
+def test_enqueue_stores_for_an_unknown_name_with_the_option_and_knows_it_afterwards(
+    resonant, stored, tmp_path
+):
+    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+    for more in (["--allow-unknown"], []):
+        answer = resonant("enqueue", "e.jsonl", "--endpoint", "wholly-new", *more)
+        assert (answer.out, answer.err) == ("stored 1 event for wholly-new\n", "")
+
+
+def test_an_endpoint_that_was_added_and_never_used_is_known_without_a_server(
+    resonant, stored, worker, tmp_path
+):
+    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+    worker.do(lambda store: store.write(endpoints.remember, ["crm"]))
+    assert resonant.json("dlq", "--endpoint", "crm") == []
+    assert resonant("enqueue", "e.jsonl", "--endpoint", "crm").err == ""
+
+
+def test_a_removed_endpoint_is_known_only_if_events_were_stored_for_it(resonant, stored, worker):
+    worker.do(lambda store: store.write(endpoints.remember, ["crm", "shop"]))
+    for name in ("crm", "shop"):
+        worker.do(lambda store, name=name: store.write(endpoints.forget, name))
+    assert resonant("status", "--endpoint", "crm", code=2).err.startswith("resonant: no endpoint is named")
+    assert resonant.json("status", "--endpoint", "shop")["accepted"] == 1
 
 
 @pytest.mark.engine
@@ -153,6 +188,26 @@ class TestWithAServer:
         said = resonant("enqueue", "e.jsonl", "--endpoint", "known-cmr", code=2).err
         assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?")
         assert "`resonant endpoint add known-cmr URL` adds it" in said
+
+    def test_enqueue_to_an_endpoint_of_the_store_that_is_not_configured_warns(
+        self, resonant, configured, tmp_path
+    ):
+        (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+        answer = resonant("enqueue", "e.jsonl", "--endpoint", "shop")
+        assert answer.out == "stored 1 event for shop\n"
+        assert answer.err == (
+            "endpoint 'shop' is not configured: its deliveries wait until it is added again\n"
+        )
+
+    def test_endpoint_commands_write_names_to_the_store(self, resonant, configured, monkeypatch):
+        resonant.on_prefect("endpoint", "add", "known-erp", "https://a.example/")
+        resonant.on_prefect("endpoint", "list")
+        with monkeypatch.context() as without_a_server:
+            without_a_server.delenv("PREFECT_API_URL")
+            for name in ("known-erp", "known-crm"):
+                assert resonant.json("status", "--endpoint", name)["accepted"] == 0
+        resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
+        assert "no endpoint is named" in resonant("status", "--endpoint", "known-erp", code=2).err
 
     def test_no_suggestion_to_add_an_endpoint_of_another_block_type(self, resonant, configured, tmp_path):
         (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')

@@ -14,7 +14,7 @@ def line(number: int) -> str:
 
 def test_a_write_to_a_deleted_file_is_not_a_success(resonant, url):
     path = Path(url.removeprefix("sqlite:///"))
-    feed = resonant.start("enqueue", "-", "--endpoint", "billing")
+    feed = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
     feed.stdin.write(line(1))
     feed.stdin.flush()
     wait_until(lambda: resonant.json("status")["accepted"] == 1)

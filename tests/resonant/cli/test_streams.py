@@ -38,7 +38,7 @@ def follow(resonant):
     processes = []
 
     def start(*argv: str, every: float):
-        feed = resonant.start("enqueue", "-", "--endpoint", "billing", *argv)
+        feed = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown", *argv)
 
         def write_lines() -> None:
             with contextlib.suppress(BrokenPipeError):
@@ -74,7 +74,7 @@ def test_a_steady_slow_stream_is_stored_while_it_flows(follow, resonant):
 def test_a_signal_stores_the_complete_lines_that_were_read(resonant, tmp_path, stop, code):
     fifo = tmp_path / "lines"
     os.mkfifo(fifo)
-    feed = resonant.start("enqueue", fifo.name, "--endpoint", "billing")
+    feed = resonant.start("enqueue", fifo.name, "--endpoint", "billing", "--allow-unknown")
     with fifo.open("w") as pipe:
         pipe.write("".join(line(f"evt_{n}") + "\n" for n in range(1_500)) + line("evt_cut")[:-3])
         pipe.flush()
