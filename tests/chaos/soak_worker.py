@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 ENDPOINT = "hooks"
-_POLICY = RetryPolicy(max_attempts=6, base=0.5, factor=3.0, cap=15.0, park_after=5.0)
+# A Retry-After of 24 hours or more expires a delivery at once.
+_POLICY = RetryPolicy(max_attempts=6, base=0.5, factor=3.0, cap=15.0, park_after=5.0, max_age=24 * 3600.0)
 _TIMEOUT_SECONDS = 2.0
 _RUN_SECONDS = 60.0
 _MINUTE = 60.0

@@ -18,7 +18,8 @@ _HTTP_DATES = (
     re.compile(f"{_LONG_DAY}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"),  # RFC 850
     re.compile(f"{_DAY} {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME} (?P<year>[0-9]{{4}})"),  # asctime
 )
-_MAX_DELAY = 2.0**31  # seconds, 68 years: the limit of RFC 9111 1.2.2 for larger values
+# A longer wait is most likely a mistake, such as milliseconds or a date in 2099; deliveries would expire at once.
+MAX_RETRY_AFTER = 24 * 3600.0
 _FIFTY_YEARS = timedelta(days=50 * 365.2425)
 
 
@@ -30,19 +31,26 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         now: seconds since the epoch.
 
     Returns:
-        The seconds to wait: 0 for a date in the past, 2**31 at most. None without a header or for an invalid one, which
-        is logged.
+        The seconds to wait: 0 for a date in the past. More than 24 hours are implausible: they are logged, and count as
+        24 hours. None without a header or for an invalid one, which is logged.
     """
     if value is None:
         return None
-    text = value.strip(" \t")
-    if re.fullmatch("[0-9]+", text):
-        return min(float(text), _MAX_DELAY)  # int() refuses more than 4300 digits, float() returns infinity
-    moment = _parse_http_date(text, now)
-    if moment is None:
+    seconds = _parse(value.strip(" \t"), now)
+    if seconds is None:
         logger.warning("ignored a Retry-After that is neither seconds nor a date: %.80r", value)
         return None
-    return min(max(moment - now, 0.0), _MAX_DELAY)
+    if seconds > MAX_RETRY_AFTER:
+        logger.warning("a Retry-After of more than 24 hours counts as 24 hours: %.80r", value)
+        return MAX_RETRY_AFTER
+    return max(seconds, 0.0)
+
+
+def _parse(text: str, now: float) -> float | None:
+    if re.fullmatch("[0-9]+", text):
+        return float(text)  # int() refuses more than 4300 digits, float() returns infinity
+    moment = _parse_http_date(text, now)
+    return None if moment is None else moment - now
 
 
 def _parse_http_date(text: str, now: float) -> float | None:

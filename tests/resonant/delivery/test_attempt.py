@@ -97,7 +97,7 @@ async def test_a_failure_is_kept_with_the_verdict_and_the_decision_taken_on_it()
         (UnexpectedStatus(503, "120"), 0, "park", r"parked for 1\d\d s"),
         (UnexpectedStatus(400), 0, "give_up", "given up: permanent"),
         (UnexpectedStatus(503), 4, "give_up", "given up: exhausted"),
-        (UnexpectedStatus(503, "300000"), 0, "give_up", "given up: expired"),
+        (UnexpectedStatus(503, "1000000000"), 0, "park", r"parked for (8[6-9]|9\d|10[0-3])\d{3} s"),
     ],
 )
 async def test_the_decision_is_kept_and_said_in_words(error, round_attempts, decision, said):
@@ -106,6 +106,13 @@ async def test_the_decision_is_kept_and_said_in_words(error, round_attempts, dec
     assert report.attempt.decision == decision
     assert re.fullmatch(said, report.next_step)
     assert (report.attempt.delay is None) == (decision == "give_up")
+
+
+async def test_a_retry_after_beyond_the_end_of_the_round_expires_the_delivery():
+    lease = replace(LEASE, round_started_at=START - 49 * 3600)
+    report = await attempt(failing(UnexpectedStatus(503, "1000000000")), lease=lease)
+
+    assert (report.attempt.decision, report.next_step) == ("give_up", "given up: expired")
 
 
 async def test_the_policy_is_the_runs_else_the_deliverys_else_the_endpoints_else_the_default():

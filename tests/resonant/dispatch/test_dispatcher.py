@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from support.dispatching import (
+    QUICK,
     Scene,
     deliveries,
     enqueue,
@@ -62,11 +64,12 @@ class TestWhatARunDoes:
             b"0": UnexpectedStatus(400),
             b"1": UnexpectedStatus(503),
             b"2": UnexpectedStatus(503, "600"),
-            b"3": UnexpectedStatus(503, "300000"),
+            b"3": UnexpectedStatus(503, "7200"),
         }
         # A Retry-After stops the whole endpoint.
         endpoints = ("refusing", "down", "busy", "busier")
-        async with scene(tmp_path, sinks=dict.fromkeys(endpoints, send)) as worker:
+        policy = replace(QUICK, max_age=3600.0)
+        async with scene(tmp_path, policy=policy, sinks=dict.fromkeys(endpoints, send)) as worker:
             for number, endpoint in enumerate(endpoints):
                 await worker.store.enqueue([Event(type="t", source="/s", data=number)], endpoint)
             summary = await worker.run()

@@ -241,7 +241,7 @@ def check(verdict):
     assert isinstance(verdict, Verdict)
     assert verdict.category in get_args(Category)
     assert re.fullmatch(r"[a-z][a-z0-9_]{0,40}", verdict.code)
-    assert verdict.retry_after is None or 0 <= verdict.retry_after <= 2**31
+    assert verdict.retry_after is None or 0 <= verdict.retry_after <= 24 * 3600
 
 
 def check_judgement(rng):
