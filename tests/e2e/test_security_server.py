@@ -9,7 +9,7 @@ import contextlib
 import ipaddress
 import sqlite3
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,9 +17,6 @@ import pytest
 from resonant.local.server import free_port
 from support.machine import Machine
 from support.prefect import patient_client
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -163,6 +160,13 @@ def test_nothing_that_up_and_its_runs_write_is_open_to_others(up, home):
     assert {".prefect/prefect.db", "metrics/resonant.prom"} <= modes.keys()
     assert any(name.startswith(".cache/matplotlib/") for name in modes)
     assert open_to_others(modes) == {}
+
+
+def test_the_worker_and_its_runs_write_temporary_files_into_a_private_folder(up, home):
+    worker = next(each for each in up.family if each.cmdline()[1:4] == ["-m", "prefect", "worker"])
+    folder = Path(worker.environ()["TMPDIR"])
+    assert folder.parent == home.home / ".resonant" / "tmp"
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (folder, folder.parent)} == {0o700}
 
 
 def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):

@@ -275,6 +275,14 @@ def test_a_termination_stops_all_of_it_and_hands_back_what_it_ran(up, up_machine
     assert up.process.wait(timeout=60) == 0
     assert not alive(family)
     assert not (up_machine.home / "resonant" / "up.json").exists()
+    assert list((up_machine.home / "resonant" / "tmp").iterdir()) == []
+    said = up.process.stderr.read().splitlines()
+    assert sum("`resonant up --auth` requires a password" in line for line in said) == 1
+    assert [line.split(",")[0] for line in said if line.startswith("stopping")] == [
+        "stopping: the runs",
+        "stopping: the worker",
+        "stopping: the server",
+    ]
     assert unfinished_runs(up_machine) == []
 
 
@@ -286,10 +294,12 @@ def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_run
     up.process.kill()
     wait_until(lambda: not alive(family))
     assert unfinished_runs(up_machine)
+    [left_behind] = (up_machine.home / "resonant" / "tmp").iterdir()
     before = runs_whose_worker_is_gone(up_machine)
 
     next_one = ensure_up()
     family = next_one.family
+    assert not left_behind.exists()
     next_one.find("deployments.server").kill()
 
     # And when a part of it dies, all of it ends.

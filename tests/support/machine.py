@@ -132,12 +132,12 @@ class Machine:
         give_prefect_database(self.home / "prefect")
 
     @contextlib.contextmanager
-    def up(self, **variables: str) -> Iterator[Up]:
-        """Run ``resonant up`` on a free port for the duration of the block, with additional environment variables."""
+    def up(self, *options: str, **variables: str) -> Iterator[Up]:
+        """Run ``resonant up`` on a free port for the duration of the block, with options and environment variables."""
         self.prepare()
         port = free_port()
         environment = self.environment | variables
-        process = self.start("up", "--port", str(port), env=environment)
+        process = self.start("up", "--port", str(port), *options, env=environment)
         said = ""
         try:
             for line in process.stdout:
@@ -147,6 +147,8 @@ class Machine:
             else:
                 pytest.fail(f"`resonant up` did not start: {process.communicate()[1]}")
             password = environment.get("PREFECT_API_AUTH_STRING")
+            if "--auth" in options:
+                password = (self.home / "resonant" / "prefect-password").read_text()
             auth = tuple(password.split(":", 1)) if password else None
             with patient_client(f"http://127.0.0.1:{port}/api", auth=auth) as api:
                 yield Up(process, port, said, api)

@@ -32,11 +32,11 @@ def patient_client(api_url: str, **options) -> httpx.Client:
     return httpx.Client(base_url=api_url, transport=_Patient(), **given)
 
 
-def everything_on(api_url: str) -> bytes:
+def everything_on(api_url: str, **options) -> bytes:
     """Read all runs, logs, artifacts, blocks, variables and deployments from the API."""
     kinds = ("flow_runs", "task_runs", "logs", "artifacts", "block_documents", "variables", "deployments")
     found = b""
-    with patient_client(api_url) as client:
+    with patient_client(api_url, **options) as client:
         for kind in kinds:
             rows: list[dict] = []
             while page := client.post(f"/{kind}/filter", json={"limit": 200, "offset": len(rows)}).json():

@@ -82,10 +82,9 @@ def configured_endpoints(settings: Settings) -> set[str] | None:
     """Return the endpoints of a running Prefect server; None if no server gives a valid answer."""
     import httpx
 
-    from resonant.local.note import running_up
-    from resonant.local.server import configured_url
+    from resonant.local.server import known_url
 
-    url = configured_url() or running_up(settings)
+    url = known_url(settings)
     if url is None:
         return None
     auth = os.environ.get("PREFECT_API_AUTH_STRING")

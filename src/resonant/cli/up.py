@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 PORT = 4200
+_OPEN_TO_ALL = (
+    "every user of this machine can read the endpoints' secrets through this server, and run code as you: "
+    "`resonant up --auth` requires a password"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,50 +35,68 @@ def up(
         int,
         typer.Option(metavar="PORT", min=1, max=65535, help="Port of the server and its UI, on 127.0.0.1."),
     ] = PORT,
+    auth: Annotated[
+        bool,
+        typer.Option(
+            "--auth", help="Require a password, which is generated once and kept in the home folder."
+        ),
+    ] = False,
 ) -> None:
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
     Meanwhile, a drain sends the events of `resonant enqueue` at once, and takes over the deliveries of lost workers.
-    Other commands use this server instead of starting their own.
+    Other commands use this server instead of starting their own. Without a password, every user of this machine can use
+    it, and read the secrets of the endpoints. With --auth, other commands use the password by themselves.
     """
     import asyncio
 
     from resonant.cli.running import run_with_store
     from resonant.local.drains import start_drains
+    from resonant.local.health import is_open_to_all
     from resonant.local.stack import interrupted_by_signals
     from resonant.settings import load_settings
 
     settings = load_settings()
     store = run_with_store(_name, settings)
-    with interrupted_by_signals(), whole_stack(settings, port=port) as stack:
+    with interrupted_by_signals(), whole_stack(settings, port=port, with_password=auth) as stack:
         asyncio.run(start_drains())
-        output.write(_what_runs(stack, store))
+        if is_open_to_all(stack.server.api_url):
+            output.say(_OPEN_TO_ALL)
+        output.write(_what_runs(stack, store, settings))
         output.flush()
         with contextlib.suppress(KeyboardInterrupt):
             stack.watch()
 
 
-def whole_stack(settings: Settings, *, port: int) -> AbstractContextManager[Stack]:
+def whole_stack(
+    settings: Settings, *, port: int, with_password: bool = False
+) -> AbstractContextManager[Stack]:
     """Run server, worker and the project's deployments; see ``running_stack``."""
     from resonant.local.stack import running_stack
 
     make_flows_importable()
     from deployments.bootstrap import bootstrap
 
-    return running_stack(settings, port=port, deploy=bootstrap)
+    return running_stack(settings, port=port, deploy=bootstrap, with_password=with_password)
 
 
 async def _name(store: Store) -> str:
     return str(store)
 
 
-def _what_runs(stack: Stack, store: str) -> str:
-    return (
-        f"UI           {stack.server.ui_url}\n"
-        f"API          {stack.server.api_url}\n"
-        f"deployments  {', '.join(stack.deployments)}\n"
-        f"flows        {project_directory()}\n"
-        f"store        {store}\n"
-        f"logs         {', '.join(str(part.log) for part in stack.parts)}\n"
-        "Ctrl-C stops everything.\n"
-    )
+def _what_runs(stack: Stack, store: str, settings: Settings) -> str:
+    from resonant.local.password import password_file
+
+    lines = [f"UI           {stack.server.ui_url}", f"API          {stack.server.api_url}"]
+    if stack.has_password:
+        lines.append(
+            f"password     the line in {password_file(settings)}, for the UI and PREFECT_API_AUTH_STRING"
+        )
+    lines += [
+        f"deployments  {', '.join(stack.deployments)}",
+        f"flows        {project_directory()}",
+        f"store        {store}",
+        f"logs         {', '.join(str(part.log) for part in stack.parts)}",
+        "Ctrl-C stops everything.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resonant.local.health import is_healthy
@@ -14,17 +15,30 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
 
 
-def running_up(settings: Settings) -> str | None:
-    """Return the API URL of a running ``resonant up`` on this machine; None if none runs."""
+@dataclass(frozen=True, slots=True)
+class RunningUp:
+    """The server of a running ``resonant up``.
+
+    Attributes:
+        api_url: the URL of its API.
+        has_password: whether it requires the password of ``password_file``.
+    """
+
+    api_url: str
+    has_password: bool
+
+
+def running_up(settings: Settings) -> RunningUp | None:
+    """Return the running ``resonant up`` on this machine; None if none runs."""
     if not is_held(lock_of_up(settings)):
         # A killed process may have left its note. By now another program may listen there; it must not get secrets.
         return None
     try:
         noted = json.loads(note_of_up(settings).read_text())
-        url = str(noted["api_url"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = RunningUp(str(noted["api_url"]), noted.get("has_password") is True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return url if is_healthy(url) else None
+    return found if is_healthy(found.api_url) else None
 
 
 def note_of_up(settings: Settings) -> Path:

@@ -7,12 +7,11 @@ import fcntl
 import os
 import random
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from resonant import output
 from resonant.errors import ResonantError
@@ -21,10 +20,13 @@ from resonant.local.compatibility import check_client_names, finish_sending_mess
 from resonant.local.health import is_healthy
 from resonant.local.note import running_up
 from resonant.local.outage import translated_server_errors
+from resonant.local.password import protect_temporary_server, use_password_of_up
 from resonant.local.prefect_log import hide_client_log, show_prefect_log
+from resonant.local.processes import end, keep
 from resonant.local.project import project_directory
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
 
     from resonant.settings import Settings
@@ -33,7 +35,6 @@ START_SECONDS = 90.0
 SERVER_LOG = "prefect-server.log"
 _OWN_PORTS = range(20_000, 32_000)
 _POLL_SECONDS = 0.2
-_STOP_SECONDS = 15.0
 # The longest wait for records: a server records fewer task runs per second than a fast emission creates.
 _SEND_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 2.0
@@ -94,21 +95,19 @@ def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool
         PrefectChanged: the installed Prefect lacks a name that Resonant uses.
     """
     configure_prefect()
-    if configured := configured_url():
-        if not is_healthy(configured):
+    if url := known_url(settings):
+        if not is_healthy(url):
             raise ServerError(
-                f"no Prefect server answers at {configured} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
+                f"no Prefect server answers at {url} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
             )
-        with _used(Server(configured), runs_flows=runs_flows, verbose=verbose) as server:
-            yield server
-    elif running := running_up(settings):
-        with _used(Server(running), runs_flows=runs_flows, verbose=verbose) as server:
+        with _used(Server(url), runs_flows=runs_flows, verbose=verbose) as server:
             yield server
     else:
         output.say("starting a Prefect server for this command, 5 to 20 s; `resonant up` keeps one running")
         port = free_port()
         temporary = Server(api_url_at(port), is_temporary=True)
         _point_prefect_at(temporary)
+        protect_temporary_server()
         with kept_server(settings, port=port, ui=False, meanwhile=import_prefect):
             try:
                 with _used(temporary, runs_flows=runs_flows, verbose=verbose) as server:
@@ -133,6 +132,25 @@ def admitted(api_url: str) -> Iterator[None]:
             f"the Prefect server at {api_url} refuses the credentials (401): PREFECT_API_AUTH_STRING must equal the "
             "server's PREFECT_SERVER_API_AUTH_STRING, USER:PASSWORD"
         ) from None
+
+
+def known_url(settings: Settings) -> str | None:
+    """Return the configured API URL, or that of a running ``resonant up``; from now on, this process knows its password.
+
+    Args:
+        settings: provide the home of ``resonant up``.
+    """
+    configured, up = configured_url(), running_up(settings)
+    if up is None or not (configured is None or is_same_url(configured, up.api_url)):
+        return configured
+    if up.has_password:
+        use_password_of_up(settings)
+    return up.api_url
+
+
+def is_same_url(one: str, other: str) -> bool:
+    """Return whether two URLs name the same API."""
+    return one.rstrip("/").replace("//localhost:", "//127.0.0.1:") == other.rstrip("/")
 
 
 def configured_url() -> str | None:
@@ -199,39 +217,6 @@ def kept_server(
             yield KeptServer(api_url, supervisor)
         finally:
             end(supervisor)
-
-
-def keep(
-    command: list[str],
-    environment: dict[str, str],
-    log: IO[bytes],
-    *,
-    patience: float = _STOP_SECONDS,
-) -> subprocess.Popen[bytes]:
-    """Start a process that ends when this one does; ``end`` ends it earlier.
-
-    Args:
-        command: the program and its arguments.
-        environment: its variables.
-        log: receives its output.
-        patience: seconds that the process has to end cleanly.
-    """
-    return subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-m", "resonant.local.supervisor", str(patience), *command],
-        stdin=subprocess.PIPE,
-        stdout=log,
-        stderr=log,
-        env=environment,
-        cwd=project_directory(),
-        start_new_session=True,  # Ctrl-C is for this process: the server must outlive the runs that report to it
-    )
-
-
-def end(supervisor: subprocess.Popen[bytes]) -> None:
-    """End a process started by ``keep``, and wait for it."""
-    if supervisor.stdin is not None:
-        supervisor.stdin.close()
-    supervisor.wait()
 
 
 def shipped_settings() -> dict[str, str]:

@@ -17,8 +17,9 @@ from urllib.parse import quote
 from resonant import output
 from resonant.files import atomic_file, open_private
 from resonant.local.compatibility import check_client_names, import_prefect
-from resonant.local.health import is_healthy
 from resonant.local.note import is_held, lock_of_up, note_of_up
+from resonant.local.password import protect_up
+from resonant.local.processes import end, keep, kill
 from resonant.local.server import (
     SERVER_LOG,
     Server,
@@ -27,12 +28,13 @@ from resonant.local.server import (
     api_url_at,
     configure_prefect,
     configured_url,
-    end,
     is_free,
-    keep,
+    is_same_url,
     kept_server,
     prepared_home,
 )
+from resonant.local.temporary import VARIABLE as TMPDIR
+from resonant.local.temporary import temporary_folder
 from resonant.local.work_pool import WORK_POOL, make_work_pool
 
 if TYPE_CHECKING:
@@ -47,7 +49,9 @@ if TYPE_CHECKING:
 
 WORKER_LOG = "prefect-worker.log"
 _WORKER_SECONDS = 60.0
-_CLOSE_TRIES = 5
+# The sum of the limits: twice that of the runs, the worker, and the server.
+_STOP_SECONDS = 30
+_CLOSE_SECONDS = 5.0
 # Once Prefect's worker has cancelled a run, it ignores SIGTERM.
 _WORKER_STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.5
@@ -76,11 +80,13 @@ class Stack:
         server: the server.
         deployments: their names, as ``FLOW/NAME``.
         parts: the processes that must run.
+        has_password: whether the server requires the password of ``password_file``.
     """
 
     server: Server
     deployments: list[str]
     parts: tuple[Part, ...]
+    has_password: bool
 
     def check(self) -> None:
         """Check that all parts still run.
@@ -116,7 +122,11 @@ def interrupted_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def running_stack(
-    settings: Settings, *, port: int, deploy: Callable[[], Coroutine[Any, Any, list[str]]]
+    settings: Settings,
+    *,
+    port: int,
+    deploy: Callable[[], Coroutine[Any, Any, list[str]]],
+    with_password: bool = False,
 ) -> Iterator[Stack]:
     """Run server, worker and deployments during the block, and point Prefect at them. Call it before importing Prefect.
 
@@ -124,6 +134,7 @@ def running_stack(
         settings: provide the store and the home folder.
         port: the server's port.
         deploy: applies the deployments to the server, and returns their names.
+        with_password: require the password of ``password_file``, unless the environment has one.
 
     Raises:
         ServerError: a part cannot start; the message says why.
@@ -143,20 +154,24 @@ def running_stack(
         output.say("starting the Prefect server, 5 to 20 s")
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
+        has_password = with_password and protect_up(settings)
         starting = kept_server(settings, port=port, ui=True, meanwhile=import_prefect)
         with starting as kept, admitted(server.api_url):
             check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()
             asyncio.run(_prepare())
-            with _kept_worker(home, elsewhere) as worker:
+            with (
+                temporary_folder(home) as folder,
+                _kept_worker(home, elsewhere | {TMPDIR: str(folder)}, kept.supervisor) as worker,
+            ):
                 parts = (
                     Part("Prefect server", kept.supervisor, home / SERVER_LOG),
                     Part("Prefect worker", worker, home / WORKER_LOG),
                 )
-                stack = Stack(server, asyncio.run(deploy()), parts)
+                stack = Stack(server, asyncio.run(deploy()), parts, has_password)
                 _wait_for_worker(stack, started_at)
-                with _noted(settings, server):
+                with _noted(settings, stack):
                     yield stack
 
 
@@ -176,11 +191,12 @@ async def start_run(deployment: str, **parameters: Any) -> UUID:
 
 
 @contextlib.contextmanager
-def _noted(settings: Settings, server: Server) -> Iterator[None]:
+def _noted(settings: Settings, stack: Stack) -> Iterator[None]:
     """Let other commands find this server during the block."""
     note = note_of_up(settings)
     with atomic_file(note) as write:
-        write(json.dumps({"api_url": server.api_url, "pid": os.getpid()}))
+        noted = {"api_url": stack.server.api_url, "pid": os.getpid(), "has_password": stack.has_password}
+        write(json.dumps(noted))
     try:
         yield
     finally:
@@ -219,8 +235,7 @@ def _where(note: Path) -> str:
 def _check_nothing_else_is_configured(server: Server) -> None:
     """Refuse to start a server that the other commands would not use."""
     configured = configured_url()
-    same = (server.api_url, server.api_url.replace("127.0.0.1", "localhost"))
-    if configured and configured.rstrip("/") not in same:
+    if configured and not is_same_url(configured, server.api_url):
         raise ServerError(
             f"Prefect is configured to use the server at {configured} (PREFECT_API_URL, or its profile), but "
             "`resonant up` starts its own. Unset it, or use that server from a checkout or a folder made by "
@@ -237,8 +252,16 @@ async def _prepare() -> None:
 
 
 @contextlib.contextmanager
-def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker during the block. Then cancel its runs, which release their leases."""
+def _kept_worker(
+    home: Path, variables: dict[str, str], server: subprocess.Popen[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker during the block. Then cancel its runs, which release their leases.
+
+    Args:
+        home: the folder of its log.
+        variables: its environment variables, in addition to those of this process.
+        server: the supervisor of its server, which another Ctrl-C kills too.
+    """
     from prefect.states import Cancelled, Cancelling
 
     environment = os.environ | variables
@@ -259,24 +282,35 @@ def _kept_worker(home: Path, variables: dict[str, str]) -> Iterator[subprocess.P
         try:
             yield worker
         finally:
-            output.say("stopping")
-            _close_runs(Cancelling())
-            end(worker)
-            _close_runs(Cancelled(message="`resonant up` was stopped"))
+            output.say(
+                f"stopping: the runs, at most {_STOP_SECONDS} s in all; another Ctrl-C kills everything"
+            )
+            try:
+                _close_runs(Cancelling())
+                output.say("stopping: the worker")
+                end(worker)
+                _close_runs(Cancelled(message="`resonant up` was stopped"))
+                output.say("stopping: the server")
+            except KeyboardInterrupt:
+                kill(worker)
+                kill(server)
+                raise
 
 
 def _close_runs(state: State[Any]) -> None:
-    """Set the state of unfinished runs until none is left, unless the server has ended.
+    """Set the state of unfinished runs until none is left, unless the server has ended or takes too long.
 
     The server may be busy, or still be processing the last requests of a worker that has ended.
     """
     import httpx
 
-    for _ in range(_CLOSE_TRIES):
-        if is_healthy(os.environ["PREFECT_API_URL"]):
-            with contextlib.suppress(httpx.HTTPError):
-                if not asyncio.run(_set_states(state)):
-                    return
+    async def close() -> None:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            while await _set_states(state):
+                pass
+
+    with contextlib.suppress(httpx.HTTPError, TimeoutError):
+        asyncio.run(close())
 
 
 def _settings_elsewhere(settings: Settings) -> dict[str, str]:

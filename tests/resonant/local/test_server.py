@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from resonant.local import server, stack
-from resonant.local.note import is_held, lock_of_up, note_of_up, running_up
+from resonant.local.note import RunningUp, is_held, lock_of_up, note_of_up, running_up
 from resonant.local.server import ServerError, free_port, kept_server
 from resonant.settings import Settings
 
@@ -65,7 +65,7 @@ def test_who_answers_where_a_killed_up_has_been_is_not_even_asked(settings, stra
     )
     assert holder.stdout.readline() == "held\n"
     url = note(settings, port)
-    assert running_up(settings) == url
+    assert running_up(settings) == RunningUp(url, has_password=False)
     asked.clear()
 
     holder.send_signal(signal.SIGKILL)

@@ -1,0 +1,61 @@
+"""The password of Prefect's API: generated, and given to a server and its clients by environment variables only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from resonant.files import atomic_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from resonant.settings import Settings
+
+OF_SERVER, OF_CLIENT = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
+_USER = "resonant"
+
+
+def password_file(settings: Settings) -> Path:
+    """Return the file with the user and password of ``resonant up --auth``."""
+    return settings.home.expanduser() / "prefect-password"
+
+
+def protect_up(settings: Settings) -> bool:
+    """Let the server that this process starts require the password of the file, which is created if it is missing.
+
+    Returns:
+        False if the user's own password, in the server's environment variable, takes its place.
+    """
+    if os.environ.get(OF_SERVER):
+        return False
+    path = password_file(settings)
+    if not _read(path):
+        with atomic_file(path) as write:
+            write(_new())
+    path.chmod(0o600)
+    os.environ[OF_SERVER] = _read(path)
+    use_password_of_up(settings)
+    return True
+
+
+def use_password_of_up(settings: Settings) -> None:
+    """Let this process use the server of ``resonant up --auth``."""
+    os.environ[OF_CLIENT] = _read(password_file(settings))
+
+
+def protect_temporary_server() -> None:
+    """Let the server that this process starts for itself require a password that nobody else has."""
+    os.environ[OF_SERVER] = os.environ[OF_CLIENT] = _new()
+
+
+def _new() -> str:
+    return f"{_USER}:{secrets.token_urlsafe(24)}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,80 @@
+"""``resonant up --auth``: a generated password, which commands use by themselves and nobody else knows."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from support.machine import Machine
+from support.prefect import everything_on, patient_client
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+SECRETS = "/block_documents/filter"
+EVENT = {"type": "t", "source": "/s", "data": 1}
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    return Machine(tmp_path_factory.mktemp("protected"))
+
+
+@pytest.fixture(scope="module")
+def up(machine):
+    with machine.up("--auth") as started:
+        yield started
+
+
+@pytest.fixture
+def password_file(machine):
+    return machine.home / "resonant" / "prefect-password"
+
+
+def test_the_api_answers_nobody_without_the_password(up):
+    with patient_client(f"{up.url}/api", event_hooks={}) as anybody:
+        assert anybody.post(SECRETS, json={}).status_code == 401
+    assert up.api.post(SECRETS, json={}).status_code == 200
+
+
+def test_it_says_where_the_password_is_and_only_the_owner_can_read_it(up, password_file):
+    assert f"password     the line in {password_file}" in up.said
+    assert stat.S_IMODE(password_file.stat().st_mode) == 0o600
+
+
+def test_commands_use_it_by_themselves(up, machine, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    for address in ("127.0.0.1", "localhost"):  # a user may have set it
+        added = machine.succeed(
+            "endpoint",
+            "add",
+            f"crm-{address[0]}",
+            receiver.url,
+            "--allow-private",
+            PREFECT_API_URL=f"http://{address}:{up.port}/api",
+        )
+        assert added.stdout.startswith("saved")
+    events = machine.write_events("events.jsonl", [EVENT])
+
+    emitted = machine.succeed("emit", events, "--endpoint", "crm-1")
+
+    assert emitted.stdout.startswith("1 delivered")
+    assert "starting" not in emitted.stderr
+    assert "crm-1" in machine.succeed("endpoint", "list").stdout
+    assert "balanced: yes" in machine.succeed("status").stdout
+    assert machine.run("enqueue", events, "--endpoint", "crm-2").returncode == 2, (
+        "the server knows no such name"
+    )
+
+
+def test_the_password_is_in_no_argument_log_or_record(up, machine, password_file):
+    up.export()
+    secret = password_file.read_text().partition(":")[2].strip()
+    assert len(secret) >= 32
+    assert all(secret not in " ".join(each.cmdline()) for each in up.family)
+    assert secret.encode() not in everything_on(f"{up.url}/api", auth=up.api.auth)
+    written = [path for path in machine.home.rglob("*") if path.is_file() and path != password_file]
+    holders = [path for path in written if secret.encode() in path.read_bytes()]
+    # Prefect's worker writes the environment of a run that it starts, for as long as the run lasts.
+    assert [path for path in holders if machine.home / "resonant" / "tmp" not in path.parents] == []
+    assert secret not in up.said

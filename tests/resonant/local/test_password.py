@@ -1,0 +1,67 @@
+"""The generated password: one for each home, readable by its owner only."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from resonant.local.password import (
+    OF_CLIENT,
+    OF_SERVER,
+    password_file,
+    protect_temporary_server,
+    protect_up,
+    use_password_of_up,
+)
+from resonant.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    for name in (OF_CLIENT, OF_SERVER):
+        monkeypatch.setenv(name, "")
+    return Settings(home=tmp_path)
+
+
+def test_it_is_generated_once_and_kept(settings):
+    assert protect_up(settings)
+    first = os.environ[OF_SERVER]
+    assert first.startswith("resonant:")
+    assert os.environ[OF_CLIENT] == first == password_file(settings).read_text()
+
+    os.environ[OF_SERVER] = ""
+    assert protect_up(settings)
+    assert os.environ[OF_SERVER] == first
+
+
+def test_an_existing_file_becomes_private(settings):
+    password_file(settings).write_text("resonant:known\n")
+    password_file(settings).chmod(0o644)
+    protect_up(settings)
+    assert os.environ[OF_SERVER] == "resonant:known"
+    assert stat.S_IMODE(password_file(settings).stat().st_mode) == 0o600
+
+
+def test_the_users_own_password_takes_its_place(settings, monkeypatch):
+    monkeypatch.setenv(OF_SERVER, "me:mine")
+    assert not protect_up(settings)
+    assert os.environ[OF_SERVER] == "me:mine"
+    assert not password_file(settings).exists()
+
+
+def test_a_command_uses_it(settings):
+    password_file(settings).write_text("resonant:known\n")
+    use_password_of_up(settings)
+    assert os.environ[OF_CLIENT] == "resonant:known"
+
+
+def test_every_temporary_server_gets_its_own(settings):
+    passwords = set()
+    for _ in range(2):
+        protect_temporary_server()
+        assert os.environ[OF_SERVER] == os.environ[OF_CLIENT]
+        passwords.add(os.environ[OF_SERVER])
+    assert len(passwords) == 2
+    assert not password_file(settings).exists()
