@@ -94,8 +94,8 @@ async def _emit(
     events: list[dict[str, Any]] | None, endpoint: str | None, *, is_reopened: bool, **limits: Any
 ) -> State[Any]:
     async with open_dispatcher(**limits) as dispatcher:
-        if is_reopened:  # the previous dispatcher could not release its leases
-            await dispatcher.store.rescue(owners=[dispatcher.owner])
+        if is_reopened:  # the previous dispatcher could not release its leases; no process crashed
+            await dispatcher.store.release_all(dispatcher.owner)
         own = get_caller().tracker
         if events is not None and endpoint is not None:
             own = await store_events(dispatcher, events, endpoint)

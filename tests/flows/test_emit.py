@@ -8,13 +8,13 @@ import logging
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
 
 from blocks import FileEndpoint, WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from flows.emit import emit_events
 from resonant.events import Event
-from resonant.store import open_store
+from resonant.store import open_store, schema
 from support.postgresql import started_postgresql
 from support.waiting import until
 
@@ -229,7 +229,11 @@ async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
     await store.enqueue([Event(type="t", source="/s", data="after")], "file-endpoint/log")
     await until(lambda: len(set(path.read_text().splitlines())) == 301)
     await until(store_is_balanced)
+    columns = (schema.deliveries.c.attempts, schema.deliveries.c.crashes)
+    found = await store.read(lambda connection: set(connection.execute(select(*columns).distinct())))
     await store.close()
+    assert found == {(1, 0)}, "outcomes were kept, and no crash was charged"
+    assert len(path.read_text().splitlines()) == 301, "nothing was sent twice"
     assert not draining.done()
     draining.cancel()
     await asyncio.wait([draining])

@@ -30,14 +30,18 @@ class Disk:
 
     Attributes:
         is_read_only: whether writes fail, as after a disk fault.
-        refused: the number of transactions that began while it was read-only.
+        is_full: whether writes fail until there is space again.
+        refused: the number of transactions that began while it was read-only, or full.
     """
 
     is_read_only: bool = False
+    is_full: bool = False
     refused: int = 0
 
     def begin(self, connection) -> None:
-        self.refused += self.is_read_only
+        self.refused += self.is_read_only or self.is_full
+        if self.is_full:
+            raise sqlite3.OperationalError("database or disk is full")
         connection.exec_driver_sql(f"PRAGMA query_only = {int(self.is_read_only)}")
 
 

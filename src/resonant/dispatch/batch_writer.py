@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resonant.store.availability import retry_while_unavailable
+from resonant.store.availability import is_lock, retry_while_unavailable
 from resonant.store.leases import begin, release
 from resonant.store.locked_rows import lock
 from resonant.store.outcomes import Outcome, record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
+    from resonant.errors import StoreUnavailable
     from resonant.events import Lease, LeaseKey
     from resonant.store.store import Store
 
@@ -29,13 +30,20 @@ class BatchWriter:
 
     Args:
         store: an open store, bound to the running event loop.
-        patience: how long to wait for an unreachable store, in seconds; shorter than the lease. Until ``close``, it
-            waits without limit for a lock that another process holds.
+        patience: how long to wait for an unreachable store, in seconds; shorter than the lease.
+        outlasts: returns whether to wait longer, given the error, until ``close``; by default only for a lock.
     """
 
-    def __init__(self, store: Store, *, patience: float = 20.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        patience: float = 20.0,
+        outlasts: Callable[[StoreUnavailable], bool] = is_lock,
+    ) -> None:
         self._store = store
         self._patience = patience
+        self._outlasts = outlasts
         self._begins: list[tuple[Sequence[Lease], asyncio.Future[set[LeaseKey]]]] = []
         self._outcomes: list[tuple[Outcome, asyncio.Future[bool]]] = []
         self._releases: list[tuple[Lease, asyncio.Future[None]]] = []
@@ -137,7 +145,7 @@ class BatchWriter:
         return await retry_while_unavailable(
             lambda: write(_write, leases, outcomes, releases, now=self._store.clock()),
             self._patience,
-            outlasts_locks=lambda: not self._is_closing,
+            outlasts=lambda error: not self._is_closing and self._outlasts(error),
         )
 
 

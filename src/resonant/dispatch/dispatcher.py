@@ -24,7 +24,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from resonant.dispatch import fetcher as fetching
 from resonant.dispatch.destinations import Destinations
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EmitOne = Callable[["Lease"], Awaitable[None]]
 EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
@@ -91,7 +93,9 @@ class Dispatcher:
         self._in_flight = InFlight(limits.max_waiting)
         self._running = RunningTasks()
         self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight, self._running.fail)
-        self._rates = RateLimiter(reserving(store, self._patience), is_over=self._running.is_over)
+        self._rates = RateLimiter(
+            reserving(store, self._patience, self._running.outlasts), is_over=self._running.is_over
+        )
         self._gates = Gatekeeper(
             store,
             owner,
@@ -200,7 +204,7 @@ class Dispatcher:
             StoreUnavailable: the store became unreachable.
         """
         if endpoint is not None:
-            await retry_while_unavailable(partial(self._destinations.open, endpoint), self._patience)
+            await self._waiting(partial(self._destinations.open, endpoint))
         self._running.begin(self.limits)
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         self._sender.parks_retries = bool(self._chunk_size)
@@ -229,20 +233,18 @@ class Dispatcher:
             self._running.forget_changes()
             self._running.raise_failure()
             if own is not None:
-                await retry_while_unavailable(own.look_if_due, self._patience)
+                await self._waiting(own.look_if_due)
                 if self._running.end is None and own.is_settled:
                     self._running.end_in(0)  # the next run sends the remaining claims
             time_is_up = self._running.is_over()
             looked_at = self.store.clock()
             fetcher.look_in(self._sender.take_parked_until() - looked_at)
             if not time_is_up:
-                await retry_while_unavailable(lambda: self._take_due(fetcher), self._patience)
+                await self._waiting(lambda: self._take_due(fetcher))
             goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))
             if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
                 await self._running.wait_for_change(fetcher.pause)
-            elif not time_is_up and await retry_while_unavailable(
-                partial(self._has_to_wait, fetcher, own), self._patience
-            ):
+            elif not time_is_up and await self._waiting(partial(self._has_to_wait, fetcher, own)):
                 continue
             elif self._running.failure is None:
                 return self.summary
@@ -298,9 +300,7 @@ class Dispatcher:
                 await self._look_at_gates()
                 held = []
                 for lease in leases:
-                    await retry_while_unavailable(
-                        partial(self._destinations.open, lease.endpoint), self._patience
-                    )
+                    await self._waiting(partial(self._destinations.open, lease.endpoint))
                     # Release held deliveries, so that any run may send them.
                     if self._gates.room(lease.endpoint) == 0:
                         held.append(lease)
@@ -324,7 +324,11 @@ class Dispatcher:
         """Refresh the gates, unless they were refreshed recently."""
         if asyncio.get_running_loop().time() >= self._look_at_gates_at:
             self._look_at_gates_at = asyncio.get_running_loop().time() + fetching.POLL_SECONDS
-            await retry_while_unavailable(self._gates.look_at_sends, self._patience)
+            await self._waiting(self._gates.look_at_sends)
+
+    async def _waiting(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Repeat an operation while the store is unavailable."""
+        return await retry_while_unavailable(operation, self._patience, outlasts=self._running.outlasts)
 
     async def _next_change(self) -> None:
         await self._look_at_gates()

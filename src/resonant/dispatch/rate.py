@@ -13,12 +13,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from resonant.store.availability import retry_while_unavailable
+from resonant.store.availability import is_lock, retry_while_unavailable
 from resonant.store.send_slots import MOST_NOTICE_SECONDS, Reservation, reserve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from resonant.errors import StoreUnavailable
     from resonant.events import Clock
     from resonant.store import Store
 
@@ -50,8 +51,10 @@ class Reserve(Protocol):
         """See ``send_slots.reserve``."""
 
 
-def reserving(store: Store, patience: float) -> Reserve:
-    """Return a function that reserves slots in this store. During an outage it retries for ``patience`` seconds."""
+def reserving(
+    store: Store, patience: float, outlasts: Callable[[StoreUnavailable], bool] = is_lock
+) -> Reserve:
+    """Return a function that reserves slots in this store. It waits out an outage like ``retry_while_unavailable``."""
 
     async def reserve_in_store(endpoint: str, *, rate: float, number: int, notice: float) -> Reservation:
         return await retry_while_unavailable(
@@ -59,6 +62,7 @@ def reserving(store: Store, patience: float) -> Reserve:
                 reserve, endpoint, rate=rate, number=number, notice=notice, clock=store.clock
             ),
             patience,
+            outlasts=outlasts,
         )
 
     return reserve_in_store

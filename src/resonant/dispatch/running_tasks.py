@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+
+from resonant.errors import StoreRefused
+from resonant.store.availability import is_lock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable
 
     from resonant.dispatch.limits import Limits
+    from resonant.errors import StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+# How often a run says that it waits for the store.
+_TELL_AGAIN_SECONDS = 60.0
 
 
 class RunningTasks:
@@ -27,6 +37,8 @@ class RunningTasks:
         self.failure: BaseException | None = None
         self.end: float | None = None
         self.is_ending = False
+        self._outlasts_outages = False
+        self._told_at = -math.inf
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
@@ -43,6 +55,7 @@ class RunningTasks:
         """Allow tasks to start, and set the run's end if the limits have one."""
         self.is_ending = False
         self.end = math.inf if limits.successors else None
+        self._outlasts_outages = bool(limits.successors)
         if limits.run_for > 0:
             self.end_in(limits.run_for)
 
@@ -71,6 +84,21 @@ class RunningTasks:
     def ends_within(self, seconds: float) -> bool:
         """Return whether the run's time is up within this many seconds."""
         return self.end is not None and asyncio.get_running_loop().time() + seconds > self.end
+
+    def outlasts(self, error: StoreUnavailable) -> bool:
+        """Return whether the run waits until the store is back: for a lock, or, in a run with successors, for an outage.
+
+        So the outcomes of its sends are kept, and recorded then.
+        """
+        if is_lock(error):
+            return True
+        if not self._outlasts_outages or isinstance(error, StoreRefused) or self.is_over():
+            return False
+        now = asyncio.get_running_loop().time()
+        if now > self._told_at + _TELL_AGAIN_SECONDS:
+            self._told_at = now
+            logger.warning("waiting for the store: %s", error)
+        return True
 
     def note_change(self) -> None:
         """Wake the run after a task has ended or freed a slot."""

@@ -93,7 +93,7 @@ class Sender:
         self._running = running
         self._summary = summary
         self._patience = store.lease_seconds / 3
-        self._commits = BatchWriter(store, patience=self._patience)
+        self._commits = BatchWriter(store, patience=self._patience, outlasts=running.outlasts)
         self.parks_retries = False
         # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
@@ -241,7 +241,9 @@ class Sender:
         for lease in leases:
             self._in_flight.drop(lease)
         if leases:
-            await retry_while_unavailable(lambda: self._store.release(leases), self._patience)
+            await retry_while_unavailable(
+                lambda: self._store.release(leases), self._patience, outlasts=self._running.outlasts
+            )
 
     def _record(self, report: Report) -> asyncio.Future[bool]:
         lease, decision = report.lease, report.decision

@@ -15,18 +15,23 @@ T = TypeVar("T")
 _RETRY_PAUSE_SECONDS = 0.5
 
 
+def is_lock(error: StoreUnavailable) -> bool:
+    """Return whether another process holds a lock, which may take long, but ends."""
+    return isinstance(error, StoreLocked)
+
+
 async def retry_while_unavailable(
     operation: Callable[[], Awaitable[T]],
     patience: float,
     *,
-    outlasts_locks: Callable[[], bool] = lambda: True,
+    outlasts: Callable[[StoreUnavailable], bool] = is_lock,
 ) -> T:
     """Repeat an operation while the store is unreachable, or locked by another process.
 
     Args:
         operation: must be repeatable, even after a partial failure.
         patience: how long to retry during an outage, in seconds; earlier waits for a lock do not count.
-        outlasts_locks: returns whether to wait for a lock without limit; otherwise a lock counts as an outage.
+        outlasts: returns whether to go on waiting after that time, given the error. By default only for a lock.
 
     Raises:
         StoreUnavailable: the store did not recover in time.
@@ -38,9 +43,7 @@ async def retry_while_unavailable(
             return await operation()
         except StoreUnavailable as error:
             # Count from the first failure: a suspended process notices only then that its connection was closed.
-            is_lock = isinstance(error, StoreLocked)
-            until = give_up_at.setdefault(is_lock, loop.time() + patience)
-            is_outlasted = is_lock and outlasts_locks()
-            if not is_outlasted and loop.time() + _RETRY_PAUSE_SECONDS > until:
+            until = give_up_at.setdefault(is_lock(error), loop.time() + patience)
+            if loop.time() + _RETRY_PAUSE_SECONDS > until and not outlasts(error):
                 raise
         await asyncio.sleep(_RETRY_PAUSE_SECONDS)

@@ -9,11 +9,14 @@ from collections import Counter
 
 import pytest
 
+from resonant.dispatch.limits import Limits
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.testing import FixedClock
 from support.dispatching import START, deliveries, enqueue, fail, rows, scene, succeed
 from support.sqlite import listening, locked
 from support.waiting import until
+
+_FULL = ": the disk is full: free some space and run the same command again"
 
 pytestmark = pytest.mark.usefixtures("lane")
 
@@ -196,6 +199,35 @@ class TestTheStoreGoesAway:
             assert (await next_one.run(take_over=True)).delivered == 3
         assert len(sent) == 6
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
+
+    @pytest.mark.usefixtures("warm")
+    async def test_a_drain_keeps_the_outcomes_of_its_sends_until_the_store_is_back(
+        self, tmp_path, disk, caplog
+    ):
+        sent = []
+
+        async def send(_event):
+            sent.append(1)
+            if len(sent) == 3:
+                disk.is_full = True
+
+        def delivered():
+            return deliveries(tmp_path, "status, attempts, crashes") == [("delivered", 1, 0)] * 4
+
+        async with scene(tmp_path, orders=send, lease_seconds=1.5, limits=Limits(successors=1)) as worker:
+            await enqueue(worker.store, 3)
+            draining = asyncio.create_task(worker.run(take_over=True))
+            await until(lambda: "waiting for the store" in caplog.text)
+            worker.clock.advance(60)  # its leases end
+            refused = disk.refused
+            await until(lambda: disk.refused > refused + 3)
+            disk.is_full = False
+            await enqueue(worker.store)
+            await until(delivered)
+            draining.cancel()
+            await asyncio.wait([draining])
+        assert len(sent) == 4
+        assert caplog.messages == ["waiting for the store: sqlite:///" + str(tmp_path / "r.db") + _FULL]
 
     async def test_the_error_that_ends_the_run_is_the_only_message(self, tmp_path, disk, caplog):
         async def send(_event):
