@@ -19,6 +19,7 @@ from tasks.endings import ended, ended_with
 from tasks.failing import fail_with_message
 from tasks.naming import named
 from tasks.wiring import (
+    count_held,
     open_dispatcher,
     say_outcomes,
     send_due,
@@ -103,5 +104,8 @@ async def _emit(
         if own is not None:
             await own.finish()
             return ended_with(own, say_outcomes(own, endpoint))
-    message = "; ".join([str(summary), *summary.unknown_endpoints.values()])
-    return ended(message, dead_letters=summary.dead_letters.total(), data=summary.as_dict())
+        held = await count_held(dispatcher.store, summary, endpoint)
+    message = "; ".join([str(summary), *held, *summary.unknown_endpoints.values()])
+    return ended(
+        message, dead_letters=summary.dead_letters.total(), waiting=summary.held, data=summary.as_dict()
+    )

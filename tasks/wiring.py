@@ -16,17 +16,20 @@ from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
 from blocks.loading import require_endpoint
+from resonant.dead_letters.gate_words import held_back
 from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
+from resonant.display import visible
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import rfc3339
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.settings import Settings, load_settings
 from resonant.store.configured import open_configured_store
+from resonant.store.endpoint_status import governed
 from tasks.emit import ChunkRef, DeliveryRef, emit_chunk, emit_event
 from tasks.gates import announce_gate
 from tasks.records import records
@@ -39,10 +42,13 @@ if TYPE_CHECKING:
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.summary import Summary
     from resonant.events import Lease
+    from resonant.store import Store
 
 # A task run holds about 280 objects until it ends. With Python's default threshold (700), the garbage collector scans
 # everything that Prefect imported every 300 events, which takes a fifth of the time and frees nothing.
 _NEW_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+# The maximum number of endpoints in the final message of a run.
+_MOST_NAMED = 5
 
 
 @asynccontextmanager
@@ -189,6 +195,18 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
     tracker.add(accepted.delivery_ids)
     return tracker
+
+
+async def count_held(store: Store, summary: Summary, endpoint: str | None) -> list[str]:
+    """Add the due deliveries that gates hold to the summary; return a line about each of their endpoints."""
+    now = store.clock()
+    gates = await store.read(governed, now=now)
+    holding = [each for each in gates if each.held and endpoint in (None, each.gate.endpoint)]
+    summary.held = sum(each.held for each in holding)
+    lines = [held_back(gate, held=held, now=now) for gate, held in holding[:_MOST_NAMED]]
+    if len(holding) > len(lines):
+        lines.append(f"{len(holding) - len(lines)} more endpoints hold deliveries: `resonant status`")
+    return list(map(visible, lines))
 
 
 def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:

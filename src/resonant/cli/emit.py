@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,10 +73,11 @@ def emit(
     deliveries share one task run, and only dead letters get their own.
 
     Without files, the command sends all due deliveries, takes over those of lost workers, and waits for those leased by
-    other workers.
+    other workers. It names the endpoints whose gates hold due deliveries, with the reason and the next step.
 
     --json prints stored, known, bad, delivered, delivered_before (by an earlier run), retried, parked, held,
-    dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked, dead_letter, by_reason and lost.
+    dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked, dead_letter, by_reason, lost
+    and held.
     """
     from resonant.cli.sources import check_readable
     from resonant.errors import EndpointError
@@ -122,16 +123,20 @@ def emit(
 
 @dataclass(frozen=True, slots=True)
 class _Emitted:
-    """The stored events, their outcomes (None without files) and the flow's final state (None if it did not run)."""
+    """The stored events, their outcomes (None without files) and the flow's final state (None if it did not run).
+
+    Without files, ``paused`` is how many due deliveries each paused endpoint holds.
+    """
 
     endpoint: str | None
     stored: Summary
     tracker: Tracker | None
     state: State[Any] | None
+    paused: dict[str, int] = field(default_factory=dict)
 
 
 def _print_outcomes(emitted: _Emitted, state: State[Any], *, as_json: bool) -> None:
-    from resonant.cli.sending import print_outcomes
+    from resonant.cli.sending import print_outcomes, say_paused
 
     stored, tracker = emitted.stored, emitted.tracker
     if tracker is not None:
@@ -140,8 +145,11 @@ def _print_outcomes(emitted: _Emitted, state: State[Any], *, as_json: bool) -> N
     elif as_json:
         output.write(output.to_json(state.result()) + "\n")
     else:
-        output.write(f"{state.message}\n")
-    if stored.bad:
+        output.write_paragraph(str(state.message), indent=2)
+    for name, held in emitted.paused.items():
+        output.flush()
+        say_paused(name, held)
+    if stored.bad or emitted.paused:
         raise typer.Exit(1)
 
 
@@ -156,6 +164,7 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
     from resonant.cli.sending import tracked
     from resonant.dispatch.tracking import Tracker
     from resonant.store.configured import open_configured_store
+    from resonant.store.endpoint_status import governed
 
     name = request.endpoint
     async with open_configured_store(settings, patient=True) as store:
@@ -178,7 +187,10 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
                     f"interrupted: {waiting}: a running drain or the next `resonant emit` sends them",
                 )
                 raise
-            return _Emitted(name, Summary(), None, state)
+            gates = await store.read(governed, now=store.clock())
+            paused = {gate.endpoint: held for gate, held in gates if held and gate.state == "paused"}
+            of_name = {each: held for each, held in paused.items() if name in (None, each)}
+            return _Emitted(name, Summary(), None, state, of_name)
         tracker, delivery_ids = Tracker(store), array("q")
         stored = await store_files(
             store,

@@ -89,12 +89,10 @@ def print_outcomes(
         output.write(f"{text}\n")
     if held := tracker.outcomes.held:
         output.flush()
-        waits = output.counted(held, "delivery waits", "deliveries wait")
         if paused := _paused(tracker.outcomes, endpoint):
-            output.say(
-                f"resonant: {waits}: {paused} is paused; `resonant endpoint resume {paused}` sends again"
-            )
+            say_paused(paused, held)
         else:
+            waits = output.counted(held, "delivery waits", "deliveries wait")
             output.say(f"{waits} for the endpoint: `resonant status` shows why and until when")
     if number := tracker.outcomes.dead_letters.total():
         output.flush()
@@ -102,6 +100,12 @@ def print_outcomes(
         output.say(f"resonant: {output.counted(number, 'dead letter')}: {shown} shows why")
     if number or _paused(tracker.outcomes, endpoint):
         raise typer.Exit(1)
+
+
+def say_paused(endpoint: str, held: int) -> None:
+    """Write to standard error that a paused endpoint holds deliveries, and how to resume it."""
+    waits = output.counted(held, "delivery waits", "deliveries wait")
+    output.say(f"resonant: {waits}: {endpoint} is paused; `resonant endpoint resume {endpoint}` sends again")
 
 
 def _paused(outcomes: Outcomes, endpoint: str | None) -> str | None:

@@ -44,6 +44,11 @@ def described(gate: Gate, *, held: int, now: float) -> str:
     return "; ".join(parts)
 
 
+def held_back(gate: Gate, *, held: int, now: float) -> str:
+    """Return a line about an endpoint whose gate holds deliveries: how many, why, until when, and what to do."""
+    return f"{gate.endpoint} is {described(gate, held=held, now=now)}; next: {advice(gate, now)}"
+
+
 def advice(gate: Gate, now: float) -> str:
     """Return advice about an endpoint whose gate holds deliveries back; empty if it holds none back."""
     if not gate.governs_at(now):

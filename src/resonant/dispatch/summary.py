@@ -23,6 +23,7 @@ class Summary:
         parked: failed, and due again later; they wait in the store.
         dead_letters: given up, keyed by reason.
         lost: taken over by another worker.
+        held: due at the end of the run, but held by the gate of their endpoint.
         attempts: the number of attempts, not of deliveries.
         unknown_endpoints: the reasons why endpoints could not be opened, keyed by name; their deliveries wait.
     """
@@ -31,13 +32,15 @@ class Summary:
     retried: int = 0
     parked: int = 0
     lost: int = 0
+    held: int = 0
     attempts: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter)
     unknown_endpoints: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         text = counts_as_text(self.delivered, self.retried, self.parked, self.dead_letters)
-        return text + (f", {self.lost} taken over by another worker" if self.lost else "")
+        rest = ((self.lost, "taken over by another worker"), (self.held, "held"))
+        return text + "".join(f", {number} {words}" for number, words in rest if number)
 
     def as_dict(self) -> dict[str, object]:
         """Return the counts, with the keys of the JSON output."""
@@ -48,6 +51,7 @@ class Summary:
             "dead_letter": self.dead_letters.total(),
             "by_reason": dict(sorted(self.dead_letters.items())),
             "lost": self.lost,
+            "held": self.held,
         }
 
 

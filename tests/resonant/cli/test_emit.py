@@ -1,0 +1,63 @@
+"""``resonant emit`` without files says what stays in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+
+from blocks import WebhookEndpoint
+from blocks.catalog import remove_endpoint
+from resonant.dead_letters.pausing import pause
+from resonant.store.gates import Gate, GateChange, change_gate
+
+pytestmark = pytest.mark.engine
+NOTHING_SENT = "0 delivered, 0 retried, 0 parked, 0 dead-lettered"
+
+
+@pytest.fixture
+def nosy(prefect_api, worker, monkeypatch):
+    """An endpoint with three due deliveries."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        block = WebhookEndpoint(url=SecretStr("http://127.0.0.1:9/"), allow_private=True)
+        asyncio.run(block.asave("nosy", overwrite=True))
+        worker.accept("e1", "e2", "e3", endpoint="nosy")
+        yield worker
+        asyncio.run(remove_endpoint("nosy"))
+
+
+def test_deliveries_of_a_paused_endpoint_are_named_with_the_reason_and_the_command(resonant, nosy):
+    nosy.do(lambda store: pause(store, "nosy", who="ann", reason="maintenance until 18:00"))
+
+    answer = resonant.on_prefect("emit", code=1)
+
+    counts, said, _, following = answer.out.strip().split("; ", 3)
+    assert counts == f"{NOTHING_SENT}, 3 held"
+    assert said.startswith("nosy is paused ")
+    assert said.endswith(" ago by ann: maintenance until 18:00")
+    assert following == "next: `resonant endpoint resume nosy` sends again"
+    assert answer.err.endswith(
+        "resonant: 3 deliveries wait: nosy is paused; `resonant endpoint resume nosy` sends again\n"
+    )
+    as_json = resonant.on_prefect("emit", "--endpoint", "nosy", "--json", code=1)
+    assert json.loads(as_json.out)["held"] == 3
+
+
+@pytest.mark.slow
+def test_deliveries_that_wait_for_a_probe_are_named_with_the_time_of_the_next_one(resonant, nosy):
+    now = time.time()
+    down = Gate("nosy", "probing", reason="connection refused", failing_since=now - 60, probe_at=now + 600)
+    nosy.do(lambda store: store.write(change_gate, GateChange(Gate("nosy"), down)))
+
+    answer = resonant.on_prefect("emit")
+
+    said = re.search(
+        r", 3 held; nosy is probing for \d+ .+; next probe in \d+ .+; 3 held; next: (.+)", answer.out
+    )
+    assert said[1].startswith("repair the receiver: once a probe succeeds, the deliveries are sent")
