@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from prefect.blocks.core import Block
-from pydantic import BaseModel, Field, HttpUrl
+from prefect.blocks.core import Block, schema_extra
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
 from blocks.installed import CAPABILITY
 from resonant.delivery.attempt import Destination
@@ -22,10 +22,19 @@ if TYPE_CHECKING:
 DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md")
 
 
+def _own_fields_first(schema: dict[str, Any], model: type[Any]) -> None:
+    """Extend Prefect's schema: its form shows the fields of the kind, such as the URL, above those of every endpoint."""
+    schema_extra(schema, model)
+    fields = schema["properties"]
+    shared = EndpointBlock.model_fields.keys() & fields
+    schema["properties"] = {name: fields[name] for name in sorted(fields, key=lambda name: name in shared)}
+
+
 class EndpointBlock(Block, ABC):
     """A destination of events, configured by an operator."""
 
     _block_schema_capabilities = [CAPABILITY]  # noqa: RUF012 - Prefect declares it like this
+    model_config = ConfigDict(json_schema_extra=_own_fields_first)
 
     policy: str | None = Field(
         default=None, description="Name of the retry policy (RESONANT_POLICIES); the default policy if empty."
@@ -47,6 +56,13 @@ class EndpointBlock(Block, ABC):
         le=10_000,
         description="Maximum sends per second, shared by all runs; no limit if empty. A run reads a change when it starts.",
     )
+
+    def check(self, name: str) -> None:
+        """Check the configuration. Prefect's form saves any.
+
+        Raises:
+            EndpointError: it cannot be used as configured.
+        """
 
     @abstractmethod
     def open(self, name: str) -> Destination:

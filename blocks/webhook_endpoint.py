@@ -26,6 +26,10 @@ class WebhookEndpoint(EndpointBlock):
     url: SecretStr = Field(
         description="URL (http or https). Stored as a secret, since it may contain a token."
     )
+    allow_private: bool = Field(
+        default=False,
+        description="Allow private and special addresses, such as 127.0.0.1 or 10.0.0.0/8. Otherwise, nothing is sent to them.",
+    )
     # Not a SecretDict: Prefect's form shows an empty one as ******** and then cannot save it.
     headers: SecretStr | None = Field(
         default=None,
@@ -41,9 +45,6 @@ class WebhookEndpoint(EndpointBlock):
     previous_signing_secret_until: AwareDatetime | None = Field(
         default=None,
         description="Time when the old secret stops signing. Empty: it signs until it is removed.",
-    )
-    allow_private: bool = Field(
-        default=False, description="Allow private and special addresses, such as 127.0.0.1 or 10.0.0.0/8."
     )
     status_overrides: dict[int, Category] = Field(
         default_factory=dict,
@@ -100,6 +101,14 @@ class WebhookEndpoint(EndpointBlock):
             overrides=dict(self.status_overrides),
             ca_file=self.ca_file,
         )
+
+    def check(self, name: str) -> None:
+        """Check the configuration.
+
+        Raises:
+            EndpointError: a value cannot be used; the text contains no secret.
+        """
+        self.to_endpoint(name)
 
     def open(self, name: str) -> Destination:
         """Return a destination that reads this endpoint's configuration again while it is open."""

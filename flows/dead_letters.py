@@ -10,6 +10,7 @@ from pydantic import Field
 from resonant.dead_letters.operations import cancellable
 from resonant.dead_letters.replay import ReplayRequest, cancel, require_restricted
 from resonant.events import Category, Reason
+from resonant.output import counted
 from resonant.store.configured import open_configured_store
 from resonant.store.selection import Selection
 from tasks.collect import (
@@ -31,12 +32,14 @@ _WHAT = ("endpoint", "ids", "event_type", "code", "category", "reason", "text")
 @flow(name="collect-dead-letters", flow_run_name=named("collect dead letters"), persist_result=False)
 @fail_with_message
 async def collect_dead_letters() -> State[None]:
-    """Rescue deliveries of lost workers, give up repeatedly lost ones, and list dead letters and held endpoints."""
+    """Rescue deliveries of lost workers, give up repeatedly lost ones, and list dead letters, held and unusable endpoints."""
     async with open_configured_store() as store:
         rescued = await rescue_expired_leases(store)
         rescued += await rescue_leases_of_ended_runs(store)
         found = [await write_triage(store), await write_gates(store)]
-    return Completed(message="; ".join([f"{rescued} deliveries rescued", *filter(None, found)]))
+    return Completed(
+        message="; ".join([f"{counted(rescued, 'delivery', 'deliveries')} rescued", *filter(None, found)])
+    )
 
 
 @flow(

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from prefect.artifacts import acreate_table_artifact
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
 
+from blocks.loading import load_endpoints
 from resonant.dead_letters.gate_words import advice, next_probe_at, pace
 from resonant.dead_letters.triage import triage
 from resonant.delivery.wording import shortened
-from resonant.display import markdown
+from resonant.display import markdown, visible
+from resonant.errors import AddressRefused, EndpointError
 from resonant.events import rfc3339
+from resonant.output import counted
 from resonant.store.endpoint_status import governed
 from resonant.store.leases import lease_owners
+from tasks.tables import markdown_table
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
+    from resonant.dead_letters.triage import Group
     from resonant.store import Store
 
 TRIAGE_ARTIFACT = "dead-letter-triage"
 GATES_ARTIFACT = "held-endpoints"
 _RUNS_A_PAGE = 200
+# Groups in the artifact, the largest first.
+_MOST_GROUPS = 50
 
 
 async def rescue_expired_leases(store: Store) -> int:
@@ -55,56 +63,108 @@ async def rescue_leases_of_ended_runs(store: Store) -> int:
 
 
 async def write_triage(store: Store) -> str:
-    """Write the triage as a table artifact, whose history the UI shows; return a short summary."""
+    """Write the triage as an artifact, whose history the UI shows; return a short summary."""
     groups = await store.read(triage)
-    await acreate_table_artifact(
+    shown = groups[:_MOST_GROUPS]
+    parts = ["No dead letters."]
+    if groups:
+        parts = [_overview(shown), *(_details(number, group) for number, group in enumerate(shown, start=1))]
+    if left := len(groups) - len(shown):
+        parts.append(f"{counted(left, 'smaller group')} not shown: `resonant dlq --group` lists all.")
+    await acreate_markdown_artifact(
         key=TRIAGE_ARTIFACT,
-        table=[
-            {
-                "count": group.count,
-                "endpoint": markdown(group.endpoint),
-                "code": markdown(group.code),
-                "error": markdown(group.error),
-                "answer": markdown(shortened(group.answer)),
-                "what to do": group.advice,
-                "reason": group.reason,
-                "category": group.category,
-                "first": rfc3339(group.first_at),
-                "last": rfc3339(group.last_at),
-                "example": markdown(group.example),
-                "fingerprint": group.fingerprint,
-            }
-            for group in groups
-        ],
+        markdown="\n\n".join(parts),
         description="Dead letters grouped by cause; `resonant detail ID` shows an example.",
     )
-    return f"{sum(group.count for group in groups)} dead letters in {len(groups)} groups"
+    dead_letters = counted(sum(group.count for group in groups), "dead letter")
+    return f"{dead_letters} in {counted(len(groups), 'group')}"
+
+
+def _overview(groups: list[Group]) -> str:
+    header = ("group", "dead letters", "endpoint", "code", "reason", "last")
+    return markdown_table(
+        header,
+        [
+            (str(number), str(group.count), group.endpoint, group.code, group.reason, _minute(group.last_at))
+            for number, group in enumerate(groups, start=1)
+        ],
+    )
+
+
+def _details(number: int, group: Group) -> str:
+    """Return the facts of a group as text, beginning with what to do."""
+    facts = {
+        "category": group.category,
+        "error": markdown(group.error),
+        "answer": markdown(shortened(group.answer)),
+        "example": markdown(group.example),
+        "given up": f"{rfc3339(group.first_at)} to {rfc3339(group.last_at)}",
+        "fingerprint": group.fingerprint,
+    }
+    return "\n\n".join(
+        [
+            f"### {number}. {counted(group.count, 'dead letter')} to {markdown(group.endpoint)}: {markdown(group.code or group.reason)}",
+            f"What to do: {_advice(group)}.",
+            "\n".join(f"- {name}: {text}" for name, text in facts.items() if text),
+        ]
+    )
+
+
+def _advice(group: Group) -> str:
+    """Return the advice, without an example id that Markdown would misread."""
+    example = shlex.quote(group.example)
+    return group.advice if markdown(group.example) == group.example else group.advice.replace(example, "ID")
+
+
+def _minute(at: float) -> str:
+    return f"{rfc3339(at)[:16]}Z".replace("T", " ")
 
 
 async def write_gates(store: Store) -> str:
-    """Write a table artifact of the endpoints with a gate that is not normal; return a short summary."""
+    """Write a table artifact of the endpoints that are held back or unusable; return a short summary."""
     now = store.clock()
     found = await store.read(governed, now=now)
+    unusable = await _unusable_endpoints()
+    rows: list[dict[str, object]] = [
+        {
+            "endpoint": markdown(each.gate.endpoint),
+            "state": each.gate.state,
+            "since": rfc3339(each.gate.since) if each.gate.since else "",
+            "held": each.held,
+            "reason": markdown(each.gate.reason or ""),
+            "what to do": advice(each.gate, now),
+            "pace": pace(each.gate) or "",
+            "next probe": "" if (at := next_probe_at(each.gate)) is None else rfc3339(at),
+            "paused by": markdown(each.gate.paused_by or ""),
+        }
+        for each in found
+    ]
+    for name, why in unusable.items():
+        get_run_logger().warning("%s", visible(why))
+        rows.append({"endpoint": markdown(name), "state": "unusable", "reason": markdown(why)})
     await acreate_table_artifact(
         key=GATES_ARTIFACT,
-        table=[
-            {
-                "endpoint": markdown(each.gate.endpoint),
-                "state": each.gate.state,
-                "since": rfc3339(each.gate.since) if each.gate.since else "",
-                "held": each.held,
-                "reason": markdown(each.gate.reason or ""),
-                "what to do": advice(each.gate, now),
-                "pace": pace(each.gate) or "",
-                "next probe": "" if (at := next_probe_at(each.gate)) is None else rfc3339(at),
-                "paused by": markdown(each.gate.paused_by or ""),
-            }
-            for each in found
-        ],
-        description="Endpoints with a gate that is not normal; `resonant endpoint show NAME` shows one.",
+        table=rows,
+        description="Endpoints that are unusable, or have a gate that is not normal; `resonant endpoint show NAME` shows one.",
     )
-    held = sum(each.held for each in found)
-    return f"{held} deliveries held by {len(found)} endpoints" if found else ""
+    deliveries = counted(sum(each.held for each in found), "delivery", "deliveries")
+    held_by = f"{deliveries} held by {counted(len(found), 'endpoint')}" if found else ""
+    return "; ".join(filter(None, [held_by, *unusable.values()]))
+
+
+async def _unusable_endpoints() -> dict[str, str]:
+    """Return why endpoints cannot be used, by name. Prefect's form saves any configuration."""
+    found: dict[str, str] = {}
+    for name, block in (await load_endpoints()).items():
+        try:
+            if isinstance(block, EndpointError):
+                raise block
+            block.check(name)
+        except AddressRefused as error:
+            found[name] = f"endpoint {name!r}: {error}"
+        except EndpointError as error:
+            found[name] = str(error)
+    return found
 
 
 def _is_uuid(owner: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 from base64 import b64encode
 from collections import defaultdict
@@ -24,6 +23,7 @@ from resonant.metrics.totals import measure
 from resonant.settings import load_settings
 from resonant.store.counter_compaction import compact
 from tasks.policies import known_policy, policy_of
+from tasks.tables import markdown_table
 
 if TYPE_CHECKING:
     from resonant.delivery.retry import RetryPolicy
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 METRICS_ARTIFACT = "metrics"
 _MOST_POLICIES = 3
-_FIGURE = re.compile(r"[0-9 ,.:%Z-]*")
 
 
 async def measure_store(store: Store, *, window_hours: float | None) -> tuple[Totals, Statistics]:
@@ -144,14 +143,4 @@ def _image(alt: str, svg: str) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.header, *(("---",) * len(table.header),), *table.rows]
-    return "\n".join([f"### {table.title}\n", *map(_markdown_row, lines)])
-
-
-def _markdown_row(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(map(_markdown_cell, cells))} |"
-
-
-def _markdown_cell(cell: str) -> str:
-    # Markdown splits rows at bars even within code, and the text may end in a backslash, so `\|` is not safe.
-    return cell if _FIGURE.fullmatch(cell) else markdown(cell).replace("|", r"\x7c")
+    return f"### {table.title}\n\n{markdown_table(table.header, table.rows)}"

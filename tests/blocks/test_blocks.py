@@ -48,6 +48,22 @@ def webhook(**fields) -> WebhookEndpoint:
     return WebhookEndpoint(**{"url": SecretStr("https://hooks.example.com/in?key=t0ken")} | fields)
 
 
+@pytest.mark.parametrize(
+    ("kind", "first"), [(WebhookEndpoint, ["url", "allow_private"]), (FileEndpoint, ["path", "policy"])]
+)
+def test_the_form_shows_the_fields_of_a_kind_above_those_that_every_endpoint_has(kind, first):
+    assert list(kind.model_json_schema()["properties"])[:2] == first
+
+
+def test_a_check_refuses_a_private_address_as_the_command_line_does():
+    webhook().check("hooks")
+    webhook(url=SecretStr("http://127.0.0.1/"), allow_private=True).check("hooks")
+    with pytest.raises(
+        AddressRefused, match=r"127\.0\.0\.1 is a private or special address; --allow-private"
+    ):
+        webhook(url=SecretStr("http://127.0.0.1/")).check("hooks")
+
+
 def test_what_is_secret_of_an_endpoint_shows_in_no_text_of_the_block():
     block = webhook(
         headers=SecretDict({"authorization": "Bearer s3cret"}),

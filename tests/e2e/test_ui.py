@@ -131,9 +131,13 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     browser.goto(f"{ui}/deployments/deployment/{collect}/run")
     submit_and_wait(browser, ui, "triage-by-hand")
     open_artifact(browser, ui, "dead-letter-triage")
-    browser.get_by_text("http_503").first.wait_for()
+    browser.set_viewport_size({"width": 1300, "height": 1100})
+    browser.get_by_role("cell", name="http_503").wait_for()
     browser.wait_for_timeout(1_000)
     screenshot(browser, "triage")
+    table = browser.get_by_role("table").first
+    assert table.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth"), "it is cut"
+    assert table.bounding_box()["width"] < 800
 
     (machine.home / "repaired").touch()
     replay = deployment(ui, "replay-dead-letters/replay")

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
+from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
-from resonant.dead_letters.advice import advise
 from resonant.dead_letters.pausing import pause
 from resonant.delivery.retry import GiveUp
 from resonant.display import markdown
 from resonant.events import Attempt, Event, rfc3339
 from resonant.store import Outcome, open_store
-from resonant.store.gates import Gate, GateChange, change_gate
+from resonant.store.gates import Gate, GateChange, change_gate, read_gates
 from resonant.testing import FixedClock
 from tasks.collect import GATES_ARTIFACT, TRIAGE_ARTIFACT
 
 pytestmark = pytest.mark.engine
 
 START = 1_700_000_000.0
-COLUMNS = [
-    *("count", "endpoint", "code", "error", "answer", "what to do", "reason", "category"),
-    *("first", "last", "example", "fingerprint"),
-]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Written:
 
     message: str
     description: str
-    table: list[dict]
+    text: str
 
 
 @pytest.fixture
@@ -45,11 +43,11 @@ def collect(prefect_api, tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/store.db"
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
 
-    async def run(*failures: dict) -> Written:
+    async def run(*failures: dict, event_id: str = "evt_{}") -> Written:
         clock = FixedClock(START)
         store = await open_store(url, clock=clock)
         for number, failure in enumerate(failures):
-            await store.enqueue([Event(id=f"evt_{number}", type="t", source="/s", data=1)], "hooks")
+            await store.enqueue([Event(id=event_id.format(number), type="t", source="/s", data=1)], "hooks")
             [lease] = await store.claim("hooks", owner="w", limit=1)
             await store.begin([lease])
             attempt = Attempt(1, 1, clock(), 0.1, "failed", error_type="UnexpectedStatus", **failure)
@@ -61,13 +59,13 @@ def collect(prefect_api, tmp_path, monkeypatch):
         async with get_client() as client:
             artifact = await Artifact.aget(TRIAGE_ARTIFACT, client=client)
         assert artifact.flow_run_id == state.state_details.flow_run_id
-        return Written(state.message, artifact.description, json.loads(artifact.data))
+        return Written(state.message, artifact.description, artifact.data)
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield run
 
 
-async def test_each_group_is_a_row_that_says_what_to_do(collect):
+async def test_each_group_is_a_row_and_a_text_that_says_what_to_do(collect):
     busy = {"category": "transient", "code": "http_503", "status_code": 503}
     rejected = {"category": "permanent", "code": "http_400", "error": "order 'o-1' is unknown"}
     rejected |= {"excerpt": '{"error": "no `id`"}', "maybe_processed": True}
@@ -76,44 +74,55 @@ async def test_each_group_is_a_row_that_says_what_to_do(collect):
         rejected, busy | {"error": "no answer after 1 s"}, busy | {"error": "no answer after 2 s"}
     )
 
-    assert written.message.endswith("3 dead letters in 2 groups")
+    assert "; 3 dead letters in 2 groups" in written.message
     assert "`resonant detail ID`" in written.description
-    first, second = written.table
-    assert list(first) == list(second) == COLUMNS
-    assert len(first["fingerprint"]) == len(second["fingerprint"]) == 12
-    assert first | {"fingerprint": ""} == {
-        "count": 2,
-        "endpoint": "hooks",
-        "code": "http_503",
-        "error": "`no answer after <n> s`",
-        "answer": "",
-        "what to do": advise(code="http_503", reason="exhausted", category="transient", endpoint="hooks"),
-        "reason": "exhausted",
-        "category": "transient",
-        "first": rfc3339(START + 60),
-        "last": rfc3339(START + 120),
-        "example": "evt_2",
-        "fingerprint": "",
-    }
-    assert (second["count"], second["error"]) == (1, "`order <text> is unknown`")
-    assert second["answer"] == """``{"error": "no `id`"}``"""
-    assert second["what to do"] == (
-        "possibly processed: check the receiver before a replay; "
-        + advise(
-            code="http_400",
-            reason="permanent",
-            category="permanent",
-            endpoint="hooks",
-            event_id=second["example"],
-        )
-    )
+    table, *texts = written.text.split("\n\n### ")
+    assert table.splitlines() == [
+        "| group | dead letters | endpoint | code | reason | last |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| 1 | 2 | hooks | http_503 | exhausted | 2023-11-14 22:15Z |",
+        "| 2 | 1 | hooks | http_400 | permanent | 2023-11-14 22:13Z |",
+    ]
+    first, second = texts
+    title, what_to_do, facts = first.split("\n\n")
+    assert title == "1. 2 dead letters to hooks: http_503"
+    assert what_to_do.startswith("What to do: wait until it answers (`resonant endpoint test hooks`), then ")
+    assert facts.splitlines()[:-1] == [
+        "- category: transient",
+        "- error: `no answer after <n> s`",
+        "- example: evt_2",
+        f"- given up: {rfc3339(START + 60)} to {rfc3339(START + 120)}",
+    ]
+    assert re.fullmatch("- fingerprint: [0-9a-f]{12}", facts.splitlines()[-1])
+    assert second.startswith("2. 1 dead letter to hooks: http_400\n\nWhat to do: possibly processed: check ")
+    assert '- answer: ``{"error": "no `id`"}``' in second
 
 
-async def test_an_empty_queue_writes_an_empty_table_over_the_last_one(collect):
+async def test_an_example_that_markdown_would_misread_is_not_part_of_the_advice(collect):
+    rejected = {"category": "permanent", "code": "http_400", "error": "rejected"}
+
+    written = await collect(rejected, event_id="`![x](http://trap.example)`")
+
+    assert "1 dead letter in 1 group" in written.message
+    assert "inspect one (`resonant detail ID`)" in written.text
+    assert "- example: `` `![x](http://trap.example)` ``" in written.text
+
+
+async def test_of_many_groups_the_largest_are_shown_and_the_others_are_counted(collect, monkeypatch):
+    monkeypatch.setattr("tasks.collect._MOST_GROUPS", 1)
+    busy = {"category": "transient", "code": "http_503"}
+
+    written = await collect(busy, busy, busy | {"code": "http_500"})
+
+    assert written.text.count("### ") == 1
+    assert written.text.endswith("1 smaller group not shown: `resonant dlq --group` lists all.")
+
+
+async def test_an_empty_queue_writes_an_empty_triage_over_the_last_one(collect):
     written = await collect()
 
-    assert written.message == "0 deliveries rescued; 0 dead letters in 0 groups"
-    assert written.table == []
+    assert written.message.startswith("0 deliveries rescued; 0 dead letters in 0 groups")
+    assert written.text == "No dead letters."
 
 
 async def test_held_endpoints_are_a_table_of_their_own(collect, tmp_path):
@@ -124,13 +133,13 @@ async def test_held_endpoints_are_a_table_of_their_own(collect, tmp_path):
     await pause(store, "paid", who="ann", reason="a `b`")
     gate = Gate("crm", "probing", since=START, reason="20 failures in a row", probe_at=START + 5)
     await store.write(change_gate, GateChange(Gate("crm"), gate))
+    paused_at = (await store.read(read_gates))["paid"].since
     await store.close()
 
     written = await collect()
 
-    assert (
-        written.message
-        == "0 deliveries rescued; 0 dead letters in 0 groups; 2 deliveries held by 2 endpoints"
+    assert written.message.startswith(
+        "0 deliveries rescued; 0 dead letters in 0 groups; 2 deliveries held by 2 endpoints"
     )
     async with get_client() as client:
         artifact = await Artifact.aget(GATES_ARTIFACT, client=client)
@@ -138,7 +147,7 @@ async def test_held_endpoints_are_a_table_of_their_own(collect, tmp_path):
     assert paused == {
         "endpoint": "paid",
         "state": "paused",
-        "since": rfc3339(START),
+        "since": rfc3339(paused_at),
         "held": 2,
         "reason": markdown("a `b`"),
         "what to do": "`resonant endpoint resume paid` sends again",
@@ -147,3 +156,24 @@ async def test_held_endpoints_are_a_table_of_their_own(collect, tmp_path):
         "paused by": "ann",
     }
     assert (probing["endpoint"], probing["next probe"]) == ("crm", rfc3339(START + 5))
+
+
+@pytest.fixture
+async def private(prefect_api):
+    """An endpoint as Prefect's form saves it, without a check."""
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        await WebhookEndpoint(url=SecretStr("http://127.0.0.1:9/")).asave("private", overwrite=True)
+        yield
+        await WebhookEndpoint.adelete("private")
+
+
+@pytest.mark.usefixtures("private")
+async def test_an_endpoint_that_cannot_be_used_is_named_before_any_event_is_sent_to_it(collect):
+    written = await collect()
+
+    why = "endpoint 'private': 127.0.0.1 is a private or special address; --allow-private (allow_private on the endpoint) permits it"
+    assert why in written.message
+    async with get_client() as client:
+        artifact = await Artifact.aget(GATES_ARTIFACT, client=client)
+    row = {"endpoint": "private", "state": "unusable", "reason": markdown(why)}
+    assert row in json.loads(artifact.data)
