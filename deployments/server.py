@@ -7,8 +7,11 @@ page needs to run a flow. A page whose host name now resolves to 127.0.0.1 (DNS 
 A browser always reveals where a request comes from, in ``Origin``, ``Host`` or ``Sec-Fetch-Site``. Programs send no
 ``Origin``. ``Host`` can be checked only on loopback, where the valid names are known.
 
-The UI gets a content security policy: it cannot be framed and loads nothing from other hosts. This blocks images in
-untrusted text, and the analytics service that the new UI contacts even where analytics are off.
+The UI gets a content security policy: it cannot be framed, runs its own scripts only, and loads nothing from other hosts.
+This blocks images in untrusted text, and the analytics service that the new UI contacts even where analytics are off.
+
+FastAPI's pages of the API, ``/docs`` and ``/redoc``, are refused: they run scripts that another host serves, and these would
+have the rights of the API. ``/openapi.json`` and ``/api/openapi.json`` describe the API.
 
 ``python -m deployments.server``, run in the project's folder, reads all settings, including its address, from Prefect.
 """
@@ -39,9 +42,16 @@ API = "/api"
 _LOOPBACK = ("127.0.0.1", "localhost")
 # RFC 9110, 7.2 allows no userinfo. urlsplit would strip it, and leave a valid name.
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
+# Otherwise a page that is open in a browser keeps the server from ending.
+_SHUTDOWN_SECONDS = 5
 _OWN_SITES = (None, "same-origin", "none")
 # The hosts of the logos of Prefect's block types.
 _LOGOS = "https://raw.githubusercontent.com https://images.ctfassets.net"
+_PAGES_OF_THE_API = ("/docs", "/redoc")
+_NO_PAGE = (
+    "This server has no page about its API, since such a page runs scripts of another host. "
+    "/api/openapi.json describes the API.\n"
+)
 _REFUSAL = (
     "This server refuses requests from other web pages.\n"
     "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS allows further origins.\n"
@@ -108,6 +118,24 @@ class OwnPagesAlone:
         return not f"{scope['path']}/".startswith(f"{self._api}/")
 
 
+def without_pages_of_the_api(app: ASGIApp, *, api: str = API) -> ASGIApp:
+    """Refuse the pages of an application that run scripts of another host.
+
+    Args:
+        app: the application.
+        api: the path of the API.
+    """
+    refused = tuple(f"{root}{page}/" for root in ("", api.rstrip("/")) for page in _PAGES_OF_THE_API)
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and f"{scope['path']}/".startswith(refused):
+            await PlainTextResponse(_NO_PAGE, 404)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return call
+
+
 def guarded(app: ASGIApp, origins: str, *, address: str = _LOOPBACK[0], api: str = API) -> ASGIApp:
     """Guard an application against pages of other origins, unless all are allowed.
 
@@ -133,11 +161,12 @@ def main() -> None:
         output.say(f"resonant: {error}")
         sys.exit(1)
     settings = get_current_settings().server
+    api = settings.api.base_path or API
     app = guarded(
-        prefect_application(),
+        without_pages_of_the_api(prefect_application(), api=api),
         settings.api.cors_allowed_origins,
         address=settings.api.host,
-        api=settings.api.base_path or API,
+        api=api,
     )
     uvicorn.run(
         app,
@@ -147,6 +176,7 @@ def main() -> None:
         ws_ping_interval=settings.api.websocket_ping_interval,
         ws_ping_timeout=settings.api.websocket_ping_timeout,
         log_level=settings.logging_level.lower(),
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
 
 
@@ -156,6 +186,12 @@ def _content_security_policy(origins: Iterable[str]) -> str:
     sockets = [f"ws{origin.removeprefix('http')}" for origin in pages]
     return "; ".join(
         (
+            "default-src 'self'",
+            # The library that draws the graph of a run compiles functions.
+            "script-src 'self' 'unsafe-eval'",
+            "worker-src 'self' blob:",
+            "style-src 'self' 'unsafe-inline'",
+            "font-src 'self' data:",
             "frame-ancestors 'self'",
             f"img-src 'self' data: blob: {_LOGOS}",
             f"connect-src 'self' {' '.join([*pages, *sockets])}",

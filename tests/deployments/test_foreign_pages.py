@@ -6,7 +6,7 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from deployments.server import OwnPagesAlone, guarded
+from deployments.server import OwnPagesAlone, guarded, without_pages_of_the_api
 
 OWN = "http://127.0.0.1:4200,http://localhost:4200"
 LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
@@ -123,7 +123,8 @@ async def test_no_response_can_be_framed_by_a_foreign_page_or_load_foreign_resou
     headers = (await answer({"host": host})).headers
     assert headers["x-frame-options"] == "SAMEORIGIN"
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
-    assert policy["frame-ancestors"] == "'self'"
+    assert policy["default-src"] == policy["frame-ancestors"] == "'self'"
+    assert policy["script-src"] == "'self' 'unsafe-eval'", "the UI's own scripts only"
     # Only images are allowed from the hosts of Prefect's logos.
     assert "http:" not in policy["img-src"]
     assert "*" not in policy["img-src"]
@@ -157,3 +158,25 @@ async def test_the_servers_own_start_and_end_pass():
 
     await OwnPagesAlone(application, [], is_local=True)({"type": "lifespan"}, None, None)
     assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize("api", ["/api", "/prefect/"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/docs", 404),
+        ("/docs/", 404),
+        ("/docs/oauth2-redirect", 404),
+        ("/redoc", 404),
+        ("API/docs", 404),
+        ("API/%72edoc", 404),
+        ("/", 200),
+        ("/docs-of-a-flow", 200),
+        ("API/openapi.json", 200),
+    ],
+)
+async def test_pages_that_run_scripts_of_another_host_are_refused(api, path, status):
+    app = without_pages_of_the_api(PlainTextResponse("a page"), api=api)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
+        answer = await client.get(f"http://unused{path.replace('API', api.rstrip('/'))}")
+    assert answer.status_code == status

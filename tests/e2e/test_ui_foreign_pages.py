@@ -10,6 +10,7 @@ from playwright.sync_api import sync_playwright
 
 from resonant.local.server import free_port, started_server
 from resonant.settings import Settings
+from support.browser import VIOLATIONS
 from support.prefect import patient_client
 from support.programs import need
 
@@ -128,6 +129,38 @@ def test_a_web_page_whose_name_has_come_to_mean_this_machine_is_no_page_of_the_s
     """DNS rebinding: for the browser, page and API are of one origin then."""
     answer = page.goto(f"http://rebound.example:{unlocked}/api{SECRETS}")
     assert answer.status == 403
+
+
+def test_no_page_of_the_server_names_a_script_of_another_host(unlocked):
+    with patient_client(f"http://127.0.0.1:{unlocked}", event_hooks={}) as client:
+        for path in ("/docs", "/redoc", "/api/docs", "/api/redoc"):
+            assert client.get(path).status_code == 404, path
+        assert client.get("/api/openapi.json").status_code == 200
+
+
+def test_a_script_in_a_page_of_the_server_does_not_run(unlocked, page):
+    page.goto(f"http://127.0.0.1:{unlocked}/")
+    page.evaluate("""() => {
+        const inline = document.createElement("script");
+        inline.textContent = "window.has_run = true";
+        document.body.append(inline);
+    }""")
+    assert page.evaluate("window.has_run") is None
+
+
+@pytest.mark.parametrize("ui", ["", "/v2"], ids=["v1", "v2"])
+def test_the_policy_blocks_nothing_that_the_ui_needs(unlocked, page, ui):
+    page.add_init_script(VIOLATIONS)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    for path in ("/runs", "/flows", "/deployments", "/blocks/catalog", "/automations", "/settings"):
+        page.goto(f"http://127.0.0.1:{unlocked}{ui}{path}")
+        page.get_by_text("Automations").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        assert errors == [], path
+        # The analytics service that the new UI contacts is blocked on purpose.
+        blocked = [each for each in page.evaluate("violations") if not each.startswith("connect-src")]
+        assert blocked == [], path
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
