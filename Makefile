@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-fast lint docs reference wheel bench chaos audit clean help
+.PHONY: setup demo test test-all test-fast lint docs docs-serve reference wheel bench chaos audit clean help
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -60,7 +60,10 @@ lint: setup  ## run ruff, mypy, codespell and import-linter
 
 docs: reference .venv/docs-ready  ## build the documentation site into build/site; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet, it ignores warnings
-	@echo "open build/site/index.html"
+	@echo "make docs-serve shows it in a browser; opened as files, its pages have no search"
+
+docs-serve: docs  ## serve the documentation site at http://127.0.0.1:8000, with its search
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 reference: setup  ## regenerate docs/reference/ from the code
 	@$(BIN)/python -m docs.generate
