@@ -38,14 +38,14 @@ class AttemptKey(NamedTuple):
         return cls(delivery_id, attempt.number, attempt.started_at, attempt.owner, attempt.result)
 
 
-def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> set[AttemptKey]:
-    """Return the attempts that the history of these deliveries already contains."""
+def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> dict[AttemptKey, bool]:
+    """Return the attempts that the history of these deliveries already contains, and whether each came late."""
     if not delivery_ids:
-        return set()
+        return {}
     a = schema.attempts.c
-    query = select(a.delivery_id, a.number, a.started_at, a.owner, a.result)
+    query = select(a.late, a.delivery_id, a.number, a.started_at, a.owner, a.result)
     rows = connection.execute(query.where(is_any_of(a.delivery_id, list(delivery_ids))))
-    return {AttemptKey(*row) for row in rows}
+    return {AttemptKey(*key): late for late, *key in rows}
 
 
 def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, object]:

@@ -46,9 +46,12 @@ def still_held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]
 
 
 def is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
-    """Return whether a lease is still held, according to the rows that ``lock`` returned."""
+    """Return whether a lease is still held, according to the rows that ``lock`` returned.
+
+    Two workers have the same token if a failover to a standby lost the claim of the first. So the owner must match too.
+    """
     row = rows.get(lease.delivery_id)
-    return row is not None and row.lease_owner is not None and bool(row.lease_token == lease.token)
+    return row is not None and (row.lease_owner, row.lease_token) == (lease.owner, lease.token)
 
 
 def held_by(connection: Connection, owner: str) -> list[int]:

@@ -64,18 +64,24 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
     there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
     held = {outcome.lease.key for outcome in there if is_held(rows, outcome.lease)}
     known = recorded_attempts(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
+    kept_before = {(key.delivery_id, key.number, key.owner) for key, late in known.items() if not late}
     history: list[dict[str, object]] = []
     kept: list[Outcome] = []
     standing: set[LeaseKey] = set()
     for outcome in there:
         lease, attempt = outcome.lease, outcome.attempt
-        row = rows[lease.delivery_id]
-        if row.lease_token == lease.token and row.attempts >= attempt.number:
+        row, key = rows[lease.delivery_id], AttemptKey.of(lease.delivery_id, attempt)
+        is_late = lease.key not in held
+        if is_late:
+            # The delivery has left its worker: only the history shows whose outcome was recorded.
+            is_repeated = row.lease_token == lease.token and (*key[:2], lease.owner) in kept_before
+        else:
+            is_repeated = row.attempts >= attempt.number
+        if is_repeated:
             standing.add(lease.key)
             continue
-        if AttemptKey.of(lease.delivery_id, attempt) in known:
+        if key in known:
             continue
-        is_late = lease.key not in held
         history.append(attempt_row(lease.delivery_id, attempt, late=is_late))
         if not is_late:
             standing.add(lease.key)

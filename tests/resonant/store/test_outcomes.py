@@ -147,6 +147,44 @@ class TestRecord:
         assert (attempt.error_type, attempt.warning) == ("\ufffd", "?")
 
 
+class TestFailover:
+    """A standby that had not received a worker's claim becomes the server, so two workers get the same fencing token."""
+
+    @pytest.fixture
+    def leases(self, desk):
+        """The leases of the worker whose claim was lost, and of the worker that claimed next."""
+        desk.enqueue("evt_1")
+        before = desk.row("evt_1")
+        first = desk.claim_one(owner="first")
+        lost = {name: before[name] for name in ("lease_owner", "lease_token", "available_at")}
+        desk.write(lambda connection: connection.execute(update(schema.deliveries).values(lost)))
+        second = desk.claim_one(owner="second")
+        assert first.key == second.key
+        return first, second
+
+    def test_only_the_owner_of_the_lease_may_send(self, desk, leases):
+        first, second = leases
+        assert desk.begin(first) == set()
+        assert desk.begin(second) == {second.key}
+
+        desk.run(desk.store.release([first]))
+        assert desk.row("evt_1")["lease_owner"] == "second"
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_the_owners_success_is_recorded_and_the_others_is_history(self, desk, leases, order):
+        outcomes = [desk.delivered(lease, started_at=desk.clock() + n) for n, lease in enumerate(leases)]
+        for n in order:
+            for _ in range(2):  # a write that was not confirmed is repeated
+                assert desk.record(outcomes[n]) == ({leases[n].key} if n else set())
+
+        assert {attempt.owner: attempt.late for attempt in desk.history("evt_1")} == {
+            "first": True,
+            "second": False,
+        }
+        assert len(desk.history("evt_1")) == 2
+        assert (desk.row("evt_1")["status"], desk.row("evt_1")["attempts"]) == ("delivered", 1)
+
+
 class TestLateWorker:
     """A worker that comes back after its lease has gone to somebody else."""
 
@@ -268,6 +306,7 @@ def test_a_replayed_delivery_says_its_round(desk):
         "status": "pending",
         "round": 2,
         "round_attempts": 0,
+        "next_attempt_at": desk.clock(),
         "available_at": desk.clock(),
         "reason": None,
     }
