@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from blocks.loading import block_slug, endpoint_types, load_endpoint, unknown_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
+from resonant.sinks.endpoint import check_new_secret
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -41,13 +42,24 @@ def name_from_url(url: str) -> str:
     return name
 
 
-async def save_webhook_endpoint(name: str, block: WebhookEndpoint, *, overwrite: bool) -> None:
+async def save_webhook_endpoint(
+    name: str, block: WebhookEndpoint, *, overwrite: bool, new_secret: SecretStr | None = None
+) -> None:
     """Check an endpoint, and save it.
 
+    Args:
+        name: the endpoint's name.
+        block: the endpoint.
+        overwrite: whether it may exist.
+        new_secret: its signing secret, if that is new: an existing one may have any length.
+
     Raises:
-        EndpointError: it cannot be used as configured, or exists and ``overwrite`` is not set.
+        EndpointError: it cannot be used as configured, has a new secret that is too short or too long, or exists and
+            ``overwrite`` is not set.
     """
     block.to_endpoint(name)
+    if new_secret is not None:
+        check_new_secret(name, new_secret.get_secret_value())
     try:
         await block.asave(name, overwrite=overwrite)
     except ValueError as error:
@@ -60,7 +72,7 @@ async def save_webhook_endpoint(name: str, block: WebhookEndpoint, *, overwrite:
 
 async def update_webhook_endpoint(
     name: str,
-    fields: Mapping[str, object],
+    fields: Mapping[str, Any],
     *,
     headers: Mapping[str, str],
     overrides: Mapping[int, Category],
@@ -92,7 +104,7 @@ async def update_webhook_endpoint(
         block.headers = SecretStr(json.dumps({**kept_headers, **headers}))
     kept_overrides = {status for status in block.status_overrides if status not in overrides}
     block.status_overrides = {**block.status_overrides, **overrides}
-    await save_webhook_endpoint(name, block, overwrite=True)
+    await save_webhook_endpoint(name, block, overwrite=True, new_secret=fields.get("signing_secret"))
     kept = [
         words
         for words, is_there in (
@@ -186,7 +198,7 @@ async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rot
     block.signing_secret = secret
     block.previous_signing_secret = old if keeps_old else None
     ends = block.previous_signing_secret_until = now + timedelta(seconds=keep_old if keeps_old else 0)
-    await _save_signing(name, block)
+    await _save_signing(name, block, new_secret=secret)
     return Rotation(ends.timestamp(), ends if keeps_old else None, block.timeout)
 
 
@@ -206,9 +218,9 @@ async def end_rotation(name: str) -> Rotation:
     return Rotation(now.timestamp(), None, block.timeout)
 
 
-async def _save_signing(name: str, block: WebhookEndpoint) -> None:
+async def _save_signing(name: str, block: WebhookEndpoint, new_secret: SecretStr | None = None) -> None:
     try:
-        await save_webhook_endpoint(name, block, overwrite=True)
+        await save_webhook_endpoint(name, block, overwrite=True, new_secret=new_secret)
     except EndpointError:
         raise
     except Exception as error:  # Prefect may have saved the endpoint, and only its answer is lost

@@ -72,6 +72,10 @@ class EndpointBlock(Block, ABC):
             EndpointError: it cannot be used as configured.
         """
 
+    def warning(self) -> str | None:
+        """Return what should be changed although the endpoint can be used, on one line without secrets."""
+        return None
+
 
 class SinkBlock(EndpointBlock, ABC):
     """The base class of custom endpoints: subclass it and implement ``deliver``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 from prefect.blocks.fields import SecretDict
 from pydantic import AwareDatetime, Field, SecretStr, field_validator
@@ -12,7 +13,9 @@ from blocks.loading import load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Category
-from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.endpoint import Endpoint, problem_of_secret
+
+logger = logging.getLogger(__name__)
 
 
 class WebhookEndpoint(EndpointBlock):
@@ -110,6 +113,11 @@ class WebhookEndpoint(EndpointBlock):
         """
         self.to_endpoint(name)
 
+    def warning(self) -> str | None:
+        """Return what is wrong with the length of the signing secret."""
+        problem = self.signing_secret and problem_of_secret(self.signing_secret.get_secret_value())
+        return f"{problem}: `resonant endpoint rotate-secret` makes a new one" if problem else None
+
     def open(self, name: str) -> Destination:
         """Return a destination that reads this endpoint's configuration again while it is open."""
         # This imports the HTTP client, which `endpoint list` does not need.
@@ -122,6 +130,8 @@ class WebhookEndpoint(EndpointBlock):
             return block.to_endpoint(name)
 
         endpoint = self.to_endpoint(name)
+        if warning := self.warning():
+            logger.warning("endpoint %s: %s", name, warning)
         sink = CurrentSink(endpoint, read)
         return Destination(
             name=name,

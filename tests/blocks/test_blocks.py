@@ -101,6 +101,17 @@ def test_the_dispatcher_gets_the_settings_of_the_endpoint():
     assert (destination.concurrency, destination.rate) == (2, 0.5)
 
 
+def test_a_short_signing_secret_is_warned_of_and_still_signs(caplog):
+    webhook(signing_secret=SecretStr(SECRET)).open("billing")
+    assert not caplog.records
+    block = webhook(signing_secret=SecretStr("whsec_c2hvcnQ="))
+    block.open("billing")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message.startswith("endpoint billing: its signing secret has 5 bytes, not 24 to 64: ")
+    assert block.to_endpoint("billing").signing_secrets == ("whsec_c2hvcnQ=",)
+
+
 @pytest.mark.parametrize(
     "headers", [{"x-key": "1"}, SecretDict({"x-key": 1}), SecretStr('{"x-key": "1"}'), '{"x-key": 1}']
 )

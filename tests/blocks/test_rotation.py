@@ -113,7 +113,12 @@ async def test_a_second_rotation_waits_for_the_end_of_the_first(on_prefect):
 
 
 @pytest.mark.parametrize(
-    ("secret", "problem"), [(OLD, "is its signing secret already"), ("s3cret!", "must be whsec_ and base64")]
+    ("secret", "problem"),
+    [
+        (OLD, "is its signing secret already"),
+        ("s3cret!", "must be whsec_ and base64"),
+        ("whsec_c2hvcnQ=", "its signing secret has 5 bytes, not 24 to 64"),
+    ],
 )
 async def test_a_secret_that_cannot_be_the_new_one_changes_nothing(on_prefect, secret, problem):
     async def work():

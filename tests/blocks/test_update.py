@@ -75,6 +75,8 @@ async def test_what_is_cleared_goes_back_to_its_default(update):
 async def test_a_value_that_cannot_be_used_changes_nothing(update):
     with pytest.raises(EndpointError, match="must begin with http"):
         await update({"url": SecretStr("ftp://x")})
+    with pytest.raises(EndpointError, match="not 24 to 64"):
+        await update({"signing_secret": SecretStr("whsec_c2hvcnQ=")})
 
 
 async def test_update_does_not_create_an_endpoint(prefect_api):

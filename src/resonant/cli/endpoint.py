@@ -98,7 +98,7 @@ def add(
             headers=given.secret(json.dumps(headers)) if headers else None,
             status_overrides=overrides,
         )
-        asyncio.run(save_webhook_endpoint(name, block, overwrite=False))
+        asyncio.run(save_webhook_endpoint(name, block, overwrite=False, new_secret=block.signing_secret))
         name_checks.remember([name], settings)
     output.write_paragraph(f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event")
 

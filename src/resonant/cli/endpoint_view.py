@@ -80,7 +80,8 @@ def show(name: given.Name, as_json: options.Json = False) -> None:
 
     name = options.endpoint_name(name)
     with on_prefect() as settings:
-        shown = {"name": name, **_shown(asyncio.run(load_endpoint(name)))}
+        block = asyncio.run(load_endpoint(name))
+        shown = {"name": name, **_shown(block)}
     now = time.time()
     gates = run_with_store(lambda store: store.read(governed, now=now), settings)
     gate, held = found = _of(name, gates)
@@ -93,6 +94,8 @@ def show(name: given.Name, as_json: options.Json = False) -> None:
     output.write_paragraph(output.visible(f"gate: {described(gate, held=held, now=now)}"), indent=2)
     if next_step := advice(gate, now):
         output.write_paragraph(f"next: {next_step}", indent=2)
+    if warning := block.warning():
+        output.say(f"endpoint {name}: {warning}")
 
 
 def _of(name: str, gates: list[Governed]) -> Governed:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")  # RFC 9110, 5.5, without the obsolete octets
+# Standard Webhooks. A shorter secret can be guessed from one signature.
+_MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64
 _RESERVED_PREFIXES = ("ce-", "webhook-")
 _RESERVED_HEADERS = frozenset(
     {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer"}
@@ -102,15 +104,40 @@ class Endpoint:
                 raise self._error("it has both an Authorization header and a user in its URL")
 
     def _check_secret(self, secret: str) -> None:
-        try:  # the library skips invalid base64, and signs with the rest
-            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if not key:
+        if not _key(secret):
             raise self._error("a signing secret must be whsec_ and base64")
 
     def _error(self, problem: str) -> EndpointError:
         return EndpointError(f"endpoint {self.name!r}: {problem}")
+
+
+def problem_of_secret(secret: str) -> str | None:
+    """Return what is wrong with the length of a signing secret, on one line that does not contain it."""
+    size = len(_key(secret))
+    if _MIN_SECRET_BYTES <= size <= _MAX_SECRET_BYTES:
+        return None
+    counted = "1 byte" if size == 1 else f"{size} bytes"
+    return f"its signing secret has {counted}, not {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES}"
+
+
+def check_new_secret(name: str, secret: str) -> None:
+    """Refuse a new signing secret that is too short or too long. An existing one goes on signing.
+
+    Raises:
+        EndpointError: the message says how to make a secret.
+    """
+    if problem := problem_of_secret(secret):
+        raise EndpointError(
+            f"endpoint {name!r}: {problem}: `(printf whsec_; openssl rand -base64 32)` makes a new one"
+        )
+
+
+def _key(secret: str) -> bytes:
+    """Return the key that signs; empty if the secret is not base64."""
+    try:  # the library skips invalid base64, and signs with the rest
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def _has_valid_labels(host: bytes) -> bool:

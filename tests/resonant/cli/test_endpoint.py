@@ -115,6 +115,21 @@ def test_an_endpoint_that_answered_410_is_paused_since_then(resonant, endpoints,
     assert found["gone_since"] == rfc3339(now)
 
 
+def test_a_short_signing_secret_is_refused_for_a_new_endpoint_and_shown_for_an_existing_one(
+    resonant, endpoints
+):
+    short, url = "whsec_c2hvcnQ=", "https://hooks.example.com/in"
+    refused = resonant.on_prefect("endpoint", "add", "cli-new", url, "--secret-stdin", typed=short, code=1)
+    assert refused.err == (
+        "resonant: endpoint 'cli-new': its signing secret has 5 bytes, not 24 to 64: "
+        "`(printf whsec_; openssl rand -base64 32)` makes a new one\n"
+    )
+    block = WebhookEndpoint(url=SecretStr(url), signing_secret=SecretStr(short))
+    asyncio.run(block.asave("cli-hooks", overwrite=True))
+    shown = resonant.on_prefect("endpoint", "show", "cli-hooks")
+    assert "endpoint cli-hooks: its signing secret has 5 bytes, not 24 to 64: " in shown.err
+
+
 def test_a_test_event_has_its_outcome_as_json(resonant, endpoints, tmp_path):
     done = resonant.on_prefect("endpoint", "test", "file-endpoint/cli-log", "--json")
 

@@ -1,11 +1,13 @@
 """Which endpoints are refused, and what of them is shown."""
 
+import base64
+
 import httpx
 import pytest
 
 from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused, EndpointError
-from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.endpoint import Endpoint, check_new_secret, problem_of_secret
 from resonant.sinks.http import HttpSink
 from resonant.testing import (
     Receiver,
@@ -90,6 +92,30 @@ def test_an_endpoint_that_cannot_work_is_refused_with_a_reason_and_no_secret(fie
     assert problem in text
     assert "s3cret" not in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [
+        (1, "its signing secret has 1 byte, not 24 to 64"),
+        (23, "its signing secret has 23 bytes, not 24 to 64"),
+        (24, None),
+        (64, None),
+        (65, "its signing secret has 65 bytes, not 24 to 64"),
+    ],
+)
+def test_a_new_signing_secret_has_24_to_64_bytes_and_an_existing_one_goes_on_signing(size, problem):
+    secret = "whsec_" + base64.b64encode(b"s" * size).decode()
+
+    assert endpoint("https://example.com", signing_secrets=(secret,)).signing_secrets == (secret,)
+    assert problem_of_secret(secret) == problem
+    if problem is None:
+        check_new_secret("orders", secret)
+        return
+    with pytest.raises(EndpointError) as refused:
+        check_new_secret("orders", secret)
+    hint = "`(printf whsec_; openssl rand -base64 32)` makes a new one"
+    assert str(refused.value) == f"endpoint 'orders': {problem}: {hint}"
 
 
 def test_an_endpoint_is_printed_without_what_is_secret():
