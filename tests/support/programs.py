@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,6 +45,19 @@ def need_postgresql() -> Path:
     if not found or not shutil.which("pg_ctlcluster"):
         lacking(POSTGRESQL)
     return max(found, key=lambda folder: float(folder.parent.name))
+
+
+def in_namespace(kind: str) -> list[str]:
+    """Return the beginning of a command that runs in a namespace (``mount`` or ``net``) of its own, or skip the test.
+
+    The namespace ends with the command.
+    """
+    command = ["unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), f"--{kind}"]
+    try:
+        subprocess.run([*command, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        lacking(f"this test needs a namespace ({kind}) of its own: run it as root")
+    return command
 
 
 def lacking(reason: str) -> NoReturn:

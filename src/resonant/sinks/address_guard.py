@@ -3,15 +3,17 @@
 The lists are IANA's special-purpose address registries (RFC 6890 and its successors), as of 2025:
 https://www.iana.org/assignments/iana-ipv4-special-registry and .../iana-ipv6-special-registry. Everything in them is
 refused, even the few globally reachable anycast services, since no endpoint uses them. The lists are explicit because
-``ipaddress.is_global`` differs between patch releases of Python.
+``ipaddress.is_global`` differs between patch releases of Python. Addresses of a cloud's own services outside the registries
+are refused too, and so are the public addresses of this machine: its firewall does not filter what it sends to itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resonant.errors import AddressRefused
 
@@ -23,11 +25,12 @@ _SPECIAL_IPV4 = tuple(
     for network in (
         "0.0.0.0/8",  # this network
         "10.0.0.0/8",  # private
-        "100.64.0.0/10",  # shared address space of carriers
+        "100.64.0.0/10",  # shared address space of carriers, including Alibaba's metadata service
         "127.0.0.0/8",  # loopback
         "169.254.0.0/16",  # link-local, including the metadata services of clouds
+        "168.63.129.16/32",  # Azure's wire server, on a public address: metadata, certificates and DNS
         "172.16.0.0/12",  # private
-        "192.0.0.0/24",  # IETF protocol assignments
+        "192.0.0.0/24",  # IETF protocol assignments, including Oracle's metadata service
         "192.0.2.0/24",  # documentation
         "192.31.196.0/24",  # AS112
         "192.52.193.0/24",  # automatic multicast tunnelling
@@ -103,8 +106,19 @@ def check_address(address: str) -> None:
         )
 
 
+def _check_not_own(family: int, address: tuple[Any, ...]) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(
+            address
+        )  # sends nothing, but selects the address to send from: the same one, if it is local
+        if ip_address(probe.getsockname()[0]) == ip_address(address[0]):
+            raise AddressRefused(
+                f"{address[0]} is an address of this machine; --allow-private (allow_private on the endpoint) permits it"
+            )
+
+
 def guarded_socket_factory(addr_info: AddrInfoType) -> socket.socket:
-    """Create the socket for a connection to a resolved address, if that is allowed.
+    """Create the socket for a connection to a resolved address, if that is allowed and not this machine's own.
 
     For ``aiohttp.TCPConnector(socket_factory=...)``. It checks the address of the connection itself, so neither DNS
     rebinding (a name that resolves differently the second time) nor an unusual notation bypasses it. Do not combine it
@@ -123,6 +137,7 @@ def guarded_socket_factory(addr_info: AddrInfoType) -> socket.socket:
     family, kind, protocol, _, address = addr_info
     try:
         check_address(str(address[0]))
+        _check_not_own(family, address)
     except AddressRefused as refused:
         raise _ConnectionRefusedHere from refused
     return socket.socket(family=family, type=kind, proto=protocol)

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import subprocess
+import sys
 
 import aiohttp
 import httpx
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused
 from resonant.sinks.address_guard import check_address, guarded_socket_factory, is_allowed
+from support.programs import in_namespace
 
 DENIED = {
     "private": "10.254.0.0 192.168.10.65 172.16.10.65 fdee:3a45:9057::1 fd00:ec2::254",
@@ -36,6 +39,7 @@ DENIED = {
     "ORCHID": "2001:10::1 2001:20::1",
     "SRv6": "5f00::1",
     "discard-only": "100::1",
+    "metadata services of clouds": "168.63.129.16 100.100.100.200 192.0.0.192 169.254.170.2 fd20:ce::254",
     "IPv4-mapped": "::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:a9fe:a9fe ::ffff:127.0.0.1%eth0",
     "IPv4-compatible and translated": "::127.0.0.1 ::8.8.8.8 ::ffff:0:8.8.8.8",
     "no address": "localhost 2130706433 0x7f000001 0177.0.0.1 127.1 8.8.8 08.8.8.8 8.8.8.8/32 [::1] 1.1.1.1%eth0 -",
@@ -66,6 +70,7 @@ def test_a_globally_reachable_address_is_allowed(address):
     [
         ("10.255.255.255", "11.0.0.0"),
         ("100.127.255.255", "100.128.0.0"),
+        ("168.63.129.16", "168.63.129.17"),
         ("172.31.255.255", "172.32.0.0"),
         ("192.0.0.255", "192.0.1.0"),
         ("198.19.255.255", "198.20.0.0"),
@@ -267,3 +272,61 @@ def test_the_factory_judges_as_is_allowed_does(ip):
     else:
         with pytest.raises(AddressRefused):
             guarded_socket_factory(addr_info)
+
+
+# Gives the loopback interface public addresses, and sends to itself there: `ip address add ... dev lo`, without that program.
+_SEND_TO_OWN_ADDRESS = """
+import asyncio, fcntl, socket, struct, sys
+from resonant.delivery.classification import classify
+from resonant.events import Event
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
+from resonant.sinks.redaction import Redactor
+
+SET_ADDRESS, SET_FLAGS, UP = 0x8916, 0x8914, 1
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as v4, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as v6:
+    fcntl.ioctl(v4, SET_FLAGS, struct.pack("16sH14x", b"lo", UP))
+    address = socket.inet_aton("8.8.8.8")
+    fcntl.ioctl(v4, SET_ADDRESS, struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, address))
+    address = socket.inet_pton(socket.AF_INET6, "2606:4700::1111")
+    fcntl.ioctl(v6, SET_ADDRESS, struct.pack("16sIi", address, 128, socket.if_nametoindex("lo")))
+
+async def answer(reader, writer):
+    seen.append(writer.get_extra_info("peername"))
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 204 No Content\\r\\nConnection: close\\r\\n\\r\\n")
+    writer.close()
+
+async def send(host, port, **options):
+    endpoint = Endpoint("own", f"http://{host}:{port}/", **options)
+    async with HttpSink(endpoint) as sink:
+        try:
+            receipt = await sink.send(Event(type="t", source="/s", data=1, id="evt_1"))
+        except Exception as error:
+            print(len(seen), classify(error, now=0.0).code, Redactor.of(endpoint).message(error))
+        else:
+            print(len(seen), receipt.status_code)
+
+async def main():
+    server = await asyncio.start_server(answer, "::", 0)
+    v4 = await asyncio.start_server(answer, "0.0.0.0", 0)
+    for host, port in (("8.8.8.8", v4.sockets[0].getsockname()[1]), ("[2606:4700::1111]", server.sockets[0].getsockname()[1])):
+        await send(host, port)
+        await send(host, port, allow_private=True)
+
+seen = []
+asyncio.run(main())
+"""
+
+
+def test_a_public_address_of_this_machine_is_refused_without_a_connection():
+    command = [*in_namespace("net"), sys.executable, "-c", _SEND_TO_OWN_ADDRESS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    refused = "is an address of this machine; --allow-private (allow_private on the endpoint) permits it"
+    assert done.stdout.splitlines() == [
+        f"0 address_refused AddressRefused: 8.8.8.8 {refused}",
+        "1 204",
+        f"1 address_refused AddressRefused: 2606:4700::1111 {refused}",
+        "2 204",
+    ]

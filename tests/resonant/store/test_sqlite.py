@@ -23,7 +23,7 @@ from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
 from resonant.store import open_store, sqlite
 from resonant.store.sqlite import SQLite
-from support.programs import lacking
+from support.programs import in_namespace
 from support.sqlite import listening
 
 FULL = 2  # SQLite's number for synchronous=FULL
@@ -307,12 +307,7 @@ def test_on_a_full_disk_nothing_is_lost_and_it_goes_on_when_there_is_space(tmp_p
     script = (
         'mount -t tmpfs -o size=4m none "$0" && head -c 1000000 /dev/zero > "$0/ballast" && exec "$@" "$0"'
     )
-    namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-    command = [*namespace, "sh", "-c", script, str(disk), sys.executable, "-c", _FILL_THE_DISK]
-    try:
-        subprocess.run([*namespace, "true"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        lacking("this test mounts a file system: run it as root")
+    command = [*in_namespace("mount"), "sh", "-c", script, str(disk), sys.executable, "-c", _FILL_THE_DISK]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (
