@@ -39,6 +39,14 @@ ROWS = (
     ("queues excess requests, 16 processes", "--overload queue --processes 16"),
     ("429 with Retry-After: 30 to all requests for 5 min", "--outage 5m --outage-kind 429 --retry-after 30"),
     ("Retry-After: 1 to excess requests", "--overload 429 --retry-after 1"),
+    (
+        "429 with Retry-After: 5 to all requests, then none, for 20 s each; 150 events/s",
+        "--outage 60 --flap 20 --outage-kind 429 --retry-after 5 --capacity 0 --events 18000 --over 120",
+    ),
+    (
+        "429 with Retry-After: 5 to one request in a hundred; 150 events/s, never down",
+        "--outage 0 --capacity 0 --limited 0.01 --retry-after 5 --events 15000 --over 100",
+    ),
     ("a tenth of the requests fail at random", "--failures 0.1"),
     ("half of the requests fail at random", "--failures 0.5"),
     ("half of the requests fail at random, never down", "--failures 0.5 --outage 0 --capacity 0 --over 100"),

@@ -68,6 +68,15 @@ def simulate(
     failures: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=0.95, help="Share of requests that fail at random.")
     ] = 0.0,
+    limited: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=0.95,
+            help="Share of requests that are answered 429 at random, as by a limit per tenant.",
+        ),
+    ] = 0.0,
     poison: Annotated[
         float,
         typer.Option(
@@ -118,6 +127,7 @@ def simulate(
         overload=options.choice("--overload", overload, Overload),
         retry_after=options.seconds("--retry-after", retry_after),
         failures=failures,
+        limited=limited,
         poison=poison,
         processes=processes,
         concurrency=concurrency,

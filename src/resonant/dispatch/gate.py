@@ -7,17 +7,21 @@ second, stays in the process. A controller does no I/O, and takes the time as an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from resonant.dispatch.gate_answer import Sent
 from resonant.dispatch.gate_measured import Measured
-from resonant.dispatch.gate_pace import LOWEST_RATE, Pace, half
+from resonant.dispatch.gate_pace import HELPLESS_SHARE, LOWEST_RATE, Pace, half
+from resonant.dispatch.gate_refusals import Refusals
 from resonant.dispatch.gate_window import FEWEST_ANSWERS
 from resonant.store.gates import Gate, GateChange
 
 if TYPE_CHECKING:
     import random
+
+    from resonant.dispatch.gate_answer import Answer
 
 # The duration of the pilot's lease, and the remaining time at which it is renewed, in seconds.
 PILOT_SECONDS = 3.0
@@ -28,7 +32,6 @@ _PROBE_SHARE = 0.08
 _SOONEST_PROBE, _LATEST_PROBE = 1.0, 120.0
 # The longest time for which a Retry-After holds an endpoint. A single delivery may wait longer.
 LONGEST_RETRY_AFTER = 300.0
-_STILL_FACTOR, _LONGEST_STILL = 10, 60.0
 # Failures within this time after recovery continue the same outage.
 _RELAPSE_SECONDS = 3.0
 _NORMAL_SECONDS = 10.0
@@ -38,39 +41,7 @@ _THROTTLED_SHARE = 0.1
 # The time after which an unanswered proposal is repeated.
 _PATIENCE = 1.0
 _A_MOMENT, _UNTIL_A_LOOK = 0.01, 0.25
-_HANDLER_FAILED, _THROTTLED = 500, 429
 _SLACK = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A send: its start time, the gate's epoch at that time, and its number in this process."""
-
-    at: float
-    epoch: int
-    number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The result of a send.
-
-    Attributes:
-        kind: ``delivered``, ``failed``, ``alive`` for a permanent failure with an answer (the endpoint is up), or
-            ``local`` for a failure on the sender's side, which is ignored.
-        duration: how long the request took, in seconds.
-        status_code: None if the endpoint did not answer.
-        retry_after: the Retry-After, in seconds.
-        gone: whether the endpoint answered 410.
-        delivery_id: identifies repeated 500s of one delivery, which do not indicate an outage.
-    """
-
-    kind: Literal["delivered", "failed", "alive", "local"]
-    duration: float
-    status_code: int | None = None
-    retry_after: float | None = None
-    gone: bool = False
-    delivery_id: int = 0
 
 
 class EndpointGate:
@@ -101,6 +72,7 @@ class EndpointGate:
         self.may_probe = self._has_worked = False
         self._entered = gate.epoch
         self._measured = Measured(gate.since)
+        self._refusals = Refusals()
 
     def governs(self, now: float) -> bool:
         """Return whether the gate holds deliveries or paces them."""
@@ -212,7 +184,13 @@ class EndpointGate:
         self._notice(now)
         if answer.kind == "local":
             return None
-        if answer.retry_after:
+        self._refusals.add(
+            sent.number,
+            self._sends,
+            is_refusal=answer.is_refusal,
+            works=answer.works or answer.is_odd,
+        )
+        if answer.retry_after and (self._refusals.concern_all or self.gate.state == "probing"):
             self._heed(answer.retry_after, now)
         if sent.epoch < self._entered:
             return self._write_retry_after(now)
@@ -235,8 +213,7 @@ class EndpointGate:
         return self._propose(self._piloted(self.gate, now, max(1.0, (self.gate.pace or 1.0) / 2)))
 
     def _account(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
-        works = answer.kind != "failed"
-        is_odd = answer.status_code == _HANDLER_FAILED
+        works, is_odd = answer.works, answer.is_odd
         self._measured.add(now, sent.number, works=works, is_odd=is_odd, delivery_id=answer.delivery_id)
         match self.gate.state:
             case "probing":
@@ -248,7 +225,7 @@ class EndpointGate:
                     now,
                     is_accepted=works or is_odd,
                     is_odd=is_odd,
-                    is_asked=bool(answer.retry_after),
+                    is_refusal=answer.is_refusal,
                     duration=answer.duration,
                     in_flight=in_flight,
                 )
@@ -301,18 +278,22 @@ class EndpointGate:
         """Return the change from normal to paced, if the endpoint accepts requests but too many fail."""
         measured = self._measured
         measured.window.add(now, is_bad=is_bad)
-        measured.throttled.add(now, is_bad=bool(answer.retry_after) or answer.status_code == _THROTTLED)
+        measured.throttled.add(now, is_bad=answer.is_refusal)
         answers, bad = len(measured.window), measured.window.share_bad
         is_too_much = (
             answers >= FEWEST_ANSWERS
             and bad > half(answers, is_helpless=self._is_helpless(now)) + 0.5 * answers**-0.5
             and measured.has_just_accepted(now)
         )
-        is_throttled = measured.throttled.share_bad > _THROTTLED_SHARE
+        is_told_to_wait = self.is_told_to_wait(now)
+        is_throttled = is_told_to_wait or self._is_throttled(now)
         if self._is_waiting_for_store(now) or not (is_too_much or is_throttled):
             return None
-        rate = max(1.0, measured.accepted.per_second(now))
-        if now - measured.since >= 1:
+        rate = max(1.0, measured.accepted.per_second(now), measured.accepted_before if measured.streak else 0)
+        if is_told_to_wait:
+            self._next_pace = Pace(rate, now, helpless_until=self.gate.helpless_until)
+            self._next_pace.stop(self._not_before, answer.retry_after or 0.0, now)
+        elif now - measured.since >= 1:
             self._next_pace = Pace(rate, now, share_bad=bad, helpless_until=self.gate.helpless_until)
         else:  # too early to measure the rate, so let the pace find it
             self._next_pace = Pace(rate, now, judged_from=measured.since + 1)
@@ -320,11 +301,15 @@ class EndpointGate:
         after = replace(self.gate, state="paced", since=now, paced_at=now, reason=reason)
         return self._propose(self._piloted(after, now, rate))
 
+    def _is_throttled(self, now: float) -> bool:
+        throttled = self._measured.throttled
+        most = HELPLESS_SHARE if self._is_helpless(now) else _THROTTLED_SHARE
+        return throttled.bad > 1 and throttled.share_bad > most
+
     def _heed(self, retry_after: float, now: float) -> None:
         self._not_before = max(self._not_before, now + min(retry_after, LONGEST_RETRY_AFTER))
         if self._pace is not None:
-            still = min(_STILL_FACTOR * retry_after, _LONGEST_STILL)
-            self._pace.stop(self._not_before, now + still)
+            self._pace.stop(self._not_before, retry_after, now)
 
     def _later(self, gate: Gate, now: float) -> float | None:
         """Return the end of the last Retry-After, if it is clearly later than the one in the row."""

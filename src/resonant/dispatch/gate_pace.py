@@ -27,10 +27,16 @@ _JUDGING_SECONDS = 3.0
 _LONGEST_JUDGING = 10.0
 _MOST_CUTS = 3
 _HELPLESS_SECONDS = 60.0
-_HELPLESS_SHARE = 0.95
+HELPLESS_SHARE = 0.95
 _TOLERATED = 0.02
 _SIGMAS = 2.0
 _HALF_SIGMAS = 1.5
+# After a Retry-After, one request is sent at a time until one is accepted, for this many seconds at most.
+_TRYING_SECONDS = 1.0
+_TRY_AGAIN_SECONDS = 0.02
+# If the pace seems to be the cause of a Retry-After, it does not grow for ten times as long, a minute at most.
+_BRAKE_SECONDS = 1.0
+_STILL_FACTOR, _LONGEST_STILL = 10, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class Pace:
         self.held_at = now
         self._tokens = 0.0
         self._filled_at = self._grown_at = now
-        self._still_until = -inf
+        self._still_until = self._stopped_until = self._trying_until = -inf
         self._drain_to = inf
         self._doubling = share_bad is None
         self._usual = _Usual()
@@ -88,6 +94,9 @@ class Pace:
 
     def wait(self, now: float, in_flight: int) -> float:
         """Return 0 to send now, which takes a token, or the seconds until the next call."""
+        if in_flight and now < self._trying_until:
+            self.held_at = now
+            return _TRY_AGAIN_SECONDS
         self._fill(now)
         if in_flight <= self._drain_to:
             self._drain_to = inf
@@ -104,10 +113,23 @@ class Pace:
         self._fill(now)
         return max(0, ceil(self._tokens + self.rate * _AHEAD_SECONDS) - waiting)
 
-    def stop(self, until: float, still_until: float) -> None:
-        """Send nothing and save no tokens until ``until``; do not grow before ``still_until``."""
+    def stop(self, until: float, retry_after: float, now: float) -> None:
+        """Send nothing and save no tokens until ``until``; then continue at the rate that was accepted before.
+
+        The rate doubles as before. If requests were accepted since an earlier stop, the pace is the probable cause, so it
+        grows slowly from now on.
+        """
         self._tokens, self._filled_at = 0.0, max(self._filled_at, until)
-        self._still_until = max(self._still_until, still_until)
+        self._window, self._judging, self._fresh_from = Window(), None, max(self._fresh_from, until)
+        self._trying_until = until + _TRYING_SECONDS
+        stopped_until, self._stopped_until = self._stopped_until, until
+        last = self._accepted.last()
+        if last is None or last <= stopped_until:
+            return
+        self.rate = max(LOWEST_RATE, min(self.rate, self._accepted.per_second(now)))
+        if stopped_until > -inf:
+            self._doubling = False
+            self._still_until = until + min(_STILL_FACTOR * retry_after, _LONGEST_STILL)
 
     def answered(
         self,
@@ -116,7 +138,7 @@ class Pace:
         *,
         is_accepted: bool,
         is_odd: bool,
-        is_asked: bool,
+        is_refusal: bool,
         duration: float,
         in_flight: int,
     ) -> None:
@@ -127,12 +149,14 @@ class Pace:
             now: the time, in seconds.
             is_accepted: whether the endpoint accepted the request.
             is_odd: whether the endpoint answered 500, which does not depend on the pace.
-            is_asked: whether the endpoint sent a Retry-After.
+            is_refusal: whether the endpoint asked to slow down or to wait.
             duration: how long the request took, in seconds.
             in_flight: the number of requests without an answer.
         """
         if is_accepted:
             self._accepted.add(now)
+            if sent_at >= self._stopped_until:
+                self._trying_until = -inf
         if is_odd:
             self._grow(_GROWTH, now)
             return
@@ -143,8 +167,10 @@ class Pace:
             self._window.add(now, is_bad=not is_accepted or is_slow)
         if self._judging is not None:
             self._judge(now, in_flight)
-        elif is_asked or is_slow or self._is_too_fast(now):
+        elif is_slow or self._is_too_fast(now):
             self._cut(now, in_flight)
+        elif is_refusal and self._doubling and not self._is_helpless(now):
+            self._brake(now)
         elif is_accepted:
             self._grow(_DOUBLING if self._doubling else _GROWTH, now)
 
@@ -157,12 +183,19 @@ class Pace:
             return True
         if self._doubling and self._window.earlier >= _JUDGED_ANSWERS:
             self._usual = _Usual(
-                min(self._window.earlier_bad / self._window.earlier, _HELPLESS_SHARE), self._window.earlier
+                min(self._window.earlier_bad / self._window.earlier, HELPLESS_SHARE), self._window.earlier
             )
         return answers >= _JUDGED_ANSWERS and bad > self._usual.limit(answers, bad)
 
     def _is_helpless(self, now: float) -> bool:
         return self.helpless_until is not None and now < self.helpless_until
+
+    def _brake(self, now: float) -> None:
+        """Slow down to what is accepted, and do not grow for a moment: the refusal may concern one tenant."""
+        if now - self.held_at >= _BRAKE_SECONDS or now - self._stopped_until < _BRAKE_SECONDS:
+            return
+        self.rate = max(1.0, min(self.rate, self._accepted.per_second(now)))
+        self._still_until = max(self._still_until, now + _BRAKE_SECONDS)
 
     def _cut(self, now: float, in_flight: int) -> None:
         accepted = self._accepted.per_second(now)
@@ -191,13 +224,13 @@ class Pace:
         self._grown_at = now
         excess = bad - self._usual.share
         if excess < _TOLERATED or excess <= (self._share_at_cut - self._usual.share) / 2:
-            self._usual, self._cuts = _Usual(min(bad, _HELPLESS_SHARE), answers), 0
+            self._usual, self._cuts = _Usual(min(bad, HELPLESS_SHARE), answers), 0
             return
         self._cuts += 1
         if self._cuts < _MOST_CUTS:
             self._cut(now, in_flight)
             return
-        self._usual, self._cuts = _Usual(min(bad, _HELPLESS_SHARE), answers), 0
+        self._usual, self._cuts = _Usual(min(bad, HELPLESS_SHARE), answers), 0
         self._doubling = True
         self._latency = Latency()
         self.helpless_until = now + _HELPLESS_SECONDS
@@ -222,4 +255,4 @@ class Pace:
 
 def half(answers: int, *, is_helpless: bool) -> float:
     """Return the share of bad answers above which significantly more than half of the answers are bad."""
-    return _HELPLESS_SHARE if is_helpless else 0.55 + _HALF_SIGMAS * answers**-0.5
+    return HELPLESS_SHARE if is_helpless else 0.55 + _HALF_SIGMAS * answers**-0.5

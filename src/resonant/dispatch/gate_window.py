@@ -27,6 +27,11 @@ class Window:
         return len(self._answers)
 
     @property
+    def bad(self) -> int:
+        """The number of bad answers."""
+        return self._bad
+
+    @property
     def share_bad(self) -> float:
         """The share of bad answers; 0 without answers."""
         return self._bad / len(self._answers) if self._answers else 0.0

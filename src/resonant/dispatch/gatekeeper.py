@@ -17,7 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from resonant.delivery.retry import GateView
-from resonant.dispatch.gate import Answer, EndpointGate
+from resonant.dispatch.gate import EndpointGate
+from resonant.dispatch.gate_answer import Answer
 from resonant.errors import StoreError
 from resonant.store.gates import Gate, holds_for_long, try_changes
 from resonant.store.probes import claim_probe

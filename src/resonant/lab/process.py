@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GateView, GiveUp, decide
 from resonant.delivery.verdict import Verdict
-from resonant.dispatch.gate import Answer, EndpointGate
+from resonant.dispatch.gate import EndpointGate
+from resonant.dispatch.gate_answer import Answer
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
     from resonant.delivery.retry import RetryPolicy
-    from resonant.dispatch.gate import Sent
+    from resonant.dispatch.gate_answer import Sent
     from resonant.lab.receiver import Receiver, Reply
     from resonant.lab.results import Journal
     from resonant.lab.scenario import Scenario

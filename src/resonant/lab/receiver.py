@@ -59,6 +59,8 @@ class Receiver:
                 "429": Reply(_QUICK_SECONDS, 429),
                 "hang": Reply(scenario.timeout, None),
             }[scenario.outage_kind]
+        if scenario.limited and rng.random() < scenario.limited:
+            return Reply(_QUICK_SECONDS, 429)
         latency = scenario.latency * rng.uniform(0.5, 1.5)
         if scenario.capacity:
             waits = self._place(now)

@@ -24,6 +24,7 @@ class Scenario:
         overload: the endpoint's reaction to more requests: answer ``503`` or ``429``, or ``queue`` them.
         retry_after: the Retry-After of each 429 and 503; 0 for none.
         failures: the share of requests that fail at random, with 503.
+        limited: the share of requests that are answered 429 at random, as by a limit per tenant.
         poison: the share of events that always fail, all of one type.
         types: the number of event types.
         processes: the number of sending processes.
@@ -42,6 +43,7 @@ class Scenario:
     overload: Overload = "503"
     retry_after: float = 0.0
     failures: float = 0.0
+    limited: float = 0.0
     poison: float = 0.0
     types: int = 5
     processes: int = 1

@@ -194,17 +194,29 @@ class TestAPausedEndpoint:
         }
 
 
-async def test_a_retry_after_stops_the_whole_endpoint(tmp_path):
+async def test_a_retry_after_to_every_request_stops_the_whole_endpoint(tmp_path):
     async def busy(_event):
         sent.append(1)
         raise UnexpectedStatus(429, "600")
 
     sent = []
-    async with scene(tmp_path, orders=busy) as worker:
+    async with quick_scene(tmp_path, orders=busy) as worker:
         await enqueue(worker.store, 50)
         await worker.run()
-        assert (await read(worker.store)).not_before == START + 300
-    assert len(sent) == 1
+        assert (await read(worker.store)).not_before > worker.clock() + 200
+    assert len(sent) <= 8
+
+
+async def test_a_retry_after_to_one_event_in_a_hundred_holds_nothing_else(tmp_path):
+    async def send(event):
+        if int(event.body) % 100 == 50:
+            raise UnexpectedStatus(429, "600")
+
+    async with quick_scene(tmp_path, orders=send) as worker:
+        await enqueue(worker.store, 300)
+        summary = await worker.run()
+        assert (await read(worker.store)).not_before is None
+    assert (summary.delivered, summary.parked) == (297, 3)
 
 
 async def test_the_place_of_a_pilot_that_died_is_taken(tmp_path):

@@ -5,7 +5,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonant.dispatch.gate import Answer, EndpointGate
+from resonant.dispatch.gate import EndpointGate
+from resonant.dispatch.gate_answer import Answer
 from resonant.store.gates import Gate
 
 ANSWERS = {

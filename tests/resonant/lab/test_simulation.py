@@ -72,6 +72,21 @@ def test_an_endpoint_that_asks_to_wait_gets_one_request_each_time():
         assert sum(run.requests[1:300]) <= 10
 
 
+def test_limits_of_single_tenants_leave_an_endpoint_at_its_rate():
+    for run in runs(Scenario(events=6_000, over=40, outage=0, capacity=0, limited=0.01, retry_after=5)):
+        assert all(sum(run.requests[second : second + 5]) >= 5 * 130 for second in range(0, 35, 5))
+        assert run.attempts <= 1.02
+
+
+def test_after_a_retry_after_to_all_requests_the_rate_of_before_is_reached_in_seconds():
+    scenario = Scenario(
+        events=9_000, over=60, outage=45, flap=15, outage_kind="429", capacity=0, retry_after=5
+    )
+    for run in runs(scenario):
+        assert run.drain <= 16
+        assert sum(run.requests[46:50]) >= 4 * 150
+
+
 def test_an_endpoint_that_queues_instead_of_rejecting_is_not_swamped():
     for run in runs(Scenario(overload="queue", processes=4)):
         assert run.peak <= 1.4
