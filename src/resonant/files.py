@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +24,9 @@ READABLE_BY_ALL = 0o644
 
 # The age, in seconds, at which a temporary file counts as abandoned.
 _LEFT_OVER_SECONDS = 3600
+# Everyone may create files, and only the owner of a file may remove it.
+_STICKY = stat.S_ISVTX | stat.S_IWOTH
+_MOST_LINKS = 40  # as Linux
 _RANDOM = "[a-z0-9_]{8}"  # mkstemp's random part, after the prefix
 
 
@@ -29,13 +34,17 @@ _RANDOM = "[a-z0-9_]{8}"  # mkstemp's random part, after the prefix
 def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
     """Write a text file atomically: a temporary file in the same folder is synced and replaces it at the end.
 
-    By default, only the owner may read the file. Symbolic links are followed. Temporary files that killed processes left more
+    By default, only the owner may read the file. Symbolic links are followed, except those that another user made in a
+    folder where everyone may create files, such as /tmp. Temporary files that killed processes left more
     than an hour ago are removed.
 
     Raises:
         ResonantError: it cannot be written; an existing file is unchanged.
     """
-    path = Path(os.path.realpath(path))
+    try:
+        path = _follow(path)
+    except OSError as error:
+        raise ResonantError(f"{path}: {error.strerror}") from None
     if path.exists() and not path.is_file():
         # Replacing it would turn /dev/null into a file.
         raise ResonantError(f"{path} is not a regular file (- is standard output)")
@@ -68,7 +77,8 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
 
 
 def open_private(path: Path, mode: str, *, buffering: int = -1) -> IO[bytes]:
-    """Open a binary file; if it is new, only its owner may read and write it."""
+    """Open a binary file; if it is new, only its owner may read and write it. Links are followed as in ``atomic_file``."""
+    _follow(path)
     return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
@@ -86,6 +96,26 @@ def make_private_folder(folder: Path) -> None:
     for each in (*reversed(folder.parents), folder):
         if not each.exists():
             each.mkdir(mode=0o700, exist_ok=True)
+
+
+def _follow(path: Path) -> Path:
+    """Resolve symbolic links by the rule of Linux's ``fs.protected_symlinks``, for those within the path too.
+
+    Raises:
+        OSError: a link leads in a circle, or was made by another user in a folder with the sticky bit.
+    """
+    path = Path.cwd() / path
+    for _ in range(_MOST_LINKS):
+        link = next((each for each in (*reversed(path.parents), path) if each.is_symlink()), None)
+        if link is None:
+            return Path(os.path.normpath(path))
+        folder = link.parent.stat()
+        if folder.st_mode & _STICKY == _STICKY and link.lstat().st_uid not in {os.geteuid(), folder.st_uid}:
+            raise PermissionError(
+                errno.EACCES, f"another user made the link {link}: name another file, or remove the link"
+            )
+        path = link.parent / link.readlink() / path.relative_to(link)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def _sweep(path: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from resonant.files import atomic_file
+from resonant.errors import ResonantError
+from resonant.files import atomic_file, open_private
+from support.programs import lacking
 
 HOUR = 3600
 
@@ -86,6 +88,52 @@ def test_behind_a_link_the_left_overs_lie_beside_what_is_written(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real" / "metrics.prom")
     write(tmp_path / "link")
     assert not left_over.exists()
+
+
+@pytest.fixture
+def sticky(tmp_path):
+    """A folder for everyone, with a link of another user to a folder of this one."""
+    if os.geteuid() != 0:
+        lacking("this test makes a file of another user: run it as root")
+    folder = tmp_path / "sticky"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "notes").write_text("precious")
+    for name, target in (("report", tmp_path / "home" / "notes"), ("folder", tmp_path / "home")):
+        (folder / name).symlink_to(target)
+        os.lchown(folder / name, 65534, 65534)
+    (folder / "own").symlink_to("report")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["report", "folder/notes", "folder/new", "own", "../sticky/report"])
+@pytest.mark.parametrize("opened", [write, lambda path: open_private(path, "ab")], ids=["whole", "append"])
+def test_another_users_link_in_a_folder_for_everyone_is_not_followed(sticky, name, opened):
+    with pytest.raises((ResonantError, PermissionError), match=r"another user made the link .*/sticky/"):
+        opened(sticky / name)
+    assert names(sticky.parent / "home") == ["notes"]
+    assert (sticky.parent / "home" / "notes").read_text() == "precious"
+
+
+def test_other_links_are_followed(tmp_path, monkeypatch):
+    (tmp_path / "sticky").mkdir()
+    (tmp_path / "sticky").chmod(0o1777)
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "sticky" / "own").symlink_to("../links/deep/../file")
+    (tmp_path / "links").symlink_to("real")
+    (tmp_path / "real" / "file").symlink_to(tmp_path / "real" / "metrics.prom")
+    monkeypatch.chdir(tmp_path)
+    write(Path("sticky/own"))
+    assert (tmp_path / "real" / "metrics.prom").read_text() == "whole"
+    assert (tmp_path / "sticky" / "own").is_symlink()
+    assert (tmp_path / "real" / "file").is_symlink()
+
+
+def test_a_link_in_a_circle_is_refused(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ResonantError, match="circle: Too many levels of symbolic links"):
+        write(tmp_path / "circle")
 
 
 def test_a_file_that_is_not_complete_yet_is_none_that_a_textfile_collector_reads(tmp_path):
