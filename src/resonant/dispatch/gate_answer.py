@@ -24,7 +24,7 @@ class Answer:
     Attributes:
         kind: ``delivered``, ``failed``, ``alive`` for a permanent failure with an answer (the endpoint is up), or
             ``local`` for a failure on the sender's side, which is ignored.
-        duration: how long the request took, in seconds.
+        duration: how long the request took, without the lag of this process, in seconds.
         status_code: None if the endpoint did not answer.
         retry_after: the Retry-After, in seconds.
         gone: whether the endpoint answered 410.

@@ -161,7 +161,7 @@ class Pace:
             self._grow(_GROWTH, now)
             return
         if is_accepted:
-            self._latency.add(duration)
+            self._latency.add(now, duration)
         is_slow = is_accepted and self._latency.is_slow
         if sent_at >= self._fresh_from:
             self._window.add(now, is_bad=not is_accepted or is_slow)
@@ -170,8 +170,14 @@ class Pace:
         elif is_slow or self._is_too_fast(now):
             self._cut(now, in_flight)
         elif is_refusal and self._doubling and not self._is_helpless(now):
-            self._brake(now)
+            self._brake(now, still=_BRAKE_SECONDS)
         elif is_accepted:
+            self._accept(now)
+
+    def _accept(self, now: float) -> None:
+        if self._latency.may_be_slow:
+            self._brake(now, still=0.0)
+        else:
             self._grow(_DOUBLING if self._doubling else _GROWTH, now)
 
     def _is_too_fast(self, now: float) -> bool:
@@ -190,12 +196,12 @@ class Pace:
     def _is_helpless(self, now: float) -> bool:
         return self.helpless_until is not None and now < self.helpless_until
 
-    def _brake(self, now: float) -> None:
-        """Slow down to what is accepted, and do not grow for a moment: the refusal may concern one tenant."""
+    def _brake(self, now: float, *, still: float) -> None:
+        """Slow down to what is accepted, and do not grow for this time: it may not be the pace's fault."""
         if now - self.held_at >= _BRAKE_SECONDS or now - self._stopped_until < _BRAKE_SECONDS:
             return
         self.rate = max(1.0, min(self.rate, self._accepted.per_second(now)))
-        self._still_until = max(self._still_until, now + _BRAKE_SECONDS)
+        self._still_until = max(self._still_until, now + still)
 
     def _cut(self, now: float, in_flight: int) -> None:
         accepted = self._accepted.per_second(now)

@@ -9,8 +9,10 @@ from statistics import median
 WINDOW_SECONDS = 1.0
 FEWEST_ANSWERS = 20
 _FEWEST_ACCEPTED = 5
-# The number of slow answers in a row that make an endpoint slow, and of first answers that set the usual duration.
+# The slow answers in a row that make an endpoint slow, if they came over a second; and the first answers, which set the usual
+# duration.
 _SLOW_IN_A_ROW = 5
+_SLOW_SECONDS = 1.0
 _FIRST_ANSWERS = 5
 
 
@@ -81,10 +83,10 @@ class Latency:
     def __init__(self) -> None:
         self._first: list[float] = []
         self._limit = float("inf")
-        self._slow = 0
+        self._slow, self._slow_since, self._slow_at = 0, 0.0, 0.0
         self.usual = 0.0
 
-    def add(self, duration: float) -> None:
+    def add(self, now: float, duration: float) -> None:
         """Add the duration of an accepted answer."""
         if len(self._first) < _FIRST_ANSWERS:
             self._first.append(duration)
@@ -92,12 +94,22 @@ class Latency:
             if len(self._first) == _FIRST_ANSWERS:
                 self._limit = 3 * self.usual + 0.1
             return
-        self._slow = self._slow + 1 if duration > self._limit else 0
+        if duration <= self._limit:
+            self._slow = 0
+            return
+        if not self._slow:
+            self._slow_since = now
+        self._slow, self._slow_at = self._slow + 1, now
+
+    @property
+    def may_be_slow(self) -> bool:
+        """Whether at least the last five answers were slow."""
+        return self._slow >= _SLOW_IN_A_ROW
 
     @property
     def is_slow(self) -> bool:
-        """Whether at least the last five answers were slow."""
-        return self._slow >= _SLOW_IN_A_ROW
+        """Whether at least the last five answers, and all of the last second, were slow."""
+        return self.may_be_slow and self._slow_at - self._slow_since >= _SLOW_SECONDS
 
     def forgive(self) -> None:
         """Reset the count of slow answers."""

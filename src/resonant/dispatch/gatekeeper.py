@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from resonant.delivery.retry import GateView
 from resonant.dispatch.gate import EndpointGate
 from resonant.dispatch.gate_answer import Answer
+from resonant.dispatch.loop_lag import LoopLag
 from resonant.errors import StoreError
 from resonant.store.gates import Gate, holds_for_long, try_changes
 from resonant.store.probes import claim_probe
@@ -46,6 +47,9 @@ _SHORTEST_WAIT_SECONDS = 0.02
 
 # The maximum age of the known gates when a send begins, in seconds.
 _OVERDUE_SECONDS = 0.5
+
+
+_NOT_MEASURED = contextlib.nullcontext(lambda: 0.0)
 
 
 class Held(Exception):
@@ -105,6 +109,7 @@ class Gatekeeper:
         self._sending = Counter[str]()
         self._proposed: dict[str, GateChange] = {}
         self._writers: dict[str, asyncio.Task[None]] = {}
+        self._lag = LoopLag()
 
     def view(self, endpoint: str) -> GateView:
         """Return the state of the gate for a decision."""
@@ -225,9 +230,12 @@ class Gatekeeper:
         """Await an attempt and pass its answer to the gate. Call it inside ``sending``."""
         gate = self._of(lease.endpoint)
         sent = gate.sent(self._store.shared_clock())
-        report = await attempt
+        # Only a pace depends on the durations of answers.
+        with self._lag.measured() if gate.gate.state == "paced" else _NOT_MEASURED as lag:
+            report = await attempt
+            answer = _answer(report, lag())
         others = self._sending[lease.endpoint] - 1
-        change = gate.answered(sent, _answer(report), self._store.shared_clock(), others)
+        change = gate.answered(sent, answer, self._store.shared_clock(), others)
         if change is not None:
             self._propose(change)
         return report
@@ -326,11 +334,11 @@ class Gatekeeper:
             logger.exception("the change of %s to %s was not announced", after.endpoint, after.state)
 
 
-def _answer(report: Report) -> Answer:
+def _answer(report: Report, lag: float) -> Answer:
     attempt, verdict = report.attempt, report.verdict
     return Answer(
         _kind(report),
-        attempt.duration,
+        max(0.0, attempt.duration - lag),
         status_code=attempt.status_code,
         retry_after=None if verdict is None else verdict.retry_after,
         gone=verdict is not None and verdict.gone,

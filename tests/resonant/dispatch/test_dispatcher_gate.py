@@ -236,6 +236,31 @@ async def test_only_the_pilot_claims(tmp_path):
     assert deliveries(tmp_path, "lease_token") == [(0,)] * 3
 
 
+@pytest.mark.slow
+async def test_stalls_of_the_own_loop_do_not_slow_a_paced_endpoint_down(tmp_path):
+    async def send(_event):
+        sent.append(1)
+        await asyncio.sleep(0.01)
+
+    async def stall():
+        while True:
+            await asyncio.sleep(0.8)
+            time.sleep(0.2)
+
+    sent, paces = [], []
+    async with scene(tmp_path, orders=send, clock=time.time, limits=LONG) as worker:
+        await enqueue(worker.store, 2_000)
+        await set_gate(worker.store, state="paced", pace=200.0)
+        stalling = asyncio.create_task(stall())
+        async with running(worker, lambda: len(sent) > 100):
+            for _ in range(40):
+                paces.append((await read(worker.store)).pace)
+                await asyncio.sleep(0.1)
+        stalling.cancel()
+        await asyncio.wait([stalling])
+    assert min(paces) >= 100.0
+
+
 class TestWhatIsClaimedAlready:
     async def test_a_retry_that_wakes_up_while_the_gate_holds_goes_back(self, tmp_path):
         async def emit_one(lease):

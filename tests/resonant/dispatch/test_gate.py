@@ -303,6 +303,29 @@ def test_a_pace_that_leads_to_a_second_retry_after_grows_slowly(row, process):
     assert sent[111] <= 1.1 * sent[108]
 
 
+@pytest.fixture
+def paced(row, process):
+    """A process that has sent 50 requests per second for a while."""
+    work_at(process, 50, 100, 3)
+    process.fail(103, replace(BUSY, retry_after=1.0), times=4)
+    pass_on(process, 103, 106)
+    return process
+
+
+def pace_of(process, now):
+    process.look(now)
+    process.look(now + 1.5)
+    return process.row.gate.pace
+
+
+@pytest.mark.parametrize(("seconds", "is_cut"), [(0.5, False), (1.5, True)])
+def test_an_endpoint_is_slow_only_if_its_answers_are_slow_for_a_second(paced, seconds, is_cut):
+    before = pace_of(paced, 106)
+    for n in range(int(seconds * 20)):
+        paced.send(replace(DELIVERED, duration=1.0), 108 + n / 20)
+    assert (pace_of(paced, 108 + seconds) < 0.6 * before) == is_cut
+
+
 def test_a_known_refusal_holds_the_endpoint_again_at_once(row, process):
     process.fail(100, replace(BUSY, retry_after=5.0), times=4)
     for n in range(100 * 4, 107 * 4):
