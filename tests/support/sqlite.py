@@ -56,3 +56,19 @@ def locked(database: Path) -> Iterator[sqlite3.Connection]:
         if connection.in_transaction:
             connection.rollback()
         connection.close()
+
+
+@contextlib.contextmanager
+def connected(database: Path) -> Iterator[sqlite3.Connection]:
+    """Connect as another process would that never waits, and create a table for its writes."""
+    connection = sqlite3.connect(database, timeout=0, isolation_level=None, check_same_thread=False)
+    with contextlib.closing(connection):
+        connection.execute("CREATE TABLE other (content BLOB)")
+        yield connection
+
+
+def is_snapshot_held(connection: sqlite3.Connection) -> bool:
+    """Write with a connection from ``connected``; return whether a reader's snapshot keeps the write in the log."""
+    connection.execute("INSERT INTO other VALUES (zeroblob(10000))")
+    (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return bool(is_busy)

@@ -62,7 +62,11 @@ def export(
 def _write_report(
     connection: Connection, until_stopped: UntilStopped, *, write: Write, with_data: bool
 ) -> int:
-    """Write the report from one snapshot, dead letter by dead letter; return their number."""
+    """Write the report, dead letter by dead letter; return their number.
+
+    The totals and groups are from one snapshot, each page of dead letters from a later one: one snapshot for all of them
+    would let SQLite's log grow.
+    """
     from resonant.cli.documents import group_document, status_document
     from resonant.dead_letters.triage import triage
     from resonant.store import reads

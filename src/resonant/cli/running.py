@@ -80,7 +80,7 @@ def run_with_store(work: Callable[[Store], Awaitable[T]], settings: Settings | N
 
 
 def run_reading(operation: Callable[[Connection, UntilStopped], T]) -> T:
-    """Run a possibly long operation on one snapshot of the store; Ctrl-C ends it.
+    """Run a possibly long operation on the store; Ctrl-C ends it.
 
     Raises:
         ResonantError: the settings are malformed, or the store cannot be used.

@@ -17,7 +17,7 @@ from resonant.store.dead_letter_search import DeadLetters
 from resonant.store.endpoint_status import EndpointStatus, Governed, endpoint_statuses
 from resonant.store.endpoints import problems
 from resonant.store.selection import Selection
-from resonant.store.sql import is_any_of
+from resonant.store.sql import end_snapshot, is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -157,9 +157,10 @@ def each_dead_letter(
     limit: int | None = None,
     before: Key | None = None,
 ) -> Iterator[DeadLetter]:
-    """Yield dead letters, newest first, read in pages to limit memory use."""
+    """Yield dead letters, newest first, read in pages to limit memory use, each from its own snapshot."""
     for page in _pages(connection, selection, limit, before):
         said = answers(connection, [row.id for row in page])
+        end_snapshot(connection)
         yield from (_dead_letter(row, said[row.id]) for row in page)
 
 
@@ -169,13 +170,22 @@ def each_history(
     *,
     with_events: bool = False,
 ) -> Iterator[History]:
-    """Yield dead letters with their attempts, newest first, read in pages like ``each_dead_letter``."""
+    """Yield dead letters with their attempts, newest first, read in pages like ``each_dead_letter``.
+
+    With their events, a dead letter that is purged meanwhile is left out.
+    """
     for page in _pages(connection, selection, None):
         ids = [row.id for row in page]
         attempts, said = _attempts(connection, ids), answers(connection, ids)
+        end_snapshot(connection)
         for row in page:
-            # Read one at a time: a page of the largest events would take half a gigabyte.
-            event = _event(connection, row.event_id) if with_events else None
+            event = None
+            if with_events:
+                # Read one at a time: a page of the largest events would take half a gigabyte.
+                event = _event(connection, row.event_id)
+                end_snapshot(connection)
+                if event is None:
+                    continue
             yield History(_dead_letter(row, said[row.id]), tuple(attempts.get(row.id, ())), event)
 
 
@@ -209,12 +219,13 @@ def detail(connection: Connection, event_id: str) -> Detail | None:
     """Return an event with its whole history; None if no such event is stored."""
     query = select(schema.events.c.accepted_at).where(schema.events.c.id == event_id)
     accepted_at = connection.execute(query).scalar()
-    if accepted_at is None:
+    event = _event(connection, event_id)
+    if accepted_at is None or event is None:
         return None
     deliveries = connection.execute(select(_d).where(_d.c.event_id == event_id).order_by(_d.c.endpoint)).all()
     attempts = _attempts(connection, [each.id for each in deliveries])
     return Detail(
-        event=_event(connection, event_id),
+        event=event,
         accepted_at=accepted_at,
         deliveries=tuple((delivery_of(each), tuple(attempts.get(each.id, ()))) for each in deliveries),
     )
@@ -238,9 +249,11 @@ def _pages(
         before = keys[-1]
 
 
-def _event(connection: Connection, event_id: str) -> Event:
+def _event(connection: Connection, event_id: str) -> Event | None:
     table = schema.events
-    row = connection.execute(select(table).where(table.c.id == event_id)).one()
+    row = connection.execute(select(table).where(table.c.id == event_id)).one_or_none()
+    if row is None:
+        return None
     return Event.from_stored(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
 
 

@@ -57,6 +57,15 @@ def insert_row(connection: Connection, table: Table, row: dict[str, Any]) -> Non
         connection.execute(table.insert().inline(), row)
 
 
+def end_snapshot(connection: Connection) -> None:
+    """Let the next statement of a read transaction see a newer snapshot.
+
+    While a snapshot is in use, SQLite's log grows with each write. So a long read uses one snapshot per page, and none while
+    the caller works on a page.
+    """
+    connection.rollback()
+
+
 class SharedClock(FunctionElement[float]):
     """The clock that all processes of a store share: PostgreSQL's, or on SQLite the host's. In seconds since the epoch."""
 

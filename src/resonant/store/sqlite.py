@@ -53,8 +53,11 @@ _PRIMARY_CODE = 0xFF  # masks SQLite's extended result codes
 _LOG, _HAS_LOG = "resonant_log", "resonant_has_log"
 _INCREMENTAL = 2  # SQLite's number for auto_vacuum=INCREMENTAL
 _PAGES_AT_ONCE = 1_000
+# A log that grew larger is truncated to this size once its content is in the database.
+_MOST_LOG_BYTES = 32 * 1024 * 1024
 _PRAGMAS = (
     "journal_mode=WAL",
+    f"journal_size_limit={_MOST_LOG_BYTES}",
     "foreign_keys=ON",
     "cache_size=-65536",  # KiB
     "case_sensitive_like=ON",  # as on PostgreSQL
@@ -175,7 +178,7 @@ class _Transaction:
 
 
 def _run(engine: Engine, operation: Callable[[Connection], T]) -> T:
-    with engine.begin() as connection:
+    with engine.connect() as connection:
         return operation(connection)
 
 

@@ -12,7 +12,7 @@ from resonant.store import schema
 from resonant.store.answers import answers
 from resonant.store.leases import due
 from resonant.store.reads import delivery_of
-from resonant.store.sql import is_any_of
+from resonant.store.sql import end_snapshot, is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,7 +92,9 @@ def each_unfinished(
     limit: int | None = None,
     after: Place | None = None,
 ) -> Iterator[Waiting]:
-    """Yield unfinished deliveries, earliest due first, read in pages to limit memory use.
+    """Yield unfinished deliveries, earliest due first, read in pages to limit memory use, each from its own snapshot.
+
+    A delivery that becomes due later meanwhile may be yielded twice.
 
     Args:
         connection: an open connection.
@@ -112,6 +114,7 @@ def each_unfinished(
         ids = [place.id for place in places]
         rows = {row.id: row for row in connection.execute(select(_d).where(is_any_of(_d.c.id, ids)))}
         said = answers(connection, ids)
+        end_snapshot(connection)
         for place in places:
             yield Waiting(place, delivery_of(rows[place.id]), said[place.id])
         if len(places) < size:

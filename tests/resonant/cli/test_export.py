@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from resonant.cli import export
 from resonant.delivery.retry import GiveUp, Retry
 from resonant.errors import ResonantError
 from resonant.files import atomic_file
+from support.sqlite import connected, is_snapshot_held
 
 
 @pytest.fixture
@@ -133,6 +136,24 @@ def test_what_fails_midway_leaves_what_was_there_before(tmp_path):
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.glob("*report*")) + list(tmp_path.glob(".*")) == [path]
+
+
+def test_a_long_export_holds_no_snapshot_while_it_writes(resonant, worker, url, monkeypatch):
+    """Another process can write its changes back to the database, which SQLite refuses while a snapshot is in use."""
+    worker.accept(*(f"evt_{n}" for n in range(6)))
+    worker.attempt(GiveUp("permanent"))
+    monkeypatch.setattr("resonant.store.reads._PAGE", 2)
+    with connected(Path(url.removeprefix("sqlite:///"))) as other:
+        held = []
+
+        def row(history):
+            held.append(is_snapshot_held(other))
+            return written(history)
+
+        written = export._row
+        monkeypatch.setattr(export, "_row", row)
+        assert len(json.loads(resonant("export", "--with-data", "--output", "-").out)["dead_letters"]) == 6
+    assert held == [False] * 6
 
 
 def test_ctrl_c_leaves_no_half_report(resonant, worker, tmp_path):
