@@ -15,6 +15,7 @@ from resonant import output
 from resonant.errors import ResonantError
 from resonant.local.drains import start_drains
 from resonant.local.health import is_healthy
+from resonant.local.outage import ServerGone, is_there, translated_server_errors
 from resonant.local.project import project_directory
 from resonant.local.server import admitted, configure_prefect, configured_url
 from resonant.local.work_pool import WORK_POOL, make_work_pool
@@ -60,6 +61,7 @@ async def deploy() -> None:
 
     Raises:
         BootstrapFailed: the command failed.
+        ServerGone: the server became unreachable.
     """
     command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all")
     process = await asyncio.create_subprocess_exec(
@@ -71,6 +73,9 @@ async def deploy() -> None:
     )
     said, _ = await process.communicate()
     if process.returncode:
+        url = configured_url()
+        if url is not None and not is_there(url):
+            raise ServerGone(f"the Prefect server at {url} became unreachable")
         tail = "\n".join(said.decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:])
         raise BootstrapFailed(f"prefect.yaml was not deployed: {tail}")
 
@@ -83,9 +88,12 @@ def main() -> None:
         output.say(f"no Prefect server answers at {url or 'PREFECT_API_URL, which is not set'}")
         sys.exit(1)
     try:
-        with admitted(url):
+        with admitted(url), translated_server_errors(url):
             names = asyncio.run(bootstrap())
             asyncio.run(start_drains())
+    except ServerGone as error:
+        output.say(f"{error}: not everything is set up; start it, and run this again")
+        sys.exit(1)
     except ResonantError as error:
         output.say(str(error))
         sys.exit(1)

@@ -24,6 +24,11 @@ class ServerGone(ResonantError):
     """The Prefect server became unreachable, or stayed too busy to answer."""
 
 
+def is_there(api_url: str) -> bool:
+    """Return whether a server answers in one of several health checks: a busy one may take longer than one allows."""
+    return any(is_healthy(api_url) for _ in range(_LOOKS))
+
+
 @contextlib.contextmanager
 def translated_server_errors(api_url: str) -> Iterator[None]:
     """Turn failures of the server within the block into one plain error.
@@ -35,9 +40,10 @@ def translated_server_errors(api_url: str) -> Iterator[None]:
 
     try:
         yield
-    except httpx.TransportError:
-        # A busy server may take longer than one health check allows.
-        if any(is_healthy(api_url) for _ in range(_LOOKS)):
+    except (httpx.TransportError, RuntimeError) as error:
+        # Prefect's client raises a RuntimeError from the first one if its first request fails.
+        failures = (error, error.__cause__)
+        if not any(isinstance(each, httpx.TransportError) for each in failures) or is_there(api_url):
             raise
         drop_unsent_messages()
         raise ServerGone(f"the Prefect server at {api_url} became unreachable") from None

@@ -18,6 +18,7 @@ from resonant import output
 from resonant.files import atomic_file, open_private
 from resonant.local.compatibility import check_client_names, import_prefect
 from resonant.local.note import is_held, lock_of_up, note_of_up
+from resonant.local.outage import translated_server_errors
 from resonant.local.password import protect_up
 from resonant.local.processes import end, keep, kill
 from resonant.local.server import (
@@ -156,7 +157,7 @@ def running_stack(
         os.environ["PREFECT_API_URL"] = server.api_url
         has_password = with_password and protect_up(settings)
         starting = kept_server(settings, port=port, ui=True, meanwhile=import_prefect)
-        with starting as kept, admitted(server.api_url):
+        with starting as kept, admitted(server.api_url), translated_server_errors(server.api_url):
             check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()
