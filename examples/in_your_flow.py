@@ -1,8 +1,10 @@
 """A Prefect flow of your own that reports its result as an event.
 
 A task stores the event and ends; a drain, such as those of ``resonant up``, delivers it. Retries of the task or of the
-flow store the event once, since its id is derived from the flow run::
+flow store the event once, since its id is derived from the flow run. ``PREFECT_API_URL`` names the server that shows the run,
+such as that of ``resonant up``::
 
+    export PREFECT_API_URL=http://127.0.0.1:4200/api
     python examples/in_your_flow.py
     RESONANT_DATABASE_URL=sqlite:///events.db resonant status
 
@@ -17,6 +19,7 @@ import sys
 
 from prefect import flow, task
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 
 from resonant import Event, open_store
 
@@ -49,4 +52,7 @@ async def nightly_sales() -> str:
 
 
 if __name__ == "__main__":
+    if PREFECT_API_URL.value() is None:
+        # Prefect would start a server of its own, on the same database as that of `resonant up`.
+        sys.exit("set PREFECT_API_URL: the server of `resonant up` is at http://127.0.0.1:4200/api")
     sys.stdout.write(f"stored: {asyncio.run(nightly_sales())} for {ENDPOINT}\n")

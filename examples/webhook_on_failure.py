@@ -1,7 +1,9 @@
 """Sends a webhook when a Prefect flow fails: a hook stores an event, and a drain of Resonant delivers it.
 
-The flow's result does not depend on the receiver of the webhook, and an outage of the receiver does not lose the event::
+The flow's result does not depend on the receiver of the webhook, and an outage of the receiver does not lose the event.
+``PREFECT_API_URL`` names the server that shows the run, such as that of ``resonant up``::
 
+    export PREFECT_API_URL=http://127.0.0.1:4200/api
     python examples/webhook_on_failure.py
     RESONANT_DATABASE_URL=sqlite:///events.db resonant deliveries
 
@@ -16,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import prefect
+from prefect.settings import PREFECT_API_URL
 
 from resonant import Event, open_store
 
@@ -61,4 +64,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    if PREFECT_API_URL.value() is None:
+        # Prefect would start a server of its own, on the same database as that of `resonant up`.
+        sys.exit("set PREFECT_API_URL: the server of `resonant up` is at http://127.0.0.1:4200/api")
     asyncio.run(main())

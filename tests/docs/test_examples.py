@@ -65,6 +65,22 @@ def test_every_example_is_run_by_a_test():
         assert f'"{name}"' in path.read_text(), f"{path} does not run examples/{name}"
 
 
+@pytest.mark.parametrize("name", ["in_your_flow.py", "webhook_on_failure.py"])
+def test_an_example_starts_no_second_server(name, tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name],
+        cwd=tmp_path,
+        env=Machine(tmp_path).environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "set PREFECT_API_URL: the server of `resonant up` is at http://127.0.0.1:4200/api\n"
+    assert not (tmp_path / "events.db").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.engine
 def test_a_flow_of_your_own_stores_an_event_when_it_ends(run, stored):

@@ -1,13 +1,18 @@
-"""``resonant up --auth``: a generated password, which commands use by themselves and nobody else knows."""
+"""``resonant up --auth``: a generated password, which commands use by themselves and nobody else knows.
+
+The last test ends it by two interrupts.
+"""
 
 from __future__ import annotations
 
+import signal
 import stat
 
 import pytest
 
 from support.machine import Machine
 from support.prefect import everything_on, patient_client
+from support.processes import alive
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -78,3 +83,14 @@ def test_the_password_is_in_no_argument_log_or_record(up, machine, password_file
     # Prefect's worker writes the environment of a run that it starts, for as long as the run lasts.
     assert [path for path in holders if machine.home / "resonant" / "tmp" not in path.parents] == []
     assert secret not in up.said
+
+
+def test_another_ctrl_c_kills_everything_at_once(up):
+    family = up.family
+    up.process.send_signal(signal.SIGINT)
+    while not (line := up.process.stderr.readline()).startswith("stopping"):
+        assert line, "it ended"
+    assert "at most 30 s in all; another Ctrl-C kills everything" in line
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(timeout=60) == 130
+    assert not alive(family)
