@@ -1,9 +1,12 @@
-"""Prefect's in-memory message broker, changed to make senders wait where Prefect's own broker drops messages.
+"""Prefect's in-memory message broker, changed to lose no records, and to keep the events of task runs out of the feed.
 
 A task run sends a Prefect server three messages. The server queues 10,000 for each of its services and drops the rest, so
 records of task runs are lost. With this broker, a client that sends many messages waits once a queue is half full: the
 server stops reading its websocket, and the client keeps the rest. Meanwhile, the services that read the queues have the
 server's only thread to themselves.
+
+The events of task runs would fill the database: each is a row of several kilobytes, and the records of the task runs hold the
+same facts. So they do not reach the service that stores events for the UI's event feed. Automations still get them.
 
 ``server.env`` names this module as ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER``. Servers that share the work use Redis
 instead (see docs/how-to/postgresql-and-redis.md).
@@ -15,12 +18,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from prefect.server.utilities.messaging import memory
-from prefect.server.utilities.messaging.memory import Consumer, break_topic, ephemeral_subscription
+from prefect.server.utilities.messaging.memory import break_topic, ephemeral_subscription
 
 from resonant.local.compatibility import count_unread_messages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from prefect.server.utilities.messaging import Message, MessageHandler
+    from prefect.server.utilities.messaging.memory import Subscription
 
 # The names that Prefect requires of a broker's module.
 __all__ = ["Consumer", "Publisher", "break_topic", "ephemeral_subscription"]
@@ -35,6 +41,9 @@ SENT_AT_ONCE = 20
 # If enabled, the server sends all logs of a request within a transaction, so this topic never waits.
 _LOGS = "logs"
 _PAUSE_SECONDS = 0.02
+# The service that stores events, and the events that it does not get.
+_FEED = "event-persister"
+_OF_TASK_RUNS = "prefect.task-run."
 
 
 class _Message(memory.MemoryMessage):
@@ -42,6 +51,40 @@ class _Message(memory.MemoryMessage):
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> _Message:
         return _Message(self.data, self.attributes, self.retry_count)
+
+
+class Consumer(memory.Consumer):
+    """Reads the messages of a topic."""
+
+    def __init__(
+        self,
+        topic: str,
+        subscription: Subscription | None = None,
+        concurrency: int = 2,
+        *,
+        group: str = "",
+        **options: Any,
+    ) -> None:
+        """Read from a topic.
+
+        Args:
+            topic: its name.
+            subscription: the subscription to read; a new one by default.
+            concurrency: how many messages are handled at once.
+            group: the name of the service that reads.
+            options: further options of Prefect.
+        """
+        super().__init__(topic, subscription, concurrency, group=group, **options)
+        self._is_of_feed = group == _FEED
+
+    async def run(self, handler: MessageHandler) -> None:
+        """Pass each message to the handler, until cancelled; the event feed gets no events of task runs."""
+
+        async def handle(message: Message) -> None:
+            if not str((message.attributes or {}).get("event", "")).startswith(_OF_TASK_RUNS):
+                await handler(message)
+
+        await super().run(handle if self._is_of_feed else handler)
 
 
 class Publisher(memory.Publisher):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import pytest
-from prefect.server.utilities.messaging import BrokerModule
+from prefect.server.events.services import event_persister
+from prefect.server.utilities.messaging import BrokerModule, StopConsumer
 from prefect.server.utilities.messaging.memory import Cache, Topic
 
 from deployments import broker
@@ -48,6 +50,37 @@ async def test_a_sender_waits_while_half_of_what_a_subscription_holds_is_unread_
 
     assert await asyncio.wait_for(run(), 60) == [b"%d" % number for number in range(count)]
     assert broker.MOST_UNREAD - 1 <= most_unread <= broker.MOST_UNREAD
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("event-persister", ["prefect.flow-run.Completed", "resonant.gate.probing"]),
+        (
+            "task-run-recorder",
+            ["prefect.task-run.Completed", "prefect.flow-run.Completed", "resonant.gate.probing"],
+        ),
+    ],
+)
+async def test_the_event_feed_alone_gets_no_events_of_task_runs(topic, group, expected):
+    read = []
+
+    async def handle(message):
+        read.append(message.attributes["event"])
+        if message.attributes["event"] == expected[-1]:
+            raise StopConsumer(ack=True)
+
+    consumer = broker.Consumer(topic, concurrency=1, group=group)
+    for event in ("prefect.task-run.Completed", "prefect.flow-run.Completed", "resonant.gate.probing"):
+        await publisher(topic).publish_data(b"{}", {"id": f"{topic}-{group}-{event}", "event": event})
+
+    await asyncio.wait_for(consumer.run(handle), 10)
+
+    assert read == expected
+
+
+def test_the_service_of_the_event_feed_has_the_name_that_the_broker_knows():
+    assert f'group="{broker._FEED}"' in inspect.getsource(event_persister.EventPersister.start)
 
 
 async def test_whoever_sends_while_it_should_read_goes_on_after_a_while(topic, monkeypatch):

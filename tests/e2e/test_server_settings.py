@@ -1,4 +1,4 @@
-"""The shipped settings of the Prefect server: of a burst of task runs every one is recorded.
+"""The shipped settings of the Prefect server: every task run of a burst is recorded, and the event feed has the other events.
 
 With Prefect's own broker, and the same settings otherwise, this burst lost a third of its records on a busy machine.
 """
@@ -12,8 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from prefect import flow, task
+from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from resonant.local.server import send_events
 from support.prefect import patient_client
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,3 +64,26 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded(prefect_api,
 
     assert burst.wait(60) == 0
     assert count == TASK_RUNS
+
+
+def test_the_event_feed_has_the_events_of_flow_runs_and_ours_but_none_of_task_runs(prefect_api):
+    @task
+    def step() -> None:
+        pass
+
+    @flow(name="seen-in-the-feed")
+    def main() -> None:
+        step()
+        emit_event("resonant.gate.probing", {"prefect.resource.id": "resonant.endpoint.feed"})
+
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        main()
+        send_events(prefect_api)
+
+    def seen() -> set[str]:
+        with patient_client(prefect_api) as client:
+            found = client.post("/events/filter", json={"filter": {}, "limit": 50}).json()["events"]
+        return {each["event"] for each in found}
+
+    wait_until(lambda: {"prefect.flow-run.Completed", "resonant.gate.probing"} <= seen(), 60, every=0.5)
+    assert not [event for event in seen() if event.startswith("prefect.task-run.")]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.metrics.alerts import Key
-    from resonant.settings import Settings, Thresholds
+    from resonant.settings import Settings
     from resonant.store.endpoint_status import EndpointStatus, Governed
     from resonant.store.reads import StoreStatus
 
@@ -76,20 +76,24 @@ def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
         yield f"{output.counted(more, 'more endpoint is', 'more endpoints are')} not normal: --json lists all"
 
 
-def alert_lines(raised: Mapping[Key, float], thresholds: Thresholds, *, now: float) -> Iterator[str]:
-    """Yield a line about each active alert, the longest active first."""
-    from resonant.metrics.alerts import ALL_ENDPOINTS, definitions
+def alert_lines(raised: Mapping[Key, float], texts: Mapping[Key, str], *, now: float) -> Iterator[str]:
+    """Yield a line about each active alert with its number, the longest active first."""
+    from resonant.metrics.alerts import ALL_ENDPOINTS
 
-    begins = {each.condition: each.begins for each in definitions(thresholds)}
     for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0])):
         where = "all endpoints" if key.endpoint == ALL_ENDPOINTS else key.endpoint
-        yield f"alert {key.condition} for {where}, raised {output.ago(now - at)}: {begins[key.condition]}"
+        yield f"alert {key.condition} for {where}, raised {output.ago(now - at)}: {texts[key]}"
 
 
-def alert_documents(raised: Mapping[Key, float]) -> list[output.Document]:
+def alert_documents(raised: Mapping[Key, float], texts: Mapping[Key, str]) -> list[output.Document]:
     """Return the active alerts for ``resonant status --json``; an alert for all endpoints has a null endpoint."""
     return [
-        {"condition": key.condition.value, "endpoint": key.endpoint or None, "since": rfc3339(at)}
+        {
+            "condition": key.condition.value,
+            "endpoint": key.endpoint or None,
+            "since": rfc3339(at),
+            "text": texts[key],
+        }
         for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0]))
     ]
 

@@ -82,32 +82,42 @@ def status(
     from resonant.cli.documents import status_document
     from resonant.cli.running import run_with_store
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
+    from resonant.metrics.conditions import describe
     from resonant.settings import load_settings
 
     name = None if endpoint is None else options.endpoint_name(endpoint)
     name_checks.check_filters(name, None)
     settings = load_settings()
 
-    async def read(store: Store) -> tuple[StoreStatus, overview.Purges | None, dict[Key, float]]:
+    async def read(
+        store: Store,
+    ) -> tuple[StoreStatus, overview.Purges | None, dict[Key, float], dict[Key, str]]:
         found = await store.status(endpoint=name)
         purges = None if name else await store.read(overview.read_purges, settings, found, now=store.clock())
         raised = await store.read(read_raised)
         shown = {
             key: at for key, at in raised.items() if name is None or key.endpoint in (name, ALL_ENDPOINTS)
         }
-        return found, purges, shown
+        texts = await store.read(
+            describe,
+            shown,
+            settings.alert_thresholds,
+            now=store.clock(),
+            is_counted=settings.rollups,
+        )
+        return found, purges, shown, texts
 
-    found, purges, raised = run_with_store(read, settings)
+    found, purges, raised, alert_texts = run_with_store(read, settings)
     if as_json:
         document = status_document(found)
-        document["alerts"] = overview.alert_documents(raised)
+        document["alerts"] = overview.alert_documents(raised, alert_texts)
         if purges:
             document["retention"] = purges.document()
         output.write(output.to_json(document) + "\n")
         return
     now = time.time()
     _write_status(found, now=now)
-    for line in overview.alert_lines(raised, settings.alert_thresholds, now=now):
+    for line in overview.alert_lines(raised, alert_texts, now=now):
         output.write_paragraph(line, indent=2)
     on_terminal = output.stdout().is_terminal
     if rows := overview.endpoint_rows(found.endpoints, now=now, on_terminal=on_terminal):

@@ -6,7 +6,8 @@ so that a change in Prefect causes a one-line error at start instead of a traceb
 Three dependencies cannot be wrapped in a function here:
 
 - ``deployments/broker.py`` subclasses classes of ``prefect.server.utilities.messaging.memory``, which is how Prefect
-  loads a message broker. They are checked here.
+  loads a message broker. They are checked here. It also knows the name of the service that stores events;
+  ``tests/deployments/test_broker.py`` checks it.
 - ``tasks/emit.py`` relies on an order: Prefect calls ``retry_condition_fn`` first, and then reads the delay. No
   name reveals that order; ``tests/tasks/test_emit.py`` checks it.
 - ``blocks/`` reads why Prefect refused to load or save a block from the cause of its ``ValueError``. ``tests/blocks``

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, and_, case, cast, func, or_, select, union_all
 
-from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Finding, Key
+from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Finding, Key, definitions
+from resonant.metrics.totals import read_totals
+from resonant.output import counted
 from resonant.store import schema
 from resonant.store.gates import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import ColumnElement, Connection, Subquery
 
@@ -163,6 +165,39 @@ def evaluate(
         max_ages: ``max_age`` in seconds, keyed by (endpoint, policy requested by the producer). The age of deliveries with
             other keys is not evaluated.
     """
+    found = _findings(totals, activity, thresholds, now, max_ages)
+    return [finding for finding in found if finding.is_bad is not None]
+
+
+def describe(
+    connection: Connection, raised: Collection[Key], thresholds: Thresholds, *, now: float, is_counted: bool
+) -> dict[Key, str]:
+    """Return the current number and the threshold of each active alert; without a known number, only when it begins.
+
+    Args:
+        connection: an open connection.
+        raised: the active alerts.
+        thresholds: the limit of each condition.
+        now: seconds since the epoch.
+        is_counted: whether the store counts recent activity.
+    """
+    if not raised:
+        return {}
+    begins = {each.condition: each.begins for each in definitions(thresholds)}
+    activity = read_activity(connection, now=now, window=thresholds.window) if is_counted else None
+    found = _findings(read_totals(connection, now=now), activity, thresholds, now, {})
+    # The max_age of held deliveries is part of the policies, which the store does not have.
+    current = {each.key: each.text for each in found if each.key.condition is not Condition.HELD}
+    return {key: current.get(key, begins[key.condition]).removeprefix(f"{key.endpoint}: ") for key in raised}
+
+
+def _findings(
+    totals: Totals,
+    activity: Mapping[str, Activity] | None,
+    thresholds: Thresholds,
+    now: float,
+    max_ages: Mapping[tuple[str, str | None], float],
+) -> list[Finding]:
     found: list[Finding] = []
     if activity is not None:
         # Excludes probes: they are few, and a retry follows nearly every one.
@@ -184,7 +219,7 @@ def evaluate(
             _gone(gate, totals.held.get(endpoint, 0), now),
             _held(gate, totals.oldest_round_at, thresholds, now, max_ages),
         ]
-    return [finding for finding in found if finding.is_bad is not None]
+    return found
 
 
 def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
@@ -200,7 +235,7 @@ def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Fi
 
 def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
     value, limit = max(0, activity.dead_letters), thresholds.dead_letters
-    text = f"{endpoint}: {value} more dead letters in an hour; an alert begins at {limit}"
+    text = f"{endpoint}: {counted(value, 'more dead letter')} in an hour; an alert begins at {limit}"
     return Finding(Key(Condition.DEAD_LETTERS, endpoint), _has_reached(value, limit), value, limit, text)
 
 

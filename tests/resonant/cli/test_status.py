@@ -75,16 +75,17 @@ def test_status_shows_active_alerts(resonant, dead):
     )
     of_all = replace(crossing, condition=Condition.RETRIES, endpoint="", at=dead.clock() - 60)
     dead.do(lambda store: store.write(record_crossings, [of_all, crossing]))
+    texts = [
+        "0% of 0 attempts in 15 minutes failed, the limit is 25%",
+        "0% of 0 attempts in 15 minutes were followed by a retry, the limit is 50%",
+    ]
     assert resonant.json("status")["alerts"] == [
-        {"condition": "error_rate", "endpoint": "crm", "since": rfc3339(crossing.at)},
-        {"condition": "retries", "endpoint": None, "since": rfc3339(of_all.at)},
+        {"condition": "error_rate", "endpoint": "crm", "since": rfc3339(crossing.at), "text": texts[0]},
+        {"condition": "retries", "endpoint": None, "since": rfc3339(of_all.at), "text": texts[1]},
     ]
     shown = " ".join(resonant("status").out.split())
-    assert (
-        "alert error_rate for crm, raised 2 h ago: over 25% of at least 20 attempts in 15 minutes failed"
-        in shown
-    )
-    assert "alert retries for all endpoints, raised " in shown
+    assert f"alert error_rate for crm, raised 2 h ago: {texts[0]}" in shown
+    assert f"alert retries for all endpoints, raised 1 min ago: {texts[1]}" in shown
     assert [each["condition"] for each in resonant.json("status", "--endpoint", "billing")["alerts"]] == [
         "retries"
     ]
@@ -93,6 +94,26 @@ def test_status_shows_active_alerts(resonant, dead):
     dead.do(lambda store: store.write(record_crossings, recovered))
     assert resonant.json("status")["alerts"] == []
     assert "alert " not in resonant("status").out
+
+
+def test_an_alert_in_the_status_has_the_number_beside_the_threshold(resonant, dead):
+    dead.do(lambda store: store.fold())
+    crossing = Crossing(
+        "raised", Condition.DEAD_LETTERS, "crm", 9, 5, "text", at=dead.clock() - 60, since=0.0
+    )
+    held = replace(crossing, condition=Condition.HELD)
+    dead.do(lambda store: store.write(record_crossings, [crossing, held]))
+
+    shown = " ".join(resonant("status").out.split())
+
+    assert (
+        "alert dead_letters for crm, raised 1 min ago: 1 more dead letter in an hour; an alert begins at 5"
+        in shown
+    )
+    assert (
+        "alert held for crm, raised 1 min ago: a gate holds a delivery, and 50% of its max_age has passed"
+        in shown
+    )
 
 
 def test_status_can_count_one_endpoint(resonant, dead):
