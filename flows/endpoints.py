@@ -27,9 +27,9 @@ async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None
 @flow(name="resume-endpoint", flow_run_name=named("resume", "endpoint"), persist_result=False)
 @fail_with_message
 async def resume_endpoint(endpoint: str, now: bool = False) -> State[None]:
-    """Resume a paused endpoint: send one probe and, if it succeeds, the other deliveries.
+    """Resume a paused endpoint: send its deliveries again.
 
-    If the endpoint is failing, its next probe is sent now.
+    If the endpoint was failing before the pause, or answered 410, a probe is sent first.
 
     Args:
         endpoint: Name of the endpoint.

@@ -38,7 +38,7 @@ async def test_an_endpoint_is_paused_and_resumed_by_flow_runs_that_the_audit_nam
 
     assert resumed.message.startswith("endpoint removed-since is resumed: ")
     assert resumed.message.endswith("; 0 parked deliveries are due now")
-    assert (await store.read(read_gate, "removed-since")).state == "probing"
+    assert (await store.read(read_gate, "removed-since")).state == "normal"
     entries = await store.read(read_audit)
     assert [entry.action for entry in entries] == ["resume", "pause"]
     assert str(resumed.state_details.flow_run_id) in entries[0].who

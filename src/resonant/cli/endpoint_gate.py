@@ -43,9 +43,10 @@ def resume(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Resume a paused endpoint: send one probe and, if it succeeds, the other deliveries.
+    """Resume a paused endpoint: send its deliveries again.
 
-    For a failing endpoint, makes the next probe due now. Parked deliveries keep waiting for their retries unless --now
+    If it was failing before the pause, or answered 410, send one probe and, if it succeeds, the other deliveries. For a
+    failing endpoint that is not paused, makes the next probe due now. Parked deliveries keep waiting for their retries unless --now
     is given.
     """
     from resonant.cli.running import run_with_store, who_runs_this

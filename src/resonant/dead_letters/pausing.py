@@ -57,12 +57,16 @@ class Resumed:
 
     def __str__(self) -> str:
         name = self.before.endpoint
-        match self.before.state:
-            case "paused":
+        match self.before.state, self.after.state:
+            case "paused", "normal":
+                said = f"endpoint {name} is resumed: its deliveries are sent again"
+            case "paused", "paced":
+                said = f"endpoint {name} is resumed: its deliveries are sent again, at a pace that grows"
+            case "paused", _:
                 said = f"endpoint {name} is resumed: a probe is due now and, if it succeeds, the other deliveries follow"
-            case "probing":
+            case "probing", _:
                 said = f"endpoint {name} was not paused, but probing: a probe is due now"
-            case state:
+            case state, _:
                 said = f"endpoint {name} was not paused: it is {state}"
         if self.made_due is None:
             return said
@@ -103,7 +107,7 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
 
 
 async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = False) -> Resumed:
-    """Resume an endpoint: a probe is due now.
+    """Resume an endpoint: it is as it was before the pause. If it was failing, a probe is due now.
 
     Args:
         store: open.

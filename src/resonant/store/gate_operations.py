@@ -34,6 +34,7 @@ def pause(
     def paused(gate: Gate) -> Gate:
         if gate.state == "paused" and not gate.is_gone:
             return gate
+        is_paced = gate.state == "paced"
         return Gate(
             endpoint,
             "paused",
@@ -42,15 +43,20 @@ def pause(
             reason=reason,
             not_before=gate.not_before,
             paused_by=who,
+            # For `resume`: an endpoint that was failing is probed, and a paced one is paced again.
+            failing_since=gate.down_since if gate.state in ("probing", "paused") else None,
+            paced_at=gate.paced_at if is_paced else None,
+            pace=gate.pace if is_paced else None,
         )
 
     return _change(connection, endpoint, paused)
 
 
 def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
-    """Resume a paused or probing endpoint: its next probe is due at once.
+    """Resume a paused or probing endpoint.
 
-    Drops an earlier Retry-After, which the operator's decision overrides.
+    A paused endpoint that was normal or paced before is so again. If it was failing, or answered 410, its next probe is due at
+    once. Drops an earlier Retry-After, which the operator's decision overrides.
 
     Returns:
         The change; it has no effect if the endpoint is normal or paced.
@@ -58,15 +64,7 @@ def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
 
     def resumed(gate: Gate) -> Gate:
         if gate.state == "paused":
-            return Gate(
-                endpoint,
-                "probing",
-                epoch=gate.epoch,
-                since=now,
-                reason="it was resumed",
-                failing_since=now,
-                probe_at=now,
-            )
+            return _resumed(gate, now)
         is_due = gate.probe_at is None or gate.probe_at <= now
         if gate.state != "probing" or (is_due and not gate.not_before):
             return gate
@@ -74,6 +72,15 @@ def resume(connection: Connection, endpoint: str, *, now: float) -> GateChange:
         return replace(gate, since=now, probe_at=now, not_before=None)
 
     return _change(connection, endpoint, resumed)
+
+
+def _resumed(gate: Gate, now: float) -> Gate:
+    after = Gate(gate.endpoint, epoch=gate.epoch, since=now, reason="it was resumed")
+    if gate.is_gone or gate.failing_since is not None:
+        return replace(after, state="probing", failing_since=now, probe_at=now)
+    if gate.paced_at is not None:
+        return replace(after, state="paced", paced_at=now, pace=gate.pace)
+    return after
 
 
 def _change(connection: Connection, endpoint: str, wanted: Callable[[Gate], Gate]) -> GateChange:

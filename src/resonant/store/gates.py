@@ -41,13 +41,13 @@ class Gate:
         epoch: grows with each change of the row.
         since: when the state began.
         reason: why the state began, on one line, without secrets.
-        failing_since: when the outage began; None if there is no outage.
+        failing_since: when the outage began; None if there is no outage. While paused: of an outage before the pause.
         probe_at: when the next probe is due, while probing.
         probed_type: the event type of the last probe; the next probe prefers another one.
         not_before: the end of the last Retry-After; nothing is sent before it.
         pilot: the process that sends while the gate is paced.
         pilot_until: when another process may become the pilot.
-        paced_at: when pacing began.
+        paced_at: when pacing began; while paused, of a pace before the pause.
         pace: sends per second while paced; while probing, the rate before the outage.
         helpless_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
         paused_by: the operator who paused it.

@@ -16,9 +16,7 @@ def test_an_endpoint_is_paused_and_resumed(resonant, worker):
     assert again.startswith("endpoint billing is already paused, since ")
     assert again.endswith(" on the command line: maintenance\n")
     resumed = resonant("endpoint", "resume", "billing")
-    assert resumed.out == (
-        "endpoint billing is resumed: a probe is due now and, if it succeeds, the other deliveries follow\n"
-    )
+    assert resumed.out == ("endpoint billing is resumed: its deliveries are sent again\n")
     shown = [(entry["action"], entry["selection"]) for entry in resonant.json("audit")]
     assert shown == [
         ("resume", {"endpoint": "billing", "now": False}),
@@ -35,7 +33,7 @@ def test_the_gate_after_a_pause_is_shown_as_json(resonant, worker):
     assert (first["endpoint"], first["changed"]) == ("billing", True)
     assert (first["gate"]["state"], first["gate"]["reason"]) == ("paused", "maintenance")
     assert again == {**first, "changed": False}
-    assert resonant.json("endpoint", "resume", "billing")["gate"]["state"] == "probing"
+    assert resonant.json("endpoint", "resume", "billing")["gate"]["state"] == "normal"
 
 
 def test_parked_deliveries_are_due_at_once_if_asked_for(resonant, worker):

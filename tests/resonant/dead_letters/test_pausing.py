@@ -26,9 +26,7 @@ def test_a_pause_and_a_resumption_are_in_the_audit(desk):
     )
     desk.clock.advance(60)
     said = desk.run(resume(desk.store, "orders", who="bob"))
-    assert str(said) == (
-        "endpoint orders is resumed: a probe is due now and, if it succeeds, the other deliveries follow"
-    )
+    assert str(said) == "endpoint orders is resumed: its deliveries are sent again"
     reason = {"endpoint": "orders", "reason": "maintenance until 18:00"}
     assert audit(desk) == [
         ("resume", "bob", {"endpoint": "orders", "now": False}, 0, False),
@@ -66,6 +64,28 @@ def test_to_resume_an_endpoint_that_is_not_paused_says_so_and_is_not_in_the_audi
 
     assert str(said) == f"endpoint orders was not paused: it is {state}"
     assert audit(desk) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (
+            Gate("orders", "paced", paced_at=5.0, pace=2.0),
+            "its deliveries are sent again, at a pace that grows",
+        ),
+        (
+            Gate("orders", "probing", failing_since=5.0),
+            "a probe is due now and, if it succeeds, the other deliveries follow",
+        ),
+    ],
+)
+def test_a_resumption_says_in_which_state_the_endpoint_is_again(desk, before, said):
+    desk.write(change_gate, GateChange(Gate("orders"), before))
+    desk.run(pause(desk.store, "orders", who="ann"))
+
+    resumed = desk.run(resume(desk.store, "orders", who="ann"))
+
+    assert str(resumed) == f"endpoint orders is resumed: {said}"
 
 
 def test_to_resume_a_failing_endpoint_says_that_a_probe_is_due(desk):
@@ -109,5 +129,5 @@ def test_two_resumptions_at_once_send_each_parked_delivery_once(desk):
     done = desk.run(both())
 
     assert sum(each.made_due for each in done) == 20
-    assert sorted(each.before.state for each in done) == ["paused", "probing"]
+    assert sorted(each.before.state for each in done) == ["normal", "paused"]
     assert sum(entry.count for entry in desk.read(read_audit)) == 20

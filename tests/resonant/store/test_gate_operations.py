@@ -14,6 +14,7 @@ from resonant.store.gates import Gate, GateChange, change_gate, read_gate
 DAY = 86_400.0
 PACED = Gate("orders", "paced", since=5.0, pilot="p1", pilot_until=9.0, paced_at=5.0, pace=4.0)
 PROBING = Gate("orders", "probing", since=5.0, failing_since=5.0, probe_at=7.0, probed_type="a", pace=4.0)
+GONE = Gate("orders", "paused", since=5.0, reason="it answered 410")
 
 
 def put(desk, gate):
@@ -21,15 +22,22 @@ def put(desk, gate):
     assert desk.write(change_gate, GateChange(desk.read(read_gate, gate.endpoint), gate))
 
 
-@pytest.mark.parametrize("before", [Gate("orders"), PACED, PROBING])
-def test_a_pause_keeps_nothing_of_the_state_before(desk, before):
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        (Gate("orders"), {}),
+        (PACED, {"paced_at": 5.0, "pace": 4.0}),
+        (PROBING, {"failing_since": 5.0}),
+    ],
+)
+def test_a_pause_keeps_what_its_end_depends_on(desk, before, kept):
     if before.state != "normal":
         put(desk, before)
 
     change = desk.write(pause, "orders", who="ann", reason="maintenance", now=desk.clock())
 
     epoch = 1 + (before.state != "normal")
-    expected = Gate("orders", "paused", epoch, desk.clock(), "maintenance", paused_by="ann")
+    expected = Gate("orders", "paused", epoch, desk.clock(), "maintenance", paused_by="ann", **kept)
     assert desk.read(read_gate, "orders") == change.result == expected
 
 
@@ -48,9 +56,8 @@ def test_a_second_pause_changes_nothing(desk):
 
 
 def test_an_operators_pause_takes_over_the_pause_of_a_410(desk):
-    gone = Gate("orders", "paused", since=5.0, reason="it answered 410")
-    put(desk, gone)
-    assert gone.is_gone
+    put(desk, GONE)
+    assert GONE.is_gone
 
     desk.write(pause, "orders", who="ann", reason="retired", now=desk.clock())
 
@@ -58,15 +65,29 @@ def test_an_operators_pause_takes_over_the_pause_of_a_410(desk):
     assert (gate.is_gone, gate.paused_by, gate.reason) == (False, "ann", "retired")
 
 
-def test_a_paused_endpoint_that_is_resumed_is_probed_at_once(desk):
+@pytest.mark.parametrize("before", [Gate("orders"), PACED, PROBING, GONE])
+def test_a_resumed_endpoint_is_as_before_the_pause_and_probed_at_once_if_it_failed(desk, before):
+    if before.state != "normal":
+        put(desk, before)
     desk.write(pause, "orders", who="ann", reason="maintenance", now=desk.clock())
     desk.clock.advance(DAY)
 
     change = desk.write(resume, "orders", now=desk.clock())
 
     now = desk.clock()
-    expected = Gate("orders", "probing", 2, now, "it was resumed", failing_since=now, probe_at=now)
+    expected = Gate("orders", epoch=change.before.epoch + 1, since=now, reason="it was resumed")
+    if before.state == "paced":
+        expected = replace(expected, state="paced", paced_at=now, pace=4.0)
+    elif before.state != "normal":
+        expected = replace(expected, state="probing", failing_since=now, probe_at=now)
     assert desk.read(read_gate, "orders") == change.result == expected
+
+
+def test_an_endpoint_that_answered_410_is_probed_when_it_is_resumed(desk):
+    put(desk, GONE)
+    desk.write(resume, "orders", now=desk.clock())
+    gate = desk.read(read_gate, "orders")
+    assert (gate.state, gate.probe_at) == ("probing", desk.clock())
 
 
 def test_the_probe_of_a_failing_endpoint_is_due_when_it_is_resumed(desk):
