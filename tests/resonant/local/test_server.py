@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 from resonant.local import server, stack
 from resonant.local.note import RunningUp, is_held, lock_of_up, note_of_up, running_up
-from resonant.local.server import ServerError, free_port, kept_server
+from resonant.local.password import OF_CLIENT, password_file
+from resonant.local.server import ServerError, free_port, kept_server, known_url
 from resonant.settings import Settings
 
 HOLDER = """
@@ -52,9 +54,10 @@ def stranger():
         listening.shutdown()
 
 
-def note(settings, port) -> str:
+def note(settings, port, *, has_password=False) -> str:
     url = f"http://127.0.0.1:{port}/api"
-    note_of_up(settings).write_text(json.dumps({"api_url": url, "pid": 1}))
+    noted = {"api_url": url, "pid": 1, "has_password": has_password}
+    note_of_up(settings).write_text(json.dumps(noted))
     return url
 
 
@@ -82,6 +85,28 @@ def test_while_the_next_one_starts_the_note_of_a_killed_one_is_not_believed(sett
     with stack._only_one(settings):
         assert running_up(settings) is None
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("configured", "used", "is_given"),
+    [
+        ("", "http://127.0.0.1:PORT/api", True),
+        ("http://localhost:PORT/api/", "http://127.0.0.1:PORT/api", True),
+        ("https://prefect.example/api", "https://prefect.example/api", False),
+    ],
+    ids=["no other server", "the same server", "another server"],
+)
+def test_the_password_of_up_is_used_for_its_own_server_only(
+    settings, stranger, monkeypatch, configured, used, is_given
+):
+    port, _ = stranger
+    monkeypatch.setenv("PREFECT_API_URL", configured.replace("PORT", str(port)))
+    monkeypatch.setenv(OF_CLIENT, "")
+    password_file(settings).write_text("resonant:known")
+    with stack._only_one(settings):
+        note(settings, port, has_password=True)
+        assert known_url(settings) == used.replace("PORT", str(port))
+    assert os.environ[OF_CLIENT] == ("resonant:known" if is_given else "")
 
 
 def test_without_any_up_there_is_none(settings):
