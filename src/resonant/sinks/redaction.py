@@ -36,12 +36,15 @@ _CREDENTIALS = re.compile(
     (?P<before> \b(?:bearer|basic)\s+ {_LOOKS_RANDOM}
               | {_NAMED}\\?["']?\s?(?:=|:(?=\s?\\?["']))\s?\\?["']?
               | {_NAMED}:\s?{_LOOKS_RANDOM}
-              | ://(?=[^\s/@]+@)
+              | ://(?=[^\s/]+@)
     )
-    (?P<value> (?<=://)[^\s/@]+ | (?<=["'])[^"'\\]+ | [^\s"'<>,;&\\]+ )
+    (?P<value> (?<=://)[^\s/]+(?=@) | (?<=["'])[^"'\\]+ | [^\s"'<>,;&\\]+ )
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+
+# Of a database or a broker. A password may contain an unescaped @, / or ?. The limits keep this fast in hostile text.
+_OTHER_URL = re.compile(r"\b(?!https?:|wss?:)([a-z][a-z0-9+.-]{0,30}://)[^\s\"'<>]{1,500}@", re.IGNORECASE)
 
 
 class Redactor:
@@ -120,7 +123,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 def without_credentials(text: str) -> str:
     """Replace everything that looks like a credential with ``***``."""
-    return _CREDENTIALS.sub(r"\g<before>***", text)
+    return _CREDENTIALS.sub(r"\g<before>***", _OTHER_URL.sub(r"\1***@", text))
 
 
 def basic_authorization(url: httpx.URL) -> str:

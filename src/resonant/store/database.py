@@ -165,13 +165,22 @@ def _parse(url: str) -> URL:
             "RESONANT_DATABASE_URL must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
             + ("" if "://" in url else "; it has no scheme, so write sqlite:///PATH for a file")
         )
+    if kind != "sqlite" and not _ends_at_the_last_at(url, parsed):
+        raise StoreError(
+            "RESONANT_DATABASE_URL: percent-encode special characters in its password (%40 for @, %3F for ?)"
+        )
     if unknown := sorted(parsed.query.keys() - _OPTIONS[kind]):
         known = ", ".join(sorted(_OPTIONS[kind])) or "none"
         raise StoreError(f"RESONANT_DATABASE_URL has the option {unknown[0]!r}; known for {kind}: {known}")
     if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StoreError("RESONANT_DATABASE_URL: an SQLite store needs a file: sqlite:///PATH")
-    if kind != "sqlite" and "@" in f"{parsed.host}{parsed.database}":
-        raise StoreError(
-            "RESONANT_DATABASE_URL: percent-encode special characters in its password (%40 for @)"
-        )
     return parsed.set(drivername="sqlite" if kind == "sqlite" else "postgresql")
+
+
+def _ends_at_the_last_at(url: str, parsed: URL) -> bool:
+    """Return whether user and password end at the last @ of a URL; otherwise, a part of the password is taken for a host."""
+    try:
+        rest = make_url(f"{parsed.drivername}://{url.rpartition('@')[2]}") if "@" in url else parsed
+    except (ArgumentError, ValueError):
+        return False
+    return all(getattr(rest, part) == getattr(parsed, part) for part in ("host", "port", "database", "query"))

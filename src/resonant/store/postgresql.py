@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -72,8 +73,7 @@ class PostgreSQL:
         statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS,
         lease_seconds: float = 60.0,
     ) -> None:
-        # Without the query string, which may also contain a password.
-        self._name = url.set(query={}).render_as_string(hide_password=True)
+        self._name = _without_secrets(url)
         query: dict[str, Any] = dict(url.query)
         if "sslmode" in query:
             # libpq's name for `ssl`, which most providers use in their URLs.
@@ -244,6 +244,12 @@ async def _drop(connection: AsyncConnection) -> None:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         driver.terminate()
     await connection.invalidate()
+
+
+def _without_secrets(url: URL) -> str:
+    """Return a URL without its password, its options, and a user that may contain a part of the password."""
+    user = url.username if re.fullmatch(r"[\w.-]*", url.username or "") else "hidden"
+    return url.set(username=user, query={}).render_as_string(hide_password=True)
 
 
 def _application_name() -> str:

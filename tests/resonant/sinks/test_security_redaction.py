@@ -34,7 +34,10 @@ CREDENTIALS = {
     "access_token: aBcDeFgHiJkL": "access_token: ***",
     "password: hunter2": "password: ***",
     "see https://user:pw@example.com/x": "see https://***@example.com/x",
+    "see https://user:p@w@example.com/x": "see https://***@example.com/x",
     "postgresql://user:pw@db/events": "postgresql://***@db/events",
+    "postgresql+psycopg://user:p@w/x?y@db/events": "postgresql+psycopg://***@db/events",
+    "no answer from 'amqps://user:p/w?x@mq:5671'": "no answer from 'amqps://***@mq:5671'",
 }
 ORDINARY = [
     "invalid token: expired",
@@ -45,6 +48,8 @@ ORDINARY = [
     "order 4711 is unknown",
     "see https://example.com/@team?page=2",
     "postgresql://db/events",
+    "postgresql://db/events for anna@example.com",
+    "see https://example.com/users/anna@example.com",
     "sk_live_abcdef stands alone",
 ]
 

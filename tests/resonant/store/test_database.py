@@ -16,6 +16,8 @@ from resonant.errors import StoreError, StoreUnavailable
 from resonant.store import enqueue, open_store
 from resonant.store.database import open_database
 
+ENCODE = "percent-encode special characters in its password (%40 for @, %3F for ?)"
+
 
 async def refusal(url: str) -> str:
     """Return the line that opening this database fails with."""
@@ -43,14 +45,38 @@ async def refusal(url: str) -> str:
             "postgresql://host/db?password=geheim",
             "has the option 'password'; known for postgresql: host, port, sslmode",
         ),
-        ("postgresql://user:p@geheim@host/db", "percent-encode special characters in its password"),
-        ("postgresql://user:p@x/geheim@host/db", "percent-encode special characters in its password"),
+        ("postgresql://user:p@geheim@host/db", ENCODE),
+        ("postgresql://user:p@x/geheim@host/db", ENCODE),
+        ("postgresql://user:p@geheim?x@host/db", ENCODE),
+        ("postgresql://user:p@geheim?option=x@host/db", ENCODE),
+        ("postgresql://user:p@x?geheim=1@host/db", ENCODE),
+        ("postgresql://user:p@x?host=geheim@host/db", ENCODE),
+        ("postgresql://user:p@geheim:5432@host/db", "must be sqlite:///PATH or postgresql://"),
     ],
 )
 async def test_a_url_that_names_no_database_is_refused(url, hint):
     line = await refusal(url)
     assert hint in line
     assert line.startswith("RESONANT_DATABASE_URL")
+
+
+@pytest.mark.parametrize("user", ["user@geheim", "user?geheim", "user%40geheim", "user/geheim"])
+async def test_a_user_that_may_contain_a_part_of_the_password_is_not_shown(user):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}/db"
+        line = await refusal(f"postgresql://{user}:x@{address}")
+    assert line.startswith((f"postgresql://hidden:***@{address}: ", f"RESONANT_DATABASE_URL: {ENCODE}"))
+
+
+async def test_a_password_with_encoded_or_harmless_special_characters_is_understood(
+    postgresql, postgresql_url
+):
+    for password in ("p%40x%3Fy%2Fz", "p?x/y", "p:x#y"):
+        url = postgresql.url("test", password="geheim").replace("geheim", password)
+        store = await open_store(url)
+        await store.close()
+        assert str(store) == "postgresql://postgres:***@/test"
 
 
 @pytest.mark.parametrize(
