@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from tasks.naming import add_to_run_name
 from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from uuid import UUID
 
     from prefect import State
@@ -91,7 +92,8 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
     own = get_caller().tracker or Tracker(store)
     request, closed = await _without_closed_endpoints(dispatcher, request)
     planned = await plan(store, request)
-    await add_to_run_name(counted(planned.selected, "dead letter"), after="replay")
+    with _logged_failure("the run's name has no number of dead letters"):
+        await add_to_run_name(counted(planned.selected, "dead letter"), after="replay")
     progress = await _Progress.start(planned.selected)
     taken = 0
 
@@ -145,23 +147,39 @@ async def _without_closed_endpoints(
     return replace(request, without_endpoints=frozenset(closed)), left_out
 
 
-class _Progress:
-    """A progress bar in the UI, in whole percents."""
+@contextmanager
+def _logged_failure(effect: str) -> Iterator[None]:
+    """Log a failure of Prefect's API that only affects what its UI shows."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds
+        get_run_logger().warning("%s: %s", effect, visible(str(error)))
 
-    def __init__(self, artifact_id: UUID, total: int) -> None:
-        self._id = artifact_id
+
+class _Progress:
+    """A progress bar in the UI, in whole percents. After a failed update it stays as it is, and the replay goes on."""
+
+    def __init__(self, total: int) -> None:
         self._total = total
         self._shown = 0
+        self._id: UUID | None = None
 
     @classmethod
     async def start(cls, total: int) -> _Progress:
-        artifact_id = await acreate_progress_artifact(
-            key=PROGRESS_ARTIFACT, progress=0.0, description=f"Replay of {total} dead letters"
-        )
-        return cls(artifact_id, total)
+        progress = cls(total)
+        with _logged_failure("there is no progress bar"):
+            progress._id = await acreate_progress_artifact(
+                key=PROGRESS_ARTIFACT, progress=0.0, description=f"Replay of {total} dead letters"
+            )
+        return progress
 
     async def show(self, done: int) -> None:
         percent = 100 if not self._total else min(100, 100 * done // self._total)
-        if percent > self._shown:
-            self._shown = percent
-            await aupdate_progress_artifact(artifact_id=self._id, progress=float(percent))
+        artifact_id = self._id
+        if percent <= self._shown or artifact_id is None:
+            return
+        self._shown = percent
+        self._id = None
+        with _logged_failure("the progress bar stays as it is"):
+            await aupdate_progress_artifact(artifact_id=artifact_id, progress=float(percent))
+            self._id = artifact_id

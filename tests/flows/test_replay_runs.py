@@ -13,6 +13,7 @@ from resonant.dead_letters.replay import cancel
 from resonant.input_lines import event_from_fields
 from resonant.store import open_store
 from resonant.store.selection import Selection
+from tasks import replay
 
 pytestmark = pytest.mark.engine
 
@@ -54,6 +55,26 @@ async def test_a_replay_is_named_after_the_endpoint_and_its_dead_letters():
 
     assert (state.is_completed(), state.name) == (True, "Completed")
     assert await name_of_run(state) == f"replay {ENDPOINT}: 3 dead letters"
+
+
+@pytest.mark.usefixtures("dead")
+async def test_a_replay_goes_on_when_its_progress_cannot_be_updated(monkeypatch, tmp_path, caplog):
+    create = replay.acreate_progress_artifact
+
+    async def create_and_lose(**options):
+        artifact_id = await create(**options)
+        async with get_client() as client:
+            await client.delete_artifact(artifact_id)
+        return artifact_id
+
+    monkeypatch.setattr(replay, "acreate_progress_artifact", create_and_lose)
+
+    state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
+
+    assert state.is_completed()
+    assert len((tmp_path / "out").read_text().splitlines()) == 3
+    [line] = [each for each in caplog.messages if "progress bar" in each]
+    assert line.startswith("the progress bar stays as it is: ")
 
 
 @pytest.mark.usefixtures("dead")

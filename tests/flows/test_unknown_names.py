@@ -1,4 +1,4 @@
-"""A flow run fails on an unknown endpoint, code or id, which would otherwise look like success."""
+"""A flow run fails on an unknown endpoint, code or id, or a time without a zone: they would look like success."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def stored(prefect_api, tmp_path_factory):
             "no failure has the code 'connection_refused': did you mean connect_refused",
         ),
         ({"ids": ["evt_1", "evt_2"]}, "no event has the id evt_2"),
+        ({"since": "2026-01-31T12:00:00"}, "the time 2026-01-31T12:00:00 has no time zone"),
     ],
-    ids=["endpoint", "code", "id"],
+    ids=["endpoint", "code", "id", "time"],
 )
 async def test_a_typo_in_a_form_fails_its_run(flow, selection, said, dry_run):
     state = await flow(**selection, dry_run=dry_run, return_state=True)

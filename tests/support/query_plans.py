@@ -8,6 +8,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from resonant.store.sql import HOST_CLOCK
 from support.sqlite import listening
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Plans:
         """Return how statements scan the large tables: ``SCAN resonant_deliveries USING INDEX …``."""
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA case_sensitive_like = ON")
+            connection.create_function(HOST_CLOCK, 0, lambda: 0.0)
             found = set()
             for statement, parameters in self.executed.items():
                 for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):

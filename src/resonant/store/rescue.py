@@ -1,4 +1,4 @@
-"""Rescue of deliveries from lost workers: their leases expired, or their owners have ended."""
+"""Rescue of deliveries from lost workers, whose leases expired or who have ended, and from producers with wrong clocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resonant.store.attempts import add_attempts, attempt_row
 from resonant.store.causes import Cause, point_at_causes
 from resonant.store.counters import Tally, count_retries
 from resonant.store.impossible_rows import sound
-from resonant.store.leases import hand_back
+from resonant.store.leases import due, hand_back
 from resonant.store.locked_rows import change_all, change_each
 from resonant.store.sql import is_any_of
 from resonant.store.wakeup import announce
@@ -96,6 +96,32 @@ def rescue(
     if rows:
         announce(connection)
     return len(rows)
+
+
+def make_new_due(connection: Connection, *, now: float, endpoint: str | None = None, limit: int = 500) -> int:
+    """Make deliveries due that were never tried and are due later: the clock of their producer was ahead.
+
+    Only endpoints that have nothing due are searched. While others are due, these wait their turn.
+
+    Returns:
+        The number of deliveries made due.
+    """
+    idle = [each.endpoint for each in due(connection, endpoint) if each.at > now]
+    if not idle:
+        return 0
+    query = select(_d.c.id).where(
+        *(_d.c.category.is_(None), _d.c.status == "pending", is_any_of(_d.c.endpoint, idle)),
+        *(_d.c.available_at > now, _d.c.lease_owner.is_(None)),
+    )
+    ids = (
+        connection.execute(query.limit(limit).with_for_update(skip_locked=True, key_share=True))
+        .scalars()
+        .all()
+    )
+    if ids:
+        change_all(connection, ids, {"next_attempt_at": now, "available_at": now, "round_started_at": now})
+        announce(connection)
+    return len(ids)
 
 
 def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...]]], now: float) -> None:

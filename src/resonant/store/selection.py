@@ -29,7 +29,12 @@ _d, _c = schema.deliveries, schema.causes
 
 
 def _seconds(moment: object) -> object:
-    return moment.timestamp() if isinstance(moment, datetime) else moment
+    if not isinstance(moment, datetime):
+        return moment
+    if moment.tzinfo is None:
+        text = moment.isoformat()
+        raise StoreError(f"the time {text} has no time zone: give one, as in {text}Z")
+    return moment.timestamp()
 
 
 def _rfc3339(seconds: float | None) -> str | None:
@@ -58,7 +63,7 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
 
     Raises:
         ValidationError: unknown field, category or reason.
-        StoreError: a string contains NUL or a lone surrogate.
+        StoreError: a string contains NUL or a lone surrogate, or a time has no time zone.
     """
 
     ids: tuple[str, ...] = ()

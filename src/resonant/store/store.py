@@ -217,6 +217,8 @@ class Store:
     ) -> int:
         """End every expired lease, or every lease of these owners; return their number.
 
+        Without owners, also make new deliveries due whose producer's clock was ahead.
+
         Args:
             endpoint: only the leases on deliveries to this endpoint.
             owners: processes known to have ended.
@@ -229,8 +231,10 @@ class Store:
 
         def run(connection: Connection) -> int:
             now = self.clock()
-            if owners is None and not watch.may_rescue(now):
-                return 0
+            if owners is None:
+                rescue.make_new_due(connection, now=now, endpoint=endpoint)
+                if not watch.may_rescue(now):
+                    return 0
             return rescue.rescue(connection, now=now, endpoint=endpoint, owners=owners, limit=_RESCUE_BATCH)
 
         while True:

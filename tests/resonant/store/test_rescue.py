@@ -203,3 +203,50 @@ class TestAfterALock:
         assert desk.rescue(watch=watch) == 0
         desk.clock.advance(11)
         assert desk.rescue(watch=watch) == 1
+
+
+class TestProducersWithAClockAhead:
+    @pytest.fixture
+    def desk(self, desk):
+        """A new delivery, stored under a clock that was an hour ahead."""
+        desk.clock.advance(3_600)
+        desk.enqueue("evt_ahead")
+        desk.clock.advance(-3_600)
+        return desk
+
+    def test_a_new_delivery_is_due_at_once(self, desk):
+        assert desk.claim() == []
+
+        desk.rescue()
+
+        row = desk.row("evt_ahead")
+        assert row["next_attempt_at"] == row["round_started_at"] == desk.clock()
+        assert [lease.event.id for lease in desk.claim()] == ["evt_ahead"]
+        assert desk.status().balanced
+
+    def test_other_new_deliveries_are_sent_first(self, desk):
+        desk.enqueue("evt_1")
+        desk.rescue()
+        [lease] = desk.claim()
+        desk.deliver(lease)
+        desk.rescue()
+
+        assert [lease.event.id, desk.claim_one().event.id] == ["evt_1", "evt_ahead"]
+
+    def test_parked_and_leased_deliveries_keep_their_times(self, desk):
+        desk.rescue()
+        decision = desk.park_for(600)
+        desk.fail(desk.claim_one(), decision)
+        desk.enqueue("evt_leased")
+        lease = desk.claim_one()
+
+        desk.rescue()
+
+        assert desk.row("evt_ahead")["available_at"] == decision.next_attempt_at
+        assert desk.row("evt_leased")["lease_token"] == lease.token
+
+    def test_a_rescue_of_one_endpoint_leaves_the_others(self, desk):
+        desk.rescue(endpoint="audit")
+        assert desk.claim() == []
+        desk.rescue(endpoint="orders")
+        assert len(desk.claim()) == 1

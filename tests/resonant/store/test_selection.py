@@ -179,6 +179,18 @@ def test_a_moment_beyond_every_calendar_becomes_the_first_or_last_one(moment, ye
     assert Selection(since=moment).as_parameters()["since"].startswith(year)
 
 
+@pytest.mark.parametrize("name", ["since", "until"])
+def test_a_time_without_a_zone_is_refused(name):
+    """It would mean the local time of the worker, which the operator may not know."""
+    moment = datetime.fromisoformat("2026-01-31T12:00:00")
+    with pytest.raises(StoreError) as refused:
+        Selection.from_parameters({name: moment})
+
+    assert str(refused.value) == (
+        "the time 2026-01-31T12:00:00 has no time zone: give one, as in 2026-01-31T12:00:00Z"
+    )
+
+
 def test_empty_fields_of_a_form_and_other_parameters_restrict_nothing():
     form = {"ids": [], "event_type": "", "endpoint": "", "category": None, "text": "", "since": None}
     assert Selection.from_parameters(form | {"dry_run": True, "limit": 3}).is_empty
