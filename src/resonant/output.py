@@ -73,8 +73,9 @@ def say(line: str) -> None:
 
 
 def say_on(console: Console, line: str) -> None:
-    """Write one line to a console, even while it shows a progress bar."""
-    console.print(visible(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
+    """Write one line to a console, wrapped at spaces on a terminal, even while it shows a progress bar."""
+    text = _wrapped(visible(line), console, indent=2)
+    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def stdout() -> Console:
@@ -112,19 +113,22 @@ def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) 
 
 def write_paragraph(text: str, *, indent: int = 0) -> None:
     """Write a paragraph on one line; on a terminal, wrap it at spaces and indent later lines."""
-    console = stdout()
-    if console.is_terminal:
-        begin = text[: len(text) - len(text.lstrip())]
-        text = textwrap.fill(
-            text.lstrip(),
-            console.width,
-            initial_indent=begin,
-            subsequent_indent=" " * indent,
-            break_on_hyphens=False,
-            # Never cut a path or an id, so that it can be copied.
-            break_long_words=False,
-        )
-    write(f"{text}\n")
+    write(f"{_wrapped(text, stdout(), indent=indent)}\n")
+
+
+def _wrapped(text: str, console: Console, *, indent: int) -> str:
+    if not console.is_terminal:
+        return text
+    begin = text[: len(text) - len(text.lstrip())]
+    return textwrap.fill(
+        text.lstrip(),
+        console.width,
+        initial_indent=begin,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+        # Never cut a path or an id, so that it can be copied.
+        break_long_words=False,
+    )
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -151,7 +155,9 @@ def _write_on_terminal(console: Console, header: Sequence[str], rows: Sequence[S
     from rich.text import Text  # noqa: PLC0415
 
     is_tall = any("\n" in cell for row in rows for cell in row)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, leading=int(is_tall))
+    table = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, leading=int(is_tall)
+    )
     for index, name in enumerate(header):
         whole = index in (0, len(header) - 1)
         table.add_column(name, overflow="fold", min_width=_first_lines(rows, index) if whole else None)

@@ -11,9 +11,23 @@ if TYPE_CHECKING:
 _NAMED_AT_MOST = 10
 
 
+_SUGGESTED_AT_MOST = 3
+# Shorter words begin too many others.
+_SHORTEST_BEGINNING = 3
+
+
 def near(word: str, known: Collection[str]) -> list[str]:
-    """Return up to three known words similar to this one, most similar first."""
-    return difflib.get_close_matches(word, known, n=3)
+    """Return up to three known words similar to this one, most similar first.
+
+    A word that lacks its qualifier (``local`` for ``spool-endpoint/local``) or its end (``http_40``) is completed.
+    """
+    by_name = {each.rpartition("/")[2]: each for each in sorted(known, reverse=True)}
+    completed = [by_name[word]] if word in by_name else []
+    if len(word) >= _SHORTEST_BEGINNING:
+        completed += sorted(each for each in known if each.startswith(word))
+    similar = difflib.get_close_matches(word, known, n=_SUGGESTED_AT_MOST)
+    similar += [by_name[name] for name in difflib.get_close_matches(word, by_name, n=_SUGGESTED_AT_MOST)]
+    return list(dict.fromkeys(completed or similar))[:_SUGGESTED_AT_MOST]
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:

@@ -135,6 +135,11 @@ def _held(row: Waiting, gates: Mapping[str, GateState], now: float) -> GateState
     return gates.get(row.delivery.endpoint) if row.state(now) == "due" else None
 
 
+def _waits(row: Waiting, now: float) -> bool:
+    """Return whether a leased delivery waits in its process for its retry."""
+    return row.state(now) == "in_flight" and (row.delivery.next_attempt_at or now) > now
+
+
 def _say_none(selection: Selection) -> None:
     output.say("no unfinished deliveries" if selection.is_empty else "no unfinished deliveries match")
 
@@ -215,6 +220,8 @@ def _write_on_screen(row: Waiting, gates: Mapping[str, GateState], *, now: float
     due = rfc3339(due_at)
     moment = f"{due[:10]} {due[11:16]}Z"
     match state:
+        case "in_flight" if _waits(row, now):
+            what = f"waits in its process for the retry at {moment}, {output.ago(now - due_at)}"
         case "in_flight":
             what = f"in flight, leased by {delivery.leased_by}"
         case "due":
@@ -237,7 +244,7 @@ def _columns(row: Waiting, gates: Mapping[str, GateState], now: float) -> tuple[
         output.visible(delivery.event_type),
         delivery.endpoint,
         delivery.status,
-        "held" if _held(row, gates, now) else _STATES[row.state(now)],
+        "held" if _held(row, gates, now) else "waits" if _waits(row, now) else _STATES[row.state(now)],
         rfc3339(delivery.next_attempt_at or row.place.available_at),
         str(delivery.attempts),
         _why(row),

@@ -173,7 +173,7 @@ def cancel(
         output.write(f"{output.to_json(found) if as_json else expected}\n")
         return
     if ask and expected.number:
-        asking.confirm(f"{expected}, and can be replayed later. Give up?")
+        asking.confirm(f"{expected}, and can be replayed later", "Give up?")
     cancelled = run_with_store(lambda store: cancel_deliveries(store, selection, who=who_runs_this()))
     if as_json:
         output.write(output.to_json({"cancelled": cancelled}) + "\n")
@@ -330,7 +330,7 @@ def _confirm_permanent(permanent: list[DeadLetter]) -> None:
         raise options.Misuse(f"the failure of {named} was permanent: --yes sends them anyway")
     for dead_letter in permanent[:_IDS_SHOWN]:
         output.say(f"{dead_letter.event_id}: {dead_letter.code}: {dead_letter.error}")
-    asking.confirm(f"The failure of {named} was permanent. Send again anyway?")
+    asking.confirm(f"the failure of {named} was permanent", "Send again anyway?")
 
 
 def _some(ids: list[str]) -> str:

@@ -51,10 +51,10 @@ def write_dead_letters(
         _write_on_screen(dead_letter, *advice, now=now)
         before = alike
     if example:
-        width = len(example)
         output.write(
             f"resonant detail {example}  shows every attempt\n"
-            f"resonant export {'':{width}}  writes all of them to error_report.json\n"
+            "resonant export  writes all of them to error_report.json\n"
+            "resonant dlq --group  groups them by cause\n"
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resonant import output
-from resonant.cli import options
+from resonant.cli import completion, options
 
 if TYPE_CHECKING:
     from prefect import State
@@ -48,7 +48,11 @@ def emit(
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(metavar="NAME_OR_URL", help="An endpoint's name, or a URL to save as an endpoint."),
+        typer.Option(
+            metavar="NAME_OR_URL",
+            help="An endpoint's name, or a URL to save as an endpoint.",
+            autocompletion=completion.endpoints,
+        ),
     ] = None,
     event_type: options.EventType = None,
     policy: options.Policy = None,

@@ -65,6 +65,7 @@ def add(
 
     from resonant.cli.running import on_prefect
     from resonant.errors import UnknownEndpoint
+    from resonant.settings import load_settings
 
     name = _webhook_name(name)
     fields = given.fields(
@@ -78,11 +79,13 @@ def add(
     )
     headers, overrides = given.headers(header), given.overrides(override)
     secret = given.line_of_stdin("the signing secret") if secret_stdin else None
+    # Unusable values are refused before a server is started. An existing endpoint may allow private addresses.
+    options.known_policy(policy, load_settings())
+    given.check_usable(name, fields, headers, secret=secret, may_be_private=overwrite)
     with on_prefect() as settings:
         from blocks import WebhookEndpoint
         from blocks.catalog import save_webhook_endpoint, update_webhook_endpoint
 
-        options.known_policy(policy, settings)
         if secret is not None:
             fields["signing_secret"] = given.secret(secret)
         if overwrite:
@@ -135,6 +138,7 @@ def update(
     import asyncio
 
     from resonant.cli.running import on_prefect
+    from resonant.settings import load_settings
 
     name = _webhook_name(name)
     fields = given.fields(
@@ -149,10 +153,11 @@ def update(
     headers, overrides = given.headers(header), given.overrides(override)
     if not (fields or headers or overrides or clear):
         raise options.Misuse("nothing to change: `resonant endpoint update -h` lists the options")
+    options.known_policy(policy, load_settings())
+    given.check_usable(name, fields, headers, may_be_private=True)
     with on_prefect() as settings:
         from blocks.catalog import update_webhook_endpoint
 
-        options.known_policy(policy, settings)
         kept = asyncio.run(
             update_webhook_endpoint(
                 name, fields, headers=headers, overrides=overrides, clear=given.cleared_fields(clear)
@@ -260,7 +265,10 @@ def remove(
     if not yes:
         if not asking.can_ask():
             raise options.Misuse("removing an endpoint needs confirmation: give --yes")
-        asking.confirm(f"Remove endpoint {name}?")
+        asking.confirm(
+            f"removing endpoint {name}: its deliveries stay in the store, and wait until it is added again",
+            "Remove?",
+        )
     with on_prefect() as settings:
         from blocks.catalog import remove_endpoint
 

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant.cli import options
+from resonant.cli import completion, options
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from resonant.events import Category
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The endpoint's name.", autocompletion=completion.endpoints)
+]
 Header = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,6 +76,41 @@ def fields(*, url: str | None, **values: object) -> dict[str, Any]:
     if url is not None:
         found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
     return found
+
+
+def check_usable(
+    name: str,
+    fields: dict[str, Any],
+    headers: dict[str, str],
+    *,
+    secret: str | None = None,
+    may_be_private: bool,
+) -> None:
+    """Check the given values without Prefect.
+
+    Args:
+        name: the endpoint's name.
+        fields: of its block.
+        headers: to send with every event.
+        secret: signs the events.
+        may_be_private: whether the URL may be a private address, even if the fields do not say so.
+
+    Raises:
+        Misuse: a value cannot be used.
+    """
+    from resonant.errors import EndpointError
+    from resonant.sinks.endpoint import Endpoint
+
+    try:
+        Endpoint(
+            name=name,
+            url=fields["url"].get_secret_value() if "url" in fields else "https://host.invalid/",
+            headers=headers,
+            signing_secrets=() if secret is None else (secret,),
+            allow_private=may_be_private or bool(fields.get("allow_private")),
+        )
+    except EndpointError as error:
+        raise options.Misuse(str(error)) from None
 
 
 def cleared_fields(clear: list[Clearable] | None) -> set[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import name_checks, options
+from resonant.cli import completion, name_checks, options
 
 if TYPE_CHECKING:
     from resonant.cli.intake import Summary
@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 def enqueue(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="JSONL files; - is standard input.")],
     *,
-    endpoint: Annotated[str, typer.Option(metavar="NAME", help="The endpoint's name.")],
+    endpoint: Annotated[
+        str, typer.Option(metavar="NAME", help="The endpoint's name.", autocompletion=completion.endpoints)
+    ],
     event_type: options.EventType = None,
     policy: options.Policy = None,
     max_attempts: options.MaxAttempts = None,

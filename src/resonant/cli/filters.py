@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant.cli import name_checks, options
+from resonant.cli import completion, name_checks, options
 from resonant.errors import StoreError
 from resonant.events import Category, Reason
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
     from resonant.store.selection import Selection
 
-EndpointFilter = Annotated[str | None, typer.Option("--endpoint", metavar="NAME", help="Only this endpoint.")]
+EndpointFilter = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint", metavar="NAME", help="Only this endpoint.", autocompletion=completion.endpoints
+    ),
+]
 TypeFilter = Annotated[
     str | None, typer.Option("--type", metavar="GLOB", help="Only these event types, such as 'order.*'.")
 ]
@@ -28,7 +33,10 @@ CategoryFilter = Annotated[
     ),
 ]
 CodeFilter = Annotated[
-    str | None, typer.Option("--code", metavar="CODE", help="Only this code, such as http_503.")
+    str | None,
+    typer.Option(
+        "--code", metavar="CODE", help="Only this code, such as http_503.", autocompletion=completion.codes
+    ),
 ]
 ReasonFilter = Annotated[
     Reason | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from resonant.cli import completion
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.events import ENDPOINT_NAME
@@ -30,7 +31,11 @@ EventType = Annotated[
 ]
 Policy = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="The retry policy: default, classic or one of your own."),
+    typer.Option(
+        metavar="NAME",
+        help="The retry policy: default, classic or one of your own.",
+        autocompletion=completion.policies,
+    ),
 ]
 MaxAttempts = Annotated[
     int | None,

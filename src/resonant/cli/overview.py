@@ -27,7 +27,7 @@ ENDPOINT_COLUMNS = (
     *(
         "endpoint",
         "delivered\nlast hour",
-        "failed\nlast hour",
+        "attempts\nfailed\nlast hour",
         "due",
         "parked",
         "dead\nletters",
@@ -157,14 +157,14 @@ class Purges:
             f"daily purge: {output.counted(self.forecast.dead_letters, 'dead letter')} older than {days.dead_letters:g} "
             f"days{apart} and {delivered} would be removed now; {self.kept:,} would stay"
         )
-        yield (f"archive: {output.visible(str(self.archive))}")
         if self.last is None:
-            yield "last purge: never"
+            yield f"last purge: never; archive: {output.visible(str(self.archive))}"
         else:
             archive = self.last.selection.get("archive")
             where = f"archived in {output.visible(str(archive))}" if archive else "no archive"
             removed = f"{self.last.count:,} removed" + (f", {where}" if self.last.count else "")
-            yield (f"last purge: {output.ago(now - self.last.at)}, {removed}")
+            yield f"last purge: {output.ago(now - self.last.at)}, {removed}"
+            yield f"archive: {output.visible(str(self.archive))}"
 
 
 def read_purges(connection: Connection, settings: Settings, found: StoreStatus, *, now: float) -> Purges:

@@ -149,4 +149,4 @@ def _ask(what: Retention | Chosen, settings: Settings, archive: str | None, *, i
     expected = run_with_store(lambda store: store.read(forecast, what, now=store.clock()), settings)
     if expected.dead_letters or expected.delivered:
         kept = f"and archived in {output.visible(archive)}" if archive else "without an archive"
-        asking.confirm(f"{expected} would be removed permanently, {kept}. Remove?")
+        asking.confirm(f"{expected} would be removed permanently, {kept}", "Remove?")

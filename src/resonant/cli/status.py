@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from resonant.cli import overview
     from resonant.cli.running import UntilStopped
     from resonant.metrics.alerts import Key
     from resonant.store import Store
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 50
 COUNTED = 10_000
+# A dead letter takes at least this many lines on a terminal.
+_FEWEST_LINES = 4
 # Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
 _OVERDUE_SECONDS = 60.0
 _Word = TypeVar("_Word", bound=str)
@@ -43,6 +46,16 @@ class _List:
     example: str
     reason: Reason | None = None
     category: Category | None = None
+
+
+class _Read(NamedTuple):
+    """The status, in the parts that ``resonant status`` shows."""
+
+    found: StoreStatus
+    purges: overview.Purges | None
+    raised: dict[Key, float]
+    alert_texts: dict[Key, str]
+    is_sent: bool
 
 
 _LISTS = (
@@ -71,12 +84,13 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Only this endpoint.")] = None,
+    endpoint: filters.EndpointFilter = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the balance, active alerts, each endpoint, and a forecast of the daily purge.
+    """Show each endpoint, a forecast of the daily purge, active alerts and, last, the balance and the next step.
 
-    The balance: accepted = pending + retrying + delivered + dead letter + purged.
+    The balance: accepted = pending + retrying + delivered + dead letter + purged. Endpoints are counted in deliveries, except
+    their failed attempts.
     """
     from resonant.cli import overview
     from resonant.cli.documents import status_document
@@ -84,14 +98,13 @@ def status(
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
     from resonant.metrics.conditions import describe
     from resonant.settings import load_settings
+    from resonant.store.drains import is_sending
 
     name = None if endpoint is None else options.endpoint_name(endpoint)
     name_checks.check_filters(name, None)
     settings = load_settings()
 
-    async def read(
-        store: Store,
-    ) -> tuple[StoreStatus, overview.Purges | None, dict[Key, float], dict[Key, str]]:
+    async def read(store: Store) -> _Read:
         found = await store.status(endpoint=name)
         purges = None if name else await store.read(overview.read_purges, settings, found, now=store.clock())
         raised = await store.read(read_raised)
@@ -105,51 +118,60 @@ def status(
             now=store.clock(),
             is_counted=settings.rollups,
         )
-        return found, purges, shown, texts
+        is_sent = await store.read(is_sending, now=store.clock(), endpoint=name)
+        return _Read(found, purges, shown, texts, is_sent)
 
-    found, purges, raised, alert_texts = run_with_store(read, settings)
+    status = run_with_store(read, settings)
     if as_json:
-        document = status_document(found)
-        document["alerts"] = overview.alert_documents(raised, alert_texts)
-        if purges:
-            document["retention"] = purges.document()
+        document = status_document(status.found)
+        document["alerts"] = overview.alert_documents(status.raised, status.alert_texts)
+        if status.purges:
+            document["retention"] = status.purges.document()
         output.write(output.to_json(document) + "\n")
         return
-    now = time.time()
-    _write_status(found, now=now)
-    for line in overview.alert_lines(raised, alert_texts, now=now):
-        output.write_paragraph(line, indent=2)
+    _write_status(status, now=time.time())
+
+
+def _write_status(status: _Read, *, now: float) -> None:
+    """Write the most important last: on a terminal it stays visible."""
+    from resonant.cli import overview
+
+    found = status.found
     on_terminal = output.stdout().is_terminal
     if rows := overview.endpoint_rows(found.endpoints, now=now, on_terminal=on_terminal):
         output.write_table(overview.ENDPOINT_COLUMNS, rows)
         if more := overview.endpoints_left_out(found.endpoints):
             output.write(f"{output.counted(more, 'more endpoint')}: --json lists all\n")
+    if status.purges:
+        if on_terminal and rows:
+            output.write("\n")
+        for line in status.purges.lines(now=now):
+            output.write_paragraph(line, indent=2)
+    _write_counts(found, now=now)
+    for line in overview.alert_lines(status.raised, status.alert_texts, now=now):
+        output.write_paragraph(line, indent=2)
     for line in overview.gate_lines(found.governed, now=now):
         output.write_paragraph(line, indent=2)
-    if purges:
-        for line in purges.lines(now=now):
-            output.write_paragraph(line)
-
-
-def _write_status(found: StoreStatus, *, now: float) -> None:
-    balanced = "yes" if found.balanced else "NO"
-    output.write_paragraph(f"balanced: {balanced}; {next_step(found, now=now)}")
-    categories = ", ".join(f"{count:,} {category}" for category, count in found.by_category.items())
-    rows = [
-        ("accepted", found.accepted, ""),
-        ("pending", found.pending, ""),
-        ("retrying", found.retrying, ""),
-        ("delivered", found.delivered, ""),
-        ("dead letter", found.dead_letter, categories),
-        ("purged", found.purged, ""),
-        ("in flight", found.in_flight, "of those pending and retrying"),
-    ]
-    output.write_table(
-        ("status", "deliveries", "of which"), [(name, f"{count:>10,}", note) for name, count, note in rows]
-    )
     for each in found.endpoint_problems:
         reason, since = output.visible(each.reason), output.ago(now - each.since)
         output.write_paragraph(f"deliveries to {each.endpoint} wait: {reason} (first seen {since})", indent=2)
+    balanced = "yes" if found.balanced else "NO"
+    output.write_paragraph(
+        f"balanced: {balanced}; {next_step(found, now=now, is_sent=status.is_sent)}", indent=2
+    )
+
+
+def _write_counts(found: StoreStatus, *, now: float) -> None:
+    if output.stdout().is_terminal:
+        output.write("\n")
+    names = ("accepted", "pending", "retrying", "delivered", "dead letter", "purged")
+    counts = (*(getattr(found, name.replace(" ", "_")) for name in names),)
+    output.write_table(
+        names, [[f"{count:,}".rjust(len(name)) for name, count in zip(names, counts, strict=True)]]
+    )
+    categories = ", ".join(f"{count:,} {category}" for category, count in found.by_category.items())
+    dead_letters = f"; dead letters: {categories}" if categories else ""
+    output.write(f"in flight: {found.in_flight:,}{dead_letters}\n")
     for what, moment in (
         ("oldest due", found.oldest_due_at),
         ("oldest dead letter", found.oldest_dead_at),
@@ -158,8 +180,14 @@ def _write_status(found: StoreStatus, *, now: float) -> None:
             output.write(f"{what}: {output.ago(now - moment)}, {rfc3339(moment)}\n")
 
 
-def next_step(found: StoreStatus, *, now: float) -> str:
-    """Return advice for the operator, on one line."""
+def next_step(found: StoreStatus, *, now: float, is_sent: bool) -> str:
+    """Return advice for the operator, on one line.
+
+    Args:
+        found: the status.
+        now: seconds since the epoch.
+        is_sent: whether a run sends deliveries.
+    """
     waiting = found.pending + found.retrying
     if not found.balanced:
         counted = waiting + found.delivered + found.dead_letter + found.purged
@@ -171,11 +199,16 @@ def next_step(found: StoreStatus, *, now: float) -> str:
         return "nothing is stored yet: `resonant emit FILE --endpoint URL` stores and sends"
     steps, oldest_due_at = [], found.oldest_due_at
     if held := found.held:
-        steps.append(f"{output.counted(held, 'delivery is', 'deliveries are')} held, as shown below")
+        steps.append(f"{output.counted(held, 'delivery is', 'deliveries are')} held, as shown above")
         waiting -= held
         others = [each.oldest_due_at for each in found.endpoints if not each.is_held]
         oldest_due_at = min((at for at in others if at is not None), default=None)
-    if waiting > found.in_flight and oldest_due_at and now - oldest_due_at > _OVERDUE_SECONDS:
+    if waiting and not (is_sent or found.in_flight):
+        steps.append(
+            f"{output.counted(waiting, 'delivery waits', 'deliveries wait')}, and no run sends them: `resonant emit` sends "
+            "what is due, `resonant up` sends all"
+        )
+    elif waiting > found.in_flight and oldest_due_at and now - oldest_due_at > _OVERDUE_SECONDS:
         steps.append(
             f"{output.counted(waiting, 'delivery waits', 'deliveries wait')}: `resonant emit` sends them, "
             "`resonant deliveries` lists them"
@@ -190,7 +223,9 @@ def next_step(found: StoreStatus, *, now: float) -> str:
 def _listing(which: _List) -> Callable[..., None]:
     def listing(
         *,
-        limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = DEFAULT_LIMIT,
+        limit: Annotated[
+            int | None, typer.Option(metavar="N", min=0, help="Maximum rows, 50 by default; 0: all.")
+        ] = None,
         endpoint: filters.EndpointFilter = None,
         event_type: filters.TypeFilter = None,
         category: filters.CategoryFilter = None,
@@ -202,9 +237,13 @@ def _listing(which: _List) -> Callable[..., None]:
         until: filters.Until = None,
         after: filters.After = None,
         group: Annotated[
-            bool,
-            typer.Option("--group", help="Group dead letters by cause, with advice for each group."),
-        ] = False,
+            bool | None,
+            typer.Option(
+                "--group/--no-group",
+                help="Group dead letters by cause, with advice for each group; on a terminal, the default for more than a "
+                "screen without --limit and --after.",
+            ),
+        ] = None,
         as_json: options.Json = False,
     ) -> None:
         selection = filters.selection(
@@ -221,12 +260,27 @@ def _listing(which: _List) -> Callable[..., None]:
         now = time.time()
         if group and after is not None:
             raise options.Misuse("--after cannot be combined with --group")
+        if group is None:
+            group = not as_json and limit is None and after is None and _fills_a_screen(selection)
+        rows = DEFAULT_LIMIT if limit is None else limit
         if group:
-            _list_groups(selection, limit=limit, as_json=as_json, now=now)
+            _list_groups(selection, limit=rows, as_json=as_json, now=now)
         else:
-            _list_dead_letters(selection, limit=limit, after=filters.place(after), as_json=as_json, now=now)
+            _list_dead_letters(selection, limit=rows, after=filters.place(after), as_json=as_json, now=now)
 
     return listing
+
+
+def _fills_a_screen(selection: Selection) -> bool:
+    """Return whether standard output is a terminal, and the dead letters fill more than its height."""
+    from resonant.cli.running import run_with_store
+    from resonant.store.reads import count_dead_letters
+
+    console = output.stdout()
+    if not console.is_terminal:
+        return False
+    fit = console.height // _FEWEST_LINES
+    return run_with_store(lambda store: store.read(count_dead_letters, selection, at_most=fit + 1)) > fit
 
 
 def _only(which: _List, field: str, fixed: _Word | None, asked: _Word | None) -> _Word | None:
@@ -248,6 +302,9 @@ def _list_groups(selection: Selection, *, limit: int, as_json: bool, now: float)
         dlq_view.write_groups(shown, now=now)
     if len(shown) < len(groups):
         output.say(f"showing {len(shown):,} of {len(groups):,} groups: --limit 0 shows all")
+    elif groups and not as_json and output.stdout().is_terminal:
+        total = output.counted(sum(group.count for group in groups), "dead letter")
+        output.say(f"{total} in {output.counted(len(groups), 'group')}: --no-group lists each")
     elif not groups:
         output.say("no dead letters" if selection.is_empty else "no dead letters match")
 

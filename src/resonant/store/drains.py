@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 
 from resonant.store import schema
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 # A drain reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.
 BEAT_SECONDS, LIVE_SECONDS = 3.0, 10.0
 _KEPT_SECONDS = 3600.0
+# A run that is not a drain shows by its claims.
+_RECENT_CLAIM_SECONDS = 60.0
 
-_drains = schema.drains
+_drains, _claims = schema.drains, schema.claims
 
 
 class Beat(NamedTuple):
@@ -55,6 +57,24 @@ def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str |
         )
     )
     return Beat(key, int(connection.execute(younger).scalar_one()))
+
+
+def is_sending(connection: Connection, *, now: float, endpoint: str | None = None) -> bool:
+    """Return whether a run sends deliveries: a drain is alive, or some were claimed within the last minute.
+
+    Args:
+        connection: an open connection.
+        now: seconds since the epoch.
+        endpoint: only for this endpoint; None for any.
+    """
+    alive = select(_drains.c.id).where(
+        _drains.c.seen_at > now - LIVE_SECONDS, _drains.c.seen_at < now + LIVE_SECONDS
+    )
+    claimed = select(_claims.c.endpoint).where(_claims.c.last_claim_at > now - _RECENT_CLAIM_SECONDS)
+    if endpoint is not None:
+        alive = alive.where(or_(_drains.c.endpoint.is_(None), _drains.c.endpoint == endpoint))
+        claimed = claimed.where(_claims.c.endpoint == endpoint)
+    return any(connection.execute(query.limit(1)).first() for query in (alive, claimed))
 
 
 def leave(connection: Connection, key: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from resonant.delivery.classification import built_in_codes
 from resonant.store import endpoints, reads
-from resonant.suggestions import did_you_mean
+from resonant.suggestions import did_you_mean, near
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,7 +21,9 @@ def why_no_such_code(connection: Connection, code: str) -> str | None:
     built_in = built_in_codes()
     if code in built_in or endpoints.has_code(connection, code):
         return None
-    known = built_in | endpoints.codes(connection)
+    stored = endpoints.codes(connection)
+    # Codes that occurred are more likely to be meant than the others of the classifier.
+    known = stored if near(code, stored) else built_in | stored
     hint = ": did you mean throttled?" if code == "http_429" else did_you_mean(code, known)
     return f"no failure has the code {code!r}{hint}"
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 import pytest
 
-from resonant.delivery.retry import GiveUp, Park
+from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
 
 PLACE = re.compile(r"showing \d+ of [\d,]+: --after (\S+) shows the next, --limit 0 all\n")
@@ -87,6 +87,19 @@ def test_on_a_terminal_a_row_says_where_until_when_and_why(resonant, waiting):
         r"  http 503: down for maintenance",
         parked,
     )
+
+
+def test_a_delivery_that_waits_in_its_process_for_a_retry_says_when_it_is_due(resonant, worker):
+    worker.accept("evt_1")
+    worker.attempt(Retry(45.0, worker.clock() + 45))
+
+    screen = resonant.on_a_terminal("deliveries")
+
+    assert re.search(r"waits in its process for the retry at [\d-]+ \d\d:\d\dZ, in \d+ s, 1 try,\s", screen)
+    assert "leased by" not in screen
+    [row] = resonant.json("deliveries")
+    assert (row["state"], row["leased_by"]) == ("in_flight", "run-1")
+    assert resonant("deliveries").out.splitlines()[1].split()[4] == "waits"
 
 
 def test_a_due_delivery_of_a_paused_endpoint_is_held(resonant, waiting):

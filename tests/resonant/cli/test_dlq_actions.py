@@ -42,7 +42,7 @@ def test_retry_of_a_permanent_one_asks_on_a_terminal_and_a_no_sends_nothing(reso
     screen = resonant.on_a_terminal("retry", "evt_bad", typed="n\n", code=1)
 
     assert "evt_bad: http_400: the endpoint answered 503" in screen
-    assert "The failure of evt_bad was permanent. Send again anyway? [y/N]" in screen
+    assert "the failure of evt_bad was permanent\nSend again anyway? [y/N]" in screen
     assert reasons(resonant)["evt_bad"] == "permanent"
     assert resonant.json("audit") == []
 
@@ -159,7 +159,7 @@ def test_cancel_asks_on_a_terminal_and_gives_up_nothing_without_a_yes(resonant, 
 
     shown = resonant.on_a_terminal("cancel", "--endpoint", "billing", typed="n\n", code=1)
 
-    assert "2 would be given up, and can be replayed later. Give up? [y/N]" in " ".join(shown.split())
+    assert "2 would be given up, and can be replayed later Give up? [y/N]" in " ".join(shown.split())
     assert resonant.json("status")["pending"] == 2
     assert resonant.on_a_terminal("cancel", "--all", typed="y\n").endswith("2 deliveries given up\n")
 

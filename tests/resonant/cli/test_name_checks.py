@@ -63,11 +63,38 @@ def test_emit_refuses_an_unusable_url_before_it_looks_for_a_server(resonant, tmp
     assert "hunter2" not in answer.err
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["add", "crm", "htp://user:hunter2@a.example/"], "its URL must begin with http:// or https://"),
+        (["add", "crm", "http://10.0.0.1/"], "10.0.0.1 is a private or special address"),
+        (["add", "crm", "https://a.example/", "--header", "Host: hunter2"], "header Host is set by Resonant"),
+        (["add", "crm", "https://a.example/", "--policy", "odd"], "no retry policy is named 'odd'"),
+        (
+            ["update", "crm", "--url", "htp://user:hunter2@a.example/"],
+            "its URL must begin with http:// or https://",
+        ),
+        (["update", "crm", "--policy", "odd"], "no retry policy is named 'odd'"),
+    ],
+    ids=str,
+)
+def test_endpoint_commands_refuse_unusable_values_before_they_look_for_a_server(
+    resonant, monkeypatch, argv, said
+):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr("resonant.cli.running.on_prefect", None)  # a call would fail
+    answer = resonant("endpoint", *argv, code=2)
+    assert said in answer.err
+    assert answer.err.count("\n") == 1
+    assert "hunter2" not in answer.err
+
+
 @pytest.mark.parametrize("command", ["dlq", "failed", "retry-candidates", "replay", "cancel"])
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
         ("connection_refused", "did you mean connect_refused"),
+        ("http_40", "did you mean http_400 or http_401 or http_402?"),
         ("http_429", "did you mean throttled?"),
         ("my_own_cod", "my_own_code"),
     ],

@@ -72,7 +72,7 @@ def test_the_endpoint_with_the_most_failures_is_first(resonant, old):
     lines = [line.split() for line in resonant("status").out.splitlines()]
     start = lines.index(
         [
-            *("ENDPOINT", "DELIVERED", "LAST", "HOUR", "FAILED", "LAST", "HOUR"),
+            *("ENDPOINT", "DELIVERED", "LAST", "HOUR", "ATTEMPTS", "FAILED", "LAST", "HOUR"),
             *("DUE", "PARKED"),
             *("DEAD", "LETTERS", "OLDEST", "DUE"),
         ]
@@ -108,8 +108,7 @@ def test_status_says_what_the_daily_purge_removes_and_where_it_is_archived(reson
     out = resonant("status").out
     assert (
         "daily purge: 1 dead letter older than 30 days and 1 delivered older than 30 days would be removed now; 2 would stay\n"
-        f"archive: {tmp_path}/home/archive/purged-{day}.jsonl.gz\n"
-        "last purge: never\n"
+        f"last purge: never; archive: {tmp_path}/home/archive/purged-{day}.jsonl.gz\n"
     ) in out
     assert resonant.json("status")["retention"] == {
         "dead_letters_days": 30.0,
@@ -162,7 +161,10 @@ def test_an_endpoint_whose_gate_is_not_normal_has_a_line_below_the_table(resonan
     resonant("endpoint", "pause", "crm", "--reason", "maintenance")
 
     out = resonant("status").out
-    assert out.startswith("balanced: yes; 2 deliveries are held, as shown below; 1 delivery is in progress; ")
+    last = out.splitlines()[-1]
+    assert last.startswith(
+        "balanced: yes; 2 deliveries are held, as shown above; 1 delivery is in progress; "
+    )
     pattern = r"crm is paused .+ ago by .+ on the command line: maintenance; 2 held; `resonant endpoint resume crm` sends again"
     assert re.search(f"^{pattern}$", out, re.MULTILINE)
     assert " is paused " not in resonant("status", "--endpoint", "billing").out

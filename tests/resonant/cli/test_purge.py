@@ -53,7 +53,7 @@ def test_a_yes_on_a_terminal_archives_and_removes_and_leaves_no_bar(resonant, de
 def test_the_question_counts_delivered_history_and_says_when_there_is_no_archive(resonant, dead):
     argv = ("purge", "--older-than", "0", "--delivered-older-than", "1", "--no-archive")
     shown = " ".join(resonant.on_a_terminal(*argv, typed="n\n", code=1).split())
-    assert "3 dead letters and 1 delivered would be removed permanently, without an archive." in shown
+    assert "3 dead letters and 1 delivered would be removed permanently, without an archive Remove?" in shown
 
 
 def test_nothing_to_remove_is_not_asked_about(resonant, dead):

@@ -12,6 +12,7 @@ from resonant.cli import status as status_commands
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
 from resonant.metrics.alerts import Condition, Crossing, note_announced, record_crossings
+from resonant.store import drains
 from resonant.store.reads import StoreStatus
 
 ROW_KEYS = [
@@ -121,11 +122,27 @@ def test_status_can_count_one_endpoint(resonant, dead):
     assert resonant.json("status", "--endpoint", "webhook-endpoint/crm")["accepted"] == 1
 
 
-def test_status_says_first_whether_it_balances_and_what_to_do_next(resonant, dead):
-    first, *table = resonant("status").out.splitlines()
-    assert first == "balanced: yes; `resonant dlq` shows 3 dead letters"
-    assert any(re.fullmatch(r"dead letter +3  1 permanent, 1 transient, 1 unknown", line) for line in table)
-    assert any(line.startswith("oldest dead letter: 3 h ago, ") for line in table)
+def test_status_says_last_whether_it_balances_and_what_to_do_next(resonant, dead):
+    *lines, last = resonant("status").out.splitlines()
+    assert last == "balanced: yes; `resonant dlq` shows 3 dead letters"
+    header = lines.index("ACCEPTED  PENDING  RETRYING  DELIVERED  DEAD LETTER  PURGED")
+    assert lines[header + 1].split() == ["3", "0", "0", "0", "3", "0"]
+    assert lines[header + 2] == "in flight: 0; dead letters: 1 permanent, 1 transient, 1 unknown"
+    assert lines[header + 3].startswith("oldest dead letter: 3 h ago, ")
+
+
+def test_on_a_terminal_of_24_lines_the_whole_status_of_three_endpoints_is_visible(resonant, dead):
+    dead.accept("evt_due", endpoint="shop")
+    crossing = Crossing(
+        "raised", Condition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=dead.clock() - 7200, since=0.0
+    )
+    dead.do(lambda store: store.write(record_crossings, [crossing]))
+
+    lines = resonant.on_a_terminal("status").splitlines()
+
+    # The command and the next prompt take a line each; the path of a test's archive is longer than usual.
+    assert len(lines) <= 24 - 2 + 1
+    assert lines[-1] == "balanced: yes; 1 delivery is in progress; `resonant dlq` shows 3 dead letters"
 
 
 def status_of(**counts) -> StoreStatus:
@@ -157,17 +174,47 @@ def status_of(**counts) -> StoreStatus:
     ],
 )
 def test_the_next_step(status, said):
-    assert status_commands.next_step(status, now=1_000.0) == said
+    assert status_commands.next_step(status, now=1_000.0, is_sent=True) == said
 
 
-def test_an_imbalance_is_said_first(resonant, worker, url):
+@pytest.mark.parametrize(
+    ("sender", "is_sent"),
+    [("none", False), ("drain", True), ("drain of crm", False), ("old drain", False), ("claim", True)],
+)
+def test_deliveries_that_no_run_sends_are_not_said_to_be_in_progress(resonant, worker, sender, is_sent):
+    worker.accept("evt_1", "evt_2")
+
+    async def begin(store):
+        endpoint, clock = ("crm" if "crm" in sender else None), worker.clock
+        if sender == "claim":
+            [lease] = await store.claim("billing", owner="run-1", limit=1)
+            await store.release([lease])
+        elif sender != "none":
+            age = 11 if sender == "old drain" else 0
+            await store.write(
+                drains.beat, None, owner="run-1", endpoint=endpoint, clock=lambda: clock() - age
+            )
+
+    worker.do(begin)
+
+    last = resonant("status", "--endpoint", "billing").out.splitlines()[-1]
+    waiting = (
+        "2 deliveries are in progress"
+        if is_sent
+        else "2 deliveries wait, and no run sends them: `resonant emit` sends what is due, `resonant up` sends all"
+    )
+    assert last == f"balanced: yes; {waiting}"
+
+
+def test_an_imbalance_is_said_last(resonant, worker, url):
     import contextlib
     import sqlite3
 
     worker.accept("evt_1", "evt_2")
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute("DELETE FROM resonant_deliveries WHERE event_id = 'evt_1'")
-    assert resonant("status").out.startswith("balanced: NO; 2 were accepted and 1 are accounted for")
+    last = resonant("status").out.splitlines()[-1]
+    assert last.startswith("balanced: NO; 2 were accepted and 1 are accounted for")
     assert resonant.json("status")["balanced"] is False
 
 

@@ -167,6 +167,24 @@ def test_what_an_error_holds_is_shown_and_not_obeyed(resonant, worker):
     assert "\x1b" not in screen
 
 
+def test_on_a_terminal_more_than_a_screen_of_dead_letters_is_grouped(resonant, many):
+    screen = resonant.on_a_terminal("dlq")
+
+    assert screen.startswith("17 dead letters to billing ")
+    assert screen.endswith("\n17 dead letters in 1 group: --no-group lists each\n")
+    assert "\n  example: evt_16, cause: " in screen
+    for argv in (("--no-group",), ("--limit", "17"), ("--after", "9999999999.0-1")):
+        each = resonant.on_a_terminal("dlq", *argv)
+        assert each.count(" to billing ") == 17, argv
+        assert "\nresonant dlq --group  groups them by cause\n" in each
+    assert len(resonant.json("dlq")) == 17
+    assert len(resonant("dlq").out.splitlines()) == 18
+
+
+def test_on_a_terminal_a_screen_of_dead_letters_is_listed(resonant, dead):
+    assert resonant.on_a_terminal("dlq").count(" after 1 try") == 5
+
+
 # --- pages -------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,76 @@
+"""The shell completes endpoints, codes and policies from the store, without a server, and silently."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from resonant.delivery.retry import GiveUp
+from resonant.store import endpoints
+
+PROGRAM = "from resonant.cli import main; import sys; sys.argv[0] = 'resonant'; main()"
+
+
+@pytest.fixture
+def complete(monkeypatch):
+    """Ask for completions as bash does; nothing may be written to standard error."""
+    monkeypatch.setenv("_RESONANT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # no server, and none is asked
+
+    def ask(line: str) -> list[str]:
+        words = line.split(" ")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.split()
+
+    return ask
+
+
+def test_endpoints_are_completed_in_options_and_arguments(complete, worker):
+    worker.accept("evt_1")
+    worker.do(lambda store: store.write(endpoints.remember, ["billing-eu", "spool-endpoint/local"]))
+
+    assert complete("resonant status --endpoint b") == ["billing", "billing-eu"]
+    assert complete("resonant endpoint test spool") == ["spool-endpoint/local"]
+
+
+def test_codes_of_dead_letters_are_completed_before_those_of_the_classifier(complete, worker):
+    worker.accept("evt_1")
+    worker.attempt(GiveUp("permanent"), code="http_404", category="permanent")
+
+    assert complete("resonant dlq --code http_4") == ["http_404"]
+    assert complete("resonant dlq --code connect_re")[0].startswith("connect_re")
+
+
+def test_policies_are_completed(complete, monkeypatch):
+    monkeypatch.setenv("RESONANT_POLICIES", '{"brief": {"max_attempts": 3}}')
+    assert complete("resonant emit --policy ") == ["brief", "classic", "default"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RESONANT_DATABASE_URL", "sqlite:///no-such-folder/resonant.db"),
+        ("RESONANT_DATABASE_URL", "oracle://host/name"),
+        ("RESONANT_DATABASE_URL", "postgresql://u:p@127.0.0.1:9/none"),
+        ("RESONANT_POLICIES", "{oops"),
+    ],
+)
+def test_nothing_is_completed_and_nothing_is_said_if_something_fails(
+    complete, monkeypatch, tmp_path, name, value
+):
+    monkeypatch.setenv(name, value)
+    assert complete("resonant status --endpoint b") == []
+    assert complete("resonant emit --policy x") == []
+
+
+def test_completion_creates_no_store(complete, monkeypatch, tmp_path):
+    monkeypatch.delenv("RESONANT_DATABASE_URL")
+    assert complete("resonant status --endpoint b") == []
+    assert not (tmp_path / "home").exists()
