@@ -43,8 +43,9 @@ _CREDENTIALS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-# Of a database or a broker. A password may contain an unescaped @, / or ?. The limits keep this fast in hostile text.
-_OTHER_URL = re.compile(r"\b(?!https?:|wss?:)([a-z][a-z0-9+.-]{0,30}://)[^\s\"'<>]{1,500}@", re.IGNORECASE)
+# Of a database or a broker, whose password may contain an unescaped @, / or ?. It always matches to the end: a text full of
+# beginnings is scanned once.
+_OTHER_URL = re.compile(r"\b(?!https?:|wss?:)([a-z][a-z0-9+.-]{0,15}://)([^\s\"'<>]+)", re.IGNORECASE)
 
 
 class Redactor:
@@ -123,7 +124,14 @@ def root_cause(error: BaseException) -> BaseException:
 
 def without_credentials(text: str) -> str:
     """Replace everything that looks like a credential with ``***``."""
-    return _CREDENTIALS.sub(r"\g<before>***", _OTHER_URL.sub(r"\1***@", text))
+    if "://" in text:
+        text = _OTHER_URL.sub(_without_user, text)
+    return _CREDENTIALS.sub(r"\g<before>***", text)
+
+
+def _without_user(url: re.Match[str]) -> str:
+    _, at, rest = url[2].rpartition("@")
+    return f"{url[1]}***@{rest}" if at else url[0]
 
 
 def basic_authorization(url: httpx.URL) -> str:
