@@ -90,7 +90,8 @@ class Settings(BaseSettings):
         "process: a process counts nothing while this is off.",
     )
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=100, description="Maximum concurrent sends in one run."
+        default=400,
+        description="Maximum concurrent sends in one run. Half of them are for endpoints with short sends, a tenth for probes.",
     )
     endpoint_concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=50, description="Maximum concurrent sends to one endpoint in one run."

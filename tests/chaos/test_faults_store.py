@@ -158,13 +158,13 @@ class TestPostgreSQLLosesConnections:
         with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
             first = await fault.enqueue(50)
             async with way.opened(server, Path(folder)) as lossy_url, fault.opened_store(lossy_url) as store:
-                claim = store.claim
+                claim = store.claim_each
 
                 async def claim_by_the_lossy_way(*args, **options):
                     way.lose = int(not way.lost)
                     return await claim(*args, **options)
 
-                store.claim = claim_by_the_lossy_way
+                store.claim_each = claim_by_the_lossy_way
                 async with fault.opened_emission(store, run_for=12.0) as dispatcher:
                     emitting = asyncio.create_task(run(dispatcher))
                     while not emitting.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -114,7 +115,7 @@ class AttemptRunner:
         lease: Lease,
         destination: Destination,
         *,
-        may_wait: Callable[[], bool] = lambda: True,
+        longest_wait: Callable[[], float] = lambda: math.inf,
         gate: Callable[[], GateView] = lambda: NORMAL,
         task_run_id: str | None = None,
     ) -> Report:
@@ -126,7 +127,7 @@ class AttemptRunner:
         Args:
             lease: the delivery, with its attempts before this one.
             destination: the endpoint.
-            may_wait: returns whether a retry may wait in this process; called after a failure.
+            longest_wait: returns how long a retry may wait in this process, in seconds; called after a failure.
             gate: returns the state of the endpoint's gate; called after a failure.
             task_run_id: stored in the history.
         """
@@ -155,7 +156,7 @@ class AttemptRunner:
                 policy,
                 _cut_off(destination) if deadline.expired() else _failure(error),
                 made,
-                may_wait=may_wait,
+                longest_wait=longest_wait,
                 gate=gate,
             )
         made = partial(made, duration=asyncio.get_running_loop().time() - start, result="delivered")
@@ -185,7 +186,7 @@ class AttemptRunner:
         failure: Exception,
         made: Callable[..., Attempt],
         *,
-        may_wait: Callable[[], bool],
+        longest_wait: Callable[[], float],
         gate: Callable[[], GateView],
     ) -> Report:
         now = self.clock()
@@ -199,7 +200,7 @@ class AttemptRunner:
             now,
             round_started_at=lease.round_started_at,
             last_delay=lease.last_delay,
-            may_wait=may_wait(),
+            longest_wait=longest_wait(),
             answered=status_code is not None,
             gate=gate(),
             backoff_until=lease.backoff_until,

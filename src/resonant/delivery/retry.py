@@ -8,6 +8,7 @@ each retry of each delivery: with a shared list of delays, deliveries would be r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def decide(
     *,
     round_started_at: float,
     last_delay: float | None = None,
-    may_wait: bool = True,
+    longest_wait: float = inf,
     answered: bool = True,
     gate: GateView = NORMAL,
     backoff_until: float | None = None,
@@ -210,7 +211,8 @@ def decide(
         now: seconds since the epoch.
         round_started_at: when the round began, seconds since the epoch.
         last_delay: the previous delay, in seconds.
-        may_wait: whether this process has room for a waiting delivery; if not, a Retry becomes a Park.
+        longest_wait: a Retry whose delay is at least this long, in seconds, becomes a Park: this process would not wait for
+            it, or has no room (0).
         answered: whether the receiver answered.
         gate: the state of the endpoint's gate now.
         backoff_until: when the delivery's own backoff ends, seconds since the epoch, if a gate sent it earlier.
@@ -242,7 +244,7 @@ def decide(
     if gate.governs or early_until is not None:
         backoff_until = now + max(own_delay, delay) if early_until is None else early_until
         return Park(delay, now + delay, backoff_until=backoff_until, charged=early_until is None)
-    if wait > policy.park_after or not may_wait:
+    if wait > policy.park_after or delay >= longest_wait:
         return Park(delay, now + delay)
     return Retry(delay, now + delay)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from resonant.events import Lease, LeaseKey
+    from resonant.events import Clock, Lease, LeaseKey
 
-Place = Callable[[], AbstractAsyncContextManager[None]]
+Place = Callable[["Lease"], AbstractAsyncContextManager[bool]]
 
 # How often a task that waits for room checks whether the run has ended.
 _LOOK_SECONDS = 0.25
@@ -70,9 +70,9 @@ class _Begun:
         self._number_ahead = 0
         self._queue: asyncio.Queue[tuple[Lease, float] | None] = asyncio.Queue()
 
-    def put(self, lease: Lease) -> None:
+    def put(self, lease: Lease, begun_at: float) -> None:
         self._change(1)
-        self._queue.put_nowait((lease, _now()))
+        self._queue.put_nowait((lease, begun_at))
 
     def end(self, takers: int) -> None:
         """Signal the end of the queue to this number of takers."""
@@ -101,11 +101,11 @@ async def send_ahead(
     *,
     begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
     place: Place,
-    send: Callable[[Lease], Awaitable[None]],
+    send: Callable[[Lease, float], Awaitable[None]],
     on_lost: Callable[[Lease], None],
     on_left: Callable[[Sequence[Lease]], None],
     window: PrefetchWindow,
-    good_for: float,
+    clock: Clock,
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Send deliveries, and begin a few in the store ahead of their sends.
@@ -113,12 +113,13 @@ async def send_ahead(
     Args:
         leases: the leases to send, in order.
         begin: records in the store that sends are about to start; returns the leases that are still held.
-        place: returns a place on the wire; entering its context waits for a free one.
-        send: makes one attempt, within a place; up to ``window.width`` calls run concurrently.
+        place: returns a place on the wire; entering its context waits for a free one, and returns whether to send.
+        send: makes one attempt, within a place, given the time at which it began; up to ``window.width`` calls run
+            concurrently.
         on_lost: called with each lease that this process lost; its delivery is not sent.
-        on_left: called with the leases that were not begun because the run ended.
+        on_left: called with the leases that were not begun because the run ended, or not to be sent.
         window: shared by all chunks to the same endpoint, which begin one after the other.
-        good_for: how many seconds after its begin a lease may be sent without checking again that it is still held.
+        clock: tells when each delivery began.
         is_over: returns whether to stop beginning sends.
 
     Raises:
@@ -129,20 +130,19 @@ async def send_ahead(
 
     async def begin_all() -> None:
         async with window.turn:
-            left = await _begin(leases, begun, begin, on_lost, window, is_over)
+            left = await _begin(leases, begun, begin, on_lost, window, clock, is_over)
         begun.end(workers)
         on_left(left)
 
     async def send_each() -> None:
         while (next_one := await begun.take()) is not None:
             lease, begun_at = next_one
-            async with place():
+            async with place(lease) as may_send:
                 begun.note_place()
-                # This process may have been suspended for longer than the lease.
-                if _now() - begun_at > good_for and not await begin([lease]):
-                    on_lost(lease)
+                if may_send:
+                    await send(lease, begun_at)
                 else:
-                    await send(lease)
+                    on_left([lease])
 
     senders = [asyncio.create_task(send_each()) for _ in range(workers)]
     try:
@@ -157,6 +157,7 @@ async def _begin(
     begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
     on_lost: Callable[[Lease], None],
     window: PrefetchWindow,
+    clock: Clock,
     is_over: Callable[[], bool],
 ) -> list[Lease]:
     """Begin leases in order; return those that were not begun."""
@@ -165,10 +166,11 @@ async def _begin(
         if is_over():
             return list(leases[start:])
         next_ones = leases[start : start + window.at_once]
+        begun_at = clock()
         held = await begin(next_ones)
         for lease in next_ones:
             if lease.key in held:
-                begun.put(lease)
+                begun.put(lease, begun_at)
             else:
                 on_lost(lease)
     return []
@@ -187,7 +189,3 @@ async def all_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import defaultdict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from resonant.dispatch.claim_size import ClaimSize
 from resonant.errors import StoreError
 from resonant.store.rescue import ExpiryWatch
 
@@ -37,15 +39,16 @@ RESCUE_SECONDS = 1.0
 FOLD_SECONDS = 5.0
 # How long the last fold of a run may take.
 _LAST_FOLD_SECONDS = 1.0
+# The shortest time between two probes of a run, and the share of its time that claiming them may take: with many endpoints
+# down, each is probed less often.
+PROBE_SECONDS = 0.1
+_PROBE_SHARE = 0.05
+# The most endpoints in one transaction of claims: few if sends to one of them are short, so that it does not wait for others.
+_MOST_ENDPOINTS, _MOST_BESIDE_SHORT = 128, 16
+# The smallest claim in the bulk lane from an endpoint that has finished deliveries: a task run costs as much as ten sends.
+_LEAST_CHUNK = 16
 # The maximum total size of the bodies that a run holds. Twice the number of concurrent sends is always allowed.
 MOST_BYTES = 64 * 1024 * 1024
-
-
-class _Room(NamedTuple):
-    """The limits of a claim: the number of deliveries, and the total size of their bodies (None for no limit)."""
-
-    number: int
-    most_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,13 @@ class Fetcher:
         self._is_over = is_over
         self._said_waiting = False
         self._open: list[str] = []
-        self._due: list[str] = []
+        # The endpoints with due deliveries (the values are unused), and those whose gates hold them.
+        self._due: dict[str, None] = {}
+        self._held: deque[str] = deque()
+        self._probe_at = 0.0
+        self._has_probed = False
+        self._has_more = False
+        self._sizes: defaultdict[str, ClaimSize] = defaultdict(ClaimSize)
         self._deferred: set[str] = set()
         self._next_due_in = math.inf
         self._look_again_at = self._look_early_at = 0.0
@@ -116,9 +125,13 @@ class Fetcher:
         """Seconds until the next poll, unless something changes first."""
         if self._is_over():
             return POLL_SECONDS
+        if self._has_more:
+            return 0.0
         look_at = self._look_again_at
         if self._may_look_early:
             look_at = min(look_at, self._look_early_at)
+        if self._has_probed:  # another endpoint may wait for its probe
+            look_at = min(look_at, self._probe_at)
         return max(0.0, look_at - asyncio.get_running_loop().time())
 
     @property
@@ -151,33 +164,67 @@ class Fetcher:
         self._look_again_at = min(self._look_again_at, asyncio.get_running_loop().time() + wait)
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
-        """Claim due deliveries of each endpoint, up to the free room.
+        """Claim due deliveries of some endpoints, up to their free room, and a probe if one is due.
+
+        Endpoints whose sends are short come first. One call makes one transaction for a few endpoints; ``pause`` is then 0 if
+        others have room too.
 
         Args:
             is_idle: whether nothing is in flight; if so, look for due deliveries at once.
         """
         named = await self._find_due(is_idle=is_idle)
-        # An endpoint whose gate holds everything takes no room from others.
-        claimed_from = {name for name in self._due if self._gates.room(name) != 0}
-        for name in list(self._due):
-            if self._is_over():
-                return
-            if name in self._deferred and self._in_flight.busy(name):
-                continue
-            self._deferred.discard(name)
-            if (probe := await self._gates.probe(name)) is not None:
-                yield [probe]
-            if room := self._room(name, claimed_from):
-                leases = await self._store.claim(
-                    name, owner=self._plan.owner, limit=room.number, most_bytes=room.most_bytes
-                )
-                # Fewer than requested: nothing else is due, or memory is full. While a gate governs, its room lasts
-                # until the next poll.
-                if len(leases) < room.number or self._gates.governs(name):
-                    self._due.remove(name)
-                if name in named and not leases:
-                    self.look_in(0)  # another run was faster, or the producer's clock is ahead
+        self._has_more = False
+        if self._is_over():
+            return
+        probe = await self._probe()
+        self._has_probed = probe is not None
+        if probe is not None:
+            yield [probe]
+        limits = self._limits()
+        if not limits:
+            return
+        left = MOST_BYTES - self._in_flight.bytes
+        claimed = await self._store.claim_each(
+            limits, owner=self._plan.owner, most_bytes=None if self._is_full else left
+        )
+        for name, leases in claimed.items():
+            # Fewer than requested: nothing else is due, or memory is full. While a gate governs, its room lasts until the next
+            # poll.
+            if len(leases) < limits[name] or self._gates.governs(name):
+                self._due.pop(name, None)
+            if name in named and not leases:
+                self.look_in(0)  # another run was faster, or the producer's clock is ahead
+            if leases:
                 yield leases
+
+    async def _probe(self) -> Lease | None:
+        """Claim the next probe that is due, a few in a second at most: many endpoints may be down."""
+        now = asyncio.get_running_loop().time()
+        if now < self._probe_at or not self._gates.limiter.may_probe:
+            return None
+        for _ in range(len(self._held)):
+            name = self._held.popleft()
+            self._held.append(name)
+            if (probe := await self._gates.probe(name)) is not None:
+                took = asyncio.get_running_loop().time() - now
+                self._probe_at = now + max(PROBE_SECONDS, took / _PROBE_SHARE)
+                return probe
+        return None
+
+    def _limits(self) -> dict[str, int]:
+        """Return how many deliveries to claim from each of the next endpoints, those with short sends first."""
+        is_short = self._gates.limiter.is_short
+        limits: dict[str, int] = {}
+        names = sorted(self._due, key=lambda name: not is_short(name))
+        most = _MOST_BESIDE_SHORT if names and is_short(names[0]) else _MOST_ENDPOINTS
+        for name in names:
+            if (room := self._room(name)) <= 0:
+                continue
+            if len(limits) == most:
+                self._has_more = True
+                break
+            limits[name] = room
+        return limits
 
     def can_send_shortly(self) -> bool:
         """Return whether gates will soon release due deliveries, or an endpoint is being opened: the run waits for that."""
@@ -220,7 +267,7 @@ class Fetcher:
         if is_idle and self._woken_for and now < self._look_again_at:
             named = await self._open_named(self._woken_for)
             if named:
-                self._due += named - set(self._due)
+                self._due |= dict.fromkeys(named)
                 return named
         if is_idle or now >= self._look_again_at:
             await self._look()
@@ -262,7 +309,11 @@ class Fetcher:
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
         self._open = await self._destinations.open_of(due)
         await self._gates.look(gates, self._open)
-        self._due = list(self._open)
+        held = {name for name in self._open if self._gates.room(name) == 0}
+        self._due = dict.fromkeys(name for name in self._open if name not in held)
+        # Those that were probed longest ago stay in front.
+        known = [name for name in self._held if name in held]
+        self._held = deque([*known, *sorted(held.difference(known))])
         ended_at = asyncio.get_running_loop().time()
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, (ended_at - began_at) / _EARLY_POLL_SHARE)
 
@@ -282,22 +333,37 @@ class Fetcher:
         with contextlib.suppress(StoreError):  # the next fold tries again; the next claim reports an outage
             await self._store.fold()
 
-    def _room(self, endpoint: str, claimed_from: set[str]) -> _Room | None:
-        """Return how much to claim now, ahead of need; None if there is too little room for a large claim."""
-        allowed = self._gates.room(endpoint)
-        if allowed == 0:
-            return None
-        others = len((self._in_flight.busy_endpoints() | claimed_from) - {endpoint})
-        share = self._gates.limiter.share(endpoint)
-        # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
-        wanted = max(4 * share, 4 * self._plan.chunk_size // (others + 2))
-        left = MOST_BYTES - self._in_flight.bytes
-        most_bytes: int | None = left
-        if left < MOST_BYTES // 2:
-            wanted, most_bytes = 2 * share, None
-        if (most := self._destinations.rates.most_claimed(endpoint)) is not None:
-            wanted = min(wanted, most)
-        room = wanted - self._in_flight.busy(endpoint)
+    @property
+    def _is_full(self) -> bool:
+        """Whether the bodies in flight take much of the memory."""
+        return self._in_flight.bytes > MOST_BYTES // 2
+
+    def _room(self, endpoint: str) -> int:
+        """Return how many deliveries to claim now, ahead of need; 0 if there is too little room for a large claim."""
+        busy = self._in_flight.busy(endpoint)
+        size = self._sizes[endpoint]
+        if busy > size.refill_at or (endpoint in self._deferred and busy):
+            return 0
+        self._deferred.discard(endpoint)
+        if (allowed := self._gates.room(endpoint)) == 0:
+            return 0
+        now, finished = asyncio.get_running_loop().time(), self._in_flight.finished(endpoint)
+        limiter, chunk_size = self._gates.limiter, self._plan.chunk_size
+        share = limiter.share(endpoint)
+        if self._is_full:
+            wanted = 2 * share
+        else:
+            others = len((self._in_flight.busy_endpoints() | self._due.keys()) - {endpoint})
+            # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
+            fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
+            most = max(4 * limiter.limit_of(endpoint), 2 * chunk_size)
+            wanted = size.next(now, finished, fair=fair, most=most, is_alone=not others)
+        if (of_rate := self._destinations.rates.most_claimed(endpoint)) is not None:
+            wanted = min(wanted, of_rate)
+        room = wanted - busy
         if allowed is not None:
-            return _Room(min(room, allowed), most_bytes) if min(room, allowed) > 0 else None
-        return _Room(room, most_bytes) if room >= (wanted + 1) // 2 else None
+            return min(room, allowed)
+        if room < (wanted + 1) // 2:
+            return 0
+        size.note_claim(now, finished, wanted)
+        return room

@@ -11,9 +11,8 @@ import contextlib
 import logging
 import math
 import time
-from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections import Counter, defaultdict
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from resonant.delivery.retry import GateView
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from resonant.delivery.attempt import Report
     from resonant.dispatch.in_flight import InFlight
-    from resonant.dispatch.limiter import ConcurrencyLimiter
+    from resonant.dispatch.limiter import ConcurrencyLimiter, Slot
     from resonant.dispatch.running_tasks import RunningTasks
     from resonant.events import Lease, LeaseKey
     from resonant.store import Store
@@ -40,13 +39,30 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How often a waiting send checks whether the gate has closed or the run has ended.
+# How often the first waiting send of an endpoint checks whether the run has ended.
 _LONGEST_WAIT_SECONDS = 0.25
-# The shortest time between two checks of a send that waits for the pace, since many sends may wait.
-_SHORTEST_WAIT_SECONDS = 0.02
+# The shortest time between two checks of a send that waits for the pace, which allows small bursts.
+_SHORTEST_WAIT_SECONDS = 0.005
 
 # The maximum age of the known gates when a send begins, in seconds.
 _OVERDUE_SECONDS = 0.5
+# The most changes in one transaction, so that outcomes do not wait long for it.
+_MOST_CHANGES = 16
+
+
+class _Line:
+    """The deliveries of one endpoint that wait for its gate, in order of arrival."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.has_changed = asyncio.Event()
+
+    async def change(self, seconds: float) -> None:
+        """Wait until an answer or the gate has changed what the gate allows, for at most this many seconds."""
+        with contextlib.suppress(TimeoutError):
+            # Not wait_for: Python 3.11's may lose a cancellation.
+            async with asyncio.timeout(seconds):
+                await self.has_changed.wait()
 
 
 _NOT_MEASURED = contextlib.nullcontext(lambda: 0.0)
@@ -105,10 +121,13 @@ class Gatekeeper:
         self._looked_at = -math.inf
         self._looking = asyncio.Lock()
         self._gates: dict[str, EndpointGate] = {}
+        self._lines = defaultdict[str, _Line](_Line)
         self._probes: dict[str, LeaseKey] = {}
         self._sending = Counter[str]()
         self._proposed: dict[str, GateChange] = {}
-        self._writers: dict[str, asyncio.Task[None]] = {}
+        self._writing: dict[str, GateChange] = {}
+        self._written = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
         self._lag = LoopLag()
 
     def view(self, endpoint: str) -> GateView:
@@ -146,7 +165,7 @@ class Gatekeeper:
         changes = []
         for name in {*due, *self._in_flight.busy_endpoints(), *self._gates}:
             gate = self._of(name)
-            gate.see(rows.get(name, Gate(name)))
+            self._see(rows.get(name, Gate(name)))
             if name in due or self._in_flight.busy(name) or gate.gate.pilot == self._owner:
                 now = self._store.shared_clock()
                 change = gate.look(now) if self.keeps_place else gate.leave(now)
@@ -178,44 +197,53 @@ class Gatekeeper:
         if claimed is None:
             return None
         lease, row = claimed
-        gate.see(row)
+        self._see(row)
         self._probes[endpoint] = lease.key
         return lease
 
     @asynccontextmanager
-    async def admit(self, lease: Lease) -> AsyncIterator[None]:
-        """Wait for a free slot and for the gate, then hold the slot. Once the run is over, do not wait for the gate.
+    async def admit(self, lease: Lease, *, is_begun: bool = False) -> AsyncIterator[None]:
+        """Wait for the gate and for a free slot, then hold the slot. Once the run is over, do not wait for the gate.
+
+        The deliveries of an endpoint wait in line, and only the first asks the gate. A probe has a slot of its own.
+
+        Args:
+            lease: the delivery.
+            is_begun: whether its send was recorded as begun; it then waits only for the first answers, and for a slot.
 
         Raises:
             Held: the gate holds the delivery.
         """
+        name = lease.endpoint
+        is_probe = self._probes.get(name) == lease.key
+        async with nullcontext() if is_probe else self._lines[name].turn:
+            slot = await self._admit(lease, is_probe=is_probe, is_begun=is_begun)
+        try:
+            with self.sending(lease):
+                yield
+        finally:
+            self.limiter.release(slot)
+
+    async def _admit(self, lease: Lease, *, is_probe: bool, is_begun: bool) -> Slot:
+        name = lease.endpoint
+        line = self._lines[name]
         while True:
-            async with self.limiter.hold(lease.endpoint):
-                delay = 0.0 if self._running.is_over() else await self._wait(lease)
-                if delay is None:
-                    raise Held(self.gate(lease.endpoint))
-                if not delay:
-                    with self.sending(lease):
-                        yield
-                    return
-            if self.governs(lease.endpoint):
-                delay = max(delay, _SHORTEST_WAIT_SECONDS)
-            # Wait without the slot, so that other endpoints can use it.
-            await asyncio.sleep(min(delay, _LONGEST_WAIT_SECONDS))
-
-    async def may_send(self, lease: Lease) -> bool:
-        """Return whether to send a delivery that has a slot and has begun; False if the gate holds or paces it.
-
-        Waits while the first sends to the endpoint have no answers.
-        """
-        while not self.governs(lease.endpoint):
-            delay = await self._wait(lease)
+            line.has_changed.clear()
+            delay = 0.0 if self._running.is_over() else await self._wait(lease)
+            if delay is None or (is_begun and self.governs(name)):
+                raise Held(self.gate(name))
             if not delay:
-                return delay is not None
-            if self._running.is_over():
-                return False
-            await asyncio.sleep(delay)
-        return False
+                epoch = self._of(name).gate.epoch
+                slot = await self.limiter.acquire(name, is_probe=is_probe)
+                if is_probe or self._of(name).gate.epoch == epoch or self._running.is_over():
+                    return slot
+                self.limiter.release(slot)  # the gate changed during the wait for the slot
+                continue
+            # A normal gate waits for answers, and a line that is paced for the next moment.
+            longest = _LONGEST_WAIT_SECONDS
+            await line.change(
+                min(longest, max(delay, _SHORTEST_WAIT_SECONDS)) if self.governs(name) else longest
+            )
 
     @contextmanager
     def sending(self, lease: Lease) -> Iterator[None]:
@@ -234,6 +262,8 @@ class Gatekeeper:
         with self._lag.measured() if gate.gate.state == "paced" else _NOT_MEASURED as lag:
             report = await attempt
             answer = _answer(report, lag())
+        self.limiter.note_send(lease.endpoint, report.attempt.duration)
+        self._lines[lease.endpoint].has_changed.set()
         others = self._sending[lease.endpoint] - 1
         change = gate.answered(sent, answer, self._store.shared_clock(), others)
         if change is not None:
@@ -255,8 +285,8 @@ class Gatekeeper:
         Raises:
             StoreError: the change cannot be written; other runs take over after a few seconds.
         """
-        if self._writers:
-            await asyncio.wait(self._writers.values())
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
         now = self._store.shared_clock()
         changes = [gate.leave(now) for gate in self._gates.values()]
         await self._write([change for change in changes if change is not None])
@@ -268,6 +298,13 @@ class Gatekeeper:
             gate = self._gates[endpoint] = EndpointGate(row, self._owner, self._rng)
         return gate
 
+    def _see(self, row: Gate) -> None:
+        gate = self._of(row.endpoint)
+        before = gate.gate
+        gate.see(row)
+        if gate.gate != before:
+            self._lines[row.endpoint].has_changed.set()
+
     def _waiting(self, endpoint: str) -> int:
         return self._in_flight.busy(endpoint) - self._sending[endpoint]
 
@@ -275,8 +312,8 @@ class Gatekeeper:
         """Return 0 to send now, the seconds until the next call, or None to release the delivery."""
         name = lease.endpoint
         await self._look_if_overdue()
-        if (writer := self._writers.get(name)) is not None:
-            await asyncio.wait([writer])  # the change may close the gate
+        while name in self._proposed or name in self._writing:
+            await self._written.wait()  # the change may close the gate
         gate, now = self._of(name), self._store.shared_clock()
         if gate.gate.state == "probing" and self._probes.get(name) != lease.key:
             return None
@@ -296,21 +333,24 @@ class Gatekeeper:
 
     def _propose(self, change: GateChange) -> None:
         """Write a change in the background, so that answers do not wait for the commit."""
-        name = change.after.endpoint
-        self._proposed[name] = change
-        writer = self._writers.get(name)
-        if writer is None or writer.done():
-            writer = self._writers[name] = asyncio.create_task(self._write_proposed(name))
-            writer.add_done_callback(partial(self._ended, name))
+        self._proposed[change.after.endpoint] = change
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_proposed())
+            self._writer.add_done_callback(self._ended)
 
-    async def _write_proposed(self, name: str) -> None:
-        while (change := self._proposed.pop(name, None)) is not None:
-            with contextlib.suppress(StoreError):  # the controller proposes it again
-                await self._write([change])
+    async def _write_proposed(self) -> None:
+        while self._proposed:
+            names = list(self._proposed)[:_MOST_CHANGES]
+            self._writing = {name: self._proposed.pop(name) for name in names}
+            try:
+                with contextlib.suppress(StoreError):  # the controllers propose them again
+                    await self._write(list(self._writing.values()))
+            finally:
+                self._writing = {}
+                self._written.set()
+                self._written = asyncio.Event()
 
-    def _ended(self, name: str, writer: asyncio.Task[None]) -> None:
-        if self._writers.get(name) is writer:
-            del self._writers[name]
+    def _ended(self, writer: asyncio.Task[None]) -> None:
         if not writer.cancelled() and (error := writer.exception()) is not None:
             self._running.fail(error)
 
@@ -323,7 +363,7 @@ class Gatekeeper:
             return
         results = await self._store.write(try_changes, changes)
         for change, (is_written, row) in zip(changes, results, strict=True):
-            self._of(row.endpoint).see(row)
+            self._see(row)
             if is_written and change.before.state != row.state:
                 self._tell(change.before, row)
 

@@ -26,6 +26,7 @@ class InFlight:
         self._waiting: set[LeaseKey] = set()
         self._retried: set[LeaseKey] = set()
         self._busy: Counter[str] = Counter()
+        self._finished: Counter[str] = Counter()
         self._bytes = 0
 
     def __bool__(self) -> bool:
@@ -58,6 +59,10 @@ class InFlight:
     def busy_endpoints(self) -> set[str]:
         """Return the endpoints with busy leases."""
         return {endpoint for endpoint, number in self._busy.items() if number}
+
+    def finished(self, endpoint: str) -> int:
+        """Return how many deliveries of an endpoint were delivered or given up so far."""
+        return self._finished[endpoint]
 
     def delivery_ids(self) -> set[int]:
         """Return the ids of the deliveries."""
@@ -97,6 +102,11 @@ class InFlight:
         is_first = lease.key not in self._retried
         self._retried.add(lease.key)
         return is_first
+
+    def finish(self, lease: Lease) -> None:
+        """Remove a lease whose delivery was delivered or given up."""
+        self._finished[lease.endpoint] += 1
+        self.drop(lease)
 
     def drop(self, lease: Lease) -> None:
         """Remove a lease, if it is still there."""

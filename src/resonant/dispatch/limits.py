@@ -10,7 +10,7 @@ class Limits:
     """The limits of one run.
 
     Attributes:
-        concurrency: concurrent sends.
+        concurrency: concurrent sends; half of them are for endpoints whose sends are short (see ``limiter``).
         endpoint_concurrency: concurrent sends to one endpoint; at most half of ``concurrency``.
         max_waiting: in the task lane, retries that may wait in this process; further retries are parked.
         run_for: seconds for which the run sends due deliveries; 0 ends the run when nothing is due.
@@ -18,7 +18,7 @@ class Limits:
         chunk_size: deliveries per chunk in the bulk lane; 0 selects the task lane.
     """
 
-    concurrency: int = 100
+    concurrency: int = 400
     endpoint_concurrency: int = 50
     max_waiting: int = 1_000
     run_for: float = 0.0

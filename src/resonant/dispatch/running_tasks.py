@@ -81,9 +81,13 @@ class RunningTasks:
             self.end is not None and asyncio.get_running_loop().time() >= self.end
         )
 
+    def seconds_left(self) -> float:
+        """Return how long until the run's time is up, in seconds."""
+        return math.inf if self.end is None else max(0.0, self.end - asyncio.get_running_loop().time())
+
     def ends_within(self, seconds: float) -> bool:
         """Return whether the run's time is up within this many seconds."""
-        return self.end is not None and asyncio.get_running_loop().time() + seconds > self.end
+        return self.seconds_left() < seconds
 
     def outlasts(self, error: StoreUnavailable) -> bool:
         """Return whether the run waits until the store is back: for a lock, or, in a run with successors, for an outage.

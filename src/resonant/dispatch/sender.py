@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +20,7 @@ from resonant.store.availability import retry_while_unavailable
 from resonant.store.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from resonant.delivery.attempt import AttemptRunner, Report
     from resonant.dispatch.destinations import Destinations
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.in_flight import InFlight
     from resonant.dispatch.running_tasks import RunningTasks
     from resonant.dispatch.summary import Summary
-    from resonant.events import Lease, LeaseKey
+    from resonant.events import Clock, Lease, LeaseKey
     from resonant.store import Store
 
 # A run waits for its own retries that are due within this time, in seconds, even if they are parked. In this time before its
@@ -94,6 +97,7 @@ class Sender:
         self._summary = summary
         self._patience = store.lease_seconds / 3
         self._commits = BatchWriter(store, patience=self._patience, outlasts=running.outlasts)
+        self._clock = _clock_that_never_stops(store)
         self.parks_retries = False
         # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
@@ -139,21 +143,27 @@ class Sender:
             async with self._gates.admit(lease):
                 if self._running.is_over():
                     raise TimeIsUp
+                begun_at = self._clock()
                 if not await self._commits.begin(lease):
                     raise self._lost(lease)
                 if not await rates.wait(lease.endpoint, slot):
                     raise TimeIsUp
                 if self._gates.stops(lease.endpoint):
                     raise Held(self._gates.gate(lease.endpoint))
-                return await self._send(lease, task_run_id)
+                return await self._send(lease, begun_at, task_run_id)
         finally:
             rates.free(lease.endpoint, slot)
 
-    async def _send(self, lease: Lease, task_run_id: str | None) -> Report:
+    async def _send(self, lease: Lease, begun_at: float, task_run_id: str | None) -> Report:
+        # This process may have waited, or been suspended, for longer than the lease.
+        while self._clock() - begun_at > self._store.lease_seconds / 2:
+            begun_at = self._clock()
+            if not await self._commits.begin(lease):
+                raise self._lost(lease)
         attempt = self._attempt_runner.attempt(
             lease,
             self._destinations[lease.endpoint],
-            may_wait=self._may_wait,
+            longest_wait=self._longest_wait,
             gate=partial(self._gates.view, lease.endpoint),
             task_run_id=task_run_id,
         )
@@ -173,12 +183,12 @@ class Sender:
                 await send_ahead(
                     leases,
                     begin=self._commits.begin_all,
-                    place=partial(self._gates.limiter.hold, endpoint),
+                    place=self._place,
                     send=partial(self._send_begun, chunk=chunk),
                     on_lost=partial(self._count_lost_in, chunk.done),
                     on_left=partial(self._leave, chunk),
                     window=self._destinations.window(endpoint),
-                    good_for=self._store.lease_seconds / 2,
+                    clock=self._clock,
                     is_over=lambda: self._running.is_over() or self._gates.governs(endpoint),
                 )
             await asyncio.gather(*chunk.writing)
@@ -191,13 +201,25 @@ class Sender:
             chunk.done.held = chunk.left
         return chunk.done
 
-    async def _send_begun(self, lease: Lease, *, chunk: _Chunk) -> None:
-        if self._running.is_over() or not await self._gates.may_send(lease):
-            self._leave(chunk, [lease])
-            return
-        with self._gates.sending(lease):
-            report = await self._send(lease, chunk.task_run_id)
-        self._record_in(chunk, report)
+    @asynccontextmanager
+    async def _place(self, lease: Lease) -> AsyncIterator[bool]:
+        """Wait until a begun delivery may be sent; yield whether to send it, or to release it."""
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._gates.admit(lease, is_begun=True))
+            except Held:
+                may_send = False
+            else:
+                may_send = not self._running.is_over()
+            yield may_send
+
+    async def _send_begun(self, lease: Lease, begun_at: float, *, chunk: _Chunk) -> None:
+        try:
+            report = await self._send(lease, begun_at, chunk.task_run_id)
+        except LeaseLost:
+            chunk.done.lost += 1
+        else:
+            self._record_in(chunk, report)
 
     async def _send_admitted(self, lease: Lease, chunk: _Chunk) -> None:
         try:
@@ -269,13 +291,11 @@ class Sender:
             if len(done.shown) < MOST_SHOWN:
                 done.shown.append(report)
 
-    def _may_wait(self) -> bool:
-        """Return whether a retry may wait in this process: there is room, and the run lasts long enough."""
-        return (
-            not self.parks_retries
-            and self._in_flight.may_wait
-            and not self._running.ends_within(WAIT_SECONDS)
-        )
+    def _longest_wait(self) -> float:
+        """Return how long a retry may wait in this process, so that a run does not outlive its end; 0 if it may not wait."""
+        if self.parks_retries or not self._in_flight.may_wait or self._running.ends_within(WAIT_SECONDS):
+            return 0.0
+        return WAIT_SECONDS
 
     def _settle(self, report: Report) -> None:
         lease, decision = report.lease, report.decision
@@ -287,6 +307,7 @@ class Sender:
                 return
             case None:
                 self._summary.delivered += 1
+                self._in_flight.finish(lease)
             case Park(next_attempt_at=due_at):
                 self._parked_until = min(self._parked_until, due_at)
                 if not self._waits_for(due_at):
@@ -295,6 +316,7 @@ class Sender:
                     self._summary.retried += 1
             case GiveUp(reason=reason):
                 self._summary.dead_letters[reason] += 1
+                self._in_flight.finish(lease)
         self._in_flight.drop(lease)
 
     def _waits_for(self, due_at: float) -> bool:
@@ -315,6 +337,13 @@ class Sender:
     def _count_lost(self, lease: Lease) -> None:
         self._in_flight.drop(lease)
         self._summary.lost += 1
+
+
+def _clock_that_never_stops(store: Store) -> Clock:
+    """Return a clock that goes on while the machine sleeps: that of the system since its start, or else the store's."""
+    if sys.platform == "linux":
+        return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    return store.clock
 
 
 def _mark_seen(task: asyncio.Future[Any]) -> None:

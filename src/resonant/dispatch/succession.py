@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 async def end_when_succeeded(
     store: Store, running: RunningTasks, *, owner: str, endpoint: str | None, successors: int
 ) -> None:
-    """Report a run as a live drain. End it when enough younger drains are alive; continue it if one of them dies.
+    """Report a run as a live drain until its end. End it when enough younger drains are alive; continue it if one of them dies.
+
+    After its end, a run claims nothing more but may still finish sends, so it must not count as a successor.
 
     Args:
         store: the store in which drains report.
@@ -31,7 +33,7 @@ async def end_when_succeeded(
     key = None
     was_succeeded = False
     try:
-        while True:
+        while not running.is_over():
             with contextlib.suppress(StoreError):  # the run's next commit raises the error
                 report = await store.write(
                     drains.beat, key, owner=owner, endpoint=endpoint, clock=store.clock
@@ -43,7 +45,7 @@ async def end_when_succeeded(
                 elif was_succeeded and not is_succeeded:
                     running.end = latest_end
                 was_succeeded = is_succeeded
-            await asyncio.sleep(drains.BEAT_SECONDS)
+            await asyncio.sleep(min(drains.BEAT_SECONDS, running.seconds_left()))
     finally:
         if key is not None:
             with contextlib.suppress(StoreError):

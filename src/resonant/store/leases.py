@@ -21,7 +21,7 @@ from resonant.store.sql import insert_into, is_any_of, is_any_of_given
 from resonant.store.wakeup import announce
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import CTE, ColumnElement, Connection, Insert, Row, Select, Update
     from sqlalchemy.sql.dml import ReturningUpdate
@@ -106,14 +106,34 @@ def claim(
     On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
     one writer.
     """
-    lease = {"of": endpoint, "due": now, "most": limit, "by": owner, "until": now + lease_seconds}
-    claimed = sound(connection, connection.execute(_claiming(), lease).all(), now)
-    if most_bytes is not None and len(claimed) > 1:
-        claimed = _that_fit(connection, claimed, most_bytes, now)
-    leases = leases_of(connection, claimed)
-    if leases:
-        note_claim(connection, endpoint, now)
-    return leases
+    limits = {endpoint: limit}
+    claimed = claim_each(
+        connection, limits, owner=owner, most_bytes=most_bytes, now=now, lease_seconds=lease_seconds
+    )
+    return claimed[endpoint]
+
+
+def claim_each(
+    connection: Connection,
+    limits: Mapping[str, int],
+    *,
+    owner: str,
+    most_bytes: int | None = None,
+    now: float,
+    lease_seconds: float,
+) -> dict[str, list[Lease]]:
+    """Claim from several endpoints; ``limits`` has the number of deliveries for each. See ``claim``."""
+    rows: list[Row[Any]] = []
+    for endpoint, limit in limits.items():
+        lease = {"of": endpoint, "due": now, "most": limit, "by": owner, "until": now + lease_seconds}
+        rows += sound(connection, connection.execute(_claiming(), lease).all(), now)
+    if most_bytes is not None and len(rows) > 1:
+        rows = list(_that_fit(connection, rows, most_bytes, now))
+    claimed: dict[str, list[Lease]] = {endpoint: [] for endpoint in limits}
+    for each in leases_of(connection, rows):
+        claimed[each.endpoint].append(each)
+    note_claims(connection, [endpoint for endpoint, leases in claimed.items() if leases], now)
+    return claimed
 
 
 @cache
@@ -165,22 +185,25 @@ def _that_fit(
     return ordered[:fitting]
 
 
-def note_claim(connection: Connection, endpoint: str, now: float) -> None:
-    """Record the time of an endpoint's last claim; only one of several concurrent claims records it."""
-    values = {"of": endpoint, "at": now}
-    if not connection.execute(_noting_claim(), values).rowcount:
-        connection.execute(_noting_first_claim(connection.dialect.name), values)
+def note_claims(connection: Connection, endpoints: Collection[str], now: float) -> None:
+    """Record the time of the endpoints' last claims; only one of several concurrent claims records it."""
+    if not endpoints:
+        return
+    noted = set(connection.execute(_noting_claims(), {"names": list(endpoints), "at": now}).scalars())
+    for endpoint in endpoints:
+        if endpoint not in noted:
+            connection.execute(_noting_first_claim(connection.dialect.name), {"of": endpoint, "at": now})
 
 
 @cache
-def _noting_claim() -> Update:
+def _noting_claims() -> ReturningUpdate[str]:
     table = schema.claims
     at = bindparam("at", type_=table.c.last_claim_at.type)
     # Skipped while another claim writes the row: its time is as recent, and claims do not wait for each other.
-    free = select(table.c.endpoint).where(table.c.endpoint == bindparam("of"))
+    free = select(table.c.endpoint).where(is_any_of_given(table.c.endpoint, "names"))
     is_later = or_(table.c.last_claim_at.is_(None), table.c.last_claim_at < at)
     noting = update(table).where(table.c.endpoint.in_(free.with_for_update(skip_locked=True)), is_later)
-    return noting.values(last_claim_at=at)
+    return noting.values(last_claim_at=at).returning(table.c.endpoint)
 
 
 @cache

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from resonant.store import schema
 from resonant.store.gates import change_gate
 from resonant.store.impossible_rows import sound
-from resonant.store.leases import lease_rows, leases_of, note_claim
+from resonant.store.leases import lease_rows, leases_of, note_claims
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -67,5 +67,5 @@ def claim_probe(
         return None
     claimed = lease_rows(connection, _d.c.id == picked.id, owner, now + lease_seconds)
     [lease] = leases_of(connection, claimed)
-    note_claim(connection, endpoint, now)
+    note_claims(connection, [endpoint], now)
     return lease, change.result

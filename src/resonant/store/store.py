@@ -15,7 +15,7 @@ from resonant.store.outcomes import Outcome, record
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -179,6 +179,12 @@ class Store:
         return await self.claim_leases(
             lease_queries.claim, endpoint, owner=owner, limit=limit, most_bytes=most_bytes
         )
+
+    async def claim_each(
+        self, limits: Mapping[str, int], *, owner: str, most_bytes: int | None = None
+    ) -> dict[str, list[Lease]]:
+        """Claim from several endpoints in one transaction; see ``leases.claim_each``."""
+        return await self.claim_leases(lease_queries.claim_each, limits, owner=owner, most_bytes=most_bytes)
 
     async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
         """Record that sends are about to start; return the leases that are still held."""

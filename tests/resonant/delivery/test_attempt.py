@@ -184,17 +184,19 @@ async def test_the_clock_is_asked_again_after_the_send():
 
 
 async def test_a_retry_that_may_not_wait_here_is_parked():
-    assert isinstance((await attempt(refuse, options={"may_wait": lambda: False})).decision, Park)
+    assert isinstance((await attempt(refuse, options={"longest_wait": lambda: 0.0})).decision, Park)
 
 
-async def test_whether_a_retry_may_wait_is_asked_once_the_send_has_failed():
+async def test_how_long_a_retry_may_wait_is_asked_once_the_send_has_failed():
     async def send(_event):
         room.append(True)
         raise UnexpectedStatus(503)
 
     room = []
 
-    assert isinstance((await attempt(send, options={"may_wait": lambda: bool(room)})).decision, Retry)
+    assert isinstance(
+        (await attempt(send, options={"longest_wait": lambda: 30.0 if room else 0.0})).decision, Retry
+    )
 
 
 async def test_an_endpoints_own_categories_count():

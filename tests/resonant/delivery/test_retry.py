@@ -81,10 +81,16 @@ def test_the_dice_never_expire_a_retry_after_that_falls_within_the_round(seconds
 
 
 @unhurried
-@given(policies, st.integers(1, 1000), st.none() | st.floats(0, 1e6), st.booleans(), st.floats(0, 1e6))
-def test_what_is_permanent_is_never_tried_again(policy, attempt, retry_after, may_wait, age):
+@given(
+    policies,
+    st.integers(1, 1000),
+    st.none() | st.floats(0, 1e6),
+    st.sampled_from([0.0, math.inf]),
+    st.floats(0, 1e6),
+)
+def test_what_is_permanent_is_never_tried_again(policy, attempt, retry_after, longest_wait, age):
     verdict = told(retry_after, PERMANENT)
-    assert decide_now(verdict, attempt, policy, age=age, may_wait=may_wait) == GiveUp("permanent")
+    assert decide_now(verdict, attempt, policy, age=age, longest_wait=longest_wait) == GiveUp("permanent")
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2, 10, 1000])
@@ -142,12 +148,12 @@ def test_decorrelated_jitter_never_sleeps_longer_in_process_than_allowed():
 def test_without_room_in_the_process_the_same_delay_is_parked(verdict, attempt):
     policy = RetryPolicy()
     waits = decide_now(verdict, attempt, policy)
-    assert decide_now(verdict, attempt, policy, may_wait=False) == Park(waits.delay, waits.next_attempt_at)
+    assert decide_now(verdict, attempt, policy, longest_wait=0.0) == Park(waits.delay, waits.next_attempt_at)
 
 
 def test_without_room_in_the_process_nothing_is_given_up_that_would_not_be_otherwise():
-    assert decide_now(attempt=LAST, may_wait=False) == GiveUp("exhausted")
-    assert decide_now(attempt=3, age=ROUND, may_wait=False) == GiveUp("expired")
+    assert decide_now(attempt=LAST, longest_wait=0.0) == GiveUp("exhausted")
+    assert decide_now(attempt=3, age=ROUND, longest_wait=0.0) == GiveUp("expired")
 
 
 verdicts = st.builds(
@@ -181,18 +187,20 @@ def test_a_decision_is_a_function_of_what_it_is_given_and_draws_twice_at_most(se
     seed=st.integers(),
     age=ages,
     retry_after=st.none() | st.floats(0, 1e5),
-    may_wait=st.booleans(),
+    longest_wait=st.sampled_from([0.0, math.inf]),
 )
 def test_what_is_transient_is_tried_again_exactly_where_its_delay_ends_within_the_round(
-    *, attempt, policy, seed, age, retry_after, may_wait
+    *, attempt, policy, seed, age, retry_after, longest_wait
 ):
     room = policy.max_age - age
     soonest = max(draw_delay(policy, attempt, random.Random(seed)), retry_after or 0)
     assume(abs(soonest - room) > 1e-5)  # NOW has no finer digits
-    decision = decide_now(told(retry_after), attempt, policy, random.Random(seed), age=age, may_wait=may_wait)
+    decision = decide_now(
+        told(retry_after), attempt, policy, random.Random(seed), age=age, longest_wait=longest_wait
+    )
     if soonest > room:
         assert decision == GiveUp("expired")
     else:
         assert soonest <= decision.delay <= room + 1e-5
         assert decision.next_attempt_at == NOW + decision.delay
-        assert may_wait or isinstance(decision, Park)
+        assert longest_wait or isinstance(decision, Park)

@@ -1,5 +1,6 @@
 """What is decided after a failure while the endpoint's gate governs."""
 
+import math
 import random
 from dataclasses import replace
 
@@ -90,11 +91,19 @@ def test_under_a_gate_a_retry_that_its_own_backoff_would_expire_is_still_tried_w
 
 
 @unhurried
-@given(patient_policies, attempts, last_delays, governing, st.integers(), st.booleans(), st.booleans())
+@given(
+    patient_policies,
+    attempts,
+    last_delays,
+    governing,
+    st.integers(),
+    st.sampled_from([0.0, math.inf]),
+    st.booleans(),
+)
 def test_a_gate_never_delays_a_retry_beyond_its_first_backoff_nor_beyond_its_own(
-    policy, attempt, last_delay, gate, seed, may_wait, answered
+    policy, attempt, last_delay, gate, seed, longest_wait, answered
 ):
-    facts = {"last_delay": last_delay, "may_wait": may_wait, "answered": answered}
+    facts = {"last_delay": last_delay, "longest_wait": longest_wait, "answered": answered}
     own = decide_now(attempt=attempt, policy=policy, rng=random.Random(seed), **facts)
     governed = decide_now(attempt=attempt, policy=policy, rng=random.Random(seed), gate=gate, **facts)
     assert isinstance(governed, Park)
@@ -118,9 +127,9 @@ def test_retry_after_is_a_floor_under_each_gate_and_for_each_early_failure(
 
 
 @unhurried
-@given(patient_policies, attempts, gates, waits, st.integers(), st.booleans())
+@given(patient_policies, attempts, gates, waits, st.integers(), st.sampled_from([0.0, math.inf]))
 def test_an_early_failure_is_never_charged_and_never_waits_longer_than_its_own_backoff(
-    policy, attempt, gate, early_by, seed, may_wait
+    policy, attempt, gate, early_by, seed, longest_wait
 ):
     until = NOW + early_by
     decision = decide_now(
@@ -129,7 +138,7 @@ def test_an_early_failure_is_never_charged_and_never_waits_longer_than_its_own_b
         rng=random.Random(seed),
         gate=gate,
         backoff_until=until,
-        may_wait=may_wait,
+        longest_wait=longest_wait,
     )
     assert isinstance(decision, Park)
     assert (decision.charged, decision.backoff_until) == (False, until)

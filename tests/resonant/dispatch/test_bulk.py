@@ -1,10 +1,10 @@
 import asyncio
-from functools import partial
+import time
+from contextlib import asynccontextmanager
 
 import pytest
 
 from resonant.dispatch.bulk import PrefetchWindow, send_ahead
-from resonant.dispatch.limiter import ConcurrencyLimiter
 from resonant.events import Event, Lease
 from support.waiting import until
 
@@ -29,15 +29,30 @@ class Store:
 
 
 def places(width):
-    return partial(ConcurrencyLimiter(100, width).hold, "orders")
+    """Return a function that waits for one of so many places, and allows every send."""
+    limiter = asyncio.Semaphore(width)
+
+    @asynccontextmanager
+    async def place(_lease):
+        async with limiter:
+            yield True
+
+    return place
 
 
 async def sending(store, some, send, *, width=2, **options):
     """Send; return what was left."""
     left = []
-    options = {"window": PrefetchWindow(width), "good_for": 30.0, "on_lost": lambda _lease: None} | options
+    options = {"window": PrefetchWindow(width), "on_lost": lambda _lease: None} | options
     options.setdefault("place", places(options["window"].width))
-    await send_ahead(some, begin=store.begin, send=send, on_left=left.extend, **options)
+    await send_ahead(
+        some,
+        begin=store.begin,
+        send=lambda lease, _begun_at: send(lease),
+        on_left=left.extend,
+        clock=time.monotonic,
+        **options,
+    )
     return left
 
 
@@ -99,24 +114,38 @@ async def test_nor_has_it_where_one_chunk_hands_over_to_the_next(chunk_size):
     assert 3 <= max(most_begun) <= PrefetchWindow.MOST_BEGUN * 3
 
 
-async def test_what_began_too_long_ago_is_sent_only_if_it_is_still_held():
-    store, sent, lost = Store(), [], []
+async def test_each_send_is_given_the_time_before_its_begin():
+    began_at = []
+    clock = iter(range(100)).__next__
+
+    async def send(_lease, begun_at):
+        began_at.append(begun_at)
+
+    await send_ahead(
+        leases(5),
+        begin=Store().begin,
+        place=places(1),
+        send=send,
+        on_lost=print,
+        on_left=list,
+        window=PrefetchWindow(1),
+        clock=clock,
+    )
+    assert began_at == [0, 0, 1, 1, 2]
+
+
+async def test_a_begun_delivery_whose_place_is_refused_is_not_sent():
+    sent = []
+
+    @asynccontextmanager
+    async def place(lease):
+        yield lease.delivery_id != 2
 
     async def send(lease):
         sent.append(lease.delivery_id)
-        store.lost = {3}
-        await asyncio.sleep(0.02)
 
-    await sending(
-        store,
-        leases(4),
-        send,
-        width=1,
-        good_for=0.001,
-        on_lost=lambda lease: lost.append(lease.delivery_id),
-    )
-    assert lost == [3]
-    assert sent == [1, 2, 4]
+    left = await sending(Store(), leases(3), send, place=place)
+    assert (sorted(sent), [lease.delivery_id for lease in left]) == ([1, 3], [2])
 
 
 async def test_when_it_is_over_what_had_not_begun_is_returned():
@@ -143,11 +172,11 @@ async def test_what_had_not_begun_goes_back_before_the_slowest_send_ends():
             leases(20),
             begin=store.begin,
             place=places(2),
-            send=send,
+            send=lambda lease, _begun_at: send(lease),
             on_lost=print,
             on_left=left.extend,
             window=PrefetchWindow(2),
-            good_for=30.0,
+            clock=time.monotonic,
             is_over=lambda: bool(store.begun),
         )
     )
@@ -186,5 +215,5 @@ async def test_a_failing_store_ends_all():
             on_lost=print,
             on_left=print,
             window=PrefetchWindow(2),
-            good_for=1.0,
+            clock=time.monotonic,
         )

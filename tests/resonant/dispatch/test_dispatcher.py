@@ -155,14 +155,14 @@ class TestWhatARunDoes:
             data = "x" * 10_000
             events = [Event(type="t", source="/s", data=data, id=f"evt_{n}") for n in range(300)]
             await worker.store.enqueue(events, "orders")
-            claim = worker.store.claim
+            claim = worker.store.claim_each
 
-            async def claim_and_count(name, **options):
-                found = await claim(name, **options)
-                held.append(worker.dispatcher._in_flight.busy(name) + len(found))
+            async def claim_and_count(*args, **options):
+                found = await claim(*args, **options)
+                held.append(worker.dispatcher._in_flight.busy("orders") + len(found["orders"]))
                 return found
 
-            worker.store.claim = claim_and_count
+            worker.store.claim_each = claim_and_count
             assert (await worker.run()).delivered == 300
         assert 10 < max(held) <= 60
 

@@ -195,14 +195,15 @@ class TestTheBulkLane:
         ) as worker:
             for name in names:
                 await enqueue(worker.store, 60, name)
-            claim = worker.store.claim
+            claim = worker.store.claim_each
 
-            async def claim_and_count(name, **options):
-                found = await claim(name, **options)
-                held.append(sum(map(worker.dispatcher._in_flight.busy, names)) + len(found))
+            async def claim_and_count(*args, **options):
+                found = await claim(*args, **options)
+                busy = sum(map(worker.dispatcher._in_flight.busy, names))
+                held.append(busy + sum(map(len, found.values())))
                 return found
 
-            worker.store.claim = claim_and_count
+            worker.store.claim_each = claim_and_count
             assert (await worker.run()).delivered == 9 * 60
         assert max(held) <= 4 * 50
 

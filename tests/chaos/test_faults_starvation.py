@@ -1,0 +1,157 @@
+"""Many endpoints that fail, hang or are slow do not starve a healthy one in the same run.
+
+No test measures a speed: each compares what the healthy endpoint got with what the others got at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from faults import make_events, run
+
+from resonant.delivery.attempt import AttemptRunner, Destination
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import Limits
+from resonant.errors import UnexpectedStatus
+from resonant.sinks.base import CallableSink
+from resonant.store import open_store
+from support.waiting import until
+
+_HEALTHY, _BAD = 400, 10
+_SLOW_SECONDS = 1.0
+_PATIENCE_SECONDS = 90.0
+
+
+def cases(*given, slow=False):
+    """Run the first case in each lane on SQLite unless all are slow tests; the other cases are slow tests."""
+    return pytest.mark.parametrize(
+        ("database", "chunk_size", "many"),
+        [
+            pytest.param(
+                database,
+                chunk_size,
+                many,
+                id=f"{database}, {lane} lane, {many}",
+                marks=pytest.mark.slow if slow or database != "sqlite" or many != given[0] else (),
+            )
+            for many in given
+            for database in ("sqlite", "postgresql")
+            for lane, chunk_size in (("task", 0), ("bulk", 100))
+        ],
+    )
+
+
+@dataclass
+class Neighbours:
+    """A run that sends to a healthy endpoint and to many bad ones.
+
+    Attributes:
+        sent: the sends to the bad endpoints, by endpoint.
+        answered: the sends to the bad endpoints that have ended, by endpoint.
+        delivered: the number of sends to the healthy endpoint.
+    """
+
+    dispatcher: Dispatcher
+    delivered: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
+    answered: Counter[str] = field(default_factory=Counter)
+
+    async def when_all_delivered(self) -> None:
+        await until(lambda: self.delivered == _HEALTHY, seconds=_PATIENCE_SECONDS)
+
+
+@asynccontextmanager
+async def neighbours(url, chunk_size, many, misbehave):
+    """Start a run with so many bad endpoints, whose sends await ``misbehave``."""
+
+    def destination(name):
+        async def send(_event):
+            if name == "healthy":
+                await asyncio.sleep(0.002)
+                found.delivered += 1
+                return
+            found.sent[name] += 1
+            await misbehave()
+            found.answered[name] += 1
+
+        async def close():
+            return None
+
+        return Destination(name, CallableSink(send), describe=str, close=close, timeout=3600)
+
+    async def open_destination(name):
+        return destination(name)
+
+    store = await open_store(url)
+    # The name of the healthy endpoint comes after the others, so it is found last.
+    names = [f"bad-{number:03}" for number in range(many)]
+    for name in names:
+        await store.enqueue(make_events(_BAD), name)
+    await store.enqueue(make_events(_HEALTHY), "healthy")
+    attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
+    limits = Limits(run_for=3600, chunk_size=chunk_size)
+    try:
+        async with Dispatcher(
+            store, attempt_runner, open_destination, owner="w", limits=limits
+        ) as dispatcher:
+            found = Neighbours(dispatcher)
+            emitting = asyncio.create_task(run(dispatcher))
+            try:
+                yield found
+            finally:
+                emitting.cancel()
+                await asyncio.wait([emitting])
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+def url(request, database):
+    return request.getfixturevalue(f"{database}_url")
+
+
+@cases(120, 20)
+async def test_a_healthy_endpoint_is_served_while_many_others_never_answer(url, chunk_size, many):
+    async with neighbours(url, chunk_size, many, asyncio.Event().wait) as found:
+        await found.when_all_delivered()
+        assert not found.answered
+        assert set(found.sent.values()) <= {1}, "no answer, no second send"
+
+
+@cases(120, 10, slow=True)
+async def test_a_healthy_endpoint_is_served_while_many_others_are_slow(url, chunk_size, many):
+    async def answer_late():
+        await asyncio.sleep(_SLOW_SECONDS)
+
+    async with neighbours(url, chunk_size, many, answer_late) as found:
+        await found.when_all_delivered()
+        assert found.answered.total() < many * _BAD, "they take most of their time still"
+        await until(lambda: len(found.answered) == many, seconds=_PATIENCE_SECONDS)
+
+
+@cases(120, slow=True)
+async def test_a_healthy_endpoint_is_claimed_from_in_large_steps_while_many_others_fail(
+    url, chunk_size, many
+):
+    async def fail():
+        raise UnexpectedStatus(503)
+
+    claimed = []
+    async with neighbours(url, chunk_size, many, fail) as found:
+        claim_each = found.dispatcher.store.claim_each
+
+        async def claim_and_note(limits, **options):
+            leases = await claim_each(limits, **options)
+            claimed.append(len(leases.get("healthy", ())))
+            return leases
+
+        found.dispatcher.store.claim_each = claim_and_note
+        await found.when_all_delivered()
+        assert len(list(filter(None, claimed))) <= 20
+        assert max(found.sent.values()) <= 20, "the gates hold the others"
