@@ -130,7 +130,9 @@ class TestWhatARunDoes:
         monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
 
         def note_claims(_connection, _cursor, statement, *_):
-            claims.extend(["claim"] * ("UPDATE" in statement and "RETURNING" in statement))
+            claims.extend(
+                ["claim"] * ("UPDATE resonant_deliveries" in statement and "RETURNING" in statement)
+            )
 
         sent, claims = [], []
 
