@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from resonant.sinks.endpoint import Endpoint
 
 MESSAGE_CHARACTERS = 300
+# Of an answer, for its excerpt. All sends share one event loop, and redacting 64 KiB takes milliseconds.
+EXAMINED_BYTES = 16 * 1024
 # Minimum lengths. Shorter secrets would match ordinary words; a part of a path must be longer than most words.
 _MIN_SECRET, _MIN_PATH_SECRET = 4, 8
 # After = or a quote, any text is a value; after a plain colon, as in "invalid token: expired", only text that is not a word.
@@ -89,8 +91,9 @@ class Redactor:
             size: the maximum length in bytes.
             is_whole: whether the answer is complete; otherwise a partial secret at its end is removed too.
         """
-        # Redact by value in the whole text, before it is cut: collapsed white space can move any secret to the front.
-        text = one_line(answer.decode(errors="replace"))
+        is_whole = is_whole and len(answer) <= EXAMINED_BYTES
+        # Redact by value in all that is examined, before it is cut: collapsed white space can move any secret to the front.
+        text = one_line(answer[:EXAMINED_BYTES].decode(errors="replace"))
         if not is_whole:
             text = text.rstrip("\ufffd ")  # a character that was cut
         text = (self._pattern if is_whole else self._pattern_at_the_end_of(text)).sub("***", text)

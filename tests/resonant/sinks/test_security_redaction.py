@@ -14,7 +14,7 @@ from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import READ_BYTES, HttpSink
-from resonant.sinks.redaction import Redactor, without_credentials
+from resonant.sinks.redaction import EXAMINED_BYTES, Redactor, without_credentials
 from resonant.testing import Action, Receiver, respond
 from support.redaction import safe_message
 
@@ -166,13 +166,19 @@ async def excerpt_of(*actions, **fields):
 
 
 @pytest.mark.parametrize("status", [200, 500])
-@pytest.mark.parametrize("indentation", [1000, 1020, 4080, 4096 - 20, READ_BYTES - 20], ids=str)
+@pytest.mark.parametrize("indentation", [1000, 1020, 4080, 4096 - 20, EXAMINED_BYTES - 20], ids=str)
 @pytest.mark.parametrize("blank", [" ", "\r\n\t", "\x00", "\u200b"], ids=ascii)
 async def test_white_space_before_a_secret_moves_no_part_of_it_past_a_cut(status, indentation, blank):
     body = (blank * indentation).encode()[:indentation] + f"{SECRET} is wrong".encode()
     excerpt = await excerpt_of(respond(status, body=body))
     assert SECRET[:4] not in excerpt
     assert excerpt.lstrip("\ufffd ").startswith("***")
+
+
+async def test_of_a_long_answer_only_the_beginning_is_examined():
+    body = b" " * EXAMINED_BYTES + f"{SECRET} is wrong".encode()
+    assert await excerpt_of(respond(500, body=body)) == ""
+    assert await excerpt_of(respond(500, body=b"no" + body)) == "no"
 
 
 @pytest.mark.parametrize("status", [200, 401])
