@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from prefect.blocks.core import Block, schema_extra
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl
+from prefect.blocks.core import Block
+from pydantic import BaseModel, Field, HttpUrl
 
 from blocks.installed import CAPABILITY
 from resonant.delivery.attempt import Destination
@@ -22,19 +22,10 @@ if TYPE_CHECKING:
 DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md")
 
 
-def _own_fields_first(schema: dict[str, Any], model: type[Any]) -> None:
-    """Extend Prefect's schema: its form shows the fields of the kind, such as the URL, above those of every endpoint."""
-    schema_extra(schema, model)
-    fields = schema["properties"]
-    shared = EndpointBlock.model_fields.keys() & fields
-    schema["properties"] = {name: fields[name] for name in sorted(fields, key=lambda name: name in shared)}
-
-
 class EndpointBlock(Block, ABC):
     """A destination of events, configured by an operator."""
 
     _block_schema_capabilities = [CAPABILITY]  # noqa: RUF012 - Prefect declares it like this
-    model_config = ConfigDict(json_schema_extra=_own_fields_first)
 
     policy: str | None = Field(
         default=None, description="Name of the retry policy (RESONANT_POLICIES); the default policy if empty."
@@ -56,6 +47,15 @@ class EndpointBlock(Block, ABC):
         le=10_000,
         description="Maximum sends per second, shared by all runs; no limit if empty. A run reads a change when it starts.",
     )
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return Prefect's schema. Its form shows the fields of the kind, such as the URL, above those of every endpoint."""
+        schema = super().model_json_schema(*args, **options)
+        fields, shared = schema["properties"], EndpointBlock.model_fields
+        for position, name in enumerate(sorted(fields, key=lambda name: name in shared)):
+            fields[name]["position"] = position
+        return schema
 
     def check(self, name: str) -> None:
         """Check the configuration. Prefect's form saves any.

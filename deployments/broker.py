@@ -5,8 +5,9 @@ records of task runs are lost. With this broker, a client that sends many messag
 server stops reading its websocket, and the client keeps the rest. Meanwhile, the services that read the queues have the
 server's only thread to themselves.
 
-The events of task runs would fill the database: each is a row of several kilobytes, and the records of the task runs hold the
-same facts. So they do not reach the service that stores events for the UI's event feed. Automations still get them.
+Two kinds of events do not reach the service that stores events for the UI's event feed, since they would fill it: those of task
+runs, which are also recorded as task runs, and the loads of endpoints, which a run repeats every few seconds to notice a change.
+Automations still get them.
 
 ``server.env`` names this module as ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER``. Servers that share the work use Redis
 instead (see docs/how-to/postgresql-and-redis.md).
@@ -43,7 +44,7 @@ _LOGS = "logs"
 _PAUSE_SECONDS = 0.02
 # The service that stores events, and the events that it does not get.
 _FEED = "event-persister"
-_OF_TASK_RUNS = "prefect.task-run."
+_NOT_STORED = ("prefect.task-run.", "prefect.block.webhook-endpoint.loaded")
 
 
 class _Message(memory.MemoryMessage):
@@ -78,10 +79,10 @@ class Consumer(memory.Consumer):
         self._is_of_feed = group == _FEED
 
     async def run(self, handler: MessageHandler) -> None:
-        """Pass each message to the handler, until cancelled; the event feed gets no events of task runs."""
+        """Pass each message to the handler, until cancelled; the event feed does not get all."""
 
         async def handle(message: Message) -> None:
-            if not str((message.attributes or {}).get("event", "")).startswith(_OF_TASK_RUNS):
+            if not str((message.attributes or {}).get("event", "")).startswith(_NOT_STORED):
                 await handler(message)
 
         await super().run(handle if self._is_of_feed else handler)

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from resonant.dead_letters.triage import Group
     from resonant.store import Store
+    from resonant.store.gates import Gate
 
 TRIAGE_ARTIFACT = "dead-letter-triage"
 GATES_ARTIFACT = "held-endpoints"
@@ -117,39 +118,48 @@ def _advice(group: Group) -> str:
 
 
 def _minute(at: float) -> str:
-    return f"{rfc3339(at)[:16]}Z".replace("T", " ")
+    return f"{rfc3339(at)[:16]}Z".replace("T", " ") if at else ""
 
 
 async def write_gates(store: Store) -> str:
-    """Write a table artifact of the endpoints that are held back or unusable; return a short summary."""
+    """Write an artifact about the endpoints that are held back or unusable; return a short summary."""
     now = store.clock()
     found = await store.read(governed, now=now)
     unusable = await _unusable_endpoints()
-    rows: list[dict[str, object]] = [
-        {
-            "endpoint": markdown(each.gate.endpoint),
-            "state": each.gate.state,
-            "since": rfc3339(each.gate.since) if each.gate.since else "",
-            "held": each.held,
-            "reason": markdown(each.gate.reason or ""),
-            "what to do": advice(each.gate, now),
-            "pace": pace(each.gate) or "",
-            "next probe": "" if (at := next_probe_at(each.gate)) is None else rfc3339(at),
-            "paused by": markdown(each.gate.paused_by or ""),
-        }
-        for each in found
-    ]
-    for name, why in unusable.items():
+    for why in unusable.values():
         get_run_logger().warning("%s", visible(why))
-        rows.append({"endpoint": markdown(name), "state": "unusable", "reason": markdown(why)})
-    await acreate_table_artifact(
+    rows = [
+        (each.gate.endpoint, each.gate.state, str(each.held), _minute(each.gate.since)) for each in found
+    ] + [(name, "unusable", "", "") for name in unusable]
+    parts = ["No endpoint is held back or unusable."]
+    if rows:
+        parts = [
+            markdown_table(("endpoint", "state", "held", "since"), rows),
+            *(_gate_details(each.gate, now) for each in found),
+            *(f"### {markdown(name)}: unusable\n\n{markdown(why)}" for name, why in unusable.items()),
+        ]
+    await acreate_markdown_artifact(
         key=GATES_ARTIFACT,
-        table=rows,
+        markdown="\n\n".join(parts),
         description="Endpoints that are unusable, or have a gate that is not normal; `resonant endpoint show NAME` shows one.",
     )
     deliveries = counted(sum(each.held for each in found), "delivery", "deliveries")
     held_by = f"{deliveries} held by {counted(len(found), 'endpoint')}" if found else ""
     return "; ".join(filter(None, [held_by, *unusable.values()]))
+
+
+def _gate_details(gate: Gate, now: float) -> str:
+    """Return the facts of an endpoint as text, beginning with what to do."""
+    next_probe = next_probe_at(gate)
+    facts = {
+        "reason": markdown(gate.reason or ""),
+        "paused by": markdown(gate.paused_by or ""),
+        "pace": pace(gate),
+        "next probe": None if next_probe is None else rfc3339(next_probe),
+    }
+    lines = "\n".join(f"- {name}: {text}" for name, text in facts.items() if text)
+    next_step = f"What to do: {advice(gate, now)}."
+    return "\n\n".join(filter(None, [f"### {markdown(gate.endpoint)}: {gate.state}", next_step, lines]))
 
 
 async def _unusable_endpoints() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
@@ -143,19 +142,18 @@ async def test_held_endpoints_are_a_table_of_their_own(collect, tmp_path):
     )
     async with get_client() as client:
         artifact = await Artifact.aget(GATES_ARTIFACT, client=client)
-    paused, probing = json.loads(artifact.data)
-    assert paused == {
-        "endpoint": "paid",
-        "state": "paused",
-        "since": rfc3339(paused_at),
-        "held": 2,
-        "reason": markdown("a `b`"),
-        "what to do": "`resonant endpoint resume paid` sends again",
-        "pace": "",
-        "next probe": "",
-        "paused by": "ann",
-    }
-    assert (probing["endpoint"], probing["next probe"]) == ("crm", rfc3339(START + 5))
+    table, *texts = artifact.data.split("\n\n### ")
+    paused_since, probing_since = (f"{rfc3339(at)[:16]}Z".replace("T", " ") for at in (paused_at, START))
+    assert table.splitlines()[2:4] == [
+        f"| paid | paused | 2 | {paused_since} |",
+        f"| crm | probing | 0 | {probing_since} |",
+    ]
+    assert texts[0].split("\n\n") == [
+        "paid: paused",
+        "What to do: `resonant endpoint resume paid` sends again.",
+        f"- reason: {markdown('a `b`')}\n- paused by: ann",
+    ]
+    assert f"- reason: 20 failures in a row\n- next probe: {rfc3339(START + 5)}" in texts[1]
 
 
 @pytest.fixture
@@ -175,5 +173,5 @@ async def test_an_endpoint_that_cannot_be_used_is_named_before_any_event_is_sent
     assert why in written.message
     async with get_client() as client:
         artifact = await Artifact.aget(GATES_ARTIFACT, client=client)
-    row = {"endpoint": "private", "state": "unusable", "reason": markdown(why)}
-    assert row in json.loads(artifact.data)
+    assert "| private | unusable |  |  |" in artifact.data
+    assert f"### private: unusable\n\n{markdown(why)}" in artifact.data
