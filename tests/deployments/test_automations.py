@@ -8,9 +8,11 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import yaml
 from prefect import flow
 from prefect.automations import Automation, EventTrigger, SendNotification
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -28,6 +30,12 @@ from tasks.alerts import to_event
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 PROBE = "resonant.test.probe"
+# The automations that prefect.yaml declares.
+OF_DEPLOYMENTS = {
+    trigger["name"]
+    for deployment in yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]
+    for trigger in deployment.get("triggers", ())
+}
 SINCE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
@@ -76,7 +84,7 @@ async def listening(server, owner: str):
         yield inbox
         inbox.shutdown()
     for each in server.post("/automations/filter", json={}).json():
-        if each["name"].startswith(f"{owner}: "):
+        if each["name"].startswith(f"{owner}: ") and each["name"] not in OF_DEPLOYMENTS:
             server.delete(f"/automations/{each['id']}")
 
 
@@ -127,7 +135,8 @@ async def completed(name: str) -> None:
 def found(server) -> dict[str, dict]:
     """The automations that are ours, by name."""
     every = server.post("/automations/filter", json={}).json()
-    ours = [each for each in every if each["name"].startswith("resonant: ") and "probe" not in each["name"]]
+    others = {"resonant: probe", *OF_DEPLOYMENTS}
+    ours = [each for each in every if each["name"].startswith("resonant: ") and each["name"] not in others]
     assert len({each["name"] for each in ours}) == len(ours)
     return {each["name"]: each for each in ours}
 
