@@ -127,7 +127,10 @@ def replay(
 
         planned = run_with_store(lambda store: plan(store, request), settings)
         document = _as_document(planned, dry_run=True)
-        output.write(f"{output.to_json(document) if as_json else planned}\n")
+        if as_json:
+            output.write(output.to_json(document) + "\n")
+        else:
+            output.write_paragraph(str(planned), indent=2)
         return
     _run_replay(settings, request, policy, as_json=as_json, verbose=verbose)
 

@@ -198,7 +198,7 @@ def test(name: given.Name, as_json: options.Json = False) -> None:  # noqa: PT02
     else:
         from resonant.delivery.wording import outcome
 
-        output.write(f"{output.visible(outcome(attempt))}\n")
+        output.write_paragraph(output.visible(outcome(attempt)), indent=2)
     if not is_delivered:
         raise typer.Exit(1)
 

@@ -90,7 +90,7 @@ def show(name: given.Name, as_json: options.Json = False) -> None:
         output.write(output.to_json({**shown, "gone_since": gone_since, **_gate_documents(found)}) + "\n")
         return
     for key, value in shown.items():
-        output.write(f"{key}: {_cell(value)}\n")
+        output.write_paragraph(f"{key}: {_cell(value)}", indent=2)
     output.write_paragraph(output.visible(f"gate: {described(gate, held=held, now=now)}"), indent=2)
     if next_step := advice(gate, now):
         output.write_paragraph(f"next: {next_step}", indent=2)

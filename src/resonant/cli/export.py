@@ -56,7 +56,9 @@ def export(
     if as_json:
         output.write(output.to_json({"path": path, "dead_letters": count}) + "\n")
     else:
-        output.write(f"wrote {output.counted(count, 'dead letter')} to {output.visible(path)}\n")
+        output.write_paragraph(
+            f"wrote {output.counted(count, 'dead letter')} to {output.visible(path)}", indent=2
+        )
 
 
 def _write_report(

@@ -191,7 +191,7 @@ def _samples(registry: CollectorRegistry) -> list[output.Document]:
 def _write_statistics(found: Statistics) -> None:
     from resonant.metrics.report import summary, tables
 
-    output.write(f"{summary(found)}\n")
+    output.write_paragraph(summary(found), indent=2)
     for table in tables(found):
         output.write(f"\n{table.title}\n")
         rows = [tuple(map(output.visible, row)) for row in with_bars(table).rows]

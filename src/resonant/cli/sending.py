@@ -86,7 +86,7 @@ def print_outcomes(
     if as_json:
         output.write(output.to_json(document | tracker.outcomes.as_dict()) + "\n")
     else:
-        output.write(f"{text}\n")
+        output.write_paragraph(text, indent=2)
     if held := tracker.outcomes.held:
         output.flush()
         if paused := _paused(tracker.outcomes, endpoint):

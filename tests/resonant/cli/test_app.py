@@ -183,6 +183,16 @@ def test_ctrl_c_ends_a_long_listing(resonant, worker):
         json.loads(begun + rest)
 
 
+def test_on_a_terminal_a_long_message_is_wrapped_at_spaces_and_elsewhere_it_is_one_line(resonant):
+    message = "resonant: nothing selected: give --older-than DAYS, or a filter such as --endpoint and --code"
+
+    screen = resonant.on_a_terminal("purge", code=2)
+
+    assert max(map(len, screen.splitlines())) <= 80
+    assert " ".join(screen.split()) == message
+    assert resonant("purge", code=2).err == f"{message}\n"
+
+
 def test_on_a_terminal_a_table_fits_its_width_and_keeps_the_ids_whole(resonant, worker):
     event_id = "evt_0198c0de-7000-7000-8000-000000000001"
     worker.clock.advance(-720)
