@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from resonant.cli import overview
     from resonant.cli.running import UntilStopped
     from resonant.metrics.alerts import Key
+    from resonant.settings import Settings
     from resonant.store import Store
     from resonant.store.reads import StoreStatus
     from resonant.store.selection import Selection
@@ -96,7 +97,6 @@ def status(
     from resonant.cli.documents import status_document
     from resonant.cli.running import run_with_store
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
-    from resonant.metrics.conditions import describe
     from resonant.settings import load_settings
     from resonant.store.drains import is_sending
 
@@ -111,13 +111,7 @@ def status(
         shown = {
             key: at for key, at in raised.items() if name is None or key.endpoint in (name, ALL_ENDPOINTS)
         }
-        texts = await store.read(
-            describe,
-            shown,
-            settings.alert_thresholds,
-            now=store.clock(),
-            is_counted=settings.rollups,
-        )
+        texts = await store.read(_alert_texts, shown, settings, now=store.clock())
         is_sent = await store.read(is_sending, now=store.clock(), endpoint=name)
         return _Read(found, purges, shown, texts, is_sent)
 
@@ -130,6 +124,17 @@ def status(
         output.write(output.to_json(document) + "\n")
         return
     _write_status(status, now=time.time())
+
+
+def _alert_texts(
+    connection: Connection, raised: dict[Key, float], settings: Settings, *, now: float
+) -> dict[Key, str]:
+    """Describe the active alerts; without any, do not load pandas."""
+    if not raised:
+        return {}
+    from resonant.metrics.conditions import describe
+
+    return describe(connection, raised, settings.alert_thresholds, now=now, is_counted=settings.rollups)
 
 
 def _write_status(status: _Read, *, now: float) -> None:
