@@ -151,7 +151,7 @@ numbers = itertools.count()
 
 async def enqueue(store, count=1, endpoint="orders", **options):
     events = [
-        Event(type="order.paid", source="/shop", data=n, id=f"evt_{next(numbers)}") for n in range(count)
+        Event(type="order.paid", source="/shop", data=n, id=f"evt_{next(numbers):06}") for n in range(count)
     ]
     await store.enqueue(events, endpoint, **options)
     return [event.id for event in events]

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row
 
 LOST_LEASES_BEFORE_GIVING_UP = 5
-# A process that could not write for longer than this before its first rescue was locked out, in seconds. Later rescues are
-# about a second apart, so this is also the shortest gap between two of them that counts.
+# A process that could not write for longer than this before its first rescue was locked out, in seconds.
 _LONG_WAIT_SECONDS = 2.0
+# Later rescues are about a second apart. A busy machine may delay them by a few seconds.
+_LEAST_GAP_SECONDS = 5.0
 _d = schema.deliveries
 
 
@@ -41,7 +42,7 @@ class ExpiryWatch:
     """
 
     def __init__(self, lease_seconds: float) -> None:
-        self._renewal = max(_LONG_WAIT_SECONDS, lease_seconds / 3)
+        self._renewal = max(_LEAST_GAP_SECONDS, lease_seconds / 3)
         self._grace = lease_seconds / 2
         self._longest_gap = _LONG_WAIT_SECONDS
         self._last_at: float | None = None
