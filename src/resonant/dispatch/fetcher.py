@@ -357,7 +357,7 @@ class Fetcher:
             # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
             fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
             most = max(4 * limiter.limit_of(endpoint), 2 * chunk_size)
-            wanted = size.next(now, finished, fair=fair, most=most, is_alone=not others)
+            wanted = size.next(now, finished, busy, fair=fair, most=most, is_alone=not others)
         if (of_rate := self._destinations.rates.most_claimed(endpoint)) is not None:
             wanted = min(wanted, of_rate)
         room = wanted - busy

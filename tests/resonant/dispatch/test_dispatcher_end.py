@@ -8,8 +8,9 @@ from collections import Counter
 
 import pytest
 
+from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
-from resonant.errors import EndpointError
+from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
@@ -133,6 +134,20 @@ class TestHowLongARunGoesOn:
             await enqueue(worker.store)
             await worker.run()
             assert (worker.dispatcher.summary.parked, worker.dispatcher.summary.retried) == (1, 0)
+
+    async def test_a_long_retry_after_waits_in_the_store_though_the_policy_parks_nothing(self, tmp_path):
+        async def ask_to_wait(_event):
+            raise UnexpectedStatus(503, "3600")
+
+        async with scene(
+            tmp_path, policy=RetryPolicy.classic(), limits=Limits(run_for=60), orders=ask_to_wait
+        ) as worker:
+            await enqueue(worker.store)
+            running = asyncio.create_task(worker.run())
+            await until(lambda: worker.dispatcher.summary.parked)
+            assert deliveries(tmp_path, "status, lease_owner") == [("retrying", None)]
+            running.cancel()
+            await asyncio.wait([running])
 
     async def test_when_the_time_is_up_what_still_waits_for_its_turn_goes_back_untried(
         self, tmp_path, quick_look

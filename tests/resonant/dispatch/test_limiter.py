@@ -227,3 +227,86 @@ async def test_the_limit_of_an_endpoint_is_what_it_can_have_alone(total, own, mo
     limiter = limiter_of_short_sends(total, own, ["orders"])
     assert limiter.limit_of("orders") == most
     assert held(await holders(limiter, "orders", 2 * total)) == most
+
+
+class Time:
+    """A clock for the ages of sends."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+async def test_endpoints_without_an_answer_leave_half_of_the_slots_to_short_sends():
+    limiter = ConcurrencyLimiter(400, 50)
+    first, *others = [await holders(limiter, f"bad-{number}", 5) for number in range(300)]
+    limiter.note_send("healthy", 0.01)
+
+    assert held(first) == 5, "it was alone"
+    assert sum(map(held, others)) == 155
+    assert {held(group) for group in others} == {0, 1}
+    assert held(await holders(limiter, "healthy", 100)) == 50
+
+
+async def test_endpoints_with_long_sends_leave_half_of_the_slots_and_some_for_new_endpoints():
+    limiter = ConcurrencyLimiter(400, 50)
+    for number in range(20):
+        limiter.note_send(f"slow-{number}", 1.0)
+    slow = [await holders(limiter, f"slow-{number}", 50) for number in range(20)]
+    limiter.note_send("healthy", 0.01)
+
+    assert 100 <= sum(map(held, slow)) <= 140
+    assert held(await holders(limiter, "new", 5)) == 1
+    assert held(await holders(limiter, "healthy", 100)) == 50
+
+
+async def test_an_endpoint_is_slow_once_most_of_its_sends_have_no_answer_for_long():
+    time = Time()
+    limiter = ConcurrencyLimiter(100, 50, clock=time)
+    limiter.note_send("a", 0.01)
+    assert held(await holders(limiter, "a", 60)) == 50
+
+    time.now += 1.0
+    await holders(limiter, "b", 1)
+    assert not limiter.is_short("a")
+
+
+async def test_one_late_answer_does_not_make_an_endpoint_slow():
+    time = Time()
+    limiter = ConcurrencyLimiter(100, 50, clock=time)
+    limiter.note_send("a", 0.01)
+    await holders(limiter, "a", 1)
+    time.now += 1.0
+    await holders(limiter, "a", 4)
+    time.now += 0.2
+    await holders(limiter, "b", 1)
+    assert limiter.is_short("a")
+
+
+async def test_an_endpoint_that_answers_quickly_again_is_short_again():
+    limiter = ConcurrencyLimiter(100, 50)
+    limiter.note_send("a", 15.0)
+    for _ in range(40):
+        limiter.note_send("a", 0.01)
+    assert limiter.is_short("a")
+
+
+async def test_probes_have_slots_of_their_own_and_no_more():
+    limiter = ConcurrencyLimiter(100, 50)
+    probes = await holders(limiter, "down", 10, is_probe=True)
+    assert held(probes) == 10
+    assert not limiter.may_probe
+    for number in range(100):
+        await holders(limiter, f"bad-{number}", 1)
+
+    await probes[0].leave()
+    assert limiter.may_probe
+    assert held(await holders(limiter, "down", 1, is_probe=True)) == 1
+
+
+async def test_with_few_slots_a_probe_uses_an_ordinary_one():
+    limiter = ConcurrencyLimiter(2, 2)
+    assert limiter.may_probe
+    assert held(await holders(limiter, "down", 1, is_probe=True)) == 1

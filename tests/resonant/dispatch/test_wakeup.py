@@ -347,5 +347,29 @@ async def test_a_drain_goes_on_if_a_younger_one_dies_before_it_has_ended(store_u
         assert not old.done()
 
 
+async def test_a_drain_whose_time_is_up_does_not_count_as_a_successor(store_url, monkeypatch):
+    monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
+    answer = asyncio.Event()
+    sending = []
+
+    async def send(given):
+        sending.append(given.id)
+        await answer.wait()
+
+    limits = {"successors": 1, "run_for": 1.0}
+    async with producer(store_url) as store, running(store_url, send, owner="1", **limits) as drain:
+        await store.enqueue([event("last")], "orders")
+        await until(lambda: sending)
+        await until(lambda: reports(store, "1"))
+
+        async def has_left():
+            return not await reports(store, "1")
+
+        await until(has_left)
+        assert not drain.done()
+        answer.set()
+        await asyncio.wait_for(drain, 60)
+
+
 def test_a_drain_notices_the_death_of_a_younger_one_long_before_its_own_end():
     assert drains.BEAT_SECONDS + drains.LIVE_SECONDS < succession.WAIT_SECONDS / 2

@@ -1,0 +1,52 @@
+"""How many deliveries a run claims ahead of their sends."""
+
+from __future__ import annotations
+
+from resonant.dispatch.claim_size import FIRST_CLAIM, ClaimSize
+
+FAIR, MOST = 12, 1_000
+
+
+def claim(size, now, *, finished, busy=0, is_alone=False):
+    wanted = size.next(now, finished, busy, fair=FAIR, most=MOST, is_alone=is_alone)
+    size.note_claim(now, finished, wanted)
+    return wanted
+
+
+def test_the_first_claim_beside_others_is_small_until_a_delivery_is_finished():
+    size = ClaimSize()
+    assert [claim(size, now, finished=0) for now in (0.0, 1.0, 2.0)] == [FIRST_CLAIM] * 3
+    assert claim(size, 3.0, finished=1) == FAIR
+
+
+def test_the_first_claim_of_the_only_endpoint_has_the_fair_size():
+    assert claim(ClaimSize(), 0.0, finished=0, is_alone=True) == FAIR
+
+
+def test_claims_grow_while_they_are_finished_quickly():
+    size, finished, sizes = ClaimSize(), 4, []
+    for number in range(9):
+        sizes.append(claim(size, 0.1 * number, finished=finished, busy=finished // 2))
+        finished += sizes[-1]
+    assert sizes == [12, 24, 48, 96, 192, 384, 768, 1_000, 1_000]
+
+
+def test_claims_grow_if_nothing_is_left_at_the_next_one_even_if_that_comes_late():
+    size = ClaimSize()
+    first = claim(size, 0.0, finished=4)
+    assert claim(size, 5.0, finished=4 + first, busy=0) == 2 * first
+
+
+def test_claims_shrink_to_the_fair_size_if_they_last_long():
+    size, finished = ClaimSize(), 4
+    for number in range(5):
+        finished += claim(size, 0.1 * number, finished=finished)
+    sizes = [claim(size, 10.0 * number, finished=finished + number, busy=50) for number in range(1, 8)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == FAIR
+
+
+def test_more_is_claimed_once_half_of_a_claim_is_left():
+    size = ClaimSize()
+    claim(size, 0.0, finished=1)
+    assert size.refill_at == FAIR // 2
