@@ -60,6 +60,7 @@ LATEST_ATTEMPTS = {"SEARCH resonant_attempts USING INTEGER PRIMARY KEY (rowid>?)
         # A purge counts what it keeps.
         ("purge --older-than 20 --delivered-older-than 1 --dry-run", CAUSES | DELIVERED),
         ("purge --older-than 20 --delivered-older-than 1", CAUSES | DELIVERED),
+        ("purge --endpoint billing --code http_503 --text refused --yes", CAUSES | DELIVERED),
     ],
 )
 def test_a_command_scans_only_the_named_indexes(resonant, dead, url, argv, scans):
