@@ -1,7 +1,6 @@
 """Hooks of mkdocs: links that lead out of ``docs``, pages at the top level of the project, and a site without foreign hosts.
 
-The theme would load the program that draws diagrams from a CDN, and ask GitHub's API about the repository on every page.
-Instead, the site has the program, from a package of which every version has one version of Mermaid.
+The theme would ask GitHub's API about the repository on every page; the site does not.
 
 On GitHub, a link like ``../SECURITY.md`` shows the file. On the site, it shows the page made of it; links to other files, such
 as ``../examples/outbox.py``, lead to GitHub.
@@ -9,14 +8,11 @@ as ``../examples/outbox.py``, lead to GitHub.
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 import re
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 if TYPE_CHECKING:
@@ -27,17 +23,13 @@ if TYPE_CHECKING:
 _PROJECT = Path(__file__).parents[1]
 _TOP_LEVEL_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 _LINK = re.compile(r"(\]\(|^\[[^\]]+\]: )(?![a-z]+:|#|/)([^)\s#]+)", re.MULTILINE)
-_MERMAID = "assets/javascripts/mermaid.min.js"
-# That of dist/mermaid.min.js in the npm package mermaid 11.16.0.
-_MERMAID_SHA256 = "74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb9b"
 # What the theme's own script would load, in browsers without these features.
 _OTHER_HOSTS = re.compile(r"https://(unpkg\.com|api\.github\.com)/")
 _CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages at the top level, and the program that draws diagrams."""
-    files.append(File.generated(config, _MERMAID, content=_mermaid()))
+    """Add the pages at the top level."""
     for name in _TOP_LEVEL_PAGES:
         files.append(File.generated(config, name, abs_src_path=str(_PROJECT / name)))
     return files
@@ -57,31 +49,14 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 - the names are those of mkdocs
-    """Let a page with diagrams load the program of the site, and no page ask GitHub about the repository."""
-    output = output.replace('data-md-component="source"', "")
-    if 'class="mermaid"' not in output:
-        return output
-    path = posixpath.relpath(_MERMAID, posixpath.dirname(page.file.dest_uri) or ".")
-    return output.replace("</head>", f'<script src="{path}"></script></head>', 1)
+    """Let no page ask GitHub about the repository."""
+    return output.replace('data-md-component="source"', "")
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:
     """Take the other hosts out of the theme's script; ``docs/offline.py`` then checks the whole site."""
     for script in Path(config.site_dir).glob("assets/javascripts/bundle.*.js"):
         script.write_text(_OTHER_HOSTS.sub("", script.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def _mermaid() -> bytes:
-    try:
-        [path] = [path for path in files("artoo-mermaid") or () if path.name == "mermaid.min.js"]
-    except (PackageNotFoundError, ValueError):
-        raise PluginError(
-            "the diagrams need the package artoo-mermaid, for Python 3.12 or newer: make docs"
-        ) from None
-    program = path.read_binary()
-    if hashlib.sha256(program).hexdigest() != _MERMAID_SHA256:
-        raise PluginError(f"{path} is not the published version of Mermaid")
-    return program
 
 
 def _target(path: str, page: Page, config: MkDocsConfig, files: Files) -> str:
