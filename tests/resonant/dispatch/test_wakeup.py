@@ -350,11 +350,14 @@ async def test_a_drain_goes_on_if_a_younger_one_dies_before_it_has_ended(store_u
 async def test_a_drain_whose_time_is_up_does_not_count_as_a_successor(store_url, monkeypatch):
     monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
     answer = asyncio.Event()
-    sending = []
+    sending, ended = [], []
 
     async def send(given):
         sending.append(given.id)
-        await answer.wait()
+        try:
+            await answer.wait()
+        finally:
+            ended.append(given.id)
 
     limits = {"successors": 1, "run_for": 1.0}
     async with producer(store_url) as store, running(store_url, send, owner="1", **limits) as drain:
@@ -366,7 +369,7 @@ async def test_a_drain_whose_time_is_up_does_not_count_as_a_successor(store_url,
             return not await reports(store, "1")
 
         await until(has_left)
-        assert not drain.done()
+        assert not ended
         answer.set()
         await asyncio.wait_for(drain, 60)
 
