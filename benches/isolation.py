@@ -1,14 +1,18 @@
-"""The rate of a healthy endpoint while another endpoint fails, compared with its rate alone, for each kind of failure.
+"""The rate of a healthy endpoint while others fail or are slow, compared with its rate alone, for each kind of failure.
 
-One drain sends to both. The healthy endpoint's events are stored once the failures of the other endpoint are known. The receiver
-measures the rate in alternating rounds, with and without the failing endpoint. ``--only PART`` selects by a part of the name.
+One drain sends to all. Beside a single failing endpoint, the healthy endpoint's events are stored once the failures are known.
+Beside many, they are stored at the same time as theirs, and each round has new endpoints. The receiver measures the rate in
+alternating rounds, with and without the others. ``--only PART`` selects by a part of the name.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benches.comparing import Comparison, apart, say
@@ -16,22 +20,32 @@ from benches.outage import wait_for_runs
 from benches.outage_receiver import Behaviour, outage_receiver
 from benches.processes import kept, python
 from benches.receiver import counting_receiver
-from benches.surroundings import ENDPOINT, empty_home, events, kept_prefect_server, save_endpoint
+from benches.surroundings import (
+    ENDPOINT,
+    empty_home,
+    events,
+    kept_prefect_server,
+    postgresql,
+    save_endpoint,
+)
 from resonant.dead_letters.replay import cancel
+from resonant.settings import load_settings
 from resonant.store import open_store
 from resonant.store.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from benches.lanes import Lane
-    from benches.outage_receiver import Kind
+    from benches.outage_receiver import Kind, OutageReceiver
     from benches.receiver import Receiver
     from resonant.store import Store
 
 EVENTS, ROUNDS = 2_000, 3
 _DEAD = "dead"
 _DEAD_EVENTS = 1_000
+_EVENTS_OF_MANY = 60
+_LONGER_BESIDE_MANY = 5
 _KNOWN_SECONDS = 5.0
 _LONGEST_SECONDS = 300.0
 _LANES: tuple[Lane, ...] = ("bulk", "task")
@@ -41,6 +55,25 @@ _KINDS: dict[Kind, str] = {
     "503": "answers 503 at once",
     "hang": "never answers",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Many:
+    """Many endpoints of the same kind, each with a few events."""
+
+    number: int
+    kind: Kind
+    words: str
+
+
+_MANY = (
+    _Many(120, "503", "answer 503 at once"),
+    _Many(120, "hang", "never answer"),
+    _Many(20, "hang", "never answer"),
+    _Many(120, "slow", "answer after a second"),
+    _Many(10, "slow", "answer after a second"),
+)
+_DATABASES = ("SQLite", "PostgreSQL")
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
@@ -62,25 +95,19 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
                 f"  {name}: {[round(rate) for rate in beside]} against {[round(rate) for rate in alone]} alone"
             )
             found.append(Comparison(name, "events/s", beside, alone, "alone", ratio_at_least=0.95))
+    for lane, database, many in itertools.product(_LANES, _DATABASES, _MANY):
+        name = f"beside {many.number} that {many.words}, {lane} lane, {database}"
+        if only and not any(part in name for part in only):
+            continue
+        beside, alone = apart(_measure_many, lane, database, many, count * _LONGER_BESIDE_MANY, rounds)
+        say(f"  {name}: {[round(rate) for rate in beside]} against {[round(rate) for rate in alone]} alone")
+        found.append(Comparison(name, "events/s", beside, alone, "alone", ratio_at_least=0.9))
     return found
 
 
 def _measure(lane: Lane, kind: Kind, count: int, rounds: int) -> tuple[list[float], list[float]]:
-    with contextlib.ExitStack() as stack:
-        settings = stack.enter_context(empty_home())
-        healthy = stack.enter_context(counting_receiver())
-        dead = stack.enter_context(outage_receiver(Behaviour(kind)))
-        dead.listen_after(0)
-        api_url = stack.enter_context(kept_prefect_server(settings)).api_url
-        runner = stack.enter_context(asyncio.Runner())
-        runner.run(save_endpoint(healthy.url))
+    with _draining(lane, kind, "SQLite") as (runner, store, healthy, dead):
         runner.run(save_endpoint(dead.url, _DEAD))
-        store = runner.run(open_store(settings.store_url))
-        stack.callback(lambda: runner.run(store.close()))
-        variables = {"BENCH_LANE": lane, "BENCH_ENDPOINT": ""}
-        command = python("benches.contenders.workers.drain")
-        stack.enter_context(kept(command, log=settings.home.parent / "drain.log", variables=variables))
-        runner.run(wait_for_runs(api_url, 1))
         _rate(runner, store, healthy, count)  # warm-up
         beside, alone = [], []
         for _ in range(rounds):
@@ -91,6 +118,51 @@ def _measure(lane: Lane, kind: Kind, count: int, rounds: int) -> tuple[list[floa
             runner.run(cancel(store, Selection(endpoint=_DEAD), who="bench"))
             time.sleep(1.0)
         return beside, alone
+
+
+def _measure_many(
+    lane: Lane, database: str, many: _Many, count: int, rounds: int
+) -> tuple[list[float], list[float]]:
+    with _draining(lane, many.kind, database) as (runner, store, healthy, bad):
+        _rate(runner, store, healthy, count // 10)  # warm-up
+        beside, alone = [], []
+        for number in range(rounds):
+            alone.append(_rate(runner, store, healthy, count))
+            # Named before the healthy endpoint in the alphabet, so that they are found first.
+            names = [f"a-{number}-{each}" for each in range(many.number)]
+            for name in names:
+                runner.run(save_endpoint(bad.url, name))
+            for name in names:
+                runner.run(store.enqueue(events(_EVENTS_OF_MANY), name))
+            beside.append(_rate(runner, store, healthy, count))
+            for name in names:
+                runner.run(cancel(store, Selection(endpoint=name), who="bench"))
+        return beside, alone
+
+
+@contextlib.contextmanager
+def _draining(
+    lane: Lane, kind: Kind, database: str
+) -> Iterator[tuple[asyncio.Runner, Store, Receiver, OutageReceiver]]:
+    """Run a drain, a healthy receiver and a bad one during the block."""
+    with contextlib.ExitStack() as stack:
+        settings = stack.enter_context(empty_home())
+        if database == "PostgreSQL":
+            os.environ["RESONANT_DATABASE_URL"] = stack.enter_context(postgresql()).url
+            settings = load_settings()
+        healthy = stack.enter_context(counting_receiver())
+        bad = stack.enter_context(outage_receiver(Behaviour(kind)))
+        bad.listen_after(0)
+        api_url = stack.enter_context(kept_prefect_server(settings)).api_url
+        runner = stack.enter_context(asyncio.Runner())
+        runner.run(save_endpoint(healthy.url))
+        store = runner.run(open_store(settings.store_url))
+        stack.callback(lambda: runner.run(store.close()))
+        variables = {"BENCH_LANE": lane, "BENCH_ENDPOINT": ""}
+        command = python("benches.contenders.workers.drain")
+        stack.enter_context(kept(command, log=settings.home.parent / "drain.log", variables=variables))
+        runner.run(wait_for_runs(api_url, 1))
+        yield runner, store, healthy, bad
 
 
 def _rate(runner: asyncio.Runner, store: Store, healthy: Receiver, count: int) -> float:

@@ -17,4 +17,6 @@ def task_runs_in_flight(concurrency: int, endpoint_concurrency: int) -> int:
         concurrency: concurrent sends in total.
         endpoint_concurrency: concurrent sends to the endpoint.
     """
-    return 4 * ConcurrencyLimiter(concurrency, endpoint_concurrency).share("the only endpoint")
+    limiter = ConcurrencyLimiter(concurrency, endpoint_concurrency)
+    limiter.note_send("the only endpoint", 0.0)
+    return 4 * limiter.share("the only endpoint")

@@ -24,7 +24,7 @@ from benches.requests import Connection, event_id
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Kind = Literal["works", "503", "429", "410", "reset", "hang", "refuse"]
+Kind = Literal["works", "slow", "503", "429", "410", "reset", "hang", "refuse"]
 
 _ANSWERS = {
     "works": b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
@@ -32,6 +32,7 @@ _ANSWERS = {
     "429": b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n",
     "410": b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n",
 }
+_SLOW_SECONDS = 1.0
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -40,7 +41,7 @@ class Behaviour:
     """The receiver's behaviour.
 
     Attributes:
-        kind: ``works``, a status code for every request, or a fault of every connection.
+        kind: ``works``, ``slow`` (it accepts after a second), a status code for every request, or a fault of every connection.
         capacity: requests that it accepts in any second; it answers 503 to more. 0 for no limit.
         ends_after: seconds of misbehaviour after it begins to listen; 0 for no end.
     """
@@ -132,7 +133,7 @@ class _State:
         """Record a request; return the answer, or None for no answer."""
         now = time.monotonic()
         self.requests[int(now - self.listening_at)] += 1
-        if self.kind != "works":
+        if self.kind not in ("works", "slow"):
             return _ANSWERS.get(self.kind)
         if self.behaviour.capacity:
             while self._taken and self._taken[0] <= now - 1:
@@ -157,7 +158,9 @@ class _Connection(Connection):
 
     def answer(self, received: bytearray, end_of_head: int) -> None:
         answer = self._state.answer(event_id(received, end_of_head))
-        if answer is not None:
+        if answer is not None and self._state.kind == "slow":
+            asyncio.get_running_loop().call_later(_SLOW_SECONDS, self.transport.write, answer)
+        elif answer is not None:
             self.transport.write(answer)
         elif self._state.kind == "reset":
             sock = self.transport.get_extra_info("socket")
