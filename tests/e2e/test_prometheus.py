@@ -56,7 +56,7 @@ def story(tmp_path_factory):
         site.scrape()
         site.shop.do(site.shop.now)
         before = site.look(old_dead_letters=2)
-        site.run("purge", "--older-than", "1", "--delivered-older-than", "1")
+        site.run("purge", "--older-than", "1", "--delivered-older-than", "1", "--yes")
         site.serve()
         after = site.look(old_dead_letters=0)
         yield Story(began_at, site, before, after)
