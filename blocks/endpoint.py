@@ -50,7 +50,7 @@ class EndpointBlock(Block, ABC):
 
     @classmethod
     def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
-        """Return Prefect's schema. Its form shows the fields of the kind, such as the URL, above those of every endpoint."""
+        """Return Prefect's schema. Its form shows this kind's own fields, such as the URL, above the shared ones."""
         schema = super().model_json_schema(*args, **options)
         fields, shared = schema["properties"], EndpointBlock.model_fields
         for position, name in enumerate(sorted(fields, key=lambda name: name in shared)):
@@ -58,7 +58,7 @@ class EndpointBlock(Block, ABC):
         return schema
 
     def check(self, name: str) -> None:
-        """Check the configuration. Prefect's form saves any.
+        """Check the configuration. Prefect's form saves any configuration.
 
         Raises:
             EndpointError: it cannot be used as configured.
@@ -73,7 +73,7 @@ class EndpointBlock(Block, ABC):
         """
 
     def warning(self) -> str | None:
-        """Return what should be changed although the endpoint can be used, on one line without secrets."""
+        """Return advice about a usable but unsafe setting, on one line without secrets; None without one."""
         return None
 
 

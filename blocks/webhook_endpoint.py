@@ -114,7 +114,7 @@ class WebhookEndpoint(EndpointBlock):
         self.to_endpoint(name)
 
     def warning(self) -> str | None:
-        """Return what is wrong with the length of the signing secret."""
+        """Return advice about a signing secret of the wrong length; None if its length is right."""
         problem = self.signing_secret and problem_of_secret(self.signing_secret.get_secret_value())
         return f"{problem}: `resonant endpoint rotate-secret` makes a new one" if problem else None
 

@@ -92,7 +92,7 @@ def main() -> None:
             names = asyncio.run(bootstrap())
             asyncio.run(start_drains())
     except ServerGone as error:
-        output.say(f"{error}: not everything is set up; start it, and run this again")
+        output.say(f"{error}: the setup is incomplete; start the server, and run the bootstrap again")
         sys.exit(1)
     except ResonantError as error:
         output.say(str(error))

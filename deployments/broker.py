@@ -79,7 +79,7 @@ class Consumer(memory.Consumer):
         self._is_of_feed = group == _FEED
 
     async def run(self, handler: MessageHandler) -> None:
-        """Pass each message to the handler, until cancelled; the event feed does not get all."""
+        """Pass each message to the handler until cancelled; skip those that the event feed does not get."""
 
         async def handle(message: Message) -> None:
             if not str((message.attributes or {}).get("event", "")).startswith(_NOT_STORED):

@@ -1,4 +1,4 @@
-"""What a bootstrap keeps and removes of a server's existing deployments.
+"""The existing deployments of a server: a bootstrap pauses stopped ones again, and removes those with old names.
 
 Prefect's deploy command starts stopped schedules again, and leaves deployments that prefect.yaml no longer declares.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-# By the names of earlier versions.
+# The present names, by the names in earlier versions.
 NEW_NAMES = {
     "emit-events/on-demand": "emit-events/emit",
     "collect-dead-letters/scheduled": "collect-dead-letters/collect-dead-letters",

@@ -49,7 +49,7 @@ _OWN_SITES = (None, "same-origin", "none")
 _LOGOS = "https://raw.githubusercontent.com https://images.ctfassets.net"
 _PAGES_OF_THE_API = ("/docs", "/redoc")
 _NO_PAGE = (
-    "This server has no page about its API, since such a page runs scripts of another host. "
+    "This server has no page about its API, since such a page runs scripts from another host. "
     "/api/openapi.json describes the API.\n"
 )
 _REFUSAL = (
@@ -119,7 +119,7 @@ class OwnPagesAlone:
 
 
 def without_pages_of_the_api(app: ASGIApp, *, api: str = API) -> ASGIApp:
-    """Refuse the pages of an application that run scripts of another host.
+    """Refuse the pages of an application that run scripts from another host.
 
     Args:
         app: the application.

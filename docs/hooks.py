@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PROJECT = Path(__file__).parents[1]
 _TOP_LEVEL_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 _LINK = re.compile(r"(\]\(|^\[[^\]]+\]: )(?![a-z]+:|#|/)([^)\s#]+)", re.MULTILINE)
-# What the theme's own script would load, in browsers without these features.
+# The theme's own script would load from these hosts, in browsers without these features.
 _OTHER_HOSTS = re.compile(r"https://(unpkg\.com|api\.github\.com)/")
 _CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 
@@ -54,7 +54,7 @@ def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:  # no
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:
-    """Take the other hosts out of the theme's script; ``docs/offline.py`` then checks the whole site."""
+    """Remove the other hosts from the theme's script; ``docs/offline.py`` then checks the whole site."""
     for script in Path(config.site_dir).glob("assets/javascripts/bundle.*.js"):
         script.write_text(_OTHER_HOSTS.sub("", script.read_text(encoding="utf-8")), encoding="utf-8")
 

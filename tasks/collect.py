@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TRIAGE_ARTIFACT = "dead-letter-triage"
 GATES_ARTIFACT = "held-endpoints"
 _RUNS_A_PAGE = 200
-# Groups in the artifact, the largest first.
+# The maximum number of groups in the artifact, the largest first.
 _MOST_GROUPS = 50
 
 

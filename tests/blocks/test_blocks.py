@@ -102,7 +102,7 @@ def test_the_dispatcher_gets_the_settings_of_the_endpoint():
     assert (destination.concurrency, destination.rate) == (2, 0.5)
 
 
-def test_a_short_signing_secret_is_warned_of_and_still_signs(caplog):
+def test_a_short_signing_secret_causes_a_warning_and_still_signs(caplog):
     webhook(signing_secret=SecretStr(SECRET)).open("billing")
     assert not caplog.records
     block = webhook(signing_secret=SecretStr("whsec_c2hvcnQ="))

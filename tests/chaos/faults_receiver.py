@@ -13,7 +13,7 @@ _bad_day = bad_day(0.08, seed=6)
 
 
 def ten_per_cent(request: Request) -> Action:
-    """Fail one in ten attempts: of these, two are told when to come back, and eight meet one of the ``FAULTS``."""
+    """Fail one in ten attempts: of these, two get a Retry-After, and eight get one of the ``FAULTS``."""
     is_busy = crc32(f"{request.webhook_id}:{request.try_number}".encode()) % 50 == 0
     return _BUSY if is_busy else _bad_day(request)
 

@@ -1,4 +1,4 @@
-"""Fifty sends to a receiver that floods, beside a healthy endpoint in the same event loop: the loop goes on turning."""
+"""Fifty sends to a receiver that floods, beside a healthy endpoint in the same event loop: the loop stays responsive."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def mortal(prefect_api):
 
 
 @pytest.mark.parametrize("requests", [1, *(pytest.param(many, marks=pytest.mark.slow) for many in (2, 40))])
-def test_a_server_that_is_lost_is_one_line(requests, mortal, tmp_path):
+def test_a_lost_server_ends_the_bootstrap_with_one_line(requests, mortal, tmp_path):
     url = mortal(requests)
     done = subprocess.run(
         [sys.executable, "-m", "deployments.bootstrap"],
@@ -73,5 +73,5 @@ def test_a_server_that_is_lost_is_one_line(requests, mortal, tmp_path):
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"the Prefect server at {url} became unreachable: not everything is set up; start it, and run this again\n"
+        f"the Prefect server at {url} became unreachable: the setup is incomplete; start the server, and run the bootstrap again\n"
     )

@@ -56,7 +56,7 @@ class Process:
         return True
 
     def fail(self, now, answer=REFUSED, times=20):
-        """Fail with what is under way, as the gate lets only a few through at first."""
+        """Fail sends in flight, since the gate admits only a few at first."""
         for n in range(times):
             change = self.gate.answered(self.gate.sent(now), replace(answer, delivery_id=n), now, 0)
             self.write(change)

@@ -156,7 +156,7 @@ def _note(work: Callable[[Store], Awaitable[None]], settings: Settings) -> None:
     try:
         _with_store(work, settings)
     except ResonantError as error:
-        output.say(f"the store has not noted the name: {error}")
+        output.say(f"the store did not record the name: {error}")
 
 
 def _read_names(settings: Settings) -> set[str]:

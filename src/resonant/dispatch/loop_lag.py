@@ -1,4 +1,4 @@
-"""Measures how late an event loop runs its timers: for this time the process, not the endpoint, kept an answer waiting."""
+"""Measures how late an event loop runs its timers. The process, not the endpoint, delays answers by this time."""
 
 from __future__ import annotations
 

@@ -340,7 +340,7 @@ class Sender:
 
 
 def _clock_that_never_stops(store: Store) -> Clock:
-    """Return a clock that goes on while the machine sleeps: that of the system since its start, or else the store's."""
+    """Return a clock that also runs while the machine sleeps: on Linux the time since boot, elsewhere the store's clock."""
     if sys.platform == "linux":
         return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     return store.clock

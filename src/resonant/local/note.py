@@ -29,7 +29,7 @@ class RunningUp:
 
 
 def running_up(settings: Settings) -> RunningUp | None:
-    """Return the running ``resonant up`` on this machine; None if none runs."""
+    """Return the server of the running ``resonant up``; None if it does not run."""
     if not is_held(lock_of_up(settings)):
         # A killed process may have left its note. By now another program may listen there; it must not get secrets.
         return None

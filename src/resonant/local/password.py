@@ -1,4 +1,4 @@
-"""The password of Prefect's API: generated, and given to a server and its clients by environment variables only."""
+"""The password of Prefect's API: generated, and passed to a server and its clients in environment variables only."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def evaluate(
 def describe(
     connection: Connection, raised: Collection[Key], thresholds: Thresholds, *, now: float, is_counted: bool
 ) -> dict[Key, str]:
-    """Return the current number and the threshold of each active alert; without a known number, only when it begins.
+    """Return the current number and the threshold of each active alert; if the number is unknown, only the threshold.
 
     Args:
         connection: an open connection.

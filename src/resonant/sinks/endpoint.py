@@ -112,7 +112,7 @@ class Endpoint:
 
 
 def problem_of_secret(secret: str) -> str | None:
-    """Return what is wrong with the length of a signing secret, on one line that does not contain it."""
+    """Return the problem with a signing secret's length, on one line without the secret; None if it is right."""
     size = len(_key(secret))
     if _MIN_SECRET_BYTES <= size <= _MAX_SECRET_BYTES:
         return None
@@ -121,7 +121,7 @@ def problem_of_secret(secret: str) -> str | None:
 
 
 def check_new_secret(name: str, secret: str) -> None:
-    """Refuse a new signing secret that is too short or too long. An existing one goes on signing.
+    """Refuse a new signing secret that is too short or too long. An existing one still signs.
 
     Raises:
         EndpointError: the message says how to make a secret.

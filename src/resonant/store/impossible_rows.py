@@ -1,4 +1,4 @@
-"""Repairs deliveries in a state that no operation leaves behind, so that they cannot end every run that meets them.
+"""Repairs deliveries in a state that no operation produces. Otherwise they would end every run that claims them.
 
 Such a row comes from a defect, or from somebody's SQL: a final delivery that could still be claimed, or an unfinished one
 without a due time.

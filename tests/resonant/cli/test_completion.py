@@ -62,9 +62,7 @@ def test_policies_are_completed(complete, monkeypatch):
         ("RESONANT_POLICIES", "{oops"),
     ],
 )
-def test_nothing_is_completed_and_nothing_is_said_if_something_fails(
-    complete, monkeypatch, tmp_path, name, value
-):
+def test_completion_is_empty_and_silent_if_something_fails(complete, monkeypatch, tmp_path, name, value):
     monkeypatch.setenv(name, value)
     assert complete("resonant status --endpoint b") == []
     assert complete("resonant emit --policy x") == []

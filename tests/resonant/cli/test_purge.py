@@ -104,7 +104,7 @@ def test_an_archive_folder_that_cannot_be_made_is_one_line_and_nothing_is_remove
         ),
     ],
 )
-def test_filters_select_what_is_removed(resonant, rejected, argv, left):
+def test_filters_select_the_dead_letters_to_remove(resonant, rejected, argv, left):
     selected = {"evt_old", "evt_bad", "evt_new", "evt_crm_1", "evt_crm_2"} - left
     dry = resonant.json("purge", *argv, "--dry-run")
     assert dry == {"purged": len(selected), "kept": 6 - len(selected), "dry_run": True, "archive": None}

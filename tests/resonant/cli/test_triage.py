@@ -132,7 +132,7 @@ def test_what_was_cancelled_before_it_was_sent_shows_its_reason_and_no_failure(r
         (["retry-candidates"], [3]),
     ],
 )
-def test_filters_select_what_is_grouped(resonant, dead, argv, counts):
+def test_filters_select_the_dead_letters_to_group(resonant, dead, argv, counts):
     assert [group["count"] for group in resonant.json(*argv, "--group")] == counts
 
 

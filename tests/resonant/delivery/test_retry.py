@@ -88,7 +88,7 @@ def test_the_dice_never_expire_a_retry_after_that_falls_within_the_round(seconds
     st.sampled_from([0.0, math.inf]),
     st.floats(0, 1e6),
 )
-def test_what_is_permanent_is_never_tried_again(policy, attempt, retry_after, longest_wait, age):
+def test_permanent_failures_are_never_retried(policy, attempt, retry_after, longest_wait, age):
     verdict = told(retry_after, PERMANENT)
     assert decide_now(verdict, attempt, policy, age=age, longest_wait=longest_wait) == GiveUp("permanent")
 

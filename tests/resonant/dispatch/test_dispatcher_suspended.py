@@ -58,7 +58,7 @@ async def test_nothing_is_sent_if_the_lease_was_lost_during_the_wait_for_the_rat
     assert deliveries(tmp_path, "lease_owner") == [("other",)]
 
 
-async def test_what_began_before_a_sleep_is_sent_after_it_only_if_it_is_still_held(tmp_path, monkeypatch):
+async def test_a_send_begun_before_a_sleep_continues_only_while_its_lease_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(Scene, "chunk_size", 4)
     sent = []
 

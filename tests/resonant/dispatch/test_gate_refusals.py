@@ -53,7 +53,7 @@ def test_refusals_that_are_faster_than_good_answers_hold_nothing_either(row, pro
     assert row.gate == Gate("api")
 
 
-def test_a_retry_after_holds_the_endpoint_if_what_is_sent_afterwards_is_refused_too(row, process):
+def test_a_retry_after_holds_the_endpoint_if_later_sends_are_refused_too(row, process):
     other = Process(row, "two")
     work_at(process, 150, 100, 1)
     process.fail(101, replace(BUSY, retry_after=30.0), times=4)

@@ -30,7 +30,7 @@ def put(desk, gate):
         (PROBING, {"failing_since": 5.0}),
     ],
 )
-def test_a_pause_keeps_what_its_end_depends_on(desk, before, kept):
+def test_a_pause_keeps_the_outage_or_the_pace_before_it(desk, before, kept):
     if before.state != "normal":
         put(desk, before)
 

@@ -53,7 +53,7 @@ def test_no_snapshot_is_held_while_rows_are_used(desk, other, rows):
     assert desk.read(read) == [False] * 5
 
 
-def test_a_history_with_events_leaves_out_what_is_purged_meanwhile(desk, other):
+def test_a_history_with_events_skips_dead_letters_purged_meanwhile(desk, other):
     def read(connection):
         found = []
         for history in reads.each_history(connection, with_events=True):
