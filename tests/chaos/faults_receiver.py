@@ -38,5 +38,5 @@ def asleep(_request: Request) -> Action:
 
 
 def down(_request: Request) -> Action:
-    """Answer 503 until the file ``WOKEN`` is there."""
+    """Answer 503 until the file ``WOKEN`` exists."""
     return respond(200 if Path(os.environ["WOKEN"]).exists() else 503)

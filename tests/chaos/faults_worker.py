@@ -1,4 +1,4 @@
-"""A process that sends what is due, with a clock of its own: ``python -m faults_worker URL RECEIVER SECONDS_AHEAD``."""
+"""A process that sends due deliveries, with its own clock: ``python -m faults_worker URL RECEIVER SECONDS_AHEAD``."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Neighbours:
 
 @asynccontextmanager
 async def neighbours(url, chunk_size, many, misbehave):
-    """Start a run with so many bad endpoints, whose sends await ``misbehave``."""
+    """Start a run with this many bad endpoints, whose sends await ``misbehave``."""
 
     def destination(name):
         async def send(_event):

@@ -1,4 +1,4 @@
-"""``python -m deployments.bootstrap`` with a server that is lost meanwhile: one line, and no traceback."""
+"""``python -m deployments.bootstrap`` loses its server: it prints one line, and no traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture
 def mortal(prefect_api):
-    """Start a server that forwards so many requests to a real one, and then is gone; return its API URL."""
+    """Start a server that forwards this many requests to a real one and then ends; return its API URL."""
     servers = []
 
     def start(requests: int) -> str:

@@ -1,4 +1,4 @@
-"""``resonant up --auth``: a generated password, which commands use by themselves and nobody else knows.
+"""``resonant up --auth``: a generated password, which commands use automatically and nobody else knows.
 
 The last test ends it by two interrupts.
 """

@@ -1,4 +1,4 @@
-"""Processes that share the gate of one endpoint, without a store and in given time."""
+"""Processes that share the gate of one endpoint, without a store, at times that the test sets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Process:
         return self.write(self.gate.probe(now))
 
     def send(self, answer, now, in_flight=0):
-        """Send if the gate lets it; tell whether it did."""
+        """Send if the gate admits it; return whether it did."""
         if self.gate.wait(now, in_flight) != 0:
             return False
         self.write(self.gate.answered(self.gate.sent(now), answer, now, in_flight))

@@ -47,7 +47,7 @@ def init(
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Replace the files of an earlier copy, unless one was changed since."
+            "--overwrite", help="Replace the files of an earlier copy, unless somebody changed one of them."
         ),
     ] = False,
 ) -> None:
@@ -56,7 +56,7 @@ def init(
     Commands and workers that start in that folder use its flows instead of the installed ones.
 
     --overwrite replaces only files that `init` wrote and nobody has changed. If another file would be replaced, the command
-    changes nothing and lists these files: copy to another folder then, and compare.
+    changes nothing and lists these files. Then copy to another folder, and compare.
     """
     source = installed_project()
     shown = output.visible(str(folder))

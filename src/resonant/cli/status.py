@@ -90,8 +90,8 @@ def status(
 ) -> None:
     """Show each endpoint, a forecast of the daily purge, active alerts and, last, the balance and the next step.
 
-    The balance: accepted = pending + retrying + delivered + dead letter + purged. Endpoints are counted in deliveries, except
-    their failed attempts.
+    The balance: accepted = pending + retrying + delivered + dead letter + purged. The numbers of an endpoint count
+    deliveries, except its failed attempts.
     """
     from resonant.cli import overview
     from resonant.cli.documents import status_document
@@ -245,8 +245,8 @@ def _listing(which: _List) -> Callable[..., None]:
             bool | None,
             typer.Option(
                 "--group/--no-group",
-                help="Group dead letters by cause, with advice for each group; on a terminal, the default for more than a "
-                "screen without --limit and --after.",
+                help="Group dead letters by cause, with advice for each group. On a terminal, this is the default if they do "
+                "not fit the screen, and neither --limit nor --after is given.",
             ),
         ] = None,
         as_json: options.Json = False,

@@ -1,4 +1,4 @@
-"""``resonant purge`` asks on a terminal, archives by default, and removes what its filters select."""
+"""``resonant purge`` asks on a terminal, archives by default, and removes the dead letters that its filters select."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Store:
 
 
 def places(width):
-    """Return a function that waits for one of so many places, and allows every send."""
+    """Return a function that waits for one of this many places, and allows every send."""
     limiter = asyncio.Semaphore(width)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A Retry-After and slow answers: what they hold, and how the pace goes on."""
+"""A Retry-After and slow answers: the sends that they hold, and the pace afterwards."""
 
 from collections import Counter
 from dataclasses import replace
@@ -30,7 +30,7 @@ def work_at(process, rate, start, seconds, *, refused_every=0):
 
 
 def pass_on(process, start, until):
-    """Look, and send as much as the gate lets it; return the number of sends in each second."""
+    """Poll, and send as much as the gate admits; return the number of sends in each second."""
     sent = Counter()
     for n in range(round((until - start) * 1000)):
         now = start + n / 1000

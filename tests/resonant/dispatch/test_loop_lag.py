@@ -1,4 +1,4 @@
-"""The lag of the own event loop."""
+"""The lag of the process's own event loop."""
 
 import asyncio
 import time

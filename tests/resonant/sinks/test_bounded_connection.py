@@ -94,7 +94,7 @@ async def test_the_status_and_the_excerpt_are_those_of_the_first_of_many_answers
 
 
 async def test_a_receiver_that_goes_on_after_its_answer_is_disconnected():
-    """Its connection is idle then, and nobody reads it."""
+    """Its connection is idle then, and nothing reads from it."""
     ended = asyncio.Event()
 
     async def answer_then_flood(reader, writer):

@@ -1,4 +1,4 @@
-"""Deliveries in a state that no operation leaves behind: they must not end the runs that meet them."""
+"""Deliveries in a state that no operation produces: they must not end the runs that claim them."""
 
 from __future__ import annotations
 
