@@ -45,8 +45,12 @@ PROBE_SECONDS = 0.1
 _PROBE_SHARE = 0.05
 # The most endpoints in one transaction of claims: few if sends to one of them are short, so that it does not wait for others.
 _MOST_ENDPOINTS, _MOST_BESIDE_SHORT = 128, 16
+# The shortest time between two checks of many endpoints of which none had room.
+_REST_SECONDS = 0.01
 # The smallest claim in the bulk lane from an endpoint that has finished deliveries: a task run costs as much as ten sends.
 _LEAST_CHUNK = 16
+# Claims grow beyond a fair size only up to this many deliveries in total, because of their memory.
+MOST_CLAIMED = 5_000
 # The maximum total size of the bodies that a run holds. Twice the number of concurrent sends is always allowed.
 MOST_BYTES = 64 * 1024 * 1024
 
@@ -109,6 +113,8 @@ class Fetcher:
         self._probe_at = 0.0
         self._has_probed = False
         self._has_more = False
+        self._claim_at = 0.0
+        self._is_early = False
         self._sizes: defaultdict[str, ClaimSize] = defaultdict(ClaimSize)
         self._deferred: set[str] = set()
         self._next_due_in = math.inf
@@ -130,6 +136,8 @@ class Fetcher:
         look_at = self._look_again_at
         if self._may_look_early:
             look_at = min(look_at, self._look_early_at)
+        if self._is_early:
+            look_at = min(look_at, self._claim_at)
         if self._has_probed:  # another endpoint may wait for its probe
             look_at = min(look_at, self._probe_at)
         return max(0.0, look_at - asyncio.get_running_loop().time())
@@ -173,15 +181,16 @@ class Fetcher:
             is_idle: whether nothing is in flight; if so, look for due deliveries at once.
         """
         named = await self._find_due(is_idle=is_idle)
-        self._has_more = False
+        self._has_more = self._is_early = False
         if self._is_over():
             return
         probe = await self._probe()
         self._has_probed = probe is not None
         if probe is not None:
             yield [probe]
-        limits = self._limits()
-        if not limits:
+        now = asyncio.get_running_loop().time()
+        self._is_early = not is_idle and not named and now < self._claim_at
+        if self._is_early or not (limits := self._limits()):
             return
         left = MOST_BYTES - self._in_flight.bytes
         claimed = await self._store.claim_each(
@@ -218,12 +227,13 @@ class Fetcher:
         names = sorted(self._due, key=lambda name: not is_short(name))
         most = _MOST_BESIDE_SHORT if names and is_short(names[0]) else _MOST_ENDPOINTS
         for name in names:
-            if (room := self._room(name)) <= 0:
-                continue
             if len(limits) == most:
                 self._has_more = True
                 break
-            limits[name] = room
+            if (room := self._room(name, sum(limits.values()))) > 0:
+                limits[name] = room
+        if not limits and len(self._due) > _MOST_BESIDE_SHORT:
+            self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
         return limits
 
     def can_send_shortly(self) -> bool:
@@ -311,6 +321,7 @@ class Fetcher:
         await self._gates.look(gates, self._open)
         held = {name for name in self._open if self._gates.room(name) == 0}
         self._due = dict.fromkeys(name for name in self._open if name not in held)
+        self._claim_at = 0.0
         # Those that were probed longest ago stay in front.
         known = [name for name in self._held if name in held]
         self._held = deque([*known, *sorted(held.difference(known))])
@@ -338,8 +349,13 @@ class Fetcher:
         """Whether the bodies in flight take much of the memory."""
         return self._in_flight.bytes > MOST_BYTES // 2
 
-    def _room(self, endpoint: str) -> int:
-        """Return how many deliveries to claim now, ahead of need; 0 if there is too little room for a large claim."""
+    def _room(self, endpoint: str, others_claim: int) -> int:
+        """Return how many deliveries to claim now, ahead of need; 0 if there is too little room for a large claim.
+
+        Args:
+            endpoint: the endpoint's name.
+            others_claim: the number of deliveries that the same transaction claims from other endpoints.
+        """
         busy = self._in_flight.busy(endpoint)
         size = self._sizes[endpoint]
         if busy > size.refill_at or (endpoint in self._deferred and busy):
@@ -356,7 +372,8 @@ class Fetcher:
             others = len((self._in_flight.busy_endpoints() | self._due.keys()) - {endpoint})
             # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
             fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
-            most = max(4 * limiter.limit_of(endpoint), 2 * chunk_size)
+            left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
+            most = max(fair, min(left, max(4 * limiter.limit_of(endpoint), 2 * chunk_size)))
             wanted = size.next(now, finished, busy, fair=fair, most=most, is_alone=not others)
         if (of_rate := self._destinations.rates.most_claimed(endpoint)) is not None:
             wanted = min(wanted, of_rate)

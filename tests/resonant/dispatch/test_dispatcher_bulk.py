@@ -183,6 +183,7 @@ class TestTheBulkLane:
 
     async def test_several_endpoints_share_what_is_claimed_for_chunks(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Scene, "chunk_size", 50)
+        monkeypatch.setattr("resonant.dispatch.fetcher.MOST_CLAIMED", 4 * 50)
 
         held = []
 
