@@ -48,15 +48,14 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     return "".join(parts)
 
 
-def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 - the names are those of mkdocs
-    """Let no page ask GitHub about the repository."""
-    return output.replace('data-md-component="source"', "")
-
-
 def on_post_build(*, config: MkDocsConfig) -> None:
-    """Remove the other hosts from the theme's script; ``docs/offline.py`` then checks the whole site."""
-    for script in Path(config.site_dir).glob("assets/javascripts/bundle.*.js"):
+    """Remove the other hosts from the theme's script, and let no page ask GitHub; ``docs/offline.py`` then checks the site."""
+    site = Path(config.site_dir)
+    for script in site.glob("assets/javascripts/bundle.*.js"):
         script.write_text(_OTHER_HOSTS.sub("", script.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in site.rglob("*.html"):  # 404.html too, which on_post_page would not get
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace('data-md-component="source"', ""), encoding="utf-8")
 
 
 def _target(path: str, page: Page, config: MkDocsConfig, files: Files) -> str:
