@@ -262,7 +262,8 @@ class Gatekeeper:
         with self._lag.measured() if gate.gate.state == "paced" else _NOT_MEASURED as lag:
             report = await attempt
             answer = _answer(report, lag())
-        self.limiter.note_send(lease.endpoint, report.attempt.duration)
+        has_failed = answer.kind == "failed"
+        self.limiter.note_send(lease.endpoint, report.attempt.duration, has_failed=has_failed)
         self._lines[lease.endpoint].has_changed.set()
         others = self._sending[lease.endpoint] - 1
         change = gate.answered(sent, answer, self._store.shared_clock(), others)

@@ -41,7 +41,7 @@ class ConcurrencyLimiter:
 
     Half of the slots are for endpoints whose sends are short on average, so that endpoints with slow or missing answers leave
     these slots free, however many there are. An endpoint counts as slow until its first answer, and while most of its sends
-    wait longer than a short send. A tenth of the slots are for probes.
+    fail or wait longer than a short send. A tenth of the slots are for probes.
 
     An endpoint uses at most its own limit, and at most the number of slots that stay free for its kind. So the slots are
     shared evenly, and some stay free for the next endpoint (the dynamic threshold of Choudhury and Hahne, IEEE/ACM
@@ -130,8 +130,10 @@ class ConcurrencyLimiter:
             del self._since[slot.endpoint]
         self._give_back(slot.endpoint)
 
-    def note_send(self, endpoint: str, seconds: float) -> None:
-        """Take the duration of a send into account."""
+    def note_send(self, endpoint: str, seconds: float, *, has_failed: bool = False) -> None:
+        """Take the duration of a send into account. A failure counts as a long send, so that others come first."""
+        if has_failed:
+            seconds = max(seconds, 2 * SHORT_SECONDS)
         before = self._average.get(endpoint, seconds)
         self._average[endpoint] = before + _WEIGHT * (seconds - before)
         self._classify(endpoint)

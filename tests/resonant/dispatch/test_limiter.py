@@ -310,3 +310,14 @@ async def test_with_few_slots_a_probe_uses_an_ordinary_one():
     limiter = ConcurrencyLimiter(2, 2)
     assert limiter.may_probe
     assert held(await holders(limiter, "down", 1, is_probe=True)) == 1
+
+
+async def test_an_endpoint_that_mostly_fails_counts_as_slow_however_quickly_it_fails():
+    limiter = ConcurrencyLimiter(100, 50)
+    for _ in range(40):
+        limiter.note_send("down", 0.01, has_failed=True)
+        for _ in range(4):
+            limiter.note_send("flaky", 0.01)
+        limiter.note_send("flaky", 0.01, has_failed=True)
+    assert not limiter.is_short("down")
+    assert limiter.is_short("flaky")
