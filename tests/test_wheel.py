@@ -54,7 +54,7 @@ def is_metadata(name: str) -> bool:
     return name.startswith("resonant-") and ".dist-info/" in name
 
 
-def test_a_wheel_has_exactly_the_tracked_files_whatever_else_is_there(checkout, tmp_path):
+def test_a_wheel_has_exactly_the_tracked_files(checkout, tmp_path):
     packed = contents(build(checkout, tmp_path))
     assert {name for name in packed if not is_metadata(name)} == of_package()
     assert {name.partition("/")[2] for name in packed if is_metadata(name)} == {

@@ -254,7 +254,7 @@ def test_a_secret_of_several_lines_is_taken_out_of_what_is_stored_whole_and_in_p
     ("event_type", "field"),
     [("t.ok", "excerpt"), ("t.ok", "warning"), ("t.no", "excerpt"), ("t.no", "error")],
 )
-async def test_whatever_a_sink_of_ones_own_gives_away_is_stored_without_the_secrets_of_its_block(
+async def test_errors_and_excerpts_of_an_own_sink_are_stored_without_the_secrets_of_its_block(
     event_type, field
 ):
     kept = getattr(await kept_of(event_type), field)

@@ -82,7 +82,7 @@ def test_the_service_of_the_event_feed_has_the_name_that_the_broker_knows():
     assert f'group="{broker._FEED}"' in inspect.getsource(event_persister.EventPersister.start)
 
 
-async def test_whoever_sends_while_it_should_read_goes_on_after_a_while(topic, monkeypatch):
+async def test_a_sender_that_is_also_the_reader_continues_after_a_while(topic, monkeypatch):
     monkeypatch.setattr(broker, "MOST_UNREAD", 3)
     monkeypatch.setattr(broker, "PATIENCE_SECONDS", 0.1)
     count = broker.SENT_AT_ONCE + 2
@@ -92,7 +92,7 @@ async def test_whoever_sends_while_it_should_read_goes_on_after_a_while(topic, m
     assert subscription._queue.qsize() == count
 
 
-async def test_whoever_sends_a_few_does_not_wait_as_it_may_hold_the_lock_that_the_reader_needs(
+async def test_a_sender_of_a_few_messages_does_not_wait_as_it_may_hold_the_lock_that_the_reader_needs(
     topic, monkeypatch
 ):
     monkeypatch.setattr(broker, "MOST_UNREAD", 3)

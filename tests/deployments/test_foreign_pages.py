@@ -93,7 +93,7 @@ async def test_who_is_no_foreign_page_is_let_in(headers, method):
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 @pytest.mark.parametrize("headers", by_name(FOREIGN))
-async def test_a_foreign_page_is_refused_whatever_it_asks(headers, method):
+async def test_every_request_of_a_foreign_page_is_refused(headers, method):
     assert await status(headers, method=method) == 403
     assert await websocket(headers) == ["websocket.close"]
 

@@ -99,7 +99,7 @@ def test_only_its_own_pages_are_told_that_they_may_read(prefect_api, origin):
             assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, own)
 
 
-def test_whatever_listens_listens_on_loopback(up):
+def test_every_listener_listens_on_loopback(up):
     listening = [
         each.laddr for one in up.family for each in one.net_connections("inet") if each.status == "LISTEN"
     ]

@@ -45,7 +45,7 @@ PROBE_SECONDS = 0.1
 _PROBE_SHARE = 0.05
 # The most endpoints in one transaction of claims: few if sends to one of them are short, so that it does not wait for others.
 _MOST_ENDPOINTS, _MOST_BESIDE_SHORT = 128, 16
-# The shortest time between two checks of many endpoints of which none had room.
+# The shortest time between two checks of many endpoints, if none of them had room.
 _REST_SECONDS = 0.01
 # The smallest claim in the bulk lane from an endpoint that has finished deliveries: a task run costs as much as ten sends.
 _LEAST_CHUNK = 16

@@ -95,7 +95,7 @@ def test_more_dead_letters_than_a_page_are_all_there_once(resonant, worker):
     assert all(len(row["history"]) == 1 for row in rows)
 
 
-def test_only_its_owner_may_read_it_whatever_was_there_before(resonant, dead, tmp_path):
+def test_only_its_owner_may_read_it_even_if_it_replaces_another_file(resonant, dead, tmp_path):
     path = tmp_path / "error_report.json"
     path.write_text("old")
     path.chmod(0o644)

@@ -223,7 +223,7 @@ def test_prometheus_text_is_on_stdout(resonant, busy):
     assert p50 == pytest.approx(0.2, rel=0.01)
 
 
-def test_a_file_takes_the_place_of_whatever_was_there_and_others_may_read_it(resonant, busy, tmp_path):
+def test_a_file_replaces_an_existing_one_and_others_may_read_it(resonant, busy, tmp_path):
     path = tmp_path / "metrics.prom"
     path.write_text("half a fi")
     path.chmod(0o600)

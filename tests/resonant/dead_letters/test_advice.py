@@ -124,7 +124,7 @@ def test_every_reason_has_a_line_of_its_own_where_the_code_says_little(reason, w
     assert words in advise(code="http_503", reason=reason, category="transient")
 
 
-def test_what_was_cancelled_or_crashed_says_so_whatever_the_code():
+def test_advice_names_a_cancellation_or_a_crash_for_every_code():
     for verdict in VERDICTS:
         assert "cancelled these" in advice_on(verdict, "cancelled")
         assert "workers were lost" in advice_on(verdict, "crashed")

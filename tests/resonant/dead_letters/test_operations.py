@@ -75,7 +75,7 @@ class TestReplay:
         assert desk.delivery("evt_1").replays == 1
         assert desk.status().balanced
 
-    def test_fences_whoever_held_the_delivery_before_it_died(self, desk):
+    def test_fences_the_worker_that_held_the_delivery_before_it_died(self, desk):
         desk.enqueue("evt_1")
         old = desk.claim_one()
         desk.fail(old, GiveUp("exhausted"))

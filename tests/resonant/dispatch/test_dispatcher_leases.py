@@ -331,7 +331,7 @@ class TestWaiting:
             ("retrying", None, START + 1): 4
         }
 
-    async def test_whoever_waited_leaves_its_place_to_the_next(self, tmp_path):
+    async def test_a_finished_waiter_leaves_its_place_to_the_next(self, tmp_path):
         async with scene(
             tmp_path, orders=failing_first(2), limits=Limits(concurrency=1, max_waiting=1)
         ) as worker:

@@ -13,7 +13,7 @@ from support.waiting import until
 
 
 @pytest.mark.usefixtures("lane")
-async def test_deliveries_that_wait_for_the_first_answer_hardly_ask_the_gate_and_go_on_at_once(
+async def test_deliveries_that_wait_for_the_first_answer_rarely_ask_the_gate_and_continue_at_once(
     tmp_path, monkeypatch
 ):
     asked, sent = [], []

@@ -63,7 +63,7 @@ async def test_a_store_that_is_away_for_a_moment_ends_no_renewal():
     await renewing.stop()
 
 
-async def test_whatever_else_ends_it_is_told():
+async def test_an_unexpected_error_ends_it_and_is_reported():
     store, told = Store(lease_seconds=0.003, failures=[error := RuntimeError("broken")]), []
     renewing = heartbeat(store, on_failure=told.append)
     renewing.start()

@@ -90,7 +90,7 @@ async def test_endpoints_that_keep_their_slots_for_ever_leave_some_for_the_next_
     assert held(await holders(limiter, "healthy", 200)) >= 1
 
 
-async def test_two_endpoints_end_up_with_equal_shares_whoever_came_first():
+async def test_two_endpoints_end_up_with_equal_shares_in_either_order():
     limiter = limiter_of_short_sends(30, 30, ["early", "late"])
     groups = {name: await holders(limiter, name, 100) for name in ("early", "late")}
     for _ in range(40):
@@ -126,7 +126,7 @@ async def test_with_one_slot_endpoints_take_turns():
     assert [set(names[1:4]), set(names[4:7])] == [{"a", "b", "c"}] * 2
 
 
-async def test_whoever_came_first_to_an_endpoint_is_served_first():
+async def test_the_waiters_of_an_endpoint_are_served_in_order_of_arrival():
     log = []
     group = await holders(limiter_of_short_sends(4, 2), "a", 30, log)
     for turn in range(30):

@@ -255,7 +255,7 @@ def test_each_chart_is_small_and_so_is_one_of_weeks():
     assert len(points(many[1], "delivered")) == charts.MOST_HOURS
 
 
-def test_a_name_is_cut_and_means_nothing_to_whoever_reads_the_svg():
+def test_a_name_is_cut_and_escaped_in_the_svg():
     name = "<script>$x^2$ & \x1b\x00]]>" + "n" * 100
     svg = charts.retry_delays([delay(1, low=1, median=1, high=1, endpoint=name)], name, RetryPolicy())
     [label] = [text for text in texts(svg) if text.startswith("<script>")]

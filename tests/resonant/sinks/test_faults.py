@@ -60,7 +60,7 @@ async def test_every_way_ends_in_time_with_its_verdict_and_the_next_send_works(w
 
 # Statuses
 @pytest.mark.parametrize("hundreds", [2, 3, 4, 5])
-async def test_every_final_status_is_read_whatever_it_is(hundreds):
+async def test_every_final_status_is_read(hundreds):
     """Their verdicts are the classifier's; that the status arrives is the sink's."""
 
     async with no_socket_left(), Receiver(named_fault) as receiver, HttpSink(endpoint(receiver.url)) as sink:
@@ -206,6 +206,6 @@ async def test_after_64_kib_of_an_answer_nobody_waits_for_more(action, monkeypat
         assert await outcome_of(sink) in {UNAVAILABLE, TOO_LONG}
 
 
-def test_the_bomb_is_one_for_whoever_decodes_it():
+def test_the_gzip_bomb_is_large_when_decoded():
     assert len(_bomb()) > 2 * READ_BYTES
     assert len(gzip.decompress(_bomb())) == 128 * 1024 * 1024

@@ -65,7 +65,7 @@ CUT_OFF = Verdict("transient", "broken_pipe", maybe_processed=True)
     ],
     ids=lambda action: action.name,
 )
-async def test_memory_stays_bounded_whatever_is_sent(action):
+async def test_memory_stays_bounded_for_every_fault(action):
     """The receiver is in it too: a huge header is there three times before it is sent."""
     _bomb()
     tracemalloc.start()

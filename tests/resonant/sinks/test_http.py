@@ -221,7 +221,7 @@ async def test_a_redirect_is_never_followed(status):
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
-async def test_a_2xx_is_a_delivery_whatever_its_body_is(action, warning):
+async def test_a_2xx_is_a_delivery_with_any_body(action, warning):
     (outcome, _), duration = await seconds(deliver(action))
     assert isinstance(outcome, Receipt)
     assert outcome.status_code == 200

@@ -132,7 +132,7 @@ class TestRecord:
         with pytest.raises(ValueError, match="attempt 1 cannot follow attempt 1 of its lease"):
             Outcome(stale, desk.delivered(lease).attempt, None)
 
-    def test_what_a_receiver_says_is_storable_whatever_it_holds(self, desk):
+    def test_any_answer_of_a_receiver_is_storable(self, desk):
         desk.enqueue("evt_1")
         dirty = {
             "excerpt": "a\0b",

@@ -149,7 +149,7 @@ def look(connection, now: float) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_whatever_is_done_the_store_agrees_with_a_plain_model(desk, store_url):
+def test_after_any_operations_the_store_agrees_with_a_plain_model(desk, store_url):
     run_state_machine_as_test(
         partial(Machine, desk),
         settings=settings(

@@ -47,7 +47,7 @@ def test_a_batch_larger_than_a_statement_can_name_goes_through_every_operation(d
     max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=st.lists(st.tuples(st.sampled_from(_STEPS), st.integers(0, 5)), min_size=20, max_size=60))
-def test_whatever_workers_do_the_balance_holds_and_the_counters_equal_the_facts(desk, steps):
+def test_after_any_steps_of_workers_the_balance_holds_and_the_counters_equal_the_facts(desk, steps):
     endpoint = f"endpoint-{next(_numbers)}"
     held, lost = [], []
     highest_token: Counter[int] = Counter()

@@ -172,7 +172,7 @@ async def test_a_port_can_be_taken_again_at_once():
         assert (receiver.url == again.url, (await post(again.url)).status_code) == (True, 200)
 
 
-def test_nothing_is_left_behind_whatever_was_going_on():
+def test_a_stopped_receiver_leaves_nothing_behind():
     actions = [never_answer(), slow_body(), endless_body(), respond(200, delay=60), respond(200)]
 
     def script(request):
