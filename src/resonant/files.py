@@ -104,7 +104,7 @@ def _follow(path: Path) -> Path:
     Raises:
         OSError: a link leads in a circle, or was made by another user in a folder with the sticky bit.
     """
-    path = Path.cwd() / path
+    path = path.absolute()
     for _ in range(_MOST_LINKS):
         link = next((each for each in (*reversed(path.parents), path) if each.is_symlink()), None)
         if link is None:
@@ -112,7 +112,7 @@ def _follow(path: Path) -> Path:
         folder = link.parent.stat()
         if folder.st_mode & _STICKY == _STICKY and link.lstat().st_uid not in {os.geteuid(), folder.st_uid}:
             raise PermissionError(
-                errno.EACCES, f"another user made the link {link}: name another file, or remove the link"
+                errno.EACCES, f"another user made the link {link}: name another file"
             )
         path = link.parent / link.readlink() / path.relative_to(link)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

@@ -130,6 +130,15 @@ def test_other_links_are_followed(tmp_path, monkeypatch):
     assert (tmp_path / "real" / "file").is_symlink()
 
 
+def test_an_absolute_path_needs_no_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    write(tmp_path / "report")
+    open_private(tmp_path / "log", "ab").close()
+    assert names(tmp_path) == ["log", "report"]
+
+
 def test_a_link_in_a_circle_is_refused(tmp_path):
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(ResonantError, match="circle: Too many levels of symbolic links"):
