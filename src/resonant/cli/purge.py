@@ -12,6 +12,8 @@ from resonant import output
 from resonant.cli import asking, filters, options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from resonant.dead_letters.purge import Chosen, PurgeReport, Retention
     from resonant.settings import Settings
     from resonant.store import Store
@@ -70,7 +72,7 @@ def purge(
     """
     from resonant.cli.progress import progress
     from resonant.cli.running import run_with_store, who_runs_this
-    from resonant.dead_letters.purge import NO_ARCHIVE, daily_archive, prepared_archive
+    from resonant.dead_letters.purge import daily_archive
     from resonant.dead_letters.purge import purge as purge_deliveries
     from resonant.settings import load_settings
 
@@ -86,16 +88,16 @@ def purge(
         text=text, since=since, until=until,
     )  # fmt: skip
     what = _what(settings, selection, older_than, delivered_older_than)
-    now = time.time()
+    now = time.time()  # for the question too, so that nothing is removed that it did not count
     if not (yes or dry_run):
         place = None if no_archive else archive or str(daily_archive(settings, now))
-        _ask(what, settings, place, is_by_age=selection.is_empty and bool(older_than))
-    path = None if dry_run else prepared_archive(NO_ARCHIVE if no_archive else archive, settings, now)
+        _ask(what, settings, place, is_by_age=selection.is_empty and bool(older_than), now=now)
+    path = None if dry_run or no_archive else _archive(archive, settings, now)
 
     async def work(store: Store) -> PurgeReport:
         with progress("purging") as show:
             return await purge_deliveries(
-                store, what, who=who_runs_this(), archive=path, dry_run=dry_run, on_progress=show
+                store, what, who=who_runs_this(), archive=path, dry_run=dry_run, now=now, on_progress=show
             )
 
     report = run_with_store(work, settings)
@@ -130,7 +132,17 @@ def _what(
     )
 
 
-def _ask(what: Retention | Chosen, settings: Settings, archive: str | None, *, is_by_age: bool) -> None:
+def _archive(asked: str | None, settings: Settings, now: float) -> Path:
+    from pathlib import Path
+
+    from resonant.dead_letters.purge import prepared_daily_archive
+
+    return Path(asked) if asked else prepared_daily_archive(settings, now)
+
+
+def _ask(
+    what: Retention | Chosen, settings: Settings, archive: str | None, *, is_by_age: bool, now: float
+) -> None:
     """Ask for confirmation on a terminal, unless there is nothing to remove.
 
     Raises:
@@ -146,7 +158,7 @@ def _ask(what: Retention | Chosen, settings: Settings, archive: str | None, *, i
         raise options.Misuse(
             "this removes dead letters of any age: give --yes, or only a minimum age with --older-than"
         )
-    expected = run_with_store(lambda store: store.read(forecast, what, now=store.clock()), settings)
+    expected = run_with_store(lambda store: store.read(forecast, what, now=now), settings)
     if expected.dead_letters or expected.delivered:
         kept = f"and archived in {output.visible(archive)}" if archive else "without an archive"
         asking.confirm(f"{expected} would be removed permanently, {kept}", "Remove?")

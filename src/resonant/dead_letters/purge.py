@@ -189,6 +189,7 @@ async def purge(
     who: str,
     archive: Path | None = None,
     dry_run: bool = False,
+    now: float | None = None,
     on_progress: Callable[[int], None] = lambda _purged: None,
 ) -> PurgeReport:
     """Remove final deliveries: those past their retention, or chosen ones. A delivery that is being replayed is not final.
@@ -200,13 +201,14 @@ async def purge(
         archive: a file to append removed deliveries to, one JSON document per line; gzip if its name ends in ``.gz``. A
             row is removed once its archive entry is on disk; after a crash between the two steps, it is in both.
         dry_run: only count.
+        now: when ages are counted from, in seconds since the epoch; the store's time by default.
         on_progress: called with the number purged so far.
 
     Raises:
         ArchiveError: the archive cannot be written.
         StoreUnavailable: the store became unavailable; earlier removals persist and are in the audit.
     """
-    now = store.clock()
+    now = store.clock() if now is None else now
     rules = await store.read(what.rules, now=now)
     final = await store.read(operations.count_final)
     if dry_run:

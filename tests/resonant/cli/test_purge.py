@@ -6,9 +6,11 @@ import gzip
 import json
 import re
 import shlex
+import time
 
 import pytest
 
+from resonant.cli import asking
 from resonant.delivery.retry import GiveUp
 from support.dlq_actions import PERMANENT, reasons
 
@@ -54,6 +56,26 @@ def test_the_question_counts_delivered_history_and_says_when_there_is_no_archive
     argv = ("purge", "--older-than", "0", "--delivered-older-than", "1", "--no-archive")
     shown = " ".join(resonant.on_a_terminal(*argv, typed="n\n", code=1).split())
     assert "3 dead letters and 1 delivered would be removed permanently, without an archive Remove?" in shown
+
+
+def test_an_archive_may_have_the_name_none(resonant, dead, tmp_path):
+    said = resonant("purge", "--older-than", "30", "--archive", "none").out
+    assert said == "1 purged, 3 kept; archived in none\n"
+    assert json.loads((tmp_path / "none").read_bytes())["event"]["id"] == "evt_old"
+
+
+def test_a_dead_letter_that_comes_after_the_question_stays(resonant, dead, monkeypatch):
+    def confirm(fact, _question):
+        assert fact.startswith("3 dead letters would be removed")
+        dead.clock.advance(time.time() - dead.clock())
+        dead.accept("evt_later")
+        dead.attempt(GiveUp("permanent"), **PERMANENT)
+
+    monkeypatch.setattr(asking, "can_ask", lambda: True)
+    monkeypatch.setattr(asking, "confirm", confirm)
+
+    assert resonant.json("purge", "--older-than", "0")["purged"] == 3
+    assert reasons(resonant).keys() == {"evt_later"}
 
 
 def test_nothing_to_remove_is_not_asked_about(resonant, dead):
