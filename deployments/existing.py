@@ -58,7 +58,8 @@ async def pause(names: Iterable[str]) -> None:
 async def remove_old_deployments() -> None:
     """Remove each deployment that has a successor with a new name, with its automations.
 
-    A deployment stays while a run that a user requested waits in it, since Prefect would delete that run.
+    A deployment stays while a run that a user requested waits or starts in it: Prefect would delete the run, or the run could not
+    load its flow.
     """
     from prefect.client.orchestration import get_client  # noqa: PLC0415
 
@@ -96,10 +97,9 @@ async def _has_requested_runs(client: PrefectClient, deployment: DeploymentRespo
     )
     from prefect.client.schemas.objects import StateType  # noqa: PLC0415
 
+    not_loaded = [StateType.SCHEDULED, StateType.PENDING]
     runs = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
-        ),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=not_loaded))),
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
     )
     return any(not run.auto_scheduled for run in runs)

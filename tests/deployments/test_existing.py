@@ -80,10 +80,11 @@ async def test_a_stopped_deployment_stops_its_successor_too(server, add, stopped
     server.post(f"/deployments/{found['id']}/resume_deployment")
 
 
-async def test_a_deployment_stays_while_a_run_that_a_user_requested_waits(server, add):
+@pytest.mark.parametrize("state", ["SCHEDULED", "PENDING"])
+async def test_a_deployment_stays_while_a_run_that_a_user_requested_waits_or_starts(server, add, state):
     old = add("replay-dead-letters/on-demand", schedules=[{"schedule": HOURLY}])
-    tonight = {"state": {"type": "SCHEDULED", "name": "Scheduled"}}
-    run = server.post(f"/deployments/{old}/create_flow_run", json=tonight).json()["id"]
+    requested = {"state": {"type": state, "name": state.title()}}
+    run = server.post(f"/deployments/{old}/create_flow_run", json=requested).json()["id"]
 
     await remove_old_deployments()
     assert exists(server, old)
