@@ -111,9 +111,7 @@ def _follow(path: Path) -> Path:
             return Path(os.path.normpath(path))
         folder = link.parent.stat()
         if folder.st_mode & _STICKY == _STICKY and link.lstat().st_uid not in {os.geteuid(), folder.st_uid}:
-            raise PermissionError(
-                errno.EACCES, f"another user made the link {link}: name another file"
-            )
+            raise PermissionError(errno.EACCES, f"another user made the link {link}: name another file")
         path = link.parent / link.readlink() / path.relative_to(link)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 

@@ -1,4 +1,4 @@
-"""The part of ``resonant status`` below the balance: each endpoint, and the daily purge."""
+"""The parts of ``resonant status`` around the balance: each endpoint, alerts, gates, and the daily purge."""
 
 from __future__ import annotations
 
