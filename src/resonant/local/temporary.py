@@ -38,14 +38,14 @@ def temporary_folder(home: Path) -> Iterator[Path]:
 
 def _sweep(parent: Path) -> None:
     used = set(_used_folders())
-    for folder in parent.iterdir():
-        if str(folder) not in used:
+    for folder in parent.resolve().iterdir():
+        if folder not in used:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _used_folders() -> Iterator[str]:
+def _used_folders() -> Iterator[Path]:
     """Yield the temporary folder of each process of this user: a killed worker may still have runs."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if folder := process.environ().get(VARIABLE):
-                yield folder
+                yield Path(folder).resolve()

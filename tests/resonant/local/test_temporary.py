@@ -33,6 +33,9 @@ def test_a_folder_that_a_killed_process_left_is_removed_and_one_of_a_living_proc
         with temporary_folder(tmp_path):
             assert not abandoned.exists()
             assert used.exists()
+        (tmp_path / "link").symlink_to(tmp_path)
+        with temporary_folder(tmp_path / "link"):
+            assert used.exists(), "the home folder has another name now"
         living.stdin.close()
     with temporary_folder(tmp_path):
         assert not used.exists()
