@@ -201,7 +201,7 @@ async def purge(
         archive: a file to append removed deliveries to, one JSON document per line; gzip if its name ends in ``.gz``. A
             row is removed once its archive entry is on disk; after a crash between the two steps, it is in both.
         dry_run: only count.
-        now: when ages are counted from, in seconds since the epoch; the store's time by default.
+        now: the time from which ages are counted, in seconds since the epoch; by default, the store's.
         on_progress: called with the number purged so far.
 
     Raises:
