@@ -169,7 +169,7 @@ class ConcurrencyLimiter:
         return used < free - self._for_new
 
     def _has_others(self, endpoint: str) -> bool:
-        return bool(self._since.keys() - {endpoint} or self._waiting.keys() - {endpoint})
+        return any(len(names) > (endpoint in names) for names in (self._since, self._waiting))
 
     def _give_back(self, endpoint: str) -> None:
         self._change(endpoint, -1)
@@ -213,11 +213,12 @@ class ConcurrencyLimiter:
         self._wake()
 
     def _wake(self, *, slow: bool = True) -> None:
-        """Give free slots to waiting endpoints, first to those with short sends."""
+        """Give free slots to waiting endpoints; ``slow`` tells whether slow ones may get one, too."""
         while self._waiting:
-            endpoint = self._next_of(name for name in self._short if name in self._waiting)
-            if endpoint is None and slow and self._slow_in_use < self._for_slow:
-                endpoint = self._next_of(name for name in self._waiting if name not in self._short)
+            if slow and self._slow_in_use < self._for_slow:
+                endpoint = self._next_of(self._waiting)
+            else:
+                endpoint = self._next_of(name for name in self._short if name in self._waiting)
             if endpoint is None:
                 return
             turn = self._waiting[endpoint].popleft()

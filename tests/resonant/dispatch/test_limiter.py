@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 from collections import Counter
 
 import pytest
@@ -260,6 +261,22 @@ async def test_endpoints_with_long_sends_leave_half_of_the_slots_and_some_for_ne
     assert 100 <= sum(map(held, slow)) <= 140
     assert held(await holders(limiter, "new", 5)) == 1
     assert held(await holders(limiter, "healthy", 100)) == 50
+
+
+@pytest.mark.parametrize(("total", "busy"), [(400, 12), (2, 3)])
+async def test_many_busy_endpoints_with_short_sends_leave_slots_to_new_and_slow_ones(total, busy):
+    names = [f"busy-{number}" for number in range(busy)]
+    limiter = limiter_of_short_sends(total, 50, names)
+    limiter.note_send("slow", 1.0)
+    groups = [await holders(limiter, name, 60) for name in names]
+    late = [*await holders(limiter, "new", 1), *await holders(limiter, "slow", 1)]
+    assert held(late) == 0, "all slots are in use"
+
+    for _ in range(4):
+        for holder in [each for each in [*late, *itertools.chain(*groups)] if each.holds][:busy]:
+            await holder.leave()
+            holder.was_served = True
+    assert [getattr(each, "was_served", each.holds) for each in late] == [True, True]
 
 
 async def test_an_endpoint_is_slow_once_most_of_its_sends_have_no_answer_for_long():
