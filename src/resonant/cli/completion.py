@@ -44,19 +44,22 @@ def _beginning(text: str, words: Iterable[str]) -> list[str]:
 
 
 def _read(operation: Callable[[Connection], set[str]]) -> set[str]:
-    """Read from an existing store; return nothing if that fails for any reason."""
+    """Read from an existing store, without a change to it; return nothing if that fails for any reason."""
     import asyncio
 
     from resonant.settings import load_settings
-    from resonant.store.configured import open_configured_store
-    from resonant.store.database import file_of
+    from resonant.store.database import file_of, open_database
 
     async def read() -> set[str]:
         settings = load_settings()
         if (file := file_of(settings.store_url)) and not file.exists():
             return set()
-        async with asyncio.timeout(_MOST_SECONDS), open_configured_store(settings) as store:
-            return await store.read(operation)
+        async with asyncio.timeout(_MOST_SECONDS):
+            database = await open_database(settings.store_url, may_migrate=False)
+            try:
+                return await database.read(operation)
+            finally:
+                await database.close()
 
     try:
         return asyncio.run(read())

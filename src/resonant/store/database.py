@@ -90,16 +90,23 @@ class Database(Protocol):
         """Close every connection."""
 
 
-async def open_database(url: str, *, lease_seconds: float = 60.0, host_clock: Clock = time.time) -> Database:
+async def open_database(
+    url: str,
+    *,
+    lease_seconds: float = 60.0,
+    host_clock: Clock = time.time,
+    may_migrate: bool = True,
+) -> Database:
     """Open the database and bring its schema up to date. Several processes may do so at once.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
         lease_seconds: the duration of leases. On PostgreSQL, no transaction holds or awaits a lock for longer.
         host_clock: the shared clock on SQLite; unused on PostgreSQL.
+        may_migrate: otherwise, an older or missing schema is an error.
 
     Raises:
-        StoreError: the URL does not name a supported database.
+        StoreError: the URL does not name a supported database, or it would have to be migrated.
         StoreUnavailable: it cannot be opened, reached or written.
         StoreTooNew: a newer Resonant wrote its schema.
     """
@@ -107,7 +114,7 @@ async def open_database(url: str, *, lease_seconds: float = 60.0, host_clock: Cl
     database = _connect(parsed, lease_seconds=lease_seconds, host_clock=host_clock)
     try:
         if await database.read(read_schema_version) != SCHEMA_VERSION:
-            await _migrate(parsed)
+            await _migrate(parsed, may_migrate=may_migrate)
     except StoreTooNew as error:
         await database.close()
         raise StoreTooNew(f"{database}: {error}") from None
@@ -127,7 +134,9 @@ def file_of(url: str) -> Path | None:
     return path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
 
 
-async def _migrate(url: URL) -> None:
+async def _migrate(url: URL, *, may_migrate: bool) -> None:
+    if not may_migrate:
+        raise StoreError("the store has the schema of an older version, or none")
     # Imported before taking the lock, since it is slow.
     import alembic.command  # noqa: F401, PLC0415
 

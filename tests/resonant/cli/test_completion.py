@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 
@@ -72,3 +73,13 @@ def test_completion_creates_no_store(complete, monkeypatch, tmp_path):
     monkeypatch.delenv("RESONANT_DATABASE_URL")
     assert complete("resonant status --endpoint b") == []
     assert not (tmp_path / "home").exists()
+
+
+def test_completion_does_not_migrate_a_store(complete, tmp_path, monkeypatch):
+    store = tmp_path / "older.db"
+    with sqlite3.connect(store) as connection:
+        connection.execute("CREATE TABLE other (id INTEGER)")
+    monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{store}")
+    assert complete("resonant status --endpoint b") == []
+    with sqlite3.connect(store) as connection:
+        assert [*connection.execute("SELECT name FROM sqlite_schema")] == [("other",)]
