@@ -262,10 +262,15 @@ def load_settings() -> Settings:
         )  # error parsing value for field "policies" from ...
         raise SettingsError(f"RESONANT_{field.upper()}: not JSON: {error.__cause__}") from None
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field, *place = map(str, first["loc"])
-        parts = [f"RESONANT_{field.upper()}", ".".join(place), first["msg"].removeprefix("Value error, ")]
+        (field, *place), message = first_problem(error)
+        parts = [f"RESONANT_{field.upper()}", ".".join(place), message]
         raise SettingsError(": ".join(filter(None, parts))) from None
+
+
+def first_problem(error: ValidationError) -> tuple[list[str], str]:
+    """Return the place and the text of a validation's first error, without pydantic's additions and the wrong value."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return list(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
 
 
 def _named_policy(name: str, more: dict[str, RetryPolicy]) -> RetryPolicy:

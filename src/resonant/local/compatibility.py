@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
+import re
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant.errors import ResonantError
 from resonant.local.project import project_directory
+from resonant.settings import SettingsError, first_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -84,14 +87,25 @@ def import_prefect() -> None:
 
     When it is imported, Prefect also reads ``.env``, ``prefect.toml`` and ``pyproject.toml`` of the working folder. They can
     make it run code, so a command in somebody else's folder must not read them. Prefect has no option for this.
+
+    Raises:
+        SettingsError: a setting or the file of profiles is malformed.
     """
     if _CONTEXT in sys.modules:
         return
     for name in _PATHS:
         if path := os.environ.get(name):
             os.environ[name] = str(Path(path).expanduser().absolute())
-    with _working_in(project_directory()):
-        importlib.import_module(_CONTEXT)
+    shown = io.StringIO()
+    try:
+        # Prefect prints invalid settings before it raises them.
+        with _working_in(project_directory()), contextlib.redirect_stderr(shown):
+            importlib.import_module(_CONTEXT)
+    except ValueError as error:
+        if problem := _problem_of_settings(error):
+            raise SettingsError(problem) from None
+        raise
+    sys.stderr.write(shown.getvalue())
 
 
 def count_unsent_messages() -> int:
@@ -210,6 +224,38 @@ def _working_in(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             os.chdir(here or folder)
+
+
+def _problem_of_settings(error: ValueError) -> str | None:
+    """Describe an error that Prefect raised when it read its settings; None for another error."""
+    import tomllib
+
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError as MalformedJson
+
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return f"a file of Prefect's settings, such as profiles.toml, is not TOML: {error}"
+    if isinstance(error, ValidationError):
+        (field, *_), message = first_problem(error)
+        return f"{_variable(field, error.title)}: {message}"
+    if isinstance(error, MalformedJson) and (found := re.search('field "(.+?)"', str(error))):
+        return f"{_variable(found[1])}: not JSON"
+    return None
+
+
+def _variable(field: str, class_name: str | None = None) -> str:
+    """Return the name of a Prefect setting, and where it may be set."""
+    from prefect.settings.base import PrefectBaseSettings
+
+    names = [
+        f"{each.model_config.get('env_prefix')}{field}".upper()
+        for each in PrefectBaseSettings.__subclasses__()
+        if class_name in (None, each.__name__) and field in each.model_fields
+    ] or [field.upper()]
+    for name in names:
+        if name in os.environ:
+            return name
+    return f"{names[0]} in Prefect's profile or prefect.toml"
 
 
 def _check(names: Iterable[PrivateName]) -> None:

@@ -1,6 +1,9 @@
 """Prefect's private names: each is looked for at start, and does what Resonant uses it for."""
 
+import os
 import re
+import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +35,14 @@ from resonant.local.compatibility import (
 from resonant.testing import Receiver, nobody_listening, respond
 
 PROJECT = Path(__file__).parents[3]
+IMPORT = """
+from resonant.errors import ResonantError
+from resonant.local.compatibility import import_prefect
+try:
+    import_prefect()
+except ResonantError as error:
+    print(error)
+"""
 LINE = {"message": "a line", "name": "resonant", "level": 20, "timestamp": "2026-01-01T00:00:00Z"}
 
 
@@ -132,6 +143,34 @@ def test_a_name_that_prefect_lost_is_one_line_with_the_releases_that_have_it(
         str(changed.value),
     )
     check()
+
+
+@pytest.mark.parametrize(
+    ("variables", "profiles", "line"),
+    [
+        ({"PREFECT_LOGGING_LEVEL": "odd"}, "", "PREFECT_LOGGING_LEVEL: Input should be 'DEBUG', "),
+        ({"PREFECT_CLIENT_CUSTOM_HEADERS": "oops"}, "", "PREFECT_CLIENT_CUSTOM_HEADERS: not JSON"),
+        (
+            {},
+            'active = "a"\n[profiles.a]\nPREFECT_API_REQUEST_TIMEOUT = "soon"\n',
+            "PREFECT_API_REQUEST_TIMEOUT in Prefect's profile or prefect.toml: Input should be a valid number",
+        ),
+        ({}, "[broken", "a file of Prefect's settings, such as profiles.toml, is not TOML: "),
+    ],
+)
+def test_a_malformed_setting_of_prefect_is_one_line_that_names_it(variables, profiles, line, tmp_path):
+    (tmp_path / "profiles.toml").write_text(profiles)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        env=kept | {"PREFECT_HOME": str(tmp_path)} | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(line)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_no_other_module_uses_private_names_of_prefect():
