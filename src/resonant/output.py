@@ -131,17 +131,20 @@ def _wrapped(text: str, console: Console, *, indent: int) -> str:
     )
 
 
-def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def write_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, only_first_folds: bool = False
+) -> None:
     """Write a table in aligned columns, one row per line; on a terminal, fit it to the width.
 
     Args:
         header: column names.
         rows: cells. On a terminal, a cell may have several lines; the first line of a cell in the
             first or last column is never folded.
+        only_first_folds: fold only cells of the first column instead, as in a table of numbers.
     """
     console = stdout()
     if console.is_terminal:
-        _write_on_terminal(console, header, rows)
+        _write_on_terminal(console, header, rows, only_first_folds=only_first_folds)
         return
     lines = [[name.replace("\n", " ").upper() for name in header], *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -149,7 +152,9 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         write("  ".join(map(str.ljust, line, widths)).rstrip() + "\n")
 
 
-def _write_on_terminal(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _write_on_terminal(
+    console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], *, only_first_folds: bool
+) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -159,8 +164,9 @@ def _write_on_terminal(console: Console, header: Sequence[str], rows: Sequence[S
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, leading=int(is_tall)
     )
     for index, name in enumerate(header):
-        whole = index in (0, len(header) - 1)
-        table.add_column(name, overflow="fold", min_width=_first_lines(rows, index) if whole else None)
+        whole = index > 0 if only_first_folds else index in (0, len(header) - 1)
+        width = max(_first_lines(rows, index), *map(len, name.split())) if whole else None
+        table.add_column(name, overflow="fold", min_width=width)
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)

@@ -124,7 +124,7 @@ async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(engine, tmp_pa
     await store.close()
     _, [artifact] = await export()
     _, _, table = artifact.data.partition("### By event type")
-    assert "| t | 0 | 0 | 2 | - | 0 | 0 | - |" in table
+    assert "| t | 0 | 0 | 2 | 0 | 0 | - |" in table
     assert "| ``<b>\\x7c`x`\\x7c[y](http://z.example)</b>`` | 0 | 0 | 1 |" in table
 
 

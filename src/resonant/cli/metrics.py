@@ -195,7 +195,7 @@ def _write_statistics(found: Statistics) -> None:
     for table in tables(found):
         output.write(f"\n{table.title}\n")
         rows = [tuple(map(output.visible, row)) for row in with_bars(table).rows]
-        output.write_table(table.header, rows)
+        output.write_table(table.header, rows, only_first_folds=True)
 
 
 def with_bars(table: Table) -> Table:

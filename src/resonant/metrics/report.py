@@ -91,7 +91,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
     return (table for table in every if table.rows)
 
 
-_OF_TYPE = ("event type", "delivered", "dead", "unfinished", "success rate", "attempts", "failed", "p95 ms")
+_OF_TYPE = ("event type", "delivered", "dead", "unfinished", "attempts", "failed", "p95 ms")
 _DURATIONS = {
     "Duration of an attempt, in ms": "latency",
     "Time from acceptance to delivery, in ms": "end_to_end",
@@ -130,9 +130,8 @@ def _types(by_type: Mapping[str, Figures]) -> tuple[tuple[str, ...], ...]:
 
 
 def _type(events: Events, attempts: Attempts) -> tuple[str, ...]:
-    counts = (events.success, events.dead_letter, events.unfinished)
-    rate = percent(events.success_rate)
-    return (*(f"{count:,}" for count in counts), rate, f"{attempts.total:,}", f"{attempts.failed:,}")
+    counts = (events.success, events.dead_letter, events.unfinished, attempts.total, attempts.failed)
+    return tuple(f"{count:,}" for count in counts)
 
 
 def _attempts(figures: Figures) -> tuple[str, ...]:
