@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -124,11 +125,13 @@ def _refusal(shown: str, own: list[str]) -> str:
 
 
 def _replace(target: Path, content: bytes) -> None:
-    """Write a file; an interruption leaves the old content or the new."""
+    """Write a file, and keep its permissions; an interruption leaves the old content or the new."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fd, new = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(content)
+    if target.exists():
+        shutil.copymode(target, new)
     Path(new).replace(target)
 
 

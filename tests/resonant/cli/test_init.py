@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,10 @@ def test_overwriting_replaces_the_unchanged_files_of_a_copy_and_keeps_all_others
     resonant("init", "ours")
     older_copy(folder)
     (folder / "flows" / "theirs.py").write_text("kept")
+    (folder / "flows" / "emit.py").chmod(0o644)
     resonant("init", "ours", "--overwrite")
     assert (folder / "flows" / "emit.py").read_bytes() == (CHECKOUT / "flows" / "emit.py").read_bytes()
+    assert stat.S_IMODE((folder / "flows" / "emit.py").stat().st_mode) == 0o644
     assert (folder / "flows" / "theirs.py").read_text() == "kept"
     resonant("init", "ours", "--overwrite")
 
