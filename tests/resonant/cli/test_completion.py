@@ -49,6 +49,23 @@ def test_codes_of_dead_letters_are_completed_before_those_of_the_classifier(comp
     assert complete("resonant dlq --code connect_re")[0].startswith("connect_re")
 
 
+def test_an_sqlite_store_is_read_without_sqlalchemy(worker):
+    worker.do(lambda store: store.write(endpoints.remember, ["billing"]))
+    program = "import sys; from resonant.cli import completion as c; print(c.endpoints('b'), 'sqlalchemy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "['billing'] False\n"
+
+
+def test_postgresql_completes_the_same(complete, worker, postgresql_url, monkeypatch):
+    monkeypatch.setenv("RESONANT_DATABASE_URL", postgresql_url)
+    there = type(worker)(postgresql_url)
+    there.accept("evt_1")
+    there.attempt(GiveUp("permanent"), code="http_404", category="permanent")
+
+    assert complete("resonant status --endpoint b") == ["billing"]
+    assert complete("resonant dlq --code http_4") == ["http_404"]
+
+
 def test_policies_are_completed(complete, monkeypatch):
     monkeypatch.setenv("RESONANT_POLICIES", '{"brief": {"max_attempts": 3}}')
     assert complete("resonant emit --policy ") == ["brief", "classic", "default"]
