@@ -105,7 +105,8 @@ def import_prefect() -> None:
         if problem := _problem_of_settings(error):
             raise SettingsError(problem) from None
         raise
-    sys.stderr.write(shown.getvalue())
+    if sys.stderr is not None and shown.getvalue():
+        sys.stderr.write(shown.getvalue())
 
 
 def count_unsent_messages() -> int:

@@ -173,6 +173,16 @@ def test_a_malformed_setting_of_prefect_is_one_line_that_names_it(variables, pro
     assert done.stderr == ""
 
 
+def test_prefect_is_imported_without_a_standard_error():
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.stderr = None\n{IMPORT}print('imported')"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "imported\n")
+
+
 def test_no_other_module_uses_private_names_of_prefect():
     # The broker subclasses Prefect's, and says so in its first lines.
     allowed = {"src/resonant/local/compatibility.py", "deployments/broker.py"}
