@@ -58,7 +58,8 @@ class ExpiryWatch:
         if self._last_at is not None and now - self._last_at > self._longest_gap:
             self._wait_until = now + self._grace
         self._last_at, self._longest_gap = now, self._renewal
-        return now >= self._wait_until
+        # A time too far ahead counts as past, since the clock was set back.
+        return not now < self._wait_until <= now + self._grace
 
 
 def rescue(

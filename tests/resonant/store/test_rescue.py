@@ -186,6 +186,12 @@ class TestAfterALock:
             desk.clock.advance(25)
             assert desk.rescue(watch=watch) == 0
 
+    def test_a_clock_that_was_ahead_for_a_moment_does_not_prevent_rescues(self, desk, watch):
+        desk.clock.advance(3_600)
+        assert desk.rescue(watch=watch) == 0
+        desk.clock.advance(70 - 3_600)
+        assert desk.rescue(watch=watch) == 1
+
     def test_a_process_that_starts_during_the_lock_waits_too(self, open_desk, sqlite_url):
         desk = open_desk(sqlite_url)
         desk.enqueue("evt_1")
