@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 PORT = 4200
+_LABEL_WIDTH = 13
 _OPEN_TO_ALL = (
     "every user of this machine can read the endpoints' secrets through this server, and run code as you: "
     "`resonant up --auth` requires a password"
@@ -62,8 +63,7 @@ def up(
         asyncio.run(start_drains())
         if is_open_to_all(stack.server.api_url):
             output.say(_OPEN_TO_ALL)
-        output.write(_what_runs(stack, store, settings))
-        output.flush()
+        write_what_runs(stack, store, settings)
         with contextlib.suppress(KeyboardInterrupt):
             stack.watch()
 
@@ -84,7 +84,8 @@ async def _name(store: Store) -> str:
     return str(store)
 
 
-def _what_runs(stack: Stack, store: str, settings: Settings) -> str:
+def write_what_runs(stack: Stack, store: str, settings: Settings) -> None:
+    """Write the addresses and files of the running stack, a line each."""
     from resonant.local.password import password_file
 
     lines = [f"UI           {stack.server.ui_url}", f"API          {stack.server.api_url}"]
@@ -99,4 +100,6 @@ def _what_runs(stack: Stack, store: str, settings: Settings) -> str:
         f"logs         {', '.join(str(part.log) for part in stack.parts)}",
         "Ctrl-C stops everything.",
     ]
-    return "\n".join(lines) + "\n"
+    for line in lines:
+        output.write_paragraph(line, indent=_LABEL_WIDTH)
+    output.flush()

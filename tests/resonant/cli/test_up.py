@@ -1,10 +1,17 @@
-"""What `resonant up` refuses before it starts anything."""
+"""What `resonant up` refuses before it starts anything, and how it lists what runs."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
+
+from resonant.cli.up import write_what_runs
+from resonant.local.server import Server
+from resonant.local.stack import Part, Stack
+from resonant.settings import load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +35,19 @@ def test_with_another_server_configured_it_says_how_to_use_that_one(resonant, mo
     assert refused.err.count("\n") == 1
     assert "http://prefect.example/api" in refused.err
     assert "prefect worker start --pool resonant" in refused.err
+
+
+def test_on_a_terminal_no_path_and_no_name_is_broken(tmp_path, monkeypatch, capsys):
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    names = [f"{flow}/{flow}" for flow in ("collect-dead-letters", "pause-endpoint", "replay-dead-letters")]
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    log = tmp_path / "prefect-server.log"
+    stack = Stack(Server("http://127.0.0.1:4200/api"), names, (Part("Prefect server", ended, log),), False)
+
+    write_what_runs(stack, "sqlite:///resonant.db", load_settings())
+
+    shown = capsys.readouterr().out
+    assert "\ndeployments  collect-dead-letters/collect-dead-letters,\n" in shown
+    assert all(name in shown for name in (*names, str(log)))
