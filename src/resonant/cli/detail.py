@@ -137,7 +137,10 @@ def _state(delivery: Delivery, now: float) -> str:
         case "dead_letter":
             what = f"dead letter, {delivery.reason}, given up {_moment(delivery.finished_at, now)}"
         case _ if delivery.lease_until is not None and delivery.lease_until > now:
-            what = f"{delivery.status}, leased by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
+            # A delivery in its process may be waiting for its retry.
+            due_at = delivery.next_attempt_at or now
+            due = f", retry due {_moment(due_at, now)}" if due_at > now else ""
+            what = f"{delivery.status}{due}, leased by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
         case _:
             what = f"{delivery.status}, due {_moment(delivery.next_attempt_at, now)}{_own_backoff(delivery, now)}"
     return f"{what}, {attempts}{replays}"

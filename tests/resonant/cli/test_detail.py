@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 
 import pytest
@@ -106,6 +107,16 @@ def test_every_delivery_of_the_event_is_shown(resonant, worker):
     assert "\ncrm: delivered " in text
     worker.do(lambda store: store.claim("billing", owner="run-7", limit=1))
     assert "\nbilling: pending, leased by run-7 until " in resonant("detail", "evt_1").out
+
+
+def test_a_delivery_that_waits_in_its_process_for_a_retry_says_when_it_is_due(resonant, worker):
+    worker.accept("evt_1")
+    worker.attempt(Retry(45.0, worker.clock() + 45))
+
+    assert re.search(
+        r"\nbilling: retrying, retry due \S+Z \(in \d+ s\), leased by run-1 until ",
+        resonant("detail", "evt_1").out,
+    )
 
 
 def test_numbers_keep_all_their_digits(resonant, worker):
