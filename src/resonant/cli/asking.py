@@ -25,5 +25,11 @@ def confirm(fact: str, question: str) -> None:
         typer.Exit: with code 1, unless the answer is yes.
     """
     output.say(fact)
-    if not typer.confirm(question, err=True):
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # the end of the input
+        agreed = False
+        output.say("")
+    if not agreed:
+        output.say("nothing was changed")
         raise typer.Exit(1)

@@ -38,6 +38,7 @@ def test_a_purge_asks_on_a_terminal_and_removes_nothing_without_a_yes(resonant, 
     shown = resonant.on_a_terminal("purge", "--older-than", "0", typed=answer, code=1)
 
     assert ASKED in " ".join(shown.split())
+    assert "nothing was changed" in shown
     assert resonant.json("status")["dead_letter"] == 3
     assert resonant.json("audit") == []
     assert not (tmp_path / "home" / "archive").exists()
