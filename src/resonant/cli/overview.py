@@ -164,7 +164,8 @@ class Purges:
             where = f"archived in {output.visible(str(archive))}" if archive else "no archive"
             removed = f"{self.last.count:,} removed" + (f", {where}" if self.last.count else "")
             yield f"last purge: {output.ago(now - self.last.at)}, {removed}"
-            yield f"archive: {output.visible(str(self.archive))}"
+            if archive != str(self.archive) or not self.last.count:
+                yield f"archive: {output.visible(str(self.archive))}"
 
 
 def read_purges(connection: Connection, settings: Settings, found: StoreStatus, *, now: float) -> Purges:
