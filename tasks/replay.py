@@ -169,7 +169,7 @@ class _Progress:
         progress = cls(total)
         with _logged_failure("there is no progress bar"):
             progress._id = await acreate_progress_artifact(
-                key=PROGRESS_ARTIFACT, progress=0.0, description=f"Replay of {total} dead letters"
+                key=PROGRESS_ARTIFACT, progress=0.0, description=f"Replay of {counted(total, 'dead letter')}"
             )
         return progress
 

@@ -33,7 +33,8 @@ def near(word: str, known: Collection[str]) -> list[str]:
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """Return the suffix of a message about an unknown word: similar words, or all known words if they are few."""
     if found := near(word, known):
-        return f": did you mean {' or '.join(found)}?"
+        *others, last = found
+        return f": did you mean {', '.join(others)} or {last}?" if others else f": did you mean {last}?"
     if 0 < len(known) <= _NAMED_AT_MOST:
         return f"; known: {', '.join(sorted(known))}"
     return ""

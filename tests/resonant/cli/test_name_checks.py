@@ -94,7 +94,7 @@ def test_endpoint_commands_refuse_unusable_values_before_they_look_for_a_server(
     ("code", "hint"),
     [
         ("connection_refused", "did you mean connect_refused"),
-        ("http_40", "did you mean http_400 or http_401 or http_402?"),
+        ("http_40", "did you mean http_400, http_401 or http_402?"),
         ("http_429", "did you mean throttled?"),
         ("my_own_cod", "my_own_code"),
     ],
