@@ -26,8 +26,7 @@ _NAMED_AT_MOST = 10
 _NEXT = """\
 copied {parts} to {folder}
 Commands that run in this folder use these flows:
-  cd {path}
-  resonant up
+{enter}  resonant up
 With your own Prefect server, instead of `resonant up`:
   python -m deployments.bootstrap
   prefect worker start --pool resonant
@@ -73,7 +72,8 @@ def init(
         _replace(folder / MANIFEST, (json.dumps(hashes, indent=1, sort_keys=True) + "\n").encode())
     except OSError as error:
         raise InitError(f"cannot copy the flows to {shown}: {error.strerror}") from None
-    output.write(_NEXT.format(parts=" ".join(PROJECT_PARTS), folder=shown, path=shlex.quote(shown)))
+    enter = "" if folder.samefile(Path()) else f"  cd {shlex.quote(shown)}\n"
+    output.write(_NEXT.format(parts=" ".join(PROJECT_PARTS), folder=shown, enter=enter))
 
 
 def _check(folder: Path, source: Path, *, overwrite: bool) -> None:

@@ -32,6 +32,13 @@ def test_the_copy_is_a_project_and_the_next_steps_are_shown(resonant, folder):
     assert (folder / "prefect.yaml").read_bytes() == (CHECKOUT / "prefect.yaml").read_bytes()
 
 
+def test_in_the_working_folder_no_step_enters_it(resonant, folder, monkeypatch):
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    said = resonant("init", ".").out
+    assert "use these flows:\n  resonant up\n" in said
+
+
 def test_the_working_folder_goes_before_the_installed_project(resonant, folder, monkeypatch):
     assert project_directory() == installed_project() == CHECKOUT
     resonant("init", "ours")
