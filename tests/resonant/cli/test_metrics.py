@@ -135,18 +135,6 @@ def test_each_event_type_is_shown_the_most_frequent_first(resonant, busy):
     assert second == "a.rare|one 1 0 0 1 0 500.0"
 
 
-def test_the_table_of_event_types_shows_each_number_whole_on_80_columns(resonant, busy):
-    busy.accept("evt_4", event_type="com.example.customer.address.changed", endpoint="crm")
-    busy.attempt(endpoint="crm", duration=12.5)
-    shown = resonant.on_a_terminal("metrics")
-    table = re.sub(r"\x1b\[[0-9;]*m", "", shown).partition("By event type")[2].partition("Failed attempts")[0]
-    rows = [" ".join(line.split()) for line in table.splitlines()]
-    assert "event type delivered dead unfinished attempts failed p95 ms" in rows
-    assert any(row.startswith("order.paid 2 1 0 4 2 ") for row in rows)
-    assert any(row.endswith(" 1 0 0 1 0 12,500.0") for row in rows)
-    assert max(map(len, shown.splitlines())) <= 80
-
-
 def test_a_window_that_is_none_is_exit_code_2(resonant):
     assert "--window 'soon' is not a time" in resonant("metrics", "--window", "soon", code=2).err
 
