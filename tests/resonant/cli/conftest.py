@@ -234,3 +234,24 @@ def dead(worker: Worker) -> Worker:
             worker.accept(event_id)
             worker.attempt(decision, **attempt)
     return worker
+
+
+@pytest.fixture
+def busy(worker: Worker) -> Worker:
+    """Two events delivered, one of them by a retry; one given up, three days after one that is old."""
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-3 * 86_400)
+        worker.accept("evt_old")
+        worker.attempt()
+        worker.clock.advance(now - worker.clock())
+        worker.accept("evt_1")
+        worker.attempt(duration=0.1)
+        worker.accept("evt_2")
+        worker.attempt(Retry(0.0, now), duration=0.2)
+        worker.attempt(duration=0.3)
+        worker.accept("evt_3", endpoint="crm")
+        worker.attempt(
+            GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400", duration=0.4
+        )
+    return worker
