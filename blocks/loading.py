@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from blocks.endpoint import EndpointBlock
 from blocks.installed import CAPABILITY, installed_sinks
 from resonant.errors import EndpointError, UnknownEndpoint
-from resonant.settings import SettingsError
+from resonant.settings import SettingsError, first_problem
 from resonant.suggestions import no_such_endpoint
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ async def load_endpoint(name: str) -> EndpointBlock:
             f"endpoint {name!r} is of a block type that no package here defines: install its package, or name its "
             "module in RESONANT_SINKS"
         ) from None
-    except (ValidationError, RuntimeError):
-        raise _incomplete(name) from None
+    except (ValidationError, RuntimeError) as error:
+        raise unusable_endpoint(name, error.__cause__ or error) from None
     except ValueError as error:
         if not isinstance(error.__cause__, ObjectNotFound):
             raise
@@ -135,12 +135,16 @@ def _default_class() -> type[EndpointBlock]:
 def _from_data(name: str, data: dict[str, Any]) -> EndpointBlock:
     try:
         return _default_class().model_validate(data)
-    except ValidationError:
-        raise _incomplete(name) from None
+    except ValidationError as error:
+        raise unusable_endpoint(name, error) from None
 
 
-def _incomplete(name: str) -> EndpointError:
-    """Return the error for an unusable configuration. The original errors may quote it, including secrets."""
+def unusable_endpoint(name: str, error: BaseException) -> EndpointError:
+    """Return the error for an unusable configuration. Only pydantic's own texts contain no secret for sure."""
+    if isinstance(error, ValidationError):
+        place, problem = first_problem(error)
+        if place and error.errors()[0]["msg"].startswith("Input should "):
+            return EndpointError(f"endpoint {name!r}: its {place[0]} {problem}: save it again")
     return EndpointError(f"endpoint {name!r} is not configured completely: save it again")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -268,9 +269,10 @@ def load_settings() -> Settings:
 
 
 def first_problem(error: ValidationError) -> tuple[list[str], str]:
-    """Return the place and the text of a validation's first error, without pydantic's additions and the wrong value."""
+    """Return the place and the text of a validation's first error, in our words and without the wrong value."""
     first = error.errors(include_input=False, include_url=False)[0]
-    return list(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    text, _, _ = first["msg"].removeprefix("Value error, ").partition(", unable to ")
+    return list(map(str, first["loc"])), re.sub("^Input should ", "must ", text)
 
 
 def _named_policy(name: str, more: dict[str, RetryPolicy]) -> RetryPolicy:

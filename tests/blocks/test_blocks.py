@@ -18,7 +18,7 @@ from pydantic import SecretStr, ValidationError
 
 from blocks import FileEndpoint, SinkBlock, WebhookEndpoint
 from blocks.catalog import name_from_url, remove_endpoint
-from blocks.loading import load_endpoints
+from blocks.loading import load_endpoint, load_endpoints
 from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import Event, Lease
@@ -289,12 +289,12 @@ async def listed(prefect_api):
             await remove_endpoint(name)
 
 
-async def break_endpoint(name: str) -> None:
-    """Save a webhook endpoint, and take its URL away as an older version or a hand in the UI may have done."""
+async def break_endpoint(name: str, **data) -> None:
+    """Save a webhook endpoint, and replace its values as an older version or the UI may have done: by default, no URL."""
     await webhook().asave(name)
     async with get_client() as client:
         document = await client.read_block_document_by_name(name, "webhook-endpoint")
-        broken = BlockDocumentUpdate(data={"headers": {"x": "s3cret"}}, merge_existing_data=False)
+        broken = BlockDocumentUpdate(data=data or {"headers": {"x": "s3cret"}}, merge_existing_data=False)
         await client.update_block_document(document.id, broken)
 
 
@@ -323,6 +323,28 @@ async def test_a_broken_endpoint_hides_none_of_the_others_and_says_no_secret(lis
     assert name == "the-crm"
     assert isinstance(problem, EndpointError)
     assert str(problem) == "endpoint 'the-crm' is not configured completely: save it again"
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"timeout": -1}, "its timeout must be greater than 0"),
+        ({"concurrency": "many"}, "its concurrency must be a valid integer"),
+        (
+            {"status_overrides": {"404": "odd"}},
+            "its status_overrides must be 'transient', 'permanent' or 'unknown'",
+        ),
+        ({"signing_secret": ["s3cret"]}, "its signing_secret must be a valid string"),
+    ],
+)
+async def test_a_wrong_value_is_named_without_its_text(listed, values, problem):
+    await break_endpoint("the-crm", url="https://hooks.example.com/", **values)
+    [(_, found)] = await listed()
+    with pytest.raises(EndpointError) as loaded:
+        await load_endpoint("the-crm")
+
+    assert str(found) == str(loaded.value) == f"endpoint 'the-crm': {problem}: save it again"
 
 
 @pytest.mark.engine

@@ -237,8 +237,8 @@ def _problem_of_settings(error: ValueError) -> str | None:
     if isinstance(error, tomllib.TOMLDecodeError):
         return f"a file of Prefect's settings, such as profiles.toml, is not TOML: {error}"
     if isinstance(error, ValidationError):
-        (field, *_), message = first_problem(error)
-        return f"{_variable(field, error.title)}: {message}"
+        place, message = first_problem(error)
+        return f"{_variable(place[0], error.title) if place else 'the settings of Prefect'}: {message}"
     if isinstance(error, MalformedJson) and (found := re.search('field "(.+?)"', str(error))):
         return f"{_variable(found[1])}: not JSON"
     return None

@@ -148,12 +148,12 @@ def test_a_name_that_prefect_lost_is_one_line_with_the_releases_that_have_it(
 @pytest.mark.parametrize(
     ("variables", "profiles", "line"),
     [
-        ({"PREFECT_LOGGING_LEVEL": "odd"}, "", "PREFECT_LOGGING_LEVEL: Input should be 'DEBUG', "),
+        ({"PREFECT_LOGGING_LEVEL": "odd"}, "", "PREFECT_LOGGING_LEVEL: must be 'DEBUG', "),
         ({"PREFECT_CLIENT_CUSTOM_HEADERS": "oops"}, "", "PREFECT_CLIENT_CUSTOM_HEADERS: not JSON"),
         (
             {},
             'active = "a"\n[profiles.a]\nPREFECT_API_REQUEST_TIMEOUT = "soon"\n',
-            "PREFECT_API_REQUEST_TIMEOUT in Prefect's profile or prefect.toml: Input should be a valid number",
+            "PREFECT_API_REQUEST_TIMEOUT in Prefect's profile or prefect.toml: must be a valid number",
         ),
         ({}, "[broken", "a file of Prefect's settings, such as profiles.toml, is not TOML: "),
     ],
