@@ -92,7 +92,8 @@ class EndpointGate:
         self._proposed = self._next_pace = None
         is_new_state = (gate.state, gate.since) != (before.state, before.since)
         if is_new_state:
-            self._not_before = -inf  # now in the row
+            if not is_mine:
+                self._not_before = -inf  # an operator may have dropped it, and otherwise it is in the row
             self._forget(self._now)
         elif is_mine and gate.state == "probing" and gate.probe_at != before.probe_at:
             self.may_probe = True
@@ -100,6 +101,8 @@ class EndpointGate:
             self._pace = None
         elif self._pace is None:
             self._pace = next_pace or Pace(gate.pace or 1.0, self._now, helpless_until=gate.helpless_until)
+            if self._not_before > self._now:  # it may have come during the write
+                self._pace.stop(self._not_before, 0.0, self._now)
 
     def look(self, now: float) -> GateChange | None:
         """Return a change to write: a pilot's lease, a new pace, a Retry-After, or the return to normal."""
@@ -292,7 +295,6 @@ class EndpointGate:
         rate = max(1.0, measured.accepted.per_second(now), measured.accepted_before if measured.streak else 0)
         if is_told_to_wait:
             self._next_pace = Pace(rate, now, helpless_until=self.gate.helpless_until)
-            self._next_pace.stop(self._not_before, answer.retry_after or 0.0, now)
         elif now - measured.since >= 1:
             self._next_pace = Pace(rate, now, share_bad=bad, helpless_until=self.gate.helpless_until)
         else:  # too early to measure the rate, so let the pace find it

@@ -65,6 +65,21 @@ def test_a_retry_after_holds_the_endpoint_if_later_sends_are_refused_too(row, pr
         assert each.gate.wait(130, 0) is None
 
 
+def test_a_retry_after_that_comes_while_the_change_to_paced_is_written_holds_the_endpoint(row, process):
+    gate, answer = process.gate, replace(BUSY, status_code=429, retry_after=30.0)
+    assert gate.answered(gate.sent(100), answer, 100.1, 0) is None
+    others = [gate.sent(100.1) for _ in range(3)]
+    change, *later = [gate.answered(each, answer, 100.2, 0) for each in others]
+    assert later == [None, None]
+    assert process.write(change)
+    assert (row.gate.state, row.gate.not_before) == ("paced", None)
+
+    assert gate.wait(100.3, 0) is None
+    process.look(100.3)
+    assert row.gate.not_before == 130.2
+    assert gate.wait(101, 0) is None
+
+
 def test_a_retry_after_of_sends_in_flight_says_nothing_about_later_sends(row, process):
     work_at(process, 150, 100, 1)
     sent = [process.gate.sent(101) for _ in range(10)]
