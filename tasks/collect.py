@@ -100,7 +100,7 @@ def _details(number: int, group: Group) -> str:
         "answer": markdown(shortened(group.answer)),
         "example": markdown(group.example),
         "given up": f"{rfc3339(group.first_at)} to {rfc3339(group.last_at)}",
-        "fingerprint": group.fingerprint,
+        "cause": group.fingerprint,
     }
     return "\n\n".join(
         [

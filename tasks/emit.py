@@ -159,7 +159,9 @@ def why_held(gate: Gate, now: float) -> str:
     """Return why a gate holds a delivery, until when, and the next step."""
     next_step = advice(gate, now) or "a running drain or the next `resonant emit` sends it"
     state = described(gate, held=0, now=now)
-    return visible(f"waits for endpoint {gate.endpoint}: {state}; no attempt was made; next: {next_step}")
+    return visible(
+        f"waits for endpoint {gate.endpoint}: {state}; nothing was sent this time; next: {next_step}"
+    )
 
 
 @task(

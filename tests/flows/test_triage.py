@@ -92,7 +92,7 @@ async def test_each_group_is_a_row_and_a_text_that_says_what_to_do(collect):
         "- example: evt_2",
         f"- given up: {rfc3339(START + 60)} to {rfc3339(START + 120)}",
     ]
-    assert re.fullmatch("- fingerprint: [0-9a-f]{12}", facts.splitlines()[-1])
+    assert re.fullmatch("- cause: [0-9a-f]{12}", facts.splitlines()[-1])
     assert second.startswith("2. 1 dead letter to hooks: http_400\n\nWhat to do: possibly processed: check ")
     assert '- answer: ``{"error": "no `id`"}``' in second
 

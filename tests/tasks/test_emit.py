@@ -124,16 +124,16 @@ async def test_the_message_of_a_parked_delivery_says_until_when_it_waits_for_wha
                 "failing_since": 400.0,
                 "probe_at": 1012.0,
             },
-            "probing for 10 min: 20 failures in a row; next probe in 12 s; no attempt was made; next: "
+            "probing for 10 min, after 20 failures in a row; next probe in 12 s; nothing was sent this time; next: "
             + advice(Gate("hooks", "probing", since=700.0, failing_since=400.0), 1000.0),
         ),
         (
             {"state": "paused", "paused_by": "ann", "reason": "migration"},
-            "paused 5 min ago by ann: migration; no attempt was made; next: `resonant endpoint resume hooks` sends again",
+            "paused for 5 min by ann: migration; nothing was sent this time; next: `resonant endpoint resume hooks` sends again",
         ),
         (
             {"state": "normal"},
-            "normal; no attempt was made; next: a running drain or the next `resonant emit` sends it",
+            "normal; nothing was sent this time; next: a running drain or the next `resonant emit` sends it",
         ),
     ],
 )

@@ -14,12 +14,13 @@ from resonant.errors import InvalidEvent, ResonantError
 from resonant.events import encode_data, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Connection
 
     from resonant.events import Attempt, Delivery, Event
     from resonant.output import Document
+    from resonant.store.gates import GateState
     from resonant.store.reads import Detail
 
 _SHOWN_DATA_CHARACTERS = 4_000
@@ -42,7 +43,7 @@ def detail(
     from resonant.cli.running import run_with_store
 
     filters.selection(ids=[event_id])  # refuses an id that no event can have
-    found = run_with_store(lambda store: store.read(_find, event_id))
+    found, gates = run_with_store(lambda store: store.read(_find_with_gates, event_id))
     if as_json:
         output.write(output.with_raw(detail_document(found), "data", found.event.body) + "\n")
     else:
@@ -51,8 +52,8 @@ def detail(
             output.write_paragraph(line, indent=_INDENT)
         for line in _data_lines(found.event):
             output.write(f"{line}\n")  # not wrapped, so that users can copy it
-        for line in _delivery_lines(found, now=now):
-            output.write_paragraph(line, indent=_INDENT)
+        for line in _delivery_lines(found, gates, now=now):
+            output.write_paragraph(line, indent=_INDENT if line.startswith(" ") else 4)
 
 
 def detail_document(found: Detail) -> Document:
@@ -71,6 +72,12 @@ def detail_document(found: Detail) -> Document:
             for delivery, attempts in found.deliveries
         ],
     }
+
+
+def _find_with_gates(connection: Connection, event_id: str) -> tuple[Detail, Mapping[str, GateState]]:
+    from resonant.store.gates import states_not_normal
+
+    return _find(connection, event_id), states_not_normal(connection)
 
 
 def _find(connection: Connection, event_id: str) -> Detail:
@@ -101,10 +108,10 @@ def _event_lines(found: Detail, *, now: float) -> Iterator[str]:
     yield f"  data      {output.counted(len(event.body), 'byte')}"
 
 
-def _delivery_lines(found: Detail, *, now: float) -> Iterator[str]:
+def _delivery_lines(found: Detail, gates: Mapping[str, GateState], *, now: float) -> Iterator[str]:
     for delivery, attempts in found.deliveries:
         yield ""
-        yield f"{delivery.endpoint}: {_state(delivery, now)}"
+        yield f"{delivery.endpoint}: {_state(delivery, gates.get(delivery.endpoint), now)}"
         for attempt in attempts:
             last = attempt is attempts[-1]
             yield from _attempt_lines(attempt, delivery, is_last=last)
@@ -128,7 +135,7 @@ def _indented(body: bytes) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False) if exact else body.decode()
 
 
-def _state(delivery: Delivery, now: float) -> str:
+def _state(delivery: Delivery, gate: GateState | None, now: float) -> str:
     attempts = output.counted(delivery.attempts, "attempt")
     replays = f" ({output.counted(delivery.replays, 'replay')})" if delivery.replays else ""
     match delivery.status:
@@ -142,7 +149,9 @@ def _state(delivery: Delivery, now: float) -> str:
             due = f", retry due {_moment(due_at, now)}" if due_at > now else ""
             what = f"{delivery.status}{due}, leased by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
         case _:
-            what = f"{delivery.status}, due {_moment(delivery.next_attempt_at, now)}{_own_backoff(delivery, now)}"
+            is_held = gate is not None and (delivery.next_attempt_at or now) <= now
+            held = f"held because the endpoint is {gate}, " if is_held else ""
+            what = f"{delivery.status}, {held}due {_moment(delivery.next_attempt_at, now)}{_own_backoff(delivery, now)}"
     return f"{what}, {attempts}{replays}"
 
 

@@ -82,7 +82,7 @@ def alert_lines(raised: Mapping[Key, float], texts: Mapping[Key, str], *, now: f
 
     for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0])):
         where = "all endpoints" if key.endpoint == ALL_ENDPOINTS else key.endpoint
-        yield f"alert {key.condition} for {where}, raised {output.ago(now - at)}: {texts[key]}"
+        yield f"alert {key.condition} for {where}, raised {output.ago(now - at)}, now: {texts[key]}"
 
 
 def alert_documents(raised: Mapping[Key, float], texts: Mapping[Key, str]) -> list[output.Document]:

@@ -75,7 +75,10 @@ def _parts(gate: Gate, held: int, now: float) -> Iterator[str]:
     if gate.state == "normal":
         yield f"waiting {for_how_long}"
         return
-    yield f"{_state(gate, now)}: {gate.reason}" if gate.reason else _state(gate, now)
+    reason = gate.reason or ""
+    # Failures of probes are not counted: the number is that of the beginning.
+    joint = ", after " if gate.state == "probing" and reason.endswith("in a row") else ": "
+    yield joint.join(filter(None, (_state(gate, now), reason)))
     if (probe_at := next_probe_at(gate)) is not None:
         due = "a probe is due" if held else "the next delivery is the probe"
         yield f"next probe in {span(probe_at - now)}" if probe_at > now else due
@@ -87,7 +90,7 @@ def _state(gate: Gate, now: float) -> str:
     since = span(now - gate.since)
     match gate.state:
         case "paused":
-            return f"paused {since} ago{f' by {gate.paused_by}' if gate.paused_by else ''}"
+            return f"paused for {since}{f' by {gate.paused_by}' if gate.paused_by else ''}"
         case "probing":
             return f"probing for {span(now - gate.down_since)}"
     at = pace(gate)

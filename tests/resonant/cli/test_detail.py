@@ -207,3 +207,11 @@ def test_an_own_backoff_that_is_over_is_not_shown(resonant, worker):
     now = worker.clock()
     worker.attempt(Park(1.0, now + 1, backoff_until=now + 1))
     assert "own backoff" not in resonant("detail", "evt_1").out
+
+
+def test_a_due_delivery_of_a_paused_endpoint_is_shown_as_held(resonant, worker):
+    worker.accept("evt_1")
+    resonant("endpoint", "pause", "billing")
+    assert "\nbilling: pending, held because the endpoint is paused, due " in resonant("detail", "evt_1").out
+    resonant("endpoint", "resume", "billing")
+    assert "\nbilling: pending, due " in resonant("detail", "evt_1").out

@@ -160,6 +160,7 @@ def test_cancel_asks_on_a_terminal_and_gives_up_nothing_without_a_yes(resonant, 
     shown = resonant.on_a_terminal("cancel", "--endpoint", "billing", typed="n\n", code=1)
 
     assert "2 would be given up, and can be replayed later Give up? [y/N]" in " ".join(shown.split())
+    assert shown.rstrip().endswith("nothing was changed")
     assert resonant.json("status")["pending"] == 2
     assert resonant.on_a_terminal("cancel", "--all", typed="y\n").endswith("2 deliveries given up\n")
 

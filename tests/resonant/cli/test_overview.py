@@ -170,7 +170,7 @@ def test_an_endpoint_whose_gate_is_not_normal_has_a_line_below_the_table(resonan
     assert last.startswith(
         "balanced: yes; 2 deliveries are held, as shown above; 1 delivery is in progress; "
     )
-    pattern = r"crm is paused .+ ago by .+ on the command line: maintenance; 2 held; `resonant endpoint resume crm` sends again"
+    pattern = r"crm is paused for .+ by .+ on the command line: maintenance; 2 held; `resonant endpoint resume crm` sends again"
     assert re.search(f"^{pattern}$", out, re.MULTILINE)
     assert " is paused " not in resonant("status", "--endpoint", "billing").out
 

@@ -85,8 +85,8 @@ def test_status_shows_active_alerts(resonant, dead):
         {"condition": "retries", "endpoint": None, "since": rfc3339(of_all.at), "text": texts[1]},
     ]
     shown = " ".join(resonant("status").out.split())
-    assert f"alert error_rate for crm, raised 2 h ago: {texts[0]}" in shown
-    assert f"alert retries for all endpoints, raised 1 min ago: {texts[1]}" in shown
+    assert f"alert error_rate for crm, raised 2 h ago, now: {texts[0]}" in shown
+    assert f"alert retries for all endpoints, raised 1 min ago, now: {texts[1]}" in shown
     assert [each["condition"] for each in resonant.json("status", "--endpoint", "billing")["alerts"]] == [
         "retries"
     ]
@@ -108,11 +108,11 @@ def test_an_alert_in_the_status_has_the_number_beside_the_threshold(resonant, de
     shown = " ".join(resonant("status").out.split())
 
     assert (
-        "alert dead_letters for crm, raised 1 min ago: 1 more dead letter in an hour; an alert begins at 5"
+        "alert dead_letters for crm, raised 1 min ago, now: 1 more dead letter in an hour; an alert begins at 5"
         in shown
     )
     assert (
-        "alert held for crm, raised 1 min ago: a gate holds a delivery, and 50% of its max_age has passed"
+        "alert held for crm, raised 1 min ago, now: a gate holds a delivery, and 50% of its max_age has passed"
         in shown
     )
 

@@ -39,9 +39,9 @@ TOLD = Gate("orders", not_before=NOW + 240)
     [
         (Gate("orders"), "normal"),
         (Gate("orders", since=NOW - 60, reason="the pace no longer limits the sends"), "normal"),
-        (PAUSED, "paused 12 min ago by ann: maintenance; 1,234 held"),
-        (GONE, "paused 12 min ago: it answered 410; 1,234 held"),
-        (PROBING, "probing for 12 min: 20 failures in a row; next probe in 12 s; 1,234 held"),
+        (PAUSED, "paused for 12 min by ann: maintenance; 1,234 held"),
+        (GONE, "paused for 12 min: it answered 410; 1,234 held"),
+        (PROBING, "probing for 12 min, after 20 failures in a row; next probe in 12 s; 1,234 held"),
         (PACED, f"{PACED_WORDS}; 1,234 held"),
         (replace(PACED, not_before=NOW + 240), f"{PACED_WORDS}; nothing is sent {TOLD_WORDS}; 1,234 held"),
         (TOLD, f"waiting {TOLD_WORDS}; 1,234 held"),
@@ -52,7 +52,7 @@ def test_a_gate_is_described_on_one_line(gate, expected):
 
 
 def test_a_gate_that_holds_nothing_says_no_number():
-    assert described(PAUSED, held=0, now=NOW) == "paused 12 min ago by ann: maintenance"
+    assert described(PAUSED, held=0, now=NOW) == "paused for 12 min by ann: maintenance"
 
 
 def test_a_probe_waits_for_a_retry_after():
@@ -77,7 +77,7 @@ def test_a_gate_that_no_run_looks_after_says_so_if_it_holds_deliveries(gate, aft
 
 
 def test_a_clock_that_was_put_back_shows_no_negative_time():
-    assert described(PAUSED, held=0, now=NOW - 3_600) == "paused 0 s ago by ann: maintenance"
+    assert described(PAUSED, held=0, now=NOW - 3_600) == "paused for 0 s by ann: maintenance"
 
 
 @pytest.mark.parametrize(
