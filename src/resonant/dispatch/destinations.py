@@ -85,7 +85,7 @@ class Destinations:
 
     async def is_open(self, name: str) -> bool:
         """Open an endpoint if it is not open yet; return whether it is open."""
-        self._begin_to_open(name)
+        self._begin_to_open([name])
         if opening := self._opening.get(name):
             await asyncio.wait([opening])
         self._raise_errors()
@@ -96,18 +96,32 @@ class Destinations:
 
         Prefect's server has their configuration, and may be unavailable for minutes.
         """
-        if begun := [opening for name in names if (opening := self._begin_to_open(name))]:
+        if begun := self._begin_to_open(names):
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         self._raise_errors()
         return [name for name in names if name in self._opened]
 
-    def _begin_to_open(self, name: str) -> asyncio.Task[None] | None:
-        """Begin to open an endpoint; return the task, or None if the endpoint is open, being opened, or failed recently."""
-        is_too_early = asyncio.get_running_loop().time() < self._reopen_at.get(name, 0.0)
-        if name in self._opened or name in self._opening or is_too_early:
-            return None
-        self._opening[name] = opening = asyncio.create_task(self._open(name))
-        return opening
+    def _begin_to_open(self, names: Sequence[str]) -> list[asyncio.Task[None]]:
+        """Begin to open those that are not open, not being opened, and did not fail recently; return the new tasks."""
+        now = asyncio.get_running_loop().time()
+        new = [
+            name
+            for name in names
+            if name not in self._opened
+            and name not in self._opening
+            and now >= self._reopen_at.get(name, 0.0)
+        ]
+        if not new:
+            return []
+        announcing = asyncio.create_task(self._announce(new))
+        begun = {name: asyncio.create_task(self._open(name, announcing)) for name in new}
+        self._opening |= begun
+        return list(begun.values())
+
+    async def _announce(self, names: Sequence[str]) -> set[str]:
+        """Announce endpoints in one transaction, since hundreds may be opened at once; return those with a noted problem."""
+        await self._signing.announce(names)
+        return await self._store.read(endpoints.with_problems)
 
     def _raise_errors(self) -> None:
         """Remove finished tasks; raise the error of one that failed."""
@@ -118,8 +132,8 @@ class Destinations:
         if error := next(filter(None, errors), None):
             raise error
 
-    async def _open(self, name: str) -> None:
-        await self._signing.announce(name)
+    async def _open(self, name: str, announcing: asyncio.Task[set[str]]) -> None:
+        had_problem = name in await announcing
         try:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
                 destination = await self._open_destination(name)
@@ -135,7 +149,8 @@ class Destinations:
         self._windows[name] = PrefetchWindow(self._limiter.limit_of(name))
         self._signing.follow(name, destination.rotation)
         self._problems.pop(name, None)
-        await self._store.write(endpoints.clear_problem, name)
+        if had_problem:
+            await self._store.write(endpoints.clear_problem, name)
 
     async def close(self) -> None:
         """Close every endpoint, even if closing one fails."""

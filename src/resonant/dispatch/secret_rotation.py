@@ -10,7 +10,7 @@ from resonant.errors import StoreError
 from resonant.store import signers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from resonant.store import Store
 
@@ -52,13 +52,13 @@ class Signing:
         """
         await self._store.write(signers.leave, self._owner, now=self._store.clock())
 
-    async def announce(self, endpoint: str) -> None:
-        """Report that this run is about to read an endpoint; call it before the read.
+    async def announce(self, names: Sequence[str]) -> None:
+        """Report that this run is about to read endpoints; call it before the read.
 
         Raises:
-            StoreError: the report cannot be written; the endpoint must not be used.
+            StoreError: the report cannot be written; the endpoints must not be used.
         """
-        await self._report({endpoint: None})
+        await self._report(dict.fromkeys(names))
 
     async def withdraw(self, endpoint: str) -> None:
         """Remove the report of an announced endpoint that this run does not use, so that no rotation waits for it.

@@ -81,6 +81,11 @@ def clear_problem(connection: Connection, endpoint: str) -> None:
     connection.execute(_problems.delete().where(_problems.c.endpoint == endpoint))
 
 
+def with_problems(connection: Connection) -> set[str]:
+    """Return the endpoints with a recorded problem."""
+    return set(connection.execute(select(_problems.c.endpoint)).scalars())
+
+
 def problems(connection: Connection, endpoint: str | None = None) -> list[EndpointProblem]:
     """Return the endpoints with unfinished deliveries that could not be opened, by name."""
     waits = exists().where(
