@@ -236,14 +236,16 @@ class Dispatcher:
                 await self._waiting(own.look_if_due)
                 if self._running.end is None and own.is_settled:
                     self._running.end_in(0)  # the next run sends the remaining claims
-            time_is_up = self._running.is_over()
+            time_is_up, is_idle = self._running.is_over(), not self._running
             looked_at = self.store.clock()
             fetcher.look_in(self._sender.take_parked_until() - looked_at)
             if not time_is_up:
-                await self._waiting(lambda: self._take_due(fetcher))
+                await self._waiting(partial(self._take_due, fetcher, is_idle=is_idle))
             goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))
             if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
                 await self._running.wait_for_change(fetcher.pause)
+            elif not time_is_up and not is_idle:
+                continue  # the last task ended during the look, and may have released its delivery
             elif not time_is_up and await self._waiting(partial(self._has_to_wait, fetcher, own)):
                 continue
             elif self._running.failure is None:
@@ -337,8 +339,8 @@ class Dispatcher:
             await self._running.wait_for_change(fetching.POLL_SECONDS)
         self._running.raise_failure()
 
-    async def _take_due(self, fetcher: Fetcher) -> None:
-        async for leases in fetcher.take(is_idle=not self._running):
+    async def _take_due(self, fetcher: Fetcher, *, is_idle: bool) -> None:
+        async for leases in fetcher.take(is_idle=is_idle):
             self._start_claimed(leases)
 
     @property

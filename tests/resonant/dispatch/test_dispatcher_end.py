@@ -228,3 +228,23 @@ async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
         ("connection_reset", "ConnectionResetError"): 10,
         ("throttled", "UnexpectedStatus"): 1,
     }
+
+
+async def test_a_run_looks_again_if_its_last_send_ended_during_a_look(tmp_path, monkeypatch):
+    async def send(_event):
+        await asyncio.sleep(0.4)
+
+    async with scene(tmp_path, orders=send) as worker:
+        await enqueue(worker.store)
+        look = worker.store.look
+
+        async def look_for_long(endpoint=None):
+            found = await look(endpoint)
+            if worker.dispatcher._running and worker.dispatcher.summary.attempts == 0:
+                await until(lambda: not worker.dispatcher._running)
+                await enqueue(worker.store, 2)
+            return found
+
+        monkeypatch.setattr(worker.store, "look", look_for_long)
+        summary = await worker.run()
+    assert summary.delivered > 1
