@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from uuid import uuid4
 
@@ -49,6 +50,7 @@ class Feed:
 
     async def _listen(self) -> None:
         self._listening = asyncio.current_task()
+        began_at = datetime.now(UTC)
         names = EventFilter(event=EventNameFilter(prefix=["resonant.alert."]))
         subscriber = PrefectEventSubscriber(self._api, filter=names)
         async with contextlib.AsyncExitStack() as stack:
@@ -56,7 +58,9 @@ class Feed:
             await stack.enter_async_context(subscriber)
             self._ready.set()
             async for event in subscriber:
-                self.events.append(event)
+                # The server first sends the events of the last minute, such as those of earlier tests.
+                if event.occurred >= began_at:
+                    self.events.append(event)
 
     @staticmethod
     async def _send(probe: str) -> None:
@@ -212,7 +216,7 @@ async def test_cancelled_deliveries_raise_no_alert(url, feed, tmp_path, monkeypa
         await store.enqueue(events, "hooks")
         return await store.write(cancel, Selection(endpoint="hooks"), limit=100, now=time.time())
 
-    assert (await with_store(url, cancel_many)).number == 30
+    assert await with_store(url, cancel_many) == 30
     monkeypatch.setenv("RESONANT_ALERT_DEAD_LETTER_AGE_HOURS", "0.000001")
 
     assert (await run_flow(tmp_path)).is_completed()

@@ -40,7 +40,7 @@ def test_deliveries_of_a_paused_endpoint_are_named_with_the_reason_and_the_comma
     counts, said, _, following = answer.out.strip().split("; ", 3)
     assert counts == f"{NOTHING_SENT}, 3 held"
     assert said.startswith("nosy is paused ")
-    assert said.endswith(" ago by ann: maintenance until 18:00")
+    assert said.endswith(" by ann: maintenance until 18:00")
     assert following == "next: `resonant endpoint resume nosy` sends again"
     assert answer.err.endswith(
         "resonant: 3 deliveries wait: nosy is paused; `resonant endpoint resume nosy` sends again\n"
