@@ -5,6 +5,7 @@ Prefect's deploy command starts stopped schedules again, and leaves deployments 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from resonant.local.work_pool import WORK_POOL
@@ -62,6 +63,7 @@ async def remove_old_deployments() -> None:
     load its flow.
     """
     from prefect.client.orchestration import get_client  # noqa: PLC0415
+    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
 
     async with get_client() as client:
         found = await _read(client)
@@ -69,8 +71,10 @@ async def remove_old_deployments() -> None:
             old = found.get(old_name)
             if old is None or new_name not in found or await _has_requested_runs(client, old):
                 continue
-            await client.delete_resource_owned_automations(f"prefect.deployment.{old.id}")
-            await client.delete_deployment(old.id)
+            with suppress(ObjectNotFound):  # another bootstrap has just removed it
+                await client.delete_resource_owned_automations(f"prefect.deployment.{old.id}")
+            with suppress(ObjectNotFound):
+                await client.delete_deployment(old.id)
 
 
 async def _read(client: PrefectClient) -> dict[str, DeploymentResponse]:
