@@ -62,7 +62,7 @@ def purge(
 ) -> None:
     """Remove final deliveries permanently, with their history: old ones, or the dead letters that the filters select.
 
-    On a terminal, the command shows the numbers and asks for confirmation. Elsewhere, --older-than 0 and filters need --yes,
+    On a terminal, the command shows the numbers and asks for confirmation. Elsewhere, filters and an age of 0 need --yes,
     and a purge by age alone runs without it, so that scheduled purges work.
 
     Deliveries are first appended to an archive: that of the daily purge, unless --archive or --no-archive is given.
@@ -91,7 +91,12 @@ def purge(
     now = time.time()  # for the question too, so that nothing is removed that it did not count
     if not (yes or dry_run):
         place = None if no_archive else archive or str(daily_archive(settings, now))
-        _ask(what, settings, place, is_by_age=selection.is_empty and bool(older_than), now=now)
+        any_age = None
+        if not (selection.is_empty and older_than):
+            any_age = "dead letters", "--older-than"
+        elif delivered_older_than == 0:
+            any_age = "delivered history", "--delivered-older-than"
+        _ask(what, settings, place, any_age=any_age, now=now)
     path = None if dry_run or no_archive else _archive(archive, settings, now)
 
     async def work(store: Store) -> PurgeReport:
@@ -141,22 +146,32 @@ def _archive(asked: str | None, settings: Settings, now: float) -> Path:
 
 
 def _ask(
-    what: Retention | Chosen, settings: Settings, archive: str | None, *, is_by_age: bool, now: float
+    what: Retention | Chosen,
+    settings: Settings,
+    archive: str | None,
+    *,
+    any_age: tuple[str, str] | None,
+    now: float,
 ) -> None:
     """Ask for confirmation on a terminal, unless there is nothing to remove.
 
+    Args:
+        any_age: what would be removed at any age, and the option that gives it a minimum age; None: a purge by age
+            alone, as schedules run it.
+
     Raises:
-        Misuse: nobody can answer, and this is not a purge by age alone, as schedules run it.
+        Misuse: nobody can answer, and this is not a purge by age alone.
         typer.Exit: with code 1, unless the answer is yes.
     """
     from resonant.cli.running import run_with_store
     from resonant.dead_letters.purge import forecast
 
     if not asking.can_ask():
-        if is_by_age:
+        if any_age is None:
             return
+        removed, option = any_age
         raise options.Misuse(
-            "this removes dead letters of any age: give --yes, or only a minimum age with --older-than"
+            f"this removes {removed} of any age: give --yes, or only a minimum age with {option}"
         )
     expected = run_with_store(lambda store: store.read(forecast, what, now=now), settings)
     if expected.dead_letters or expected.delivered:

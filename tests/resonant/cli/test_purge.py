@@ -94,6 +94,18 @@ def test_without_a_terminal_dead_letters_of_any_age_need_a_yes(resonant, dead, a
     assert resonant.json("purge", *argv, "--yes")["purged"] > 0
 
 
+def test_without_a_terminal_delivered_history_of_any_age_needs_a_yes(resonant, dead):
+    argv = ("purge", "--older-than", "30", "--delivered-older-than", "0")
+    refused = resonant(*argv, code=2)
+
+    assert refused.err == (
+        "resonant: this removes delivered history of any age: give --yes, or only a minimum age with "
+        "--delivered-older-than\n"
+    )
+    assert resonant.json("status")["delivered"] == 1
+    assert resonant.json(*argv, "--yes")["purged"] == 2
+
+
 def test_a_scheduled_purge_by_age_runs_without_a_yes_and_archives(resonant, dead, tmp_path):
     done = resonant.json("purge", "--older-than", "30")
 
