@@ -6,6 +6,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from resonant.errors import ResonantError
 from resonant.files import atomic_file
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def protect_up(settings: Settings) -> bool:
 
     Returns:
         False if the user's own password, in the server's environment variable, takes its place.
+
+    Raises:
+        ResonantError: the file cannot be read.
     """
     if os.environ.get(OF_SERVER):
         return False
@@ -41,7 +45,11 @@ def protect_up(settings: Settings) -> bool:
 
 
 def use_password_of_up(settings: Settings) -> None:
-    """Let this process use the server of ``resonant up --auth``."""
+    """Let this process use the server of ``resonant up --auth``.
+
+    Raises:
+        ResonantError: the file with its password cannot be read.
+    """
     os.environ[OF_CLIENT] = _read(password_file(settings))
 
 
@@ -59,3 +67,8 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except FileNotFoundError:
         return ""
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ResonantError(
+            f"cannot read {path}, the password of `resonant up --auth`: {problem}: make the file readable, or remove it"
+        ) from None

@@ -7,6 +7,7 @@ import stat
 
 import pytest
 
+from resonant.errors import ResonantError
 from resonant.local.password import (
     OF_CLIENT,
     OF_SERVER,
@@ -55,6 +56,26 @@ def test_a_command_uses_it(settings):
     password_file(settings).write_text("resonant:known\n")
     use_password_of_up(settings)
     assert os.environ[OF_CLIENT] == "resonant:known"
+
+
+@pytest.mark.parametrize("use", [protect_up, use_password_of_up])
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (lambda path: path.write_bytes(b"\xff"), "it is not text"),
+    ],
+    ids=["folder", "unreadable", "not text"],
+)
+def test_a_file_that_cannot_be_read_is_an_error_on_one_line(settings, use, make, problem):
+    path = password_file(settings)
+    make(path)
+    with pytest.raises(ResonantError) as caught:
+        use(settings)
+    assert str(caught.value) == (
+        f"cannot read {path}, the password of `resonant up --auth`: {problem}: make the file readable, or remove it"
+    )
 
 
 def test_every_temporary_server_gets_its_own(settings):
