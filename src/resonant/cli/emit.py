@@ -109,9 +109,10 @@ def emit(
     if endpoint is not None and options.is_url(endpoint):
         # Report an unusable URL before starting a server.
         try:
-            Endpoint(name="--endpoint", url=endpoint, allow_private=allow_private)
+            Endpoint(name="", url=endpoint, allow_private=allow_private)
         except EndpointError as error:
-            raise options.Misuse(str(error)) from None
+            problem = str(error).removeprefix("endpoint '': ")
+            raise options.Misuse(f"--endpoint: {problem}") from None
     check_readable(request.files)
     emitted: _Emitted | None = None
 
