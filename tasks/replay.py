@@ -123,7 +123,8 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
     if left_out and not planned.selected:
         return Failed(message="; ".join(["nothing was sent again", *left_out]))
     outcomes = say_outcomes(own, request.selection.endpoint)
-    message = "; ".join([f"{taken} sent again: {outcomes}", *left_out])
+    sent = f"{taken} sent again: {outcomes}" if taken or planned.selected else "no dead letter matches"
+    message = "; ".join([sent, *left_out])
     if taken and own.outcomes.dead_letters.total() == own.outcomes.total:
         return Failed(message=message)
     return ended_with(own, message)

@@ -291,7 +291,7 @@ def _run_replay(
                 "replaying",
                 who=who_runs_this(),
                 total=planned.selected,
-                verbose=verbose,
+                hidden=verbose or not planned.selected,
                 goes_on=_AFTER_CTRL_C,
             ):
                 parameters = request.as_parameters()

@@ -213,7 +213,7 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
             return _Emitted(name, stored, None, None)
         tracker.add(delivery_ids)
         goes_on = f"a running drain or the next `resonant emit --endpoint {name}` sends them"
-        async with tracked(tracker, "emitting", verbose=request.verbose, goes_on=goes_on):
+        async with tracked(tracker, "emitting", hidden=request.verbose, goes_on=goes_on):
             state = await _run(request, name)
     return _Emitted(name, stored, tracker, state)
 

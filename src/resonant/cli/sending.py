@@ -24,7 +24,7 @@ async def tracked(
     *,
     who: str | None = None,
     total: int | None = None,
-    verbose: bool,
+    hidden: bool,
     goes_on: str,
 ) -> AsyncIterator[None]:
     """Pass the tracker to the flow that the block runs, and show the progress of its deliveries.
@@ -34,7 +34,7 @@ async def tracked(
         what: the work, such as ``emitting``.
         who: the operator, for the audit.
         total: the expected number of deliveries; None: the number tracked now.
-        verbose: show no progress, since Prefect's log is shown.
+        hidden: show no progress, since Prefect's log is shown or nothing is expected.
         goes_on: how the remaining deliveries are sent, for the message after Ctrl-C.
 
     Raises:
@@ -50,7 +50,7 @@ async def tracked(
 
     try:
         expected = outcomes.total if total is None else total
-        async with shown_until_the_end(what, expected, look, hidden=verbose):
+        async with shown_until_the_end(what, expected, look, hidden=hidden):
             with calling(Caller(tracker, who)):
                 yield
     except asyncio.CancelledError as stop:
