@@ -18,7 +18,7 @@ from resonant.errors import ResonantError
 from resonant.files import make_private_folder, open_private
 from resonant.local.compatibility import check_client_names, finish_sending_messages, import_prefect
 from resonant.local.health import is_healthy
-from resonant.local.note import running_up
+from resonant.local.note import is_held, lock_of_up, running_up
 from resonant.local.outage import translated_server_errors
 from resonant.local.password import protect_temporary_server, use_password_of_up
 from resonant.local.prefect_log import hide_client_log, show_prefect_log
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
 
 START_SECONDS = 90.0
+WORKER_SECONDS = 60.0  # for the worker of `resonant up`, after its server
 SERVER_LOG = "prefect-server.log"
 _OWN_PORTS = range(20_000, 32_000)
 _POLL_SECONDS = 0.2
@@ -85,17 +86,17 @@ def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool
     """Find a server, or start one that ends with the block, and point Prefect at it. Call it before importing Prefect.
 
     Args:
-        settings: provide the home of ``resonant up``, whose server is used if it runs.
+        settings: provide the home of ``resonant up``, whose server is used if it runs, and awaited while it starts.
         runs_flows: whether flows run in this process; without them, less of Prefect is imported.
         verbose: show Prefect's log of these flows.
 
     Raises:
-        ServerError: the server at ``PREFECT_API_URL`` does not answer, or no server starts.
+        ServerError: the server at ``PREFECT_API_URL`` or of ``resonant up`` does not answer, or no server starts.
         ServerGone: the server becomes unreachable within the block, or stays too busy.
         PrefectChanged: the installed Prefect lacks a name that Resonant uses.
     """
     configure_prefect()
-    if url := known_url(settings):
+    if url := known_url(settings) or _url_after_start(settings):
         if not is_healthy(url):
             raise ServerError(
                 f"no Prefect server answers at {url} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
@@ -146,6 +147,29 @@ def known_url(settings: Settings) -> str | None:
     if up.has_password:
         use_password_of_up(settings)
     return up.api_url
+
+
+def _url_after_start(settings: Settings) -> str | None:
+    """Wait while ``resonant up`` starts or stops; return the URL of its server, or None once it does not run.
+
+    Raises:
+        ServerError: it takes too long.
+    """
+    lock = lock_of_up(settings)
+    if not is_held(lock):
+        return None
+    output.say("waiting for `resonant up`, which starts or stops")
+    seconds = START_SECONDS + WORKER_SECONDS
+    give_up_at = time.monotonic() + seconds
+    while is_held(lock):
+        if url := known_url(settings):
+            return url
+        if time.monotonic() > give_up_at:
+            raise ServerError(
+                f"`resonant up` runs, but its server did not answer within {seconds:.0f} s: stop it, then run this again"
+            )
+        time.sleep(_POLL_SECONDS)
+    return None
 
 
 def is_same_url(one: str, other: str) -> bool:

@@ -23,6 +23,7 @@ from resonant.local.password import protect_up
 from resonant.local.processes import end, keep, kill
 from resonant.local.server import (
     SERVER_LOG,
+    WORKER_SECONDS,
     Server,
     ServerError,
     admitted,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from resonant.settings import Settings
 
 WORKER_LOG = "prefect-worker.log"
-_WORKER_SECONDS = 60.0
 # The sum of the limits: twice that of the runs, the worker, and the server.
 _STOP_SECONDS = 30
 _CLOSE_SECONDS = 5.0
@@ -339,12 +339,12 @@ def _wait_for_worker(stack: Stack, started_at: float) -> None:
             for each in workers
         )
 
-    give_up_at = time.monotonic() + _WORKER_SECONDS
+    give_up_at = time.monotonic() + WORKER_SECONDS
     while not asyncio.run(is_there()):
         stack.check()
         if time.monotonic() > give_up_at:
             raise ServerError(
-                f"the Prefect worker did not start within {_WORKER_SECONDS:.0f} s: see {stack.parts[-1].log}"
+                f"the Prefect worker did not start within {WORKER_SECONDS:.0f} s: see {stack.parts[-1].log}"
             )
         time.sleep(_POLL_SECONDS)
 

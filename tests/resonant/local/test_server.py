@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 from resonant.local import server, stack
 from resonant.local.note import RunningUp, is_held, lock_of_up, note_of_up, running_up
 from resonant.local.password import OF_CLIENT, password_file
-from resonant.local.server import ServerError, free_port, kept_server, known_url
+from resonant.local.server import ServerError, free_port, kept_server, known_url, prefect_server
 from resonant.settings import Settings
 
 HOLDER = """
@@ -111,6 +112,54 @@ def test_the_password_of_up_is_used_for_its_own_server_only(
 
 def test_without_any_up_there_is_none(settings):
     assert running_up(settings) is None
+
+
+USER = """
+import sys
+from resonant.local.server import prefect_server
+from resonant.settings import Settings
+with prefect_server(Settings(home=sys.argv[1]), runs_flows=False) as server:
+    sys.stdout.write(server.api_url)
+"""
+
+
+def test_a_command_waits_for_a_server_that_is_still_starting(settings, stranger):
+    port, _ = stranger
+    with (
+        stack._only_one(settings),
+        subprocess.Popen(
+            [sys.executable, "-c", USER, str(settings.home)],
+            env=os.environ | {"PREFECT_API_URL": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as command,
+    ):
+        assert command.stderr.readline() == "waiting for `resonant up`, which starts or stops\n"
+        url = note(settings, port)
+        assert command.communicate(timeout=60) == (url, "")
+
+
+@pytest.fixture
+def nothing_configured(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "")
+
+
+@pytest.mark.usefixtures("nothing_configured")
+def test_waiting_for_a_server_that_starts_has_an_end(settings, monkeypatch):
+    monkeypatch.setattr(server, "START_SECONDS", 0.0)
+    monkeypatch.setattr(server, "WORKER_SECONDS", 0.0)
+    late = pytest.raises(ServerError, match="its server did not answer within 0 s")
+    with stack._only_one(settings), late, prefect_server(settings):
+        pass
+
+
+@pytest.mark.usefixtures("nothing_configured")
+def test_a_command_goes_on_without_an_up_that_has_stopped(settings, monkeypatch):
+    with contextlib.ExitStack() as running:
+        running.enter_context(stack._only_one(settings))
+        monkeypatch.setattr(server.output, "say", lambda _line: running.close())
+        assert server._url_after_start(settings) is None
 
 
 def test_a_second_one_is_refused_as_long_as_the_first_lives(settings):
