@@ -135,7 +135,7 @@ async def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine
     await store.close()
     state, status = await collect_dead_letters(return_state=True), await statuses(tmp_path)
 
-    assert state.message == "1 deliveries rescued; 0 dead letters in 0 groups"
+    assert state.message == "1 delivery rescued; 0 dead letters in 0 groups"
     assert (status.retrying, status.in_flight, status.balanced) == (1, 0, True)
 
 
@@ -150,7 +150,7 @@ async def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, 
     await store.close()
     state, status = await collect_dead_letters(return_state=True), await statuses(tmp_path)
 
-    assert state.message.startswith("1 deliveries rescued")
+    assert state.message.startswith("1 delivery rescued")
     assert (status.pending, status.in_flight) == (2, 1)
 
 
