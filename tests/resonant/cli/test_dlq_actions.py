@@ -87,6 +87,13 @@ def test_a_replay_that_nothing_selects_must_be_asked_for(resonant, dead, argv):
     assert resonant.json("audit") == []
 
 
+@pytest.mark.engine
+def test_a_replay_that_matches_nothing_says_so_without_a_bar(resonant, dead, prefect_api, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    shown = resonant.on_a_terminal("replay", "--type", "user.*")
+    assert shown == "no dead letter matches\n"
+
+
 @pytest.mark.parametrize(
     "argv", [["retry", "evt_new"], ["replay", "--all"], ["replay", "--all", "--dry-run"]]
 )
