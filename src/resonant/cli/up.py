@@ -46,8 +46,9 @@ def up(
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
     Meanwhile, a drain sends the events of `resonant enqueue` at once, and takes over the deliveries of lost workers.
-    Other commands use this server instead of starting their own, and wait while it starts. Without a password, every user of this machine can use
-    it, and read the secrets of the endpoints. With --auth, other commands use the password automatically.
+    Other commands use this server instead of starting their own, and wait while it starts. Without a password, every
+    user of this machine can use it, and read the secrets of the endpoints. With --auth, other commands use the password
+    automatically.
     """
     import asyncio
 
