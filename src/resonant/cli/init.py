@@ -55,7 +55,7 @@ def init(
 
     Commands and workers that start in that folder use its flows instead of the installed ones.
 
-    --overwrite replaces only files that `init` wrote and nobody has changed. If another file would be replaced, the command
+    --overwrite replaces only unchanged files that `init` wrote. If another file would be replaced, the command
     changes nothing and lists these files. Then copy to another folder, and compare.
     """
     source = installed_project()
