@@ -17,9 +17,9 @@ from resonant.cli.status import COUNTED
 from resonant.dead_letters.purge import DAY_SECONDS, Retention, purge
 from resonant.events import Attempt
 from resonant.store import Outcome, Store, open_store
-from resonant.store.database import open_database
-from resonant.store.reads import count_dead_letters, dead_letters
-from resonant.store.selection import Selection
+from resonant.store.engine.database import open_database
+from resonant.store.views.reads import count_dead_letters, dead_letters
+from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

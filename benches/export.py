@@ -26,7 +26,7 @@ from resonant.metrics.alerts import read_raised
 from resonant.metrics.conditions import read_activity
 from resonant.store import Store, open_store, schema
 from resonant.store.counter_compaction import STAYING_SECONDS, compact
-from resonant.store.counters import DelayOf, Tally, add_to
+from resonant.store.counts.counters import DelayOf, Tally, add_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

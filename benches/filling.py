@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from benches.surroundings import DATA_BYTES
-from resonant.store.database import open_database
+from resonant.store.engine.database import open_database
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

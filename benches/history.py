@@ -12,7 +12,7 @@ from benches.filling import NUMBERS, fill
 from benches.surroundings import ENDPOINT
 from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.store.counter_compaction import MINUTES_KEPT_SECONDS, STAYING_SECONDS
-from resonant.store.counters import BUCKETS
+from resonant.store.counts.counters import BUCKETS
 
 _DAYS = 30
 _TYPE = "com.example.order.paid"

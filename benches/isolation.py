@@ -31,7 +31,7 @@ from benches.surroundings import (
 from resonant.dead_letters.replay import cancel
 from resonant.settings import load_settings
 from resonant.store import open_store
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -28,7 +28,7 @@ from benches.surroundings import (
     save_endpoint,
 )
 from resonant.store import open_store, schema
-from resonant.store.gates import read_gates
+from resonant.store.shared.gates import read_gates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -121,7 +121,7 @@ class WebhookEndpoint(EndpointBlock):
     def open(self, name: str) -> Destination:
         """Return a destination that reads this endpoint's configuration again while it is open."""
         # This imports the HTTP client, which `endpoint list` does not need.
-        from blocks.current import CurrentSink  # noqa: PLC0415
+        from resonant.sinks.reloading import CurrentSink  # noqa: PLC0415
 
         async def read() -> Endpoint:
             block = await load_endpoint(name)

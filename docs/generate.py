@@ -202,8 +202,8 @@ def _metrics() -> Iterator[str]:
     from resonant.metrics.prometheus import registry_of  # noqa: PLC0415
     from resonant.metrics.statistics import Figures, Statistics  # noqa: PLC0415
     from resonant.metrics.totals import Totals  # noqa: PLC0415
-    from resonant.store.counters import BUCKETS  # noqa: PLC0415
-    from resonant.store.gates import GateState  # noqa: PLC0415
+    from resonant.store.counts.counters import BUCKETS  # noqa: PLC0415
+    from resonant.store.shared.gates import GateState  # noqa: PLC0415
 
     registry = registry_of(Totals(0), Statistics(0, 0, Figures(), {}, {}, (), ()))
     yield "# Metrics"

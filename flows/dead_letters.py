@@ -7,20 +7,20 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.failing import fail_with_message
+from flows.naming import named
+from resonant.configured import open_configured_store
 from resonant.dead_letters.operations import cancellable
 from resonant.dead_letters.replay import ReplayRequest, cancel, require_restricted
 from resonant.events import Category, Reason
 from resonant.output import counted
-from resonant.store.configured import open_configured_store
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 from tasks.collect import (
     rescue_expired_leases,
     rescue_leases_of_ended_runs,
     write_gates,
     write_triage,
 )
-from tasks.failing import fail_with_message
-from tasks.naming import named
 from tasks.purge import purge_final_deliveries
 from tasks.replay import check_names, replay, say_plan, who_runs_this
 from tasks.wiring import open_dispatcher

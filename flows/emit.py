@@ -12,12 +12,12 @@ from prefect import State, flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
+from flows.failing import fail_with_message
+from flows.naming import named
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
 from resonant.errors import EndpointError, StoreRefused, StoreUnavailable
 from tasks.endings import ended, ended_with
-from tasks.failing import fail_with_message
-from tasks.naming import named
 from tasks.wiring import (
     count_held,
     open_dispatcher,

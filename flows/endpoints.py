@@ -3,10 +3,10 @@
 from prefect import State, flow
 from prefect.states import Completed
 
-from resonant.dead_letters.pausing import pause, resume
-from resonant.store.configured import open_configured_store
-from tasks.failing import fail_with_message
-from tasks.naming import named
+from flows.failing import fail_with_message
+from flows.naming import named
+from resonant.configured import open_configured_store
+from resonant.gate.pausing import pause, resume
 from tasks.replay import check_endpoint, who_runs_this
 
 

@@ -7,12 +7,12 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.failing import fail_with_message
+from flows.naming import named
+from resonant.configured import open_configured_store
 from resonant.metrics.report import summary
-from resonant.store.configured import open_configured_store
 from tasks.alerts import announce_alerts
-from tasks.failing import fail_with_message
 from tasks.metrics import compact_rollups, measure_store, show_statistics, write_textfile
-from tasks.naming import named
 
 
 @flow(name="export-metrics", flow_run_name=named("export metrics"), persist_result=False)

@@ -12,15 +12,15 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
 
 from blocks.loading import load_endpoints
-from resonant.dead_letters.gate_words import advice, next_probe_at, pace
 from resonant.dead_letters.triage import triage
 from resonant.delivery.wording import shortened
 from resonant.display import markdown, visible
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import rfc3339
+from resonant.gate.words import advice, next_probe_at, pace
 from resonant.output import counted
-from resonant.store.endpoint_status import governed
-from resonant.store.leases import lease_owners
+from resonant.store.queue.leases import lease_owners
+from resonant.store.views.endpoint_status import governed
 from tasks.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from resonant.dead_letters.triage import Group
     from resonant.store import Store
-    from resonant.store.gates import Gate
+    from resonant.store.shared.gates import Gate
 
 TRIAGE_ARTIFACT = "dead-letter-triage"
 GATES_ARTIFACT = "held-endpoints"

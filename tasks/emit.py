@@ -20,13 +20,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.utilities.annotations import opaque
 
-from resonant.dead_letters.gate_words import advice, described
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
-from resonant.dispatch.gatekeeper import Held
+from resonant.dispatch.admission import Held
 from resonant.dispatch.sender import LeaseLost, TimeIsUp
 from resonant.display import visible
 from resonant.events import rfc3339
+from resonant.gate.words import advice, described
 from resonant.local.compatibility import result_of_nothing
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from resonant.delivery.attempt import Report
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease, LeaseKey
-    from resonant.store.gates import Gate
+    from resonant.store.shared.gates import Gate
 
 # The retry condition sets the delay, and Prefect reads it right afterwards, in the same task run.
 _decided_delay: ContextVar[float] = ContextVar("decided_delay")

@@ -13,7 +13,7 @@ from resonant.display import visible
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from resonant.store.gates import Gate
+    from resonant.store.shared.gates import Gate
 
 _PREFIX = "resonant.gate."
 

@@ -8,22 +8,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from blocks.loading import require_endpoint
-from resonant.dead_letters.audit import audited
 from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.tracking import Tracker
 from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.output import counted
-from resonant.store import endpoints
-from resonant.store.known_names import why_no_such_code, why_no_such_ids
+from resonant.store.audit import audited
+from resonant.store.views import endpoints
+from resonant.store.views.known_names import why_no_such_code, why_no_such_ids
 from tasks.endings import ended_with
-from tasks.naming import add_to_run_name
 from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease
     from resonant.store import Store
-    from resonant.store.selection import Selection
+    from resonant.store.views.selection import Selection
 
 PROGRESS_ARTIFACT = "replay-progress"
 
@@ -93,7 +93,7 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
     request, closed = await _without_closed_endpoints(dispatcher, request)
     planned = await plan(store, request)
     with _logged_failure("the run's name has no number of dead letters"):
-        await add_to_run_name(counted(planned.selected, "dead letter"), after="replay")
+        await _add_to_run_name(counted(planned.selected, "dead letter"), after="replay")
     progress = await _Progress.start(planned.selected)
     taken = 0
 
@@ -184,3 +184,17 @@ class _Progress:
         with _logged_failure("the progress bar stays as it is"):
             await aupdate_progress_artifact(artifact_id=artifact_id, progress=float(percent))
             self._id = artifact_id
+
+
+async def _add_to_run_name(text: str, *, after: str) -> None:
+    """Add text to the name of the current flow run, if ``flows.naming.named`` made that name.
+
+    Args:
+        text: the addition, such as ``147 dead letters``.
+        after: the action that was given to ``flows.naming.named``.
+    """
+    context = FlowRunContext.get()
+    run = None if context is None else context.flow_run
+    if run is not None and run.name.startswith(f"{after} "):
+        async with get_client() as client:
+            await client.update_flow_run(run.id, name=f"{run.name}: {text}")

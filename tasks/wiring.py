@@ -16,7 +16,7 @@ from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
 from blocks.loading import require_endpoint
-from resonant.dead_letters.gate_words import held_back
+from resonant.configured import open_configured_store
 from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.dispatcher import Dispatcher
@@ -25,14 +25,14 @@ from resonant.dispatch.tracking import Tracker
 from resonant.display import visible
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import rfc3339
+from resonant.gate.words import held_back
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
+from resonant.local.records import records
 from resonant.settings import Settings, load_settings
-from resonant.store.configured import open_configured_store
-from resonant.store.endpoint_status import governed
+from resonant.store.views.endpoint_status import governed
 from tasks.emit import ChunkRef, DeliveryRef, emit_chunk, emit_event
 from tasks.gates import announce_gate
-from tasks.records import records
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from blocks import FileEndpoint, WebhookEndpoint, current, load_endpoint
+from blocks import FileEndpoint, WebhookEndpoint, load_endpoint
 from blocks.catalog import NotConfirmed, end_rotation, remove_endpoint, rotate_secret
 from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.dispatcher import Dispatcher
@@ -22,6 +22,7 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import Event
+from resonant.sinks import reloading
 from resonant.store import open_store
 from resonant.testing import Receiver, respond
 
@@ -213,7 +214,7 @@ def verified_by(request) -> tuple[str, ...]:
 async def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_new_one_alone(
     on_prefect, sqlite_url, monkeypatch
 ):
-    monkeypatch.setattr(current, "LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(reloading, "LOOK_AGAIN_SECONDS", 0.05)
 
     async def open_destination(name):
         return (await load_endpoint(name)).open(name)

@@ -15,8 +15,8 @@ from typing import Any
 
 import asyncpg
 
-from resonant.store.counters import Tally
-from resonant.store.rescue import LOST_LEASES_BEFORE_GIVING_UP
+from resonant.store.counts.counters import Tally
+from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
 
 Row = dict[str, Any]
 Snapshot = Callable[..., list[list[Row]]]

@@ -26,7 +26,7 @@ from chaos_worker import ENDPOINT, WIDTH, Orders
 from resonant.dead_letters.replay import cancel
 from resonant.errors import ResonantError
 from resonant.input_lines import parse_event
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 from support.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resonant.dead_letters.audit import audited
 from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.dead_letters.triage import triage
@@ -30,7 +29,8 @@ from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import open_store
-from resonant.store.selection import Selection
+from resonant.store.audit import audited
+from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -28,7 +28,7 @@ from faults_disk import small_disk
 
 from resonant.dead_letters.replay import cancel
 from resonant.errors import StoreUnavailable
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 from support.machine import finished
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from chaos_journal import started_receiver
 from faults import ENDPOINT, PROJECT, Fault, run
 
-from resonant.store.gates import Gate, GateChange, change_gate, read_gate
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
 from support.waiting import until
 
 HOUR = 3600.0

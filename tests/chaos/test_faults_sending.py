@@ -16,10 +16,10 @@ import pytest
 from chaos_journal import started_receiver
 from faults import ENDPOINT, IS_LONG, LANES, POLICY, Fault, most_begun, run
 
-from resonant.dead_letters.audit import audited
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.store.selection import Selection
+from resonant.store.audit import audited
+from resonant.store.views.selection import Selection
 from support.waiting import until
 
 pytestmark = LANES

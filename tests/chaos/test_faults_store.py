@@ -214,7 +214,7 @@ class TestSQLiteIsLockedByAnotherProcess:
     async def test_than_its_busy_timeout_and_nobody_notices(
         self, sqlite_url, make_fault, monkeypatch, busy_timeout
     ):
-        monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", busy_timeout)
+        monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", busy_timeout)
         fault = make_fault(sqlite_url)
 
         await fault.enqueue(300)
@@ -230,7 +230,7 @@ class TestSQLiteIsLockedByAnotherProcess:
     async def test_a_lock_held_for_longer_than_the_lease_is_named_and_the_run_goes_on(
         self, sqlite_url, make_fault, monkeypatch, chunk_size, caplog
     ):
-        monkeypatch.setattr("resonant.store.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
+        monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
         fault = make_fault(sqlite_url, lease_seconds=1.5)
 
         await fault.enqueue(300)

@@ -46,7 +46,7 @@ setattr(os if "{module}" == "os" else pathlib.Path, "{function}", stop)
 # The two steps of the flow that read and write; what Prefect adds around them opens no file of ours.
 STEPS = """
 import asyncio, logging
-from resonant.store.configured import open_configured_store
+from resonant.configured import open_configured_store
 from tasks import metrics
 metrics.get_run_logger = lambda: logging.getLogger("run")
 

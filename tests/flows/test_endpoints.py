@@ -6,10 +6,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.endpoints import pause_endpoint, resume_endpoint
-from resonant.dead_letters.audit import read_audit
 from resonant.events import Event
 from resonant.store import open_store
-from resonant.store.gates import read_gate
+from resonant.store.audit import read_audit
+from resonant.store.shared.gates import read_gate
 
 pytestmark = pytest.mark.engine
 

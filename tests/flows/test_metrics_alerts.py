@@ -25,8 +25,8 @@ from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
 from resonant.metrics.alerts import read_unannounced
 from resonant.store import Outcome, open_store
-from resonant.store.gates import Gate, GateChange, change_gate
-from resonant.store.selection import Selection
+from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 from support.waiting import until
 from tasks import alerts

@@ -15,8 +15,8 @@ from resonant.delivery.retry import GiveUp
 from resonant.events import Attempt
 from resonant.input_lines import event_from_fields
 from resonant.store import Outcome, open_store
-from resonant.store.leases import lease_owners
-from resonant.store.selection import Selection
+from resonant.store.queue.leases import lease_owners
+from resonant.store.views.selection import Selection
 
 pytestmark = pytest.mark.engine
 

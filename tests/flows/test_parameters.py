@@ -6,7 +6,7 @@ import pytest
 
 from flows.dead_letters import cancel_deliveries, replay_dead_letters
 from resonant.dead_letters.replay import ReplayRequest
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 
 
 @pytest.mark.parametrize(

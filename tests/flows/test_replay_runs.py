@@ -12,7 +12,7 @@ from flows.endpoints import pause_endpoint
 from resonant.dead_letters.replay import cancel
 from resonant.input_lines import event_from_fields
 from resonant.store import open_store
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 from tasks import replay
 
 pytestmark = pytest.mark.engine

@@ -13,12 +13,12 @@ from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
-from resonant.dead_letters.pausing import pause
 from resonant.delivery.retry import GiveUp
 from resonant.display import markdown
 from resonant.events import Attempt, Event, rfc3339
+from resonant.gate.pausing import pause
 from resonant.store import Outcome, open_store
-from resonant.store.gates import Gate, GateChange, change_gate, read_gates
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
 from resonant.testing import FixedClock
 from tasks.collect import GATES_ARTIFACT, TRIAGE_ARTIFACT
 

@@ -15,7 +15,7 @@ from resonant.dead_letters import operations
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
 from resonant.store import Outcome, Store, open_store, schema
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0
@@ -28,11 +28,11 @@ _QUERIES = (
     "metrics/test_stored_alerts.py",
     "metrics/test_totals.py",
     "store/test_counter_compaction.py",
-    "store/test_dead_letter_search.py",
-    "store/test_reads.py",
-    "store/test_selection.py",
-    "store/test_sketches.py",
-    "store/test_unfinished.py",
+    "store/views/test_dead_letters.py",
+    "store/views/test_reads.py",
+    "store/views/test_selection.py",
+    "store/counts/test_sketches.py",
+    "store/views/test_unfinished.py",
 )
 LEASE_SECONDS = 60.0
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import resonant
 from resonant import ConflictingEvent, Event, StoreTooNew, create_schema, enqueue, errors, open_store
 from resonant.store import schema
-from resonant.store.migrate import SCHEMA_VERSION, VERSION_TABLE, read_schema_version
+from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE, read_schema_version
 
 USAGE = Path(__file__).with_name("api_usage.py")
 PAID = Event(type="order.paid", source="/shop", data={"total": 10}, id="evt_1")

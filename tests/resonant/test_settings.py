@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.settings import Settings, SettingsError, Thresholds, UnknownPolicy, load_settings
-from resonant.store.database import file_of
+from resonant.store.engine.database import file_of
 
 
 @pytest.fixture

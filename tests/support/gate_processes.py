@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from resonant.dispatch.gate import EndpointGate
-from resonant.dispatch.gate_answer import Answer
-from resonant.store.gates import Gate
+from resonant.gate.answers import Answer
+from resonant.gate.controller import EndpointGate
+from resonant.store.shared.gates import Gate
 
 DELIVERED = Answer("delivered", 0.01, 200)
 REFUSED = Answer("failed", 0.01, None)

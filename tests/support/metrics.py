@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resonant.metrics.statistics import statistics
-from resonant.store import sketches
-from resonant.store.counters import DelayOf, Tally
+from resonant.store.counts import sketches
+from resonant.store.counts.counters import DelayOf, Tally
 
 if TYPE_CHECKING:
     from resonant.metrics.percentiles import Entry

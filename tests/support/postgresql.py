@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.engine import URL, make_url
 
 from resonant.store import schema
-from resonant.store.migrate import SCHEMA_VERSION, VERSION_TABLE
+from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resonant.store.counters import BUCKETS
+from resonant.store.counts.counters import BUCKETS
 from support.stores import fold
 
 if TYPE_CHECKING:

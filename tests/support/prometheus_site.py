@@ -20,8 +20,8 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, Event
 from resonant.local.server import free_port
 from resonant.store import Outcome, open_store
-from resonant.store.gates import GateChange, change_gate, read_gate
-from resonant.store.selection import Selection
+from resonant.store.shared.gates import GateChange, change_gate, read_gate
+from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 from support.prometheus_facts import DAY, HISTOGRAMS, Samples, facts
 from support.waiting import wait_until

@@ -8,7 +8,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from resonant.store.sql import HOST_CLOCK
+from resonant.store.engine.sql import HOST_CLOCK
 from support.sqlite import listening
 
 if TYPE_CHECKING:

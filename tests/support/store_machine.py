@@ -13,8 +13,8 @@ from sqlalchemy import delete, text
 from resonant.delivery.retry import Decision, GiveUp
 from resonant.events import Event, Lease, LeaseKey
 from resonant.store import Outcome, schema
-from resonant.store.outcomes import record
-from resonant.store.selection import Selection
+from resonant.store.queue.outcomes import record
+from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 from support.store_model import Model
 

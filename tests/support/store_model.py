@@ -11,7 +11,7 @@ from resonant.delivery.retry import GiveUp, Park
 if TYPE_CHECKING:
     from resonant.events import LeaseKey
     from resonant.store import Outcome
-    from resonant.store.selection import Selection
+    from resonant.store.views.selection import Selection
 
 LEASE_SECONDS = 60.0
 CRASHES_BEFORE_GIVING_UP = 5

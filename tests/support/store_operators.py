@@ -8,12 +8,13 @@ import pytest
 from hypothesis import strategies as st
 
 from resonant.dead_letters import operations
-from resonant.store import acceptances, rescue
-from resonant.store import leases as lease_queries
-from resonant.store.enqueue import enqueue
-from resonant.store.gate_operations import make_parked_due
-from resonant.store.outcomes import record
-from resonant.store.selection import Selection
+from resonant.store.counts import acceptances
+from resonant.store.queue import leases as lease_queries
+from resonant.store.queue import rescue
+from resonant.store.queue.enqueue import enqueue
+from resonant.store.queue.outcomes import record
+from resonant.store.shared.gate_operations import make_parked_due
+from resonant.store.views.selection import Selection
 from support.store_machine import (
     EVENT_IDS,
     deed,

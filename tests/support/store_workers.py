@@ -10,9 +10,10 @@ from hypothesis.stateful import initialize
 
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.errors import ConflictingEvent
-from resonant.store import acceptances, counters, rescue
-from resonant.store import leases as lease_queries
-from resonant.store.enqueue import enqueue
+from resonant.store.counts import acceptances, counters
+from resonant.store.queue import leases as lease_queries
+from resonant.store.queue import rescue
+from resonant.store.queue.enqueue import enqueue
 from support.store_machine import (
     ENDPOINTS,
     REASONS,

@@ -10,15 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from resonant.dead_letters.gate_words import advice
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
+from resonant.gate.words import advice
 from resonant.sinks.base import CallableSink
 from resonant.store import open_store
-from resonant.store.gates import Gate
+from resonant.store.shared.gates import Gate
 from tasks import emit
 from tasks.emit import DeliveryRef, Undelivered, dead_letter, emit_event, why_held
 

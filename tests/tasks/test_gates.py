@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from resonant.store.gates import Gate
+from resonant.store.shared.gates import Gate
 from tasks.gates import to_event
 
 BEFORE = Gate("orders")

@@ -73,7 +73,7 @@ def _read_server(url: str, query: str) -> Iterable[str]:
 
     from sqlalchemy import text
 
-    from resonant.store.database import open_database
+    from resonant.store.engine.database import open_database
 
     async def read() -> list[str]:
         async with asyncio.timeout(_MOST_SECONDS):

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.cli.running import UntilStopped
-    from resonant.store.gates import GateState
-    from resonant.store.selection import Selection
-    from resonant.store.unfinished import Waiting, WaitingGroup
+    from resonant.store.shared.gates import GateState
+    from resonant.store.views.selection import Selection
+    from resonant.store.views.unfinished import Waiting, WaitingGroup
 
 DEFAULT_LIMIT = 50
 COUNTED = 10_000
@@ -84,8 +84,8 @@ def _list_deliveries(
     selection: Selection, status: Unfinished | None, *, limit: int, after: str | None, as_json: bool
 ) -> None:
     from resonant.cli.running import run_reading
-    from resonant.store.gates import states_not_normal
-    from resonant.store.unfinished import Place, count_unfinished, each_unfinished
+    from resonant.store.shared.gates import states_not_normal
+    from resonant.store.views.unfinished import Place, count_unfinished, each_unfinished
 
     now = time.time()
     place = filters.place(after)
@@ -146,8 +146,8 @@ def _say_none(selection: Selection) -> None:
 
 def _list_groups(selection: Selection, status: Unfinished | None, *, limit: int, as_json: bool) -> None:
     from resonant.cli.running import run_with_store
-    from resonant.store.gates import states_not_normal
-    from resonant.store.unfinished import group_unfinished
+    from resonant.store.shared.gates import states_not_normal
+    from resonant.store.views.unfinished import group_unfinished
 
     now = time.time()
 

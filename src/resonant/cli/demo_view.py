@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from sqlalchemy import Connection
 
-    from resonant.store.reads import StoreStatus
+    from resonant.store.views.reads import StoreStatus
 
 HEADER = ("the receiver answers", "events", "delivered", "retried", "dead letters")
 _LATEST_FAILURES = 6
@@ -69,7 +69,8 @@ def take_snapshot(connection: Connection) -> Snapshot:
     """Read a snapshot of the store."""
     from sqlalchemy import case, func, select
 
-    from resonant.store import reads, schema
+    from resonant.store import schema
+    from resonant.store.views import reads
 
     d, a = schema.deliveries.c, schema.attempts.c
     rows = {way: Row() for way in WAYS}

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from resonant.events import Attempt, Delivery, Event
     from resonant.output import Document
-    from resonant.store.gates import GateState
-    from resonant.store.reads import Detail
+    from resonant.store.shared.gates import GateState
+    from resonant.store.views.reads import Detail
 
 _SHOWN_DATA_CHARACTERS = 4_000
 _NAMED_MATCHES = 3
@@ -75,13 +75,13 @@ def detail_document(found: Detail) -> Document:
 
 
 def _find_with_gates(connection: Connection, event_id: str) -> tuple[Detail, Mapping[str, GateState]]:
-    from resonant.store.gates import states_not_normal
+    from resonant.store.shared.gates import states_not_normal
 
     return _find(connection, event_id), states_not_normal(connection)
 
 
 def _find(connection: Connection, event_id: str) -> Detail:
-    from resonant.store import reads
+    from resonant.store.views import reads
 
     if found := reads.detail(connection, event_id):
         return found

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from prefect import State
 
-    from resonant.dead_letters.audit import AuditEntry
     from resonant.dead_letters.replay import ReplayPlan, ReplayRequest
     from resonant.events import DeadLetter
     from resonant.settings import Settings
+    from resonant.store.audit import AuditEntry
 
 _IDS_SHOWN = 10
 # Ages in days, in the selection of a purge.
@@ -190,8 +190,8 @@ def audit(
 ) -> None:
     """List who replayed, cancelled or purged deliveries, and who paused or resumed endpoints, newest first."""
     from resonant.cli.running import run_with_store
-    from resonant.dead_letters.audit import read_audit
     from resonant.events import rfc3339
+    from resonant.store.audit import read_audit
 
     entries = run_with_store(lambda store: store.read(read_audit, limit=limit or None))
     if as_json:
@@ -269,12 +269,12 @@ def _asked(selection: dict[str, Any]) -> Iterator[str]:
 def _run_replay(
     settings: Settings, request: ReplayRequest, policy: str | None, *, as_json: bool, verbose: bool
 ) -> None:
+    from resonant.cli.flow_runs import run_flow
     from resonant.cli.running import who_runs_this
     from resonant.cli.sending import print_outcomes, tracked
+    from resonant.configured import open_configured_store
     from resonant.dead_letters.replay import plan
     from resonant.dispatch.tracking import Tracker
-    from resonant.local.flow_runs import run_flow
-    from resonant.store.configured import open_configured_store
 
     tracker: Tracker
     document: dict[str, object]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from resonant.dead_letters.triage import Group
     from resonant.events import DeadLetter
-    from resonant.store.gates import GateState
+    from resonant.store.shared.gates import GateState
 
 # Rows per table. Tables are aligned in memory, and there may be millions of rows.
 _TABLE_ROWS = 1_000

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from resonant.dead_letters.triage import Group
     from resonant.events import Attempt, DeadLetter, Delivery
     from resonant.output import Document
-    from resonant.store.gates import Gate
-    from resonant.store.reads import StoreStatus
+    from resonant.store.shared.gates import Gate
+    from resonant.store.views.reads import StoreStatus
 
 _TIMES = frozenset(
     {

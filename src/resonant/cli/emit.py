@@ -83,9 +83,9 @@ def emit(
     dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked, dead_letter, by_reason, lost
     and held.
     """
+    from resonant.cli.flow_runs import run_flow
     from resonant.cli.sources import check_readable
     from resonant.errors import EndpointError
-    from resonant.local.flow_runs import run_flow
     from resonant.settings import load_settings
     from resonant.sinks.endpoint import Endpoint
 
@@ -167,9 +167,9 @@ async def _emit(request: _Request, settings: Settings) -> _Emitted:
     from resonant.cli.intake import Summary, store_files
     from resonant.cli.progress import shown_until_the_end
     from resonant.cli.sending import tracked
+    from resonant.configured import open_configured_store
     from resonant.dispatch.tracking import Tracker
-    from resonant.store.configured import open_configured_store
-    from resonant.store.endpoint_status import governed
+    from resonant.store.views.endpoint_status import governed
 
     name = request.endpoint
     async with open_configured_store(settings, patient=True) as store:

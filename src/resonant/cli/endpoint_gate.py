@@ -11,7 +11,7 @@ from resonant.cli import endpoint_options as given
 from resonant.cli import name_checks, options
 
 if TYPE_CHECKING:
-    from resonant.dead_letters.pausing import Paused, Resumed
+    from resonant.gate.pausing import Paused, Resumed
 
 
 def pause(
@@ -29,7 +29,7 @@ def pause(
     Every running process stops within a second. Requests in flight are not aborted.
     """
     from resonant.cli.running import run_with_store, who_runs_this
-    from resonant.dead_letters import pausing
+    from resonant.gate import pausing
 
     name = _known(name)
     paused = run_with_store(lambda store: pausing.pause(store, name, who=who_runs_this(), reason=reason))
@@ -50,7 +50,7 @@ def resume(
     is given.
     """
     from resonant.cli.running import run_with_store, who_runs_this
-    from resonant.dead_letters import pausing
+    from resonant.gate import pausing
 
     name = _known(name)
     resumed = run_with_store(lambda store: pausing.resume(store, name, who=who_runs_this(), send_parked=now))

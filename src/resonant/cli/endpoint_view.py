@@ -9,7 +9,7 @@ from resonant.cli import endpoint_options as given
 from resonant.cli import name_checks, options
 
 if TYPE_CHECKING:
-    from resonant.store.endpoint_status import Governed
+    from resonant.store.views.endpoint_status import Governed
 
 
 def list_(as_json: options.Json = False) -> None:
@@ -22,7 +22,7 @@ def list_(as_json: options.Json = False) -> None:
 
     from resonant.cli.running import load_endpoint, on_prefect, run_with_store
     from resonant.errors import EndpointError
-    from resonant.store.endpoint_status import governed
+    from resonant.store.views.endpoint_status import governed
 
     with on_prefect() as settings:
         from blocks.loading import load_endpoints
@@ -74,9 +74,9 @@ def show(name: given.Name, as_json: options.Json = False) -> None:
     import time
 
     from resonant.cli.running import load_endpoint, on_prefect, run_with_store
-    from resonant.dead_letters.gate_words import advice, described
     from resonant.events import rfc3339
-    from resonant.store.endpoint_status import governed
+    from resonant.gate.words import advice, described
+    from resonant.store.views.endpoint_status import governed
 
     name = options.endpoint_name(name)
     with on_prefect() as settings:
@@ -99,8 +99,8 @@ def show(name: given.Name, as_json: options.Json = False) -> None:
 
 
 def _of(name: str, gates: list[Governed]) -> Governed:
-    from resonant.store.endpoint_status import Governed
-    from resonant.store.gates import Gate
+    from resonant.store.shared.gates import Gate
+    from resonant.store.views.endpoint_status import Governed
 
     return next((each for each in gates if each.gate.endpoint == name), Governed(Gate(name), 0))
 

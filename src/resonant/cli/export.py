@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.running import UntilStopped
     from resonant.files import Write
-    from resonant.store.reads import History
+    from resonant.store.views.reads import History
 
 STDOUT = "-"
 
@@ -71,7 +71,7 @@ def _write_report(
     """
     from resonant.cli.documents import group_document, status_document
     from resonant.dead_letters.triage import triage
-    from resonant.store import reads
+    from resonant.store.views import reads
 
     now = time.time()
     head = {

@@ -15,7 +15,7 @@ from resonant.events import Category, Reason
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resonant.store.selection import Selection
+    from resonant.store.views.selection import Selection
 
 EndpointFilter = Annotated[
     str | None,
@@ -92,7 +92,7 @@ def selection(
         Misuse: unknown endpoint, code or cause, invalid time, text that databases cannot store, or empty value (most likely an
             unset shell variable).
     """
-    from resonant.store.selection import Selection
+    from resonant.store.views.selection import Selection
 
     given = {"--endpoint": endpoint, "--type": event_type, "--code": code, "--cause": cause, "--text": text}
     for option, value in given.items():

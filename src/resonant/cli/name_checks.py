@@ -51,7 +51,7 @@ def check_ids(ids: Collection[str]) -> None:
         ResonantError: the store cannot be read.
     """
     from resonant.settings import load_settings
-    from resonant.store.known_names import why_no_such_ids
+    from resonant.store.views.known_names import why_no_such_ids
 
     if ids and (why := _with_store(lambda store: store.read(why_no_such_ids, ids), load_settings())):
         raise Misuse(why)
@@ -124,14 +124,14 @@ def _check_endpoint(endpoint: str, settings: Settings) -> None:
 
 
 def _check_code(code: str, settings: Settings) -> None:
-    from resonant.store.known_names import why_no_such_code
+    from resonant.store.views.known_names import why_no_such_code
 
     if why := _with_store(lambda store: store.read(why_no_such_code, code), settings):
         raise Misuse(why)
 
 
 def _check_cause(cause: str, settings: Settings) -> None:
-    from resonant.store.causes import is_known
+    from resonant.store.queue.causes import is_known
 
     if not _with_store(lambda store: store.read(is_known, cause), settings):
         raise Misuse(f"no dead letter has the cause {cause!r}: `resonant dlq --group` lists the causes")
@@ -139,14 +139,14 @@ def _check_cause(cause: str, settings: Settings) -> None:
 
 def remember(names: Collection[str], settings: Settings) -> None:
     """Record configured endpoints in the store, so that commands know them without a Prefect server."""
-    from resonant.store import endpoints
+    from resonant.store.views import endpoints
 
     _note(lambda store: store.write(endpoints.remember, names), settings)
 
 
 def forget(name: str, settings: Settings) -> None:
     """Record in the store that an endpoint was removed."""
-    from resonant.store import endpoints
+    from resonant.store.views import endpoints
 
     _note(lambda store: store.write(endpoints.forget, name), settings)
 
@@ -160,7 +160,7 @@ def _note(work: Callable[[Store], Awaitable[None]], settings: Settings) -> None:
 
 
 def _read_names(settings: Settings) -> set[str]:
-    from resonant.store import endpoints
+    from resonant.store.views import endpoints
 
     return _with_store(lambda store: store.read(endpoints.names), settings)
 

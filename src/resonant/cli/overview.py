@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resonant import output
-from resonant.dead_letters.audit import AuditEntry, read_audit
-from resonant.dead_letters.gate_words import advice, described
 from resonant.dead_letters.purge import Forecast, Retention, daily_archive, forecast
 from resonant.events import rfc3339
+from resonant.gate.words import advice, described
+from resonant.store.audit import AuditEntry, read_audit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from resonant.metrics.alerts import Key
     from resonant.settings import Settings
-    from resonant.store.endpoint_status import EndpointStatus, Governed
-    from resonant.store.reads import StoreStatus
+    from resonant.store.views.endpoint_status import EndpointStatus, Governed
+    from resonant.store.views.reads import StoreStatus
 
 ENDPOINT_COLUMNS = (
     *(

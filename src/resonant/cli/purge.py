@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resonant.dead_letters.purge import Chosen, PurgeReport, Retention
     from resonant.settings import Settings
     from resonant.store import Store
-    from resonant.store.selection import Selection
+    from resonant.store.views.selection import Selection
 
 
 def purge(

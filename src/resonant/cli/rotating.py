@@ -10,7 +10,7 @@ from resonant.cli.running import run_with_store
 from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import ResonantError
 from resonant.events import rfc3339
-from resonant.store.signers import LIVE_SECONDS
+from resonant.store.shared.signers import LIVE_SECONDS
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

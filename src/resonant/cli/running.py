@@ -70,7 +70,7 @@ def run_with_store(work: Callable[[Store], Awaitable[T]], settings: Settings | N
     Raises:
         ResonantError: the settings are malformed, or the store cannot be used.
     """
-    from resonant.store.configured import open_configured_store
+    from resonant.configured import open_configured_store
 
     async def main() -> T:
         async with open_configured_store(settings) as store:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from resonant.metrics.alerts import Key
     from resonant.settings import Settings
     from resonant.store import Store
-    from resonant.store.reads import StoreStatus
-    from resonant.store.selection import Selection
+    from resonant.store.views.reads import StoreStatus
+    from resonant.store.views.selection import Selection
 
 DEFAULT_LIMIT = 50
 COUNTED = 10_000
@@ -98,7 +98,7 @@ def status(
     from resonant.cli.running import run_with_store
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
     from resonant.settings import load_settings
-    from resonant.store.drains import is_sending
+    from resonant.store.shared.drains import is_sending
 
     name = None if endpoint is None else options.endpoint_name(endpoint)
     name_checks.check_filters(name, None)
@@ -279,7 +279,7 @@ def _listing(which: _List) -> Callable[..., None]:
 def _fills_a_screen(selection: Selection) -> bool:
     """Return whether standard output is a terminal, and the dead letters fill more than its height."""
     from resonant.cli.running import run_with_store
-    from resonant.store.reads import count_dead_letters
+    from resonant.store.views.reads import count_dead_letters
 
     console = output.stdout()
     if not console.is_terminal:
@@ -319,9 +319,9 @@ def _list_dead_letters(
 ) -> None:
     from resonant.cli.documents import document
     from resonant.cli.running import run_reading
-    from resonant.store.dead_letter_search import DeadLetters, Key
-    from resonant.store.gates import states_not_normal
-    from resonant.store.reads import count_dead_letters, each_dead_letter
+    from resonant.store.shared.gates import states_not_normal
+    from resonant.store.views.dead_letters import DeadLetters, Key
+    from resonant.store.views.reads import count_dead_letters, each_dead_letter
 
     before = None if after is None else Key(*after)
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import case, delete, func, select, update
 
-from resonant.dead_letters.audit import add_to_audit
 from resonant.store import schema
-from resonant.store.acceptances import add_to_ledger
-from resonant.store.causes import Cause, cause_ids
-from resonant.store.counters import Tally, count_retries
-from resonant.store.dead_letter_search import DeadLetters, Key, is_after
-from resonant.store.leases import leases_of
-from resonant.store.locked_rows import change_all
-from resonant.store.sketches import begin_of
-from resonant.store.sql import is_any_of
+from resonant.store.audit import add_to_audit
+from resonant.store.counts.acceptances import add_to_ledger
+from resonant.store.counts.counters import Tally, count_retries
+from resonant.store.counts.sketches import begin_of
+from resonant.store.engine.sql import is_any_of
+from resonant.store.queue.causes import Cause, cause_ids
+from resonant.store.queue.leases import leases_of
+from resonant.store.queue.locked_rows import change_all
+from resonant.store.views.dead_letters import DeadLetters, Key, is_after
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select
 
     from resonant.events import Lease
-    from resonant.store.selection import Selection
+    from resonant.store.views.selection import Selection
 
 _d = schema.deliveries
 Final = Literal["dead_letter", "delivered"]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from resonant.dead_letters import operations
 from resonant.dead_letters.archive import ArchiveError, opened_archive
-from resonant.dead_letters.audit import audited
 from resonant.events import rfc3339
 from resonant.files import make_private_folder
-from resonant.store.dead_letter_search import DeadLetters
+from resonant.store.audit import audited
 from resonant.store.schema import deliveries
+from resonant.store.views.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from resonant.events import Reason
     from resonant.settings import Settings
     from resonant.store import Store
-    from resonant.store.dead_letter_search import Key
-    from resonant.store.selection import Selection
+    from resonant.store.views.dead_letters import Key
+    from resonant.store.views.selection import Selection
 
 DAY_SECONDS = 86_400.0
 NO_ARCHIVE = "none"

@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resonant.dead_letters import operations
-from resonant.dead_letters.audit import audited
 from resonant.errors import ResonantError
-from resonant.store.availability import retry_while_unavailable
-from resonant.store.dead_letter_search import DeadLetters
+from resonant.store.audit import audited
+from resonant.store.engine.availability import retry_while_unavailable
+from resonant.store.views.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from resonant.events import Lease
     from resonant.store import Store
-    from resonant.store.selection import Selection
+    from resonant.store.views.selection import Selection
 
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0

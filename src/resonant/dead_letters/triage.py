@@ -10,19 +10,19 @@ from sqlalchemy import select
 
 from resonant.dead_letters.advice import advise
 from resonant.store import schema
-from resonant.store.answers import answers
-from resonant.store.dead_letter_search import DeadLetters
-from resonant.store.fingerprint import normalised
-from resonant.store.selection import Selection
-from resonant.store.sql import is_any_of
+from resonant.store.engine.sql import is_any_of
+from resonant.store.queue.fingerprint import normalised
+from resonant.store.views.answers import answers
+from resonant.store.views.dead_letters import DeadLetters
+from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Connection, Row
 
-    from resonant.store.answers import Answered
-    from resonant.store.dead_letter_search import CauseCount
+    from resonant.store.views.answers import Answered
+    from resonant.store.views.dead_letters import CauseCount
 
 _d, _c = schema.deliveries, schema.causes
 

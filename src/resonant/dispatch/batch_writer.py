@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resonant.store.availability import is_lock, retry_while_unavailable
-from resonant.store.leases import begin, release
-from resonant.store.locked_rows import lock
-from resonant.store.outcomes import Outcome, record
+from resonant.store.engine.availability import is_lock, retry_while_unavailable
+from resonant.store.queue.leases import begin, release
+from resonant.store.queue.locked_rows import lock
+from resonant.store.queue.outcomes import Outcome, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resonant.dispatch.bulk import PrefetchWindow
 from resonant.errors import EndpointError
-from resonant.store import endpoints
+from resonant.store.views import endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -27,9 +27,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from resonant.dispatch import fetcher as fetching
+from resonant.dispatch.admission import Gatekeeper, Held
 from resonant.dispatch.destinations import Destinations
 from resonant.dispatch.fetcher import Fetcher, Plan
-from resonant.dispatch.gatekeeper import Gatekeeper, Held
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiter import ConcurrencyLimiter
@@ -42,13 +42,13 @@ from resonant.dispatch.succession import end_when_succeeded
 from resonant.dispatch.summary import Summary
 from resonant.dispatch.wakeup import wake_on_commits
 from resonant.errors import StoreError
-from resonant.store.availability import retry_while_unavailable
+from resonant.store.engine.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 
     from resonant.delivery.attempt import AttemptRunner, Destination, Report
-    from resonant.dispatch.gatekeeper import OnGateChange
+    from resonant.dispatch.admission import OnGateChange
     from resonant.dispatch.summary import ChunkSummary
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from resonant.dispatch.claim_size import ClaimSize
 from resonant.errors import StoreError
-from resonant.store.rescue import ExpiryWatch
+from resonant.store.queue.rescue import ExpiryWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from resonant.dispatch.admission import Gatekeeper
     from resonant.dispatch.destinations import Destinations
-    from resonant.dispatch.gatekeeper import Gatekeeper
     from resonant.dispatch.heartbeat import LeaseHeartbeat
     from resonant.dispatch.in_flight import InFlight
     from resonant.events import Lease

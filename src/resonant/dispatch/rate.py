@@ -1,6 +1,6 @@
 """The rate limit of an endpoint, shared by all processes: each send waits for its own slot.
 
-Slots are evenly spaced times, reserved in the store (see ``store/send_slots.py``). A missed slot is lost, so that sends
+Slots are evenly spaced times, reserved in the store (see ``store/shared/send_slots.py``). A missed slot is lost, so that sends
 never bunch.
 """
 
@@ -13,8 +13,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from resonant.store.availability import is_lock, retry_while_unavailable
-from resonant.store.send_slots import MOST_NOTICE_SECONDS, Reservation, reserve
+from resonant.store.engine.availability import is_lock, retry_while_unavailable
+from resonant.store.shared.send_slots import MOST_NOTICE_SECONDS, Reservation, reserve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

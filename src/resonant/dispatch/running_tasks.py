@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from resonant.errors import StoreRefused
-from resonant.store.availability import is_lock
+from resonant.store.engine.availability import is_lock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable

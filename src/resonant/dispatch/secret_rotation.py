@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from resonant.errors import StoreError
-from resonant.store import signers
+from resonant.store.shared import signers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class Signing:
     """Reports the rotation in use for each open endpoint of a run.
 
     Args:
-        store: stores the reports; see ``store/signers.py``.
+        store: stores the reports; see ``store/shared/signers.py``.
         owner: the run's id.
     """
 

@@ -12,19 +12,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resonant.delivery.retry import GiveUp, Park, Retry
+from resonant.dispatch.admission import Held
 from resonant.dispatch.batch_writer import BatchWriter
 from resonant.dispatch.bulk import all_of, send_ahead
-from resonant.dispatch.gatekeeper import Held
 from resonant.dispatch.summary import MOST_SHOWN, ChunkSummary
-from resonant.store.availability import retry_while_unavailable
-from resonant.store.outcomes import Outcome
+from resonant.store.engine.availability import retry_while_unavailable
+from resonant.store.queue.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from resonant.delivery.attempt import AttemptRunner, Report
+    from resonant.dispatch.admission import Gatekeeper
     from resonant.dispatch.destinations import Destinations
-    from resonant.dispatch.gatekeeper import Gatekeeper
     from resonant.dispatch.in_flight import InFlight
     from resonant.dispatch.running_tasks import RunningTasks
     from resonant.dispatch.summary import Summary

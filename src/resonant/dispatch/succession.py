@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.errors import StoreError
-from resonant.store import drains
+from resonant.store.shared import drains
 
 if TYPE_CHECKING:
     from resonant.dispatch.running_tasks import RunningTasks

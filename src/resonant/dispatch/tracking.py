@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.dispatch.summary import counts_as_text
 from resonant.events import rfc3339
-from resonant.store.gates import read_gates
-from resonant.store.standing import standing
+from resonant.store.shared.gates import read_gates
+from resonant.store.views.standing import standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from resonant.store import Store
-    from resonant.store.standing import Standing
+    from resonant.store.views.standing import Standing
 
 SLICE = 1_000
 # A poll ends after this many unfinished deliveries. Deliveries are sent roughly in the order of their keys, so those that end

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sqlalchemy import func, select, union_all
 
-from resonant.store import counters, schema
+from resonant.store import schema
 from resonant.store.counter_compaction import MINUTES_KEPT_SECONDS
+from resonant.store.counts import counters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

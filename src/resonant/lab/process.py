@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GateView, GiveUp, decide
 from resonant.delivery.verdict import Verdict
-from resonant.dispatch.gate import EndpointGate
-from resonant.dispatch.gate_answer import Answer
+from resonant.gate.answers import Answer
+from resonant.gate.controller import EndpointGate
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
     from resonant.delivery.retry import RetryPolicy
-    from resonant.dispatch.gate_answer import Sent
+    from resonant.gate.answers import Sent
     from resonant.lab.receiver import Receiver, Reply
     from resonant.lab.results import Journal
     from resonant.lab.scenario import Scenario
     from resonant.lab.world import Agenda, Delivery, Store
-    from resonant.store.gates import GateChange
+    from resonant.store.shared.gates import GateChange
 
 LOOK_SECONDS = 0.25
 # The duration of a store transaction.

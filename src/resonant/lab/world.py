@@ -7,12 +7,12 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
-from resonant.store.gates import Gate
+from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resonant.store.gates import GateChange
+    from resonant.store.shared.gates import GateChange
 
 ENDPOINT = "simulated"
 _PROBE_CANDIDATES = 1_000

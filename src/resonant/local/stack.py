@@ -320,7 +320,7 @@ def _settings_elsewhere(settings: Settings) -> dict[str, str]:
     Raises:
         StoreError: the URL is not of a supported database.
     """
-    from resonant.store.database import file_of
+    from resonant.store.engine.database import file_of
 
     variables = {"RESONANT_HOME": str(settings.home.expanduser().absolute())}
     if file := file_of(settings.store_url):

@@ -22,7 +22,7 @@ from sqlalchemy import and_, select, update
 
 from resonant.settings import Thresholds
 from resonant.store import schema
-from resonant.store.sql import insert_into
+from resonant.store.engine.sql import insert_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

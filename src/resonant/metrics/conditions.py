@@ -22,7 +22,7 @@ from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Finding, Key, defi
 from resonant.metrics.totals import read_totals
 from resonant.output import counted
 from resonant.store import schema
-from resonant.store.gates import Gate
+from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pandas import Series
 
-from resonant.store.sketches import Labels, seconds_of
+from resonant.store.counts.sketches import Labels, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from numpy.typing import NDArray
 
-    from resonant.store.sketches import Packed
+    from resonant.store.counts.sketches import Packed
 
 _HOUR = 3600
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -43,7 +43,7 @@ class Spread:
 
 @dataclass(slots=True)
 class Entry:
-    """The sums of one hour and set of labels; see ``store.sketches``.
+    """The sums of one hour and set of labels; see ``store.counts.sketches``.
 
     Attributes:
         measured: how many of ``count`` have a duration.

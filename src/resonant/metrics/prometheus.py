@@ -18,8 +18,8 @@ from prometheus_client.utils import floatToGoString
 
 from resonant.events import Status
 from resonant.metrics.report import NOT_COUNTED
-from resonant.store.counters import BUCKETS
-from resonant.store.gates import Gate, GateState
+from resonant.store.counts.counters import BUCKETS
+from resonant.store.shared.gates import Gate, GateState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -9,7 +9,7 @@ from resonant.events import rfc3339
 from resonant.metrics.alerts import ALL_ENDPOINTS
 from resonant.metrics.conditions import Activity
 from resonant.metrics.statistics import Attempts, Events
-from resonant.store.gates import Gate
+from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

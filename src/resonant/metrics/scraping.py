@@ -10,12 +10,12 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from resonant.configured import open_configured_store
 from resonant.display import visible
 from resonant.errors import ResonantError, StoreUnavailable
 from resonant.metrics.prometheus import registry_of
 from resonant.metrics.totals import measure
-from resonant.store.configured import open_configured_store
-from resonant.store.database import file_of
+from resonant.store.engine.database import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

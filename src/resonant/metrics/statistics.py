@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from sqlalchemy import func, select
 
 from resonant.metrics.percentiles import NANOSECONDS, Entry, Spread, read_entries, spread
-from resonant.store import schema, sketches
-from resonant.store.counters import DelayOf, read_unfolded
-from resonant.store.sketches import Labels
+from resonant.store import schema
+from resonant.store.counts import sketches
+from resonant.store.counts.counters import DelayOf, read_unfolded
+from resonant.store.counts.sketches import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from sqlalchemy import BigInteger, case, cast, func, select, union_all
 
 from resonant.metrics.statistics import read_statistics
-from resonant.store import acceptances, counters, schema
-from resonant.store.dead_letter_search import DeadLetters
-from resonant.store.gates import read_gates
-from resonant.store.selection import Selection
+from resonant.store import schema
+from resonant.store.counts import acceptances, counters
+from resonant.store.shared.gates import read_gates
+from resonant.store.views.dead_letters import DeadLetters
+from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.metrics.statistics import Statistics
     from resonant.store import Store
-    from resonant.store.gates import Gate
+    from resonant.store.shared.gates import Gate
 
 K = TypeVar("K")
 
@@ -30,7 +31,9 @@ _d, _c = schema.deliveries, schema.causes
 
 
 class Counted(NamedTuple):
-    """A counter since the creation of the store, over all minutes and event types; see ``store.counters`` for the measures.
+    """A counter since the creation of the store, over all minutes and event types.
+
+    ``store.counts.counters`` describes the measures.
 
     Attributes:
         le: upper bound of the bucket, in seconds; ``number`` does not include lower buckets.

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, func, select, text, tuple_
 
-from resonant.store import schema, sketches
-from resonant.store.counters import add_to
-from resonant.store.sketches import HOURS_KEPT_SECONDS, ROWS_AT_ONCE, Span
+from resonant.store import schema
+from resonant.store.counts import sketches
+from resonant.store.counts.counters import add_to
+from resonant.store.counts.sketches import HOURS_KEPT_SECONDS, ROWS_AT_ONCE, Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

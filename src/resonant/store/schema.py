@@ -137,7 +137,7 @@ Index(
     sqlite_where=is_dead_letter,
 )
 
-# The causes of dead letters, each stored once: see store/causes.py. Missing values are empty strings.
+# The causes of dead letters, each stored once: see store/queue/causes.py. Missing values are empty strings.
 causes = Table(
     "resonant_causes",
     metadata,
@@ -186,7 +186,7 @@ attempts = Table(
 )
 Index("resonant_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
 
-# Accepted events that are not yet in the ledger and the rollups: see store/acceptances.py.
+# Accepted events that are not yet in the ledger and the rollups: see store/counts/acceptances.py.
 acceptances = Table(
     "resonant_acceptances",
     metadata,
@@ -218,7 +218,7 @@ claims = Table(
     Column("last_claim_at", Double),
 )
 
-# One row per endpoint whose gate has ever left the state normal: see store/gates.py.
+# One row per endpoint whose gate has ever left the state normal: see store/shared/gates.py.
 gates = Table(
     "resonant_gates",
     metadata,
@@ -239,7 +239,7 @@ gates = Table(
     Column("paused_by", Text),
 )
 
-# The time until which sends to a rate-limited endpoint are reserved: see store/send_slots.py.
+# The time until which sends to a rate-limited endpoint are reserved: see store/shared/send_slots.py.
 send_slots = Table(
     "resonant_send_slots",
     metadata,
@@ -247,7 +247,7 @@ send_slots = Table(
     Column("reserved_until", Double, nullable=False),
 )
 
-# Endpoints that the last run could not open, with the errors, which contain no secret: see store/endpoints.py. Not columns of
+# Endpoints that the last run could not open, with the errors, which contain no secret: see store/views/endpoints.py. Not columns of
 # resonant_endpoints, so that runs do not wait for a purge or a fold that has locked the row.
 endpoint_problems = Table(
     "resonant_endpoint_problems",
@@ -257,7 +257,7 @@ endpoint_problems = Table(
     Column("since", Double, nullable=False),
 )
 
-# For each run and endpoint, the rotation of the signing secret that the run uses: see store/signers.py.
+# For each run and endpoint, the rotation of the signing secret that the run uses: see store/shared/signers.py.
 signers = Table(
     "resonant_signers",
     metadata,
@@ -268,7 +268,7 @@ signers = Table(
     Column("seen_at", Double, nullable=False),
 )
 
-# Runs that continue until newer ones have taken over, in the order in which they began: see store/drains.py.
+# Runs that continue until newer ones have taken over, in the order in which they began: see store/shared/drains.py.
 drains = Table(
     "resonant_drains",
     metadata,
@@ -281,7 +281,7 @@ drains = Table(
     sqlite_autoincrement=True,
 )
 
-# Counters of recent minutes, which only increase: see store/counters.py.
+# Counters of recent minutes, which only increase: see store/counts/counters.py.
 rollups = Table(
     "resonant_rollups",
     metadata,
@@ -332,7 +332,7 @@ rollup_history = Table(
     sqlite_with_rowid=False,
 )
 
-# Counts of committed transactions that are not yet in the rollups and the sketches: see store/counters.py.
+# Counts of committed transactions that are not yet in the rollups and the sketches: see store/counts/counters.py.
 tallies = Table(
     "resonant_tallies",
     metadata,
@@ -342,7 +342,7 @@ tallies = Table(
     Column("seconds", LargeBinary, nullable=False),
 )
 
-# Durations and counts for statistics, per minute, later merged into hours and days: see store/sketches.py. Rows are never
+# Durations and counts for statistics, per minute, later merged into hours and days: see store/counts/sketches.py. Rows are never
 # updated: a merge deletes several and inserts one.
 sketches = Table(
     "resonant_sketches",

@@ -6,13 +6,15 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from resonant.store import acceptances, counters, reads, rescue, sketches
-from resonant.store import leases as lease_queries
-from resonant.store.database import Database, Transaction, open_database
-from resonant.store.enqueue import EnqueueResult, enqueue
-from resonant.store.gates import read_gates_and_clock
-from resonant.store.outcomes import Outcome, record
-from resonant.store.selection import Selection
+from resonant.store.counts import acceptances, counters, sketches
+from resonant.store.engine.database import Database, Transaction, open_database
+from resonant.store.queue import leases as lease_queries
+from resonant.store.queue import rescue
+from resonant.store.queue.enqueue import EnqueueResult, enqueue
+from resonant.store.queue.outcomes import Outcome, record
+from resonant.store.shared.gates import read_gates_and_clock
+from resonant.store.views import reads
+from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.events import Clock, DeadLetter, Event, Lease, LeaseKey
-    from resonant.store.gates import Gate, GatesRead
+    from resonant.store.shared.gates import Gate, GatesRead
 
 P = ParamSpec("P")
 T = TypeVar("T")

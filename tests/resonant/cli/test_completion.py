@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from resonant.delivery.retry import GiveUp
-from resonant.store import endpoints
+from resonant.store.views import endpoints
 
 PROGRAM = "from resonant.cli import main; import sys; sys.argv[0] = 'resonant'; main()"
 

@@ -9,9 +9,9 @@ import signal
 
 import pytest
 
-from resonant.dead_letters.audit import read_audit
 from resonant.delivery.retry import GiveUp
 from resonant.events import rfc3339
+from resonant.store.audit import read_audit
 from support.dlq_actions import PERMANENT, reasons
 
 KILLED_IN_A_PURGE = """

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
 from blocks.catalog import remove_endpoint
-from resonant.dead_letters.pausing import pause
-from resonant.store.gates import Gate, GateChange, change_gate
+from resonant.gate.pausing import pause
+from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 pytestmark = pytest.mark.engine
 NOTHING_SENT = "0 delivered, 0 retried, 0 parked, 0 dead-lettered"

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from blocks import FileEndpoint, WebhookEndpoint
 from blocks.loading import block_slug
 from resonant.events import rfc3339
-from resonant.store.gates import Gate, GateChange, change_gate
+from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 pytestmark = pytest.mark.engine
 

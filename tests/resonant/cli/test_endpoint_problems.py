@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resonant.events import rfc3339
-from resonant.store import endpoints
+from resonant.store.views import endpoints
 
 REASON = "no endpoint is named 'shp'"
 

@@ -142,7 +142,7 @@ def test_a_long_export_holds_no_snapshot_while_it_writes(resonant, worker, url, 
     """Another process can write its changes back to the database, which SQLite refuses while a snapshot is in use."""
     worker.accept(*(f"evt_{n}" for n in range(6)))
     worker.attempt(GiveUp("permanent"))
-    monkeypatch.setattr("resonant.store.reads._PAGE", 2)
+    monkeypatch.setattr("resonant.store.views.reads._PAGE", 2)
     with connected(Path(url.removeprefix("sqlite:///"))) as other:
         held = []
 
@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_no_half_report(resonant, worker, tmp_path):
     worker.accept(*(f"evt_{n:04}" for n in range(1_000)))
     worker.attempt(GiveUp("permanent"), error="x" * 300)
     interrupt = """
-import os, signal, resonant.store.reads as reading
+import os, signal, resonant.store.views.reads as reading
 every = reading.each_history
 def each_history(*args, **options):
     for n, row in enumerate(every(*args, **options)):

@@ -14,7 +14,7 @@ from blocks.catalog import remove_endpoint
 from resonant.cli import _Command, app
 from resonant.delivery.classification import built_in_codes, classifier
 from resonant.delivery.retry import GiveUp
-from resonant.store import endpoints
+from resonant.store.views import endpoints
 
 
 @pytest.fixture

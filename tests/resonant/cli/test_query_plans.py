@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from resonant.dead_letters import pausing
 from resonant.dead_letters.replay import ReplayRequest, cancel, endpoints_of, plan, take_dead_letters
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
+from resonant.gate import pausing
 from resonant.lab.history import read_history
 from resonant.store import open_store
-from resonant.store.gates import Gate, GateChange, change_gate
-from resonant.store.leases import lease_owners
-from resonant.store.probes import claim_probe
-from resonant.store.selection import Selection
+from resonant.store.queue.leases import lease_owners
+from resonant.store.queue.probes import claim_probe
+from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.views.selection import Selection
 from support.dispatching import Scene, enqueue, failing_first, scene, succeed
 from support.query_plans import planned
 

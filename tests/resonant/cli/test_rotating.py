@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from blocks import WebhookEndpoint, load_endpoint
 from blocks.loading import block_slug
 from resonant.cli import rotating
-from resonant.store import signers
+from resonant.store.shared import signers
 
 pytestmark = pytest.mark.engine
 

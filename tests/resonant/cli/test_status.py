@@ -12,8 +12,8 @@ from resonant.cli import status as status_commands
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
 from resonant.metrics.alerts import Condition, Crossing, note_announced, record_crossings
-from resonant.store import drains
-from resonant.store.reads import StoreStatus
+from resonant.store.shared import drains
+from resonant.store.views.reads import StoreStatus
 
 ROW_KEYS = [
     *("event_id", "event_type", "endpoint", "reason", "category", "code", "error_type", "error"),

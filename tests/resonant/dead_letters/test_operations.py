@@ -9,7 +9,7 @@ import pytest
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
 from resonant.store import schema
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 
 
 def die(desk, *event_ids, endpoint="orders", reason="exhausted", **attempt):

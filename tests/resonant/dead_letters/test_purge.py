@@ -12,7 +12,6 @@ import pytest
 
 from resonant.dead_letters import operations
 from resonant.dead_letters.archive import ArchiveError
-from resonant.dead_letters.audit import read_audit
 from resonant.dead_letters.purge import (
     DAY_SECONDS,
     Forecast,
@@ -26,6 +25,7 @@ from resonant.delivery.retry import GiveUp, Park
 from resonant.events import Attempt, Event
 from resonant.settings import Settings
 from resonant.store import Outcome
+from resonant.store.audit import read_audit
 from support.stores import opened
 
 
@@ -227,7 +227,7 @@ async def test_a_purge_that_is_killed_leaves_who_began_it_and_what_it_removed(st
         await end(store, *(f"evt_{number}" for number in range(1_000)))
 
         def killed(_purged):
-            monkeypatch.setattr("resonant.dead_letters.audit.end_audit", lambda *_args, **_kwargs: None)
+            monkeypatch.setattr("resonant.store.audit.end_audit", lambda *_args, **_kwargs: None)
             raise Killed
 
         with pytest.raises(Killed):

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonant.dead_letters.audit import audited, read_audit
 from resonant.dead_letters.replay import (
     SLOW_START_SECONDS,
     EmptySelection,
@@ -25,7 +24,8 @@ from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
 from resonant.events import Attempt, Event
 from resonant.store import Outcome
-from resonant.store.selection import Selection
+from resonant.store.audit import audited, read_audit
+from resonant.store.views.selection import Selection
 from support.examples import examples
 from support.stores import opened
 

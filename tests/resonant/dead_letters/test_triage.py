@@ -8,7 +8,7 @@ from resonant.dead_letters import operations
 from resonant.dead_letters.advice import advise
 from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 
 
 def die(desk, *ids, endpoint="orders", event_type="order.paid", reason="exhausted", **attempt):
@@ -168,7 +168,7 @@ def test_what_is_replayed_or_purged_leaves_its_group(desk):
 
 
 def test_more_errors_than_are_kept_apart_are_still_one_group(desk, monkeypatch):
-    monkeypatch.setattr("resonant.store.causes.MOST_ERRORS", 2)
+    monkeypatch.setattr("resonant.store.queue.causes.MOST_ERRORS", 2)
     die(desk, *(f"evt_{n}" for n in range(2)), error="order 1 is refused")
     for number in range(2, 6):
         die(desk, f"evt_{number}", error=f"order {number} is refused")

@@ -20,4 +20,4 @@ def quick_look(monkeypatch):
 @pytest.fixture
 def warm(monkeypatch):
     """Let everything be sent at once, though the process knows nothing of the endpoint yet."""
-    monkeypatch.setattr("resonant.dispatch.gate_measured.Measured.wait", lambda *_: 0.0)
+    monkeypatch.setattr("resonant.gate.measured.Measured.wait", lambda *_: 0.0)

@@ -11,7 +11,7 @@ from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt, Event
 from resonant.store import Outcome, open_store
-from resonant.store.availability import retry_while_unavailable
+from resonant.store.engine.availability import retry_while_unavailable
 from resonant.testing import FixedClock
 from support.sqlite import listening, locked
 from support.waiting import until

@@ -13,7 +13,7 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.dispatch.summary import MOST_SHOWN, ChunkSummary
 from resonant.errors import StoreUnavailable, UnexpectedStatus
-from resonant.store.gates import GateChange, change_gate, read_gate
+from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from resonant.testing import FixedClock
 from support.dispatching import (
     QUICK,

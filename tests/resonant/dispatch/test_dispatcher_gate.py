@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.dispatch.gatekeeper import Held
+from resonant.dispatch.admission import Held
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import UnexpectedStatus
-from resonant.store.gates import GateChange, change_gate, read_gate
+from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from support.dispatching import START, deliveries, enqueue, fail, rows, scene, succeed
 from support.waiting import until
 

@@ -16,7 +16,7 @@ from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
 from resonant.store import open_store
-from resonant.store.gates import Gate, GateChange, change_gate, read_gate, shared_now
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, shared_now
 from support.dispatching import enqueue, sink_target
 from support.waiting import until
 

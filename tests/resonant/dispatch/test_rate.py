@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 from resonant.dispatch.rate import USED_SHARE, RateLimiter
 from resonant.errors import StoreUnavailable
 from resonant.store import schema
-from resonant.store.send_slots import reserve
+from resonant.store.shared.send_slots import reserve
 from support.simulated_time import run_in_simulated_time
 
 RATE = 50.0

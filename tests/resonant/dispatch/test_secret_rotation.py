@@ -15,7 +15,8 @@ from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import open_store, schema, signers
+from resonant.store import open_store, schema
+from resonant.store.shared import signers
 from support.waiting import until
 
 NEW = 2_000.5

@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 
 from resonant.dead_letters.operations import purge
-from resonant.dead_letters.pausing import pause
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
@@ -19,9 +18,10 @@ from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.sender import WAIT_SECONDS
 from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, Event
+from resonant.gate.pausing import pause
 from resonant.sinks.base import CallableSink
 from resonant.store import Outcome, open_store
-from resonant.store.gates import Gate, GateChange, change_gate, shared_now
+from resonant.store.shared.gates import Gate, GateChange, change_gate, shared_now
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0

@@ -21,7 +21,9 @@ from resonant.dispatch.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import Store, drains, gate_operations, open_store, schema, wakeup
+from resonant.store import Store, open_store, schema
+from resonant.store.engine import wakeup
+from resonant.store.shared import drains, gate_operations
 from support.dispatching import sink_target
 from support.waiting import quiet, until
 

@@ -26,7 +26,7 @@ from resonant.errors import UnexpectedStatus
 from resonant.events import Category, Event, Lease
 from resonant.sinks.base import CallableSink
 from resonant.sinks.endpoint import Endpoint
-from resonant.store.fingerprint import fingerprint
+from resonant.store.queue.fingerprint import fingerprint
 from support.redaction import safe_message
 
 fuzzed = settings.get_profile("fuzz")

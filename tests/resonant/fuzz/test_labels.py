@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.totals import Counted, Totals
-from resonant.store.gates import Gate
+from resonant.store.shared.gates import Gate
 from support.metrics import Facts
 
 fuzzed = settings.get_profile("fuzz-io")

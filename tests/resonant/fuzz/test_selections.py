@@ -18,10 +18,10 @@ from resonant.cli import filters, options
 from resonant.errors import StoreError
 from resonant.events import Category, Reason
 from resonant.store import open_store, schema
-from resonant.store.causes import Cause, cause_ids
-from resonant.store.dead_letter_search import DeadLetters
-from resonant.store.reads import count_dead_letters, dead_letters, find_event_ids
-from resonant.store.selection import Selection
+from resonant.store.queue.causes import Cause, cause_ids
+from resonant.store.views.dead_letters import DeadLetters
+from resonant.store.views.reads import count_dead_letters, dead_letters, find_event_ids
+from resonant.store.views.selection import Selection
 
 fuzzed = settings.get_profile("fuzz")
 fuzzed_with_io = settings.get_profile("fuzz-io")
@@ -175,8 +175,8 @@ def ask(request, tmp_path_factory):
 
     with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
         # So that some causes stand for many dead letters, whose texts are then looked at one by one.
-        patch.setattr("resonant.store.causes.MOST_ERRORS", 2)
-        patch.setattr("resonant.store.causes.MOST_NORMALISED", 3)
+        patch.setattr("resonant.store.queue.causes.MOST_ERRORS", 2)
+        patch.setattr("resonant.store.queue.causes.MOST_NORMALISED", 3)
         store = runner.run(open_store(url))
         runner.run(fill(store, KEPT))
         before = runner.run(store.read(sizes))

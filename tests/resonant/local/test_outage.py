@@ -3,7 +3,7 @@ import asyncio
 import httpx
 import pytest
 
-from resonant.local.flow_runs import count_task_runs
+from resonant.cli.flow_runs import count_task_runs
 from resonant.local.outage import ServerGone, translated_server_errors
 from resonant.testing import Receiver, nobody_listening, respond
 

@@ -17,7 +17,7 @@ from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
 from resonant.metrics import chart_style, charts
 from resonant.metrics.percentiles import Spread
 from resonant.metrics.statistics import Delays, Events, Figures, Hour, Statistics
-from resonant.store.counters import DelayOf
+from resonant.store.counts.counters import DelayOf
 
 HOUR = 3600
 START = 472_222 * HOUR

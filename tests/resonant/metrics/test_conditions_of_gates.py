@@ -10,7 +10,7 @@ from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key, crossings
 from resonant.metrics.conditions import Activity, evaluate
 from resonant.metrics.totals import Totals, read_totals
 from resonant.settings import Thresholds
-from resonant.store.gates import Gate, GateChange, change_gate
+from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 NOW = 1_700_000_000.0
 MINUTE, HOUR = 60.0, 3600.0

@@ -13,7 +13,7 @@ from resonant.metrics.statistics import read_statistics
 from resonant.metrics.totals import measure, read_totals
 from resonant.store import schema
 from resonant.store.counter_compaction import compact
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 
 HOUR = 3600.0
 

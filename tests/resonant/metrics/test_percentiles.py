@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resonant.metrics.statistics import statistics
-from resonant.store import sketches
-from resonant.store.counters import Tally
+from resonant.store.counts import sketches
+from resonant.store.counts.counters import Tally
 
 HOUR = 3600
 HOURS = 24

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from resonant.metrics.prometheus import _Collected, registry_of, to_text
 from resonant.metrics.totals import Counted, Totals
-from resonant.store.counters import BUCKETS
-from resonant.store.gates import Gate
+from resonant.store.counts.counters import BUCKETS
+from resonant.store.shared.gates import Gate
 from support.metrics import Facts
 from support.programs import need
 

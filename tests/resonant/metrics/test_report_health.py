@@ -6,7 +6,7 @@ from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key
 from resonant.metrics.conditions import Activity
 from resonant.metrics.report import health_lines
 from resonant.metrics.totals import Totals
-from resonant.store.gates import Gate
+from resonant.store.shared.gates import Gate
 
 NOW = 1_700_000_000.0
 HOUR = 3600

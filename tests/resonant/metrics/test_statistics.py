@@ -9,7 +9,7 @@ import pytest
 
 from resonant.metrics.percentiles import Spread
 from resonant.metrics.statistics import unfinished_entry
-from resonant.store.counters import DelayOf
+from resonant.store.counts.counters import DelayOf
 from support.metrics import HOUR, START, Facts
 
 

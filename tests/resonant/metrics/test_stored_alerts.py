@@ -19,7 +19,7 @@ from resonant.metrics.alerts import (
 from resonant.metrics.conditions import Activity, read_activity
 from resonant.store import schema
 from resonant.store.counter_compaction import compact
-from resonant.store.selection import Selection
+from resonant.store.views.selection import Selection
 
 HOUR, DAY = 3600.0, 86_400.0
 WINDOW = 900.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from resonant.metrics.totals import read_totals
-from resonant.store.gates import Gate, GateChange, change_gate
+from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 
 def gate(desk, state, **fields):

@@ -16,8 +16,8 @@ from resonant.metrics.conditions import read_activity
 from resonant.metrics.totals import read_totals
 from resonant.store import counter_compaction, schema
 from resonant.store.counter_compaction import compact, find_spans, gather, move
-from resonant.store.counters import BUCKETS, Tally
-from resonant.store.sketches import Span
+from resonant.store.counts.counters import BUCKETS, Tally
+from resonant.store.counts.sketches import Span
 from support.examples import examples
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -265,7 +265,7 @@ def test_two_at_once_beside_writers_of_old_and_new_minutes_lose_and_double_nothi
     desk, open_desk, store_url, monkeypatch
 ):
     """Nor does anyone who reads meanwhile see a counter fall, and nobody runs into a deadlock, to be mended by a retry."""
-    monkeypatch.setattr("resonant.store.postgresql._TRY_AGAIN", ())
+    monkeypatch.setattr("resonant.store.engine.postgresql._TRY_AGAIN", ())
     monkeypatch.setattr(counter_compaction, "ROWS_AT_ONCE", 7)
     desks = [desk, *(open_desk(store_url) for _ in range(4))]
     rng = random.Random(5)
@@ -311,7 +311,7 @@ def test_two_at_once_beside_writers_of_old_and_new_minutes_lose_and_double_nothi
 
 def test_one_that_moves_what_another_gathers_never_deadlocks(open_desk, postgresql_url, monkeypatch):
     """The one goes from the start of an hour to its end, the other back from all of it to its start."""
-    monkeypatch.setattr("resonant.store.postgresql._TRY_AGAIN", ())
+    monkeypatch.setattr("resonant.store.engine.postgresql._TRY_AGAIN", ())
     first, second = (open_desk(postgresql_url) for _ in range(2))
     hour = start_of(first.clock() - 50 * HOUR, HOUR)
 

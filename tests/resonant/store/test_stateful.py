@@ -18,7 +18,9 @@ from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import select
 
 from resonant.metrics.statistics import read_statistics
-from resonant.store import counters, reads, schema
+from resonant.store import schema
+from resonant.store.counts import counters
+from resonant.store.views import reads
 from support.examples import examples
 from support.store_model import ATTEMPT_COLUMNS, COLUMNS
 from support.store_operators import Operators

@@ -1,8 +1,8 @@
-"""Alembic's entry: the connection and its transaction come from ``store.migrate``."""
+"""Alembic's entry: the connection and its transaction come from ``store.engine.migrate``."""
 
 from alembic import context
 
-from resonant.store.migrate import VERSION_TABLE
+from resonant.store.engine.migrate import VERSION_TABLE
 from resonant.store.schema import metadata
 
 context.configure(

@@ -1,0 +1,52 @@
+"""Opens the configured store."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from resonant.errors import StoreRefused, StoreUnavailable
+from resonant.settings import Settings, load_settings
+from resonant.store import open_store
+from resonant.store.engine.availability import retry_while_unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from resonant.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_configured_store(
+    settings: Settings | None = None, *, patient: bool = False
+) -> AsyncIterator[Store]:
+    """Open the store, and close it at the end of the block.
+
+    Args:
+        settings: provide the store's URL; read from the environment by default.
+        patient: whether to wait for an unreachable store for a third of the lease, as a run does.
+
+    Raises:
+        SettingsError: the environment is malformed.
+        StoreError: the store cannot be opened.
+    """
+    settings = settings or load_settings()
+    open_it = partial(
+        open_store, settings.store_url, lease_seconds=settings.lease_seconds, rollups=settings.rollups
+    )
+    try:
+        store = await open_it()
+    except StoreUnavailable as error:
+        if not patient or isinstance(error, StoreRefused):
+            raise
+        patience = settings.lease_seconds / 3
+        logger.warning("%s: trying again for %.0f s", error, patience)
+        store = await retry_while_unavailable(open_it, patience)
+    try:
+        yield store
+    finally:
+        await store.close()

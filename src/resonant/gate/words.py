@@ -1,0 +1,113 @@
+"""Describe an endpoint's gate: its state, the reason, and advice for operators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resonant.output import ago
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from resonant.store.shared.gates import Gate
+
+# Without a probe or a renewed pilot for this long, no run is sending to the endpoint.
+_UNATTENDED_SECONDS = 60.0
+_RESUME = "`resonant endpoint resume {endpoint}` sends again"
+_GONE = (
+    "if the endpoint is gone for good, remove it (`resonant endpoint remove {endpoint}`) and cancel its deliveries "
+    "(`resonant cancel --endpoint {endpoint}`); otherwise `resonant endpoint resume {endpoint}` sends again"
+)
+_PROBING = (
+    "repair the receiver: once a probe succeeds, the deliveries are sent; `resonant endpoint resume {endpoint}` "
+    "sends a probe now"
+)
+_WAITING = "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"
+_PACED = "nothing: the pace grows while the endpoint keeps up"
+
+
+def described(gate: Gate, *, held: int, now: float) -> str:
+    """Describe a gate on one line: state, duration, pace, reason, next probe, and number of held deliveries.
+
+    Args:
+        gate: the endpoint's gate.
+        held: the number of deliveries that are due and held.
+        now: seconds since the epoch.
+    """
+    if not gate.governs_at(now):
+        return "normal"
+    parts = list(_parts(gate, held, now))
+    if held:
+        parts.append(f"{held:,} held")
+    if held and _is_unattended(gate, now):
+        parts.append("no run is sending to it: start `resonant emit`")
+    return "; ".join(parts)
+
+
+def held_back(gate: Gate, *, held: int, now: float) -> str:
+    """Return a line about an endpoint whose gate holds deliveries: how many, why, until when, and what to do."""
+    return f"{gate.endpoint} is {described(gate, held=held, now=now)}; next: {advice(gate, now)}"
+
+
+def advice(gate: Gate, now: float) -> str:
+    """Return advice about an endpoint whose gate holds deliveries back; empty if it holds none back."""
+    if not gate.governs_at(now):
+        return ""
+    by_state = {"paused": _GONE if gate.is_gone else _RESUME, "probing": _PROBING, "paced": _PACED}
+    return by_state.get(gate.state, _WAITING).format(endpoint=gate.endpoint)
+
+
+def next_probe_at(gate: Gate) -> float | None:
+    """Return when the next probe is due, seconds since the epoch; None if the gate is not probing."""
+    if gate.state != "probing" or gate.probe_at is None:
+        return None
+    return max(gate.probe_at, gate.not_before or 0.0)
+
+
+def pace(gate: Gate) -> str | None:
+    """Describe the pace of a gate; return None if it is not paced."""
+    return f"{gate.pace:.3g} per second" if gate.state == "paced" and gate.pace is not None else None
+
+
+def _parts(gate: Gate, held: int, now: float) -> Iterator[str]:
+    is_told_to_wait = gate.not_before is not None and gate.not_before > now
+    for_how_long = f"for {span((gate.not_before or now) - now)} more, as its Retry-After requested"
+    if gate.state == "normal":
+        yield f"waiting {for_how_long}"
+        return
+    reason = gate.reason or ""
+    # Failures of probes are not counted: the number is that of the beginning.
+    joint = ", after " if gate.state == "probing" and reason.endswith("in a row") else ": "
+    yield joint.join(filter(None, (_state(gate, now), reason)))
+    if (probe_at := next_probe_at(gate)) is not None:
+        due = "a probe is due" if held else "the next delivery is the probe"
+        yield f"next probe in {span(probe_at - now)}" if probe_at > now else due
+    elif gate.state == "paced" and is_told_to_wait:
+        yield f"nothing is sent {for_how_long}"
+
+
+def _state(gate: Gate, now: float) -> str:
+    since = span(now - gate.since)
+    match gate.state:
+        case "paused":
+            return f"paused for {since}{f' by {gate.paused_by}' if gate.paused_by else ''}"
+        case "probing":
+            return f"probing for {span(now - gate.down_since)}"
+    at = pace(gate)
+    return f"paced for {since}{f' at {at}' if at else ''}"
+
+
+def _is_unattended(gate: Gate, now: float) -> bool:
+    match gate.state:
+        case "probing":
+            expected_at = next_probe_at(gate)
+        case "paced":
+            expected_at = gate.pilot_until or gate.since
+        case _:
+            return False
+    return expected_at is not None and now - expected_at > _UNATTENDED_SECONDS
+
+
+def span(seconds: float) -> str:
+    """Return a duration in words: ``12 min``."""
+    return ago(max(0.0, seconds)).removesuffix(" ago")

@@ -1,0 +1,1 @@
+"""What is counted: accepted events, outcomes, and latency sketches."""

@@ -1,0 +1,231 @@
+"""Latency sketches: durations counted in logarithmic buckets, for percentiles with an error below 1 %.
+
+The buckets are those of DDSketch (Masson, Rim and Lee, 2019): bucket ``n`` holds the durations above ``GAMMA ** (n - 1)``
+and up to ``GAMMA ** n``. Count, sum, minimum and maximum are exact. Two sketches are merged by adding their counts, so
+the distribution of attempts over transactions, minutes and hours does not matter.
+
+A fold inserts a row for each minute (see ``counters``), and no row is updated. ``gather`` merges the rows of a minute into one,
+later the minutes into hours, and the hours into days. Readers add up all rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import chain
+from math import ceil, log
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import delete, func, select
+
+from resonant.store import schema
+from resonant.store.engine.sql import insert_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Connection
+
+GAMMA = 1.02
+# Half the width of a bucket, relative to the duration: 0.99 %.
+RELATIVE_ERROR = (GAMMA - 1) / (GAMMA + 1)
+# Shorter durations, in seconds, count as zero.
+SHORTEST = 1e-9
+ZERO_BUCKET = -1_100
+_BUCKETS_PER_E = 1 / math.log(GAMMA)
+_NANOSECONDS = 1e9
+
+MINUTES_KEPT_SECONDS = 3600
+HOURS_KEPT_SECONDS = 60 * 86_400
+# Slow readers, and readers with a slow clock, still find the minutes and hours of their window.
+_SLACK_SECONDS = 300
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+ROWS_AT_ONCE = 1_000
+_t = schema.sketches
+to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Labels(NamedTuple):
+    """The labels of a sketch; see ``store.counts.counters`` for the measures. ``detail`` depends on the measure."""
+
+    measure: str
+    endpoint: str
+    event_type: str
+    result: str = ""
+    category: str = ""
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Sketch:
+    """A count of occurrences, with their durations in buckets if they were measured.
+
+    Attributes:
+        count: the number of occurrences, including unmeasured ones.
+        total: sum of the durations, each rounded to nanoseconds, so that adding is exact.
+        least, most: seconds; None if nothing was measured.
+        buckets: the number of durations, by bucket.
+    """
+
+    count: int = 0
+    total: int = 0
+    least: float | None = None
+    most: float | None = None
+    buckets: Counter[int] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, seconds: Sequence[float], unmeasured: int = 0) -> Sketch:
+        """Return the sketch of durations; a negative one, after a clock was set back, counts as zero."""
+        if not seconds:
+            return cls(unmeasured)
+        least, most = min(seconds), max(seconds)
+        count = len(seconds)
+        if least < 0:
+            seconds = [max(each, 0.0) for each in seconds]
+            least, most = 0.0, max(most, 0.0)
+        if least == most:
+            buckets = Counter({bucket_of(least): count})
+        elif least < SHORTEST:
+            buckets = Counter(map(bucket_of, seconds))
+        else:
+            buckets = Counter([ceil(log(each) * _BUCKETS_PER_E) for each in seconds])  # inlined bucket_of
+        total = sum([int(each * _NANOSECONDS + 0.5) for each in seconds])
+        return cls(count + unmeasured, total, least, most, buckets)
+
+    def add(self, other: Sketch) -> None:
+        """Add another sketch to this one."""
+        self.count += other.count
+        self.total += other.total
+        if other.least is not None:
+            self.least = other.least if self.least is None else min(self.least, other.least)
+        if other.most is not None:
+            self.most = other.most if self.most is None else max(self.most, other.most)
+        self.buckets.update(other.buckets)
+
+
+def bucket_of(seconds: float) -> int:
+    """Return the bucket of a duration."""
+    return ZERO_BUCKET if seconds < SHORTEST else math.ceil(math.log(seconds) * _BUCKETS_PER_E)
+
+
+def seconds_of(bucket: int) -> float:
+    """Return the duration that represents a bucket: it is within ``RELATIVE_ERROR`` of each duration in it."""
+    return 0.0 if bucket == ZERO_BUCKET else 2 * GAMMA**bucket / (GAMMA + 1)
+
+
+class Packed(NamedTuple):
+    """A row of the table: the sketches of a minute, hour or day that begins at ``minute`` (seconds since the epoch).
+
+    Attributes:
+        entries: JSON, one list per sketch: labels, count, total, least, most and number of buckets.
+        buckets: the buckets of all sketches, as 16-bit integers, then their counts, as 32-bit ones; little-endian.
+    """
+
+    minute: int
+    entries: str
+    buckets: bytes
+
+
+def pack(minute: int, sketches: Iterable[tuple[Labels, Sketch]]) -> Packed:
+    """Pack sketches into a row."""
+    entries = []
+    buckets: list[int] = []
+    numbers: list[int] = []
+    for labels, sketch in sketches:
+        of_sketch = sorted(sketch.buckets.items())
+        entries.append([*labels, sketch.count, sketch.total, sketch.least, sketch.most, len(of_sketch)])
+        buckets += [bucket for bucket, _ in of_sketch]
+        numbers += [number for _, number in of_sketch]
+    size = len(buckets)
+    packed = struct.pack(f"<{size}h{size}I", *buckets, *numbers)
+    return Packed(minute, to_json(entries), packed)
+
+
+def unpack(row: Packed) -> list[tuple[Labels, Sketch]]:
+    """Return the sketches of a row."""
+    size = len(row.buckets) // 6
+    values = struct.unpack(f"<{size}h{size}I", row.buckets)
+    found = []
+    place = 0
+    for *labels, count, total, least, most, width in json.loads(row.entries):
+        end = place + width
+        buckets = Counter(dict(zip(values[place:end], values[size + place : size + end], strict=True)))
+        found.append((Labels(*labels), Sketch(count, total, least, most, buckets)))
+        place = end
+    return found
+
+
+def merge(minute: int, rows: Iterable[Packed]) -> Packed:
+    """Merge rows into the row of this minute, hour or day."""
+    sums: defaultdict[Labels, Sketch] = defaultdict(Sketch)
+    for labels, sketch in chain.from_iterable(map(unpack, rows)):
+        sums[labels].add(sketch)
+    return pack(minute, sorted(sums.items(), key=lambda item: item[0]))
+
+
+def insert(connection: Connection, row: Packed) -> None:
+    """Insert a row."""
+    insert_row(connection, _t, row._asdict())
+
+
+def read(connection: Connection, *, since: float, until: float) -> list[Packed]:
+    """Return the rows of the minutes, hours and days that begin between these times, seconds since the epoch."""
+    query = select(_t.c.minute, _t.c.entries, _t.c.buckets).where(_t.c.minute >= since, _t.c.minute <= until)
+    return list(map(Packed._make, connection.execute(query)))
+
+
+def begin_of(since: float, *, now: float) -> int:
+    """Return the beginning of the minute, or that of the hour or day if minutes or hours are no longer kept."""
+    size = _size(since, now - MINUTES_KEPT_SECONDS, now - HOURS_KEPT_SECONDS)
+    return int(since // size) * size
+
+
+def _size(moment: float, minutes_since: float, hours_since: float) -> int:
+    """Return the length, in seconds, of the rows that are kept for this moment."""
+    return _MINUTE if moment >= minutes_since else _HOUR if moment >= hours_since else _DAY
+
+
+class Span(NamedTuple):
+    """The rows to merge into one: from ``start``, before ``end``, seconds since the epoch."""
+
+    start: int
+    end: int
+
+
+def find_spans(connection: Connection, *, now: float, only_minutes: bool = False) -> list[Span]:
+    """Return the minutes, hours and days that are over and have more than one row.
+
+    Args:
+        connection: an open connection.
+        now: seconds since the epoch.
+        only_minutes: return only recent minutes, which is cheap.
+    """
+    minutes_before = int((now - MINUTES_KEPT_SECONDS - _SLACK_SECONDS) // _MINUTE) * _MINUTE
+    days_before = int((now - HOURS_KEPT_SECONDS - _SLACK_SECONDS) // _DAY) * _DAY
+    counts = select(_t.c.minute, func.count()).group_by(_t.c.minute).where(_t.c.minute <= now - _MINUTE)
+    if only_minutes:
+        counts = counts.where(_t.c.minute >= minutes_before).having(func.count() > 1)
+    found: Counter[Span] = Counter()
+    for minute, count in connection.execute(counts):
+        size = _size(minute, minutes_before, days_before)
+        start = minute // size * size
+        # A recent hour is merged minute by minute.
+        span = Span(start, min(start + size, minutes_before) if size > _MINUTE else start + size)
+        # Rows that are not at the start of their span must move, even a single one.
+        found[span] += count + (minute != start)
+    return sorted(span for span, count in found.items() if count > 1)
+
+
+def gather(connection: Connection, span: Span, *, limit: int = ROWS_AT_ONCE) -> int:
+    """Merge up to ``limit`` rows of a span into one and return their number; skip rows that another process merges."""
+    condition: ColumnElement[bool] = (_t.c.minute >= span.start) & (_t.c.minute < span.end)
+    picked = select(_t.c.id).where(condition).limit(limit).with_for_update(skip_locked=True)
+    taking = delete(_t).where(_t.c.id.in_(select(picked.cte("picked").c.id)))
+    rows: list[Any] = list(connection.execute(taking.returning(_t.c.minute, _t.c.entries, _t.c.buckets)))
+    if rows:
+        insert(connection, merge(span.start, map(Packed._make, rows)))
+    return len(rows)

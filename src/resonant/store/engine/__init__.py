@@ -1,0 +1,1 @@
+"""The databases: SQLite and PostgreSQL, their errors, their schema, and the wake-up after a commit."""

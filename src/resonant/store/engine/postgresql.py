@@ -1,0 +1,259 @@
+"""PostgreSQL through asyncpg, with many concurrent writers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import re
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from resonant.errors import StoreLocked
+from resonant.store.engine.database_errors import sqlstate, translated_database_errors
+from resonant.store.engine.wakeup import postgresql_commits
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy import Connection
+    from sqlalchemy.engine import URL
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from resonant.store.engine.sync import Sync
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_SECONDS = 10
+_OPENED_AT = "resonant_opened_at"
+# How long a pooled connection may take for its first statement. Behind PgBouncer, that includes the wait for a free session.
+_CHECK_SECONDS = 10.0
+STATEMENT_TIMEOUT_SECONDS = 60
+# A write transaction waits for a lock for a third of the lease, within these bounds. An idle transaction is ended after half
+# of that time. The bounds leave time for deadlock detection (one second), and are shorter than the statement timeout.
+_LEAST_LOCK_SECONDS, _MOST_LOCK_SECONDS = 4.0, 30.0
+# After this wait for a lock, look up its holder and log it, at most once a minute.
+_LOOK_SECONDS = 2.0
+_TELL_AGAIN_SECONDS = 60.0
+# Serialization failure, deadlock, and foreign-key violation (a purge removes an event while it is enqueued again). The server
+# has rolled back, so the transaction can be repeated.
+_TRY_AGAIN = ("40001", "40P01", "23503")
+_TRIES = 4
+_LOCK_NOT_AVAILABLE = "55P03"
+# Set for the transaction only: PgBouncer may run the next one in another session.
+_SET_BOUNDS = """
+    SELECT set_config('lock_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '%d', true)"""
+_DO_NOT_SYNC = ", set_config('synchronous_commit', 'off', true)"
+_BLOCKING = """
+    SELECT pid, application_name, state FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids(%d)) ORDER BY xact_start"""
+
+
+class PostgreSQL:
+    """A ``Database`` on PostgreSQL.
+
+    Args:
+        url: the database's URL.
+        statement_timeout: how long the client waits for a statement, in seconds; None for a migration, which also waits
+            for locks without limit.
+        lease_seconds: the duration of leases; limits how long locks are held and awaited.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        statement_timeout: float | None = STATEMENT_TIMEOUT_SECONDS,
+        lease_seconds: float = 60.0,
+    ) -> None:
+        self._name = _without_secrets(url)
+        query: dict[str, Any] = dict(url.query)
+        if "sslmode" in query:
+            # libpq's name for `ssl`, which most providers use in their URLs.
+            query["ssl"] = query.pop("sslmode")
+        if statement_timeout is None:
+            self._lock_seconds, self._idle_seconds = 0.0, float(STATEMENT_TIMEOUT_SECONDS)
+        else:
+            self._lock_seconds = max(_LEAST_LOCK_SECONDS, min(lease_seconds / 3, _MOST_LOCK_SECONDS))
+            self._idle_seconds = self._lock_seconds / 2
+        # Imported here: it also loads SQLAlchemy's ORM, which SQLite does not need.
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+
+        self._told = ("", -math.inf)
+        self._writing = create_async_engine(
+            url.set(drivername="postgresql+asyncpg", query=query),
+            pool_size=5,
+            max_overflow=5,
+            # Regardless of the database's default: after a wait for a lock, its holder's writes must be visible.
+            isolation_level="READ COMMITTED",
+            hide_parameters=True,
+            connect_args={
+                "timeout": _CONNECT_TIMEOUT_SECONDS,
+                "command_timeout": statement_timeout,
+                "server_settings": {"application_name": _application_name()},
+            },
+        )
+        self._reading = self._writing.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    def __str__(self) -> str:
+        return self._name
+
+    async def write(self, operation: Callable[[Connection], T], *, sync: Sync = "always") -> T:
+        """Run the operation in its own transaction, and repeat it after a deadlock; see ``Database``."""
+        with translated_database_errors(self._name):
+            tries_left = _TRIES
+            while True:
+                tries_left -= 1
+                try:
+                    async with (
+                        self._begun(self._idle_seconds, sync) as connection,
+                        self.naming_holders(connection),
+                    ):
+                        result = await connection.run_sync(operation)
+                        await connection.commit()
+                        return result
+                except DBAPIError as error:
+                    if sqlstate(error) not in _TRY_AGAIN or not tries_left:
+                        raise
+
+    async def read(self, operation: Callable[[Connection], T]) -> T:
+        """Run the operation on one snapshot; see ``Database``."""
+        with translated_database_errors(self._name):
+            async with self._connected(self._reading) as connection:
+                return await connection.run_sync(operation)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[_Transaction]:
+        """Open a transaction for several operations; see ``Database``."""
+        # No idle timeout: the caller may wait between its operations.
+        async with self._begun(0) as connection:
+            yield _Transaction(connection, self)
+            with translated_database_errors(self._name):
+                await connection.commit()
+
+    def commits(self) -> AsyncGenerator[frozenset[str] | None]:
+        """Yield after commits with a notification; see ``Database``."""
+        return postgresql_commits(lambda: self._connected(self._writing))
+
+    async def reclaim_space(self) -> None:
+        """Do nothing: autovacuum makes the space of removed rows available for new ones; see ``Database``."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._writing.dispose()
+
+    @asynccontextmanager
+    async def naming_holders(self, connection: AsyncConnection) -> AsyncIterator[None]:
+        """Log the holder of a lock that the block waits for; raise StoreLocked if the wait times out."""
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        found: list[str] = []
+        looking = asyncio.create_task(self._look_for_holders(driver.get_server_pid(), found))
+        try:
+            yield
+        except DBAPIError as error:
+            if sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                raise
+            holder = found[-1] if found else "another transaction"
+            raise StoreLocked(f"{self._name}: {holder} holds a lock: try again when it is done") from None
+        finally:
+            looking.cancel()
+
+    async def _look_for_holders(self, server_pid: int, found: list[str]) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            rows: Sequence[Any] = ()
+            with suppress(Exception):  # only for the message
+                async with (
+                    asyncio.timeout(_LOOK_SECONDS),
+                    self._connected(self._reading) as connection,
+                ):
+                    rows = (await connection.exec_driver_sql(_BLOCKING % server_pid)).all()
+            for pid, application, state in rows[:1]:
+                found.append(f"session {pid} ({application or 'unnamed program'}; {state or 'unknown'})")
+                told, told_at = self._told
+                if found[-1] != told or now() > told_at + _TELL_AGAIN_SECONDS:
+                    self._told = (found[-1], now())
+                    logger.warning("%s: %s holds a lock: waiting for it", self._name, found[-1])
+
+    def _begun(
+        self, idle_seconds: float, sync: Sync = "always"
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Begin a transaction that waits for locks and for its next statement within bounds."""
+        settings = _SET_BOUNDS % (self._lock_seconds * 1000, idle_seconds * 1000)
+        return self._connected(self._writing, settings + (_DO_NOT_SYNC if sync == "never" else ""))
+
+    @asynccontextmanager
+    async def _connected(
+        self, engine: AsyncEngine, first: str = "SELECT 1"
+    ) -> AsyncIterator[AsyncConnection]:
+        """Check out a connection and run a first statement; uncommitted changes are rolled back at the end.
+
+        A connection from the pool may be lost. The first statement has no effect, so it is repeated on a new connection, after
+        all other pooled connections were replaced.
+        """
+        now = asyncio.get_running_loop().time
+        began_at, is_any_lost = now(), False
+        async with AsyncExitStack() as stack:
+            # Drivers and their options raise many kinds of errors.
+            with translated_database_errors(self._name, Exception):
+                while True:
+                    connection = await stack.enter_async_context(engine.connect())
+                    # SQLAlchemy clears `info` with each new connection to the server.
+                    is_pooled = connection.info.setdefault(_OPENED_AT, now()) < began_at
+                    try:
+                        if not (is_pooled and is_any_lost):
+                            async with asyncio.timeout(_CHECK_SECONDS if is_pooled else None):
+                                await connection.exec_driver_sql(first)
+                            break
+                    except Exception as error:
+                        if not is_pooled:
+                            raise
+                        logger.info("%s: replacing its pooled connections: %r", self._name, error)
+                        is_any_lost = True
+                    await _drop(connection)
+                    await stack.aclose()  # makes room in the pool
+            yield connection
+
+
+class _Transaction:
+    def __init__(self, connection: AsyncConnection, database: PostgreSQL) -> None:
+        self._connection = connection
+        self._database = database
+
+    async def run_sync(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        with translated_database_errors(str(self._database)):
+            async with self._database.naming_holders(self._connection):
+                return await self._connection.run_sync(operation, *args, **kwargs)
+
+
+async def _drop(connection: AsyncConnection) -> None:
+    """Close a connection that may be lost, without waiting for the server to confirm it."""
+    if not connection.invalidated:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver.terminate()
+    await connection.invalidate()
+
+
+def _without_secrets(url: URL) -> str:
+    """Return a URL without its password, its options, and a user that may contain a part of the password."""
+    user = url.username if re.fullmatch(r"[\w.-]*", url.username or "") else "hidden"
+    return url.set(username=user, query={}).render_as_string(hide_password=True)
+
+
+def _application_name() -> str:
+    """Return the application name of this process, which identifies it on the server: at most 63 bytes of ASCII."""
+    return f"resonant, process {os.getpid()} on {socket.gethostname()}".encode("ascii", "replace")[
+        :63
+    ].decode()

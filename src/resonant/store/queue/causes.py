@@ -1,0 +1,149 @@
+"""The causes of dead letters, each stored once; a dead letter references its cause.
+
+A queue of a million dead letters has a few hundred causes. Filters therefore select causes, and an index by cause finds
+their dead letters. Errors with variable parts would create one cause per dead letter. So each kind of failure (endpoint,
+event type, reason, code) stores its first fifty errors unchanged and later ones normalised; after a hundred causes, it stores
+no error text. A normalised cause or one without text ``varies``: a filter by text reads each of its dead letters.
+
+Causes are never removed: their number is bounded, and a worker may be about to reference one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import func, select
+
+from resonant.store import schema
+from resonant.store.engine.sql import insert_into, is_any_of
+from resonant.store.queue.fingerprint import fingerprint, normalised
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy import Connection
+
+    from resonant.events import Reason
+
+MOST_ERRORS = 50
+MOST_NORMALISED = 100
+_ANY_ERROR = "<any>"
+_c = schema.causes
+
+
+class Cause(NamedTuple):
+    """Why a delivery was given up; missing values are empty strings."""
+
+    endpoint: str
+    event_type: str
+    reason: str
+    category: str = ""
+    code: str = ""
+    error_type: str = ""
+    error: str = ""
+    varies: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        endpoint: str,
+        event_type: str,
+        reason: Reason,
+        category: str | None,
+        code: str | None,
+        error_type: str | None,
+        error: str | None,
+    ) -> Cause:
+        """Return the cause of a delivery that is given up, from its last failure if there was one."""
+        return cls(endpoint, event_type, reason, category or "", code or "", error_type or "", error or "")
+
+    @property
+    def digest(self) -> str:
+        """A hash of all fields, as 32 hex digits."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:32]
+
+
+def point_at_causes(
+    connection: Connection, changes: Iterable[dict[str, object]], causes: Mapping[object, Cause]
+) -> None:
+    """Add the id of the delivery's cause, if any, to each change; ``key`` is the delivery's id."""
+    if not causes:
+        return
+    ids = cause_ids(connection, causes.values())
+    for change in changes:
+        if cause := causes.get(change["key"]):
+            change["cause_id"] = ids[cause]
+
+
+def cause_ids(connection: Connection, causes: Iterable[Cause]) -> dict[Cause, int]:
+    """Return the id of each cause, and store new causes."""
+    wanted = set(causes)
+    known = _read_ids(connection, wanted)
+    if new := sorted(wanted - known.keys(), key=lambda cause: (_kind(cause), cause)):
+        kept = _bounded(connection, new)
+        _store(connection, set(kept.values()))
+        ids = _read_ids(connection, set(kept.values()))
+        known.update({cause: ids[kept[cause]] for cause in new})
+    return known
+
+
+def is_known(connection: Connection, fingerprint: str) -> bool:
+    """Return whether a dead letter was ever stored with this fingerprint."""
+    return (
+        connection.execute(select(_c.c.id).where(_c.c.fingerprint == fingerprint).limit(1)).first()
+        is not None
+    )
+
+
+def _bounded(connection: Connection, new: list[Cause]) -> dict[Cause, Cause]:
+    """Map each cause to the one to store: itself, or a general one if its kind already has many."""
+    kept: dict[Cause, Cause] = {}
+    general = {cause: cause._replace(error=normalised(cause.error), varies=True) for cause in new}
+    known = _read_ids(connection, set(general.values())).keys()
+    for kind, causes in groupby(new, key=_kind):
+        count = _count(connection, kind)
+        for cause in causes:
+            if count < MOST_ERRORS:
+                kept[cause] = cause
+            elif general[cause] in known or count < MOST_NORMALISED:
+                kept[cause] = general[cause]
+            else:
+                kept[cause] = general[cause]._replace(error=_ANY_ERROR)
+            count += 1
+    return kept
+
+
+def _kind(cause: Cause) -> tuple[str, str, str, str]:
+    return cause.endpoint, cause.event_type, cause.reason, cause.code
+
+
+def _count(connection: Connection, kind: tuple[str, str, str, str]) -> int:
+    columns = (_c.c.endpoint, _c.c.event_type, _c.c.reason, _c.c.code)
+    of_kind = [column == value for column, value in zip(columns, kind, strict=True)]
+    return connection.execute(select(func.count()).where(*of_kind)).scalar_one()
+
+
+def _store(connection: Connection, causes: set[Cause]) -> None:
+    insert = insert_into(connection.dialect.name, _c)
+    rows = [
+        {
+            **cause._asdict(),
+            "digest": cause.digest,
+            "fingerprint": fingerprint(cause.endpoint, cause.code, cause.error),
+        }
+        for cause in causes
+    ]
+    # Sorted by digest, so that two workers cannot deadlock.
+    rows.sort(key=lambda row: str(row["digest"]))
+    connection.execute(insert.on_conflict_do_nothing(), rows)
+
+
+def _read_ids(connection: Connection, causes: set[Cause]) -> dict[Cause, int]:
+    if not causes:
+        return {}
+    by_digest = {cause.digest: cause for cause in causes}
+    query = select(_c.c.digest, _c.c.id).where(is_any_of(_c.c.digest, list(by_digest)))
+    return {by_digest[digest]: cause_id for digest, cause_id in connection.execute(query)}

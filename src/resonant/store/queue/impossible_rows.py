@@ -1,0 +1,64 @@
+"""Repairs deliveries in a state that no operation produces. Otherwise they would end every run that claims them.
+
+Such a row comes from a defect, or from somebody's SQL: a final delivery that could still be claimed, or an unfinished one
+without a due time.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from resonant.output import counted
+from resonant.store import schema
+from resonant.store.queue.locked_rows import change_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Row
+
+logger = logging.getLogger(__name__)
+
+_d = schema.deliveries
+_FINAL = ("delivered", "dead_letter")
+
+
+def sound(connection: Connection, rows: Sequence[Row[Any]], now: float) -> Sequence[Row[Any]]:
+    """Return the rows in a possible state; repair the others, end their leases, and log them.
+
+    A final delivery stays final. An unfinished one becomes due.
+
+    Args:
+        connection: in a write transaction.
+        rows: whole deliveries, locked by this transaction.
+        now: seconds since the epoch.
+    """
+    final = [row for row in rows if row.status in _FINAL]
+    undated = [row for row in rows if row.next_attempt_at is None and row.status not in _FINAL]
+    if not final and not undated:
+        return rows
+    _repair(connection, final, None, "final, but could be claimed")
+    _repair(connection, undated, now, "unfinished, but had no due time")
+    repaired = {row.id for row in (*final, *undated)}
+    return [row for row in rows if row.id not in repaired]
+
+
+def _repair(connection: Connection, rows: Sequence[Row[Any]], due_at: float | None, was: str) -> None:
+    if not rows:
+        return
+    changes = {
+        "next_attempt_at": due_at,
+        "available_at": due_at,
+        "lease_owner": None,
+        "lease_token": _d.c.lease_token + 1,
+        "sending": False,
+    }
+    change_all(connection, [row.id for row in rows], changes)
+    logger.warning(
+        "repaired %s (event %r to %s): %s",
+        counted(len(rows), "delivery", "deliveries"),
+        rows[0].event_id,
+        rows[0].endpoint,
+        was,
+    )

@@ -1,0 +1,336 @@
+"""A worker's operations on its leases: claim, begin, release, renew. `outcomes` records the results.
+
+A lease has a fencing token, which grows whenever the delivery is claimed or rescued. A worker with an older token may add
+its attempt to the history, but cannot change anything else (Kleppmann, "How to do distributed locking", 2016).
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import Double, Integer, Text, bindparam, case, func, or_, select, update
+
+from resonant.events import Event, Lease, LeaseKey
+from resonant.store import schema
+from resonant.store.engine.sql import insert_into, is_any_of, is_any_of_given
+from resonant.store.engine.wakeup import announce
+from resonant.store.queue.impossible_rows import sound
+from resonant.store.queue.locked_rows import change_all, held_by, still_held
+from resonant.store.shared.gates import read_gates_and_clock
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from sqlalchemy import CTE, ColumnElement, Connection, Insert, Row, Select, Update
+    from sqlalchemy.sql.dml import ReturningUpdate
+
+    from resonant.store.shared.gates import GatesRead
+
+_d = schema.deliveries
+# An arbitrary number, the same in every process.
+_FIRST_CLAIM_LOCK = 0x5E50_4A18
+_bytes = func.length(schema.events.c.body).label("bytes")
+
+
+class Due(NamedTuple):
+    """When an endpoint's next delivery is due, or its lease ends, in seconds since the epoch."""
+
+    endpoint: str
+    at: float
+
+
+def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
+    """Return when the earliest unfinished delivery of each endpoint may be claimed."""
+    parameters = {} if endpoint is None else {"of": endpoint}
+    found = connection.execute(_earliest(is_of_one=endpoint is not None), parameters)
+    return [Due(name, at) for name, at in found if at is not None]
+
+
+@cache
+def _earliest(*, is_of_one: bool) -> Select[str, float]:
+    names = select(bindparam("of", type_=Text()).label("name")).cte() if is_of_one else _unfinished_names()
+    earliest = (
+        select(func.min(_d.c.available_at))
+        .where(_d.c.endpoint == names.c.name, _d.c.available_at.is_not(None))
+        .scalar_subquery()
+    )
+    return select(names.c.name, earliest).where(names.c.name.is_not(None))
+
+
+def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], GatesRead]:
+    """Return the result of ``due``, and the stored gates."""
+    return due(connection, endpoint), read_gates_and_clock(connection)
+
+
+def _unfinished_names() -> CTE:
+    """Find the endpoints with unfinished deliveries, with one index lookup per endpoint."""
+    unfinished = _d.c.available_at.is_not(None)
+    names = select(func.min(_d.c.endpoint).label("name")).where(unfinished).cte("names", recursive=True)
+    following = select(func.min(_d.c.endpoint)).where(unfinished, _d.c.endpoint > names.c.name)
+    following = following.correlate(names)
+    return names.union_all(select(following.scalar_subquery()).where(names.c.name.is_not(None)))
+
+
+def unfinished(connection: Connection, endpoint: str | None = None) -> int:
+    """Return the number of deliveries that are neither delivered nor given up."""
+    query = select(func.count()).select_from(_d).where(_d.c.available_at.is_not(None))
+    if endpoint is not None:
+        query = query.where(_d.c.endpoint == endpoint)
+    return connection.execute(query).scalar_one()
+
+
+def latest_lease_end(connection: Connection, endpoint: str | None = None) -> float | None:
+    """Return when the last lease ends, in seconds since the epoch; None if nothing is leased."""
+    query = select(func.max(_d.c.available_at)).where(_d.c.lease_owner.is_not(None))
+    if endpoint is not None:
+        query = query.where(_d.c.endpoint == endpoint)
+    return connection.execute(query).scalar()
+
+
+def claim(
+    connection: Connection,
+    endpoint: str,
+    *,
+    owner: str,
+    limit: int,
+    most_bytes: int | None = None,
+    now: float,
+    lease_seconds: float,
+) -> list[Lease]:
+    """Lease up to ``limit`` due deliveries of one endpoint, earliest due first.
+
+    ``most_bytes`` limits the total size of their bodies; a single delivery may be larger.
+
+    On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
+    one writer.
+    """
+    limits = {endpoint: limit}
+    claimed = claim_each(
+        connection, limits, owner=owner, most_bytes=most_bytes, now=now, lease_seconds=lease_seconds
+    )
+    return claimed[endpoint]
+
+
+def claim_each(
+    connection: Connection,
+    limits: Mapping[str, int],
+    *,
+    owner: str,
+    most_bytes: int | None = None,
+    now: float,
+    lease_seconds: float,
+) -> dict[str, list[Lease]]:
+    """Claim from several endpoints; ``limits`` has the number of deliveries for each. See ``claim``."""
+    rows: list[Row[Any]] = []
+    for endpoint, limit in limits.items():
+        lease = {"of": endpoint, "due": now, "most": limit, "by": owner, "until": now + lease_seconds}
+        rows += sound(connection, connection.execute(_claiming(), lease).all(), now)
+    if most_bytes is not None and len(rows) > 1:
+        rows = list(_that_fit(connection, rows, most_bytes, now))
+    claimed: dict[str, list[Lease]] = {endpoint: [] for endpoint in limits}
+    for each in leases_of(connection, rows):
+        claimed[each.endpoint].append(each)
+    note_claims(connection, [endpoint for endpoint, leases in claimed.items() if leases], now)
+    return claimed
+
+
+@cache
+def _claiming() -> ReturningUpdate[Any]:
+    picked = (
+        select(_d.c.id)
+        .where(
+            _d.c.endpoint == bindparam("of"),
+            _d.c.available_at <= bindparam("due"),
+            _d.c.lease_owner.is_(None),
+        )
+        .order_by(_d.c.available_at)
+        .limit(bindparam("most", type_=Integer()))
+        .with_for_update(skip_locked=True, key_share=True)
+        .cte("picked")
+    )
+    return _leasing(_d.c.id.in_(select(picked.c.id)))
+
+
+def lease_rows(
+    connection: Connection, picked: ColumnElement[bool], owner: str, until: float
+) -> Sequence[Row[Any]]:
+    """Lease free deliveries that this transaction has locked; return their rows."""
+    return connection.execute(_leasing(picked), {"by": owner, "until": until}).all()
+
+
+def _leasing(picked: ColumnElement[bool]) -> ReturningUpdate[Any]:
+    """Return the statement that leases free deliveries to ``by`` until ``until``, and returns their rows."""
+    values = {
+        "lease_owner": bindparam("by"),
+        "lease_token": _d.c.lease_token + 1,
+        "available_at": bindparam("until"),
+        "sending": False,
+    }
+    return update(_d).where(picked).values(values).returning(_d)
+
+
+def _that_fit(
+    connection: Connection, claimed: Sequence[Row[Any]], most_bytes: int, now: float
+) -> Sequence[Row[Any]]:
+    """Return the deliveries within the size limit; release the rest before their bodies are read."""
+    events = schema.events.c
+    query = select(events.id, _bytes).where(is_any_of(events.id, [row.event_id for row in claimed]))
+    sizes = {row.id: row.bytes for row in connection.execute(query)}
+    ordered = _longest_due_first(claimed)
+    totals = itertools.accumulate(sizes[row.event_id] for row in ordered)
+    fitting = max(1, sum(1 for total in totals if total <= most_bytes))
+    hand_back(connection, [row.id for row in ordered[fitting:]], now)
+    return ordered[:fitting]
+
+
+def note_claims(connection: Connection, endpoints: Collection[str], now: float) -> None:
+    """Record the time of the endpoints' last claims; only one of several concurrent claims records it."""
+    if not endpoints:
+        return
+    noted = set(connection.execute(_noting_claims(), {"names": list(endpoints), "at": now}).scalars())
+    for endpoint in endpoints:
+        if endpoint not in noted:
+            connection.execute(_noting_first_claim(connection.dialect.name), {"of": endpoint, "at": now})
+
+
+@cache
+def _noting_claims() -> ReturningUpdate[str]:
+    table = schema.claims
+    at = bindparam("at", type_=table.c.last_claim_at.type)
+    # Skipped while another claim writes the row: its time is as recent, and claims do not wait for each other.
+    free = select(table.c.endpoint).where(is_any_of_given(table.c.endpoint, "names"))
+    is_later = or_(table.c.last_claim_at.is_(None), table.c.last_claim_at < at)
+    noting = update(table).where(table.c.endpoint.in_(free.with_for_update(skip_locked=True)), is_later)
+    return noting.values(last_claim_at=at).returning(table.c.endpoint)
+
+
+@cache
+def _noting_first_claim(dialect: str) -> Insert:
+    table = schema.claims
+    of, at = bindparam("of", type_=Text()), bindparam("at", type_=table.c.last_claim_at.type)
+    is_first = ~select(table.c.endpoint).where(table.c.endpoint == of).exists()
+    if dialect == "postgresql":
+        # Do not wait for another transaction that inserts the same row.
+        is_first &= func.pg_try_advisory_xact_lock(_FIRST_CLAIM_LOCK, func.hashtext(of))
+    row = select(of, at).where(is_first)
+    return (
+        insert_into(dialect, table).from_select(["endpoint", "last_claim_at"], row).on_conflict_do_nothing()
+    )
+
+
+def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
+    """Return the leases of claimed rows, with their events, earliest due first."""
+    events = _read_events(connection, [row.event_id for row in claimed])
+    return [_lease(row, events[row.event_id]) for row in _longest_due_first(claimed)]
+
+
+def _longest_due_first(claimed: Sequence[Row[Any]]) -> list[Row[Any]]:
+    return sorted(claimed, key=lambda row: (row.next_attempt_at, row.id))
+
+
+def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set[LeaseKey]:
+    """Record that a send is about to start, so that a lease lost from now on is charged as a crash.
+
+    Returns:
+        The leases that are still held. Do not send the deliveries of lost leases.
+    """
+    held = still_held(connection, leases)
+    if held:
+        connection.execute(_beginning(), {"ids": [key.delivery_id for key in held], "at": now})
+    return held
+
+
+@cache
+def _beginning() -> Update:
+    first_attempt_at = func.coalesce(_d.c.first_attempt_at, bindparam("at", type_=Double()))
+    begun = update(_d).values(sending=True, first_attempt_at=first_attempt_at)
+    return begun.where(is_any_of_given(_d.c.id, "ids"))
+
+
+def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> None:
+    """Release the leases that are still held, without charging an attempt. Due times do not change."""
+    hand_back(connection, [key.delivery_id for key in still_held(connection, leases)], now)
+
+
+def release_all(connection: Connection, owner: str, *, now: float) -> int:
+    """Release all leases of an owner, without charging an attempt; return their number."""
+    held = held_by(connection, owner)
+    hand_back(connection, held, now)
+    if held:
+        announce(connection)
+    return len(held)
+
+
+def renew(
+    connection: Connection,
+    owner: str,
+    *,
+    delivery_ids: Collection[int] | None = None,
+    now: float,
+    lease_seconds: float,
+) -> int:
+    """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
+    held = held_by(connection, owner)
+    if delivery_ids is not None:
+        known = set(delivery_ids)
+        held = [each for each in held if each in known]
+    change_all(connection, held, {"available_at": now + lease_seconds})
+    return len(held)
+
+
+def lease_owners(connection: Connection) -> list[str]:
+    """Return the owners of all leases."""
+    return list(
+        connection.execute(select(_d.c.lease_owner).where(_d.c.lease_owner.is_not(None)).distinct()).scalars()
+    )
+
+
+def hand_back(connection: Connection, delivery_ids: Collection[int], now: float) -> None:
+    """End the leases of locked deliveries. Due times do not change."""
+    if not delivery_ids:
+        return
+    changes = {
+        "lease_owner": None,
+        "sending": False,
+        # Clear it if the first send was begun but not made.
+        "first_attempt_at": case((_d.c.attempts > 0, _d.c.first_attempt_at)),
+        "available_at": func.coalesce(_d.c.next_attempt_at, now),
+    }
+    change_all(connection, delivery_ids, changes)
+
+
+def _read_events(connection: Connection, event_ids: list[str]) -> dict[str, Event]:
+    events = {}
+    for row in connection.execute(_of_events(), {"ids": event_ids}):
+        events[row.id] = Event.from_stored(
+            row.id, row.type, row.source, bytes(row.body), row.time, row.subject
+        )
+    return events
+
+
+@cache
+def _of_events() -> Select[Any]:
+    table = schema.events
+    return select(table).where(is_any_of_given(table.c.id, "ids"))
+
+
+def _lease(row: Row[tuple[object, ...]], event: Event) -> Lease:
+    return Lease(
+        delivery_id=row.id,
+        token=row.lease_token,
+        owner=row.lease_owner,
+        event=event,
+        endpoint=row.endpoint,
+        attempts=row.attempts,
+        round=row.round,
+        round_attempts=row.round_attempts,
+        round_started_at=row.round_started_at,
+        accepted_at=row.accepted_at,
+        last_delay=row.last_delay,
+        policy=row.policy,
+        max_attempts=row.max_attempts,
+        backoff_until=row.backoff_until,
+        crashes=row.crashes,
+    )

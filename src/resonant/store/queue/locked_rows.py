@@ -1,0 +1,81 @@
+"""Lock deliveries, check which leases on them are still held, and change them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam, select, update
+
+from resonant.store import schema
+from resonant.store.engine.sql import is_any_of, is_any_of_given
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from sqlalchemy import Connection, Select, Update
+
+    from resonant.events import Lease, LeaseKey
+
+_d = schema.deliveries
+
+
+def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, Any]:
+    """Lock these deliveries in the order of their ids, so that two workers cannot deadlock.
+
+    Returns:
+        ``id``, ``lease_token``, ``lease_owner`` and ``attempts`` of the existing deliveries, keyed by id.
+    """
+    return {row.id: row for row in connection.execute(_locking(), {"ids": list(delivery_ids)}).all()}
+
+
+@cache
+def _locking() -> Select[int, int, str | None, int]:
+    query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
+    # Not FOR UPDATE, so that other transactions can add attempts to a locked delivery.
+    return query.where(is_any_of_given(_d.c.id, "ids")).with_for_update(key_share=True)
+
+
+def still_held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:
+    """Lock the deliveries; return the leases that are still held.
+
+    ``leases`` may contain several leases of one delivery, since a run can claim a lost delivery again; at most one is held.
+    """
+    rows = lock(connection, [lease.delivery_id for lease in leases])
+    return {lease.key for lease in leases if is_held(rows, lease)}
+
+
+def is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
+    """Return whether a lease is still held, according to the rows that ``lock`` returned.
+
+    Two workers have the same token if a failover to a standby lost the claim of the first. So the owner must match too.
+    """
+    row = rows.get(lease.delivery_id)
+    return row is not None and (row.lease_owner, row.lease_token) == (lease.owner, lease.token)
+
+
+def held_by(connection: Connection, owner: str) -> list[int]:
+    """Lock all deliveries that an owner holds, in the order of ``lock``; return their ids."""
+    query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id).with_for_update(key_share=True)
+    return list(connection.execute(query).scalars())
+
+
+def change_all(connection: Connection, delivery_ids: Collection[int], changes: dict[str, Any]) -> None:
+    """Apply the same changes to deliveries already locked by this transaction."""
+    if delivery_ids:
+        connection.execute(update(_d).where(is_any_of(_d.c.id, delivery_ids)).values(changes))
+
+
+def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
+    """Apply different changes to deliveries already locked by this transaction; ``key`` is the delivery's id."""
+    by_shape: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for change in changes:
+        by_shape.setdefault(tuple(change), []).append(change)
+    for shape, rows in by_shape.items():
+        connection.execute(_change(shape), rows)
+
+
+@cache
+def _change(shape: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {name: bindparam(name) for name in shape if name != "key"}
+    return update(_d).where(_d.c.id == bindparam("key")).values(values)

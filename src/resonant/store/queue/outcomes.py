@@ -1,0 +1,227 @@
+"""Records the results of attempts, with their decisions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, update
+
+from resonant.delivery.retry import Decision, GiveUp, Park, Retry
+from resonant.store import schema
+from resonant.store.counts.counters import DelayOf, Tally, count_retries
+from resonant.store.engine.sql import is_any_of_given
+from resonant.store.queue.attempts import AttemptKey, add_attempts, attempt_row, recorded_attempts, storable
+from resonant.store.queue.causes import Cause, point_at_causes
+from resonant.store.queue.locked_rows import change_each, is_held, lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection, Update
+
+    from resonant.events import Attempt, Lease, LeaseKey
+
+_d = schema.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished attempt and its decision.
+
+    Attributes:
+        lease: the lease as claimed, with ``attempts`` increased by later attempts.
+        decision: None for a success.
+
+    Raises:
+        ValueError: the attempt's number does not follow the lease's attempts.
+    """
+
+    lease: Lease
+    attempt: Attempt
+    decision: Decision | None
+
+    def __post_init__(self) -> None:
+        if self.attempt.number != self.lease.attempts + 1:
+            raise ValueError(
+                f"attempt {self.attempt.number} cannot follow attempt {self.lease.attempts} of its lease"
+            )
+
+
+def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[LeaseKey]:
+    """Write attempts and their decisions together.
+
+    Recording is idempotent: call it again after an unconfirmed write.
+
+    Returns:
+        The leases whose outcome was recorded. The other leases were lost: their attempts are in the history, marked late,
+        and changed nothing else.
+    """
+    rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
+    # A missing delivery was finished by another worker and then purged.
+    there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
+    held = {outcome.lease.key for outcome in there if is_held(rows, outcome.lease)}
+    known = recorded_attempts(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
+    kept_before = {(key.delivery_id, key.number, key.owner) for key, late in known.items() if not late}
+    history: list[dict[str, object]] = []
+    kept: list[Outcome] = []
+    standing: set[LeaseKey] = set()
+    for outcome in there:
+        lease, attempt = outcome.lease, outcome.attempt
+        row, key = rows[lease.delivery_id], AttemptKey.of(lease.delivery_id, attempt)
+        is_late = lease.key not in held
+        if is_late:
+            # The delivery has left its worker: only the history shows whose outcome was recorded.
+            is_repeated = row.lease_token == lease.token and (*key[:2], lease.owner) in kept_before
+        else:
+            is_repeated = row.attempts >= attempt.number
+        if is_repeated:
+            standing.add(lease.key)
+            continue
+        if key in known:
+            continue
+        history.append(attempt_row(lease.delivery_id, attempt, late=is_late))
+        if not is_late:
+            standing.add(lease.key)
+            kept.append(outcome)
+    add_attempts(connection, history)
+    _write_kept(connection, kept, now)
+    return standing
+
+
+def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None:
+    _deliver(connection, [outcome for outcome in kept if outcome.decision is None], now)
+    failed = [outcome for outcome in kept if outcome.decision is not None]
+    changes = [_failure_changes(outcome, now) for outcome in failed]
+    point_at_causes(connection, changes, _causes(failed))
+    change_each(connection, changes)
+    tally = Tally(now)
+    _count_delivered(tally, [outcome for outcome in kept if outcome.decision is None], now)
+    for outcome in failed:
+        _count_failed(tally, outcome, now)
+    tally.write(connection)
+
+
+def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -> None:
+    """Record successes: one statement per status code, since most have the same."""
+    by_status_code: dict[int | None, list[int]] = {}
+    for outcome in delivered:
+        by_status_code.setdefault(outcome.attempt.status_code, []).append(outcome.lease.delivery_id)
+    for status_code, delivery_ids in by_status_code.items():
+        connection.execute(_delivering(), {"ids": delivery_ids, "with": status_code, "at": now})
+
+
+@cache
+def _delivering() -> Update:
+    changes = {
+        # The lease is still held, so the row has the same number of attempts as the lease.
+        "attempts": _d.c.attempts + 1,
+        "round_attempts": _d.c.round_attempts + 1,
+        "sending": False,
+        "status_code": bindparam("with"),
+        "status": "delivered",
+        "finished_at": bindparam("at"),
+        "next_attempt_at": None,
+        "backoff_until": None,
+        "available_at": None,
+        "lease_owner": None,
+    }
+    return update(_d).where(is_any_of_given(_d.c.id, "ids")).values(changes)
+
+
+def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
+    lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
+    changes: dict[str, object] = {
+        "key": lease.delivery_id,
+        "attempts": attempt.number,
+        "sending": False,
+        "status_code": attempt.status_code,
+        "category": attempt.category,
+        "code": attempt.code,
+        "error_type": storable(attempt.error_type),
+        "error": storable(attempt.error),
+    }
+    if not (isinstance(decision, Park) and not decision.charged):
+        changes |= {"round_attempts": lease.round_attempts + 1, "backoff_until": None}
+    match decision:
+        case Retry():
+            return changes | {
+                "status": "retrying",
+                "last_delay": decision.delay,
+                "next_attempt_at": decision.next_attempt_at,
+            }
+        case Park():
+            if decision.charged:
+                changes |= {"last_delay": decision.own_delay, "backoff_until": decision.backoff_until}
+            return changes | {
+                "status": "retrying",
+                "next_attempt_at": decision.next_attempt_at,
+                "available_at": decision.next_attempt_at,
+                "lease_owner": None,
+            }
+        case GiveUp():
+            return changes | {
+                "status": "dead_letter",
+                "reason": decision.reason,
+                "finished_at": now,
+                "next_attempt_at": None,
+                "available_at": None,
+                "lease_owner": None,
+            }
+        case None:
+            raise ValueError("a delivery is not a failure")
+
+
+def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
+    """Return the cause of each delivery that was given up, by its id."""
+    causes: dict[object, Cause] = {}
+    for outcome in outcomes:
+        if isinstance(outcome.decision, GiveUp):
+            lease, attempt = outcome.lease, outcome.attempt
+            error = (attempt.category, attempt.code, storable(attempt.error_type), storable(attempt.error))
+            where = (lease.endpoint, lease.event.type)
+            causes[lease.delivery_id] = Cause.of(*where, outcome.decision.reason, *error)
+    return causes
+
+
+def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float) -> None:
+    """Count successes in bulk, grouped by endpoint and event type."""
+    groups: defaultdict[tuple[str, str], list[list[float]]] = defaultdict(lambda: [[], [], [], []])
+    for outcome in outcomes:
+        lease, attempt = outcome.lease, outcome.attempt
+        durations, ages, waits, retries = groups[lease.endpoint, lease.event.type]
+        durations.append(attempt.duration)
+        ages.append(now - lease.accepted_at)
+        retries.append(attempt.number - 1)
+        if attempt.number == 1:
+            waits.append(attempt.started_at - lease.accepted_at)
+    for where, (durations, ages, waits, retries) in groups.items():
+        tally.add_all("attempt", *where, "delivered", durations)
+        tally.add_all("delivery", *where, "delivered", ages)
+        tally.add_all("first_attempt", *where, "", waits)
+        tally.add_all("retries", *where, "", retries)
+
+
+def _count_failed(tally: Tally, outcome: Outcome, now: float) -> None:
+    lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
+    category, code = attempt.category, attempt.code
+    where = (lease.endpoint, lease.event.type)
+    error_type = storable(attempt.error_type)
+    tally.add("attempt", *where, attempt.result, category, code, detail=error_type, seconds=attempt.duration)
+    if attempt.number == 1:
+        tally.add("first_attempt", *where, seconds=attempt.started_at - lease.accepted_at)
+    match decision:
+        case GiveUp(reason=reason):
+            age = now - lease.accepted_at
+            tally.add("delivery", *where, "dead_letter", category, code, detail=reason, seconds=age)
+            count_retries(tally, where, attempt.number)
+        case Retry() | Park():
+            result = "park" if isinstance(decision, Park) else "retry"
+            tally.add("retry_delay", *where, result, category, code, seconds=decision.delay)
+            is_charged = not (isinstance(decision, Park) and not decision.charged)
+            detail = DelayOf(lease.round_attempts + is_charged, attempt.retry_after is not None, lease.policy)
+            tally.add("delay", *where, detail=detail.to_text(), seconds=decision.delay)
+        case None:
+            raise ValueError("a delivery is not a failure")

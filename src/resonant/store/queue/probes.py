@@ -1,0 +1,71 @@
+"""Probes: single deliveries that are sent to an endpoint while its gate is probing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from resonant.store import schema
+from resonant.store.queue.impossible_rows import sound
+from resonant.store.queue.leases import lease_rows, leases_of, note_claims
+from resonant.store.shared.gates import change_gate
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from resonant.events import Lease
+    from resonant.store.shared.gates import Gate, GateChange
+
+_d = schema.deliveries
+# The number of due deliveries considered for a probe.
+_CANDIDATES = 1_000
+
+
+def claim_probe(
+    connection: Connection, change: GateChange, *, owner: str, now: float, lease_seconds: float
+) -> tuple[Lease, Gate] | None:
+    """Reserve the next probe of an endpoint, and lease one due delivery for it.
+
+    Prefers an event type other than that of the last probe, then the fewest attempts. So one event or event type that the
+    endpoint always rejects does not make it look down.
+
+    Args:
+        change: reserves the probe; this function adds the event type.
+        owner: the owner of the lease.
+        now: seconds since the epoch.
+        lease_seconds: the duration of the lease.
+
+    Returns:
+        The lease and the current gate; None, with no lease and no change of the gate, if nothing is due or another process
+        was faster.
+    """
+    endpoint = change.after.endpoint
+    is_due = (_d.c.available_at <= now, _d.c.lease_owner.is_(None))
+    candidates = (
+        select(_d.c.id)
+        .where(_d.c.endpoint == endpoint, *is_due)
+        .order_by(_d.c.available_at)
+        .limit(_CANDIDATES)
+    )
+    # The candidates are a subquery: a lock in the same query as their limit would lock all of them. The conditions are
+    # repeated on the locked row, since another transaction may have claimed or cancelled it after the subquery read it.
+    ranked = (
+        select(_d)
+        .where(_d.c.id.in_(candidates.subquery().select()), *is_due)
+        .order_by(_d.c.event_type == change.before.probed_type, _d.c.attempts, _d.c.available_at, _d.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    found = sound(connection, connection.execute(ranked).all(), now)
+    if not found:
+        return None
+    [picked] = found
+    change = replace(change, after=replace(change.after, probed_type=picked.event_type))
+    if not change_gate(connection, change):
+        return None
+    claimed = lease_rows(connection, _d.c.id == picked.id, owner, now + lease_seconds)
+    [lease] = leases_of(connection, claimed)
+    note_claims(connection, [endpoint], now)
+    return lease, change.result

@@ -1,0 +1,185 @@
+"""Rescue of deliveries from lost workers, whose leases expired or who have ended, and from producers with wrong clocks."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from resonant.events import Attempt
+from resonant.store import schema
+from resonant.store.counts.counters import Tally, count_retries
+from resonant.store.engine.sql import is_any_of
+from resonant.store.engine.wakeup import announce
+from resonant.store.queue.attempts import add_attempts, attempt_row
+from resonant.store.queue.causes import Cause, point_at_causes
+from resonant.store.queue.impossible_rows import sound
+from resonant.store.queue.leases import due, hand_back
+from resonant.store.queue.locked_rows import change_all, change_each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Row
+
+LOST_LEASES_BEFORE_GIVING_UP = 5
+# A process that could not write for longer than this before its first rescue was locked out, in seconds.
+_LONG_WAIT_SECONDS = 2.0
+# Later rescues are about a second apart. A busy machine may delay them by a few seconds.
+_LEAST_GAP_SECONDS = 5.0
+_d = schema.deliveries
+
+
+class ExpiryWatch:
+    """Decides when the owners of expired leases are lost.
+
+    While this process could not write, because of a lock or an outage, others may not have been able to renew their leases
+    either. So after such a time it rescues nothing until they have had time to do so.
+
+    Args:
+        lease_seconds: the duration of a lease. Live workers renew theirs three times in it.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._renewal = max(_LEAST_GAP_SECONDS, lease_seconds / 3)
+        self._grace = lease_seconds / 2
+        self._longest_gap = _LONG_WAIT_SECONDS
+        self._last_at: float | None = None
+        self._wait_until = -math.inf
+
+    def ask(self, now: float) -> None:
+        """Note that this process is about to write."""
+        if self._last_at is None:
+            self._last_at = now
+
+    def may_rescue(self, now: float) -> bool:
+        """Return whether to rescue expired leases now. Call it in each rescue's transaction, after the wait for a lock."""
+        if self._last_at is not None and now - self._last_at > self._longest_gap:
+            self._wait_until = now + self._grace
+        self._last_at, self._longest_gap = now, self._renewal
+        # A time too far ahead counts as past, since the clock was set back.
+        return not now < self._wait_until <= now + self._grace
+
+
+def rescue(
+    connection: Connection,
+    *,
+    now: float,
+    endpoint: str | None = None,
+    owners: Iterable[str] | None = None,
+    limit: int = 500,
+) -> int:
+    """End expired leases, or, with ``owners``, the leases of processes known to have ended.
+
+    If a send had begun, the crash is charged as an attempt with the result ``lost``; the fifth in a round makes a dead
+    letter with the reason ``crashed``. Otherwise nothing is charged.
+
+    Returns:
+        The number of rescued leases; call again while it equals ``limit``.
+    """
+    lost: list[ColumnElement[bool]] = [_d.c.lease_owner.is_not(None)]
+    lost.append(_d.c.available_at <= now if owners is None else is_any_of(_d.c.lease_owner, list(owners)))
+    if endpoint is not None:
+        lost.append(_d.c.endpoint == endpoint)
+    rows = connection.execute(
+        select(_d)
+        .where(*lost)
+        .order_by(schema.id_without_index)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    ).all()
+    # A new token, so that later outcomes of the lost worker count as late.
+    change_all(connection, [row.id for row in rows], {"lease_token": _d.c.lease_token + 1})
+    found = sound(connection, rows, now)
+    hand_back(connection, [row.id for row in found if not row.sending], now)
+    if crashed := [row for row in found if row.sending]:
+        _charge_crashes(connection, crashed, now)
+    if rows:
+        announce(connection)
+    return len(rows)
+
+
+def make_new_due(connection: Connection, *, now: float, endpoint: str | None = None, limit: int = 500) -> int:
+    """Make deliveries due that were never tried and are due later: the clock of their producer was ahead.
+
+    Only endpoints that have nothing due are searched. While others are due, these wait their turn.
+
+    Returns:
+        The number of deliveries made due.
+    """
+    idle = [each.endpoint for each in due(connection, endpoint) if each.at > now]
+    if not idle:
+        return 0
+    query = select(_d.c.id).where(
+        *(_d.c.category.is_(None), _d.c.status == "pending", is_any_of(_d.c.endpoint, idle)),
+        *(_d.c.available_at > now, _d.c.lease_owner.is_(None)),
+    )
+    ids = (
+        connection.execute(query.limit(limit).with_for_update(skip_locked=True, key_share=True))
+        .scalars()
+        .all()
+    )
+    if ids:
+        change_all(connection, ids, {"next_attempt_at": now, "available_at": now, "round_started_at": now})
+        announce(connection)
+    return len(ids)
+
+
+def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...]]], now: float) -> None:
+    tally = Tally(now)
+    changes: list[dict[str, object]] = []
+    history: list[dict[str, object]] = []
+    causes: dict[object, Cause] = {}
+    for row in rows:
+        is_final = row.crashes + 1 >= LOST_LEASES_BEFORE_GIVING_UP
+        attempt = Attempt(
+            number=row.attempts + 1,
+            round=row.round,
+            started_at=max(row.next_attempt_at, row.accepted_at),
+            duration=0.0,
+            result="lost",
+            category="unknown",
+            code="worker_lost",
+            blame="local",
+            maybe_processed=True,
+            error_type="WorkerLost",
+            error="the worker was lost while sending",
+            decision="give_up" if is_final else "retry",
+            next_attempt_at=None if is_final else now,
+            owner=row.lease_owner,
+        )
+        history.append(attempt_row(row.id, attempt, late=False))
+        changes.append(
+            {
+                "key": row.id,
+                "attempts": attempt.number,
+                "crashes": row.crashes + 1,
+                "status": "dead_letter" if is_final else "retrying",
+                "reason": "crashed" if is_final else None,
+                "finished_at": now if is_final else None,
+                "next_attempt_at": attempt.next_attempt_at,
+                "available_at": attempt.next_attempt_at,
+                "lease_owner": None,
+                "sending": False,
+                "category": attempt.category,
+                "code": attempt.code,
+                "error_type": attempt.error_type,
+                "error": attempt.error,
+                "status_code": None,
+            }
+        )
+        facts = (row.endpoint, row.event_type)
+        tally.add("attempt", *facts, "lost", "unknown", "worker_lost", detail=attempt.error_type)
+        if is_final:
+            error = (attempt.category, attempt.code, attempt.error_type, attempt.error)
+            causes[row.id] = Cause.of(*facts, "crashed", *error)
+            age = now - row.accepted_at
+            tally.add(
+                "delivery", *facts, "dead_letter", "unknown", "worker_lost", detail="crashed", seconds=age
+            )
+            count_retries(tally, facts, attempt.number)
+    add_attempts(connection, history)
+    point_at_causes(connection, changes, causes)
+    change_each(connection, changes)
+    tally.write(connection)

@@ -1,0 +1,1 @@
+"""Rows by which processes agree: gates, send slots, drains, signers."""

@@ -1,0 +1,202 @@
+"""The gate of each endpoint: one row, shared by every process, changed by compare-and-set on its epoch.
+
+Its times are those of the shared clock, since the clocks of processes may differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sqlalchemy import and_, exists, func, literal, or_, select, true, update
+
+from resonant.store import schema
+from resonant.store.engine.sql import SharedClock, insert_into
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Row, Select
+
+GateState = Literal["normal", "probing", "paced", "paused"]
+
+_g = schema.gates
+_d = schema.deliveries
+# Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours.
+SHORT_HOLD_SECONDS = 30.0
+# Deliveries are recorded with the time of their process. If its clock is further ahead than this, a delivery that it records
+# does not show that the endpoint works now.
+_RECENT_SECONDS = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The stored state of an endpoint's gate. Times are seconds since the epoch, by the shared clock.
+
+    Attributes:
+        endpoint: the endpoint's name.
+        state: ``normal`` (send freely), ``probing`` (send only probes), ``paced`` (one process sends, at a growing
+            rate) or ``paused`` (by an operator, or after a 410).
+        epoch: grows with each change of the row.
+        since: when the state began.
+        reason: why the state began, on one line, without secrets.
+        failing_since: when the outage began; None if there is no outage. While paused: of an outage before the pause.
+        probe_at: when the next probe is due, while probing.
+        probed_type: the event type of the last probe; the next probe prefers another one.
+        not_before: the end of the last Retry-After; nothing is sent before it.
+        pilot: the process that sends while the gate is paced.
+        pilot_until: when another process may become the pilot.
+        paced_at: when pacing began; while paused, of a pace before the pause.
+        pace: sends per second while paced; while probing, the rate before the outage.
+        helpless_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
+        paused_by: the operator who paused it.
+    """
+
+    endpoint: str
+    state: GateState = "normal"
+    epoch: int = 0
+    since: float = 0.0
+    reason: str | None = None
+    failing_since: float | None = None
+    probe_at: float | None = None
+    probed_type: str | None = None
+    not_before: float | None = None
+    pilot: str | None = None
+    pilot_until: float | None = None
+    paced_at: float | None = None
+    pace: float | None = None
+    helpless_until: float | None = None
+    paused_by: str | None = None
+
+    def governs_at(self, now: float) -> bool:
+        """Return whether the gate holds deliveries back at this time, fully or partly."""
+        return self.state != "normal" or (self.not_before is not None and self.not_before > now)
+
+    @property
+    def down_since(self) -> float:
+        """When the outage began, or if that is unknown, when probing began."""
+        return self.since if self.failing_since is None else self.failing_since
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the endpoint is paused because it answered 410, and not by an operator."""
+        return self.state == "paused" and self.paused_by is None
+
+
+@dataclass(frozen=True, slots=True)
+class GateChange:
+    """A proposed change of a gate. It is dropped if another process changed the gate first.
+
+    Attributes:
+        before: the gate as the process last read it.
+        after: the proposed gate; the write sets the epoch.
+        none_delivered_since: the change is refused if a delivery to the endpoint succeeded in the seconds after this time.
+    """
+
+    before: Gate
+    after: Gate
+    none_delivered_since: float | None = None
+
+    @property
+    def result(self) -> Gate:
+        """The gate after the change is written."""
+        return replace(self.after, epoch=self.before.epoch + 1)
+
+
+def holds_for_long(gate: Gate, now: float) -> bool:
+    """Return whether a gate holds its deliveries too long for a run to wait for them."""
+    is_long_down = gate.state == "probing" and gate.down_since <= now - SHORT_HOLD_SECONDS
+    waits_long = gate.not_before is not None and gate.not_before > now + SHORT_HOLD_SECONDS
+    return gate.state == "paused" or is_long_down or waits_long
+
+
+def is_held_for_long() -> ColumnElement[bool]:
+    """Return ``holds_for_long`` as an SQL condition on the gate of each delivery."""
+    now = SharedClock()
+    is_long_down = and_(
+        _g.c.state == "probing", func.coalesce(_g.c.failing_since, _g.c.since) <= now - SHORT_HOLD_SECONDS
+    )
+    is_held = or_(_g.c.state == "paused", is_long_down, _g.c.not_before > now + SHORT_HOLD_SECONDS)
+    return exists().where(_g.c.endpoint == _d.c.endpoint, is_held)
+
+
+def read_gate(connection: Connection, endpoint: str) -> Gate:
+    """Return the gate of an endpoint; a ``normal`` one if it has no row."""
+    row = connection.execute(select(_g).where(_g.c.endpoint == endpoint)).one_or_none()
+    return Gate(endpoint) if row is None else _gate(row)
+
+
+class GatesRead(NamedTuple):
+    """The gates that have a row, by endpoint, and the shared clock's time at which they were read."""
+
+    gates: dict[str, Gate]
+    at: float
+
+
+def read_gates_and_clock(connection: Connection) -> GatesRead:
+    """Return the gates that have a row, and the shared clock's time, in one round trip."""
+    rows = connection.execute(_all_gates_and_clock()).all()
+    return GatesRead(
+        {row.endpoint: _gate(row) for row in rows if row.endpoint is not None}, rows[0].shared_now
+    )
+
+
+def read_gates(connection: Connection) -> dict[str, Gate]:
+    """Return the gates that have a row, by endpoint."""
+    return read_gates_and_clock(connection).gates
+
+
+@cache
+def _all_gates_and_clock() -> Select[Any]:
+    one = select(literal(1).label("one")).subquery()
+    now = SharedClock().label("shared_now")
+    return select(now, _g).select_from(one.outerjoin(_g, true())).order_by(_g.c.endpoint)
+
+
+def shared_now(connection: Connection) -> float:
+    """Return the shared clock's time."""
+    return connection.execute(select(SharedClock())).scalar_one()
+
+
+def states_not_normal(connection: Connection) -> dict[str, GateState]:
+    """Return the state of each gate that is not normal, by endpoint."""
+    return {name: gate.state for name, gate in read_gates(connection).items() if gate.state != "normal"}
+
+
+def change_gate(connection: Connection, change: GateChange) -> bool:
+    """Write a change; return False and write nothing if the gate has changed or a delivery succeeded meanwhile."""
+    gate = change.result
+    if change.none_delivered_since is not None:
+        delivered = exists().where(
+            schema.is_delivered,
+            _d.c.finished_at > change.none_delivered_since,
+            _d.c.finished_at < change.none_delivered_since + _RECENT_SECONDS,
+            _d.c.endpoint == gate.endpoint,
+        )
+        if connection.execute(select(delivered)).scalar():
+            return False
+    values = asdict(gate)
+    changed = connection.execute(
+        update(_g).where(_g.c.endpoint == gate.endpoint, _g.c.epoch == change.before.epoch).values(values)
+    )
+    if changed.rowcount or change.before.epoch:
+        return bool(changed.rowcount)
+    new = insert_into(connection.dialect.name, _g).values(values).on_conflict_do_nothing()
+    return bool(connection.execute(new).rowcount)
+
+
+def try_changes(connection: Connection, changes: Sequence[GateChange]) -> list[tuple[bool, Gate]]:
+    """Write changes of several gates; return, for each, whether it was written, and the current gate."""
+    results: dict[str, tuple[bool, Gate]] = {}
+    for change in sorted(
+        changes, key=lambda change: change.after.endpoint
+    ):  # the same order in every process
+        name = change.after.endpoint
+        is_written = change_gate(connection, change)
+        results[name] = (is_written, change.result if is_written else read_gate(connection, name))
+    return [results[change.after.endpoint] for change in changes]
+
+
+def _gate(row: Row[Any]) -> Gate:
+    return Gate(**{field.name: getattr(row, field.name) for field in fields(Gate)})

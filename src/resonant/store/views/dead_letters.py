@@ -1,0 +1,202 @@
+"""Search for dead letters: a selection finds causes, and an index finds the dead letters of these causes.
+
+There are two ways to find the newest dead letters. For a single page and few causes, the search merges the newest dead letters
+of each cause. Otherwise it scans the queue in the order in which deliveries were given up, and skips the dead letters of other
+causes. That takes one index scan for any number of pages, and no sort.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import func, literal, literal_column, or_, select, tuple_
+
+from resonant.store import schema
+from resonant.store.engine.sql import is_any_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from sqlalchemy import ColumnElement, Connection, Select
+
+    from resonant.store.views.selection import Selection
+
+_FEW_CAUSES = 64
+_d, _c = schema.deliveries, schema.causes
+
+
+class Key(NamedTuple):
+    """A dead letter's position in the queue: when it was given up (seconds since the epoch), and its delivery's id."""
+
+    finished_at: float
+    id: int
+
+
+class CauseCount(NamedTuple):
+    """The dead letters of one cause: their number, when the first and last were given up, and the highest delivery id."""
+
+    cause_id: int
+    number: int
+    first_at: float
+    last_at: float
+    last_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """The dead letters of a selection. The causes were read once, and are valid within the snapshot.
+
+    Attributes:
+        causes: the ids of their causes; None if the selection does not depend on the cause.
+        varying: the causes whose dead letters must each be searched for the text.
+    """
+
+    selection: Selection
+    causes: frozenset[int] | None
+    varying: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        connection: Connection,
+        selection: Selection,
+        *,
+        include_permanent: bool = True,
+        without_endpoints: Collection[str] = (),
+    ) -> DeadLetters:
+        """Apply a selection to the causes.
+
+        Args:
+            connection: an open connection, also used to read the dead letters. If the selection depends on the cause, a later
+                read does not see dead letters of causes committed since.
+            selection: selects the dead letters.
+            include_permanent: include permanent failures.
+            without_endpoints: skip the dead letters of these endpoints.
+        """
+        if include_permanent and not selection.is_by_cause and not without_endpoints:
+            return cls(selection, None)
+        conditions = selection.of_causes()
+        if not include_permanent:
+            conditions.append(_c.c.category != "permanent")
+        if without_endpoints:
+            conditions.append(~is_any_of(_c.c.endpoint, list(without_endpoints)))
+        found = connection.execute(select(_c.c.id, _c.c.varies).where(*conditions)).all()
+        causes = frozenset(cause for cause, _ in found)
+        if selection.text is not None:
+            return cls(selection, causes, frozenset(cause for cause, varies in found if varies))
+        return cls(selection, causes)
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the SQL conditions for a scan of the queue."""
+        # The zero keeps SQLite and PostgreSQL from using the index by cause and sorting a million rows for a page.
+        return [*self._common(), *self._of_causes(_d.c.cause_id + literal_column("0"))]
+
+    def count(
+        self, connection: Connection, *, at_most: int | None = None, died_before: float | None = None
+    ) -> int:
+        """Return the number of dead letters.
+
+        Args:
+            connection: the connection that read the causes.
+            at_most: stop counting at this number.
+            died_before: count only those given up before this time, seconds since the epoch.
+        """
+        conditions = self._common()
+        if died_before is not None:
+            conditions.append(_d.c.finished_at < died_before)
+        counted = 0
+        for part in self._parts():
+            left = None if at_most is None else at_most - counted
+            found: Select[Any] = (
+                select(literal_column("1")).select_from(_d).where(*conditions, *part).limit(left)
+            )
+            counted += connection.execute(select(func.count()).select_from(found.subquery())).scalar_one()
+        return counted
+
+    def count_by_cause(self, connection: Connection) -> list[CauseCount]:
+        """Count the dead letters of each cause that has any."""
+        moment, cause = _d.c.finished_at, _d.c.cause_id
+        query = select(cause, func.count(), func.min(moment), func.max(moment), func.max(_d.c.id))
+        query = query.where(*self._common()).group_by(cause)
+        return [
+            CauseCount(cause_id, number, first_at, last_at, last_id)
+            for part in self._parts()
+            for cause_id, number, first_at, last_at, last_id in connection.execute(query.where(*part))
+        ]
+
+    def endpoints(self, connection: Connection) -> list[str]:
+        """Return the endpoints of the dead letters, sorted."""
+        causes = [each.cause_id for each in self.count_by_cause(connection)]
+        query = select(_c.c.endpoint).where(is_any_of(_c.c.id, causes)).distinct().order_by(_c.c.endpoint)
+        return list(connection.execute(query).scalars())
+
+    def newest(
+        self, connection: Connection, *, limit: int, before: Key | None = None, goes_on: bool = False
+    ) -> list[Key]:
+        """Return the newest dead letters, newest first.
+
+        Args:
+            connection: the connection that read the causes.
+            limit: the maximum number.
+            before: the last dead letter of the previous page; continue after it.
+            goes_on: whether this is one of many pages.
+        """
+        key = (_d.c.finished_at, _d.c.id)
+        query = select(*key).order_by(*(column.desc() for column in key)).limit(limit)
+        if before is not None:
+            query = query.where(is_before(before))
+        if self.causes is not None and not goes_on and len(self.causes) <= _FEW_CAUSES:
+            return self._newest_of_each(connection, query, limit)
+        return _keys(connection, query.where(*self.conditions()))
+
+    def _newest_of_each(self, connection: Connection, query: Select[Any], limit: int) -> list[Key]:
+        found: list[Key] = []
+        for cause in self.causes or ():
+            of_cause = query.where(*self._common(), _d.c.cause_id == cause)
+            if cause in self.varying:
+                of_cause = of_cause.where(self.selection.text_in(_d.c))
+            found += _keys(connection, of_cause)
+        return heapq.nlargest(limit, found)
+
+    def _common(self) -> list[ColumnElement[bool]]:
+        return [schema.is_dead_letter, *self.selection.of_dead_letters()]
+
+    def _of_causes(self, cause: ColumnElement[int]) -> list[ColumnElement[bool]]:
+        if self.causes is None:
+            return []
+        found = [is_any_of(cause, self.causes)]
+        if self.varying:
+            found.append(or_(is_any_of(cause, self.causes - self.varying), self.selection.text_in(_d.c)))
+        return found
+
+    def _parts(self) -> Iterator[list[ColumnElement[bool]]]:
+        """Yield conditions that partition the dead letters, so that each part uses the index by cause."""
+        cause = _d.c.cause_id
+        if self.causes is None or len(self.varying) > _FEW_CAUSES:
+            yield self._of_causes(cause)
+            return
+        if whole := self.causes - self.varying:
+            yield [is_any_of(cause, whole)]
+        for varying in self.varying:
+            yield [cause == varying, self.selection.text_in(_d.c)]
+
+
+def is_before(key: Key) -> ColumnElement[bool]:
+    """Return the condition that a dead letter was given up before this one; ids break ties."""
+    return tuple_(_d.c.finished_at, _d.c.id) < _bound(key)
+
+
+def is_after(key: Key) -> ColumnElement[bool]:
+    """Return the condition that a dead letter was given up after this one; ids break ties."""
+    return tuple_(_d.c.finished_at, _d.c.id) > _bound(key)
+
+
+def _keys(connection: Connection, query: Select[Any]) -> list[Key]:
+    return [Key(finished_at, delivery_id) for finished_at, delivery_id in connection.execute(query)]
+
+
+def _bound(key: Key) -> ColumnElement[tuple[float | None, int]]:
+    values = zip(key, (_d.c.finished_at, _d.c.id), strict=True)
+    return tuple_(*(literal(value, column.type) for value, column in values))

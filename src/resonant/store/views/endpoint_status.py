@@ -1,0 +1,175 @@
+"""The status of each endpoint: its deliveries and its last hour. All queries use an index."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import case, func, select, union_all
+
+from resonant.store import schema
+from resonant.store.counts import counters
+from resonant.store.shared.gates import Gate, read_gates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+HOUR_SECONDS = 3600
+_d = schema.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """The deliveries of one endpoint.
+
+    Attributes:
+        name: the endpoint's name.
+        pending, retrying, delivered, dead_letter: the number of deliveries with that status.
+        in_flight: unfinished deliveries that are leased.
+        parked: unfinished deliveries that are due later.
+        due: unfinished deliveries that may be sent now.
+        oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
+        delivered_last_hour: deliveries that succeeded in the last hour; None if rollups are off.
+        failed_last_hour: attempts that failed or were lost in the last hour; None if rollups are off.
+        gate: the endpoint's gate.
+        is_held: whether the gate holds deliveries back now.
+    """
+
+    name: str
+    pending: int
+    retrying: int
+    delivered: int
+    dead_letter: int
+    in_flight: int
+    parked: int
+    oldest_due_at: float | None
+    delivered_last_hour: int | None
+    failed_last_hour: int | None
+    gate: Gate
+    is_held: bool
+
+    @property
+    def due(self) -> int:
+        """Deliveries that may be sent now and have no lease."""
+        return self.pending + self.retrying - self.in_flight - self.parked
+
+    @property
+    def held(self) -> int:
+        """Deliveries that are due and held by the gate."""
+        return self.due if self.is_held else 0
+
+
+def endpoint_statuses(
+    connection: Connection,
+    counts: Mapping[str, Mapping[str, int]],
+    *,
+    now: float,
+    endpoint: str | None = None,
+    has_rollups: bool = True,
+) -> tuple[EndpointStatus, ...]:
+    """Return the endpoints with deliveries, with activity in the last hour or with a governing gate, by name.
+
+    Args:
+        connection: the connection on which ``counts`` was read.
+        counts: the deliveries of each endpoint by status.
+        now: seconds since the epoch.
+        endpoint: only this endpoint.
+        has_rollups: whether rollups are on.
+    """
+    of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
+    is_live = _d.c.available_at > now
+    of_leases = (
+        select(_d.c.endpoint, func.sum(case((is_live, 1), else_=0)), func.min(_d.c.next_attempt_at))
+        .where(_d.c.lease_owner.is_not(None), *of_endpoint)
+        .group_by(_d.c.endpoint)
+    )
+    leased = {name: (int(live), due_at) for name, live, due_at in connection.execute(of_leases)}
+    of_later = select(_d.c.endpoint, func.count()).where(is_live, *of_endpoint).group_by(_d.c.endpoint)
+    later = {name: count for name, count in connection.execute(of_later)}  # noqa: C416 - mypy does not treat rows as pairs
+    hour = _last_hour(connection, since=now - HOUR_SECONDS, endpoint=endpoint) if has_rollups else None
+    gates = read_gates(connection)
+    governing = {name for name, gate in gates.items() if gate.governs_at(now) and endpoint in (None, name)}
+
+    def one(name: str) -> EndpointStatus:
+        of = counts.get(name, {})
+        live, leased_due_at = leased.get(name, (0, None))
+        waiting = of.get("pending", 0) + of.get("retrying", 0)
+        moments = (leased_due_at, _oldest_waiting(connection, name) if waiting else None)
+        return EndpointStatus(
+            name=name,
+            pending=of.get("pending", 0),
+            retrying=of.get("retrying", 0),
+            delivered=of.get("delivered", 0),
+            dead_letter=of.get("dead_letter", 0),
+            in_flight=live,
+            parked=later.get(name, 0) - live,
+            oldest_due_at=min((at for at in moments if at is not None), default=None),
+            delivered_last_hour=None if hour is None else hour[name, True],
+            failed_last_hour=None if hour is None else hour[name, False],
+            gate=gates.get(name) or Gate(name),
+            is_held=name in governing,
+        )
+
+    names = counts.keys() | governing | ({name for name, _ in hour} if hour else set())
+    return tuple(map(one, sorted(names)))
+
+
+class Governed(NamedTuple):
+    """An endpoint whose gate holds deliveries back: the gate, and the number of due deliveries that it holds."""
+
+    gate: Gate
+    held: int
+
+
+def governed(connection: Connection, *, now: float) -> list[Governed]:
+    """Return the endpoints whose gate holds deliveries back now, most held deliveries first."""
+    gates = [gate for gate in read_gates(connection).values() if gate.governs_at(now)]
+    found = [Governed(gate, _count_due(connection, gate.endpoint, now)) for gate in gates]
+    return sorted(found, key=lambda each: (-each.held, each.gate.endpoint))
+
+
+def _count_due(connection: Connection, endpoint: str, now: float) -> int:
+    query = select(func.count()).select_from(_d).where(_d.c.endpoint == endpoint, _d.c.available_at <= now)
+    return connection.execute(query).scalar_one()
+
+
+def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:
+    """Return the earliest due time of a delivery without a lease."""
+    query = (
+        select(_d.c.available_at)
+        .where(_d.c.endpoint == endpoint, _d.c.available_at.is_not(None), _d.c.lease_owner.is_(None))
+        .order_by(_d.c.available_at)
+        .limit(1)
+    )
+    return connection.execute(query).scalar()
+
+
+def _last_hour(connection: Connection, *, since: float, endpoint: str | None) -> Counter[tuple[str, bool]]:
+    """Count successful deliveries (True) and unsuccessful attempts (False) by endpoint."""
+    parts = []
+    # Recent minutes are in one table, older ones in the other; after a late write a minute can be in both.
+    for table in (schema.rollups, schema.rollup_history):
+        query = select(table.c.endpoint, table.c.measure, table.c.result, table.c["count"]).where(
+            table.c.measure.in_(["delivery", "attempt"]), table.c.minute >= int(since)
+        )
+        parts.append(query if endpoint is None else query.where(table.c.endpoint == endpoint))
+    c = union_all(*parts).subquery().c
+    kinds = (c.endpoint, c.measure, c.result)
+    found: Counter[tuple[str, bool]] = Counter()
+    for name, measure, result, count in connection.execute(
+        select(*kinds, func.sum(c["count"])).group_by(*kinds)
+    ):
+        is_delivered = result == "delivered"
+        if is_delivered == (measure == "delivery"):  # failed attempts and successful deliveries
+            found[name, is_delivered] += int(count)
+    for row in counters.read_unfolded_rows(connection, since=since):
+        is_delivered = row["result"] == "delivered"
+        if row["measure"] == ("delivery" if is_delivered else "attempt") and endpoint in (
+            None,
+            row["endpoint"],
+        ):
+            found[row["endpoint"], is_delivered] += row["count"]
+    return found

@@ -1,0 +1,38 @@
+"""Checks codes and event ids, and suggests alternatives for unknown ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resonant.delivery.classification import built_in_codes
+from resonant.store.views import endpoints, reads
+from resonant.suggestions import did_you_mean, near
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import Connection
+
+_IDS_SHOWN = 10
+
+
+def why_no_such_code(connection: Connection, code: str) -> str | None:
+    """Return a message with suggestions if the code is unknown, otherwise None."""
+    built_in = built_in_codes()
+    if code in built_in or endpoints.has_code(connection, code):
+        return None
+    stored = endpoints.codes(connection)
+    # Codes that occurred are more likely to be meant than the others of the classifier.
+    known = stored if near(code, stored) else built_in | stored
+    hint = ": did you mean throttled?" if code == "http_429" else did_you_mean(code, known)
+    return f"no failure has the code {code!r}{hint}"
+
+
+def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
+    """Return a message that names the unknown ids; None if all are known."""
+    missing = sorted(set(ids) - reads.known_ids(connection, ids)) if ids else []
+    if not missing:
+        return None
+    shown = ", ".join(missing[:_IDS_SHOWN])
+    more = f" and {len(missing) - _IDS_SHOWN:,} more" if len(missing) > _IDS_SHOWN else ""
+    return f"no event has the id {shown}{more}: nothing was done"

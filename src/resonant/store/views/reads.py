@@ -1,0 +1,315 @@
+"""Queries for operators: the balance, the dead letters, the whole history of an event."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from sqlalchemy import func, select
+
+from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
+from resonant.store import schema
+from resonant.store.counts.acceptances import read_ledgers
+from resonant.store.engine.sql import end_snapshot, is_any_of
+from resonant.store.views.answers import answers
+from resonant.store.views.dead_letters import DeadLetters
+from resonant.store.views.endpoint_status import EndpointStatus, Governed, endpoint_statuses
+from resonant.store.views.endpoints import problems
+from resonant.store.views.selection import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from sqlalchemy import Connection, Row
+
+    from resonant.store.views.answers import Answered
+    from resonant.store.views.dead_letters import Key
+    from resonant.store.views.endpoints import EndpointProblem
+
+_d = schema.deliveries
+_STATUSES: tuple[Status, ...] = get_args(Status)
+_PAGE = 500
+_LAST_CHARACTER = chr(sys.maxunicode)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """The balance, in one snapshot.
+
+    Attributes:
+        accepted, purged: from the ledgers.
+        pending, retrying, delivered, dead_letter: counts of the rows.
+        in_flight: unfinished deliveries that are leased.
+        by_category: dead letters by category.
+        oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
+        oldest_dead_at: when the oldest dead letter was given up.
+        endpoint_problems: the endpoints that could not be opened and have unfinished deliveries.
+        endpoints: the counts of each endpoint, sorted by name.
+    """
+
+    accepted: int
+    pending: int
+    retrying: int
+    in_flight: int
+    delivered: int
+    dead_letter: int
+    purged: int
+    by_category: dict[str, int]
+    oldest_due_at: float | None
+    oldest_dead_at: float | None
+    endpoint_problems: tuple[EndpointProblem, ...] = ()
+    endpoints: tuple[EndpointStatus, ...] = ()
+
+    @property
+    def held(self) -> int:
+        """Deliveries that are due and held by the gate of their endpoint."""
+        return sum(each.held for each in self.endpoints)
+
+    @property
+    def governed(self) -> list[Governed]:
+        """The endpoints whose gate holds deliveries back, most held deliveries first."""
+        found = [Governed(each.gate, each.held) for each in self.endpoints if each.is_held]
+        return sorted(found, key=lambda each: (-each.held, each.gate.endpoint))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether accepted = pending + retrying + delivered + dead_letter + purged."""
+        counted = self.pending + self.retrying + self.delivered + self.dead_letter + self.purged
+        return self.accepted == counted
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One event, its deliveries and every attempt of each."""
+
+    event: Event
+    accepted_at: float
+    deliveries: tuple[tuple[Delivery, tuple[Attempt, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A dead letter with all its attempts, and its event if requested."""
+
+    dead_letter: DeadLetter
+    attempts: tuple[Attempt, ...]
+    event: Event | None
+
+
+def status(
+    connection: Connection, *, now: float, endpoint: str | None = None, has_rollups: bool = True
+) -> StoreStatus:
+    """Return the balance. If called through ``Store.read``, it is one snapshot.
+
+    Args:
+        connection: an open connection.
+        now: seconds since the epoch.
+        endpoint: count only the deliveries of this endpoint.
+        has_rollups: whether rollups are on.
+    """
+    of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
+    accepted, purged = read_ledgers(connection, endpoint)
+    # Columns in the order of the index, which covers the query.
+    kinds = (_d.c.category, _d.c.status, _d.c.endpoint)
+    rows = connection.execute(select(*kinds, func.count()).where(*of_endpoint).group_by(*kinds))
+    counts = dict.fromkeys(_STATUSES, 0)
+    by_category: Counter[str] = Counter()
+    by_endpoint: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for category, name, of, count in rows:
+        counts[name] += count
+        by_endpoint[of][name] += count
+        if name == "dead_letter":
+            by_category[category or "unknown"] += count
+    endpoints = endpoint_statuses(
+        connection, by_endpoint, now=now, endpoint=endpoint, has_rollups=has_rollups
+    )
+    oldest_dead = select(func.min(_d.c.finished_at)).where(schema.is_dead_letter, *of_endpoint)
+    return StoreStatus(
+        accepted=accepted,
+        purged=purged,
+        in_flight=sum(each.in_flight for each in endpoints),
+        by_category=dict(sorted(by_category.items())),
+        oldest_due_at=min((at for each in endpoints if (at := each.oldest_due_at) is not None), default=None),
+        oldest_dead_at=connection.execute(oldest_dead).scalar(),
+        endpoint_problems=tuple(problems(connection, endpoint)),
+        endpoints=endpoints,
+        **counts,
+    )
+
+
+def dead_letters(
+    connection: Connection,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    *,
+    limit: int | None = None,
+    before: Key | None = None,
+) -> list[DeadLetter]:
+    """Return dead letters, newest first; ``before`` is the last one of the previous page."""
+    return list(each_dead_letter(connection, selection, limit=limit, before=before))
+
+
+def each_dead_letter(
+    connection: Connection,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    *,
+    limit: int | None = None,
+    before: Key | None = None,
+) -> Iterator[DeadLetter]:
+    """Yield dead letters, newest first, read in pages to limit memory use, each from its own snapshot."""
+    for page in _pages(connection, selection, limit, before):
+        said = answers(connection, [row.id for row in page])
+        end_snapshot(connection)
+        yield from (_dead_letter(row, said[row.id]) for row in page)
+
+
+def each_history(
+    connection: Connection,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    *,
+    with_events: bool = False,
+) -> Iterator[History]:
+    """Yield dead letters with their attempts, newest first, read in pages like ``each_dead_letter``.
+
+    With their events, a dead letter that is purged meanwhile is left out.
+    """
+    for page in _pages(connection, selection, None):
+        ids = [row.id for row in page]
+        attempts, said = _attempts(connection, ids), answers(connection, ids)
+        end_snapshot(connection)
+        for row in page:
+            event = None
+            if with_events:
+                # Read one at a time: a page of the largest events would take half a gigabyte.
+                event = _event(connection, row.event_id)
+                end_snapshot(connection)
+                if event is None:
+                    continue
+            yield History(_dead_letter(row, said[row.id]), tuple(attempts.get(row.id, ())), event)
+
+
+def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
+    """Return the event ids with this prefix, sorted."""
+    ids = schema.events.c.id
+    query = select(ids).where(ids.startswith(prefix, autoescape=True)).order_by(ids).limit(limit)
+    if connection.dialect.name == "sqlite":
+        # LIKE with an escape character does not use the index.
+        query = query.where(ids >= prefix, ids <= prefix + _LAST_CHARACTER)
+    return list(connection.execute(query).scalars())
+
+
+def known_ids(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Return which of these event ids are stored."""
+    column = schema.events.c.id
+    return set(connection.execute(select(column).where(is_any_of(column, ids))).scalars())
+
+
+def count_dead_letters(
+    connection: Connection,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    *,
+    at_most: int | None = None,
+) -> int:
+    """Return the number of selected dead letters; with ``at_most``, counting stops there."""
+    return DeadLetters.of(connection, selection).count(connection, at_most=at_most)
+
+
+def detail(connection: Connection, event_id: str) -> Detail | None:
+    """Return an event with its whole history; None if no such event is stored."""
+    query = select(schema.events.c.accepted_at).where(schema.events.c.id == event_id)
+    accepted_at = connection.execute(query).scalar()
+    event = _event(connection, event_id)
+    if accepted_at is None or event is None:
+        return None
+    deliveries = connection.execute(select(_d).where(_d.c.event_id == event_id).order_by(_d.c.endpoint)).all()
+    attempts = _attempts(connection, [each.id for each in deliveries])
+    return Detail(
+        event=event,
+        accepted_at=accepted_at,
+        deliveries=tuple((delivery_of(each), tuple(attempts.get(each.id, ()))) for each in deliveries),
+    )
+
+
+def _pages(
+    connection: Connection, selection: Selection, limit: int | None, before: Key | None = None
+) -> Iterator[Sequence[Row[tuple[object, ...]]]]:
+    """Yield pages by key, so that memory holds only one page, and no page costs more than the first."""
+    selected = DeadLetters.of(connection, selection)
+    left = limit
+    while left is None or left > 0:
+        size = _PAGE if left is None else min(_PAGE, left)
+        keys = selected.newest(connection, limit=size, before=before, goes_on=limit != size)
+        if keys:
+            found = connection.execute(select(_d).where(is_any_of(_d.c.id, [key.id for key in keys])))
+            yield sorted(found, key=lambda row: (row.finished_at, row.id), reverse=True)
+        if len(keys) < size:
+            return
+        left = None if left is None else left - size
+        before = keys[-1]
+
+
+def _event(connection: Connection, event_id: str) -> Event | None:
+    table = schema.events
+    row = connection.execute(select(table).where(table.c.id == event_id)).one_or_none()
+    if row is None:
+        return None
+    return Event.from_stored(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
+
+
+def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list[Attempt]]:
+    """Return the attempts of each of these deliveries, in order."""
+    table = schema.attempts
+    query = (
+        select(table).where(is_any_of(table.c.delivery_id, delivery_ids)).order_by(table.c.number, table.c.id)
+    )
+    found: dict[int, list[Attempt]] = {}
+    for row in connection.execute(query).mappings():
+        fields = {name: value for name, value in row.items() if name not in ("id", "delivery_id")}
+        found.setdefault(row["delivery_id"], []).append(Attempt(**fields))
+    return found
+
+
+def _dead_letter(row: Row[tuple[object, ...]], answered: Answered) -> DeadLetter:
+    return DeadLetter(
+        event_id=row.event_id,
+        event_type=row.event_type,
+        endpoint=row.endpoint,
+        reason=row.reason,
+        category=row.category,
+        code=row.code,
+        error_type=row.error_type,
+        error=row.error,
+        status_code=row.status_code,
+        attempts=row.attempts,
+        first_attempt_at=row.first_attempt_at,
+        dead_at=row.finished_at,
+        replays=row.round - 1,
+        answer=answered.answer,
+        maybe_processed=answered.maybe_processed,
+    )
+
+
+def delivery_of(row: Row[tuple[object, ...]]) -> Delivery:
+    """Convert a row to a delivery."""
+    return Delivery(
+        event_id=row.event_id,
+        event_type=row.event_type,
+        endpoint=row.endpoint,
+        status=row.status,
+        attempts=row.attempts,
+        replays=row.round - 1,
+        accepted_at=row.accepted_at,
+        first_attempt_at=row.first_attempt_at,
+        next_attempt_at=row.next_attempt_at,
+        finished_at=row.finished_at,
+        reason=row.reason,
+        category=row.category,
+        code=row.code,
+        error_type=row.error_type,
+        error=row.error,
+        status_code=row.status_code,
+        leased_by=row.lease_owner,
+        lease_until=None if row.lease_owner is None else row.available_at,
+        backoff_until=row.backoff_until,
+    )

@@ -1,0 +1,80 @@
+"""The current state of given deliveries, for a command that waits for its own deliveries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import and_, select
+
+from resonant.store import schema
+from resonant.store.engine.sql import is_any_of
+from resonant.store.shared.gates import is_held_for_long
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import Connection
+
+_d = schema.deliveries
+
+
+class Standing(NamedTuple):
+    """The current state of a delivery.
+
+    Attributes:
+        id: the store's key.
+        status: the delivery's status.
+        reason: why it was given up; None if it was not.
+        round_attempts: attempts in the current round.
+        accepted_at: when it was accepted, seconds since the epoch.
+        finished_at: when it was delivered or given up.
+        parked: whether it has no lease and is not due within the given wait.
+        held: whether the endpoint's gate holds it for a long time.
+    """
+
+    id: int
+    status: str
+    reason: str | None
+    round_attempts: int
+    accepted_at: float
+    finished_at: float | None
+    parked: bool
+    held: bool
+
+
+def standing(
+    connection: Connection, delivery_ids: Collection[int], *, now: float, wait: float = 0.0
+) -> list[Standing]:
+    """Return the state of each of these deliveries; purged ones are omitted.
+
+    Args:
+        delivery_ids: the store's keys.
+        now: seconds since the epoch.
+        wait: a delivery counts as parked if it is due later than this many seconds from now.
+    """
+    parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now + wait).label("parked")
+    waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
+    held = and_(waits, is_held_for_long()).label("held")
+    query = select(
+        _d.c.id,
+        _d.c.status,
+        _d.c.reason,
+        _d.c.round_attempts,
+        _d.c.accepted_at,
+        _d.c.finished_at,
+        parked,
+        held,
+    ).where(is_any_of(_d.c.id, delivery_ids))
+    return [
+        Standing(
+            row.id,
+            row.status,
+            row.reason,
+            row.round_attempts,
+            row.accepted_at,
+            row.finished_at,
+            bool(row.parked),
+            bool(row.held),
+        )
+        for row in connection.execute(query)
+    ]

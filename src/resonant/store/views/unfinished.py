@@ -1,0 +1,194 @@
+"""Lists unfinished deliveries, earliest due first, and groups them by endpoint and failure."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sqlalchemy import and_, case, func, literal, literal_column, select, tuple_
+
+from resonant.store import schema
+from resonant.store.engine.sql import end_snapshot, is_any_of
+from resonant.store.queue.leases import due
+from resonant.store.views.answers import answers
+from resonant.store.views.reads import delivery_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Select
+
+    from resonant.events import Delivery, Status
+    from resonant.store.views.answers import Answered
+    from resonant.store.views.selection import Selection
+
+State = Literal["in_flight", "due", "parked"]
+_PAGE = 500
+_d = schema.deliveries
+
+
+class Place(NamedTuple):
+    """A delivery's position in the list: when it may be claimed (seconds since the epoch), and its id."""
+
+    available_at: float
+    id: int
+
+
+class Waiting(NamedTuple):
+    """An unfinished delivery with its position and the receiver's answer."""
+
+    place: Place
+    delivery: Delivery
+    answered: Answered
+
+    def state(self, now: float) -> State:
+        """Return whether it is leased, may be sent now, or is due later."""
+        if self.place.available_at <= now:
+            return "due"
+        return "parked" if self.delivery.leased_by is None else "in_flight"
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingGroup:
+    """Unfinished deliveries of one endpoint whose last attempt failed with the same code.
+
+    Attributes:
+        code: the classifier's code; empty before the first attempt.
+        count: the number of deliveries.
+        in_flight: the number of leased deliveries.
+        parked: the number of deliveries that are due later.
+        oldest_due_at: the earliest due time, seconds since the epoch.
+        parked_until: the latest due time of the parked ones.
+        most_attempts: the highest number of attempts.
+        example: the event id of one of the deliveries.
+        error: the last error of the example, or empty.
+        answer: the receiver's answer to the example, or empty.
+    """
+
+    endpoint: str
+    code: str
+    count: int
+    in_flight: int
+    parked: int
+    oldest_due_at: float
+    parked_until: float | None
+    most_attempts: int
+    example: str
+    error: str
+    answer: str
+
+    @property
+    def due(self) -> int:
+        """Deliveries that may be sent now and have no lease."""
+        return self.count - self.in_flight - self.parked
+
+
+def each_unfinished(
+    connection: Connection,
+    selection: Selection,
+    *,
+    status: Status | None = None,
+    limit: int | None = None,
+    after: Place | None = None,
+) -> Iterator[Waiting]:
+    """Yield unfinished deliveries, earliest due first, read in pages to limit memory use, each from its own snapshot.
+
+    A delivery that becomes due later meanwhile may be yielded twice.
+
+    Args:
+        connection: an open connection.
+        selection: selects deliveries; its times are acceptance times.
+        status: only pending, or only retrying deliveries.
+        limit: the maximum number.
+        after: continue after this position.
+    """
+    conditions = _conditions(selection, status)
+    names = [each.endpoint for each in due(connection, selection.endpoint)]
+    left = limit
+    while left is None or left > 0:
+        size = _PAGE if left is None else min(_PAGE, left)
+        places = heapq.nsmallest(
+            size, (place for name in names for place in _first(connection, name, conditions, size, after))
+        )
+        ids = [place.id for place in places]
+        rows = {row.id: row for row in connection.execute(select(_d).where(is_any_of(_d.c.id, ids)))}
+        said = answers(connection, ids)
+        end_snapshot(connection)
+        for place in places:
+            yield Waiting(place, delivery_of(rows[place.id]), said[place.id])
+        if len(places) < size:
+            return
+        left = None if left is None else left - size
+        after = places[-1]
+
+
+def count_unfinished(
+    connection: Connection, selection: Selection, *, status: Status | None = None, at_most: int
+) -> int:
+    """Return the number of selected unfinished deliveries; counting stops at ``at_most``."""
+    found: Select[Any] = (
+        select(literal_column("1")).select_from(_d).where(*_conditions(selection, status)).limit(at_most)
+    )
+    return connection.execute(select(func.count()).select_from(found.subquery())).scalar_one()
+
+
+def group_unfinished(
+    connection: Connection, selection: Selection, *, now: float, status: Status | None = None
+) -> list[WaitingGroup]:
+    """Group unfinished deliveries by endpoint and code, the largest group of each endpoint first."""
+    # A literal: with a bound value, PostgreSQL treats the expression as different from the one in GROUP BY.
+    code = func.coalesce(_d.c.code, literal_column("''"))
+    is_live = _d.c.available_at > now
+    is_parked = and_(is_live, _d.c.lease_owner.is_(None))
+    query = (
+        select(
+            _d.c.endpoint,
+            code,
+            func.count(),
+            _count(and_(is_live, _d.c.lease_owner.is_not(None))),
+            _count(is_parked),
+            func.min(_d.c.next_attempt_at),
+            func.max(case((is_parked, _d.c.available_at))),
+            func.max(_d.c.attempts),
+            func.max(_d.c.id),
+        )
+        .where(*_conditions(selection, status))
+        .group_by(_d.c.endpoint, code)
+    )
+    counted = connection.execute(query).all()
+    ids = [row[-1] for row in counted]
+    columns = (_d.c.id, _d.c.event_id, _d.c.error)
+    examples = {row.id: row for row in connection.execute(select(*columns).where(is_any_of(_d.c.id, ids)))}
+    said = answers(connection, ids)
+    groups = []
+    for *counts, key in counted:
+        example, answer = examples[key], said[key].answer or ""
+        fields: list[Any] = [*counts, example.event_id, example.error or "", answer]
+        groups.append(WaitingGroup(*fields))
+    return sorted(groups, key=lambda group: (group.endpoint, -group.count, group.code))
+
+
+def _conditions(selection: Selection, status: Status | None) -> list[ColumnElement[bool]]:
+    conditions = [_d.c.available_at.is_not(None), *selection.of_unfinished()]
+    return conditions if status is None else [*conditions, _d.c.status == status]
+
+
+def _first(
+    connection: Connection,
+    endpoint: str,
+    conditions: Sequence[ColumnElement[bool]],
+    limit: int,
+    after: Place | None,
+) -> list[Place]:
+    """Return the earliest due deliveries of one endpoint."""
+    key = (_d.c.available_at, _d.c.id)
+    query = select(*key).where(_d.c.endpoint == endpoint, *conditions).order_by(*key).limit(limit)
+    if after is not None:
+        bound: Any = tuple_(*(literal(value, column.type) for value, column in zip(after, key, strict=True)))
+        query = query.where(tuple_(*key) > bound)
+    return [Place(*row) for row in connection.execute(query)]
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.count(case((condition, 1)))

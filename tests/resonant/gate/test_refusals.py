@@ -1,0 +1,153 @@
+"""A Retry-After and slow answers: the sends that they hold, and the pace afterwards."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from resonant.store.shared.gates import Gate
+from support.gate_processes import BUSY, DELIVERED, Process, Row
+
+
+@pytest.fixture
+def row():
+    return Row()
+
+
+@pytest.fixture
+def process(row):
+    return Process(row)
+
+
+def work_at(process, rate, start, seconds, *, refused_every=0):
+    """Send at this rate; one in so many sends is refused with a Retry-After. Return the number of sends."""
+    sent = 0
+    for n in range(int(rate * seconds)):
+        is_refused = refused_every and n % refused_every == refused_every - 1
+        answer = replace(BUSY, status_code=429, retry_after=5.0) if is_refused else DELIVERED
+        sent += process.send(answer, start + n / rate)
+    return sent
+
+
+def pass_on(process, start, until):
+    """Poll, and send as much as the gate admits; return the number of sends in each second."""
+    sent = Counter()
+    for n in range(round((until - start) * 1000)):
+        now = start + n / 1000
+        if n % 250 == 0:
+            process.look(now)
+        sent[int(now)] += process.send(DELIVERED, now)
+    return sent
+
+
+def test_a_retry_after_holds_only_its_delivery_while_good_answers_follow(row, process):
+    assert work_at(process, 150, 100, 20, refused_every=100) == 3000
+    assert row.gate == Gate("api")
+
+
+def test_refusals_that_are_faster_than_good_answers_hold_nothing_either(row, process):
+    work_at(process, 150, 100, 1)
+    sent = [process.gate.sent(101 + n / 150) for n in range(30)]
+    for n in (3, 11, 19, 27):
+        process.write(process.gate.answered(sent[n], replace(BUSY, retry_after=5.0), 101.3, 30))
+    assert row.gate == Gate("api")
+
+
+def test_a_retry_after_holds_the_endpoint_if_later_sends_are_refused_too(row, process):
+    other = Process(row, "two")
+    work_at(process, 150, 100, 1)
+    process.fail(101, replace(BUSY, retry_after=30.0), times=4)
+    assert row.gate.not_before == 131
+    other.look(101.25)
+    for each in (process, other):
+        assert each.gate.governs(130)
+        assert each.gate.room(130, 0) == 0
+        assert each.gate.wait(130, 0) is None
+
+
+def test_a_retry_after_that_comes_while_the_change_to_paced_is_written_holds_the_endpoint(row, process):
+    gate, answer = process.gate, replace(BUSY, status_code=429, retry_after=30.0)
+    assert gate.answered(gate.sent(100), answer, 100.1, 0) is None
+    others = [gate.sent(100.1) for _ in range(3)]
+    change, *later = [gate.answered(each, answer, 100.2, 0) for each in others]
+    assert later == [None, None]
+    assert process.write(change)
+    assert (row.gate.state, row.gate.not_before) == ("paced", None)
+
+    assert gate.wait(100.3, 0) is None
+    process.look(100.3)
+    assert row.gate.not_before == 130.2
+    assert gate.wait(101, 0) is None
+
+
+def test_a_retry_after_of_sends_in_flight_says_nothing_about_later_sends(row, process):
+    work_at(process, 150, 100, 1)
+    sent = [process.gate.sent(101) for _ in range(10)]
+    for each in sent:
+        process.write(process.gate.answered(each, replace(BUSY, retry_after=30.0), 101.01, 0))
+    assert row.gate.not_before is None
+
+
+def test_after_a_retry_after_the_pace_starts_at_what_was_accepted_and_doubles(row, process):
+    work_at(process, 150, 100, 3)
+    process.fail(103, replace(BUSY, retry_after=30.0), times=4)
+    assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
+    sent = pass_on(process, 103, 136)
+    assert not any(sent[second] for second in range(103, 133))
+    assert sent[133] >= 140
+    assert sent[134] >= 280
+
+
+def test_after_a_retry_after_one_request_is_tried_first(row, process):
+    process.fail(100, replace(BUSY, retry_after=30.0), times=4)
+    for n in range(100 * 4, 131 * 4):
+        process.look(n / 4)
+    assert process.gate.wait(131, 0) == 0
+    assert process.gate.wait(131, 1) > 0
+
+
+def test_a_pace_that_leads_to_a_second_retry_after_grows_slowly(row, process):
+    work_at(process, 50, 100, 3)
+    process.fail(103, replace(BUSY, retry_after=1.0), times=4)
+    pass_on(process, 103, 106)
+    process.fail(106, replace(BUSY, retry_after=1.0), times=4)
+    sent = pass_on(process, 106, 112)
+    assert not sent[106]
+    assert sent[111] <= 1.1 * sent[108]
+
+
+@pytest.fixture
+def paced(row, process):
+    """A process that has sent 50 requests per second for a while."""
+    work_at(process, 50, 100, 3)
+    process.fail(103, replace(BUSY, retry_after=1.0), times=4)
+    pass_on(process, 103, 106)
+    return process
+
+
+def pace_of(process, now):
+    process.look(now)
+    process.look(now + 1.5)
+    return process.row.gate.pace
+
+
+@pytest.mark.parametrize(("seconds", "is_cut"), [(0.5, False), (1.5, True)])
+def test_an_endpoint_is_slow_only_if_its_answers_are_slow_for_a_second(paced, seconds, is_cut):
+    before = pace_of(paced, 106)
+    for n in range(int(seconds * 20)):
+        paced.send(replace(DELIVERED, duration=1.0), 108 + n / 20)
+    assert (pace_of(paced, 108 + seconds) < 0.6 * before) == is_cut
+
+
+def test_a_known_refusal_holds_the_endpoint_again_at_once(row, process):
+    process.fail(100, replace(BUSY, retry_after=5.0), times=4)
+    for n in range(100 * 4, 107 * 4):
+        process.look(n / 4)
+    process.send(replace(BUSY, retry_after=5.0), 107)
+    assert row.gate.not_before == 112
+
+
+@pytest.mark.parametrize("retry_after", [86_400.0, 1e9])
+def test_a_retry_after_holds_an_endpoint_for_five_minutes_at_most(row, process, retry_after):
+    process.fail(100, replace(BUSY, retry_after=retry_after), times=4)
+    assert row.gate.not_before == 400

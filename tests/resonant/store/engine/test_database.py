@@ -1,0 +1,342 @@
+"""Opening a database, and the one clear line for each way in which that can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import sqlite3
+import threading
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from resonant.errors import StoreError, StoreUnavailable
+from resonant.store import enqueue, open_store
+from resonant.store.engine.database import open_database
+
+ENCODE = "percent-encode special characters in its password (%40 for @, %3F for ?)"
+
+
+async def refusal(url: str) -> str:
+    """Return the line that opening this database fails with."""
+    with pytest.raises(StoreError) as failure:
+        await open_store(url)
+    line = str(failure.value)
+    assert "\n" not in line
+    assert "geheim" not in line
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__ or failure.value.__context__ is None
+    return line
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("mysql://user:geheim@host/db", "must be sqlite:///PATH or postgresql://"),
+        ("://geheim", "must be sqlite:///PATH or postgresql://"),
+        ("postgresql://user:geheim@host:port/db", "must be sqlite:///PATH or postgresql://"),
+        ("sqlite://geheim", "needs a file: sqlite:///PATH"),
+        ("sqlite://", "needs a file: sqlite:///PATH"),
+        ("sqlite:///:memory:", "needs a file: sqlite:///PATH"),
+        ("sqlite:///store.db?mode=ro", "has the option 'mode'; known for sqlite: none"),
+        (
+            "postgresql://host/db?password=geheim",
+            "has the option 'password'; known for postgresql: host, port, sslmode",
+        ),
+        ("postgresql://user:p@geheim@host/db", ENCODE),
+        ("postgresql://user:p@x/geheim@host/db", ENCODE),
+        ("postgresql://user:p@geheim?x@host/db", ENCODE),
+        ("postgresql://user:p@geheim?option=x@host/db", ENCODE),
+        ("postgresql://user:p@x?geheim=1@host/db", ENCODE),
+        ("postgresql://user:p@x?host=geheim@host/db", ENCODE),
+        ("postgresql://user:p@geheim:5432@host/db", "must be sqlite:///PATH or postgresql://"),
+    ],
+)
+async def test_a_url_that_names_no_database_is_refused(url, hint):
+    line = await refusal(url)
+    assert hint in line
+    assert line.startswith("RESONANT_DATABASE_URL")
+
+
+@pytest.mark.parametrize("user", ["user@geheim", "user?geheim", "user%40geheim", "user/geheim"])
+async def test_a_user_that_may_contain_a_part_of_the_password_is_not_shown(user):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}/db"
+        line = await refusal(f"postgresql://{user}:x@{address}")
+    assert line.startswith((f"postgresql://hidden:***@{address}: ", f"RESONANT_DATABASE_URL: {ENCODE}"))
+
+
+async def test_a_password_with_encoded_or_harmless_special_characters_is_understood(
+    postgresql, postgresql_url
+):
+    for password in ("p%40x%3Fy%2Fz", "p?x/y", "p:x#y"):
+        url = postgresql.url("test", password="geheim").replace("geheim", password)
+        store = await open_store(url)
+        await store.close()
+        assert str(store) == "postgresql://postgres:***@/test"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "relative.db",
+        "/absolute/resonant.db",
+        "sqlite:relative.db",
+        "sqlite:/absolute.db",
+        "postgresql//user:geheim@127.0.0.1/db",
+        "postgresql:user:geheim@127.0.0.1/db",
+        "",
+    ],
+)
+async def test_a_url_without_a_scheme_is_refused_and_makes_no_file_or_folder(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert await refusal(url) == (
+        "RESONANT_DATABASE_URL must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; "
+        "it has no scheme, so write sqlite:///PATH for a file"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_server_that_is_not_there_is_named_with_what_to_do():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        line = await refusal(f"postgresql://user:geheim@127.0.0.1:{port}/db")
+    assert line == (
+        f"postgresql://user:***@127.0.0.1:{port}/db: "
+        "no database server answers at this address: start it, or set RESONANT_DATABASE_URL"
+    )
+
+
+async def test_a_host_that_has_no_address_is_named():
+    assert "postgresql://user:***@nowhere.invalid/db: " in await refusal(
+        "postgresql://user:geheim@nowhere.invalid/db"
+    )
+
+
+async def test_a_socket_that_is_not_there_is_a_server_that_is_not_there(tmp_path):
+    line = await refusal(f"postgresql://user:geheim@/db?host={tmp_path}")
+    assert line.startswith("postgresql://user:***@/db: no database server answers at this address")
+
+
+async def test_something_else_that_answers_is_told():
+    def answer_like_a_web_server(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer_like_a_web_server, args=(listening,))
+        thread.start()
+        port = listening.getsockname()[1]
+        line = await refusal(f"postgresql://user:geheim@127.0.0.1:{port}/db")
+        thread.join()
+    assert line.startswith(f"postgresql://user:***@127.0.0.1:{port}/db: ")
+
+
+async def test_a_database_that_does_not_exist_is_told(postgresql):
+    line = await refusal(postgresql.url("nowhere", password="geheim"))
+    assert line == (
+        "postgresql://postgres:***@/nowhere: "
+        "the server has no such database: create it, or set RESONANT_DATABASE_URL"
+    )
+
+
+async def test_an_unknown_user_is_told(postgresql):
+    line = await refusal(postgresql.url("postgres", user="nobody", password="geheim"))
+    assert line == "postgresql://nobody:***@/postgres: the server refuses this user or password"
+
+
+@pytest.fixture
+def guarded_user(postgresql):
+    """A user of whom the server wants the password, and who may create nothing."""
+    rules = postgresql.data / "pg_hba.conf"
+    open_to_all = rules.read_text()
+    postgresql.execute("CREATE ROLE guarded LOGIN PASSWORD 'geheim'")
+    rules.write_text(f"local all guarded scram-sha-256\n{open_to_all}")
+    postgresql.execute("SELECT pg_reload_conf()")
+    yield "guarded"
+    rules.write_text(open_to_all)
+    postgresql.execute("SELECT pg_reload_conf()")
+    postgresql.execute("DROP ROLE guarded")
+
+
+async def test_a_wrong_password_is_told_and_not_shown(postgresql, guarded_user):
+    line = await refusal(postgresql.url("postgres", user=guarded_user, password="geheim-but-wrong"))
+    assert line == "postgresql://guarded:***@/postgres: the server refuses this user or password"
+    await refusal(postgresql.url("postgres", user=guarded_user))
+
+
+async def test_a_user_who_may_not_create_tables_is_told_what_is_missing(postgresql, guarded_user):
+    line = await refusal(postgresql.url("postgres", user=guarded_user, password="geheim"))
+    assert line == (
+        "postgresql://guarded:***@/postgres: this user lacks a privilege: grant it CREATE on the schema"
+    )
+
+
+async def test_the_name_of_a_store_shows_no_password(postgresql, postgresql_url):
+    store = await open_store(postgresql.url("test", password="geheim"))
+    await store.close()
+    assert str(store) == "postgresql://postgres:***@/test"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql+asyncpg", "postgresql+psycopg"])
+async def test_other_spellings_of_postgresql_are_understood(postgresql_url, scheme):
+    await (await open_database(postgresql_url.replace("postgresql", scheme, 1))).close()
+
+
+async def test_what_libpq_calls_sslmode_is_understood(postgresql_url):
+    await (await open_database(f"{postgresql_url}&sslmode=prefer")).close()
+    assert "sslmode" in await refusal(f"{postgresql_url}&sslmode=perhaps")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback_and_shows_no_values(desk):
+    with pytest.raises(DBAPIError, match="no_such_column") as failure:
+        desk.write(
+            lambda connection: connection.execute(
+                text("SELECT no_such_column WHERE 1 = :secret"), {"secret": 7}
+            )
+        )
+    assert "hidden" in str(failure.value)
+
+
+def test_an_error_of_the_callers_own_passes_through_as_it_is(desk):
+    async def read_a_file_within_a_transaction():
+        async with desk.store.transaction():
+            raise FileNotFoundError(2, "No such file", "events.jsonl")
+
+    def write_a_file(_connection):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(FileNotFoundError):
+        desk.run(read_a_file_within_a_transaction())
+    for run in (desk.read, desk.write):
+        with pytest.raises(BrokenPipeError):
+            run(write_a_file)
+    assert desk.enqueue("evt_1").accepted == 1
+
+
+def test_what_is_cancelled_at_any_moment_is_done_or_not_and_the_next_one_goes_on(desk):
+    """A cancellation may come at any step of a transaction, and hundreds may come in a row."""
+    rng = random.Random(4)
+
+    async def enqueue_some(number: int, cancelled: list[int], stored: list[int]) -> None:
+        events = [desk.make(f"evt_{number}_{index}") for index in range(3)]
+        if number % 3:
+            task = asyncio.create_task(desk.store.enqueue(events, "orders"))
+        else:
+            task = asyncio.create_task(_enqueue_in_steps(desk, events))
+        await asyncio.sleep(0.08 * max(1.0, number / 240) * rng.random() ** 3)
+        task.cancel()
+        try:
+            async with asyncio.timeout(10):
+                await task
+            stored.append(number)
+        except asyncio.CancelledError:
+            cancelled.append(number)
+
+    async def enqueue_and_cancel():
+        cancelled, stored = [], []
+        start = 0
+        while start < 240 or len(cancelled) <= 20 or len(stored) <= 10:  # a slow machine needs more tries
+            together = (enqueue_some(start + index, cancelled, stored) for index in range(4))
+            await asyncio.gather(*together)
+            start += 4
+        return cancelled, stored
+
+    cancelled, stored = desk.run(enqueue_and_cancel())
+    assert len(cancelled) > 20
+    assert len(stored) > 10
+    assert desk.enqueue("evt_after").accepted == 1
+    status = desk.status()
+    assert status.balanced
+    assert (status.accepted - 1) % 3 == 0, "each was stored as a whole or not at all"
+    assert status.accepted - 1 >= 3 * len(stored)
+    for number in stored:
+        assert desk.detail(f"evt_{number}_2") is not None
+
+
+async def _enqueue_in_steps(desk, events) -> None:
+    async with desk.store.transaction() as transaction:
+        for event in events:
+            await transaction.run_sync(enqueue, [event], "orders", now=desk.clock())
+
+
+def test_writes_wait_for_a_transaction_of_several_steps(desk):
+    order = []
+
+    async def hold_open():
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(enqueue, [desk.make("evt_1")], "orders", now=desk.clock())
+            other = asyncio.create_task(write())
+            await asyncio.sleep(0.1)
+            order.append("held")
+        await other
+
+    async def write():
+        accepted = await desk.store.enqueue([desk.make("evt_1")], "orders")
+        order.append("written")
+        return accepted
+
+    desk.run(hold_open())
+    assert order == ["held", "written"]
+    assert desk.status().accepted == 1
+
+
+def test_a_store_reads_while_a_transaction_is_open(desk):
+    async def read_meanwhile():
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(enqueue, [desk.make("evt_1")], "orders", now=desk.clock())
+            async with asyncio.timeout(30):
+                return await desk.store.status()
+
+    assert desk.run(read_meanwhile()).accepted == 0
+
+
+async def test_threads_end_when_a_store_is_closed(store_url):
+    before = set(threading.enumerate())
+    store = await open_store(store_url)
+    await store.status()
+    await store.close()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert set(threading.enumerate()) <= before, "threads of earlier tests may end meanwhile"
+
+
+async def test_a_file_that_is_no_database_is_told(tmp_path):
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear store,\n" * 1_000)
+    line = await refusal(f"sqlite:///{path}")
+    assert line == (
+        f"sqlite:///{path}: the file is not an SQLite database: choose another, or set RESONANT_DATABASE_URL"
+    )
+    assert path.read_text().startswith("Dear store"), "and it is left as it was"
+
+
+async def test_a_damaged_database_is_told(sqlite_url, tmp_path):
+    store = await open_store(sqlite_url)
+    await store.close()
+    path = tmp_path / "resonant.db"
+    content = bytearray(path.read_bytes())
+    content[100:20_000] = b"\xff" * 19_900
+    path.write_bytes(content)
+    assert "the file is damaged: restore it from a backup" in await refusal(sqlite_url)
+
+
+async def test_a_lock_that_another_process_keeps_is_told(sqlite_url, tmp_path, monkeypatch):
+    monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.1)
+
+    store = await open_store(sqlite_url)
+    other = sqlite3.connect(tmp_path / "resonant.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(StoreUnavailable, match=r"process \d+ holds its lock: try again when it is done$"):
+            await store.release_all("worker")
+        other.rollback()
+        assert await store.release_all("worker") == 0
+    finally:
+        other.close()
+        await store.close()

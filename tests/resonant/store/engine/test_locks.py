@@ -1,0 +1,196 @@
+"""A process suspended within a transaction, as by Ctrl-Z: messages name it, and the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sqlalchemy import update
+
+from resonant.errors import StoreLocked
+from resonant.store import enqueue, open_store, schema
+from resonant.store.engine.availability import retry_while_unavailable
+from resonant.store.engine.file_locks import lock_holder
+
+LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
+
+# Stops itself within a transaction, and reports the outcome when it continues.
+_STANDS_STILL = """
+import asyncio, signal, sys, threading
+from sqlalchemy import update
+from resonant.errors import StoreUnavailable
+from resonant.store import open_store, schema
+
+def stand_still(connection):
+    connection.execute(update(schema.deliveries).values(policy="stopped"))
+    print("in its transaction", flush=True)
+    # A signal to the process would stop the main thread first, and this thread could still commit.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+async def main(url, lease_seconds):
+    store = await open_store(url, lease_seconds=float(lease_seconds))
+    try:
+        await store.write(stand_still)
+        print("committed")
+    except StoreUnavailable as error:
+        print(error)
+    print(await store.unfinished())
+    await store.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@contextlib.contextmanager
+def stopped_in_its_transaction(url):
+    """Run a suspended process that holds locks on every delivery."""
+    command = [sys.executable, "-c", _STANDS_STILL, url, str(LEASE_SECONDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "in its transaction\n"
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            yield process
+        finally:
+            process.kill()
+
+
+def touch(connection):
+    connection.execute(update(schema.deliveries).values(policy="touched"))
+
+
+@pytest.fixture
+def opened(desk):
+    """Open more stores with the same lease."""
+
+    async def run(work, url, **options):
+        store = await open_store(url, clock=desk.clock, **{"lease_seconds": LEASE_SECONDS} | options)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return lambda *args, **options: desk.run(run(*args, **options))
+
+
+class TestOnPostgreSQL:
+    @pytest.fixture
+    def desk(self, open_desk, postgresql_url):
+        desk = open_desk(postgresql_url)
+        desk.enqueue("evt_1")
+        return desk
+
+    def test_others_go_on_when_the_server_has_ended_its_transaction(self, opened, postgresql_url):
+        with stopped_in_its_transaction(postgresql_url) as stopped:
+            opened(lambda store: store.write(touch), postgresql_url)
+            os.kill(stopped.pid, signal.SIGCONT)
+            told, unfinished = stopped.communicate(timeout=30)[0].splitlines()
+        assert (
+            told == "postgresql://postgres@/test: the server ended the connection: run the same command again"
+        )
+        assert unfinished == "1", "it goes on with a new connection"
+
+    def test_the_holding_process_is_named(self, opened, postgresql_url, postgresql, caplog, monkeypatch):
+        monkeypatch.setattr("resonant.store.engine.postgresql._LOOK_SECONDS", 0.2)
+        with stopped_in_its_transaction(postgresql_url) as stopped:
+            opened(lambda store: store.write(touch), postgresql_url)
+        [line] = caplog.messages
+        assert line.startswith("postgresql://postgres@/test: session ")
+        assert f"(resonant, process {stopped.pid} on " in line
+        assert line.endswith("; idle in transaction) holds a lock: waiting for it")
+
+    def test_a_lock_timeout_names_the_holder(self, desk, opened, postgresql_url, monkeypatch):
+        monkeypatch.setattr("resonant.store.engine.postgresql._LOOK_SECONDS", 0.2)
+        monkeypatch.setattr("resonant.store.engine.postgresql._LEAST_LOCK_SECONDS", 0.0)
+
+        async def wait_for_it(store):
+            async with desk.store.transaction() as transaction:
+                await transaction.run_sync(touch)
+                with pytest.raises(StoreLocked) as failure:
+                    await store.write(touch)
+            return str(failure.value)
+
+        line = opened(wait_for_it, postgresql_url, lease_seconds=3.0)
+        assert f"(resonant, process {os.getpid()} on " in line
+        assert line.endswith("; idle in transaction) holds a lock: try again when it is done")
+
+    def test_a_transaction_of_several_steps_may_wait_for_its_caller(
+        self, desk, opened, postgresql_url, monkeypatch
+    ):
+        monkeypatch.setattr("resonant.store.engine.postgresql._LEAST_LOCK_SECONDS", 0.0)
+
+        async def enqueue_slowly(store):
+            async with store.transaction() as transaction:
+                await transaction.run_sync(enqueue, [desk.make("evt_2")], "orders", now=desk.clock())
+                await asyncio.sleep(0.7)
+                await transaction.run_sync(enqueue, [desk.make("evt_3")], "orders", now=desk.clock())
+
+        opened(enqueue_slowly, postgresql_url, lease_seconds=1.2)
+        assert desk.status().accepted == 3
+
+    def test_the_bounds_hold_for_our_transactions_only(self, desk):
+        def bounds(connection):
+            names = ("lock_timeout", "idle_in_transaction_session_timeout")
+            return [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
+
+        assert desk.write(bounds) == ["20s", "10s"]
+        assert desk.read(bounds) == ["0", "0"]
+
+
+class TestOnSQLite:
+    @pytest.fixture
+    def desk(self, open_desk, sqlite_url):
+        desk = open_desk(sqlite_url)
+        desk.enqueue("evt_1")
+        return desk
+
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch):
+        monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr("resonant.store.engine.sqlite._TELL_SECONDS", 0.1)
+
+    def test_others_wait_name_the_holder_in_one_line_and_go_on_when_it_does(self, opened, sqlite_url, caplog):
+        async def touch_patiently(store):
+            writing = asyncio.create_task(retry_while_unavailable(lambda: store.write(touch), patience=0.0))
+            await asyncio.sleep(1.2)  # for longer than a busy timeout and the pause after it
+            assert not writing.done()
+            os.kill(stopped.pid, signal.SIGCONT)
+            await writing
+
+        with stopped_in_its_transaction(sqlite_url) as stopped:
+            opened(touch_patiently, sqlite_url)
+            assert stopped.communicate(timeout=30)[0].splitlines() == ["committed", "1"]
+        holder = f"process {stopped.pid}, which is stopped,"
+        assert caplog.messages == [f"{sqlite_url}: {holder} holds its lock: waiting for it"]
+
+    def test_a_failed_wait_names_the_holder(self, opened, sqlite_url):
+        with stopped_in_its_transaction(sqlite_url) as stopped, pytest.raises(StoreLocked) as failure:
+            opened(lambda store: store.write(touch), sqlite_url)
+        holder = f"process {stopped.pid}, which is stopped,"
+        assert str(failure.value) == f"{sqlite_url}: {holder} holds its lock: try again when it is done"
+
+    def test_a_wait_ends_after_the_busy_timeout(self, opened, sqlite_url, monkeypatch):
+        """The timeout is not applied twice."""
+        monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 1.5)
+
+        async def wait(store):
+            started = time.monotonic()
+            with pytest.raises(StoreLocked):
+                await store.write(touch)
+            return time.monotonic() - started
+
+        with stopped_in_its_transaction(sqlite_url):
+            assert 1.5 <= opened(wait, sqlite_url) < 3.0
+
+    def test_a_new_process_can_open_the_store_and_read(self, opened, sqlite_url):
+        with stopped_in_its_transaction(sqlite_url):
+            assert opened(lambda store: store.unfinished(), sqlite_url) == 1
+
+    def test_an_unknown_holder_is_called_another_process(self, tmp_path):
+        (tmp_path / "resonant.db").touch()
+        assert lock_holder(tmp_path / "resonant.db") == lock_holder(tmp_path / "none") == "another process"

@@ -1,0 +1,242 @@
+"""The schema: brought up to date on open, whoever comes first, and never brought back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import inspect, text
+
+from resonant.errors import StoreTooNew
+from resonant.store import open_store, schema
+from resonant.store.engine.database import open_database
+from resonant.store.engine.migrate import MIGRATIONS, SCHEMA_VERSION, VERSION_TABLE, read_schema_version
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request):
+    """The URL of a database without tables, of one kind after the other."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+def table_names(connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
+
+
+def test_a_fresh_database_gets_every_table_under_a_prefix_of_ours(desk):
+    names = desk.read(table_names)
+    assert names == {*schema.metadata.tables, VERSION_TABLE}
+    assert all(name.startswith("resonant_") for name in names)
+    assert desk.read(read_schema_version) == SCHEMA_VERSION
+
+
+def test_the_migrations_make_what_the_code_describes(desk):
+    def difference(connection):
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
+        )
+        return compare_metadata(context, schema.metadata)
+
+    assert desk.read(difference) == []
+
+
+def test_the_indexes_are_partial_where_the_code_says_so(desk):
+    def definitions(connection):
+        if connection.dialect.name == "postgresql":
+            return connection.exec_driver_sql("SELECT indexdef FROM pg_indexes").scalars().all()
+        return (
+            connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE type = 'index'").scalars().all()
+        )
+
+    partial = {
+        match.group(1)
+        for definition in desk.read(definitions)
+        if definition and (match := re.search(r"INDEX (resonant_\w+) .* WHERE ", definition))
+    }
+    described = {
+        index.name
+        for table in schema.metadata.tables.values()
+        for index in table.indexes
+        if index.dialect_options["sqlite"]["where"] is not None
+    }
+    assert partial == described
+    assert len(described) == 5
+
+
+def test_the_latest_migration_is_the_version_that_the_code_knows():
+    revisions = [path.stem for path in sorted((MIGRATIONS / "versions").glob("v*.py"))]
+    assert revisions[-1].startswith(f"v{SCHEMA_VERSION}_")
+
+
+def test_every_migration_can_be_undone(desk):
+    def undo(connection):
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        context = MigrationContext.configure(connection)
+        with Operations.context(context):
+            for script in ScriptDirectory.from_config(config).walk_revisions():
+                script.module.downgrade()
+
+    desk.write(undo)
+    assert desk.read(table_names) == {VERSION_TABLE}
+
+
+def test_an_up_to_date_database_is_opened_without_alembic(desk, store_url):
+    script = """
+import asyncio, sys
+from resonant.store import open_store
+
+async def main():
+    await (await open_store(sys.argv[1])).close()
+
+asyncio.run(main())
+assert not any(name.partition(".")[0] == "alembic" for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script, store_url], check=True, timeout=60)
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(desk, store_url):
+    desk.write(
+        lambda connection: (
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0099'")) and None
+        )
+    )
+    with pytest.raises(StoreTooNew) as refusal:
+        desk.run(open_store(store_url))
+    assert str(refusal.value) == (
+        f"{desk.store}: its schema is version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: "
+        "upgrade Resonant"
+    )
+    assert desk.read(read_schema_version) == "0099"
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
+    import resonant.store.engine.database
+
+    def half(connection):
+        schema.metadata.create_all(connection)
+        raise KeyError("power cut")
+
+    async def open_in_vain_and_again():
+        with monkeypatch.context() as patch:
+            patch.setattr(resonant.store.engine.database, "migrate", half)
+            with pytest.raises(KeyError):
+                await open_store(store_url)
+        store = await open_store(store_url)
+        try:
+            return await store.read(table_names)
+        finally:
+            await store.close()
+
+    assert await open_in_vain_and_again() == {*schema.metadata.tables, VERSION_TABLE}
+
+
+async def test_a_producers_own_tables_are_left_alone(store_url):
+    database = await open_database(store_url)
+    await database.write(
+        lambda connection: connection.execute(text("CREATE TABLE orders (number INTEGER)")) and None
+    )
+    await database.write(lambda connection: connection.execute(text(f"DROP TABLE {VERSION_TABLE}")) and None)
+    await database.write(schema.metadata.drop_all)
+    await database.close()
+    database = await open_database(store_url)
+    names = await database.read(table_names)
+    await database.close()
+    assert names == {*schema.metadata.tables, VERSION_TABLE, "orders"}
+
+
+async def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_path):
+    urls = [store_url, store_url, f"sqlite:///{tmp_path}/other.db", f"sqlite:///{tmp_path}/third.db"]
+    stores = await asyncio.gather(*map(open_store, urls))
+    versions = [await store.read(read_schema_version) for store in stores]
+    for store in stores:
+        await store.close()
+    assert versions == [SCHEMA_VERSION] * 4
+
+
+_OPEN_AND_ENQUEUE = """
+import asyncio, os, sys
+from resonant.events import Event
+from resonant.store import open_store
+import alembic.command, alembic.config
+
+async def main(url):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    store = await open_store(url)
+    await store.enqueue([Event(id=f"evt_{os.getpid()}", type="t", source="/s", data=1)], "orders")
+    await store.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def all_at_once(code, store_url, count=6):
+    """Run processes, which start together once each has imported what it needs; none may fail."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, store_url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    failures = [process.communicate(timeout=60)[1] for process in processes]
+    assert failures == [""] * count
+
+
+@pytest.mark.slow
+def test_processes_that_open_a_fresh_database_at_once_all_succeed(store_url, open_desk):
+    all_at_once(_OPEN_AND_ENQUEUE, store_url)
+    status = open_desk(store_url).status()
+    assert (status.accepted, status.balanced) == (6, True)
+
+
+_CREATE_AND_ENQUEUE = """
+import asyncio, os, sys
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from resonant import Event, create_schema, enqueue
+import alembic.command, alembic.config
+
+async def main(url):
+    url = make_url(url)
+    if url.drivername == "sqlite":
+        driver, options = "sqlite+aiosqlite", {"timeout": 60}
+    else:
+        driver, options = "postgresql+asyncpg", {}
+    engine = create_async_engine(url.set(drivername=driver), connect_args=options)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    async with engine.begin() as connection:
+        await connection.run_sync(create_schema)
+        event = Event(id=f"evt_{os.getpid()}", type="t", source="/s", data=1)
+        await connection.run_sync(enqueue, event, "orders")
+    await engine.dispose()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_create_the_schema_at_once_all_succeed(store_url, open_desk):
+    all_at_once(_CREATE_AND_ENQUEUE, store_url, 3)
+    desk = open_desk(store_url)
+    assert desk.status().accepted == 3
+    assert desk.read(read_schema_version) == SCHEMA_VERSION

@@ -1,0 +1,362 @@
+"""What only PostgreSQL can do to a worker: deadlocks, lost connections, servers that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import socket
+import sys
+import time
+
+import asyncpg
+import pytest
+from sqlalchemy import select, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from resonant.delivery.retry import GiveUp
+from resonant.dispatch.batch_writer import BatchWriter
+from resonant.errors import StoreUnavailable
+from resonant.store import enqueue, open_store, schema
+from resonant.store.counts.counters import Tally
+from resonant.store.engine.database import open_database
+from resonant.store.engine.postgresql import PostgreSQL
+from resonant.store.queue.leases import unfinished
+from support.postgresql import relayed
+from support.sqlite import listening
+
+
+@pytest.fixture
+def desk(open_desk, postgresql_url):
+    return open_desk(postgresql_url)
+
+
+@pytest.fixture
+def one_try(monkeypatch):
+    """Let the first deadlock fail the operation that it hit, instead of being mended."""
+    monkeypatch.setattr("resonant.store.engine.postgresql._TRY_AGAIN", ())
+
+
+@pytest.mark.usefixtures("one_try")
+def test_workers_at_work_on_the_same_deliveries_never_deadlock(desk, open_desk, postgresql_url):
+    """Producers of the same ids in any order, claims, group commits, renewals, recoveries: four of each at once."""
+    desks = [desk, *(open_desk(postgresql_url) for _ in range(3))]
+    owners = [f"worker-{number}" for number in range(len(desks))]
+    numbers = itertools.count()
+    end = time.monotonic() + 4
+    delivered = []
+
+    def goes_on():
+        return time.monotonic() < end or len(delivered) <= 50
+
+    async def all_at_once():
+        async with asyncio.TaskGroup() as group:
+            for owner, each in zip(owners, desks, strict=True):
+                rng = random.Random(owner)
+                group.create_task(_produce(each, rng, numbers, goes_on))
+                group.create_task(_emit(each, rng, owner, delivered, goes_on))
+                group.create_task(_disturb(each.store, rng, owners, goes_on))
+
+    desk.run(all_at_once())
+    status = desk.status()
+    assert status.balanced
+    assert status.delivered > 0
+
+
+@pytest.mark.usefixtures("one_try")
+def test_workers_that_count_the_same_facts_in_another_order_never_deadlock(desk):
+    codes = [f"http_{status}" for status in range(500, 560)]
+
+    def count(connection, codes):
+        tally = Tally(desk.clock())
+        for code in codes:
+            tally.add("attempt", "orders", "order.paid", "failed", "transient", code)
+        tally.settle(connection)
+
+    async def count_at_once():
+        for _ in range(10):
+            await asyncio.gather(*(desk.store.write(count, order) for order in (codes, codes[::-1]) * 2))
+
+    desk.run(count_at_once())
+    assert {row["count"] for row in desk.rows(schema.rollups)} == {40}
+
+
+async def _produce(desk, rng, numbers, goes_on):
+    while goes_on():
+        recent = next(numbers)
+        events = [desk.make(f"evt_{recent - rng.randrange(60)}") for _ in range(40)]
+        await desk.store.enqueue(events, rng.choice(["orders", "audit"]))
+
+
+async def _emit(desk, rng, owner, delivered, goes_on):
+    commits = BatchWriter(desk.store)
+
+    async def emit(lease):
+        if await commits.begin(lease):
+            outcomes = [
+                desk.failed(lease, desk.retry_in(0)),
+                desk.failed(lease, desk.park_for(0)),
+                desk.failed(lease, GiveUp("permanent")),
+                desk.delivered(lease),
+            ]
+            outcome = rng.choice(outcomes)
+            if await commits.record(outcome) and outcome.attempt.result == "delivered":
+                delivered.append(lease)
+
+    while goes_on():
+        for endpoint in ("orders", "audit"):
+            leases = await desk.store.claim(endpoint, owner=owner, limit=20)
+            await asyncio.gather(*(emit(lease) for lease in leases), desk.store.renew(owner))
+
+
+async def _disturb(store, rng, owners, goes_on):
+    while goes_on():
+        await asyncio.sleep(0.02)
+        await store.renew(rng.choice(owners))
+        await store.rescue(owners=[rng.choice(owners)])
+        await store.release_all(rng.choice(owners))
+
+
+def test_a_deadlock_that_the_server_broke_is_tried_again(desk):
+    """Two transactions that lock two events in opposite orders: one of them is rolled back and runs again."""
+    desk.enqueue("evt_1", "evt_2")
+    table = schema.deliveries
+    met = asyncio.Barrier(2)
+    runs = []
+
+    async def lock_both(database, first, second):
+        def operation(connection):
+            runs.append(first)
+            lock(connection, first)
+            if len(runs) <= 2:
+                connection.exec_driver_sql("SELECT pg_sleep(0.2)")
+            lock(connection, second)
+            return first
+
+        def lock(connection, event_id):
+            touched = update(table).where(table.c.event_id == event_id).values(policy=table.c.event_id)
+            connection.execute(touched)
+
+        await met.wait()
+        return await database.write(operation)
+
+    async def both():
+        database = desk.store.database
+        return await asyncio.gather(
+            lock_both(database, "evt_1", "evt_2"), lock_both(database, "evt_2", "evt_1")
+        )
+
+    assert desk.run(both()) == ["evt_1", "evt_2"]
+    # The one that was rolled back can take its lock again before the other wakes up, and then there are more.
+    assert len(runs) >= 3
+
+
+def test_a_deadlock_that_comes_again_and_again_is_told_in_the_end(desk):
+    runs = []
+
+    def fail(connection):
+        runs.append(1)
+        connection.exec_driver_sql(
+            "DO $$ BEGIN RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '40P01'; END $$"
+        )
+
+    with pytest.raises(StoreUnavailable, match="deadlock detected"):
+        desk.write(fail)
+    assert len(runs) == 4
+
+
+def test_a_lost_connection_is_one_clear_line_and_the_next_call_gets_a_new_one(desk, postgresql):
+    desk.enqueue("evt_1")
+
+    def lose_the_connection(connection):
+        enqueue(connection, [desk.make("evt_2")], "orders", now=desk.clock())
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(
+        StoreUnavailable, match=r"^postgresql://postgres@/test: .*(terminat|ended)"
+    ) as failure:
+        desk.write(lose_the_connection)
+    assert "\n" not in str(failure.value)
+    assert desk.enqueue("evt_3").accepted == 1
+    assert desk.detail("evt_2") is None
+    assert desk.status().accepted == 2
+
+
+def test_connections_that_the_server_closed_while_they_were_idle_are_replaced(desk, postgresql):
+    desk.enqueue("evt_1")
+    postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'")
+    assert desk.enqueue("evt_2").accepted == 1
+    postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'")
+    assert desk.status().accepted == 2
+
+
+def test_all_connections_that_the_server_closed_at_once_are_replaced(desk, postgresql):
+    def sleep(connection):
+        connection.exec_driver_sql("SELECT pg_sleep(0.1)")
+
+    async def read_side_by_side():
+        await asyncio.gather(*(desk.store.read(sleep) for _ in range(4)))
+
+    desk.run(read_side_by_side())
+    postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'")
+    desk.run(read_side_by_side())
+
+
+async def test_a_pooled_connection_that_does_not_answer_is_replaced(postgresql_url, monkeypatch):
+    """A firewall may drop idle connections without notice."""
+    monkeypatch.setattr("resonant.store.engine.postgresql._CHECK_SECONDS", 0.5)
+    async with relayed(postgresql_url) as relay:
+        store = await open_store(relay.url)
+        await store.unfinished()
+        relay.stop_answering()
+        assert await store.unfinished() == 0
+        relay.stop_answering()
+        async with store.transaction() as transaction:
+            assert await transaction.run_sync(unfinished) == 0
+        await store.close()
+
+
+async def test_only_one_of_several_connections_that_do_not_answer_is_waited_for(postgresql_url, monkeypatch):
+    monkeypatch.setattr("resonant.store.engine.postgresql._CHECK_SECONDS", 0.5)
+    waited_for = []
+
+    def count(_connection, _cursor, statement, *_):
+        waited_for.append(statement)
+
+    async with relayed(postgresql_url) as relay:
+        store = await open_store(relay.url)
+        await asyncio.gather(
+            *(store.read(lambda c: c.execute(text("SELECT pg_sleep(0.1)"))) for _ in range(5))
+        )
+        relay.stop_answering()
+        with listening("before_cursor_execute", count):
+            async with asyncio.timeout(8):  # closing each of them would take two seconds more
+                assert await store.rescue() == 0
+        await store.close()
+    assert sum("lock_timeout" in statement for statement in waited_for) == 2
+
+
+def test_the_first_statement_is_not_repeated_on_a_new_connection(open_desk, postgresql_url, monkeypatch):
+    desk = open_desk(postgresql_url)
+    monkeypatch.setattr("resonant.store.engine.postgresql._SET_BOUNDS", "SELECT %d / 0, %d")
+    opened = []
+    with listening("connect", lambda *_: opened.append(1)), pytest.raises(DBAPIError, match="division"):
+        desk.enqueue("evt_1")
+    assert len(opened) == 1
+
+
+def test_a_connection_that_is_lost_in_a_transaction_of_several_steps_keeps_nothing(desk):
+    async def store_some():
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(enqueue, [desk.make("evt_1")], "orders", now=desk.clock())
+            await transaction.run_sync(
+                lambda connection: connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+            )
+
+    with pytest.raises(StoreUnavailable):
+        desk.run(store_some())
+    assert desk.status().accepted == 0
+
+
+async def test_a_server_that_does_not_answer_any_more_is_not_waited_for_without_end(postgresql_url):
+    async def ask() -> None:
+        database = PostgreSQL(make_url(postgresql_url), statement_timeout=0.3)
+        try:
+            await database.write(lambda connection: connection.execute(text("SELECT pg_sleep(30)")))
+        finally:
+            await database.close()
+
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await ask()
+    assert time.monotonic() - started < 25
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr("resonant.store.engine.postgresql._CONNECT_TIMEOUT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await open_database(f"postgresql://user:geheim@127.0.0.1:{port}/db")
+
+
+def test_many_operations_at_once_share_a_few_connections(desk, postgresql):
+    async def enqueue_at_once():
+        events = [desk.store.enqueue([desk.make(f"evt_{number}")], "orders") for number in range(100)]
+        return await asyncio.gather(*events)
+
+    assert sum(found.accepted for found in desk.run(enqueue_at_once())) == 100
+    [row] = postgresql.execute("SELECT count(*) AS open FROM pg_stat_activity WHERE datname = 'test'")
+    assert row["open"] <= 10
+
+
+async def test_a_store_is_closed_with_all_its_connections(postgresql, postgresql_url):
+    store = await open_store(postgresql_url)
+    await asyncio.gather(*(store.read(lambda connection: connection.execute(select(1))) for _ in range(5)))
+    await store.close()
+
+    async def are_closed() -> bool:
+        count = "SELECT count(*) AS open FROM pg_stat_activity WHERE datname = 'test'"
+        [row] = await asyncio.to_thread(postgresql.execute, count)
+        return row["open"] == 0
+
+    async with asyncio.timeout(60):  # the server's processes take a moment to end
+        while not await are_closed():
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.slow
+async def test_processes_that_open_a_new_store_at_once_do_not_depend_on_the_databases_isolation(
+    postgresql_url,
+):
+    """A snapshot from before the wait for the others' migration would not show its tables."""
+
+    async def open_at_once() -> list[str]:
+        connection = await asyncpg.connect(postgresql_url)
+        await connection.execute("ALTER DATABASE test SET default_transaction_isolation = 'repeatable read'")
+        try:
+            return await asyncio.gather(*(run_program() for _ in range(3)))
+        finally:
+            await connection.execute("ALTER DATABASE test RESET default_transaction_isolation")
+            await connection.close()
+
+    async def run_program() -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _OPEN, postgresql_url), stderr=asyncio.subprocess.PIPE
+        )
+        return (await process.communicate())[1].decode()
+
+    assert await open_at_once() == [""] * 3
+
+
+_OPEN = """
+import asyncio, sys
+from resonant.store import open_store
+
+async def main():
+    await (await open_store(sys.argv[1])).close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_a_connection_that_the_server_ended_between_two_steps_gives_a_plain_error(desk, postgresql, pause):
+    """The driver may notice before or during the next statement."""
+
+    async def store_some() -> None:
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(lambda connection: connection.execute(select(1)) and None)
+            await asyncio.to_thread(postgresql.execute, _END_ALL)
+            await asyncio.sleep(pause)
+            await transaction.run_sync(lambda connection: connection.execute(select(1)) and None)
+
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable) as failure:
+            desk.run(store_some())
+        assert "cannot switch to state" not in str(failure.value)
+        assert "PreparedStatement" not in str(failure.value)
+
+
+_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'"

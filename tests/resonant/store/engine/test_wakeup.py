@@ -1,0 +1,210 @@
+"""Commits that wake idle dispatchers, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from resonant import enqueue
+from resonant.dispatch.wakeup import wake_on_commits
+from resonant.events import Event
+from resonant.store import open_store
+from resonant.store.engine import wakeup
+from resonant.store.shared import gate_operations
+from support.waiting import quiet, until
+
+
+@pytest.fixture(autouse=True)
+def slow_disk(monkeypatch):
+    """There is no poll here that finds a commit whose sync takes longer."""
+    monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 60.0)
+
+
+def event(number: int, type_: str = "order.paid") -> Event:
+    return Event(type=type_, source="/shop", data=number, id=f"evt_{number}")
+
+
+@contextlib.asynccontextmanager
+async def watched(url):
+    """Open a store and collect its wake-ups, from one that has arrived on."""
+    store = await open_store(url)
+    woken = []
+
+    watching = asyncio.create_task(wake_on_commits(store, woken.append))
+    other = await open_store(url)
+    try:
+        number = -1
+        while not woken:
+            await other.enqueue([event(number)], f"first{-number}")
+            number -= 1
+            await asyncio.sleep(0.05)
+        await quiet(woken)
+        woken.clear()
+        yield other, woken
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await store.close()
+        await other.close()
+
+
+async def test_storing_in_another_process_wakes(store_url):
+    async with watched(store_url) as (other, woken):
+        await other.enqueue([event(1)], "orders")
+        await until(lambda: woken)
+
+
+async def test_a_producers_own_transaction_wakes_when_it_commits(store_url):
+    async with watched(store_url) as (other, woken):
+        async with other.transaction() as transaction:
+            await transaction.run_sync(enqueue, event(1), "orders")
+            await quiet(woken)
+            assert not woken
+        await until(lambda: woken)
+
+
+async def test_a_notification_names_the_endpoints_with_new_work(postgresql_url):
+    async with watched(postgresql_url) as (other, woken):
+        async with other.transaction() as transaction:
+            await transaction.run_sync(enqueue, event(1), "orders")
+            await transaction.run_sync(enqueue, event(1), "billing")
+        await until(lambda: frozenset().union(*woken) == {"orders", "billing"})
+
+
+async def test_a_notification_without_a_name_counts_beside_others(postgresql_url):
+    async with watched(postgresql_url) as (other, woken):
+        async with other.transaction() as transaction:
+            await transaction.run_sync(wakeup.announce)
+            await transaction.run_sync(enqueue, event(1), "orders")
+        await until(lambda: None in woken)
+
+
+async def test_resuming_an_endpoint_wakes(store_url):
+    async with watched(store_url) as (other, woken):
+        await other.write(gate_operations.pause, "orders", reason="", who="me", now=time.time())
+        await quiet(woken)
+        woken.clear()
+        await other.write(gate_operations.resume, "orders", now=time.time())
+        await until(lambda: None in woken)  # for any endpoint: the run must look at the gates
+
+
+async def test_nothing_wakes_while_nothing_is_committed(store_url):
+    async with watched(store_url) as (other, woken):
+        await other.look()
+        await other.rescue()
+        await quiet(woken)
+    assert not woken
+
+
+async def test_storing_wakes_on_a_system_that_cannot_report_writes(sqlite_url, monkeypatch):
+    def fail(_path):
+        raise OSError(errno.ENOSYS, "no inotify on this system")
+
+    monkeypatch.setattr(wakeup, "_inotify", fail)
+    async with watched(sqlite_url) as (other, woken):
+        await other.enqueue([event(1)], "orders")
+        await until(lambda: woken)
+
+
+async def test_commits_wake_after_the_last_reported_write(sqlite_url, monkeypatch):
+    """A slow disk makes a commit visible late, and one report may stand for the writes of two commits."""
+    reported, waits_for_report = asyncio.Event(), asyncio.Event()
+
+    @contextlib.contextmanager
+    def log_writes(_path):
+        async def wait(seconds):
+            if seconds is not None:
+                await asyncio.sleep(seconds)
+                return False
+            waits_for_report.set()
+            await reported.wait()
+            reported.clear()
+            return True
+
+        yield wait
+
+    store = await open_store(sqlite_url)
+    monkeypatch.setattr(wakeup, "_log_writes", log_writes)
+    monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 0.0)
+    async with contextlib.aclosing(store.database.commits()) as commits:
+        await anext(commits)
+        waiting = asyncio.ensure_future(anext(commits))
+        await waits_for_report.wait()
+        monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 60.0)
+        reported.set()
+        for number in (1, 2):
+            await store.enqueue([event(number)], "orders")
+            await asyncio.wait_for(waiting, 30)
+            waiting = asyncio.ensure_future(anext(commits))
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    await store.close()
+
+
+async def test_every_commit_of_a_burst_wakes(sqlite_url):
+    """The last commits must be seen although their writes were reported with earlier ones."""
+    store = await open_store(sqlite_url)
+    producer = await open_store(sqlite_url)
+    seen = []
+    async with contextlib.aclosing(store.database.commits()) as commits:
+        await anext(commits)
+        for number in range(20):
+            await producer.enqueue([event(2 * number)], "orders")
+            await producer.enqueue([event(2 * number + 1)], "orders")
+            while len(seen) < 2 * number + 2:
+                async with asyncio.timeout(5):
+                    await anext(commits)
+                seen = await store.read(lambda c: list(c.execute(text("SELECT id FROM resonant_events"))))
+    await store.close()
+    await producer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is a part of Linux")
+def test_a_log_that_cannot_be_watched_leaves_nothing_open(tmp_path):
+    def watches():
+        return {each for each in Path("/proc/self/fd").iterdir() if "inotify" in os.path.realpath(each)}
+
+    before = watches()
+    with pytest.raises(FileNotFoundError):
+        wakeup._inotify(f"{tmp_path}/missing")
+    assert watches() <= before
+
+
+async def test_a_producer_may_leave_drains_asleep_on_postgresql(postgresql_url):
+    async with watched(postgresql_url) as (other, woken):
+        await other.enqueue([event(1)], "orders", wake=False)
+        await quiet(woken)
+        assert not woken
+
+        await other.enqueue([event(2)], "orders")
+        await until(lambda: woken)
+
+
+async def test_events_of_several_types_wake_too(store_url):
+    async with watched(store_url) as (other, woken):
+        await other.enqueue([event(1), event(2, "order.sent")], "orders")
+        await until(lambda: woken)
+
+
+async def test_a_broken_connection_is_opened_again(postgresql_url, monkeypatch):
+    monkeypatch.setattr(wakeup, "_CONNECT_AGAIN_SECONDS", 0.01)
+    async with watched(postgresql_url) as (other, woken):
+        listening = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+        await other.write(lambda connection: connection.execute(text(listening)).all())
+        await until(lambda: woken)  # a commit may have been missed meanwhile
+        for number in range(100):
+            woken.clear()
+            await other.enqueue([event(number)], f"endpoint{number}")
+            with contextlib.suppress(TimeoutError):
+                await until(lambda: woken, 1)
+                return
+    pytest.fail("it does not listen again")

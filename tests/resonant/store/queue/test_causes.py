@@ -1,0 +1,104 @@
+"""Causes: each is kept once, and however much errors differ there are never many."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from resonant.dead_letters import operations
+from resonant.delivery.retry import GiveUp
+from resonant.store import schema
+from resonant.store.queue.causes import MOST_ERRORS, MOST_NORMALISED, Cause, cause_ids
+from resonant.store.queue.fingerprint import fingerprint
+from resonant.store.views.selection import Selection
+
+CAUSE = Cause(
+    "orders", "order.paid", "exhausted", "transient", "http_503", "UnexpectedStatus", "answered 503"
+)
+
+
+def test_the_same_cause_is_the_same_row(desk):
+    other = CAUSE._replace(code="http_500")
+    first = desk.write(cause_ids, [CAUSE, other, CAUSE])
+    assert len(set(first.values())) == 2
+    assert desk.write(cause_ids, [CAUSE]) == {CAUSE: first[CAUSE]}
+    rows = desk.rows(schema.causes)
+    assert [row["fingerprint"] for row in rows if row["code"] == "http_503"] == [
+        fingerprint("orders", "http_503", "answered 503")
+    ]
+
+
+@pytest.mark.parametrize("field", [name for name in Cause._fields if name != "varies"])
+def test_causes_that_differ_anywhere_are_two(desk, field):
+    other = CAUSE._replace(**{field: "other"})
+    assert len(set(desk.write(cause_ids, [CAUSE, other]).values())) == 2
+
+
+def test_nothing_and_an_empty_text_are_the_same():
+    assert Cause.of("e", "t", "cancelled", None, None, None, None) == Cause("e", "t", "cancelled")
+
+
+def test_errors_that_differ_in_their_variable_parts_become_one_cause(desk):
+    many = [CAUSE._replace(error=f"order {number} is refused") for number in range(MOST_ERRORS + 40)]
+    for start in range(0, len(many), 15):
+        ids = desk.write(cause_ids, many[start : start + 15])
+    rows = desk.rows(schema.causes)
+    assert len(rows) == MOST_ERRORS + 1
+    [general] = [row for row in rows if row["varies"]]
+    assert general["error"] == "order <n> is refused"
+    assert set(ids.values()) == {general["id"]}
+
+
+def test_errors_that_are_all_different_are_bounded_too(desk):
+    words = ("".join(chr(97 + int(digit)) for digit in str(number)) for number in range(400))
+    many = [CAUSE._replace(error=word) for word in words]
+    for start in range(0, len(many), 50):
+        desk.write(cause_ids, many[start : start + 50])
+    rows = desk.rows(schema.causes)
+    assert len(rows) == MOST_NORMALISED + 1
+    assert [row["error"] for row in rows if row["varies"]].count("<any>") == 1
+
+
+def test_another_kind_of_failure_has_room_of_its_own(desk):
+    desk.write(cause_ids, [CAUSE._replace(error=f"order {number}") for number in range(MOST_ERRORS)])
+    other = CAUSE._replace(event_type="order.refunded")
+    desk.write(cause_ids, [other])
+    assert [row["varies"] for row in desk.rows(schema.causes) if row["event_type"] == "order.refunded"] == [
+        False
+    ]
+
+
+def test_two_workers_that_meet_a_new_cause_at_once_keep_it_once(open_desk, store_url):
+    desk, other = open_desk(store_url), open_desk(store_url)
+    causes = [CAUSE._replace(code=f"code_{number}") for number in range(20)]
+
+    async def both():
+        return await asyncio.gather(
+            desk.store.write(cause_ids, causes), other.store.write(cause_ids, causes[::-1])
+        )
+
+    first, second = desk.run(both())
+    assert first == second
+    assert len(desk.rows(schema.causes)) == 20
+
+
+def test_every_way_to_give_up_leaves_a_cause(desk):
+    desk.enqueue("evt_failed")
+    desk.fail(desk.claim_one(), GiveUp("exhausted"))
+    desk.enqueue("evt_cancelled")
+    desk.write(operations.cancel, Selection(), limit=10, now=desk.clock())
+    desk.enqueue("evt_crashed")
+    for _ in range(5):
+        desk.begin(desk.claim_one())
+        desk.clock.advance(61)
+        desk.rescue()
+    causes = {row["id"]: row for row in desk.rows(schema.causes)}
+    dead_letters = {row["event_id"]: causes[row["cause_id"]] for row in desk.rows(schema.deliveries)}
+    assert {
+        event_id: (row["reason"], row["code"], row["error"]) for event_id, row in dead_letters.items()
+    } == {
+        "evt_failed": ("exhausted", "http_503", "the endpoint answered 503"),
+        "evt_cancelled": ("cancelled", "", ""),
+        "evt_crashed": ("crashed", "worker_lost", "the worker was lost while sending"),
+    }

@@ -1,0 +1,153 @@
+"""The one delivery that probes an endpoint that is down."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import update
+
+from resonant.dead_letters import operations
+from resonant.store import schema
+from resonant.store.queue.leases import look
+from resonant.store.queue.probes import claim_probe
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
+from resonant.store.store import Store
+from resonant.store.views.selection import Selection
+from support.sqlite import listening
+
+
+def probing(desk, **fields):
+    """Make the gate of `orders` probe, and return it."""
+    change = GateChange(Gate("orders"), Gate("orders", state="probing", failing_since=1.0, **fields))
+    assert desk.write(change_gate, change)
+    return change.result
+
+
+def probe(desk, gate):
+    """Reserve a probe; return the id of its event and the gate, None where there is none."""
+    change = GateChange(gate, replace(gate, probe_at=desk.clock() + 5))
+    found = desk.run(desk.store.claim_leases(claim_probe, change, owner="worker"))
+    return found and (found[0].event.id, found[1])
+
+
+def test_a_probe_takes_another_event_type_than_the_last_one_and_notes_its_own(desk):
+    desk.enqueue(desk.make("evt_1", event_type="a"))
+    desk.clock.advance(1)
+    desk.enqueue(desk.make("evt_2", event_type="b"))
+
+    event_id, gate = probe(desk, probing(desk, probed_type="a"))
+
+    assert event_id == "evt_2"
+    assert gate.probed_type == "b"
+    assert gate == desk.read(read_gate, "orders")
+    assert probe(desk, gate)[0] == "evt_1", "the only one left"
+
+
+def test_a_probe_takes_the_delivery_with_the_fewest_attempts(desk):
+    desk.enqueue("evt_1")
+    desk.fail(desk.claim_one(), desk.park_for(0))
+    desk.enqueue("evt_2")
+
+    assert probe(desk, probing(desk))[0] == "evt_2"
+
+
+def test_a_probe_is_leased_like_any_delivery_and_the_claim_is_noted(desk):
+    desk.enqueue("evt_1")
+    probe(desk, probing(desk))
+
+    assert desk.delivery("evt_1").leased_by == "worker"
+    assert desk.delivery("evt_1").lease_until == desk.clock() + desk.store.lease_seconds
+    assert desk.claim() == []
+
+
+def test_no_probe_is_reserved_while_nothing_is_due(desk):
+    desk.enqueue("evt_1")
+    desk.fail(desk.claim_one(), desk.park_for(100))
+    gate = probing(desk)
+
+    assert probe(desk, gate) is None
+    assert desk.read(read_gate, "orders") == gate
+
+
+def test_of_two_processes_one_probes(desk):
+    desk.enqueue("evt_1", "evt_2")
+    gate = probing(desk)
+
+    assert probe(desk, gate) is not None
+    assert probe(desk, gate) is None
+    assert len(desk.claim()) == 1
+
+
+def test_a_look_reads_what_is_due_and_the_gates_together(desk):
+    desk.enqueue("evt_1")
+    gate = probing(desk)
+
+    due, read = desk.read(look)
+
+    assert [each.endpoint for each in due] == ["orders"]
+    assert read.gates == {"orders": gate}
+    assert desk.run(Store.look(desk.store, "orders")) == (due, read.gates)
+
+
+def test_a_dead_letter_that_could_be_claimed_is_no_probe(desk):
+    desk.enqueue("evt_1")
+    final = {"status": "dead_letter", "finished_at": desk.clock()}
+    desk.write(lambda connection: connection.execute(update(schema.deliveries).values(final)))
+    gate = probing(desk)
+
+    assert probe(desk, gate) is None
+    assert desk.row("evt_1")["available_at"] is None
+    assert desk.read(read_gate, "orders") == gate
+
+
+class TestWhileOthersWrite:
+    """Another transaction commits after the probe's statement has read its candidates, and before it locks one."""
+
+    @pytest.fixture
+    def desk(self, open_desk, postgresql_url):
+        return open_desk(postgresql_url)
+
+    @pytest.fixture
+    def probe_during(self, desk, postgresql):
+        """Probe while another operation commits; return the id of the probed event."""
+        lock = 4711
+
+        def wait_for_lock(_connection, _cursor, statement, parameters, _context, _many):
+            # The server computes the order of the rows before it locks the first.
+            order = "ORDER BY resonant_deliveries.event_type"
+            waiting = f"ORDER BY pg_advisory_xact_lock_shared({lock}) IS NULL, resonant_deliveries.event_type"
+            return statement.replace(order, waiting), parameters
+
+        async def probe_during(other):
+            gate = await desk.store.read(read_gate, "orders")
+            change = GateChange(gate, replace(gate, probe_at=desk.clock() + 5))
+            async with postgresql.connected("test") as connection, asyncio.timeout(20):
+                await connection.execute(f"SELECT pg_advisory_lock({lock})")
+                probing = asyncio.create_task(desk.store.claim_leases(claim_probe, change, owner="worker"))
+                while not await connection.fetch("SELECT FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.005)
+                await other
+                await connection.execute(f"SELECT pg_advisory_unlock({lock})")
+                found = await probing
+            return found and found[0].event.id
+
+        with listening("before_cursor_execute", wait_for_lock, retval=True):
+            yield lambda other: desk.run(probe_during(other))
+
+    def test_a_probe_does_not_take_a_cancelled_delivery(self, desk, probe_during):
+        desk.enqueue("evt_1")
+        probing(desk)
+        cancelling = desk.store.write(operations.cancel, Selection(), limit=1, now=desk.clock())
+
+        assert probe_during(cancelling) is None
+        row = desk.row("evt_1")
+        assert (row["status"], row["available_at"], row["lease_owner"]) == ("dead_letter", None, None)
+
+    def test_a_probe_takes_the_next_delivery_after_another_worker_took_one(self, desk, probe_during):
+        desk.enqueue("evt_1", "evt_2")
+        probing(desk)
+
+        assert probe_during(desk.store.claim("orders", owner="other", limit=1)) == "evt_2"
+        assert desk.row("evt_1")["lease_owner"] == "other"

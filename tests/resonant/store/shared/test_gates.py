@@ -1,0 +1,119 @@
+"""Gates in the store: one row per endpoint, changed by compare-and-set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from resonant.store import schema
+from resonant.store.shared.gates import (
+    Gate,
+    GateChange,
+    change_gate,
+    holds_for_long,
+    read_gate,
+    read_gates,
+    shared_now,
+    try_changes,
+)
+from resonant.store.views.standing import standing
+
+START = 1_700_000_000.0
+NORMAL = Gate("orders")
+PROBING = replace(NORMAL, state="probing", failing_since=5.0, probe_at=7.0)
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        (NORMAL, False),
+        (replace(NORMAL, state="paced"), True),
+        (PROBING, True),
+        (replace(NORMAL, state="paused"), True),
+        (replace(NORMAL, not_before=101.0), True),
+        (replace(NORMAL, not_before=100.0), False),
+    ],
+    ids=["normal", "paced", "probing", "paused", "until a Retry-After ends", "after it has ended"],
+)
+def test_a_gate_governs_in_every_state_but_normal_and_until_a_retry_after_ends(gate, expected):
+    assert gate.governs_at(100.0) is expected
+
+
+def test_a_gate_without_a_row_is_normal(desk):
+    assert desk.read(read_gate, "orders") == NORMAL
+    assert desk.read(read_gates) == {}
+
+
+def test_a_change_raises_the_epoch_and_is_read_by_all(desk):
+    change = GateChange(NORMAL, PROBING)
+
+    assert desk.write(change_gate, change)
+    assert desk.read(read_gate, "orders") == change.result == replace(PROBING, epoch=1)
+    assert desk.read(read_gates) == {"orders": change.result}
+
+
+def test_of_two_changes_of_the_same_gate_one_happens(desk):
+    first = GateChange(NORMAL, PROBING)
+    assert [desk.write(change_gate, first), desk.write(change_gate, first)] == [True, False]
+
+    second = GateChange(first.result, replace(first.result, state="paced"))
+    third = GateChange(first.result, replace(first.result, state="paused"))
+    assert [desk.write(change_gate, second), desk.write(change_gate, third)] == [True, False]
+    assert desk.read(read_gate, "orders").state == "paced"
+
+
+def test_a_change_is_refused_if_another_process_has_delivered_meanwhile(desk):
+    desk.enqueue("evt_1", "evt_2")
+    desk.enqueue("evt_3", endpoint="billing")
+    began = desk.clock()
+    desk.clock.advance(1)
+    change = GateChange(NORMAL, PROBING, none_delivered_since=began)
+
+    desk.deliver(desk.claim_one(endpoint="billing"))
+    assert desk.write(change_gate, replace(change, before=Gate("x"), after=replace(PROBING, endpoint="x")))
+    desk.deliver(desk.claim_one())
+    assert not desk.write(change_gate, change)
+    assert desk.read(read_gate, "orders") == NORMAL
+
+
+def test_changes_of_several_gates_are_tried_together_and_each_gate_is_read_again(desk):
+    first = GateChange(NORMAL, PROBING)
+    other = GateChange(Gate("billing"), Gate("billing", state="paced"))
+    assert desk.write(change_gate, first)
+
+    lost, written = desk.write(try_changes, [first, other])
+
+    assert lost == (False, first.result)
+    assert written == (True, other.result)
+    assert desk.read(read_gates) == {"billing": other.result, "orders": first.result}
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_held"),
+    [
+        ({}, False),
+        ({"state": "paced", "failing_since": -100}, False),
+        ({"state": "paused"}, True),
+        ({"state": "probing", "failing_since": -20}, False),
+        ({"state": "probing", "failing_since": -30}, True),
+        ({"state": "probing", "since": -20}, False),
+        ({"state": "probing", "since": -30}, True),
+        ({"not_before": 30}, False),
+        ({"not_before": 40}, True),
+    ],
+)
+def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk, fields, is_held):
+    now = desk.read(shared_now)
+    times = {name: now + value for name, value in fields.items() if name != "state"}
+    gate = replace(NORMAL, **fields | times)
+    desk.enqueue("evt_1")
+    desk.claim_one()
+    desk.enqueue("evt_2")
+    desk.enqueue("evt_3", endpoint="billing")
+    assert desk.write(change_gate, GateChange(NORMAL, gate))
+    ids = [row["id"] for row in desk.rows(schema.deliveries)]
+
+    assert holds_for_long(gate, now) == is_held
+    found = desk.read(standing, ids, now=START)
+    assert [each.held for each in found] == [False, is_held, False], "one is leased, one goes elsewhere"

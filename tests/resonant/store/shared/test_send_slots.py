@@ -1,0 +1,99 @@
+"""Send slots: evenly spaced times, reserved for one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from sqlalchemy import update
+
+from resonant.store import schema
+from resonant.store.shared.send_slots import AHEAD_SECONDS, reserve
+
+_s = schema.send_slots
+
+
+@pytest.fixture
+def ask(desk):
+    """Reserve slots; on PostgreSQL the server's clock goes on meanwhile."""
+
+    def ask(number=1, *, rate=50.0, notice=0.0, endpoint="orders"):
+        return desk.write(reserve, endpoint, rate=rate, number=number, notice=notice, clock=desk.store.clock)
+
+    return ask
+
+
+def put(desk, reserved_until):
+    desk.write(lambda connection: connection.execute(update(_s).values(reserved_until=reserved_until)))
+
+
+def test_reservations_follow_each_other_without_a_gap(ask):
+    first = ask(10)
+    second = ask(3)
+
+    assert (first.number, second.number) == (10, 3)
+    assert second.first == pytest.approx(first.first + 10 / 50, abs=1e-6)
+
+
+def test_the_first_slot_is_after_the_notice(ask):
+    given = ask(notice=0.1)
+
+    assert given.first == pytest.approx(given.now + 0.1, abs=1e-6)
+
+
+def test_about_a_second_is_reserved_at_most_and_the_answer_says_when_to_ask_again(ask):
+    given = [ask(1_000), ask(1_000), ask(1_000), ask(1_000)]
+
+    reserved = [each for each in given if each.number]
+    ends = reserved[-1].first + reserved[-1].number / 50
+    assert all(each.number == 25 for each in reserved)
+    assert ends <= given[-1].now + 2 * AHEAD_SECONDS + 1e-6
+    assert given[-1].number == 0
+    assert given[-1].first == pytest.approx(ends - AHEAD_SECONDS, abs=1e-6)
+
+
+def test_a_slow_rate_gives_one_slot_and_the_next_one_only_when_it_is_near(ask, desk):
+    given = ask(5, rate=0.1)
+    assert given.number == 1
+
+    later = ask(5, rate=0.1)
+    assert (later.number, later.first) == (0, pytest.approx(given.first + 10 - AHEAD_SECONDS, abs=1e-6))
+
+    put(desk, later.now + AHEAD_SECONDS / 2)
+    assert ask(5, rate=0.1).number == 1
+
+
+def test_unused_slots_are_lost(ask, desk):
+    before = ask(10)
+    put(desk, before.now - 100)
+
+    given = ask(10)
+    assert given.first == pytest.approx(given.now, abs=1e-6)
+
+
+def test_a_time_far_ahead_is_forgotten_since_the_clock_was_set_back_or_the_rate_was_lower(ask, desk):
+    given = ask()
+    put(desk, given.now + 3_600)
+
+    again = ask()
+    assert (again.number, again.first) == (1, pytest.approx(again.now, abs=1e-6))
+
+
+def test_endpoints_have_slots_of_their_own(ask):
+    ask(25)
+
+    given = ask(25, endpoint="billing")
+    assert given.first == pytest.approx(given.now, abs=1e-6)
+
+
+def test_processes_that_ask_at_once_get_different_slots(desk):
+    async def ask_at_once():
+        asking = (
+            desk.store.write(reserve, "orders", rate=50.0, number=2, notice=0.0, clock=desk.store.clock)
+            for _ in range(8)
+        )
+        return await asyncio.gather(*asking)
+
+    given = sorted(each.first for each in desk.run(ask_at_once()))
+    assert all(later - earlier >= 2 / 50 - 1e-6 for earlier, later in itertools.pairwise(given))

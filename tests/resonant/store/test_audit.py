@@ -1,0 +1,78 @@
+"""Who did what: noted before the first dead letter is touched, counted with what is done, ended when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from resonant.store.audit import AuditEntry, add_to_audit, audited, begin_audit, read_audit
+
+
+def test_the_audit_is_read_newest_first_as_it_was_written(desk):
+    entries = []
+    for number, action in enumerate(["replay", "purge"]):
+        selection = {"code": "http_503", "since": 1.5, "text": "Zoë"}
+        facts = {"at": desk.clock() + number, "who": "Zoë", "action": action, "selection": selection}
+        audit_id = desk.write(begin_audit, **facts)
+        desk.write(add_to_audit, audit_id, number)
+        entries.append(AuditEntry(**facts, count=number, ended_at=None))
+    assert desk.read(read_audit) == entries[::-1]
+    assert desk.read(read_audit, limit=1) == entries[1:]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_is_there_from_the_beginning_and_says_when_it_ended(desk, fails):
+    async def work():
+        async with audited(desk.store, who="x", action="purge", selection={}) as audit_id:
+            [begun] = await desk.store.read(read_audit)
+            assert (begun.count, begun.ended_at) == (0, None)
+            await desk.store.write(add_to_audit, audit_id, 7)
+            desk.clock.advance(5)
+            if fails:
+                raise RuntimeError
+
+    if fails:
+        with pytest.raises(RuntimeError):
+            desk.run(work())
+    else:
+        desk.run(work())
+    [entry] = desk.read(read_audit)
+    assert (entry.count, entry.ended_at - entry.at) == (7, 5)
+
+
+def test_an_operation_cancelled_as_it_begins_gets_an_end_too(desk, monkeypatch):
+    write = desk.store.write
+
+    async def cancelled_write(operation, *args, **kwargs):
+        written = await write(operation, *args, **kwargs)
+        if operation is begin_audit:
+            interrupted.cancel()  # as Ctrl-C does
+            await asyncio.sleep(0)
+        return written
+
+    async def work():
+        nonlocal interrupted
+        interrupted = asyncio.current_task()
+        async with audited(desk.store, who="x", action="purge", selection={}):
+            pass
+
+    interrupted = None
+    monkeypatch.setattr(desk.store, "write", cancelled_write)
+    with pytest.raises(asyncio.CancelledError):
+        desk.run(work())
+    [entry] = desk.read(read_audit)
+    assert entry.ended_at is not None
+
+
+def test_what_is_rolled_back_is_not_counted(desk):
+    audit_id = desk.write(begin_audit, at=1.0, who="x", action="replay", selection={})
+
+    def fail(connection):
+        add_to_audit(connection, audit_id, 7)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        desk.write(fail)
+    [entry] = desk.read(read_audit)
+    assert entry.count == 0

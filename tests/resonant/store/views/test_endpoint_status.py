@@ -1,0 +1,151 @@
+"""The status of each endpoint."""
+
+from __future__ import annotations
+
+import pytest
+
+from resonant.delivery.retry import GiveUp
+from resonant.store.counter_compaction import compact
+from resonant.store.shared.gate_operations import pause
+from resonant.store.shared.gates import Gate
+from resonant.store.views.endpoint_status import governed
+
+MINUTE = 60.0
+
+
+def of(desk, name, **options):
+    [found] = [each for each in desk.status(**options).endpoints if each.name == name]
+    return found
+
+
+def test_deliveries_are_in_flight_parked_or_due(desk):
+    start = desk.clock()
+    desk.enqueue("evt_in_flight", "evt_parked")
+    in_flight, parked = desk.claim(2)
+    desk.fail(parked, desk.park_for(300))
+    desk.begin(in_flight)
+    desk.clock.advance(5)
+    desk.enqueue("evt_due_1", "evt_due_2")
+
+    orders = of(desk, "orders")
+
+    assert (orders.pending, orders.retrying) == (3, 1)
+    assert (orders.in_flight, orders.parked, orders.due) == (1, 1, 2)
+    assert orders.oldest_due_at == start
+
+
+def test_the_oldest_due_is_that_of_the_waiting_deliveries_if_none_is_leased(desk):
+    start = desk.clock()
+    desk.enqueue("evt_parked")
+    desk.fail(desk.claim_one(), desk.park_for(300))
+    assert of(desk, "orders").oldest_due_at == start + 300
+
+    desk.clock.advance(10)
+    desk.enqueue("evt_due")
+    assert of(desk, "orders").oldest_due_at == start + 10
+    assert desk.status().oldest_due_at == start + 10
+
+
+def test_a_lease_that_ran_out_is_due_again(desk):
+    start = desk.clock()
+    desk.enqueue("evt_1")
+    desk.claim_one()
+    desk.clock.advance(61)
+
+    orders = of(desk, "orders")
+
+    assert (orders.in_flight, orders.parked, orders.due) == (0, 0, 1)
+    assert orders.oldest_due_at == start
+
+
+def test_an_endpoint_without_unfinished_deliveries_has_no_oldest_due(desk):
+    desk.enqueue("evt_1", "evt_2")
+    delivered, failed = desk.claim(2)
+    desk.deliver(delivered)
+    desk.fail(failed, GiveUp("permanent"))
+
+    orders = of(desk, "orders")
+
+    assert (orders.delivered, orders.dead_letter, orders.oldest_due_at) == (1, 1, None)
+    assert (orders.in_flight, orders.parked, orders.due) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_the_last_hour_counts_deliveries_and_failed_attempts(desk, is_compacted):
+    desk.enqueue("evt_before")
+    desk.deliver(desk.claim_one())
+    desk.clock.advance(70 * MINUTE)
+    desk.enqueue("evt_1", "evt_2")
+    first, second = desk.claim(2)
+    desk.deliver(first)
+    desk.fail(second, desk.park_for(1))
+    desk.clock.advance(10)
+    desk.fail(desk.claim_one(), GiveUp("exhausted"))
+    desk.enqueue("evt_crm", endpoint="crm")
+    if is_compacted:
+        desk.clock.advance(10 * MINUTE)
+        desk.run(compact(desk.store))
+
+    orders, crm = of(desk, "orders"), of(desk, "crm")
+
+    assert (orders.delivered_last_hour, orders.failed_last_hour) == (1, 2)
+    assert (crm.delivered_last_hour, crm.failed_last_hour) == (0, 0)
+    desk.clock.advance(61 * MINUTE)
+    assert (of(desk, "orders").delivered_last_hour, of(desk, "orders").failed_last_hour) == (0, 0)
+
+
+def test_a_store_without_rollups_has_no_hourly_counts(open_desk, sqlite_url):
+    desk = open_desk(sqlite_url, rollups=False)
+    desk.enqueue("evt_1")
+    desk.deliver(desk.claim_one())
+
+    orders = of(desk, "orders")
+
+    assert (orders.delivered, orders.delivered_last_hour, orders.failed_last_hour) == (1, None, None)
+
+
+def test_one_endpoint_can_be_selected(desk):
+    desk.enqueue("evt_1")
+    desk.enqueue("evt_1", endpoint="crm")
+    assert [each.name for each in desk.status().endpoints] == ["crm", "orders"]
+    assert [each.name for each in desk.status(endpoint="crm").endpoints] == ["crm"]
+    assert desk.status(endpoint="nobody").endpoints == ()
+
+
+def test_what_is_due_is_held_while_the_gate_governs(desk):
+    desk.enqueue("evt_parked", "evt_due_1", "evt_due_2")
+    desk.fail(desk.claim_one(), desk.park_for(300))
+    desk.enqueue("evt_1", endpoint="billing")
+    assert (desk.status().held, of(desk, "orders").held) == (0, 0)
+
+    desk.write(pause, "orders", who="ann", now=desk.clock())
+
+    orders = of(desk, "orders")
+    assert (orders.due, orders.held, orders.gate.state) == (2, 2, "paused")
+    assert (of(desk, "billing").held, of(desk, "billing").gate) == (0, Gate("billing"))
+    assert desk.status().held == desk.status(endpoint="orders").held == 2
+    assert desk.status(endpoint="billing").held == 0
+
+
+def test_a_paused_endpoint_without_deliveries_is_shown(desk):
+    desk.write(pause, "orders", who="ann", now=desk.clock())
+    assert of(desk, "orders").gate.paused_by == "ann"
+    assert desk.status(endpoint="billing").endpoints == ()
+
+
+def test_the_governed_endpoints_are_those_of_the_status(desk):
+    desk.enqueue("evt_1", "evt_2")
+    desk.claim_one()
+    desk.enqueue("evt_3", endpoint="billing")
+    desk.enqueue("evt_4", endpoint="crm")
+    for name in ("billing", "orders", "unused"):
+        desk.write(pause, name, who="ann", now=desk.clock())
+
+    found = desk.read(governed, now=desk.clock())
+
+    assert [(each.gate.endpoint, each.held) for each in found] == [
+        ("billing", 1),
+        ("orders", 1),
+        ("unused", 0),
+    ]
+    assert found == desk.status().governed

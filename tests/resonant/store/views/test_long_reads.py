@@ -1,0 +1,79 @@
+"""Long reads on SQLite: they hold no snapshot while rows are written out, so that the log does not grow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resonant.delivery.retry import GiveUp
+from resonant.store.engine.sqlite import _MOST_LOG_BYTES
+from resonant.store.views import reads
+from resonant.store.views.selection import Selection
+from resonant.store.views.unfinished import each_unfinished
+from support.sqlite import connected, is_snapshot_held
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture
+def desk(open_desk, sqlite_url, monkeypatch):
+    """Five dead letters and five pending deliveries, in pages of two."""
+    monkeypatch.setattr("resonant.store.views.reads._PAGE", 2)
+    monkeypatch.setattr("resonant.store.views.unfinished._PAGE", 2)
+    desk = open_desk(sqlite_url)
+    desk.enqueue(*(f"evt_{number}" for number in range(5)))
+    for lease in desk.claim():
+        desk.fail(lease, GiveUp("permanent"))
+    desk.enqueue(*(f"evt_{number}" for number in range(5, 10)))
+    return desk
+
+
+@pytest.fixture
+def other(desk, sqlite_url):
+    """A connection of another process."""
+    with connected(Path(sqlite_url.removeprefix("sqlite:///"))) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        reads.each_dead_letter,
+        reads.each_history,
+        lambda connection: reads.each_history(connection, with_events=True),
+        lambda connection: each_unfinished(connection, Selection()),
+    ],
+    ids=["dead letters", "histories", "histories with events", "unfinished deliveries"],
+)
+def test_no_snapshot_is_held_while_rows_are_used(desk, other, rows):
+    def read(connection):
+        return [is_snapshot_held(other) for _ in rows(connection)]
+
+    assert desk.read(read) == [False] * 5
+
+
+def test_a_history_with_events_skips_dead_letters_purged_meanwhile(desk, other):
+    def read(connection):
+        found = []
+        for history in reads.each_history(connection, with_events=True):
+            found.append(history.dead_letter.event_id)
+            other.execute("DELETE FROM resonant_events WHERE id = 'evt_3'")
+        return found
+
+    assert desk.read(read) == ["evt_4", "evt_2", "evt_1", "evt_0"]
+
+
+def test_a_log_that_grew_under_a_snapshot_shrinks_afterwards(desk, other, sqlite_url):
+    log = Path(sqlite_url.removeprefix("sqlite:///") + "-wal")
+
+    def read(connection):
+        connection.exec_driver_sql("SELECT count(*) FROM resonant_events")
+        for _ in range(_MOST_LOG_BYTES // MEBIBYTE + 2):
+            other.execute("INSERT INTO other VALUES (zeroblob(?))", (MEBIBYTE,))
+        return log.stat().st_size
+
+    assert desk.read(read) > _MOST_LOG_BYTES
+    for number in range(3):
+        desk.enqueue(f"evt_later_{number}")
+    assert log.stat().st_size <= _MOST_LOG_BYTES

@@ -1,0 +1,258 @@
+"""Picking dead letters: the same words everywhere, and no word is ever taken for SQL."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sqlalchemy import insert, select
+
+from resonant.dead_letters import operations
+from resonant.delivery.retry import GiveUp
+from resonant.errors import StoreError
+from resonant.store import schema
+from resonant.store.queue.causes import Cause, cause_ids
+from resonant.store.queue.fingerprint import fingerprint
+from resonant.store.views.reads import count_dead_letters
+from resonant.store.views.selection import Selection
+from support.examples import examples
+
+NASTY = [
+    "%",
+    "_",
+    "\\",
+    "'",
+    '"',
+    "*",
+    "?",
+    "[",
+    "]",
+    "--",
+    ";",
+    "\\%",
+    "'; DROP TABLE resonant_events; --",
+    "é",
+]
+
+
+def select_ids(desk, **words) -> set[str]:
+    selection = Selection(**words)
+    found = {dead_letter.event_id for dead_letter in desk.run(desk.store.dead_letters(selection))}
+    assert desk.read(count_dead_letters, selection) == len(found)
+    return found
+
+
+def bury(
+    desk, event_id, *, event_type="order.paid", endpoint="orders", reason="permanent", **attempt
+) -> None:
+    """Store an event and give it up."""
+    desk.enqueue(desk.make(event_id, event_type=event_type), endpoint=endpoint)
+    desk.fail(desk.claim_one(endpoint=endpoint), GiveUp(reason), **attempt)
+
+
+@pytest.fixture
+def dead_letters(desk):
+    """Three dead letters, and three deliveries that are none, of which each selection must find the dead letters alone."""
+    bury(desk, "evt_1", category="permanent", code="http_400", error="Bad Request: total")
+    desk.clock.advance(100)
+    bury(desk, "evt_2", event_type="order.refunded", endpoint="audit", reason="exhausted")
+    desk.clock.advance(100)
+    bury(
+        desk, "evt_3", event_type="user.created", reason="expired", code="throttled", error_type="ReadTimeout"
+    )
+    desk.enqueue("evt_pending", "evt_parked", "evt_delivered")
+    parked, delivered = desk.claim(2)
+    desk.fail(parked, desk.park_for(10))
+    desk.deliver(delivered)
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ({}, {1, 2, 3}),
+        ({"ids": ("evt_1", "evt_3", "evt_9")}, {1, 3}),
+        ({"event_type": "order.paid"}, {1}),
+        ({"event_type": "order.*"}, {1, 2}),
+        ({"event_type": "*.?re*"}, {3}),
+        ({"event_type": "Order.*"}, set()),
+        ({"event_type": "order"}, set()),
+        ({"endpoint": "audit"}, {2}),
+        ({"category": "permanent"}, {1}),
+        ({"category": "transient"}, {2, 3}),
+        ({"code": "throttled"}, {3}),
+        ({"reason": "exhausted"}, {2}),
+        ({"cause": fingerprint("audit", "http_503", "the endpoint answered 503")}, {2}),
+        ({"cause": "000000000000"}, set()),
+        ({"text": "bad request"}, {1}),
+        ({"text": "readtime"}, {3}),
+        ({"text": "ANSWERED 503"}, {2, 3}),
+        ({"text": "nowhere"}, set()),
+        ({"since": 100.0}, {2, 3}),
+        ({"until": 100.0}, {1}),
+        ({"since": 100.0, "until": 200.0}, {2}),
+        ({"event_type": "order.*", "endpoint": "orders", "category": "permanent"}, {1}),
+        ({"event_type": "order.*", "reason": "expired"}, set()),
+    ],
+    ids=str,
+)
+def test_every_word_selects_and_all_of_them_must_hold(dead_letters, words, found):
+    start = dead_letters.clock() - 200
+    words = {name: start + value if name in ("since", "until") else value for name, value in words.items()}
+    assert select_ids(dead_letters, **words) == {f"evt_{number}" for number in found}
+
+
+def test_every_field_is_tried_above():
+    [mark] = test_every_word_selects_and_all_of_them_must_hold.pytestmark
+    tried = {name for words, _ in mark.args[1] for name in words}
+    assert tried == set(Selection.model_fields)
+
+
+def test_an_unfinished_delivery_is_selected_by_another_moment(dead_letters):
+    now = dead_letters.clock()
+
+    def pending(connection, **words):
+        table = schema.deliveries
+        conditions = Selection(**words).of_unfinished()
+        query = select(table.c.event_id).where(table.c.status == "pending", *conditions)
+        return list(connection.execute(query).scalars())
+
+    assert dead_letters.read(pending, since=now, until=now + 1) == ["evt_pending"]
+    assert dead_letters.read(pending, cause="000000000000") == []
+    assert dead_letters.read(pending, since=now + 1) == dead_letters.read(pending, until=now) == []
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_text_is_found_as_it_stands(desk, text):
+    bury(desk, "evt_1", error=f"before {text} after")
+    bury(desk, "evt_2", error="before and after")
+    assert select_ids(desk, text=text) == {"evt_1"}
+    assert desk.status().accepted == 2, "nothing was dropped"
+
+
+@pytest.mark.parametrize("text", [text for text in NASTY if text not in "*?"])
+def test_a_type_is_found_as_it_stands(desk, text):
+    bury(desk, "evt_1", event_type=f"a{text}b")
+    bury(desk, "evt_2", event_type="aXb")
+    assert select_ids(desk, event_type=f"a{text}b") == select_ids(desk, event_type=f"?{text}*") == {"evt_1"}
+
+
+@pytest.mark.parametrize("word", ["endpoint", "code"])
+@pytest.mark.parametrize("text", ["' OR '1'='1", "%", "*", ""])
+def test_other_words_are_compared_as_a_whole(dead_letters, word, text):
+    assert select_ids(dead_letters, **{word: text}) == set()
+
+
+@pytest.mark.parametrize("word", ["category", "reason"])
+@pytest.mark.parametrize("text", ["' OR '1'='1", "%", "*", "", "permanet"])
+def test_an_unknown_category_or_reason_is_refused(word, text):
+    with pytest.raises(ValidationError, match="'permanent'"):
+        Selection(**{word: text})
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ValidationError, match="endpont"):
+        Selection(endpont="orders")
+
+
+def test_a_selection_comes_back_from_the_parameters_of_a_flow_run():
+    selection = Selection(ids=("evt_1",), category="permanent", text="a", since=0.25, until=4e10)
+
+    parameters = selection.as_parameters()
+    received = {**parameters, "until": datetime.fromisoformat(parameters["until"])}
+
+    assert json.loads(json.dumps(parameters)) == parameters
+    assert parameters["since"] == "1970-01-01T00:00:00.250000+00:00"
+    assert Selection.from_parameters(received | {"since": datetime.fromtimestamp(0.25, UTC)}) == selection
+
+
+@pytest.mark.parametrize(
+    ("moment", "year"), [(-math.inf, "0001"), (-7e10, "0001"), (1e300, "9999"), (math.inf, "9999")]
+)
+def test_a_moment_beyond_every_calendar_becomes_the_first_or_last_one(moment, year):
+    assert Selection(since=moment).as_parameters()["since"].startswith(year)
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+def test_a_time_without_a_zone_is_refused(name):
+    """It would mean the local time of the worker, which the operator may not know."""
+    moment = datetime.fromisoformat("2026-01-31T12:00:00")
+    with pytest.raises(StoreError) as refused:
+        Selection.from_parameters({name: moment})
+
+    assert str(refused.value) == (
+        "the time 2026-01-31T12:00:00 has no time zone: give one, as in 2026-01-31T12:00:00Z"
+    )
+
+
+def test_empty_fields_of_a_form_and_other_parameters_restrict_nothing():
+    form = {"ids": [], "event_type": "", "endpoint": "", "category": None, "text": "", "since": None}
+    assert Selection.from_parameters(form | {"dry_run": True, "limit": 3}).is_empty
+
+
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(glob=st.text(alphabet="ab%_\\*?.", max_size=6), value=st.text(alphabet="abA%_\\.", max_size=6))
+def test_a_glob_matches_what_a_shell_would_match(desk, glob, value):
+    """The reference is fnmatch, without its character classes."""
+
+    def matches(connection) -> bool:
+        [cause_id] = cause_ids(connection, [Cause("e", value, "exhausted")]).values()
+        row = {"event_id": "evt", "endpoint": "e", "event_type": value, "status": "dead_letter"}
+        times = {"accepted_at": 0.0, "round_started_at": 0.0, "finished_at": 0.0, "cause_id": cause_id}
+        connection.execute(insert(schema.events).values(**_EVENT))
+        connection.execute(insert(schema.deliveries).values(**row, **times))
+        found = count_dead_letters(connection, Selection(event_type=glob))
+        connection.rollback()
+        return bool(found)
+
+    assert desk.write(matches) == fnmatchcase(value, glob)
+
+
+_EVENT = {
+    "id": "evt",
+    "type": "t",
+    "source": "/s",
+    "time": "2026-01-31T12:00:00Z",
+    "digest": "",
+    "accepted_at": 0.0,
+    "body": b"null",
+}
+
+
+def test_what_has_no_category_is_found_as_unknown_as_the_status_counts_it(desk):
+    desk.enqueue("evt_1")
+    desk.write(operations.cancel, Selection(), limit=1, now=desk.clock())
+    assert desk.status().by_category == {"unknown": 1}
+    assert select_ids(desk, category="unknown") == {"evt_1"}
+
+
+@pytest.mark.parametrize(
+    "words", [{"text": "a\0b"}, {"ids": ("evt_\ud800",)}, {"endpoint": "\udcff"}], ids=str
+)
+def test_what_no_database_stores_is_refused(words):
+    with pytest.raises(StoreError, match="NUL, or bytes that are not UTF-8"):
+        Selection(**words)
+
+
+def test_more_ids_can_be_named_than_a_statement_can_bind(dead_letters):
+    ids = ("evt_1", *(f"other_{number}" for number in range(40_000)))
+    assert select_ids(dead_letters, ids=ids) == {"evt_1"}
+
+
+def test_a_selection_knows_whether_it_restricts_anything():
+    assert Selection().is_empty
+    assert not Selection(since=0.0).is_empty
+    assert not Selection(ids=("evt_1",)).is_empty
+    assert Selection(ids=("evt_1",), until=0.0).as_dict() == {"ids": ("evt_1",), "until": 0.0}
+
+
+def test_an_empty_text_restricts_nothing():
+    assert Selection(text="").is_empty

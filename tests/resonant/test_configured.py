@@ -1,0 +1,80 @@
+"""Opening the configured store while it is unreachable."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+
+import pytest
+
+from resonant.configured import open_configured_store
+from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
+from resonant.settings import Settings
+from support.waiting import until
+
+
+async def unfinished(url, *, patient, lease_seconds=30.0):
+    settings = Settings(database_url=url, lease_seconds=lease_seconds)
+    async with open_configured_store(settings, patient=patient) as store:
+        return await store.unfinished()
+
+
+@pytest.fixture
+def away(postgresql):
+    """A database that does not exist yet, and first refuses connections."""
+    name = "away"
+    postgresql.execute(f"CREATE DATABASE {name} ALLOW_CONNECTIONS false")
+    yield postgresql.url(name)
+    postgresql.execute(f"DROP DATABASE {name} (FORCE)")
+
+
+async def test_a_drain_waits_for_a_store_that_comes_back_in_time(away, postgresql, caplog):
+    opening = asyncio.create_task(unfinished(away, patient=True))
+    await until(lambda: caplog.messages)
+    assert not opening.done()
+    await asyncio.to_thread(postgresql.execute, "ALTER DATABASE away ALLOW_CONNECTIONS true")
+    assert (await opening) == 0
+    [line] = caplog.messages
+    assert line.startswith("postgresql://postgres@/away: ")
+    assert line.endswith(": trying again for 10 s")
+
+
+async def test_a_drain_gives_up_after_its_patience(away):
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await unfinished(away, patient=True, lease_seconds=3.0)
+    assert 0.5 < time.monotonic() - started < 30
+
+
+async def test_other_commands_do_not_wait(away, caplog):
+    with pytest.raises(StoreUnavailable):
+        await unfinished(away, patient=False)
+    assert caplog.messages == []
+
+
+async def test_a_refusal_is_not_waited_out(postgresql, tmp_path, caplog):
+    (tmp_path / "letter.db").write_text("Dear store,\n" * 1_000)
+    for url in (postgresql.url("nowhere"), f"sqlite:///{tmp_path}/letter.db", f"sqlite:///{tmp_path}"):
+        with pytest.raises(StoreRefused):
+            await unfinished(url, patient=True)
+    assert caplog.messages == []
+
+
+async def test_a_new_store_that_another_process_has_locked_is_opened_when_it_is_free(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
+    url, path = f"sqlite:///{tmp_path}/resonant.db", tmp_path / "resonant.db"
+
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode=WAL")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreLocked):
+        await unfinished(url, patient=False)
+    opening = asyncio.create_task(unfinished(url, patient=True, lease_seconds=1.0))
+    await until(lambda: caplog.messages)
+    assert not opening.done()
+    other.rollback()
+    assert (await opening) == 0
+    other.close()
