@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from blocks.loading import block_slug, endpoint_types, load_endpoint, unknown_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
-from resonant.errors import EndpointError, UnknownEndpoint
+from resonant.errors import EndpointError, NotConfirmed, UnknownEndpoint
 from resonant.sinks.endpoint import check_new_secret
 
 if TYPE_CHECKING:
@@ -161,10 +161,6 @@ class Rotation:
     moment: float
     old_signs_until: datetime | None
     timeout: float
-
-
-class NotConfirmed(EndpointError):
-    """Prefect's answer to a save was lost and the endpoint cannot be read, so it may or may not be saved."""
 
 
 async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rotation:

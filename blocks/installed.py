@@ -10,7 +10,8 @@ from importlib.metadata import entry_points
 
 from prefect.blocks.core import Block
 
-from resonant.settings import SettingsError, load_settings
+from resonant.errors import SettingsError
+from resonant.settings import load_settings
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from blocks.endpoint import EndpointBlock
 from blocks.installed import CAPABILITY, installed_sinks
-from resonant.errors import EndpointError, UnknownEndpoint
-from resonant.settings import SettingsError, first_problem
+from resonant.errors import EndpointError, SettingsError, UnknownEndpoint
+from resonant.settings import first_problem
 from resonant.suggestions import no_such_endpoint
 
 if TYPE_CHECKING:

@@ -12,20 +12,16 @@ import sys
 
 from deployments import existing
 from resonant import output
-from resonant.errors import ResonantError
+from resonant.errors import BootstrapFailed, ResonantError, ServerGone
 from resonant.local.drains import start_drains
 from resonant.local.health import is_healthy
-from resonant.local.outage import ServerGone, is_there, translated_server_errors
+from resonant.local.outage import is_there, translated_server_errors
 from resonant.local.project import project_directory
 from resonant.local.server import admitted, configure_prefect, configured_url
 from resonant.local.work_pool import WORK_POOL, make_work_pool
 from resonant.settings import load_settings
 
 _SHOWN_LINES = 15
-
-
-class BootstrapFailed(ResonantError):
-    """The deployments of prefect.yaml could not be applied."""
 
 
 async def bootstrap() -> list[str]:

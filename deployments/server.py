@@ -30,7 +30,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
 from resonant import output
-from resonant.local.compatibility import PrefectChanged, check_server_names, prefect_application
+from resonant.errors import PrefectChanged
+from resonant.local.compatibility import check_server_names, prefect_application
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blocks.loading import load_endpoint
-from resonant.errors import EndpointError
-from resonant.settings import UnknownPolicy
+from resonant.errors import EndpointError, UnknownPolicy
 
 if TYPE_CHECKING:
     from resonant.settings import Settings

@@ -14,9 +14,19 @@
     │   └── StoreTooNew            its schema was written by a newer Resonant
     ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
     │   ├── UnknownEndpoint        no endpoint has that name
-    │   └── AddressRefused         its address is private or special, and the endpoint does not allow that
-    └── SendFailed                 an answer other than 2xx
-        └── UnexpectedStatus       carries the status, Retry-After and an excerpt of the answer
+    │   ├── AddressRefused         its address is private or special, and the endpoint does not allow that
+    │   └── NotConfirmed           its change may or may not be saved
+    ├── SendFailed                 an answer other than 2xx
+    │   └── UnexpectedStatus       carries the status, Retry-After and an excerpt of the answer
+    ├── SettingsError              a setting in the environment is malformed or missing
+    │   └── UnknownPolicy          no retry policy has that name
+    ├── ServerError                the Prefect server cannot be reached, or does not start
+    ├── ServerGone                 the Prefect server became unreachable
+    ├── PrefectChanged             the installed Prefect lacks a name that Resonant uses
+    ├── BootstrapFailed            the deployments could not be applied
+    ├── EmptySelection             a replay or purge without a filter
+    ├── ArchiveError               the archive of a purge cannot be written
+    └── InitError                  the flows cannot be copied
 
 ``SendFailed`` never reaches a user: the classifier turns it into a verdict.
 """
@@ -78,6 +88,10 @@ class AddressRefused(EndpointError):
     """The endpoint's address is private or special, and the endpoint does not allow that."""
 
 
+class NotConfirmed(EndpointError):
+    """Prefect's answer to a save was lost and the endpoint cannot be read, so it may or may not be saved."""
+
+
 class SendFailed(ResonantError):
     """The receiver answered, but not with success."""
 
@@ -98,3 +112,39 @@ class UnexpectedStatus(SendFailed):
 
     def __str__(self) -> str:
         return f"the endpoint answered {self.status_code}"
+
+
+class SettingsError(ResonantError):
+    """A setting in the environment is malformed or missing."""
+
+
+class UnknownPolicy(SettingsError, ValueError):
+    """No retry policy has that name."""
+
+
+class ServerError(ResonantError):
+    """The Prefect server cannot be reached, or does not start."""
+
+
+class ServerGone(ResonantError):
+    """The Prefect server became unreachable, or stayed too busy to answer."""
+
+
+class PrefectChanged(ResonantError):
+    """The installed Prefect lacks a name that Resonant uses."""
+
+
+class BootstrapFailed(ResonantError):
+    """The deployments of prefect.yaml could not be applied."""
+
+
+class EmptySelection(ResonantError):
+    """The selection is empty, but ``everything`` is not set."""
+
+
+class ArchiveError(ResonantError):
+    """The archive cannot be written; rows that were not archived were not purged."""
+
+
+class InitError(ResonantError):
+    """The flows cannot be copied."""

@@ -14,19 +14,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as MalformedJson
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.errors import ResonantError
+from resonant.errors import SettingsError, UnknownPolicy
 from resonant.events import Reason
 
 DEFAULT_POLICY = "default"
 _BUILT_IN_POLICIES = {DEFAULT_POLICY: RetryPolicy(), "classic": RetryPolicy.classic()}
-
-
-class SettingsError(ResonantError):
-    """A setting in the environment is malformed or missing."""
-
-
-class UnknownPolicy(SettingsError, ValueError):
-    """No retry policy has that name."""
 
 
 @dataclass(frozen=True, slots=True)

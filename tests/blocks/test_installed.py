@@ -13,7 +13,7 @@ from blocks import FileEndpoint, WebhookEndpoint, installed, load_endpoint
 from blocks.catalog import remove_endpoint
 from blocks.installed import installed_sinks
 from blocks.loading import load_endpoints
-from resonant.settings import SettingsError
+from resonant.errors import SettingsError
 
 SINK = """
 from resonant.blocks import SinkBlock

@@ -15,12 +15,12 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from blocks import FileEndpoint, WebhookEndpoint, load_endpoint
-from blocks.catalog import NotConfirmed, end_rotation, remove_endpoint, rotate_secret
+from blocks.catalog import end_rotation, remove_endpoint, rotate_secret
 from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.secret_rotation import until_every_run_signs
-from resonant.errors import EndpointError
+from resonant.errors import EndpointError, NotConfirmed
 from resonant.events import Event
 from resonant.sinks import reloading
 from resonant.store import open_store

@@ -1,6 +1,7 @@
 """``import resonant`` gives the public names, with their types, and loads nothing heavy."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from resonant import ConflictingEvent, Event, StoreTooNew, create_schema, enqueu
 from resonant.store import schema
 from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE, read_schema_version
 
+PROJECT = Path(__file__).parents[2]
 USAGE = Path(__file__).with_name("api_usage.py")
 PAID = Event(type="order.paid", source="/shop", data={"total": 10}, id="evt_1")
 
@@ -44,9 +46,22 @@ def test_every_public_name_is_what_its_own_module_has():
             assert getattr(import_module(home), name) is public
 
 
-def test_every_error_is_public():
+def test_every_error_is_public_unless_only_commands_and_flows_raise_it():
+    of_commands = {"ArchiveError", "BootstrapFailed", "EmptySelection", "InitError", "NotConfirmed"}
+    of_commands |= {"PrefectChanged", "ServerError", "ServerGone", "SettingsError", "UnknownPolicy"}
     defined = {name for name, value in vars(errors).items() if isinstance(value, type)}
-    assert defined <= set(resonant.__all__)
+    assert defined - set(resonant.__all__) == of_commands
+
+
+def test_every_error_for_users_is_defined_in_one_module():
+    names = "|".join(name for name, value in vars(errors).items() if isinstance(value, type))
+    definition = re.compile(rf"^class (\w+)\([^)\n]*\b(?:{names})\b", re.MULTILINE)
+    folders = (PROJECT / folder for folder in ("src/resonant", "flows", "tasks", "blocks", "deployments"))
+    files = [path for folder in folders for path in folder.rglob("*.py") if path.name != "errors.py"]
+    assert len(files) > 100
+    assert [
+        found for path in files for found in definition.findall(path.read_text()) if found[0] != "_"
+    ] == []
 
 
 def test_an_unknown_name_is_an_error():

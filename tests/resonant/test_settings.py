@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.settings import Settings, SettingsError, Thresholds, UnknownPolicy, load_settings
+from resonant.errors import SettingsError, UnknownPolicy
+from resonant.settings import Settings, Thresholds, load_settings
 from resonant.store.engine.database import file_of
 
 

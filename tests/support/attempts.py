@@ -4,9 +4,8 @@ import random
 
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import RetryPolicy
-from resonant.errors import UnexpectedStatus
+from resonant.errors import UnexpectedStatus, UnknownPolicy
 from resonant.events import Event, Lease
-from resonant.settings import UnknownPolicy
 from resonant.sinks.base import CallableSink
 from resonant.testing import FixedClock
 

@@ -43,7 +43,7 @@ def run_flow(
         ServerError: no server runs, and none can be started.
         typer.Exit: with code 1 if the flow failed or did not run.
     """
-    from resonant.local.outage import ServerGone
+    from resonant.errors import ServerGone
     from resonant.local.project import make_flows_importable
     from resonant.local.server import prefect_server, send_events
 

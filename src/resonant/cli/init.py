@@ -14,7 +14,7 @@ import typer
 
 from resonant import output
 from resonant.cli import options
-from resonant.errors import ResonantError
+from resonant.errors import InitError
 from resonant.local.project import PROJECT_PARTS, installed_project
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ With your own Prefect server, instead of `resonant up`:
   python -m deployments.bootstrap
   prefect worker start --pool resonant
 """
-
-
-class InitError(ResonantError):
-    """The flows cannot be copied."""
 
 
 def register(app: typer.Typer) -> None:

@@ -37,7 +37,8 @@ def rotate(name: str, secret: SecretStr, settings: Settings, *, keep_old: float,
     Raises:
         ResonantError: the secret was not saved, may not have been saved, or is not yet used by every run.
     """
-    from blocks.catalog import NotConfirmed, rotate_secret
+    from blocks.catalog import rotate_secret
+    from resonant.errors import NotConfirmed
 
     async def work(store: Store) -> None:
         try:

@@ -14,7 +14,7 @@ import zlib
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
-from resonant.errors import ResonantError
+from resonant.errors import ArchiveError
 from resonant.files import open_private, sync_folder
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 # Every document of a purge (`read_history`) begins with this. Other files are refused: mending would truncate them.
 _BEGINNING = b'{"event": {"id": "'
-
-
-class ArchiveError(ResonantError):
-    """The archive cannot be written; rows that were not archived were not purged."""
 
 
 class Archive:

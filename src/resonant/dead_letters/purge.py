@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resonant.dead_letters import operations
-from resonant.dead_letters.archive import ArchiveError, opened_archive
+from resonant.dead_letters.archive import opened_archive
+from resonant.errors import ArchiveError
 from resonant.events import rfc3339
 from resonant.files import make_private_folder
 from resonant.store.audit import audited

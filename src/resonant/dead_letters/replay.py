@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resonant.dead_letters import operations
-from resonant.errors import ResonantError
+from resonant.errors import EmptySelection
 from resonant.store.audit import audited
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.views.dead_letters import DeadLetters
@@ -35,10 +35,6 @@ _UNPACED_BATCH = 100
 _CANCEL_BATCH = 500
 # Each search for unfinished deliveries sorts them all, so a cancellation makes few searches.
 _MOST_FOUND = 100_000
-
-
-class EmptySelection(ResonantError):
-    """The selection is empty, but ``everything`` is not set."""
 
 
 def require_restricted(selection: Selection, *, everything: bool) -> None:

@@ -30,9 +30,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resonant.errors import ResonantError
+from resonant.errors import PrefectChanged, SettingsError
 from resonant.local.project import project_directory
-from resonant.settings import SettingsError, first_problem
+from resonant.settings import first_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -61,10 +61,6 @@ _PATHS = (
     "PREFECT_LOGGING_CONFIG_PATH",
     "PREFECT_LOGGING_SETTINGS_PATH",
 )
-
-
-class PrefectChanged(ResonantError):
-    """The installed Prefect lacks a name that Resonant uses."""
 
 
 @dataclass(frozen=True, slots=True)

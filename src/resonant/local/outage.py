@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from resonant.errors import ResonantError
+from resonant.errors import ServerGone
 from resonant.local.compatibility import drop_unsent_messages
 from resonant.local.health import is_healthy
 
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 _LOOKS = 3
 _BUSY = 503
-
-
-class ServerGone(ResonantError):
-    """The Prefect server became unreachable, or stayed too busy to answer."""
 
 
 def is_there(api_url: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resonant import output
-from resonant.errors import ResonantError
+from resonant.errors import ServerError
 from resonant.files import make_private_folder, open_private
 from resonant.local.compatibility import check_client_names, finish_sending_messages, import_prefect
 from resonant.local.health import is_healthy
@@ -44,10 +44,6 @@ _OWN = "resonant: "
 _LAST_BYTES = 4096
 # The settings for origins whose web pages may use the server. Prefect prefers the first if both are set.
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
-
-
-class ServerError(ResonantError):
-    """The Prefect server cannot be reached, or does not start."""
 
 
 @dataclass(frozen=True, slots=True)

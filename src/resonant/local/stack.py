@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from resonant import output
+from resonant.errors import ServerError
 from resonant.files import atomic_file, open_private
 from resonant.local.compatibility import check_client_names, import_prefect
 from resonant.local.note import is_held, lock_of_up, note_of_up
@@ -25,7 +26,6 @@ from resonant.local.server import (
     SERVER_LOG,
     WORKER_SECONDS,
     Server,
-    ServerError,
     admitted,
     api_url_at,
     configure_prefect,

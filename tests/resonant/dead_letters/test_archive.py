@@ -15,7 +15,8 @@ from random import Random
 
 import pytest
 
-from resonant.dead_letters.archive import ArchiveError, opened_archive
+from resonant.dead_letters.archive import opened_archive
+from resonant.errors import ArchiveError
 
 NAMES = ("purged.jsonl", "purged.jsonl.gz")
 TEXT = "".join(f"{number:x}" for number in range(500))

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from resonant.dead_letters import operations
-from resonant.dead_letters.archive import ArchiveError
 from resonant.dead_letters.purge import (
     DAY_SECONDS,
     Forecast,
@@ -22,6 +21,7 @@ from resonant.dead_letters.purge import (
     purge,
 )
 from resonant.delivery.retry import GiveUp, Park
+from resonant.errors import ArchiveError
 from resonant.events import Attempt, Event
 from resonant.settings import Settings
 from resonant.store import Outcome

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from resonant.dead_letters.replay import (
     SLOW_START_SECONDS,
-    EmptySelection,
     Pace,
     ReplayRequest,
     cancel,
@@ -21,7 +20,7 @@ from resonant.dead_letters.replay import (
     take_dead_letters,
 )
 from resonant.delivery.retry import GiveUp
-from resonant.errors import StoreUnavailable
+from resonant.errors import EmptySelection, StoreUnavailable
 from resonant.events import Attempt, Event
 from resonant.store import Outcome
 from resonant.store.audit import audited, read_audit

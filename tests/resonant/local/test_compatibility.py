@@ -20,12 +20,12 @@ from prefect.server.api import server
 from prefect.server.utilities.messaging import memory
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from resonant.errors import PrefectChanged
 from resonant.local.compatibility import (
     CLIENT_NAMES,
     FLOW_NAMES,
     SERVER_NAMES,
     TESTED_PREFECT,
-    PrefectChanged,
     check_client_names,
     check_server_names,
     drop_unsent_messages,

@@ -4,7 +4,8 @@ import httpx
 import pytest
 
 from resonant.cli.flow_runs import count_task_runs
-from resonant.local.outage import ServerGone, translated_server_errors
+from resonant.errors import ServerGone
+from resonant.local.outage import translated_server_errors
 from resonant.testing import Receiver, nobody_listening, respond
 
 

@@ -13,10 +13,11 @@ import threading
 
 import pytest
 
+from resonant.errors import ServerError
 from resonant.local import server, stack
 from resonant.local.note import RunningUp, is_held, lock_of_up, note_of_up, running_up
 from resonant.local.password import OF_CLIENT, password_file
-from resonant.local.server import ServerError, free_port, kept_server, known_url, prefect_server
+from resonant.local.server import free_port, kept_server, known_url, prefect_server
 from resonant.settings import Settings
 
 HOLDER = """
