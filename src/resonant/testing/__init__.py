@@ -1,4 +1,4 @@
-"""A receiver that misbehaves on purpose, and a fixed clock, for Resonant's tests and for yours.
+"""A receiver that misbehaves on purpose, a fixed clock, and ``enqueued``, for Resonant's tests and for yours.
 
 The receiver is a real HTTP/1.1 server on a real socket. A *script* chooses an action for each request::
 
@@ -20,6 +20,8 @@ The receiver can also run in its own process, so that its journal outlives a sen
     python -m resonant.testing --tls expired --ca-file ca.pem
 
 Certificates need ``pip install 'resonant[testing]'``.
+
+``enqueued(connection)`` returns the events that your code has enqueued.
 
 For a seeded random generator, use ``random.Random(7)``.
 """
@@ -63,6 +65,7 @@ from resonant.testing.clock import FixedClock
 from resonant.testing.dates import DateForm
 from resonant.testing.journal import Received, Request, read_journal
 from resonant.testing.listeners import full_accept_queue, nobody_listening
+from resonant.testing.outbox import Enqueued, enqueued
 from resonant.testing.receiver import ConnectionScript, Receiver
 from resonant.testing.scripts import FAULTS, Script, always_ok, bad_day, eight_ways, flaky, named_fault
 
@@ -74,6 +77,7 @@ __all__ = [
     "ConnectionScript",
     "DateForm",
     "End",
+    "Enqueued",
     "FixedClock",
     "Flaw",
     "Perform",
@@ -92,6 +96,7 @@ __all__ = [
     "endless_interim",
     "endless_status_line",
     "endless_trailers",
+    "enqueued",
     "flaky",
     "full_accept_queue",
     "garbage",
