@@ -16,7 +16,7 @@ from benches.surroundings import ENDPOINT, empty_home, events, postgresql
 from resonant.cli.status import COUNTED
 from resonant.dead_letters.purge import DAY_SECONDS, Retention, purge
 from resonant.events import Attempt
-from resonant.store import Outcome, Store, open_store
+from resonant.store import Outcome, Store, WorkerStore
 from resonant.store.engine.database import open_database
 from resonant.store.views.reads import count_dead_letters, dead_letters
 from resonant.store.views.selection import Selection
@@ -81,7 +81,7 @@ def run(count: int, rounds: int) -> list[Comparison]:
 
 
 async def _measure(name: str, url: str, count: int) -> list[Comparison]:
-    await (await open_store(url)).close()
+    await (await WorkerStore.open(url)).close()
     now = time.time()
     with Stopwatch() as watch:
         start, span = now - _DAYS * DAY_SECONDS, _DAYS * DAY_SECONDS
@@ -195,7 +195,7 @@ async def _purge_half(name: str, url: str, store: _TimedStore, count: int) -> li
     ]
 
 
-class _TimedStore(Store):
+class _TimedStore(WorkerStore):
     """Records how long each of its writing transactions held its locks."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -217,7 +217,7 @@ class _TimedStore(Store):
 
 async def _emit(url: str, done: asyncio.Event) -> list[float]:
     """Store, claim, begin and record ten events at a time, and return the seconds of each write."""
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     seconds: list[float] = []
 
     async def timed(writing: Awaitable[Any]) -> Any:

@@ -19,7 +19,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
     from resonant.events import Lease
@@ -37,7 +37,7 @@ def run(count: int, rounds: int) -> list[Comparison]:
 
 async def _compare(settings: Settings, url: str, count: int, rounds: int) -> list[Comparison]:
     async def emit() -> float:
-        store = await open_store(settings.store_url)
+        store = await WorkerStore.open(settings.store_url)
         try:
             await store.enqueue(events(count), ENDPOINT)
             dispatcher = Dispatcher(

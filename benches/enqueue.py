@@ -15,7 +15,7 @@ from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, lines, write_lines
 from resonant.cli.intake import BATCH_LINES
 from resonant.input_lines import parse_event
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
 
     async def by_the_library() -> float:
         given = lines(count)
-        store = await open_store(f"sqlite:///{next(names)}")
+        store = await WorkerStore.open(f"sqlite:///{next(names)}")
         with Stopwatch() as watch:
             for batch in _batches(given):
                 await store.enqueue([parse_event(line) for line in batch], ENDPOINT)

@@ -24,7 +24,7 @@ from benches.filling import NUMBERS, fill
 from benches.surroundings import Missing, empty_home, postgresql
 from resonant.metrics.alerts import read_raised
 from resonant.metrics.conditions import read_activity
-from resonant.store import Store, open_store, schema
+from resonant.store import WorkerStore, schema
 from resonant.store.counter_compaction import STAYING_SECONDS, compact
 from resonant.store.counts.counters import DelayOf, Tally, add_to
 
@@ -191,7 +191,7 @@ def _fill_store(url: str, size: int) -> list[dict[str, Any]]:
 
 async def _fill_all(url: str, size: int) -> list[dict[str, Any]]:
     now, events = time.time(), round(size / _ATTEMPTS_AN_EVENT)
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     seconds = _SPAN_SECONDS - 60
     await fill(
         url, (*_FILL, *_FILL_ONCE), count=events, first=0, start=now - _SPAN_SECONDS, step=seconds / events
@@ -207,7 +207,7 @@ async def _fill_all(url: str, size: int) -> list[dict[str, Any]]:
     return minutes
 
 
-async def _count(store: Store, *, after: int) -> None:
+async def _count(store: WorkerStore, *, after: int) -> None:
     """Count the attempts and outcomes of deliveries with ids above this, as an emission would."""
     tallies: dict[int, Tally] = {}
 
@@ -264,7 +264,7 @@ def _last_minute_that_is_over() -> int:
 async def _measure_store(
     url: str, settings: Settings, size: int, rounds: int, minutes: list[dict[str, Any]]
 ) -> _Measured:
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     folder = settings.home / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
     events = round(size / _ATTEMPTS_AN_EVENT)
@@ -304,7 +304,7 @@ def _add_minutes(connection: Connection, rows: list[dict[str, Any]]) -> None:
         add_to(schema.rollups, connection, moved)
 
 
-async def _export(store: Store, settings: Settings, folder: Path) -> dict[str, float]:
+async def _export(store: WorkerStore, settings: Settings, folder: Path) -> dict[str, float]:
     """Run the steps of the flow; return the CPU seconds of its steps in the store."""
     from resonant.files import atomic_file
     from resonant.metrics import charts

@@ -33,7 +33,7 @@ from resonant.delivery.attempt import AttemptRunner
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
     from resonant.settings import Settings
@@ -140,7 +140,7 @@ class _Growth:
                 url = f"sqlite:///{settings.home / f'history-{size}.db'}"
             else:
                 url = await _create_database(server_url, f"history_{size}")
-            await (await open_store(url)).close()
+            await (await WorkerStore.open(url)).close()
             if size:
                 with Stopwatch() as watch:
                     await fill_history(url, size)
@@ -155,7 +155,7 @@ async def _idle(url: str) -> float:
     async def send_nothing(_: object) -> Any:
         raise RuntimeError("a delivery is due")
 
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     try:
         runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _: RetryPolicy())
         limits = Limits(run_for=_IDLE_SECONDS)

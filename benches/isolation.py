@@ -30,7 +30,7 @@ from benches.surroundings import (
 )
 from resonant.dead_letters.replay import cancel
 from resonant.settings import load_settings
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from benches.lanes import Lane
     from benches.outage_receiver import Kind, OutageReceiver
     from benches.receiver import Receiver
-    from resonant.store import Store
 
 EVENTS, ROUNDS = 2_000, 3
 _DEAD = "dead"
@@ -143,7 +142,7 @@ def _measure_many(
 @contextlib.contextmanager
 def _draining(
     lane: Lane, kind: Kind, database: str
-) -> Iterator[tuple[asyncio.Runner, Store, Receiver, OutageReceiver]]:
+) -> Iterator[tuple[asyncio.Runner, WorkerStore, Receiver, OutageReceiver]]:
     """Run a drain, a healthy receiver and a bad one during the block."""
     with contextlib.ExitStack() as stack:
         settings = stack.enter_context(empty_home())
@@ -156,7 +155,7 @@ def _draining(
         api_url = stack.enter_context(kept_prefect_server(settings)).api_url
         runner = stack.enter_context(asyncio.Runner())
         runner.run(save_endpoint(healthy.url))
-        store = runner.run(open_store(settings.store_url))
+        store = runner.run(WorkerStore.open(settings.store_url))
         stack.callback(lambda: runner.run(store.close()))
         variables = {"BENCH_LANE": lane, "BENCH_ENDPOINT": ""}
         command = python("benches.contenders.workers.drain")
@@ -165,7 +164,7 @@ def _draining(
         yield runner, store, healthy, bad
 
 
-def _rate(runner: asyncio.Runner, store: Store, healthy: Receiver, count: int) -> float:
+def _rate(runner: asyncio.Runner, store: WorkerStore, healthy: Receiver, count: int) -> float:
     """Return the events per second of the healthy endpoint."""
     healthy.expect(count)
     runner.run(store.enqueue(events(count), ENDPOINT))

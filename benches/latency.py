@@ -28,7 +28,7 @@ from benches.surroundings import (
     save_endpoint,
     shipped_receiver,
 )
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.testing.journal import read_journal
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ async def _produce(
     rng = random.Random(7)
     sent_at: dict[str, float] = {}
     bare_at: dict[str, float] = {}
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
             for number, event in enumerate(events(count)):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from benches.comparing import Comparison, say
 from benches.receiver import Receiver, counting_receiver
 from benches.surroundings import ENDPOINT, empty_home, events, prefect_server
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
     from resonant.settings import Settings
@@ -94,7 +94,7 @@ def _peak(samples: list[_Sample], received: range) -> float:
 
 
 async def _store(settings: Settings, count: int) -> None:
-    store = await open_store(settings.store_url)
+    store = await WorkerStore.open(settings.store_url)
     try:
         for start in range(0, count, _BATCH):
             await store.enqueue(events(min(_BATCH, count - start)), ENDPOINT)

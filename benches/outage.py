@@ -27,7 +27,7 @@ from benches.surroundings import (
     postgresql,
     save_endpoint,
 )
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 from resonant.store.shared.gates import read_gates
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from benches.lanes import Lane
     from benches.outage_receiver import Notes, OutageReceiver
     from resonant.settings import Settings
-    from resonant.store import Store
 
 EVENTS, ROUNDS = 1_000, 1
 _CAPACITY = 50
@@ -191,7 +190,7 @@ def _measure(scenario: Scenario, count: int) -> Outcome:
         api_url = stack.enter_context(kept_prefect_server(settings)).api_url
         runner = stack.enter_context(asyncio.Runner())
         runner.run(save_endpoint(receiver.url))
-        store = runner.run(open_store(url))
+        store = runner.run(WorkerStore.open(url))
         stack.callback(lambda: runner.run(store.close()))
         stack.enter_context(_drains(settings, scenario))
         runner.run(wait_for_runs(api_url, scenario.drains))
@@ -220,7 +219,7 @@ async def wait_for_runs(api_url: str, number: int) -> None:
     await asyncio.sleep(2.0)  # until it has opened the store
 
 
-async def _watch(store: Store, receiver: OutageReceiver, scenario: Scenario, count: int) -> Outcome:
+async def _watch(store: WorkerStore, receiver: OutageReceiver, scenario: Scenario, count: int) -> Outcome:
     receiver.listen_after(scenario.outage)
     await store.enqueue(events(count), ENDPOINT)
     give_up_at = time.monotonic() + scenario.outage + scenario.seconds

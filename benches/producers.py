@@ -21,7 +21,7 @@ from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ async def _store_side_by_side(url: str, count: int, *, wake: bool) -> None:
     left = iter(events(count))
 
     async def one_after_the_other() -> None:
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         try:
             for event in left:
                 await store.enqueue([event], ENDPOINT, wake=wake)
@@ -114,7 +114,7 @@ def _deliver(url: str, receiver_url: str, started: Signal) -> None:
         return Destination(name=name, sink=sink, describe=repr, close=sink.aclose)
 
     async def deliver() -> None:
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         dispatcher = Dispatcher(
             store,
             AttemptRunner(clock=store.clock, rng=random.Random(7)),

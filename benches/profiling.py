@@ -30,7 +30,7 @@ from benches.surroundings import (
     save_endpoint,
 )
 from benches.task_lane import emit_stored
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ async def _profile_flow(store_url: str, url: str, lane: Lane, count: int) -> str
 
     await save_endpoint(url)
     await emit_stored(store_url, count // 10, **LANES[lane])  # imports, and fills caches
-    store = await open_store(store_url)
+    store = await WorkerStore.open(store_url)
     await store.enqueue(events(count), ENDPOINT)
     await store.close()
     # Profile the whole loop, not only one of its tasks.

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, cast
 from benches.comparing import Comparison, apart, say
 from benches.processes import kept, python, told
 from benches.surroundings import ENDPOINT, empty_home, events, kept_prefect_server, postgresql, save_endpoint
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.testing import read_journal
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _receiver(journal: Path, log: Path) -> Iterator[str]:
 
 async def _prepare(url: str, receiver: str, count: int) -> None:
     await save_endpoint(receiver, rate=_RATE)
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     try:
         await store.enqueue(events(count), ENDPOINT)
     finally:

@@ -18,12 +18,11 @@ from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.retry import Park
 from resonant.dispatch.batch_writer import BatchWriter
 from resonant.events import Attempt
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 
 if TYPE_CHECKING:
     from resonant.events import Lease
     from resonant.settings import Settings
-    from resonant.store import Store
 
 EVENTS = 10_000
 ROUNDS = 7
@@ -45,7 +44,7 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
 
     def emission(*, rollups: bool, failed_part: float) -> Round:
         async def emit() -> float:
-            store = await open_store(next(names), rollups=rollups)
+            store = await WorkerStore.open(next(names), rollups=rollups)
             try:
                 await store.enqueue(events(count), ENDPOINT)
                 await store.fold()
@@ -70,7 +69,7 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
     return comparisons
 
 
-async def _emit(store: Store, rng: random.Random, failed_part: float) -> None:
+async def _emit(store: WorkerStore, rng: random.Random, failed_part: float) -> None:
     """Run an emission's store operations for each delivery, without the send."""
     commit = BatchWriter(store)
 
@@ -85,7 +84,7 @@ async def _emit(store: Store, rng: random.Random, failed_part: float) -> None:
     await commit.close()
 
 
-def _outcome(store: Store, lease: Lease, rng: random.Random, failed_part: float) -> Outcome:
+def _outcome(store: WorkerStore, lease: Lease, rng: random.Random, failed_part: float) -> Outcome:
     now = store.clock()
     attempt = Attempt(
         1, 1, started_at=now, duration=rng.lognormvariate(-3, 1), result="delivered", owner="bench"

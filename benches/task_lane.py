@@ -21,7 +21,7 @@ from benches.surroundings import (
     recorded_task_runs,
     save_endpoint,
 )
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -94,7 +94,7 @@ async def emit_stored(
     """
     from flows.emit import emit_events
 
-    store = await open_store(store_url)
+    store = await WorkerStore.open(store_url)
     try:
         await store.enqueue(events(count), ENDPOINT)
         with Stopwatch() as watch:

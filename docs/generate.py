@@ -21,7 +21,7 @@ _END_OF_ALERTS = "<!-- end of alerts -->"
 # The public names by topic; the errors follow them.
 _TOPICS = {
     "Store events": ("Event", "enqueue", "EnqueueResult", "create_schema"),
-    "Open a store": ("open_store", "Store"),
+    "Open a store": ("open_store", "Store", "Selection"),
     "Write a sink": ("Sink", "Receipt"),
     "Classify failures and retry": ("classifier", "Verdict", "RetryPolicy"),
 }
@@ -250,7 +250,8 @@ def _python() -> Iterator[str]:
     yield "# Python API"
     yield (
         "`from resonant import ...` has these names. They are typed, and `import resonant` loads nothing heavy: each name is "
-        "imported when it is first used. [Testing your code](../testing.md) describes `resonant.testing`."
+        "imported when it is first used. The public modules are `resonant`, `resonant.blocks` and `resonant.testing` "
+        "([Testing your code](../testing.md)); every other module may change in any release."
     )
     for topic, names in topics.items():
         yield f"## {topic}"

@@ -36,11 +36,8 @@ async def report(sales: int) -> str:
         source="/flows/nightly-sales",
         data={"sales": sales, "flow_run": flow_run.name},
     )
-    store = await open_store(STORE_URL)
-    try:
-        await store.enqueue([event], ENDPOINT)
-    finally:
-        await store.close()
+    async with open_store(STORE_URL) as store:
+        await store.enqueue(event, ENDPOINT)
     return event.id
 
 

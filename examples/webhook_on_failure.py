@@ -44,11 +44,8 @@ async def store_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[An
             "message": state.message,
         },
     )
-    store = await open_store(STORE_URL)
-    try:
-        await store.enqueue([event], ENDPOINT)
-    finally:
-        await store.close()
+    async with open_store(STORE_URL) as store:
+        await store.enqueue(event, ENDPOINT)
 
 
 @prefect.flow(name="import-orders", on_failure=[store_failure], on_crashed=[store_failure])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from resonant.metrics.alerts import Crossing
     from resonant.metrics.totals import Totals
     from resonant.settings import Settings
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 EVENT_RAISED = "resonant.alert.raised"
 EVENT_RECOVERED = "resonant.alert.recovered"
@@ -37,7 +37,7 @@ _RECONNECTIONS = 3
 _NAMESPACE = uuid5(NAMESPACE_URL, "resonant.alert")
 
 
-async def announce_alerts(store: Store, totals: Totals) -> None:
+async def announce_alerts(store: WorkerStore, totals: Totals) -> None:
     """Decide which alerts begin and end now, and send an event for each at least once.
 
     Raises:
@@ -77,7 +77,7 @@ async def _max_ages(totals: Totals, settings: Settings) -> dict[tuple[str, str |
     }
 
 
-async def _announce(store: Store) -> None:
+async def _announce(store: WorkerStore) -> None:
     pending = await store.read(read_unannounced)
     if not pending:
         return

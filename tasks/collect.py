@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
     from resonant.dead_letters.triage import Group
-    from resonant.store import Store
+    from resonant.store import WorkerStore
     from resonant.store.shared.gates import Gate
 
 TRIAGE_ARTIFACT = "dead-letter-triage"
@@ -37,14 +37,14 @@ _RUNS_A_PAGE = 200
 _MOST_GROUPS = 50
 
 
-async def rescue_expired_leases(store: Store) -> int:
+async def rescue_expired_leases(store: WorkerStore) -> int:
     """Rescue the deliveries with expired leases; return their number."""
     count = await store.rescue()
     get_run_logger().info("%d expired leases rescued", count)
     return count
 
 
-async def rescue_leases_of_ended_runs(store: Store) -> int:
+async def rescue_leases_of_ended_runs(store: WorkerStore) -> int:
     """Rescue the deliveries of flow runs that have ended, before their leases expire; return their number.
 
     A run that this Prefect server does not know may belong to another server, so its leases are left to expire.
@@ -63,7 +63,7 @@ async def rescue_leases_of_ended_runs(store: Store) -> int:
     return count
 
 
-async def write_triage(store: Store) -> str:
+async def write_triage(store: WorkerStore) -> str:
     """Write the triage as an artifact, whose history the UI shows; return a short summary."""
     groups = await store.read(triage)
     shown = groups[:_MOST_GROUPS]
@@ -121,7 +121,7 @@ def _minute(at: float) -> str:
     return f"{rfc3339(at)[:16]}Z".replace("T", " ") if at else ""
 
 
-async def write_gates(store: Store) -> str:
+async def write_gates(store: WorkerStore) -> str:
     """Write an artifact about the endpoints that are held back or unusable; return a short summary."""
     now = store.clock()
     found = await store.read(governed, now=now)

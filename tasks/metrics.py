@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from resonant.metrics.report import Table
     from resonant.metrics.statistics import Delays, Statistics
     from resonant.metrics.totals import Totals
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 METRICS_ARTIFACT = "metrics"
 _MOST_POLICIES = 3
 
 
-async def measure_store(store: Store, *, window_hours: float | None) -> tuple[Totals, Statistics]:
+async def measure_store(store: WorkerStore, *, window_hours: float | None) -> tuple[Totals, Statistics]:
     """Read counters and gauges, and compute the window's statistics, from one snapshot.
 
     Args:
@@ -78,13 +78,13 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     return path
 
 
-async def compact_rollups(store: Store) -> None:
+async def compact_rollups(store: WorkerStore) -> None:
     """Move counts to tables that are fast to read; this is not part of the purge, which may never run."""
     if taken := await compact(store):
         get_run_logger().info("%d rows of old counts compacted into hours and days", taken)
 
 
-async def show_statistics(store: Store, totals: Totals, found: Statistics) -> None:
+async def show_statistics(store: WorkerStore, totals: Totals, found: Statistics) -> None:
     """Write the metrics artifact: the health of each endpoint, charts and tables. The UI shows its history."""
     from resonant.metrics import charts  # noqa: PLC0415 - imports matplotlib, which is slow and only needed here
 
@@ -108,7 +108,7 @@ async def show_statistics(store: Store, totals: Totals, found: Statistics) -> No
     )
 
 
-async def _health(store: Store, totals: Totals) -> list[str]:
+async def _health(store: WorkerStore, totals: Totals) -> list[str]:
     """Return a Markdown list of the endpoints' health; empty without endpoints."""
     settings = load_settings()
     now, window = totals.taken_at, settings.alert_thresholds.window

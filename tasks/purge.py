@@ -15,13 +15,13 @@ from resonant.settings import load_settings
 from tasks.replay import who_runs_this
 
 if TYPE_CHECKING:
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 PURGE_ARTIFACT = "purge-report"
 
 
 async def purge_final_deliveries(
-    store: Store,
+    store: WorkerStore,
     *,
     older_than_days: float | None,
     delivered_older_than_days: float | None,

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease
-    from resonant.store import Store
+    from resonant.store import WorkerStore
     from resonant.store.views.selection import Selection
 
 PROGRESS_ARTIFACT = "replay-progress"
 
 
-async def check_names(store: Store, selection: Selection) -> None:
+async def check_names(store: WorkerStore, selection: Selection) -> None:
     """Refuse an unknown endpoint, code or id: a typo would select nothing and look like success.
 
     Raises:
@@ -55,7 +55,7 @@ async def check_names(store: Store, selection: Selection) -> None:
         raise UnknownName(why)
 
 
-async def check_endpoint(store: Store, endpoint: str) -> None:
+async def check_endpoint(store: WorkerStore, endpoint: str) -> None:
     """Refuse an unknown endpoint.
 
     Raises:
@@ -75,7 +75,7 @@ def who_runs_this() -> str:
     return f"{asked_by}, {run}" if asked_by else run
 
 
-async def say_plan(store: Store, request: ReplayRequest) -> str:
+async def say_plan(store: WorkerStore, request: ReplayRequest) -> str:
     """Count the dead letters that a replay would take and skip, log the counts, and return them."""
     text = str(await plan(store, request))
     get_run_logger().info("%s", text)

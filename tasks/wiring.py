@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.summary import Summary
     from resonant.events import Lease
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 # A task run holds about 280 objects until it ends. With Python's default threshold (700), the garbage collector scans
 # everything that Prefect imported every 300 events, which takes a fifth of the time and frees nothing.
@@ -197,7 +197,7 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     return tracker
 
 
-async def count_held(store: Store, summary: Summary, endpoint: str | None) -> list[str]:
+async def count_held(store: WorkerStore, summary: Summary, endpoint: str | None) -> list[str]:
     """Add the due deliveries that gates hold to the summary; return a line about each of their endpoints."""
     now = store.clock()
     gates = await store.read(governed, now=now)

@@ -20,7 +20,7 @@ from benches.surroundings import (
     save_endpoint,
     sqlite_is_free,
 )
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ def _start(place: Place, *, lane: Lane, database: Database, processes: int) -> I
         services["Prefect"] = prefect.supervisor.pid
         runner = stack.enter_context(asyncio.Runner())
         runner.run(save_endpoint(place.url))
-        store = runner.run(open_store(url))
+        store = runner.run(WorkerStore.open(url))
         stack.callback(lambda: runner.run(store.close()))
         variables = {"BENCH_LANE": lane}
         drain = functools.partial(

@@ -1,5 +1,7 @@
 """Resonant: reliable event delivery on Prefect.
 
+The public modules are ``resonant``, ``resonant.testing`` and ``resonant.blocks``; every other module may change in any release.
+
 Producers use ``Event``, ``enqueue`` and ``create_schema``; programs that embed the store use ``open_store``; authors of
 sinks use ``Sink``, ``Receipt``, ``Verdict``, ``classifier`` and ``RetryPolicy``. Each name is imported on first use, so
 that ``import resonant`` is cheap. No module of this package imports Prefect at import time.
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from resonant.events import Event
     from resonant.sinks.base import Receipt, Sink
     from resonant.store import EnqueueResult, Store, create_schema, enqueue, open_store
+    from resonant.store.views.selection import Selection
 
 __all__ = [
     "AddressRefused",
@@ -43,6 +46,7 @@ __all__ = [
     "Receipt",
     "ResonantError",
     "RetryPolicy",
+    "Selection",
     "SendFailed",
     "Sink",
     "Store",
@@ -68,6 +72,7 @@ _MODULES = {
     "Event": "resonant.events",
     "Receipt": "resonant.sinks.base",
     "RetryPolicy": "resonant.delivery.retry",
+    "Selection": "resonant.store.views.selection",
     "Sink": "resonant.sinks.base",
     "Store": "resonant.store",
     "Verdict": "resonant.delivery.verdict",

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 from resonant.errors import StoreRefused, StoreUnavailable
 from resonant.settings import Settings, load_settings
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.engine.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from resonant.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +21,7 @@ logger = logging.getLogger(__name__)
 @asynccontextmanager
 async def open_configured_store(
     settings: Settings | None = None, *, patient: bool = False
-) -> AsyncIterator[Store]:
+) -> AsyncIterator[WorkerStore]:
     """Open the store, and close it at the end of the block.
 
     Args:
@@ -36,7 +34,7 @@ async def open_configured_store(
     """
     settings = settings or load_settings()
     open_it = partial(
-        open_store, settings.store_url, lease_seconds=settings.lease_seconds, rollups=settings.rollups
+        WorkerStore.open, settings.store_url, lease_seconds=settings.lease_seconds, rollups=settings.rollups
     )
     try:
         store = await open_it()

@@ -23,7 +23,7 @@ from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError, NotConfirmed
 from resonant.events import Event
 from resonant.sinks import reloading
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.testing import Receiver, respond
 
 pytestmark = pytest.mark.engine
@@ -229,7 +229,7 @@ async def test_an_emission_that_is_under_way_signs_with_both_and_then_with_the_n
             block = await load_endpoint(NAME)
             block.url = SecretStr(receiver.url)
             await block.asave(NAME, overwrite=True)
-            store = await open_store(sqlite_url)
+            store = await WorkerStore.open(sqlite_url)
             await store.enqueue([Event(type="t", source="/s", data=n) for n in range(20_000)], NAME)
             attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
             limits = Limits(concurrency=2, endpoint_concurrency=2)

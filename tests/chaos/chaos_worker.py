@@ -28,7 +28,7 @@ from resonant.input_lines import parse_event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.audit import audited
 from resonant.store.views.selection import Selection
 
@@ -93,7 +93,7 @@ class Progress:
 
 @asynccontextmanager
 async def opened_store(orders: Orders, clock: Clock = time.time) -> AsyncIterator[Store]:
-    store = await open_store(orders.url, clock=clock, lease_seconds=orders.lease_seconds)
+    store = await WorkerStore.open(orders.url, clock=clock, lease_seconds=orders.lease_seconds)
     if orders.pauses is not None:
         _slow_down(store, random.Random(orders.pauses))
     try:

@@ -30,7 +30,7 @@ from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Fault:
     @asynccontextmanager
     async def opened_store(self, url: str | None = None) -> AsyncIterator[Store]:
         """Open it, by another URL if one is given."""
-        store = await open_store(url or self.url, clock=self.clock, lease_seconds=self.lease_seconds)
+        store = await WorkerStore.open(url or self.url, clock=self.clock, lease_seconds=self.lease_seconds)
         try:
             yield store
         finally:

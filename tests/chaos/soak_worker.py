@@ -29,7 +29,7 @@ from resonant.metrics.totals import measure
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.counter_compaction import compact
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _emitter(dispatcher: Dispatcher):
 
 async def work(role: str, orders: Orders) -> None:
     """Do one of the roles to its end."""
-    store = await open_store(orders.url)
+    store = await WorkerStore.open(orders.url)
     try:
         await {"produce": produce, "drain": drain, "keep": keep}[role](store, orders)
     finally:

@@ -20,7 +20,7 @@ from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from support.waiting import until
 
 _HEALTHY, _BAD = 400, 10
@@ -88,7 +88,7 @@ async def neighbours(url, chunk_size, many, misbehave):
     async def open_destination(name):
         return destination(name)
 
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     # The name of the healthy endpoint comes after the others, so it is found last.
     names = [f"bad-{number:03}" for number in range(many)]
     for name in names:

@@ -20,7 +20,7 @@ from faults import long_form_only, note_figures
 from soak import Accounts, Samples
 from soak_worker import Orders
 
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 _MINUTES = float(os.environ.get("RESONANT_CHAOS_SOAK_MINUTES", "60"))
 _RATE = float(os.environ.get("RESONANT_CHAOS_SOAK_RATE", "50"))
@@ -36,7 +36,7 @@ async def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
         ends_at = time.time() + _MINUTES * 60
         # So that the first of what is purged goes in the first quarter.
         orders = Orders(sqlite_url, receiver.url, str(tmp_path), ends_at, _RATE, keep_minutes=_MINUTES / 8)
-        await (await open_store(sqlite_url)).close()
+        await (await WorkerStore.open(sqlite_url)).close()
         processes = {role: start(role, orders, tmp_path) for role in ("produce", "drain", "keep")}
         try:
             samples = Samples(Path(sqlite_url.removeprefix("sqlite:///")), processes)

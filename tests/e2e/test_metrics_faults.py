@@ -20,7 +20,7 @@ from resonant.delivery.retry import Retry
 from resonant.events import Attempt, Event
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.totals import measure
-from resonant.store import Outcome, counter_compaction, open_store, schema
+from resonant.store import Outcome, WorkerStore, counter_compaction, schema
 from resonant.testing import FixedClock
 from support.programs import lacking
 from support.waiting import wait_until
@@ -119,7 +119,7 @@ class Exporter:
         asyncio.run(self._work(endpoint))
 
     async def _work(self, endpoint):
-        store = await open_store(self.url)
+        store = await WorkerStore.open(self.url)
         await store.enqueue([Event(type="order.paid", source="/shop", data=1)], endpoint)
         leases = await store.claim(endpoint, owner="worker", limit=10)
         await store.begin(leases)
@@ -296,7 +296,7 @@ class Desk(SimpleNamespace):
 @pytest.mark.parametrize("during", [0.0, -HOUR], ids=["between deliveries", "while one is sent"])
 async def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(store_url, during):
     clock = FixedClock(1_700_000_000.0)
-    store = await open_store(store_url, clock=clock)
+    store = await WorkerStore.open(store_url, clock=clock)
     desk = Desk(store=store, clock=clock, during=0.0)
     await desk.deliver()
     await desk.deliver(fails=True)

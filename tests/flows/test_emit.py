@@ -14,7 +14,7 @@ from blocks import FileEndpoint, WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from flows.emit import emit_events
 from resonant.events import Event
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 from support.postgresql import started_postgresql
 from support.waiting import until
 
@@ -32,7 +32,7 @@ def engine(prefect_api, tmp_path, monkeypatch):
 
 
 async def statuses(tmp_path):
-    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
     status = await store.status()
     await store.close()
     return status
@@ -54,7 +54,7 @@ async def test_an_endpoint_that_is_no_http_gets_its_events_like_any_other(engine
 async def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine, tmp_path):
     await FileEndpoint(path=tmp_path / "no-such-folder" / "out").asave("broken", overwrite=True)
     await emit_events(events=[EVENT | {"id": "e1"}], endpoint="file-endpoint/broken", return_state=True)
-    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
     dead_letters = await store.dead_letters()
     await store.close()
     [dead_letter] = dead_letters
@@ -90,7 +90,7 @@ async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be
     url = SecretStr("https://xn--/")
     await WebhookEndpoint(url=url).asave("bad-label", overwrite=True)
     await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
     for name in ("bad-label", "file-endpoint/log", "shp"):
         await store.enqueue([Event(type="t", source="/s", data=1)], name)
     await store.close()
@@ -127,7 +127,7 @@ async def test_an_endpoint_whose_deadline_is_not_within_the_lease_is_refused(eng
 
 
 async def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine, tmp_path):
-    store = await open_store(f"sqlite:///{tmp_path}/store.db", clock=lambda: 1_000.0)
+    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db", clock=lambda: 1_000.0)
     from resonant.events import Event
 
     await store.enqueue([Event(type="t", source="/s", data=1)], "hooks")
@@ -141,7 +141,7 @@ async def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine
 
 async def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, tmp_path):
     ended = await emit_events(return_state=True)
-    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
     from resonant.events import Event
 
     await store.enqueue([Event(type="t", source="/s", data=n) for n in range(2)], "hooks")
@@ -214,7 +214,7 @@ async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "3")
     path = tmp_path / "out.jsonl"
     await FileEndpoint(path=path, timeout=1).asave("log", overwrite=True)
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     await store.enqueue([Event(type="t", source="/s", data=n) for n in range(300)], "file-endpoint/log")
     await store.close()
 
@@ -226,7 +226,7 @@ async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
     await until(path.exists)
     async with server.stopped_meanwhile():
         await until(lambda: "waiting for the store" in caplog.text)
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     await store.enqueue([Event(type="t", source="/s", data="after")], "file-endpoint/log")
     await until(lambda: len(set(path.read_text().splitlines())) == 301)
     await until(store_is_balanced)

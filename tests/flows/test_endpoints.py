@@ -7,7 +7,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.endpoints import pause_endpoint, resume_endpoint
 from resonant.events import Event
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.audit import read_audit
 from resonant.store.shared.gates import read_gate
 
@@ -19,7 +19,7 @@ async def store(prefect_api, tmp_path, monkeypatch):
     """A store with an event for an endpoint that Prefect does not know."""
     url = f"sqlite:///{tmp_path}/store.db"
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     await store.enqueue([Event(id="evt_1", type="t", source="/s", data=1)], "removed-since")
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield store

@@ -18,7 +18,7 @@ from blocks import WebhookEndpoint
 from flows.metrics import export_metrics
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
-from resonant.store import Outcome, open_store, schema
+from resonant.store import Outcome, WorkerStore, schema
 
 pytestmark = pytest.mark.engine
 
@@ -30,7 +30,7 @@ async def engine(prefect_api, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
     monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
 
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     await store.enqueue([Event(type="t", source="/s", data=n) for n in range(2)], "hooks")
     await store.close()
     with temporary_settings({PREFECT_API_URL: prefect_api}):
@@ -61,7 +61,7 @@ def svgs(markdown):
 
 async def fail_each_once(url, endpoint, **options):
     """Store an event and park it after its first attempt."""
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     await store.enqueue([Event(type="t", source="/s", data=1)], endpoint, **options)
     leases = await store.claim(endpoint, owner="run", limit=10)
     await store.begin(leases)
@@ -118,7 +118,7 @@ async def test_the_files_of_the_window_of_earlier_versions_are_removed(engine, t
 
 
 async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(engine, tmp_path):
-    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
     odd = Event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)
     await store.enqueue([odd], "hooks")
     await store.close()
@@ -173,11 +173,11 @@ async def test_old_minutes_are_gathered_and_what_is_exported_stays_the_same(engi
 
     now = time.time()
     for minute in range(1, 5):
-        store = await open_store(url, clock=lambda: now // 3600 * 3600 - 50 * 3600 + minute * 60)  # noqa: B023
+        store = await WorkerStore.open(url, clock=lambda: now // 3600 * 3600 - 50 * 3600 + minute * 60)  # noqa: B023
         await store.enqueue([Event(type="t", source="/s", data=minute)], "hooks")
         await store.close()
     await export()
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     tables = (schema.rollups, schema.rollup_history, schema.rollup_totals)
     found = [
         await store.read(lambda connection: connection.execute(select(table.c["count"])).scalars().all())  # noqa: B023

@@ -24,7 +24,7 @@ from resonant.dead_letters.operations import cancel
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
 from resonant.metrics.alerts import read_unannounced
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
@@ -110,7 +110,7 @@ def feed(url, prefect_api):
 
 
 async def with_store(url, operation, **options):
-    store = await open_store(url, **options)
+    store = await WorkerStore.open(url, **options)
     try:
         return await operation(store)
     finally:

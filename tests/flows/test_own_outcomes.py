@@ -14,7 +14,7 @@ from resonant.dead_letters.replay import cancel
 from resonant.delivery.retry import GiveUp
 from resonant.events import Attempt
 from resonant.input_lines import event_from_fields
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 from resonant.store.queue.leases import lease_owners
 from resonant.store.views.selection import Selection
 
@@ -38,7 +38,7 @@ class Thief:
         await self._stealing
 
     async def steal(self) -> None:
-        store = await open_store(self._url)
+        store = await WorkerStore.open(self._url)
         for owner in await store.read(lease_owners):
             await store.release_all(owner)
         leases = await store.claim(ENDPOINT, owner="thief", limit=10)
@@ -80,7 +80,7 @@ async def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, mon
     monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
 
     await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
     await cancel(store, Selection(endpoint=ENDPOINT), who="test")
     await store.close()
@@ -99,7 +99,7 @@ async def test_the_policy_of_a_replay_does_not_apply_to_what_else_is_due(url, tm
     async def deliver(_self, event):
         calls.append(event.id)
         if len(calls) == 1:  # as after this process stood still for longer than its leases last
-            store = await open_store(url)
+            store = await WorkerStore.open(url)
             for owner in await store.read(lease_owners):
                 await store.release_all(owner)
             await store.close()
@@ -110,7 +110,7 @@ async def test_the_policy_of_a_replay_does_not_apply_to_what_else_is_due(url, tm
 
     async def main():
         await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
         await cancel(store, Selection(endpoint=ENDPOINT), who="test")
         await store.enqueue([event_from_fields({**EVENTS[0], "id": "other"})], ENDPOINT)

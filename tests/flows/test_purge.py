@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.dead_letters import purge_dead_letters
 from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.events import Attempt, Event
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 from resonant.testing import FixedClock
 from tasks.purge import PURGE_ARTIFACT
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.engine
 
 async def deliver(url: str, event_id: str, *, days_ago: float) -> None:
     clock = FixedClock(time.time() - days_ago * DAY_SECONDS)
-    store = await open_store(url, clock=clock)
+    store = await WorkerStore.open(url, clock=clock)
     await store.enqueue([Event(id=event_id, type="t", source="/s", data=1)], "hooks")
     [lease] = await store.claim("hooks", owner="w", limit=1)
     await store.begin([lease])

@@ -11,7 +11,7 @@ from flows.dead_letters import replay_dead_letters
 from flows.endpoints import pause_endpoint
 from resonant.dead_letters.replay import cancel
 from resonant.input_lines import event_from_fields
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.views.selection import Selection
 from tasks import replay
 
@@ -29,7 +29,7 @@ async def dead(prefect_api, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_POLICIES", '{"once": {"max_attempts": 1}}')
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         await FileEndpoint(path=tmp_path / "out").asave("replayed", overwrite=True)
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
         await cancel(store, Selection(endpoint=ENDPOINT), who="test")
         await store.close()

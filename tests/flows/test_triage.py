@@ -17,7 +17,7 @@ from resonant.delivery.retry import GiveUp
 from resonant.display import markdown
 from resonant.events import Attempt, Event, rfc3339
 from resonant.gate.pausing import pause
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
 from resonant.testing import FixedClock
 from tasks.collect import GATES_ARTIFACT, TRIAGE_ARTIFACT
@@ -44,7 +44,7 @@ def collect(prefect_api, tmp_path, monkeypatch):
 
     async def run(*failures: dict, event_id: str = "evt_{}") -> Written:
         clock = FixedClock(START)
-        store = await open_store(url, clock=clock)
+        store = await WorkerStore.open(url, clock=clock)
         for number, failure in enumerate(failures):
             await store.enqueue([Event(id=event_id.format(number), type="t", source="/s", data=1)], "hooks")
             [lease] = await store.claim("hooks", owner="w", limit=1)
@@ -127,7 +127,7 @@ async def test_an_empty_queue_writes_an_empty_triage_over_the_last_one(collect):
 async def test_held_endpoints_are_a_table_of_their_own(collect, tmp_path):
     url = f"sqlite:///{tmp_path}/store.db"
     clock = FixedClock(START)
-    store = await open_store(url, clock=clock)
+    store = await WorkerStore.open(url, clock=clock)
     await store.enqueue([Event(id=f"evt_{n}", type="t", source="/s", data=1) for n in range(2)], "paid")
     await pause(store, "paid", who="ann", reason="a `b`")
     gate = Gate("crm", "probing", since=START, reason="20 failures in a row", probe_at=START + 5)

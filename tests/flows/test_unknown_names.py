@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import cancel_deliveries, replay_dead_letters
 from resonant.input_lines import event_from_fields
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 pytestmark = pytest.mark.engine
 
@@ -22,7 +22,7 @@ def stored(prefect_api, tmp_path_factory):
     url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
 
     async def enqueue():
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         await store.enqueue([event_from_fields(EVENT)], "removed-since")
         await store.close()
 

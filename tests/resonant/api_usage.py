@@ -13,6 +13,7 @@ from resonant import (
     Receipt,
     ResonantError,
     RetryPolicy,
+    Selection,
     Sink,
     Store,
     Verdict,
@@ -40,11 +41,16 @@ async def produce_asynchronously(connection: AsyncConnection) -> EnqueueResult:
 
 
 async def embed(url: str) -> int:
-    store = assert_type(await open_store(url), Store)
-    try:
-        return (await store.status()).accepted
-    finally:
-        await store.close()
+    event = Event(type="order.paid", source="/shop", data=None)
+    async with open_store(url) as store:
+        assert_type(store, Store)
+        assert_type(await store.enqueue(event, "billing", policy="patient", max_attempts=3), EnqueueResult)
+        await store.enqueue([event], "billing", wake=False)
+        await store.enqueue(event, "billing", polic="patient")  # type: ignore[call-arg]
+        async with store.transaction() as transaction:
+            await transaction.run_sync(enqueue, event, "billing")
+        assert (await store.detail(event.id)) is not None
+        return (await store.status()).accepted + len(await store.dead_letters(Selection(endpoint="billing")))
 
 
 class Printer:

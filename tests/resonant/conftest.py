@@ -14,7 +14,7 @@ from sqlalchemy import select
 from resonant.dead_letters import operations
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
-from resonant.store import Outcome, Store, open_store, schema
+from resonant.store import Outcome, Store, WorkerStore, schema
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 
@@ -204,7 +204,7 @@ def open_desk(clock):
 
         def open_(url: str, **options: Any) -> Desk:
             store = runner.run(
-                open_store(url, clock=clock, host_clock=clock, lease_seconds=LEASE_SECONDS, **options)
+                WorkerStore.open(url, clock=clock, host_clock=clock, lease_seconds=LEASE_SECONDS, **options)
             )
             opened.append(store)
             return Desk(store, clock, runner)
@@ -223,7 +223,7 @@ def sqlite_template(tmp_path_factory):
 
 
 async def _create_store(url: str) -> None:
-    await (await open_store(url)).close()
+    await (await WorkerStore.open(url)).close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -113,11 +113,8 @@ async def test_a_synchronous_program_creates_the_tables_and_stores_an_event(engi
         create_schema(connection)
         result = enqueue(connection, PAID, "billing")
     assert (result.accepted, result.known) == (1, 0)
-    store = await open_store(f"sqlite:///{tmp_path / 'shop.db'}")
-    try:
+    async with open_store(f"sqlite:///{tmp_path / 'shop.db'}") as store:
         assert (await store.status()).accepted == 1
-    finally:
-        await store.close()
 
 
 def test_tables_that_are_up_to_date_are_left_alone(engine):

@@ -22,7 +22,7 @@ from resonant.dispatch.summary import ChunkSummary, Summary
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import Store, open_store, schema
+from resonant.store import Store, WorkerStore, schema
 from resonant.testing import FixedClock
 
 START = 1_800_000_000.0
@@ -115,7 +115,7 @@ async def scene(
         sink = sinks[name]
         return sink if isinstance(sink, Destination) else sink_target(name, CallableSink(sink))
 
-    store = await open_store(
+    store = await WorkerStore.open(
         f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock, lease_seconds=lease_seconds
     )
     try:
@@ -137,7 +137,7 @@ async def scene(
 @asynccontextmanager
 async def another_worker(path, *, clock, lease_seconds=60.0):
     """Open the store as another process would."""
-    store = await open_store(
+    store = await WorkerStore.open(
         f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock, lease_seconds=lease_seconds
     )
     try:

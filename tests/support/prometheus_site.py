@@ -19,7 +19,7 @@ from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, Event
 from resonant.local.server import free_port
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
@@ -105,7 +105,7 @@ class Shop:
 
     def do(self, work):
         async def run():
-            store = await open_store(self._url, clock=self.clock, host_clock=self.clock)
+            store = await WorkerStore.open(self._url, clock=self.clock, host_clock=self.clock)
             try:
                 await work(store)
             finally:

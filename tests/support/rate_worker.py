@@ -14,7 +14,7 @@ from resonant.dispatch.limits import Limits
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 _LIMITS = Limits(run_for=600.0, chunk_size=500)
 
@@ -34,7 +34,7 @@ async def drain(store_url: str, receiver: str, rate: float) -> None:
     async def emit_chunk(leases):
         await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
 
-    store = await open_store(store_url)
+    store = await WorkerStore.open(store_url)
     runner = AttemptRunner(clock=time.time, rng=random.Random())
     dispatcher = Dispatcher(store, runner, open_destination, owner=str(uuid.uuid4()), limits=_LIMITS)
     async with dispatcher:

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.testing import FixedClock
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def fold(database: Path) -> None:
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Store]:
     """Open a store during the block."""
-    store = await open_store(url, clock=FixedClock(1_700_000_000.0))
+    store = await WorkerStore.open(url, clock=FixedClock(1_700_000_000.0))
     try:
         yield store
     finally:

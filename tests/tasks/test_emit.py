@@ -17,7 +17,7 @@ from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.gate.words import advice
 from resonant.sinks.base import CallableSink
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.shared.gates import Gate
 from tasks import emit
 from tasks.emit import DeliveryRef, Undelivered, dead_letter, emit_event, why_held
@@ -34,7 +34,7 @@ def attempt(tmp_path, monkeypatch):
         async def close():
             return None
 
-        store = await open_store(f"sqlite:///{tmp_path}/store.db")
+        store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
         await store.enqueue([Event(type="order.paid", source="/s", data={"n": 1}, id="e1")], "hooks")
 
         async def open_destination(name):

@@ -125,7 +125,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
     from blocks import WebhookEndpoint
     from blocks.catalog import save_webhook_endpoint
     from resonant.settings import load_settings
-    from resonant.store import open_store
+    from resonant.store import WorkerStore
     from resonant.testing import read_journal
 
     endpoint = WebhookEndpoint(
@@ -134,7 +134,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
     for name in (ENDPOINT, LIMITED_ENDPOINT):
         await save_webhook_endpoint(name, endpoint, overwrite=True)
     settings = load_settings()
-    store = await open_store(settings.store_url)
+    store = await WorkerStore.open(settings.store_url)
     try:
         events: dict[str, list[Event]] = {ENDPOINT: [], LIMITED_ENDPOINT: []}
         for event in demo_events(count, random.Random()):

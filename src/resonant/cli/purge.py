@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from resonant.dead_letters.purge import Chosen, PurgeReport, Retention
     from resonant.settings import Settings
-    from resonant.store import Store
+    from resonant.store import WorkerStore
     from resonant.store.views.selection import Selection
 
 
@@ -99,7 +99,7 @@ def purge(
         _ask(what, settings, place, any_age=any_age, now=now)
     path = None if dry_run or no_archive else _archive(archive, settings, now)
 
-    async def work(store: Store) -> PurgeReport:
+    async def work(store: WorkerStore) -> PurgeReport:
         with progress("purging") as show:
             return await purge_deliveries(
                 store, what, who=who_runs_this(), archive=path, dry_run=dry_run, now=now, on_progress=show

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from blocks import EndpointBlock
     from resonant.settings import Settings
-    from resonant.store import Store
+    from resonant.store import Store, WorkerStore
 
 T = TypeVar("T")
 Row = TypeVar("Row")
@@ -64,7 +64,7 @@ def who_runs_this() -> str:
         return "the command line"
 
 
-def run_with_store(work: Callable[[Store], Awaitable[T]], settings: Settings | None = None) -> T:
+def run_with_store(work: Callable[[WorkerStore], Awaitable[T]], settings: Settings | None = None) -> T:
     """Open the store, do this work on it, and close it.
 
     Raises:

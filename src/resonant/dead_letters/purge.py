@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from resonant.dead_letters.archive import Archive
     from resonant.events import Reason
     from resonant.settings import Settings
-    from resonant.store import Store
+    from resonant.store import WorkerStore
     from resonant.store.views.dead_letters import Key
     from resonant.store.views.selection import Selection
 
@@ -184,7 +184,7 @@ def prepared_daily_archive(settings: Settings, now: float) -> Path:
 
 
 async def purge(
-    store: Store,
+    store: WorkerStore,
     what: Retention | Chosen,
     *,
     who: str,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.events import Lease
-    from resonant.store import Store
+    from resonant.store import Store, WorkerStore
     from resonant.store.views.selection import Selection
 
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
@@ -232,7 +232,7 @@ class Pace:
 
 
 async def take_dead_letters(
-    store: Store, request: ReplayRequest, *, owner: str, audit_id: int
+    store: WorkerStore, request: ReplayRequest, *, owner: str, audit_id: int
 ) -> AsyncIterator[list[Lease]]:
     """Take the selected dead letters out of the queue in batches, at the requested rate, and lease them to the owner.
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.limiter import ConcurrencyLimiter, Slot
     from resonant.dispatch.running_tasks import RunningTasks
     from resonant.events import Lease, LeaseKey
-    from resonant.store import Store
+    from resonant.store import WorkerStore
     from resonant.store.shared.gates import GateChange
 
     OnGateChange = Callable[[Gate, Gate], None]
@@ -100,7 +100,7 @@ class Gatekeeper:
 
     def __init__(
         self,
-        store: Store,
+        store: WorkerStore,
         owner: str,
         *,
         limiter: ConcurrencyLimiter,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from resonant.errors import StoreUnavailable
     from resonant.events import Lease, LeaseKey
-    from resonant.store.store import Store
+    from resonant.store.worker import WorkerStore
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class BatchWriter:
 
     def __init__(
         self,
-        store: Store,
+        store: WorkerStore,
         *,
         patience: float = 20.0,
         outlasts: Callable[[StoreUnavailable], bool] = is_lock,

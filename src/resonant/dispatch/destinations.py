@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.limiter import ConcurrencyLimiter
     from resonant.dispatch.rate import RateLimiter
     from resonant.dispatch.secret_rotation import Signing
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 # The pause before a run tries again to open an endpoint, in seconds.
 REOPEN_SECONDS = 30.0
@@ -43,7 +43,7 @@ class Destinations:
 
     def __init__(
         self,
-        store: Store,
+        store: WorkerStore,
         open_destination: Callable[[str], Awaitable[Destination]],
         *,
         limiter: ConcurrencyLimiter,

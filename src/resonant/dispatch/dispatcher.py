@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.summary import ChunkSummary
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        store: Store,
+        store: WorkerStore,
         attempt_runner: AttemptRunner,
         open_destination: Callable[[str], Awaitable[Destination]],
         *,

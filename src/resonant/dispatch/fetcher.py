@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.heartbeat import LeaseHeartbeat
     from resonant.dispatch.in_flight import InFlight
     from resonant.events import Lease
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 # The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond.
 POLL_SECONDS = 0.25
@@ -89,7 +89,7 @@ class Fetcher:
 
     def __init__(
         self,
-        store: Store,
+        store: WorkerStore,
         plan: Plan,
         *,
         gates: Gatekeeper,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resonant.dispatch.in_flight import InFlight
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 
 class LeaseHeartbeat:
@@ -26,7 +26,7 @@ class LeaseHeartbeat:
     """
 
     def __init__(
-        self, store: Store, owner: str, in_flight: InFlight, on_failure: Callable[[BaseException], None]
+        self, store: WorkerStore, owner: str, in_flight: InFlight, on_failure: Callable[[BaseException], None]
     ) -> None:
         self._store = store
         self._owner = owner

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from resonant.errors import StoreUnavailable
     from resonant.events import Clock
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 # The share of the rate that is used. Evenly spaced sends do not arrive evenly spaced: at the full rate, a receiver would
 # sometimes see a few more requests in a second.
@@ -52,7 +52,7 @@ class Reserve(Protocol):
 
 
 def reserving(
-    store: Store, patience: float, outlasts: Callable[[StoreUnavailable], bool] = is_lock
+    store: WorkerStore, patience: float, outlasts: Callable[[StoreUnavailable], bool] = is_lock
 ) -> Reserve:
     """Return a function that reserves slots in this store. It waits out an outage like ``retry_while_unavailable``."""
 

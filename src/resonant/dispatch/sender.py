@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.running_tasks import RunningTasks
     from resonant.dispatch.summary import Summary
     from resonant.events import Clock, Lease, LeaseKey
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 # A run waits for its own retries that are due within this time, in seconds, even if they are parked. In this time before its
 # end, a bounded run parks retries, since waiting for them would delay the next run.
@@ -79,7 +79,7 @@ class Sender:
 
     def __init__(
         self,
-        store: Store,
+        store: WorkerStore,
         attempt_runner: AttemptRunner,
         *,
         gates: Gatekeeper,
@@ -339,7 +339,7 @@ class Sender:
         self._summary.lost += 1
 
 
-def _clock_that_never_stops(store: Store) -> Clock:
+def _clock_that_never_stops(store: WorkerStore) -> Clock:
     """Return a clock that also runs while the machine sleeps: on Linux the time since boot, elsewhere the store's clock."""
     if sys.platform == "linux":
         return partial(time.clock_gettime, time.CLOCK_BOOTTIME)

@@ -12,11 +12,11 @@ from resonant.store.shared import drains
 
 if TYPE_CHECKING:
     from resonant.dispatch.running_tasks import RunningTasks
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 
 async def end_when_succeeded(
-    store: Store, running: RunningTasks, *, owner: str, endpoint: str | None, successors: int
+    store: WorkerStore, running: RunningTasks, *, owner: str, endpoint: str | None, successors: int
 ) -> None:
     """Report a run as a live drain until its end. End it when enough younger drains are alive; continue it if one of them dies.
 

@@ -22,7 +22,7 @@ from resonant.store.views.standing import standing
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from resonant.store import Store
+    from resonant.store import WorkerStore
     from resonant.store.views.standing import Standing
 
 SLICE = 1_000
@@ -116,7 +116,7 @@ class Tracker:
         since: when tracking began, seconds since the epoch; now by default.
     """
 
-    def __init__(self, store: Store, *, since: float | None = None) -> None:
+    def __init__(self, store: WorkerStore, *, since: float | None = None) -> None:
         self.since = store.clock() if since is None else since
         self.outcomes = Outcomes()
         self._store = store

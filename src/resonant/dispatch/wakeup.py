@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 # The shortest time between two wake-ups while commits go on.
 _REST_SECONDS = 0.02
 
 
-async def wake_on_commits(store: Store, wake: Callable[[frozenset[str] | None], None]) -> None:
+async def wake_on_commits(store: WorkerStore, wake: Callable[[frozenset[str] | None], None]) -> None:
     """Call ``wake`` soon after each commit of new work, until cancelled.
 
     Args:

@@ -1,7 +1,7 @@
 """The durable store: accepted events, attempts and decisions.
 
 The operations (``enqueue``, ``claim``, ``record`` ...) are plain functions of an SQLAlchemy connection with an open
-transaction, so that a producer can call ``enqueue`` in its own transaction. ``Store`` runs them.
+transaction, so that a producer can call ``enqueue`` in its own transaction. ``Store`` and ``WorkerStore`` run them.
 """
 
 from resonant.store.engine.migrate import create_schema
@@ -9,5 +9,16 @@ from resonant.store.queue.enqueue import Conflict, EnqueueResult, enqueue
 from resonant.store.queue.leases import Due
 from resonant.store.queue.outcomes import Outcome
 from resonant.store.store import Store, open_store
+from resonant.store.worker import WorkerStore
 
-__all__ = ["Conflict", "Due", "EnqueueResult", "Outcome", "Store", "create_schema", "enqueue", "open_store"]
+__all__ = [
+    "Conflict",
+    "Due",
+    "EnqueueResult",
+    "Outcome",
+    "Store",
+    "WorkerStore",
+    "create_schema",
+    "enqueue",
+    "open_store",
+]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table
 
-    from resonant.store.store import Store
+    from resonant.store.worker import WorkerStore
 
 # Rollups stay this long, so that workers whose clocks differ a little do not write to moved minutes.
 STAYING_SECONDS = 300
@@ -40,7 +40,7 @@ _r, _h = schema.rollups, schema.rollup_history
 _TAKE_TURNS = text(f"LOCK TABLE {schema.rollup_totals.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
-async def compact(store: Store) -> int:
+async def compact(store: WorkerStore) -> int:
     """Move old rows. Safe to run alongside writers and other compactions, and to kill at any moment.
 
     Returns:
@@ -60,7 +60,7 @@ async def compact(store: Store) -> int:
     return gathered
 
 
-async def _repeat(store: Store, operation: Callable[..., int], *args: Any, **options: Any) -> int:
+async def _repeat(store: WorkerStore, operation: Callable[..., int], *args: Any, **options: Any) -> int:
     """Run an operation in one transaction after another, until one takes fewer rows than the limit; return their number."""
     taken = 0
     while True:

@@ -1,40 +1,34 @@
-"""``Store`` runs each operation in its own transaction."""
+"""``Store``, the public half of the store: each method runs in its own transaction. ``worker`` has the other half."""
 
 from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from resonant.store.counts import acceptances, counters, sketches
+from resonant.events import Event
+from resonant.store.counts import counters
 from resonant.store.engine.database import Database, Transaction, open_database
-from resonant.store.queue import leases as lease_queries
-from resonant.store.queue import rescue
 from resonant.store.queue.enqueue import EnqueueResult, enqueue
-from resonant.store.queue.outcomes import Outcome, record
-from resonant.store.shared.gates import read_gates_and_clock
 from resonant.store.views import reads
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from typing import Self
 
     from sqlalchemy import Connection
 
-    from resonant.events import Clock, DeadLetter, Event, Lease, LeaseKey
-    from resonant.store.shared.gates import Gate, GatesRead
+    from resonant.events import Clock, DeadLetter
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_LEASE_SECONDS = 60.0
-_RESCUE_BATCH = 500
-_FOLD_BATCH = 5_000
-_FOLD_TALLIES = 500
 
 
 class Store:
-    """An open durable store. Create it with ``open_store``; it belongs to the event loop that opened it.
+    """An open durable store, as ``open_store`` yields it. It belongs to the event loop that opened it.
 
     Every method raises StoreUnavailable if the database is unreachable, locked, read-only or full.
     """
@@ -51,21 +45,31 @@ class Store:
         self.clock = clock
         self.lease_seconds = lease_seconds
         self.rollups = rollups
-        self._ahead = 0.0
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        clock: Clock = time.time,
+        host_clock: Clock = time.time,
+        lease_seconds: float = DEFAULT_LEASE_SECONDS,
+        rollups: bool = True,
+    ) -> Self:
+        """Open a store, which the caller closes; see ``open_store``.
+
+        Args:
+            url: as for ``open_store``.
+            clock: as for ``open_store``.
+            host_clock: the clock that the processes on this host share, for the gates; unused on PostgreSQL.
+            lease_seconds: the duration of a lease that is not renewed.
+            rollups: whether writes through this store are counted, for Prometheus and alerts.
+        """
+        database = await open_database(url, lease_seconds=lease_seconds, host_clock=host_clock)
+        return cls(database, clock=clock, lease_seconds=lease_seconds, rollups=rollups)
 
     def __str__(self) -> str:
         return str(self.database)
-
-    def shared_clock(self) -> float:
-        """Return the time by the clock that all processes of the store share, as of the last read of the gates.
-
-        It is PostgreSQL's clock, or on SQLite the host's.
-        """
-        return self.clock() + self._ahead
-
-    async def reclaim_space(self) -> None:
-        """Return the space of purged rows to the file system."""
-        await self.database.reclaim_space()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -88,15 +92,6 @@ class Store:
         """
         return await self.database.write(self._counted(operation, *args, **kwargs))
 
-    async def write_unsynced(
-        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run an operation that begins sends or releases leases, like ``write`` but faster.
-
-        A crash of the machine, or of the database's server, may undo it.
-        """
-        return await self.database.write(self._counted(operation, *args, **kwargs), sync="never")
-
     def _counted(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Callable[[Connection], T]:
@@ -113,143 +108,27 @@ class Store:
         """Run one operation on a snapshot."""
         return await self.database.read(lambda connection: operation(connection, *args, **kwargs))
 
-    async def write_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run an operation that makes leases and other changes, passing it ``now`` and ``lease_seconds``.
-
-        The clock is read inside the transaction, so that a wait for the write lock does not shorten a lease.
-        """
-        return await self.write(self._timed(operation), *args, **kwargs)
-
-    async def claim_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run an operation that makes or renews leases and records facts about claims, like ``write_leases`` but faster.
-
-        On SQLite, a crash of the machine may undo it. On PostgreSQL, workers may outlive the server, so it is synced: if a claim
-        were lost, another worker could get the same fencing token.
-        """
-        return await self.database.write(
-            self._counted(self._timed(operation), *args, **kwargs), sync="on_server"
-        )
-
-    def _timed(self, operation: Callable[..., T]) -> Callable[..., T]:
-        def run(connection: Connection, *args: Any, **kwargs: Any) -> T:
-            return operation(connection, *args, now=self.clock(), lease_seconds=self.lease_seconds, **kwargs)
-
-        return run
-
-    async def enqueue(self, events: Iterable[Event], endpoint: str, **options: Any) -> EnqueueResult:
-        """Store events for one endpoint; see ``enqueue.enqueue`` for the options and the errors."""
-        return await self.write(enqueue, list(events), endpoint, now=self.clock(), **options)
-
-    async def fold(self) -> None:
-        """Fold acceptances and tallies into the ledgers, the rollups and the sketches; no sum changes."""
-        has_acceptances, has_tallies, spans = await self.read(_what_to_fold, now=self.clock())
-        for is_any, fold, batch in (
-            (has_acceptances, acceptances.fold, _FOLD_BATCH),
-            (has_tallies, counters.fold, _FOLD_TALLIES),
-        ):
-            folded = batch if is_any else 0
-            while folded == batch:
-                folded = await self.write(fold, limit=batch)
-        for span in spans:
-            await self.write(sketches.gather, span)
-
-    async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
-        """Return when each endpoint's earliest unfinished delivery may be claimed."""
-        return await self.read(lease_queries.due, endpoint)
-
-    async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], dict[str, Gate]]:
-        """Return the result of ``due``, and the stored gates by endpoint, in one snapshot."""
-        began_at = self.clock()
-        due, read = await self.read(lease_queries.look, endpoint)
-        return due, self._compare_clocks(read, began_at)
-
-    async def gates(self) -> dict[str, Gate]:
-        """Return the stored gates by endpoint."""
-        began_at = self.clock()
-        return self._compare_clocks(await self.read(read_gates_and_clock), began_at)
-
-    def _compare_clocks(self, read: GatesRead, began_at: float) -> dict[str, Gate]:
-        """Note how far the shared clock is ahead of this process's clock; return the gates."""
-        # The shared clock was read after `began_at` and before now. While the last difference fits, it stays the same.
-        self._ahead = min(max(self._ahead, read.at - self.clock()), read.at - began_at)
-        return read.gates
-
-    async def claim(
-        self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None
-    ) -> list[Lease]:
-        """Lease up to ``limit`` due deliveries of one endpoint; see ``leases.claim``."""
-        return await self.claim_leases(
-            lease_queries.claim, endpoint, owner=owner, limit=limit, most_bytes=most_bytes
-        )
-
-    async def claim_each(
-        self, limits: Mapping[str, int], *, owner: str, most_bytes: int | None = None
-    ) -> dict[str, list[Lease]]:
-        """Claim from several endpoints in one transaction; see ``leases.claim_each``."""
-        return await self.claim_leases(lease_queries.claim_each, limits, owner=owner, most_bytes=most_bytes)
-
-    async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
-        """Record that sends are about to start; return the leases that are still held."""
-        return await self.write_unsynced(lease_queries.begin, leases, now=self.clock())
-
-    async def record(self, outcomes: Sequence[Outcome]) -> set[LeaseKey]:
-        """Write attempts and decisions; return the leases whose outcome was recorded."""
-        return await self.write(record, outcomes, now=self.clock())
-
-    async def release(self, leases: Sequence[Lease]) -> None:
-        """Release leases, without charging an attempt."""
-        await self.write_unsynced(lease_queries.release, leases, now=self.clock())
-
-    async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
-        """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
-        return await self.claim_leases(lease_queries.renew, owner, delivery_ids=delivery_ids)
-
-    async def release_all(self, owner: str) -> int:
-        """Release all leases of an owner, without charging an attempt; return their number."""
-        return await self.write(lease_queries.release_all, owner, now=self.clock())
-
-    async def unfinished(self, endpoint: str | None = None) -> int:
-        """Return the number of deliveries that are neither delivered nor given up."""
-        return await self.read(lease_queries.unfinished, endpoint)
-
-    async def latest_lease_end(self, endpoint: str | None = None) -> float | None:
-        """Return when the last lease ends, in seconds since the epoch; None if nothing is leased."""
-        return await self.read(lease_queries.latest_lease_end, endpoint)
-
-    async def rescue(
+    async def enqueue(
         self,
+        events: Event | Iterable[Event],
+        endpoint: str,
         *,
-        endpoint: str | None = None,
-        owners: Iterable[str] | None = None,
-        watch: rescue.ExpiryWatch | None = None,
-    ) -> int:
-        """End every expired lease, or every lease of these owners; return their number.
-
-        Without owners, also make new deliveries due whose producer's clock was ahead.
-
-        Args:
-            endpoint: only the leases on deliveries to this endpoint.
-            owners: processes known to have ended.
-            watch: the caller's watch, if it rescues leases repeatedly.
-        """
-        rescued = 0
-        owners = None if owners is None else list(owners)
-        watch = watch or rescue.ExpiryWatch(self.lease_seconds)
-        watch.ask(self.clock())
-
-        def run(connection: Connection) -> int:
-            now = self.clock()
-            if owners is None:
-                rescue.make_new_due(connection, now=now, endpoint=endpoint)
-                if not watch.may_rescue(now):
-                    return 0
-            return rescue.rescue(connection, now=now, endpoint=endpoint, owners=owners, limit=_RESCUE_BATCH)
-
-        while True:
-            batch = await self.write(run)
-            rescued += batch
-            if batch < _RESCUE_BATCH:
-                return rescued
+        policy: str | None = None,
+        max_attempts: int | None = None,
+        report_conflicts: bool = False,
+        wake: bool = True,
+    ) -> EnqueueResult:
+        """Store one or more events for an endpoint; ``resonant.enqueue`` describes the options and the errors."""
+        return await self.write(
+            enqueue,
+            events if isinstance(events, Event) else list(events),
+            endpoint,
+            now=self.clock(),
+            policy=policy,
+            max_attempts=max_attempts,
+            report_conflicts=report_conflicts,
+            wake=wake,
+        )
 
     async def status(self, *, endpoint: str | None = None) -> reads.StoreStatus:
         """Return the balance, in one snapshot."""
@@ -266,31 +145,19 @@ class Store:
         return await self.read(reads.detail, event_id)
 
 
-def _what_to_fold(connection: Connection, *, now: float) -> tuple[bool, bool, list[sketches.Span]]:
-    """Return whether there are acceptances, whether there are tallies, and which minutes of sketches to merge."""
-    spans = sketches.find_spans(connection, now=now, only_minutes=True)
-    return acceptances.is_any(connection), counters.is_any(connection), spans
-
-
-async def open_store(
-    url: str,
-    *,
-    clock: Clock = time.time,
-    lease_seconds: float = DEFAULT_LEASE_SECONDS,
-    rollups: bool = True,
-    host_clock: Clock = time.time,
-) -> Store:
-    """Open the store at this database URL, and bring its schema up to date.
+@asynccontextmanager
+async def open_store(url: str, *, clock: Clock = time.time) -> AsyncIterator[Store]:
+    """Open the store at this database URL, bring its schema up to date, and close it at the end of the block.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
         clock: returns the time, in seconds since the epoch.
-        lease_seconds: the duration of a lease that is not renewed.
-        rollups: whether writes through this store are counted, for Prometheus and alerts.
-        host_clock: the clock that the processes on this host share, for the gates; unused on PostgreSQL.
 
     Raises:
         StoreError: the database cannot be used; the subclass and the message say why.
     """
-    database = await open_database(url, lease_seconds=lease_seconds, host_clock=host_clock)
-    return Store(database, clock=clock, lease_seconds=lease_seconds, rollups=rollups)
+    store = await Store.open(url, clock=clock)
+    try:
+        yield store
+    finally:
+        await store.close()

@@ -60,11 +60,11 @@ def resonant_receiver(resonant_script: Script | Action) -> Iterator[Receiver]:
 def resonant_store(tmp_path: Path) -> OpenStore:
     """Return a function that opens the test's store, a new SQLite file; a second call opens the same store."""
     # Imported here, since most runs of pytest need no store.
-    from resonant.store import open_store  # noqa: PLC0415
+    from resonant.store import Store  # noqa: PLC0415
 
     @asynccontextmanager
     async def open_(*, clock: Clock = time.time) -> AsyncIterator[Store]:
-        store = await open_store(f"sqlite:///{tmp_path / 'resonant.db'}", clock=clock, host_clock=clock)
+        store = await Store.open(f"sqlite:///{tmp_path / 'resonant.db'}", clock=clock, host_clock=clock)
         try:
             yield store
         finally:

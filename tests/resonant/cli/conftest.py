@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from resonant.cli import app
 from resonant.delivery.retry import GiveUp, Retry
 from resonant.events import Attempt, Event
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 from resonant.testing import FixedClock
 from support.commands import run_in_process
 from support.dlq_actions import DAY, PERMANENT
@@ -111,7 +111,7 @@ class Worker:
     def at_work(self) -> Iterator[None]:
         """Keep the store open during the block: opening it takes longer than most of the work."""
         with asyncio.Runner() as runner:
-            store = runner.run(open_store(self._url, clock=self.clock, host_clock=self.clock))
+            store = runner.run(WorkerStore.open(self._url, clock=self.clock, host_clock=self.clock))
             self._open = runner, store
             try:
                 yield
@@ -179,7 +179,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "resonant.db"
 
     async def make() -> None:
-        await (await open_store(f"sqlite:///{path}")).close()
+        await (await WorkerStore.open(f"sqlite:///{path}")).close()
 
     asyncio.run(make())
     return path

@@ -16,7 +16,7 @@ import pytest
 
 from resonant.cli.intake import BATCH_LINES, Summary, store_files
 from resonant.errors import StoreUnavailable
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from support.waiting import wait_until
 
 KIB = 1024
@@ -253,7 +253,7 @@ def test_ctrl_c_keeps_what_was_stored_and_says_how_many(resonant, url):
 
 async def store_on_a_small_disk(url: str, name: str, *, strict: bool = False) -> Summary:
     """Store with room for two thousand events, and not for three."""
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     try:
         await store.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 900"))
         return await store_files(store, [name], "billing", max_event_bytes=KIB, strict=strict)
@@ -286,7 +286,7 @@ async def test_only_a_caller_that_asks_for_the_keys_of_deliveries_keeps_them(tmp
     name = write(tmp_path / "a.jsonl", line("evt_1"), line("evt_2"))
     keys = array("q")
 
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     first = await store_files(store, [name], "billing", max_event_bytes=KIB)
     again = await store_files(store, [name], "billing", max_event_bytes=KIB, delivery_ids=keys)
     await store.close()
@@ -299,7 +299,7 @@ def test_a_batch_that_ctrl_c_meets_in_the_store_is_counted(tmp_path, url):
     name = write(tmp_path / "a.jsonl", line("evt_1"), line("evt_2"))
 
     async def run() -> None:
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         at_the_store = asyncio.Event()

@@ -13,7 +13,7 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
 from resonant.gate import pausing
 from resonant.lab.history import read_history
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.queue.leases import lease_owners
 from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import Gate, GateChange, change_gate
@@ -102,7 +102,7 @@ async def _probe(store) -> None:
 
 def test_an_operator_scans_only_unfinished_deliveries_and_the_latest_attempts(dead, url):
     async def operate():
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         await store.rescue()
         await store.rescue(owners=await store.read(lease_owners))
         await pausing.pause(store, "billing", who="me")

@@ -15,7 +15,7 @@ import threading
 import pytest
 
 from resonant.cli.intake import store_files
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from support.waiting import wait_until
 
 KIB = 1024
@@ -112,7 +112,7 @@ def test_a_signal_under_strict_stores_nothing_and_says_so(resonant, monkeypatch,
         os.kill(os.getpid(), stop)
 
     async def run() -> None:
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         try:
             await store_files(store, ["-"], "billing", max_event_bytes=KIB, strict=True)
         finally:

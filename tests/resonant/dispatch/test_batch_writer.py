@@ -10,7 +10,7 @@ from resonant.delivery.retry import Park
 from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt, Event
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.testing import FixedClock
 from support.sqlite import listening, locked
@@ -22,7 +22,7 @@ START = 1_800_000_000.0
 @asynccontextmanager
 async def leased(tmp_path, count, *, patience=0.0):
     """A store with so many leased deliveries, and a group commit to it."""
-    store = await open_store(f"sqlite:///{tmp_path}/r.db", clock=FixedClock(START))
+    store = await WorkerStore.open(f"sqlite:///{tmp_path}/r.db", clock=FixedClock(START))
     try:
         events = [Event(type="t", source="/s", data=n, id=f"evt_{n}") for n in range(count)]
         await store.enqueue(events, "orders")

@@ -92,10 +92,10 @@ class TestWhatIsGivenWithItsLeases:
 ANOTHER_PROCESS = """
     import asyncio, sys
     from resonant.events import Event
-    from resonant.store import open_store
+    from resonant.store import WorkerStore
 
     async def main():
-        store = await open_store(sys.argv[1])
+        store = await WorkerStore.open(sys.argv[1])
         await store.enqueue([Event(type="t", source="/s", data=1, id="evt_late")], "orders")
         await store.close()
 

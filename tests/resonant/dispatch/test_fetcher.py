@@ -12,7 +12,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 
 
 def lock_ledger(connection):
@@ -29,7 +29,7 @@ async def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql
     async def open_destination(name):
         return Destination(name, CallableSink(send), describe=str, close=close)
 
-    store = await open_store(postgresql_url)
+    store = await WorkerStore.open(postgresql_url)
     await store.enqueue([Event(type="t", source="/s", data=1)], "orders")
     await store.fold()
     await store.enqueue([Event(type="t", source="/s", data=2)], "orders")

@@ -15,7 +15,7 @@ from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, shared_now
 from support.dispatching import enqueue, sink_target
 from support.waiting import until
@@ -32,7 +32,7 @@ def clock_ahead(seconds):
 async def running(url, name, send, *, ahead):
     """Run a dispatcher on its own store, with a clock that is ahead by this time."""
     clock = clock_ahead(ahead)
-    store = await open_store(url, clock=clock)
+    store = await WorkerStore.open(url, clock=clock)
     try:
         policy = RetryPolicy(base=0.2, factor=1.0)
         attempt_runner = AttemptRunner(clock=clock, rng=random.Random(name), policy=lambda _name: policy)
@@ -70,7 +70,7 @@ async def test_a_recovered_endpoint_gets_everything_from_processes_whose_clocks_
         sent.append(event.id)
 
     sent, pilots = [], []
-    observer = await open_store(store_url, clock=clock_ahead(min(0.0, ahead)))
+    observer = await WorkerStore.open(store_url, clock=clock_ahead(min(0.0, ahead)))
     try:
         await enqueue(observer, EVENTS)
         now = await observer.read(shared_now)
@@ -93,7 +93,7 @@ async def test_an_outage_is_noticed_and_timed_alike_by_a_process_whose_clock_is_
     async def fail(_event):
         raise UnexpectedStatus(503)
 
-    observer = await open_store(store_url, clock=clock_ahead(ahead))
+    observer = await WorkerStore.open(store_url, clock=clock_ahead(ahead))
     try:
         await enqueue(observer, EVENTS)
         read = partial(observer.read, read_gate, "orders")

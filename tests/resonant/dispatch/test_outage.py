@@ -13,7 +13,7 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.summary import Summary
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from support.dispatching import START, deliveries, enqueue, rows, sink_target
 from support.simulated_time import run_in_simulated_time
 
@@ -48,7 +48,7 @@ class Outage:
         async def open_destination(name):
             return sink_target(name, CallableSink(answer))
 
-        store = await open_store(f"sqlite:///{self.path / 'r.db'}", clock=clock, host_clock=clock)
+        store = await WorkerStore.open(f"sqlite:///{self.path / 'r.db'}", clock=clock, host_clock=clock)
         try:
             for start in range(0, self.events, 1_000):
                 await enqueue(store, min(1_000, self.events - start))

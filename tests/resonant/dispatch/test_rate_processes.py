@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.testing import read_journal
 from support import rate_worker
 from support.dispatching import enqueue
@@ -35,7 +35,7 @@ def started(*command):
 
 
 async def store_events(url, count):
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     try:
         await enqueue(store, count)
     finally:

@@ -15,7 +15,7 @@ from resonant.dispatch.secret_rotation import until_every_run_signs
 from resonant.errors import EndpointError
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 from resonant.store.shared import signers
 from support.waiting import until
 
@@ -44,7 +44,7 @@ async def reported(store):
 async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_until_it_ends(sqlite_url):
     seen = {}
 
-    store = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
     await store.enqueue([Event(type="t", source="/s", data=1)], "billing")
 
     async def open_destination(name):
@@ -78,7 +78,7 @@ async def test_a_run_reports_what_it_uses_from_before_it_reads_the_endpoint_unti
 async def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, monkeypatch):
     opened = []
 
-    store = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
 
     async def open_destination(name):
         opened.append(name)
@@ -97,7 +97,7 @@ async def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, mo
 
 
 async def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secret(sqlite_url):
-    store = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
     seen = []
 
     async def open_destination(name):
@@ -113,7 +113,7 @@ async def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secr
 
 
 async def test_the_wait_ends_when_the_last_run_uses_the_rotation_and_counts_them_meanwhile(sqlite_url):
-    store = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
     for owner in ("run-1", "run-2"):
         await store.write(signers.report, owner, {"billing": None}, now=time.time())
     waited = []
@@ -134,7 +134,7 @@ async def test_the_wait_ends_when_the_last_run_uses_the_rotation_and_counts_them
 
 
 async def test_the_wait_is_bounded_and_says_how_many_runs_are_behind(sqlite_url):
-    store = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
     await store.write(signers.report, "stuck", {"billing": 1.0}, now=time.time())
     behind = await until_every_run_signs(store, "billing", NEW, patience=0.05, on_waiting=lambda _: None)
     await store.close()

@@ -20,7 +20,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, Event
 from resonant.gate.pausing import pause
 from resonant.sinks.base import CallableSink
-from resonant.store import Outcome, open_store
+from resonant.store import Outcome, WorkerStore
 from resonant.store.shared.gates import Gate, GateChange, change_gate, shared_now
 from resonant.testing import FixedClock
 
@@ -30,7 +30,7 @@ TWICE = RetryPolicy(max_attempts=2, base=0.01, jitter="none")
 
 @asynccontextmanager
 async def opened(url, *, clock=None, lease_seconds=60.0):
-    store = await open_store(url, clock=clock or FixedClock(START), lease_seconds=lease_seconds)
+    store = await WorkerStore.open(url, clock=clock or FixedClock(START), lease_seconds=lease_seconds)
     try:
         yield store
     finally:

@@ -21,7 +21,7 @@ from resonant.dispatch.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import Store, open_store, schema
+from resonant.store import Store, WorkerStore, schema
 from resonant.store.engine import wakeup
 from resonant.store.shared import drains, gate_operations
 from support.dispatching import sink_target
@@ -48,7 +48,7 @@ async def running(url, send, *, owner="run", endpoint=None, policy=POLICY, waits
     async def open_destination(name):
         return sink_target(name, CallableSink(send))
 
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     runner = AttemptRunner(clock=time.time, rng=random.Random(7), policy=lambda _name: policy)
     try:
         async with Dispatcher(
@@ -100,7 +100,7 @@ async def reports(store, owner):
 @asynccontextmanager
 async def producer(url):
     """The store as another process sees it."""
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     try:
         yield store
     finally:

@@ -17,7 +17,7 @@ from sqlalchemy import func, insert, select
 from resonant.cli import filters, options
 from resonant.errors import StoreError
 from resonant.events import Category, Reason
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 from resonant.store.queue.causes import Cause, cause_ids
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.reads import count_dead_letters, dead_letters, find_event_ids
@@ -177,7 +177,7 @@ def ask(request, tmp_path_factory):
         # So that some causes stand for many dead letters, whose texts are then looked at one by one.
         patch.setattr("resonant.store.queue.causes.MOST_ERRORS", 2)
         patch.setattr("resonant.store.queue.causes.MOST_NORMALISED", 3)
-        store = runner.run(open_store(url))
+        store = runner.run(WorkerStore.open(url))
         runner.run(fill(store, KEPT))
         before = runner.run(store.read(sizes))
         yield lambda operation: runner.run(store.read(operation))

@@ -14,7 +14,7 @@ from resonant.metrics.conditions import evaluate, read_activity
 from resonant.metrics.totals import read_totals
 from resonant.settings import Thresholds
 from resonant.sinks.base import CallableSink
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from support.dispatching import START, enqueue, sink_target
 from support.simulated_time import run_in_simulated_time
 
@@ -59,7 +59,7 @@ async def alerts_of_an_outage(path):
             ]
 
     announced = []
-    store = await open_store(f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock)
+    store = await WorkerStore.open(f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock)
     try:
         await enqueue(store, 200)
         async with Dispatcher(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.totals import measure
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 from resonant.store.counts.counters import Tally
 from resonant.store.queue.outcomes import record
 
@@ -70,7 +70,7 @@ def test_outcomes_of_one_endpoint_do_not_wait_for_each_other(open_desk, postgres
     outcomes = [desk.delivered(first)], [desk.delivered(second)]
 
     async def record_both():
-        other = await open_store(postgresql_url, clock=desk.clock)
+        other = await WorkerStore.open(postgresql_url, clock=desk.clock)
         async with desk.store.transaction() as transaction:
             await transaction.run_sync(record, outcomes[0], now=desk.clock())
             async with asyncio.timeout(10):
@@ -91,7 +91,7 @@ def test_folds_at_once_move_each_row_once(open_desk, store_url):
     before = desk.run(measure(desk.store, hours=24))
 
     async def all_at_once():
-        stores = [await open_store(store_url, clock=desk.clock) for _ in range(3)]
+        stores = [await WorkerStore.open(store_url, clock=desk.clock) for _ in range(3)]
         await asyncio.gather(*(store.fold() for store in stores))
         for store in stores:
             await store.close()

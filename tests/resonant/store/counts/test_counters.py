@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, select
 
 from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
-from resonant.store import enqueue, open_store, schema
+from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.counts.counters import BUCKETS, QUANTUM, Tally
 from resonant.store.views.selection import Selection
 
@@ -182,4 +182,4 @@ def test_a_producers_own_connection_counts(desk, sqlite_url):
 
 
 async def open_and_close(url):
-    await (await open_store(url)).close()
+    await (await WorkerStore.open(url)).close()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from resonant.delivery.retry import GiveUp, Park
 from resonant.metrics.statistics import read_statistics
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 from resonant.store.counter_compaction import compact
 from resonant.store.counts import sketches
 from resonant.store.counts.sketches import Labels, Sketch
@@ -178,7 +178,7 @@ def test_two_processes_that_merge_at_once_lose_and_double_nothing(open_desk, sto
     desk.clock.advance(60)
 
     async def all_at_once():
-        stores = [await open_store(store_url, clock=desk.clock) for _ in range(3)]
+        stores = [await WorkerStore.open(store_url, clock=desk.clock) for _ in range(3)]
         await asyncio.gather(*(compact(store) for store in stores))
         for store in stores:
             await store.close()

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from resonant.errors import StoreError, StoreUnavailable
-from resonant.store import enqueue, open_store
+from resonant.store import WorkerStore, enqueue
 from resonant.store.engine.database import open_database
 
 ENCODE = "percent-encode special characters in its password (%40 for @, %3F for ?)"
@@ -22,7 +22,7 @@ ENCODE = "percent-encode special characters in its password (%40 for @, %3F for 
 async def refusal(url: str) -> str:
     """Return the line that opening this database fails with."""
     with pytest.raises(StoreError) as failure:
-        await open_store(url)
+        await WorkerStore.open(url)
     line = str(failure.value)
     assert "\n" not in line
     assert "geheim" not in line
@@ -74,7 +74,7 @@ async def test_a_password_with_encoded_or_harmless_special_characters_is_underst
 ):
     for password in ("p%40x%3Fy%2Fz", "p?x/y", "p:x#y"):
         url = postgresql.url("test", password="geheim").replace("geheim", password)
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         await store.close()
         assert str(store) == "postgresql://postgres:***@/test"
 
@@ -179,7 +179,7 @@ async def test_a_user_who_may_not_create_tables_is_told_what_is_missing(postgres
 
 
 async def test_the_name_of_a_store_shows_no_password(postgresql, postgresql_url):
-    store = await open_store(postgresql.url("test", password="geheim"))
+    store = await WorkerStore.open(postgresql.url("test", password="geheim"))
     await store.close()
     assert str(store) == "postgresql://postgres:***@/test"
 
@@ -299,7 +299,7 @@ def test_a_store_reads_while_a_transaction_is_open(desk):
 
 async def test_threads_end_when_a_store_is_closed(store_url):
     before = set(threading.enumerate())
-    store = await open_store(store_url)
+    store = await WorkerStore.open(store_url)
     await store.status()
     await store.close()
     await asyncio.get_running_loop().shutdown_default_executor()
@@ -317,7 +317,7 @@ async def test_a_file_that_is_no_database_is_told(tmp_path):
 
 
 async def test_a_damaged_database_is_told(sqlite_url, tmp_path):
-    store = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
     await store.close()
     path = tmp_path / "resonant.db"
     content = bytearray(path.read_bytes())
@@ -329,7 +329,7 @@ async def test_a_damaged_database_is_told(sqlite_url, tmp_path):
 async def test_a_lock_that_another_process_keeps_is_told(sqlite_url, tmp_path, monkeypatch):
     monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.1)
 
-    store = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
     other = sqlite3.connect(tmp_path / "resonant.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:

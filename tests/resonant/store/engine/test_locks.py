@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import update
 
 from resonant.errors import StoreLocked
-from resonant.store import enqueue, open_store, schema
+from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.file_locks import lock_holder
 
@@ -25,7 +25,7 @@ _STANDS_STILL = """
 import asyncio, signal, sys, threading
 from sqlalchemy import update
 from resonant.errors import StoreUnavailable
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 
 def stand_still(connection):
     connection.execute(update(schema.deliveries).values(policy="stopped"))
@@ -34,7 +34,7 @@ def stand_still(connection):
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 async def main(url, lease_seconds):
-    store = await open_store(url, lease_seconds=float(lease_seconds))
+    store = await WorkerStore.open(url, lease_seconds=float(lease_seconds))
     try:
         await store.write(stand_still)
         print("committed")
@@ -69,7 +69,7 @@ def opened(desk):
     """Open more stores with the same lease."""
 
     async def run(work, url, **options):
-        store = await open_store(url, clock=desk.clock, **{"lease_seconds": LEASE_SECONDS} | options)
+        store = await WorkerStore.open(url, clock=desk.clock, **{"lease_seconds": LEASE_SECONDS} | options)
         try:
             return await work(store)
         finally:

@@ -14,7 +14,7 @@ from alembic.operations import Operations
 from sqlalchemy import inspect, text
 
 from resonant.errors import StoreTooNew
-from resonant.store import open_store, schema
+from resonant.store import WorkerStore, schema
 from resonant.store.engine.database import open_database
 from resonant.store.engine.migrate import MIGRATIONS, SCHEMA_VERSION, VERSION_TABLE, read_schema_version
 
@@ -93,10 +93,10 @@ def test_every_migration_can_be_undone(desk):
 def test_an_up_to_date_database_is_opened_without_alembic(desk, store_url):
     script = """
 import asyncio, sys
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 async def main():
-    await (await open_store(sys.argv[1])).close()
+    await (await WorkerStore.open(sys.argv[1])).close()
 
 asyncio.run(main())
 assert not any(name.partition(".")[0] == "alembic" for name in sys.modules)
@@ -111,7 +111,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(desk, store_url
         )
     )
     with pytest.raises(StoreTooNew) as refusal:
-        desk.run(open_store(store_url))
+        desk.run(WorkerStore.open(store_url))
     assert str(refusal.value) == (
         f"{desk.store}: its schema is version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: "
         "upgrade Resonant"
@@ -130,8 +130,8 @@ async def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(resonant.store.engine.database, "migrate", half)
             with pytest.raises(KeyError):
-                await open_store(store_url)
-        store = await open_store(store_url)
+                await WorkerStore.open(store_url)
+        store = await WorkerStore.open(store_url)
         try:
             return await store.read(table_names)
         finally:
@@ -156,7 +156,7 @@ async def test_a_producers_own_tables_are_left_alone(store_url):
 
 async def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_path):
     urls = [store_url, store_url, f"sqlite:///{tmp_path}/other.db", f"sqlite:///{tmp_path}/third.db"]
-    stores = await asyncio.gather(*map(open_store, urls))
+    stores = await asyncio.gather(*map(WorkerStore.open, urls))
     versions = [await store.read(read_schema_version) for store in stores]
     for store in stores:
         await store.close()
@@ -166,13 +166,13 @@ async def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_pa
 _OPEN_AND_ENQUEUE = """
 import asyncio, os, sys
 from resonant.events import Event
-from resonant.store import open_store
+from resonant.store import WorkerStore
 import alembic.command, alembic.config
 
 async def main(url):
     print("ready", flush=True)
     sys.stdin.readline()
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     await store.enqueue([Event(id=f"evt_{os.getpid()}", type="t", source="/s", data=1)], "orders")
     await store.close()
 

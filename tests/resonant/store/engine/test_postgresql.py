@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from resonant.delivery.retry import GiveUp
 from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
-from resonant.store import enqueue, open_store, schema
+from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.counts.counters import Tally
 from resonant.store.engine.database import open_database
 from resonant.store.engine.postgresql import PostgreSQL
@@ -207,7 +207,7 @@ async def test_a_pooled_connection_that_does_not_answer_is_replaced(postgresql_u
     """A firewall may drop idle connections without notice."""
     monkeypatch.setattr("resonant.store.engine.postgresql._CHECK_SECONDS", 0.5)
     async with relayed(postgresql_url) as relay:
-        store = await open_store(relay.url)
+        store = await WorkerStore.open(relay.url)
         await store.unfinished()
         relay.stop_answering()
         assert await store.unfinished() == 0
@@ -225,7 +225,7 @@ async def test_only_one_of_several_connections_that_do_not_answer_is_waited_for(
         waited_for.append(statement)
 
     async with relayed(postgresql_url) as relay:
-        store = await open_store(relay.url)
+        store = await WorkerStore.open(relay.url)
         await asyncio.gather(
             *(store.read(lambda c: c.execute(text("SELECT pg_sleep(0.1)"))) for _ in range(5))
         )
@@ -292,7 +292,7 @@ def test_many_operations_at_once_share_a_few_connections(desk, postgresql):
 
 
 async def test_a_store_is_closed_with_all_its_connections(postgresql, postgresql_url):
-    store = await open_store(postgresql_url)
+    store = await WorkerStore.open(postgresql_url)
     await asyncio.gather(*(store.read(lambda connection: connection.execute(select(1))) for _ in range(5)))
     await store.close()
 
@@ -332,10 +332,10 @@ async def test_processes_that_open_a_new_store_at_once_do_not_depend_on_the_data
 
 _OPEN = """
 import asyncio, sys
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 async def main():
-    await (await open_store(sys.argv[1])).close()
+    await (await WorkerStore.open(sys.argv[1])).close()
 
 asyncio.run(main())
 """

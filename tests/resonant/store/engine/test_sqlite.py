@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from resonant.delivery.retry import GiveUp
 from resonant.dispatch.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.engine import sqlite
 from resonant.store.engine.sqlite import SQLite
 from support.programs import in_namespace
@@ -36,7 +36,7 @@ def mode(path: Path) -> int:
 
 async def refusal(url: str) -> str:
     with pytest.raises(StoreUnavailable) as failure:
-        await open_store(url)
+        await WorkerStore.open(url)
     assert "\n" not in str(failure.value)
     return str(failure.value)
 
@@ -199,12 +199,12 @@ _OPEN_AS_NOBODY = """
 import asyncio, os, sys
 import alembic.command, alembic.config, sqlalchemy.dialects.sqlite.pysqlite
 from resonant.errors import StoreUnavailable
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.engine.sqlite import SQLite
 
 async def main(url):
     try:
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
     except StoreUnavailable as error:
         return print(error)
     await store.close()
@@ -235,7 +235,7 @@ def opened_by_an_ordinary_user(path: Path) -> str:
 
 
 async def fill(path: Path) -> None:
-    await (await open_store(f"sqlite:///{path}")).close()
+    await (await WorkerStore.open(f"sqlite:///{path}")).close()
 
 
 async def test_a_file_that_may_only_be_read_is_told(reachable_folder):
@@ -268,14 +268,14 @@ _FILL_THE_DISK = """
 import asyncio, os, sys
 from resonant.errors import StoreUnavailable
 from resonant.events import Event
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.engine.sqlite import SQLite
 
 def event(number):
     return Event(id=f"evt_{number}", type="t", source="/s", data="x" * 20_000)
 
 async def main(folder):
-    store = await open_store(f"sqlite:///{folder}/resonant.db")
+    store = await WorkerStore.open(f"sqlite:///{folder}/resonant.db")
     stored = 0
     try:
         while True:
@@ -290,7 +290,7 @@ async def main(folder):
     assert len(leases) == 5, "the same store goes on when there is space again"
     await store.enqueue([event(stored)], "orders")
     await store.close()
-    store = await open_store(f"sqlite:///{folder}/resonant.db")
+    store = await WorkerStore.open(f"sqlite:///{folder}/resonant.db")
     status = await store.status()
     assert status.balanced and status.accepted == stored + 1, (status, stored)
     for number in range(stored + 1):

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from resonant import enqueue
 from resonant.dispatch.wakeup import wake_on_commits
 from resonant.events import Event
-from resonant.store import open_store
+from resonant.store import WorkerStore
 from resonant.store.engine import wakeup
 from resonant.store.shared import gate_operations
 from support.waiting import quiet, until
@@ -35,11 +35,11 @@ def event(number: int, type_: str = "order.paid") -> Event:
 @contextlib.asynccontextmanager
 async def watched(url):
     """Open a store and collect its wake-ups, from one that has arrived on."""
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     woken = []
 
     watching = asyncio.create_task(wake_on_commits(store, woken.append))
-    other = await open_store(url)
+    other = await WorkerStore.open(url)
     try:
         number = -1
         while not woken:
@@ -131,7 +131,7 @@ async def test_commits_wake_after_the_last_reported_write(sqlite_url, monkeypatc
 
         yield wait
 
-    store = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
     monkeypatch.setattr(wakeup, "_log_writes", log_writes)
     monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 0.0)
     async with contextlib.aclosing(store.database.commits()) as commits:
@@ -152,8 +152,8 @@ async def test_commits_wake_after_the_last_reported_write(sqlite_url, monkeypatc
 
 async def test_every_commit_of_a_burst_wakes(sqlite_url):
     """The last commits must be seen although their writes were reported with earlier ones."""
-    store = await open_store(sqlite_url)
-    producer = await open_store(sqlite_url)
+    store = await WorkerStore.open(sqlite_url)
+    producer = await WorkerStore.open(sqlite_url)
     seen = []
     async with contextlib.aclosing(store.database.commits()) as commits:
         await anext(commits)

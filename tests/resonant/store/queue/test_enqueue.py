@@ -197,10 +197,10 @@ def test_an_event_stored_in_a_producers_transaction_lives_and_dies_with_it(desk,
 _ENQUEUE_SOME = """
 import asyncio, sys
 from resonant.events import Event
-from resonant.store import open_store
+from resonant.store import WorkerStore
 
 async def main(url, order):
-    store = await open_store(url)
+    store = await WorkerStore.open(url)
     events = [Event(id=f"evt_{n}", type="t", source="/s", data=n) for n in range(400)]
     if order == "backwards":
         events.reverse()

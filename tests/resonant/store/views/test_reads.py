@@ -12,7 +12,7 @@ import pytest
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable
 from resonant.events import Event
-from resonant.store import enqueue, open_store, schema
+from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.views import reads
 from resonant.store.views.selection import Selection
 
@@ -118,7 +118,7 @@ def _write_from_another_thread(url) -> None:
     """Store an event from outside of the loop in which this is called."""
 
     async def write() -> None:
-        store = await open_store(url)
+        store = await WorkerStore.open(url)
         await store.enqueue([Event(id="evt_other", type="t", source="/s", data=1)], "orders")
         await store.close()
 

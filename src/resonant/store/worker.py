@@ -1,0 +1,194 @@
+"""``WorkerStore``: a store with the operations of workers, for drains, replays and exports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from resonant.store.counts import acceptances, counters, sketches
+from resonant.store.queue import leases as lease_queries
+from resonant.store.queue import rescue
+from resonant.store.queue.outcomes import Outcome, record
+from resonant.store.shared.gates import read_gates_and_clock
+from resonant.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from resonant.events import Lease, LeaseKey
+    from resonant.store.shared.gates import Gate, GatesRead
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_RESCUE_BATCH = 500
+_FOLD_BATCH = 5_000
+_FOLD_TALLIES = 500
+
+
+class WorkerStore(Store):
+    """A store for a process that sends: it claims deliveries, records outcomes, rescues lost leases, and folds counts."""
+
+    # How far the shared clock is ahead of this process's clock.
+    _ahead = 0.0
+
+    def shared_clock(self) -> float:
+        """Return the time by the clock that all processes of the store share, as of the last read of the gates.
+
+        It is PostgreSQL's clock, or on SQLite the host's.
+        """
+        return self.clock() + self._ahead
+
+    async def reclaim_space(self) -> None:
+        """Return the space of purged rows to the file system."""
+        await self.database.reclaim_space()
+
+    async def write_unsynced(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an operation that begins sends or releases leases, like ``write`` but faster.
+
+        A crash of the machine, or of the database's server, may undo it.
+        """
+        return await self.database.write(self._counted(operation, *args, **kwargs), sync="never")
+
+    async def write_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run an operation that makes leases and other changes, passing it ``now`` and ``lease_seconds``.
+
+        The clock is read inside the transaction, so that a wait for the write lock does not shorten a lease.
+        """
+        return await self.write(self._timed(operation), *args, **kwargs)
+
+    async def claim_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run an operation that makes or renews leases and records facts about claims, like ``write_leases`` but faster.
+
+        On SQLite, a crash of the machine may undo it. On PostgreSQL, workers may outlive the server, so it is synced: if a claim
+        were lost, another worker could get the same fencing token.
+        """
+        return await self.database.write(
+            self._counted(self._timed(operation), *args, **kwargs), sync="on_server"
+        )
+
+    def _timed(self, operation: Callable[..., T]) -> Callable[..., T]:
+        def run(connection: Connection, *args: Any, **kwargs: Any) -> T:
+            return operation(connection, *args, now=self.clock(), lease_seconds=self.lease_seconds, **kwargs)
+
+        return run
+
+    async def fold(self) -> None:
+        """Fold acceptances and tallies into the ledgers, the rollups and the sketches; no sum changes."""
+        has_acceptances, has_tallies, spans = await self.read(_what_to_fold, now=self.clock())
+        for is_any, fold, batch in (
+            (has_acceptances, acceptances.fold, _FOLD_BATCH),
+            (has_tallies, counters.fold, _FOLD_TALLIES),
+        ):
+            folded = batch if is_any else 0
+            while folded == batch:
+                folded = await self.write(fold, limit=batch)
+        for span in spans:
+            await self.write(sketches.gather, span)
+
+    async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
+        """Return when each endpoint's earliest unfinished delivery may be claimed."""
+        return await self.read(lease_queries.due, endpoint)
+
+    async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], dict[str, Gate]]:
+        """Return the result of ``due``, and the stored gates by endpoint, in one snapshot."""
+        began_at = self.clock()
+        due, read = await self.read(lease_queries.look, endpoint)
+        return due, self._compare_clocks(read, began_at)
+
+    async def gates(self) -> dict[str, Gate]:
+        """Return the stored gates by endpoint."""
+        began_at = self.clock()
+        return self._compare_clocks(await self.read(read_gates_and_clock), began_at)
+
+    def _compare_clocks(self, read: GatesRead, began_at: float) -> dict[str, Gate]:
+        """Note how far the shared clock is ahead of this process's clock; return the gates."""
+        # The shared clock was read after `began_at` and before now. While the last difference fits, it stays the same.
+        self._ahead = min(max(self._ahead, read.at - self.clock()), read.at - began_at)
+        return read.gates
+
+    async def claim(
+        self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None
+    ) -> list[Lease]:
+        """Lease up to ``limit`` due deliveries of one endpoint; see ``leases.claim``."""
+        return await self.claim_leases(
+            lease_queries.claim, endpoint, owner=owner, limit=limit, most_bytes=most_bytes
+        )
+
+    async def claim_each(
+        self, limits: Mapping[str, int], *, owner: str, most_bytes: int | None = None
+    ) -> dict[str, list[Lease]]:
+        """Claim from several endpoints in one transaction; see ``leases.claim_each``."""
+        return await self.claim_leases(lease_queries.claim_each, limits, owner=owner, most_bytes=most_bytes)
+
+    async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
+        """Record that sends are about to start; return the leases that are still held."""
+        return await self.write_unsynced(lease_queries.begin, leases, now=self.clock())
+
+    async def record(self, outcomes: Sequence[Outcome]) -> set[LeaseKey]:
+        """Write attempts and decisions; return the leases whose outcome was recorded."""
+        return await self.write(record, outcomes, now=self.clock())
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """Release leases, without charging an attempt."""
+        await self.write_unsynced(lease_queries.release, leases, now=self.clock())
+
+    async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
+        """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
+        return await self.claim_leases(lease_queries.renew, owner, delivery_ids=delivery_ids)
+
+    async def release_all(self, owner: str) -> int:
+        """Release all leases of an owner, without charging an attempt; return their number."""
+        return await self.write(lease_queries.release_all, owner, now=self.clock())
+
+    async def unfinished(self, endpoint: str | None = None) -> int:
+        """Return the number of deliveries that are neither delivered nor given up."""
+        return await self.read(lease_queries.unfinished, endpoint)
+
+    async def latest_lease_end(self, endpoint: str | None = None) -> float | None:
+        """Return when the last lease ends, in seconds since the epoch; None if nothing is leased."""
+        return await self.read(lease_queries.latest_lease_end, endpoint)
+
+    async def rescue(
+        self,
+        *,
+        endpoint: str | None = None,
+        owners: Iterable[str] | None = None,
+        watch: rescue.ExpiryWatch | None = None,
+    ) -> int:
+        """End every expired lease, or every lease of these owners; return their number.
+
+        Without owners, also make new deliveries due whose producer's clock was ahead.
+
+        Args:
+            endpoint: only the leases on deliveries to this endpoint.
+            owners: processes known to have ended.
+            watch: the caller's watch, if it rescues leases repeatedly.
+        """
+        rescued = 0
+        owners = None if owners is None else list(owners)
+        watch = watch or rescue.ExpiryWatch(self.lease_seconds)
+        watch.ask(self.clock())
+
+        def run(connection: Connection) -> int:
+            now = self.clock()
+            if owners is None:
+                rescue.make_new_due(connection, now=now, endpoint=endpoint)
+                if not watch.may_rescue(now):
+                    return 0
+            return rescue.rescue(connection, now=now, endpoint=endpoint, owners=owners, limit=_RESCUE_BATCH)
+
+        while True:
+            batch = await self.write(run)
+            rescued += batch
+            if batch < _RESCUE_BATCH:
+                return rescued
+
+
+def _what_to_fold(connection: Connection, *, now: float) -> tuple[bool, bool, list[sketches.Span]]:
+    """Return whether there are acceptances, whether there are tallies, and which minutes of sketches to merge."""
+    spans = sketches.find_spans(connection, now=now, only_minutes=True)
+    return acceptances.is_any(connection), counters.is_any(connection), spans
