@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, event
 from resonant.errors import StoreLocked, StoreRefused
 from resonant.files import make_private_folder, open_private
 from resonant.store.engine.database_errors import translated_database_errors
-from resonant.store.engine.file_locks import OpenFile, lock_holder
+from resonant.store.engine.open_file import OpenFile
 from resonant.store.engine.sql import HOST_CLOCK
 from resonant.store.engine.wakeup import sqlite_commits
 
@@ -43,7 +43,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_SECONDS = 30.0
-# After this wait for the lock, a warning names its holder, and again once a minute.
+# A warning follows after this wait for the lock, and again once a minute.
 _TELL_SECONDS, _TELL_AGAIN_SECONDS = 2.0, 60.0
 _LOOK_AGAIN_SECONDS = 0.002
 # Long enough for a waiting process to get the lock between two transactions of this process.
@@ -79,7 +79,7 @@ class SQLite:
         self._file = OpenFile(path, self._name)
         self._reading = _make_engine(
             url.set(drivername="sqlite", database=str(path)),
-            _WriteLock(path, self._name),
+            _WriteLock(self._name),
             self._file,
             host_clock,
         )
@@ -189,8 +189,7 @@ class _WriteLock:
     rarely find the lock free.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
-        self._path = path
+    def __init__(self, name: str) -> None:
         self._name = name
         self._waiting_since = math.inf
         self._told_at = -math.inf
@@ -211,12 +210,11 @@ class _WriteLock:
                 self._waiting_since = min(self._waiting_since, now)
                 if now > max(self._waiting_since + _TELL_SECONDS, self._told_at + _TELL_AGAIN_SECONDS):
                     self._told_at = now
-                    logger.warning(
-                        "%s: %s holds its lock: waiting for it", self._name, lock_holder(self._path)
-                    )
+                    logger.warning("%s: another process holds its lock: waiting for it", self._name)
                 if now > until:
-                    holder = lock_holder(self._path)
-                    raise StoreLocked(f"{self._name}: {holder} holds its lock: try again when it is done")
+                    raise StoreLocked(
+                        f"{self._name}: another process holds its lock: try again when it is done"
+                    )
                 time.sleep(_LOOK_AGAIN_SECONDS)
             self._waiting_since = math.inf
         finally:
