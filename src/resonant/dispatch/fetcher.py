@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resonant.dispatch.claim_size import ClaimSize
+from resonant.dispatch.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
 from resonant.errors import StoreError
 from resonant.store.queue.rescue import ExpiryWatch
 
@@ -115,7 +115,8 @@ class Fetcher:
         self._has_more = False
         self._claim_at = 0.0
         self._is_early = False
-        self._sizes: defaultdict[str, ClaimSize] = defaultdict(ClaimSize)
+        first = FIRST_CHUNK if plan.chunk_size else FIRST_CLAIM
+        self._sizes: defaultdict[str, ClaimSize] = defaultdict(lambda: ClaimSize(first))
         self._deferred: set[str] = set()
         self._next_due_in = math.inf
         self._look_again_at = self._look_early_at = 0.0

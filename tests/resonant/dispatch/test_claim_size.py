@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resonant.dispatch.claim_size import FIRST_CLAIM, ClaimSize
+from resonant.dispatch.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
 
 FAIR, MOST = 12, 1_000
 
@@ -50,3 +50,7 @@ def test_more_is_claimed_once_half_of_a_claim_is_left():
     size = ClaimSize()
     claim(size, 0.0, finished=1)
     assert size.refill_at == FAIR // 2
+
+
+def test_the_first_chunk_has_the_size_of_the_bulk_lane():
+    assert claim(ClaimSize(FIRST_CHUNK), 0.0, finished=0) == min(FIRST_CHUNK, MOST)
