@@ -32,9 +32,9 @@ def enqueued(connection: Connection) -> list[Enqueued]:
     # Imported here, since pytest loads this package in every run.
     from sqlalchemy import select  # noqa: PLC0415
 
-    from resonant.events import Event  # noqa: PLC0415
     from resonant.store import schema  # noqa: PLC0415
     from resonant.store.engine.sql import require_connection  # noqa: PLC0415
+    from resonant.store.queue.events import event_of  # noqa: PLC0415
 
     require_connection(connection)
     events, deliveries = schema.events, schema.deliveries.c
@@ -43,12 +43,4 @@ def enqueued(connection: Connection) -> list[Enqueued]:
         .join_from(events, schema.deliveries, events.c.id == deliveries.event_id)
         .order_by(deliveries.id)
     )
-    return [
-        Enqueued(
-            Event.from_stored(row.id, row.type, row.source, bytes(row.body), row.time, row.subject),
-            row.endpoint,
-            row.policy,
-            row.max_attempts,
-        )
-        for row in rows
-    ]
+    return [Enqueued(event_of(row), row.endpoint, row.policy, row.max_attempts) for row in rows]

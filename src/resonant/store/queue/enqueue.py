@@ -16,6 +16,7 @@ from resonant.events import ENDPOINT_NAME, Event, rfc3339
 from resonant.store import schema
 from resonant.store.counts import acceptances
 from resonant.store.engine.sql import insert_into, is_any_of, require_connection
+from resonant.store.queue.events import read_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -101,7 +102,7 @@ def enqueue(
         first.setdefault(event.id, (event, digest))
     digests = _store_events(connection, first, now)
     refused = [event for event, digest in given if digest != digests[event.id]]
-    conflicts = tuple(Conflict(event, _read_event(connection, event.id)) for event in refused)
+    conflicts = tuple(Conflict(event, read_events(connection, [event.id])[event.id]) for event in refused)
     if conflicts and not report_conflicts:
         raise ConflictingEvent(str(conflicts[0]))
 
@@ -175,12 +176,6 @@ def _insert(
 @cache
 def _inserting(dialect: str, key: Column[str], *more: Column[Any]) -> Any:
     return insert_into(dialect, key.table).on_conflict_do_nothing().returning(key, *more)
-
-
-def _read_event(connection: Connection, event_id: str) -> Event:
-    table = schema.events
-    row = connection.execute(select(table).where(table.c.id == event_id)).one()
-    return Event.from_stored(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
 
 
 def _summary(event: Event) -> str:

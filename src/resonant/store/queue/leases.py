@@ -16,6 +16,7 @@ from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into, is_any_of, is_any_of_given
 from resonant.store.engine.wakeup import announce
+from resonant.store.queue.events import read_events
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.locked_rows import change_all, held_by, still_held
 from resonant.store.shared.gates import read_gates_and_clock
@@ -222,7 +223,7 @@ def _noting_first_claim(dialect: str) -> Insert:
 
 def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
     """Return the leases of claimed rows, with their events, earliest due first."""
-    events = _read_events(connection, [row.event_id for row in claimed])
+    events = read_events(connection, [row.event_id for row in claimed])
     return [_lease(row, events[row.event_id]) for row in _longest_due_first(claimed)]
 
 
@@ -299,21 +300,6 @@ def hand_back(connection: Connection, delivery_ids: Collection[int], now: float)
         "available_at": func.coalesce(_d.c.next_attempt_at, now),
     }
     change_all(connection, delivery_ids, changes)
-
-
-def _read_events(connection: Connection, event_ids: list[str]) -> dict[str, Event]:
-    events = {}
-    for row in connection.execute(_of_events(), {"ids": event_ids}):
-        events[row.id] = Event.from_stored(
-            row.id, row.type, row.source, bytes(row.body), row.time, row.subject
-        )
-    return events
-
-
-@cache
-def _of_events() -> Select[Any]:
-    table = schema.events
-    return select(table).where(is_any_of_given(table.c.id, "ids"))
 
 
 def _lease(row: Row[tuple[object, ...]], event: Event) -> Lease:

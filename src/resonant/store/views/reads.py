@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from sqlalchemy import func, select
 
@@ -13,6 +14,7 @@ from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import end_snapshot, is_any_of
+from resonant.store.queue.events import read_events
 from resonant.store.views.answers import answers
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.endpoint_status import EndpointStatus, Governed, endpoint_statuses
@@ -20,13 +22,15 @@ from resonant.store.views.endpoints import problems
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from sqlalchemy import Connection, Row
 
     from resonant.store.views.answers import Answered
     from resonant.store.views.dead_letters import Key
     from resonant.store.views.endpoints import EndpointProblem
+
+R = TypeVar("R")
 
 _d = schema.deliveries
 _STATUSES: tuple[Status, ...] = get_args(Status)
@@ -182,7 +186,7 @@ def each_history(
             event = None
             if with_events:
                 # Read one at a time: a page of the largest events would take half a gigabyte.
-                event = _event(connection, row.event_id)
+                event = read_events(connection, [row.event_id]).get(row.event_id)
                 end_snapshot(connection)
                 if event is None:
                     continue
@@ -219,7 +223,7 @@ def detail(connection: Connection, event_id: str) -> Detail | None:
     """Return an event with its whole history; None if no such event is stored."""
     query = select(schema.events.c.accepted_at).where(schema.events.c.id == event_id)
     accepted_at = connection.execute(query).scalar()
-    event = _event(connection, event_id)
+    event = read_events(connection, [event_id]).get(event_id)
     if accepted_at is None or event is None:
         return None
     deliveries = connection.execute(select(_d).where(_d.c.event_id == event_id).order_by(_d.c.endpoint)).all()
@@ -249,14 +253,6 @@ def _pages(
         before = keys[-1]
 
 
-def _event(connection: Connection, event_id: str) -> Event | None:
-    table = schema.events
-    row = connection.execute(select(table).where(table.c.id == event_id)).one_or_none()
-    if row is None:
-        return None
-    return Event.from_stored(row.id, row.type, row.source, bytes(row.body), row.time, row.subject)
-
-
 def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list[Attempt]]:
     """Return the attempts of each of these deliveries, in order."""
     table = schema.attempts
@@ -271,18 +267,9 @@ def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list
 
 
 def _dead_letter(row: Row[tuple[object, ...]], answered: Answered) -> DeadLetter:
-    return DeadLetter(
-        event_id=row.event_id,
-        event_type=row.event_type,
-        endpoint=row.endpoint,
-        reason=row.reason,
-        category=row.category,
-        code=row.code,
-        error_type=row.error_type,
-        error=row.error,
-        status_code=row.status_code,
-        attempts=row.attempts,
-        first_attempt_at=row.first_attempt_at,
+    return _built(
+        DeadLetter,
+        row,
         dead_at=row.finished_at,
         replays=row.round - 1,
         answer=answered.answer,
@@ -292,24 +279,21 @@ def _dead_letter(row: Row[tuple[object, ...]], answered: Answered) -> DeadLetter
 
 def delivery_of(row: Row[tuple[object, ...]]) -> Delivery:
     """Convert a row to a delivery."""
-    return Delivery(
-        event_id=row.event_id,
-        event_type=row.event_type,
-        endpoint=row.endpoint,
-        status=row.status,
-        attempts=row.attempts,
+    return _built(
+        Delivery,
+        row,
         replays=row.round - 1,
-        accepted_at=row.accepted_at,
-        first_attempt_at=row.first_attempt_at,
-        next_attempt_at=row.next_attempt_at,
-        finished_at=row.finished_at,
-        reason=row.reason,
-        category=row.category,
-        code=row.code,
-        error_type=row.error_type,
-        error=row.error,
-        status_code=row.status_code,
         leased_by=row.lease_owner,
         lease_until=None if row.lease_owner is None else row.available_at,
-        backoff_until=row.backoff_until,
     )
+
+
+def _built(record: Callable[..., R], row: Row[tuple[object, ...]], **others: object) -> R:
+    """Build a record of these values, and of the columns with the names of its other fields."""
+    columns = {name: getattr(row, name) for name in _names(record) if name not in others}
+    return record(**columns, **others)
+
+
+@cache
+def _names(record: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record))

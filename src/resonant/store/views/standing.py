@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import and_, select
 
@@ -11,7 +11,7 @@ from resonant.store.engine.sql import is_any_of
 from resonant.store.shared.gates import is_held_for_long
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from sqlalchemy import Connection
 
@@ -52,29 +52,10 @@ def standing(
         now: seconds since the epoch.
         wait: a delivery counts as parked if it is due later than this many seconds from now.
     """
-    parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now + wait).label("parked")
+    is_parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now + wait)
     waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
-    held = and_(waits, is_held_for_long()).label("held")
-    query = select(
-        _d.c.id,
-        _d.c.status,
-        _d.c.reason,
-        _d.c.round_attempts,
-        _d.c.accepted_at,
-        _d.c.finished_at,
-        parked,
-        held,
-    ).where(is_any_of(_d.c.id, delivery_ids))
-    return [
-        Standing(
-            row.id,
-            row.status,
-            row.reason,
-            row.round_attempts,
-            row.accepted_at,
-            row.finished_at,
-            bool(row.parked),
-            bool(row.held),
-        )
-        for row in connection.execute(query)
-    ]
+    is_held = and_(waits, is_held_for_long())
+    columns = (_d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at)
+    query = select(*columns, is_parked, is_held).where(is_any_of(_d.c.id, delivery_ids))
+    rows: Iterable[Any] = connection.execute(query)
+    return [Standing(*fields, bool(parked), bool(held)) for *fields, parked, held in rows]
