@@ -58,4 +58,4 @@ def standing(
     columns = (_d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at)
     query = select(*columns, is_parked, is_held).where(is_any_of(_d.c.id, delivery_ids))
     rows: Iterable[Any] = connection.execute(query)
-    return [Standing(*fields, bool(parked), bool(held)) for *fields, parked, held in rows]
+    return [Standing._make((*row[:6], bool(row[6]), bool(row[7]))) for row in rows]
