@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-import sqlite3
 import threading
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from resonant.errors import StoreError, StoreUnavailable
+from resonant.errors import StoreError
 from resonant.store import WorkerStore, enqueue
 from resonant.store.engine.database import open_database
 
@@ -101,29 +100,20 @@ async def test_a_url_without_a_scheme_is_refused_and_makes_no_file_or_folder(url
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_server_that_is_not_there_is_named_with_what_to_do():
+async def test_an_unreachable_server_is_named_with_the_next_step(tmp_path):
+    hint = "no database server answers at this address: start it, or set RESONANT_DATABASE_URL"
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-        line = await refusal(f"postgresql://user:geheim@127.0.0.1:{port}/db")
-    assert line == (
-        f"postgresql://user:***@127.0.0.1:{port}/db: "
-        "no database server answers at this address: start it, or set RESONANT_DATABASE_URL"
-    )
-
-
-async def test_a_host_that_has_no_address_is_named():
-    assert "postgresql://user:***@nowhere.invalid/db: " in await refusal(
-        "postgresql://user:geheim@nowhere.invalid/db"
-    )
-
-
-async def test_a_socket_that_is_not_there_is_a_server_that_is_not_there(tmp_path):
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        line = await refusal(f"postgresql://user:geheim@{address}/db")
+    assert line == f"postgresql://user:***@{address}/db: {hint}"
     line = await refusal(f"postgresql://user:geheim@/db?host={tmp_path}")
-    assert line.startswith("postgresql://user:***@/db: no database server answers at this address")
+    assert line == f"postgresql://user:***@/db: {hint}"
+    line = await refusal("postgresql://user:geheim@nowhere.invalid/db")
+    assert line.startswith("postgresql://user:***@nowhere.invalid/db: ")
 
 
-async def test_something_else_that_answers_is_told():
+async def test_another_program_that_answers_is_an_error_of_one_line():
     def answer_like_a_web_server(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         with connection:
@@ -138,50 +128,40 @@ async def test_something_else_that_answers_is_told():
     assert line.startswith(f"postgresql://user:***@127.0.0.1:{port}/db: ")
 
 
-async def test_a_database_that_does_not_exist_is_told(postgresql):
-    line = await refusal(postgresql.url("nowhere", password="geheim"))
-    assert line == (
-        "postgresql://postgres:***@/nowhere: "
-        "the server has no such database: create it, or set RESONANT_DATABASE_URL"
-    )
-
-
-async def test_an_unknown_user_is_told(postgresql):
-    line = await refusal(postgresql.url("postgres", user="nobody", password="geheim"))
-    assert line == "postgresql://nobody:***@/postgres: the server refuses this user or password"
-
-
 @pytest.fixture
 def guarded_user(postgresql):
-    """A user of whom the server wants the password, and who may create nothing."""
+    """Create the user guarded, of whom the server wants the password, and who may create nothing."""
     rules = postgresql.data / "pg_hba.conf"
     open_to_all = rules.read_text()
     postgresql.execute("CREATE ROLE guarded LOGIN PASSWORD 'geheim'")
     rules.write_text(f"local all guarded scram-sha-256\n{open_to_all}")
     postgresql.execute("SELECT pg_reload_conf()")
-    yield "guarded"
+    yield
     rules.write_text(open_to_all)
     postgresql.execute("SELECT pg_reload_conf()")
     postgresql.execute("DROP ROLE guarded")
 
 
-async def test_a_wrong_password_is_told_and_not_shown(postgresql, guarded_user):
-    line = await refusal(postgresql.url("postgres", user=guarded_user, password="geheim-but-wrong"))
-    assert line == "postgresql://guarded:***@/postgres: the server refuses this user or password"
-    await refusal(postgresql.url("postgres", user=guarded_user))
-
-
-async def test_a_user_who_may_not_create_tables_is_told_what_is_missing(postgresql, guarded_user):
-    line = await refusal(postgresql.url("postgres", user=guarded_user, password="geheim"))
-    assert line == (
-        "postgresql://guarded:***@/postgres: this user lacks a privilege: grant it CREATE on the schema"
-    )
-
-
-async def test_the_name_of_a_store_shows_no_password(postgresql, postgresql_url):
-    store = await WorkerStore.open(postgresql.url("test", password="geheim"))
-    await store.close()
-    assert str(store) == "postgresql://postgres:***@/test"
+@pytest.mark.parametrize(
+    ("user", "database", "password", "reason"),
+    [
+        (
+            "postgres",
+            "nowhere",
+            "geheim",
+            "the server has no such database: create it, or set RESONANT_DATABASE_URL",
+        ),
+        ("nobody", "postgres", "geheim", "the server refuses this user or password"),
+        ("guarded", "postgres", "geheim-but-wrong", "the server refuses this user or password"),
+        ("guarded", "postgres", None, "the server refuses this user or password"),
+        ("guarded", "postgres", "geheim", "this user lacks a privilege: grant it CREATE on the schema"),
+    ],
+)
+@pytest.mark.usefixtures("guarded_user")
+async def test_a_refusal_of_the_server_names_the_reason(postgresql, user, database, password, reason):
+    line = await refusal(postgresql.url(database, user=user, password=password))
+    shown = user if password is None else f"{user}:***"
+    assert line == f"postgresql://{shown}@/{database}: {reason}"
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql+asyncpg", "postgresql+psycopg"])
@@ -189,7 +169,7 @@ async def test_other_spellings_of_postgresql_are_understood(postgresql_url, sche
     await (await open_database(postgresql_url.replace("postgresql", scheme, 1))).close()
 
 
-async def test_what_libpq_calls_sslmode_is_understood(postgresql_url):
+async def test_the_option_sslmode_of_libpq_is_understood(postgresql_url):
     await (await open_database(f"{postgresql_url}&sslmode=prefer")).close()
     assert "sslmode" in await refusal(f"{postgresql_url}&sslmode=perhaps")
 
@@ -220,7 +200,7 @@ def test_an_error_of_the_callers_own_passes_through_as_it_is(desk):
     assert desk.enqueue("evt_1").accepted == 1
 
 
-def test_what_is_cancelled_at_any_moment_is_done_or_not_and_the_next_one_goes_on(desk):
+def test_a_cancelled_operation_is_done_or_not_and_the_next_one_goes_on(desk):
     """A cancellation may come at any step of a transaction, and hundreds may come in a row."""
     rng = random.Random(4)
 
@@ -306,39 +286,24 @@ async def test_threads_end_when_a_store_is_closed(store_url):
     assert set(threading.enumerate()) <= before, "threads of earlier tests may end meanwhile"
 
 
-async def test_a_file_that_is_no_database_is_told(tmp_path):
-    path = tmp_path / "letter.txt"
-    path.write_text("Dear store,\n" * 1_000)
-    line = await refusal(f"sqlite:///{path}")
-    assert line == (
-        f"sqlite:///{path}: the file is not an SQLite database: choose another, or set RESONANT_DATABASE_URL"
-    )
-    assert path.read_text().startswith("Dear store"), "and it is left as it was"
-
-
-async def test_a_damaged_database_is_told(sqlite_url, tmp_path):
-    store = await WorkerStore.open(sqlite_url)
-    await store.close()
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (
+            lambda _content: b"Dear store,\n" * 1_000,
+            "the file is not an SQLite database: choose another, or set RESONANT_DATABASE_URL",
+        ),
+        (
+            lambda content: content[:100] + b"\xff" * 19_900 + content[20_000:],
+            "the file is damaged: restore it from a backup",
+        ),
+    ],
+    ids=["other", "damaged"],
+)
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(sqlite_url, tmp_path, spoil, reason):
+    await (await WorkerStore.open(sqlite_url)).close()
     path = tmp_path / "resonant.db"
-    content = bytearray(path.read_bytes())
-    content[100:20_000] = b"\xff" * 19_900
-    path.write_bytes(content)
-    assert "the file is damaged: restore it from a backup" in await refusal(sqlite_url)
-
-
-async def test_a_lock_that_another_process_keeps_is_told(sqlite_url, tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.1)
-
-    store = await WorkerStore.open(sqlite_url)
-    other = sqlite3.connect(tmp_path / "resonant.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
-        with pytest.raises(
-            StoreUnavailable, match=r"another process holds its lock: try again when it is done$"
-        ):
-            await store.release_all("worker")
-        other.rollback()
-        assert await store.release_all("worker") == 0
-    finally:
-        other.close()
-        await store.close()
+    spoilt = spoil(path.read_bytes())
+    path.write_bytes(spoilt)
+    assert await refusal(sqlite_url) == f"{sqlite_url}: {reason}"
+    assert path.read_bytes() == spoilt

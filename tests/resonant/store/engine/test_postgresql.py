@@ -1,4 +1,4 @@
-"""What only PostgreSQL can do to a worker: deadlocks, lost connections, servers that do not answer."""
+"""Deadlocks, lost connections, and servers that do not answer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import asyncio
 import itertools
 import random
 import socket
-import sys
 import time
 
-import asyncpg
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.engine import make_url
@@ -25,6 +23,8 @@ from resonant.store.engine.postgresql import PostgreSQL
 from resonant.store.queue.leases import unfinished
 from support.postgresql import relayed
 from support.sqlite import listening
+
+_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'"
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_deadlock_that_the_server_broke_is_tried_again(desk):
     assert len(runs) >= 3
 
 
-def test_a_deadlock_that_comes_again_and_again_is_told_in_the_end(desk):
+def test_a_deadlock_that_comes_again_and_again_is_an_error_in_the_end(desk):
     runs = []
 
     def fail(connection):
@@ -183,14 +183,6 @@ def test_a_lost_connection_is_one_clear_line_and_the_next_call_gets_a_new_one(de
     assert desk.status().accepted == 2
 
 
-def test_connections_that_the_server_closed_while_they_were_idle_are_replaced(desk, postgresql):
-    desk.enqueue("evt_1")
-    postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'")
-    assert desk.enqueue("evt_2").accepted == 1
-    postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'")
-    assert desk.status().accepted == 2
-
-
 def test_all_connections_that_the_server_closed_at_once_are_replaced(desk, postgresql):
     def sleep(connection):
         connection.exec_driver_sql("SELECT pg_sleep(0.1)")
@@ -199,8 +191,10 @@ def test_all_connections_that_the_server_closed_at_once_are_replaced(desk, postg
         await asyncio.gather(*(desk.store.read(sleep) for _ in range(4)))
 
     desk.run(read_side_by_side())
-    postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'")
+    postgresql.execute(_END_ALL)
     desk.run(read_side_by_side())
+    postgresql.execute(_END_ALL)
+    assert desk.enqueue("evt_1").accepted == 1
 
 
 async def test_a_pooled_connection_that_does_not_answer_is_replaced(postgresql_url, monkeypatch):
@@ -306,41 +300,6 @@ async def test_a_store_is_closed_with_all_its_connections(postgresql, postgresql
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.slow
-async def test_processes_that_open_a_new_store_at_once_do_not_depend_on_the_databases_isolation(
-    postgresql_url,
-):
-    """A snapshot from before the wait for the others' migration would not show its tables."""
-
-    async def open_at_once() -> list[str]:
-        connection = await asyncpg.connect(postgresql_url)
-        await connection.execute("ALTER DATABASE test SET default_transaction_isolation = 'repeatable read'")
-        try:
-            return await asyncio.gather(*(run_program() for _ in range(3)))
-        finally:
-            await connection.execute("ALTER DATABASE test RESET default_transaction_isolation")
-            await connection.close()
-
-    async def run_program() -> str:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _OPEN, postgresql_url), stderr=asyncio.subprocess.PIPE
-        )
-        return (await process.communicate())[1].decode()
-
-    assert await open_at_once() == [""] * 3
-
-
-_OPEN = """
-import asyncio, sys
-from resonant.store import WorkerStore
-
-async def main():
-    await (await WorkerStore.open(sys.argv[1])).close()
-
-asyncio.run(main())
-"""
-
-
 @pytest.mark.parametrize("pause", [0.0, 0.1])
 def test_a_connection_that_the_server_ended_between_two_steps_gives_a_plain_error(desk, postgresql, pause):
     """The driver may notice before or during the next statement."""
@@ -357,6 +316,3 @@ def test_a_connection_that_the_server_ended_between_two_steps_gives_a_plain_erro
             desk.run(store_some())
         assert "cannot switch to state" not in str(failure.value)
         assert "PreparedStatement" not in str(failure.value)
-
-
-_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'"

@@ -1,4 +1,4 @@
-"""What only a file can do to a store: modes, folders, full disks."""
+"""The file of a store: its mode, its folder, full disks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_connections_that_create_the_same_file_at_once_wait_for_each_other(tmp_p
 
 
 @pytest.mark.usefixtures("permissive_umask")
-def test_what_is_made_is_for_its_owner_alone(tmp_path, open_desk):
+def test_new_files_and_folders_are_private_to_their_owner(tmp_path, open_desk):
     folder = tmp_path / "new" / "folder"
     open_desk(f"sqlite:///{folder}/resonant.db").enqueue("evt_1")
     assert mode(folder) == mode(folder.parent) == 0o700
@@ -184,15 +184,14 @@ def test_a_new_file_can_give_freed_pages_back_and_a_used_one_is_opened_without_w
     assert desk.read(changes) == [2, version]
 
 
-async def test_a_folder_where_the_file_should_be_is_told(tmp_path):
-    line = await refusal(f"sqlite:///{tmp_path}")
-    assert line.startswith(f"sqlite:///{tmp_path}: it cannot be opened for writing (Is a directory): ")
-
-
-async def test_a_file_where_the_folder_should_be_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "reason"), [("folder", "Is a directory"), ("file/new.db", "Not a directory")]
+)
+async def test_a_path_that_cannot_be_a_file_is_refused(tmp_path, name, reason):
+    (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    line = await refusal(f"sqlite:///{tmp_path}/file/resonant.db")
-    assert "it cannot be opened for writing (Not a directory): " in line
+    line = await refusal(f"sqlite:///{tmp_path}/{name}")
+    assert line.startswith(f"sqlite:///{tmp_path}/{name}: it cannot be opened for writing ({reason}): ")
 
 
 _OPEN_AS_NOBODY = """
@@ -234,34 +233,19 @@ def opened_by_an_ordinary_user(path: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
-async def fill(path: Path) -> None:
+async def test_modes_that_keep_an_ordinary_user_out_are_named(reachable_folder):
+    path = reachable_folder / "resonant.db"
     await (await WorkerStore.open(f"sqlite:///{path}")).close()
-
-
-async def test_a_file_that_may_only_be_read_is_told(reachable_folder):
-    path = reachable_folder / "resonant.db"
-    await fill(path)
-    path.chmod(0o444)
-    reachable_folder.chmod(0o777)
-    assert opened_by_an_ordinary_user(path).startswith(
-        f"sqlite:///{path}: it cannot be opened for writing (read-only for this user): "
-    )
-
-
-async def test_a_folder_that_may_only_be_read_is_told(reachable_folder):
-    path = reachable_folder / "resonant.db"
-    await fill(path)
-    path.chmod(0o666)
-    reachable_folder.chmod(0o555)
-    assert "(read-only for this user)" in opened_by_an_ordinary_user(path)
+    for mode_of_file, mode_of_folder in ((0o444, 0o777), (0o666, 0o555)):
+        path.chmod(mode_of_file)
+        reachable_folder.chmod(mode_of_folder)
+        assert opened_by_an_ordinary_user(path).startswith(
+            f"sqlite:///{path}: it cannot be opened for writing (read-only for this user): "
+        )
     assert "(Permission denied)" in opened_by_an_ordinary_user(reachable_folder / "new.db")
     assert "(Permission denied)" in opened_by_an_ordinary_user(reachable_folder / "new" / "new.db")
-
-
-def test_an_ordinary_user_can_open_what_is_theirs(reachable_folder):
     reachable_folder.chmod(0o777)
-    path = reachable_folder / "folder" / "resonant.db"
-    assert opened_by_an_ordinary_user(path) == "opened"
+    assert opened_by_an_ordinary_user(reachable_folder / "folder" / "resonant.db") == "opened"
 
 
 _FILL_THE_DISK = """
