@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
-from resonant.metrics import chart_style
+from resonant import chart_style
 from support.machine import Machine
 from support.prefect import patient_client
 from support.programs import need

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from resonant.lab.comparison import seen, window
-from resonant.metrics.chart_style import (
+from resonant.chart_style import (
     BLUE,
     SOFT_TEXT,
     TEXT,
@@ -22,6 +21,7 @@ from resonant.metrics.chart_style import (
     shortened,
     to_svg,
 )
+from resonant.lab.comparison import seen, window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

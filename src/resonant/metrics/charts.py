@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from resonant import chart_style as style
 from resonant.delivery.retry import backoff
-from resonant.metrics import chart_style as style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def latency(found: Statistics) -> str:
             line.set(linewidth=2, marker=marker, markersize=size, markevery=_marked(drawn))
             line.set_markerfacecolor(ink.light if is_filled else "none")
         style.log_seconds(axes, values)
-        style.hour_axis(axes, hours)
+        style.hour_axis(axes, hours[0].start, hours[-1].start)
         style.add_legend(figure)
         return style.to_svg(figure)
 
@@ -85,7 +85,7 @@ def outcomes(found: Statistics) -> str:
             style.count_axis(axes, max(counts))
             axes.set_ylabel(name, color=ink.light, fontweight="bold")
             axes.yaxis.set_label_coords(-0.75 / (style.WIDTH - style.LEFT - style.RIGHT), 0.5)
-        style.hour_axis(panels[1], hours)
+        style.hour_axis(panels[1], hours[0].start, hours[-1].start)
         panels[0].tick_params(bottom=False, labelbottom=False)
         return style.to_svg(figure)
 

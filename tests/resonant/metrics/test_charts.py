@@ -13,8 +13,9 @@ from itertools import pairwise
 import matplotlib as mpl
 import pytest
 
+from resonant import chart_style
 from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
-from resonant.metrics import chart_style, charts
+from resonant.metrics import charts
 from resonant.metrics.percentiles import Spread
 from resonant.metrics.statistics import Delays, Events, Figures, Hour, Statistics
 from resonant.store.counts.counters import DelayOf

@@ -19,12 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from matplotlib.axes import Axes
-
-    from resonant.metrics.statistics import Hour
 
 
 class Ink(NamedTuple):
@@ -90,10 +88,10 @@ _STYLE = {
 }
 
 
-def hour_axis(axes: Axes, hours: Sequence[Hour]) -> None:
-    """Set the time axis to these hours, with the date at midnight."""
-    end = hours[-1].start + HOUR
-    start = min(hours[0].start, end - _FEWEST_HOURS * HOUR)
+def hour_axis(axes: Axes, first: float, last: float) -> None:
+    """Set the time axis to the hours that begin at ``first`` to ``last``, with the date at midnight."""
+    end = last + HOUR
+    start = min(first, end - _FEWEST_HOURS * HOUR)
     axes.set_xlim(start / DAY, end / DAY)
     locator = AutoDateLocator(tz=UTC, minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
@@ -102,8 +100,8 @@ def hour_axis(axes: Axes, hours: Sequence[Hour]) -> None:
     formatter.formats = ["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%H:%M"]
     formatter.zero_formats = ["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
     axes.xaxis.set_major_formatter(formatter)
-    first, last = (f"{datetime.fromtimestamp(each, UTC):%d %B %Y %H:%M}" for each in (start, end))
-    axes.set_xlabel(f"{first} to {last} UTC")
+    begins, ends = (f"{datetime.fromtimestamp(each, UTC):%d %B %Y %H:%M}" for each in (start, end))
+    axes.set_xlabel(f"{begins} to {ends} UTC")
 
 
 def count_axis(axes: Axes, highest: int) -> None:
