@@ -21,7 +21,7 @@ async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None
     """
     async with open_configured_store() as store:
         await check_endpoint(store, endpoint)
-        return Completed(message=str(await pause(store, endpoint, who=who_runs_this(), reason=reason)))
+        return Completed(message=(await pause(store, endpoint, who=who_runs_this(), reason=reason)).text)
 
 
 @flow(name="resume-endpoint", flow_run_name=named("resume", "endpoint"), persist_result=False)
@@ -38,4 +38,4 @@ async def resume_endpoint(endpoint: str, now: bool = False) -> State[None]:
     async with open_configured_store() as store:
         await check_endpoint(store, endpoint)
         resumed = await resume(store, endpoint, who=who_runs_this(), send_parked=now)
-        return Completed(message=str(resumed))
+        return Completed(message=resumed.text)

@@ -15,8 +15,6 @@ from resonant.events import rfc3339
 if TYPE_CHECKING:
     from resonant.store.shared.gates import Gate
 
-_PREFIX = "resonant.gate."
-
 
 def announce_gate(before: Gate, after: Gate) -> None:
     """Log a gate change that this run made, and queue a Prefect event for it; a Prefect thread sends the event."""
@@ -29,7 +27,7 @@ def announce_gate(before: Gate, after: Gate) -> None:
 def to_event(before: Gate, after: Gate) -> dict[str, Any]:
     """Return the arguments of ``emit_event`` for a gate change."""
     return {
-        "event": f"{_PREFIX}{after.state}",
+        "event": f"resonant.gate.{after.state}",
         "occurred": datetime.fromtimestamp(after.since, UTC),
         "resource": {
             "prefect.resource.id": f"resonant.endpoint.{after.endpoint}",

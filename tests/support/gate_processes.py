@@ -5,13 +5,21 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from resonant.gate.answers import Answer
+from resonant.delivery.verdict import Verdict
 from resonant.gate.controller import EndpointGate
+from resonant.gate.measurements import Answer
+from resonant.gate.permission import SEND
 from resonant.store.shared.gates import Gate
 
-DELIVERED = Answer("delivered", 0.01, 200)
-REFUSED = Answer("failed", 0.01, None)
-BUSY = Answer("failed", 0.01, 503)
+DELIVERED = Answer(None, 200, 0.01)
+
+
+def failed(status=503, category="transient", *, duration=0.01, delivery_id=0, **verdict):
+    """Return the answer to a send that failed; the status is None without an answer."""
+    return Answer(Verdict(category, "failed", **verdict), status, duration, delivery_id)
+
+
+REFUSED = failed(None)
 
 
 class Row:
@@ -27,6 +35,10 @@ class Row:
             return False
         self.gate = change.result
         return True
+
+    def set(self, **fields):
+        """Change the row as another process would."""
+        self.gate = replace(self.gate, epoch=self.gate.epoch + 1, **fields)
 
 
 class Process:
@@ -48,15 +60,32 @@ class Process:
         self.write(self.gate.look(now))
         return self.write(self.gate.probe(now))
 
+    def look_until(self, start, until):
+        """Look four times a second."""
+        for n in range(round(start * 4), round(until * 4)):
+            self.look(n / 4)
+
+    def may_send(self, now, in_flight=0):
+        return self.gate.may_send(now, in_flight) == SEND
+
+    def answer(self, answer, now, in_flight=0, sent=None):
+        """Count the answer to a send, and write the change that it requires; return whether there was one."""
+        return self.write(self.gate.answered(sent or self.gate.sent(now), answer, now, in_flight))
+
     def send(self, answer, now, in_flight=0):
         """Send if the gate admits it; return whether it did."""
-        if self.gate.wait(now, in_flight) != 0:
+        if not self.may_send(now, in_flight):
             return False
-        self.write(self.gate.answered(self.gate.sent(now), answer, now, in_flight))
+        self.answer(answer, now, in_flight)
         return True
 
     def fail(self, now, answer=REFUSED, times=20):
         """Fail sends in flight, since the gate admits only a few at first."""
         for n in range(times):
-            change = self.gate.answered(self.gate.sent(now), replace(answer, delivery_id=n), now, 0)
-            self.write(change)
+            self.answer(replace(answer, delivery_id=n), now)
+
+    def recover(self, now):
+        """Let an outage end with a probe that is delivered at this time."""
+        self.fail(now - 2)
+        self.look(now)
+        assert self.send(DELIVERED, now)

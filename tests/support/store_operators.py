@@ -13,7 +13,7 @@ from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
 from resonant.store.queue.enqueue import enqueue
 from resonant.store.queue.outcomes import record
-from resonant.store.shared.gate_operations import make_parked_due
+from resonant.store.queue.parked import make_parked_due
 from resonant.store.views.selection import Selection
 from support.store_machine import (
     EVENT_IDS,
@@ -75,7 +75,7 @@ class Operators(Workers):
         now = self.clock()
         parked = self.model.parked(endpoint, now)[:limit]
         made_due = self.write(make_parked_due, endpoint, limit=limit, now=now)
-        assert made_due.number == len(parked), f"made {made_due.number} due, expected {parked}"
+        assert len(made_due) == len(parked), f"made {made_due.number} due, expected {parked}"
         for known in parked:
             self.model.make_due(known, now)
 

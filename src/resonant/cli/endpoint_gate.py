@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,9 @@ from resonant.cli import endpoint_options as given
 from resonant.cli import name_checks, options
 
 if TYPE_CHECKING:
-    from resonant.gate.pausing import Paused, Resumed
+    from collections.abc import Callable, Coroutine
+
+    from resonant.gate.pausing import OperatorChange
 
 
 def pause(
@@ -28,12 +31,9 @@ def pause(
 
     Every running process stops within a second. Requests in flight are not aborted.
     """
-    from resonant.cli.running import run_with_store, who_runs_this
     from resonant.gate import pausing
 
-    name = _known(name)
-    paused = run_with_store(lambda store: pausing.pause(store, name, who=who_runs_this(), reason=reason))
-    _write(paused, as_json=as_json)
+    _write(_run(name, partial(pausing.pause, reason=reason)), as_json=as_json)
 
 
 def resume(
@@ -49,21 +49,21 @@ def resume(
     failing endpoint that is not paused, makes the next probe due now. Parked deliveries keep waiting for their retries unless --now
     is given.
     """
-    from resonant.cli.running import run_with_store, who_runs_this
     from resonant.gate import pausing
 
-    name = _known(name)
-    resumed = run_with_store(lambda store: pausing.resume(store, name, who=who_runs_this(), send_parked=now))
+    resumed = _run(name, partial(pausing.resume, send_parked=now))
     _write(resumed, as_json=as_json, made_due=resumed.made_due)
 
 
-def _known(name: str) -> str:
+def _run(name: str, change: Callable[..., Coroutine[Any, Any, OperatorChange]]) -> OperatorChange:
+    from resonant.cli.running import run_with_store, who_runs_this
+
     name = options.endpoint_name(name)
     name_checks.check_filters(name, None)
-    return name
+    return run_with_store(lambda store: change(store, name, who=who_runs_this()))
 
 
-def _write(done: Paused | Resumed, *, as_json: bool, **counts: object) -> None:
+def _write(done: OperatorChange, *, as_json: bool, **counts: object) -> None:
     from resonant.cli.documents import gate_document
 
     if as_json:
@@ -71,4 +71,4 @@ def _write(done: Paused | Resumed, *, as_json: bool, **counts: object) -> None:
         document = {"endpoint": done.after.endpoint, "changed": changed, "gate": gate_document(done.after)}
         output.write(output.to_json({**document, **counts}) + "\n")
     else:
-        output.write_paragraph(output.visible(str(done)))
+        output.write_paragraph(output.visible(done.text))

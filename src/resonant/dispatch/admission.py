@@ -13,13 +13,14 @@ import math
 import time
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GateView
 from resonant.dispatch.loop_lag import LoopLag
 from resonant.errors import StoreError
-from resonant.gate.answers import Answer
 from resonant.gate.controller import EndpointGate
+from resonant.gate.measurements import Answer
+from resonant.gate.permission import RELEASE, SEND, NoLimit, Release, Send, Wait
 from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import Gate, holds_for_long, try_changes
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.limiter import ConcurrencyLimiter, Slot
     from resonant.dispatch.running_tasks import RunningTasks
     from resonant.events import Lease, LeaseKey
+    from resonant.gate.permission import Permission
     from resonant.store import WorkerStore
     from resonant.store.shared.gates import GateChange
 
@@ -133,9 +135,7 @@ class Gatekeeper:
     def view(self, endpoint: str) -> GateView:
         """Return the state of the gate for a decision."""
         gate = self._of(endpoint)
-        return GateView(
-            governs=gate.governs(self._store.shared_clock()), is_down=gate.gate.state == "probing"
-        )
+        return GateView(governs=gate.governs(self._store.shared_clock()), is_down=gate.row.state == "probing")
 
     def governs(self, endpoint: str) -> bool:
         """Return whether the gate holds deliveries or paces them."""
@@ -144,11 +144,11 @@ class Gatekeeper:
     def holds_shortly(self, endpoint: str) -> bool:
         """Return whether the gate holds deliveries only briefly, so that a run waits for them."""
         gate, now = self._of(endpoint), self._store.shared_clock()
-        return gate.governs(now) and not holds_for_long(gate.gate, now)
+        return gate.governs(now) and not holds_for_long(gate.row, now)
 
-    def room(self, endpoint: str) -> int | None:
-        """Return how many deliveries to claim; None for no limit."""
-        return self._of(endpoint).room(self._store.shared_clock(), self._waiting(endpoint))
+    def room(self, endpoint: str) -> int | NoLimit:
+        """Return how many deliveries to claim."""
+        return self._of(endpoint).claim_limit(self._store.shared_clock(), self._waiting(endpoint))
 
     async def look(self, rows: Mapping[str, Gate], due: Collection[str]) -> None:
         """Update the gates from the store, and renew this run's pilot leases.
@@ -166,7 +166,7 @@ class Gatekeeper:
         for name in {*due, *self._in_flight.busy_endpoints(), *self._gates}:
             gate = self._of(name)
             self._see(rows.get(name, Gate(name)))
-            if name in due or self._in_flight.busy(name) or gate.gate.pilot == self._owner:
+            if name in due or self._in_flight.busy(name) or gate.row.pilot == self._owner:
                 now = self._store.shared_clock()
                 change = gate.look(now) if self.keeps_place else gate.leave(now)
                 changes += [] if change is None else [change]
@@ -229,20 +229,22 @@ class Gatekeeper:
         line = self._lines[name]
         while True:
             line.has_changed.clear()
-            delay = 0.0 if self._running.is_over() else await self._wait(lease)
-            if delay is None or (is_begun and self.governs(name)):
+            permission = SEND if self._running.is_over() else await self._permission(lease)
+            if isinstance(permission, Release) or (is_begun and self.governs(name)):
                 raise Held(self.gate(name))
-            if not delay:
-                epoch = self._of(name).gate.epoch
+            if isinstance(permission, Send):
+                epoch = self._of(name).row.epoch
                 slot = await self.limiter.acquire(name, is_probe=is_probe)
-                if is_probe or self._of(name).gate.epoch == epoch or self._running.is_over():
+                if is_probe or self._of(name).row.epoch == epoch or self._running.is_over():
                     return slot
                 self.limiter.release(slot)  # the gate changed during the wait for the slot
                 continue
             # A normal gate waits for answers, and a line that is paced for the next moment.
             longest = _LONGEST_WAIT_SECONDS
             await line.change(
-                min(longest, max(delay, _SHORTEST_WAIT_SECONDS)) if self.governs(name) else longest
+                min(longest, max(permission.seconds, _SHORTEST_WAIT_SECONDS))
+                if self.governs(name)
+                else longest
             )
 
     @contextmanager
@@ -259,10 +261,11 @@ class Gatekeeper:
         gate = self._of(lease.endpoint)
         sent = gate.sent(self._store.shared_clock())
         # Only a pace depends on the durations of answers.
-        with self._lag.measured() if gate.gate.state == "paced" else _NOT_MEASURED as lag:
+        with self._lag.measured() if gate.row.state == "paced" else _NOT_MEASURED as lag:
             report = await attempt
-            answer = _answer(report, lag())
-        has_failed = answer.kind == "failed"
+            duration = max(0.0, report.attempt.duration - lag())
+        answer = Answer(report.verdict, report.attempt.status_code, duration, lease.delivery_id)
+        has_failed = not (answer.works or answer.is_local)
         self.limiter.note_send(lease.endpoint, report.attempt.duration, has_failed=has_failed)
         self._lines[lease.endpoint].has_changed.set()
         others = self._sending[lease.endpoint] - 1
@@ -273,12 +276,11 @@ class Gatekeeper:
 
     def gate(self, endpoint: str) -> Gate:
         """Return the last known state of the gate."""
-        return self._of(endpoint).gate
+        return self._of(endpoint).row
 
     def stops(self, endpoint: str) -> bool:
         """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""
-        gate = self._of(endpoint)
-        return gate.gate.state == "paused" or gate.is_told_to_wait(self._store.shared_clock())
+        return self._of(endpoint).stops(self._store.shared_clock())
 
     async def leave(self) -> None:
         """Stop being the pilot of any gate, at the end of the run.
@@ -301,27 +303,28 @@ class Gatekeeper:
 
     def _see(self, row: Gate) -> None:
         gate = self._of(row.endpoint)
-        before = gate.gate
+        before = gate.row
         gate.see(row)
-        if gate.gate != before:
+        if gate.row != before:
             self._lines[row.endpoint].has_changed.set()
 
     def _waiting(self, endpoint: str) -> int:
         return self._in_flight.busy(endpoint) - self._sending[endpoint]
 
-    async def _wait(self, lease: Lease) -> float | None:
-        """Return 0 to send now, the seconds until the next call, or None to release the delivery."""
+    async def _permission(self, lease: Lease) -> Permission:
         name = lease.endpoint
         await self._look_if_overdue()
         while name in self._proposed or name in self._writing:
             await self._written.wait()  # the change may close the gate
         gate, now = self._of(name), self._store.shared_clock()
-        if gate.gate.state == "probing" and self._probes.get(name) != lease.key:
-            return None
-        delay = gate.wait(now, self._sending[name])
-        if delay and gate.governs(now) and self._waiting(name) > (gate.room(now, 0) or 0):
-            return None  # too many sends wait: the pace was cut, or retries became due
-        return delay
+        if gate.row.state == "probing" and self._probes.get(name) != lease.key:
+            return RELEASE
+        permission = gate.may_send(now, self._sending[name])
+        if isinstance(permission, Wait) and gate.governs(now):
+            limit = gate.claim_limit(now, 0)
+            if not isinstance(limit, NoLimit) and self._waiting(name) > limit:
+                return RELEASE  # too many sends wait: the pace was cut, or retries became due
+        return permission
 
     async def _look_if_overdue(self) -> None:
         """Read the gates before a send if the last read is too old: starting many task runs takes seconds."""
@@ -358,12 +361,11 @@ class Gatekeeper:
     async def _write(self, changes: list[GateChange]) -> None:
         """Write changes of different gates; skip those whose gate has changed since the proposal."""
         changes = [
-            change for change in changes if change.before.epoch == self._of(change.after.endpoint).gate.epoch
+            change for change in changes if change.before.epoch == self._of(change.after.endpoint).row.epoch
         ]
         if not changes:
             return
-        results = await self._store.write(try_changes, changes)
-        for change, (is_written, row) in zip(changes, results, strict=True):
+        for change, is_written, row in await self._store.write(try_changes, changes):
             self._see(row)
             if is_written and change.before.state != row.state:
                 self._tell(change.before, row)
@@ -373,25 +375,3 @@ class Gatekeeper:
             self._on_change(before, after)
         except Exception:
             logger.exception("the change of %s to %s was not announced", after.endpoint, after.state)
-
-
-def _answer(report: Report, lag: float) -> Answer:
-    attempt, verdict = report.attempt, report.verdict
-    return Answer(
-        _kind(report),
-        max(0.0, attempt.duration - lag),
-        status_code=attempt.status_code,
-        retry_after=None if verdict is None else verdict.retry_after,
-        gone=verdict is not None and verdict.gone,
-        delivery_id=report.lease.delivery_id,
-    )
-
-
-def _kind(report: Report) -> Literal["delivered", "failed", "alive", "local"]:
-    verdict = report.verdict
-    if verdict is None:
-        return "delivered"
-    if verdict.blame == "local":
-        return "local"
-    is_about_event = verdict.category == "permanent" and report.attempt.status_code is not None
-    return "alive" if is_about_event else "failed"

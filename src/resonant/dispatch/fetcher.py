@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from resonant.dispatch.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
 from resonant.errors import StoreError
+from resonant.gate.permission import NoLimit
 from resonant.store.queue.rescue import ExpiryWatch
 
 if TYPE_CHECKING:
@@ -379,7 +380,7 @@ class Fetcher:
         if (of_rate := self._destinations.rates.most_claimed(endpoint)) is not None:
             wanted = min(wanted, of_rate)
         room = wanted - busy
-        if allowed is not None:
+        if not isinstance(allowed, NoLimit):
             return min(room, allowed)
         if room < (wanted + 1) // 2:
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resonant.events import rfc3339
 from resonant.output import ago
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def described(gate: Gate, *, held: int, now: float) -> str:
     parts = list(_parts(gate, held, now))
     if held:
         parts.append(f"{held:,} held")
-    if held and _is_unattended(gate, now):
+    expected_at = gate.pilot_until or gate.since if gate.state == "paced" else next_probe_at(gate)
+    if held and expected_at is not None and now - expected_at > _UNATTENDED_SECONDS:
         parts.append("no run is sending to it: start `resonant emit`")
     return "; ".join(parts)
 
@@ -69,45 +71,34 @@ def pace(gate: Gate) -> str | None:
     return f"{gate.pace:.3g} per second" if gate.state == "paced" and gate.pace is not None else None
 
 
+def paused_since(gate: Gate) -> str:
+    """Describe since when an endpoint has been paused, by whom and why."""
+    why = f": {gate.reason}" if gate.reason else ""
+    return f"paused, since {rfc3339(gate.since)}{_by(gate)}{why}"
+
+
+def _by(gate: Gate) -> str:
+    return f" by {gate.paused_by}" if gate.paused_by else ""
+
+
 def _parts(gate: Gate, held: int, now: float) -> Iterator[str]:
-    is_told_to_wait = gate.not_before is not None and gate.not_before > now
-    for_how_long = f"for {span((gate.not_before or now) - now)} more, as its Retry-After requested"
+    wait = max(0.0, (gate.not_before or 0.0) - now)
+    for_how_long = f"for {_span(wait)} more, as its Retry-After requested"
     if gate.state == "normal":
         yield f"waiting {for_how_long}"
         return
+    since = gate.down_since if gate.state == "probing" else gate.since
+    rate = f" at {pace(gate)}" if pace(gate) else ""
     reason = gate.reason or ""
     # Failures of probes are not counted: the number is that of the beginning.
     joint = ", after " if gate.state == "probing" and reason.endswith("in a row") else ": "
-    yield joint.join(filter(None, (_state(gate, now), reason)))
+    yield joint.join(filter(None, (f"{gate.state} for {_span(now - since)}{_by(gate)}{rate}", reason)))
     if (probe_at := next_probe_at(gate)) is not None:
         due = "a probe is due" if held else "the next delivery is the probe"
-        yield f"next probe in {span(probe_at - now)}" if probe_at > now else due
-    elif gate.state == "paced" and is_told_to_wait:
+        yield f"next probe in {_span(probe_at - now)}" if probe_at > now else due
+    elif gate.state == "paced" and wait:
         yield f"nothing is sent {for_how_long}"
 
 
-def _state(gate: Gate, now: float) -> str:
-    since = span(now - gate.since)
-    match gate.state:
-        case "paused":
-            return f"paused for {since}{f' by {gate.paused_by}' if gate.paused_by else ''}"
-        case "probing":
-            return f"probing for {span(now - gate.down_since)}"
-    at = pace(gate)
-    return f"paced for {since}{f' at {at}' if at else ''}"
-
-
-def _is_unattended(gate: Gate, now: float) -> bool:
-    match gate.state:
-        case "probing":
-            expected_at = next_probe_at(gate)
-        case "paced":
-            expected_at = gate.pilot_until or gate.since
-        case _:
-            return False
-    return expected_at is not None and now - expected_at > _UNATTENDED_SECONDS
-
-
-def span(seconds: float) -> str:
-    """Return a duration in words: ``12 min``."""
+def _span(seconds: float) -> str:
     return ago(max(0.0, seconds)).removesuffix(" ago")

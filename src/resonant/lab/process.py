@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GateView, GiveUp, decide
 from resonant.delivery.verdict import Verdict
-from resonant.gate.answers import Answer
 from resonant.gate.controller import EndpointGate
+from resonant.gate.measurements import Answer
+from resonant.gate.permission import NoLimit, Release, Wait
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
     from resonant.delivery.retry import RetryPolicy
-    from resonant.gate.answers import Sent
-    from resonant.lab.receiver import Receiver, Reply
+    from resonant.gate.measurements import Sent
+    from resonant.lab.receiver import Reply, SimulatedReceiver
     from resonant.lab.results import Journal
     from resonant.lab.scenario import Scenario
-    from resonant.lab.world import Agenda, Delivery, Store
+    from resonant.lab.world import Agenda, SimulatedDelivery, SimulatedStore
     from resonant.store.shared.gates import GateChange
 
 LOOK_SECONDS = 0.25
@@ -47,8 +48,8 @@ class Surroundings:
     """
 
     agenda: Agenda
-    store: Store
-    receiver: Receiver
+    store: SimulatedStore
+    receiver: SimulatedReceiver
     scenario: Scenario
     policy: RetryPolicy
     journal: Journal
@@ -71,8 +72,8 @@ class Process:
         self._rng = rng
         owner = f"process-{number}"
         self.gate = EndpointGate(self._store.gate, owner, rng) if around.has_gate else None
-        self._waiting: deque[Delivery] = deque()
-        self._sending: set[Delivery] = set()
+        self._waiting: deque[SimulatedDelivery] = deque()
+        self._sending: set[SimulatedDelivery] = set()
         self._pump_at = float("inf")
         self._phase = rng.uniform(0, LOOK_SECONDS)
         self._look_at = 0.0
@@ -115,7 +116,7 @@ class Process:
             return
         until = self._store.next_due()
         if self.gate is not None:
-            gate = self.gate.gate
+            gate = self.gate.row
             if gate.state == "paced":
                 return
             if gate.state == "probing":
@@ -149,8 +150,9 @@ class Process:
     def _claim(self) -> None:
         now = self._agenda.now
         room = _MOST_CLAIMED - len(self._waiting) - len(self._sending)
-        if self.gate is not None and (limit := self.gate.room(now, len(self._waiting))) is not None:
-            room = min(room, limit)
+        if self.gate is not None:
+            limit = self.gate.claim_limit(now, len(self._waiting))
+            room = room if isinstance(limit, NoLimit) else min(room, limit)
         if room > 0:
             self._waiting.extend(self._store.claim(now, room))
         self._pump()
@@ -163,14 +165,14 @@ class Process:
                 self._pump_later(self._store.next_slot)
                 return
             if self.gate is not None:
-                wait = self.gate.wait(now, len(self._sending))
-                if wait is None:
-                    while self._waiting:
-                        self._store.add(self._waiting.popleft())
-                    return
-                if wait > 0:
-                    self._pump_later(now + wait)
-                    return
+                match self.gate.may_send(now, len(self._sending)):
+                    case Release():
+                        while self._waiting:
+                            self._store.add(self._waiting.popleft())
+                        return
+                    case Wait(seconds):
+                        self._pump_later(now + seconds)
+                        return
             if self._scenario.rate:
                 self._store.next_slot = now + 1 / self._scenario.rate
             self._send(self._waiting.popleft())
@@ -185,47 +187,42 @@ class Process:
             self._pump_at = float("inf")
             self._pump()
 
-    def _send(self, delivery: Delivery) -> None:
+    def _send(self, delivery: SimulatedDelivery) -> None:
         now = self._agenda.now
         reply = self._receiver.take(now, delivery.event_type)
-        self._journal.sent(now, reply.is_good)
+        self._journal.sent_at.append(now)
         self._sending.add(delivery)
         sent = None if self.gate is None else self.gate.sent(now)
         self._agenda.at(now + reply.after, partial(self._answered, delivery, sent, reply))
 
-    def _answered(self, delivery: Delivery, sent: Sent | None, reply: Reply) -> None:
+    def _answered(self, delivery: SimulatedDelivery, sent: Sent | None, reply: Reply) -> None:
         if self.is_dead:
             return
         now = self._agenda.now
         self._sending.discard(delivery)
         delivery.attempts += 1
-        status, works = reply.status, reply.is_good
-        retry_after = self._scenario.retry_after or None if status in {429, 503} else None
+        status, verdict = reply.status, None
+        if not reply.is_good:
+            retry_after = self._scenario.retry_after or None if status in {429, 503} else None
+            verdict = Verdict("transient", _CODES[status], retry_after)
         if self.gate is not None and sent is not None:
-            answer = Answer(
-                "delivered" if works else "failed",
-                reply.after,
-                status,
-                retry_after=retry_after,
-                delivery_id=delivery.id,
-            )
+            answer = Answer(verdict, status, reply.after, delivery.id)
             self._write(self.gate.answered(sent, answer, now, len(self._sending)))
-        if works:
-            delivery.is_final = True
+        if verdict is None:
             self._store.delivered_at = now
-            self._journal.delivered(now)
+            self._journal.delivered_at.append(now)
         else:
-            self._decide(delivery, Verdict("transient", _CODES[status], retry_after), status is not None)
+            self._decide(delivery, verdict, status is not None)
         if self._waiting:
             self._pump()
         elif self._store.next_due() <= now:
             self._claim()
 
-    def _decide(self, delivery: Delivery, verdict: Verdict, answered: bool) -> None:
+    def _decide(self, delivery: SimulatedDelivery, verdict: Verdict, answered: bool) -> None:
         now = self._agenda.now
         view = GateView()
         if self.gate is not None:
-            view = GateView(self.gate.governs(now), self.gate.gate.state in {"probing", "paused"})
+            view = GateView(self.gate.governs(now), self.gate.row.state in {"probing", "paused"})
         decision = decide(
             verdict,
             delivery.round_attempts + 1,
@@ -239,8 +236,7 @@ class Process:
             backoff_until=delivery.backoff_until,
         )
         if isinstance(decision, GiveUp):
-            delivery.is_final = True
-            self._journal.given_up(now)
+            self._journal.given_up_at.append(now)
             return
         charged = getattr(decision, "charged", True)
         if charged:

@@ -28,7 +28,7 @@ class Reply(NamedTuple):
         return self.status == _ACCEPTED
 
 
-class Receiver:
+class SimulatedReceiver:
     """Answers requests in simulated time.
 
     Args:

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from resonant.lab.scenario import Scenario
 
 
+@dataclass(slots=True)
 class Journal:
-    """Records the requests to the receiver and the outcomes of the deliveries."""
+    """The times of the requests to the receiver, and of the outcomes of the deliveries."""
 
-    def __init__(self) -> None:
-        self.sent_at: list[float] = []
-        self.accepted_at: list[float] = []
-        self.delivered_at: list[float] = []
-        self.given_up_at: list[float] = []
-
-    def sent(self, now: float, is_accepted: bool) -> None:
-        """Record a request."""
-        self.sent_at.append(now)
-        if is_accepted:
-            self.accepted_at.append(now)
-
-    def delivered(self, now: float) -> None:
-        """Record a delivery."""
-        self.delivered_at.append(now)
-
-    def given_up(self, now: float) -> None:
-        """Record a dead letter."""
-        self.given_up_at.append(now)
+    sent_at: list[float] = field(default_factory=list)
+    delivered_at: list[float] = field(default_factory=list)
+    given_up_at: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +34,6 @@ class Result:
         busiest: requests in the busiest whole second of the simulation.
         goodput: deliveries per second, from recovery to the last delivery.
         requests: requests in each second.
-        accepted: accepted requests in each second.
     """
 
     attempts: float
@@ -62,7 +46,6 @@ class Result:
     busiest: int
     goodput: float
     requests: list[int]
-    accepted: list[int]
 
 
 def measure(journal: Journal, scenario: Scenario) -> Result:
@@ -72,7 +55,7 @@ def measure(journal: Journal, scenario: Scenario) -> Result:
     late = [at for at in journal.delivered_at if at >= start]
     end = max(late, default=start)
     seconds = int(max(journal.sent_at, default=0.0)) + 1
-    by_second, accepted = Counter(map(int, journal.sent_at)), Counter(map(int, journal.accepted_at))
+    by_second = Counter(map(int, journal.sent_at))
     return Result(
         attempts=len(journal.sent_at) / scenario.events,
         peak=max(after.values(), default=0) / (scenario.capacity or 1),
@@ -84,5 +67,4 @@ def measure(journal: Journal, scenario: Scenario) -> Result:
         busiest=max(by_second.values(), default=0),
         goodput=len(late) / (end - start) if end > start else 0.0,
         requests=[by_second[second] for second in range(seconds)],
-        accepted=[accepted[second] for second in range(seconds)],
     )

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.lab.process import Process, Surroundings
-from resonant.lab.receiver import POISON_TYPE, Receiver
+from resonant.lab.receiver import POISON_TYPE, SimulatedReceiver
 from resonant.lab.results import Journal, Result, measure
-from resonant.lab.world import Agenda, Delivery, Store
+from resonant.lab.world import Agenda, SimulatedDelivery, SimulatedStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +41,9 @@ class Simulation:
         deaths: Sequence[tuple[float, int]] = (),
     ) -> None:
         self.scenario = scenario
-        self.agenda, self.store, self.journal = Agenda(), Store(), Journal()
+        self.agenda, self.store, self.journal = Agenda(), SimulatedStore(), Journal()
         self._rng = random.Random(seed)
-        receiver = Receiver(scenario, random.Random(self._rng.random()))
+        receiver = SimulatedReceiver(scenario, random.Random(self._rng.random()))
         self._around = Surroundings(
             self.agenda, self.store, receiver, scenario, policy, self.journal, has_gate
         )
@@ -64,10 +64,10 @@ class Simulation:
         )
         return measure(journal, self.scenario)
 
-    def _is_poison(self, delivery: Delivery) -> bool:
+    def _is_poison(self, delivery: SimulatedDelivery) -> bool:
         return self.scenario.poison > 0 and delivery.event_type == POISON_TYPE
 
-    def _delivery(self, number: int) -> Delivery:
+    def _delivery(self, number: int) -> SimulatedDelivery:
         scenario, rng = self.scenario, self._rng
         start = rng.uniform(0, scenario.over) if scenario.over else 0.0
         if scenario.poison:
@@ -75,14 +75,14 @@ class Simulation:
             event_type = POISON_TYPE if is_poison else rng.randrange(1, max(2, scenario.types))
         else:
             event_type = rng.randrange(scenario.types)
-        delivery = Delivery(number, event_type, start)
+        delivery = SimulatedDelivery(number, event_type, start, due_at=start)
         if start:
             self.agenda.at(start, partial(self._arrive, delivery))
         else:
             self.store.add(delivery)
         return delivery
 
-    def _arrive(self, delivery: Delivery) -> None:
+    def _arrive(self, delivery: SimulatedDelivery) -> None:
         self.store.add(delivery)
         self._wake()
 

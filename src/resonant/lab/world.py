@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
@@ -40,43 +40,29 @@ class Agenda:
             what()
 
 
-class Delivery:
+@dataclass(slots=True, eq=False)
+class SimulatedDelivery:
     """The state of one delivery in the store."""
 
-    __slots__ = (
-        "attempts",
-        "backoff_until",
-        "due_at",
-        "event_type",
-        "id",
-        "is_final",
-        "last_delay",
-        "round_attempts",
-        "started_at",
-    )
-
-    def __init__(self, number: int, event_type: int, started_at: float) -> None:
-        self.id = number
-        self.event_type = event_type
-        self.started_at = started_at
-        self.due_at = started_at
-        self.attempts = 0
-        self.round_attempts = 0
-        self.last_delay: float | None = None
-        self.backoff_until: float | None = None
-        self.is_final = False
+    id: int
+    event_type: int
+    started_at: float
+    due_at: float
+    attempts: int = 0
+    round_attempts: int = 0
+    last_delay: float | None = None
+    backoff_until: float | None = None
 
 
-class Store:
+class SimulatedStore:
     """An in-memory store of the gate's row and the deliveries; a claim takes the earliest due deliveries."""
 
     def __init__(self) -> None:
         self.gate = Gate(ENDPOINT)
-        self.changes: list[Gate] = []
         self.delivered_at = float("-inf")
         self.next_slot = 0.0
         self.on_change: Callable[[], None] = lambda: None
-        self._due: list[tuple[float, int, Delivery]] = []
+        self._due: list[tuple[float, int, SimulatedDelivery]] = []
 
     def write(self, change: GateChange) -> bool:
         """Write a change of the row with compare-and-set; return whether it was written."""
@@ -84,11 +70,10 @@ class Store:
         if change.before.epoch != self.gate.epoch or (since is not None and self.delivered_at > since):
             return False
         self.gate = change.result
-        self.changes.append(self.gate)
         self.on_change()
         return True
 
-    def add(self, delivery: Delivery) -> None:
+    def add(self, delivery: SimulatedDelivery) -> None:
         """Add a delivery, which can be claimed once it is due."""
         heappush(self._due, (delivery.due_at, delivery.id, delivery))
 
@@ -96,14 +81,14 @@ class Store:
         """Return when the next delivery is due."""
         return self._due[0][0] if self._due else float("inf")
 
-    def claim(self, now: float, limit: int) -> list[Delivery]:
+    def claim(self, now: float, limit: int) -> list[SimulatedDelivery]:
         """Claim deliveries that are due."""
-        found: list[Delivery] = []
+        found: list[SimulatedDelivery] = []
         while len(found) < limit and self._due and self._due[0][0] <= now:
             found.append(heappop(self._due)[2])
         return found
 
-    def claim_probe(self, change: GateChange, now: float) -> Delivery | None:
+    def claim_probe(self, change: GateChange, now: float) -> SimulatedDelivery | None:
         """Reserve a probe and claim a delivery: preferably of another type than the last, with the fewest attempts."""
         due = sorted(each for each in self._due if each[0] <= now)
         found = due[:_PROBE_CANDIDATES]

@@ -235,7 +235,7 @@ gates = Table(
     Column("pilot_until", Double),
     Column("paced_at", Double),
     Column("pace", Double),
-    Column("helpless_until", Double),
+    Column("helpless_until", Double, key="lenient_until"),
     Column("paused_by", Text),
 )
 

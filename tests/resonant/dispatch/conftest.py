@@ -2,6 +2,7 @@
 
 import pytest
 
+from resonant.gate.permission import SEND
 from support.dispatching import Scene
 
 
@@ -20,4 +21,4 @@ def quick_look(monkeypatch):
 @pytest.fixture
 def warm(monkeypatch):
     """Let everything be sent at once, though the process knows nothing of the endpoint yet."""
-    monkeypatch.setattr("resonant.gate.measured.Measured.wait", lambda *_: 0.0)
+    monkeypatch.setattr("resonant.gate.measurements.Measurements.may_send", lambda *_: SEND)

@@ -18,19 +18,19 @@ async def test_deliveries_that_wait_for_the_first_answer_rarely_ask_the_gate_and
 ):
     asked, sent = [], []
     answer = asyncio.Event()
-    wait = EndpointGate.wait
+    may_send = EndpointGate.may_send
 
     def count(gate, now, in_flight):
         asked.append(now)
-        return wait(gate, now, in_flight)
+        return may_send(gate, now, in_flight)
 
     async def send(event):
         sent.append(event.id)
         await answer.wait()
 
-    monkeypatch.setattr(EndpointGate, "wait", count)
+    monkeypatch.setattr(EndpointGate, "may_send", count)
     # Without a second send after some time.
-    monkeypatch.setattr("resonant.gate.measured._FIRST_SECONDS", 3600.0)
+    monkeypatch.setattr("resonant.gate.measurements._FIRST_SECONDS", 3600.0)
     async with scene(tmp_path, clock=time.time, orders=send) as worker:
         await enqueue(worker.store, 3)
         running = asyncio.create_task(worker.run())

@@ -16,7 +16,7 @@ from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
 from resonant.store import WorkerStore
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, shared_now
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates_and_clock
 from support.dispatching import enqueue, sink_target
 from support.waiting import until
 
@@ -73,7 +73,7 @@ async def test_a_recovered_endpoint_gets_everything_from_processes_whose_clocks_
     observer = await WorkerStore.open(store_url, clock=clock_ahead(min(0.0, ahead)))
     try:
         await enqueue(observer, EVENTS)
-        now = await observer.read(shared_now)
+        now = (await observer.read(read_gates_and_clock)).at
         down = Gate("orders", "probing", since=now, failing_since=now, probe_at=now, pace=20.0)
         await observer.write(change_gate, GateChange(Gate("orders"), down))
         noting = asyncio.create_task(note_pilots(observer, pilots))
@@ -101,7 +101,7 @@ async def test_an_outage_is_noticed_and_timed_alike_by_a_process_whose_clock_is_
             async with asyncio.timeout(10):
                 while (gate := await read()).state != "probing":
                     await asyncio.sleep(0.02)
-            now = await observer.read(shared_now)
+            now = (await observer.read(read_gates_and_clock)).at
     finally:
         await observer.close()
     assert now - 10 < gate.failing_since <= now

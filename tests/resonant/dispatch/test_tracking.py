@@ -21,7 +21,7 @@ from resonant.events import Attempt, Event
 from resonant.gate.pausing import pause
 from resonant.sinks.base import CallableSink
 from resonant.store import Outcome, WorkerStore
-from resonant.store.shared.gates import Gate, GateChange, change_gate, shared_now
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates_and_clock
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0
@@ -135,7 +135,7 @@ async def test_what_a_gate_holds_for_a_moment_is_waited_for(store_url):
     async with opened(store_url) as store:
         tracker = Tracker(store)
         tracker.add(await enqueue(store, "a"))
-        now = await store.read(shared_now)
+        now = (await store.read(read_gates_and_clock)).at
         probing = Gate("orders", "probing", since=now, failing_since=now, probe_at=now + 1)
         await store.write(change_gate, GateChange(Gate("orders"), probing))
         await tracker.look()

@@ -20,10 +20,11 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
+from resonant.gate.pausing import pause, resume
 from resonant.sinks.base import CallableSink
-from resonant.store import Store, WorkerStore, schema
+from resonant.store import WorkerStore, schema
 from resonant.store.engine import wakeup
-from resonant.store.shared import drains, gate_operations
+from resonant.store.shared import drains
 from support.dispatching import sink_target
 from support.waiting import quiet, until
 
@@ -121,13 +122,13 @@ async def test_an_idle_run_sends_at_once_what_another_process_stores(store_url):
 def steps(monkeypatch):
     """A list that gets the text "poll" for each poll of a run; a test may add other steps."""
     taken = []
-    look = Store.look
+    look = WorkerStore.look
 
     async def record_look(store, *arguments):
         taken.append("poll")
         return await look(store, *arguments)
 
-    monkeypatch.setattr(Store, "look", record_look)
+    monkeypatch.setattr(WorkerStore, "look", record_look)
     return taken
 
 
@@ -148,13 +149,13 @@ async def test_a_run_polls_if_a_gate_holds_the_named_endpoint(postgresql_url, st
 
     async with running(postgresql_url, appending_to(sent), run_for=60), producer(postgresql_url) as store:
         await enqueue_until_sent(store, sent)
-        await store.write(gate_operations.pause, "orders", reason="", who="me", now=time.time())
+        await pause(store, "orders", who="me")
         await quiet(steps)
         steps.clear()
         await store.enqueue([event("held")], "orders")
         await until(lambda: steps)
         assert "held" not in sent
-        await store.write(gate_operations.resume, "orders", now=time.time())
+        await resume(store, "orders", who="me")
         await until(lambda: "held" in sent)
 
 

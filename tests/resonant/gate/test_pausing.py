@@ -1,133 +1,262 @@
-"""Pausing and resuming by hand: each that changes something is in the audit."""
+"""Pausing and resuming an endpoint, and making its parked deliveries due; each change is in the audit."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from resonant.delivery.retry import Park
 from resonant.events import rfc3339
 from resonant.gate.pausing import pause, resume
 from resonant.store.audit import read_audit
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, shared_now
+from resonant.store.queue.parked import make_parked_due
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates_and_clock
+
+DAY = 86_400.0
+NORMAL = Gate("orders")
+PACED = Gate("orders", "paced", since=5.0, pilot="p1", pilot_until=9.0, paced_at=5.0, pace=4.0)
+PROBING = Gate("orders", "probing", since=5.0, failing_since=5.0, probe_at=7.0, probed_type="a", pace=4.0)
+GONE = Gate("orders", "paused", since=5.0, reason="it answered 410")
 
 
-def audit(desk):
-    return [
-        (each.action, each.who, each.selection, each.count, each.ended_at is None)
-        for each in desk.read(read_audit)
-    ]
+class Operator:
+    """Pauses and resumes the endpoint `orders`."""
+
+    def __init__(self, desk):
+        self.desk = desk
+
+    def put(self, gate):
+        """Let a process change the gate."""
+        if gate != NORMAL:
+            assert self.desk.write(change_gate, GateChange(self.gate, gate))
+
+    def pause(self, reason=None, *, who="ann"):
+        return self.desk.run(pause(self.desk.store, "orders", who=who, reason=reason))
+
+    def resume(self, *, who="ann", send_parked=False):
+        return self.desk.run(resume(self.desk.store, "orders", who=who, send_parked=send_parked))
+
+    @property
+    def gate(self):
+        return self.desk.read(read_gate, "orders")
+
+    @property
+    def audit(self):
+        entries = self.desk.read(read_audit)
+        assert all(each.ended_at for each in entries)
+        return [(each.action, each.who, each.selection, each.count) for each in entries]
 
 
-def test_a_pause_and_a_resumption_are_in_the_audit(desk):
-    said = desk.run(pause(desk.store, "orders", who="ann", reason="maintenance\nuntil 18:00"))
-    assert str(said) == (
-        "endpoint orders is paused: its deliveries wait until `resonant endpoint resume orders`"
-    )
-    desk.clock.advance(60)
-    said = desk.run(resume(desk.store, "orders", who="bob"))
-    assert str(said) == "endpoint orders is resumed: its deliveries are sent again"
-    reason = {"endpoint": "orders", "reason": "maintenance until 18:00"}
-    assert audit(desk) == [
-        ("resume", "bob", {"endpoint": "orders", "now": False}, 0, False),
-        ("pause", "ann", reason, 0, False),
-    ]
+@pytest.fixture
+def operator(desk):
+    return Operator(desk)
 
 
-def test_a_second_pause_says_who_paused_it_and_is_not_in_the_audit(desk):
-    desk.run(pause(desk.store, "orders", who="ann", reason="maintenance"))
-    since = rfc3339(desk.read(read_gate, "orders").since)
-    desk.clock.advance(60)
+@pytest.fixture
+def park(desk):
+    def park(*ids, endpoint="orders", decision=None):
+        desk.enqueue(*ids, endpoint=endpoint)
+        leases = desk.claim(len(ids), endpoint=endpoint)
+        desk.begin(*leases)
+        desk.record(*(desk.failed(lease, decision or desk.park_for(DAY)) for lease in leases))
 
-    again = desk.run(pause(desk.store, "orders", who="bob"))
-
-    assert str(again) == f"endpoint orders is already paused, since {since} by ann: maintenance"
-    assert len(audit(desk)) == 1
-
-
-def test_an_operator_who_pauses_what_a_410_paused_is_in_the_audit(desk):
-    gone = Gate("orders", "paused", since=5.0, reason="it answered 410")
-    desk.write(change_gate, GateChange(Gate("orders"), gone))
-
-    said = desk.run(pause(desk.store, "orders", who="ann", reason="retired"))
-
-    assert str(said).startswith("endpoint orders is paused: ")
-    assert audit(desk) == [("pause", "ann", {"endpoint": "orders", "reason": "retired"}, 0, False)]
-
-
-@pytest.mark.parametrize("state", ["normal", "paced"])
-def test_to_resume_an_endpoint_that_is_not_paused_says_so_and_is_not_in_the_audit(desk, state):
-    if state != "normal":
-        desk.write(change_gate, GateChange(Gate("orders"), Gate("orders", state, pace=2.0)))
-
-    said = desk.run(resume(desk.store, "orders", who="ann"))
-
-    assert str(said) == f"endpoint orders was not paused: it is {state}"
-    assert audit(desk) == []
+    return park
 
 
 @pytest.mark.parametrize(
-    ("before", "said"),
+    ("before", "kept", "after", "text"),
     [
+        (NORMAL, {}, {}, "its deliveries are sent again"),
         (
-            Gate("orders", "paced", paced_at=5.0, pace=2.0),
+            PACED,
+            {"paced_at": 5.0, "pace": 4.0},
+            {"state": "paced", "pace": 4.0},
             "its deliveries are sent again, at a pace that grows",
         ),
-        (
-            Gate("orders", "probing", failing_since=5.0),
-            "a probe is due now and, if it succeeds, the other deliveries follow",
+        *(
+            (
+                gate,
+                {"failing_since": 5.0},
+                {"state": "probing"},
+                "a probe is due now and, if it succeeds, the",
+            )
+            for gate in (PROBING, GONE)
         ),
     ],
+    ids=["normal", "paced", "probing", "gone"],
 )
-def test_a_resumption_says_in_which_state_the_endpoint_is_again(desk, before, said):
-    desk.write(change_gate, GateChange(Gate("orders"), before))
-    desk.run(pause(desk.store, "orders", who="ann"))
+def test_a_paused_endpoint_is_resumed_as_it_was_and_probed_at_once_if_it_failed(
+    operator, before, kept, after, text
+):
+    operator.put(before)
+    epoch = operator.gate.epoch
 
-    resumed = desk.run(resume(desk.store, "orders", who="ann"))
+    paused = operator.pause("maintenance\nuntil 18:00")
 
-    assert str(resumed) == f"endpoint orders is resumed: {said}"
+    since = paused.after.since
+    expected = Gate("orders", "paused", epoch + 1, since, "maintenance until 18:00", paused_by="ann", **kept)
+    assert operator.gate == expected
+    assert (
+        paused.text
+        == "endpoint orders is paused: its deliveries wait until `resonant endpoint resume orders`"
+    )
 
+    resumed = operator.resume(who="bob")
 
-def test_to_resume_a_failing_endpoint_says_that_a_probe_is_due(desk):
-    now = desk.read(shared_now)
-    probing = Gate("orders", "probing", failing_since=now, probe_at=now + 30)
-    desk.write(change_gate, GateChange(Gate("orders"), probing))
-
-    said = desk.run(resume(desk.store, "orders", who="ann"))
-
-    assert str(said) == "endpoint orders was not paused, but probing: a probe is due now"
-    assert desk.read(read_gate, "orders").probe_at <= desk.read(shared_now)
-
-
-@pytest.mark.parametrize(
-    ("parked", "said"),
-    [(0, "0 parked deliveries are"), (1, "1 parked delivery is"), (501, "501 parked deliveries are")],
-)
-def test_parked_deliveries_are_sent_on_request_and_counted(desk, parked, said):
-    desk.enqueue(*(f"evt_{number}" for number in range(parked)))
-    leases = desk.claim(parked)
-    desk.begin(*leases)
-    desk.record(*(desk.failed(lease, desk.park_for(3_600)) for lease in leases))
-
-    resumed = desk.run(resume(desk.store, "orders", who="ann", send_parked=True))
-
-    assert str(resumed) == f"endpoint orders was not paused: it is normal; {said} due now"
-    assert audit(desk) == [("resume", "ann", {"endpoint": "orders", "now": True}, parked, False)]
-    assert len(desk.claim(1_000)) == parked
+    now = resumed.after.since
+    times = {"paced": {"paced_at": now}, "probing": {"failing_since": now, "probe_at": now}}
+    expected = Gate("orders", since=now, reason="it was resumed", epoch=epoch + 2)
+    assert operator.gate == replace(expected, **after, **times.get(after.get("state"), {}))
+    assert abs(now - operator.desk.read(read_gates_and_clock).at) < 60
+    assert resumed.text.startswith(f"endpoint orders is resumed: {text}")
+    assert operator.audit == [
+        ("resume", "bob", {"endpoint": "orders", "now": False}, 0),
+        ("pause", "ann", {"endpoint": "orders", "reason": "maintenance until 18:00"}, 0),
+    ]
 
 
-def test_two_resumptions_at_once_send_each_parked_delivery_once(desk):
-    desk.run(pause(desk.store, "orders", who="ann"))
-    desk.enqueue(*(f"evt_{number}" for number in range(20)))
-    for lease in desk.claim(20):
-        desk.fail(lease, desk.park_for(3_600))
+def test_a_pause_keeps_a_retry_after(operator):
+    operator.put(replace(PACED, not_before=60.0))
+    operator.pause()
+    assert operator.gate.not_before == 60.0
+
+
+def test_a_second_pause_changes_nothing_and_names_the_first(operator):
+    first = operator.pause("maintenance")
+
+    second = operator.pause("holidays", who="bob")
+
+    assert second.before == second.after == operator.gate
+    since = rfc3339(first.after.since)
+    assert second.text == f"endpoint orders is already paused, since {since} by ann: maintenance"
+    assert len(operator.audit) == 1
+
+
+def test_an_endpoint_that_answered_410_is_probed_when_it_is_resumed(operator):
+    operator.put(GONE)
+    assert operator.gate.is_gone
+    operator.resume()
+    assert (operator.gate.state, operator.gate.probe_at) == ("probing", operator.gate.since)
+
+
+def test_the_next_probe_of_a_failing_endpoint_is_due_when_it_is_resumed(operator):
+    later = operator.desk.read(read_gates_and_clock).at + 30
+    operator.put(replace(PROBING, probe_at=later, not_before=later))
+
+    resumed = operator.resume()
+
+    now = resumed.after.since
+    assert operator.gate == replace(PROBING, since=now, probe_at=now, epoch=2)
+    assert now < later
+    assert resumed.text == "endpoint orders was not paused, but probing: a probe is due now"
+
+
+@pytest.mark.parametrize("gate", [NORMAL, PACED, PROBING], ids=lambda gate: gate.state)
+def test_resuming_an_endpoint_that_is_not_paused_changes_nothing(operator, gate):
+    operator.put(gate)
+    before = operator.gate
+
+    change = operator.resume()
+
+    assert change.before == change.after == before == operator.gate
+    assert change.text.startswith("endpoint orders was not paused")
+    assert gate.state == "probing" or change.text == f"endpoint orders was not paused: it is {gate.state}"
+    assert operator.audit == []
+
+
+def test_a_pause_wins_over_processes_that_change_the_gate_all_the_time(operator, desk):
+    operator.put(PACED)
+
+    async def renew():
+        for second in range(20):
+            gate = await desk.store.read(read_gate, "orders")
+            renewed = replace(gate, pilot_until=10.0 + second)
+            if gate.state == "paused" or not await desk.store.write(change_gate, GateChange(gate, renewed)):
+                return
 
     async def both():
-        each = [resume(desk.store, "orders", who=who, send_parked=True) for who in ("ann", "bob")]
+        await asyncio.gather(renew(), pause(desk.store, "orders", who="ann"), renew())
+
+    desk.run(both())
+    assert operator.gate.state == "paused"
+
+
+def test_only_one_of_two_concurrent_pauses_takes_effect(operator, desk):
+    async def both():
+        return await asyncio.gather(*(pause(desk.store, "orders", who=who) for who in ("ann", "bob")))
+
+    changes = desk.run(both())
+
+    assert sorted(change.before.state for change in changes) == ["normal", "paused"]
+    assert operator.gate.epoch == 1
+    assert len(operator.audit) == 1
+
+
+def test_two_resumptions_at_once_send_each_parked_delivery_once(operator, desk, park):
+    operator.pause()
+    park(*(f"evt_{number}" for number in range(20)))
+
+    async def both():
+        each = (resume(desk.store, "orders", who=who, send_parked=True) for who in ("ann", "bob"))
         return await asyncio.gather(*each)
 
     done = desk.run(both())
 
     assert sum(each.made_due for each in done) == 20
     assert sorted(each.before.state for each in done) == ["normal", "paused"]
-    assert sum(entry.count for entry in desk.read(read_audit)) == 20
+    assert sum(count for *_, count in operator.audit) == 20
+
+
+@pytest.mark.parametrize(
+    ("parked", "text"),
+    [(0, "0 parked deliveries are"), (1, "1 parked delivery is"), (501, "501 parked deliveries are")],
+)
+def test_parked_deliveries_are_sent_on_request_and_counted(operator, desk, park, parked, text):
+    park(*(f"evt_{number}" for number in range(parked)))
+
+    resumed = operator.resume(send_parked=True)
+
+    assert resumed.text == f"endpoint orders was not paused: it is normal; {text} due now"
+    assert operator.audit == [("resume", "ann", {"endpoint": "orders", "now": True}, parked)]
+    assert len(desk.claim(1_000)) == parked
+
+
+def test_only_parked_deliveries_of_the_endpoint_become_due(desk, park):
+    park("evt_1", "evt_2")
+    park("evt_other", endpoint="billing")
+    desk.enqueue("evt_due", "evt_leased")
+    leased = desk.claim(1)
+    before = desk.row(leased[0].event.id)
+
+    assert len(desk.write(make_parked_due, "orders", limit=10, now=desk.clock())) == 2
+
+    assert desk.row(leased[0].event.id) == before
+    assert {lease.event.id for lease in desk.claim(10, owner="other")} | {leased[0].event.id} == {
+        *("evt_1", "evt_2", "evt_due", "evt_leased")
+    }
+    assert desk.claim(10, endpoint="billing") == []
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_delivery_made_due_keeps_the_end_of_its_own_backoff(desk, park, extended):
+    ends_at = desk.clock() + DAY
+    park("evt_1", decision=Park(60.0, desk.clock() + 60, backoff_until=ends_at) if extended else None)
+
+    for _ in range(2):
+        desk.write(make_parked_due, "orders", limit=10, now=desk.clock())
+
+    row = desk.row("evt_1")
+    assert row["next_attempt_at"] == row["available_at"] == desk.clock()
+    assert row["backoff_until"] == ends_at
+
+
+def test_parked_deliveries_are_made_due_a_few_at_a_time_and_each_once(desk, park):
+    park(*(f"evt_{number}" for number in range(5)))
+    numbers, last = [], None
+    while batch := desk.write(make_parked_due, "orders", limit=2, now=desk.clock(), after=last):
+        numbers.append(len(batch))
+        last = batch[-1]
+    assert numbers == [2, 2, 1]
+    assert len(desk.claim(10)) == 5

@@ -5,18 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from resonant.gate.permission import RELEASE
 from resonant.store.shared.gates import Gate
-from support.gate_processes import BUSY, DELIVERED, Process, Row
+from support.gate_processes import DELIVERED, failed
 
 
-@pytest.fixture
-def row():
-    return Row()
-
-
-@pytest.fixture
-def process(row):
-    return Process(row)
+def asking(seconds):
+    """Return an answer with a Retry-After."""
+    return failed(429, retry_after=seconds)
 
 
 def work_at(process, rate, start, seconds, *, refused_every=0):
@@ -24,13 +20,12 @@ def work_at(process, rate, start, seconds, *, refused_every=0):
     sent = 0
     for n in range(int(rate * seconds)):
         is_refused = refused_every and n % refused_every == refused_every - 1
-        answer = replace(BUSY, status_code=429, retry_after=5.0) if is_refused else DELIVERED
-        sent += process.send(answer, start + n / rate)
+        sent += process.send(asking(5.0) if is_refused else DELIVERED, start + n / rate)
     return sent
 
 
 def pass_on(process, start, until):
-    """Poll, and send as much as the gate admits; return the number of sends in each second."""
+    """Look, and send as much as the gate admits; return the number of sends in each second."""
     sent = Counter()
     for n in range(round((until - start) * 1000)):
         now = start + n / 1000
@@ -49,24 +44,36 @@ def test_refusals_that_are_faster_than_good_answers_hold_nothing_either(row, pro
     work_at(process, 150, 100, 1)
     sent = [process.gate.sent(101 + n / 150) for n in range(30)]
     for n in (3, 11, 19, 27):
-        process.write(process.gate.answered(sent[n], replace(BUSY, retry_after=5.0), 101.3, 30))
+        process.answer(failed(retry_after=5.0), 101.3, 30, sent[n])
     assert row.gate == Gate("api")
 
 
-def test_a_retry_after_holds_the_endpoint_if_later_sends_are_refused_too(row, process):
-    other = Process(row, "two")
+def test_refusals_of_sends_in_flight_say_nothing_about_later_sends(row, process):
     work_at(process, 150, 100, 1)
-    process.fail(101, replace(BUSY, retry_after=30.0), times=4)
+    for sent in [process.gate.sent(101) for _ in range(10)]:
+        process.answer(failed(retry_after=30.0), 101.01, sent=sent)
+    assert row.gate.not_before is None
+
+
+def test_a_retry_after_holds_the_endpoint_if_later_sends_are_refused_too(row, process, other):
+    work_at(process, 150, 100, 1)
+    process.fail(101, failed(retry_after=30.0), times=4)
     assert row.gate.not_before == 131
     other.look(101.25)
     for each in (process, other):
         assert each.gate.governs(130)
-        assert each.gate.room(130, 0) == 0
-        assert each.gate.wait(130, 0) is None
+        assert each.gate.claim_limit(130, 0) == 0
+        assert each.gate.may_send(130, 0) == RELEASE
+
+
+def test_many_equal_retry_afters_are_written_once(row, process):
+    for n, sent in enumerate([process.gate.sent(100) for _ in range(5)]):
+        process.answer(failed(retry_after=30.0), 100 + n / 100, sent=sent)
+    assert row.gate.epoch == 1
 
 
 def test_a_retry_after_that_comes_while_the_change_to_paced_is_written_holds_the_endpoint(row, process):
-    gate, answer = process.gate, replace(BUSY, status_code=429, retry_after=30.0)
+    gate, answer = process.gate, asking(30.0)
     assert gate.answered(gate.sent(100), answer, 100.1, 0) is None
     others = [gate.sent(100.1) for _ in range(3)]
     change, *later = [gate.answered(each, answer, 100.2, 0) for each in others]
@@ -74,80 +81,63 @@ def test_a_retry_after_that_comes_while_the_change_to_paced_is_written_holds_the
     assert process.write(change)
     assert (row.gate.state, row.gate.not_before) == ("paced", None)
 
-    assert gate.wait(100.3, 0) is None
+    assert gate.may_send(100.3, 0) == RELEASE
     process.look(100.3)
     assert row.gate.not_before == 130.2
-    assert gate.wait(101, 0) is None
-
-
-def test_a_retry_after_of_sends_in_flight_says_nothing_about_later_sends(row, process):
-    work_at(process, 150, 100, 1)
-    sent = [process.gate.sent(101) for _ in range(10)]
-    for each in sent:
-        process.write(process.gate.answered(each, replace(BUSY, retry_after=30.0), 101.01, 0))
-    assert row.gate.not_before is None
-
-
-def test_after_a_retry_after_the_pace_starts_at_what_was_accepted_and_doubles(row, process):
-    work_at(process, 150, 100, 3)
-    process.fail(103, replace(BUSY, retry_after=30.0), times=4)
-    assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
-    sent = pass_on(process, 103, 136)
-    assert not any(sent[second] for second in range(103, 133))
-    assert sent[133] >= 140
-    assert sent[134] >= 280
-
-
-def test_after_a_retry_after_one_request_is_tried_first(row, process):
-    process.fail(100, replace(BUSY, retry_after=30.0), times=4)
-    for n in range(100 * 4, 131 * 4):
-        process.look(n / 4)
-    assert process.gate.wait(131, 0) == 0
-    assert process.gate.wait(131, 1) > 0
-
-
-def test_a_pace_that_leads_to_a_second_retry_after_grows_slowly(row, process):
-    work_at(process, 50, 100, 3)
-    process.fail(103, replace(BUSY, retry_after=1.0), times=4)
-    pass_on(process, 103, 106)
-    process.fail(106, replace(BUSY, retry_after=1.0), times=4)
-    sent = pass_on(process, 106, 112)
-    assert not sent[106]
-    assert sent[111] <= 1.1 * sent[108]
-
-
-@pytest.fixture
-def paced(row, process):
-    """A process that has sent 50 requests per second for a while."""
-    work_at(process, 50, 100, 3)
-    process.fail(103, replace(BUSY, retry_after=1.0), times=4)
-    pass_on(process, 103, 106)
-    return process
-
-
-def pace_of(process, now):
-    process.look(now)
-    process.look(now + 1.5)
-    return process.row.gate.pace
-
-
-@pytest.mark.parametrize(("seconds", "is_cut"), [(0.5, False), (1.5, True)])
-def test_an_endpoint_is_slow_only_if_its_answers_are_slow_for_a_second(paced, seconds, is_cut):
-    before = pace_of(paced, 106)
-    for n in range(int(seconds * 20)):
-        paced.send(replace(DELIVERED, duration=1.0), 108 + n / 20)
-    assert (pace_of(paced, 108 + seconds) < 0.6 * before) == is_cut
+    assert gate.may_send(101, 0) == RELEASE
 
 
 def test_a_known_refusal_holds_the_endpoint_again_at_once(row, process):
-    process.fail(100, replace(BUSY, retry_after=5.0), times=4)
-    for n in range(100 * 4, 107 * 4):
-        process.look(n / 4)
-    process.send(replace(BUSY, retry_after=5.0), 107)
+    process.fail(100, failed(retry_after=5.0), times=4)
+    process.look_until(100, 107)
+    process.send(failed(retry_after=5.0), 107)
     assert row.gate.not_before == 112
 
 
 @pytest.mark.parametrize("retry_after", [86_400.0, 1e9])
 def test_a_retry_after_holds_an_endpoint_for_five_minutes_at_most(row, process, retry_after):
-    process.fail(100, replace(BUSY, retry_after=retry_after), times=4)
+    process.fail(100, failed(retry_after=retry_after), times=4)
     assert row.gate.not_before == 400
+
+
+class TestThePaceAfterwards:
+    def test_it_starts_at_what_was_accepted_before_and_doubles(self, row, process):
+        work_at(process, 150, 100, 3)
+        process.fail(103, failed(retry_after=30.0), times=4)
+        assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
+        sent = pass_on(process, 103, 136)
+        assert not any(sent[second] for second in range(103, 133))
+        assert sent[133] >= 140
+        assert sent[134] >= 280
+
+    def test_one_request_is_tried_first(self, process):
+        process.fail(100, failed(retry_after=30.0), times=4)
+        process.look_until(100, 131)
+        assert process.may_send(131)
+        assert not process.may_send(131, 1)
+
+    @pytest.fixture
+    def paced(self, process):
+        """A process that has sent 50 requests per second, and was asked once to wait."""
+        work_at(process, 50, 100, 3)
+        process.fail(103, failed(retry_after=1.0), times=4)
+        pass_on(process, 103, 106)
+        return process
+
+    def test_after_a_second_retry_after_it_grows_slowly(self, paced):
+        paced.fail(106, failed(retry_after=1.0), times=4)
+        sent = pass_on(paced, 106, 112)
+        assert not sent[106]
+        assert sent[111] <= 1.1 * sent[108]
+
+    @pytest.mark.parametrize(("seconds", "is_cut"), [(0.5, False), (1.5, True)])
+    def test_it_is_cut_only_if_all_answers_of_a_second_are_slow(self, row, paced, seconds, is_cut):
+        def pace(now):
+            paced.look(now)
+            paced.look(now + 1.5)
+            return row.gate.pace
+
+        before = pace(106)
+        for n in range(int(seconds * 20)):
+            paced.send(replace(DELIVERED, duration=1.0), 108 + n / 20)
+        assert (pace(108 + seconds) < 0.6 * before) == is_cut

@@ -33,9 +33,6 @@ def claim_probe(
 
     Args:
         change: reserves the probe; this function adds the event type.
-        owner: the owner of the lease.
-        now: seconds since the epoch.
-        lease_seconds: the duration of the lease.
 
     Returns:
         The lease and the current gate; None, with no lease and no change of the gate, if nothing is due or another process

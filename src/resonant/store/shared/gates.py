@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import and_, exists, func, literal, or_, select, true, update
+from sqlalchemy import exists, literal, select, true
 
 from resonant.store import schema
 from resonant.store.engine.sql import SharedClock, insert_into
@@ -17,7 +17,7 @@ from resonant.store.engine.sql import SharedClock, insert_into
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Row, Select
+    from sqlalchemy import Connection, Row, Select
 
 GateState = Literal["normal", "probing", "paced", "paused"]
 
@@ -49,7 +49,7 @@ class Gate:
         pilot_until: when another process may become the pilot.
         paced_at: when pacing began; while paused, of a pace before the pause.
         pace: sends per second while paced; while probing, the rate before the outage.
-        helpless_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
+        lenient_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
         paused_by: the operator who paused it.
     """
 
@@ -66,7 +66,7 @@ class Gate:
     pilot_until: float | None = None
     paced_at: float | None = None
     pace: float | None = None
-    helpless_until: float | None = None
+    lenient_until: float | None = None
     paused_by: str | None = None
 
     def governs_at(self, now: float) -> bool:
@@ -111,16 +111,6 @@ def holds_for_long(gate: Gate, now: float) -> bool:
     return gate.state == "paused" or is_long_down or waits_long
 
 
-def is_held_for_long() -> ColumnElement[bool]:
-    """Return ``holds_for_long`` as an SQL condition on the gate of each delivery."""
-    now = SharedClock()
-    is_long_down = and_(
-        _g.c.state == "probing", func.coalesce(_g.c.failing_since, _g.c.since) <= now - SHORT_HOLD_SECONDS
-    )
-    is_held = or_(_g.c.state == "paused", is_long_down, _g.c.not_before > now + SHORT_HOLD_SECONDS)
-    return exists().where(_g.c.endpoint == _d.c.endpoint, is_held)
-
-
 def read_gate(connection: Connection, endpoint: str) -> Gate:
     """Return the gate of an endpoint; a ``normal`` one if it has no row."""
     row = connection.execute(select(_g).where(_g.c.endpoint == endpoint)).one_or_none()
@@ -154,11 +144,6 @@ def _all_gates_and_clock() -> Select[Any]:
     return select(now, _g).select_from(one.outerjoin(_g, true())).order_by(_g.c.endpoint)
 
 
-def shared_now(connection: Connection) -> float:
-    """Return the shared clock's time."""
-    return connection.execute(select(SharedClock())).scalar_one()
-
-
 def states_not_normal(connection: Connection) -> dict[str, GateState]:
     """Return the state of each gate that is not normal, by endpoint."""
     return {name: gate.state for name, gate in read_gates(connection).items() if gate.state != "normal"}
@@ -176,26 +161,20 @@ def change_gate(connection: Connection, change: GateChange) -> bool:
         )
         if connection.execute(select(delivered)).scalar():
             return False
-    values = asdict(gate)
-    changed = connection.execute(
-        update(_g).where(_g.c.endpoint == gate.endpoint, _g.c.epoch == change.before.epoch).values(values)
-    )
-    if changed.rowcount or change.before.epoch:
-        return bool(changed.rowcount)
-    new = insert_into(connection.dialect.name, _g).values(values).on_conflict_do_nothing()
-    return bool(connection.execute(new).rowcount)
+    values, is_unchanged = asdict(gate), _g.c.epoch == change.before.epoch
+    row = insert_into(connection.dialect.name, _g).values(values)
+    write = row.on_conflict_do_update(index_elements=[_g.c.endpoint], set_=values, where=is_unchanged)
+    return bool(connection.execute(write).rowcount)
 
 
-def try_changes(connection: Connection, changes: Sequence[GateChange]) -> list[tuple[bool, Gate]]:
-    """Write changes of several gates; return, for each, whether it was written, and the current gate."""
-    results: dict[str, tuple[bool, Gate]] = {}
-    for change in sorted(
-        changes, key=lambda change: change.after.endpoint
-    ):  # the same order in every process
-        name = change.after.endpoint
+def try_changes(connection: Connection, changes: Sequence[GateChange]) -> list[tuple[GateChange, bool, Gate]]:
+    """Write changes of several gates; return each with whether it was written, and the current gate."""
+    tried = []
+    for change in sorted(changes, key=lambda each: each.after.endpoint):  # the same order in every process
         is_written = change_gate(connection, change)
-        results[name] = (is_written, change.result if is_written else read_gate(connection, name))
-    return [results[change.after.endpoint] for change in changes]
+        row = change.result if is_written else read_gate(connection, change.after.endpoint)
+        tried.append((change, is_written, row))
+    return tried
 
 
 def _gate(row: Row[Any]) -> Gate:

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ from sqlalchemy import text
 from resonant import enqueue
 from resonant.dispatch.wakeup import wake_on_commits
 from resonant.events import Event
+from resonant.gate.pausing import pause, resume
 from resonant.store import WorkerStore
 from resonant.store.engine import wakeup
-from resonant.store.shared import gate_operations
 from support.waiting import quiet, until
 
 
@@ -89,10 +88,10 @@ async def test_a_notification_without_a_name_counts_beside_others(postgresql_url
 
 async def test_resuming_an_endpoint_wakes(store_url):
     async with watched(store_url) as (other, woken):
-        await other.write(gate_operations.pause, "orders", reason="", who="me", now=time.time())
+        await pause(other, "orders", who="me")
         await quiet(woken)
         woken.clear()
-        await other.write(gate_operations.resume, "orders", now=time.time())
+        await resume(other, "orders", who="me")
         await until(lambda: None in woken)  # for any endpoint: the run must look at the gates
 
 

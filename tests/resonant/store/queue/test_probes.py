@@ -13,7 +13,6 @@ from resonant.store import schema
 from resonant.store.queue.leases import look
 from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
-from resonant.store.store import Store
 from resonant.store.views.selection import Selection
 from support.sqlite import listening
 
@@ -71,7 +70,7 @@ def test_no_probe_is_reserved_while_nothing_is_due(desk):
     assert desk.read(read_gate, "orders") == gate
 
 
-def test_of_two_processes_one_probes(desk):
+def test_only_one_of_two_processes_probes(desk):
     desk.enqueue("evt_1", "evt_2")
     gate = probing(desk)
 
@@ -80,7 +79,7 @@ def test_of_two_processes_one_probes(desk):
     assert len(desk.claim()) == 1
 
 
-def test_a_look_reads_what_is_due_and_the_gates_together(desk):
+def test_a_look_reads_due_deliveries_and_gates_together(desk):
     desk.enqueue("evt_1")
     gate = probing(desk)
 
@@ -88,7 +87,7 @@ def test_a_look_reads_what_is_due_and_the_gates_together(desk):
 
     assert [each.endpoint for each in due] == ["orders"]
     assert read.gates == {"orders": gate}
-    assert desk.run(Store.look(desk.store, "orders")) == (due, read.gates)
+    assert desk.run(desk.store.look("orders")) == (due, read.gates)
 
 
 def test_a_dead_letter_that_could_be_claimed_is_no_probe(desk):

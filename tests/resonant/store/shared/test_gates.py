@@ -14,7 +14,7 @@ from resonant.store.shared.gates import (
     holds_for_long,
     read_gate,
     read_gates,
-    shared_now,
+    read_gates_and_clock,
     try_changes,
 )
 from resonant.store.views.standing import standing
@@ -36,7 +36,7 @@ PROBING = replace(NORMAL, state="probing", failing_since=5.0, probe_at=7.0)
     ],
     ids=["normal", "paced", "probing", "paused", "until a Retry-After ends", "after it has ended"],
 )
-def test_a_gate_governs_in_every_state_but_normal_and_until_a_retry_after_ends(gate, expected):
+def test_a_gate_governs_unless_it_is_normal_and_no_retry_after_is_in_effect(gate, expected):
     assert gate.governs_at(100.0) is expected
 
 
@@ -53,7 +53,7 @@ def test_a_change_raises_the_epoch_and_is_read_by_all(desk):
     assert desk.read(read_gates) == {"orders": change.result}
 
 
-def test_of_two_changes_of_the_same_gate_one_happens(desk):
+def test_one_of_two_changes_of_the_same_gate_is_written(desk):
     first = GateChange(NORMAL, PROBING)
     assert [desk.write(change_gate, first), desk.write(change_gate, first)] == [True, False]
 
@@ -82,10 +82,9 @@ def test_changes_of_several_gates_are_tried_together_and_each_gate_is_read_again
     other = GateChange(Gate("billing"), Gate("billing", state="paced"))
     assert desk.write(change_gate, first)
 
-    lost, written = desk.write(try_changes, [first, other])
+    tried = desk.write(try_changes, [first, other])
 
-    assert lost == (False, first.result)
-    assert written == (True, other.result)
+    assert tried == [(other, True, other.result), (first, False, first.result)]
     assert desk.read(read_gates) == {"billing": other.result, "orders": first.result}
 
 
@@ -104,7 +103,7 @@ def test_changes_of_several_gates_are_tried_together_and_each_gate_is_read_again
     ],
 )
 def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk, fields, is_held):
-    now = desk.read(shared_now)
+    now = desk.read(read_gates_and_clock).at
     times = {name: now + value for name, value in fields.items() if name != "state"}
     gate = replace(NORMAL, **fields | times)
     desk.enqueue("evt_1")

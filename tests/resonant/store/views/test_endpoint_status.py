@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from resonant.delivery.retry import GiveUp
+from resonant.gate.pausing import pause
 from resonant.store.counter_compaction import compact
-from resonant.store.shared.gate_operations import pause
 from resonant.store.shared.gates import Gate
 from resonant.store.views.endpoint_status import governed
 
@@ -118,7 +118,7 @@ def test_what_is_due_is_held_while_the_gate_governs(desk):
     desk.enqueue("evt_1", endpoint="billing")
     assert (desk.status().held, of(desk, "orders").held) == (0, 0)
 
-    desk.write(pause, "orders", who="ann", now=desk.clock())
+    desk.run(pause(desk.store, "orders", who="ann"))
 
     orders = of(desk, "orders")
     assert (orders.due, orders.held, orders.gate.state) == (2, 2, "paused")
@@ -128,7 +128,7 @@ def test_what_is_due_is_held_while_the_gate_governs(desk):
 
 
 def test_a_paused_endpoint_without_deliveries_is_shown(desk):
-    desk.write(pause, "orders", who="ann", now=desk.clock())
+    desk.run(pause(desk.store, "orders", who="ann"))
     assert of(desk, "orders").gate.paused_by == "ann"
     assert desk.status(endpoint="billing").endpoints == ()
 
@@ -139,7 +139,7 @@ def test_the_governed_endpoints_are_those_of_the_status(desk):
     desk.enqueue("evt_3", endpoint="billing")
     desk.enqueue("evt_4", endpoint="crm")
     for name in ("billing", "orders", "unused"):
-        desk.write(pause, name, who="ann", now=desk.clock())
+        desk.run(pause(desk.store, name, who="ann"))
 
     found = desk.read(governed, now=desk.clock())
 

@@ -1,0 +1,303 @@
+"""What a process measures of an endpoint: its latest answers, failures in a row, refusals and durations.
+
+Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the reasons for the constants in full.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf, log
+from statistics import median
+from typing import TYPE_CHECKING
+
+from resonant.gate.permission import SEND, Wait
+
+if TYPE_CHECKING:
+    from resonant.delivery.verdict import Verdict
+    from resonant.gate.permission import Send
+
+# An answer counts for a second, as most receivers limit by the second; the latest ones count for longer at low rates: 20, since
+# fewer show no share of failures, and 5 for a rate.
+_WINDOW_SECONDS, FEWEST_ANSWERS, FEWEST_ACCEPTED = 1.0, 20, 5
+# An endpoint is slow after five slow answers in a row that came over a second: fewer may be one stall. An answer is slow beyond
+# three times the median of the first five, when the endpoint was idle, and a tenth of a second.
+_SLOW_IN_A_ROW, _SLOW_SECONDS, _FIRST_DURATIONS, _SLOW_FACTOR, _SLOW_MARGIN = 5, 1.0, 5, 3, 0.1
+# An outage is this many failures in a row (5 to 20 made no difference), or fewer over half a minute at low rates. Among the
+# first 30 answers, a shorter streak is enough if chance makes it so rarely at the earlier share of failures.
+_STREAK, _LONG_STREAK, _LONG_STREAK_SECONDS = 20, 5, 30.0
+_FIRST_ANSWERS, _FEWEST_STREAK, _RARELY = 30, 6, 1e-4
+# A refused change is proposed again after this time. It is refused while other processes can deliver.
+_REFUSED_SECONDS = 0.1
+# After ten seconds without a send, what an endpoint accepts is unknown. A process then begins with one send, which may be
+# answered with 410, then with four, and adds more as they are accepted: an endpoint for 10 requests per second would get hundreds
+# in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure; with one, it adds two each time.
+_UNKNOWN_AFTER_SECONDS, _NEXT_TRY_SECONDS = 10.0, 0.01
+_FIRST_SECONDS, _FIRST_SENDS, _MORE_SENDS, _SENDS_PER_ACCEPTED = 0.4, 4, 2, 1.25
+# The refusals after a first one that hold an endpoint: as many as chance rarely makes at the earlier share of refusals (of the
+# last 200 answers; 2 % before the first ones), if each concerns a single tenant only.
+_FEWEST_REFUSALS, _MOST_REFUSALS, _VERY_RARELY = 3, 8, 1e-5
+_SHARE_ANSWERS, _FIRST_SHARE, _FIRST_SHARE_ANSWERS = 200, 0.02, 2
+_INTERNAL_ERROR, _THROTTLED = 500, 429
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A send: its start, and its number in this process."""
+
+    at: float
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of a send.
+
+    Attributes:
+        verdict: the classifier's verdict on the failure; None if it was delivered.
+        status_code: None if the endpoint did not answer.
+        duration: how long the request took, without the lag of this process, in seconds.
+        delivery_id: identifies repeated 500s of one delivery, which do not indicate an outage.
+    """
+
+    verdict: Verdict | None
+    status_code: int | None
+    duration: float
+    delivery_id: int = 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the failure is on the sender's side; the gate ignores it."""
+        return self.verdict is not None and self.verdict.blame == "local"
+
+    @property
+    def works(self) -> bool:
+        """Whether the endpoint works: it delivered, or its answer rejects only this event."""
+        if self.verdict is None:
+            return True
+        return self.verdict.category == "permanent" and self.status_code is not None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the endpoint answered 410."""
+        return self.verdict is not None and self.verdict.gone
+
+    @property
+    def retry_after(self) -> float | None:
+        """The Retry-After, in seconds."""
+        return None if self.verdict is None else self.verdict.retry_after
+
+    @property
+    def is_500(self) -> bool:
+        """Whether it is a 500: a bug that depends on the event, not on the load."""
+        return self.status_code == _INTERNAL_ERROR
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the endpoint took the request, at the pace of the sends."""
+        return self.works or self.is_500
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the endpoint asked to slow down, or to wait."""
+        return bool(self.retry_after) or self.status_code == _THROTTLED
+
+
+class Window:
+    """The answers of the last second, or the latest few if that is more; older ones are only counted.
+
+    Args:
+        fewest: the number of answers that are kept for longer than a second.
+
+    Attributes:
+        bad: the number of bad answers.
+        earlier, earlier_bad: the numbers of older answers, and of older bad ones.
+    """
+
+    def __init__(self, fewest: int = FEWEST_ANSWERS) -> None:
+        self._answers: deque[tuple[float, bool]] = deque()
+        self._fewest = fewest
+        self.bad = self.earlier = self.earlier_bad = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @property
+    def share_bad(self) -> float:
+        """The share of bad answers; 0 without answers."""
+        return self.bad / len(self._answers) if self._answers else 0.0
+
+    @property
+    def last(self) -> float:
+        """The time of the last answer; -inf without one."""
+        return self._answers[-1][0] if self._answers else -inf
+
+    def add(self, now: float, *, is_bad: bool = False) -> None:
+        """Add an answer."""
+        self._answers.append((now, is_bad))
+        self.bad += is_bad
+        self._drop(now)
+
+    def per_second(self, now: float) -> float:
+        """Return the answers per second, over a second or over the latest few if that is longer."""
+        self._drop(now)
+        return len(self._answers) / max(_WINDOW_SECONDS, now - self._answers[0][0]) if self._answers else 0.0
+
+    def _drop(self, now: float) -> None:
+        while len(self._answers) > self._fewest and self._answers[0][0] < now - _WINDOW_SECONDS:
+            _, was_bad = self._answers.popleft()
+            self.bad -= was_bad
+            self.earlier += 1
+            self.earlier_bad += was_bad
+
+
+class Latency:
+    """Compares the durations of accepted answers with those of the first few, when the endpoint was idle.
+
+    Attributes:
+        usual: the median of the first durations.
+    """
+
+    def __init__(self) -> None:
+        self._first: list[float] = []
+        self._in_a_row, self._since, self._until = 0, 0.0, 0.0
+        self.usual = 0.0
+
+    def add(self, now: float, duration: float) -> None:
+        """Add the duration of an accepted answer."""
+        if len(self._first) < _FIRST_DURATIONS:
+            self._first.append(duration)
+            self.usual = median(self._first)
+        elif duration <= _SLOW_FACTOR * self.usual + _SLOW_MARGIN:
+            self._in_a_row = 0
+        else:
+            self._since = self._since if self._in_a_row else now
+            self._in_a_row, self._until = self._in_a_row + 1, now
+
+    @property
+    def may_be_slow(self) -> bool:
+        """Whether at least the last five answers were slow."""
+        return self._in_a_row >= _SLOW_IN_A_ROW
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether at least the last five answers, and all of the last second, were slow."""
+        return self.may_be_slow and self._until - self._since >= _SLOW_SECONDS
+
+    def forget_slow_answers(self) -> None:
+        """Begin a new series of slow answers."""
+        self._in_a_row = 0
+
+
+class Refusals:
+    """The refusals of an endpoint: its 429s, and the answers with a Retry-After.
+
+    They tell a limit of the whole endpoint from a limit of one tenant. Only the answers to sends after a first refusal show
+    whether it concerns every request; a good one ends the count.
+    """
+
+    def __init__(self) -> None:
+        self._share, self._answers = _FIRST_SHARE, _FIRST_SHARE_ANSWERS
+        self._is_counting = False
+        self._first = self._latest = self._refused = self._needed = 0
+
+    def add(self, number: int, last: int, answer: Answer) -> None:
+        """Count the answer to the send with this number; ``last`` is the number of the last send."""
+        is_refusal, is_later = answer.is_refusal, self._is_counting and number > self._first
+        if is_refusal and not self._is_counting:
+            self._is_counting, self._first, self._latest, self._refused = True, last, last, 0
+            needed = round(log(_VERY_RARELY) / log(min(0.99, self._share)))
+            self._needed = max(_FEWEST_REFUSALS, min(_MOST_REFUSALS, needed))
+        elif is_refusal and is_later:
+            self._refused, self._latest = self._refused + 1, max(self._latest, number)
+        elif answer.is_accepted and is_later:
+            self._is_counting = False
+        self._answers = min(_SHARE_ANSWERS, self._answers + 1)
+        self._share += (is_refusal - self._share) / self._answers
+
+    @property
+    def concern_all(self) -> bool:
+        """Whether most of the sends since the first refusal were refused too."""
+        # Refusals are often faster than other answers, so this counts the sends between them, too.
+        is_most = 2 * self._refused > self._latest - self._first
+        return self._is_counting and self._refused >= self._needed and is_most
+
+
+class Measurements:
+    """The answers since the gate entered its state.
+
+    Attributes:
+        since: the time of the first answer after a pause; until then, of the first send.
+        window: the latest answers; bad ones are failures.
+        refusals: the latest answers; bad ones are refusals.
+        accepted: the accepted answers.
+        streak: failures in a row.
+        streak_since: the time of the first failure in the streak, or of the last accepted answer, if later.
+        asked_at: the time of the last proposal because of the streak.
+        accepted_before: accepted answers per second before the streak.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.window, self.refusals, self.accepted = Window(), Window(), Window(FEWEST_ACCEPTED)
+        self.accepted_before = 0.0
+        self.streak, self.streak_since, self._streak_began = 0, now, 0
+        self.asked_at = self.since = self._answered_at = -inf
+        self._answered_500: set[int] = set()
+        self._answers = self._accepted = 0
+
+    def add(self, now: float, number: int, answer: Answer) -> None:
+        """Count the answer to the send with this number. Repeated 500s of one delivery do not indicate an outage.
+
+        A late answer to a send from before the streak does not change the streak: rejections are faster than acceptances.
+        """
+        self._answers += 1
+        if self._answers == 1:
+            self.since = now  # the number of sends grows from the first answer on
+        self._answered_at = now
+        is_repeated = answer.is_500 and answer.delivery_id in self._answered_500
+        if answer.works:
+            if number > self._streak_began:
+                self.streak = 0
+                self._answered_500.clear()
+        elif (self.streak == 0 or number > self._streak_began) and not is_repeated:
+            if self.streak == 0:
+                self.streak_since, self._streak_began = now, number
+                self.accepted_before = self.accepted.per_second(now)
+            self.streak += 1
+        if answer.is_500:
+            self._answered_500.add(answer.delivery_id)
+        if answer.is_accepted:
+            self.accepted.add(now)
+            self._accepted += 1
+            self.streak_since = now
+
+    def is_outage(self, now: float, *, is_paced: bool) -> bool:
+        """Return whether the failures in a row are an outage."""
+        streak = _STREAK if is_paced or self._answers > _FIRST_ANSWERS else self._first_streak()
+        lasts = self.streak >= _LONG_STREAK and now - self.streak_since >= _LONG_STREAK_SECONDS
+        if (self.streak < streak and not lasts) or 0 <= now - self.asked_at < _REFUSED_SECONDS:
+            return False
+        return not (is_paced and self.has_just_accepted(now))
+
+    def _first_streak(self) -> float:
+        before = max(0, self._answers - self.streak)
+        share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
+        return min(_STREAK, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
+
+    def has_just_accepted(self, now: float) -> bool:
+        """Return whether the endpoint accepted a request within the last second."""
+        return now - self.accepted.last < 1
+
+    def may_send(self, now: float, in_flight: int) -> Send | Wait:
+        """Return whether to send now: few sends are allowed before the first answers."""
+        if now - max(self._answered_at, self.since) > _UNKNOWN_AFTER_SECONDS:
+            self.since, self._answers, self._accepted = now, 0, 0
+        steps = int(max(0.0, now - self.since) / _FIRST_SECONDS)
+        has_failed = self._answers > self._accepted
+        if self._answers >= _FIRST_ANSWERS or (steps and not has_failed):
+            return SEND
+        if not steps and not self._answers:
+            most = 1.0  # the answer may be a 410 or a Retry-After
+        else:
+            most = _FIRST_SENDS + _MORE_SENDS * steps + _SENDS_PER_ACCEPTED * self._accepted
+        return SEND if self._answers + in_flight < most else Wait(_NEXT_TRY_SECONDS)

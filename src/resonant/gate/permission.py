@@ -1,0 +1,32 @@
+"""What a gate answers to a process that wants to send, or to claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again after ``seconds``, or after the next answer."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give the delivery back to the store: the gate holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoLimit:
+    """Claim as many deliveries as wanted."""
+
+
+Permission = Send | Wait | Release
+
+SEND, RELEASE, NO_LIMIT = Send(), Release(), NoLimit()
