@@ -11,7 +11,8 @@ import yaml
 
 PROJECT = Path(__file__).parents[1]
 METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-JOBS = yaml.safe_load((PROJECT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+WORKFLOW = (PROJECT / ".github" / "workflows" / "ci.yml").read_text()
+JOBS = yaml.safe_load(WORKFLOW)["jobs"]
 CHANGELOG = (PROJECT / "CHANGELOG.md").read_text()
 
 
@@ -45,6 +46,12 @@ def test_ci_installs_the_wheel_without_the_checkout():
     commands = "\n".join(step.get("run", "") for step in JOBS["wheel"]["steps"])
     assert "make wheel" in commands
     assert 'resonant" demo' in commands
+
+
+def test_ci_pins_every_action_to_a_commit():
+    actions = re.findall(r"uses: (\S+)", WORKFLOW)
+    assert actions
+    assert [each for each in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", each)] == []
 
 
 def test_ci_builds_the_documentation():
