@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from resonant.local.server import free_port, send_events, started_server
+from resonant.local.server import free_port, kept_server, send_events
 from resonant.settings import Settings
 from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
@@ -22,35 +24,15 @@ from support.sqlite import Disk, listening
 
 # Settings of the tests themselves.
 _OF_TESTS = ("RESONANT_CHAOS", "RESONANT_FUZZ", "RESONANT_SCALE")
-# The slowest files, by their duration on two processors. A file that is missing here only starts later.
-_LONGEST = (
-    "e2e/test_crashes.py",
-    "e2e/test_security.py",
-    "e2e/test_replay.py",
-    "e2e/test_up.py",
-    "e2e/test_ui.py",
-    "e2e/test_demo.py",
-    "docs/test_quickstart.py",
-    "e2e/test_bad_input.py",
-    "chaos/test_kills.py",
-    "deployments/test_automations.py",
-    "e2e/test_security_server.py",
-    "e2e/test_main_job.py",
-    "flows/test_own_outcomes.py",
-    "e2e/test_metrics_faults.py",
-    "chaos/test_faults_sending.py",
-    "chaos/test_faults_store.py",
-    "resonant/dispatch/test_wakeup.py",
-    "resonant/dispatch/test_dispatcher_gate.py",
-    "resonant/dispatch/test_dispatcher_leases.py",
-    "resonant/dispatch/test_outage.py",
-    "resonant/store/views/test_dead_letters.py",
-    "resonant/store/engine/test_locks.py",
-    "resonant/store/engine/test_migrate.py",
-    "resonant/store/views/test_selection.py",
-    "resonant/store/test_store.py",
-    "resonant/cli/test_metrics.py",
-)
+# Seconds that each slow file took when it was last recorded. A file that is missing here only starts later.
+_DURATIONS = Path(__file__).with_name("durations.json")
+_SLOW_SECONDS = 5.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-durations", action="store_true", help="write tests/durations.json after the run"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # One seed for every process of pytest-xdist.
         os.environ.setdefault("RESONANT_CHAOS_SEED", str(random.SystemRandom().randrange(1 << 32)))
+    if config.getoption("record_durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Recorder())
     _register_examples()
 
 
@@ -95,8 +79,30 @@ def _register_examples() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the slowest files first, then other files that need a Prefect server, so that all processes end together."""
     engine = {item.path for item in items if item.get_closest_marker("engine")}
-    places = {Path(__file__).parent / name: place for place, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: (places.get(item.path, len(places)), item.path not in engine))
+    seconds = {
+        Path(__file__).parent / name: value for name, value in json.loads(_DURATIONS.read_text()).items()
+    }
+    items.sort(key=lambda item: (-seconds.get(item.path, 0), item.path not in engine))
+
+
+class _Recorder:
+    """Adds up the durations of each file in all processes, and replaces the recorded ones of the files that ran."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.location[0].removeprefix("tests/")] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        recorded = json.loads(_DURATIONS.read_text()) | self._seconds
+        files = [
+            each
+            for each in recorded
+            if recorded[each] >= _SLOW_SECONDS and (_DURATIONS.parent / each).exists()
+        ]
+        files.sort(key=lambda each: -recorded[each])
+        _DURATIONS.write_text(json.dumps({each: round(recorded[each]) for each in files}, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -163,8 +169,8 @@ def prefect_api(tmp_path_factory):
             patch.delenv("PREFECT_API_URL", raising=False)
             # The server notices missing events within a second instead of the default five.
             patch.setenv("PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY", "PT1S")
-            server = started_server(Settings(home=home / "resonant"), port=free_port(), ui=False)
-            api_url = stack.enter_context(server)
+            server = kept_server(Settings(home=home / "resonant"), port=free_port(), ui=False)
+            api_url = stack.enter_context(server).api_url
         yield api_url
         # Otherwise Prefect's client would try for minutes at exit to send records to the stopped server.
         send_events(api_url)
