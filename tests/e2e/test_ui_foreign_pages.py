@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from playwright.sync_api import sync_playwright
 
-from resonant.local.server import free_port, started_server
+from resonant.local.server import free_port, kept_server
 from resonant.settings import Settings
 from support.browser import VIOLATIONS
 from support.prefect import patient_client
@@ -25,7 +25,7 @@ def unlocked(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         patch.delenv("PREFECT_API_URL", raising=False)
-        with started_server(Settings(home=home / "resonant"), port=port, ui=True):
+        with kept_server(Settings(home=home / "resonant"), port=port, ui=True):
             yield port
 
 

@@ -16,7 +16,7 @@ from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters, purge_dead_letters, replay_dead_letters
 from flows.emit import emit_events
 from flows.metrics import export_metrics
-from resonant.local.server import free_port, send_events, started_server
+from resonant.local.server import free_port, kept_server, send_events
 from resonant.settings import Settings
 from support.browser import VIOLATIONS
 from support.prefect import patient_client
@@ -61,8 +61,8 @@ def server(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         patch.delenv("PREFECT_API_URL", raising=False)
-        with started_server(Settings(home=home / "resonant"), port=free_port(), ui=True) as api:
-            yield api
+        with kept_server(Settings(home=home / "resonant"), port=free_port(), ui=True) as server:
+            yield server.api_url
 
 
 @pytest.fixture(scope="module")

@@ -188,13 +188,6 @@ def configure_prefect() -> None:
 
 
 @contextlib.contextmanager
-def started_server(settings: Settings, *, port: int, ui: bool) -> Iterator[str]:
-    """Run a server as ``kept_server`` does, and yield its API URL."""
-    with kept_server(settings, port=port, ui=ui) as server:
-        yield server.api_url
-
-
-@contextlib.contextmanager
 def kept_server(
     settings: Settings, *, port: int, ui: bool, meanwhile: Callable[[], None] | None = None
 ) -> Iterator[KeptServer]:
