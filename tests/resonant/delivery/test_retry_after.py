@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resonant.delivery.retry_after import parse_retry_after
-from support.misbehaving import NOW
+
+NOW = datetime(2019, 6, 3, 11, 0, 0, tzinfo=UTC).timestamp()
 
 
 # The first five are urllib3's (test/test_retry.py).
