@@ -1,21 +1,14 @@
-"""Which addresses are refused, and that a refused one is never connected to."""
+"""The addresses that are refused."""
 
-import asyncio
-import contextlib
 import ipaddress
 import socket
 import subprocess
 import sys
 
-import aiohttp
-import httpx
 import pytest
-from aiohttp.abc import AbstractResolver
-from httpx_aiohttp import AiohttpTransport
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused
 from resonant.sinks.address_guard import check_address, guarded_socket_factory, is_allowed
 from support.programs import in_namespace
@@ -47,15 +40,14 @@ DENIED = {
 ALLOWED = "1.1.1.1 8.8.8.8 2001:4860:4860::8888 2606:4700::1111 2a00:1450::1 ::ffff:8.8.8.8 ::ffff:808:808"
 
 
+INVALID = ["", " ", "8.8.8.8 ", "8.8.8.8\n", "\uff18.8.8.8"]
+
+
 @pytest.mark.parametrize(
-    "address", [pytest.param(a, id=f"{kind}: {a}") for kind, all_ in DENIED.items() for a in all_.split()]
+    "address",
+    [pytest.param(a, id=f"{kind}: {a}") for kind, all_ in DENIED.items() for a in all_.split()] + INVALID,
 )
 def test_a_private_or_special_address_is_refused(address):
-    assert not is_allowed(address)
-
-
-@pytest.mark.parametrize("address", ["", " ", "8.8.8.8 ", "8.8.8.8\n", "\uff18.8.8.8"])
-def test_what_is_no_address_is_refused(address):
     assert not is_allowed(address)
 
 
@@ -90,7 +82,7 @@ def test_an_ipv4_address_mapped_into_ipv6_is_judged_like_itself(ip):
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_address_in_any_other_disguise_is_refused(ip):
+def test_an_ipv4_address_within_any_other_ipv6_address_is_refused(ip):
     n = int(ip)
     for disguise in (
         n,  # IPv4-compatible
@@ -102,156 +94,22 @@ def test_an_ipv4_address_in_any_other_disguise_is_refused(ip):
 
 
 @given(st.ip_addresses())
-def test_what_the_standard_library_calls_private_or_special_is_never_allowed(ip):
+def test_an_address_that_the_standard_library_calls_special_is_never_allowed(ip):
     special = not ip.is_global or ip.is_private or ip.is_multicast or ip.is_reserved or ip.is_link_local
     mapped = getattr(ip, "ipv4_mapped", None)
     assert mapped is not None or not (special and is_allowed(ip))
 
 
 @given(st.text())
-def test_no_text_is_too_strange_to_be_judged(text):
+def test_any_text_gets_an_answer(text):
     assert is_allowed(text) in {True, False}
 
 
-def test_the_refusal_names_the_address_and_what_permits_it():
+def test_the_refusal_names_the_address_and_the_option_that_permits_it():
     with pytest.raises(AddressRefused) as refused:
         check_address("10.0.0.1")
-    text = str(refused.value)
-    assert "10.0.0.1" in text
-    assert "private or special" in text
-    assert "--allow-private" in text
-    assert "allow_private" in text
-    assert "\n" not in text
-
-
-class NamesResolveTo(AbstractResolver):
-    """A name server that answers whatever the test says."""
-
-    def __init__(self, *addresses):
-        self.addresses = addresses
-
-    async def resolve(self, host, port=0, family=socket.AF_INET):
-        return [
-            {
-                "hostname": host,
-                "host": address,
-                "port": port,
-                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
-                "proto": 0,
-                "flags": socket.AI_NUMERICHOST,
-            }
-            for address in self.addresses
-        ]
-
-    async def close(self):
-        pass
-
-
-@contextlib.asynccontextmanager
-async def counting_server():
-    """A server on 127.0.0.1 that answers 204; yields its port and the list of connections it saw."""
-    seen = []
-
-    async def answer(reader, writer):
-        seen.append(writer.get_extra_info("peername"))
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1], seen
-    finally:
-        server.close()
-
-
-async def fetch(host, *, factory=guarded_socket_factory, resolver=None):
-    """Fetch from the counting server by this name: the status or the error, and how many connections it saw."""
-    async with counting_server() as (port, seen):
-        connector = aiohttp.TCPConnector(socket_factory=factory, resolver=resolver)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            try:
-                async with session.get(f"http://{host}:{port}/") as response:
-                    return response.status, len(seen)
-            except Exception as failure:  # noqa: BLE001 - whatever it is, it is to be judged
-                return failure, len(seen)
-
-
-def code_of(failure):
-    return classify(failure, now=0.0).code
-
-
-async def test_without_the_guard_the_server_is_reached():
-    assert await fetch("127.0.0.1", factory=None) == (204, 1)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
-async def test_a_refused_address_is_never_connected_to(host):
-    failure, connections = await fetch(host)
-    assert connections == 0
-    assert code_of(failure) == "address_refused"
-
-
-@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0"])
-async def test_a_peculiar_spelling_of_a_refused_address_is_never_connected_to(host):
-    failure, connections = await fetch(host)
-    assert connections == 0
-    # Some spellings are refused by aiohttp itself (3.14 and later), and some the resolver does not know.
-    assert code_of(failure) in {"address_refused", "invalid_url", "dns_not_found"}
-
-
-@pytest.mark.parametrize(
-    "addresses",
-    [
-        ["127.0.0.1"],
-        ["127.0.0.1", "127.0.0.2"],
-        ["127.0.0.1", "::1"],
-        ["::1", "10.0.0.1", "fe80::1", "192.168.0.1"],
-    ],
-    ids=" ".join,
-)
-async def test_a_name_with_refused_addresses_only_is_refused(addresses):
-    failure, connections = await fetch("rebound.example", resolver=NamesResolveTo(*addresses))
-    assert connections == 0
-    assert code_of(failure) == "address_refused"
-    assert isinstance(failure, aiohttp.ClientConnectorError)
-    assert isinstance(failure.__cause__, AddressRefused)
-    assert str(failure.__cause__.__cause__).split()[0] in addresses
-
-
-@pytest.mark.parametrize(
-    "addresses", [["10.0.0.1", "127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["fe80::1", "127.0.0.1"]]
-)
-async def test_a_refused_address_does_not_stand_in_the_way_of_the_names_permitted_one(addresses):
-    tried = []
-
-    def factory(addr_info):
-        address = addr_info[4][0]
-        tried.append(address)
-        if address == "127.0.0.1":  # stands for a public address, which a test cannot listen on
-            return socket.socket(*addr_info[:3])
-        return guarded_socket_factory(addr_info)
-
-    assert await fetch("mixed.example", factory=factory, resolver=NamesResolveTo(*addresses)) == (
-        204,
-        1,
-    )
-
-
-async def test_httpx_on_aiohttp_keeps_the_refusal_in_the_chain():
-    async with counting_server() as (port, seen):
-        connector = aiohttp.TCPConnector(
-            socket_factory=guarded_socket_factory, resolver=NamesResolveTo("127.0.0.1", "::1")
-        )
-        transport = AiohttpTransport(client=lambda: aiohttp.ClientSession(connector=connector))
-        async with httpx.AsyncClient(transport=transport) as client:
-            with pytest.raises(httpx.TransportError) as failure:
-                await client.post(f"http://rebound.example:{port}/", json={})
-        failure, connections = failure.value, len(seen)
-    assert connections == 0
-    assert classify(failure, now=0.0).code == "address_refused"
-    assert classify(failure, now=0.0).category == "permanent"
-    assert not classify(failure, now=0.0).maybe_processed
+    option = "--allow-private (allow_private on the endpoint) permits it"
+    assert str(refused.value) == f"10.0.0.1 is a private or special address; {option}"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +122,7 @@ def test_an_allowed_address_gets_a_plain_socket(family, address):
 
 
 @given(st.ip_addresses())
-def test_the_factory_judges_as_is_allowed_does(ip):
+def test_the_factory_refuses_the_same_addresses(ip):
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     addr_info = (family, socket.SOCK_STREAM, 0, "", (str(ip), 443))
     if is_allowed(ip):
