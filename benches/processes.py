@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Self, TypeVar, cast
 
 import psutil
 
-from resonant.local.processes import end, keep
+from resonant.local.supervisor import end, keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

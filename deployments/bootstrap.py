@@ -13,12 +13,10 @@ import sys
 from deployments import existing
 from resonant import output
 from resonant.errors import BootstrapFailed, ResonantError, ServerGone
-from resonant.local.drains import start_drains
-from resonant.local.health import is_healthy
-from resonant.local.outage import is_there, translated_server_errors
+from resonant.local.health import is_healthy, is_there, translated_server_errors
 from resonant.local.project import project_directory
-from resonant.local.server import admitted, configure_prefect, configured_url
-from resonant.local.work_pool import WORK_POOL, make_work_pool
+from resonant.local.server import configure_prefect, configured_url
+from resonant.local.work_pool import WORK_POOL, make_work_pool, start_drains
 from resonant.settings import load_settings
 
 _SHOWN_LINES = 15
@@ -84,7 +82,7 @@ def main() -> None:
         output.say(f"no Prefect server answers at {url or 'PREFECT_API_URL, which is not set'}")
         sys.exit(1)
     try:
-        with admitted(url), translated_server_errors(url):
+        with translated_server_errors(url):
             names = asyncio.run(bootstrap())
             asyncio.run(start_drains())
     except ServerGone as error:

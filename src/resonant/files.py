@@ -41,39 +41,39 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
     Raises:
         ResonantError: it cannot be written; an existing file is unchanged.
     """
-    try:
+    with _one_line(path):
         path = _follow(path)
-    except OSError as error:
-        raise ResonantError(f"{path}: {error.strerror}") from None
     if path.exists() and not path.is_file():
         # Replacing it would turn /dev/null into a file.
         raise ResonantError(f"{path} is not a regular file (- is standard output)")
-    try:
+    with _one_line(path):
         fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise ResonantError(f"{path}: {error.strerror}") from None
+        try:
+            with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - a descriptor
+
+                def write(text: str) -> None:
+                    # In a transaction, an OSError would be mistaken for a database error.
+                    with _one_line(path):
+                        file.write(text)
+
+                yield write
+                file.flush()
+                os.fchmod(fd, mode)
+                os.fsync(fd)
+            Path(name).replace(path)
+            sync_folder(path.parent)
+            _sweep(path)
+        finally:
+            with suppress(FileNotFoundError):
+                Path(name).unlink()
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
     try:
-        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - a descriptor
-
-            def write(text: str) -> None:
-                # In a transaction, an OSError would be mistaken for a database error.
-                try:
-                    file.write(text)
-                except OSError as error:
-                    raise ResonantError(f"{path}: {error.strerror}") from None
-
-            yield write
-            file.flush()
-            os.fchmod(fd, mode)
-            os.fsync(fd)
-        Path(name).replace(path)
-        sync_folder(path.parent)
-        _sweep(path)
+        yield
     except OSError as error:
         raise ResonantError(f"{path}: {error.strerror}") from None
-    finally:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
 
 
 def open_private(path: Path, mode: str, *, buffering: int = -1) -> IO[bytes]:

@@ -26,7 +26,7 @@ import pytest
 from dotenv import dotenv_values
 
 from resonant.local.health import is_healthy
-from resonant.local.processes import end, keep
+from resonant.local.supervisor import end, keep
 from resonant.local.server import free_port
 from support.machine import Machine, clean_environment
 from support.postgresql import execute_in

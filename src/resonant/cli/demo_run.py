@@ -22,9 +22,10 @@ from resonant.cli.demo_view import shown_live, take_snapshot, write_table
 from resonant.cli.flow_runs import count_task_runs
 from resonant.cli.up import PORT, whole_stack
 from resonant.errors import ServerError
-from resonant.local.processes import end, keep
 from resonant.local.server import free_port
-from resonant.local.stack import interrupted_by_signals, start_run
+from resonant.local.stack import interrupted_by_signals
+from resonant.local.supervisor import end, keep
+from resonant.local.work_pool import start_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import shutil
-import tempfile
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ import typer
 from resonant import output
 from resonant.cli import options
 from resonant.errors import InitError
+from resonant.files import atomic_file
 from resonant.local.project import PROJECT_PARTS, installed_project
 
 if TYPE_CHECKING:
@@ -123,12 +123,9 @@ def _refusal(shown: str, own: list[str]) -> str:
 def _replace(target: Path, content: bytes) -> None:
     """Write a file, and keep its permissions; an interruption leaves the old content or the new."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    fd, new = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
-        file.write(content)
-    if target.exists():
-        shutil.copymode(target, new)
-    Path(new).replace(target)
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
+    with atomic_file(target, mode=mode) as write:
+        write(content.decode())
 
 
 def _hash(content: bytes) -> str:

@@ -53,9 +53,9 @@ def up(
     import asyncio
 
     from resonant.cli.running import run_with_store
-    from resonant.local.drains import start_drains
     from resonant.local.health import is_open_to_all
     from resonant.local.stack import interrupted_by_signals
+    from resonant.local.work_pool import start_drains
     from resonant.settings import load_settings
 
     settings = load_settings()

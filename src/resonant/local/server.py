@@ -17,13 +17,12 @@ from resonant import output
 from resonant.errors import ServerError
 from resonant.files import make_private_folder, open_private
 from resonant.local.compatibility import check_client_names, finish_sending_messages, import_prefect
-from resonant.local.health import is_healthy
+from resonant.local.health import is_healthy, translated_server_errors
 from resonant.local.note import is_held, lock_of_up, running_up
-from resonant.local.outage import translated_server_errors
 from resonant.local.password import protect_temporary_server, use_password_of_up
 from resonant.local.prefect_log import hide_client_log, show_prefect_log
-from resonant.local.processes import end, keep
 from resonant.local.project import project_directory
+from resonant.local.supervisor import end, keep
 
 if TYPE_CHECKING:
     import subprocess
@@ -39,7 +38,6 @@ _POLL_SECONDS = 0.2
 # The longest wait for records: a server records fewer task runs per second than a fast emission creates.
 _SEND_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 2.0
-_UNAUTHORIZED = 401
 _OWN = "resonant: "
 _LAST_BYTES = 4096
 # The settings for origins whose web pages may use the server. Prefect prefers the first if both are set.
@@ -111,24 +109,6 @@ def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool
                     yield server
             finally:
                 send_events(temporary.api_url)
-
-
-@contextlib.contextmanager
-def admitted(api_url: str) -> Iterator[None]:
-    """Turn a server's refusal of the credentials, in any request, into a one-line error.
-
-    Raises:
-        ServerError: the server answered 401.
-    """
-    try:
-        yield
-    except Exception as error:
-        if getattr(getattr(error, "response", None), "status_code", None) != _UNAUTHORIZED:
-            raise
-        raise ServerError(
-            f"the Prefect server at {api_url} refuses the credentials (401): PREFECT_API_AUTH_STRING must equal the "
-            "server's PREFECT_SERVER_API_AUTH_STRING, USER:PASSWORD"
-        ) from None
 
 
 def known_url(settings: Settings) -> str | None:
@@ -296,7 +276,7 @@ def _used(server: Server, *, runs_flows: bool, verbose: bool) -> Iterator[Server
         show_prefect_log(verbose=verbose)
     else:
         hide_client_log()
-    with admitted(server.api_url), translated_server_errors(server.api_url):
+    with translated_server_errors(server.api_url):
         yield server
 
 

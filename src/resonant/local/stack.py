@@ -11,22 +11,20 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from resonant import output
 from resonant.errors import ServerError
 from resonant.files import atomic_file, open_private
 from resonant.local.compatibility import check_client_names, import_prefect
+from resonant.local.health import translated_server_errors
 from resonant.local.note import is_held, lock_of_up, note_of_up
-from resonant.local.outage import translated_server_errors
 from resonant.local.password import protect_up
-from resonant.local.processes import end, keep, kill
 from resonant.local.server import (
     SERVER_LOG,
     WORKER_SECONDS,
     Server,
-    admitted,
     api_url_at,
     configure_prefect,
     configured_url,
@@ -35,15 +33,15 @@ from resonant.local.server import (
     kept_server,
     prepared_home,
 )
+from resonant.local.supervisor import end, keep, kill
 from resonant.local.temporary import VARIABLE as TMPDIR
 from resonant.local.temporary import temporary_folder
-from resonant.local.work_pool import WORK_POOL, make_work_pool
+from resonant.local.work_pool import WORK_POOL, has_worker, make_work_pool, set_states
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
-    from uuid import UUID
 
     from prefect import State
 
@@ -157,7 +155,7 @@ def running_stack(
         os.environ["PREFECT_API_URL"] = server.api_url
         has_password = with_password and protect_up(settings)
         starting = kept_server(settings, port=port, ui=True, meanwhile=import_prefect)
-        with starting as kept, admitted(server.api_url), translated_server_errors(server.api_url):
+        with starting as kept, translated_server_errors(server.api_url):
             check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()
@@ -174,21 +172,6 @@ def running_stack(
                 _wait_for_worker(stack, started_at)
                 with _noted(settings, stack):
                     yield stack
-
-
-async def start_run(deployment: str, **parameters: Any) -> UUID:
-    """Make the worker run a deployment now; return the flow run's id.
-
-    Args:
-        deployment: as ``FLOW/NAME``.
-        parameters: the flow's parameters.
-    """
-    from prefect.client.orchestration import get_client
-
-    async with get_client() as client:
-        found = await client.read_deployment_by_name(deployment)
-        run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
-    return run.id
 
 
 @contextlib.contextmanager
@@ -208,21 +191,17 @@ def _noted(settings: Settings, stack: Stack) -> Iterator[None]:
 def _only_one(settings: Settings) -> Iterator[None]:
     note, path = note_of_up(settings), lock_of_up(settings)
     with open_private(path, "wb") as lock:
-        while not _locked(lock):
-            # A command may also hold the lock briefly, just to check it.
-            if is_held(path):
-                raise ServerError(f"`resonant up` is already running{_where(note)}")
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A command may also hold the lock briefly, just to check it.
+                if is_held(path):
+                    raise ServerError(f"`resonant up` is already running{_where(note)}") from None
         # A killed process may have left its note, which is trusted while the lock is held.
         note.unlink(missing_ok=True)
         yield
-
-
-def _locked(lock: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _where(note: Path) -> str:
@@ -249,7 +228,7 @@ async def _prepare() -> None:
     from prefect.states import Crashed
 
     await make_work_pool()
-    await _set_states(Crashed(message="its worker was lost"))
+    await set_states(Crashed(message="its worker was lost"))
 
 
 @contextlib.contextmanager
@@ -267,17 +246,8 @@ def _kept_worker(
 
     environment = os.environ | variables
     environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "worker",
-        "start",
-        "--pool",
-        WORK_POOL,
-        "--name",
-        "resonant-up",
-    ]
+    options = ["--pool", WORK_POOL, "--name", "resonant-up"]
+    command = [sys.executable, "-m", "prefect", "worker", "start", *options]
     with open_private(home / WORKER_LOG, "ab") as log:
         worker = keep(command, environment, log, patience=_WORKER_STOP_SECONDS)
         try:
@@ -307,7 +277,7 @@ def _close_runs(state: State[Any]) -> None:
 
     async def close() -> None:
         async with asyncio.timeout(_CLOSE_SECONDS):
-            while await _set_states(state):
+            while await set_states(state):
                 pass
 
     with contextlib.suppress(httpx.HTTPError, TimeoutError):
@@ -329,49 +299,11 @@ def _settings_elsewhere(settings: Settings) -> dict[str, str]:
 
 
 def _wait_for_worker(stack: Stack, started_at: float) -> None:
-    from prefect.client.orchestration import get_client
-
-    async def is_there() -> bool:
-        async with get_client() as client:
-            workers = await client.read_workers_for_work_pool(WORK_POOL)
-        return any(
-            each.last_heartbeat_time and each.last_heartbeat_time.timestamp() >= started_at
-            for each in workers
-        )
-
     give_up_at = time.monotonic() + WORKER_SECONDS
-    while not asyncio.run(is_there()):
+    while not asyncio.run(has_worker(started_at)):
         stack.check()
         if time.monotonic() > give_up_at:
             raise ServerError(
                 f"the Prefect worker did not start within {WORKER_SECONDS:.0f} s: see {stack.parts[-1].log}"
             )
         time.sleep(_POLL_SECONDS)
-
-
-async def _set_states(state: State[Any]) -> int:
-    """Set the state of every unfinished run in the work pool; return how many it changed.
-
-    Resonant started the server, so it owns all of them.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-        WorkPoolFilter,
-        WorkPoolFilterName,
-    )
-    from prefect.client.schemas.objects import StateType
-
-    unfinished = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING} - {state.type}
-    async with get_client() as client:
-        runs = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(unfinished)))
-            ),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
-        )
-        for run in runs:
-            await client.set_flow_run_state(run.id, state, force=True)
-    return len(runs)

@@ -1,4 +1,4 @@
-"""Run a process, and end it with all its descendants when the requesting process ends, even if killed.
+"""Processes that end, with all their descendants, when the process that started them ends, even if it is killed.
 
 ``python -m resonant.local.supervisor SECONDS COMMAND ...`` runs the command until its own standard input ends: the kernel
 closes that pipe when the process at the other end exits for any reason. Then the command has SECONDS to end.
@@ -14,17 +14,65 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 import psutil
+
+from resonant.local.project import project_directory
 
 if TYPE_CHECKING:
     from types import FrameType
 
+_STOP_SECONDS = 10.0
 _KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _BY_SIGNAL = 128
 _PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
+
+
+def keep(
+    command: list[str],
+    environment: dict[str, str],
+    log: IO[bytes],
+    *,
+    patience: float = _STOP_SECONDS,
+) -> subprocess.Popen[bytes]:
+    """Start a process that ends when this one does; ``end`` ends it earlier.
+
+    Args:
+        command: the program and its arguments.
+        environment: its variables.
+        log: receives its output.
+        patience: seconds that the process has to end cleanly.
+    """
+    return subprocess.Popen(  # noqa: S603 - our own interpreter
+        [sys.executable, "-m", "resonant.local.supervisor", str(patience), *command],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        cwd=project_directory(),
+        start_new_session=True,  # Ctrl-C is for this process: the server must outlive the runs that report to it
+    )
+
+
+def end(supervisor: subprocess.Popen[bytes]) -> None:
+    """End a process started by ``keep``, and wait for it; Ctrl-C kills it at once."""
+    if supervisor.stdin is not None:
+        supervisor.stdin.close()
+    try:
+        supervisor.wait()
+    except KeyboardInterrupt:
+        kill(supervisor)
+        raise
+
+
+def kill(supervisor: subprocess.Popen[bytes]) -> None:
+    """Kill a process started by ``keep`` and its descendants."""
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(supervisor.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def main(patience: float, command: list[str]) -> int:
@@ -48,13 +96,13 @@ def main(patience: float, command: list[str]) -> int:
 def stop(patience: float) -> None:
     """End the command's processes, in any session: first with SIGTERM, then with SIGKILL."""
     for kind, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _KILL_SECONDS)):
-        told: set[psutil.Process] = set()
+        signalled: set[psutil.Process] = set()
         give_up_at = time.monotonic() + seconds
         while (living := _living()) and time.monotonic() < give_up_at:
-            for process in living - told:
+            for process in living - signalled:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(kind)
-            told |= living
+            signalled |= living
             time.sleep(_POLL_SECONDS)
 
 

@@ -1,10 +1,23 @@
-"""The work pool of the deployments."""
+"""The work pool of the deployments: its worker and its flow runs, through Prefect's client."""
 
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect import State
+    from prefect.client.schemas.objects import FlowRun
 
 WORK_POOL = "resonant"
+DRAIN = "emit-events/drain"
+_DRAINS = 2
+# When the second drain starts, the first one is running, and the oldest earlier one has ended and freed its slot.
+_APART = timedelta(seconds=60)
+_RECENT = timedelta(minutes=10)
 
 
 async def make_work_pool() -> None:
@@ -16,3 +29,76 @@ async def make_work_pool() -> None:
     async with get_client() as client:
         with contextlib.suppress(ObjectAlreadyExists):
             await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+
+
+async def has_worker(started_at: float) -> bool:
+    """Return whether a worker has polled the work pool since this time, in seconds since the epoch."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        workers = await client.read_workers_for_work_pool(WORK_POOL)
+    beats = [each.last_heartbeat_time for each in workers if each.last_heartbeat_time]
+    return any(beat.timestamp() >= started_at for beat in beats)
+
+
+async def start_run(deployment: str, **parameters: Any) -> UUID:
+    """Make the worker run a deployment now; return the flow run's id.
+
+    Args:
+        deployment: as ``FLOW/NAME``.
+        parameters: the flow's parameters.
+    """
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        found = await client.read_deployment_by_name(deployment)
+        run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
+    return run.id
+
+
+async def start_drains() -> None:
+    """Start two drains at once, unless drains already wait for a worker: the first scheduled one is minutes away.
+
+    Running drains hand over to them.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+    from prefect.states import Scheduled
+
+    now = datetime.now(UTC)
+    # A killed worker may have left older pending runs.
+    soon = {"after_": now - _RECENT, "before_": now + 2 * _APART}
+    waiting = {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}, "expected_start_time": soon}
+    async with get_client() as client:
+        drain = await client.read_deployment_by_name(DRAIN)
+        found = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate(waiting),
+            deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [drain.id]}}),
+        )
+        for number in range(sum(starts_soon(run, now) for run in found), _DRAINS):
+            state: State[Any] = Scheduled(scheduled_time=now + number * _APART)
+            await client.create_flow_run_from_deployment(drain.id, state=state)
+
+
+def starts_soon(run: FlowRun, now: datetime) -> bool:
+    """Return whether a waiting run counts as a drain. A run of the schedule counts once it is due."""
+    return not run.auto_scheduled or (run.expected_start_time or now) <= now
+
+
+async def set_states(state: State[Any]) -> int:
+    """Set the state of every unfinished run in the work pool; return how many it changed.
+
+    Resonant started the server, so it owns all of them.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+
+    types = sorted({"PENDING", "RUNNING", "CANCELLING"} - {state.type.value})
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": types}}}),
+            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),
+        )
+        for run in runs:
+            await client.set_flow_run_state(run.id, state, force=True)
+    return len(runs)

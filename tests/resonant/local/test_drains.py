@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from resonant.local.drains import starts_soon
+from resonant.local.work_pool import starts_soon
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

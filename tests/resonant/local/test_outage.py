@@ -5,7 +5,7 @@ import pytest
 
 from resonant.cli.flow_runs import count_task_runs
 from resonant.errors import ServerGone
-from resonant.local.outage import translated_server_errors
+from resonant.local.health import translated_server_errors
 from resonant.testing import Receiver, nobody_listening, respond
 
 

@@ -13,7 +13,7 @@ STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); 
 ENDING = """
 import os, subprocess, sys, time
 from pathlib import Path
-from resonant.local.processes import end, keep
+from resonant.local.supervisor import end, keep
 log = Path(sys.argv[1])
 with log.open("wb") as file:
     kept = keep([sys.executable, "-c", sys.argv[2]], dict(os.environ), file, patience=600.0)
