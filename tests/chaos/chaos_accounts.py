@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-import zlib
 from collections import Counter
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from chaos_facts import History, Look, Row, histories
+from chaos_facts import (
+    History,
+    Look,
+    Row,
+    histories,
+    problems_of_journal,
+    read_archive,
+    sent_beyond_records,
+)
 from chaos_plan import GHOST, PURGING, SENDING
 from chaos_receiver import REASONS
 from chaos_watching import STALL_SECONDS
@@ -105,12 +111,7 @@ class Accounts:
     @property
     def extra(self) -> dict[str, int]:
         """How often each event was received beyond the attempts whose outcome stands."""
-        found = {}
-        for event_id, history in self.known.items():
-            more = len(self.received.get(event_id, ())) - len(history.recorded)
-            if more > 0:
-                found[event_id] = more
-        return found
+        return sent_beyond_records(self.known, self.received)
 
     @property
     def in_flight(self) -> int:
@@ -168,20 +169,7 @@ class Accounts:
                 yield f"{event_id}, a {type_}, was given up: {reason}"
 
     def _problems_of_journal(self) -> Iterator[str]:
-        accepted = self.known.keys() | self.purged
-        for event_id, entries in self.received.items():
-            given = self.round.events.get(event_id)
-            if given is None:
-                yield f"{event_id} was received, and given by nobody"
-            elif any(entry["sha256"] != sha256(given).hexdigest() for entry in entries):
-                yield f"{event_id} was received with another body"
-            elif event_id not in accepted:
-                yield f"{event_id} was received, and is not in the store"
-        for event_id, history in self.known.items():
-            answered = Counter(each["status_code"] for each in history.attempts if each["status_code"])
-            answers = Counter(entry["status"] for entry in self.received.get(event_id, ()))
-            if not answered <= answers:
-                yield f"{event_id}: its history says {dict(answered)}, the receiver {dict(answers)}"
+        yield from problems_of_journal(self.known, self.received, self.round.events.get, purged=self.purged)
 
     def _problems_of_duplicates(self) -> Iterator[str]:
         """Each send without an outcome that stands was in flight at a signal."""
@@ -345,29 +333,3 @@ class Accounts:
             if base64.b64decode(each["event"]["body"]) != self.round.events.get(event_id):
                 problems.append(f"{event_id}: its body in the archive is not the one that was given")
         return problems
-
-
-def read_archive(path: Path) -> tuple[list[dict], bytes]:
-    """Return its documents, and what a kill has left half written at the end."""
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data, torn = _inflated(data)
-    else:
-        torn = b""
-    *lines, rest = data.split(b"\n")
-    return [json.loads(line) for line in lines], rest + torn
-
-
-def _inflated(data: bytes) -> tuple[bytes, bytes]:
-    """Return the whole members, inflated, and the rest as it is."""
-    whole = b""
-    while data:
-        inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        try:
-            member = inflate.decompress(data)
-        except zlib.error:
-            return whole, data
-        if not inflate.eof:
-            return whole, data
-        whole, data = whole + member, inflate.unused_data
-    return whole, b""

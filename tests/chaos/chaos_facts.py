@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import sqlite3
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from resonant.store.counts.counters import Tally
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Row = dict[str, Any]
 Snapshot = Callable[..., list[list[Row]]]
@@ -290,3 +296,57 @@ def histories(database: Database) -> dict[str, History]:
     for each in attempts:
         by_delivery.setdefault(each["delivery_id"], []).append(each)
     return {row["event_id"]: History(row, by_delivery.get(row["id"], [])) for row in deliveries}
+
+
+def sent_beyond_records(known: Mapping[str, History], received: Mapping[str, list[Row]]) -> dict[str, int]:
+    """Return how often each event was received beyond the attempts whose outcome stands."""
+    more = {each: len(received.get(each, ())) - len(history.recorded) for each, history in known.items()}
+    return {event_id: number for event_id, number in more.items() if number > 0}
+
+
+def problems_of_journal(
+    known: Mapping[str, History],
+    received: Mapping[str, list[Row]],
+    body_of: Callable[[str], bytes | None],
+    purged: Collection[str] = (),
+) -> Iterator[str]:
+    """Say where the receiver's journal and the histories differ; ``body_of`` returns the body that was given, if any."""
+    for event_id, entries in received.items():
+        given = body_of(event_id)
+        if given is None:
+            yield f"{event_id} was received, and given by nobody"
+        elif any(entry["sha256"] != sha256(given).hexdigest() for entry in entries):
+            yield f"{event_id} was received with another body"
+        elif event_id not in known and event_id not in purged:
+            yield f"{event_id} was received, and is not in the store"
+    for event_id, history in known.items():
+        answered = Counter(each["status_code"] for each in history.attempts if each["status_code"])
+        answers = Counter(entry["status"] for entry in received.get(event_id, ()))
+        if not answered <= answers:
+            yield f"{event_id}: its history says {dict(answered)}, the receiver {dict(answers)}"
+
+
+def read_archive(path: Path) -> tuple[list[dict], bytes]:
+    """Return its documents, and what a kill has left half written at the end."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data, torn = _inflated(data)
+    else:
+        torn = b""
+    *lines, rest = data.split(b"\n")
+    return [json.loads(line) for line in lines], rest + torn
+
+
+def _inflated(data: bytes) -> tuple[bytes, bytes]:
+    """Return the whole members, inflated, and the rest as it is."""
+    whole = b""
+    while data:
+        inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        try:
+            member = inflate.decompress(data)
+        except zlib.error:
+            return whole, data
+        if not inflate.eof:
+            return whole, data
+        whole, data = whole + member, inflate.unused_data
+    return whole, b""

@@ -1,22 +1,27 @@
-"""The soak's samples, its accounts at the end, and whether what should stay flat did."""
+"""The soak's samples, whether they stay flat, and its accounts at the end."""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import json
 import os
 import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from hashlib import sha256
 from statistics import median
 from typing import TYPE_CHECKING
 
 import psutil
-from chaos_facts import Database, Look, histories
+from chaos_facts import (
+    Database,
+    History,
+    Look,
+    histories,
+    problems_of_journal,
+    read_archive,
+    sent_beyond_records,
+)
 from soak_worker import event_of
 
 if TYPE_CHECKING:
@@ -24,7 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from chaos_journal import Journal
+
 _MIB = 1024 * 1024
+_ENDS = {"delivered", "exhausted", "permanent", "expired"}
 # What has been waiting longest, of what anybody may take now.
 _OLDEST_DUE = """
     SELECT min(available_at) FROM resonant_deliveries WHERE available_at <= ? AND lease_owner IS NULL"""
@@ -96,72 +104,50 @@ class Samples:
                 yield f"{name} grew from {seen['second quarter']} to {seen['last quarter']}"
 
 
-@dataclass
-class Accounts:
-    """Everything that was produced, held against the store, the archives and the receiver's journal."""
+def accounts(produced: int, url: str, folder: Path, journal: Journal) -> tuple[dict[str, object], list[str]]:
+    """Compare everything that was produced with the store, the archives and the receiver's journal.
 
-    produced: int
-    url: str
-    folder: Path
-    journal: Path
+    Returns:
+        Figures, and the problems.
+    """
+    database = Database(url)
+    with database.opened() as snapshot:
+        look = Look.at(snapshot)
+    stored = histories(database)
+    archived = [
+        History(each["delivery"], each["attempts"], is_purged=True)
+        for path in sorted(folder.glob("purged-*.jsonl.gz"))
+        for each in read_archive(path)[0]
+    ]
+    known = {each.event_id: each for each in archived} | stored
+    expected = {f"soak-{number:08d}": number for number in range(produced)}
+    received = journal.received()
 
-    def figures_and_problems(self) -> tuple[dict[str, object], list[str]]:
-        database = Database(self.url)
-        with database.opened() as snapshot:
-            look = Look.at(snapshot)
-        problems = look.problems()
-        status, recorded, answered = {}, {}, {}
-        for event_id, delivery, attempts in self._all(database):
-            if event_id in status:
-                problems.append(f"{event_id} is there twice")
-            status[event_id] = delivery["reason"] or delivery["status"]
-            recorded[event_id] = sum(each["result"] != "lost" for each in attempts if not each["late"])
-            answered[event_id] = Counter(each["status_code"] for each in attempts if each["status_code"])
-        received, answers, altered = self._received()
-        expected = {f"soak-{number:08d}" for number in range(self.produced)}
-        if status.keys() != expected:
-            problems.append(f"{len(expected - status.keys())} lost, {len(status.keys() - expected)} unknown")
-        if altered:
-            problems.append(f"{altered} were received with another body")
-        if wrong := [each for each, codes in answered.items() if not codes <= answers.get(each, Counter())]:
-            problems.append(f"{len(wrong)} have answers that the receiver never gave, as {wrong[0]}")
-        if not look.purged:
-            problems.append("nothing was purged")
-        twice = sum(max(0, number - recorded.get(each, 0)) for each, number in received.items())
-        if twice:
-            problems.append(f"{twice} were received beyond the attempts that were recorded")
-        told = Counter(status.values())
-        if told.keys() - {"delivered", "exhausted", "permanent", "expired"}:
-            problems.append(f"ended in other ways: {dict(told)}")
-        figures: dict[str, object] = {
-            "accepted": look.accepted,
-            "lost": len(expected - status.keys()),
-            "received twice": twice,
-            "ended as": dict(told),
-            "attempts": sum(recorded.values()),
-            "purged": look.purged,
-        }
-        return figures, problems
+    def body_of(event_id: str) -> bytes | None:
+        return event_of(expected[event_id]).body if event_id in expected else None
 
-    def _all(self, database: Database) -> Iterator[tuple[str, dict, list[dict]]]:
-        for archive in sorted(self.folder.glob("purged-*.jsonl.gz")):
-            with gzip.open(archive, "rt") as lines:
-                for line in lines:
-                    document = json.loads(line)
-                    yield document["delivery"]["event_id"], document["delivery"], document["attempts"]
-        for event_id, history in histories(database).items():
-            yield event_id, history.delivery, history.attempts
-
-    def _received(self) -> tuple[Counter[str], dict[str, Counter[int]], int]:
-        received: Counter[str] = Counter()
-        answers: dict[str, Counter[int]] = {}
-        altered = 0
-        with self.journal.open() as lines:
-            for line in lines:
-                entry = json.loads(line)
-                event_id = entry["webhook_id"]
-                received[event_id] += 1
-                answers.setdefault(event_id, Counter())[entry["status"]] += 1
-                body = event_of(int(event_id.rpartition("-")[2])).body
-                altered += entry["sha256"] != sha256(body).hexdigest()
-        return received, answers, altered
+    ends = Counter(each.delivery["reason"] or each.delivery["status"] for each in known.values())
+    wrong = {
+        "are there twice": len(stored) + len(archived) - len(known),
+        "are lost": len(expected.keys() - known.keys()),
+        "are unknown": len(known.keys() - expected.keys()),
+        "sends were received beyond the recorded attempts": sum(
+            sent_beyond_records(known, received).values()
+        ),
+        "ended in other ways": sum(ends[each] for each in ends.keys() - _ENDS),
+    }
+    problems = [
+        *look.problems(),
+        *problems_of_journal(known, received, body_of),
+        *(f"{number} {problem}" for problem, number in wrong.items() if number),
+        *(() if look.purged else ("nothing was purged",)),
+    ]
+    figures: dict[str, object] = {
+        "accepted": look.accepted,
+        "lost": wrong["are lost"],
+        "received twice": wrong["sends were received beyond the recorded attempts"],
+        "ended as": dict(ends),
+        "attempts": sum(len(each.recorded) for each in known.values()),
+        "purged": look.purged,
+    }
+    return figures, problems

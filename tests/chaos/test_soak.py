@@ -17,7 +17,7 @@ import pytest
 import soak_worker
 from chaos_journal import started_receiver
 from faults import long_form_only, note_figures
-from soak import Accounts, Samples
+from soak import Samples, accounts
 from soak_worker import Orders
 
 from resonant.store import WorkerStore
@@ -51,8 +51,8 @@ async def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
             for process in processes.values():
                 process.kill()
                 process.wait()
-        accounts = Accounts(int((tmp_path / "produced").read_text()), sqlite_url, tmp_path, receiver.path)
-        figures, problems = accounts.figures_and_problems()
+        produced = int((tmp_path / "produced").read_text())
+        figures, problems = accounts(produced, sqlite_url, tmp_path, receiver)
     if report := os.environ.get("RESONANT_CHAOS_REPORT"):
         samples.write(Path(report).with_name(f"{Path(report).stem}-soak.csv"))
     note_figures("soak", {"minutes": _MINUTES, "events/s": _RATE} | figures | {"medians": samples.figures()})
