@@ -16,7 +16,7 @@ STEADY = RetryPolicy(jitter="none")
 unhurried = settings(deadline=None)
 
 
-def told(seconds, verdict=TRANSIENT):
+def with_retry_after(seconds, verdict=TRANSIENT):
     return replace(verdict, retry_after=seconds)
 
 

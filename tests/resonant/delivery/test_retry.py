@@ -1,4 +1,4 @@
-"""What is decided after a failure."""
+"""The decision after a failure, without and with a gate that governs."""
 
 import math
 import random
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, draw_delay
+from resonant.delivery.retry import GateView, GiveUp, Park, Retry, RetryPolicy, decide, draw_delay
 from resonant.delivery.verdict import Verdict
 from support.retries import (
     JITTERS,
@@ -19,31 +19,162 @@ from support.retries import (
     CountingRandom,
     decide_now,
     policies,
-    told,
     unhurried,
+    with_retry_after,
 )
 
 ROUND = STEADY.max_age
 LAST = STEADY.max_attempts
 UNKNOWN = Verdict("unknown", "unknown")
 PERMANENT = Verdict("permanent", "http_400")
+DNS_NOT_FOUND = Verdict("unknown", "dns_not_found")
+CERTIFICATE = Verdict("permanent", "tls_certificate")
+INVALID = Verdict("permanent", "invalid_request", blame="local")
+FOUR = replace(STEADY, max_attempts=4)
+FEW = RetryPolicy(max_attempts=2, unknown_max_attempts=5)
+CLASSIC = RetryPolicy.classic()
+PACED = GateView(governs=True)
+PROBING = GateView(governs=True, is_down=True)
+UNANSWERED = {"answered": False, "gate": PROBING}
+
+attempts = st.integers(1, 9)
+ages = st.floats(0, 2e5)
+last_delays = st.none() | st.floats(0, 1e5)
+waits = st.floats(1e-3, 1e5)
+longest_waits = st.sampled_from([0.0, math.inf])
+gates = st.sampled_from([GateView(), PACED, PROBING])
+patient_policies = policies.map(lambda policy: replace(policy, max_age=1e9))
+verdicts = st.builds(
+    Verdict,
+    category=st.sampled_from(["transient", "unknown", "permanent"]),
+    code=st.just("any"),
+    retry_after=st.none() | st.floats(0, 1e6),
+)
+
+
+def in_a_word(decision):
+    return decision.reason if isinstance(decision, GiveUp) else type(decision).__name__.lower()
+
+
+# --- examples -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verdict", "options", "decision"),
+    [
+        # A wait above 30 s is parked; one that ends after the round expires the delivery now.
+        (with_retry_after(30), {}, "retry"),
+        (with_retry_after(30.001), {}, "park"),
+        (with_retry_after(3601), {"age": ROUND - 3600}, "expired"),
+        (with_retry_after(4 * ROUND), {}, "expired"),
+        (with_retry_after(math.inf), {}, "expired"),
+        (TRANSIENT, {"attempt": 3, "age": ROUND - 9}, "retry"),
+        (TRANSIENT, {"attempt": 3, "age": ROUND - 8.999}, "expired"),
+        (TRANSIENT, {"attempt": 3, "age": 2 * ROUND}, "expired"),
+        # Unknown failures are tried less often, and never more often than transient ones.
+        (UNKNOWN, {"attempt": 2}, "retry"),
+        (UNKNOWN, {"attempt": 3}, "exhausted"),
+        (with_retry_after(5, UNKNOWN), {"attempt": 3}, "exhausted"),
+        (TRANSIENT, {"attempt": 3}, "retry"),
+        (UNKNOWN, {"attempt": 2, "policy": FEW}, "exhausted"),
+        # Of several reasons, the first in order is given.
+        (PERMANENT, {"attempt": LAST, "age": 2 * ROUND}, "permanent"),
+        (TRANSIENT, {"attempt": LAST, "age": 2 * ROUND}, "exhausted"),
+        (TRANSIENT, {"attempt": LAST - 1, "age": 2 * ROUND}, "expired"),
+        # A process without room gives up nothing that it would retry otherwise.
+        (TRANSIENT, {"attempt": LAST, "longest_wait": 0.0}, "exhausted"),
+        (TRANSIENT, {"attempt": 3, "age": ROUND, "longest_wait": 0.0}, "expired"),
+        # The classic policy parks nothing.
+        (TRANSIENT, {"attempt": 3, "policy": CLASSIC}, "retry"),
+        (with_retry_after(50_000), {"attempt": 3, "policy": CLASSIC}, "retry"),
+        (with_retry_after(86_401), {"attempt": 3, "policy": CLASSIC}, "expired"),
+        (TRANSIENT, {"attempt": 4, "policy": CLASSIC}, "exhausted"),
+        # A failure before the end of the delivery's own backoff does not exhaust the round.
+        (TRANSIENT, {"attempt": 4, "policy": FOUR, "gate": PROBING}, "exhausted"),
+        (TRANSIENT, {"attempt": 4, "policy": FOUR, "gate": PROBING, "backoff_until": NOW + 9}, "park"),
+        (DNS_NOT_FOUND, {"attempt": 4, "policy": FOUR, "backoff_until": NOW + 9}, "park"),
+        # Failures that an operator can fix are not given up while the endpoint is down and did not answer.
+        (DNS_NOT_FOUND, {"attempt": 5, "answered": False}, "exhausted"),
+        (DNS_NOT_FOUND, {"attempt": 5, "answered": False, "gate": PACED}, "exhausted"),
+        (CERTIFICATE, {"attempt": 5, "answered": False}, "permanent"),
+        (CERTIFICATE, {"attempt": 5, "answered": False, "gate": PACED}, "permanent"),
+        (PERMANENT, {"gate": PROBING}, "permanent"),
+        (INVALID, UNANSWERED, "permanent"),
+        # Their budget and the age still end the round.
+        *(
+            (each, UNANSWERED | {"attempt": 4, "policy": FOUR}, "exhausted")
+            for each in (TRANSIENT, DNS_NOT_FOUND, CERTIFICATE)
+        ),
+        *((each, UNANSWERED | {"age": ROUND}, "expired") for each in (TRANSIENT, DNS_NOT_FOUND, CERTIFICATE)),
+    ],
+)
+def test_the_kind_of_decision(verdict, options, decision):
+    assert in_a_word(decide_now(verdict, **options)) == decision
+
+
+@pytest.mark.parametrize(
+    ("verdict", "options", "decision"),
+    [
+        (TRANSIENT, {"attempt": 3, "age": ROUND - 9}, Retry(9, NOW + 9)),
+        # Under a gate, a retry is due after the first backoff at most, and keeps its own.
+        (TRANSIENT, {"attempt": 8, "gate": PACED}, Park(1.0, NOW + 1, backoff_until=NOW + 3**7)),
+        (TRANSIENT, {"attempt": 1, "gate": PACED}, Park(1.0, NOW + 1, backoff_until=NOW + 1)),
+        (
+            TRANSIENT,
+            {"attempt": 8, "gate": PACED, "age": ROUND - 100},
+            Park(1.0, NOW + 1, backoff_until=NOW + 3**7),
+        ),
+        *(
+            (each, UNANSWERED | {"attempt": 5}, Park(1.0, NOW + 1, backoff_until=NOW + 81))
+            for each in (DNS_NOT_FOUND, CERTIFICATE)
+        ),
+        # A failure before the end of the own backoff is not charged, and does not move that end.
+        *(
+            (
+                TRANSIENT,
+                {"attempt": 8, "gate": gate, "backoff_until": NOW + left},
+                Park(wait, NOW + wait, backoff_until=NOW + left, charged=False),
+            )
+            for gate, left, wait in ((PROBING, 500, 1.0), (PROBING, 0.25, 0.25), (GateView(), 500, 500.0))
+        ),
+        (
+            TRANSIENT,
+            {"attempt": 8, "gate": PROBING, "backoff_until": NOW},
+            Park(1.0, NOW + 1, backoff_until=NOW + 3**7),
+        ),
+    ],
+)
+def test_the_delay_and_the_charge_of_a_decision(verdict, options, decision):
+    assert decide_now(verdict, **options) == decision
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 10, 1000])
+def test_the_budget_counts_the_first_attempt(max_attempts):
+    policy = RetryPolicy(max_attempts=max_attempts, base=0.0)
+    decided = [in_a_word(decide_now(attempt=n, policy=policy)) for n in range(1, max_attempts + 2)]
+    assert decided == ["retry"] * (max_attempts - 1) + ["exhausted"] * 2
+
+
+# --- Retry-After ----------------------------------------------------------------------------------------------------
 
 
 @unhurried
-@given(policies, st.integers(1, 9), st.floats(0, 1e6), st.none() | st.floats(0, 1e5), st.integers())
-def test_retry_after_is_never_undercut_and_the_delay_never_leaves_its_spread(
+@given(policies, attempts, st.floats(0, 1e6), last_delays, st.integers())
+def test_retry_after_is_a_floor_and_the_delay_stays_within_its_spread(
     policy, attempt, seconds, last_delay, seed
 ):
     patient = replace(policy, max_age=1e9)
-    decision = decide_now(told(seconds), attempt, patient, random.Random(seed), last_delay=last_delay)
+    decision = decide_now(
+        with_retry_after(seconds), attempt, patient, random.Random(seed), last_delay=last_delay
+    )
     floor = max(seconds, draw_delay(patient, attempt, random.Random(seed), last_delay=last_delay))
     assert floor <= decision.delay <= floor * (1 + policy.spread) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("jitter", JITTERS)
-def test_those_who_were_told_the_same_time_come_back_spread_above_it(jitter):
+def test_deliveries_with_the_same_retry_after_are_spread_above_it(jitter):
     policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
-    delays = [decide_now(told(60), policy=policy, rng=rng).delay for _ in range(1000)]
+    delays = [decide_now(with_retry_after(60), policy=policy, rng=rng).delay for _ in range(1000)]
     assert len(set(delays)) == 1000
     assert 60 <= min(delays) < 61
     assert 71 < max(delays) <= 72
@@ -53,116 +184,30 @@ def test_those_who_were_told_the_same_time_come_back_spread_above_it(jitter):
 @pytest.mark.parametrize("jitter", JITTERS)
 def test_the_cap_does_not_lower_retry_after(jitter):
     policy = RetryPolicy(cap=10, jitter=jitter)
-    assert decide_now(told(7200), attempt=9, policy=policy).delay >= 7200
+    assert decide_now(with_retry_after(7200), attempt=9, policy=policy).delay >= 7200
 
 
-def test_a_retry_after_shorter_than_the_backoff_does_not_shorten_it():
-    assert 27 <= decide_now(told(2), attempt=4).delay <= 27 * 1.2
-    assert 27 <= decide_now(told(0), attempt=4).delay <= 27 * 1.2
-
-
-def test_a_retry_after_longer_than_a_process_should_sleep_is_parked():
-    assert isinstance(decide_now(told(30)), Retry)
-    assert isinstance(decide_now(told(30.001)), Park)
-
-
-def test_a_retry_after_beyond_the_round_is_expired_now():
-    assert decide_now(told(3601), age=ROUND - 3600) == GiveUp("expired")
-    assert decide_now(told(4 * ROUND)) == GiveUp("expired")
-    assert decide_now(told(math.inf)) == GiveUp("expired")
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_a_retry_after_shorter_than_the_backoff_does_not_shorten_it(seconds):
+    assert 27 <= decide_now(with_retry_after(seconds), attempt=4).delay <= 27 * 1.2
 
 
 @pytest.mark.parametrize("seconds", [3100, 3500, 3599.9])
-def test_the_dice_never_expire_a_retry_after_that_falls_within_the_round(seconds):
+def test_jitter_never_expires_a_retry_after_that_ends_within_the_round(seconds):
     rng = random.Random(7)
-    decisions = [decide_now(told(seconds), rng=rng, age=ROUND - 3600) for _ in range(500)]
+    decisions = [decide_now(with_retry_after(seconds), rng=rng, age=ROUND - 3600) for _ in range(500)]
     assert all(isinstance(decision, Park) and seconds <= decision.delay <= 3600 for decision in decisions)
     assert len({decision.delay for decision in decisions}) == 500
 
 
+# --- any decision ---------------------------------------------------------------------------------------------------
+
+
 @unhurried
-@given(
-    policies,
-    st.integers(1, 1000),
-    st.none() | st.floats(0, 1e6),
-    st.sampled_from([0.0, math.inf]),
-    st.floats(0, 1e6),
-)
-def test_permanent_failures_are_never_retried(policy, attempt, retry_after, longest_wait, age):
-    verdict = told(retry_after, PERMANENT)
+@given(policies, st.integers(1, 1000), st.none() | st.floats(0, 1e6), longest_waits, st.floats(0, 1e6))
+def test_a_permanent_failure_is_never_retried(policy, attempt, retry_after, longest_wait, age):
+    verdict = with_retry_after(retry_after, PERMANENT)
     assert decide_now(verdict, attempt, policy, age=age, longest_wait=longest_wait) == GiveUp("permanent")
-
-
-@pytest.mark.parametrize("max_attempts", [1, 2, 10, 1000])
-def test_the_budget_counts_the_first_attempt(max_attempts):
-    policy = RetryPolicy(max_attempts=max_attempts, base=0.0)
-    for attempt in range(1, max_attempts):
-        assert isinstance(decide_now(attempt=attempt, policy=policy), Retry)
-    assert decide_now(attempt=max_attempts, policy=policy) == GiveUp("exhausted")
-    assert decide_now(attempt=max_attempts + 1, policy=policy) == GiveUp("exhausted")
-
-
-def test_the_unknown_is_tried_fewer_times():
-    assert isinstance(decide_now(UNKNOWN, attempt=2), Retry)
-    assert decide_now(UNKNOWN, attempt=3) == GiveUp("exhausted")
-    assert decide_now(told(5, UNKNOWN), attempt=3) == GiveUp("exhausted")
-    assert isinstance(decide_now(TRANSIENT, attempt=3), Retry)
-
-
-def test_the_unknown_is_never_tried_more_often_than_the_transient():
-    policy = RetryPolicy(max_attempts=2, unknown_max_attempts=5)
-    assert decide_now(UNKNOWN, attempt=2, policy=policy) == GiveUp("exhausted")
-
-
-def test_a_retry_beyond_the_round_is_expired_and_one_at_its_very_end_is_not():
-    assert decide_now(attempt=3, age=ROUND - 9) == Retry(delay=9, next_attempt_at=NOW + 9)
-    assert decide_now(attempt=3, age=ROUND - 8.999) == GiveUp("expired")
-    assert decide_now(attempt=3, age=2 * ROUND) == GiveUp("expired")
-
-
-def test_of_several_reasons_the_first_in_order_is_given():
-    assert decide_now(PERMANENT, attempt=LAST, age=2 * ROUND) == GiveUp("permanent")
-    assert decide_now(TRANSIENT, attempt=LAST, age=2 * ROUND) == GiveUp("exhausted")
-    assert decide_now(TRANSIENT, attempt=LAST - 1, age=2 * ROUND) == GiveUp("expired")
-
-
-@pytest.mark.parametrize("seed", range(50))
-@pytest.mark.parametrize("jitter", ["proportional", "full", "equal", "none"])
-def test_the_dice_do_not_decide_where_a_backoff_is_waited_for(jitter, seed):
-    policy, rng = RetryPolicy(jitter=jitter, spread=0.9), random.Random(seed)
-    kinds = [type(decide_now(attempt=attempt, policy=policy, rng=rng)) for attempt in range(1, 10)]
-    assert kinds == [Retry] * 4 + [Park] * 5
-
-
-def test_decorrelated_jitter_never_sleeps_longer_in_process_than_allowed():
-    policy = RetryPolicy(jitter="decorrelated", factor=1.0)
-    decisions = [
-        decide_now(attempt=2, policy=policy, rng=random.Random(seed), last_delay=25.0) for seed in range(200)
-    ]
-    assert {type(decision) for decision in decisions} == {Retry, Park}
-    assert all((decision.delay > 30) == isinstance(decision, Park) for decision in decisions)
-
-
-@pytest.mark.parametrize("attempt", [1, 2, 5, 9])
-@pytest.mark.parametrize("verdict", [TRANSIENT, told(12)])
-def test_without_room_in_the_process_the_same_delay_is_parked(verdict, attempt):
-    policy = RetryPolicy()
-    waits = decide_now(verdict, attempt, policy)
-    assert decide_now(verdict, attempt, policy, longest_wait=0.0) == Park(waits.delay, waits.next_attempt_at)
-
-
-def test_without_room_in_the_process_nothing_is_given_up_that_would_not_be_otherwise():
-    assert decide_now(attempt=LAST, longest_wait=0.0) == GiveUp("exhausted")
-    assert decide_now(attempt=3, age=ROUND, longest_wait=0.0) == GiveUp("expired")
-
-
-verdicts = st.builds(
-    Verdict,
-    category=st.sampled_from(["transient", "unknown", "permanent"]),
-    code=st.just("any"),
-    retry_after=st.none() | st.floats(0, 1e6),
-)
-ages = st.floats(0, 2e5)
 
 
 @unhurried
@@ -172,35 +217,160 @@ ages = st.floats(0, 2e5)
     policy=policies,
     seed=st.integers(),
     age=ages,
-    last_delay=st.none() | st.floats(0, 1e5),
+    last_delay=last_delays,
+    gate=gates,
+    backoff_until=st.none() | waits.map(lambda wait: NOW + wait),
 )
-def test_a_decision_is_a_function_of_what_it_is_given_and_draws_twice_at_most(seed, **given):
+def test_a_decision_depends_only_on_its_arguments_and_draws_at_most_three_times(seed, **given):
     rng = CountingRandom(seed)
     assert decide_now(**given, rng=rng) == decide_now(**given, rng=random.Random(seed))
-    assert rng.draws <= 2
+    assert rng.draws <= (3 if given["gate"].governs else 2)
 
 
 @unhurried
-@given(
-    attempt=st.integers(1, 9),
-    policy=policies,
-    seed=st.integers(),
-    age=ages,
-    retry_after=st.none() | st.floats(0, 1e5),
-    longest_wait=st.sampled_from([0.0, math.inf]),
-)
-def test_what_is_transient_is_tried_again_exactly_where_its_delay_ends_within_the_round(
-    *, attempt, policy, seed, age, retry_after, longest_wait
+@given(attempts, policies, st.integers(), ages, st.none() | st.floats(0, 1e5), longest_waits)
+def test_a_transient_failure_is_retried_exactly_if_its_delay_ends_within_the_round(
+    attempt, policy, seed, age, retry_after, longest_wait
 ):
     room = policy.max_age - age
     soonest = max(draw_delay(policy, attempt, random.Random(seed)), retry_after or 0)
     assume(abs(soonest - room) > 1e-5)  # NOW has no finer digits
-    decision = decide_now(
-        told(retry_after), attempt, policy, random.Random(seed), age=age, longest_wait=longest_wait
-    )
+    verdict = with_retry_after(retry_after)
+    options = {"age": age, "longest_wait": longest_wait}
+    decision = decide_now(verdict, attempt, policy, random.Random(seed), **options)
     if soonest > room:
         assert decision == GiveUp("expired")
     else:
         assert soonest <= decision.delay <= room + 1e-5
         assert decision.next_attempt_at == NOW + decision.delay
         assert longest_wait or isinstance(decision, Park)
+
+
+@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("jitter", ["proportional", "full", "equal", "none"])
+def test_jitter_does_not_decide_where_a_delivery_waits(jitter, seed):
+    policy, rng = RetryPolicy(jitter=jitter, spread=0.9), random.Random(seed)
+    kinds = [type(decide_now(attempt=attempt, policy=policy, rng=rng)) for attempt in range(1, 10)]
+    assert kinds == [Retry] * 4 + [Park] * 5
+
+
+def test_decorrelated_jitter_never_waits_longer_in_the_process_than_allowed():
+    policy = RetryPolicy(jitter="decorrelated", factor=1.0)
+    decisions = [
+        decide_now(attempt=2, policy=policy, rng=random.Random(seed), last_delay=25.0) for seed in range(200)
+    ]
+    assert {type(decision) for decision in decisions} == {Retry, Park}
+    assert all((decision.delay > 30) == isinstance(decision, Park) for decision in decisions)
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 5, 9])
+@pytest.mark.parametrize("verdict", [TRANSIENT, with_retry_after(12)])
+def test_without_room_in_the_process_the_same_delay_is_parked(verdict, attempt):
+    policy = RetryPolicy()
+    waiting = decide_now(verdict, attempt, policy)
+    parked = decide_now(verdict, attempt, policy, longest_wait=0.0)
+    assert parked == Park(waiting.delay, waiting.next_attempt_at)
+
+
+# --- under a gate ---------------------------------------------------------------------------------------------------
+
+
+@unhurried
+@given(
+    patient_policies,
+    attempts,
+    last_delays,
+    st.sampled_from([PACED, PROBING]),
+    st.integers(),
+    longest_waits,
+    st.booleans(),
+)
+def test_a_gate_never_delays_a_retry_beyond_its_first_or_its_own_backoff(
+    policy, attempt, last_delay, gate, seed, longest_wait, answered
+):
+    options = {"last_delay": last_delay, "longest_wait": longest_wait, "answered": answered}
+    own = decide_now(attempt=attempt, policy=policy, rng=random.Random(seed), **options)
+    governed = decide_now(attempt=attempt, policy=policy, rng=random.Random(seed), gate=gate, **options)
+    first = min(policy.cap, policy.base) * (1 + policy.spread)
+    if policy.jitter == "decorrelated":
+        first = min(policy.cap, 3 * policy.base)
+    assert isinstance(governed, Park)
+    assert governed.charged
+    assert governed.delay <= min(own.delay, first * (1 + 1e-12))
+    assert governed.backoff_until == own.next_attempt_at, "its own backoff is that of the policy alone"
+    assert governed.own_delay == pytest.approx(own.delay, abs=1e-6)
+
+
+@unhurried
+@given(patient_policies, attempts, st.floats(0, 1e6), gates, st.none() | waits, st.integers())
+def test_retry_after_is_a_floor_under_each_gate_and_for_each_early_failure(
+    policy, attempt, seconds, gate, early_by, seed
+):
+    until = None if early_by is None else NOW + early_by
+    verdict = with_retry_after(seconds)
+    decision = decide_now(verdict, attempt, policy, random.Random(seed), gate=gate, backoff_until=until)
+    assert decision.delay >= seconds
+    assert decision.next_attempt_at == NOW + decision.delay
+    if isinstance(decision, Park) and decision.charged and decision.backoff_until is not None:
+        assert decision.backoff_until >= decision.next_attempt_at
+
+
+@unhurried
+@given(patient_policies, attempts, gates, waits, st.integers(), longest_waits)
+def test_an_early_failure_is_never_charged_and_never_waits_longer_than_its_own_backoff(
+    policy, attempt, gate, early_by, seed, longest_wait
+):
+    options = {"gate": gate, "backoff_until": NOW + early_by, "longest_wait": longest_wait}
+    decision = decide_now(attempt=attempt, policy=policy, rng=random.Random(seed), **options)
+    assert isinstance(decision, Park)
+    assert (decision.charged, decision.backoff_until) == (False, NOW + early_by)
+    assert decision.next_attempt_at <= NOW + early_by
+    assert gate.governs or decision.next_attempt_at == NOW + early_by
+
+
+@unhurried
+@given(policies, attempts, ages, gates, st.none() | waits, st.integers())
+def test_nothing_is_due_after_the_end_of_its_round(policy, attempt, age, gate, early_by, seed):
+    until = None if early_by is None else NOW + early_by
+    options = {"age": age, "gate": gate, "backoff_until": until}
+    decision = decide_now(with_retry_after(3), attempt, policy, random.Random(seed), **options)
+    assume(not isinstance(decision, GiveUp))
+    assert decision.next_attempt_at <= NOW - age + policy.max_age + 1e-5
+
+
+@unhurried
+@given(
+    policy=st.builds(
+        RetryPolicy,
+        max_attempts=st.integers(1, 12),
+        base=st.floats(1e-3, 1e3),
+        jitter=st.sampled_from(["proportional", "full", "equal", "none"]),
+        max_age=st.just(1e12),
+    ),
+    seed=st.integers(),
+    send_seconds=st.floats(0, 30),
+)
+def test_a_gate_never_exhausts_a_round_sooner_than_the_policy_alone(policy, seed, send_seconds):
+    """Every delivery is sent as soon as it is due, however early: the worst that a gate can do."""
+    rng, now, charged, until, own = random.Random(seed), 0.0, 0, None, 0.0
+    while True:
+        now += send_seconds
+        options = {"round_started_at": 0.0, "gate": PROBING, "backoff_until": until}
+        decision = decide(TRANSIENT, charged + 1, policy, rng, now, **options)
+        if isinstance(decision, GiveUp):
+            break
+        if decision.charged:
+            charged, until = charged + 1, decision.backoff_until
+            own += decision.own_delay
+        now = decision.next_attempt_at if send_seconds else until
+    assert decision == GiveUp("exhausted")
+    assert charged + 1 == policy.max_attempts
+    assert now >= own * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("jitter", ["proportional", "full", "equal", "decorrelated"])
+def test_early_sends_under_a_gate_are_spread_by_jitter(jitter):
+    policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
+    delays = [decide_now(attempt=8, policy=policy, rng=rng, gate=PROBING).delay for _ in range(100)]
+    assert len(set(delays)) == 100
+    assert max(delays) <= max(draw_delay(policy, 1, rng) for _ in range(1_000)) * 1.01

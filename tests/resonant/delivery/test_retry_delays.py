@@ -2,15 +2,15 @@
 
 import math
 import random
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from statistics import mean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy, backoff, draw_delay
-from support.retries import JITTERS, STEADY, CountingRandom, decide_now, policies, told, unhurried
+from resonant.delivery.retry import Park, Retry, RetryPolicy, backoff, draw_delay
+from support.retries import JITTERS, STEADY, CountingRandom, decide_now, policies, unhurried
 
 DRAWN = JITTERS[:-1]
 
@@ -59,11 +59,6 @@ def test_the_edges_of_the_ranges_are_allowed(edge):
     RetryPolicy(**edge)
 
 
-def test_a_policy_cannot_be_changed():
-    with pytest.raises(FrozenInstanceError):
-        STEADY.base = 2.0
-
-
 def test_another_budget_of_attempts_changes_nothing_else():
     assert STEADY.with_max_attempts(4) == replace(STEADY, max_attempts=4)
     assert STEADY.with_max_attempts(None) is STEADY
@@ -87,14 +82,10 @@ def test_the_default_policy_ends_a_round_by_its_age_and_not_by_its_attempts(spre
     assert policy.max_age == 3 * 24 * 3600
 
 
-def test_the_first_version_waited_1_2_4_seconds_give_or_take_a_fifth_and_parked_nothing():
+def test_the_classic_policy_waits_1_2_and_4_seconds_with_a_fifth_of_jitter():
     policy = RetryPolicy.classic()
     assert [backoff(policy, attempt) for attempt in range(1, policy.max_attempts)] == [1, 2, 4]
     assert (policy.jitter, policy.spread) == ("proportional", 0.2)
-    assert isinstance(decide_now(attempt=3, policy=policy), Retry)
-    assert isinstance(decide_now(told(50_000), attempt=3, policy=policy), Retry)
-    assert decide_now(told(86_401), attempt=3, policy=policy) == GiveUp("expired")
-    assert decide_now(attempt=4, policy=policy) == GiveUp("exhausted")
 
 
 def test_by_default_about_forty_seconds_are_waited_in_process_and_the_rest_in_the_store():
@@ -107,18 +98,13 @@ def test_by_default_about_forty_seconds_are_waited_in_process_and_the_rest_in_th
 @unhurried
 @given(policies, st.integers(1, 12_000))
 def test_the_backoff_never_falls_and_never_exceeds_the_cap(policy, attempt):
-    assert 0 <= backoff(policy, attempt) <= backoff(policy, attempt + 1) <= policy.cap
-
-
-@unhurried
-@given(policies)
-def test_the_first_backoff_is_the_base_unless_capped(policy):
     assert backoff(policy, 1) == min(policy.base, policy.cap)
+    assert 0 <= backoff(policy, attempt) <= backoff(policy, attempt + 1) <= policy.cap
 
 
 @pytest.mark.parametrize("factor", [2, 3.0, 1e308])
 @pytest.mark.parametrize("base", [1, 0.5])
-def test_a_curve_beyond_all_numbers_is_the_cap(base, factor):
+def test_a_backoff_that_overflows_is_the_cap(base, factor):
     assert backoff(RetryPolicy(base=base, factor=factor), 10_000) == 3600
 
 
@@ -154,7 +140,7 @@ def test_a_delay_stays_within_the_bounds_of_its_jitter(policy, attempt, last_del
 
 @pytest.mark.parametrize("jitter", JITTERS)
 @pytest.mark.parametrize("attempt", [1, 4, 7])
-def test_delays_use_the_whole_of_their_range_evenly(jitter, attempt):
+def test_delays_use_their_whole_range_evenly(jitter, attempt):
     policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
     last_delay = None if attempt == 1 else backoff(policy, attempt - 1)
     lowest, highest = bounds(policy, attempt, last_delay)
@@ -165,30 +151,12 @@ def test_delays_use_the_whole_of_their_range_evenly(jitter, attempt):
     assert mean(delays) == pytest.approx((lowest + highest) / 2, rel=0.05)
 
 
-@pytest.mark.parametrize("jitter", JITTERS)
-def test_the_ten_thousandth_delay_is_drawn_around_the_cap(jitter):
-    policy = RetryPolicy(jitter=jitter)
-    lowest, highest = bounds(policy, 10_000, 1e300)
-    assert lowest <= draw_delay(policy, 10_000, random.Random(7), last_delay=1e300) <= highest
-    assert highest <= 3600 * 1.2
-
-
 @pytest.mark.parametrize("jitter", DRAWN)
 @pytest.mark.parametrize("attempt", [1, 3, 9])
-def test_deliveries_that_failed_together_do_not_come_back_together(jitter, attempt):
+def test_deliveries_that_failed_together_are_not_retried_together(jitter, attempt):
     policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
     delays = [decide_now(attempt=attempt, policy=policy, rng=rng, last_delay=1.0).delay for _ in range(1000)]
     assert len(set(delays)) == 1000
-
-
-@pytest.mark.parametrize("jitter", DRAWN)
-def test_a_delivery_has_no_schedule_that_another_one_shares(jitter):
-    policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
-    one, other = (
-        [decide_now(attempt=attempt, policy=policy, rng=rng).delay for attempt in range(1, 10)]
-        for _ in range(2)
-    )
-    assert all(mine != theirs for mine, theirs in zip(one, other, strict=True))
 
 
 def test_no_jitter_draws_nothing():
