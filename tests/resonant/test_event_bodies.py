@@ -24,7 +24,7 @@ def test_of_a_key_given_twice_the_last_counts():
 
 
 @pytest.mark.parametrize("data", ["NaN", "Infinity", "-Infinity", "[1, NaN]"])
-def test_what_python_reads_and_json_does_not_know_is_refused(data):
+def test_numbers_that_json_does_not_have_are_refused(data):
     assert refusal(line(data)).startswith("not JSON: ")
 
 
@@ -103,7 +103,7 @@ def test_a_producer_may_give_decimals():
         pytest.param(10**5000, id="more digits than Python writes"),
     ],
 )
-def test_values_that_are_no_json_are_refused(data):
+def test_values_that_are_not_json_are_refused(data):
     with pytest.raises(InvalidEvent, match="data"):
         Event(type="t", source="s", data=data)
 
@@ -117,7 +117,7 @@ def test_data_that_contains_itself_is_refused():
 
 
 @pytest.mark.parametrize("fields", [None, 7, "x", [], {1: 2, "a": 3}, {None: 1, 2: 2}])
-def test_fields_that_are_no_event_are_refused(fields):
+def test_fields_that_are_not_an_event_are_refused(fields):
     with pytest.raises(InvalidEvent):
         event_from_fields(fields)
 

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, and what is left of those that were never completed."""
+"""Files are complete or absent, and temporary files of killed writers are removed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_a_killed_writer_left_is_swept_after_an_hour(tmp_path):
+def test_files_of_a_killed_writer_are_removed_after_an_hour(tmp_path):
     target = tmp_path / "metrics.prom"
     aged(tmp_path / ".metrics.prom.abcd_123", HOUR + 60)
     aged(tmp_path / ".metrics.prom.zzzzzzzz", HOUR + 60)
@@ -41,7 +41,7 @@ def test_what_a_killed_writer_left_is_swept_after_an_hour(tmp_path):
     assert target.read_text() == "whole"
 
 
-def test_what_another_writer_may_be_writing_is_left(tmp_path):
+def test_a_recent_file_of_another_writer_is_kept(tmp_path):
     aged(tmp_path / ".metrics.prom.abcd_123", HOUR - 60)
     write(tmp_path / "metrics.prom")
     assert names(tmp_path) == [".metrics.prom.abcd_123", "metrics.prom"]
@@ -68,7 +68,7 @@ def test_no_other_file_is_touched_however_old(tmp_path, name):
     assert name in names(tmp_path)
 
 
-def test_a_folder_or_a_link_by_such_a_name_is_no_left_over(tmp_path):
+def test_a_folder_or_a_link_with_such_a_name_is_kept(tmp_path):
     (tmp_path / ".metrics.prom.aaaaaaaa").mkdir()
     (tmp_path / ".metrics.prom.bbbbbbbb").symlink_to(aged(tmp_path / "elsewhere", 1000 * HOUR))
     for name in ("aaaaaaaa", "bbbbbbbb"):
@@ -82,7 +82,7 @@ def test_a_folder_or_a_link_by_such_a_name_is_no_left_over(tmp_path):
     ]
 
 
-def test_behind_a_link_the_left_overs_lie_beside_what_is_written(tmp_path):
+def test_old_files_are_removed_beside_the_target_of_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     left_over = aged(tmp_path / "real" / ".metrics.prom.abcd1234", HOUR + 60)
     (tmp_path / "link").symlink_to(tmp_path / "real" / "metrics.prom")
@@ -145,14 +145,14 @@ def test_a_link_in_a_circle_is_refused(tmp_path):
         write(tmp_path / "circle")
 
 
-def test_a_file_that_is_not_complete_yet_is_none_that_a_textfile_collector_reads(tmp_path):
+def test_a_textfile_collector_does_not_read_an_incomplete_file(tmp_path):
     with atomic_file(tmp_path / "metrics.prom"):
         [name] = names(tmp_path)
     assert name.startswith(".metrics.prom.")
     assert not name.endswith(".prom")
 
 
-def test_a_temporary_file_is_named_as_the_sweep_expects(tmp_path, monkeypatch):
+def test_temporary_files_of_this_python_are_recognised(tmp_path, monkeypatch):
     """So that another Python, whose names have another shape, fails here, and leaves nothing behind for ever."""
     target = tmp_path / "metrics.prom"
     for _ in range(20):

@@ -65,7 +65,7 @@ def test_a_very_long_unknown_key_is_not_repeated_in_full():
     assert "kkkk" in refusal(line(**{"k" * 100_000: 1}))
 
 
-def test_what_a_cloudevent_carries_besides_is_accepted_and_implied():
+def test_the_other_attributes_of_a_cloudevent_are_accepted():
     event = parse_event(line(id="1", specversion="1.0", datacontenttype="application/json"))
     assert event == parse_event(line(id="1"))
 
@@ -95,12 +95,12 @@ def test_a_cloudevent_that_would_be_sent_as_something_else_is_refused(name, valu
         ("[]", "an array"),
     ],
 )
-def test_a_line_that_is_no_object_says_what_it_is(text, kind):
+def test_a_line_that_is_not_an_object_is_refused_with_its_kind(text, kind):
     assert refusal(text) == f"must be a JSON object, not {kind}"
 
 
 @pytest.mark.parametrize("text", ["", " ", "{", "{} {}", "{'a': 1}", '{"a": 1,}', '{"a": "\t"}', "\x00"])
-def test_a_line_that_is_no_json_says_where(text):
+def test_a_line_that_is_not_json_is_refused(text):
     assert refusal(text).startswith("not JSON: ")
     assert refusal(text.encode()).startswith("not JSON: ")
 
@@ -157,6 +157,6 @@ def test_the_limit_of_size_counts_the_body_in_bytes_and_includes_itself():
     )
 
 
-def test_a_mebibyte_is_the_limit_unless_told_otherwise():
+def test_a_mebibyte_is_the_default_limit():
     parse_event(line(f'"{"x" * (2**20 - 2)}"'))
     assert "1,048,577 bytes" in refusal(line(f'"{"x" * (2**20 - 1)}"'))

@@ -52,7 +52,7 @@ async def test_a_delivery_is_an_attempt_with_no_decision():
     assert (made.owner, made.task_run_id) == ("me", "run-1")
 
 
-async def test_a_sink_need_not_give_a_receipt():
+async def test_a_sink_may_return_no_receipt():
     made = (await attempt(succeed)).attempt
 
     assert (made.result, made.status_code, made.excerpt, made.warning) == ("delivered", None, None, None)
@@ -150,7 +150,7 @@ async def test_the_budget_of_attempts_is_the_runs_else_the_deliverys_else_the_po
         (replace(LEASE, max_attempts=5000), {}, "max_attempts must be 1 to 1000"),
     ],
 )
-async def test_a_policy_that_cannot_be_used_holds_up_no_delivery(lease, fields, said, caplog):
+async def test_an_unusable_policy_is_replaced_by_the_default(lease, fields, said, caplog):
     report = await attempt(refuse, lease=lease, **fields)
 
     assert report.decision.delay == POLICIES["default"].base
@@ -171,7 +171,7 @@ async def test_decorrelated_jitter_goes_on_from_the_last_delay():
     assert report.decision.delay > 3  # what is drawn without it
 
 
-async def test_the_clock_is_asked_again_after_the_send():
+async def test_the_clock_is_read_again_after_the_send():
     async def send(_event):
         clock.advance(10)
         raise UnexpectedStatus(503)
@@ -187,7 +187,7 @@ async def test_a_retry_that_may_not_wait_here_is_parked():
     assert isinstance((await attempt(refuse, options={"longest_wait": lambda: 0.0})).decision, Park)
 
 
-async def test_how_long_a_retry_may_wait_is_asked_once_the_send_has_failed():
+async def test_the_longest_wait_is_read_after_the_send_has_failed():
     async def send(_event):
         room.append(True)
         raise UnexpectedStatus(503)
@@ -320,7 +320,7 @@ async def test_a_sink_that_runs_into_its_own_timeout_says_so_itself():
     assert report.attempt.error == "TimeoutError: no answer within 15 s"
 
 
-async def test_the_gate_is_asked_when_a_failure_is_decided_and_not_before():
+async def test_the_gate_is_read_only_after_a_failure():
     views = []
 
     def gate():

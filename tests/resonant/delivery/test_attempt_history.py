@@ -1,4 +1,4 @@
-"""What of an attempt is kept in the history."""
+"""The record of an attempt in the history."""
 
 import asyncio
 import weakref
@@ -32,7 +32,7 @@ async def test_the_type_and_the_text_of_an_error_are_of_the_same_link_in_the_cha
     assert kept.error.startswith("ConnectionResetError: ")
 
 
-async def test_errors_that_are_each_others_cause_are_no_riddle():
+async def test_errors_that_cause_each_other_are_described():
     outer, inner, itself = RuntimeError("outer"), UnexpectedStatus(503), KeyError("itself")
     outer.__cause__, inner.__cause__, itself.__cause__ = inner, outer, itself
 
@@ -54,7 +54,7 @@ async def test_an_error_without_a_text_is_still_a_failure_like_any_other():
     ("status", "kept"),
     [(503, 503), ("503", None), (-1, None), (2**70, None), (lambda: 503, None), (None, None)],
 )
-async def test_only_a_status_that_is_one_is_kept(status, kept):
+async def test_only_a_valid_status_is_kept(status, kept):
     class Odd(Exception):
         status_code = status
 
@@ -75,7 +75,7 @@ async def test_the_status_is_found_in_the_response_of_other_libraries():
     ("excerpt", "kept"),
     [("a\x00b\nc", "a b c"), ("x" * 5000, "x" * 1024), ("", None), (b"bytes", None), (None, None)],
 )
-async def test_of_an_excerpt_what_can_be_stored_is_kept(excerpt, kept):
+async def test_an_excerpt_is_kept_as_far_as_it_can_be_stored(excerpt, kept):
     class Odd(Exception):
         pass
 
@@ -89,7 +89,7 @@ async def test_of_an_excerpt_what_can_be_stored_is_kept(excerpt, kept):
     assert (await attempt(answer)).attempt.excerpt == kept
 
 
-async def test_what_a_sink_gives_back_is_kept_as_its_endpoint_redacts_it():
+async def test_the_answer_of_a_sink_is_redacted_by_its_endpoint():
     async def send(_event):
         return Receipt(200, "the key s3cret", "s3cret is old")
 
@@ -104,7 +104,7 @@ async def test_what_a_sink_gives_back_is_kept_as_its_endpoint_redacts_it():
     assert refused.excerpt == "no ***"
 
 
-async def test_an_error_is_let_go_once_it_is_judged():
+async def test_an_error_is_freed_after_its_verdict():
     class Large(Exception):
         pass
 
@@ -133,7 +133,7 @@ async def test_an_error_is_let_go_once_it_is_judged():
     ],
     ids=["200", "400", "reset", "never answers"],
 )
-async def test_what_a_real_receiver_does_is_told_as_it_was(script, error_type, code, decision):
+async def test_the_outcome_at_a_real_receiver_is_kept(script, error_type, code, decision):
     async with Receiver(script) as receiver:
         endpoint = Endpoint("orders", f"{receiver.url}/s3cret-path", allow_private=True, timeout=0.3)
         sink = HttpSink(endpoint)

@@ -63,12 +63,12 @@ def test_more_than_24_hours_are_implausible_and_count_as_24_hours(value, caplog)
         "Mon, 03-Jun-19 11:30:12 GMT", "Monday, 03-Jun-2019 11:30:12 GMT", "Mon Jun 03 11:30:12 2019 GMT",
     ],
 )  # fmt: skip
-def test_nonsense_is_logged_and_passed_over(value, caplog):
+def test_an_invalid_header_is_logged_and_ignored(value, caplog):
     assert parse_retry_after(value, NOW) is None
     assert [record.name for record in caplog.records] == ["resonant.delivery.retry_after"]
 
 
-def test_no_header_is_not_worth_a_log_line(caplog):
+def test_a_missing_header_is_not_logged(caplog):
     assert parse_retry_after(None, NOW) is None
     assert not caplog.records
 

@@ -130,9 +130,7 @@ def test_each_name_is_removed_by_a_test_below():
         *((check_server_names, *each) for each in OF_SERVER.items()),
     ],
 )
-def test_a_name_that_prefect_lost_is_one_line_with_the_releases_that_have_it(
-    check, name, remove, monkeypatch
-):
+def test_a_missing_name_is_reported_in_one_line_with_the_tested_releases(check, name, remove, monkeypatch):
     with monkeypatch.context() as patch:
         remove(patch)
         with pytest.raises(PrefectChanged) as changed:
@@ -198,7 +196,7 @@ def test_no_other_module_uses_private_names_of_prefect():
 
 
 @pytest.mark.parametrize("is_draining", [False, True])
-def test_messages_that_nobody_will_take_hold_up_no_end_of_the_process(is_draining):
+def test_messages_that_cannot_be_sent_do_not_delay_the_end_of_the_process(is_draining):
     finish_sending_messages()  # of other tests
     with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
         for number in range(3):

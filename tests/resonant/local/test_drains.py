@@ -1,4 +1,4 @@
-"""Which waiting runs count as drains that need not be started."""
+"""The waiting runs that count as drains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
     ("auto_scheduled", "starts_in", "counts"),
     [(True, 90, False), (True, 0, True), (True, -90, True), (False, 60, True), (False, -60, True)],
 )
-def test_a_run_of_the_schedule_counts_once_it_is_due_and_any_other_at_once(auto_scheduled, starts_in, counts):
+def test_a_scheduled_run_counts_once_it_is_due_and_any_other_at_once(auto_scheduled, starts_in, counts):
     expected = NOW + timedelta(seconds=starts_in)
     run = FlowRun(flow_id=uuid4(), auto_scheduled=auto_scheduled, expected_start_time=expected)
     assert starts_soon(run, NOW) is counts

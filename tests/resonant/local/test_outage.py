@@ -9,7 +9,7 @@ from resonant.local.health import translated_server_errors
 from resonant.testing import Receiver, nobody_listening, respond
 
 
-def test_a_server_that_is_gone_is_one_line():
+def test_an_unreachable_server_is_reported_in_one_line():
     with (
         nobody_listening() as url,
         pytest.raises(ServerGone, match=rf"{url}/api became unreachable") as gone,
@@ -52,7 +52,7 @@ async def test_records_are_counted_although_the_server_is_busy_at_first():
     assert len(counts) == 2
 
 
-async def test_what_fails_although_the_server_is_there_stays_what_it_is():
+async def test_a_failure_of_another_server_is_not_translated():
     def run(api_url):
         with translated_server_errors(api_url):
             raise httpx.ReadTimeout("another server's")
@@ -62,6 +62,6 @@ async def test_what_fails_although_the_server_is_there_stays_what_it_is():
             await asyncio.to_thread(run, f"{server.url}/api")
 
 
-def test_an_error_that_is_not_about_connections_passes():
+def test_another_error_is_not_translated():
     with nobody_listening() as url, pytest.raises(KeyError), translated_server_errors(f"{url}/api"):
         raise KeyError("of ours")

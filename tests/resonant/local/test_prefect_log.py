@@ -60,7 +60,7 @@ def run(code, **variables):
 
 
 @pytest.mark.parametrize("call", ["show_prefect_log(verbose=False)", "hide_client_log()", LOADS_A_BLOCK])
-def test_a_command_shows_what_others_log_and_hides_what_prefect_does(call):
+def test_a_command_shows_the_logs_of_others_and_hides_those_of_prefect(call):
     shown = run(SAYS.format(call=call))
     assert [line.rpartition(" - ")[2] for line in shown.splitlines()] == [
         "a sink is not available",
@@ -74,7 +74,7 @@ def test_a_verbose_command_shows_it_all():
 
 
 @pytest.mark.slow
-def test_a_server_that_takes_no_logs_is_mentioned_by_a_verbose_command_alone(tmp_path):
+def test_only_a_verbose_command_reports_that_logs_cannot_be_sent(tmp_path):
     with nobody_listening() as url:
         variables = {"PREFECT_API_URL": f"{url}/api", "PREFECT_HOME": str(tmp_path)}
         assert run(LOSES_LOGS.format(verbose=False), **variables) == ""
@@ -82,7 +82,7 @@ def test_a_server_that_takes_no_logs_is_mentioned_by_a_verbose_command_alone(tmp
 
 
 @pytest.mark.parametrize("is_temporary", [True, False])
-def test_a_temporary_server_which_has_no_ui_is_not_linked_to(is_temporary, tmp_path):
+def test_the_log_has_no_links_to_a_temporary_server_without_ui(is_temporary, tmp_path):
     code = f"""
 from uuid import uuid4
 from resonant.local.server import Server, _used

@@ -24,7 +24,7 @@ end(kept)
 """
 
 
-def test_ctrl_c_kills_a_process_that_takes_its_time_to_end(tmp_path):
+def test_ctrl_c_kills_a_process_that_is_slow_to_end(tmp_path):
     command = [sys.executable, "-c", ENDING, str(tmp_path / "log"), STUBBORN]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ending:
         assert ending.stdout.readline() == "ending\n"

@@ -1,4 +1,4 @@
-"""Which server a command believes in: none that somebody else may have put in the place of ours."""
+"""The server that a command uses: never another program in its place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def stranger():
-    """A program of somebody else that listens and answers every question with yes; yields its port and what it was asked."""
+    """Another program, which answers every request with yes; yields its port and the paths of the requests."""
     asked = []
 
     class Yes(http.server.BaseHTTPRequestHandler):
@@ -63,7 +63,7 @@ def note(settings, port, *, has_password=False) -> str:
     return url
 
 
-def test_who_answers_where_a_killed_up_has_been_is_not_even_asked(settings, stranger):
+def test_a_program_on_the_port_of_a_killed_up_is_not_asked(settings, stranger):
     port, asked = stranger
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(settings.home)], stdout=subprocess.PIPE, text=True
@@ -81,7 +81,7 @@ def test_who_answers_where_a_killed_up_has_been_is_not_even_asked(settings, stra
     assert asked == []
 
 
-def test_while_the_next_one_starts_the_note_of_a_killed_one_is_not_believed(settings, stranger):
+def test_the_note_of_a_killed_up_is_ignored_while_the_next_one_starts(settings, stranger):
     port, asked = stranger
     note(settings, port)
     with stack._only_one(settings):
@@ -111,7 +111,7 @@ def test_the_password_of_up_is_used_for_its_own_server_only(
     assert os.environ[OF_CLIENT] == ("resonant:known" if is_given else "")
 
 
-def test_without_any_up_there_is_none(settings):
+def test_there_is_no_server_without_up(settings):
     assert running_up(settings) is None
 
 
@@ -147,7 +147,7 @@ def nothing_configured(monkeypatch):
 
 
 @pytest.mark.usefixtures("nothing_configured")
-def test_waiting_for_a_server_that_starts_has_an_end(settings, monkeypatch):
+def test_waiting_for_a_starting_server_has_a_limit(settings, monkeypatch):
     monkeypatch.setattr(server, "START_SECONDS", 0.0)
     monkeypatch.setattr(server, "WORKER_SECONDS", 0.0)
     late = pytest.raises(ServerError, match="its server did not answer within 0 s")
@@ -156,14 +156,14 @@ def test_waiting_for_a_server_that_starts_has_an_end(settings, monkeypatch):
 
 
 @pytest.mark.usefixtures("nothing_configured")
-def test_a_command_goes_on_without_an_up_that_has_stopped(settings, monkeypatch):
+def test_a_command_continues_once_up_has_stopped(settings, monkeypatch):
     with contextlib.ExitStack() as running:
         running.enter_context(stack._only_one(settings))
         monkeypatch.setattr(server.output, "say", lambda _line: running.close())
         assert server._url_after_start(settings) is None
 
 
-def test_a_second_one_is_refused_as_long_as_the_first_lives(settings):
+def test_a_second_up_is_refused_while_the_first_runs(settings):
     with stack._only_one(settings):
         for _ in range(2):
             with pytest.raises(ServerError, match="is already running"), stack._only_one(settings):
@@ -172,7 +172,7 @@ def test_a_second_one_is_refused_as_long_as_the_first_lives(settings):
         pass
 
 
-def test_commands_that_look_keep_none_from_starting(settings):
+def test_commands_that_check_the_lock_do_not_prevent_a_start(settings):
     done = threading.Event()
 
     def look():
@@ -194,7 +194,7 @@ def test_commands_that_look_keep_none_from_starting(settings):
 
 @pytest.fixture
 def keep_instead(monkeypatch):
-    """Let a process with this code take the place of Prefect's server, for so many seconds at most until it answers."""
+    """Let a process with this code replace Prefect's server; it may take this many seconds until it answers."""
     keep = server.keep
 
     def choose(code, seconds=3.0):
@@ -207,7 +207,7 @@ def keep_instead(monkeypatch):
     return choose
 
 
-def test_who_has_taken_the_port_before_our_server_is_not_taken_for_it(settings, stranger, keep_instead):
+def test_another_program_on_the_port_is_not_taken_for_our_server(settings, stranger, keep_instead):
     port, asked = stranger
     keep_instead("import time; time.sleep(60)")
     with pytest.raises(ServerError, match="did not start"), kept_server(settings, port=port, ui=False):
@@ -215,7 +215,7 @@ def test_who_has_taken_the_port_before_our_server_is_not_taken_for_it(settings, 
     assert asked == []
 
 
-def test_a_server_that_ends_for_want_of_its_port_is_said_to_have_ended(settings, stranger, keep_instead):
+def test_a_server_that_cannot_get_its_port_has_ended_at_once(settings, stranger, keep_instead):
     port, asked = stranger
     keep_instead(f"import socket; socket.create_server(('127.0.0.1', {port}))", seconds=30.0)
     with pytest.raises(ServerError, match="ended at once"), kept_server(settings, port=port, ui=False):
@@ -223,7 +223,7 @@ def test_a_server_that_ends_for_want_of_its_port_is_said_to_have_ended(settings,
     assert asked == []
 
 
-def test_what_our_own_process_serves_is_believed(settings, keep_instead):
+def test_a_descendant_of_our_process_may_serve(settings, keep_instead):
     port = free_port()
     code = (
         "import http.server as h\n"
@@ -251,7 +251,7 @@ SHOWING = "import json, os, sys; print(json.dumps(dict(os.environ)), file=sys.st
     ],
     ids=["neither name", "the older name", "the newer name"],
 )
-def test_its_own_pages_may_use_a_server_and_those_that_the_user_names(
+def test_the_servers_own_pages_and_those_of_the_user_may_use_it(
     settings, monkeypatch, keep_instead, given, allowed
 ):
     for name in server._ORIGINS:

@@ -1,4 +1,4 @@
-"""The supervisor: nothing outlives whoever asked for it, in whatever session it hides."""
+"""The supervisor: no descendant outlives the process that started it, in any session."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def kept(child: str = OBEDIENT, *, patience: float = 30.0):
         supervisor.wait(30)
 
 
-def test_all_of_it_ends_when_standard_input_does():
+def test_all_processes_end_with_standard_input():
     with kept() as (supervisor, *family):
         supervisor.stdin.close()
         assert supervisor.wait(60) == 128 + signal.SIGTERM
         assert not alive(family)
 
 
-def test_all_of_it_ends_on_a_termination():
+def test_all_processes_end_on_sigterm():
     with kept() as (supervisor, *family):
         supervisor.terminate()
         assert supervisor.wait(60) == 128 + signal.SIGTERM
         assert not alive(family)
 
 
-def test_what_does_not_end_politely_is_killed_after_its_time():
+def test_a_process_that_ignores_sigterm_is_killed_after_its_time():
     with kept(STUBBORN, patience=0.5) as (supervisor, *family):
         started_at = time.monotonic()
         supervisor.stdin.close()
@@ -71,14 +71,14 @@ def test_what_does_not_end_politely_is_killed_after_its_time():
 @pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere the orphans of a killed process have no way back"
 )
-def test_what_a_killed_process_leaves_behind_is_ended_too():
+def test_orphans_of_a_killed_process_are_ended():
     with kept() as (supervisor, parent, child):
         parent.kill()
         assert supervisor.wait(60) == 128 + signal.SIGKILL
         assert not alive([child])
 
 
-def test_it_ends_with_a_code_like_the_process():
+def test_the_exit_code_is_that_of_the_process():
     finished = subprocess.run(
         [sys.executable, "-m", "resonant.local.supervisor", "1", sys.executable, "-c", "raise SystemExit(7)"],
         stdin=os.pipe()[0],

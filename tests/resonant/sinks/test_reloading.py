@@ -17,7 +17,7 @@ EVENT = Event(type="order.paid", source="/shop", data={"order": 42})
 
 
 class Configured:
-    """What an operator has configured: an endpoint, or why it cannot be used."""
+    """An operator's configuration: an endpoint, or the reason why it cannot be used."""
 
     def __init__(self, endpoint: Endpoint | Exception) -> None:
         self.now = endpoint
@@ -38,7 +38,7 @@ def tokens(receiver: Receiver) -> list[str]:
     return [request.headers["x-token"] for request in receiver.journal]
 
 
-async def test_a_change_is_used_from_the_next_send_on_and_what_is_under_way_ends_as_it_began():
+async def test_a_change_applies_to_the_next_send_and_not_to_one_in_progress():
     async with Receiver(respond(200, delay=0.05)) as receiver:
         configured = Configured(endpoint(receiver))
         sink = CurrentSink(configured.now, configured.read)
@@ -119,7 +119,7 @@ async def test_while_it_cannot_be_read_it_stays_as_it_was_and_the_log_tells_no_s
     ]
 
 
-async def test_what_the_courier_was_told_when_it_was_opened_stays():
+async def test_timeout_and_overrides_do_not_change():
     async def run():
         async with Receiver(respond(404)) as receiver:
             opened = endpoint(receiver, timeout=5.0, overrides={404: "transient"})
@@ -140,7 +140,7 @@ async def test_what_the_courier_was_told_when_it_was_opened_stays():
     assert sent == ["t0ken-after"]
 
 
-async def test_neither_what_is_secret_nor_what_was_shows_in_an_error():
+async def test_an_error_shows_neither_the_current_nor_a_former_secret():
     async with Receiver() as receiver:
         configured = Configured(endpoint(receiver))
         sink = CurrentSink(configured.now, configured.read)
