@@ -45,16 +45,12 @@ def kept(child: str = OBEDIENT, *, patience: float = 30.0):
         supervisor.wait(30)
 
 
-def test_all_processes_end_with_standard_input():
+@pytest.mark.parametrize(
+    "end", [lambda each: each.stdin.close(), subprocess.Popen.terminate], ids=["standard input", "SIGTERM"]
+)
+def test_all_processes_end_with_standard_input_and_on_sigterm(end):
     with kept() as (supervisor, *family):
-        supervisor.stdin.close()
-        assert supervisor.wait(60) == 128 + signal.SIGTERM
-        assert not alive(family)
-
-
-def test_all_processes_end_on_sigterm():
-    with kept() as (supervisor, *family):
-        supervisor.terminate()
+        end(supervisor)
         assert supervisor.wait(60) == 128 + signal.SIGTERM
         assert not alive(family)
 
@@ -85,3 +81,30 @@ def test_the_exit_code_is_that_of_the_process():
         check=False,
     )
     assert finished.returncode == 7
+
+
+ENDING = """
+import os, subprocess, sys, time
+from pathlib import Path
+from resonant.local.supervisor import end, keep
+log = Path(sys.argv[1])
+with log.open("wb") as file:
+    kept = keep([sys.executable, "-c", sys.argv[2]], dict(os.environ), file, patience=600.0)
+while not log.read_text():
+    time.sleep(0.01)
+print("ending", flush=True)
+end(kept)
+"""
+
+
+def test_ctrl_c_kills_a_process_that_is_slow_to_end(tmp_path):
+    command = [sys.executable, "-c", ENDING, str(tmp_path / "log"), STUBBORN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ending:
+        assert ending.stdout.readline() == "ending\n"
+        family = psutil.Process(ending.pid).children(recursive=True)
+        assert len(family) == 2, "the supervisor and the process"
+        time.sleep(0.1)  # it waits for the supervisor
+        ending.send_signal(signal.SIGINT)
+        ending.wait(60)
+    gone, alive = psutil.wait_procs(family, timeout=60)
+    assert (len(gone), alive) == (2, [])
