@@ -90,7 +90,7 @@ def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool
         PrefectChanged: the installed Prefect lacks a name that Resonant uses.
     """
     configure_prefect()
-    if url := known_url(settings) or _url_after_start(settings):
+    if url := _url_to_use(settings):
         if not is_healthy(url):
             raise ServerError(
                 f"no Prefect server answers at {url} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
@@ -125,27 +125,25 @@ def known_url(settings: Settings) -> str | None:
     return up.api_url
 
 
-def _url_after_start(settings: Settings) -> str | None:
-    """Wait while ``resonant up`` starts or stops; return the URL of its server, or None once it does not run.
+def _url_to_use(settings: Settings) -> str | None:
+    """Return the URL of the server to use, if there is one; wait while ``resonant up`` starts or stops.
 
     Raises:
         ServerError: it takes too long.
     """
-    lock = lock_of_up(settings)
-    if not is_held(lock):
-        return None
-    output.say("waiting for `resonant up`, which starts or stops")
-    seconds = START_SECONDS + WORKER_SECONDS
+    lock, seconds = lock_of_up(settings), START_SECONDS + WORKER_SECONDS
     give_up_at = time.monotonic() + seconds
-    while is_held(lock):
-        if url := known_url(settings):
-            return url
+    url = known_url(settings)
+    if url is None and is_held(lock):
+        output.say("waiting for `resonant up`, which starts or stops")
+    while url is None and is_held(lock):
         if time.monotonic() > give_up_at:
             raise ServerError(
                 f"`resonant up` runs, but its server did not answer within {seconds:.0f} s: stop it, then run this again"
             )
         time.sleep(_POLL_SECONDS)
-    return None
+        url = known_url(settings)
+    return url
 
 
 def is_same_url(one: str, other: str) -> bool:

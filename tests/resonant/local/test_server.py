@@ -160,7 +160,7 @@ def test_a_command_continues_once_up_has_stopped(settings, monkeypatch):
     with contextlib.ExitStack() as running:
         running.enter_context(stack._only_one(settings))
         monkeypatch.setattr(server.output, "say", lambda _line: running.close())
-        assert server._url_after_start(settings) is None
+        assert server._url_to_use(settings) is None
 
 
 def test_a_second_up_is_refused_while_the_first_runs(settings):
