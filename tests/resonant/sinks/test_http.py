@@ -175,8 +175,8 @@ def write(name, *packets):
 @pytest.mark.parametrize(
     ("action", "problem"),
     [
-        (truncated_body(), "broke off (ClientPayloadError)"),
-        (reset_mid_body(), "broke off (ClientPayloadError)"),
+        (truncated_body(), "broke off"),
+        (reset_mid_body(), "broke off"),
         (endless_body(), "has 64 KiB or more"),
         (slow_body(10), "took too long"),
         (write("bad chunk", b"", b"no size\r\n"), "broke off"),
