@@ -26,8 +26,8 @@ import pytest
 from dotenv import dotenv_values
 
 from resonant.local.health import is_healthy
-from resonant.local.supervisor import end, keep
 from resonant.local.server import free_port
+from resonant.local.supervisor import end, keep
 from support.machine import Machine, clean_environment
 from support.postgresql import execute_in
 from support.prefect import patient_client
