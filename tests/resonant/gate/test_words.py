@@ -29,55 +29,41 @@ PACED = Gate(
     pilot="p",
     pilot_until=NOW + 3,
 )
+RESUMED = Gate("orders", "probing", since=NOW, reason="it was resumed", probe_at=NOW)
 PACED_WORDS = "paced for 20 s at 4.25 per second: it answers 429"
-TOLD_WORDS = "for 4 min more, as its Retry-After requested"
-TOLD = Gate("orders", not_before=NOW + 240)
+WAITING = Gate("orders", not_before=NOW + 240)
+WAITING_WORDS = "for 4 min more, as its Retry-After requested"
 
 
 @pytest.mark.parametrize(
-    ("gate", "expected"),
+    ("gate", "held", "expected"),
     [
-        (Gate("orders"), "normal"),
-        (Gate("orders", since=NOW - 60, reason="the pace no longer limits the sends"), "normal"),
-        (PAUSED, "paused for 12 min by ann: maintenance; 1,234 held"),
-        (GONE, "paused for 12 min: it answered 410; 1,234 held"),
-        (PROBING, "probing for 12 min, after 20 failures in a row; next probe in 12 s; 1,234 held"),
-        (PACED, f"{PACED_WORDS}; 1,234 held"),
-        (replace(PACED, not_before=NOW + 240), f"{PACED_WORDS}; nothing is sent {TOLD_WORDS}; 1,234 held"),
-        (TOLD, f"waiting {TOLD_WORDS}; 1,234 held"),
+        (Gate("orders"), 1_234, "normal"),
+        (Gate("orders", since=NOW - 60, reason="the pace no longer limits the sends"), 1_234, "normal"),
+        (PAUSED, 1_234, "paused for 12 min by ann: maintenance; 1,234 held"),
+        (PAUSED, 0, "paused for 12 min by ann: maintenance"),
+        (GONE, 3, "paused for 12 min: it answered 410; 3 held"),
+        (PROBING, 3, "probing for 12 min, after 20 failures in a row; next probe in 12 s; 3 held"),
+        (PACED, 3, f"{PACED_WORDS}; 3 held"),
+        (replace(PACED, not_before=NOW + 240), 3, f"{PACED_WORDS}; nothing is sent {WAITING_WORDS}; 3 held"),
+        (WAITING, 3, f"waiting {WAITING_WORDS}; 3 held"),
+        (replace(PROBING, not_before=NOW + 240, reason=None), 0, "probing for 12 min; next probe in 4 min"),
+        (RESUMED, 2, "probing for 0 s: it was resumed; a probe is due; 2 held"),
+        (RESUMED, 0, "probing for 0 s: it was resumed; the next delivery is the probe"),
+        # The clock was set back.
+        (replace(PAUSED, since=NOW + 3_600), 0, "paused for 0 s by ann: maintenance"),
     ],
 )
-def test_a_gate_is_described_on_one_line(gate, expected):
-    assert described(gate, held=1_234, now=NOW) == expected
-
-
-def test_a_gate_that_holds_nothing_says_no_number():
-    assert described(PAUSED, held=0, now=NOW) == "paused for 12 min by ann: maintenance"
-
-
-def test_a_probe_waits_for_a_retry_after():
-    gate = Gate("orders", "probing", since=NOW, probe_at=NOW + 1, not_before=NOW + 240)
-    assert described(gate, held=0, now=NOW) == "probing for 0 s; next probe in 4 min"
-
-
-def test_a_probe_that_is_due_waits_for_a_delivery():
-    gate = Gate("orders", "probing", since=NOW, reason="it was resumed", probe_at=NOW)
-    assert described(gate, held=2, now=NOW) == "probing for 0 s: it was resumed; a probe is due; 2 held"
-    assert (
-        described(gate, held=0, now=NOW) == "probing for 0 s: it was resumed; the next delivery is the probe"
-    )
+def test_a_gate_is_described_on_one_line(gate, held, expected):
+    assert described(gate, held=held, now=NOW) == expected
 
 
 @pytest.mark.parametrize(("gate", "after"), [(PROBING, 73.0), (PACED, 64.0)])
-def test_a_gate_that_no_run_looks_after_says_so_if_it_holds_deliveries(gate, after):
+def test_a_gate_without_a_run_says_so_if_it_holds_deliveries(gate, after):
     said = "no run is sending to it: start `resonant emit`"
     assert described(gate, held=1, now=NOW + after).endswith(f"; 1 held; {said}")
     assert said not in described(gate, held=0, now=NOW + after)
     assert said not in described(gate, held=1, now=NOW + after - 10)
-
-
-def test_a_clock_that_was_put_back_shows_no_negative_time():
-    assert described(PAUSED, held=0, now=NOW - 3_600) == "paused for 0 s by ann: maintenance"
 
 
 @pytest.mark.parametrize(
@@ -91,9 +77,9 @@ def test_a_clock_that_was_put_back_shows_no_negative_time():
         ),
         (PROBING, "repair the receiver: once a probe succeeds, the deliveries are sent;"),
         (PACED, "nothing: the pace grows while the endpoint keeps up"),
-        (TOLD, "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"),
+        (WAITING, "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"),
     ],
 )
-def test_the_advice_says_what_an_operator_does(gate, expected):
+def test_the_advice_is_the_operators_next_step(gate, expected):
     assert advice(gate, NOW).startswith(expected)
     assert bool(advice(gate, NOW)) == bool(expected)
