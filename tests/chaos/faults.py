@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 IS_LONG = os.environ.get("RESONANT_CHAOS", "short") == "long"
 PROJECT = Path(__file__).parents[2]
 ENDPOINT = "hooks"
+DATABASE = "faults"  # in PostgreSQL
 # Patient enough for every fault here, and quick.
 POLICY = RetryPolicy(max_attempts=12, base=0.1, factor=2.0, cap=0.5, park_after=10.0)
 _TASK_LANE, _BULK_LANE = pytest.param(0, id="task lane"), pytest.param(100, id="bulk lane")

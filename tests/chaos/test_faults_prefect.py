@@ -9,6 +9,7 @@ import pytest
 from chaos_facts import Database
 from chaos_journal import started_receiver
 from faults import (
+    DATABASE,
     ENDPOINT,
     LANES,
     Fault,
@@ -19,7 +20,6 @@ from faults import (
     write_lines,
 )
 from faults_commands import Machine
-from faults_postgresql import DATABASE
 from faults_prefect import own_prefect
 
 from support.machine import finished

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 from chaos_journal import started_receiver
 from faults import (
     BULK_LANE_FIRST,
+    DATABASE,
     LANES,
     TASK_LANE_FIRST,
     Fault,
@@ -20,10 +19,9 @@ from faults import (
     most_begun,
     run,
 )
-from faults_postgresql import DATABASE, LossyWay
 
 from resonant.errors import StoreUnavailable
-from support.postgresql import started_postgresql
+from support.postgresql import relayed, started_postgresql
 
 # Longer than the pause before another try: a store that fails each of them is away, and waited for no longer than that.
 _BETWEEN_CUTS_SECONDS = 0.7
@@ -131,48 +129,45 @@ class TestPostgreSQLLosesConnections:
     @BULK_LANE_FIRST
     async def test_after_a_commit_whose_answer_never_came(self, server, database_url, make_fault):
         """The server has committed, and nobody knows: it is said again, and counted once."""
-        way = LossyWay()
         fault = make_fault(database_url, lease_seconds=self._LEASE_SECONDS)
 
-        with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
-            async with way.opened(server, Path(folder)) as fault.url:
-                await fault.enqueue(400)
-                emitting = asyncio.create_task(fault.emit())
-                await fault.when_received(1)
-                while not emitting.done():
-                    way.lose = int(way.lost < _MOST_CUTS)
-                    await asyncio.sleep(_BETWEEN_CUTS_SECONDS)
-                summary = await emitting
+        async with relayed(database_url) as relay:
+            fault.url = relay.url
+            await fault.enqueue(400)
+            emitting = asyncio.create_task(fault.emit())
+            await fault.when_received(1)
+            while not emitting.done():
+                relay.lose = int(relay.lost < _MOST_CUTS)
+                await asyncio.sleep(_BETWEEN_CUTS_SECONDS)
+            summary = await emitting
         fault.url = database_url
         assert summary.delivered == 400
-        assert way.lost >= 3
+        assert relay.lost >= 3
         await asyncio.to_thread(fault.account)
 
     @LANES
     @long_form_only("this takes a quarter of a minute")
     async def test_after_a_claim_whose_answer_never_came(self, server, database_url, make_fault):
         """Nobody knows who has them: they are due again once the lease is over, and not only when the run is."""
-        way = LossyWay()
         fault = make_fault(database_url, lease_seconds=3.0)
 
-        with tempfile.TemporaryDirectory(prefix="resonant-") as folder:
-            first = await fault.enqueue(50)
-            async with way.opened(server, Path(folder)) as lossy_url, fault.opened_store(lossy_url) as store:
-                claim = store.claim_each
+        first = await fault.enqueue(50)
+        async with relayed(database_url) as relay, fault.opened_store(relay.url) as store:
+            claim = store.claim_each
 
-                async def claim_by_the_lossy_way(*args, **options):
-                    way.lose = int(not way.lost)
-                    return await claim(*args, **options)
+            async def claim_and_lose_the_answer(*args, **options):
+                relay.lose = int(not relay.lost)
+                return await claim(*args, **options)
 
-                store.claim_each = claim_by_the_lossy_way
-                async with fault.opened_emission(store, run_for=12.0) as dispatcher:
-                    emitting = asyncio.create_task(run(dispatcher))
-                    while not emitting.done():
-                        await fault.enqueue(20)  # so that there is always something to renew
-                        await asyncio.sleep(0.2)
-                    await emitting
-            await fault.emit_all()
-        assert way.lost == 1
+            store.claim_each = claim_and_lose_the_answer
+            async with fault.opened_emission(store, run_for=12.0) as dispatcher:
+                emitting = asyncio.create_task(run(dispatcher))
+                while not emitting.done():
+                    await fault.enqueue(20)  # so that there is always something to renew
+                    await asyncio.sleep(0.2)
+                await emitting
+        await fault.emit_all()
+        assert relay.lost == 1
         await asyncio.to_thread(fault.account)
         sent_at = {
             event_id: entries[0]["received_at"] for event_id, entries in fault.receiver.received().items()

@@ -158,27 +158,57 @@ class Relay:
 
     Attributes:
         url: the URL of the database through the relay.
+        lose: the number of answers to a commit that are still to be lost, with their connections; the server has committed.
+        lost: the number of lost answers.
     """
 
     url: str
-    _passing: list[asyncio.Task[None]] = field(default_factory=list)
+    lose: int = 0
+    lost: int = 0
+    _silenced: list[asyncio.Event] = field(default_factory=list)
 
     def stop_answering(self) -> None:
         """Stop relaying data on the open connections, without closing them."""
-        for task in self._passing:
-            task.cancel()
+        for event in self._silenced:
+            event.set()
 
     async def accept(self, socket: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection."""
-        from_server, to_server = await asyncio.open_unix_connection(socket)
-        for source, sink in ((reader, to_server), (from_server, writer)):
-            self._passing.append(asyncio.create_task(_pass_on(source, sink)))
+        try:
+            from_server, to_server = await asyncio.open_unix_connection(socket)
+        except OSError:  # the server is stopped
+            writer.close()
+            return
+        silenced = asyncio.Event()
+        self._silenced.append(silenced)
+        answers = asyncio.create_task(_pass_on(from_server, writer, silenced))
+        try:
+            while data := await reader.read(65_536):
+                if silenced.is_set():
+                    await asyncio.Event().wait()
+                loses = self.lose > 0 and b"COMMIT;" in data
+                if loses:
+                    answers.cancel()
+                to_server.write(data)
+                if loses:
+                    self.lose, self.lost = self.lose - 1, self.lost + 1
+                    await asyncio.wait([answers])
+                    await from_server.read(1)  # it has committed
+                    return
+        finally:
+            answers.cancel()
+            to_server.close()
+            writer.close()
 
 
-async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    while data := await source.read(65_536):
-        sink.write(data)
-    sink.close()
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, silenced: asyncio.Event) -> None:
+    try:
+        while data := await source.read(65_536):
+            if silenced.is_set():
+                await asyncio.Event().wait()
+            sink.write(data)
+    finally:
+        sink.close()
 
 
 @asynccontextmanager
@@ -193,4 +223,3 @@ async def relayed(url: str) -> AsyncIterator[Relay]:
             yield relay
         finally:
             server.close()
-            relay.stop_answering()
