@@ -156,7 +156,7 @@ class TestPaces:
         process.look(106)
         assert process.gate.may_send(106, 0) == SEND
 
-    def test_throttling_makes_an_endpoint_paced_at_what_it_accepts(self, row, process):
+    def test_an_endpoint_that_throttles_is_paced_at_the_accepted_rate(self, row, process):
         for n in range(10):
             process.send(DELIVERED, 100 + n / 20)
         for n in range(4):

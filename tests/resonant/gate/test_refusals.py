@@ -101,7 +101,7 @@ def test_a_retry_after_holds_an_endpoint_for_five_minutes_at_most(row, process, 
 
 
 class TestThePaceAfterwards:
-    def test_it_starts_at_what_was_accepted_before_and_doubles(self, row, process):
+    def test_it_starts_at_the_rate_accepted_before_and_doubles(self, row, process):
         work_at(process, 150, 100, 3)
         process.fail(103, failed(retry_after=30.0), times=4)
         assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")

@@ -111,7 +111,7 @@ def limited(seconds=60, accepts=10, refuses=5):
     ]
 
 
-def test_a_rate_is_what_the_endpoint_accepted_in_the_seconds_in_which_it_answered_429():
+def test_the_rate_is_that_accepted_in_seconds_with_429_answers():
     rate = advice(history(limited()))["rate"]
     assert (rate.now, rate.then) == ("none", "9.5/s")
     assert rate.reason == "it answered 429 to 300 attempts while it accepted 10 per second"
