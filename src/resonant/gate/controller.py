@@ -36,6 +36,8 @@ _HALVING_SECONDS = 10.0
 LONGEST_RETRY_AFTER = 300.0
 # A Retry-After is written if it is later by a tenth than the stored one: each of many equal ones would cost a write.
 _CLEARLY_LATER_SHARE = 0.1
+# Failures this soon after a recovery continue the same outage: the one good answer was chance.
+_RELAPSE_SECONDS = 3.0
 # A pace that has held nothing back for ten seconds is not needed: a shorter time may be a gap between two bursts.
 _NORMAL_SECONDS = 10.0
 # Successes may be recorded late. Only recent ones show that other processes can still deliver.
@@ -74,6 +76,7 @@ class EndpointGate:
         self._is_writing = False
         self._pace: Pace | None = None
         self._next_pace: Pace | None = None
+        self._outage: Gate | None = None
         self.may_probe = self._has_worked = False
         self._measured = Measurements(row.since)
         self._refusals = Refusals()
@@ -224,20 +227,26 @@ class EndpointGate:
 
     def _recover(self, now: float) -> GateChange:
         """Return the change from probing to paced, after a successful probe."""
-        row = self.row
+        self._outage = row = self.row
         rate = max(1.0, (row.pace or 1.0) * 0.5 ** (max(0.0, now - row.down_since) / _HALVING_SECONDS))
         pace = Pace(rate, now, lenient_until=row.lenient_until)
         return self._begin_pace(pace, now, "a probe was delivered")
 
     def _begin_outage(self, now: float) -> GateChange | None:
         """Return the change to probing, if the failures in a row are an outage."""
-        measured = self._measured
-        if self._is_writing or not measured.is_outage(now, is_paced=self.row.state == "paced"):
+        row, measured, outage = self.row, self._measured, self._outage
+        is_paced = row.state == "paced"
+        if self._is_writing or not measured.is_outage(now, is_paced=is_paced):
             return None
         measured.asked_at = now
-        pace = max(LOWEST_RATE, measured.accepted_before) if self._pace is None else self._pace.rate
+        failing_since: float | None = now
+        pace: float | None = max(LOWEST_RATE, measured.accepted_before)
+        if is_paced and outage is not None and 0 <= now - row.since < _RELAPSE_SECONDS:
+            failing_since, pace = outage.failing_since, outage.pace
+        elif self._pace is not None:
+            pace = self._pace.rate
         reason = f"{measured.streak} failures in a row"
-        after = self._after("probing", now, reason, failing_since=now, pace=pace)
+        after = self._after("probing", now, reason, failing_since=failing_since, pace=pace)
         after = replace(after, probe_at=self._next_probe(after, now))
         since = max(measured.streak_since, now - _RECORDED_SECONDS)
         return self._propose(after, none_delivered_since=since)
