@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resonant.delivery.retry import GiveUp, Park
 
 if TYPE_CHECKING:
-    from resonant.events import LeaseKey
+    from resonant.events import DeadLetter, LeaseKey
     from resonant.store import Outcome
     from resonant.store.views.selection import Selection
 
@@ -63,14 +64,6 @@ class Known:
     def is_held_with(self, lease) -> bool:
         return self.is_leased and self.lease_token == lease.token
 
-    def is_selected_by(self, selection: Selection) -> bool:
-        if selection.ids and self.event_id not in selection.ids:
-            return False
-        names = ("endpoint", "event_type", "code", "reason")
-        if any(getattr(selection, name) not in (None, getattr(self, name)) for name in names):
-            return False
-        return selection.category in (None, self.category or "unknown")
-
     def lease_to(self, owner: str, now: float) -> None:
         self.lease_owner, self.lease_token, self.sending = owner, self.lease_token + 1, False
         self.available_at = now + LEASE_SECONDS
@@ -86,6 +79,42 @@ class Known:
         self.lease_owner = self.available_at = self.next_attempt_at = self.backoff_until = None
 
 
+def is_selected(record: Known | DeadLetter, selection: Selection, moment: float) -> bool | None:
+    """Return whether a selection selects a delivery; None if only the database knows, for case differences beyond ASCII.
+
+    Args:
+        record: the delivery.
+        selection: the selection.
+        moment: when it was given up, or accepted if it is unfinished.
+    """
+    for name in ("endpoint", "code", "reason"):
+        wanted = getattr(selection, name)
+        if wanted is not None and (not wanted or getattr(record, name) != wanted):
+            return False
+    pattern = "".join(_GLOB.get(each, re.escape(each)) for each in selection.event_type or "*")
+    if (
+        (selection.ids and record.event_id not in selection.ids)
+        or (selection.event_type == "" or not re.fullmatch(pattern, record.event_type, re.DOTALL))
+        or selection.category not in (None, record.category or "unknown")
+        or (selection.since is not None and moment < selection.since)
+        or (selection.until is not None and moment >= selection.until)
+    ):
+        return False
+    return selection.text is None or _contains((record.error or "", record.error_type or ""), selection.text)
+
+
+def _contains(texts: tuple[str, str], part: str) -> bool | None:
+    if any(_folded(part) in _folded(each) for each in texts):
+        return True
+    return False if all(each.isascii() for each in (part, *texts)) else None
+
+
+def _folded(text: str) -> str:
+    # SQLite folds ASCII alone, PostgreSQL what its locale knows: there "İ" is found in "time".
+    return re.sub("[A-Z]", lambda found: found[0].lower(), text)
+
+
+_GLOB = {"*": ".*", "?": "."}
 COLUMNS = [each.name for each in fields(Known) if each.name not in ("history", "said")]
 ATTEMPT_COLUMNS = ["number", "round", "result", "late", "decision", "owner", "code"]
 
@@ -200,7 +229,7 @@ class Model:
             each
             for each in self.all(status="dead_letter")
             if each.finished_at < now
-            and each.is_selected_by(selection)
+            and is_selected(each, selection, each.finished_at)
             and (include_permanent or each.category != "permanent")
         ]
         return sorted(found, key=lambda each: (each.finished_at, each.id))
@@ -215,7 +244,9 @@ class Model:
 
     def cancellable(self, selection: Selection) -> list[Known]:
         return [
-            each for each in self.all(sending=False) if not each.is_final and each.is_selected_by(selection)
+            each
+            for each in self.all(sending=False)
+            if not each.is_final and is_selected(each, selection, each.accepted_at)
         ]
 
     def cancel(self, known: Known, now: float) -> None:

@@ -38,105 +38,25 @@ ENDPOINT = Endpoint(
 )
 LEASE = Lease(1, 1, "worker", Event(type="t", source="/s", data=None, id="evt_1"), "orders")
 REQUEST = httpx.Request("POST", ENDPOINT.url)
-PLAIN = [
-    OSError,
-    ConnectionError,
-    ConnectionResetError,
-    TimeoutError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    Exception,
-]
-PLAIN += [
-    ssl.SSLError,
-    ssl.SSLCertVerificationError,
-    aiohttp.ClientError,
-    aiohttp.ClientOSError,
-    httpx.ConnectError,
-]
-PLAIN += [httpx.ReadTimeout, httpx.TooManyRedirects, requests.ConnectionError, requests.HTTPError]
-PLAIN += [urllib3.exceptions.HTTPError, UnicodeError, StopAsyncIteration, MemoryError, RecursionError]
+PLAIN = [OSError, ConnectionError, ConnectionResetError, TimeoutError, ValueError, KeyError, RuntimeError]
+PLAIN += [Exception, UnicodeError, StopAsyncIteration, MemoryError, RecursionError]
+PLAIN += [ssl.SSLError, ssl.SSLCertVerificationError, aiohttp.ClientError, aiohttp.ClientOSError]
+PLAIN += [httpx.ConnectError, httpx.ReadTimeout, httpx.TooManyRedirects]
+PLAIN += [requests.ConnectionError, requests.HTTPError, urllib3.exceptions.HTTPError]
 NOT_OURS = [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit]
-MODULES = [
-    "httpx",
-    "requests.exceptions",
-    "aiohttp.client",
-    "urllib3",
-    "resonant.errors",
-    "builtins",
-    "ssl",
-    "",
-    "Ünïcode",
-]
-NAMES = [
-    "HTTPStatusError",
-    "HTTPError",
-    "ClientResponseError",
-    "UnexpectedStatus",
-    "ConnectError",
-    "gaierror",
-    "OSError",
-    "",
-]
-ATTRIBUTES = [
-    "response",
-    "status_code",
-    "status",
-    "headers",
-    "retry_after",
-    "errno",
-    "excerpt",
-    "exceptions",
-    "reason",
-]
-METHODS = [
-    "__str__",
-    "__repr__",
-    "__eq__",
-    "__hash__",
-    "__bool__",
-    "__len__",
-    "__iter__",
-    "__getattr__",
-    "__class__",
-]
-
-TEXTS = [
-    "",
-    "5",
-    "-1",
-    "Retry-After",
-    "retry-after",
-    "\x00",
-    "\ud800",
-    "%s%n",
-    "\n",
-    "\u202e",
-    "Sch\xf6n",
-    ENDPOINT.url,
-]
-VALUES = [
-    None,
-    True,
-    False,
-    -5,
-    0,
-    99,
-    100,
-    200,
-    302,
-    404,
-    410,
-    429,
-    503,
-    600,
-    1 << 70,
-    10**400,
-    float("nan"),
-    5.5,
-]
-VALUES += [b"503", [503], {"Retry-After": "5"}, {"Retry-After": 5}, object(), Exception("x"), *TEXTS]
+MODULES = ["httpx", "requests.exceptions", "aiohttp.client", "urllib3", "resonant.errors", "builtins", "ssl"]
+MODULES += ["", "Ünïcode"]
+NAMES = ["HTTPStatusError", "HTTPError", "ClientResponseError", "UnexpectedStatus", "ConnectError"]
+NAMES += ["gaierror", "OSError", ""]
+ATTRIBUTES = ["response", "status_code", "status", "headers", "retry_after", "errno", "excerpt"]
+ATTRIBUTES += ["exceptions", "reason"]
+METHODS = ["__str__", "__repr__", "__eq__", "__hash__", "__bool__", "__len__", "__iter__", "__getattr__"]
+METHODS += ["__class__"]
+TEXTS = ["", "5", "-1", "Retry-After", "retry-after", "\x00", "\ud800", "%s%n", "\n", "\u202e", "Sch\xf6n"]
+TEXTS += [ENDPOINT.url]
+VALUES = [None, True, False, -5, 0, 99, 100, 200, 302, 404, 410, 429, 503, 600, 1 << 70, 10**400]
+VALUES += [float("nan"), 5.5, b"503", [503], {"Retry-After": "5"}, {"Retry-After": 5}, object()]
+VALUES += [Exception("x"), *TEXTS]
 # One example makes so many: Hypothesis takes far longer to choose than the classifier to judge.
 WAYS = 20
 
@@ -263,16 +183,9 @@ def check_judgement(rng):
     )
 
 
-@fuzzed_with_io
-@given(st.randoms())
-def test_every_failure_gets_a_verdict(rng):
-    """Slow, but what fails is made as small as it can be."""
-    check_judgement(rng)
-
-
 @fuzzed
 @given(st.integers(0, 2**64))
-def test_every_failure_of_very_many_gets_a_verdict(seed):
+def test_every_failure_gets_a_verdict(seed):
     rng = random.Random(seed)
     for _ in range(WAYS):
         check_judgement(rng)

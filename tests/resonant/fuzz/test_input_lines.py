@@ -55,29 +55,11 @@ good_lines = st.builds(
 )
 # One line is damaged in so many ways: Hypothesis takes far longer to make up a case than the parser to refuse it.
 WAYS = 50
-DAMAGE = [
-    *(bytes([code]) for code in range(256)),
-    *(
-        b"",
-        b"[" * 3000,
-        b'{"":' * 3000,
-        b"\\u",
-        b"\\ud800",
-        b"\\u0000",
-        b"\xef\xbb\xbf",
-        b"\xed\xa0\x80",
-        b"\xc0\xaf",
-    ),
-    *(b"1e999", b"NaN", b"-Infinity", b"0" * 5000, b"9" * 5000, b"1.0e-99999999999", b'{"id":1}', b"\x1b[2J"),
-    *(
-        b'"id":"' + b"x" * 300 + b'",',
-        "\u2028".encode(),
-        "\uffff".encode(),
-        "\U0010ffff".encode(),
-        b"null",
-        b"\r\n",
-    ),
-]
+DAMAGE = [bytes([code]) for code in range(256)]
+DAMAGE += [b"", b"[" * 3000, b'{"":' * 3000, b"\\u", b"\\ud800", b"\\u0000", b"\xef\xbb\xbf", b"\xed\xa0\x80"]
+DAMAGE += [b"\xc0\xaf", b"1e999", b"NaN", b"-Infinity", b"0" * 5000, b"9" * 5000, b"1.0e-99999999999"]
+DAMAGE += [b'{"id":1}', b"\x1b[2J", b'"id":"' + b"x" * 300 + b'",', b"null", b"\r\n"]
+DAMAGE += [text.encode() for text in ("\u2028", "\uffff", "\U0010ffff")]
 
 
 def damaged(line, rng):
@@ -107,14 +89,9 @@ def read(line, **options):
         # What PostgreSQL, a header and a log line can hold.
         assert text is None or not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text)
         assert text is None or 1 <= len(text) <= 255
-    again = {
-        "id": event.id,
-        "type": event.type,
-        "source": event.source,
-        "time": event.time,
-        "subject": event.subject,
-    }
-    given_again = json.dumps({name: value for name, value in again.items() if value is not None}).encode()
+    names = ("id", "type", "source", "time", "subject")
+    again = {name: value for name in names if (value := getattr(event, name)) is not None}
+    given_again = json.dumps(again).encode()
     repeated = parse_event(given_again[:-1] + b',"data":' + event.body + b"}", max_bytes=MOST_BYTES)
     assert repeated == event
     assert repeated.digest == event.digest

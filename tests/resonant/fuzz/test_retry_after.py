@@ -31,28 +31,25 @@ FORMS = {
 # One text is damaged in so many ways: Hypothesis takes far longer to make up a case than the parser to refuse it.
 WAYS = 50
 PIECES = [
-    *(
-        "Mon",
-        "Tuesday",
-        "Feb",
-        "29",
-        "30",
-        "31",
-        "00",
-        "60",
-        "24",
-        "GMT",
-        "UTC",
-        "+0000",
-        ":",
-        "-",
-        ",",
-        "  ",
-        "s",
-    ),
-    *("1994", "94", "0000", "9999", "10000", "\u0663", "\xb2", "1e5", "\ud800", ""),
-    *(chr(code) for code in range(256)),
+    "Mon",
+    "Tuesday",
+    "Feb",
+    "29",
+    "30",
+    "31",
+    "00",
+    "60",
+    "24",
+    "GMT",
+    "UTC",
+    "+0000",
+    ":",
+    "-",
+    ",",
+    "  ",
 ]
+PIECES += ["s", "1994", "94", "0000", "9999", "10000", "\u0663", "\xb2", "1e5", "\ud800", ""]
+PIECES += map(chr, range(256))
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +117,7 @@ dates = st.builds(lambda form, moment: form(moment), st.sampled_from(list(FORMS.
 
 @fuzzed
 @given(dates | digits | st.just("5"), st.integers(0, 2**32), clocks)
-def test_what_is_damaged_is_nothing_or_what_a_lenient_reader_reads_too(text, seed, now):
+def test_a_damaged_value_is_ignored_or_read_by_a_lenient_reader_too(text, seed, now):
     rng = random.Random(seed)
     for _ in range(WAYS):
         check_strange(damaged(text, rng), now)
@@ -131,7 +128,7 @@ def test_what_is_damaged_is_nothing_or_what_a_lenient_reader_reads_too(text, see
 @example("Tue, 31 Feb 2023 22:14:50 GMT", 0.0)
 @example("Fri, 31 Dec 9999 23:59:60 GMT", 0.0)
 @example("Sat Jan  1 00:00:00 0000", 0.0)
-def test_any_other_text_is_nothing(text, now):
+def test_any_other_text_is_ignored(text, now):
     check_strange(text, now)
 
 
