@@ -28,7 +28,7 @@ from benches.surroundings import (
     postgresql,
     save_endpoint,
 )
-from resonant.dead_letters.replay import cancel
+from resonant.dead_letters.cancel import cancel
 from resonant.settings import load_settings
 from resonant.store import WorkerStore
 from resonant.store.views.selection import Selection

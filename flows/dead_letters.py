@@ -10,8 +10,8 @@ from pydantic import Field
 from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.configured import open_configured_store
-from resonant.dead_letters.operations import cancellable
-from resonant.dead_letters.replay import ReplayRequest, cancel, require_restricted
+from resonant.dead_letters.cancel import cancel, cancellable
+from resonant.dead_letters.replay import ReplayRequest, require_restricted
 from resonant.events import Category, Reason
 from resonant.output import counted
 from resonant.store.views.selection import Selection
@@ -85,7 +85,10 @@ async def replay_dead_letters(
         policy: Name of a retry policy that overrides the deliveries' own policies in this run.
         dry_run: Only count the dead letters that would be sent and skipped.
     """
-    selection = Selection.from_parameters(locals())
+    selection = Selection.from_form(
+        ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=reason,
+        text=text, since=since, until=until,
+    )  # fmt: skip
     request = ReplayRequest(
         selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=all_dead_letters
     )
@@ -126,7 +129,10 @@ async def cancel_deliveries(
         all_deliveries: Cancel every unfinished delivery. Required if no filter is given.
         dry_run: Only count the deliveries that would be given up.
     """
-    selection = Selection.from_parameters(locals())
+    selection = Selection.from_form(
+        ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, text=text,
+        since=since, until=until,
+    )  # fmt: skip
     require_restricted(selection, everything=all_deliveries)
     async with open_configured_store() as store:
         await check_names(store, selection)
@@ -150,8 +156,9 @@ async def purge_dead_letters(
             Empty: RESONANT_RETENTION_DAYS, 30 by default.
         delivered_older_than_days: Minimum age of delivered history to remove, in days since delivery. Empty:
             RESONANT_RETENTION_DELIVERED_DAYS, 30 by default; it can be never.
-        archive: File on the worker's machine to which deliveries are appended before they are removed; compressed if its
-            name ends in .gz. Empty: a daily file in the archive folder of RESONANT_HOME. none: no archive.
+        archive: New file on the worker's machine to which deliveries are written before they are removed; compressed if its
+            name ends in .gz; if it exists, a number is added to the name. Empty: a file in the archive folder of
+            RESONANT_HOME. none: no archive.
         dry_run: Only count the deliveries that would be removed.
     """
     async with open_configured_store() as store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from tasks.tables import markdown_table
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from resonant.dead_letters.triage import Group
+    from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.store import WorkerStore
     from resonant.store.shared.gates import Gate
 
@@ -49,14 +50,17 @@ async def rescue_leases_of_ended_runs(store: WorkerStore) -> int:
 
     A run that this Prefect server does not know may belong to another server, so its leases are left to expire.
     """
-    owners = [owner for owner in await store.read(lease_owners) if _is_uuid(owner)]
-    if not owners:
+    ids: list[UUID] = []
+    for owner in await store.read(lease_owners):
+        with suppress(ValueError):  # the owner of a lease need not be a flow run
+            ids.append(UUID(owner))
+    if not ids:
         return 0
     runs: list[FlowRun] = []
     async with get_client() as client:
-        for start in range(0, len(owners), _RUNS_A_PAGE):
-            ids = [UUID(owner) for owner in owners[start : start + _RUNS_A_PAGE]]
-            runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+        for start in range(0, len(ids), _RUNS_A_PAGE):
+            page = FlowRunFilterId(any_=ids[start : start + _RUNS_A_PAGE])
+            runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=page))
     over = [str(run.id) for run in runs if run.state is not None and run.state.is_final()]
     count = await store.rescue(owners=over) if over else 0
     get_run_logger().info("%d leases of %d ended runs rescued", count, len(over))
@@ -66,59 +70,42 @@ async def rescue_leases_of_ended_runs(store: WorkerStore) -> int:
 async def write_triage(store: WorkerStore) -> str:
     """Write the triage as an artifact, whose history the UI shows; return a short summary."""
     groups = await store.read(triage)
-    shown = groups[:_MOST_GROUPS]
-    parts = ["No dead letters."]
-    if groups:
-        parts = [_overview(shown), *(_details(number, group) for number, group in enumerate(shown, start=1))]
+    shown = list(enumerate(groups[:_MOST_GROUPS], start=1))
+    header = ("group", "dead letters", "endpoint", "code", "reason", "last")
+    rows = [
+        (str(number), str(group.count), group.endpoint, group.code, group.reason, _minute(group.last_at))
+        for number, group in shown
+    ]
+    parts = [markdown_table(header, rows), *(_describe_group(number, group) for number, group in shown)]
     if left := len(groups) - len(shown):
         parts.append(f"{counted(left, 'smaller group')} not shown: `resonant dlq --group` lists all.")
     await acreate_markdown_artifact(
         key=TRIAGE_ARTIFACT,
-        markdown="\n\n".join(parts),
+        markdown="\n\n".join(parts) if groups else "No dead letters.",
         description="Dead letters grouped by cause; `resonant detail ID` shows an example.",
     )
     dead_letters = counted(sum(group.count for group in groups), "dead letter")
     return f"{dead_letters} in {counted(len(groups), 'group')}"
 
 
-def _overview(groups: list[Group]) -> str:
-    header = ("group", "dead letters", "endpoint", "code", "reason", "last")
-    return markdown_table(
-        header,
-        [
-            (str(number), str(group.count), group.endpoint, group.code, group.reason, _minute(group.last_at))
-            for number, group in enumerate(groups, start=1)
-        ],
+def _describe_group(number: int, group: DeadLetterGroup) -> str:
+    example = markdown(group.example)
+    what_to_do = group.advice
+    if example != group.example:  # Markdown would misread the id
+        what_to_do = what_to_do.replace(shlex.quote(group.example), "ID")
+    title = f"{number}. {counted(group.count, 'dead letter')} to {markdown(group.endpoint)}"
+    return _section(
+        f"{title}: {markdown(group.code or group.reason)}",
+        what_to_do,
+        {
+            "category": group.category,
+            "error": markdown(group.error),
+            "answer": markdown(shortened(group.answer)),
+            "example": example,
+            "given up": f"{rfc3339(group.first_at)} to {rfc3339(group.last_at)}",
+            "cause": group.fingerprint,
+        },
     )
-
-
-def _details(number: int, group: Group) -> str:
-    """Return the facts of a group as text, beginning with what to do."""
-    facts = {
-        "category": group.category,
-        "error": markdown(group.error),
-        "answer": markdown(shortened(group.answer)),
-        "example": markdown(group.example),
-        "given up": f"{rfc3339(group.first_at)} to {rfc3339(group.last_at)}",
-        "cause": group.fingerprint,
-    }
-    return "\n\n".join(
-        [
-            f"### {number}. {counted(group.count, 'dead letter')} to {markdown(group.endpoint)}: {markdown(group.code or group.reason)}",
-            f"What to do: {_advice(group)}.",
-            "\n".join(f"- {name}: {text}" for name, text in facts.items() if text),
-        ]
-    )
-
-
-def _advice(group: Group) -> str:
-    """Return the advice, without an example id that Markdown would misread."""
-    example = shlex.quote(group.example)
-    return group.advice if markdown(group.example) == group.example else group.advice.replace(example, "ID")
-
-
-def _minute(at: float) -> str:
-    return f"{rfc3339(at)[:16]}Z".replace("T", " ") if at else ""
 
 
 async def write_gates(store: WorkerStore) -> str:
@@ -131,16 +118,14 @@ async def write_gates(store: WorkerStore) -> str:
     rows = [
         (each.gate.endpoint, each.gate.state, str(each.held), _minute(each.gate.since)) for each in found
     ] + [(name, "unusable", "", "") for name in unusable]
-    parts = ["No endpoint is held back or unusable."]
-    if rows:
-        parts = [
-            markdown_table(("endpoint", "state", "held", "since"), rows),
-            *(_gate_details(each.gate, now) for each in found),
-            *(f"### {markdown(name)}: unusable\n\n{markdown(why)}" for name, why in unusable.items()),
-        ]
+    parts = [
+        markdown_table(("endpoint", "state", "held", "since"), rows),
+        *(_describe_gate(each.gate, now) for each in found),
+        *(f"### {markdown(name)}: unusable\n\n{markdown(why)}" for name, why in unusable.items()),
+    ]
     await acreate_markdown_artifact(
         key=GATES_ARTIFACT,
-        markdown="\n\n".join(parts),
+        markdown="\n\n".join(parts) if rows else "No endpoint is held back or unusable.",
         description="Endpoints that are unusable, or have a gate that is not normal; `resonant endpoint show NAME` shows one.",
     )
     deliveries = counted(sum(each.held for each in found), "delivery", "deliveries")
@@ -148,18 +133,27 @@ async def write_gates(store: WorkerStore) -> str:
     return "; ".join(filter(None, [held_by, *unusable.values()]))
 
 
-def _gate_details(gate: Gate, now: float) -> str:
-    """Return the facts of an endpoint as text, beginning with what to do."""
+def _describe_gate(gate: Gate, now: float) -> str:
     next_probe = next_probe_at(gate)
-    facts = {
-        "reason": markdown(gate.reason or ""),
-        "paused by": markdown(gate.paused_by or ""),
-        "pace": pace(gate),
-        "next probe": None if next_probe is None else rfc3339(next_probe),
-    }
+    return _section(
+        f"{markdown(gate.endpoint)}: {gate.state}",
+        advice(gate, now),
+        {
+            "reason": markdown(gate.reason or ""),
+            "paused by": markdown(gate.paused_by or ""),
+            "pace": pace(gate),
+            "next probe": None if next_probe is None else rfc3339(next_probe),
+        },
+    )
+
+
+def _section(title: str, what_to_do: str, facts: dict[str, str | None]) -> str:
     lines = "\n".join(f"- {name}: {text}" for name, text in facts.items() if text)
-    next_step = f"What to do: {advice(gate, now)}."
-    return "\n\n".join(filter(None, [f"### {markdown(gate.endpoint)}: {gate.state}", next_step, lines]))
+    return "\n\n".join(filter(None, [f"### {title}", f"What to do: {what_to_do}.", lines]))
+
+
+def _minute(at: float) -> str:
+    return f"{rfc3339(at)[:16]}Z".replace("T", " ") if at else ""
 
 
 async def _unusable_endpoints() -> dict[str, str]:
@@ -175,11 +169,3 @@ async def _unusable_endpoints() -> dict[str, str]:
         except EndpointError as error:
             found[name] = str(error)
     return found
-
-
-def _is_uuid(owner: str) -> bool:
-    try:
-        UUID(owner)
-    except ValueError:
-        return False
-    return True

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 
-from resonant.dead_letters.purge import Retention, prepared_archive, purge
+from resonant.dead_letters.purge import Retention, archive_path, purge
 from resonant.display import markdown, visible
 from resonant.events import rfc3339
 from resonant.settings import load_settings
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from resonant.store import WorkerStore
 
 PURGE_ARTIFACT = "purge-report"
+_NO_ARCHIVE = "none"
 
 
 async def purge_final_deliveries(
@@ -30,17 +31,15 @@ async def purge_final_deliveries(
 ) -> str:
     """Purge deliveries older than their retention, or only count them; write a report and return it as one line."""
     settings = load_settings()
-    retention = Retention.of_settings(settings)
-    if older_than_days is not None:
-        retention = replace(retention, dead_letters=older_than_days)
-    if delivered_older_than_days is not None:
-        retention = replace(retention, delivered=delivered_older_than_days)
+    days = {"dead_letters": older_than_days, "delivered": delivered_older_than_days}
+    given: dict[str, Any] = {name: value for name, value in days.items() if value is not None}
+    retention = replace(Retention.of_settings(settings), **given)
     now = store.clock()
-    path = None if dry_run else prepared_archive(archive, settings, now)
+    path = None if dry_run or archive == _NO_ARCHIVE else archive_path(archive, settings, now)
     report = await purge(store, retention, who=who_runs_this(), archive=path, dry_run=dry_run)
     said = str(report)
     if report.purged and not dry_run:
-        said += f"; archived in {path}" if path else "; no archive"
+        said += f"; archived in {report.archive}" if report.archive else "; no archive"
     get_run_logger().info("%s", visible(said))
     await acreate_table_artifact(
         key=PURGE_ARTIFACT,
@@ -54,7 +53,7 @@ async def purge_final_deliveries(
                 "delivered older than (days)": "never"
                 if retention.delivered is None
                 else retention.delivered,
-                "archive": markdown("none" if path is None else str(path)),
+                "archive": markdown(str(report.archive or "none")),
             }
         ],
         description="Permanently removed deliveries. The settings define the retention by reason and by endpoint.",

@@ -14,7 +14,6 @@ from chaos_facts import (
     Row,
     histories,
     problems_of_journal,
-    read_archive,
     sent_beyond_records,
 )
 from chaos_plan import GHOST, PURGING, SENDING
@@ -23,6 +22,7 @@ from chaos_watching import STALL_SECONDS
 from chaos_worker import WIDTH
 
 from resonant.dispatch.bulk import PrefetchWindow
+from support.archives import complete_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,8 +64,8 @@ class Accounts:
             look = Look.at(snapshot)
         stored = histories(database)
         archived = {}
-        if round_.archive is not None and round_.archive.exists():
-            documents, _ = read_archive(round_.archive)
+        if round_.archive is not None:
+            documents, _ = read_archives(round_.archive)
             archived = {
                 each["delivery"]["event_id"]: History(each["delivery"], each["attempts"], is_purged=True)
                 for each in documents
@@ -319,17 +319,33 @@ class Accounts:
 
     def problems_of_archive(self, archive: Path) -> list[str]:
         """Say what is wrong with it once all is purged: each dead letter is in it, whole, and once but for a kill."""
-        documents, rest = read_archive(archive)
-        problems = [f"{len(rest)} bytes at the end of the archive are no document"] if rest else []
+        documents, torn = read_archives(archive)
+        problems = []
         times = Counter(each["delivery"]["event_id"] for each in documents)
         if times.keys() != self.known.keys():
             problems.append(f"{len(self.known)} were purged, {len(times)} are in the archive")
         purges = [each for each in self.round.struck if each.victim.kind in PURGING]
         twice = [event_id for event_id, number in times.items() if number > 1]
-        if twice and not any(not each.came_too_late for each in purges):
-            problems.append(f"{len(twice)} are in the archive twice, and no purge was killed: {twice[:3]}")
+        if all(each.came_too_late for each in purges):
+            if twice:
+                problems.append(
+                    f"{len(twice)} are in the archive twice, and no purge was killed: {twice[:3]}"
+                )
+            if torn:
+                problems.append(f"{len(torn)} bytes of archives are no document, and no purge was killed")
         for each in documents:
             event_id = each["delivery"]["event_id"]
             if base64.b64decode(each["event"]["body"]) != self.round.events.get(event_id):
                 problems.append(f"{event_id}: its body in the archive is not the one that was given")
         return problems
+
+
+def read_archives(asked: Path) -> tuple[list[dict], bytes]:
+    """Return the documents of all purges that were given this name, and what kills have left half written."""
+    stem, dot, suffix = asked.name.partition(".")
+    documents, torn = [], b""
+    for path in sorted(asked.parent.glob(f"{stem}*{dot}{suffix}")):
+        lines, rest = complete_lines(path)
+        documents += map(json.loads, lines)
+        torn += rest
+    return documents, torn

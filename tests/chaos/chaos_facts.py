@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import sqlite3
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 
 from resonant.store.counts.counters import Tally
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Row = dict[str, Any]
 Snapshot = Callable[..., list[list[Row]]]
@@ -324,29 +319,3 @@ def problems_of_journal(
         answers = Counter(entry["status"] for entry in received.get(event_id, ()))
         if not answered <= answers:
             yield f"{event_id}: its history says {dict(answered)}, the receiver {dict(answers)}"
-
-
-def read_archive(path: Path) -> tuple[list[dict], bytes]:
-    """Return its documents, and what a kill has left half written at the end."""
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data, torn = _inflated(data)
-    else:
-        torn = b""
-    *lines, rest = data.split(b"\n")
-    return [json.loads(line) for line in lines], rest + torn
-
-
-def _inflated(data: bytes) -> tuple[bytes, bytes]:
-    """Return the whole members, inflated, and the rest as it is."""
-    whole = b""
-    while data:
-        inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        try:
-            member = inflate.decompress(data)
-        except zlib.error:
-            return whole, data
-        if not inflate.eof:
-            return whole, data
-        whole, data = whole + member, inflate.unused_data
-    return whole, b""

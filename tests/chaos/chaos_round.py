@@ -23,7 +23,7 @@ from chaos_struck import Struck, Unexpected
 from chaos_watching import FileWatch, StoreWatch
 from chaos_worker import ENDPOINT, WIDTH, Orders
 
-from resonant.dead_letters.replay import cancel
+from resonant.dead_letters.cancel import cancel
 from resonant.errors import ResonantError
 from resonant.input_lines import parse_event
 from resonant.store.views.selection import Selection

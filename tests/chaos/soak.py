@@ -19,10 +19,11 @@ from chaos_facts import (
     Look,
     histories,
     problems_of_journal,
-    read_archive,
     sent_beyond_records,
 )
 from soak_worker import event_of
+
+from support.archives import read_archive
 
 if TYPE_CHECKING:
     import subprocess
@@ -117,7 +118,7 @@ def accounts(produced: int, url: str, folder: Path, journal: Journal) -> tuple[d
     archived = [
         History(each["delivery"], each["attempts"], is_purged=True)
         for path in sorted(folder.glob("purged-*.jsonl.gz"))
-        for each in read_archive(path)[0]
+        for each in read_archive(path)
     ]
     known = {each.event_id: each for each in archived} | stored
     expected = {f"soak-{number:08d}": number for number in range(produced)}

@@ -20,7 +20,7 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.metrics import export_metrics
-from resonant.dead_letters.operations import cancel
+from resonant.dead_letters.cancel import cancel
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
 from resonant.metrics.alerts import read_unannounced
@@ -214,7 +214,7 @@ async def test_cancelled_deliveries_raise_no_alert(url, feed, tmp_path, monkeypa
     async def cancel_many(store):
         events = [Event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(30)]
         await store.enqueue(events, "hooks")
-        return await store.write(cancel, Selection(endpoint="hooks"), limit=100, now=time.time())
+        return await cancel(store, Selection(endpoint="hooks"), who="an operator")
 
     assert await with_store(url, cancel_many) == 30
     monkeypatch.setenv("RESONANT_ALERT_DEAD_LETTER_AGE_HOURS", "0.000001")

@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from blocks import FileEndpoint
 from flows.dead_letters import replay_dead_letters
 from flows.emit import emit_events
-from resonant.dead_letters.replay import cancel
+from resonant.dead_letters.cancel import cancel
 from resonant.delivery.retry import GiveUp
 from resonant.events import Attempt
 from resonant.input_lines import event_from_fields
@@ -92,7 +92,7 @@ async def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, mon
     )
 
 
-async def test_the_policy_of_a_replay_does_not_apply_to_what_else_is_due(url, tmp_path, monkeypatch):
+async def test_the_policy_of_a_replay_does_not_apply_to_other_due_deliveries(url, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_POLICIES", '{"once": {"max_attempts": 1}}')
     calls = []
 

@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from blocks import FileEndpoint
 from flows.dead_letters import replay_dead_letters
 from flows.endpoints import pause_endpoint
-from resonant.dead_letters.replay import cancel
+from resonant.dead_letters.cancel import cancel
 from resonant.input_lines import event_from_fields
 from resonant.store import WorkerStore
 from resonant.store.views.selection import Selection
@@ -144,5 +144,5 @@ async def test_a_replay_to_endpoints_that_cannot_be_opened_fails_and_says_why():
 
 
 @pytest.mark.usefixtures("dead")
-async def test_other_runs_are_named_for_what_they_do():
+async def test_other_runs_are_named_after_their_action():
     assert await name_of_run(await pause_endpoint(ENDPOINT, return_state=True)) == f"pause {ENDPOINT}"

@@ -58,7 +58,7 @@ async def test_a_typo_in_a_form_fails_its_run(flow, selection, said, dry_run):
 @pytest.mark.parametrize(
     "selection", [{"endpoint": "removed-since"}, {"code": "connect_refused"}, {"ids": ["evt_1"]}], ids=str
 )
-async def test_what_is_known_and_selects_nothing_now_completes(flow, selection):
+async def test_a_known_name_that_selects_nothing_now_completes(flow, selection):
     state = await flow(**selection, dry_run=True, return_state=True)
 
     assert state.is_completed()

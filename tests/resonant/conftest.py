@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from resonant.dead_letters import operations
+from resonant.dead_letters.cancel import cancel
+from resonant.dead_letters.purge import Chosen, Retention, purge
+from resonant.dead_letters.replay import Replayed, ReplayRequest, replay_batch
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
 from resonant.store import Outcome, Store, WorkerStore, schema
@@ -21,7 +23,7 @@ from resonant.testing import FixedClock
 START = 1_700_000_000.0
 # Only `make test-all` runs these queries on PostgreSQL too.
 _QUERIES = (
-    "dead_letters/test_operations.py",
+    "dead_letters/test_cancel.py",
     "dead_letters/test_triage.py",
     "lab/test_history.py",
     "metrics/test_measure.py",
@@ -83,6 +85,20 @@ class Desk:
         self.begin(lease)
         return bool(self.record(self.failed(lease, decision, **attempt)))
 
+    def bury(
+        self, *events: Event | str, endpoint: str = "orders", reason: str = "exhausted", apart=0.0, **attempt
+    ):
+        """Store events and give them up, at once or so many seconds apart."""
+        if apart:
+            for event in events:
+                self.bury(event, endpoint=endpoint, reason=reason, **attempt)
+                self.clock.advance(apart)
+            return
+        self.enqueue(*events, endpoint=endpoint)
+        leases = self.claim(len(events), endpoint=endpoint)
+        self.begin(*leases)
+        self.record(*(self.failed(lease, GiveUp(reason), **attempt) for lease in leases))
+
     def retry_in(self, seconds: float) -> Retry:
         return Retry(seconds, self.clock() + seconds)
 
@@ -91,23 +107,26 @@ class Desk:
 
     def replay(
         self,
-        selection: Selection | None = None,
+        selection: Selection = Selection(),  # noqa: B008 - frozen
         *,
         limit: int = 100,
         died_before: float | None = None,
+        include_permanent: bool = False,
         **options: Any,
-    ) -> operations.Replayed:
+    ) -> Replayed:
         """Begin a new round for dead letters, and lease them."""
-        return self.run(
-            self.store.write_leases(
-                operations.replay,
-                selection or Selection(),
-                died_before=self.clock() if died_before is None else died_before,
-                limit=limit,
-                owner="replay",
-                **options,
-            )
-        )
+        request = ReplayRequest(selection, include_permanent=include_permanent, everything=True)
+        died_before = self.clock() if died_before is None else died_before
+        options |= {"died_before": died_before, "limit": limit, "owner": "replay"}
+        return self.run(self.store.write_leases(replay_batch, request, **options))
+
+    def cancel(self, **selection: Any) -> int:
+        """Cancel the selected unfinished deliveries."""
+        return self.run(cancel(self.store, Selection(**selection), who="a test"))
+
+    def purge(self, what: Retention | Chosen | None = None, **options: Any) -> int:
+        """Remove all final deliveries, or these."""
+        return self.run(purge(self.store, what or Retention(0, 0), who="a test", **options)).purged
 
     def rescue(self, **options: Any) -> int:
         return self.run(self.store.rescue(**options))
@@ -115,6 +134,11 @@ class Desk:
     def fold(self) -> None:
         """Fold acceptances and tallies into the ledgers, the rollups and the sketches."""
         self.run(self.store.fold())
+
+    def counted(self, measure: str) -> int:
+        """Return the sum of a counter over all its labels."""
+        self.fold()
+        return sum(row["count"] for row in self.rows(schema.rollups) if row["measure"] == measure)
 
     def status(self, **options: Any):
         return self.run(self.store.status(**options))

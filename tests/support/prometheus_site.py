@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import yaml
 
-from resonant.dead_letters import operations
+from resonant.dead_letters.replay import ReplayRequest, replay_batch
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt, Event
 from resonant.local.server import free_port
@@ -142,8 +142,8 @@ class Shop:
         await self.fail(store, exhausted, GiveUp("exhausted"), 0.05)
         await self.fail(store, replayed, GiveUp("exhausted"), 0.06)
         await store.write(
-            operations.replay,
-            Selection(ids=(replayed.event.id,)),
+            replay_batch,
+            ReplayRequest(Selection(ids=(replayed.event.id,))),
             died_before=self.clock() + 1,
             limit=1,
             owner="operator",

@@ -7,7 +7,9 @@ from functools import partial
 import pytest
 from hypothesis import strategies as st
 
-from resonant.dead_letters import operations
+from resonant.dead_letters.cancel import cancel_batch
+from resonant.dead_letters.purge import find_oldest, purge_batch, purgeable
+from resonant.dead_letters.replay import ReplayRequest, replay_batch
 from resonant.store.counts import acceptances
 from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
@@ -59,13 +61,13 @@ class Operators(Workers):
             self.model.replay(known, owner, now)
         self.remember(taken, dead)
 
-    @deed(where=is_remembered, weight=2, selection=selections, limit=limits, begins=st.booleans())
-    def cancel(self, selection, limit, begins):
+    @deed(where=is_remembered, weight=2, selection=selections, begins=st.booleans())
+    def cancel(self, selection, begins):
         if begins:
             self.begin(list(self.remembered))  # deliveries in flight are not cancelled
         now = self.clock()
-        unfinished = self.model.cancellable(selection)[:limit]
-        cancelled = self.write(cancel, selection, limit, now)
+        unfinished = self.model.cancellable(selection)
+        cancelled = self.write(cancel_batch, selection, list(self.model.deliveries), now=now)
         assert cancelled == len(unfinished), f"cancelled {cancelled}, expected {unfinished}"
         for known in unfinished:
             self.model.cancel(known, now)
@@ -109,7 +111,7 @@ class Operators(Workers):
             lambda connection: record(connection, outcomes, now=now),
             lambda connection: rescue.rescue(connection, now=now + LEASE_SECONDS),
             lambda connection: replay(connection, Selection(), "ann", 1, now, include_permanent=True),
-            lambda connection: cancel(connection, Selection(), 1, now),
+            lambda connection: cancel_batch(connection, Selection(), list(self.model.deliveries), now=now),
             lambda connection: purge(connection, "dead_letter", now, 100, now),
             lambda connection: purge(connection, "delivered", now, 100, now),
         ]
@@ -124,23 +126,13 @@ class Operators(Workers):
 
 
 def replay(connection, selection, owner, limit, now, *, include_permanent):
-    return operations.replay(
-        connection,
-        selection,
-        died_before=now,
-        include_permanent=include_permanent,
-        limit=limit,
-        owner=owner,
-        now=now,
-        lease_seconds=LEASE_SECONDS,
-    ).leases
-
-
-def cancel(connection, selection, limit, now):
-    return operations.cancel(connection, selection, limit=limit, now=now)
+    request = ReplayRequest(selection, include_permanent=include_permanent, everything=True)
+    lease = {"owner": owner, "now": now, "lease_seconds": LEASE_SECONDS}
+    return replay_batch(connection, request, died_before=now, limit=limit, **lease).leases
 
 
 def purge(connection, status, ended_before, limit, now):
-    conditions = operations.purgeable(status, finished_before=ended_before)
-    picked = operations.pick_final(connection, conditions, limit=limit)
-    return operations.purge(connection, [key.id for key in picked], now=now)
+    rule = purgeable(status, finished_before=ended_before)
+    found = find_oldest(connection, rule, limit=limit)
+    purged, _ = purge_batch(connection, found, rule, now=now)
+    return purged

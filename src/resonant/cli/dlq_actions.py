@@ -158,8 +158,8 @@ def cancel(
     not cancelled.
     """
     from resonant.cli.running import run_with_store, who_runs_this
-    from resonant.dead_letters.operations import cancellable
-    from resonant.dead_letters.replay import cancel as cancel_deliveries
+    from resonant.dead_letters.cancel import cancel as cancel_deliveries
+    from resonant.dead_letters.cancel import cancellable
 
     selection = filters.selection(
         ids=ids or (), endpoint=endpoint, event_type=event_type, category=category, code=code, text=text,

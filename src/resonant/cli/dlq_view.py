@@ -13,7 +13,7 @@ from resonant.events import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from resonant.dead_letters.triage import Group
+    from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.events import DeadLetter
     from resonant.store.shared.gates import GateState
 
@@ -58,7 +58,7 @@ def write_dead_letters(
         )
 
 
-def write_groups(groups: Sequence[Group], *, now: float) -> None:
+def write_groups(groups: Sequence[DeadLetterGroup], *, now: float) -> None:
     """Write groups of dead letters."""
     if output.stdout().is_terminal:
         for group in groups:
@@ -100,7 +100,7 @@ def _write_on_screen(dead_letter: DeadLetter, *advice: str | None, now: float) -
     )
 
 
-def _write_group_on_screen(group: Group, *, now: float) -> None:
+def _write_group_on_screen(group: DeadLetterGroup, *, now: float) -> None:
     output.write_paragraph(
         f"{output.counted(group.count, 'dead letter')} to {group.endpoint}  last {output.ago(now - group.last_at)}, "
         f"first {output.ago(now - group.first_at)}",
@@ -151,7 +151,7 @@ def _columns(dead_letter: DeadLetter, state: GateState | None) -> tuple[str, ...
     )
 
 
-def _group_columns(group: Group) -> tuple[str, ...]:
+def _group_columns(group: DeadLetterGroup) -> tuple[str, ...]:
     answer = f"; the answer: {shortened(group.answer)}" if group.answer else ""
     return (
         str(group.count),

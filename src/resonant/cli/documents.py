@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from resonant.dead_letters.triage import Group
+    from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.events import Attempt, DeadLetter, Delivery
     from resonant.output import Document
     from resonant.store.shared.gates import Gate
@@ -68,7 +68,7 @@ def status_document(status: StoreStatus) -> Document:
     }
 
 
-def group_document(group: Group) -> Document:
+def group_document(group: DeadLetterGroup) -> Document:
     """Return a group of dead letters as an object."""
     return {
         "fingerprint": group.fingerprint,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resonant import output
-from resonant.dead_letters.purge import Forecast, Retention, daily_archive, forecast
+from resonant.dead_letters.purge import Forecast, Retention, forecast
 from resonant.events import rfc3339
 from resonant.gate.words import advice, described
 from resonant.store.audit import AuditEntry, read_audit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -116,14 +116,14 @@ class Purges:
         retention: the configured retention.
         forecast: the numbers of deliveries that would be removed now.
         kept: the number of final deliveries that would stay.
-        archive: the file that would receive the removed deliveries.
+        archives: the folder of the daily purge's archives.
         last: the last purge, if any.
     """
 
     retention: Retention
     forecast: Forecast
     kept: int
-    archive: Path
+    archives: Path
     last: AuditEntry | None
 
     def document(self) -> output.Document:
@@ -139,7 +139,7 @@ class Purges:
                 "delivered": self.forecast.delivered,
             },
             "would_keep": self.kept,
-            "archive": str(self.archive),
+            "archive": str(self.archives),
             "last_purge": last
             and {"at": rfc3339(last.at), "count": last.count, "archive": last.selection.get("archive")},
         }
@@ -158,14 +158,14 @@ class Purges:
             f"days{apart} and {delivered} would be removed now; {self.kept:,} would stay"
         )
         if self.last is None:
-            yield f"last purge: never; archive: {output.visible(str(self.archive))}"
+            yield f"last purge: never; archives: {output.visible(str(self.archives))}"
         else:
             archive = self.last.selection.get("archive")
             where = f"archived in {output.visible(str(archive))}" if archive else "no archive"
             removed = f"{self.last.count:,} removed" + (f", {where}" if self.last.count else "")
             yield f"last purge: {output.ago(now - self.last.at)}, {removed}"
-            if archive != str(self.archive) or not self.last.count:
-                yield f"archive: {output.visible(str(self.archive))}"
+            if not self.last.count or Path(str(archive)).parent != self.archives:
+                yield f"archives: {output.visible(str(self.archives))}"
 
 
 def read_purges(connection: Connection, settings: Settings, found: StoreStatus, *, now: float) -> Purges:
@@ -181,4 +181,4 @@ def read_purges(connection: Connection, settings: Settings, found: StoreStatus, 
     expected = forecast(connection, retention, now=now)
     kept = found.delivered + found.dead_letter - expected.dead_letters - expected.delivered
     last = next(iter(read_audit(connection, limit=1, action="purge")), None)
-    return Purges(retention, expected, kept, daily_archive(settings, now), last)
+    return Purges(retention, expected, kept, settings.archive_folder, last)

@@ -12,8 +12,6 @@ from resonant import output
 from resonant.cli import asking, filters, options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from resonant.dead_letters.purge import Chosen, PurgeReport, Retention
     from resonant.settings import Settings
     from resonant.store import WorkerStore
@@ -49,8 +47,8 @@ def purge(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Append deliveries to this file before removing them, instead of the daily archive; compressed if the "
-            "name ends in .gz.",
+            help="Write deliveries to this new file before removing them, instead of one in the archive folder; compressed "
+            "if the name ends in .gz. If it exists, a number is added to the name.",
         ),
     ] = None,
     no_archive: Annotated[
@@ -65,14 +63,15 @@ def purge(
     On a terminal, the command shows the numbers and asks for confirmation. Elsewhere, filters and an age of 0 need --yes,
     and a purge by age alone runs without it, so that scheduled purges work.
 
-    Deliveries are first appended to an archive: that of the daily purge, unless --archive or --no-archive is given.
+    Deliveries are first written to an archive, a new file for each purge, in the folder of the daily purge unless --archive or
+    --no-archive is given.
 
     Retention by reason and by endpoint (RESONANT_RETENTION_BY_REASON, RESONANT_RETENTION_BY_ENDPOINT) overrides
     --older-than. It does not apply if there is a filter.
     """
     from resonant.cli.progress import progress
     from resonant.cli.running import run_with_store, who_runs_this
-    from resonant.dead_letters.purge import daily_archive
+    from resonant.dead_letters.purge import archive_path
     from resonant.dead_letters.purge import purge as purge_deliveries
     from resonant.settings import load_settings
 
@@ -90,14 +89,14 @@ def purge(
     what = _what(settings, selection, older_than, delivered_older_than)
     now = time.time()  # for the question too, so that nothing is removed that it did not count
     if not (yes or dry_run):
-        place = None if no_archive else archive or str(daily_archive(settings, now))
+        place = None if no_archive else archive or str(settings.archive_folder)
         any_age = None
         if not (selection.is_empty and older_than):
             any_age = "dead letters", "--older-than"
         elif delivered_older_than == 0:
             any_age = "delivered history", "--delivered-older-than"
         _ask(what, settings, place, any_age=any_age, now=now)
-    path = None if dry_run or no_archive else _archive(archive, settings, now)
+    path = None if dry_run or no_archive else archive_path(archive, settings, now)
 
     async def work(store: WorkerStore) -> PurgeReport:
         with progress("purging") as show:
@@ -106,7 +105,7 @@ def purge(
             )
 
     report = run_with_store(work, settings)
-    used = str(path) if path and report.purged else None
+    used = None if report.archive is None else str(report.archive)
     if as_json:
         counts = {"purged": report.purged, "kept": report.kept, "dry_run": report.dry_run}
         output.write(output.to_json({**counts, "archive": used}) + "\n")
@@ -135,14 +134,6 @@ def _what(
         by_reason=settings.retention_by_reason,
         by_endpoint=settings.retention_by_endpoint,
     )
-
-
-def _archive(asked: str | None, settings: Settings, now: float) -> Path:
-    from pathlib import Path
-
-    from resonant.dead_letters.purge import prepared_daily_archive
-
-    return Path(asked) if asked else prepared_daily_archive(settings, now)
 
 
 def _ask(

@@ -320,10 +320,10 @@ def _list_dead_letters(
     from resonant.cli.documents import document
     from resonant.cli.running import run_reading
     from resonant.store.shared.gates import states_not_normal
-    from resonant.store.views.dead_letters import DeadLetters, Key
+    from resonant.store.views.dead_letters import DeadLetters, Position
     from resonant.store.views.reads import count_dead_letters, each_dead_letter
 
-    before = None if after is None else Key(*after)
+    before = None if after is None else Position(*after)
 
     def show(connection: Connection, until_stopped: UntilStopped) -> None:
         states = states_not_normal(connection)

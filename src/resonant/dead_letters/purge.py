@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from resonant.dead_letters import operations
-from resonant.dead_letters.archive import opened_archive
+from sqlalchemy import delete, func, select
+
+from resonant.dead_letters.archive import new_archive, read_documents
 from resonant.errors import ArchiveError
 from resonant.events import rfc3339
 from resonant.files import make_private_folder
-from resonant.store.audit import audited
-from resonant.store.schema import deliveries
-from resonant.store.views.dead_letters import DeadLetters
+from resonant.store import schema
+from resonant.store.audit import add_to_audit, audited
+from resonant.store.counts.acceptances import add_to_ledger
+from resonant.store.counts.counters import Tally
+from resonant.store.engine.sql import is_any_of
+from resonant.store.views.dead_letters import DeadLetters, Position, is_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +32,10 @@ if TYPE_CHECKING:
     from resonant.events import Reason
     from resonant.settings import Settings
     from resonant.store import WorkerStore
-    from resonant.store.views.dead_letters import Key
     from resonant.store.views.selection import Selection
 
+Final = Literal["dead_letter", "delivered"]
 DAY_SECONDS = 86_400.0
-NO_ARCHIVE = "none"
 # The target duration of a transaction, in seconds, and the bounds of its size. They limit how long others wait for the write
 # lock; larger batches would need more memory and save no time.
 _TRANSACTION_SECONDS = 0.06
@@ -39,6 +43,13 @@ _FEWEST, _FIRST, _MOST = 50, 100, 5_000
 _MOST_BYTES = 4 * 1024 * 1024
 # The pause between two transactions lets waiting writers get the lock: SQLite has no queue, and a writer checks every 2 ms.
 _PAUSE_SECONDS = 0.004
+_d = schema.deliveries
+
+
+def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bool]]:
+    """Return the conditions for purgeable deliveries: those with this final status that ended by this time."""
+    is_status = schema.is_dead_letter if status == "dead_letter" else schema.is_delivered
+    return [is_status, _d.c.finished_at <= finished_before]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +81,17 @@ class Retention:
     def rules(self, _connection: Connection, *, now: float) -> list[list[ColumnElement[bool]]]:
         """Return the conditions of each rule for purgeable deliveries; no delivery meets two rules."""
 
-        def ended(status: operations.Final, days: float) -> list[ColumnElement[bool]]:
-            return operations.purgeable(status, finished_before=now - days * DAY_SECONDS)
+        def ended(status: Final, days: float) -> list[ColumnElement[bool]]:
+            return purgeable(status, finished_before=now - days * DAY_SECONDS)
 
-        other_endpoint = deliveries.c.endpoint.not_in(list(self.by_endpoint))
-        other_reason = deliveries.c.reason.not_in(list(self.by_reason))
+        other_endpoint = _d.c.endpoint.not_in(list(self.by_endpoint))
+        other_reason = _d.c.reason.not_in(list(self.by_reason))
         rules = [
-            [*ended("dead_letter", days), deliveries.c.endpoint == endpoint]
+            [*ended("dead_letter", days), _d.c.endpoint == endpoint]
             for endpoint, days in self.by_endpoint.items()
         ]
         rules += [
-            [*ended("dead_letter", days), deliveries.c.reason == reason, other_endpoint]
+            [*ended("dead_letter", days), _d.c.reason == reason, other_endpoint]
             for reason, days in self.by_reason.items()
         ]
         rules.append([*ended("dead_letter", self.dead_letters), other_endpoint, other_reason])
@@ -107,7 +118,7 @@ class Chosen:
 
     def rules(self, connection: Connection, *, now: float) -> list[list[ColumnElement[bool]]]:
         """Return the conditions of the selected dead letters, as the only rule."""
-        dead = operations.purgeable("dead_letter", finished_before=now - self.older_than * DAY_SECONDS)
+        dead = purgeable("dead_letter", finished_before=now - self.older_than * DAY_SECONDS)
         return [[*dead, *DeadLetters.of(connection, self.selection).conditions()]]
 
     def asked(self) -> dict[str, object]:
@@ -123,11 +134,13 @@ class PurgeReport:
         purged: deliveries removed; with ``dry_run``, those that would be removed.
         kept: final deliveries that stay.
         dry_run: whether nothing was removed.
+        archive: the file that has the removed deliveries, if any.
     """
 
     purged: int
     kept: int
     dry_run: bool = False
+    archive: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.purged:,} {'would be purged' if self.dry_run else 'purged'}, {self.kept:,} kept"
@@ -147,40 +160,25 @@ class Forecast:
 
 def forecast(connection: Connection, what: Retention | Chosen, *, now: float) -> Forecast:
     """Count the deliveries that a purge would remove at ``now``, in seconds since the epoch."""
-    counts = [operations.count(connection, rule) for rule in what.rules(connection, now=now)]
+    counts = [_count(connection, rule) for rule in what.rules(connection, now=now)]
     # The rule for delivered history is the last one.
     delivered = counts.pop() if isinstance(what, Retention) and what.delivered is not None else 0
     return Forecast(sum(counts), delivered)
 
 
-def daily_archive(settings: Settings, now: float) -> Path:
-    """Return the archive of the daily purge for this day (UTC)."""
-    return settings.archive_folder / f"purged-{rfc3339(now)[:10]}.jsonl.gz"
-
-
-def prepared_archive(asked: str | None, settings: Settings, now: float) -> Path | None:
-    """Return the archive of a purge: the given file, None for ``none``, otherwise the archive of the day.
-
-    Raises:
-        ArchiveError: the folder of the day's archive cannot be created.
-    """
-    if asked == NO_ARCHIVE:
-        return None
-    return Path(asked) if asked else prepared_daily_archive(settings, now)
-
-
-def prepared_daily_archive(settings: Settings, now: float) -> Path:
-    """Return the archive of the day, in a folder that exists.
+def archive_path(asked: str | None, settings: Settings, now: float) -> Path:
+    """Return the file to create for a purge: the given one, or that of the day (UTC), in a folder that exists.
 
     Raises:
         ArchiveError: the folder cannot be created.
     """
-    path = daily_archive(settings, now)
+    if asked:
+        return Path(asked)
     try:
-        make_private_folder(path.parent)
+        make_private_folder(settings.archive_folder)
     except OSError as error:
-        raise ArchiveError(f"{path.parent}: {error.strerror}; nothing was purged") from None
-    return path
+        raise ArchiveError(f"{settings.archive_folder}: {error.strerror}; nothing was purged") from None
+    return settings.archive_folder / f"purged-{rfc3339(now)[:10]}.jsonl.gz"
 
 
 async def purge(
@@ -199,8 +197,9 @@ async def purge(
         store: open.
         what: how long deliveries are kept, or the dead letters to remove.
         who: the operator, for the audit.
-        archive: a file to append removed deliveries to, one JSON document per line; gzip if its name ends in ``.gz``. A
-            row is removed once its archive entry is on disk; after a crash between the two steps, it is in both.
+        archive: a file to create for the removed deliveries, one JSON document per line; gzip if its name ends in
+            ``.gz``; if it exists, the next free number is added to the name. A row is removed once its archive entry is on
+            disk; after a crash between the two steps, it is in both.
         dry_run: only count.
         now: the time from which ages are counted, in seconds since the epoch; by default, the store's.
         on_progress: called with the number purged so far.
@@ -211,37 +210,34 @@ async def purge(
     """
     now = store.clock() if now is None else now
     rules = await store.read(what.rules, now=now)
-    final = await store.read(operations.count_final)
+    final = await store.read(_count, [schema.is_dead_letter]) + await store.read(
+        _count, [schema.is_delivered]
+    )
     if dry_run:
-        total = sum([await store.read(operations.count, rule) for rule in rules])
+        total = sum([await store.read(_count, rule) for rule in rules])
         return PurgeReport(total, final - total, dry_run=True)
     purged = 0
-    batch = _Batch()
-    asked = what.asked() | ({"archive": str(archive)} if archive else {})
-    async with audited(store, who=who, action="purge", selection=asked) as audit_id:
-        with ExitStack() as opened:
-            file: Archive | None = None
+    batch = _BatchSize()
+    with nullcontext() if archive is None else new_archive(archive) as file:
+        asked = what.asked() | ({"archive": str(file.path)} if file else {})
+        async with audited(store, who=who, action="purge", selection=asked) as audit_id:
             for rule in rules:
                 last = None
                 # Searched before taking the write lock, since a rule may skip many rows.
-                while picked := await store.read(
-                    operations.look_for_final, rule, limit=batch.size, most_bytes=_MOST_BYTES, after=last
-                ):
+                while picked := await store.read(find_oldest, rule, limit=batch.size, after=last):
                     last = picked[-1]
-                    if archive is not None and file is None:
-                        file = opened.enter_context(opened_archive(archive))
-                    count, began = await store.write(
-                        _purge_batch, picked, rule, file, now=now, audit_id=audit_id
+                    count, seconds = await store.write(
+                        purge_batch, picked, rule, archive=file, now=now, audit_id=audit_id
                     )
-                    batch.took(time.perf_counter() - began)
+                    batch.took(seconds)
                     purged += count
                     on_progress(purged)
                     await asyncio.sleep(_PAUSE_SECONDS)
     await store.reclaim_space()
-    return PurgeReport(purged, final - purged)
+    return PurgeReport(purged, final - purged, archive=file.path if file and purged else None)
 
 
-class _Batch:
+class _BatchSize:
     """The number of deliveries for the next transaction, adapted to the duration of the last one."""
 
     def __init__(self) -> None:
@@ -253,18 +249,86 @@ class _Batch:
         self.size = max(_FEWEST, min(aimed, 2 * self.size, _MOST))
 
 
-def _purge_batch(
+def find_oldest(
+    connection: Connection, rule: Sequence[ColumnElement[bool]], *, limit: int, after: Position | None = None
+) -> list[Position]:
+    """Find final deliveries, earliest ended first, without locks; return at least one if any exist.
+
+    Args:
+        connection: open.
+        rule: selects the deliveries.
+        limit: the maximum number; fewer are returned if their events are large.
+        after: continue after this one.
+    """
+    key = (_d.c.finished_at, _d.c.id)
+    query = select(*key, func.length(schema.events.c.body)).where(*rule).order_by(*key).limit(limit)
+    query = query.join(schema.events, schema.events.c.id == _d.c.event_id)
+    if after is not None:
+        query = query.where(is_after(after))
+    found: list[Position] = []
+    total = 0
+    for finished_at, delivery_id, size in connection.execute(query):
+        total += size
+        if found and total > _MOST_BYTES:
+            break
+        found.append(Position(finished_at, delivery_id))
+    return found
+
+
+def purge_batch(
     connection: Connection,
-    picked: Sequence[Key],
+    picked: Sequence[Position],
     rule: Sequence[ColumnElement[bool]],
-    archive: Archive | None,
     *,
+    archive: Archive | None = None,
     now: float,
-    audit_id: int,
+    audit_id: int | None = None,
 ) -> tuple[int, float]:
-    """Return the number purged, and when the write lock was acquired: the measured duration excludes that wait."""
+    """Archive and remove those of these deliveries that the rule still selects; return their number.
+
+    Returns:
+        The number purged, and the seconds since the write lock was acquired: the duration excludes that wait.
+    """
     began = time.perf_counter()
-    ids = operations.lock_final(connection, picked, rule)
-    if ids and archive is not None:
-        archive.append(operations.read_history(connection, ids))
-    return operations.purge(connection, ids, now=now, audit_id=audit_id), began
+    ids = _lock(connection, picked, rule)
+    if ids:
+        if archive is not None:
+            archive.append(read_documents(connection, ids))
+        _remove(connection, ids, now=now)
+        add_to_audit(connection, audit_id, len(ids))
+    return len(ids), time.perf_counter() - began
+
+
+def _lock(
+    connection: Connection, picked: Sequence[Position], rule: Sequence[ColumnElement[bool]]
+) -> list[int]:
+    """Lock the deliveries that the rule still selects, and their events; return their ids.
+
+    A delivery is skipped if another transaction has locked it or its event, so a purge waits for neither.
+    """
+    query = select(_d.c.id).where(is_any_of(_d.c.id, [key.id for key in picked]), *rule)
+    if connection.dialect.name == "postgresql":
+        query = query.join(schema.events, schema.events.c.id == _d.c.event_id)
+        query = query.with_for_update(skip_locked=True, of=[_d, schema.events])
+    return list(connection.execute(query).scalars())
+
+
+def _remove(connection: Connection, delivery_ids: Sequence[int], *, now: float) -> None:
+    """Remove locked deliveries permanently, with their history and the events that no other delivery needs."""
+    events, attempts = schema.events, schema.attempts
+    connection.execute(delete(attempts).where(is_any_of(attempts.c.delivery_id, delivery_ids)))
+    columns = (_d.c.event_id, _d.c.endpoint, _d.c.event_type, _d.c.status)
+    rows = connection.execute(delete(_d).where(is_any_of(_d.c.id, delivery_ids)).returning(*columns)).all()
+    is_needed = select(_d.c.id).where(_d.c.event_id == events.c.id).exists()
+    connection.execute(
+        delete(events).where(is_any_of(events.c.id, [row.event_id for row in rows]), ~is_needed)
+    )
+    tally = Tally(now)
+    for (endpoint, event_type, status), count in Counter(row[1:] for row in rows).items():
+        tally.add("purge", endpoint, event_type, status, count=count)
+    tally.write(connection)
+    add_to_ledger(connection, "purged", Counter(row.endpoint for row in rows))
+
+
+def _count(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> int:
+    return connection.execute(select(func.count()).select_from(_d).where(*conditions)).scalar_one()

@@ -1,21 +1,29 @@
-"""Replay: send dead letters again, oldest first, at a limited rate with a slow start."""
+"""Replay: send dead letters again, oldest first, in a new round each, at a limited rate with a slow start."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resonant.dead_letters import operations
+from sqlalchemy import case, select, update
+
+from resonant.dead_letters.slow_start import SlowStart
 from resonant.errors import EmptySelection
-from resonant.store.audit import audited
+from resonant.store import schema
+from resonant.store.audit import add_to_audit
+from resonant.store.counts.counters import Tally
+from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.availability import retry_while_unavailable
-from resonant.store.views.dead_letters import DeadLetters
+from resonant.store.engine.sql import is_any_of
+from resonant.store.queue.leases import leases_of
+from resonant.store.views.dead_letters import DeadLetters, Position, is_after
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
     from sqlalchemy import Connection
 
@@ -23,18 +31,8 @@ if TYPE_CHECKING:
     from resonant.store import Store, WorkerStore
     from resonant.store.views.selection import Selection
 
-# The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
-SLOW_START_SECONDS = 10.0
-_SLOW_START_SHARE = 0.1
-# One burst makes up for at most this much delay of the process, in seconds. The rest of a recent delay is made up
-# gradually.
-_BURST_SECONDS = 0.05
-_CATCH_UP_SHARE = 0.08
-_REMEMBERED_SECONDS = 10.0
 _UNPACED_BATCH = 100
-_CANCEL_BATCH = 500
-# Each search for unfinished deliveries sorts them all, so a cancellation makes few searches.
-_MOST_FOUND = 100_000
+_d = schema.deliveries
 
 
 def require_restricted(selection: Selection, *, everything: bool) -> None:
@@ -93,6 +91,15 @@ class ReplayRequest:
             "rate": self.rate,
         }
 
+    def dead_letters(self, connection: Connection, *, include_permanent: bool | None = None) -> DeadLetters:
+        """Return the requested dead letters, with or without permanent failures."""
+        return DeadLetters.of(
+            connection,
+            self.selection,
+            include_permanent=self.include_permanent if include_permanent is None else include_permanent,
+            without_endpoints=self.without_endpoints,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
@@ -129,132 +136,45 @@ async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     """Count the dead letters that a replay would take, without changing anything."""
     died_before = store.clock()
 
-    def count(connection: Connection, *, include_permanent: bool) -> int:
-        dead_letters = DeadLetters.of(
-            connection,
-            request.selection,
-            include_permanent=include_permanent,
-            without_endpoints=request.without_endpoints,
-        )
-        return dead_letters.count(connection, died_before=died_before)
-
-    def both(connection: Connection) -> tuple[int, int]:
-        return count(connection, include_permanent=True), count(
-            connection, include_permanent=request.include_permanent
+    def count(connection: Connection) -> tuple[int, int]:
+        every = request.dead_letters(connection, include_permanent=True)
+        requested = request.dead_letters(connection)
+        return every.count(connection, died_before=died_before), requested.count(
+            connection, died_before=died_before
         )
 
-    everything, taken = await store.read(both)
+    everything, taken = await store.read(count)
     selected = taken if request.limit is None else min(taken, request.limit)
     return ReplayPlan(selected, everything - taken, taken - selected)
 
 
 async def endpoints_of(store: Store, request: ReplayRequest) -> list[str]:
-    """Return the endpoints of the selected dead letters."""
-
-    def read(connection: Connection) -> list[str]:
-        dead_letters = DeadLetters.of(
-            connection, request.selection, include_permanent=request.include_permanent
-        )
-        return dead_letters.endpoints(connection)
-
-    return await store.read(read)
-
-
-async def cancel(store: Store, selection: Selection, *, who: str) -> int:
-    """Cancel the selected unfinished deliveries, except those being sent now; return their number.
-
-    Args:
-        store: open.
-        selection: selects the deliveries; its times are acceptance times.
-        who: the operator, for the audit.
-    """
-    now = store.clock()
-    cancelled = 0
-    async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
-        last = 0
-        while found := await store.read(
-            operations.look_for_unfinished, selection, accepted_until=now, limit=_MOST_FOUND, after=last
-        ):
-            for start in range(0, len(found), _CANCEL_BATCH):
-                batch = found[start : start + _CANCEL_BATCH]
-                cancelled += await store.write(
-                    operations.cancel, selection, limit=len(batch), now=now, among=batch, audit_id=audit_id
-                )
-            last = found[-1]
-    return cancelled
-
-
-class Pace:
-    """Limits the rate of a replay: a token bucket with a slow start.
-
-    Args:
-        rate: dead letters per second, after the slow start.
-        slow_start: its length in seconds.
-    """
-
-    def __init__(self, rate: float, *, slow_start: float = SLOW_START_SECONDS) -> None:
-        self._rate = rate
-        self._slow_start = slow_start
-        # Includes the refill of one pause; otherwise a punctual caller would lose fractions of a token.
-        self._burst = max(1.0, rate * _BURST_SECONDS) + rate * self.pause()
-        self._tokens = 0.0
-        self._missed = 0.0
-        self._filled_to = 0.0
-
-    def take(self, elapsed: float) -> int:
-        """Return how many dead letters may be sent now, and count them as sent.
-
-        Args:
-            elapsed: seconds since the start; never less than in the previous call.
-        """
-        new = self._allowed(elapsed) - self._allowed(self._filled_to)
-        made_up = min(self._missed, _CATCH_UP_SHARE * new)
-        tokens = self._tokens + new + made_up
-        self._tokens = min(self._burst, tokens)
-        forgotten_beyond = self._rate * _REMEMBERED_SECONDS
-        self._missed = min(forgotten_beyond, self._missed - made_up + tokens - self._tokens)
-        self._filled_to = elapsed
-        whole = int(self._tokens)
-        self._tokens -= whole
-        return whole
-
-    def pause(self) -> float:
-        """Return the seconds to wait before the next call of ``take``."""
-        return max(0.005, min(_BURST_SECONDS / 4, 1 / self._rate))
-
-    def _allowed(self, elapsed: float) -> float:
-        """Return the integral of the rate from 0. The rate grows from a tenth to the full rate, then stays constant."""
-        ramp = min(elapsed, self._slow_start)
-        share = _SLOW_START_SHARE * ramp
-        if self._slow_start:
-            share += (1 - _SLOW_START_SHARE) * ramp * ramp / (2 * self._slow_start)
-        return self._rate * (share + max(0.0, elapsed - self._slow_start))
+    """Return the endpoints of the requested dead letters."""
+    return await store.read(lambda connection: request.dead_letters(connection).endpoints(connection))
 
 
 async def take_dead_letters(
     store: WorkerStore, request: ReplayRequest, *, owner: str, audit_id: int
 ) -> AsyncIterator[list[Lease]]:
-    """Take the selected dead letters out of the queue in batches, at the requested rate, and lease them to the owner.
+    """Take the requested dead letters out of the queue in batches, at the requested rate, and lease them to the owner.
 
     A dead letter that fails again meanwhile is not taken again, and one that another replay holds is skipped.
     """
     started_at = store.clock()
     start = time.monotonic()
-    pace = None if request.rate is None else Pace(request.rate)
+    rate = None if request.rate is None else SlowStart(request.rate)
     left = request.limit
     last = None
     while left is None or left > 0:
-        wanted = _UNPACED_BATCH if pace is None else pace.take(time.monotonic() - start)
-        if pace is not None and not wanted:
-            await asyncio.sleep(pace.pause())
+        wanted = _UNPACED_BATCH if rate is None else rate.take(time.monotonic() - start)
+        if rate is not None and not wanted:
+            await asyncio.sleep(rate.pause())
             continue
         take = partial(
             store.write_leases,
-            operations.replay,
-            request.selection,
+            replay_batch,
+            request,
             died_before=started_at,
-            include_permanent=request.include_permanent,
-            without_endpoints=request.without_endpoints,
             limit=wanted if left is None else min(wanted, left),
             owner=owner,
             audit_id=audit_id,
@@ -270,3 +190,94 @@ async def take_dead_letters(
             left -= len(replayed.leases)
         if replayed.leases:
             yield replayed.leases
+
+
+class Replayed(NamedTuple):
+    """Dead letters taken out of the queue, oldest first, and the place of the last."""
+
+    leases: list[Lease]
+    last: Position | None
+
+
+def replay_batch(
+    connection: Connection,
+    request: ReplayRequest,
+    *,
+    died_before: float,
+    limit: int,
+    owner: str,
+    now: float,
+    lease_seconds: float,
+    audit_id: int | None = None,
+    after: Position | None = None,
+) -> Replayed:
+    """Begin a new round for up to ``limit`` dead letters, oldest first, and lease them. Their history is kept.
+
+    Concurrent replays never take the same dead letter: each skips the rows that the other has locked, and a taken
+    delivery is no longer a dead letter. The leases of a killed replay expire, like those of any worker.
+
+    Args:
+        connection: in a write transaction.
+        request: selects the dead letters; its own limit does not apply.
+        died_before: the replay's start, seconds since the epoch, so that no dead letter is taken twice.
+        limit: the maximum number.
+        owner: the owner of the leases.
+        now: seconds since the epoch.
+        lease_seconds: the duration of the leases.
+        audit_id: the id that ``begin_audit`` returned.
+        after: continue after this dead letter, which avoids a scan of skipped rows.
+    """
+    conditions = [*request.dead_letters(connection).conditions(), _d.c.finished_at < died_before]
+    if after is not None:
+        conditions.append(is_after(after))
+    key = (_d.c.finished_at, _d.c.id)
+    query = select(*key).where(*conditions).order_by(*key).limit(limit).with_for_update(skip_locked=True)
+    picked = [Position(*row) for row in connection.execute(query)]
+    if not picked:
+        return Replayed([], None)
+    place = {delivery_id: number for number, (_, delivery_id) in enumerate(picked)}
+    _take_back(connection, place, now=now)
+    rows = connection.execute(
+        update(_d)
+        .where(is_any_of(_d.c.id, list(place)))
+        .values(
+            # A delivery cancelled before its first attempt becomes pending again.
+            status=case((_d.c.attempts == 0, "pending"), else_="retrying"),
+            round=_d.c.round + 1,
+            round_started_at=now,
+            round_attempts=0,
+            crashes=0,
+            last_delay=None,
+            backoff_until=None,
+            reason=None,
+            finished_at=None,
+            next_attempt_at=now,
+            available_at=now + lease_seconds,
+            lease_owner=owner,
+            lease_token=_d.c.lease_token + 1,
+            sending=False,
+        )
+        .returning(_d)
+    ).all()
+    tally = Tally(now)
+    for (endpoint, event_type), count in Counter((row.endpoint, row.event_type) for row in rows).items():
+        tally.add("replay", endpoint, event_type, "replayed", count=count)
+    tally.write(connection)
+    add_to_audit(connection, audit_id, len(rows))
+    leases = sorted(leases_of(connection, rows), key=lambda lease: place[lease.delivery_id])
+    return Replayed(leases, picked[-1])
+
+
+def _take_back(connection: Connection, delivery_ids: Collection[int], *, now: float) -> None:
+    """Subtract each dead letter from the statistics of the hour in which it was given up."""
+    query = select(_d.c.endpoint, _d.c.event_type, _d.c.reason, _d.c.finished_at, _d.c.attempts)
+    tallies: dict[int, Tally] = {}
+    for endpoint, event_type, reason, finished_at, attempts in connection.execute(
+        query.where(is_any_of(_d.c.id, delivery_ids))
+    ):
+        begin = begin_of(finished_at, now=now)
+        tally = tallies.setdefault(begin, Tally(begin))
+        retries = attempts - 1 if attempts else None
+        tally.add("replayed", endpoint, event_type, "dead_letter", detail=reason, seconds=retries)
+    for tally in tallies.values():
+        tally.write(connection)

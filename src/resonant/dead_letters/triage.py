@@ -28,7 +28,7 @@ _d, _c = schema.deliveries, schema.causes
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class DeadLetterGroup:
     """Dead letters of one endpoint with the same cause.
 
     Attributes:
@@ -63,7 +63,7 @@ class _Member(NamedTuple):
     dead_letters: CauseCount
 
 
-def triage(connection: Connection, selection: Selection = Selection()) -> list[Group]:  # noqa: B008 - frozen
+def triage(connection: Connection, selection: Selection = Selection()) -> list[DeadLetterGroup]:  # noqa: B008 - frozen
     """Group the selected dead letters by fingerprint, the largest group first."""
     counts = {
         each.cause_id: each for each in DeadLetters.of(connection, selection).count_by_cause(connection)
@@ -81,7 +81,7 @@ def triage(connection: Connection, selection: Selection = Selection()) -> list[G
 
 def _group(
     fingerprint: str, members: list[_Member], event_ids: dict[int, str], said: Mapping[int, Answered]
-) -> Group:
+) -> DeadLetterGroup:
     kinds: Counter[tuple[str, str]] = Counter()
     for cause, dead_letters in members:
         kinds[cause.reason, cause.category] += dead_letters.number
@@ -89,7 +89,7 @@ def _group(
     first = members[0].cause
     newest = [each.dead_letters.last_id for each in members]
     maybe_processed = any(said[each].maybe_processed for each in newest)
-    return Group(
+    return DeadLetterGroup(
         fingerprint=fingerprint,
         endpoint=first.endpoint,
         code=first.code,

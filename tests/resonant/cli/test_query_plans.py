@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from resonant.dead_letters.replay import ReplayRequest, cancel, endpoints_of, plan, take_dead_letters
+from resonant.dead_letters.cancel import cancel
+from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
 from resonant.gate import pausing

@@ -76,72 +76,60 @@ def test_every_code_of_the_classifier_has_a_line_that_fits(verdict):
 
 
 @pytest.mark.parametrize(
-    ("code", "category", "words"),
+    ("reason", "category", "code", "words"),
     [
-        ("http_302", "permanent", "fix the endpoint's URL"),
-        ("http_400", "permanent", "the receiver rejects these events"),
-        ("http_401", "permanent", "credential"),
-        ("http_403", "permanent", "credential"),
-        ("http_404", "permanent", "URL"),
-        ("http_407", "transient", "fault is local"),
-        ("http_409", "permanent", "the receiver rejects these events"),
-        ("http_410", "permanent", "gone for good"),
-        ("http_413", "permanent", "the receiver rejects these events"),
-        ("http_500", "transient", "wait until it answers"),
-        ("http_503", "transient", "wait until it answers"),
-        ("http_511", "transient", "fault is local"),
-        ("throttled", "transient", "--rate"),
-        ("connect_refused", "transient", "wait until it answers"),
-        ("read_timeout", "transient", "wait until it answers"),
-        ("tls_certificate", "permanent", "certificate"),
-        ("dns_not_found", "unknown", "resolver"),
-        ("dns_not_found", "unknown", "`resonant endpoint update NAME --url URL`"),
-        ("tls_error", "unknown", "a port that speaks TLS"),
-        ("address_refused", "permanent", "--allow-private"),
-        ("http_401", "permanent", "`resonant endpoint rotate-secret NAME`"),
-        ("pool_full", "transient", "fault is local"),
-        ("local_storage", "unknown", "fault is local"),
-        ("value_error", "permanent", "fault is local"),
-        ("unknown", "unknown", "a rule"),
+        ("permanent", "permanent", "http_302", "fix the endpoint's URL"),
+        ("permanent", "permanent", "http_400", "the receiver rejects these events"),
+        ("permanent", "permanent", "http_401", "credential"),
+        ("permanent", "permanent", "http_401", "`resonant endpoint rotate-secret NAME`"),
+        ("permanent", "permanent", "http_403", "credential"),
+        ("permanent", "permanent", "http_404", "URL"),
+        ("permanent", "permanent", "http_409", "the receiver rejects these events"),
+        ("permanent", "permanent", "http_410", "gone for good"),
+        ("permanent", "permanent", "http_413", "the receiver rejects these events"),
+        ("permanent", "permanent", "tls_certificate", "certificate"),
+        ("permanent", "permanent", "address_refused", "--allow-private"),
+        ("permanent", "permanent", "value_error", "fault is local"),
+        # By an override of the endpoint, or a rule.
+        ("permanent", "permanent", "http_503", "--include-permanent"),
+        ("permanent", "permanent", "throttled", "--include-permanent"),
+        ("permanent", "permanent", "connect_refused", "--include-permanent"),
+        ("exhausted", "transient", "http_407", "fault is local"),
+        ("exhausted", "transient", "http_500", "wait until it answers"),
+        ("exhausted", "transient", "http_503", "wait until it answers"),
+        ("exhausted", "transient", "http_511", "fault is local"),
+        ("exhausted", "transient", "throttled", "--rate"),
+        ("exhausted", "transient", "connect_refused", "wait until it answers"),
+        ("exhausted", "transient", "read_timeout", "wait until it answers"),
+        ("exhausted", "transient", "pool_full", "fault is local"),
+        # By a Retry-After, as of a rate limit that answers 403, or by an override of the endpoint.
+        ("exhausted", "transient", "http_401", "wait until it answers"),
+        ("exhausted", "transient", "http_403", "wait until it answers"),
+        ("exhausted", "transient", "http_404", "wait until it answers"),
+        ("exhausted", "transient", "http_410", "wait until it answers"),
+        ("permanent", "transient", "http_503", "wait until it answers"),
+        ("exhausted", "unknown", "dns_not_found", "resolver"),
+        ("exhausted", "unknown", "dns_not_found", "`resonant endpoint update NAME --url URL`"),
+        ("exhausted", "unknown", "tls_error", "a port that speaks TLS"),
+        ("exhausted", "unknown", "local_storage", "fault is local"),
+        ("exhausted", "unknown", "unknown", "a rule"),
+        ("crashed", "transient", "http_503", "workers were lost"),
+        ("cancelled", "transient", "http_503", "`resonant audit`"),
+        ("expired", "transient", "http_503", "max_age"),
+        ("cancelled", "", "", "cancelled these"),
+        ("expired", "", "", "max_age"),
     ],
 )
-def test_the_line_names_the_repair(code, category, words):
-    verdict = Verdict(category, code)
-    assert words in advice_on(verdict)
-
-
-@pytest.mark.parametrize(
-    ("reason", "words"),
-    [
-        ("crashed", "workers were lost"),
-        ("cancelled", "`resonant audit`"),
-        ("expired", "max_age"),
-        ("exhausted", "wait until it answers"),
-        ("permanent", "wait until it answers"),
-    ],
-)
-def test_every_reason_has_a_line_of_its_own_where_the_code_says_little(reason, words):
-    assert words in advise(code="http_503", reason=reason, category="transient")
+def test_the_line_names_the_repair(reason, category, code, words):
+    advice = advise(code=code, reason=reason, category=category)
+    assert words in advice
+    assert category == "permanent" or "--include-permanent" not in advice
 
 
 def test_advice_names_a_cancellation_or_a_crash_for_every_code():
     for verdict in VERDICTS:
         assert "cancelled these" in advice_on(verdict, "cancelled")
         assert "workers were lost" in advice_on(verdict, "crashed")
-
-
-@pytest.mark.parametrize("code", ["http_401", "http_403", "http_404", "http_410"])
-def test_a_status_that_is_transient_here_is_no_matter_of_credential_or_url(code):
-    # By a Retry-After, as of a rate limit that answers 403, or by the endpoint's own override.
-    advice = advise(code=code, reason="exhausted", category="transient")
-
-    assert "wait until it answers" in advice
-    assert "--include-permanent" not in advice
-
-
-@pytest.mark.parametrize("code", ["http_503", "throttled", "connect_refused"])
-def test_a_failure_that_is_permanent_by_an_override_or_a_rule_can_be_replayed_by_its_line(code):
-    assert "--include-permanent" in advise(code=code, reason="permanent", category="permanent")
 
 
 @pytest.mark.parametrize(
@@ -152,16 +140,10 @@ def test_a_failure_that_is_permanent_by_an_override_or_a_rule_can_be_replayed_by
         ("http_500", "possibly processed"),
     ],
 )
-def test_what_the_receiver_may_have_processed_is_checked_before_a_replay(code, words):
-    advice = advise(code=code, reason="exhausted", category="transient", maybe_processed=True)
-
-    assert advice.startswith(f"{words}: check the receiver before a replay; ")
-    assert advice.endswith(advise(code=code, reason="exhausted", category="transient"))
-
-
-def test_a_dead_letter_without_a_failure_has_a_line_too():
-    assert "cancelled these" in advise(code="", reason="cancelled", category="")
-    assert "max_age" in advise(code="", reason="expired", category="")
+def test_an_event_that_the_receiver_may_have_processed_is_checked_before_a_replay(code, words):
+    failure = {"code": code, "reason": "exhausted", "category": "transient"}
+    expected = f"{words}: check the receiver before a replay; {advise(**failure)}"
+    assert advise(**failure, maybe_processed=True) == expected
 
 
 def test_every_status_of_the_table_is_among_the_codes():

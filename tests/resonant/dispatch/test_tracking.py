@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from resonant.dead_letters.operations import purge
+from resonant.dead_letters.purge import purge_batch
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
@@ -22,6 +22,7 @@ from resonant.gate.pausing import pause
 from resonant.sinks.base import CallableSink
 from resonant.store import Outcome, WorkerStore
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates_and_clock
+from resonant.store.views.dead_letters import Position
 from resonant.testing import FixedClock
 
 START = 1_700_000_000.0
@@ -196,7 +197,7 @@ async def test_a_delivery_given_twice_counts_once_and_a_purged_one_is_counted_as
         tracker.add([*ids, *ids])
         assert tracker.outcomes.total == 2
         await another_sends(store, 2)
-        await store.write(purge, ids[:1], now=store.clock())
+        await store.write(purge_batch, [Position(0.0, ids[0])], [], now=store.clock())
         await tracker.look()
         assert str(tracker.outcomes) == "1 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 purged"
 

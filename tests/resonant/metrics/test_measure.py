@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.prometheus import registry_of
 from resonant.metrics.statistics import read_statistics
@@ -54,16 +53,6 @@ def samples(registry, *kinds):
         if family.type in kinds
         for sample in family.samples
     }
-
-
-def purge_everything(desk):
-    def purge(connection):
-        for status in ("dead_letter", "delivered"):
-            conditions = operations.purgeable(status, finished_before=desk.clock())
-            picked = operations.pick_final(connection, conditions, limit=1_000)
-            operations.purge(connection, [key.id for key in picked], now=desk.clock())
-
-    desk.write(purge)
 
 
 def facts(desk):
@@ -114,7 +103,7 @@ def test_a_replayed_dead_letter_ends_twice_and_is_accepted_once(busy):
 def test_no_counter_falls_over_a_purge_and_a_restart(busy, open_desk, store_url):
     kinds = ("counter", "histogram")
     before = samples(registry(busy), *kinds)
-    purge_everything(busy)
+    busy.purge()
     purges = ("resonant_dead_letter_purges_total", ("endpoint", "orders"))
     after = samples(registry(busy), *kinds)
     assert after == before | {purges: 1}
@@ -144,7 +133,7 @@ def test_gauges_follow_the_rows(busy):
     assert totals.oldest_dead_at == {"orders": busy.row("evt_3")["finished_at"]}
     assert totals.oldest_due_at.keys() == {"orders", "crm"}
     assert totals.oldest_due_at["orders"] == busy.row("evt_5")["next_attempt_at"]
-    purge_everything(busy)
+    busy.purge()
     after = busy.read(read_totals, now=busy.clock())
     assert (after.dead_letters, after.oldest_dead_at) == ({}, {})
     assert after.last_seen_at == totals.last_seen_at
@@ -152,7 +141,7 @@ def test_gauges_follow_the_rows(busy):
 
 def test_the_oldest_dead_letter_is_one_that_nobody_cancelled(desk):
     def cancel():
-        desk.write(operations.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
+        desk.cancel(endpoint="orders")
         desk.clock.advance(HOUR)
 
     desk.enqueue("evt_1")
@@ -170,7 +159,7 @@ def test_the_oldest_dead_letter_is_one_that_nobody_cancelled(desk):
 
 def test_a_dead_letter_cancelled_before_its_first_attempt_is_of_category_unknown(desk):
     desk.enqueue("evt_1")
-    desk.write(operations.cancel, Selection(endpoint="orders"), limit=10, now=desk.clock())
+    desk.cancel(endpoint="orders")
     assert desk.read(read_totals, now=desk.clock()).dead_letters == {("orders", "unknown", "cancelled"): 1}
 
 
@@ -206,7 +195,7 @@ def test_statistics_survive_a_purge_a_restart_and_a_compaction(busy, open_desk, 
     busy.fail(busy.claim_one(endpoint="crm"), GiveUp("expired"))
     busy.clock.advance(50)
     before = statistics_of(busy)
-    purge_everything(busy)
+    busy.purge()
     assert busy.status().purged > 0
     again = open_desk(store_url)
     again.clock.advance(busy.clock() - again.clock())

@@ -6,7 +6,6 @@ from itertools import count
 
 import pytest
 
-from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.alerts import (
     Condition,
@@ -92,16 +91,7 @@ def replay(desk, number):
 
 
 def cancel(desk):
-    desk.write(operations.cancel, Selection(endpoint="orders"), limit=100, now=desk.clock())
-
-
-def purge(desk):
-    def everything(connection):
-        conditions = operations.purgeable("dead_letter", finished_before=desk.clock())
-        picked = operations.pick_final(connection, conditions, limit=100)
-        operations.purge(connection, [key.id for key in picked], now=desk.clock())
-
-    desk.write(everything)
+    desk.cancel(endpoint="orders")
 
 
 def test_dead_letters_of_the_last_hour_are_counted_less_those_replayed(desk):
@@ -134,7 +124,7 @@ def test_what_an_operator_cancelled_is_no_dead_letter_before_and_after_the_opera
     send(desk, 2, decision=GiveUp("exhausted"))
     assert activity(desk)["orders"].dead_letters == 2
 
-    purge(desk)
+    desk.purge()
     assert activity(desk)["orders"].dead_letters == 0
 
 

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 _FEW_CAUSES = 64
 _d, _c = schema.deliveries, schema.causes
+_KEY = (_d.c.finished_at, _d.c.id)
 
 
-class Key(NamedTuple):
+class Position(NamedTuple):
     """A dead letter's position in the queue: when it was given up (seconds since the epoch), and its delivery's id."""
 
     finished_at: float
@@ -83,10 +84,8 @@ class DeadLetters:
         if without_endpoints:
             conditions.append(~is_any_of(_c.c.endpoint, list(without_endpoints)))
         found = connection.execute(select(_c.c.id, _c.c.varies).where(*conditions)).all()
-        causes = frozenset(cause for cause, _ in found)
-        if selection.text is not None:
-            return cls(selection, causes, frozenset(cause for cause, varies in found if varies))
-        return cls(selection, causes)
+        varying = frozenset(cause for cause, varies in found if varies and selection.text is not None)
+        return cls(selection, frozenset(cause for cause, _ in found), varying)
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions for a scan of the queue."""
@@ -120,11 +119,7 @@ class DeadLetters:
         moment, cause = _d.c.finished_at, _d.c.cause_id
         query = select(cause, func.count(), func.min(moment), func.max(moment), func.max(_d.c.id))
         query = query.where(*self._common()).group_by(cause)
-        return [
-            CauseCount(cause_id, number, first_at, last_at, last_id)
-            for part in self._parts()
-            for cause_id, number, first_at, last_at, last_id in connection.execute(query.where(*part))
-        ]
+        return [CauseCount(*row) for part in self._parts() for row in connection.execute(query.where(*part))]
 
     def endpoints(self, connection: Connection) -> list[str]:
         """Return the endpoints of the dead letters, sorted."""
@@ -133,8 +128,8 @@ class DeadLetters:
         return list(connection.execute(query).scalars())
 
     def newest(
-        self, connection: Connection, *, limit: int, before: Key | None = None, goes_on: bool = False
-    ) -> list[Key]:
+        self, connection: Connection, *, limit: int, before: Position | None = None, goes_on: bool = False
+    ) -> list[Position]:
         """Return the newest dead letters, newest first.
 
         Args:
@@ -143,21 +138,20 @@ class DeadLetters:
             before: the last dead letter of the previous page; continue after it.
             goes_on: whether this is one of many pages.
         """
-        key = (_d.c.finished_at, _d.c.id)
-        query = select(*key).order_by(*(column.desc() for column in key)).limit(limit)
+        query = select(*_KEY).order_by(*(column.desc() for column in _KEY)).limit(limit)
         if before is not None:
-            query = query.where(is_before(before))
+            query = query.where(tuple_(*_KEY) < _bound(before))
         if self.causes is not None and not goes_on and len(self.causes) <= _FEW_CAUSES:
             return self._newest_of_each(connection, query, limit)
-        return _keys(connection, query.where(*self.conditions()))
+        return _positions(connection, query.where(*self.conditions()))
 
-    def _newest_of_each(self, connection: Connection, query: Select[Any], limit: int) -> list[Key]:
-        found: list[Key] = []
+    def _newest_of_each(self, connection: Connection, query: Select[Any], limit: int) -> list[Position]:
+        found: list[Position] = []
         for cause in self.causes or ():
             of_cause = query.where(*self._common(), _d.c.cause_id == cause)
             if cause in self.varying:
                 of_cause = of_cause.where(self.selection.text_in(_d.c))
-            found += _keys(connection, of_cause)
+            found += _positions(connection, of_cause)
         return heapq.nlargest(limit, found)
 
     def _common(self) -> list[ColumnElement[bool]]:
@@ -183,20 +177,15 @@ class DeadLetters:
             yield [cause == varying, self.selection.text_in(_d.c)]
 
 
-def is_before(key: Key) -> ColumnElement[bool]:
-    """Return the condition that a dead letter was given up before this one; ids break ties."""
-    return tuple_(_d.c.finished_at, _d.c.id) < _bound(key)
-
-
-def is_after(key: Key) -> ColumnElement[bool]:
+def is_after(position: Position) -> ColumnElement[bool]:
     """Return the condition that a dead letter was given up after this one; ids break ties."""
-    return tuple_(_d.c.finished_at, _d.c.id) > _bound(key)
+    return tuple_(*_KEY) > _bound(position)
 
 
-def _keys(connection: Connection, query: Select[Any]) -> list[Key]:
-    return [Key(finished_at, delivery_id) for finished_at, delivery_id in connection.execute(query)]
-
-
-def _bound(key: Key) -> ColumnElement[tuple[float | None, int]]:
-    values = zip(key, (_d.c.finished_at, _d.c.id), strict=True)
+def _bound(position: Position) -> ColumnElement[tuple[float | None, int]]:
+    values = zip(position, _KEY, strict=True)
     return tuple_(*(literal(value, column.type) for value, column in values))
+
+
+def _positions(connection: Connection, query: Select[Any]) -> list[Position]:
+    return [Position(finished_at, delivery_id) for finished_at, delivery_id in connection.execute(query)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from resonant.store.views.answers import Answered
-    from resonant.store.views.dead_letters import Key
+    from resonant.store.views.dead_letters import Position
     from resonant.store.views.endpoints import EndpointProblem
 
 R = TypeVar("R")
@@ -148,7 +148,7 @@ def dead_letters(
     selection: Selection = Selection(),  # noqa: B008 - frozen
     *,
     limit: int | None = None,
-    before: Key | None = None,
+    before: Position | None = None,
 ) -> list[DeadLetter]:
     """Return dead letters, newest first; ``before`` is the last one of the previous page."""
     return list(each_dead_letter(connection, selection, limit=limit, before=before))
@@ -159,7 +159,7 @@ def each_dead_letter(
     selection: Selection = Selection(),  # noqa: B008 - frozen
     *,
     limit: int | None = None,
-    before: Key | None = None,
+    before: Position | None = None,
 ) -> Iterator[DeadLetter]:
     """Yield dead letters, newest first, read in pages to limit memory use, each from its own snapshot."""
     for page in _pages(connection, selection, limit, before):
@@ -236,7 +236,7 @@ def detail(connection: Connection, event_id: str) -> Detail | None:
 
 
 def _pages(
-    connection: Connection, selection: Selection, limit: int | None, before: Key | None = None
+    connection: Connection, selection: Selection, limit: int | None, before: Position | None = None
 ) -> Iterator[Sequence[Row[tuple[object, ...]]]]:
     """Yield pages by key, so that memory holds only one page, and no page costs more than the first."""
     selected = DeadLetters.of(connection, selection)

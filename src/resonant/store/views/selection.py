@@ -14,7 +14,6 @@ from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import TypeAlias
 
     from sqlalchemy import ColumnElement
@@ -57,7 +56,7 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
         category: transient, permanent or unknown.
         code: the classifier's code, e.g. ``http_503``.
         reason: why the delivery was given up.
-        cause: the fingerprint of the dead letter's group (``Group.fingerprint``); no unfinished delivery has one.
+        cause: the fingerprint of the dead letter's group (``DeadLetterGroup.fingerprint``); no unfinished delivery has one.
         text: a substring of the error; case is ignored.
         since, until: when the delivery was given up: at or after ``since``, before ``until``, seconds since the epoch.
 
@@ -78,13 +77,17 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
     until: _Moment = None
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
-        """Build the selection from a flow's parameters. Other parameters and empty form fields are ignored.
+    def from_form(cls, **fields: Any) -> Self:
+        """Return the selection with these fields, of which a form leaves some empty: no value is no condition.
 
         ``as_parameters`` is the inverse.
+
+        Raises:
+            ValidationError: a field that no selection has, even an empty one.
         """
-        given = {name: parameters[name] for name in cls.model_fields.keys() & parameters.keys()}
-        return cls(**{name: value for name, value in given.items() if value not in (None, "", [])})
+        return cls.model_validate(
+            {name: None if value in ("", []) else value for name, value in fields.items()}
+        )
 
     def as_parameters(self) -> dict[str, Any]:
         """Return the selection as flow parameters, in JSON types."""
@@ -102,13 +105,14 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
     @model_validator(mode="before")
     @classmethod
     def _check_text(cls, given: dict[str, Any]) -> dict[str, Any]:
-        for value in (*given.get("ids", ()), *given.values()):
+        # Every error contains the empty string, and a form without ids has none.
+        given = given | {"ids": given.get("ids") or (), "text": given.get("text") or None}
+        for value in (*given["ids"], *given.values()):
             if isinstance(value, str) and not _is_storable(value):
                 raise StoreError(
                     f"{value!r} contains text that databases cannot store: NUL, or bytes that are not UTF-8"
                 )
-        # Every error contains the empty string.
-        return given | {"text": given.get("text") or None}
+        return given
 
     @property
     def is_by_cause(self) -> bool:

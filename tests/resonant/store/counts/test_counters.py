@@ -8,7 +8,7 @@ import random
 import pytest
 from sqlalchemy import create_engine, select
 
-from resonant.dead_letters import operations
+from resonant.dead_letters.purge import Retention
 from resonant.delivery.retry import GiveUp
 from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.counts.counters import BUCKETS, QUANTUM, Tally
@@ -160,8 +160,8 @@ def test_switched_off_nothing_is_counted_and_the_ledgers_stand(open_desk, store_
     desk.clock.advance(61)
     desk.rescue()
     desk.replay(Selection(endpoint="orders"))
-    desk.write(operations.cancel, Selection(endpoint="orders"), limit=9, now=desk.clock())
-    desk.write(operations.purge, [first.delivery_id], now=desk.clock())
+    desk.cancel(endpoint="orders")
+    assert desk.purge(Retention(dead_letters=30, delivered=0)) == 1
 
     desk.fold()
     measures = {row["measure"] for row in desk.rows(schema.rollups)}

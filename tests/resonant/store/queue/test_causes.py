@@ -6,12 +6,10 @@ import asyncio
 
 import pytest
 
-from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp
 from resonant.store import schema
 from resonant.store.queue.causes import MOST_ERRORS, MOST_NORMALISED, Cause, cause_ids
 from resonant.store.queue.fingerprint import fingerprint
-from resonant.store.views.selection import Selection
 
 CAUSE = Cause(
     "orders", "order.paid", "exhausted", "transient", "http_503", "UnexpectedStatus", "answered 503"
@@ -87,7 +85,7 @@ def test_every_way_to_give_up_leaves_a_cause(desk):
     desk.enqueue("evt_failed")
     desk.fail(desk.claim_one(), GiveUp("exhausted"))
     desk.enqueue("evt_cancelled")
-    desk.write(operations.cancel, Selection(), limit=10, now=desk.clock())
+    desk.cancel()
     desk.enqueue("evt_crashed")
     for _ in range(5):
         desk.begin(desk.claim_one())

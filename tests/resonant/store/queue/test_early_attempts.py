@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.dead_letters import operations
 from resonant.delivery.retry import GiveUp, Park
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
-from resonant.store.views.selection import Selection
 
 FACTS = ("attempts", "round_attempts", "last_delay", "backoff_until")
 
@@ -95,7 +93,7 @@ def test_a_replay_begins_without_an_own_backoff(governed):
 
 
 def test_cancelling_ends_the_own_backoff(governed):
-    governed.write(operations.cancel, Selection(), limit=1, now=governed.clock())
+    governed.cancel()
     assert facts(governed) == (1, 1, 300.0, None)
 
 

@@ -58,10 +58,10 @@ def test_the_parts_are_kept_apart():
     assert fingerprint("a", "b", "c") != fingerprint("a", "bc", "") != fingerprint("ab", "c", "")
 
 
-def test_what_is_no_text_for_a_database_has_a_fingerprint_too():
+def test_text_that_no_database_stores_has_a_fingerprint_too():
     assert fingerprint("orders", "http_400", "\udcff")
 
 
 @given(st.text(alphabet="5a'\"0x1f.:- \n", max_size=20))
-def test_what_is_normalised_stays_as_it_is(message):
+def test_a_normalised_message_stays_as_it_is(message):
     assert normalised(normalised(message)) == normalised(message)

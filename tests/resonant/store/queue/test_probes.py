@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import update
 
-from resonant.dead_letters import operations
+from resonant.dead_letters.cancel import cancel
 from resonant.store import schema
 from resonant.store.queue.leases import look
 from resonant.store.queue.probes import claim_probe
@@ -138,7 +138,7 @@ class TestWhileOthersWrite:
     def test_a_probe_does_not_take_a_cancelled_delivery(self, desk, probe_during):
         desk.enqueue("evt_1")
         probing(desk)
-        cancelling = desk.store.write(operations.cancel, Selection(), limit=1, now=desk.clock())
+        cancelling = cancel(desk.store, Selection(), who="an operator")
 
         assert probe_during(cancelling) is None
         row = desk.row("evt_1")

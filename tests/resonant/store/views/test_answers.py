@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
 from resonant.store.views.selection import Selection
 
@@ -37,25 +36,9 @@ def test_one_attempt_that_may_have_been_processed_is_enough(desk):
 
 
 def test_a_dead_letter_that_was_never_tried_has_no_answer(desk):
-    from resonant.dead_letters import operations
-
     desk.enqueue("evt_1")
-    desk.write(operations.cancel, Selection(ids=("evt_1",)), limit=1, now=desk.clock())
+    desk.cancel(ids=("evt_1",))
 
     [dead_letter] = dead_letters(desk).values()
 
     assert (dead_letter.answer, dead_letter.maybe_processed) == (None, False)
-
-
-def test_a_group_shows_the_answer_to_its_newest_dead_letter(desk):
-    for number in (1, 2):
-        desk.enqueue(f"evt_{number}")
-        desk.fail(
-            desk.claim_one(), GiveUp("exhausted"), excerpt=f"answer {number}", maybe_processed=number == 2
-        )
-        desk.clock.advance(1)
-
-    [group] = desk.read(triage)
-
-    assert (group.example, group.answer, group.maybe_processed) == ("evt_2", "answer 2", True)
-    assert group.advice.startswith("possibly processed: check the receiver before a replay; ")

@@ -1,0 +1,130 @@
+"""Cancel: give up unfinished deliveries with the reason ``cancelled``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import func, select
+
+from resonant.store import schema
+from resonant.store.audit import add_to_audit, audited
+from resonant.store.counts.counters import Tally, count_retries
+from resonant.store.engine.sql import is_any_of
+from resonant.store.queue.causes import Cause, cause_ids
+from resonant.store.queue.locked_rows import change_all
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from resonant.store import Store
+    from resonant.store.views.selection import Selection
+
+_BATCH = 500
+# Each search for unfinished deliveries sorts them all, so a cancellation makes few searches.
+_MOST_FOUND = 100_000
+_d = schema.deliveries
+
+
+class Cancellable(NamedTuple):
+    """The effect of a cancellation now.
+
+    Attributes:
+        number: deliveries that would be given up.
+        being_sent: selected deliveries that are being sent, and would not be cancelled.
+    """
+
+    number: int
+    being_sent: int
+
+    def __str__(self) -> str:
+        left = f"; {self.being_sent:,} being sent now would not be cancelled" if self.being_sent else ""
+        return f"{self.number:,} would be given up{left}"
+
+
+def cancellable(connection: Connection, selection: Selection) -> Cancellable:
+    """Count the deliveries that ``cancel`` would give up now."""
+    query = select(_d.c.sending, func.count()).where(*_unfinished(selection)).group_by(_d.c.sending)
+    counts = {bool(sending): number for sending, number in connection.execute(query)}
+    return Cancellable(counts.get(False, 0), counts.get(True, 0))
+
+
+async def cancel(store: Store, selection: Selection, *, who: str) -> int:
+    """Cancel the selected unfinished deliveries, except those being sent now; return their number.
+
+    Args:
+        store: open.
+        selection: selects the deliveries; its times are acceptance times.
+        who: the operator, for the audit.
+    """
+    now = store.clock()
+    cancelled = 0
+    async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
+        last = 0
+        while found := await store.read(_find, selection, accepted_until=now, after=last):
+            for start in range(0, len(found), _BATCH):
+                ids = found[start : start + _BATCH]
+                cancelled += await store.write(cancel_batch, selection, ids, now=now, audit_id=audit_id)
+            last = found[-1]
+    return cancelled
+
+
+def cancel_batch(
+    connection: Connection,
+    selection: Selection,
+    delivery_ids: Collection[int],
+    *,
+    now: float,
+    audit_id: int | None = None,
+) -> int:
+    """Cancel those of these deliveries that are still selected, unfinished and not being sent; return their number.
+
+    If a delivery waits for a retry in some process, that process loses its lease. The transaction
+    waits for rows that another one has locked; skipped rows would be missed.
+    """
+    conditions = [*_unfinished(selection), _d.c.sending.is_(False), is_any_of(_d.c.id, delivery_ids)]
+    query = select(_d).where(*conditions).order_by(schema.id_without_index)
+    rows = connection.execute(query.with_for_update(key_share=True)).all()
+    by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
+    tally = Tally(now)
+    for row in rows:
+        error = (row.category, row.code, row.error_type, row.error)
+        by_cause[Cause.of(row.endpoint, row.event_type, "cancelled", *error)].append(row.id)
+        labels = (row.endpoint, row.event_type, "dead_letter", row.category, row.code)
+        tally.add("delivery", *labels, detail="cancelled", seconds=now - row.accepted_at)
+        count_retries(tally, (row.endpoint, row.event_type), row.attempts)
+    final: dict[str, Any] = {
+        "status": "dead_letter",
+        "reason": "cancelled",
+        "finished_at": now,
+        "next_attempt_at": None,
+        "backoff_until": None,
+        "available_at": None,
+        "lease_owner": None,
+        "lease_token": _d.c.lease_token + 1,
+    }
+    for cause, cause_id in cause_ids(connection, by_cause).items():
+        change_all(connection, by_cause[cause], {**final, "cause_id": cause_id})
+    tally.write(connection)
+    add_to_audit(connection, audit_id, len(rows))
+    return len(rows)
+
+
+def _find(connection: Connection, selection: Selection, *, accepted_until: float, after: int) -> list[int]:
+    """Find selected unfinished deliveries, without locks; return their ids, sorted.
+
+    Args:
+        connection: open.
+        selection: selects the deliveries.
+        accepted_until: skip deliveries accepted later; otherwise a busy producer could keep the search running.
+        after: continue after this delivery.
+    """
+    key = schema.id_without_index
+    query = select(_d.c.id).where(*_unfinished(selection), _d.c.accepted_at <= accepted_until, key > after)
+    return list(connection.execute(query.order_by(key).limit(_MOST_FOUND)).scalars())
+
+
+def _unfinished(selection: Selection) -> list[ColumnElement[bool]]:
+    return [_d.c.available_at.is_not(None), *selection.of_unfinished()]
