@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from prefect import State
+    from prefect.client.schemas.objects import FlowRun
 
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease
@@ -67,12 +68,10 @@ async def check_endpoint(store: WorkerStore, endpoint: str) -> None:
 
 def who_runs_this() -> str:
     """Return the caller's name for the audit: the operator, if known, and the flow run's name and id."""
-    asked_by = get_caller().who
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    asked_by, run = get_caller().who, _flow_run()
+    if run is None:
         return asked_by or "python"
-    run = f"flow run {context.flow_run.name} ({context.flow_run.id})"
-    return f"{asked_by}, {run}" if asked_by else run
+    return ", ".join(filter(None, [asked_by, f"flow run {run.name} ({run.id})"]))
 
 
 async def say_plan(store: WorkerStore, request: ReplayRequest) -> str:
@@ -92,9 +91,9 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
     own = get_caller().tracker or Tracker(store)
     request, closed = await _without_closed_endpoints(dispatcher, request)
     planned = await plan(store, request)
-    with _logged_failure("the run's name has no number of dead letters"):
-        await _add_to_run_name(counted(planned.selected, "dead letter"), after="replay")
-    progress = await _Progress.start(planned.selected)
+    await _add_to_run_name(counted(planned.selected, "dead letter"))
+    progress = _Progress(planned.selected)
+    await progress.start()
     taken = 0
 
     async with audited(store, who=who, action="replay", selection=request.as_dict()) as audit_id:
@@ -148,6 +147,20 @@ async def _without_closed_endpoints(
     return replace(request, without_endpoints=frozenset(closed)), left_out
 
 
+def _flow_run() -> FlowRun | None:
+    context = FlowRunContext.get()
+    return None if context is None else context.flow_run
+
+
+async def _add_to_run_name(text: str) -> None:
+    """Add text to the name of the current flow run, unless a user has named it."""
+    run = _flow_run()
+    if run is not None and run.name.startswith("replay "):
+        with _logged_failure("the run's name has no number of dead letters"):
+            async with get_client() as client:
+                await client.update_flow_run(run.id, name=f"{run.name}: {text}")
+
+
 @contextmanager
 def _logged_failure(effect: str) -> Iterator[None]:
     """Log a failure of Prefect's API that only affects what its UI shows."""
@@ -165,36 +178,18 @@ class _Progress:
         self._shown = 0
         self._id: UUID | None = None
 
-    @classmethod
-    async def start(cls, total: int) -> _Progress:
-        progress = cls(total)
+    async def start(self) -> None:
+        description = f"Replay of {counted(self._total, 'dead letter')}"
         with _logged_failure("there is no progress bar"):
-            progress._id = await acreate_progress_artifact(
-                key=PROGRESS_ARTIFACT, progress=0.0, description=f"Replay of {counted(total, 'dead letter')}"
+            self._id = await acreate_progress_artifact(
+                key=PROGRESS_ARTIFACT, progress=0.0, description=description
             )
-        return progress
 
     async def show(self, done: int) -> None:
         percent = 100 if not self._total else min(100, 100 * done // self._total)
-        artifact_id = self._id
-        if percent <= self._shown or artifact_id is None:
+        if self._id is None or percent <= self._shown:
             return
-        self._shown = percent
-        self._id = None
+        artifact_id, self._id, self._shown = self._id, None, percent
         with _logged_failure("the progress bar stays as it is"):
             await aupdate_progress_artifact(artifact_id=artifact_id, progress=float(percent))
             self._id = artifact_id
-
-
-async def _add_to_run_name(text: str, *, after: str) -> None:
-    """Add text to the name of the current flow run, if ``flows.naming.named`` made that name.
-
-    Args:
-        text: the addition, such as ``147 dead letters``.
-        after: the action that was given to ``flows.naming.named``.
-    """
-    context = FlowRunContext.get()
-    run = None if context is None else context.flow_run
-    if run is not None and run.name.startswith(f"{after} "):
-        async with get_client() as client:
-            await client.update_flow_run(run.id, name=f"{run.name}: {text}")

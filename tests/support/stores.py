@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 
+START = 1_700_000_000.0
+
+
 def fold(database: Path) -> None:
     """Fold all tallies of an SQLite store."""
 
@@ -27,9 +30,9 @@ def fold(database: Path) -> None:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Store]:
-    """Open a store during the block."""
-    store = await WorkerStore.open(url, clock=FixedClock(1_700_000_000.0))
+async def opened(url: str, at: float = START) -> AsyncIterator[Store]:
+    """Open a store during the block, with a fixed clock."""
+    store = await WorkerStore.open(url, clock=FixedClock(at))
     try:
         yield store
     finally:
