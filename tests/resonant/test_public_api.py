@@ -37,7 +37,7 @@ def test_every_public_name_is_there_and_dir_lists_them():
         assert getattr(resonant, name) is not None
 
 
-def test_every_public_name_is_what_its_own_module_has():
+def test_every_public_name_is_the_object_of_its_module():
     for name in resonant.__all__:
         public = getattr(resonant, name)
         home = getattr(public, "__module__", None)
@@ -183,7 +183,7 @@ def test_one_event_is_refused_as_one_of_several_is(engine):
 
 
 @pytest.mark.parametrize("function", [create_schema, lambda given: enqueue(given, PAID, "billing")])
-def test_another_kind_of_connection_is_refused_with_what_to_do(function):
+def test_another_kind_of_connection_is_refused_with_the_next_step(function):
     connection = sqlite3.connect(":memory:")
     with pytest.raises(
         TypeError, match=r"must be an SQLAlchemy Connection, not sqlite3\.Connection .*run_sync"

@@ -116,7 +116,7 @@ def _folded(text: str) -> str:
 
 _GLOB = {"*": ".*", "?": "."}
 COLUMNS = [each.name for each in fields(Known) if each.name not in ("history", "said")]
-ATTEMPT_COLUMNS = ["number", "round", "result", "late", "decision", "owner", "code"]
+ATTEMPT_COLUMNS = ["number", "round", "result", "late", "decision", "owner", "code", "early"]
 
 
 class Model:
@@ -217,7 +217,7 @@ class Model:
         known.category, known.code, known.status_code = "unknown", "worker_lost", None
         self.count("attempt", known, "lost", known.category, known.code)
         decision = "give_up" if known.crashes == CRASHES_BEFORE_GIVING_UP else "retry"
-        known.history.append((known.attempts, known.round, "lost", False, decision, owner, known.code))
+        known.history.append((known.attempts, known.round, "lost", False, decision, owner, known.code, False))
         if decision == "give_up":
             known.end("dead_letter", "crashed", now)
             self.count("delivery", known, "dead_letter", known.category, known.code)

@@ -65,7 +65,7 @@ def test_an_operation_cancelled_as_it_begins_gets_an_end_too(desk, monkeypatch):
     assert entry.ended_at is not None
 
 
-def test_what_is_rolled_back_is_not_counted(desk):
+def test_a_rolled_back_transaction_is_not_counted(desk):
     audit_id = desk.write(begin_audit, at=1.0, who="x", action="replay", selection={})
 
     def fail(connection):

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import select
@@ -150,7 +149,6 @@ def look(connection, now: float) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 def test_after_any_operations_the_store_agrees_with_a_plain_model(desk, store_url):
     run_state_machine_as_test(
         partial(Machine, desk),

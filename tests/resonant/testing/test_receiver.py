@@ -18,7 +18,7 @@ from resonant.testing import (
 from support.talking import RAW, post, talk
 
 
-async def test_a_script_decides_by_what_it_sees_of_the_request():
+async def test_a_script_decides_by_the_request():
     seen = []
 
     def script(request):
@@ -91,7 +91,7 @@ async def test_a_chunked_body_is_one_body_and_the_next_request_follows_it():
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
 
 
-async def test_what_a_client_streams_without_a_length_arrives_whole():
+async def test_a_body_streamed_without_a_length_arrives_whole():
     parts = [random.Random(7).randbytes(size) for size in (1, 70_000, 300_000)]
 
     async def stream():
@@ -140,7 +140,7 @@ async def test_a_malformed_request_is_the_clients_fault_and_not_the_scripts(requ
 
 
 @pytest.mark.parametrize("endless", [b"POST / HTTP/1.1\r\nx-a: ", CHUNKED, CHUNKED + b"0\r\nx-trailer: "])
-async def test_what_is_too_large_to_be_a_head_is_the_clients_fault_too(endless):
+async def test_a_head_that_is_too_large_is_the_clients_fault(endless):
     """Whether the answer arrives is another matter: there is more that nobody reads."""
 
     async with Receiver() as receiver:
@@ -150,7 +150,7 @@ async def test_what_is_too_large_to_be_a_head_is_the_clients_fault_too(endless):
     assert journal == []
 
 
-async def test_what_is_no_tls_after_the_handshake_is_the_clients_fault_too(tmp_path):
+async def test_bytes_that_are_no_tls_are_the_clients_fault(tmp_path):
     authority = Authority()
     trust = ssl.create_default_context(cafile=authority.write_to(tmp_path / "ca.pem"))
     complaints = []

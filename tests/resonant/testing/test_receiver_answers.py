@@ -75,7 +75,7 @@ def test_a_date_has_the_form_that_it_is_asked_for(form, early, late):
         ("nonsense", "[a-z]+", None),
     ],
 )
-async def test_hell_asks_for_a_wait_in_every_form_and_in_none(way, value, seconds):
+async def test_named_faults_have_a_retry_after_of_every_form(way, value, seconds):
     async with Receiver(named_fault) as receiver:
         before = time.time()
         response = await post(receiver.url, event_type=f"demo.retry-after-{way}")
@@ -87,7 +87,7 @@ async def test_hell_asks_for_a_wait_in_every_form_and_in_none(way, value, second
     assert wait == seconds or (seconds == 5 and 5 <= wait < 5 + 1 + time.time() - before)
 
 
-async def test_a_wait_of_ones_own_is_asked_for_with_the_status_that_one_likes():
+async def test_a_retry_after_can_have_any_status():
     for action in (retry_after("7", 503), retry_after_date("rfc-850", 7, 503)):
         received, _ = await raw_exchange(Action("close", closing(action.perform)))
         assert received.startswith(b"HTTP/1.1 503 ")
@@ -141,7 +141,7 @@ async def test_bodies_without_end_go_on_until_the_client_hangs_up(action):
     assert len(head) == 5
 
 
-async def test_an_action_of_ones_own_writes_to_the_stream():
+async def test_an_own_action_writes_to_the_stream():
     async def perform(reader, writer):
         writer.write(b"HTTP/1.1 299 Mine\r\ncontent-length: 0\r\n\r\n")
 
@@ -251,7 +251,7 @@ def test_a_journal_line_that_is_half_written_is_left_out(tmp_path):
     assert read_journal(path) == [received]
 
 
-def test_it_runs_as_a_process_of_its_own_until_it_is_told_to_stop(tmp_path):
+def test_it_runs_as_a_process_until_a_signal(tmp_path):
     journal = tmp_path / "journal.jsonl"
     (tmp_path / "mine.py").write_text("from resonant.testing import respond\nscript = respond(202)\n")
     command = [sys.executable, "-W", "error", "-m", "resonant.testing", "--journal", str(journal)]
@@ -318,7 +318,7 @@ async def test_a_flaky_script_fails_its_share_of_first_tries_and_always_the_same
     assert once == again != otherwise
 
 
-def test_the_fixed_clock_moves_only_when_told():
+def test_only_advance_moves_the_fixed_clock():
     clock = FixedClock(1_000.0)
     assert (clock(), clock()) == (1_000.0, 1_000.0)
     clock.advance(2.5)

@@ -59,11 +59,11 @@ from support.waiting import until
     ],
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
-async def test_each_fault_is_what_its_name_says(action, received, end):
+async def test_each_fault_sends_its_bytes_and_its_end(action, received, end):
     assert await raw_exchange(action) == (received, end)
 
 
-async def test_a_half_closed_connection_still_takes_what_is_sent():
+async def test_a_half_closed_connection_still_reads():
     async def run():
         async with Receiver(half_close()) as receiver:
             reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
@@ -79,7 +79,7 @@ async def test_a_half_closed_connection_still_takes_what_is_sent():
     await asyncio.wait_for(run(), 5)
 
 
-async def test_a_surplus_follows_what_was_promised_on_a_connection_that_stays():
+async def test_a_surplus_follows_the_announced_body_on_an_open_connection():
     async with Receiver(surplus_body(201)) as receiver:
         received, end = await talk(receiver.url, RAW.replace(b"host: x", b"connection: close"))
     promised, surplus = received[: received.index(b"ok") + 2], received[received.index(b"ok") + 2 :]
@@ -130,7 +130,7 @@ async def test_a_connection_can_meet_its_fate_before_it_is_read():
         assert (outcomes, receiver.accepted, len(receiver.journal)) == ([200], 3, 1)
 
 
-async def test_what_is_never_read_fills_the_kernel_and_no_more():
+async def test_a_receiver_that_never_reads_fills_the_buffers_of_the_kernel():
     async with Receiver(connection=never_read()) as receiver:
         _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
         writer.write(RAW + b"x" * 50_000_000)
@@ -156,7 +156,7 @@ def test_a_port_can_refuse_and_a_queue_can_be_full():
         ("self_signed", "self-signed certificate"),
     ],
 )
-async def test_each_flaw_of_a_certificate_is_what_its_name_says(tmp_path, flaw, said):
+async def test_each_flaw_of_a_certificate_has_its_error(tmp_path, flaw, said):
     authority = Authority()
     trust = ssl.create_default_context(cafile=authority.write_to(tmp_path / "ca.pem"))
 
@@ -172,7 +172,7 @@ async def test_each_flaw_of_a_certificate_is_what_its_name_says(tmp_path, flaw, 
         await run(flaw)
 
 
-def test_without_its_package_an_authority_says_what_to_install(monkeypatch, capsys):
+def test_without_trustme_an_authority_names_the_package_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "trustme", None)
     with pytest.raises(ImportError, match=re.escape("pip install 'resonant[testing]'")):
         Authority()

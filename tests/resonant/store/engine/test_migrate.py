@@ -35,7 +35,7 @@ def test_a_fresh_database_gets_every_table_under_a_prefix_of_ours(desk):
     assert desk.read(read_schema_version) == SCHEMA_VERSION
 
 
-def test_the_migrations_make_what_the_code_describes(desk):
+def test_the_migrations_make_the_tables_of_the_schema(desk):
     def difference(connection):
         context = MigrationContext.configure(
             connection, opts={"version_table": VERSION_TABLE, "compare_server_default": True}

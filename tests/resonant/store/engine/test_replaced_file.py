@@ -139,7 +139,7 @@ def test_a_connection_that_opened_the_new_file_is_not_used(desk, path):
         desk.run(read_with_another_connection())
 
 
-def test_what_other_processes_write_replaces_nothing(desk, open_desk, sqlite_url, path):
+def test_writes_of_other_processes_are_no_replacement(desk, open_desk, sqlite_url, path):
     """Checkpoints, reclaimed pages, and the last other process closing the file."""
     events = [desk.make(f"evt_{number}", "x" * 1_000) for number in range(2, 2_000)]
     desk.enqueue(*events)

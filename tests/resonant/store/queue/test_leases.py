@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from resonant.delivery.retry import GiveUp
 from resonant.store import Due, schema
 from resonant.store.queue.leases import lease_owners
-from support.store_rows import snapshot
 
 
 class TestClaim:
-    def test_gives_a_lease_with_what_the_next_attempt_needs(self, desk):
+    def test_gives_a_lease_with_the_facts_for_the_next_attempt(self, desk):
         desk.enqueue(desk.make("evt_1", {"a": 1}))
         lease = desk.claim_one(owner="run-1")
         assert lease.event == desk.detail("evt_1").event
@@ -25,55 +26,6 @@ class TestClaim:
             desk.clock() + desk.store.lease_seconds,
         )
         assert delivery.status == "pending", "a lease is no status"
-
-    def test_takes_what_is_longest_due_first(self, desk):
-        for event_id in ("evt_c", "evt_a", "evt_b"):
-            desk.enqueue(event_id)
-            desk.clock.advance(1)
-        desk.fail(desk.claim_one(), desk.park_for(1))
-        desk.clock.advance(1)
-        assert [lease.event.id for lease in desk.claim(2)] == ["evt_a", "evt_b"]
-        assert [lease.event.id for lease in desk.claim(2)] == ["evt_c"]
-
-    def test_takes_no_more_than_asked_and_nothing_twice(self, desk):
-        desk.enqueue(*(f"evt_{number}" for number in range(5)))
-        first, second, third = (desk.claim(2) for _ in range(3))
-        assert [len(first), len(second), len(third)] == [2, 2, 1]
-        assert len({lease.event.id for lease in first + second + third}) == 5
-
-    def test_takes_only_from_the_endpoint_that_was_named(self, desk):
-        desk.enqueue("evt_1", endpoint="orders")
-        desk.enqueue("evt_2", endpoint="audit")
-        assert [lease.event.id for lease in desk.claim(endpoint="audit")] == ["evt_2"]
-        assert desk.claim(endpoint="nobody") == []
-
-    def test_takes_only_what_is_due(self, desk):
-        desk.enqueue("evt_1")
-        desk.fail(desk.claim_one(), desk.park_for(100))
-        desk.clock.advance(99.5)
-        assert desk.claim() == []
-        desk.clock.advance(0.5)
-        assert [lease.event.id for lease in desk.claim()] == ["evt_1"]
-
-    def test_counts_the_token_on_whenever_the_lease_changes_hands(self, desk):
-        desk.enqueue("evt_1")
-        tokens = []
-        for _ in range(3):
-            lease = desk.claim_one()
-            tokens.append(lease.token)
-            desk.run(desk.store.release([lease]))
-        lease = desk.claim_one()
-        tokens.append(lease.token)
-        desk.clock.advance(100)
-        desk.rescue()
-        tokens.append(desk.claim_one().token)
-        assert tokens == sorted(set(tokens))
-
-    def test_does_not_take_an_expired_lease_by_itself(self, desk):
-        desk.enqueue("evt_1")
-        desk.claim_one()
-        desk.clock.advance(1_000)
-        assert desk.claim() == [], "what a crash costs is decided by the rescue alone"
 
     def test_by_many_at_once_gives_each_delivery_to_one_of_them(self, open_desk, store_url):
         desks = [open_desk(store_url) for _ in range(4)]
@@ -206,101 +158,17 @@ class TestDue:
         assert sorted(desk.read(lease_owners)) == ["a", "b"]
 
 
-class TestBegin:
-    def test_notes_the_first_attempt_and_that_a_send_is_under_way(self, desk):
-        desk.enqueue("evt_1")
-        lease = desk.claim_one()
-        assert desk.begin(lease) == {lease.key}
-        row = desk.row("evt_1")
-        assert row["sending"] is True
-        assert row["first_attempt_at"] == desk.clock()
-
-    def test_keeps_the_time_of_the_first_attempt(self, desk):
-        desk.enqueue("evt_1")
-        started_at = desk.clock()
-        lease, decision = desk.claim_one(), desk.retry_in(2)
-        desk.fail(lease, decision)
-        desk.clock.advance(2)
-        desk.begin(desk.counted_on(lease, decision))
-        assert desk.delivery("evt_1").first_attempt_at == started_at
-
-    def test_refuses_who_holds_the_lease_no_more(self, desk):
-        desk.enqueue("evt_1", "evt_2")
-        lost, kept = desk.claim()
-        desk.run(desk.store.release([lost]))
-        assert desk.begin(lost, kept) == {kept.key}
-        successor = desk.claim_one(owner="successor")
-        before = snapshot(desk)
-        assert desk.begin(lost) == set()
-        assert snapshot(desk) == before
-        assert desk.begin(successor) == {successor.key}
-
-
 class TestLease:
-    def test_that_is_past_its_end_is_honoured_while_nobody_took_it(self, desk):
-        desk.enqueue("evt_1")
-        lease = desk.claim_one()
-        desk.clock.advance(1_000)
-        assert desk.deliver(lease) == {lease.key}
-        assert desk.delivery("evt_1").status == "delivered"
-
-    def test_is_put_off_by_its_owner_alone(self, desk):
-        desk.enqueue("evt_1", "evt_2", "evt_3")
-        desk.claim(2, owner="a")
-        desk.claim(1, owner="b")
-        desk.clock.advance(50)
-        assert desk.run(desk.store.renew("a")) == 2
-        assert desk.run(desk.store.renew("nobody")) == 0
-        desk.clock.advance(20)
-        assert desk.rescue() == 1
-        assert desk.read(lease_owners) == ["a"]
-
-    def test_is_put_off_while_its_retry_is_waited_for(self, desk):
-        desk.enqueue("evt_1")
-        desk.fail(desk.claim_one(), desk.retry_in(25))
-        desk.clock.advance(50)
-        assert desk.run(desk.store.renew("worker")) == 1
-        assert desk.delivery("evt_1").lease_until == desk.clock() + 60
-        assert desk.delivery("evt_1").next_attempt_at == desk.clock() - 25
-
-    def test_handed_back_before_the_first_attempt_is_due_at_once_and_uncharged(self, desk):
+    @pytest.mark.parametrize("begins", [False, True])
+    def test_handed_back_before_an_attempt_is_due_at_once_and_uncharged(self, desk, begins):
         desk.enqueue("evt_1")
         before = desk.row("evt_1")
         lease = desk.claim_one()
+        if begins:
+            desk.begin(lease)
         desk.run(desk.store.release([lease]))
         assert desk.row("evt_1") == before | {"lease_token": 1}
         assert desk.history("evt_1") == ()
-        assert desk.claim_one().event.id == "evt_1"
-
-    def test_handed_back_after_a_send_began_is_uncharged(self, desk):
-        desk.enqueue("evt_1")
-        lease = desk.claim_one()
-        desk.begin(lease)
-        desk.run(desk.store.release([lease]))
-        row = desk.row("evt_1")
-        assert (row["attempts"], row["crashes"], row["sending"]) == (0, 0, False)
-
-    def test_handed_back_while_its_retry_is_waited_for_is_due_when_that_was(self, desk):
-        desk.enqueue("evt_1")
-        lease, decision = desk.claim_one(), desk.retry_in(20)
-        desk.fail(lease, decision)
-        desk.run(desk.store.release([desk.counted_on(lease, decision)]))
-        row = desk.row("evt_1")
-        assert (row["status"], row["lease_owner"]) == ("retrying", None)
-        assert row["available_at"] == decision.next_attempt_at
-
-    def test_of_everything_an_owner_holds_is_handed_back_at_once(self, desk):
-        desk.enqueue("evt_1", "evt_2", "evt_3")
-        waiting, _ = desk.claim(2, owner="a")
-        decision = desk.retry_in(20)
-        desk.fail(waiting, decision)
-        desk.claim(1, owner="b")
-        assert desk.run(desk.store.release_all("a")) == 2
-        assert desk.run(desk.store.release_all("a")) == 0
-        assert desk.read(lease_owners) == ["b"]
-        assert desk.row(waiting.event.id)["available_at"] == decision.next_attempt_at
-        assert len(desk.claim()) == 1
-        assert desk.status().balanced
 
     def test_ids_that_do_not_exist_are_no_error(self, desk):
         desk.enqueue("evt_1")
@@ -315,7 +183,7 @@ class TestLease:
         assert desk.rescue() == desk.rescue(owners=[]) == 0
 
 
-def test_of_an_owners_leases_only_those_that_it_knows_of_are_renewed(desk):
+def test_only_the_named_leases_of_an_owner_are_renewed(desk):
     desk.enqueue("evt_1", "evt_2")
     known, unheard_of = desk.claim(2)
     desk.clock.advance(30)
@@ -323,3 +191,17 @@ def test_of_an_owners_leases_only_those_that_it_knows_of_are_renewed(desk):
     desk.clock.advance(31)
     assert desk.rescue() == 1
     assert desk.run(desk.store.begin([known, unheard_of])) == {known.key}
+
+
+@pytest.mark.slow
+def test_a_batch_larger_than_a_statement_can_name_goes_through_every_operation(desk):
+    events = [f"evt_{number}" for number in range(33_000)]
+    assert desk.enqueue(*events).accepted == 33_000
+    assert desk.enqueue(*events).known == 33_000
+    leases = desk.claim(40_000)
+    assert len(leases) == 33_000
+    assert len(desk.begin(*leases)) == 33_000
+    assert desk.run(desk.store.renew("worker")) == 33_000
+    assert desk.run(desk.store.release_all("worker")) == 33_000
+    status = desk.status()
+    assert (status.pending, status.in_flight, status.balanced) == (33_000, 0, True)

@@ -4,50 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.store import schema
-from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP, ExpiryWatch
+from resonant.store.queue.rescue import ExpiryWatch
 from support.sqlite import listening
-
-
-def crash(desk) -> None:
-    """Claim, begin to send, and be gone."""
-    desk.begin(desk.claim_one())
-    desk.clock.advance(61)
-    assert desk.rescue() == 1
-
-
-def test_an_expired_lease_is_rescued_and_a_live_one_is_not(desk):
-    desk.enqueue("evt_1", "evt_2")
-    desk.claim_one(owner="gone")
-    desk.clock.advance(30)
-    desk.claim_one(owner="alive")
-    desk.clock.advance(30)
-    assert desk.rescue() == 1
-    assert desk.rescue() == 0
-    assert desk.status().in_flight == 1
-
-
-def test_a_lease_under_which_nothing_was_sent_costs_nothing(desk):
-    desk.enqueue("evt_1")
-    before = desk.row("evt_1")
-    desk.claim_one()
-    desk.clock.advance(61)
-    desk.rescue()
-    row = desk.row("evt_1")
-    assert row.pop("lease_token") > before.pop("lease_token")
-    assert row == before
-    assert desk.history("evt_1") == ()
-
-
-def test_a_retry_that_was_waited_for_keeps_its_time_when_its_worker_is_lost(desk):
-    desk.enqueue("evt_1")
-    decision = desk.retry_in(500)
-    desk.fail(desk.claim_one(), decision)
-    desk.clock.advance(61)
-    desk.rescue()
-    assert desk.row("evt_1")["available_at"] == decision.next_attempt_at
-    assert [each.result for each in desk.history("evt_1")] == ["failed"]
-    assert desk.row("evt_1")["crashes"] == 0
 
 
 def test_a_send_that_had_begun_is_charged_as_a_crash_and_shown_as_lost(desk):
@@ -68,69 +26,6 @@ def test_a_send_that_had_begun_is_charged_as_a_crash_and_shown_as_lost(desk):
     assert desk.status().balanced
 
 
-def test_the_fifth_crash_makes_a_dead_letter(desk):
-    desk.enqueue("evt_1")
-    for crashes in range(1, LOST_LEASES_BEFORE_GIVING_UP):
-        crash(desk)
-        assert (desk.row("evt_1")["crashes"], desk.delivery("evt_1").status) == (crashes, "retrying")
-    crash(desk)
-    assert LOST_LEASES_BEFORE_GIVING_UP == 5
-    delivery = desk.delivery("evt_1")
-    assert (delivery.status, delivery.reason, delivery.finished_at) == (
-        "dead_letter",
-        "crashed",
-        desk.clock(),
-    )
-    assert (delivery.next_attempt_at, delivery.leased_by) == (None, None)
-    history = desk.history("evt_1")
-    assert [each.decision for each in history] == ["retry"] * 4 + ["give_up"]
-    assert history[-1].next_attempt_at is None
-    assert desk.claim() == []
-    status = desk.status()
-    assert (status.dead_letter, status.by_category, status.balanced) == (1, {"unknown": 1}, True)
-    desk.fold()
-    ended = [row for row in desk.rows(schema.rollups) if row["measure"] == "delivery"]
-    assert [(row["result"], row["code"], row["count"]) for row in ended] == [
-        ("dead_letter", "worker_lost", 1)
-    ]
-
-
-def test_crashes_between_ordinary_failures_are_counted_apart_from_them(desk):
-    desk.enqueue("evt_1")
-    crash(desk)
-    desk.fail(desk.claim_one(), desk.park_for(0))
-    crash(desk)
-    row = desk.row("evt_1")
-    assert (row["attempts"], row["round_attempts"], row["crashes"]) == (3, 1, 2)
-
-
-def test_leases_of_owners_known_to_be_over_are_rescued_before_they_expire(desk):
-    desk.enqueue("evt_1", "evt_2", "evt_3")
-    desk.begin(*desk.claim(2, owner="over"))
-    desk.claim(1, owner="alive")
-    assert desk.rescue(owners=["over", "never-seen"]) == 2
-    assert desk.status().in_flight == 1
-    assert desk.rescue(owners=[]) == 0
-
-
-def test_leases_of_other_owners_are_not_rescued_although_they_expired(desk):
-    desk.enqueue("evt_1")
-    desk.claim(1, owner="somebody")
-    desk.clock.advance(1_000)
-    assert desk.rescue(owners=["over"]) == 0
-
-
-def test_rescue_can_be_kept_to_one_endpoint(desk):
-    desk.enqueue("evt_1", endpoint="orders")
-    desk.enqueue("evt_2", endpoint="audit")
-    desk.claim_one(endpoint="orders")
-    desk.claim_one(endpoint="audit")
-    desk.clock.advance(61)
-    assert desk.rescue(endpoint="audit") == 1
-    assert desk.status(endpoint="orders").pending == 1
-    assert desk.rescue() == 1
-
-
 def test_more_leases_than_one_transaction_takes_are_all_rescued(desk):
     desk.enqueue(*(f"evt_{number}" for number in range(1_200)))
     leases = desk.claim(1_200)
@@ -138,16 +33,6 @@ def test_more_leases_than_one_transaction_takes_are_all_rescued(desk):
     desk.clock.advance(61)
     assert desk.rescue() == 1_200
     assert desk.status().retrying == 700
-    assert desk.status().balanced
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_what_is_rescued_can_be_delivered(desk, times):
-    desk.enqueue("evt_1")
-    for _ in range(times):
-        crash(desk)
-    assert desk.deliver(desk.claim_one(owner="successor"))
-    assert [each.result for each in desk.history("evt_1")] == ["lost"] * times + ["delivered"]
     assert desk.status().balanced
 
 

@@ -112,7 +112,7 @@ def test_one_endpoint_can_be_selected(desk):
     assert desk.status(endpoint="nobody").endpoints == ()
 
 
-def test_what_is_due_is_held_while_the_gate_governs(desk):
+def test_due_deliveries_are_held_while_the_gate_governs(desk):
     desk.enqueue("evt_parked", "evt_due_1", "evt_due_2")
     desk.fail(desk.claim_one(), desk.park_for(300))
     desk.enqueue("evt_1", endpoint="billing")
