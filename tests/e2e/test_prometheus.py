@@ -28,7 +28,7 @@ from support.prometheus_site import (
 )
 from support.waiting import wait_until
 
-DASHBOARD = json.loads((PROJECT / "deployments" / "grafana" / "resonant.json").read_text())
+DASHBOARD = json.loads((PROJECT / "deployments" / "grafana" / "dashboard.json").read_text())
 
 
 @dataclass

@@ -1,1 +1,0 @@
-"""The Grafana dashboard, and the code that generates it."""

@@ -1,1 +1,0 @@
-"""Prometheus: the rules, their generator, and an example configuration."""
