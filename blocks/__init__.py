@@ -4,8 +4,7 @@
 """
 
 from blocks.endpoint import EndpointBlock, SinkBlock
-from blocks.file_endpoint import FileEndpoint
 from blocks.loading import load_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
 
-__all__ = ["EndpointBlock", "FileEndpoint", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
+__all__ = ["EndpointBlock", "SinkBlock", "WebhookEndpoint", "load_endpoint"]

@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 
     from blocks import (  # the same objects, for type checkers
         EndpointBlock,
-        FileEndpoint,
         SinkBlock,
         WebhookEndpoint,
         load_endpoint,
     )
 
-__all__ = ["EndpointBlock", "FileEndpoint", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
+__all__ = ["EndpointBlock", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
 
 
 def __getattr__(name: str) -> Any:

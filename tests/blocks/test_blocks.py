@@ -16,7 +16,7 @@ from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import SecretStr, ValidationError
 
-from blocks import FileEndpoint, SinkBlock, WebhookEndpoint
+from blocks import SinkBlock, WebhookEndpoint
 from blocks.catalog import name_from_url, remove_endpoint
 from blocks.loading import load_endpoint, load_endpoints
 from resonant.delivery.attempt import AttemptRunner
@@ -24,6 +24,7 @@ from resonant.errors import AddressRefused, EndpointError
 from resonant.events import Event, Lease
 from resonant.sinks.base import Receipt
 from resonant.testing import FixedClock
+from support.file_endpoint import FileEndpoint
 
 SECRET = "whsec_" + base64.b64encode(b"a signing secret, 24 byte").decode()
 
@@ -34,14 +35,6 @@ class TestWebhookEndpointIsAProperBlock(BlockStandardTestSuite):
     @pytest.fixture
     def block(self):
         return WebhookEndpoint
-
-
-class TestFileEndpointIsAProperBlock(BlockStandardTestSuite):
-    test_has_a_valid_image = None  # it would fetch the logo from the network, and there is none
-
-    @pytest.fixture
-    def block(self):
-        return FileEndpoint
 
 
 def webhook(**fields) -> WebhookEndpoint:
@@ -184,16 +177,6 @@ def test_an_endpoint_is_named_after_host_and_port(url, name):
 def test_what_is_no_http_url_names_no_endpoint(url):
     with pytest.raises(EndpointError):
         name_from_url(url)
-
-
-async def test_a_file_endpoint_appends_the_events_data(tmp_path):
-    target = FileEndpoint(path=tmp_path / "events.jsonl").open("file-endpoint/log")
-    events = [Event(type="t", source="/s", data={"n": n}) for n in range(2)]
-
-    for event in events:
-        await target.sink.send(event)
-
-    assert (tmp_path / "events.jsonl").read_text() == '{"n":0}\n{"n":1}\n'
 
 
 def test_a_sink_of_ones_own_keeps_its_secrets_out_of_what_is_stored():

@@ -9,11 +9,12 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import FileEndpoint, WebhookEndpoint, installed, load_endpoint
+from blocks import WebhookEndpoint, installed, load_endpoint
 from blocks.catalog import remove_endpoint
 from blocks.installed import installed_sinks
 from blocks.loading import load_endpoints
 from resonant.errors import SettingsError
+from support.file_endpoint import FileEndpoint
 
 SINK = """
 from resonant.blocks import SinkBlock

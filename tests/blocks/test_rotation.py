@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from blocks import FileEndpoint, WebhookEndpoint, load_endpoint
+from blocks import WebhookEndpoint, load_endpoint
 from blocks.catalog import end_rotation, remove_endpoint, rotate_secret
 from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.dispatcher import Dispatcher
@@ -25,6 +25,7 @@ from resonant.events import Event
 from resonant.sinks import reloading
 from resonant.store import WorkerStore
 from resonant.testing import Receiver, respond
+from support.file_endpoint import FileEndpoint
 
 pytestmark = pytest.mark.engine
 

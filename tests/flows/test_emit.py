@@ -10,11 +10,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from sqlalchemy import Engine, event, select
 
-from blocks import FileEndpoint, WebhookEndpoint
+from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from flows.emit import emit_events
 from resonant.events import Event
 from resonant.store import WorkerStore, schema
+from support.file_endpoint import FileEndpoint
 from support.postgresql import started_postgresql
 from support.waiting import until
 

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from blocks import FileEndpoint
 from flows.dead_letters import replay_dead_letters
 from flows.emit import emit_events
 from resonant.dead_letters.cancel import cancel
@@ -17,6 +16,7 @@ from resonant.input_lines import event_from_fields
 from resonant.store import Outcome, WorkerStore
 from resonant.store.queue.leases import lease_owners
 from resonant.store.views.selection import Selection
+from support.file_endpoint import FileEndpoint
 
 pytestmark = pytest.mark.engine
 

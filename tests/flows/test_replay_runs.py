@@ -6,13 +6,13 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from blocks import FileEndpoint
 from flows.dead_letters import replay_dead_letters
 from flows.endpoints import pause_endpoint
 from resonant.dead_letters.cancel import cancel
 from resonant.input_lines import event_from_fields
 from resonant.store import WorkerStore
 from resonant.store.views.selection import Selection
+from support.file_endpoint import FileEndpoint
 from tasks import replay
 
 pytestmark = pytest.mark.engine

@@ -43,8 +43,8 @@ def test_a_program_with_its_own_blocks_keeps_them_and_is_told_when_it_uses_ours(
 
 def test_the_classes_are_those_of_the_project(tmp_path):
     imported = run(
-        "from resonant.blocks import FileEndpoint, SinkBlock\nimport blocks\n"
-        "assert SinkBlock is blocks.SinkBlock and issubclass(FileEndpoint, SinkBlock)",
+        "from resonant.blocks import SinkBlock, WebhookEndpoint\nimport blocks\n"
+        "assert SinkBlock is blocks.SinkBlock and WebhookEndpoint is blocks.WebhookEndpoint",
         tmp_path,
     )
     assert imported.returncode == 0, imported.stderr

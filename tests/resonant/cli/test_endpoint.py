@@ -14,10 +14,11 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import FileEndpoint, WebhookEndpoint
+from blocks import WebhookEndpoint
 from blocks.loading import block_slug
 from resonant.events import rfc3339
 from resonant.store.shared.gates import Gate, GateChange, change_gate
+from support.file_endpoint import FileEndpoint
 
 pytestmark = pytest.mark.engine
 

@@ -1,0 +1,18 @@
+"""An endpoint without HTTP: it appends each event's data to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blocks.endpoint import SinkBlock
+
+
+class FileEndpoint(SinkBlock):
+    _block_type_name = "File Endpoint"
+    _block_type_slug = "file-endpoint"
+
+    path: Path
+
+    async def deliver(self, event):
+        with self.path.open("ab") as file:
+            file.write(event.body + b"\n")
