@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -15,11 +14,12 @@ from pydantic import SecretStr
 
 from blocks.loading import block_slug, endpoint_types, load_endpoint, unknown_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
-from resonant.errors import EndpointError, NotConfirmed, UnknownEndpoint
+from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.sinks.endpoint import check_new_secret
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from datetime import datetime
 
     from resonant.events import Category
 
@@ -148,85 +148,57 @@ async def endpoint_for_url(url: str, *, allow_private: bool) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Rotation:
-    """A saved rotation of a signing secret.
-
-    Attributes:
-        moment: identifies the rotation; see ``Endpoint.rotation``.
-        old_signs_until: when the old secret stops signing; None if it already has.
-        timeout: the endpoint's deadline for one attempt, in seconds.
-    """
-
-    moment: float
-    old_signs_until: datetime | None
-    timeout: float
-
-
-async def rotate_secret(name: str, secret: SecretStr, *, keep_old: float) -> Rotation:
-    """Save a new signing secret, and keep signing with the old one too for ``keep_old`` seconds.
+async def rotate_secret(
+    name: str, secret: SecretStr, *, overlap: timedelta, now: datetime
+) -> datetime | None:
+    """Save a new signing secret, and keep signing with the old one too until the end of the overlap.
 
     Repeating the last rotation with the same secret changes nothing, so an interrupted command can be repeated.
 
     Args:
         name: the endpoint's name.
         secret: the new secret.
-        keep_old: seconds for which the old secret also signs.
+        overlap: how long the old secret also signs.
+        now: the current time.
+
+    Returns:
+        When the old secret stops signing; None if it does not sign any more.
 
     Raises:
-        EndpointError: the endpoint does not exist, is unusable with this secret, already has it, or is in a
-            rotation: a third secret would cut off a receiver that still knows only the first.
-        NotConfirmed: the secret may or may not be saved.
+        EndpointError: nothing was saved, since the endpoint does not exist, is unusable with this secret, already has
+            it, or is in a rotation: a third secret would cut off a receiver that still knows only the first.
     """
     block = await _webhook_endpoint(name)
-    now = datetime.now(UTC)
     old, until = block.signing_secret, block.previous_signing_secret_until
     is_under_way = block.previous_signing_secret is not None and (until is None or until > now)
     if old == secret:
-        if until is not None:
-            return Rotation(until.timestamp(), until if is_under_way else None, block.timeout)
-        raise EndpointError(f"endpoint {name!r}: this is its signing secret already")
+        if until is None:
+            raise EndpointError(f"endpoint {name!r}: this is its signing secret already")
+        return until if is_under_way else None
     if is_under_way:
         raise EndpointError(
             f"endpoint {name!r}: a rotation is under way: `resonant endpoint rotate-secret {name} --end` ends it"
         )
-    keeps_old = old is not None and keep_old > 0
+    overlaps = old is not None and overlap > timedelta()
     block.signing_secret = secret
-    block.previous_signing_secret = old if keeps_old else None
-    ends = block.previous_signing_secret_until = now + timedelta(seconds=keep_old if keeps_old else 0)
-    await _save_signing(name, block, new_secret=secret)
-    return Rotation(ends.timestamp(), ends if keeps_old else None, block.timeout)
+    block.previous_signing_secret = old if overlaps else None
+    ends = block.previous_signing_secret_until = now + overlap if overlaps else now
+    await save_webhook_endpoint(name, block, overwrite=True, new_secret=secret)
+    return ends if overlaps else None
 
 
-async def end_rotation(name: str) -> Rotation:
+async def end_rotation(name: str, *, now: datetime) -> None:
     """Remove the old secret.
 
     Raises:
         EndpointError: the endpoint does not exist, or has no old secret.
-        NotConfirmed: the removal may or may not be saved.
     """
     block = await _webhook_endpoint(name)
     if block.previous_signing_secret is None:
         raise EndpointError(f"endpoint {name!r}: no rotation is under way")
     block.previous_signing_secret = None
-    now = block.previous_signing_secret_until = datetime.now(UTC)
-    await _save_signing(name, block)
-    return Rotation(now.timestamp(), None, block.timeout)
-
-
-async def _save_signing(name: str, block: WebhookEndpoint, new_secret: SecretStr | None = None) -> None:
-    try:
-        await save_webhook_endpoint(name, block, overwrite=True, new_secret=new_secret)
-    except EndpointError:
-        raise
-    except Exception as error:  # Prefect may have saved the endpoint, and only its answer is lost
-        try:
-            saved = await _webhook_endpoint(name)
-        except Exception:  # noqa: BLE001 - after any failure the outcome is unknown
-            reason = f"the answer to its save was lost ({type(error).__name__})"
-            raise NotConfirmed(f"endpoint {name!r}: {reason}, and Prefect is unreachable") from error
-        if saved.previous_signing_secret_until != block.previous_signing_secret_until:
-            raise
+    block.previous_signing_secret_until = now
+    await save_webhook_endpoint(name, block, overwrite=True)
 
 
 async def remove_endpoint(name: str) -> None:

@@ -98,7 +98,6 @@ class WebhookEndpoint(EndpointBlock):
             headers=self.header_values(name),
             signing_secrets=(*secrets, *old),
             signing_ends={} if until is None else dict.fromkeys(old, until.timestamp()),
-            rotation=None if until is None else until.timestamp(),
             timeout=self.timeout,
             allow_private=self.allow_private,
             overrides=dict(self.status_overrides),
@@ -121,7 +120,7 @@ class WebhookEndpoint(EndpointBlock):
     def open(self, name: str) -> Destination:
         """Return a destination that reads this endpoint's configuration again while it is open."""
         # This imports the HTTP client, which `endpoint list` does not need.
-        from resonant.sinks.reloading import CurrentSink  # noqa: PLC0415
+        from resonant.sinks.reloading import ReloadingSink  # noqa: PLC0415
 
         async def read() -> Endpoint:
             block = await load_endpoint(name)
@@ -132,7 +131,7 @@ class WebhookEndpoint(EndpointBlock):
         endpoint = self.to_endpoint(name)
         if warning := self.warning():
             logger.warning("endpoint %s: %s", name, warning)
-        sink = CurrentSink(endpoint, read)
+        sink = ReloadingSink(endpoint, read)
         return Destination(
             name=name,
             sink=sink,
@@ -143,7 +142,6 @@ class WebhookEndpoint(EndpointBlock):
             policy=self.policy,
             concurrency=self.concurrency,
             rate=self.rate,
-            rotation=sink.rotation,
         )
 
 

@@ -14,8 +14,7 @@
     │   └── StoreTooNew            its schema was written by a newer Resonant
     ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
     │   ├── UnknownEndpoint        no endpoint has that name
-    │   ├── AddressRefused         its address is private or special, and the endpoint does not allow that
-    │   └── NotConfirmed           its change may or may not be saved
+    │   └── AddressRefused         its address is private or special, and the endpoint does not allow that
     ├── SendFailed                 an answer other than 2xx
     │   └── UnexpectedStatus       carries the status, Retry-After and an excerpt of the answer
     ├── SettingsError              a setting in the environment is malformed or missing
@@ -86,10 +85,6 @@ class UnknownEndpoint(EndpointError):
 
 class AddressRefused(EndpointError):
     """The endpoint's address is private or special, and the endpoint does not allow that."""
-
-
-class NotConfirmed(EndpointError):
-    """Prefect's answer to a save was lost and the endpoint cannot be read, so it may or may not be saved."""
 
 
 class SendFailed(ResonantError):

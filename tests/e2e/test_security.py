@@ -357,12 +357,10 @@ def test_a_secret_is_rotated_by_commands(machine, start_receiver):
     old = SECRETS["old signing secret"]
     run("add", "turning", receiver.url, "--allow-private", "--secret-stdin", typed=old)
 
-    rotated = run("rotate-secret", "turning", "--keep-old", "2")
+    rotated = run("rotate-secret", "turning", "--overlap", "2")
     new = rotated.stdout.removesuffix("\n")
     assert len(base64.b64decode(new.removeprefix("whsec_"))) == 32
-    assert rotated.stderr.startswith(
-        "endpoint turning: done, every run signs with the new secret, and with the old one too until 20"
-    )
+    assert rotated.stderr.startswith("endpoint turning: signs with the new and the old secret until 20")
     run("test", "turning")
     assert verified_by(old, new) == [True, True]
 

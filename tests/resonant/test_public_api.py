@@ -47,7 +47,7 @@ def test_every_public_name_is_the_object_of_its_module():
 
 
 def test_every_error_is_public_unless_only_commands_and_flows_raise_it():
-    of_commands = {"ArchiveError", "BootstrapFailed", "EmptySelection", "InitError", "NotConfirmed"}
+    of_commands = {"ArchiveError", "BootstrapFailed", "EmptySelection", "InitError"}
     of_commands |= {"PrefectChanged", "ServerError", "ServerGone", "SettingsError", "UnknownPolicy"}
     defined = {name for name, value in vars(errors).items() if isinstance(value, type)}
     assert defined - set(resonant.__all__) == of_commands

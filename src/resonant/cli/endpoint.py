@@ -13,11 +13,15 @@ from resonant.cli import asking, endpoint_gate, endpoint_view, name_checks, opti
 from resonant.cli import endpoint_options as given
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from pydantic import SecretStr
+
     from resonant.events import Attempt
 
 _commands = typer.Typer(no_args_is_help=True)
 _SECRET_BYTES = 32  # Standard Webhooks requires 24 to 64
-_SECONDS_PER_HOUR = 3600
+_FOLLOW = "processes that are sending follow within a minute"
 
 
 def register(app: typer.Typer) -> None:
@@ -219,36 +223,51 @@ def rotate_secret(
             help="Read the new secret (whsec_...) from standard input instead of generating one.",
         ),
     ] = False,
-    keep_old: Annotated[
+    overlap: Annotated[
         float,
         typer.Option(
-            metavar="HOURS", min=0, max=8760, help="How long to sign with the old secret too; 0: not at all."
+            metavar="HOURS", min=0, max=8760, help="How long the old secret signs along; 0: not at all."
         ),
     ] = 24.0,
     end: Annotated[
         bool, typer.Option("--end", help="End the current rotation: stop signing with the old secret.")
     ] = False,
 ) -> None:
-    """Rotate an endpoint's signing secret. For --keep-old hours, sign with both secrets.
+    """Rotate an endpoint's signing secret. For --overlap hours, the old secret signs along.
 
-    The command saves both secrets, waits until every live run signs with both, and then prints the new secret on
-    standard output. The receiver may then switch at any time.
+    The command saves the new secret, and prints it on standard output. Processes that are sending use it within a
+    minute; from then on, the receiver may switch at any time within the overlap.
     """
+    import asyncio
+    from datetime import UTC, datetime, timedelta
+
     from pydantic import SecretStr
 
     from resonant.cli.running import on_prefect
+    from resonant.events import rfc3339
 
     name = options.endpoint_name(name)
     if end and secret_stdin:
         raise options.Misuse("--end cannot be combined with --secret-stdin")
     secret = SecretStr(given.line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
-    with on_prefect() as settings:
-        from resonant.cli.rotating import end_rotation, rotate
-
+    now = datetime.now(UTC)
+    with on_prefect():
         if end:
-            end_rotation(name, settings)
-        else:
-            rotate(name, secret, settings, keep_old=keep_old * _SECONDS_PER_HOUR, show=not secret_stdin)
+            from blocks.catalog import end_rotation
+
+            asyncio.run(end_rotation(name, now=now))
+            output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
+            return
+        until = asyncio.run(
+            _rotate(name, secret, overlap=timedelta(hours=overlap), now=now, show=not secret_stdin)
+        )
+    if until is None:
+        output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
+    else:
+        output.say(
+            f"endpoint {name}: signs with the new and the old secret until {rfc3339(until.timestamp())}; {_FOLLOW}. "
+            "Give the receiver the new secret after that, and before the old one ends"
+        )
 
 
 @_commands.command(epilog="Example: resonant endpoint remove billing --yes")
@@ -294,6 +313,40 @@ async def _test(name: str) -> Attempt:
     finally:
         await destination.close()
     return report.attempt
+
+
+async def _rotate(
+    name: str, secret: SecretStr, *, overlap: timedelta, now: datetime, show: bool
+) -> datetime | None:
+    """Rotate a secret, and print it if ``show`` is set, even if it is unknown whether it was saved."""
+    import asyncio
+
+    from blocks.catalog import rotate_secret
+    from resonant.errors import EndpointError
+
+    try:
+        until = await rotate_secret(name, secret, overlap=overlap, now=now)
+    except EndpointError:
+        raise  # nothing was saved
+    except (Exception, asyncio.CancelledError) as error:
+        # Prefect may have saved the secret, and only its answer is lost.
+        _print_secret(secret, show=show)
+        said = (
+            f"endpoint {name!r}: the answer to the save is missing ({type(error).__name__}), so the new secret may be "
+            f"saved. Run the command again with it: `resonant endpoint rotate-secret {name} --secret-stdin`"
+        )
+        if isinstance(error, asyncio.CancelledError):
+            error.args = (said,)
+            raise
+        raise EndpointError(said) from error
+    _print_secret(secret, show=show)
+    return until
+
+
+def _print_secret(secret: SecretStr, *, show: bool) -> None:
+    if show:
+        output.write(f"{secret.get_secret_value()}\n")
+        output.flush()
 
 
 def _new_secret() -> str:

@@ -43,7 +43,6 @@ class Endpoint:
         signing_secrets: Standard Webhooks secrets (base64, with or without the prefix ``whsec_``); during a rotation, two
             secrets sign.
         signing_ends: when each secret stops signing, in seconds since the epoch; a secret without an entry never stops.
-        rotation: a time that identifies the last rotation of the signing secret; None before the first.
         timeout: seconds for a whole attempt, from connecting to the end of the answer.
         allow_private: whether connections to private and special addresses are allowed.
         overrides: the endpoint's categories for status codes, in place of the default ones.
@@ -59,7 +58,6 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     signing_ends: Mapping[str, float] = field(default_factory=dict, repr=False)
-    rotation: float | None = None
     timeout: float = 15.0
     allow_private: bool = False
     overrides: Mapping[int, Category] = field(default_factory=dict)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from resonant.errors import EndpointError
@@ -14,7 +15,7 @@ from resonant.sinks.redaction import Redactor
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from resonant.events import Event
+    from resonant.events import Clock, Event
     from resonant.sinks.base import Receipt
     from resonant.sinks.endpoint import Endpoint
 
@@ -24,16 +25,7 @@ logger = logging.getLogger(__name__)
 LOOK_AGAIN_SECONDS = 10.0
 
 
-@dataclass
-class _Version:
-    """A version of an endpoint's configuration, and the number of sends in progress that use it."""
-
-    endpoint: Endpoint
-    sink: HttpSink
-    sending: int = 0
-
-
-class CurrentSink:
+class ReloadingSink:
     """Sends to an endpoint, and reads its configuration again every ``LOOK_AGAIN_SECONDS`` after the first use.
 
     A send in progress keeps its version. Timeout and overrides do not change, since the attempt runner has already read
@@ -41,34 +33,29 @@ class CurrentSink:
     If the endpoint cannot be read, or its new configuration is unusable, the last version stays.
     """
 
-    def __init__(self, endpoint: Endpoint, read: Callable[[], Awaitable[Endpoint]]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, read: Callable[[], Awaitable[Endpoint]], *, clock: Clock = time.time
+    ) -> None:
         """Prepare a sink.
 
         Args:
             endpoint: the configuration when the endpoint is opened.
             read: returns the current configuration.
+            clock: returns seconds since the epoch; decides when an old signing secret ends.
         """
         self._read = read
+        self._clock = clock
         # Every version used in this run, since a late error may contain a secret of an old one.
-        self._versions = [_Version(endpoint, HttpSink(endpoint))]
+        self._endpoints = [endpoint]
+        self._sinks = [HttpSink(endpoint, clock=clock)]
         self._redactor = Redactor.of(endpoint)
         self._looking: asyncio.Task[None] | None = None
 
     async def send(self, event: Event) -> Receipt:
         """Deliver the event once; see ``HttpSink.send``."""
-        self._start_looking()
-        version = self._versions[-1]
-        version.sending += 1
-        try:
-            return await version.sink.send(event)
-        finally:
-            version.sending -= 1
-
-    def rotation(self) -> float | None:
-        """Return the oldest rotation of the signing secret that is used by a send in progress or by the next send."""
-        self._start_looking()
-        *before, last = self._versions
-        return next((each for each in before if each.sending), last).endpoint.rotation
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._keep_looking())
+        return await self._sinks[-1].send(event)
 
     def describe(self, error: BaseException) -> str:
         """Describe an error without the endpoint's current and former secrets."""
@@ -80,12 +67,12 @@ class CurrentSink:
             self._looking.cancel()
             await asyncio.wait([self._looking])
             self._looking = None
-        for version in self._versions:
-            await version.sink.aclose()
+        for sink in self._sinks:
+            await sink.aclose()
 
     async def look(self) -> None:
         """Read the endpoint's configuration again; the next send uses it."""
-        opened, current = self._versions[0].endpoint, self._versions[-1].endpoint
+        opened, current = self._endpoints[0], self._endpoints[-1]
         try:
             read = await self._read()
         except Exception as error:  # noqa: BLE001 - sending continues while Prefect is unavailable
@@ -95,12 +82,9 @@ class CurrentSink:
             return
         now = replace(read, timeout=opened.timeout, overrides=opened.overrides)
         if now != current:
-            self._versions.append(_Version(now, HttpSink(now)))
-            self._redactor = Redactor.of(*(version.endpoint for version in self._versions))
-
-    def _start_looking(self) -> None:
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._keep_looking())
+            self._endpoints.append(now)
+            self._sinks.append(HttpSink(now, clock=self._clock))
+            self._redactor = Redactor.of(*self._endpoints)
 
     async def _keep_looking(self) -> None:
         while True:
