@@ -6,7 +6,7 @@ import gc
 import logging
 import random
 import uuid
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ async def open_dispatcher(
     chunk_size: int = 0,
     successors: int = 0,
 ) -> AsyncIterator[Dispatcher]:
-    """Open a dispatcher on the configured store for one emission run; on exit, release its remaining leases.
+    """Open a dispatcher on the command's or the configured store for one emission run; on exit, release its remaining leases.
 
     Args:
         policy: name of the retry policy for this run; None uses the policies of the deliveries and their endpoints.
@@ -77,7 +77,9 @@ async def open_dispatcher(
     check_client_names()
     settings = load_settings()
     settings.policy(policy)
-    async with open_configured_store(settings, patient=True) as store:
+    given = get_caller().store
+    opened = nullcontext(given) if given else open_configured_store(settings, patient=True)
+    async with opened as store:
         attempt_runner = AttemptRunner(
             clock=store.clock,
             rng=random.Random(),

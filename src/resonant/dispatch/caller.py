@@ -15,20 +15,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from resonant.dispatch.tracking import Tracker
+    from resonant.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A command that runs a flow. Both fields are None if a worker or a script runs the flow.
+    """A command that runs a flow. All fields are None if a worker or a script runs the flow.
 
     Attributes:
         tracker: the deliveries that the command waits for. The flow adds the deliveries that it claims, and ends when all of
             them have ended.
         who: the operator, for the audit log.
+        store: the command's open store, which the flow uses instead of opening it again.
     """
 
     tracker: Tracker | None = None
     who: str | None = None
+    store: Store | None = None
 
 
 _caller: ContextVar[Caller] = ContextVar("resonant_caller", default=Caller())  # noqa: B039 - frozen
