@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from datetime import timedelta
@@ -12,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 
-from blocks.loading import block_slug, endpoint_types, load_endpoint, unknown_endpoint
+from blocks.loading import load_endpoint, require_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.sinks.endpoint import check_new_secret
@@ -207,15 +208,10 @@ async def remove_endpoint(name: str) -> None:
     Raises:
         UnknownEndpoint: no endpoint has that name.
     """
-    slug, _, document = block_slug(name).partition("/")
+    document = await require_endpoint(name)
     async with get_client() as client:
-        if slug not in await endpoint_types(client):
-            raise await unknown_endpoint(name)
-        try:
-            found = await client.read_block_document_by_name(document, slug)
-            await client.delete_block_document(found.id)
-        except ObjectNotFound:
-            raise await unknown_endpoint(name) from None
+        with contextlib.suppress(ObjectNotFound):  # another command has just removed it
+            await client.delete_block_document(document.id)
 
 
 async def _webhook_endpoint(name: str) -> WebhookEndpoint:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefect.blocks.core import Block, UnknownBlockType
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
@@ -18,15 +19,7 @@ from resonant.suggestions import no_such_endpoint
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import BlockDocument
-
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
-
-
-def block_slug(name: str) -> str:
-    """Return the slug of an endpoint's block in Prefect: ``BLOCK-TYPE/NAME``."""
-    return name if "/" in name else f"{DEFAULT_BLOCK_TYPE}/{name}"
 
 
 async def load_endpoint(name: str) -> EndpointBlock:
@@ -53,7 +46,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
     except ValueError as error:
         if not isinstance(error.__cause__, ObjectNotFound):
             raise
-        raise await unknown_endpoint(name) from None
+        raise UnknownEndpoint(no_such_endpoint(name, await endpoint_documents())) from None
     if not isinstance(block, EndpointBlock):
         raise EndpointError(f"{name!r} is a block, but not an endpoint: it does not subclass SinkBlock")
     return block
@@ -68,61 +61,44 @@ async def load_endpoints(
         load: loads an endpoint that is not a ``webhook-endpoint``.
     """
     found: dict[str, EndpointBlock | EndpointError] = {}
-    async with get_client() as client:
-        for slug in await endpoint_types(client):
-            for document in await client.read_block_documents_by_type(slug, include_secrets=True):
-                name = _name_of(document, slug)
-                try:
-                    if slug == DEFAULT_BLOCK_TYPE:
-                        found[name] = _from_data(name, document.data)
-                    else:
-                        found[name] = await load(name)
-                except EndpointError as error:
-                    found[name] = error
-                except SettingsError as error:
-                    found[name] = EndpointError(str(error))
-    return dict(sorted(found.items()))
+    for name, document in (await endpoint_documents(include_secrets=True)).items():
+        try:
+            found[name] = await load(name) if "/" in name else _default_class().model_validate(document.data)
+        except ValidationError as error:
+            found[name] = unusable_endpoint(name, error)
+        except EndpointError as error:
+            found[name] = error
+        except SettingsError as error:
+            found[name] = EndpointError(str(error))
+    return found
 
 
-async def require_endpoint(name: str) -> None:
-    """Check that an endpoint with this name exists, even if it is unusable.
+async def require_endpoint(name: str) -> BlockDocument:
+    """Return the document of an endpoint, even an unusable one, without its secrets.
 
     Raises:
-        UnknownEndpoint: no endpoint has that name.
+        UnknownEndpoint: no endpoint has that name; the message has suggestions.
     """
+    documents = await endpoint_documents()
+    if name not in documents:
+        raise UnknownEndpoint(no_such_endpoint(name, documents))
+    return documents[name]
+
+
+async def endpoint_documents(*, include_secrets: bool = False) -> dict[str, BlockDocument]:
+    """Return the document of every endpoint by name, including unusable ones, in the order of their names."""
+    query = {
+        "block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}},
+        "include_secrets": include_secrets,
+    }
+    documents: list[BlockDocument] = []
     async with get_client() as client:
-        names = await endpoint_names(client)
-    if name not in names:
-        raise await unknown_endpoint(name)
-
-
-async def unknown_endpoint(name: str) -> UnknownEndpoint:
-    """Return the error for an unknown name, with suggestions."""
-    async with get_client() as client:
-        return UnknownEndpoint(no_such_endpoint(name, await endpoint_names(client)))
-
-
-async def endpoint_names(client: PrefectClient) -> list[str]:
-    """Return the names of all endpoints, including unusable ones."""
-    names: list[str] = []
-    for slug in await endpoint_types(client):
-        documents = await client.read_block_documents_by_type(slug)
-        names += [_name_of(document, slug) for document in documents]
-    return sorted(names)
-
-
-async def endpoint_types(client: PrefectClient) -> list[str]:
-    """Return the slugs of the endpoint block types."""
-    slugs: set[str] = set()
-    # Each version of each block type has a schema. The server limits how many it returns, 200 by default.
-    query = {"block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}}}
-    offset = 0
-    while found := (
-        await client.request("POST", "/block_schemas/filter", json={**query, "offset": offset})
-    ).json():
-        slugs |= {each["block_type"]["slug"] for each in found if each["block_type"]}
-        offset += len(found)
-    return sorted(slugs)
+        # The server limits how many it returns, 200 by default.
+        while page := (
+            await client.request("POST", "/block_documents/filter", json={**query, "offset": len(documents)})
+        ).json():
+            documents += BlockDocument.model_validate_list(page)
+    return {_name_of(document): document for document in sorted(documents, key=_name_of)}
 
 
 def _default_class() -> type[EndpointBlock]:
@@ -130,13 +106,6 @@ def _default_class() -> type[EndpointBlock]:
     return next(
         each for each in EndpointBlock.__subclasses__() if each.get_block_type_slug() == DEFAULT_BLOCK_TYPE
     )
-
-
-def _from_data(name: str, data: dict[str, Any]) -> EndpointBlock:
-    try:
-        return _default_class().model_validate(data)
-    except ValidationError as error:
-        raise unusable_endpoint(name, error) from None
 
 
 def unusable_endpoint(name: str, error: BaseException) -> EndpointError:
@@ -148,5 +117,6 @@ def unusable_endpoint(name: str, error: BaseException) -> EndpointError:
     return EndpointError(f"endpoint {name!r} is not configured completely: save it again")
 
 
-def _name_of(document: BlockDocument, slug: str) -> str:
-    return str(document.name) if slug == DEFAULT_BLOCK_TYPE else f"{slug}/{document.name}"
+def _name_of(document: BlockDocument) -> str:
+    slug = document.block_type.slug if document.block_type else ""
+    return f"{slug}/{document.name}".removeprefix(f"{DEFAULT_BLOCK_TYPE}/")

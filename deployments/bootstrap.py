@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import sys
 
-from deployments import existing
 from resonant import output
 from resonant.errors import BootstrapFailed, ResonantError, ServerGone
 from resonant.local.health import is_healthy, is_there, translated_server_errors
@@ -29,7 +28,9 @@ async def bootstrap() -> list[str]:
         BootstrapFailed: prefect.yaml cannot be deployed; the text says why.
         ResonantError: the notification block that the settings name does not exist.
     """
-    from deployments.automations import apply_automations  # noqa: PLC0415 - Prefect, after the settings
+    # Imports Prefect, whose settings must be complete before.
+    from deployments import existing  # noqa: PLC0415
+    from deployments.automations import apply_automations  # noqa: PLC0415
 
     await make_work_pool()
     stopped = await existing.read_stopped()

@@ -8,6 +8,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.exceptions import ObjectNotFound
+
 from resonant.local.work_pool import WORK_POOL
 
 if TYPE_CHECKING:
@@ -31,16 +35,12 @@ NEW_NAMES = {
 
 async def read_names() -> list[str]:
     """Return the server's deployments to the work pool, as ``FLOW/NAME``."""
-    from prefect.client.orchestration import get_client  # noqa: PLC0415 - Prefect, after the settings
-
     async with get_client() as client:
         return sorted(await _read(client))
 
 
 async def read_stopped() -> set[str]:
     """Return the deployments whose schedules an operator has stopped, by their new names."""
-    from prefect.client.orchestration import get_client  # noqa: PLC0415
-
     async with get_client() as client:
         found = await _read(client)
     return {NEW_NAMES.get(name, name) for name, each in found.items() if _is_stopped(each)}
@@ -48,8 +48,6 @@ async def read_stopped() -> set[str]:
 
 async def pause(names: Iterable[str]) -> None:
     """Pause these deployments, so that their schedules start no runs."""
-    from prefect.client.orchestration import get_client  # noqa: PLC0415
-
     async with get_client() as client:
         found = await _read(client)
         for name in found.keys() & set(names):
@@ -62,9 +60,6 @@ async def remove_old_deployments() -> None:
     A deployment stays while a run that a user requested waits or starts in it: Prefect would delete the run, or the run could not
     load its flow.
     """
-    from prefect.client.orchestration import get_client  # noqa: PLC0415
-    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
-
     async with get_client() as client:
         found = await _read(client)
         for old_name, new_name in NEW_NAMES.items():
@@ -78,8 +73,6 @@ async def remove_old_deployments() -> None:
 
 
 async def _read(client: PrefectClient) -> dict[str, DeploymentResponse]:
-    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName  # noqa: PLC0415
-
     ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
     deployments = await client.read_deployments(work_pool_filter=ours)
     flows = {flow.id: flow.name for flow in await client.read_flows(work_pool_filter=ours)}
@@ -92,18 +85,9 @@ def _is_stopped(deployment: DeploymentResponse) -> bool:
 
 
 async def _has_requested_runs(client: PrefectClient, deployment: DeploymentResponse) -> bool:
-    from prefect.client.schemas.filters import (  # noqa: PLC0415
-        DeploymentFilter,
-        DeploymentFilterId,
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType  # noqa: PLC0415
-
-    not_loaded = [StateType.SCHEDULED, StateType.PENDING]
-    runs = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=not_loaded))),
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
-    )
-    return any(not run.auto_scheduled for run in runs)
+    not_loaded = {
+        "deployments": {"id": {"any_": [str(deployment.id)]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}},
+    }
+    runs = (await client.request("POST", "/flow_runs/filter", json=not_loaded)).json()
+    return any(not run["auto_scheduled"] for run in runs)

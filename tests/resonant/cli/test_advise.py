@@ -8,12 +8,10 @@ import json
 import re
 
 import pytest
-from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
-from blocks.loading import block_slug
 from resonant.delivery.retry import Park
 
 pytestmark = pytest.mark.engine
@@ -30,7 +28,7 @@ def endpoint(prefect_api, monkeypatch):
         asyncio.run(WebhookEndpoint(url=SecretStr("https://hooks.example.com/in?key=t0ken")).asave(NAME))
         yield NAME
         with contextlib.suppress(ValueError):
-            asyncio.run(Block.adelete(block_slug(NAME)))
+            asyncio.run(WebhookEndpoint.adelete(NAME))
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import json
 import re
 
 import pytest
-from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
-from blocks.loading import block_slug
+from blocks.catalog import remove_endpoint
+from resonant.errors import UnknownEndpoint
 from resonant.events import rfc3339
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from support.file_endpoint import FileEndpoint
@@ -42,8 +42,8 @@ def endpoints(prefect_api, monkeypatch, tmp_path):
 
     async def remove():
         for name in NAMES:
-            with contextlib.suppress(ValueError):  # the test has removed it
-                await Block.adelete(block_slug(name))
+            with contextlib.suppress(UnknownEndpoint):  # the test has removed it
+                await remove_endpoint(name)
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         asyncio.run(save())

@@ -10,12 +10,10 @@ import signal
 
 import httpx
 import pytest
-from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint, load_endpoint
-from blocks.loading import block_slug
 
 pytestmark = pytest.mark.engine
 
@@ -39,7 +37,7 @@ def saved(prefect_api, monkeypatch):
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         asyncio.run(save())
         yield lambda: asyncio.run(read())
-        asyncio.run(Block.adelete(block_slug(NAME)))
+        asyncio.run(WebhookEndpoint.adelete(NAME))
 
 
 def test_the_new_secret_is_printed_alone_and_the_end_of_the_old_one_is_said(resonant, saved):
