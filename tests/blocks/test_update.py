@@ -17,31 +17,26 @@ SECRET = "whsec_b2xkIG9sZCBvbGQgb2xk"
 
 
 @pytest.fixture
-def update(prefect_api):
+async def update(prefect_api):
     """Change a fully configured endpoint; return the message's list of kept settings, and the endpoint."""
 
     async def run(fields=None, *, headers=None, overrides=None, clear=()):
-        async def main():
-            await WebhookEndpoint(
-                url=SecretStr("https://hooks.example.com/in"),
-                headers='{"X-Key": "1", "x-more": "2"}',
-                signing_secret=SecretStr(SECRET),
-                timeout=30,
-                policy="classic",
-                status_overrides={404: "transient"},
-            ).asave(NAME, overwrite=True)
-            try:
-                kept = await update_webhook_endpoint(
-                    NAME, fields or {}, headers=headers or {}, overrides=overrides or {}, clear=clear
-                )
-                return kept, await load_endpoint(NAME)
-            finally:
-                await remove_endpoint(NAME)
+        kept = await update_webhook_endpoint(
+            NAME, fields or {}, headers=headers or {}, overrides=overrides or {}, clear=clear
+        )
+        return kept, await load_endpoint(NAME)
 
-        with temporary_settings({PREFECT_API_URL: prefect_api}):
-            return await main()
-
-    return run
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        await WebhookEndpoint(
+            url=SecretStr("https://hooks.example.com/in"),
+            headers='{"X-Key": "1", "x-more": "2"}',
+            signing_secret=SecretStr(SECRET),
+            timeout=30,
+            policy="classic",
+            status_overrides={404: "transient"},
+        ).asave(NAME, overwrite=True)
+        yield run
+        await remove_endpoint(NAME)
 
 
 async def test_a_new_url_keeps_the_secret_the_headers_and_all_else(update):
@@ -65,20 +60,22 @@ async def test_headers_and_overrides_are_added_or_replaced_by_name(update):
     assert "overrides" not in kept
 
 
-async def test_what_is_cleared_goes_back_to_its_default(update):
+async def test_a_cleared_setting_has_its_default(update):
     _, block = await update(clear={"headers", "policy", "status_overrides", "concurrency", "ca_file"})
 
     assert (block.headers, block.policy, block.status_overrides) == (None, None, {})
     assert block.signing_secret.get_secret_value() == SECRET
 
 
-async def test_a_value_that_cannot_be_used_changes_nothing(update):
+async def test_an_unusable_value_or_an_unknown_name_changes_nothing(update):
     with pytest.raises(EndpointError, match="must begin with http"):
         await update({"url": SecretStr("ftp://x")})
     with pytest.raises(EndpointError, match="not 24 to 64"):
         await update({"signing_secret": SecretStr("whsec_c2hvcnQ=")})
-
-
-async def test_update_does_not_create_an_endpoint(prefect_api):
-    with temporary_settings({PREFECT_API_URL: prefect_api}), pytest.raises(UnknownEndpoint, match="nowhere"):
+    with pytest.raises(UnknownEndpoint, match="nowhere"):
         await update_webhook_endpoint("nowhere", {"timeout": 3.0}, headers={}, overrides={})
+    _, block = await update(clear={"ca_file"})
+    assert (block.url.get_secret_value(), block.signing_secret.get_secret_value()) == (
+        "https://hooks.example.com/in",
+        SECRET,
+    )
