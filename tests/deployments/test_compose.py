@@ -72,42 +72,25 @@ def test_every_setting_of_a_file_is_one_that_prefect_knows_with_a_value_that_it_
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_setting_of_a_service_is_known(name):
+def test_a_service_has_known_settings_a_pinned_image_no_open_port_and_no_secret_of_its_own(name):
     assert of_service(name).keys() <= KNOWN.keys() | OTHERS
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_every_image_is_pinned(name):
     assert re.fullmatch(r"[a-z]+:\d+(\.\d+)+", SERVICES[name]["image"])
-
-
-def test_the_base_of_our_image_is_pinned():
-    bases = re.findall(r"^FROM (\S+)", (DEPLOYMENTS / "Dockerfile").read_text(), re.MULTILINE)
-    assert len(bases) == 1
-    assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-[a-z]+", bases[0])
-
-
-def test_all_that_our_image_copies_is_there():
-    copied = re.findall(r"^COPY (.+) \S+$", (DEPLOYMENTS / "Dockerfile").read_text(), re.MULTILINE)
-    for path in " ".join(copied).split():
-        assert (DEPLOYMENTS.parent / path).exists()
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_no_port_is_open_to_the_network(name):
-    for port in SERVICES[name].get("ports", []):
-        assert port.startswith("127.0.0.1:")
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_every_secret_comes_from_outside_and_is_missed_where_it_is_not_given(name):
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
     for key, value in of_service(name).items():
         if re.search("PASSWORD|AUTH|_URL$", key) and "$" not in value:
             assert value.startswith("http://"), f"{key} of {name}"
-        assert all(name.endswith(":?") for name in re.findall(r"\$\{([^}]+)\}", value))
+        assert all(needed.endswith(":?") for needed in re.findall(r"\$\{([^}]+)\}", value))
 
 
-def test_what_serves_is_watched_and_what_needs_it_waits():
+def test_the_base_of_our_image_is_pinned_and_the_copied_files_exist():
+    image = (DEPLOYMENTS / "Dockerfile").read_text()
+    [base] = re.findall(r"^FROM (\S+)", image, re.MULTILINE)
+    assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-[a-z]+", base)
+    copied = re.findall(r"^COPY (.+) \S+$", image, re.MULTILINE)
+    assert all((DEPLOYMENTS.parent / path).exists() for path in " ".join(copied).split())
+
+
+def test_services_wait_for_the_health_of_those_they_need():
     for name, service in SERVICES.items():
         for needed, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
@@ -129,7 +112,7 @@ def test_servers_leave_the_services_to_a_process_of_their_own_and_share_its_sett
     assert settings["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] == "false"
 
 
-def test_the_workers_are_spread_over_the_servers():
+def test_workers_are_spread_over_the_servers():
     workers = [name for name in SERVICES if runs(name, "prefect worker start")]
     servers = {of_service(name)["PREFECT_API_URL"] for name in workers}
     assert servers == {"http://server-1:4200/api", "http://server-2:4200/api"}

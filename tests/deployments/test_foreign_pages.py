@@ -9,49 +9,40 @@ from starlette.responses import PlainTextResponse
 from deployments.server import OwnPagesAlone, guarded, without_pages_of_the_api
 
 OWN = "http://127.0.0.1:4200,http://localhost:4200"
+LOCAL = {"host": "127.0.0.1:4200"}
 LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 FRAME = LINK | {"sec-fetch-dest": "iframe"}
-WELCOME = [
-    ({"host": "127.0.0.1:4200"}, "a program"),
-    ({"host": "localhost:4200"}, "a program, by name"),
-    ({"host": "LOCALHOST"}, "another case, no port"),
-    ({"host": "localhost:8080"}, "through a tunnel from another port"),
-    ({"host": "127.0.0.1:4200", "origin": "http://127.0.0.1:4200"}, "the UI"),
-    ({"host": "127.0.0.1:4200", "origin": "http://localhost:4200"}, "the UI, opened by name"),
-    (
-        {"host": "127.0.0.1:4200", "origin": "http://localhost:4200", "sec-fetch-site": "cross-site"},
-        "the UI, opened by host name, with Sec-Fetch-Site",
-    ),
-    ({"host": "127.0.0.1:4200", "sec-fetch-site": "same-origin"}, "the UI, reading"),
-    ({"host": "127.0.0.1:4200", "sec-fetch-site": "none"}, "a bookmark or a typed address"),
-]
-FOREIGN = [
-    ({"host": "127.0.0.1:4200", "origin": "https://evil.example"}, "a page"),
-    ({"host": "127.0.0.1:4200", "origin": "null"}, "a sandboxed page, or a file"),
-    ({"host": "127.0.0.1:4200", "origin": ""}, "an origin that is empty"),
-    ({"host": "127.0.0.1:4200", "origin": "http://localhost:4201"}, "another program's page"),
-    ({"host": "127.0.0.1:4200", "origin": "https://localhost:4200"}, "another scheme"),
-    (
-        {"host": "127.0.0.1:4200", "origin": "http://localhost:4200.evil.example"},
-        "a name that begins like ours",
-    ),
-    ({"host": "evil.example:4200"}, "a name that has come to mean 127.0.0.1"),
-    ({"host": "evil.example:4200", "origin": "http://evil.example:4200"}, "the same, as its own origin"),
-    ({"host": "127.0.0.1.evil.example:4200"}, "a name that begins like ours"),
-    ({"host": "[::1"}, "no host at all"),
-    ({"host": "x@127.0.0.1:4200"}, "a user before our host name"),
-    ({"host": "evil.example:x@localhost"}, "a user and password before our host name"),
-    ({"host": "127.0.0.1:4200/evil.example"}, "a path after our host name"),
-    ({"host": "127.0.0.1 evil.example"}, "two names"),
-    ({"host": "127.0.0.1:4200", "sec-fetch-site": "cross-site"}, "an image or a script of a foreign page"),
-    ({"host": "127.0.0.1:4200", "sec-fetch-site": "same-site"}, "an image on another local program's page"),
-    ({"host": "127.0.0.1:4200", "sec-fetch-site": "anything"}, "an unknown value of Sec-Fetch-Site"),
-    ({"host": "127.0.0.1:4200"} | LINK, "a link to the API"),
-]
-
-
-def by_name(cases):
-    return [pytest.param(headers, id=name) for headers, name in cases]
+ADMITTED = {
+    "a program": {},
+    "a program, by name": {"host": "localhost:4200"},
+    "another case, no port": {"host": "LOCALHOST"},
+    "through a tunnel from another port": {"host": "localhost:8080"},
+    "the UI": {"origin": "http://127.0.0.1:4200"},
+    "the UI, opened by name": {"origin": "http://localhost:4200"},
+    "the UI, with Sec-Fetch-Site": {"origin": "http://localhost:4200", "sec-fetch-site": "cross-site"},
+    "the UI, reading": {"sec-fetch-site": "same-origin"},
+    "a bookmark or a typed address": {"sec-fetch-site": "none"},
+}
+FOREIGN = {
+    "a page": {"origin": "https://evil.example"},
+    "a sandboxed page, or a file": {"origin": "null"},
+    "an empty origin": {"origin": ""},
+    "another program's page": {"origin": "http://localhost:4201"},
+    "another scheme": {"origin": "https://localhost:4200"},
+    "an origin that begins like ours": {"origin": "http://localhost:4200.evil.example"},
+    "a name that has come to mean 127.0.0.1": {"host": "evil.example:4200"},
+    "the same, as its own origin": {"host": "evil.example:4200", "origin": "http://evil.example:4200"},
+    "a name that begins like ours": {"host": "127.0.0.1.evil.example:4200"},
+    "no host at all": {"host": "[::1"},
+    "a user before our host name": {"host": "x@127.0.0.1:4200"},
+    "a user and password before our host name": {"host": "evil.example:x@localhost"},
+    "a path after our host name": {"host": "127.0.0.1:4200/evil.example"},
+    "two names": {"host": "127.0.0.1 evil.example"},
+    "an image or a script of a foreign page": {"sec-fetch-site": "cross-site"},
+    "an image on another local program's page": {"sec-fetch-site": "same-site"},
+    "an unknown value of Sec-Fetch-Site": {"sec-fetch-site": "anything"},
+    "a link to the API": LINK,
+}
 
 
 async def answer(
@@ -85,35 +76,28 @@ async def websocket(headers):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-@pytest.mark.parametrize("headers", by_name(WELCOME))
-async def test_who_is_no_foreign_page_is_let_in(headers, method):
-    assert await status(headers, method=method) == 200
-    assert await websocket(headers) == ["websocket.accept"]
-
-
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-@pytest.mark.parametrize("headers", by_name(FOREIGN))
-async def test_every_request_of_a_foreign_page_is_refused(headers, method):
-    assert await status(headers, method=method) == 403
-    assert await websocket(headers) == ["websocket.close"]
+@pytest.mark.parametrize("case", [*ADMITTED, *FOREIGN])
+async def test_programs_and_own_pages_are_admitted_and_foreign_pages_refused(case, method):
+    headers = LOCAL | (ADMITTED | FOREIGN)[case]
+    expected = (200, ["websocket.accept"]) if case in ADMITTED else (403, ["websocket.close"])
+    assert (await status(headers, method=method), await websocket(headers)) == expected
 
 
 @pytest.mark.parametrize("path", ["/", "/runs/flow-run/1", "/v2/artifacts", "/apis"])
 async def test_a_page_elsewhere_may_link_to_the_ui_and_frame_nothing(path):
-    local = {"host": "127.0.0.1:4200"}
-    assert await status(local | LINK, method="GET", path=path) == 200
-    assert await status(local | LINK, method="POST", path=path) == 403
-    assert await status(local | FRAME, method="GET", path=path) == 403
-    assert await websocket(local | LINK) == ["websocket.close"]
+    assert await status(LOCAL | LINK, method="GET", path=path) == 200
+    assert await status(LOCAL | LINK, method="POST", path=path) == 403
+    assert await status(LOCAL | FRAME, method="GET", path=path) == 403
+    assert await websocket(LOCAL | LINK) == ["websocket.close"]
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/admin/version", "/%61pi/health"])
 async def test_a_page_elsewhere_may_not_link_to_the_api(path):
-    assert await status({"host": "127.0.0.1:4200"} | LINK, method="GET", path=path) == 403
+    assert await status(LOCAL | LINK, method="GET", path=path) == 403
 
 
 async def test_the_api_may_have_another_path():
-    linked = {"host": "127.0.0.1:4200"} | LINK
+    linked = LOCAL | LINK
     assert await status(linked, method="GET", path="/prefect/health", api="/prefect/") == 403
     assert await status(linked, method="GET", path="/api/health", api="/prefect/") == 200
 
@@ -133,21 +117,23 @@ async def test_no_response_can_be_framed_by_a_foreign_page_or_load_foreign_resou
     }  # fmt: skip
 
 
-async def test_whom_the_user_names_is_let_in_by_the_servers_name_there():
-    proxied = {"host": "prefect.example", "origin": "https://prefect.example"}
-    assert await status(proxied) == 403
-    assert await status(proxied, origins=f"{OWN}, https://prefect.example") == 200
-    assert await status({"host": "prefect.example"}, origins="https://prefect.example") == 200
-
-
-async def test_a_server_for_other_machines_is_called_by_any_name_and_still_refuses_pages():
-    assert await status({"host": "prefect.internal:4200"}, address="0.0.0.0") == 200
-    foreign = {"host": "prefect.internal:4200", "origin": "https://evil.example"}
-    assert await status(foreign, address="0.0.0.0") == 403
-
-
-async def test_where_the_user_lets_everybody_in_nobody_is_refused():
-    assert await status({"host": "evil.example", "origin": "https://evil.example"}, origins="*") == 200
+@pytest.mark.parametrize(
+    ("headers", "how", "expected"),
+    [
+        ({"host": "prefect.example", "origin": "https://prefect.example"}, {}, 403),
+        (
+            {"host": "prefect.example", "origin": "https://prefect.example"},
+            {"origins": f"{OWN}, https://prefect.example"},
+            200,
+        ),
+        ({"host": "prefect.example"}, {"origins": "https://prefect.example"}, 200),
+        ({"host": "prefect.internal:4200"}, {"address": "0.0.0.0"}, 200),
+        ({"host": "prefect.internal:4200", "origin": "https://evil.example"}, {"address": "0.0.0.0"}, 403),
+        ({"host": "evil.example", "origin": "https://evil.example"}, {"origins": "*"}, 200),
+    ],
+)
+async def test_the_users_settings_allow_origins_and_names(headers, how, expected):
+    assert await status(headers, **how) == expected
 
 
 async def test_the_servers_own_start_and_end_pass():

@@ -64,9 +64,13 @@ def test_no_path_of_a_machine_is_declared():
 
 
 @pytest.mark.engine
-def test_all_deployments_are_there_and_none_of_an_earlier_version(deployed):
+def test_the_server_has_the_pool_the_declared_deployments_and_the_block_type_and_no_others(server, deployed):
+    assert server.get("/work_pools/resonant").json()["type"] == "process"
     assert deployed.keys() == EXPECTED.keys()
     assert len(DECLARED) == len(EXPECTED)
+    slugs = {each["slug"] for each in server.post("/block_types/filter", json={}).json()}
+    assert "webhook-endpoint" in slugs
+    assert not slugs & {"endpointblock", "sinkblock"}
 
 
 @pytest.mark.engine
@@ -91,39 +95,18 @@ def test_a_deployment_is_as_expected(deployed, name):
         if each["active"]
     ]
     assert shown == ([schedule] if schedule else [])
+    if schedule:  # few runs at a time; later ones are cancelled
+        limit = found["global_concurrency_limit"]["limit"]
+        assert limit == (3 if name == "emit-events/drain" else 1)
+        assert parameters.get("successors", 0) < limit, "a place for a drain beside those that wait for it"
+        assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("name", [name for name, (*_, schedule) in EXPECTED.items() if schedule])
-def test_of_a_scheduled_deployment_few_runs_at_a_time_and_the_others_are_cancelled(deployed, name):
-    found = deployed[name]
-    assert found["global_concurrency_limit"]["limit"] == (3 if name == "emit-events/drain" else 1)
-    assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-
-
-@pytest.mark.engine
-def test_there_is_a_place_for_a_drain_beside_those_that_wait_for_it(deployed):
-    drain = deployed["emit-events/drain"]
-    assert drain["parameters"]["successors"] < drain["global_concurrency_limit"]["limit"]
-
-
-@pytest.mark.engine
-def test_the_bootstrap_has_two_drains_started_at_once_and_the_second_time_none_more(server, deployed):
+def test_the_first_bootstrap_starts_two_drains_and_the_second_none(server, deployed):
     query = {"deployments": {"id": {"any_": [deployed["emit-events/drain"]["id"]]}}}
     runs = server.post("/flow_runs/filter", json=query).json()
     assert len([each for each in runs if not each["auto_scheduled"]]) == 2
-
-
-@pytest.mark.engine
-def test_the_work_pool_runs_processes(server):
-    assert server.get("/work_pools/resonant").json()["type"] == "process"
-
-
-@pytest.mark.engine
-def test_every_kind_of_endpoint_can_be_made_in_the_ui_and_their_base_cannot(server):
-    slugs = {each["slug"] for each in server.post("/block_types/filter", json={}).json()}
-    assert "webhook-endpoint" in slugs
-    assert not slugs & {"endpointblock", "sinkblock"}
 
 
 @pytest.mark.engine

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from resonant.dispatch.tracking import Tracker
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Caller:
 
     tracker: Tracker | None = None
     who: str | None = None
-    store: Store | None = None
+    store: WorkerStore | None = None
 
 
 _caller: ContextVar[Caller] = ContextVar("resonant_caller", default=Caller())  # noqa: B039 - frozen
