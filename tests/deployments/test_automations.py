@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +22,7 @@ from deployments import automations
 from deployments.automations import NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations
 from resonant.errors import ResonantError
 from resonant.metrics.alerts import Condition, Crossing
+from support.sites import site
 from support.waiting import until
 from tasks.alerts import to_event
 
@@ -46,43 +45,25 @@ def prefect(ready_api):
         yield
 
 
-class Inbox(HTTPServer):
-    """Where notifications arrive."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.everything: list[dict] = []
-
-    @property
-    def messages(self) -> list[dict]:
-        """The notifications that arrived, without the probes."""
-        return [each for each in self.everything if each["subject"] != PROBE]
+def everything(inbox) -> list[dict]:
+    return [json.loads(body) for _, body in inbox.requests]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.server.everything.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_) -> None:
-        pass
+def messages(inbox) -> list[dict]:
+    """Return the notifications that arrived, without the probes."""
+    return [each for each in everything(inbox) if each["subject"] != PROBE]
 
 
 @contextlib.asynccontextmanager
 async def listening(server, owner: str):
     """Listen for the notifications of automations whose names begin with their owner, and remove them at the end."""
-    with Inbox() as inbox:
-        threading.Thread(target=inbox.serve_forever, daemon=True).start()
+    with site() as inbox:
         block = CustomWebhookNotificationBlock(
-            name=owner,
-            url=f"http://127.0.0.1:{inbox.server_port}/",
-            json_data={"subject": "{{subject}}", "body": "{{body}}"},
+            name=owner, url=f"{inbox.url}/", json_data={"subject": "{{subject}}", "body": "{{body}}"}
         )
         inbox.block = await block.asave(f"{owner}-inbox", overwrite=True)
         await make_probe(inbox.block, owner)
         yield inbox
-        inbox.shutdown()
     for each in server.post("/automations/filter", json={}).json():
         if each["name"].startswith(f"{owner}: ") and each["name"] not in OF_DEPLOYMENTS:
             server.delete(f"/automations/{each['id']}")
@@ -111,7 +92,7 @@ async def silences(anyio_backend, prefect, server):
         await settle(inbox)
         await completed("export-metrics")
         await completed("another")
-        assert inbox.messages == []
+        assert messages(inbox) == []
         yield inbox
 
 
@@ -165,7 +146,7 @@ async def settle(inbox) -> None:
         event = Event(event=PROBE, resource={"prefect.resource.id": PROBE}, payload={"number": number})
         async with get_events_client(checkpoint_every=1) as client:
             await client.emit(event)
-        return {"subject": PROBE, "body": number} in inbox.everything
+        return {"subject": PROBE, "body": number} in everything(inbox)
 
     number = uuid4().hex
     await until(arrived, every=0.3)
@@ -182,11 +163,6 @@ async def exactly(count, read, inbox) -> list[dict]:
 def replays_started(server) -> list[dict]:
     query = {"flows": {"name": {"any_": ["replay-dead-letters"]}}}
     return server.post("/flow_runs/filter", json=query).json()
-
-
-def test_without_a_notification_block_there_is_the_replay_alone_and_it_is_disabled(server):
-    assert list(found(server)) == [REPLAY]
-    assert not found(server)[REPLAY]["enabled"]
 
 
 async def test_applied_again_nothing_has_changed(server, inbox):
@@ -215,7 +191,10 @@ async def test_what_was_changed_by_hand_is_put_back_and_what_was_enabled_stays_s
     assert {each["id"] for each in after.values()} >= {replay["id"], notify["id"]}
 
 
-async def test_a_notification_block_that_is_not_there_is_one_clear_line(server, monkeypatch):
+async def test_without_a_notification_block_there_is_the_replay_alone_and_a_missing_one_is_an_error(
+    server, monkeypatch
+):
+    assert list(found(server)) == [REPLAY]
     monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "slack-webhook/nobody")
     with pytest.raises(
         ResonantError, match="there is no block 'slack-webhook/nobody' on this Prefect server"
@@ -228,16 +207,18 @@ async def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
     await settle(inbox)
 
     await emit("raised", condition=Condition.LATENCY)
-    await exactly(1, lambda: inbox.messages, inbox)
+    await exactly(1, lambda: messages(inbox), inbox)
     await emit("recovered", condition=Condition.LATENCY)
 
-    assert await exactly(2, lambda: inbox.messages, inbox) == [
+    assert await exactly(2, lambda: messages(inbox), inbox) == [
         {"subject": "Resonant: latency raised", "body": "hooks: in words"},
         {"subject": "Resonant: latency recovered", "body": "hooks: in words"},
     ]
 
 
-async def test_a_recovery_starts_no_replay_while_the_automation_is_disabled(server, inbox):
+async def test_a_recovery_starts_no_replay_while_the_automation_is_disabled_as_it_is_by_default(
+    server, inbox
+):
     before = len(replays_started(server))
     assert not found(server)[REPLAY]["enabled"]
     await emit("recovered")
@@ -279,7 +260,7 @@ async def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_
 
 async def test_a_silent_export_notifies_once(silences):
     def of_silence(name: str) -> list[dict]:
-        return [each for each in silences.messages if f"No run of {name} has completed" in each["body"]]
+        return [each for each in messages(silences) if f"No run of {name} has completed" in each["body"]]
 
     await until(lambda: of_silence("another"))
     assert len(of_silence("export-metrics")) == 1

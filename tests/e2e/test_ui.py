@@ -13,12 +13,11 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image, ImageColor
-from playwright.sync_api import sync_playwright
 
 from resonant import chart_style
+from support.browser import tab
 from support.machine import Machine
 from support.prefect import patient_client
-from support.programs import need
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -26,35 +25,16 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 _CLICKS = 5
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-# Whatever Chromium would look for in a network that is not there.
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    return need("chromium")
 
 
 @pytest.fixture
-def browser(chromium):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
-        page = browser.new_page(viewport={"width": 1400, "height": 1100})
-        page.set_default_timeout(60_000)
+def browser():
+    with tab(viewport={"width": 1400, "height": 1100}) as page:
         yield page
-        browser.close()
 
 
 @pytest.fixture
-def machine(chromium, tmp_path):
+def machine(browser, tmp_path):
     """A machine with a store of its own, since the UI shows what all of it adds up to."""
     # Known to its worker too, whose drain may be the one that takes an event.
     return Machine(tmp_path, variables={"RESONANT_POLICIES": json.dumps({"once": {"max_attempts": 1}})})
@@ -216,9 +196,7 @@ def webhook_endpoint(ui: str, name: str) -> dict:
 
 
 @pytest.mark.parametrize("headers", [(), ("--header", "x-key: s3cret-k3y")], ids=["without", "with"])
-def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
-    chromium, up, up_machine, browser, headers
-):
+def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, up_machine, browser, headers):
     name = "with-headers" if headers else "without-headers"
     up_machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *headers)
     before = webhook_endpoint(up.url, name)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from playwright.sync_api import sync_playwright
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -16,11 +12,10 @@ from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters, purge_dead_letters, replay_dead_letters
 from flows.emit import emit_events
 from flows.metrics import export_metrics
-from resonant.local.server import free_port, kept_server, send_events
-from resonant.settings import Settings
-from support.browser import VIOLATIONS
+from resonant.local.server import send_events
+from support.browser import VIOLATIONS, blocked, server_with_ui, tab
 from support.prefect import patient_client
-from support.programs import need
+from support.sites import site
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -29,53 +24,24 @@ UIS = ["", "/v2"]
 HIDDEN = "\u202e\u2066\u200e\u200f\u061c\ufeff\u00ad\U000e0041\u200b"
 
 
-@contextmanager
-def site(answer: bytes, asked: list[str]):
-    """Serve this answer to every request, and record the requests."""
-
-    class Site(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(400)
-            self.send_header("content-type", "text/plain; charset=utf-8")
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def do_POST(self):
-            self.rfile.read(int(self.headers["content-length"]))
-            self.do_GET()
-
-        def log_message(self, *_arguments):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with its UI, started as ``resonant up`` does."""
-    home = tmp_path_factory.mktemp("server")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.delenv("PREFECT_API_URL", raising=False)
-        with kept_server(Settings(home=home / "resonant"), port=free_port(), ui=True) as server:
-            yield server.api_url
+    with server_with_ui(tmp_path_factory.mktemp("server")) as api:
+        yield api
 
 
 @pytest.fixture(scope="module")
-def asked():
-    """The requests to the site that the hostile texts name."""
-    return []
+def trap():
+    """The site that the hostile texts name."""
+    with site() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def hostile(server, asked, tmp_path_factory):
+def hostile(server, trap, tmp_path_factory):
     """Run each flow on hostile text, so that it writes its artifact; return the URL in the texts."""
-    home = tmp_path_factory.mktemp("hostile")
-    with site(b"", asked) as trap, pytest.MonkeyPatch.context() as patch:
+    home, trap = tmp_path_factory.mktemp("hostile"), trap.url
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESONANT_HOME", str(home))
         patch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{home}/store.db")
         image = f"![i]({trap}/x.png)"
@@ -99,21 +65,13 @@ def hostile(server, asked, tmp_path_factory):
                 await replay_dead_letters(ids=["a"], policy=f"{image} {HIDDEN}")
 
         send_events(server)  # Prefect's client goes on with the server that an earlier test used.
-        with site(excerpt, []) as receiver, temporary_settings({PREFECT_API_URL: server}):
-            asyncio.run(run_everything(receiver))
+        with (
+            site(excerpt, status=400, content_type="text/plain; charset=utf-8") as receiver,
+            temporary_settings({PREFECT_API_URL: server}),
+        ):
+            asyncio.run(run_everything(receiver.url))
             send_events(server)
         yield trap
-
-
-@pytest.fixture
-def tab():
-    executable = need("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1400, "height": 1100})
-        tab.set_default_timeout(60_000)
-        yield tab
-        browser.close()
 
 
 def pages(server: str) -> dict[str, str]:
@@ -135,32 +93,37 @@ def pages(server: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("ui", UIS, ids=["v1", "v2"])
-def test_hostile_text_is_shown_and_loads_nothing(server, hostile, asked, tab, ui):
+def test_hostile_text_is_shown_and_loads_nothing(server, hostile, trap, ui):
+    with tab(viewport={"width": 1400, "height": 1100}) as page:
+        look(server, hostile, page, ui)
+    assert trap.requests == []
+
+
+def look(server, hostile, page, ui):
     root = server.removesuffix("/api")
     answered = []
-    tab.on("response", lambda response: answered.append(response.url))
-    tab.add_init_script(VIOLATIONS)
+    page.on("response", lambda response: answered.append(response.url))
+    page.add_init_script(VIOLATIONS)
     shown = ""
     for path, name in pages(server).items():
-        tab.goto(f"{root}{ui}{path}")
-        tab.get_by_text(name).first.wait_for()
-        tab.wait_for_timeout(1_000)
-        # Everything that the pages need is allowed, such as the graph of a run; the analytics of the new UI are not.
-        blocked = [each for each in tab.evaluate("violations") if not each.startswith("connect-src")]
-        assert blocked == [], path
-        text = tab.locator("body").inner_text()
+        page.goto(f"{root}{ui}{path}")
+        page.get_by_text(name).first.wait_for()
+        page.wait_for_timeout(1_000)
+        assert blocked(page) == [], (
+            path
+        )  # the pages get everything that they need, such as the graph of a run
+        text = page.locator("body").inner_text()
         assert not any(character in text for character in HIDDEN), path
         # The page must not even try to load what the content security policy would block.
-        assert tab.locator(f"img[src*='{hostile}']").count() == 0, path
+        assert page.locator(f"img[src*='{hostile}']").count() == 0, path
         # In a run's log, Prefect turns every URL into a link.
         if not path.startswith("/runs/"):
-            links = tab.locator(f"a[href*='{hostile}'], a[href*='trap.example']")
+            links = page.locator(f"a[href*='{hostile}'], a[href*='trap.example']")
             assert links.count() == 0, path
         shown += text
     assert f"![i]({hostile}/1.png)" in shown
     assert f"www.trap.example\\x7c\\\\x7c{hostile}" in shown
     assert "\\u202e\\u2066" in shown
-    assert asked == []
     assert [url for url in answered if not url.startswith((root, "data:", "blob:"))] == []
 
 

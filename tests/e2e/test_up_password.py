@@ -9,12 +9,11 @@ import signal
 import stat
 
 import pytest
-from playwright.sync_api import sync_playwright
 
+from support.browser import tab
 from support.machine import Machine
 from support.prefect import everything_on, patient_client
 from support.processes import alive
-from support.programs import need
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -88,18 +87,13 @@ def test_the_password_is_in_no_argument_log_or_record(up, machine, password_file
 
 
 def test_the_line_of_the_file_logs_in_to_the_ui(up, password_file):
-    executable = need("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.set_default_timeout(60_000)
+    with tab() as page:
         page.goto(up.url)
         page.wait_for_url("**/login?*")
         page.get_by_placeholder("admin:pass").fill(password_file.read_text())
         page.get_by_role("button", name="Login").click()
         with page.expect_response(lambda answer: "/api/" in answer.url and answer.ok):
             page.wait_for_url("**/dashboard?*")
-        browser.close()
 
 
 def test_another_ctrl_c_kills_everything_at_once(up):

@@ -1,8 +1,59 @@
-"""A script for pages in a browser that records what their content security policy blocks."""
+"""A real browser, and a Prefect server with its UI."""
 
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from resonant.local.server import free_port, kept_server
+from resonant.settings import Settings
+from support.programs import need
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+# A script for pages in a browser that records what their content security policy blocks.
 VIOLATIONS = """
     window.violations = [];
     document.addEventListener("securitypolicyviolation", event => {
         violations.push(`${event.effectiveDirective} ${event.blockedURI}`);
     });
 """
+# Chromium must not look for services in a network that is not there.
+_QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@contextmanager
+def tab(*options: str, **of_page: Any) -> Iterator[Page]:
+    """Open a tab in Chromium with further options."""
+    executable = need("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=[*_QUIET, *options])
+        page = browser.new_page(**of_page)
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def blocked(page: Page) -> list[str]:
+    """Return what the policy of a page has blocked, without the analytics of the new UI, which it blocks on purpose."""
+    return [each for each in page.evaluate("violations") if not each.startswith("connect-src")]
+
+
+@contextmanager
+def server_with_ui(home: Path) -> Iterator[str]:
+    """Run a Prefect server with its UI and without a password, as ``resonant up`` does; yield the URL of its API."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        with kept_server(Settings(home=home / "resonant"), port=free_port(), ui=True) as server:
+            yield server.api_url
