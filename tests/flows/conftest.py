@@ -7,14 +7,25 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from resonant.store import WorkerStore
+
 
 @pytest.fixture
 def url(prefect_api, tmp_path, monkeypatch):
     """The URL of an empty store that flow runs use; a Prefect server runs."""
     url = f"sqlite:///{tmp_path}/store.db"
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
+    monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield url
+
+
+@pytest.fixture
+async def store(url):
+    """That store, open."""
+    store = await WorkerStore.open(url)
+    yield store
+    await store.close()
 
 
 @pytest.fixture

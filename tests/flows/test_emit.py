@@ -6,7 +6,6 @@ import asyncio
 import logging
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from sqlalchemy import Engine, event, select
 
@@ -22,80 +21,60 @@ from support.waiting import until
 pytestmark = pytest.mark.engine
 
 EVENT = {"type": "t", "source": "/s", "data": {"n": 1}}
+LOG = "file-endpoint/log"
 
 
 @pytest.fixture
-def engine(prefect_api, tmp_path, monkeypatch):
-    """Prefect at work, and an empty store for this test."""
-    monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{tmp_path}/store.db")
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield
+async def log(url, tmp_path):
+    """The file that the endpoint ``LOG`` appends to."""
+    await FileEndpoint(path=tmp_path / "out", timeout=1).asave("log", overwrite=True)
+    return tmp_path / "out"
 
 
-async def statuses(tmp_path):
-    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
-    status = await store.status()
-    await store.close()
-    return status
+async def store_events(store, *names, count=1):
+    for name in names:
+        await store.enqueue([Event(type="t", source="/s", data=n) for n in range(count)], name)
 
 
-async def test_an_endpoint_that_is_no_http_gets_its_events_like_any_other(engine, tmp_path):
-    path = tmp_path / "out.jsonl"
-    await FileEndpoint(path=path).asave("log", overwrite=True)
-    state = await emit_events(
-        events=[EVENT, EVENT | {"data": 2}], endpoint="file-endpoint/log", return_state=True
-    )
-    written, status = path.read_text(), await statuses(tmp_path)
+async def test_an_endpoint_without_http_gets_its_events_like_any_other(store, log):
+    state = await emit_events(events=[EVENT, EVENT | {"data": 2}], endpoint=LOG, return_state=True)
 
     assert state.message == "2 delivered, 0 retried, 0 parked, 0 dead-lettered"
-    assert sorted(written.splitlines()) == ["2", '{"n":1}']
+    assert sorted(log.read_text().splitlines()) == ["2", '{"n":1}']
+    status = await store.status()
     assert (status.delivered, status.balanced) == (2, True)
 
 
-async def test_errors_of_ones_own_endpoint_are_classified_like_all_others(engine, tmp_path):
+async def test_errors_of_an_own_endpoint_are_classified_like_all_others(store, tmp_path):
     await FileEndpoint(path=tmp_path / "no-such-folder" / "out").asave("broken", overwrite=True)
-    await emit_events(events=[EVENT | {"id": "e1"}], endpoint="file-endpoint/broken", return_state=True)
-    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
-    dead_letters = await store.dead_letters()
-    await store.close()
-    [dead_letter] = dead_letters
+    await emit_events(events=[EVENT], endpoint="file-endpoint/broken", return_state=True)
+    [dead] = await store.dead_letters()
 
-    assert (dead_letter.category, dead_letter.reason, dead_letter.error_type) == (
-        "permanent",
-        "permanent",
-        "FileNotFoundError",
-    )
+    assert (dead.category, dead.reason, dead.error_type) == ("permanent", "permanent", "FileNotFoundError")
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({"events": [EVENT]}, "events need an endpoint"),
-        ({"events": [{"type": "t"}], "endpoint": "file-endpoint/log"}, "source is missing"),
+        ({"events": [{"type": "t"}], "endpoint": LOG}, "source is missing"),
         ({"endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),
         ({"events": [EVENT], "endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),
         ({"policy": "nonsense"}, "no retry policy is named 'nonsense'"),
     ],
 )
-async def test_what_a_user_must_mend_fails_the_flow_with_one_line(engine, tmp_path, parameters, message):
+async def test_a_mistake_of_the_user_fails_the_flow_with_one_line(store, parameters, message):
     state = await emit_events(**parameters, return_state=True)
 
     assert state.is_failed()
     assert message in state.message
-    assert (await statuses(tmp_path)).accepted == 0
+    assert (await store.status()).accepted == 0
 
 
-async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be_opened(engine, tmp_path):
-    from resonant.events import Event
-
-    url = SecretStr("https://xn--/")
-    await WebhookEndpoint(url=url).asave("bad-label", overwrite=True)
-    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
-    for name in ("bad-label", "file-endpoint/log", "shp"):
-        await store.enqueue([Event(type="t", source="/s", data=1)], name)
-    await store.close()
-    state, status = await emit_events(return_state=True), await statuses(tmp_path)
+async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be_opened(store, log):
+    await WebhookEndpoint(url=SecretStr("https://xn--/")).asave("bad-label", overwrite=True)
+    await store_events(store, "bad-label", LOG, "shp")
+    state, status = await emit_events(return_state=True), await store.status()
     await WebhookEndpoint.adelete("bad-label")  # other flows name each unusable endpoint
 
     assert state.is_completed()
@@ -105,60 +84,50 @@ async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be
     assert (status.delivered, status.pending) == (1, 2)
 
 
-async def test_a_conflict_shows_no_payload_in_what_prefect_keeps(engine, tmp_path):
-    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
+async def test_a_conflict_shows_no_payload_to_prefect(log):
     for data in ("first-payload", "second-payload"):
-        state = await emit_events(
-            events=[EVENT | {"id": "e1", "data": data}], endpoint="file-endpoint/log", return_state=True
-        )
+        event = EVENT | {"id": "e1", "data": data}
+        state = await emit_events(events=[event], endpoint=LOG, return_state=True)
 
     assert state.is_failed()
     assert "id 'e1' already exists with different content" in state.message
     assert "payload" not in state.message
 
 
-async def test_an_endpoint_whose_deadline_is_not_within_the_lease_is_refused(engine, tmp_path, monkeypatch):
+async def test_an_endpoint_whose_timeout_is_not_shorter_than_the_lease_is_refused(log, monkeypatch, tmp_path):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "15")
 
-    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-    state = await emit_events(events=[EVENT], endpoint="file-endpoint/log", return_state=True)
+    await FileEndpoint(path=log).asave("log", overwrite=True)
+    state = await emit_events(events=[EVENT], endpoint=LOG, return_state=True)
 
     assert state.is_failed()
     assert "must be shorter than a worker's lease of 15 s" in state.message
 
 
-async def test_collecting_takes_back_expired_leases_and_writes_the_triage(engine, tmp_path):
-    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db", clock=lambda: 1_000.0)
-    from resonant.events import Event
-
-    await store.enqueue([Event(type="t", source="/s", data=1)], "hooks")
-    await store.begin(await store.claim("hooks", owner="a worker long gone", limit=1))
-    await store.close()
-    state, status = await collect_dead_letters(return_state=True), await statuses(tmp_path)
+async def test_collecting_rescues_expired_leases_and_writes_the_triage(url, store):
+    long_ago = await WorkerStore.open(url, clock=lambda: 1_000.0)
+    await store_events(long_ago, "hooks")
+    await long_ago.begin(await long_ago.claim("hooks", owner="a worker long gone", limit=1))
+    await long_ago.close()
+    state, status = await collect_dead_letters(return_state=True), await store.status()
 
     assert state.message == "1 delivery rescued; 0 dead letters in 0 groups"
     assert (status.retrying, status.in_flight, status.balanced) == (1, 0, True)
 
 
-async def test_collecting_takes_back_what_an_ended_flow_run_still_holds(engine, tmp_path):
+async def test_collecting_rescues_the_leases_of_an_ended_flow_run(store):
     ended = await emit_events(return_state=True)
-    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
-    from resonant.events import Event
-
-    await store.enqueue([Event(type="t", source="/s", data=n) for n in range(2)], "hooks")
+    await store_events(store, "hooks", count=2)
     await store.claim("hooks", owner=str(ended.state_details.flow_run_id), limit=1)
     await store.claim("hooks", owner="8c6f1c0e-0000-7000-8000-000000000000", limit=1)  # of some other server
-    await store.close()
-    state, status = await collect_dead_letters(return_state=True), await statuses(tmp_path)
+    state, status = await collect_dead_letters(return_state=True), await store.status()
 
     assert state.message.startswith("1 delivery rescued")
     assert (status.pending, status.in_flight) == (2, 1)
 
 
 @pytest.mark.parametrize("chunk_size", [0, 100], ids=["task lane", "bulk lane"])
-async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(
-    engine, tmp_path, monkeypatch, caplog, chunk_size
-):
+async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(log, monkeypatch, caplog, chunk_size):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "1.5")
     is_full = False
 
@@ -168,17 +137,11 @@ async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(
 
     async def main():
         nonlocal is_full
-        await FileEndpoint(path=tmp_path / "out.jsonl", timeout=1).asave("log", overwrite=True)
+        events = [EVENT | {"id": f"e{n}"} for n in range(300)]
         emitting = asyncio.create_task(
-            emit_events(
-                events=[EVENT | {"id": f"e{n}"} for n in range(300)],
-                endpoint="file-endpoint/log",
-                chunk_size=chunk_size,
-                return_state=True,
-            )
+            emit_events(events=events, endpoint=LOG, chunk_size=chunk_size, return_state=True)
         )
-        while not (tmp_path / "out.jsonl").exists():
-            await asyncio.sleep(0.001)
+        await until(log.exists, every=0.001)
         is_full = True
         return await emitting
 
@@ -208,15 +171,13 @@ def own_postgresql():
 
 @pytest.mark.slow
 async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
-    engine, own_postgresql, tmp_path, monkeypatch, caplog
+    log, own_postgresql, monkeypatch, caplog
 ):
     server, url = own_postgresql
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "3")
-    path = tmp_path / "out.jsonl"
-    await FileEndpoint(path=path, timeout=1).asave("log", overwrite=True)
     store = await WorkerStore.open(url)
-    await store.enqueue([Event(type="t", source="/s", data=n) for n in range(300)], "file-endpoint/log")
+    await store_events(store, LOG, count=300)
     await store.close()
 
     async def store_is_balanced():
@@ -224,18 +185,18 @@ async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
         return status.delivered == 301 and status.balanced
 
     draining = asyncio.create_task(emit_events(successors=1, return_state=True))
-    await until(path.exists)
+    await until(log.exists)
     async with server.stopped_meanwhile():
         await until(lambda: "waiting for the store" in caplog.text)
     store = await WorkerStore.open(url)
-    await store.enqueue([Event(type="t", source="/s", data="after")], "file-endpoint/log")
-    await until(lambda: len(set(path.read_text().splitlines())) == 301)
+    await store.enqueue([Event(type="t", source="/s", data="after")], LOG)
+    await until(lambda: len(set(log.read_text().splitlines())) == 301)
     await until(store_is_balanced)
     columns = (schema.deliveries.c.attempts, schema.deliveries.c.crashes)
     found = await store.read(lambda connection: set(connection.execute(select(*columns).distinct())))
     await store.close()
     assert found == {(1, 0)}, "outcomes were kept, and no crash was charged"
-    assert len(path.read_text().splitlines()) == 301, "nothing was sent twice"
+    assert len(log.read_text().splitlines()) == 301, "nothing was sent twice"
     assert not draining.done()
     draining.cancel()
     await asyncio.wait([draining])

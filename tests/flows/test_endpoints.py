@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.endpoints import pause_endpoint, resume_endpoint
 from resonant.events import Event
-from resonant.store import WorkerStore
 from resonant.store.audit import read_audit
 from resonant.store.shared.gates import read_gate
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture
-async def store(prefect_api, tmp_path, monkeypatch):
-    """A store with an event for an endpoint that Prefect does not know."""
-    url = f"sqlite:///{tmp_path}/store.db"
-    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
-    store = await WorkerStore.open(url)
+@pytest.fixture(autouse=True)
+async def event(store):
+    """An event for an endpoint that Prefect does not know."""
     await store.enqueue([Event(id="evt_1", type="t", source="/s", data=1)], "removed-since")
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield store
-    await store.close()
 
 
 async def test_an_endpoint_is_paused_and_resumed_by_flow_runs_that_the_audit_names(store):

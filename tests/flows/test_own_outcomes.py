@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import replay_dead_letters
 from flows.emit import emit_events
@@ -54,20 +53,20 @@ class Thief:
         await store.close()
 
 
-@pytest.fixture
-def url(prefect_api, tmp_path, monkeypatch):
-    """A running Prefect server, and the URL of an empty store."""
-    url = f"sqlite:///{tmp_path}/store.db"
-    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield url
+@pytest.fixture(autouse=True)
+async def endpoint(url, tmp_path):
+    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
 
 
-async def test_a_run_with_events_counts_those_that_another_worker_sent(url, tmp_path, monkeypatch):
+async def store_dead_letters(store):
+    await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
+    await cancel(store, Selection(endpoint=ENDPOINT), who="test")
+
+
+async def test_a_run_with_events_counts_those_that_another_worker_sent(url, store, monkeypatch):
     thief = Thief(url, None, None, None, GiveUp("exhausted"))
     monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
 
-    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
     state = await emit_events(events=EVENTS, endpoint=ENDPOINT, return_state=True)
 
     assert (state.is_completed(), state.name) == (True, "DeadLetters")
@@ -75,15 +74,11 @@ async def test_a_run_with_events_counts_those_that_another_worker_sent(url, tmp_
     assert f"`resonant dlq --endpoint {ENDPOINT} --since " in state.message
 
 
-async def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, monkeypatch):
+async def test_a_replay_counts_those_that_another_worker_sent(url, store, monkeypatch):
     thief = Thief(url, None, None, None, GiveUp("exhausted"))
     monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
 
-    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-    store = await WorkerStore.open(url)
-    await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
-    await cancel(store, Selection(endpoint=ENDPOINT), who="test")
-    await store.close()
+    await store_dead_letters(store)
     state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
 
     assert state.is_completed()
@@ -92,34 +87,24 @@ async def test_a_replay_counts_those_that_another_worker_sent(url, tmp_path, mon
     )
 
 
-async def test_the_policy_of_a_replay_does_not_apply_to_other_due_deliveries(url, tmp_path, monkeypatch):
+async def test_the_policy_of_a_replay_does_not_apply_to_other_due_deliveries(store, monkeypatch):
     monkeypatch.setenv("RESONANT_POLICIES", '{"once": {"max_attempts": 1}}')
     calls = []
 
     async def deliver(_self, event):
         calls.append(event.id)
         if len(calls) == 1:  # as after this process stood still for longer than its leases last
-            store = await WorkerStore.open(url)
             for owner in await store.read(lease_owners):
                 await store.release_all(owner)
-            await store.close()
         if event.id == "other":
             raise ConnectionError
 
     monkeypatch.setattr(FileEndpoint, "deliver", deliver)
 
-    async def main():
-        await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
-        store = await WorkerStore.open(url)
-        await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
-        await cancel(store, Selection(endpoint=ENDPOINT), who="test")
-        await store.enqueue([event_from_fields({**EVENTS[0], "id": "other"})], ENDPOINT)
-        state = await replay_dead_letters(endpoint=ENDPOINT, policy="once", return_state=True)
-        status = await store.status()
-        await store.close()
-        return state, status
-
-    state, status = await main()
+    await store_dead_letters(store)
+    await store.enqueue([event_from_fields({**EVENTS[0], "id": "other"})], ENDPOINT)
+    state = await replay_dead_letters(endpoint=ENDPOINT, policy="once", return_state=True)
+    status = await store.status()
 
     assert state.message.startswith("4 sent again: 4 delivered")
     assert "other" in calls

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import replay_dead_letters
 from flows.endpoints import pause_endpoint
 from resonant.dead_letters.cancel import cancel
 from resonant.input_lines import event_from_fields
-from resonant.store import WorkerStore
 from resonant.store.views.selection import Selection
 from support.file_endpoint import FileEndpoint
 from tasks import replay
@@ -21,19 +19,13 @@ ENDPOINT = "file-endpoint/replayed"
 EVENTS = [{"id": f"e{n}", "type": "t", "source": "/s", "data": n} for n in range(3)]
 
 
-@pytest.fixture
-async def dead(prefect_api, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+async def dead(store, tmp_path, monkeypatch):
     """Three dead letters of an endpoint that writes to a file."""
-    url = f"sqlite:///{tmp_path}/store.db"
-    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
     monkeypatch.setenv("RESONANT_POLICIES", '{"once": {"max_attempts": 1}}')
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        await FileEndpoint(path=tmp_path / "out").asave("replayed", overwrite=True)
-        store = await WorkerStore.open(url)
-        await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
-        await cancel(store, Selection(endpoint=ENDPOINT), who="test")
-        await store.close()
-        yield
+    await FileEndpoint(path=tmp_path / "out").asave("replayed", overwrite=True)
+    await store.enqueue([event_from_fields(each) for each in EVENTS], ENDPOINT)
+    await cancel(store, Selection(endpoint=ENDPOINT), who="test")
 
 
 async def name_of_run(state) -> str:
@@ -49,7 +41,6 @@ def failing(*ids):
     return deliver
 
 
-@pytest.mark.usefixtures("dead")
 async def test_a_replay_is_named_after_the_endpoint_and_its_dead_letters():
     state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
 
@@ -57,7 +48,6 @@ async def test_a_replay_is_named_after_the_endpoint_and_its_dead_letters():
     assert await name_of_run(state) == f"replay {ENDPOINT}: 3 dead letters"
 
 
-@pytest.mark.usefixtures("dead")
 async def test_a_replay_goes_on_when_its_progress_cannot_be_updated(monkeypatch, tmp_path, caplog):
     create = replay.acreate_progress_artifact
 
@@ -77,28 +67,19 @@ async def test_a_replay_goes_on_when_its_progress_cannot_be_updated(monkeypatch,
     assert line.startswith("the progress bar stays as it is: ")
 
 
-@pytest.mark.usefixtures("dead")
-async def test_a_replay_whose_dead_letters_all_died_again_is_red(monkeypatch):
+async def test_a_replay_whose_dead_letters_all_died_again_is_red_and_otherwise_says_so(monkeypatch):
     monkeypatch.setattr(FileEndpoint, "deliver", failing("e0", "e1", "e2"))
-
     state = await replay_dead_letters(all_dead_letters=True, policy="once", return_state=True)
-
     assert (state.is_failed(), state.name) == (True, "Failed")
     assert state.message.startswith("3 sent again: 0 delivered")
     assert await name_of_run(state) == "replay all: 3 dead letters"
 
-
-@pytest.mark.usefixtures("dead")
-async def test_a_replay_of_which_some_died_again_is_green_and_says_so(monkeypatch):
     monkeypatch.setattr(FileEndpoint, "deliver", failing("e0"))
-
     state = await replay_dead_letters(endpoint=ENDPOINT, policy="once", return_state=True)
-
     assert (state.is_completed(), state.name) == (True, "DeadLetters")
     assert "2 delivered, 0 retried, 0 parked, 1 dead-lettered" in state.message
 
 
-@pytest.mark.usefixtures("dead")
 async def test_a_replay_that_skips_every_dead_letter_fails_and_names_the_option(monkeypatch):
     def reject(_self, _event):
         raise ValueError("no such customer")
@@ -115,25 +96,18 @@ async def test_a_replay_that_skips_every_dead_letter_fails_and_names_the_option(
     )
 
 
-@pytest.mark.usefixtures("dead")
-async def test_a_replay_that_matches_no_dead_letter_has_nothing_to_do():
+async def test_a_replay_without_a_match_completes_and_one_whose_deliveries_are_held_is_waiting():
     state = await replay_dead_letters(endpoint=ENDPOINT, text="elsewhere", return_state=True)
-
     assert (state.is_completed(), state.name) == (True, "Completed")
     assert state.message == "no dead letter matches"
 
-
-@pytest.mark.usefixtures("dead")
-async def test_a_replay_whose_deliveries_are_held_is_waiting():
-    await pause_endpoint(ENDPOINT)
-
+    paused = await pause_endpoint(ENDPOINT, return_state=True)
+    assert await name_of_run(paused) == f"pause {ENDPOINT}"
     state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
-
     assert (state.is_completed(), state.name) == (True, "Waiting")
     assert "3 held" in state.message
 
 
-@pytest.mark.usefixtures("dead")
 async def test_a_replay_to_endpoints_that_cannot_be_opened_fails_and_says_why():
     await FileEndpoint.adelete("replayed")
 
@@ -141,8 +115,3 @@ async def test_a_replay_to_endpoints_that_cannot_be_opened_fails_and_says_why():
 
     assert (state.is_failed(), state.name) == (True, "Failed")
     assert state.message.startswith(f"nothing was sent again; dead letters to {ENDPOINT} stay in the queue: ")
-
-
-@pytest.mark.usefixtures("dead")
-async def test_other_runs_are_named_after_their_action():
-    assert await name_of_run(await pause_endpoint(ENDPOINT, return_state=True)) == f"pause {ENDPOINT}"
