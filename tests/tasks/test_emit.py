@@ -62,33 +62,35 @@ async def deliver(_event):
     return None
 
 
-async def answer_503(_event):
-    raise UnexpectedStatus(503)
+def answering(status, **fields):
+    async def answer(_event):
+        raise UnexpectedStatus(status, **fields)
+
+    return answer
 
 
-async def answer_400(_event):
-    raise UnexpectedStatus(400)
-
-
-async def test_a_delivery_returns_nothing(attempt):
+async def test_a_delivery_returns_nothing_and_its_reference_holds_no_payload(attempt):
     seen = await attempt(deliver)
 
     assert (seen.result.name, seen.result.data.result, seen.failure) == ("Completed", None, None)
+    assert (seen.ref.event_id, seen.ref.event_type, seen.ref.endpoint) == ("e1", "order.paid", "hooks")
+    assert not hasattr(seen.ref, "body")
+    assert emit_event.task_run_name.format(ref=seen.ref) == "order.paid e1 to hooks"
 
 
 async def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
-    seen = await attempt(answer_503)
+    seen = await attempt(answering(503))
 
     assert isinstance(seen.failure.decision, Retry)
     assert str(seen.failure) == f"attempt 1: transient http_503; retry in {seen.failure.decision.delay:.2f} s"
 
 
-async def test_a_failure_shows_the_beginning_of_the_answer(attempt):
-    async def answer_422(_event):
-        raise UnexpectedStatus(422, excerpt='{"error": "no amount"}' + " " * 300)
+async def test_a_dead_letter_raises_with_the_answer_and_the_next_commands_and_so_does_that_of_a_chunk(
+    attempt,
+):
+    seen = await attempt(answering(422, excerpt='{"error": "no amount"}' + " " * 300))
 
-    seen = await attempt(answer_422)
-
+    assert isinstance(seen.failure.decision, GiveUp)
     assert str(seen.failure).startswith(
         'attempt 1: permanent http_422; given up: permanent; the answer: {"error": "no amount"}'
     )
@@ -96,17 +98,17 @@ async def test_a_failure_shows_the_beginning_of_the_answer(attempt):
     assert str(seen.failure).endswith(
         "; next: `resonant detail e1` shows every attempt, `resonant retry e1` sends it again"
     )
+    assert seen.failure.__cause__ is None
+    assert seen.failure.__suppress_context__, "an error of httpx contains the URL"
+    assert dead_letter.task_run_name == emit_event.task_run_name
+    with pytest.raises(Undelivered, match="permanent http_422; given up: permanent"):
+        await dead_letter.fn(seen.ref, seen.failure)
 
 
-async def test_a_parked_delivery_completes_under_a_name_of_its_own(attempt):
-    seen = await attempt(answer_503, RetryPolicy(base=60))
+async def test_a_parked_delivery_completes_and_says_until_when_it_waits_and_why(attempt):
+    seen = await attempt(answering(503), RetryPolicy(base=60))
 
     assert (seen.result.name, seen.result.is_completed()) == ("Parked", True)
-
-
-async def test_the_message_of_a_parked_delivery_says_until_when_it_waits_for_what_and_why(attempt):
-    seen = await attempt(answer_503, RetryPolicy(base=60))
-
     waits, sends, why = seen.result.message.split("; ", 2)
     due = datetime.fromisoformat(waits.removeprefix("waits for its retry, due at "))
     assert 40 < due.timestamp() - time.time() < 80
@@ -143,59 +145,30 @@ def test_the_message_of_a_held_delivery_says_why_until_when_and_what_comes_next(
     assert why_held(gate, 1000.0) == f"waits for endpoint hooks: {said}"
 
 
-async def test_a_dead_letter_raises_so_that_its_task_run_is_red(attempt):
-    seen = await attempt(answer_400)
-
-    assert isinstance(seen.failure.decision, GiveUp)
-    assert seen.failure.__cause__ is None
-    assert seen.failure.__suppress_context__, "what httpx raised holds the URL"
-
-
-async def test_the_red_task_run_of_a_chunks_dead_letter_says_the_same(attempt):
-    seen = await attempt(answer_400)
-
-    assert dead_letter.task_run_name == emit_event.task_run_name
-    with pytest.raises(Undelivered, match="permanent http_400; given up: permanent"):
-        await dead_letter.fn(seen.ref, seen.failure)
-
-
-async def test_a_ticket_names_the_delivery_and_holds_no_payload(attempt):
-    ref = (await attempt(deliver)).ref
-
-    assert (ref.event_id, ref.event_type, ref.endpoint) == ("e1", "order.paid", "hooks")
-    assert not hasattr(ref, "body")
-    assert emit_event.task_run_name.format(ref=ref) == "order.paid e1 to hooks"
+def undelivered(decision):
+    failure = Undelivered.__new__(Undelivered)
+    failure.decision = decision
+    return SimpleNamespace(data=failure)
 
 
 @pytest.mark.parametrize(
     ("decision", "retries"), [(Retry(1.5, 0.0), True), (Park(99.0, 0.0), False), (GiveUp("exhausted"), False)]
 )
-def test_prefect_retries_what_was_decided_to_be_retried_after_the_very_delay(decision, retries):
-    failure = Undelivered.__new__(Undelivered)
-    failure.decision = decision
-
-    assert emit_event.retry_condition_fn(emit_event, None, SimpleNamespace(data=failure)) is retries
+def test_prefect_retries_after_exactly_the_decided_delay(decision, retries):
+    assert emit_event.retry_condition_fn(emit_event, None, undelivered(decision)) is retries
     if retries:
         assert emit_event.retry_delay_seconds[0] == emit_event.retry_delay_seconds[49] == 1.5
 
 
-def test_a_failure_of_the_pipeline_itself_is_not_retried_by_prefect():
+def test_prefect_does_not_retry_a_failure_of_the_pipeline_and_has_enough_retries_for_every_policy():
     assert emit_event.retry_condition_fn(emit_event, None, SimpleNamespace(data=OSError("disk"))) is False
-
-
-def test_prefects_own_budget_of_retries_stands_above_every_policys():
     assert emit_event.retries >= MAX_ATTEMPTS_LIMIT
 
 
-async def test_deliveries_that_run_side_by_side_do_not_see_each_others_delay():
+async def test_concurrent_deliveries_do_not_see_each_others_delay():
     async def decided(delay):
-        failure = Undelivered.__new__(Undelivered)
-        failure.decision = Retry(delay, 0.0)
-        emit_event.retry_condition_fn(emit_event, None, SimpleNamespace(data=failure))
+        emit_event.retry_condition_fn(emit_event, None, undelivered(Retry(delay, 0.0)))
         await asyncio.sleep(0)
         return emit_event.retry_delay_seconds[0]
 
-    async def main():
-        return await asyncio.gather(*(decided(float(n)) for n in range(50)))
-
-    assert await main() == [float(n) for n in range(50)]
+    assert await asyncio.gather(*(decided(float(n)) for n in range(50))) == [float(n) for n in range(50)]
