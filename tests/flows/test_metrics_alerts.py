@@ -17,7 +17,6 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.events import Event as PrefectEvent
 from prefect.events.clients import PrefectEventSubscriber, get_events_client
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.metrics import export_metrics
 from resonant.dead_letters.cancel import cancel
@@ -94,58 +93,31 @@ class Feed:
 
 
 @pytest.fixture
-def url(prefect_api, tmp_path, monkeypatch):
-    """The URL of a store that the flow finds, with Prefect at work."""
-    url = f"sqlite:///{tmp_path}/store.db"
-    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
-    monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield url
-
-
-@pytest.fixture
 def feed(url, prefect_api):
     with Feed(prefect_api) as listening:
         yield listening
 
 
-async def with_store(url, operation, **options):
-    store = await WorkerStore.open(url, **options)
-    try:
-        return await operation(store)
-    finally:
-        await store.close()
+def new_events(number):
+    return [Event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(number)]
 
 
-async def send(url, *, delivered=0, failed=0):
+async def send(store, *, delivered=0, failed=0):
     """Send events to the endpoint ``hooks``; those that fail are parked."""
-
-    async def work(store):
-        events = [
-            Event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(delivered + failed)
+    await store.enqueue(new_events(delivered + failed), "hooks")
+    leases = await store.claim("hooks", owner="me", limit=1000)
+    await store.begin(leases)
+    now = time.time()
+    common = {"number": 1, "round": 1, "started_at": now, "duration": 0.01, "owner": "me"}
+    bad = {"category": "transient", "code": "http_503", "error": "503", "decision": "park", "delay": 7200.0}
+    await store.record(
+        [
+            Outcome(lease, Attempt(**common, result="delivered", status_code=200), None)
+            if n < delivered
+            else Outcome(lease, Attempt(**common, result="failed", **bad), Park(7200.0, now + 7200))
+            for n, lease in enumerate(leases)
         ]
-        await store.enqueue(events, "hooks")
-        leases = await store.claim("hooks", owner="me", limit=1000)
-        await store.begin(leases)
-        now = time.time()
-        common = {"number": 1, "round": 1, "started_at": now, "duration": 0.01, "owner": "me"}
-        bad = {
-            "category": "transient",
-            "code": "http_503",
-            "error": "503",
-            "decision": "park",
-            "delay": 7200.0,
-        }
-        await store.record(
-            [
-                Outcome(lease, Attempt(**common, result="delivered", status_code=200), None)
-                if n < delivered
-                else Outcome(lease, Attempt(**common, result="failed", **bad), Park(7200.0, now + 7200))
-                for n, lease in enumerate(leases)
-            ]
-        )
-
-    await with_store(url, work)
+    )
 
 
 def kill(*_):
@@ -163,8 +135,8 @@ async def run_flow(tmp_path):
     return await export_metrics(textfile=str(tmp_path / "out.prom"), return_state=True)
 
 
-async def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_path):
-    await send(url, failed=25)
+async def test_a_crossing_is_one_event_and_so_is_the_recovery(store, feed, tmp_path):
+    await send(store, failed=25)
 
     state = await run_flow(tmp_path)
 
@@ -190,11 +162,11 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_pat
         "since": None,
     }
 
-    await send(url, failed=1)
+    await send(store, failed=1)
     await run_flow(tmp_path)
     await feed.expect()
 
-    await send(url, delivered=210)
+    await send(store, delivered=210)
     await run_flow(tmp_path)
     [recovered] = await feed.expect("recovered")
     assert recovered.event == "resonant.alert.recovered"
@@ -204,19 +176,15 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(url, feed, tmp_pat
     await feed.expect()
 
 
-async def test_a_healthy_store_sends_no_event(url, feed, tmp_path):
-    await send(url, delivered=30, failed=3)
+async def test_a_healthy_store_sends_no_event(store, feed, tmp_path):
+    await send(store, delivered=30, failed=3)
     assert (await run_flow(tmp_path)).is_completed()
     await feed.expect()
 
 
-async def test_cancelled_deliveries_raise_no_alert(url, feed, tmp_path, monkeypatch):
-    async def cancel_many(store):
-        events = [Event(id=f"e{next(numbers)}", type="t", source="/s", data=1) for _ in range(30)]
-        await store.enqueue(events, "hooks")
-        return await cancel(store, Selection(endpoint="hooks"), who="an operator")
-
-    assert await with_store(url, cancel_many) == 30
+async def test_cancelled_deliveries_raise_no_alert(store, feed, tmp_path, monkeypatch):
+    await store.enqueue(new_events(30), "hooks")
+    assert await cancel(store, Selection(endpoint="hooks"), who="an operator") == 30
     monkeypatch.setenv("RESONANT_ALERT_DEAD_LETTER_AGE_HOURS", "0.000001")
 
     assert (await run_flow(tmp_path)).is_completed()
@@ -224,8 +192,8 @@ async def test_cancelled_deliveries_raise_no_alert(url, feed, tmp_path, monkeypa
     await feed.expect()
 
 
-async def test_the_thresholds_are_those_of_the_settings(url, feed, tmp_path, monkeypatch):
-    await send(url, delivered=3, failed=1)
+async def test_the_thresholds_are_those_of_the_settings(store, feed, tmp_path, monkeypatch):
+    await send(store, delivered=3, failed=1)
     monkeypatch.setenv("RESONANT_ALERT_MIN_ATTEMPTS", "4")
     monkeypatch.setenv("RESONANT_ALERT_ERROR_RATE", "0.2")
     await run_flow(tmp_path)
@@ -238,16 +206,14 @@ async def test_an_endpoint_paused_by_a_410_and_deliveries_held_for_long_raise_al
 ):
     monkeypatch.setenv("RESONANT_POLICIES", '{"short": {"max_age": 3600}}')
 
-    async def pause(store):
-        clock.advance(-45 * 60)
-        await store.enqueue([Event(type="t", source="/s", data=1)], "hooks", policy="short")
-        clock.advance(45 * 60)
-        normal = Gate("hooks")
-        gone = replace(normal, state="paused", since=clock(), reason="it answered 410")
-        assert await store.write(change_gate, GateChange(normal, gone))
-
-    clock = FixedClock(time.time())
-    await with_store(url, pause, clock=clock)
+    clock = FixedClock(time.time() - 45 * 60)
+    store = await WorkerStore.open(url, clock=clock)
+    await store.enqueue(new_events(1), "hooks", policy="short")
+    clock.advance(45 * 60)
+    normal = Gate("hooks")
+    gone = replace(normal, state="paused", since=clock(), reason="it answered 410")
+    assert await store.write(change_gate, GateChange(normal, gone))
+    await store.close()
     await run_flow(tmp_path)
 
     raised = {event.payload["condition"]: event for event in await feed.expect("raised", "raised")}
@@ -256,42 +222,30 @@ async def test_an_endpoint_paused_by_a_410_and_deliveries_held_for_long_raise_al
     assert dict(raised["gone"].resource)["prefect.resource.id"] == "resonant.endpoint.hooks"
 
 
-async def test_a_run_killed_before_it_sent_its_events_is_made_up_for_by_the_next(
-    url, feed, tmp_path, monkeypatch
+@pytest.mark.parametrize("killed_in", ["to_event", "note_announced"])
+async def test_a_run_killed_before_or_after_it_sent_its_event_leads_to_one_event(
+    store, feed, tmp_path, monkeypatch, killed_in
 ):
-    await send(url, failed=25)
+    """The decision is stored first. The server drops a second event with the same id."""
+    await send(store, failed=25)
     with monkeypatch.context() as patch:
-        # As a kill would: the decision is written down, and nothing after it happens.
-        patch.setattr(alerts, "to_event", kill)
+        patch.setattr(alerts, killed_in, kill)
         with pytest.raises(KeyboardInterrupt):
             await run_flow(tmp_path)
-    await feed.expect()
+    if killed_in == "to_event":
+        await feed.expect()
 
     await run_flow(tmp_path)
     await feed.expect("raised")
     await run_flow(tmp_path)
     await feed.expect()
+    assert await store.read(read_unannounced) == []
 
 
-async def test_a_run_killed_after_it_sent_an_event_sends_the_same_event_again(
-    url, feed, tmp_path, monkeypatch
+async def test_if_the_server_accepts_no_event_the_export_is_written_and_the_run_fails(
+    store, feed, tmp_path, monkeypatch
 ):
-    await send(url, failed=25)
-    with monkeypatch.context() as patch:
-        patch.setattr(alerts, "note_announced", kill)
-        with pytest.raises(KeyboardInterrupt):
-            await run_flow(tmp_path)
-
-    await run_flow(tmp_path)
-
-    await feed.expect("raised")  # the server drops the second event, which has the same id
-    assert await with_store(url, lambda store: store.read(read_unannounced)) == []
-
-
-async def test_when_the_server_takes_no_events_the_export_is_written_and_the_run_says_so(
-    url, feed, tmp_path, monkeypatch
-):
-    await send(url, failed=25)
+    await send(store, failed=25)
     with monkeypatch.context() as patch:
 
         def refuse(*_, **__):
