@@ -36,6 +36,7 @@ class ReceiverProcess:
 
     url: str
     journal_path: Path
+    process: subprocess.Popen[str]
 
     @property
     def journal(self) -> list[dict]:
@@ -110,7 +111,7 @@ def receivers_in(folder: Path) -> Iterator[Callable[..., ReceiverProcess]]:
                 process.stdout.close()
 
             stack.callback(stop)
-            return ReceiverProcess(process.stdout.readline().split()[-1], journal)
+            return ReceiverProcess(process.stdout.readline().split()[-1], journal, process)
 
         yield start
 

@@ -1,4 +1,4 @@
-"""The dead-letter queue as a place of work, from the command line to the receiver."""
+"""Replays from the command line to the receiver."""
 
 from __future__ import annotations
 
@@ -78,16 +78,6 @@ def test_retry_of_a_permanent_one_without_a_terminal_refuses_and_yes_sends_it(ma
     assert machine.read("status")["delivered"] == 1
 
 
-def test_retry_of_what_is_no_dead_letter_sends_nothing(machine, broken):
-    [dead_letter] = dead_letters(machine, 1)
-    repair(machine)
-
-    refused = machine.do("retry", dead_letter, "no-such-id", code=1)
-
-    assert "no-such-id is not in the dead-letter queue" in refused.stderr
-    assert len(broken.journal) == 1
-
-
 def test_a_replay_leaves_permanent_ones_out_and_a_dry_run_says_so(machine, broken):
     dead_letters(machine, 3)
     dead_letters(machine, 2, "order.rejected")
@@ -115,12 +105,6 @@ def test_a_replay_that_skips_all_of_them_fails_and_names_the_option(machine, bro
     document = json.loads(as_json.stdout)
     assert (document["replayed"], document["left_out_permanent"]) == (0, 2)
     assert len(broken.journal) == 2
-
-
-def test_a_replay_of_everything_must_be_asked_for(machine):
-    refused = machine.do("replay", code=2)
-
-    assert "--all" in refused.stderr
 
 
 def test_a_replay_that_fails_puts_the_dead_letters_back_with_their_history(machine, broken):
@@ -209,15 +193,6 @@ def wait_for_senders(machine, number: int) -> set[str]:
         return found if len(found) >= number else set()
 
     return wait_until(owners)
-
-
-def test_cancelled_deliveries_are_dead_letters_that_can_be_replayed(machine, broken):
-    cancelled_dead_letters(machine, 3)
-
-    assert {row["reason"] for row in machine.read("dlq")} == {"cancelled"}
-    repair(machine)
-    machine.do("replay", "--reason", "cancelled", "--endpoint", "hooks")
-    assert machine.read("status")["delivered"] == 3
 
 
 def test_dead_letters_to_an_endpoint_that_is_gone_stay_in_the_queue_and_the_others_go(machine, broken):

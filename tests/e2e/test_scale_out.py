@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +22,6 @@ from itertools import cycle
 from pathlib import Path
 
 import asyncpg
-import psutil
 import pytest
 from dotenv import dotenv_values
 
@@ -177,22 +177,10 @@ def scale_out(parts, postgresql, redis_url, tmp_path_factory):
     return ScaleOut(machine, apis)
 
 
-@pytest.fixture
-def receiver(tmp_path):
-    """A receiver in a process of its own, and its journal."""
-    journal = tmp_path / "journal.jsonl"
-    command = [sys.executable, "-m", "resonant.testing", "--journal", str(journal)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield psutil.Process(process.pid), process.stdout.readline().strip(), journal
-        finally:
-            process.kill()
-
-
 def test_four_processes_drain_one_store_and_each_event_arrives_once(
-    scale_out, receiver, postgresql, tmp_path
+    scale_out, start_receiver, postgresql, tmp_path
 ):
-    process, url, journal = receiver
+    receiver = start_receiver("resonant.testing:always_ok")
     ids = [f"e{number:06d}" for number in range(EVENTS)]
     lines = (
         json.dumps({"id": each, "type": "order.paid", "source": "/shop", "data": {"note": "x" * 280}})
@@ -200,10 +188,12 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     )
     (tmp_path / "events.jsonl").write_text("\n".join(lines))
     machine = scale_out.machine
-    machine.succeed("endpoint", "add", "hooks", url, "--allow-private", "--timeout", "55")
+    machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private", "--timeout", "55")
     machine.succeed("enqueue", str(tmp_path / "events.jsonl"), "--endpoint", "hooks", timeout=300)
 
-    process.suspend()  # until all four are at it: nobody shall have done its part before the others are there
+    receiver.process.send_signal(
+        signal.SIGSTOP
+    )  # until all four are at it: nobody shall have done its part before the others are there
     draining = [
         machine.start(
             "emit", "--chunk-size", str(CHUNK_SIZE), env=machine.environment | {"PREFECT_API_URL": api}
@@ -214,14 +204,14 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     owners = "SELECT count(DISTINCT lease_owner) FROM resonant_deliveries"
     wait_until(lambda: postgresql.execute(owners, of_store)[0]["count"] == DRAINING, 50)
     started_at = time.monotonic()
-    process.resume()
+    receiver.process.send_signal(signal.SIGCONT)
     for each in draining:
         _, errors = each.communicate(timeout=600)
         assert each.returncode == 0, errors
     seconds = time.monotonic() - started_at
     print(f"{EVENTS} events in {seconds:.1f} s, {EVENTS / seconds:.0f}/s")
 
-    arrived = Counter(json.loads(line)["webhook_id"] for line in journal.read_text().splitlines())
+    arrived = Counter(entry["webhook_id"] for entry in receiver.journal)
     assert arrived == Counter(ids)
     status = machine.read("status")
     assert (status["balanced"], status["delivered"], status["in_flight"]) == (True, EVENTS, 0)

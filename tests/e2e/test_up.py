@@ -104,16 +104,7 @@ def test_the_ui_talks_to_the_server_on_this_port(up):
     assert "<title>" in up.api.get(f"{up.url}/", follow_redirects=True).text
 
 
-def test_nobody_else_can_reach_it(up):
-    addresses = [
-        each.laddr.ip for each in up.find("deployments.server").net_connections() if each.status == "LISTEN"
-    ]
-    assert addresses == ["127.0.0.1"]
-
-
-def test_what_is_stored_is_emitted_by_the_worker_within_seconds(
-    up, up_machine, user, draining, start_receiver
-):
+def test_the_worker_sends_stored_events_within_seconds(up, up_machine, user, draining, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
     added = up_machine.succeed("endpoint", "add", "drained", receiver.url, "--allow-private")
     assert "starting" not in added.stderr, "it uses the server that is up"
