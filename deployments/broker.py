@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from prefect.server.utilities.messaging import Message, MessageHandler
-    from prefect.server.utilities.messaging.memory import Subscription
 
 # The names that Prefect requires of a broker's module.
 __all__ = ["Consumer", "Publisher", "break_topic", "ephemeral_subscription"]
@@ -57,25 +56,9 @@ class _Message(memory.MemoryMessage):
 class Consumer(memory.Consumer):
     """Reads the messages of a topic."""
 
-    def __init__(
-        self,
-        topic: str,
-        subscription: Subscription | None = None,
-        concurrency: int = 2,
-        *,
-        group: str = "",
-        **options: Any,
-    ) -> None:
-        """Read from a topic.
-
-        Args:
-            topic: its name.
-            subscription: the subscription to read; a new one by default.
-            concurrency: how many messages are handled at once.
-            group: the name of the service that reads.
-            options: further options of Prefect.
-        """
-        super().__init__(topic, subscription, concurrency, group=group, **options)
+    def __init__(self, *arguments: Any, group: str = "", **options: Any) -> None:
+        """Read from a topic, as a service of this name; the other arguments are Prefect's."""
+        super().__init__(*arguments, group=group, **options)
         self._is_of_feed = group == _FEED
 
     async def run(self, handler: MessageHandler) -> None:
@@ -92,13 +75,7 @@ class Publisher(memory.Publisher):
     """Sends messages to the subscriptions of a topic in this process."""
 
     def __init__(self, topic: str, cache: memory.Cache, deduplicate_by: str | None = None) -> None:
-        """Send to a topic.
-
-        Args:
-            topic: its name.
-            cache: remembers the messages that were already sent.
-            deduplicate_by: the attribute that identifies a message.
-        """
+        """Send to a topic; the cache remembers the messages that were already sent, by this attribute."""
         super().__init__(topic, cache, deduplicate_by)
         self._known = cache
         self._sent = 0
