@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import re
 import signal
@@ -45,6 +46,13 @@ def test_the_new_secret_is_printed_alone_and_the_end_of_the_old_one_is_said(reso
     assert done.out == f"{saved()}\n" != f"{OLD}\n"
     said = rf"endpoint {NAME}: signs with the new and the old secret until 20[^ ]+Z; {FOLLOW}\. Give the receiver the new"
     assert re.match(said, done.err)
+    shown = json.loads(resonant.on_prefect("endpoint", "show", NAME, "--json").out)
+    assert (shown["signing_secret"], shown["previous_signing_secret"]) == ("set", "set")
+    assert shown["previous_signing_secret_until"] in done.err
+
+
+def test_an_end_is_not_combined_with_a_new_secret(resonant, saved):
+    resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end", "--secret-stdin", typed=OLD, code=2)
 
 
 def test_without_an_overlap_and_after_the_end_the_new_secret_signs_alone(resonant, saved):
