@@ -1,4 +1,4 @@
-"""``resonant demo``: the whole story, told once; and nothing of it remains, nor touches what is the user's own."""
+"""``resonant demo`` runs to its end, leaves nothing behind, and does not touch the user's own store."""
 
 from __future__ import annotations
 
@@ -10,66 +10,37 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pytest
 
 from resonant.cli.demo_events import ORDINARY, WAYS, demo_events, way_of
-from support.machine import clean_environment
+from support.machine import Machine
 from support.prefect import patient_client
 from support.processes import alive, family
 from support.waiting import wait_until
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 PATIENCE_SECONDS = 240
-
-
-@dataclass
-class User:
-    """Somebody with a store and a server of their own, which no demo may touch."""
-
-    home: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return clean_environment() | {
-            "HOME": str(self.home),
-            "TMPDIR": str(self.home / "tmp"),
-            "RESONANT_DATABASE_URL": f"sqlite:///{self.home}/mine.db",
-            "PREFECT_API_URL": "http://prefect.example/api",
-        }
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "resonant", *arguments],
-            env=self.environment,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def type(self, commands: list[str]) -> subprocess.CompletedProcess[str]:
-        """Type these lines into a shell."""
-        return subprocess.run(
-            ["bash", "-e", "-c", "\n".join(commands)],
-            env=self.environment,
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
 
 
 @pytest.fixture
 def user(tmp_path):
+    """A machine with a store and a server of its own, which no demo may touch."""
     (tmp_path / "tmp").mkdir()
-    return User(tmp_path)
+    variables = {"TMPDIR": str(tmp_path / "tmp"), "RESONANT_DATABASE_URL": f"sqlite:///{tmp_path}/mine.db"}
+    return Machine(tmp_path, "http://prefect.example/api", variables)
+
+
+def shell(user: Machine, *commands: str) -> subprocess.CompletedProcess[str]:
+    """Type these lines into a shell."""
+    return subprocess.run(
+        ["bash", "-e", "-c", "\n".join(commands)],
+        env=user.environment,
+        cwd=user.home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def hints(said: str) -> list[str]:
@@ -87,7 +58,7 @@ def ending(process: subprocess.Popen[str]):
             process.communicate(timeout=60)
 
 
-def test_of_the_events_seven_in_ten_are_ordinary_and_each_way_gets_its_share():
+def test_seven_in_ten_events_are_ordinary_and_the_rest_are_shared_by_the_failures():
     ways = Counter(way_of(event.type) for event in demo_events(300, random.Random(7)))
     assert ways[ORDINARY] == 210
     assert set(ways) == set(WAYS)
@@ -96,7 +67,7 @@ def test_of_the_events_seven_in_ten_are_ordinary_and_each_way_gets_its_share():
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_the_whole_story(user):
+def test_the_demo_ends_with_the_expected_outcomes(user):
     process = user.start("demo")
     with ending(process):
         said, noise = process.communicate(timeout=PATIENCE_SECONDS)
@@ -126,10 +97,10 @@ def test_the_whole_story(user):
 
     # What it says to try next works, and shows the demo's dead letters.
     *setting, dlq, detail, status, _up = hints(said)
-    shown = user.type([*setting, dlq.partition("#")[0] + "--limit 0 --json"])
+    shown = shell(user, *setting, dlq.partition("#")[0] + "--limit 0 --json")
     assert len(json.loads(shown.stdout)) == 44, shown.stderr
-    assert user.type([*setting, detail]).returncode == 0
-    assert "balanced: yes" in user.type([*setting, status]).stdout
+    assert shell(user, *setting, detail).returncode == 0
+    assert "balanced: yes" in shell(user, *setting, status).stdout
 
     # All of it is in one folder of its own.
     assert {each.name for each in user.home.iterdir()} == {"tmp"}
@@ -157,7 +128,7 @@ def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
             # Prefect records the last states a moment after the flow run ended.
             wait_until(lambda: states().keys() == {"COMPLETED", "FAILED"} and states()["FAILED"] == 2, 30)
         setting = [line for line in hints(said) if line.startswith(("export", "unset"))]
-        tested = user.type([*setting, f"{sys.executable} -m resonant endpoint test demo"])
+        tested = shell(user, *setting, f"{sys.executable} -m resonant endpoint test demo")
         assert tested.stdout.startswith("delivered"), tested.stderr
         processes = family(process)
 
