@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
-import re
 import stat
 import tempfile
 import time
@@ -27,7 +27,7 @@ _LEFT_OVER_SECONDS = 3600
 # Everyone may create files, and only the owner of a file may remove it.
 _STICKY = stat.S_ISVTX | stat.S_IWOTH
 _MOST_LINKS = 40  # as Linux
-_RANDOM = "[a-z0-9_]{8}"  # mkstemp's random part, after the prefix
+_RANDOM = "[a-z0-9_]" * 8  # mkstemp's random part, after the prefix
 
 
 @contextmanager
@@ -62,7 +62,8 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[Write]:
                 os.fsync(fd)
             Path(name).replace(path)
             sync_folder(path.parent)
-            _sweep(path)
+            with suppress(OSError):
+                _sweep(path)
         finally:
             with suppress(FileNotFoundError):
                 Path(name).unlink()
@@ -118,14 +119,9 @@ def _follow(path: Path) -> Path:
 
 def _sweep(path: Path) -> None:
     """Remove old temporary files for this path, which killed processes left behind."""
-    left_over = re.compile(re.escape(f".{path.name}.") + _RANDOM)
     old = time.time() - _LEFT_OVER_SECONDS
-    with suppress(OSError), os.scandir(path.parent) as entries:
-        for entry in entries:
-            with suppress(OSError):  # another user's file, or another process removed it
-                if (
-                    left_over.fullmatch(entry.name)
-                    and entry.is_file(follow_symlinks=False)
-                    and entry.stat(follow_symlinks=False).st_mtime < old
-                ):
-                    Path(entry).unlink()
+    for each in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}"):
+        with suppress(OSError):  # another user's file, or another process removed it
+            status = each.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_mtime < old:
+                each.unlink()

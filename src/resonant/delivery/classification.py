@@ -44,6 +44,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -182,7 +183,7 @@ class _Classification:
         ranked = self._judge_type(link)
         if isinstance(link, OSError) and isinstance(link.errno, int):
             # the errno of an aiohttp.ClientOSError is more specific than its class
-            ranked = min(ranked, RANKED.get(link.errno, ranked), key=_rank)
+            ranked = min(ranked, RANKED.get(link.errno, ranked), key=itemgetter(0))
         return ranked
 
     def _judge_group(self, group: BaseExceptionGroup[BaseException], depth: int) -> Ranked:
@@ -263,10 +264,6 @@ def _is_mask(link: BaseException) -> bool:
         and _package(type(cause)) == "aiohttp"
         and _package(type(link)) in {"aiohttp", "httpx"}
     )
-
-
-def _rank(ranked: Ranked) -> int:
-    return ranked[0]
 
 
 def _ask(rule: Rule, link: BaseException) -> Verdict | None:
