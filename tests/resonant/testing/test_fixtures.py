@@ -66,7 +66,7 @@ def test_the_receiver_serves_an_asynchronous_test(run):
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_script_that_raises_fails_the_test_that_wrote_it(run):
+def test_a_script_that_raises_fails_its_test(run):
     done = run(
         "import httpx, pytest\n"
         "@pytest.fixture\n"

@@ -58,7 +58,7 @@ async def test_tries_are_counted_for_each_webhook_id():
     assert [r.status for r in journal] == statuses
 
 
-async def test_connections_are_kept_alive_unless_the_client_says_otherwise():
+async def test_connections_are_kept_alive_unless_the_client_closes_them():
     async with Receiver() as receiver:
         async with httpx.AsyncClient(trust_env=False) as client:
             for _ in range(3):
@@ -129,7 +129,7 @@ async def test_a_body_streamed_without_a_length_arrives_whole():
     ],
     ids=lambda value: ascii(value)[:60],
 )
-async def test_a_malformed_request_is_the_clients_fault_and_not_the_scripts(request_, said):
+async def test_a_malformed_request_is_the_clients_fault(request_, said):
     async with Receiver() as receiver:
         received, _ = await talk(receiver.url, request_)
         assert (await post(receiver.url)).status_code == 200

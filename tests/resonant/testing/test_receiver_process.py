@@ -1,5 +1,7 @@
 """The test receiver as a process of its own."""
 
+import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -10,8 +12,8 @@ import httpx
 import pytest
 
 from resonant.testing import (
-    FLAWS,
     nobody_listening,
+    read_journal,
 )
 from support.talking import refusal
 
@@ -28,7 +30,31 @@ def receiver_process(folder, *options):
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("certificate", ["valid", *(flaw.replace("_", "-") for flaw in FLAWS)])
+def test_it_runs_as_a_process_until_a_signal(tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    (tmp_path / "mine.py").write_text("from resonant.testing import respond\nscript = respond(202)\n")
+    command = [sys.executable, "-W", "error", "-m", "resonant.testing", "--journal", str(journal)]
+    for number, script, status in [
+        (signal.SIGTERM, "mine:script", 202),
+        (signal.SIGINT, "resonant.testing:always_ok", 200),
+    ]:
+        with subprocess.Popen(
+            [*command, "--script", script],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+        ) as process:
+            url = process.stdout.readline().strip()
+            assert httpx.post(url, headers={"webhook-id": script}, trust_env=False).status_code == status
+            assert read_journal(journal)[-1].webhook_id == script
+            process.send_signal(number)
+            rest, complaints = process.communicate(timeout=10)
+        assert (process.returncode, rest, complaints) == (0, "", "")
+
+
+@pytest.mark.parametrize("certificate", ["valid", "wrong-name"])
 def test_the_process_speaks_tls_with_the_given_certificate(tmp_path, certificate):
     with receiver_process(tmp_path, "--tls", certificate, "--ca-file", "ca.pem") as url:
         assert url.startswith("https://127.0.0.1:")
@@ -74,7 +100,7 @@ def test_the_process_takes_a_script_for_its_connections(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_an_option_that_cannot_be_meant_is_refused_in_one_line(capsys, options, said):
+def test_an_invalid_option_is_refused_in_one_line(capsys, options, said):
     code, line = refusal(capsys, *options)
     assert code == 2
     assert said in line
